@@ -1,0 +1,37 @@
+"""The training losses by name.
+
+The loss is ``(1/B) sum_b (a CE_b + b focus_b + c saliency_b)``; see :mod:`focus.kernels` for the
+terms. The weights beyond CYBORG's are this project's own, chosen on the demo set's closed split.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["none", "match", "hinge", "minimize"]
+CamClass = Literal["true", "predicted", "contrast"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the loss, in the words of :func:`focus.kernels.focus_head`."""
+
+    classification_weight: float = 1.0
+    focus_weight: float = 0.0
+    saliency_weight: float = 0.0
+    level: Level = "minimize"
+    cam_class: CamClass = "true"
+    entropy_target: float | None = None
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+
+
+LOSSES: dict[str, LossConfig] = {
+    "ce": LossConfig(level="none"),
+    "saliency": LossConfig(saliency_weight=5.0, level="none"),
+    # CYBORG's code takes the CAM of the predicted class (Boyd et al., 2023).
+    "cyborg": LossConfig(0.5, 0.0, 0.5, level="none", cam_class="predicted"),
+    "focus": LossConfig(focus_weight=0.1),
+    "hinge": LossConfig(focus_weight=1.0, level="hinge", entropy_target=0.6),
+    "match": LossConfig(focus_weight=1.0, level="match"),
+    "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
+}

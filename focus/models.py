@@ -1,0 +1,469 @@
+"""The detector: a timm backbone and a head whose logits are the mean of its CAM.
+
+images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> FocusHead -> logits, CAM, loss
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import safetensors.torch
+import timm
+import torch
+from timm.models import load_state_dict, register_model
+from timm.models.resnet import BasicBlock
+from torch import Tensor, nn
+
+from focus.config import did_you_mean
+from focus.data.manifest import SYNTHETIC
+from focus.errors import InputError
+from focus.kernels import class_activation, focus_head
+from focus.losses import LossConfig
+from focus.recipes import SMALL_MODEL
+
+CONFIG_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class DetectorOutput(NamedTuple):
+    """What the detector's forward returns.
+
+    Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
+    one, it is that of the class the loss looks at. Only ``loss`` and, without a target, ``logits``
+    carry gradient.
+    """
+
+    logits: Tensor
+    """``[B,K]``."""
+    cam: Tensor
+    """Raw CAM ``[B,H,W]``."""
+    entropy: Tensor
+    """Of the CAM, ``[B]`` in [0, 1]."""
+    loss: Tensor | None = None
+    """Scalar mean over the batch."""
+    classification: Tensor | None = None
+    """Cross-entropy ``[B]``, unweighted."""
+    focus: Tensor | None = None
+    """Focus term ``[B]``, unweighted."""
+    saliency: Tensor | None = None
+    """Saliency term ``[B]``, unweighted."""
+
+
+class Prediction(NamedTuple):
+    """What is reported of images: never anything that needs a label."""
+
+    score: Tensor
+    """``[B]`` float32, probability of synthetic."""
+    predicted: Tensor
+    """``[B]`` int64, class of the highest logit."""
+    cams: Tensor
+    """Raw CAMs ``[B,2,H,W]`` float32 of the predicted and of the synthetic class."""
+    entropy: Tensor
+    """``[B,2]`` in [0, 1] of these CAMs."""
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """What a saved detector's ``config.json`` holds beside the format's version.
+
+    model: timm name. image_size: pixels a side; images are squashed to it. mean, std: of the
+    normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
+    generators whose images training saw.
+    """
+
+    model: str
+    image_size: int
+    num_classes: int = 2
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    temperature: float = 1.0
+    training_generators: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a ``config.json``.
+
+        Raises:
+            InputError: the file is missing, is not of this format, or of a newer version.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.pop("version")
+            if version > CONFIG_VERSION:
+                raise InputError(f"{path} has version {version}: update focus to read it.")
+            tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+            return cls(**(values | tuples))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path.parent} holds no detector ({path.name} is missing): give the folder that "
+                "training wrote, runs/NAME/model."
+            ) from None
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not the config of a detector: {error!r}.") from None
+
+    def write(self, path: Path) -> None:
+        """Write a ``config.json``."""
+        text = json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+class FocusHead(nn.Module):
+    """Classifier on pooled features, with the CAM terms of the loss.
+
+    ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share one
+    weight.
+    """
+
+    def __init__(self, channels: int, num_classes: int, loss: LossConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels, num_classes)
+        self.loss = loss
+
+    def forward(
+        self,
+        features: Tensor,
+        target: Tensor | None = None,
+        saliency: Tensor | None = None,
+        saliency_mask: Tensor | None = None,
+    ) -> DetectorOutput:
+        """Features ``[B,C,H,W]`` to a :class:`DetectorOutput`."""
+        weight, bias = self.fc.weight, self.fc.bias
+        if target is None:
+            logits = self.fc(features.float().mean((2, 3)))
+            _, cams, entropy = self.activations(features)
+            predicted = logits.detach().argmax(1)
+            return DetectorOutput(logits, _pick(cams, predicted), _pick(entropy, predicted))
+        out = focus_head(
+            features,
+            weight,
+            bias,
+            target,
+            saliency=saliency,
+            saliency_mask=saliency_mask,
+            **asdict(self.loss),
+        )
+        return DetectorOutput(
+            out.logits,
+            out.cam,
+            out.entropy,
+            out.loss,
+            out.classification,
+            out.focus,
+            out.saliency,
+        )
+
+    def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
+        return class_activation(
+            features,
+            self.fc.weight,
+            self.fc.bias,
+            range(self.fc.out_features),
+            temperature=self.loss.temperature,
+        )
+
+
+class Detector(nn.Module):
+    """A detector of synthetic faces: class 0 real, class 1 synthetic.
+
+    Args:
+        model: "focus_small" or a timm name. The features are those after the network's last norm;
+            a transformer's prefix tokens are dropped and its patch tokens folded to the grid.
+        image_size: pixels a side; None takes the network's own.
+        num_classes: 2, unless real is not the only class beside synthetic.
+        pretrained: load timm's weights (downloads).
+        initial_checkpoint: a file with weights of the backbone (safetensors, or a pickle read with
+            ``weights_only``), or of a whole detector.
+        loss: weights and settings of the loss.
+        training_generators: kept in the config, for evaluation.
+
+    Raises:
+        InputError: an unknown network, one without a spatial map at this size, weights that do
+            not load.
+    """
+
+    def __init__(
+        self,
+        model: str = SMALL_MODEL,
+        *,
+        image_size: int | None = None,
+        num_classes: int = 2,
+        pretrained: bool = False,
+        initial_checkpoint: str | Path | None = None,
+        loss: LossConfig | None = None,
+        training_generators: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.backbone = _create_backbone(model, image_size, pretrained)
+        data = timm.data.resolve_model_data_config(self.backbone)
+        size = image_size or int(data["input_size"][-1])
+        self.grid = self._probe(size, model)
+        loss = loss or LossConfig()
+        self.head = FocusHead(self.backbone.num_features, num_classes, loss)
+        self.config = DetectorConfig(
+            model=model,
+            image_size=size,
+            num_classes=num_classes,
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            temperature=loss.temperature,
+            training_generators=training_generators,
+        )
+        if initial_checkpoint is not None:
+            self._load_initial(Path(initial_checkpoint))
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the input."""
+        return self.config.image_size
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of the normalisation, RGB in [0, 1]."""
+        return self.config.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Of the normalisation, RGB in [0, 1]."""
+        return self.config.std
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images ``[B,3,S,S]`` to features ``[B,C,H,W]`` as the classifier sees them."""
+        out = self.backbone(images)
+        if self._layout == "NHWC":
+            return out.permute(0, 3, 1, 2)
+        if self._layout == "tokens":
+            tokens = out[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            return tokens.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        return out
+
+    def forward(
+        self,
+        images: Tensor,
+        target: Tensor | None = None,
+        saliency: Tensor | None = None,
+        saliency_mask: Tensor | None = None,
+    ) -> DetectorOutput:
+        """Logits and CAM, and the loss when there is a target.
+
+        Args:
+            images: ``[B,3,S,S]``, normalised by ``mean`` and ``std``.
+            target: ``[B]`` int64.
+            saliency: human maps ``[B,H,W]`` in [0, 1] on ``grid``; saliency_mask: ``[B]`` bool.
+        """
+        return self.head(self.features(images), target, saliency, saliency_mask)
+
+    @torch.no_grad()
+    def predict_batch(self, images: Tensor) -> Prediction:
+        """Scores, CAMs and entropies of images ``[B,3,S,S]``; call ``eval()`` before."""
+        logits, cams, entropy = self.head.activations(self.features(images))
+        predicted = logits.argmax(1)
+        return Prediction(
+            score=1 - logits.float().softmax(1)[:, 0],
+            predicted=predicted,
+            cams=torch.stack((_pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
+            entropy=torch.stack((_pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; an earlier detector there is replaced.
+
+        The folder is written aside and renamed, so that it is whole or absent.
+        """
+        folder = Path(folder)
+        aside = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        safetensors.torch.save_file(state, aside / WEIGHTS_FILE)
+        self.config.write(aside / CONFIG_FILE)
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+            aside.replace(folder)
+            shutil.rmtree(old)
+        else:
+            aside.replace(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what :meth:`save_pretrained` wrote; nothing in the folder is executed.
+
+        Raises:
+            InputError: the folder holds no detector, or weights that do not fit its config.
+        """
+        folder = Path(folder)
+        config = DetectorConfig.read(folder / CONFIG_FILE)
+        detector = cls(
+            config.model,
+            image_size=config.image_size,
+            num_classes=config.num_classes,
+            loss=LossConfig(temperature=config.temperature),
+            training_generators=config.training_generators,
+        )
+        detector.config = config
+        detector._load(_read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        return detector.eval()
+
+    def _probe(self, size: int, model: str) -> tuple[int, int]:
+        """Find the layout of the backbone's output, and the CAM's grid."""
+        training = self.backbone.training
+        self.backbone.eval()
+        with torch.no_grad():
+            try:
+                out = self.backbone(torch.zeros(1, 3, size, size))
+            except (RuntimeError, AssertionError, ValueError) as error:
+                raise InputError(
+                    f"The network {model!r} does not take {size} x {size} images "
+                    f"({str(error).splitlines()[0]}): choose another --image-size."
+                ) from None
+        self.backbone.train(training)
+        grid = (1, 1)
+        if out.dim() == 4:
+            self._layout = getattr(self.backbone, "output_fmt", "NCHW")
+            grid = tuple(out.shape[1:3] if self._layout == "NHWC" else out.shape[2:])
+        elif out.dim() == 3:
+            self._layout = "tokens"
+            side = math.isqrt(out.shape[1] - getattr(self.backbone, "num_prefix_tokens", 0))
+            if side**2 == out.shape[1] - getattr(self.backbone, "num_prefix_tokens", 0):
+                grid = (side, side)
+        if math.prod(grid) < 2:
+            raise InputError(
+                f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
+                f"(its output is {list(out.shape[1:])}), so there is no CAM: choose another "
+                "--model or a larger --image-size."
+            )
+        return grid
+
+    def _load_initial(self, path: Path) -> None:
+        state = _read_weights(path)
+        if any(key.startswith("backbone.") for key in state):
+            self._load(state, path)
+            return
+        # Another task's classifier is not needed; every weight of the backbone is.
+        missing = [key for key in self.backbone.state_dict() if key not in state]
+        if missing:
+            raise InputError(
+                f"{path} does not hold the weights of {self.config.model}: {len(missing)} are "
+                f"missing, the first is {missing[0]}; give a checkpoint of this network."
+            )
+        wanted = {f"backbone.{key}": state[key] for key in self.backbone.state_dict()}
+        own_head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
+        self._load(wanted | own_head, path)
+
+    def _load(self, state: Mapping[str, Tensor], path: Path) -> None:
+        own = self.state_dict()
+        classes = state.get("head.fc.bias")
+        if classes is not None and len(classes) != self.config.num_classes:
+            raise InputError(
+                f"{path} has {len(classes)} classes but the detector {self.config.num_classes}: "
+                "give a checkpoint with the same classes."
+            )
+        for key, tensor in own.items():
+            if key not in state or state[key].shape != tensor.shape:
+                got = list(state[key].shape) if key in state else "missing"
+                raise InputError(
+                    f"{path} does not fit {self.config.model}: {key} should be "
+                    f"{list(tensor.shape)}, got {got}; give a checkpoint of this network."
+                )
+        self.load_state_dict({key: state[key] for key in own})
+
+
+def _pick(per_class: Tensor, index: Tensor) -> Tensor:
+    """``[B,K,...]`` to ``[B,...]``: each sample's class."""
+    return per_class[torch.arange(len(index), device=index.device), index]
+
+
+def _create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
+    if not timm.is_model(model):
+        close = did_you_mean(model, timm.list_models())
+        raise InputError(f"There is no network {model!r} in timm{close}.")
+    config = timm.get_pretrained_cfg(model)
+    size = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+    try:
+        # No classifier and no pooling: timm then gives the map after the last norm.
+        return timm.create_model(
+            model, pretrained=pretrained, num_classes=0, global_pool="", **size
+        )
+    except Exception as error:
+        if not pretrained:
+            raise InputError(
+                f"timm could not make the network {model!r} without its pooling "
+                f"({str(error).splitlines()[0]}): choose another --model or --image-size."
+            ) from error
+        raise InputError(
+            f"The pretrained weights of {model!r} could not be loaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}): give them as "
+            "--initial-checkpoint FILE, or start without by --pretrained false."
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickle read with ``weights_only``."""
+    if not path.is_file():
+        raise InputError(f"There is no file {path} with weights: check the path.")
+    try:
+        return dict(load_state_dict(str(path), weights_only=True))
+    except Exception as error:
+        raise InputError(
+            f"{path} could not be read as weights ({str(error).splitlines()[0]}): give a "
+            "safetensors file, or a checkpoint that holds tensors only."
+        ) from error
+
+
+class SmallResNet(nn.Module):
+    """A residual network of 0.22 M parameters with an 8x8 map for 64x64 images.
+
+    Most networks made for 224 pixels end in a 2x2 map at 64, too coarse for a CAM.
+    """
+
+    num_features = 96
+
+    def __init__(self, in_chans: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
+        self.blocks = nn.Sequential(
+            _block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2), _block(64, 96, 1)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[B,3,S,S]`` to features ``[B,96,S/8,S/8]``."""
+        features: Tensor = self.blocks(self.stem(images))
+        return features
+
+
+def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+    block: nn.Module = BasicBlock(inputs, outputs, stride, shortcut)
+    return block
+
+
+@register_model
+def focus_small(pretrained: bool = False, **_: Any) -> SmallResNet:
+    """The small default network, by timm's registry; there are no pretrained weights."""
+    if pretrained:
+        raise RuntimeError("focus_small has no pretrained weights")
+    model = SmallResNet()
+    model.pretrained_cfg = {  # type: ignore[assignment]
+        "input_size": (3, 64, 64),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    }
+    return model

@@ -1,0 +1,337 @@
+"""Training: from a resolved configuration and a manifest to a run folder.
+
+A run folder holds ``config.yaml``, ``summary.csv`` (a row an epoch), ``tensorboard/``,
+``checkpoints/``, ``model/`` (the best by validation AUC, never by test), ``results.json``,
+``scores.csv`` and ``overlays.png``.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+
+from focus.checkpoint import load_checkpoint, save_checkpoint
+from focus.config import ResolvedTrainConfig, loss_config, write_config
+from focus.data.dataset import Batch, FaceDataset, collate
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.errors import InputError
+from focus.evaluation import Results, score_images, summarise, write_results
+from focus.kernels import backend_for
+from focus.metrics import auc
+from focus.models import Detector
+from focus.overlays import contact_sheet
+from focus.scores import Scores
+
+EVALUATION_BATCH = 64
+TERMS = ("loss", "classification", "focus", "saliency", "entropy")
+
+
+@dataclass
+class TrainState:
+    """All of a run that is not weights: one object, saved and restored whole.
+
+    epoch: epochs done. step: optimiser steps done. best_auc: on validation, None before the first
+    epoch; best_epoch: counted from 1. rows: of summary.csv.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_auc: float | None = None
+    best_epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation drawn from (seed, epoch): the same whatever came before it."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self._length, self._seed, self._epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        yield from torch.randperm(self._length, generator=generator).tolist()
+
+
+def run_folder(config: ResolvedTrainConfig) -> Path:
+    """The run's folder; refuses one that exists unless the run is resumed.
+
+    Raises:
+        InputError: the folder exists, or is another run's.
+    """
+    folder = Path(config.output) / config.name
+    if folder.exists() and not config.resume:
+        raise InputError(
+            f"The run folder {folder} exists already: give another --name, or --resume to go on."
+        )
+    return folder
+
+
+class Trainer:
+    """One run: model, data, optimiser and schedule, prepared by Accelerate.
+
+    Raises:
+        InputError: the configuration cannot be trained here.
+    """
+
+    def __init__(
+        self, config: ResolvedTrainConfig, manifest: Manifest, accelerator: Accelerator
+    ) -> None:
+        self.config, self.manifest, self.accelerator = config, manifest, accelerator
+        self.folder = run_folder(config)
+        self.state = TrainState()
+        torch.manual_seed(config.seed)
+        train = manifest.split("train")
+        self.validation = manifest.split("validation")
+        self.test = manifest.split("test")
+        self.detector = Detector(
+            config.model,
+            image_size=config.image_size,
+            pretrained=config.pretrained,
+            initial_checkpoint=config.initial_checkpoint,
+            loss=loss_config(config),
+            training_generators=tuple(train.generators()),
+        )
+        self.dataset = FaceDataset(
+            train,
+            image_size=config.image_size,
+            grid=self.detector.grid,
+            mean=self.detector.mean,
+            std=self.detector.std,
+            augment=config.augment,
+            seed=config.seed,
+        )
+        self.sampler = EpochSampler(len(train), config.seed)
+        loader = DataLoader(
+            self.dataset,
+            batch_size=config.batch_size,
+            sampler=self.sampler,
+            num_workers=config.workers,
+            collate_fn=collate,
+            persistent_workers=config.workers > 0,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        self.memory_format = (
+            torch.channels_last if config.channels_last else torch.contiguous_format
+        )
+        self.detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.model, self.optimizer, self.loader = accelerator.prepare(
+            self.detector, _optimizer(config, self.detector), loader
+        )
+        steps = -(-len(self.loader) // config.gradient_accumulation_steps)
+        self.scheduler = _scheduler(config, self.optimizer.optimizer, steps)
+
+    def fit(self) -> None:
+        """Train to the last epoch, from the last checkpoint if the run is resumed."""
+        config, state = self.config, self.state
+        self._open_folder()
+        steps = len(self.loader)
+        with tqdm(
+            total=config.epochs * steps,
+            initial=state.epoch * steps,
+            desc=config.name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        ) as bar:
+            while state.epoch < config.epochs:
+                means = self._train_epoch(bar)
+                scores = self._score(self.validation, progress=False)
+                state.epoch += 1
+                self._record(means, scores)
+                row = state.rows[-1]
+                tqdm.write(
+                    f"epoch {state.epoch}/{config.epochs}  loss {row['train_loss']:.4f}  "
+                    f"validation AUC {row['eval_auc']:.4f}  entropy {row['eval_entropy']:.3f}"
+                    + ("  (best)" if state.best_epoch == state.epoch else "")
+                ) if self.accelerator.is_main_process else None
+        self.accelerator.wait_for_everyone()
+
+    def evaluate(self) -> Results:
+        """Score the test images with the best model, write scores, results and overlays."""
+        best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
+        scores = self._score(self.test, best, description="test images")
+        results = summarise(scores, best.config.training_generators)
+        results["model"] = {"epoch": self.state.best_epoch, "validation_auc": self.state.best_auc}
+        if self.accelerator.is_main_process:
+            write_results(self.folder, scores, results)
+            shown = self.test if len(self.test) else self.validation
+            contact_sheet(best, shown, self.folder / "overlays.png")
+        self.accelerator.wait_for_everyone()
+        return results
+
+    def _open_folder(self) -> None:
+        checkpoints = self.folder / "checkpoints"
+        if self.config.resume:
+            values = load_checkpoint(
+                checkpoints,
+                model=self.detector,
+                optimizer=self.optimizer.optimizer,
+                scheduler=self.scheduler,
+            )
+            if values is None:
+                self.accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
+            else:
+                _same_run(values["config"], self.config, self.folder)
+                self.state = TrainState(**values["train_state"])
+                self.accelerator.print(f"resuming {self.folder} after epoch {self.state.epoch}")
+        if self.accelerator.is_main_process:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            write_config(self.config, self.folder / "config.yaml")
+        self.accelerator.wait_for_everyone()
+
+    def _train_epoch(self, bar: Any) -> dict[str, float]:
+        """One pass over the training images; the means of the loss and its terms."""
+        self.model.train()
+        self.sampler.set_epoch(self.state.epoch)
+        self.dataset.set_epoch(self.state.epoch)
+        sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.accelerator.device)
+        for batch in self.loader:
+            sums += self._step(Batch(*batch))
+            bar.update()
+        *totals, count = self.accelerator.reduce(sums).tolist()
+        means = dict(zip(TERMS, (total / count for total in totals), strict=True))
+        if not all(map(torch.isfinite, torch.tensor(totals))):
+            raise InputError(
+                f"The loss of {self.config.name} became {means['loss']} in epoch "
+                f"{self.state.epoch + 1}: lower --lr, or give --mixed-precision no."
+            )
+        return means
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One batch; the sums of the loss and its terms, and the number of images."""
+        with self.accelerator.accumulate(self.model):
+            images = batch.images.contiguous(memory_format=self.memory_format)
+            out = self.model(images, batch.target, batch.saliency, batch.saliency_mask)
+            self.accelerator.backward(out.loss)
+            self.optimizer.step()
+            if self.accelerator.sync_gradients:
+                self.state.step += 1
+                # The schedule counts the optimiser's steps; under fp16 one may be skipped.
+                if not self.accelerator.optimizer_step_was_skipped:
+                    self.scheduler.step()
+            self.optimizer.zero_grad()
+        count = len(batch.target)
+        terms = (out.classification, out.focus, out.saliency, out.entropy)
+        sums = [out.loss.detach() * count, *(term.sum() for term in terms)]
+        return torch.stack([*sums, torch.full_like(sums[0], count)]).double()
+
+    def _score(
+        self,
+        manifest: Manifest,
+        detector: Detector | None = None,
+        *,
+        progress: bool = True,
+        description: str = "",
+    ) -> Scores:
+        """Score a manifest, shared among the processes; every process gets the whole table."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        part = score_images(
+            detector or self.detector,
+            manifest,
+            batch_size=EVALUATION_BATCH,
+            autocast=self.accelerator.autocast,
+            indices=range(rank, len(manifest), processes),
+            progress=progress and self.accelerator.is_main_process,
+            description=description,
+        )
+        parts = gather_object([part]) if processes > 1 else [part]
+        return Scores.merge(parts, len(manifest))
+
+    def _record(self, means: dict[str, float], scores: Scores) -> None:
+        """Note the epoch: best model, summary.csv, TensorBoard, checkpoint."""
+        state = self.state
+        value = auc(scores.score[scores.label == REAL], scores.score[scores.label == SYNTHETIC])
+        assert value is not None, "both classes are in the validation split"
+        if state.best_auc is None or value > state.best_auc:
+            state.best_auc, state.best_epoch = value, state.epoch
+        row = {
+            "epoch": state.epoch,
+            **{f"train_{name}": mean for name, mean in means.items()},
+            "eval_auc": value,
+            "eval_entropy": float(scores.entropy_predicted.mean()),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        state.rows.append(row)
+        if self.accelerator.is_main_process:
+            if state.best_epoch == state.epoch:
+                self.detector.save_pretrained(self.folder / "model")
+            _write_summary(self.folder / "summary.csv", state.rows)
+            save_checkpoint(
+                self.folder / "checkpoints",
+                state.epoch,
+                model=self.detector,
+                optimizer=self.optimizer.optimizer,
+                scheduler=self.scheduler,
+                extra={"train_state": asdict(state), "config": asdict(self.config)},
+            )
+        self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=state.epoch)
+
+
+def _optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.optim.Optimizer:
+    kind = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(detector.parameters(), momentum=config.momentum, **kind)
+    return torch.optim.AdamW(detector.parameters(), **kind)
+
+
+def _scheduler(
+    config: ResolvedTrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of the learning rate, in steps of the optimiser."""
+    if config.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=config.lr,
+            total_steps=config.epochs * steps_per_epoch,
+            pct_start=config.warmup,
+        )
+    return torch.optim.lr_scheduler.StepLR(
+        optimizer, config.step_epochs * steps_per_epoch, config.step_gamma
+    )
+
+
+def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -> None:
+    """Refuse to go on with other settings: the result would be neither run's."""
+    free = ("resume", "debug", "threads", "workers", "compare_ce", "output")
+    now = asdict(config)
+    for name, value in now.items():
+        before = then.get(name)
+        before = tuple(before) if isinstance(value, tuple) and before is not None else before
+        if name not in free and before != value:
+            raise InputError(
+                f"The run {folder} was started with {name} {before}, not {value}: resume it with "
+                "the flags it was started with, or give another --name."
+            )
+
+
+def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
+    aside = path.with_suffix(".part")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)
+
+
+def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
+    """One line: device, processes, threads, precision, and which form the head takes and why."""
+    name, reason = backend_for(torch.empty(0, device=accelerator.device), "focus_head")
+    processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
+    return (
+        f"device {accelerator.device}, {processes}, {torch.get_num_threads()} threads each, "
+        f"mixed precision {config.mixed_precision}, head: {name} ({reason})"
+    )

@@ -1,0 +1,88 @@
+"""What ``train.py`` does: data, one run or two, and the table at the end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from focus.config import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.demo import demo_manifest
+from focus.data.images import check_images
+from focus.data.manifest import Manifest
+from focus.data.readers import read_data, test_manifest
+from focus.data.splits import assign_splits, check_trainable
+from focus.evaluation import Results, format_table
+from focus.runtime import start
+from focus.trainer import Trainer, describe, run_folder
+
+
+def train(config: TrainConfig) -> None:
+    """Train, test and print; everything that can be wrong is found before the first step.
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    run = resolve(config)
+    runs = [run]
+    if run.compare_ce:
+        plain = replace(
+            config,
+            loss="ce",
+            cam_class=None,
+            classification_weight=None,
+            focus_weight=None,
+            saliency_weight=None,
+            focus_level=None,
+            entropy_target=None,
+            compare_ce=False,
+            name=f"{run.name}-ce",
+        )
+        runs.append(resolve(plain))
+    for each in runs:
+        run_folder(each)
+    accelerator = start(
+        run,
+        gradient_accumulation_steps=run.gradient_accumulation_steps,
+        log_with="tensorboard",
+        project_dir=Path(run.output) / run.name,
+    )
+    with accelerator.main_process_first():  # it leaves the others its caches
+        manifest = training_manifest(run, progress=accelerator.is_main_process)
+    results = {each.name: _run(each, manifest, accelerator) for each in runs}
+    accelerator.print(f"\n{format_table(results)}\n")
+    for each in runs:
+        accelerator.print(f"run folder: {Path(each.output) / each.name}")
+    accelerator.end_training()
+
+
+def _run(config: ResolvedTrainConfig, manifest: Manifest, accelerator: Accelerator) -> Results:
+    trainer = Trainer(config, manifest, accelerator)
+    accelerator.print(describe(accelerator, config))
+    trainer.fit()
+    return trainer.evaluate()
+
+
+def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
+    """All images of a run with their splits: the demo set, or ``--data`` and the test sets.
+
+    Raises:
+        InputError: no usable images, a split without one of the classes, too many bad files.
+    """
+    if config.data:
+        own = Manifest([])
+        for path in config.data:
+            own += read_data(path, data_root=config.data_root, heatmaps=config.heatmaps)
+        manifest = assign_splits(own, seed=config.seed)
+    else:
+        manifest = demo_manifest(progress=progress)
+    manifest += test_manifest(
+        [f"{name}={path}" for name, path in config.test_data.items()],
+        [f"{name}={path}" for name, path in config.test_real.items()],
+        data_root=config.data_root,
+    )
+    check_trainable(manifest)
+    if config.data or config.test_data or config.test_real:
+        # The demo set's own checksum has been verified.
+        manifest, _ = check_images(manifest, progress=progress)
+        check_trainable(manifest)
+    return manifest

@@ -1,0 +1,103 @@
+"""Which implementation an operation takes, and why.
+
+- ``triton``: the fused kernels, for CUDA and ROCm tensors, and for CPU tensors in Triton's
+  interpreter (``TRITON_INTERPRET=1`` in the environment before the first call).
+- ``eager``: torch calls with analytic gradients; the CPU's form.
+- ``reference``: the definition, differentiated by autograd; slow.
+"""
+
+import functools
+import importlib.util
+import os
+import warnings
+from types import TracebackType
+from typing import Literal, NamedTuple, get_args
+
+from torch import Tensor
+
+BackendName = Literal["triton", "eager", "reference"]
+Operation = Literal["cam_entropy", "class_activation", "focus_head"]
+
+TRITON_OPERATIONS: frozenset[str] = frozenset({"cam_entropy"})
+
+_choice = "auto"
+
+
+class Backend(NamedTuple):
+    """A backend's name and the reason it was chosen."""
+
+    name: BackendName
+    reason: str
+
+
+class use_backend:
+    """Choose the backend of the operations: "auto", "triton", "eager" or "reference".
+
+    Acts at once, and as a context manager restores the earlier choice on leaving::
+
+        use_backend("reference")            # from here on
+        with use_backend("eager"): ...      # here only
+
+    Raises:
+        ValueError: for another name.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _choice
+        if name not in ("auto", *get_args(BackendName)):
+            raise ValueError(f"backend {name!r} is not one of auto, triton, eager, reference")
+        self._before = _choice
+        _choice = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        global _choice
+        _choice = self._before
+
+
+def backend_for(features: Tensor, operation: Operation) -> Backend:
+    """The backend that ``operation`` takes for ``features``, and why.
+
+    Raises:
+        RuntimeError: if "triton" was asked for and cannot run here.
+    """
+    on_gpu = features.device.type == "cuda"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    obstacle = None
+    if operation not in TRITON_OPERATIONS:
+        obstacle = f"{operation} has no Triton form yet"
+    elif not _has_triton():
+        obstacle = "triton is not installed"
+    elif not on_gpu and not interpreted:
+        obstacle = f"features on {features.device.type} and TRITON_INTERPRET is not 1"
+
+    if _choice == "triton":
+        if obstacle:
+            raise RuntimeError(f"backend triton cannot run {operation}: {obstacle}")
+        return Backend("triton", "asked for")
+    if _choice in ("eager", "reference"):
+        return Backend("eager" if _choice == "eager" else "reference", "asked for")
+    if obstacle is None:
+        return Backend("triton", "interpreter" if not on_gpu else "GPU features")
+    if on_gpu:
+        _warn_slow(operation, obstacle)
+    return Backend("eager", obstacle)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _warn_slow(operation: str, obstacle: str) -> None:
+    warnings.warn(
+        f"{operation} runs in eager torch on the GPU: {obstacle}", RuntimeWarning, stacklevel=4
+    )

@@ -1,0 +1,559 @@
+"""The public operations: checks, registered torch operators, autograd.
+
+Each operation is checked once at its entry, then runs as operators of ``torch.library`` inside a
+thin ``autograd.Function``. The operators have shapes for tracing but no derivative of their own, so
+a second derivative raises instead of being silently wrong.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focus.kernels import eager, reference
+from focus.kernels.backend import backend_for
+from focus.kernels.types import (
+    CamClass,
+    FocusHeadOutput,
+    HeadArguments,
+    Level,
+    Reduction,
+    accumulation_dtype,
+)
+
+
+def cam_entropy(
+    features: Tensor, weight: Tensor, index: Tensor, *, temperature: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """CAM of one class per sample, and its entropy; both differentiable.
+
+    Args:
+        features: ``[B,C,H,W]``, float64, float32, bfloat16 or float16, any strides.
+        weight: classifier ``[K,C]``, of any of these types.
+        index: class of each sample ``[B]``, int64 in [0, K).
+        temperature: T > 0 of the softmax; a float or a 0-d tensor; no gradient.
+
+    Returns:
+        ``cam [B,H,W]``, ``z = sum_c W[index_b,c] F[b,c,p]``, raw and without bias, and
+        ``entropy [B]``, ``-sum p log p / log(HW)`` of ``p = softmax(z / T)``, in [0, 1] (0 when
+        H*W is 1). float32; float64 for float64 features.
+
+    Raises:
+        ValueError, TypeError: shapes, types or devices that do not fit.
+        IndexError: a class outside [0, K), for CPU tensors. On a GPU, where a check would stop the
+            device, that sample becomes NaN.
+    """
+    _check_features(features, weight)
+    _check_index("index", index, features)
+    scale = _scalar_tensor([temperature], features)[0]
+    _check_positive("temperature", temperature)
+    backend = backend_for(features, "cam_entropy").name
+    if backend == "reference":
+        _check_range("index", index, len(weight))
+        return reference.cam_entropy(features, weight, index, scale)
+    cam, entropy = _CamEntropy.apply(features, weight, index, scale, backend)
+    return cam, entropy
+
+
+def class_activation(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    classes: Tensor | Sequence[int],
+    *,
+    temperature: float | Tensor = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, and CAM and entropy of several classes per sample, for inference: no gradient.
+
+    Args:
+        features: ``[B,C,H,W]``, as in :func:`cam_entropy`.
+        weight: classifier ``[K,C]``; bias: ``[K]`` or None.
+        classes: ``[B,k]`` int64 in [0, K), or k class numbers that serve every sample.
+        temperature: T > 0 of the softmax.
+
+    Returns:
+        ``logits [B,K]``, raw ``cams [B,k,H,W]``, ``entropy [B,k]`` in [0, 1].
+
+    Raises:
+        ValueError, TypeError, IndexError: as :func:`cam_entropy`.
+    """
+    _check_features(features, weight)
+    _check_bias(bias, weight)
+    if not isinstance(classes, Tensor):
+        row = torch.tensor(list(classes), dtype=torch.int64, device=features.device)
+        classes = row.expand(len(features), -1)
+    if classes.dim() != 2 or len(classes) != len(features):
+        raise ValueError(
+            f"classes must be [B,k] with B = {len(features)}, got {list(classes.shape)}"
+        )
+    _check_integer("classes", classes, features)
+    _check_positive("temperature", temperature)
+    _check_range("classes", classes, len(weight))
+    scale = _scalar_tensor([temperature], features)[0]
+    form = reference if backend_for(features, "class_activation").name == "reference" else eager
+    with torch.no_grad():
+        return form.class_activation(features, weight, bias, classes, scale)
+
+
+def focus_head(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    *,
+    saliency: Tensor | None = None,
+    saliency_mask: Tensor | None = None,
+    entropy_target: float | Tensor | None = None,
+    classification_weight: float | Tensor = 1.0,
+    focus_weight: float | Tensor = 0.0,
+    saliency_weight: float | Tensor = 0.0,
+    level: Level = "minimize",
+    cam_class: CamClass = "true",
+    temperature: float | Tensor = 1.0,
+    label_smoothing: float | Tensor = 0.0,
+    class_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    grad_scale: Tensor | None = None,
+) -> FocusHeadOutput:
+    """Pooling, classifier, cross-entropy, CAM, focus and saliency terms with all gradients.
+
+    ``loss_b = a CE_b + b focus_b + c saliency_b`` with the weights ``classification_weight``,
+    ``focus_weight`` and ``saliency_weight``. The formulas stand in :mod:`focus.kernels.reference`;
+    the saliency term is CYBORG's (Boyd et al., 2023), the focus levels are this project's reading
+    of arXiv 2303.00818.
+
+    Args:
+        features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
+            bfloat16 or float16, any strides.
+        weight: ``[K,C]``; bias: ``[K]`` or None; target: ``[B]`` int64 in [0, K).
+        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid; no gradient.
+        saliency_mask: ``[B]`` bool, which samples have a map; None means all.
+        entropy_target: ``h*`` for the levels match and hinge, a float or ``[B]``. None means the
+            entropy of the sample's map divided by its sum; then a sample without a map, or with an
+            all-zero one, has no focus term.
+        classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
+            or 0-d tensors (tensors, where the value changes with each step).
+        level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
+        cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
+            logits, constant in backward) or "contrast" (the target's row minus the mean of the
+            others; K >= 2).
+        class_weight: ``[K]`` factors of the cross-entropy.
+        reduction: "mean", "sum" or "none". "mean" divides by B, also with ``class_weight``, where
+            torch divides by the sum of the weights: so the loss is linear in the batch, and
+            accumulated or data-parallel sums are exact. B = 0 gives 0.
+        grad_scale: 0-d tensor; multiplies the gradients of features, weight and bias before they
+            are rounded to their types, not the loss: backward gives
+            ``grad_scale * upstream * d loss``.
+
+    Returns:
+        :class:`FocusHeadOutput`. Only ``loss`` carries gradient. float32; float64 for float64
+        features.
+
+    Raises:
+        ValueError, TypeError: shapes, types, devices or options that do not fit.
+        IndexError: a target outside [0, K), for CPU tensors.
+    """
+    _check_features(features, weight)
+    _check_bias(bias, weight)
+    _check_index("target", target, features)
+    _check_choice("level", level, ("none", "match", "hinge", "minimize"))
+    _check_choice("cam_class", cam_class, ("true", "predicted", "contrast"))
+    _check_choice("reduction", reduction, ("mean", "sum", "none"))
+    _check_positive("temperature", temperature)
+    if not isinstance(label_smoothing, Tensor) and not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    if cam_class == "contrast" and len(weight) < 2:
+        raise ValueError(f"cam_class 'contrast' needs at least 2 classes, weight has {len(weight)}")
+    batch, grid = features.shape[0], features.shape[2:]
+    if saliency is not None:
+        _check_tensor("saliency", saliency, (batch, *grid), features)
+    if saliency_mask is not None:
+        _check_tensor("saliency_mask", saliency_mask, (batch,), features)
+        if saliency_mask.dtype != torch.bool:
+            raise TypeError(f"saliency_mask must be bool, got {saliency_mask.dtype}")
+    if class_weight is not None:
+        _check_tensor("class_weight", class_weight, (len(weight),), features)
+    dtype = accumulation_dtype(features)
+    if isinstance(entropy_target, Tensor) and entropy_target.dim():
+        _check_tensor("entropy_target", entropy_target, (batch,), features)
+    if entropy_target is not None:
+        entropy_target = (
+            _scalar_tensor([entropy_target], features)[0].expand(batch)
+            if not (isinstance(entropy_target, Tensor) and entropy_target.dim())
+            else entropy_target.to(dtype)
+        )
+
+    arguments = HeadArguments(
+        scalars=_scalar_tensor(
+            [classification_weight, focus_weight, saliency_weight, temperature, label_smoothing],
+            features,
+        ),
+        level=level,
+        cam_class=cam_class,
+        reduction=reduction,
+        saliency=None if saliency is None else saliency.detach(),
+        saliency_mask=saliency_mask,
+        entropy_target=entropy_target,
+        class_weight=None if class_weight is None else class_weight.detach(),
+        grad_scale=grad_scale,
+    )
+    if backend_for(features, "focus_head").name == "reference":
+        _check_range("target", target, len(weight))
+        return reference.focus_head(features, weight, bias, target, arguments)
+    return _focus_head(features, weight, bias, target, arguments)
+
+
+def _focus_head(
+    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, arguments: HeadArguments
+) -> FocusHeadOutput:
+    # Outside the autograd.Function and without gradient, so that no field but the loss carries any.
+    with torch.no_grad():
+        forward = eager.HeadForward(
+            *_focus_head_op(
+                features,
+                weight,
+                bias,
+                target,
+                arguments.saliency,
+                arguments.saliency_mask,
+                arguments.entropy_target,
+                arguments.class_weight,
+                arguments.scalars,
+                arguments.level,
+                arguments.cam_class,
+            )
+        )
+    loss = _FocusHead.apply(features, weight, bias, forward, arguments)
+    return FocusHeadOutput(
+        loss,
+        forward.logits,
+        forward.cam,
+        forward.entropy,
+        forward.classification,
+        forward.focus,
+        forward.saliency,
+    )
+
+
+class _CamEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        cam, entropy = _cam_entropy_op(features, weight, index, temperature, backend)
+        ctx.save_for_backward(features, weight, index, temperature, cam)
+        ctx.backend = backend
+        return cam, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[:2]
+        out = _cam_entropy_backward_op(*ctx.saved_tensors, *grads, *needs, ctx.backend)
+        return (*_asked_for(out, needs), None, None, None)
+
+
+class _FocusHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        forward: eager.HeadForward,
+        arguments: HeadArguments,
+    ) -> Tensor:
+        ctx.save_for_backward(
+            features,
+            weight,
+            forward.index,
+            forward.pooled,
+            forward.grad_cam,
+            forward.grad_logits,
+            arguments.grad_scale,
+        )
+        ctx.cam_class, ctx.reduction = arguments.cam_class, arguments.reduction
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        loss = arguments.reduce(forward.total)
+        return loss.clone() if loss is forward.total else loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *saved, grad_scale = ctx.saved_tensors
+        batch, (upstream,) = len(saved[0]), grads
+        if ctx.reduction == "mean":
+            upstream = upstream / max(batch, 1)
+        if grad_scale is not None:
+            upstream = upstream * grad_scale.to(upstream.dtype)
+        needs = ctx.needs_input_grad[:3]
+        out = _focus_head_backward_op(*saved, upstream.expand(batch), ctx.cam_class, *needs)
+        grad_features, grad_weight, grad_bias = _asked_for(out, needs)
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(ctx.bias_dtype)
+        return grad_features, grad_weight, grad_bias, None, None
+
+
+@torch.library.custom_op("focus::cam_entropy", mutates_args=())
+def _cam_entropy_op(
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
+    _check_range("index", index, len(weight))
+    return _provider(backend).cam_entropy_forward(features, weight, index, temperature)
+
+
+@_cam_entropy_op.register_fake
+def _(
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(features)
+    batch, _, height, width = features.shape
+    return (
+        features.new_empty((batch, height, width), dtype=dtype),
+        features.new_empty((batch,), dtype=dtype),
+    )
+
+
+@torch.library.custom_op("focus::cam_entropy_backward", mutates_args=())
+def _cam_entropy_backward_op(
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    temperature: Tensor,
+    cam: Tensor,
+    grad_cam: Tensor,
+    grad_entropy: Tensor,
+    need_features: bool,
+    need_weight: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    grad_features, grad_weight = _provider(backend).cam_entropy_backward(
+        features,
+        weight,
+        index,
+        temperature,
+        cam,
+        grad_cam,
+        grad_entropy,
+        (need_features, need_weight),
+    )
+    return _or_empty(grad_features, features), _or_empty(grad_weight, weight)
+
+
+@_cam_entropy_backward_op.register_fake
+def _(
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    temperature: Tensor,
+    cam: Tensor,
+    grad_cam: Tensor,
+    grad_entropy: Tensor,
+    need_features: bool,
+    need_weight: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return (
+        eager.empty_gradient(features) if need_features else features.new_empty(0),
+        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
+    )
+
+
+@torch.library.custom_op("focus::focus_head", mutates_args=())
+def _focus_head_op(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    saliency: Tensor | None,
+    saliency_mask: Tensor | None,
+    entropy_target: Tensor | None,
+    class_weight: Tensor | None,
+    scalars: Tensor,
+    level: str,
+    cam_class: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_range("target", target, len(weight))
+    return eager.focus_head_forward(
+        features,
+        weight,
+        bias,
+        target,
+        saliency,
+        saliency_mask,
+        entropy_target,
+        class_weight,
+        scalars,
+        level,  # type: ignore[arg-type]
+        cam_class,  # type: ignore[arg-type]
+    )
+
+
+@_focus_head_op.register_fake
+def _(
+    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(features)
+    batch, channels, height, width = features.shape
+    per_sample = [features.new_empty((batch,), dtype=dtype) for _ in range(5)]
+    total, entropy, classification, focus, saliency = per_sample
+    return eager.HeadForward(
+        total=total,
+        logits=features.new_empty((batch, len(weight)), dtype=dtype),
+        cam=features.new_empty((batch, height, width), dtype=dtype),
+        entropy=entropy,
+        classification=classification,
+        focus=focus,
+        saliency=saliency,
+        index=target.new_empty((batch,)),
+        pooled=features.new_empty((batch, channels), dtype=dtype),
+        grad_cam=features.new_empty((batch, height * width), dtype=dtype),
+        grad_logits=features.new_empty((batch, len(weight)), dtype=dtype),
+    )
+
+
+@torch.library.custom_op("focus::focus_head_backward", mutates_args=())
+def _focus_head_backward_op(
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    pooled: Tensor,
+    grad_cam: Tensor,
+    grad_logits: Tensor,
+    upstream: Tensor,
+    cam_class: str,
+    need_features: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_features, grad_weight, grad_bias = eager.focus_head_backward(
+        features,
+        weight,
+        index,
+        pooled,
+        grad_cam,
+        grad_logits,
+        upstream,
+        cam_class,  # type: ignore[arg-type]
+        (need_features, need_weight, need_bias),
+    )
+    return (
+        _or_empty(grad_features, features),
+        _or_empty(grad_weight, weight),
+        _or_empty(grad_bias, grad_logits),
+    )
+
+
+@_focus_head_backward_op.register_fake
+def _(
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    pooled: Tensor,
+    grad_cam: Tensor,
+    grad_logits: Tensor,
+    upstream: Tensor,
+    cam_class: str,
+    need_features: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        eager.empty_gradient(features) if need_features else features.new_empty(0),
+        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
+        grad_logits.new_empty(len(weight)) if need_bias else grad_logits.new_empty(0),
+    )
+
+
+def _provider(backend: str) -> Any:
+    if backend == "triton":
+        # Imported on first use: a machine without triton has everything else.
+        from focus.kernels import triton_cam_entropy
+
+        return triton_cam_entropy
+    return eager
+
+
+def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
+    """Operators cannot return None: an empty tensor stands for a gradient not asked for."""
+    return like.new_empty(0) if grad is None else grad
+
+
+def _asked_for(gradients: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
+
+
+def _scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
+    """The values as one ``[n]`` tensor of the accumulation type on the features' device."""
+    kind = {"dtype": accumulation_dtype(features), "device": features.device}
+    if not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(values, **kind)  # type: ignore[arg-type]
+    return torch.stack(
+        [
+            v.detach().to(**kind).reshape(())
+            if isinstance(v, Tensor)
+            else torch.full((), v, **kind)  # type: ignore[call-overload]
+            for v in values
+        ]
+    )
+
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _check_features(features: Tensor, weight: Tensor) -> None:
+    if features.dim() != 4:
+        raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
+    if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
+        raise ValueError(f"features need channels and cells, got {list(features.shape)}")
+    if weight.dim() != 2 or weight.shape[1] != features.shape[1] or weight.shape[0] < 1:
+        raise ValueError(
+            f"weight must be [K,C] with C = {features.shape[1]} as in features "
+            f"{list(features.shape)}, got {list(weight.shape)}"
+        )
+    for name, tensor in (("features", features), ("weight", weight)):
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    if features.device != weight.device:
+        raise ValueError(f"features are on {features.device} but weight on {weight.device}")
+
+
+def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    if bias is not None:
+        _check_tensor("bias", bias, (len(weight),), weight)
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+    if tensor.device != features.device:
+        raise ValueError(f"{name} is on {tensor.device} but features on {features.device}")
+
+
+def _check_index(name: str, index: Tensor, features: Tensor) -> None:
+    _check_tensor(name, index, (len(features),), features)
+    _check_integer(name, index, features)
+
+
+def _check_integer(name: str, index: Tensor, features: Tensor) -> None:
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, got {index.dtype}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
+
+
+def _check_positive(name: str, value: float | Tensor) -> None:
+    if not isinstance(value, Tensor) and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def _check_range(name: str, index: Tensor, classes: int) -> None:
+    if index.device.type == "cpu" and index.numel():
+        low, high = (int(v) for v in index.aminmax())
+        if low < 0 or high >= classes:
+            raise IndexError(
+                f"{name} has class {low if low < 0 else high}, outside the {classes} classes "
+                f"of weight (0 to {classes - 1})"
+            )

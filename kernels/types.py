@@ -1,0 +1,94 @@
+"""What the operations share: argument and result types, accumulation type, flatness."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+Level = Literal["none", "match", "hinge", "minimize"]
+CamClass = Literal["true", "predicted", "contrast"]
+Reduction = Literal["mean", "sum", "none"]
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class FocusHeadOutput(NamedTuple):
+    """What :func:`focus.kernels.focus_head` returns; only ``loss`` carries gradient.
+
+    The terms ``classification``, ``focus`` and ``saliency`` are per sample and unweighted.
+    """
+
+    loss: Tensor
+    """Scalar, or ``[B]`` with ``reduction="none"``."""
+    logits: Tensor
+    """``[B,K]``."""
+    cam: Tensor
+    """Raw CAM ``[B,H,W]`` of the class that the loss looks at."""
+    entropy: Tensor
+    """``[B]`` in [0, 1]: 0 = all on one cell, 1 = uniform."""
+    classification: Tensor
+    """Cross-entropy ``[B]`` in nats."""
+    focus: Tensor
+    """``[B]`` in [0, 1]; 0 for a sample without a target entropy."""
+    saliency: Tensor
+    """``[B]`` in [0, 1]; 0 for a sample without a map."""
+
+
+@dataclass(frozen=True)
+class HeadArguments:
+    """Checked and normalised options of the head.
+
+    scalars: ``[5]`` tensor of the accumulation type on the features' device: classification,
+    focus and saliency weight, temperature, label smoothing. One tensor, so that a weight that
+    changes with each step neither recompiles a graph nor syncs the device.
+    """
+
+    scalars: Tensor
+    level: Level
+    cam_class: CamClass
+    reduction: Reduction
+    saliency: Tensor | None
+    saliency_mask: Tensor | None
+    entropy_target: Tensor | None
+    class_weight: Tensor | None
+    grad_scale: Tensor | None
+
+    def reduce(self, total: Tensor) -> Tensor:
+        """Per-sample losses ``[B]`` to the loss. "mean" divides by B (an empty batch gives 0)."""
+        if self.reduction == "none":
+            return total
+        return total.sum() / max(len(total), 1) if self.reduction == "mean" else total.sum()
+
+
+def accumulation_dtype(features: Tensor) -> torch.dtype:
+    """float64 for float64 features, else float32."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def flat_threshold(cam: Tensor) -> Tensor:
+    """The range ``[..., 1]`` up to which CAMs ``[..., P]`` count as flat: 64 eps max|z|.
+
+    A test for ``max == min`` would not do: cells summed in different orders differ by rounding,
+    and dividing by such a range makes the gradient explode.
+    """
+    return 64 * torch.finfo(cam.dtype).eps * cam.abs().amax(-1, keepdim=True)
+
+
+def without_autocast(
+    function: Callable[Concatenate[Tensor, Arguments], Result],
+) -> Callable[Concatenate[Tensor, Arguments], Result]:
+    """``function(features, ...)`` outside autocast, which would round its products to 16 bits.
+
+    Autocast reaches into registered operators, in backward too if that is called under it.
+    """
+
+    @functools.wraps(function)
+    def exact(features: Tensor, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.autocast(features.device.type, enabled=False):
+            return function(features, *args, **kwargs)
+
+    return exact

@@ -1,0 +1,31 @@
+"""Train a detector of synthetic faces and test it on generators it never saw.
+
+On the CPU, with the embedded demo faces, or with your own:
+    accelerate launch train.py
+    accelerate launch train.py --data faces.csv --data-root images/ --heatmaps heatmaps/
+
+On one GPU, in bfloat16:
+    accelerate launch --num-processes 1 train.py --data DIR --mixed-precision bf16
+On several:
+    accelerate launch --multi-gpu --num-processes 4 train.py --data DIR --mixed-precision bf16
+"""
+
+import sys
+from pathlib import Path
+
+# The folder kernels/ beside this file would hide Hugging Face's package of that name.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+from focus.cli import run  # noqa: E402
+from focus.config import TrainConfig  # noqa: E402
+
+
+def main(config: TrainConfig) -> None:
+    """Train, test and print the table."""
+    from focus.training import train  # torch and all: --help does without
+
+    train(config)
+
+
+if __name__ == "__main__":
+    run(main, TrainConfig, description=__doc__ or "")
