@@ -1,0 +1,258 @@
+"""The command line and the configuration file of a program, from its configuration class.
+
+jsonargparse gives the types and the help. What it does not do is done here: dashes and underscores
+are alike, flags are never abbreviated, an unknown flag, key or choice is answered with the one
+that was probably meant, and every error is one sentence. A value in a file is read as the same
+text on the command line is, so ``mixed_precision: no`` is not a boolean.
+"""
+
+import os
+import sys
+import traceback
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import fields
+from itertools import groupby
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from focus.config import (
+    CONFIG_VERSION,
+    GROUPS,
+    EvaluateConfig,
+    TrainConfig,
+    did_you_mean,
+    flag,
+)
+from focus.errors import InputError
+
+C = TypeVar("C", TrainConfig, EvaluateConfig)
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
+
+
+def parse(
+    config_class: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    description: str = "",
+) -> C:
+    """Read the command line (default: the process's) and the files that ``--config`` names.
+
+    The command line wins over the files, a later file over an earlier one.
+
+    Raises:
+        InputError: something on the command line or in a file cannot be used.
+        SystemExit: with code 0, after ``--help``.
+    """
+    types = {name: _bare(hint) for name, hint in get_type_hints(config_class).items()}
+    parser = _parser(config_class, prog or Path(sys.argv[0]).name, description)
+    flags, files = _read_argv(sys.argv[1:] if argv is None else argv, types)
+    if flags.pop("help", None):
+        if _is_main_process():
+            parser.print_help()
+        raise SystemExit(0)
+    values: dict[str, Any] = {}
+    for path in files:
+        for name, value in _read_file(path, types).items():
+            values[name] = _typed(parser, types, name, value, f"{name} in {path}")
+    for name, value in flags.items():
+        values[name] = _typed(parser, types, name, value, flag(name))
+    return config_class(**values)
+
+
+def load_config(config_class: type[C], path: str | Path) -> C:
+    """The configuration in a YAML file, as ``--config`` reads it."""
+    return parse(config_class, [f"--config={path}"])
+
+
+def run(
+    main: Callable[[C], None],
+    config_class: type[C],
+    *,
+    description: str = "",
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Parse, call ``main``, and end the process with code 2 and one line on an InputError.
+
+    Ctrl-C ends it with 130. Of several processes only the main one writes the line. ``--debug``
+    shows the traceback too.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    prog = prog or Path(sys.argv[0]).name
+    debug = "--debug" in argv
+    try:
+        config = parse(config_class, argv, prog=prog, description=description)
+        debug = config.debug
+        main(config)
+    except InputError as error:
+        _end(2, " ".join(str(error).split()), prog, debug)
+    except KeyboardInterrupt:
+        _end(130, "interrupted.", prog, debug)
+
+
+def _end(code: int, message: str, prog: str, debug: bool) -> NoReturn:
+    if _is_main_process():
+        if debug:
+            traceback.print_exc()
+        print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def _bare(hint: Any) -> Any:
+    """``int`` for ``int | None``."""
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    return hint
+
+
+def _parser(config_class: type[C], prog: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=prog,
+        usage="%(prog)s [flags]",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=str,
+        metavar="FILE",
+        help="YAML file with values for the flags; may be repeated, the command line wins",
+    )
+    hints = get_type_hints(config_class)
+    by_group = sorted(fields(config_class), key=lambda f: GROUPS.index(f.metadata["group"]))
+    for title, members in groupby(by_group, key=lambda f: f.metadata["group"]):
+        group = parser.add_argument_group(title)
+        for f in members:
+            plain = isinstance(f.default, str | int) and f.default is not False
+            group.add_argument(
+                flag(f.name),
+                type=hints[f.name],
+                default=None,
+                metavar=f.metadata["metavar"] or _metavar(_bare(hints[f.name])),
+                help=f.metadata["help"] + (f" (default: {f.default})" if plain else ""),
+            )
+    return parser
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return {bool: "[true|false]", int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _read_argv(argv: Sequence[str], types: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values by field name, as text, and the configuration files."""
+    given: dict[str, Any] = {}
+    files: list[str] = []
+    words = deque(argv)
+    while words:
+        word = words.popleft()
+        head, equals, value = word.partition("=")
+        head = {"-c": "--config", "-h": "--help"}.get(head, head)
+        name = head[2:].replace("-", "_")
+        if not head.startswith("-"):
+            raise InputError(f"{word!r} stands alone: write it behind its flag, as in --data PATH.")
+        if head == "--help":
+            given["help"] = True
+            continue
+        if head.startswith("--no") and types.get(name[3:]) is bool and not equals:
+            name, equals, value = name[3:], "=", "false"
+        kind = str if name == "config" else types.get(name)
+        if not head.startswith("--") or kind is None:
+            known = [n.replace("_", "-") for n in (*types, "config", "help")]
+            meant = did_you_mean(name.replace("_", "-"), known, "--")
+            raise InputError(f"There is no flag {head}{meant}; --help lists them all.")
+        if not equals:
+            follows = bool(words) and not words[0].startswith("--") and words[0] not in ("-c", "-h")
+            value = words.popleft() if follows else "true" if kind is bool else ""
+        if not value:
+            raise InputError(f"{head} needs a value.")
+        if name == "config":
+            files.append(value)
+        elif get_origin(kind) is tuple:
+            given.setdefault(name, []).append(value)
+        elif get_origin(kind) is dict:
+            key, equals, path = value.partition("=")
+            if not (key and equals and path):
+                raise InputError(f"{head} got {value!r}: give NAME=PATH.")
+            if key in given.setdefault(name, {}):
+                raise InputError(f"{head} has the name {key!r} twice: give each its own.")
+            given[name][key] = path
+        else:
+            given[name] = value
+    return given, files
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads every scalar as the text it is, and refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
+    """The values in a YAML file by field name, as text."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_TextLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InputError(f"--config {path} cannot be read: {reason}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"--config {path} is not valid YAML{line}: {error.problem}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path} is not valid YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} holds no `name: value` lines.")
+    version = content.pop("version", str(CONFIG_VERSION))
+    if version != str(CONFIG_VERSION):
+        raise InputError(
+            f"--config {path} has version {version}, this program reads version {CONFIG_VERSION}."
+        )
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in types:
+            raise InputError(f"{path} has an unknown key {key!r}{did_you_mean(name, types)}.")
+        values[name] = (
+            [value] if get_origin(types[name]) is tuple and value == str(value) else value
+        )
+    return values
+
+
+def _typed(parser: ArgumentParser, types: dict[str, Any], name: str, value: Any, where: str) -> Any:
+    """The value in the field's type; ``where`` names it in the error."""
+    try:
+        return parser.parse_object({name: value}, defaults=False)[name]
+    except ArgumentError as error:
+        kind = types[name]
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            wanted = f"one of {', '.join(choices)}"
+            meant = did_you_mean(str(value), choices)
+        else:
+            containers = {tuple: "a list of texts", dict: "`name: path` lines"}
+            wanted = containers.get(get_origin(kind)) or _WORDS[kind]
+            meant = ""
+        raise InputError(f"{where} takes {wanted}, got {value!r}{meant}.") from error

@@ -1,0 +1,399 @@
+"""The configuration of the two programs: typed, frozen, written as YAML beside the results.
+
+A field that a recipe or a loss decides is None until :func:`resolve` fills it in. A flag is the
+field's name with dashes; :mod:`focus.cli` makes the command line from these classes.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+
+from focus.errors import InputError
+from focus.losses import LOSSES, CamClass, Level, LossConfig
+from focus.recipes import (
+    PAPER_IMAGE_SIZES,
+    RECIPES,
+    SMALL_MODEL,
+    Augment,
+    Optimizer,
+    Recipe,
+    Schedule,
+)
+
+CONFIG_VERSION = 1
+MixedPrecision = Literal["no", "bf16", "fp16"]
+
+GROUPS = ("data", "model", "loss", "training", "output", "machine")
+"""The groups of flags, in the order in which ``--help`` shows them."""
+
+T = TypeVar("T")
+
+_POSITIVE: tuple[Callable[[float], bool], str] = (lambda v: v > 0, "above 0")
+_AT_LEAST_0: tuple[Callable[[float], bool], str] = (lambda v: v >= 0, "at least 0")
+_AT_LEAST_1: tuple[Callable[[float], bool], str] = (lambda v: v >= 1, "at least 1")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "image_size": (lambda v: v >= 32, "at least 32 (pixels a side)"),
+    "classification_weight": _AT_LEAST_0,
+    "focus_weight": _AT_LEAST_0,
+    "saliency_weight": _AT_LEAST_0,
+    "entropy_target": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "temperature": _POSITIVE,
+    "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "epochs": _AT_LEAST_1,
+    "batch_size": _AT_LEAST_1,
+    "lr": _POSITIVE,
+    "weight_decay": _AT_LEAST_0,
+    "momentum": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "warmup": (lambda v: 0 < v < 1, "above 0 and below 1 (a share of the steps)"),
+    "step_epochs": _AT_LEAST_1,
+    "step_gamma": _POSITIVE,
+    "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),
+    "gradient_accumulation_steps": _AT_LEAST_1,
+    "threads": _AT_LEAST_1,
+    "workers": _AT_LEAST_0,
+}
+
+
+def flag(name: str) -> str:
+    """The flag of a field: ``--image-size`` for ``image_size``."""
+    return "--" + name.replace("_", "-")
+
+
+def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
+    """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def _about(group: str, help: str, metavar: str = "") -> dict[str, str]:
+    return {"group": group, "help": help, "metavar": metavar}
+
+
+def _flag(default: T, group: str, help: str, metavar: str = "") -> T:
+    """A field with its help text, its group in ``--help`` and what stands for its value there."""
+    made: T = field(default=default, metadata=_about(group, help, metavar))
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SharedConfig:
+    """What both programs take."""
+
+    data: tuple[str, ...] = _flag(
+        (),
+        "data",
+        "a CSV, a parquet file, or a folder of real and fake images; may be repeated",
+        "PATH",
+    )
+    data_root: str | None = _flag(
+        None,
+        "data",
+        "folder that the paths in a CSV are relative to (default: the CSV's folder)",
+        "DIR",
+    )
+    heatmaps: str | None = _flag(
+        None,
+        "data",
+        "folder of human saliency maps, named as the images (default: heatmaps beside the data)",
+        "DIR",
+    )
+    test_data: dict[str, str] = field(
+        default_factory=dict,
+        metadata=_about(
+            "data", "images of a generator to test on, under its name; may be repeated", "NAME=PATH"
+        ),
+    )
+    test_real: dict[str, str] = field(
+        default_factory=dict,
+        metadata=_about(
+            "data",
+            "real images to test on: a generator's own under its name, under any other name "
+            "those of all generators without their own; may be repeated",
+            "NAME=PATH",
+        ),
+    )
+    mixed_precision: MixedPrecision = _flag("no", "machine", "arithmetic of the network")
+    threads: int | None = _flag(
+        None,
+        "machine",
+        "CPU threads of each process (default: all cores, shared among the processes)",
+    )
+    workers: int | None = _flag(
+        None,
+        "machine",
+        "processes that load images, 0 = none "
+        "(default: 0 for the demo set, else a core each, at most 4)",
+    )
+    debug: bool = _flag(False, "machine", "show a traceback with an error")
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        for name in ("test_data", "test_real"):
+            for key, path in getattr(self, name).items():
+                if not key or not path or "/" in key or "\\" in key:
+                    raise InputError(
+                        f"{flag(name)} got {key}={path}: give NAME=PATH, a name without slashes."
+                    )
+        for name in ("data_root", "heatmaps"):
+            if getattr(self, name) is not None and not (
+                self.data or self.test_data or self.test_real
+            ):
+                raise InputError(f"{flag(name)} is of no use without --data or --test-data.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_SharedConfig):
+    """What train.py takes. None means: as the recipe, or the loss, says."""
+
+    recipe: str | None = _flag(
+        None,
+        "training",
+        f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe' "
+        "(default: demo without --data, else paper)",
+        "NAME",
+    )
+    model: str | None = _flag(
+        None, "model", f"{SMALL_MODEL} or a network of timm (default: recipe)", "NAME"
+    )
+    image_size: int | None = _flag(None, "model", "pixels a side (default: recipe)")
+    pretrained: bool | None = _flag(
+        None, "model", "start from timm's ImageNet weights (default: recipe)"
+    )
+    initial_checkpoint: str | None = _flag(
+        None, "model", "start from the weights in this file", "FILE"
+    )
+    loss: str = _flag("blend", "loss", ", ".join(LOSSES), "NAME")
+    cam_class: CamClass | None = _flag(
+        None, "loss", "class whose activation map the loss looks at (default: loss)"
+    )
+    classification_weight: float | None = _flag(
+        None, "loss", "weight of the cross-entropy (default: loss)"
+    )
+    focus_weight: float | None = _flag(None, "loss", "weight of the focus term (default: loss)")
+    saliency_weight: float | None = _flag(
+        None, "loss", "weight of the distance to the human map (default: loss)"
+    )
+    focus_level: Level | None = _flag(
+        None,
+        "loss",
+        "how the entropy of the activation map is controlled (default: loss; minimize when only "
+        "--focus-weight is given)",
+    )
+    entropy_target: float | None = _flag(
+        None,
+        "loss",
+        "entropy that match and hinge aim at, in [0, 1] (default: loss, else the human map's)",
+    )
+    temperature: float | None = _flag(
+        None, "loss", "of the softmax over the activation map (default: loss)"
+    )
+    label_smoothing: float | None = _flag(
+        None, "loss", "of the cross-entropy, in [0, 1) (default: loss)"
+    )
+    epochs: int | None = _flag(None, "training", "passes over the training set (default: recipe)")
+    batch_size: int | None = _flag(
+        None, "training", "images in a step of one process (default: recipe)"
+    )
+    optimizer: Optimizer | None = _flag(None, "training", "the optimiser (default: recipe)")
+    lr: float | None = _flag(None, "training", "highest learning rate (default: recipe)")
+    momentum: float | None = _flag(None, "training", "of SGD (default: recipe)")
+    weight_decay: float | None = _flag(None, "training", "of the optimiser (default: recipe)")
+    schedule: Schedule | None = _flag(
+        None, "training", "how the learning rate changes (default: recipe)"
+    )
+    warmup: float | None = _flag(
+        None, "training", "share of the steps that one-cycle rises in (default: recipe)"
+    )
+    step_epochs: int | None = _flag(
+        None, "training", "epochs between two steps of the step schedule (default: recipe)"
+    )
+    step_gamma: float | None = _flag(
+        None, "training", "factor of a step of the step schedule (default: recipe)"
+    )
+    augment: Augment | None = _flag(
+        None, "training", "changes made to training images (default: recipe)"
+    )
+    seed: int = _flag(0, "training", "of the weights, the order and the changes of the images")
+    gradient_accumulation_steps: int = _flag(
+        1, "training", "batches whose gradients make one step of the optimiser"
+    )
+    channels_last: bool | None = _flag(
+        None, "machine", "memory order of images and features (default: recipe)"
+    )
+    output: str = _flag("runs", "output", "folder of the run folders", "DIR")
+    name: str | None = _flag(
+        None, "output", "name of the run folder (default: made of the data, the loss and the seed)"
+    )
+    resume: bool = _flag(False, "output", "go on from the last checkpoint of the run folder")
+    compare_ce: bool = _flag(False, "output", "also train with plain cross-entropy and compare")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("recipe", self.recipe, RECIPES)
+        _check_choice("loss", self.loss, LOSSES)
+        if self.name is not None and (
+            self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name
+        ):
+            raise InputError(
+                f"--name got {self.name!r}: give the name of one folder, without slashes; "
+                "--output says where it goes."
+            )
+        if self.pretrained and self.initial_checkpoint is not None:
+            raise InputError(
+                "--pretrained and --initial-checkpoint are two places to start from: give one."
+            )
+        if self.compare_ce and self.loss == "ce":
+            raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
+        loss_config(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrainConfig(TrainConfig):
+    """A :class:`TrainConfig` that :func:`resolve` completed; what a run folder's config.yaml holds.
+
+    None remains where it has a meaning of its own: ``entropy_target`` (the human map's entropy, or
+    none needed) and ``threads`` (all cores of the machine that runs it).
+    """
+
+    recipe: str
+    model: str
+    image_size: int
+    pretrained: bool
+    cam_class: CamClass
+    classification_weight: float
+    focus_weight: float
+    saliency_weight: float
+    focus_level: Level
+    temperature: float
+    label_smoothing: float
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Schedule
+    warmup: float
+    step_epochs: int
+    step_gamma: float
+    augment: Augment
+    channels_last: bool
+    workers: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(_SharedConfig):
+    """What evaluate.py takes; exactly one of ``run`` and ``model_dir``."""
+
+    run: str | None = _flag(
+        None, "model", "a run folder of train.py, whose best model is taken", "DIR"
+    )
+    model_dir: str | None = _flag(None, "model", "a folder with a saved model", "DIR")
+    output: str = _flag(
+        "evaluation", "output", "folder for results.json and scores.csv, made if need be", "DIR"
+    )
+    batch_size: int = _flag(64, "machine", "images at a time in one process")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.run is None) == (self.model_dir is None):
+            got = "neither" if self.run is None else "both"
+            raise InputError(f"Give one of --run and --model-dir, got {got}.")
+
+
+def loss_config(config: TrainConfig) -> LossConfig:
+    """The named loss with the flags that were given on top.
+
+    A focus weight on a loss without a focus term minimises the entropy; without weight the level
+    is "none".
+
+    Raises:
+        InputError: the flags contradict each other, or one of them would have no effect.
+    """
+    given = {
+        f.name: value
+        for f in fields(LossConfig)
+        if (value := getattr(config, "focus_level" if f.name == "level" else f.name)) is not None
+    }
+    loss = replace(LOSSES[config.loss], **given)
+    if loss.level == "none" and loss.focus_weight > 0:
+        if config.focus_level is None:
+            loss = replace(loss, level="minimize")
+        elif config.focus_weight is None:
+            loss = replace(loss, focus_weight=0.0)
+        else:
+            raise InputError(
+                f"--focus-level none leaves no focus term for --focus-weight {loss.focus_weight:g}:"
+                " drop one of them."
+            )
+    elif loss.focus_weight == 0:
+        if config.focus_weight is None:
+            for name in ("focus_level", "entropy_target"):
+                if (value := getattr(config, name)) not in (None, "none"):
+                    raise InputError(
+                        f"{flag(name)} {value} has no effect while the focus term of the loss "
+                        f"{config.loss!r} weighs 0: give --focus-weight too."
+                    )
+        loss = replace(loss, level="none", entropy_target=None)
+    if loss.level in ("none", "minimize"):
+        if config.entropy_target is not None and loss.level == "minimize":
+            raise InputError(
+                "--entropy-target has no effect when the entropy is minimised: "
+                "add --focus-level match or hinge."
+            )
+        loss = replace(loss, entropy_target=None)
+    if loss.classification_weight == loss.focus_weight == loss.saliency_weight == 0:
+        raise InputError("All three weights of the loss are 0: give one of them above 0.")
+    return loss
+
+
+def resolve(config: TrainConfig) -> ResolvedTrainConfig:
+    """Fill in what the recipe and the loss decide; resolving twice changes nothing."""
+    recipe_name = config.recipe or ("paper" if config.data else "demo")
+    recipe = RECIPES[recipe_name]
+    model = config.model or recipe.model
+    if recipe_name == "paper" and model in PAPER_IMAGE_SIZES:
+        recipe = replace(recipe, image_size=PAPER_IMAGE_SIZES[model])
+    if model == SMALL_MODEL or config.initial_checkpoint is not None:
+        recipe = replace(recipe, pretrained=False)
+
+    values = asdict(config)
+    for f in fields(Recipe):
+        if values[f.name] is None:
+            values[f.name] = getattr(recipe, f.name)
+    loss = asdict(loss_config(config))
+    values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
+    if config.workers is None:
+        values["workers"] = min(4, os.cpu_count() or 1) if config.data else 0
+    if config.name is None:
+        data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
+        values["name"] = f"{data}-{config.loss}-seed{config.seed}"
+    return ResolvedTrainConfig(**values)
+
+
+def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None:
+    """Write a configuration as YAML that ``--config`` reads back to the same configuration."""
+    text = yaml.safe_dump({"version": CONFIG_VERSION, **asdict(config)}, sort_keys=False)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _check_ranges(config: _SharedConfig) -> None:
+    for name, (allowed, words) in _RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and not (math.isfinite(value) and allowed(value)):
+            raise InputError(f"{flag(name)} must be {words}, got {value}.")
+
+
+def _check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:
+    if value is not None and value not in (names := list(choices)):
+        raise InputError(
+            f"{flag(name)} got {value!r}: it is one of {', '.join(names)}"
+            f"{did_you_mean(value, names)}."
+        )

@@ -1,0 +1,51 @@
+"""What all tests share: which of them run here, and the closing lines that say which did not."""
+
+import os
+import sys
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--run-slow",
+        action="store_true",
+        help="also run the tests marked slow (so does -m slow)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--run-slow") and "slow" not in config.getoption("-m"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        config.stash[LEFT_OUT] = len(slow)
+    if gpu := [item for item in items if item.get_closest_marker("gpu")]:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="no CUDA or ROCm device"))
+
+
+def pytest_collection_finish() -> None:
+    # The tensors of the tests are small: many threads only get into each other's way. A test file
+    # that uses torch has imported it by now; the others need not wait for it.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(min(4, os.cpu_count() or 1))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    gpu = [r for r in terminalreporter.stats.get("skipped", []) if "gpu" in r.keywords]
+    reason = " (no CUDA or ROCm device)" if gpu else ""
+    terminalreporter.write_line(f"GPU tests skipped: {len(gpu)}{reason}")
+    left_out = terminalreporter.config.stash[LEFT_OUT]
+    how = " (run `make test-all`)" if left_out else ""
+    terminalreporter.write_line(f"slow tests left out: {left_out}{how}")

@@ -1,0 +1,273 @@
+"""The command line: how flags and files are read, what is refused, and how a program ends."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus.cli import parse
+from focus.config import EvaluateConfig, TrainConfig
+from focus.errors import InputError
+
+PROGRAM = """
+from focus.cli import run
+from focus.config import TrainConfig
+from focus.errors import InputError
+
+
+def main(config):
+    if config.name == "broken":
+        raise InputError("The folder x is empty:\\n  give another.")
+    if config.name == "interrupted":
+        raise KeyboardInterrupt
+    print("ran", config.epochs)
+
+
+run(main, TrainConfig, description="Train a detector.")
+"""
+
+
+def program(tmp_path: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
+    return subprocess.run(
+        [sys.executable, str(script), *words],
+        capture_output=True,
+        text=True,
+        env=clean | env,
+        timeout=60,
+        check=False,
+    )
+
+
+def train(*words: str) -> TrainConfig:
+    return parse(TrainConfig, words)
+
+
+# Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
+TRAIN_FLAGS = """
+    augment batch-size cam-class channels-last classification-weight compare-ce data data-root
+    debug entropy-target epochs focus-level focus-weight gradient-accumulation-steps heatmaps
+    image-size initial-checkpoint label-smoothing loss lr mixed-precision model momentum name
+    optimizer output pretrained recipe resume saliency-weight schedule seed step-epochs step-gamma
+    temperature test-data test-real threads warmup weight-decay workers
+"""
+EVALUATE_FLAGS = """
+    batch-size data data-root debug heatmaps mixed-precision model-dir output run test-data
+    test-real threads workers
+"""
+
+
+@pytest.mark.parametrize(
+    ("config_class", "flags"), [(TrainConfig, TRAIN_FLAGS), (EvaluateConfig, EVALUATE_FLAGS)]
+)
+def test_the_flags_are_these(config_class: Any, flags: str) -> None:
+    assert sorted(f.name.replace("_", "-") for f in fields(config_class)) == flags.split()
+
+
+def test_dashes_and_underscores_spaces_and_equals() -> None:
+    for words in (
+        ["--image-size", "96"],
+        ["--image_size", "96"],
+        ["--image-size=96"],
+        ["--image_size=96"],
+    ):
+        assert train(*words).image_size == 96
+    assert train("--gradient-accumulation_steps", "2").gradient_accumulation_steps == 2
+
+
+def test_types() -> None:
+    config = train("--lr", "1e-3", "--name", "007", "--epochs", "2", "--mixed-precision", "no")
+    assert (config.lr, config.name, config.epochs, config.mixed_precision) == (
+        1e-3,
+        "007",
+        2,
+        "no",
+    )
+    assert train("--cam-class", "true").cam_class == "true"
+    assert train("--lr", "1", "--lr", "2").lr == 2
+
+
+def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
+    config = train(
+        *("--data", "a.csv", "--data=b=c.csv"),
+        *("--test-data", "sg2=x.csv", "--test-data=sg3=y=z", "--test-real", "ffhq=f"),
+    )
+    assert config.data == ("a.csv", "b=c.csv")
+    assert config.test_data == {"sg2": "x.csv", "sg3": "y=z"}
+    assert config.test_real == {"ffhq": "f"}
+
+
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [
+        ([], False),
+        (["--resume"], True),
+        (["--resume", "--debug"], True),
+        (["--resume", "true"], True),
+        (["--resume", "false"], False),
+        (["--resume=false"], False),
+        (["--no-resume"], False),
+        (["--resume", "--no_resume"], False),
+    ],
+)
+def test_switches(words: list[str], resume: bool) -> None:
+    assert train(*words).resume is resume
+
+
+def test_an_undecided_switch_stays_undecided() -> None:
+    assert train().pretrained is None
+    assert train("--pretrained").pretrained is True
+    assert train("--no-pretrained").pretrained is False
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--image-sise", "3"], "There is no flag --image-sise .did you mean --image-size"),
+        (["--image_sise=3"], "There is no flag --image_sise .did you mean --image-size"),
+        # An abbreviation is no flag, not even an unambiguous one.
+        (["--epoch", "3"], "There is no flag --epoch .did you mean --epochs"),
+        (["--grad", "3"], "There is no flag --grad"),
+        (["--zzz"], "There is no flag --zzz; --help lists"),
+        (["-e", "3"], "There is no flag -e"),
+        (["-lr", "3"], "There is no flag -lr"),
+        (["--"], "There is no flag --"),
+        (["--no-lr"], "There is no flag --no-lr"),
+        (["--no-resume=true"], "There is no flag --no-resume"),
+        (["a.csv"], "'a.csv' stands alone"),
+        (["--resume", "maybe"], "--resume takes true or false, got 'maybe'"),
+        (["--epochs", "x"], "--epochs takes a whole number, got 'x'"),
+        (["--epochs", "2.5"], "--epochs takes a whole number, got '2.5'"),
+        (["--lr", "fast"], "--lr takes a number, got 'fast'"),
+        (["--lr", "nan"], "--lr takes a number, got 'nan'"),
+        (["--lr", "-1"], "--lr must be above 0, got -1.0"),
+        (["--lr"], "--lr needs a value"),
+        (["--lr", "--debug"], "--lr needs a value"),
+        (["--name="], "--name needs a value"),
+        (["--config"], "--config needs a value"),
+        (["--focus-level", "minimise"], "one of none, match.*'minimise' .did you mean minimize"),
+        (["--optimizer", "adam"], "--optimizer takes one of adamw, sgd, got 'adam' .did you mean"),
+        (["--loss", "saliancy"], "--loss got 'saliancy'.*did you mean saliency"),
+        (["--test-data", "x.csv"], "--test-data got 'x.csv': give NAME=PATH"),
+        (["--test-data", "a=1", "--test-data", "a=2"], "--test-data has the name 'a' twice"),
+    ],
+)
+def test_usage_errors(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(*words)
+
+
+def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("version: 1\nlr: 1e-3\nepochs: 4\nseed: 1\ndata: [a, b]\n")
+    second.write_text("epochs: 5\nimage-size: 96\nmixed_precision: no\ncam_class: true\n")
+    config = train("--seed", "2", "--data", "c", "-c", str(first), f"--config={second}")
+    assert (config.lr, config.epochs, config.seed, config.data) == (1e-3, 5, 2, ("c",))
+    assert (config.image_size, config.mixed_precision, config.cam_class) == (96, "no", "true")
+    first.write_text("data: a.csv\ntest_data:\n  sg2: x\n")
+    config = train("--config", str(first))
+    assert (config.data, config.test_data) == (("a.csv",), {"sg2": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown key 'epoch' .did you mean epochs"),
+        ("config: other.yaml", "unknown key 'config'"),
+        ("epochs: many", "epochs in .*config.yaml takes a whole number, got 'many'"),
+        ("epochs: [1, 2]", "epochs in .*config.yaml takes a whole number"),
+        ("test_data: x.csv", "test_data in .* takes `name: path` lines, got 'x.csv'"),
+        ("data: {a: b}", "data in .* takes a list of texts"),
+        ("focus_level: minimise", "did you mean minimize"),
+        ("epochs: 0", "--epochs must be at least 1"),
+        ("lr: 1\nlr: 2", "not valid YAML in line 2: 'lr' stands there twice"),
+        ("lr: [1", "not valid YAML in line"),
+        ("version: 2\nlr: 1", "has version 2, this program reads version 1"),
+        ("- lr", "holds no `name: value` lines"),
+        ("", "holds no `name: value` lines"),
+    ],
+)
+def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        train("--config", str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(InputError, match=f"--config {path} cannot be read"):
+            train("--config", str(path))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="it is not text"):
+        train("--config", str(tmp_path / "binary"))
+
+
+def test_help_is_quick_and_shows_dashes(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = program(tmp_path, "--help")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) <= 0.5
+    assert done.returncode == 0
+    assert done.stderr == ""
+    shown = {word.rstrip(",") for word in done.stdout.split() if word.startswith("--")}
+    assert {f"--{name}" for name in TRAIN_FLAGS.split()} <= shown
+    assert not [word for word in shown if "_" in word]
+    for f in fields(TrainConfig):
+        first_words = " ".join(f.metadata["help"].split()[:3])
+        assert first_words in " ".join(done.stdout.split())
+
+
+def test_the_command_line_needs_neither_torch_nor_timm() -> None:
+    code = (
+        "import sys; from focus.cli import parse; from focus.config import TrainConfig, resolve; "
+        "resolve(parse(TrainConfig, [])); "
+        "print({'torch', 'timm', 'numpy', 'accelerate'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
+    done = program(tmp_path, "--epochs", "3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran 3\n", "")
+    done = program(tmp_path, "--name", "broken")
+    assert done.returncode == 2
+    assert done.stderr == "program.py: error: The folder x is empty: give another.\n"
+    done = program(tmp_path, "--epochs", "x")
+    assert done.returncode == 2
+    assert done.stderr == "program.py: error: --epochs takes a whole number, got 'x'.\n"
+    done = program(tmp_path, "--name", "interrupted")
+    assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted.\n")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    for words in (["--name", "broken"], ["--epochs", "x"]):
+        done = program(tmp_path, *words, "--debug")
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("program.py: error: ")
+
+
+@pytest.mark.parametrize(
+    ("env", "lines"),
+    [
+        ({"RANK": "0", "LOCAL_RANK": "0"}, 1),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, 0),
+        ({"LOCAL_RANK": "1"}, 0),
+    ],
+)
+def test_of_several_processes_one_speaks(tmp_path: Path, env: dict[str, str], lines: int) -> None:
+    done = program(tmp_path, "--name", "broken", **env)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == lines

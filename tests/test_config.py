@@ -1,0 +1,226 @@
+"""The configuration: what recipes, losses and flags make of it, what is refused, and its YAML."""
+
+import itertools
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus.cli import load_config
+from focus.config import (
+    EvaluateConfig,
+    TrainConfig,
+    did_you_mean,
+    loss_config,
+    resolve,
+    write_config,
+)
+from focus.errors import InputError
+from focus.losses import LOSSES, LossConfig
+from focus.recipes import RECIPES
+
+
+def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> None:
+    demo = resolve(TrainConfig())
+    assert (demo.recipe, demo.model, demo.image_size, demo.pretrained) == (
+        "demo",
+        "focus_small",
+        64,
+        False,
+    )
+    assert (demo.optimizer, demo.lr, demo.weight_decay, demo.schedule, demo.warmup) == (
+        "adamw",
+        2e-3,
+        0.02,
+        "one-cycle",
+        0.2,
+    )
+    assert (demo.epochs, demo.batch_size, demo.augment, demo.channels_last) == (
+        20,
+        16,
+        "flip-shift",
+        True,
+    )
+    paper = resolve(TrainConfig(data=("faces.csv",)))
+    assert (paper.recipe, paper.model, paper.image_size, paper.pretrained) == (
+        "paper",
+        "densenet121",
+        224,
+        True,
+    )
+    assert (paper.optimizer, paper.lr, paper.momentum, paper.weight_decay) == (
+        "sgd",
+        0.005,
+        0.9,
+        1e-6,
+    )
+    assert (paper.schedule, paper.step_epochs, paper.step_gamma) == ("step", 12, 0.1)
+    assert (paper.epochs, paper.batch_size, paper.augment) == (50, 20, "none")
+
+
+def test_a_flag_wins_over_the_recipe() -> None:
+    config = TrainConfig(recipe="paper", lr=0.1, epochs=3, pretrained=False, channels_last=True)
+    resolved = resolve(config)
+    assert (resolved.lr, resolved.epochs, resolved.pretrained, resolved.channels_last) == (
+        0.1,
+        3,
+        False,
+        True,
+    )
+    assert resolved.batch_size == RECIPES["paper"].batch_size
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({"recipe": "paper", "model": "inception_v3"}, 299),
+        ({"recipe": "paper", "model": "resnet50"}, 224),
+        ({"recipe": "paper", "model": "inception_v3", "image_size": 128}, 128),
+        ({"recipe": "demo", "model": "inception_v3"}, 64),
+    ],
+)
+def test_image_size_of_the_paper_follows_the_network(given: dict[str, Any], size: int) -> None:
+    assert resolve(TrainConfig(**given)).image_size == size
+
+
+def test_no_pretrained_weights_where_none_exist_or_others_are_given() -> None:
+    assert not resolve(TrainConfig(recipe="paper", model="focus_small")).pretrained
+    assert not resolve(TrainConfig(recipe="paper", initial_checkpoint="w.safetensors")).pretrained
+
+
+def test_run_names_tell_data_loss_and_seed() -> None:
+    assert resolve(TrainConfig()).name == "demo-blend-seed0"
+    named = TrainConfig(data=("sets/original.csv",), loss="ce", seed=7)
+    assert resolve(named).name == "original-ce-seed7"
+    assert resolve(TrainConfig(name="first")).name == "first"
+    assert resolve(TrainConfig(data=("tests/..",))).name == f"{Path.cwd().stem}-blend-seed0"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_named_loss_is_taken_as_it_is(name: str) -> None:
+    assert loss_config(TrainConfig(loss=name)) == LOSSES[name]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        # A weight given to a loss without a focus term: the entropy is minimised.
+        ({"loss": "ce", "focus_weight": 0.1}, LossConfig(1, 0.1, 0, "minimize")),
+        (
+            {"loss": "cyborg", "focus_weight": 0.2, "cam_class": "contrast"},
+            LossConfig(0.5, 0.2, 0.5, "minimize", "contrast"),
+        ),
+        (
+            {"loss": "ce", "focus_weight": 1, "focus_level": "hinge", "entropy_target": 0.5},
+            LossConfig(1, 1, 0, "hinge", entropy_target=0.5),
+        ),
+        # No weight, or no level: no focus term, in one spelling.
+        ({"loss": "focus", "focus_weight": 0}, LossConfig(1, 0, 0, "none")),
+        ({"loss": "blend", "focus_level": "none"}, LossConfig(1, 0, 5, "none")),
+        ({"loss": "hinge", "focus_weight": 0, "entropy_target": 0.4}, LossConfig(1, 0, 0, "none")),
+        # The named loss's target goes with its level.
+        ({"loss": "hinge", "focus_level": "minimize"}, LossConfig(1, 1, 0, "minimize")),
+        ({"loss": "hinge", "entropy_target": 0.4}, replace(LOSSES["hinge"], entropy_target=0.4)),
+        (
+            {"loss": "blend", "temperature": 2.0, "label_smoothing": 0.1, "saliency_weight": 1.0},
+            LossConfig(1, 0.1, 1, "minimize", temperature=2.0, label_smoothing=0.1),
+        ),
+    ],
+)
+def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> None:
+    assert loss_config(TrainConfig(**given)) == expected
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    tried = 0
+    for loss, weight, level, target in itertools.product(
+        LOSSES, (None, 0.0, 0.3), (None, "none", "match", "hinge", "minimize"), (None, 0.5)
+    ):
+        given = {"loss": loss, "focus_weight": weight, "focus_level": level}
+        try:
+            config = TrainConfig(**given, entropy_target=target)
+        except InputError:
+            continue
+        tried += 1
+        resolved = resolve(config)
+        assert loss_config(resolved) == loss_config(config)
+        again = resolve(TrainConfig(**asdict(resolved)))
+        assert again == resolved
+    assert tried > 100
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"recipe": "papre"}, "--recipe got 'papre': it is one of paper, demo .did you mean paper"),
+        ({"loss": "blnd"}, "--loss got 'blnd'.*match, blend .did you mean blend"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"batch_size": -1}, "--batch-size must be at least 1"),
+        ({"lr": float("inf")}, "--lr must be above 0, got inf"),
+        ({"lr": 0.0}, "--lr must be above 0"),
+        ({"weight_decay": float("nan")}, "--weight-decay must be at least 0, got nan"),
+        ({"saliency_weight": -0.1}, "--saliency-weight must be at least 0"),
+        ({"temperature": 0.0}, "--temperature must be above 0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing must be at least 0 and below 1, got 1.0"),
+        ({"loss": "hinge", "entropy_target": 1.1}, "--entropy-target must be from 0 to 1, got 1.1"),
+        ({"image_size": 31}, "--image-size must be at least 32"),
+        ({"threads": 0}, "--threads must be at least 1"),
+        ({"workers": -1}, "--workers must be at least 0"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"name": "a/b"}, "--name got 'a/b'.*without slashes"),
+        ({"name": ".."}, "--name got '..'"),
+        ({"data_root": "images"}, "--data-root is of no use without --data"),
+        ({"test_data": {"a/b": "x"}}, "--test-data got a/b=x: give NAME=PATH"),
+        ({"pretrained": True, "initial_checkpoint": "w"}, "--pretrained and --initial-checkpoint"),
+        ({"loss": "ce", "compare_ce": True}, "--compare-ce with --loss ce"),
+        ({"loss": "ce", "focus_level": "hinge"}, "--focus-level hinge has no effect .*'ce'"),
+        ({"loss": "ce", "entropy_target": 0.5}, "--entropy-target 0.5 has no effect"),
+        ({"loss": "focus", "entropy_target": 0.5}, "add --focus-level match or hinge"),
+        ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
+        ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        TrainConfig(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_takes_one_model() -> None:
+    assert EvaluateConfig(run="runs/a").model_dir is None
+    with pytest.raises(InputError, match="got neither"):
+        EvaluateConfig()
+    with pytest.raises(InputError, match="got both"):
+        EvaluateConfig(run="a", model_dir="b")
+
+
+def test_a_written_configuration_reads_back_the_same(tmp_path: Any) -> None:
+    config = TrainConfig(
+        data=("a b.csv", "1", "null"),
+        heatmaps="maps: all",
+        test_data={"stylegan": "x.csv", "007": "true"},
+        test_real={"no": "ffhq"},
+        loss="cyborg",
+        focus_weight=1e-7,
+        cam_class="true",
+        mixed_precision="no",
+        seed=2**32 - 1,
+        name="1e3",
+        resume=True,
+    )
+    path = tmp_path / "config.yaml"
+    for written in (config, resolve(config)):
+        write_config(written, path)
+        assert path.read_text().startswith("version: 1\n")
+        read = load_config(TrainConfig, path)
+        assert asdict(read) == asdict(written)
+        assert resolve(read) == resolve(config)
+    evaluation = EvaluateConfig(run="runs/a", data=("b",), batch_size=3)
+    write_config(evaluation, path)
+    assert load_config(EvaluateConfig, path) == evaluation
+
+
+def test_did_you_mean_is_silent_when_nothing_is_like_it() -> None:
+    assert did_you_mean("epoch", ["epochs", "seed"], "--") == " (did you mean --epochs?)"
+    assert did_you_mean("zzz", ["epochs", "seed"]) == ""

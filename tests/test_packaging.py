@@ -1,0 +1,127 @@
+"""The wheel: what it holds, and that it lives beside Hugging Face's package ``kernels``."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+# Their `kernels` owns the import name; transformers is what most users of it have beside it.
+NEIGHBOURS = ("kernels", "transformers")
+
+
+def python(*words: str | Path, cwd: Path, path: Path | None = None) -> str:
+    """Run this Python; its output. ``path`` comes first among the installed packages."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | ({} if path is None else {"PYTHONPATH": str(path)}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built in a copy of the tree: nothing left by an earlier build gets into it."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, tree)
+    for name in ("focus", "kernels"):
+        shutil.copytree(CHECKOUT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    python("-m", "build", "--wheel", "--no-isolation", cwd=tree)
+    (built,) = (tree / "dist").glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_focus_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tops = {name.split("/")[0] for name in names}
+    info = next(top for top in tops if top.endswith(".dist-info"))
+    assert tops == {"focus", info}
+    assert f"{info}/licenses/LICENSE" in names
+
+    # Each file of the two folders is in it, so no package and no data file was forgotten.
+    sources = {
+        f"{package}/{file.relative_to(CHECKOUT / folder).as_posix()}"
+        for folder, package in (("focus", "focus"), ("kernels", "focus/kernels"))
+        for file in (CHECKOUT / folder).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert {name for name in names if name.startswith("focus/")} == sources
+    assert {"focus/py.typed", "focus/kernels/__init__.py"} <= names
+
+
+def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
+    loaded = "import sys; print([name for name in {} if name in sys.modules])"
+    code = "import focus; " + loaded.format("('torch', 'timm', 'focus.models', 'focus.kernels')")
+    assert python("-c", code, cwd=tmp_path) == "[]\n"
+    code = "import focus.kernels; " + loaded.format("('timm', 'focus.models', 'accelerate')")
+    assert python("-c", code, cwd=tmp_path) == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of installed packages: the neighbours, and the wheel on top of them."""
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    done = subprocess.run(
+        [*pip, *NEIGHBOURS], capture_output=True, text=True, timeout=600, check=False
+    )
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        pytest.skip(f"{' and '.join(NEIGHBOURS)} could not be downloaded: {last_line}")
+    before = hashes(site)
+    subprocess.run([*pip, str(wheel)], check=True, timeout=300)
+    after = hashes(site)
+    assert len(before) > 1000
+    assert {name: after.get(name) for name in before} == before
+    added = {Path(name).parts[0] for name in after.keys() - before.keys()}
+    assert added == {"focus", next(site.glob("focus_faces-*.dist-info")).name}
+    return site
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 by relative path; bytecode left aside, which is written on import."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+    }
+
+
+@pytest.mark.slow
+def test_both_kernels_packages_are_importable_side_by_side(site: Path, tmp_path: Path) -> None:
+    code = "import kernels, focus.kernels; print(kernels.__file__, focus.kernels.__file__)"
+    theirs, ours = python("-c", code, cwd=tmp_path, path=site).split()
+    assert Path(theirs) == site / "kernels" / "__init__.py"
+    assert Path(ours) == site / "focus" / "kernels" / "__init__.py"
+    # Their own entry point, not only a file of that name.
+    code = "from kernels import get_kernel; print(get_kernel.__module__.split('.')[0])"
+    assert python("-c", code, cwd=tmp_path, path=site) == "kernels\n"
+
+
+@pytest.mark.slow
+def test_train_py_runs_from_a_checkout_beside_both(site: Path, tmp_path: Path) -> None:
+    # A checkout has a folder kernels/ too, and Python puts a script's folder first on its path.
+    assert "--loss" in python("train.py", "--help", cwd=CHECKOUT, path=site)
+    script = CHECKOUT / "train.py"
+    code = (
+        "import runpy, sys; "
+        f"sys.path[0] = {str(CHECKOUT)!r}; sys.argv = [{str(script)!r}]; "
+        f"runpy.run_path({str(script)!r}, run_name='train'); "
+        "import kernels, focus.kernels; print(kernels.__file__, focus.kernels.__file__)"
+    )
+    theirs, ours = python("-c", code, cwd=CHECKOUT, path=site).split()
+    assert Path(theirs) == site / "kernels" / "__init__.py"
+    assert Path(ours) == site / "focus" / "kernels" / "__init__.py"
