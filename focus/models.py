@@ -136,7 +136,9 @@ class FocusHead(nn.Module):
         """Features ``[B,C,H,W]`` to a :class:`DetectorOutput`."""
         weight, bias = self.fc.weight, self.fc.bias
         if target is None:
-            logits = self.fc(features.float().mean((2, 3)))
+            # In the classifier's precision, as the loss and the CAM are, also under autocast.
+            with torch.autocast(features.device.type, enabled=False):
+                logits = self.fc(features.mean((2, 3), dtype=weight.dtype))
             _, cams, entropy = self.activations(features)
             predicted = logits.detach().argmax(1)
             return DetectorOutput(logits, _pick(cams, predicted), _pick(entropy, predicted))
@@ -236,12 +238,12 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images ``[B,3,S,S]`` to features ``[B,C,H,W]`` as the classifier sees them."""
-        out = self.backbone(images)
+        out: Tensor = self.backbone(images)
         if self._layout == "NHWC":
             return out.permute(0, 3, 1, 2)
         if self._layout == "tokens":
-            tokens = out[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-            return tokens.unflatten(1, self.grid).permute(0, 3, 1, 2)
+            out = out[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            out = out.reshape(len(out), *self.grid, out.shape[2]).permute(0, 3, 1, 2)
         return out
 
     def forward(
@@ -258,7 +260,8 @@ class Detector(nn.Module):
             target: ``[B]`` int64.
             saliency: human maps ``[B,H,W]`` in [0, 1] on ``grid``; saliency_mask: ``[B]`` bool.
         """
-        return self.head(self.features(images), target, saliency, saliency_mask)
+        out: DetectorOutput = self.head(self.features(images), target, saliency, saliency_mask)
+        return out
 
     @torch.no_grad()
     def predict_batch(self, images: Tensor) -> Prediction:
@@ -387,7 +390,9 @@ def _create_backbone(model: str, image_size: int | None, pretrained: bool) -> An
         close = did_you_mean(model, timm.list_models())
         raise InputError(f"There is no network {model!r} in timm{close}.")
     config = timm.get_pretrained_cfg(model)
-    size = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+    size: dict[str, Any] = (
+        {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+    )
     try:
         # No classifier and no pooling: timm then gives the map after the last norm.
         return timm.create_model(

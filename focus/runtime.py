@@ -23,7 +23,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: fp16 without a GPU, where Accelerate would train in float32 without a word.
     """
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)  # type: ignore[arg-type]
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))

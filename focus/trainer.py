@@ -282,7 +282,7 @@ class Trainer:
 
 
 def _optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.optim.Optimizer:
-    kind = {"lr": config.lr, "weight_decay": config.weight_decay}
+    kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return torch.optim.SGD(detector.parameters(), momentum=config.momentum, **kind)
     return torch.optim.AdamW(detector.parameters(), **kind)

@@ -37,7 +37,7 @@ class HeadForward(NamedTuple):
     classification: Tensor
     focus: Tensor
     saliency: Tensor
-    index: Tensor
+    classes: Tensor
     """``[B]`` class of each CAM."""
     pooled: Tensor
     """``[B,C]``."""
@@ -127,7 +127,7 @@ def focus_head_forward(
         classification=classification,
         focus=focus,
         saliency=saliency_term,
-        index=index,
+        classes=index,
         pooled=pooled,
         grad_cam=(b * sign)[:, None] * slope + c * grad_saliency,
         grad_logits=a * grad_logits,
@@ -226,7 +226,7 @@ def _grad_features(
         grad = grad_cam[:, :, None] * vectors[:, None, :]
         if spread is not None:
             grad += spread[:, None, :]
-        grad = grad.view(len(grad), *features.shape[2:], -1).permute(0, 3, 1, 2)
+        grad = grad.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
     elif spread is None:
         grad = torch.bmm(vectors[:, :, None], grad_cam[:, None]).view(features.shape)
     else:

@@ -5,7 +5,7 @@ thin ``autograd.Function``. The operators have shapes for tracing but no derivat
 a second derivative raises instead of being silently wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,17 @@ from torch import Tensor
 
 from focus.kernels import eager, reference
 from focus.kernels.backend import backend_for
+from focus.kernels.checks import (
+    check_bias,
+    check_choice,
+    check_features,
+    check_index,
+    check_integer,
+    check_positive,
+    check_range,
+    check_tensor,
+    scalar_tensor,
+)
 from focus.kernels.types import (
     CamClass,
     FocusHeadOutput,
@@ -44,16 +55,18 @@ def cam_entropy(
         IndexError: a class outside [0, K), for CPU tensors. On a GPU, where a check would stop the
             device, that sample becomes NaN.
     """
-    _check_features(features, weight)
-    _check_index("index", index, features)
-    scale = _scalar_tensor([temperature], features)[0]
-    _check_positive("temperature", temperature)
+    check_features(features, weight)
+    check_index("index", index, features)
+    scale = scalar_tensor([temperature], features)[0]
+    check_positive("temperature", temperature)
     backend = backend_for(features, "cam_entropy").name
     if backend == "reference":
-        _check_range("index", index, len(weight))
+        check_range("index", index, len(weight))
         return reference.cam_entropy(features, weight, index, scale)
-    cam, entropy = _CamEntropy.apply(features, weight, index, scale, backend)
-    return cam, entropy
+    out: tuple[Tensor, Tensor] = _CamEntropy.apply(  # type: ignore[no-untyped-call]
+        features, weight, index, scale, backend
+    )
+    return out
 
 
 def class_activation(
@@ -78,8 +91,8 @@ def class_activation(
     Raises:
         ValueError, TypeError, IndexError: as :func:`cam_entropy`.
     """
-    _check_features(features, weight)
-    _check_bias(bias, weight)
+    check_features(features, weight)
+    check_bias(bias, weight)
     if not isinstance(classes, Tensor):
         row = torch.tensor(list(classes), dtype=torch.int64, device=features.device)
         classes = row.expand(len(features), -1)
@@ -87,13 +100,14 @@ def class_activation(
         raise ValueError(
             f"classes must be [B,k] with B = {len(features)}, got {list(classes.shape)}"
         )
-    _check_integer("classes", classes, features)
-    _check_positive("temperature", temperature)
-    _check_range("classes", classes, len(weight))
-    scale = _scalar_tensor([temperature], features)[0]
-    form = reference if backend_for(features, "class_activation").name == "reference" else eager
+    check_integer("classes", classes)
+    check_positive("temperature", temperature)
+    check_range("classes", classes, len(weight))
+    scale = scalar_tensor([temperature], features)[0]
+    named = backend_for(features, "class_activation").name
+    form = reference.class_activation if named == "reference" else eager.class_activation
     with torch.no_grad():
-        return form.class_activation(features, weight, bias, classes, scale)
+        return form(features, weight, bias, classes, scale)
 
 
 def focus_head(
@@ -154,38 +168,34 @@ def focus_head(
         ValueError, TypeError: shapes, types, devices or options that do not fit.
         IndexError: a target outside [0, K), for CPU tensors.
     """
-    _check_features(features, weight)
-    _check_bias(bias, weight)
-    _check_index("target", target, features)
-    _check_choice("level", level, ("none", "match", "hinge", "minimize"))
-    _check_choice("cam_class", cam_class, ("true", "predicted", "contrast"))
-    _check_choice("reduction", reduction, ("mean", "sum", "none"))
-    _check_positive("temperature", temperature)
+    check_features(features, weight)
+    check_bias(bias, weight)
+    check_index("target", target, features)
+    check_choice("level", level, ("none", "match", "hinge", "minimize"))
+    check_choice("cam_class", cam_class, ("true", "predicted", "contrast"))
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
+    check_positive("temperature", temperature)
     if not isinstance(label_smoothing, Tensor) and not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if cam_class == "contrast" and len(weight) < 2:
         raise ValueError(f"cam_class 'contrast' needs at least 2 classes, weight has {len(weight)}")
     batch, grid = features.shape[0], features.shape[2:]
     if saliency is not None:
-        _check_tensor("saliency", saliency, (batch, *grid), features)
+        check_tensor("saliency", saliency, (batch, *grid), features)
     if saliency_mask is not None:
-        _check_tensor("saliency_mask", saliency_mask, (batch,), features)
+        check_tensor("saliency_mask", saliency_mask, (batch,), features)
         if saliency_mask.dtype != torch.bool:
             raise TypeError(f"saliency_mask must be bool, got {saliency_mask.dtype}")
     if class_weight is not None:
-        _check_tensor("class_weight", class_weight, (len(weight),), features)
-    dtype = accumulation_dtype(features)
-    if isinstance(entropy_target, Tensor) and entropy_target.dim():
-        _check_tensor("entropy_target", entropy_target, (batch,), features)
+        check_tensor("class_weight", class_weight, (len(weight),), features)
     if entropy_target is not None:
-        entropy_target = (
-            _scalar_tensor([entropy_target], features)[0].expand(batch)
-            if not (isinstance(entropy_target, Tensor) and entropy_target.dim())
-            else entropy_target.to(dtype)
-        )
+        if not isinstance(entropy_target, Tensor) or entropy_target.dim() == 0:
+            entropy_target = scalar_tensor([entropy_target], features).expand(batch)
+        check_tensor("entropy_target", entropy_target, (batch,), features)
+        entropy_target = entropy_target.detach().to(accumulation_dtype(features))
 
     arguments = HeadArguments(
-        scalars=_scalar_tensor(
+        scalars=scalar_tensor(
             [classification_weight, focus_weight, saliency_weight, temperature, label_smoothing],
             features,
         ),
@@ -199,7 +209,7 @@ def focus_head(
         grad_scale=grad_scale,
     )
     if backend_for(features, "focus_head").name == "reference":
-        _check_range("target", target, len(weight))
+        check_range("target", target, len(weight))
         return reference.focus_head(features, weight, bias, target, arguments)
     return _focus_head(features, weight, bias, target, arguments)
 
@@ -224,7 +234,9 @@ def _focus_head(
                 arguments.cam_class,
             )
         )
-    loss = _FocusHead.apply(features, weight, bias, forward, arguments)
+    loss: Tensor = _FocusHead.apply(  # type: ignore[no-untyped-call]
+        features, weight, bias, forward, arguments
+    )
     return FocusHeadOutput(
         loss,
         forward.logits,
@@ -266,7 +278,7 @@ class _FocusHead(torch.autograd.Function):
         ctx.save_for_backward(
             features,
             weight,
-            forward.index,
+            forward.classes,
             forward.pooled,
             forward.grad_cam,
             forward.grad_logits,
@@ -297,8 +309,10 @@ class _FocusHead(torch.autograd.Function):
 def _cam_entropy_op(
     features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
-    _check_range("index", index, len(weight))
-    return _provider(backend).cam_entropy_forward(features, weight, index, temperature)
+    check_range("index", index, len(weight))
+    forward, _ = _cam_entropy_form(backend)
+    cam, entropy = forward(features, weight, index, temperature)
+    return cam, entropy
 
 
 @_cam_entropy_op.register_fake
@@ -326,7 +340,8 @@ def _cam_entropy_backward_op(
     need_weight: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    grad_features, grad_weight = _provider(backend).cam_entropy_backward(
+    _, backward = _cam_entropy_form(backend)
+    grad_features, grad_weight = backward(
         features,
         weight,
         index,
@@ -372,7 +387,7 @@ def _focus_head_op(
     level: str,
     cam_class: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _check_range("target", target, len(weight))
+    check_range("target", target, len(weight))
     return eager.focus_head_forward(
         features,
         weight,
@@ -404,7 +419,7 @@ def _(
         classification=classification,
         focus=focus,
         saliency=saliency,
-        index=target.new_empty((batch,)),
+        classes=target.new_empty((batch,)),
         pooled=features.new_empty((batch, channels), dtype=dtype),
         grad_cam=features.new_empty((batch, height * width), dtype=dtype),
         grad_logits=features.new_empty((batch, len(weight)), dtype=dtype),
@@ -464,13 +479,14 @@ def _(
     )
 
 
-def _provider(backend: str) -> Any:
+def _cam_entropy_form(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward of ``cam_entropy`` on a backend."""
     if backend == "triton":
         # Imported on first use: a machine without triton has everything else.
         from focus.kernels import triton_cam_entropy
 
-        return triton_cam_entropy
-    return eager
+        return triton_cam_entropy.cam_entropy_forward, triton_cam_entropy.cam_entropy_backward
+    return eager.cam_entropy_forward, eager.cam_entropy_backward
 
 
 def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
@@ -480,80 +496,3 @@ def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
 
 def _asked_for(gradients: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
-
-
-def _scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
-    """The values as one ``[n]`` tensor of the accumulation type on the features' device."""
-    kind = {"dtype": accumulation_dtype(features), "device": features.device}
-    if not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor(values, **kind)  # type: ignore[arg-type]
-    return torch.stack(
-        [
-            v.detach().to(**kind).reshape(())
-            if isinstance(v, Tensor)
-            else torch.full((), v, **kind)  # type: ignore[call-overload]
-            for v in values
-        ]
-    )
-
-
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def _check_features(features: Tensor, weight: Tensor) -> None:
-    if features.dim() != 4:
-        raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
-    if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
-        raise ValueError(f"features need channels and cells, got {list(features.shape)}")
-    if weight.dim() != 2 or weight.shape[1] != features.shape[1] or weight.shape[0] < 1:
-        raise ValueError(
-            f"weight must be [K,C] with C = {features.shape[1]} as in features "
-            f"{list(features.shape)}, got {list(weight.shape)}"
-        )
-    for name, tensor in (("features", features), ("weight", weight)):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-    if features.device != weight.device:
-        raise ValueError(f"features are on {features.device} but weight on {weight.device}")
-
-
-def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
-    if bias is not None:
-        _check_tensor("bias", bias, (len(weight),), weight)
-
-
-def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-    if tensor.device != features.device:
-        raise ValueError(f"{name} is on {tensor.device} but features on {features.device}")
-
-
-def _check_index(name: str, index: Tensor, features: Tensor) -> None:
-    _check_tensor(name, index, (len(features),), features)
-    _check_integer(name, index, features)
-
-
-def _check_integer(name: str, index: Tensor, features: Tensor) -> None:
-    if index.dtype != torch.int64:
-        raise TypeError(f"{name} must be int64, got {index.dtype}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
-
-
-def _check_positive(name: str, value: float | Tensor) -> None:
-    if not isinstance(value, Tensor) and not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
-
-
-def _check_range(name: str, index: Tensor, classes: int) -> None:
-    if index.device.type == "cpu" and index.numel():
-        low, high = (int(v) for v in index.aminmax())
-        if low < 0 or high >= classes:
-            raise IndexError(
-                f"{name} has class {low if low < 0 else high}, outside the {classes} classes "
-                f"of weight (0 to {classes - 1})"
-            )

@@ -45,6 +45,11 @@ class _ScaleGradient(torch.autograd.Function):
         return grads[0] * scale.to(grads[0].dtype), None
 
 
+def _scale_gradient(tensor: Tensor, scale: Tensor) -> Tensor:
+    scaled: Tensor = _ScaleGradient.apply(tensor, scale)  # type: ignore[no-untyped-call]
+    return scaled
+
+
 def class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
     """``V [B,C]``: the row of each sample's class, minus the mean of the others if ``contrast``."""
     rows = weight[index]
@@ -65,14 +70,16 @@ def map_entropy(saliency: Tensor) -> Tensor:
     cells = saliency.shape[-1]
     total = saliency.sum(-1, keepdim=True)
     share = saliency / torch.where(total > 0, total, 1)
-    return torch.special.entr(share).sum(-1) * (1 / math.log(cells) if cells > 1 else 0.0)
+    entropy: Tensor = torch.special.entr(share).sum(-1)
+    return entropy * (1 / math.log(cells) if cells > 1 else 0.0)
 
 
 def minmax(cam: Tensor) -> Tensor:
     """CAMs ``[..., P]`` scaled to [0, 1]; a flat one (see ``flat_threshold``) becomes 0."""
     low, high = cam.amin(-1, keepdim=True), cam.amax(-1, keepdim=True)
     flat = (high - low).detach() <= flat_threshold(cam.detach())
-    return torch.where(flat, 0, (cam - low) / torch.where(flat, 1, high - low))
+    scaled: Tensor = torch.where(flat, 0, (cam - low) / torch.where(flat, 1, high - low))
+    return scaled
 
 
 @without_autocast
@@ -109,12 +116,10 @@ def focus_head(
     dtype = accumulation_dtype(features)
     features, weight = features.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    if (scale := arguments.grad_scale) is not None:
-        features, weight = (
-            _ScaleGradient.apply(features, scale),
-            _ScaleGradient.apply(weight, scale),
-        )
-        bias = None if bias is None else _ScaleGradient.apply(bias, scale)
+    if arguments.grad_scale is not None:
+        features = _scale_gradient(features, arguments.grad_scale)
+        weight = _scale_gradient(weight, arguments.grad_scale)
+        bias = None if bias is None else _scale_gradient(bias, arguments.grad_scale)
 
     logits = features.mean((2, 3)) @ weight.T
     if bias is not None:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """``cam_entropy`` in Triton: forward reads the features once, backward reads and writes them once.
 
     z[b,p]    = sum_c W[y_b,c] F[b,c,p]

@@ -1,0 +1,84 @@
+"""Checks of arguments, made once at an operation's entry, and their normal form."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from focus.kernels.types import accumulation_dtype
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_features(features: Tensor, weight: Tensor) -> None:
+    if features.dim() != 4:
+        raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
+    if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
+        raise ValueError(f"features need channels and cells, got {list(features.shape)}")
+    if weight.dim() != 2 or weight.shape[1] != features.shape[1] or weight.shape[0] < 1:
+        raise ValueError(
+            f"weight must be [K,C] with C = {features.shape[1]} as in features "
+            f"{list(features.shape)}, got {list(weight.shape)}"
+        )
+    for name, tensor in (("features", features), ("weight", weight)):
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    if features.device != weight.device:
+        raise ValueError(f"features are on {features.device} but weight on {weight.device}")
+
+
+def check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    if bias is not None:
+        check_tensor("bias", bias, (len(weight),), weight)
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+    if tensor.device != features.device:
+        raise ValueError(f"{name} is on {tensor.device} but features on {features.device}")
+
+
+def check_index(name: str, index: Tensor, features: Tensor) -> None:
+    check_tensor(name, index, (len(features),), features)
+    check_integer(name, index)
+
+
+def check_integer(name: str, index: Tensor) -> None:
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, got {index.dtype}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
+
+
+def check_positive(name: str, value: float | Tensor) -> None:
+    if not isinstance(value, Tensor) and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_range(name: str, index: Tensor, classes: int) -> None:
+    if index.device.type == "cpu" and index.numel():
+        low, high = (int(v) for v in index.aminmax())
+        if low < 0 or high >= classes:
+            raise IndexError(
+                f"{name} has class {low if low < 0 else high}, outside the {classes} classes "
+                f"of weight (0 to {classes - 1})"
+            )
+
+
+def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
+    """The values as one ``[n]`` tensor of the accumulation type on the features' device."""
+    dtype, device = accumulation_dtype(features), features.device
+    if not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(values, dtype=dtype, device=device)
+    return torch.stack(
+        [
+            value.detach().to(device, dtype).reshape(())
+            if isinstance(value, Tensor)
+            else torch.full((), value, dtype=dtype, device=device)
+            for value in values
+        ]
+    )
