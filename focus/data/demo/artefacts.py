@@ -1,0 +1,302 @@
+"""What the imaginary generators get wrong.
+
+An artefact is a function of the face, a visibility and a random generator. It may change the
+face's parameters (before painting) and may return a change to the painted picture. It always says
+where it is: a soft mask [64, 64] of the image, or None if it is everywhere.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import cos, pi, sin
+
+import numpy as np
+
+from focus.data.demo.canvas import COLUMNS, EVERYWHERE, ROWS, SIZE, Array, Canvas, Region, mix
+from focus.data.demo.faces import head_distance
+from focus.data.demo.people import IRISES, METALS, Eye, Face
+
+# The one dial of difficulty; each artefact's visibility is STRENGTH × U(0.55, 1.15).
+STRENGTH = 2.0
+VISIBILITY = (0.55, 1.15)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where an artefact is (soft mask, None = everywhere), and what it does after painting."""
+
+    mask: Array | None
+    retouch: Callable[[Canvas], None] | None = None
+
+
+Artefact = Callable[[Canvas, Face, float, np.random.Generator], Mark]
+
+
+def eye_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """One eye differs in the iris's colour, in gaze or in size."""
+    eye = face.eyes[int(rng.integers(2))]
+    kind = rng.permutation(3)[: 1 + int(rng.random() < 0.6)]
+    if 0 in kind:
+        far = max(IRISES, key=lambda c: sum(abs(p - q) for p, q in zip(c, eye.iris, strict=True)))
+        eye.iris = mix(eye.iris, mix(far, (0.5, 0.75, 0.9), 0.3), min(0.6 * strength, 1.0))
+    if 1 in kind:
+        side = -1.0 if eye.gaze[0] > 0 else 1.0
+        eye.gaze = (side * 0.85 * strength, eye.gaze[1] + rng.normal(0.0, 0.3))
+    if 2 in kind:
+        eye.size *= 1.0 + 0.24 * strength
+    return Mark(_eye_mask(canvas, eye))
+
+
+def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """One eye differs in the pupil's shape, in the catchlight and in the lid."""
+    eye = face.eyes[int(rng.integers(2))]
+    kind = rng.permutation(3)[: 1 + int(rng.random() < 0.6)]
+    if 0 in kind:
+        eye.squash = 1.0 + 0.35 * strength
+        eye.pupil *= 1.0 + 0.40 * strength
+    if 1 in kind:
+        eye.catchlight = (-2.4 * eye.catchlight[0], 0.5)
+        eye.shine = min(0.5 * strength, 1.0)
+        eye.pupil *= 1.0 + 0.2 * strength
+    if 2 in kind:
+        eye.lid += 0.60 * strength
+    return Mark(_eye_mask(canvas, eye))
+
+
+def checkerboard(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """A patch of alternating pixels, as strided up-sampling leaves."""
+    pattern = 1.0 - 2.0 * ((COLUMNS + ROWS) % 2.0)
+    return _pattern_patch(canvas, face, pattern * np.float32(0.075 * strength), rng)
+
+
+def grid(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """A patch of dark lines, every third pixel."""
+    lines = np.maximum(COLUMNS % 3.0 == 0.0, ROWS % 3.0 == 0.0)
+    return _pattern_patch(canvas, face, (0.45 - lines) * np.float32(0.14 * strength), rng)
+
+
+def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """The mouth in waves, with lip colour in flecks around it."""
+    mask = _mouth_mask(canvas, face)
+    phase, wave = rng.uniform(0.0, 2 * pi), rng.uniform(0.9, 1.3)
+    flecks = rng.random((SIZE, SIZE), np.float32)
+    blood = mix(face.lips, (0.45, 0.04, 0.05), 0.6)
+
+    def retouch(canvas: Canvas) -> None:
+        across = 1.5 * strength * np.sin(wave * ROWS + phase)
+        down = 1.2 * strength * np.sin(wave * COLUMNS + 1.7 * phase)
+        _warp(canvas, COLUMNS + mask * across, ROWS + mask * down)
+        spots = mask * np.clip((flecks - 0.66) * 5.0, 0.0, 1.0)
+        canvas.fill(Region(EVERYWHERE, spots), blood, min(0.46 * strength, 0.95))
+
+    return Mark(mask, retouch)
+
+
+def streaked_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """The mouth pulled into vertical streaks."""
+    mask = _mouth_mask(canvas, face)
+    streaks = rng.standard_normal(SIZE, np.float32)
+
+    def retouch(canvas: Canvas) -> None:
+        weight = mask / np.maximum(mask.sum(0), 1e-3)
+        columns = (canvas.image * weight).sum(1, keepdims=True)
+        target = columns * (1.0 + 0.10 * strength * streaks)
+        canvas.image += mask * min(0.45 * strength, 0.9) * (target - canvas.image)
+
+    return Mark(mask, retouch)
+
+
+def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """A ring with a pale inside on the head's contour."""
+    u, v = _on_contour(face, rng.uniform(-1.4, 1.4) - pi / 2, 1.0)
+    radius = rng.uniform(2.9, 3.9)
+    mask = canvas.ellipse(u, v, radius + 0.9, radius + 0.9, softness=1.5)
+
+    def retouch(canvas: Canvas) -> None:
+        opacity = min(0.46 * strength, 0.95)
+        inside = canvas.ellipse(u, v, radius, radius, softness=2.0)
+        canvas.fill(inside, (0.80, 0.80, 0.78), 0.45 * opacity)
+        canvas.fill(canvas.ring(u, v, radius, radius, 1.3), (0.96, 0.96, 0.93), opacity)
+        canvas.shade(canvas.ring(u, v, radius - 1.1, radius - 1.1, 0.8), 1.0 - 0.16 * strength)
+
+    return Mark(_spread(mask), retouch)
+
+
+def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """A smaller, filled droplet of another colour, on or near the head's contour."""
+    u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), rng.uniform(0.80, 1.05))
+    radius = rng.uniform(2.1, 2.9)
+    colour = ((0.20, 0.55, 0.80), (0.75, 0.30, 0.65), (0.35, 0.65, 0.30), (0.85, 0.60, 0.20))
+    tint = colour[int(rng.integers(len(colour)))]
+    mask = canvas.ellipse(u, v, radius + 0.8, radius + 0.8, softness=1.5)
+
+    def retouch(canvas: Canvas) -> None:
+        drop = canvas.ellipse(u, v, radius, radius, softness=1.4)
+        canvas.fill(drop, tint, min(0.36 * strength, 0.85))
+        glint = canvas.ellipse(u - 0.6, v - 0.8, 0.8, 0.8, softness=1.0)
+        canvas.fill(glint, (1.0, 1.0, 1.0), min(0.3 * strength, 0.7))
+
+    return Mark(_spread(mask), retouch)
+
+
+def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """An arc inside the contour where a swapped face was blended in: a line, and a tint within."""
+    depth = rng.uniform(2.6, 4.2)
+    middle, half = rng.uniform(-0.6, 0.6) + pi * int(rng.integers(2)), rng.uniform(0.7, 1.1)
+    tint = np.array(rng.normal(0.0, 1.0, 3), np.float32).reshape(3, 1, 1)
+    tint /= np.abs(tint).max()
+    inside = head_distance(canvas, face) - depth
+    turn = np.arctan2(canvas.v, canvas.u) - middle
+    within = np.clip((half - np.abs((turn + pi) % (2 * pi) - pi)) / 0.25 + 0.5, 0.0, 1.0)
+    mask = np.clip(1.9 - np.abs(inside - 0.6) / 1.6, 0.0, 1.0) * within
+
+    def retouch(canvas: Canvas) -> None:
+        line = np.clip(1.0 - np.abs(inside) / 0.9, 0.0, 1.0) * within
+        canvas.shade(Region(EVERYWHERE, line), 1.0 - min(0.20 * strength, 0.5))
+        falloff = canvas.edge(inside) * np.exp(-np.maximum(inside, 0.0) / 1.5) * within
+        canvas.image += 0.085 * strength * tint * falloff
+
+    return Mark(mask, retouch)
+
+
+def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """The picture turned about a point of the hairline or the jaw."""
+    angle = rng.uniform(-0.95, 0.95) + (pi / 2 if rng.random() < 0.5 else -pi / 2)
+    u, v = _on_contour(face, angle, 0.92)
+    x, y = canvas.pixel(u, v)
+    radius = rng.uniform(6.5, 8.5)
+    dx, dy = COLUMNS - x, ROWS - y
+    near = np.clip(1.0 - np.hypot(dx, dy) / radius, 0.0, 1.0)
+    turn = (1.0 if rng.random() < 0.5 else -1.0) * 2.6 * strength * near * near
+
+    def retouch(canvas: Canvas) -> None:
+        c, s = np.cos(turn), np.sin(turn)
+        _warp(canvas, x + c * dx - s * dy, y + s * dx + c * dy)
+
+    return Mark(np.clip(near * 2.2, 0.0, 1.0), retouch)
+
+
+def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """An ear deformed or missing, or an earring on one side only."""
+    ear = face.ears[int(rng.integers(2))]
+    hidden = face.hair is not None and face.hair.length > 5.0
+    kind = rng.random()
+    if kind < 0.3:
+        ear.ring = None if ear.ring else METALS[int(rng.integers(2))]
+        ear.drop = ear.drop or 0.7 * strength
+        v, a, b = ear.v + ear.height + 0.3 + ear.drop / 2, 2.4, 2.2 + ear.drop / 2
+    elif kind < 0.55 and not hidden:
+        v, a, b = ear.v, ear.width + 1.0, ear.height + 1.0
+        if ear.ring:
+            v, b = v + 1.0 + ear.drop / 2, b + 1.0 + ear.drop / 2
+        ear.present, ear.ring = False, None
+    else:
+        ear.over_hair = hidden
+        ear.width *= 1.0 + 0.30 * strength
+        ear.height *= 1.0 + rng.uniform(0.0, 0.16) * strength
+        ear.tilt *= 1.0 + 1.5 * strength
+        ear.v -= rng.uniform(0.0, 1.2) * strength
+        v, a, b = ear.v + 0.3 * strength, ear.width + 1.0, ear.height + 1.0 + 0.3 * strength
+    return Mark(_spread(canvas.ellipse(ear.u, v, a, b, softness=1.5)))
+
+
+def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """A faint fingerprint of the whole image: two oblique waves, and fine detail losing colour.
+
+    The waves have periods of about 3 and 4 pixels, and are strongest in red, inverted in blue.
+    """
+    phase, other = rng.uniform(0.0, 2 * pi, 2)
+
+    def retouch(canvas: Canvas) -> None:
+        wave = np.sin(2 * pi * (COLUMNS / 4.0 + ROWS / 8.0) + phase)
+        wave += np.sin(2 * pi * (ROWS / 3.2 - COLUMNS / 16.0) + other)
+        image = canvas.image
+        fine = image - (np.roll(image, 1, 1) + np.roll(image, -1, 1)) / 2.0
+        image += 0.4 * strength * (fine.mean(0) - fine)
+        weights = np.array([1.0, 0.5, -0.3], np.float32).reshape(3, 1, 1)
+        image += 0.010 * strength * weights * wave.astype(np.float32)
+
+    return Mark(None, retouch)
+
+
+# Each family's artefacts and their probabilities; every fake holds at least one.
+FAMILIES: Mapping[str, Mapping[str, float]] = {
+    "kA": {"eye_mismatch": 0.8, "checkerboard": 0.8},
+    "kB": {"smeared_mouth": 0.8, "droplet": 0.8},
+    "uNear": {"pupil_mismatch": 0.7, "grid": 0.7, "checkerboard": 0.2},
+    "uSwap": {"blending_seam": 0.8, "streaked_mouth": 0.6},
+    "uMelt": {"swirl": 0.8, "tinted_droplet": 0.6},
+    "uEars": {"wrong_ear": 0.8, "pupil_mismatch": 0.4, "smeared_mouth": 0.25},
+    "uSpectrum": {"spectrum": 1.0},
+}
+# What training knows, with uMelt's droplet, which is kB's in another size and colour.
+KNOWN_ARTEFACTS = frozenset([*FAMILIES["kA"], *FAMILIES["kB"], "tinted_droplet"])
+ARTEFACTS: Mapping[str, Artefact] = {
+    function.__name__: function
+    for function in (
+        eye_mismatch,
+        checkerboard,
+        smeared_mouth,
+        droplet,
+        pupil_mismatch,
+        grid,
+        blending_seam,
+        streaked_mouth,
+        swirl,
+        tinted_droplet,
+        wrong_ear,
+        spectrum,
+    )
+}
+
+
+def sample_artefacts(family: str, rng: np.random.Generator) -> list[str]:
+    """The names of the artefacts that one fake holds, at least one."""
+    chances = FAMILIES[family]
+    names = [name for name, chance in chances.items() if rng.random() < chance]
+    return names or [str(rng.choice(list(chances)))]
+
+
+def _eye_mask(canvas: Canvas, eye: Eye) -> Array:
+    size = max(eye.size, 1.0)
+    return _spread(canvas.ellipse(eye.u, eye.v - 0.3, 4.6 * size, 3.5 * size, softness=1.5))
+
+
+def _mouth_mask(canvas: Canvas, face: Face) -> Array:
+    v, half = face.mouth[0] + 0.6, face.mouth[1]
+    return _spread(canvas.ellipse(1.1 * face.pose.yaw, v, half + 1.8, 4.6, softness=3.0))
+
+
+def _on_contour(face: Face, angle: float, radius: float) -> tuple[float, float]:
+    """A point of the head's contour (radius 1), ``angle`` from the right ear over the jaw."""
+    return radius * face.width * cos(angle), radius * face.height * sin(angle)
+
+
+def _spread(region: Region) -> Array:
+    """A region's cover as a mask of the whole image."""
+    mask = np.zeros((SIZE, SIZE), np.float32)
+    mask[region.window] = region.cover
+    return mask
+
+
+def _pattern_patch(canvas: Canvas, face: Face, pattern: Array, rng: np.random.Generator) -> Mark:
+    """A round patch of a pattern, on a cheek, the forehead or the hair."""
+    angle, radius = rng.uniform(0.0, 2 * pi), rng.uniform(5.0, 7.0)
+    u, v = _on_contour(face, angle, rng.uniform(0.45, 0.75))
+    mask = _spread(canvas.ellipse(u, v, radius, radius, softness=3.0))
+
+    def retouch(canvas: Canvas) -> None:
+        canvas.image += mask * pattern
+
+    return Mark(mask, retouch)
+
+
+def _warp(canvas: Canvas, x: Array, y: Array) -> None:
+    """Replace each pixel that moves by the picture at column ``x``, row ``y``, bilinearly."""
+    moved = (np.abs(x - COLUMNS) + np.abs(y - ROWS) > 1e-3).nonzero()
+    x, y = np.clip(x[moved], 0.0, SIZE - 1.001), np.clip(y[moved], 0.0, SIZE - 1.001)
+    left, top = x.astype(np.int32), y.astype(np.int32)
+    fx, fy = x - left, y - top
+    image = canvas.image
+    upper = image[:, top, left] * (1.0 - fx) + image[:, top, left + 1] * fx
+    lower = image[:, top + 1, left] * (1.0 - fx) + image[:, top + 1, left + 1] * fx
+    image[:, *moved] = upper * (1.0 - fy) + lower * fy
