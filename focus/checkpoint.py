@@ -79,15 +79,20 @@ def load_checkpoint(
     last = found[-1]
     try:
         values: dict[str, Any] = json.loads((last / "state.json").read_text(encoding="utf-8"))
-        moments = safetensors.torch.load_file(last / "optimizer.safetensors")
-        weights = safetensors.torch.load_file(last / "model.safetensors")
         if values["version"] != CHECKPOINT_VERSION:
             raise InputError(f"{last} has version {values['version']}: update focus to read it.")
+        moments = safetensors.torch.load_file(last / "optimizer.safetensors")
+        weights = safetensors.torch.load_file(last / "model.safetensors")
         model.load_state_dict(weights)
         torch.set_rng_state(moments.pop("torch_rng"))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         per_parameter: dict[int, dict[str, Tensor]] = {}
         for key, value in moments.items():
             index, _, name = key.partition(".")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:
+                # In the parameter's memory order: elsewhere the same sums round differently.
+                value = torch.empty_like(parameter).copy_(value)
             per_parameter.setdefault(int(index), {})[name] = value
         groups = values.pop("param_groups")
         optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})

@@ -115,11 +115,10 @@ class Trainer:
             augment=config.augment,
             seed=config.seed,
         )
-        self.sampler = EpochSampler(len(train), config.seed)
         loader = DataLoader(
             self.dataset,
             batch_size=config.batch_size,
-            sampler=self.sampler,
+            sampler=EpochSampler(len(train), config.seed),
             num_workers=config.workers,
             collate_fn=collate,
             persistent_workers=config.workers > 0,
@@ -137,9 +136,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last epoch, from the last checkpoint if the run is resumed."""
-        config, state = self.config, self.state
         self._open_folder()
-        steps = len(self.loader)
+        config, state, steps = self.config, self.state, len(self.loader)
         with tqdm(
             total=config.epochs * steps,
             initial=state.epoch * steps,
@@ -152,12 +150,8 @@ class Trainer:
                 scores = self._score(self.validation, progress=False)
                 state.epoch += 1
                 self._record(means, scores)
-                row = state.rows[-1]
-                tqdm.write(
-                    f"epoch {state.epoch}/{config.epochs}  loss {row['train_loss']:.4f}  "
-                    f"validation AUC {row['eval_auc']:.4f}  entropy {row['eval_entropy']:.3f}"
-                    + ("  (best)" if state.best_epoch == state.epoch else "")
-                ) if self.accelerator.is_main_process else None
+                if self.accelerator.is_main_process:
+                    tqdm.write(self._epoch_line())
         self.accelerator.wait_for_everyone()
 
     def evaluate(self) -> Results:
@@ -172,6 +166,15 @@ class Trainer:
             contact_sheet(best, shown, self.folder / "overlays.png")
         self.accelerator.wait_for_everyone()
         return results
+
+    def _epoch_line(self) -> str:
+        row, best = self.state.rows[-1], self.state.best_epoch == self.state.epoch
+        return (
+            f"epoch {self.state.epoch}/{self.config.epochs}  loss {row['train_loss']:.4f}  "
+            f"validation AUC {row['eval_auc']:.4f}  entropy {row['eval_entropy']:.3f}"
+            + "  (best)"
+            * best
+        )
 
     def _open_folder(self) -> None:
         checkpoints = self.folder / "checkpoints"
@@ -192,11 +195,14 @@ class Trainer:
             checkpoints.mkdir(parents=True, exist_ok=True)
             write_config(self.config, self.folder / "config.yaml")
         self.accelerator.wait_for_everyone()
+        self.accelerator.init_trackers("tensorboard")
 
     def _train_epoch(self, bar: Any) -> dict[str, float]:
         """One pass over the training images; the means of the loss and its terms."""
         self.model.train()
-        self.sampler.set_epoch(self.state.epoch)
+        # Through the loader: Accelerate's counts its own iterations, and would begin again at 0
+        # after a resume. It reaches the sampler, but the data set only in a single process.
+        self.loader.set_epoch(self.state.epoch)
         self.dataset.set_epoch(self.state.epoch)
         sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.accelerator.device)
         for batch in self.loader:

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.demo import demo_manifest
 from focus.data.images import check_images
@@ -40,26 +38,28 @@ def train(config: TrainConfig) -> None:
         runs.append(resolve(plain))
     for each in runs:
         run_folder(each)
-    accelerator = start(
-        run,
-        gradient_accumulation_steps=run.gradient_accumulation_steps,
-        log_with="tensorboard",
-        project_dir=Path(run.output) / run.name,
-    )
+    accelerator = start(run)
     with accelerator.main_process_first():  # it leaves the others its caches
         manifest = training_manifest(run, progress=accelerator.is_main_process)
-    results = {each.name: _run(each, manifest, accelerator) for each in runs}
+    results = {each.name: _run(each, manifest) for each in runs}
     accelerator.print(f"\n{format_table(results)}\n")
     for each in runs:
         accelerator.print(f"run folder: {Path(each.output) / each.name}")
-    accelerator.end_training()
 
 
-def _run(config: ResolvedTrainConfig, manifest: Manifest, accelerator: Accelerator) -> Results:
+def _run(config: ResolvedTrainConfig, manifest: Manifest) -> Results:
+    accelerator = start(
+        config,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with="tensorboard",
+        project_dir=Path(config.output) / config.name,
+    )
     trainer = Trainer(config, manifest, accelerator)
     accelerator.print(describe(accelerator, config))
     trainer.fit()
-    return trainer.evaluate()
+    results = trainer.evaluate()
+    accelerator.end_training()
+    return results
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:

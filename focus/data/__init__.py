@@ -1,0 +1,1 @@
+"""Data: one manifest, a reader per layout, the demo set."""

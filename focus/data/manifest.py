@@ -1,0 +1,234 @@
+"""The manifest: the one table that the rest of the program knows about data.
+
+``docs/formats.md`` describes the file form. Readers of layouts make a :class:`Manifest`; data
+sets, training and evaluation take one.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TextIO, cast, get_args, overload
+
+from focus.errors import InputError
+
+REAL, SYNTHETIC = 0, 1
+LABEL_NAMES = ("real", "synthetic")
+
+Split = Literal["", "train", "validation", "test"]
+TestSet = Literal["", "closed", "closed_balanced", "open"]
+
+CSV_MARKER = "# focus-manifest"
+_CSV_VERSION = "1"
+_COLUMNS = (
+    *("path", "label", "generator", "family", "split", "test_set"),
+    *("map_path", "mask_path", "box", "group"),
+)
+
+_NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and what is known of it.
+
+    path: the image file, absolute. label: 0 real, 1 synthetic, None unlabelled.
+    generator: for fakes the program that made them; for reals the generator whose test set they
+    belong to, "" for reals that serve all. family: the generator's family, "" if unknown.
+    split: "" until assigned. test_set: which test it belongs to, "" = decided by the generator
+    (closed if training knew it, else open). map_path: human saliency map, a grey image of any
+    size. mask_path: artefact mask, evaluation only. box: face box (left, top, right, bottom) in
+    pixels. group: what must not be split (a video, an identity). extra: other columns.
+    """
+
+    path: str
+    label: int | None = None
+    generator: str = ""
+    family: str = ""
+    split: Split = ""
+    test_set: TestSet = ""
+    map_path: str | None = None
+    mask_path: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    group: str = ""
+    extra: Mapping[str, str] = field(default_factory=lambda: _NO_EXTRA, hash=False)
+
+
+class Manifest(Sequence[Sample]):
+    """An immutable sequence of samples, and where it came from (``source``, for messages)."""
+
+    def __init__(self, samples: Iterable[Sample], source: str = "") -> None:
+        self._samples = tuple(samples)
+        self.source = source
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Manifest": ...
+    def __getitem__(self, index: int | slice) -> "Sample | Manifest":
+        if isinstance(index, slice):
+            return Manifest(self._samples[index], self.source)
+        return self._samples[index]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def __add__(self, other: "Manifest") -> "Manifest":
+        joined = ", ".join(dict.fromkeys(s for s in (self.source, other.source) if s))
+        return Manifest(self._samples + other._samples, joined)
+
+    def where(self, keep: Callable[[Sample], bool]) -> "Manifest":
+        """The samples for which ``keep`` is true, in order."""
+        return Manifest(filter(keep, self._samples), self.source)
+
+    def split(self, name: Split) -> "Manifest":
+        """The samples of one split, in order."""
+        return self.where(lambda sample: sample.split == name)
+
+    def generators(self) -> list[str]:
+        """Sorted names of the generators of the fakes."""
+        return sorted({s.generator for s in self._samples if s.label == SYNTHETIC})
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
+
+        Paths below the file's folder are written relative to it, so the two can be moved together.
+        """
+        folder = _folder(path)
+        extra = sorted({name for sample in self._samples for name in sample.extra})
+        # Python quotes a carriage return only if it is part of the line's end.
+        with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(f"{CSV_MARKER} {_CSV_VERSION}\r\n")
+            writer = csv.writer(file)
+            writer.writerow([*_COLUMNS, *extra])
+            writer.writerows(_to_row(sample, folder, extra) for sample in self._samples)
+
+    @classmethod
+    def from_csv(cls, path: str | Path, root: str | Path | None = None) -> "Manifest":
+        """Read the file form. root: what its paths are relative to, default the file's folder.
+
+        Raises InputError with the line number for a row that cannot be understood. Does not look
+        whether the images exist.
+        """
+        folder = _folder(path) if root is None else str(Path(root).absolute())
+        with open_csv(path) as file:
+            version = file.readline().removeprefix(CSV_MARKER).strip(" \r\n,")
+            if version != _CSV_VERSION:
+                raise InputError(
+                    f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
+                    f"'{CSV_MARKER} {_CSV_VERSION}'"
+                )
+            rows = csv_rows(file, path, lines_before=1)
+            _, header = next(rows, (2, []))
+            if "path" not in header or len(set(header)) < len(header):
+                raise InputError(
+                    f"{path}, line 2: a manifest names its columns there, 'path' among them and "
+                    f"none twice, and this one has {', '.join(header) or 'none'}"
+                )
+            return cls((_from_row(row, header, folder, path, n) for n, row in rows), str(path))
+
+
+def open_csv(path: str | Path) -> TextIO:
+    """Open a CSV for reading: UTF-8 with or without BOM, undecodable bytes kept as they are."""
+    try:
+        return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def csv_rows(
+    file: TextIO, path: str | Path, lines_before: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV that are not blank, each with the number of its first line."""
+    reader = csv.reader(file, strict=True)
+    line = lines_before + 1
+    try:
+        for row in reader:
+            if row:
+                yield line, row
+            line = lines_before + reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); mend it") from error
+
+
+def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
+    return [
+        _relative(sample.path, folder),
+        "" if sample.label is None else LABEL_NAMES[sample.label],
+        sample.generator,
+        sample.family,
+        sample.split,
+        sample.test_set,
+        _relative(sample.map_path or "", folder),
+        _relative(sample.mask_path or "", folder),
+        "" if sample.box is None else " ".join(repr(float(side)) for side in sample.box),
+        sample.group,
+        *(sample.extra.get(name, "") for name in extra),
+    ]
+
+
+def _from_row(
+    row: Sequence[str], header: Sequence[str], folder: str, path: str | Path, line: int
+) -> Sample:
+    try:
+        if len(row) != len(header):
+            raise ValueError(f"{len(row)} columns instead of {len(header)}")
+        cells = dict(zip(header, row, strict=True))
+        known = {name: cells.pop(name, "") for name in _COLUMNS}
+        if not known["path"]:
+            raise ValueError("an empty path")
+        extra = {name: cell for name, cell in cells.items() if cell}
+        return Sample(
+            path=_absolute(known["path"], folder),
+            label=_label(known["label"]),
+            generator=known["generator"],
+            family=known["family"],
+            split=cast("Split", _one_of(known["split"], "split", get_args(Split))),
+            test_set=cast("TestSet", _one_of(known["test_set"], "test_set", get_args(TestSet))),
+            map_path=_absolute(known["map_path"], folder) if known["map_path"] else None,
+            mask_path=_absolute(known["mask_path"], folder) if known["mask_path"] else None,
+            box=_box(known["box"]),
+            group=known["group"],
+            extra=extra or _NO_EXTRA,
+        )
+    except ValueError as error:
+        raise InputError(f"{path}, line {line}: {error}; mend the row") from error
+
+
+def _label(cell: str) -> int | None:
+    return LABEL_NAMES.index(_one_of(cell, "label", LABEL_NAMES)) if cell else None
+
+
+def _one_of(cell: str, column: str, names: Sequence[str]) -> str:
+    if cell not in names:
+        raise ValueError(f"{column} {cell!r} is none of {', '.join(filter(None, names))}")
+    return cell
+
+
+def _box(cell: str) -> tuple[float, float, float, float] | None:
+    if not cell:
+        return None
+    try:
+        left, top, right, bottom = map(float, cell.split())
+    except ValueError:
+        raise ValueError(f"box {cell!r} is not four numbers: left top right bottom") from None
+    return left, top, right, bottom
+
+
+def _folder(path: str | Path) -> str:
+    return str(Path(path).absolute().parent)
+
+
+def _relative(path: str, folder: str) -> str:
+    """Below ``folder`` and written plainly, the rest of the path, else the path itself."""
+    rest = path.removeprefix(folder.rstrip(os.sep) + os.sep)
+    plain = rest == os.path.normpath(rest) and not os.path.isabs(rest)  # noqa: PTH117
+    return rest.replace(os.sep, "/") if plain else path
+
+
+def _absolute(path: str, folder: str) -> str:
+    return os.path.join(folder, path)  # noqa: PTH118 - a million Path objects take seconds

@@ -1,0 +1,247 @@
+"""The readers, on trees that this file writes by itself."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from focus.data import readers
+from focus.data.manifest import Manifest, Sample
+from focus.data.readers import read_data
+from focus.errors import InputError
+
+
+def touch(*paths: Path) -> None:
+    """Small images; the readers do not decode them."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(path)
+
+
+@pytest.fixture
+def cyborg(tmp_path: Path) -> Path:
+    """A CYBORG set whose CSV is not at the image root."""
+    root = tmp_path / "Data"
+    touch(root / "real/1.png", root / "real/2.png", root / "sg2/3.jpg", root / "sg2/4.png")
+    touch(root / "heatmaps/1.jpg", root / "heatmaps/3.png")
+    csv = tmp_path / "csvs" / "original.csv"
+    csv.parent.mkdir()
+    csv.write_text(
+        "train,Real,/real/1.png\r\ntrain,Synthetic,/sg2/3.jpg,StyleGAN2\r\n\r\n"
+        "test,Real,/real/2.png\r\ntest,Synthetic,/sg2/4.png\r\n"
+    )
+    return csv
+
+
+def test_cyborg_csv(cyborg: Path) -> None:
+    root = cyborg.parent.parent / "Data"
+    assert list(read_data(cyborg, data_root=root)) == [
+        Sample(f"{root}/real/1.png", 0, split="train", map_path=f"{root}/heatmaps/1.jpg"),
+        Sample(
+            f"{root}/sg2/3.jpg", 1, "StyleGAN2", split="train", map_path=f"{root}/heatmaps/3.png"
+        ),
+        Sample(f"{root}/real/2.png", 0, split="validation"),
+        Sample(f"{root}/sg2/4.png", 1, "synthetic", split="validation"),
+    ]
+    assert read_data(cyborg, data_root=root, generator="SG2").generators() == ["SG2", "StyleGAN2"]
+
+
+def test_cyborg_root_is_the_csv_folder_and_heatmaps_can_be_elsewhere(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png", tmp_path / "maps/a.tif")
+    (tmp_path / "d.csv").write_text("train,Real,/a.png\n")
+    assert read_data(tmp_path / "d.csv")[0].map_path is None
+    (found,) = read_data(tmp_path / "d.csv", heatmaps=tmp_path / "maps")
+    assert found.map_path == f"{tmp_path}/maps/a.tif"
+    with pytest.raises(InputError, match=r"human maps .*nowhere does not exist"):
+        read_data(tmp_path / "d.csv", heatmaps=tmp_path / "nowhere")
+    touch(tmp_path / "others/z.png")
+    with pytest.raises(InputError, match=r"none of the 1 images of .*others"):
+        read_data(tmp_path / "d.csv", heatmaps=tmp_path / "others")
+
+
+def test_a_map_of_two_images_of_one_name_is_the_training_images(tmp_path: Path) -> None:
+    touch(tmp_path / "x/1.png", tmp_path / "y/1.png", tmp_path / "heatmaps/1.png")
+    csv = tmp_path / "d.csv"
+    csv.write_text("test,Real,/x/1.png\ntrain,Synthetic,/y/1.png\n")
+    assert [s.map_path for s in read_data(csv)] == [None, f"{tmp_path}/heatmaps/1.png"]
+    csv.write_text("train,Real,/x/1.png\ntrain,Synthetic,/y/1.png\n")
+    with pytest.raises(InputError, match=r"heatmaps/1.png' could belong to 2 images"):
+        read_data(csv)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("train,Real,/a.png\ntrain,Fake,/a.png\n", "line 2: label 'Fake' is neither"),
+        ("split,label,path\ntrain,Real,/a.png\n", "line 1: split 'split' is neither"),
+        ("train,Real,/a.png\n\ntrain,/a.png\n", "line 3: 2 columns"),
+        ("train,Real,/a.png,x,y\n", "line 1: 5 columns"),
+        ("train,Real,/../a.png\n", "line 1: path '/../a.png' leaves the image root"),
+        ("train,Real,/a.png\ntrain,Real,/b.png\ntest,Real,/c.png\n", "2 of the 3 .*b.png' .line 2"),
+        ("train,Real,\n", "1 of the 1 images"),
+    ],
+)
+def test_bad_cyborg_rows(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path / "set/a.png", tmp_path / "a.png")
+    csv = tmp_path / "set" / "d.csv"
+    csv.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_data(csv)
+
+
+def test_a_manifest_csv_is_known_by_its_marker(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "maps/b.png")
+    samples = [Sample(f"{tmp_path}/a.png", 0, group="g"), Sample(f"{tmp_path}/b.png", 1, "X")]
+    Manifest(samples).to_csv(tmp_path / "m.csv")
+    assert list(read_data(tmp_path / "m.csv")) == samples
+    found = read_data(tmp_path / "m.csv", heatmaps=tmp_path / "maps", split="test")
+    assert [(s.map_path, s.split) for s in found] == [
+        (None, "test"),
+        (f"{tmp_path}/maps/b.png", "test"),
+    ]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=r"1 of the 2 images .*a.png"):
+        read_data(tmp_path / "m.csv")
+    (tmp_path / "m.csv").write_text("# focus-manifest 1\npath,label\n")
+    with pytest.raises(InputError, match="has no rows"):
+        read_data(tmp_path / "m.csv")
+
+
+def test_trees_of_generators_classes_and_splits(tmp_path: Path) -> None:
+    touch(
+        *(tmp_path / "train/progan/cat/0_real" / f"{i}.png" for i in (10, 9)),
+        tmp_path / "train/progan/cat/1_fake/x1.jpg",
+        tmp_path / "val/progan/cat/1_fake/y.PNG",
+        tmp_path / "test/stylegan/0_real/r.png",
+        tmp_path / "test/stylegan/1_fake/f.webp",
+    )
+    (tmp_path / "train/progan/cat/0_real/notes.txt").write_text("no image")
+    (tmp_path / "train/progan/cat/0_real/._9.png").write_text("a macOS leftover")
+    cat = {"class": "cat"}
+    at = f"{tmp_path}/train/progan/cat"
+    assert list(read_data(tmp_path)) == [
+        Sample(f"{tmp_path}/test/stylegan/0_real/r.png", 0, "stylegan", split="test"),
+        Sample(f"{tmp_path}/test/stylegan/1_fake/f.webp", 1, "stylegan", split="test"),
+        Sample(f"{at}/0_real/9.png", 0, "progan", split="train", extra=cat),
+        Sample(f"{at}/0_real/10.png", 0, "progan", split="train", extra=cat),
+        Sample(f"{at}/1_fake/x1.jpg", 1, "progan", split="train", extra=cat),
+        Sample(
+            f"{tmp_path}/val/progan/cat/1_fake/y.PNG", 1, "progan", split="validation", extra=cat
+        ),
+    ]
+
+
+def test_a_bare_tree_with_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path / "0_real/1.png", tmp_path / "1_fake/1.png", tmp_path / "1_fake/sub/2.png")
+    touch(tmp_path / "heatmaps/1_fake/1.jpg", tmp_path / "heatmaps/2.png", tmp_path / "cover.png")
+    with caplog.at_level(logging.WARNING):
+        found = read_data(tmp_path, generator="SG3", split="train")
+    assert list(found) == [
+        Sample(f"{tmp_path}/0_real/1.png", 0, "", split="train"),
+        Sample(
+            f"{tmp_path}/1_fake/1.png",
+            *(1, "SG3"),
+            split="train",
+            map_path=f"{tmp_path}/heatmaps/1_fake/1.jpg",
+        ),
+        Sample(
+            f"{tmp_path}/1_fake/sub/2.png",
+            *(1, "SG3"),
+            split="train",
+            map_path=f"{tmp_path}/heatmaps/2.png",
+        ),
+    ]
+    assert "left out 1 images" in caplog.text
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path / "store/r.png", tmp_path / "set/a/1_fake/f.png")
+    (tmp_path / "set/a/0_real").symlink_to(tmp_path / "store")
+    (tmp_path / "set/b").symlink_to(tmp_path / "set/a")
+    (tmp_path / "set/a/1_fake/loop").symlink_to(tmp_path / "set")
+    found = read_data(tmp_path / "set")
+    assert [(s.path.removeprefix(f"{tmp_path}/set/"), s.generator) for s in found] == [
+        ("a/0_real/r.png", "a"),
+        ("a/1_fake/f.png", "a"),
+        ("b/0_real/r.png", "b"),
+        ("b/1_fake/f.png", "b"),
+    ]
+
+
+def test_unlabelled_images(tmp_path: Path) -> None:
+    touch(tmp_path / "new/b2.png", tmp_path / "new/b10.png", tmp_path / "new/a/z.png")
+    found = read_data(tmp_path / "new", allow_unlabelled=True)
+    names = ["a/z.png", "b2.png", "b10.png"]
+    assert list(found) == [Sample(f"{tmp_path}/new/{name}") for name in names]
+    one = tmp_path / "new/b2.png"
+    assert list(read_data(one, allow_unlabelled=True)) == [Sample(str(one))]
+    for path in (tmp_path / "new", one):
+        with pytest.raises(InputError, match="images without label"):
+            read_data(path)
+
+
+def test_missing_and_empty_places(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file or folder: .*nope"):
+        read_data(tmp_path / "nope")
+    with pytest.raises(InputError, match=r"cannot read .*nope.csv"):
+        read_data(tmp_path / "nope.csv")
+    (tmp_path / "empty/0_real").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no images in the folder .*empty"):
+        read_data(tmp_path / "empty")
+    (tmp_path / "d.csv").write_text("train,Real,/a.png\n")
+    with pytest.raises(InputError, match=r"image root .*nope of .* is no folder"):
+        read_data(tmp_path / "d.csv", data_root=tmp_path / "nope")
+
+
+def test_test_sets_carry_their_generators(tmp_path: Path) -> None:
+    touch(tmp_path / "fakes/1.png", tmp_path / "both/0_real/r.png", tmp_path / "both/1_fake/f.png")
+    touch(tmp_path / "tree/sg/0_real/r.png", tmp_path / "tree/sg/1_fake/f.png")
+    touch(tmp_path / "ffhq/1.png", tmp_path / "celeba/0_real/1.png")
+    entries = [f"{name}={tmp_path}/{name}" for name in ("fakes", "both", "tree", "ffhq", "celeba")]
+    found = readers.test_manifest(entries[:3], entries[3:])
+    assert list(found) == [
+        Sample(f"{tmp_path}/fakes/1.png", 1, "fakes", split="test"),
+        Sample(f"{tmp_path}/both/0_real/r.png", 0, "both", split="test"),
+        Sample(f"{tmp_path}/both/1_fake/f.png", 1, "both", split="test"),
+        Sample(f"{tmp_path}/tree/sg/0_real/r.png", 0, "sg", split="test"),
+        Sample(f"{tmp_path}/tree/sg/1_fake/f.png", 1, "sg", split="test"),
+        Sample(f"{tmp_path}/ffhq/1.png", 0, split="test", extra={"source": "ffhq"}),
+        Sample(f"{tmp_path}/celeba/0_real/1.png", 0, split="test", extra={"source": "celeba"}),
+    ]
+
+
+def test_reals_beside_named_generators_serve_all(cyborg: Path) -> None:
+    root = cyborg.parent.parent / "Data"
+    cyborg.write_text("test,Real,/real/1.png\ntest,Synthetic,/sg2/3.jpg,StyleGAN2\n")
+    found = readers.test_manifest([f"set={cyborg}"], [], data_root=root)
+    assert [(s.label, s.generator, s.split) for s in found] == [
+        (0, "", "test"),
+        (1, "StyleGAN2", "test"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("test_data", "test_real", "message"),
+    [
+        (["{}/fakes"], [], "--test-data needs NAME=PATH and got '/"),
+        (["=x"], [], "--test-data needs NAME=PATH"),
+        ([], ["x="], "--test-real needs NAME=PATH"),
+        (["a={}/none"], [], "no such file or folder"),
+        (["a={}/reals"], [], "'a', .*reals, holds no fakes"),
+        ([], ["a={}/tree"], "'a', .*tree, hold 1 fakes"),
+        (["a={}/some.csv"], [], "1 of 2 images of .*some.csv have no label"),
+    ],
+)
+def test_bad_test_sets(
+    tmp_path: Path, test_data: list[str], test_real: list[str], message: str
+) -> None:
+    touch(tmp_path / "reals/0_real/r.png", tmp_path / "tree/1_fake/f.png")
+    (tmp_path / "some.csv").write_text(
+        "# focus-manifest 1\npath,label\nreals/0_real/r.png,real\ntree/1_fake/f.png,\n"
+    )
+    data = [entry.format(tmp_path) for entry in test_data]
+    reals = [entry.format(tmp_path) for entry in test_real]
+    with pytest.raises(InputError, match=message):
+        readers.test_manifest(data, reals)

@@ -1,0 +1,286 @@
+"""The programs as a user runs them: real processes, real files, one's own data and bad input.
+
+The pictures are scikit-image's ``lfw_subset`` (its first 100 are 25x25 crops of real faces, its
+last 100 are not faces): this tests the plumbing, so no AUC is asserted.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from skimage.data import lfw_subset
+
+from focus.data.manifest import Manifest
+from focus.models import Detector
+from focus.scores import Scores
+
+CHECKOUT = Path(__file__).parents[1]
+SMALL = ["--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"]
+
+
+def run(
+    script: str, *words: object, cwd: Path, launcher: list[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(launcher or [sys.executable]), str(CHECKOUT / script), *map(str, words)],
+        cwd=cwd,
+        env=os.environ | {"FOCUS_CACHE": str(cwd / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def succeeds(script: str, *words: object, cwd: Path, launcher: list[str] | None = None) -> str:
+    done = run(script, *words, cwd=cwd, launcher=launcher)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def accelerate_launch(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "accelerate.commands.launch", *flags]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CYBORG tree, a 0_real/1_fake tree and test folders, written without this package's code."""
+    root = tmp_path_factory.mktemp("data")
+    pictures = [Image.fromarray((p * 255).astype(np.uint8)) for p in lfw_subset()]
+    reals, fakes = pictures[:100], pictures[100:]
+    rows = []
+    for name, members, label in (("real", reals, "Real"), ("fake", fakes, "Synthetic")):
+        for folder in (root / "cyborg" / "images" / name, root / "cyborg" / "heatmaps"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(members[:40]):
+            picture.save(root / "cyborg" / "images" / name / f"{name}{number:03}.png")
+            split = "train" if number < 28 else "test"
+            rows.append([split, label, f"/{name}/{name}{number:03}.png"])
+            if split == "train" and number % 2:
+                heat = np.zeros((25, 25), np.uint8)
+                heat[5:15, 5 + number % 5 : 15] = 255
+                Image.fromarray(heat).save(root / "cyborg" / "heatmaps" / f"{name}{number:03}.png")
+    (root / "cyborg" / "csvs").mkdir()
+    with (root / "cyborg" / "csvs" / "original.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    for generator, first in (("ganA", 40), ("ganB", 60)):
+        for label, members in (("0_real", reals), ("1_fake", fakes)):
+            folder = root / "tree" / generator / label
+            folder.mkdir(parents=True)
+            for number in range(first, first + 20):
+                members[number].convert("RGB").save(folder / f"{number}.jpg", quality=90)
+    for name, members in (("newgan", fakes), ("camera", reals)):
+        (root / name).mkdir()
+        for number in range(80, 100):
+            members[number].save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cyborg_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One epoch on the CYBORG tree, tested on an unknown generator; the run folder and output."""
+    cwd = tmp_path_factory.mktemp("cyborg")
+    out = succeeds(
+        "train.py",
+        *SMALL,
+        *("--data", data / "cyborg/csvs/original.csv", "--data-root", data / "cyborg/images"),
+        *("--heatmaps", data / "cyborg/heatmaps"),
+        *("--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"camera={data / 'camera'}"),
+        *("--name", "mine"),
+        cwd=cwd,
+        launcher=accelerate_launch(),
+    )
+    return cwd / "runs" / "mine", out
+
+
+def test_a_run_folder_holds_what_the_documentation_says(cyborg_run: tuple[Path, str]) -> None:
+    folder, out = cyborg_run
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "summary.csv",
+        "tensorboard",
+        "checkpoints",
+        "model",
+        "results.json",
+        "scores.csv",
+        "overlays.png",
+    }
+    assert "head: eager" in out
+    assert str(Path("runs") / "mine") in out.splitlines()[-1]
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["loss"], config["epochs"], config["model"]) == ("blend", 1, "focus_small")
+    (row,) = csv.DictReader((folder / "summary.csv").open())
+    assert row["epoch"] == "1"
+    assert float(row["train_saliency"]) > 0, "the human maps reached the loss"
+    assert list((folder / "tensorboard").rglob("events*"))
+    with Image.open(folder / "overlays.png") as sheet:
+        assert sheet.width > 300
+
+
+def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    folder, _ = cyborg_run
+    results = json.loads((folder / "results.json").read_text())
+    scores = Scores.from_csv(folder / "scores.csv")
+    assert sorted(set(scores.generator)) == ["", "NewGAN"]
+    new = results["open"]["generators"]["NewGAN"]
+    assert (new["n_real"], new["n_fake"]) == (20, 20)
+    assert new["auc"] == pytest.approx(roc_auc_score(scores.label, scores.score), abs=1e-12)
+    assert results["open"]["auc_mean"] == results["open"]["auc_pooled"] == new["auc"]
+    assert results["closed"]["auc"] is None, "CYBORG's own test split is validation"
+
+
+def test_evaluate_gives_the_scores_of_the_run(
+    cyborg_run: tuple[Path, str], data: Path, tmp_path: Path
+) -> None:
+    folder, _ = cyborg_run
+    tests = ["--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"cam={data / 'camera'}"]
+    for number, model in enumerate((["--run", folder], ["--model-dir", folder / "model"])):
+        succeeds("evaluate.py", *model, *tests, "--output", f"out{number}", cwd=tmp_path)
+        again = Scores.from_csv(tmp_path / f"out{number}" / "scores.csv")
+        first = Scores.from_csv(folder / "scores.csv")
+        assert list(again.path) == list(first.path)
+        np.testing.assert_allclose(again.score, first.score, atol=1e-6)
+        assert (tmp_path / f"out{number}" / "results.json").exists()
+
+
+def test_unlabelled_images_get_scores_only(
+    cyborg_run: tuple[Path, str], data: Path, tmp_path: Path
+) -> None:
+    folder, _ = cyborg_run
+    succeeds("evaluate.py", "--run", folder, "--data", data / "camera", cwd=tmp_path)
+    scores = Scores.from_csv(tmp_path / "evaluation" / "scores.csv")
+    assert len(scores) == 20
+    assert set(scores.label) == {-1}
+    assert not (tmp_path / "evaluation" / "results.json").exists()
+
+
+def test_the_model_loads_as_a_library(cyborg_run: tuple[Path, str]) -> None:
+    detector = Detector.from_pretrained(cyborg_run[0] / "model")
+    assert not detector.training
+    assert detector.config.training_generators == ("synthetic",)
+
+
+def test_folders_are_split_and_tested_closed(data: Path, tmp_path: Path) -> None:
+    out = succeeds("train.py", *SMALL, "--data", data / "tree", "--name", "tree", cwd=tmp_path)
+    results = json.loads((tmp_path / "runs" / "tree" / "results.json").read_text())
+    assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
+    assert results["closed"]["auc"] is not None
+    assert results["open"]["auc_mean"] is None
+    assert "ganA" not in Manifest([]).generators()
+    assert re.search(r"closed-set AUC +\d\.\d+", out)
+
+
+def test_an_existing_run_is_refused_and_resumed(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--name", "again"]
+    succeeds("train.py", *words, cwd=tmp_path)
+    before = (tmp_path / "runs" / "again" / "summary.csv").read_bytes()
+    refused = run("train.py", *words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    assert (tmp_path / "runs" / "again" / "summary.csv").read_bytes() == before
+    assert "after epoch 1" in succeeds("train.py", *words, "--resume", cwd=tmp_path)
+    assert (tmp_path / "runs" / "again" / "summary.csv").read_bytes() == before
+    other = run("train.py", *words, "--resume", "--lr", "0.1", cwd=tmp_path)
+    assert (other.returncode, "lr" in other.stderr) == (2, True)
+
+
+def test_a_resumed_run_ends_with_the_bits_of_one_never_stopped(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--epochs", "3"]
+    succeeds("train.py", *words, "--name", "whole", cwd=tmp_path)
+    succeeds("train.py", *words, "--name", "parts", cwd=tmp_path)
+    # As if the run had been stopped within its third epoch.
+    parts = tmp_path / "runs" / "parts"
+    for path in sorted((parts / "checkpoints" / "epoch-0003").iterdir()):
+        path.unlink()
+    (parts / "checkpoints" / "epoch-0003").rmdir()
+    (parts / "summary.csv").unlink()
+    assert "after epoch 2" in succeeds(
+        "train.py", *words, "--name", "parts", "--resume", cwd=tmp_path
+    )
+    for name in ("summary.csv", "scores.csv", "model/model.safetensors"):
+        assert (parts / name).read_bytes() == (tmp_path / "runs/whole" / name).read_bytes(), name
+
+
+def test_compare_ce_trains_both_and_shows_both(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--name", "pair", "--compare-ce"]
+    out = succeeds("train.py", *words, cwd=tmp_path)
+    assert re.search(r"\bpair +pair-ce\b", out)
+    plain = yaml.safe_load((tmp_path / "runs" / "pair-ce" / "config.yaml").read_text())
+    assert (plain["loss"], plain["saliency_weight"], plain["focus_level"]) == ("ce", 0.0, "none")
+    rows = list(csv.DictReader((tmp_path / "runs" / "pair-ce" / "summary.csv").open()))
+    assert float(rows[0]["train_loss"]) == pytest.approx(float(rows[0]["train_classification"]))
+
+
+def test_bf16_and_accumulation(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--mixed-precision", "bf16"]
+    out = succeeds("train.py", *words, "--gradient-accumulation-steps", 2, cwd=tmp_path)
+    assert "mixed precision bf16" in out
+
+
+@pytest.mark.slow
+def test_two_processes_score_each_image_once(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--name", "two"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    out = succeeds("train.py", *words, cwd=tmp_path, launcher=launcher)
+    assert "2 processes" in out
+    assert out.count("run folder:") == 1
+    scores = Scores.from_csv(tmp_path / "runs" / "two" / "scores.csv")
+    assert len(set(scores.path)) == len(scores) > 0
+
+
+TRAIN, EVALUATE = "train.py", "evaluate.py"
+BAD_INPUT = {
+    "missing folder": (TRAIN, ["--data", "nowhere"], "nowhere"),
+    "unknown model": (TRAIN, ["--data", "DATA/tree", "--model", "resnet5o"], "resnet50"),
+    "unknown flag": (TRAIN, ["--focus-wieght", "1"], "--focus-weight"),
+    "one class": (TRAIN, ["--data", "DATA/one"], "0 real"),
+    "empty folder": (TRAIN, ["--data", "DATA/empty"], "empty"),
+    "wrong label": (TRAIN, ["--data", "DATA/label.csv"], "line 2"),
+    "fp16 on a CPU": (TRAIN, ["--data", "DATA/tree", "--mixed-precision", "fp16"], "bf16"),
+    "no checkpoint": (
+        TRAIN,
+        ["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"],
+        "absent.pth",
+    ),
+    "no model": (EVALUATE, ["--model-dir", "DATA/empty", "--data", "DATA/tree"], "config.json"),
+    "no run": (EVALUATE, ["--run", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_leaves_nothing(case: str, data: Path, tmp_path: Path) -> None:
+    script, words, hint = BAD_INPUT[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one" / "1_fake").mkdir(parents=True)
+    for picture in sorted((data / "newgan").iterdir())[:4]:
+        (tmp_path / "one" / "1_fake" / picture.name).write_bytes(picture.read_bytes())
+    (tmp_path / "label.csv").write_text("train,Real,/a.png\ntrain,Fake,/b.png\n")
+    words = [
+        w.replace("DATA/tree", str(data / "tree")).replace("DATA", str(tmp_path)) for w in words
+    ]
+    if "--model" not in words and script == TRAIN:
+        words += ["--recipe", "demo"]
+    done = run(script, *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert hint in lines[-1]
+    assert lines[-1].startswith(f"{script}: error: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run("train.py", "--data", "nowhere", "--debug", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
