@@ -6,6 +6,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> FocusHead -> logits, CAM
 import json
 import math
 import shutil
+from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Self
 import safetensors.torch
 import timm
 import torch
+from jsonargparse import ArgumentParser
 from timm.models import load_state_dict, register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
@@ -96,17 +98,22 @@ class DetectorConfig:
             version = values.pop("version")
             if version > CONFIG_VERSION:
                 raise InputError(f"{path} has version {version}: update focus to read it.")
-            tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-            return cls(**(values | tuples))
-        except FileNotFoundError:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(cls)
+            return cls(**parser.parse_object(values).as_dict())
+        except InputError:
+            raise
+        except OSError as error:
             raise InputError(
-                f"{path.parent} holds no detector ({path.name} is missing): give the folder that "
-                "training wrote, runs/NAME/model."
+                f"{path.parent} holds no detector ({path.name}: {error.strerror}): give the folder "
+                "that training wrote, runs/NAME/model."
             ) from None
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not the config of a detector: {error!r}.") from None
+        except (TypeError, KeyError, AttributeError, ValueError, ArgumentError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{path} is not the config of a detector ({type(error).__name__}: {reason}): give "
+                "the folder that training wrote, runs/NAME/model."
+            ) from None
 
     def write(self, path: Path) -> None:
         """Write a ``config.json``."""
@@ -203,12 +210,14 @@ class Detector(nn.Module):
         training_generators: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        if num_classes < 2:
+            raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
         self.backbone = _create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = image_size or int(data["input_size"][-1])
-        self.grid = self._probe(size, model)
+        self.grid, channels = self._probe(size, model)
         loss = loss or LossConfig()
-        self.head = FocusHead(self.backbone.num_features, num_classes, loss)
+        self.head = FocusHead(channels, num_classes, loss)
         self.config = DetectorConfig(
             model=model,
             image_size=size,
@@ -269,7 +278,8 @@ class Detector(nn.Module):
         logits, cams, entropy = self.head.activations(self.features(images))
         predicted = logits.argmax(1)
         return Prediction(
-            score=1 - logits.float().softmax(1)[:, 0],
+            # Not 1 minus that of real, which rounds all below 6e-8 to 0.
+            score=logits.float().softmax(1)[:, 1:].sum(1),
             predicted=predicted,
             cams=torch.stack((_pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
             entropy=torch.stack((_pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
@@ -316,8 +326,11 @@ class Detector(nn.Module):
         detector._load(_read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return detector.eval()
 
-    def _probe(self, size: int, model: str) -> tuple[int, int]:
-        """Find the layout of the backbone's output, and the CAM's grid."""
+    def _probe(self, size: int, model: str) -> tuple[tuple[int, int], int]:
+        """Find the layout of the backbone's output; returns the CAM's grid and the channels.
+
+        Some networks have a layer after their ``num_features``, so the output itself is asked.
+        """
         training = self.backbone.training
         self.backbone.eval()
         with torch.no_grad():
@@ -326,25 +339,29 @@ class Detector(nn.Module):
             except (RuntimeError, AssertionError, ValueError) as error:
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
-                    f"({str(error).splitlines()[0]}): choose another --image-size."
+                    f"({_first_line(error)}): choose another --image-size."
                 ) from None
         self.backbone.train(training)
-        grid = (1, 1)
-        if out.dim() == 4:
+        shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
+        grid, channels = (1, 1), 0
+        if len(shape) == 3:
             self._layout = getattr(self.backbone, "output_fmt", "NCHW")
-            grid = tuple(out.shape[1:3] if self._layout == "NHWC" else out.shape[2:])
-        elif out.dim() == 3:
+            height, width, channels = shape if self._layout == "NHWC" else (*shape[1:], shape[0])
+            grid = (height, width)
+        elif len(shape) == 2:
             self._layout = "tokens"
-            side = math.isqrt(out.shape[1] - getattr(self.backbone, "num_prefix_tokens", 0))
-            if side**2 == out.shape[1] - getattr(self.backbone, "num_prefix_tokens", 0):
+            tokens, channels = shape
+            tokens -= getattr(self.backbone, "num_prefix_tokens", 0)
+            side = math.isqrt(tokens)
+            if side**2 == tokens:
                 grid = (side, side)
         if math.prod(grid) < 2:
             raise InputError(
                 f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
-                f"(its output is {list(out.shape[1:])}), so there is no CAM: choose another "
+                f"(its output is {shape or type(out).__name__}), so there is no CAM: choose another "
                 "--model or a larger --image-size."
             )
-        return grid
+        return grid, channels
 
     def _load_initial(self, path: Path) -> None:
         state = _read_weights(path)
@@ -364,10 +381,10 @@ class Detector(nn.Module):
 
     def _load(self, state: Mapping[str, Tensor], path: Path) -> None:
         own = self.state_dict()
-        classes = state.get("head.fc.bias")
-        if classes is not None and len(classes) != self.config.num_classes:
+        bias = state.get("head.fc.bias")
+        if bias is not None and bias.numel() != self.config.num_classes:
             raise InputError(
-                f"{path} has {len(classes)} classes but the detector {self.config.num_classes}: "
+                f"{path} has {bias.numel()} classes but the detector {self.config.num_classes}: "
                 "give a checkpoint with the same classes."
             )
         for key, tensor in own.items():
@@ -378,6 +395,12 @@ class Detector(nn.Module):
                     f"{list(tensor.shape)}, got {got}; give a checkpoint of this network."
                 )
         self.load_state_dict({key: state[key] for key in own})
+
+
+def _first_line(error: Exception) -> str:
+    """Of its message, which may be empty; with its type."""
+    line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _pick(per_class: Tensor, index: Tensor) -> Tensor:
@@ -394,19 +417,20 @@ def _create_backbone(model: str, image_size: int | None, pretrained: bool) -> An
         {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
     )
     try:
-        # No classifier and no pooling: timm then gives the map after the last norm.
-        return timm.create_model(
-            model, pretrained=pretrained, num_classes=0, global_pool="", **size
-        )
+        # The published network, so that its weights load strictly; then without classifier and
+        # pooling: its output is the map after the last norm.
+        network = timm.create_model(model, pretrained=pretrained, **size)
+        network.reset_classifier(0, "")
+        return network
     except Exception as error:
         if not pretrained:
             raise InputError(
                 f"timm could not make the network {model!r} without its pooling "
-                f"({str(error).splitlines()[0]}): choose another --model or --image-size."
+                f"({_first_line(error)}): choose another --model or --image-size."
             ) from error
         raise InputError(
             f"The pretrained weights of {model!r} could not be loaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}): give them as "
+            f"({_first_line(error)}): give them as "
             "--initial-checkpoint FILE, or start without by --pretrained false."
         ) from error
 
@@ -416,10 +440,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"There is no file {path} with weights: check the path.")
     try:
-        return dict(load_state_dict(str(path), weights_only=True))
+        state = load_state_dict(str(path), weights_only=True)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:
         raise InputError(
-            f"{path} could not be read as weights ({str(error).splitlines()[0]}): give a "
+            f"{path} could not be read as weights ({_first_line(error)}): give a "
             "safetensors file, or a checkpoint that holds tensors only."
         ) from error
 
@@ -443,6 +468,9 @@ class SmallResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def reset_classifier(self, num_classes: int, global_pool: str = "") -> None:
+        """As timm's networks have; this one has neither classifier nor pooling."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B,3,S,S]`` to features ``[B,96,S/8,S/8]``."""

@@ -1,0 +1,142 @@
+"""Metrics as pure functions on numpy arrays: they know no model, no file and no test set.
+
+Everything is computed in float64. A metric that the data cannot give is ``None`` ("not
+defined"), never 0 and never NaN. A number that is not finite is an error: ranked, it would pass
+for a result.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+Array = NDArray[Any]
+
+# A peak counts as inside the artefact where the artefact covers this share of its cell.
+HIT_COVERAGE = 0.25
+# A map whose range is below this many rounding steps of its largest value is constant.
+FLAT_STEPS = 64
+
+
+def auc(real_scores: Array, fake_scores: Array) -> float | None:
+    """Area under the ROC curve: the chance that a fake scores above a real image, ties half.
+
+    real_scores [M], fake_scores [N]: any finite numbers, larger = more likely synthetic. ``None``
+    when one of the two is empty. Raises ValueError for a score that is not finite.
+    """
+    scores = np.concatenate([_finite(real_scores, "scores"), _finite(fake_scores, "scores")])
+    if len(real_scores) == 0 or len(fake_scores) == 0:
+        return None
+    labels = np.repeat([0, 1], [len(real_scores), len(fake_scores)])
+    return float(roc_auc_score(labels, scores))
+
+
+def mean(values: Array) -> float | None:
+    """Arithmetic mean of ``values`` [N]; ``None`` when there are none."""
+    return float(_finite(values, "values").mean()) if len(values) else None
+
+
+def sum_entropy(cams: Array) -> NDArray[np.float64]:
+    """``h_sum`` [N] in [0, 1]: entropy of each map divided by its sum.
+
+    cams [N, H, W]. ``p = (z - min z) / sum(z - min z)``, entropy over ``log(H W)``. A constant
+    map points nowhere: its entropy is 1 by definition. One cell alone has entropy 0.
+    """
+    maps, flat = _flatten(cams)
+    shifted = maps - maps.min(axis=1, keepdims=True)
+    shifted[flat] = 1.0
+    return _normalised_entropy(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def z_entropy(cams: Array) -> NDArray[np.float64]:
+    """``h_z`` [N] in [0, 1]: entropy of the softmax of each z-scored map.
+
+    cams [N, H, W]. ``p = softmax((z - mean z) / std z)`` with the standard deviation over the
+    cells (divided by H W), so that neither offset nor scale of the map matters. A constant map
+    has entropy 1 by definition, one cell alone 0.
+    """
+    maps, flat = _flatten(cams)
+    deviation = maps.std(axis=1, keepdims=True)
+    deviation[flat] = 1.0
+    scaled = (maps - maps.mean(axis=1, keepdims=True)) / deviation
+    scaled[flat] = 0.0
+    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return _normalised_entropy(weights / weights.sum(axis=1, keepdims=True))
+
+
+def stretched(cams: Array) -> NDArray[np.float64]:
+    """Each map of ``cams`` [N, H, W] min-max normalised to [0, 1]; a constant one is 0."""
+    maps, flat = _flatten(cams)
+    low, span = maps.min(axis=1, keepdims=True), np.ptp(maps, axis=1)[:, None]
+    span[flat] = np.inf
+    return np.asarray((maps - low) / span, dtype=np.float64).reshape(np.shape(cams))
+
+
+def cam_range(cams: Array) -> NDArray[np.float64]:
+    """``max - min`` [N] of each map of ``cams`` [N, H, W], in the units of the logits."""
+    maps, _ = _flatten(cams)
+    return np.asarray(np.ptp(maps, axis=1), dtype=np.float64)
+
+
+def peak_cell(cams: Array) -> NDArray[np.int64]:
+    """Flat index [N] (row-major) of each map's largest cell, the first on ties. cams [N, H, W]."""
+    maps, _ = _flatten(cams)
+    return np.asarray(maps.argmax(axis=1), dtype=np.int64)
+
+
+def commonest_peak_share(peaks: Array) -> float | None:
+    """Share of images whose CAM peaks in the one cell where most do, in (0, 1].
+
+    peaks [N]: any integers that name cells. Near 1 the model looks at one place whatever the
+    image, however low its entropy. ``None`` when there are no images.
+    """
+    if len(peaks) == 0:
+        return None
+    _, counts = np.unique(np.asarray(peaks), return_counts=True)
+    return float(counts.max() / len(peaks))
+
+
+def pointing_hit(peak: int, coverage: Array) -> bool | None:
+    """Whether the CAM's peak lies on the artefact.
+
+    peak: flat index (row-major) into ``coverage`` [H, W], the share of each cell that the
+    artefact mask covers, in [0, 1]. A hit: the peak's cell is covered to at least a quarter, or
+    no cell is covered more (an artefact smaller than a cell can still be hit). ``None`` when the
+    mask covers nothing.
+    """
+    cells = np.asarray(coverage, dtype=np.float64).ravel()
+    if not 0 <= peak < cells.size:
+        raise ValueError(f"peak {peak} is outside the {cells.size} cells of the coverage map")
+    if cells.max() <= 0:
+        return None
+    return bool(cells[peak] >= HIT_COVERAGE or cells[peak] == cells.max())
+
+
+def _finite(values: Array, name: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    bad = np.count_nonzero(~np.isfinite(array))
+    if bad:
+        raise ValueError(f"{bad} of {array.size} {name} are NaN or infinite")
+    return array
+
+
+def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Maps [N, H W] in float64, and [N] which of them are constant up to rounding."""
+    given = np.asarray(cams)
+    if given.ndim != 3 or given[0:1].size == 0 < len(given):
+        raise ValueError(f"CAMs of shape [N, H, W] are needed, got {list(given.shape)}")
+    # Rounding happened in the type that the maps come in.
+    step = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(np.float64).eps
+    maps = _finite(given, "CAM cells").reshape(len(given), math.prod(given.shape[1:]))
+    flat = np.ptp(maps, axis=1) <= FLAT_STEPS * step * np.abs(maps).max(axis=1)
+    return maps, flat
+
+
+def _normalised_entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    cells = p.shape[1]
+    if cells == 1:
+        return np.zeros(len(p))
+    entropy = -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=1) / math.log(cells)
+    return np.asarray(np.clip(entropy, 0.0, 1.0), dtype=np.float64)

@@ -1,0 +1,198 @@
+"""Pictures of where the detector looks: a CAM laid over its face, and a sheet of many."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from focus.data.images import load_image, load_map
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+from focus.inference import predictions
+from focus.metrics import stretched
+
+if TYPE_CHECKING:
+    from focus.models import Detector
+
+COLOUR_MAP = "inferno"
+"""Perceptually uniform: equal steps of the CAM look equal."""
+
+_OUTLINE = "#19e3ff"  # neither faces nor the colour map have it
+_RIGHT, _WRONG = "#444444", "#c62828"
+
+# A sheet's measures, in inches.
+_SIDE, _GAP, _CAPTION, _MARGIN, _LABELS, _HEAD = 1.1, 0.16, 0.26, 0.12, 1.4, 0.55
+_HEAD_WIDTH = 6.2
+_PIXELS = 192  # of a picture's side
+_DPI = 170
+
+
+def overlay(
+    image: Image.Image | NDArray[np.uint8], cam: NDArray[np.floating[Any]], alpha: float = 0.75
+) -> Image.Image:
+    """The CAM in colour over its image: RGB, of the image's size.
+
+    image: a Pillow image, or [H, W, 3] in 0..255. cam [h, w]: raw or not; it is stretched to
+    [0, 1] (a constant one is 0 everywhere) and enlarged bicubically. alpha in [0, 1]: how opaque
+    the colour is where the CAM is largest; where it is small more of the face shows.
+    """
+    face = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    pixels = np.asarray(face.convert("RGB"), dtype=np.float32)
+    heat = _enlarged(stretched(cam[None])[0], face.size)
+    colours = 255 * matplotlib.colormaps[COLOUR_MAP](heat)[..., :3]
+    opacity = alpha * (0.4 + 0.6 * heat[..., None])
+    mixed = pixels + opacity * (colours - pixels)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A sample and what the detector made of it: the CAM [h, w] of the predicted class."""
+
+    sample: Sample
+    score: float
+    predicted: int
+    cam: NDArray[np.float32]
+    entropy: float
+
+
+def contact_sheet(
+    detector: "Detector", manifest: Manifest, path: str | Path, *, columns: int = 3
+) -> None:
+    """Writes a PNG of faces and CAMs: a row of real images, then a row a generator.
+
+    Each row shows the first ``columns`` images of its kind in the manifest's order, none chosen.
+    A face is followed by the CAM of the predicted class over it, with the artefact mask outlined,
+    and by the human map, each where the manifest has it. Below stand the score (the probability
+    of synthetic, in red where the predicted class is wrong) and the entropy of the CAM.
+    """
+    known = detector.config.training_generators
+    rows: dict[tuple[str, str], list[int]] = {}
+    for index in _by_kind(manifest):
+        row = rows.setdefault(_row_label(manifest[index], known), [])
+        if len(row) < columns:
+            row.append(index)
+    chosen = [index for row in rows.values() for index in row]
+    looked = _look(detector, manifest, chosen)
+    with_map = any(manifest[index].map_path for index in chosen)
+
+    width = _SIDE * (3 if with_map else 2)
+    size = (
+        max(_LABELS + columns * (width + _GAP) + _MARGIN, _HEAD_WIDTH),
+        _HEAD + len(rows) * (_SIDE + _CAPTION) + _MARGIN,
+    )
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+    _write_head(figure, size, with_map, any(manifest[index].mask_path for index in chosen))
+    for number, (label, row) in enumerate(rows.items()):
+        bottom = size[1] - _HEAD - number * (_SIDE + _CAPTION) - _SIDE
+        middle = (bottom + _SIDE / 2) / size[1]
+        name, kind = label
+        right = (_LABELS - 0.14) / size[0]
+        figure.text(right, middle, name, ha="right", va="bottom", size=9, weight="bold")
+        figure.text(right, middle, f"\n{kind}", ha="right", va="center", size=8, color=_RIGHT)
+        for column, index in enumerate(row):
+            left = _LABELS + column * (width + _GAP)
+            place = (left / size[0], bottom / size[1], width / size[0], _SIDE / size[1])
+            _draw(figure.add_axes(place), looked[index])
+    figure.savefig(path, format="png")
+
+
+def _by_kind(manifest: Manifest) -> list[int]:
+    """Rows of the manifest: real images, then fakes by generator, then unlabelled ones."""
+    order = {REAL: 0, SYNTHETIC: 1, None: 2}
+    return sorted(
+        range(len(manifest)),
+        key=lambda i: (
+            order[manifest[i].label],
+            manifest[i].generator if manifest[i].label == SYNTHETIC else "",
+        ),
+    )
+
+
+def _row_label(sample: Sample, known: Collection[str]) -> tuple[str, str]:
+    if sample.label is None:
+        return "unlabelled", ""
+    if sample.label == REAL:
+        return LABEL_NAMES[REAL], ""
+    kind = "known generator" if sample.generator in known else "unknown generator"
+    name = sample.generator or "(unnamed)"
+    return name if len(name) <= 16 else name[:13] + "...", kind
+
+
+def _look(detector: "Detector", manifest: Manifest, chosen: list[int]) -> dict[int, _Looked]:
+    looked = {}
+    for rows, prediction in predictions(detector, manifest, batch_size=32, indices=chosen):
+        score, predicted, cams, entropy = (field.cpu().numpy() for field in prediction)
+        for at, row in enumerate(rows):
+            looked[row] = _Looked(
+                manifest[row],
+                float(score[at]),
+                int(predicted[at]),
+                cams[at, 0],
+                float(entropy[at, 0]),
+            )
+    return looked
+
+
+def _write_head(figure: Figure, size: tuple[float, float], maps: bool, masks: bool) -> None:
+    parts = ["face", "class activation map (CAM) of the predicted class"]
+    if maps:
+        parts.append("human map")
+    outlined = "; artefact outlined" if masks else ""
+    left, top = _LABELS / size[0], 1 - _MARGIN / size[1]
+    figure.text(left, top, f"{' | '.join(parts)}{outlined}", va="top", size=9, weight="bold")
+    figure.text(
+        left,
+        top - 0.17 / size[1],
+        "score: probability of synthetic, red if the decision is wrong; "
+        "h: entropy of the CAM, 0 one cell to 1 even",
+        va="top",
+        size=7,
+        color=_RIGHT,
+    )
+
+
+def _draw(axes: Axes, looked: _Looked) -> None:
+    """One face with what belongs to it, side by side, and its caption."""
+    sample = looked.sample
+    side = (_PIXELS, _PIXELS)
+    face = load_image(sample.path).resize(side, Image.Resampling.LANCZOS)
+    pictures = [face, overlay(face, looked.cam)]
+    if sample.map_path is not None:
+        pictures.append(overlay(face, load_map(sample.map_path)))
+    axes.imshow(np.hstack([np.asarray(picture) for picture in pictures]), interpolation="lanczos")
+    if sample.mask_path is not None:
+        mask = Image.fromarray((255 * _enlarged(load_map(sample.mask_path), side)).astype(np.uint8))
+        # The outline of a small mask would be stairs.
+        smooth = np.asarray(mask.filter(ImageFilter.GaussianBlur(_PIXELS / 40)))
+        across = np.arange(_PIXELS)
+        axes.contour(across + _PIXELS, across, smooth, [127.5], colors=_OUTLINE, linewidths=1.3)
+    for edge in range(1, len(pictures)):
+        axes.axvline(edge * _PIXELS - 0.5, color="white", linewidth=1.5)
+    axes.set_xlim(-0.5, _PIXELS * len(pictures) - 0.5)
+    axes.set_ylim(_PIXELS - 0.5, -0.5)
+    axes.set_anchor("W")
+    axes.set_axis_off()
+    wrong = sample.label is not None and (looked.predicted != REAL) != (sample.label != REAL)
+    axes.text(
+        0,
+        -0.04,
+        f"score {looked.score:.2f}   h {looked.entropy:.2f}",
+        transform=axes.transAxes,
+        va="top",
+        size=8,
+        color=_WRONG if wrong else _RIGHT,
+    )
+
+
+def _enlarged(values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] in [0, 1] at another size (width, height); bicubic overshoot is cut."""
+    image = Image.fromarray(values.astype(np.float32))
+    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    return resized.clip(0.0, 1.0)

@@ -1,0 +1,178 @@
+"""The table of scores: one row an image, everything that the metrics are computed from.
+
+``docs/formats.md`` describes ``scores.csv``, its file form.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from focus.errors import InputError
+
+VERSION = 1
+_MARK = "# focus-scores "
+
+Text = NDArray[np.object_]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_DTYPES: dict[object, type] = {Text: np.object_, Integers: np.int64, Floats: np.float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One image a row; every field is an array [N].
+
+    index: row of the manifest that the image comes from.
+    path, generator, family, split, test_set, group: as in the manifest, "" where unknown.
+    label: 0 real, 1 synthetic, -1 unlabelled.
+    score: probability of synthetic, in [0, 1]. predicted: the class with the largest logit.
+    entropy_predicted, entropy_synthetic: normalised entropy of the softmax of the CAM of the
+    predicted and of the synthetic class, in [0, 1].
+    Of the predicted class's CAM: entropy_sum and entropy_z (:mod:`focus.metrics`), cam_range
+    (max - min, in units of the logits), peak_row and peak_col (cell of the maximum), pointing_hit
+    (1 the peak lies on the artefact, 0 it does not, -1 no fake or no artefact mask).
+    pointing_hit_synthetic: the same for the CAM of the synthetic class.
+    """
+
+    index: Integers
+    path: Text
+    label: Integers
+    generator: Text
+    family: Text
+    split: Text
+    test_set: Text
+    group: Text
+    score: Floats
+    predicted: Integers
+    entropy_predicted: Floats
+    entropy_synthetic: Floats
+    entropy_sum: Floats
+    entropy_z: Floats
+    cam_range: Floats
+    peak_row: Integers
+    peak_col: Integers
+    pointing_hit: Integers
+    pointing_hit_synthetic: Integers
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            column: NDArray[Any] = np.asarray(getattr(self, field.name), dtype=_DTYPES[field.type])
+            if column.shape != (len(self.index),):
+                raise ValueError(
+                    f"column {field.name!r} has shape {column.shape}, not ({len(self.index)},)"
+                )
+            object.__setattr__(self, field.name, column)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, rows: ArrayLike) -> "Scores":
+        """The rows named by a boolean mask [N] or by row numbers, in that order."""
+        chosen = np.asarray(rows)
+        if chosen.size == 0:
+            chosen = chosen.astype(np.int64)
+        return Scores(**{name: column[chosen] for name, column in self.columns().items()})
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, in the order of the fields."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @staticmethod
+    def concatenate(parts: Sequence["Scores"]) -> "Scores":
+        """The rows of all parts, one part after the other."""
+        tables = [part.columns() for part in parts]
+        return Scores(
+            **{
+                field.name: np.concatenate([_EMPTY, *(table[field.name] for table in tables)])
+                for field in _FIELDS
+            }
+        )
+
+    @staticmethod
+    def merge(parts: Sequence["Scores"], count: int) -> "Scores":
+        """Joins what several processes scored into one table of ``count`` rows, ordered by index.
+
+        Raises ValueError when a row is missing or there twice: either would bias every metric
+        without a trace.
+        """
+        joined = Scores.concatenate(parts)
+        ordered = joined.select(np.argsort(joined.index, kind="stable"))
+        times = np.bincount(ordered.index, minlength=count)
+        if len(times) > count:
+            raise ValueError(f"row {len(times) - 1} is scored, but there are only {count} rows")
+        if (times != 1).any():
+            row = int(np.flatnonzero(times != 1)[0])
+            raise ValueError(f"row {row} of {count} is scored {times[row]} times, not once")
+        return ordered
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes ``scores.csv``; floats with as many digits as a float32 needs to come back."""
+        columns = [_to_text(name, column) for name, column in self._stored().items()]
+        # File names that are not UTF-8 reach us as surrogates and leave as they came.
+        with Path(path).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{_MARK}{VERSION}\n")
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(self._stored())
+            writer.writerows(zip(*columns, strict=True))
+
+    @staticmethod
+    def from_csv(path: str | Path) -> "Scores":
+        """Reads what :meth:`to_csv` wrote; columns that are not ours are ignored.
+
+        Raises InputError for another version, a missing column or a cell that cannot be read.
+        """
+        with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            first = file.readline().rstrip("\r\n")
+            if first != f"{_MARK}{VERSION}":
+                raise InputError(
+                    f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}; "
+                    "give a scores.csv that this version wrote."
+                )
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+        stored = [field for field in _FIELDS if field.name != "index"]
+        missing = [field.name for field in stored if field.name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path} lacks the column {missing[0]!r}; write the file anew.")
+        table: dict[str, Any] = {"index": np.arange(len(rows))}
+        for field in stored:
+            cells = [row[field.name] for row in rows]
+            table[field.name] = _from_text(cells, field.name, _DTYPES[field.type], path)
+        return Scores(**table)
+
+    def _stored(self) -> dict[str, NDArray[Any]]:
+        """What the file holds: the order of its rows stands for the index."""
+        return {name: column for name, column in self.columns().items() if name != "index"}
+
+
+_FIELDS = fields(Scores)
+_EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
+# Columns where -1 means "not known" and the file has an empty cell.
+_OPTIONAL = ("label", "pointing_hit", "pointing_hit_synthetic")
+
+
+def _to_text(name: str, column: NDArray[Any]) -> list[str]:
+    if name in _OPTIONAL:
+        return ["" if value < 0 else str(value) for value in column]
+    # numpy prints a float32 with the fewest digits that read back to the same float32.
+    return [str(value) for value in column]
+
+
+def _from_text(cells: list[str | None], name: str, dtype: type, path: str | Path) -> list[Any]:
+    values = []
+    for number, cell in enumerate(cells, start=3):
+        try:
+            if cell is None:  # a row that ends early
+                raise ValueError
+            values.append(-1 if name in _OPTIONAL and cell == "" else dtype(cell))
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {number}: {name} is {cell!r}; mend the line or write the file anew."
+            ) from error
+    return values

@@ -1,0 +1,130 @@
+"""Metrics against hand-worked numbers and scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from focus import metrics
+
+
+def test_auc_by_hand() -> None:
+    # Pairs (real, fake): .1<.2 win, .1<.5 win, .5>.2 loss, .5=.5 half: 2.5 of 4.
+    assert metrics.auc(np.array([0.1, 0.5]), np.array([0.2, 0.5])) == 2.5 / 4
+    assert metrics.auc(np.array([0.1]), np.array([0.9])) == 1.0
+    assert metrics.auc(np.array([0.9]), np.array([0.1])) == 0.0
+
+
+def test_auc_agrees_with_scikit_learn_on_tied_scores() -> None:
+    generator = np.random.default_rng(0)
+    real = generator.integers(0, 8, 57) / 8
+    fake = generator.integers(2, 10, 31) / 8
+    expected = roc_auc_score([0] * 57 + [1] * 31, [*real, *fake])
+    assert metrics.auc(real, fake) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize(("real", "fake"), [([], [0.5]), ([0.5], []), ([], [])])
+def test_auc_of_one_class_is_not_defined(real: list[float], fake: list[float]) -> None:
+    assert metrics.auc(np.array(real), np.array(fake)) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN or infinite"):
+        metrics.auc(np.array([0.5]), np.array([0.7, bad]))
+    with pytest.raises(ValueError, match="1 of 2 values"):
+        metrics.mean(np.array([0.5, bad]))
+    with pytest.raises(ValueError, match="1 of 4 CAM cells"):
+        metrics.sum_entropy(np.array([[[0.0, 1.0], [2.0, bad]]]))
+
+
+def test_mean() -> None:
+    assert metrics.mean(np.array([1, 2, 6], np.float32)) == 3.0
+    assert metrics.mean(np.array([])) is None
+
+
+def test_sum_entropy_by_hand() -> None:
+    # Minus the minimum 1: 0, 0, 4, 4, that is two of four cells with 1/2 each: log 2 / log 4.
+    two_of_four = [[1.0, 1.0], [5.0, 5.0]]
+    # 0, 1, 1, 2: p = 0, 1/4, 1/4, 1/2; H = 2 * 1/4 log 4 + 1/2 log 2 = 1.5 log 2.
+    graded = [[-3.0, -2.0], [-2.0, -1.0]]
+    one_hot = [[0.0, 0.0], [0.0, 9.0]]
+    entropies = metrics.sum_entropy(np.array([two_of_four, graded, one_hot]))
+    assert entropies == pytest.approx([0.5, 0.75, 0.0], abs=1e-15)
+
+
+def test_sum_entropy_of_28_cells_of_a_7x7_map() -> None:
+    cam = np.zeros((1, 7, 7))
+    cam.flat[:28] = 1
+    assert metrics.sum_entropy(cam)[0] * math.log(49) == pytest.approx(math.log(28))
+
+
+def test_z_entropy_by_hand() -> None:
+    # Two cells at -1, two at +1 are their own z-scores: p = 1 / (2 + 2 e^2), e^2 / (2 + 2 e^2).
+    low, high = 1 / (2 + 2 * math.e**2), math.e**2 / (2 + 2 * math.e**2)
+    expected = -2 * (low * math.log(low) + high * math.log(high)) / math.log(4)
+    cam = np.array([[[-1.0, 1.0], [1.0, -1.0]]])
+    assert metrics.z_entropy(cam) == pytest.approx([expected], rel=1e-14)
+    # Neither scale nor offset of the map matters.
+    assert metrics.z_entropy(1000 * cam - 17) == pytest.approx([expected], rel=1e-12)
+
+
+@pytest.mark.parametrize("entropy", [metrics.sum_entropy, metrics.z_entropy])
+def test_entropy_of_maps_without_a_shape(entropy: object) -> None:
+    assert callable(entropy)
+    assert entropy(np.full((2, 3, 5), 0.1)).tolist() == [1.0, 1.0]
+    assert entropy(np.zeros((1, 3, 5))).tolist() == [1.0]
+    # Constant but for float32 rounding: the two values are neighbours.
+    nearly = np.full((1, 4, 4), 3.0, np.float32)
+    nearly[0, 0, 0] = np.nextafter(np.float32(3), np.float32(4))
+    assert entropy(nearly).tolist() == [1.0]
+    # The same difference is a difference in float64.
+    assert entropy(nearly.astype(np.float64))[0] < 0.9
+    assert entropy(np.array([[[4.0]], [[0.0]]])).tolist() == [0.0, 0.0]
+    assert entropy(np.zeros((0, 4, 4))).tolist() == []
+
+
+def test_cams_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[N, H, W\] are needed, got \[4, 4\]"):
+        metrics.peak_cell(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match=r"got \[2, 0, 4\]"):
+        metrics.peak_cell(np.zeros((2, 0, 4)))
+
+
+def test_peak_and_range() -> None:
+    cams = np.array([[[0, 1, 2], [-4, 2, 1]], [[0, 0, 0], [0, 0, 7]]], np.float32)
+    assert metrics.peak_cell(cams).tolist() == [2, 5]  # the first of two equal maxima
+    assert metrics.cam_range(cams).tolist() == [6.0, 7.0]
+
+
+def test_stretched() -> None:
+    cams = np.array([[[-1.0, 0.0], [3.0, 1.0]], [[0.1, 0.1], [0.1, 0.1]]], np.float32)
+    assert metrics.stretched(cams).tolist() == [[[0, 0.25], [1, 0.5]], [[0, 0], [0, 0]]]
+
+
+def test_commonest_peak_share() -> None:
+    assert metrics.commonest_peak_share(np.array([3, 9, 3, 1, 3])) == 0.6
+    assert metrics.commonest_peak_share(np.array([4])) == 1.0
+    assert metrics.commonest_peak_share(np.array([], np.int64)) is None
+
+
+@pytest.mark.parametrize(
+    ("coverage", "peak", "hit"),
+    [
+        ([[0.25, 0.0], [0.0, 0.9]], 0, True),  # covered to a quarter
+        ([[0.24, 0.0], [0.0, 0.9]], 0, False),
+        ([[0.10, 0.0], [0.0, 0.05]], 0, True),  # small, but no cell is covered more
+        ([[0.10, 0.0], [0.0, 0.05]], 3, False),
+        ([[0.10, 0.1], [0.0, 0.0]], 1, True),  # two cells covered equally
+        ([[0.10, 0.0], [0.0, 0.0]], 2, False),
+        ([[0.0, 0.0], [0.0, 0.0]], 0, None),  # an empty mask has nothing to point at
+    ],
+)
+def test_pointing_hit(coverage: list[list[float]], peak: int, hit: bool | None) -> None:
+    assert metrics.pointing_hit(peak, np.array(coverage)) is hit
+
+
+def test_a_peak_outside_the_map_is_an_error() -> None:
+    with pytest.raises(ValueError, match="peak 4 is outside the 4 cells"):
+        metrics.pointing_hit(4, np.ones((2, 2)))
