@@ -1,0 +1,225 @@
+"""What the kernel tests run on: forms of the operations, shapes, memory layouts, inputs, runs."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from focus.kernels import cam_entropy, focus_head, use_backend
+
+from .interpreter import interpreter
+
+
+@dataclass(frozen=True)
+class Form:
+    """One implementation of an operation, on one device."""
+
+    backend: str
+    device: str = "cpu"
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Operations called inside take this form."""
+        interpreted = self.backend == "triton" and self.device == "cpu"
+        with interpreter() if interpreted else nullcontext(), use_backend(self.backend):
+            yield
+
+
+REFERENCE = Form("reference")
+EAGER = pytest.param(Form("eager"), id="eager")
+INTERPRETER = pytest.param(Form("triton"), id="interpreter")
+TRITON_GPU = pytest.param(Form("triton", "cuda"), id="gpu", marks=pytest.mark.gpu)
+EAGER_GPU = pytest.param(Form("eager", "cuda"), id="eager-gpu", marks=pytest.mark.gpu)
+
+# The forms that each operation has: a new one joins the tests here.
+CAM_ENTROPY = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
+FOCUS_HEAD = (EAGER, EAGER_GPU)
+CLASS_ACTIVATION = (EAGER, EAGER_GPU)
+
+LEVELS = ("none", "match", "hinge", "minimize")
+CAM_CLASSES = ("true", "predicted", "contrast")
+MAPS = ("no maps", "maps", "masked maps")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+SHAPES: dict[str, tuple[Any, ...]] = {
+    "batch": (0, 1, 3, 20, 128),
+    "channels": (1, 3, 17, 1000, 1024, 2048),
+    "grid": ((1, 1), (7, 7), (8, 8), (10, 10), (14, 14), (32, 32), (5, 13)),
+    "classes": (1, 2, 3, 16, 17, 1000),
+    "layout": ("nchw", "channels_last", "sliced", "expanded", "offset"),
+    "dtype": DTYPES,
+    # The classifier's weight stays in float32 under mixed precision.
+    "weight_dtype": ("float32", "own"),
+}
+HEAD = SHAPES | {"level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
+
+Case = dict[str, Any]
+
+
+def elements(case: Case) -> int:
+    """Elements of the features; of a part of a case, the least they can be."""
+    height, width = case.get("grid", (1, 1))
+    return case.get("batch", 0) * case.get("channels", 1) * height * width
+
+
+def in_pytorch(case: Case) -> bool:
+    """Cheap enough for a form in torch calls, and meaningful."""
+    contrast_of_one = case.get("cam_class") == "contrast" and case.get("classes") == 1
+    cap = 2**21 if case.get("batch", 0) <= 1 else 2**19
+    return elements(case) <= cap and not contrast_of_one
+
+
+def in_interpreter(case: Case) -> bool:
+    """Cheap enough for the interpreter, which takes a millisecond a block or step of a loop."""
+    rows = case.get("batch", 0) * case.get("classes", 1)
+    steps = rows * -(-case.get("channels", 1) // 1024)
+    return elements(case) <= 2**18 and steps <= 2200 and in_pytorch(case)
+
+
+def pairwise(factors: dict[str, tuple[Any, ...]], allowed: Callable[[Case], bool]) -> list[Case]:
+    """Cases such that any two values of two factors that ``allowed`` lets meet, meet in one.
+
+    Greedy: each case starts from the first pair not met yet and takes, factor by factor, the value
+    that makes most new pairs. ``allowed`` judges parts of cases, too.
+    """
+    missing = dict.fromkeys(
+        frozenset(pair)
+        for one, other in itertools.combinations(factors, 2)
+        for pair in itertools.product(((one, v) for v in factors[one]), _items(other, factors))
+        if allowed(dict(pair))
+    )
+    cases = []
+    while missing:
+        case = dict(next(iter(missing)))
+        for name in factors:
+            if name not in case:
+                values = [v for v in factors[name] if allowed(case | {name: v})]
+                case[name] = max(
+                    values,
+                    key=lambda v: sum(frozenset([(name, v), i]) in missing for i in case.items()),
+                )
+        before = len(missing)
+        for pair in itertools.combinations(case.items(), 2):
+            missing.pop(frozenset(pair), None)
+        assert len(missing) < before
+        cases.append({name: case[name] for name in factors})
+    return cases
+
+
+def _items(name: str, factors: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
+    return ((name, value) for value in factors[name])
+
+
+def name_of(case: Case) -> str:
+    """The test's name: ``3-17-7x7-2-sliced-float32``."""
+    words = (
+        "x".join(map(str, value)) if isinstance(value, tuple) else str(value).split(".")[-1]
+        for value in case.values()
+    )
+    return "-".join(words)
+
+
+def arrange(tensor: Tensor, layout: str) -> Tensor:
+    """``[B,C,H,W]`` of the same values (``expanded``: of the first sample's) laid out otherwise."""
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        padded = torch.nn.functional.pad(tensor, (2, 1, 0, 1, 1, 1), value=float("nan"))
+        return padded[:, 1:-1, :-1, 2:-1]
+    if layout == "expanded":
+        one = tensor[:1] if len(tensor) else tensor.new_ones(1, *tensor.shape[1:])
+        return one.expand_as(tensor)
+    if layout == "offset":
+        return torch.cat([tensor.new_full((1,), float("nan")), tensor.flatten()])[1:].view_as(
+            tensor
+        )
+    return tensor.contiguous()
+
+
+@dataclass
+class Inputs:
+    """Tensors of a case on the device of a form."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor
+    index: Tensor
+    saliency: Tensor
+    mask: Tensor
+
+    def double(self) -> "Inputs":
+        """The same numbers in float64 on the CPU."""
+        wide = (t.cpu().double() if t.is_floating_point() else t.cpu() for t in vars(self).values())
+        return Inputs(*wide)
+
+
+def make_inputs(case: Case, device: str = "cpu") -> Inputs:
+    """Random inputs, of a raw CAM with a standard deviation of about 1.5.
+
+    Features and upstream gradients have a mean above 0: else the only element of a sum, as of a
+    gradient [1,1], may cancel to a maximum that its rounding is no small share of.
+    """
+    batch, channels, classes = case["batch"], case["channels"], case["classes"]
+    dtype = case.get("dtype", torch.float32)
+    weight_dtype = torch.float32 if case.get("weight_dtype", "float32") == "float32" else dtype
+    draw = torch.Generator().manual_seed(elements(case))
+    features = torch.randn(batch, channels, *case["grid"], generator=draw) + 0.5
+    weight = torch.randn(classes, channels, generator=draw) * (1.5 / channels**0.5)
+    return Inputs(
+        features=arrange(features.to(device, dtype), case.get("layout", "nchw")),
+        weight=weight.to(device, weight_dtype),
+        bias=torch.randn(classes, generator=draw).to(device, weight_dtype),
+        index=torch.randint(classes, (batch,), generator=draw).to(device),
+        saliency=torch.rand(batch, *case["grid"], generator=draw).to(device),
+        mask=(torch.rand(batch, generator=draw) < 0.7).to(device),
+    )
+
+
+def random_like(tensor: Tensor, seed: int = 0) -> Tensor:
+    """A non-uniform upstream gradient."""
+    draw = torch.Generator().manual_seed(seed)
+    return (torch.randn(tensor.shape, generator=draw) + 1).to(tensor)
+
+
+def run_cam_entropy(form: Form, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
+    """Results and gradients for random upstream gradients of both results."""
+    features = inputs.features.detach().requires_grad_()
+    weight = inputs.weight.detach().requires_grad_()
+    with form.active():
+        cam, entropy = cam_entropy(features, weight, inputs.index, **options)
+        upstream = (random_like(cam, 1), random_like(entropy, 2))
+        grads = torch.autograd.grad((cam, entropy), (features, weight), upstream)
+    return {"cam": cam, "entropy": entropy, "dF": grads[0], "dW": grads[1]}
+
+
+def run_focus_head(form: Form, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
+    """Results and gradients for a random upstream gradient of the loss."""
+    leaves = [t.detach().requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
+    with form.active():
+        out = focus_head(*leaves, inputs.index, **options)
+        grads = torch.autograd.grad(out.loss, leaves, random_like(out.loss))
+    return out._asdict() | dict(zip(("dF", "dW", "db"), grads, strict=True))
+
+
+def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:
+    """Options of the head for a case, tensors from ``inputs``."""
+    options: dict[str, Any] = {
+        "classification_weight": 0.7,
+        "focus_weight": 0.9,
+        "saliency_weight": 1.3,
+        "level": case["level"],
+        "cam_class": case["cam_class"],
+        "temperature": 0.8,
+    }
+    if case["maps"] == "no maps":
+        options["entropy_target"] = 0.6
+    else:
+        options["saliency"] = inputs.saliency
+    if case["maps"] == "masked maps":
+        options["saliency_mask"] = inputs.mask
+    return options

@@ -1,0 +1,63 @@
+"""Run Triton kernels in Triton's interpreter within a context, and leave no trace outside it.
+
+Triton decides when a function is decorated whether it is compiled or interpreted, and whatever
+imported triton first (torch.compile does) has decided so for its standard library. So the decorated
+functions themselves are exchanged here and put back on leaving: the other tests see the machine as
+it is, and tests of the compiler and of a GPU can run in the same process.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import focus.kernels
+
+
+@contextmanager
+def interpreter() -> Iterator[None]:
+    """Interpret the kernels of this package, as under ``TRITON_INTERPRET=1`` from the start."""
+    import triton.language as tl
+    from triton.runtime.jit import JITFunction
+
+    # What the interpreter patches, and after the call of a device function leaves patched.
+    patched = [tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.condition]
+    patched.append(tl.core.tensor_descriptor_base)
+    before = [dict(vars(owner)) for owner in patched]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in _modules_with_kernels():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, JITFunction):
+                    patch.setattr(module, name, _interpreted(value.fn))
+        patch.setenv("TRITON_INTERPRET", "1")
+        try:
+            yield
+        finally:
+            for owner, attributes in zip(patched, before, strict=True):
+                _restore(owner, attributes)
+
+
+@functools.cache
+def _modules_with_kernels() -> list[Any]:
+    names = ["triton.language", "triton.language.standard"]
+    names += [m.name for m in pkgutil.iter_modules(focus.kernels.__path__, "focus.kernels.")]
+    return [importlib.import_module(name) for name in names]
+
+
+@functools.cache
+def _interpreted(function: Callable[..., Any]) -> Any:
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return InterpretedFunction(function)
+
+
+def _restore(owner: Any, attributes: dict[str, Any]) -> None:
+    for name, value in list(vars(owner).items()):
+        if name not in attributes:
+            delattr(owner, name)
+        elif value is not attributes[name]:
+            setattr(owner, name, attributes[name])

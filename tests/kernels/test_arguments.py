@@ -1,0 +1,86 @@
+"""Arguments that do not fit are refused with the documented error, which names the argument."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from focus.kernels import cam_entropy, class_activation, focus_head
+
+F, W, B = torch.ones(2, 3, 4, 4), torch.ones(5, 3), torch.ones(5)
+T = torch.zeros(2, dtype=torch.int64)
+
+COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"features": F[0]}, ValueError, r"features must be \[B,C,H,W\], got \[3, 4, 4\]"),
+    ({"features": F[:, :, :0]}, ValueError, "features need channels and cells"),
+    ({"features": F.long()}, TypeError, "features must be floating point, got torch.int64"),
+    ({"weight": W[:, :2]}, ValueError, r"weight must be \[K,C\] with C = 3 .* got \[5, 2\]"),
+    ({"weight": W[0]}, ValueError, "weight must be"),
+    ({"weight": W[:0]}, ValueError, "weight must be"),
+    ({"weight": W.long()}, TypeError, "weight must be floating point"),
+    ({"weight": W.to("meta")}, ValueError, "features are on cpu but weight on meta"),
+    ({"temperature": 0.0}, ValueError, "temperature must be above 0, got 0.0"),
+    ({"temperature": float("nan")}, ValueError, "temperature must be above 0, got nan"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        *COMMON,
+        ({"index": T[:1]}, ValueError, r"index must be \[2\], got \[1\]"),
+        ({"index": T.int()}, TypeError, "index must be int64, got torch.int32"),
+        ({"index": T.to("meta")}, ValueError, "index is on meta but features on cpu"),
+    ],
+)
+def test_cam_entropy(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"features": F, "weight": W, "index": T} | wrong
+    with pytest.raises(error, match=message):
+        cam_entropy(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        *COMMON,
+        ({"bias": B[:2]}, ValueError, r"bias must be \[5\], got \[2\]"),
+        ({"classes": T}, ValueError, r"classes must be \[B,k\] with B = 2, got \[2\]"),
+        ({"classes": T[:1, None]}, ValueError, r"classes must be .* got \[1, 1\]"),
+        ({"classes": T[:, None].int()}, TypeError, "classes must be int64"),
+    ],
+)
+def test_class_activation(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"features": F, "weight": W, "bias": B, "classes": [0]} | wrong
+    with pytest.raises(error, match=message):
+        class_activation(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        *COMMON,
+        ({"bias": B[None]}, ValueError, r"bias must be \[5\], got \[1, 5\]"),
+        ({"target": T[:1]}, ValueError, r"target must be \[2\], got \[1\]"),
+        ({"target": T.float()}, TypeError, "target must be int64, got torch.float32"),
+        ({"saliency": torch.ones(2, 1, 4, 4)}, ValueError, r"saliency must be \[2, 4, 4\], got"),
+        ({"saliency": torch.ones(2, 4, 5)}, ValueError, "saliency must be"),
+        ({"saliency_mask": torch.ones(3).bool()}, ValueError, r"saliency_mask must be \[2\]"),
+        ({"saliency_mask": torch.ones(2)}, TypeError, "saliency_mask must be bool, got"),
+        ({"entropy_target": torch.ones(3)}, ValueError, r"entropy_target must be \[2\], got \[3\]"),
+        ({"class_weight": torch.ones(2)}, ValueError, r"class_weight must be \[5\], got \[2\]"),
+        ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be"),
+        ({"level": "min"}, ValueError, "level 'min' is not one of none, match, hinge, minimize"),
+        ({"cam_class": "top"}, ValueError, "cam_class 'top' is not one of true, predicted"),
+        ({"reduction": "avg"}, ValueError, "reduction 'avg' is not one of mean, sum, none"),
+        (
+            {"weight": W[:1], "bias": None, "cam_class": "contrast"},
+            ValueError,
+            "cam_class 'contrast' needs at least 2 classes, weight has 1",
+        ),
+    ],
+)
+def test_focus_head(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"features": F, "weight": W, "bias": B, "target": T} | wrong
+    with pytest.raises(error, match=message):
+        focus_head(**arguments)

@@ -1,0 +1,135 @@
+"""Which backend an operation takes, why, and what is imported for it."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from focus.kernels import backend, backend_for, cam_entropy, use_backend
+
+from .interpreter import interpreter
+
+FEATURES = torch.ones(1, 2, 2, 2)
+INDEX = torch.zeros(1, dtype=torch.int64)
+
+
+@pytest.fixture(autouse=True)
+def no_choice_and_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_choice", "auto")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def test_eager_is_taken_on_a_cpu_and_says_why() -> None:
+    name, reason = backend_for(FEATURES, "cam_entropy")
+    assert name == "eager"
+    assert "cpu" in reason
+    assert "TRITON_INTERPRET" in reason
+
+
+def test_interpreter_is_taken_where_the_environment_asks_for_it() -> None:
+    with interpreter():
+        assert backend_for(FEATURES, "cam_entropy") == ("triton", "interpreter")
+    assert backend_for(FEATURES, "cam_entropy").name == "eager"
+
+
+@pytest.mark.gpu
+def test_triton_is_taken_on_a_gpu() -> None:
+    assert backend_for(FEATURES.cuda(), "cam_entropy") == ("triton", "GPU features")
+
+
+def test_setting_lasts_and_context_ends() -> None:
+    def chosen() -> str:
+        return backend_for(FEATURES, "cam_entropy").name
+
+    use_backend("reference")
+    assert chosen() == "reference"
+    with use_backend("eager"):
+        assert chosen() == "eager"
+        with use_backend("reference"):
+            assert chosen() == "reference"
+        assert chosen() == "eager"
+    assert chosen() == "reference"
+    with pytest.raises(KeyError), use_backend("eager"):
+        raise KeyError
+    assert chosen() == "reference"
+    assert backend_for(FEATURES, "cam_entropy").reason == "asked for"
+
+
+def test_unknown_backend_is_refused_and_changes_nothing() -> None:
+    with pytest.raises(ValueError, match="'cuda' is not one of auto, triton, eager, reference"):
+        use_backend("cuda")
+    assert backend_for(FEATURES, "cam_entropy").name == "eager"
+
+
+def test_triton_that_cannot_run_is_an_error_and_not_another_backend() -> None:
+    weight = torch.ones(2, 2)
+    with use_backend("triton"):
+        with pytest.raises(RuntimeError, match=r"triton cannot run cam_entropy: .*on cpu"):
+            cam_entropy(FEATURES, weight, INDEX)
+        with pytest.raises(RuntimeError, match="triton cannot run class_activation"):
+            backend_for(FEATURES, "class_activation")
+
+
+def test_without_triton_eager_is_taken_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_has_triton", lambda: False)
+    with interpreter():
+        assert backend_for(FEATURES, "cam_entropy") == ("eager", "triton is not installed")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, env=environment, check=False, text=True, capture_output=True)
+
+
+def test_import_of_the_package_imports_neither_triton_nor_a_kernel() -> None:
+    ended = run_python("""
+        import sys
+        import focus.kernels
+
+        print([name for name in sys.modules if "triton" in name and not name.startswith("torch")])
+    """)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
+
+
+def test_everything_but_triton_runs_where_triton_cannot_be_imported() -> None:
+    # The first call of any registered operator makes torch itself import triton, if it can.
+    ended = run_python("""
+        import sys
+        sys.modules["triton"] = None
+        import torch
+        from focus.kernels import backend_for, cam_entropy, class_activation, focus_head
+        from focus.kernels import use_backend
+
+        features = torch.ones(1, 2, 2, 2, requires_grad=True)
+        weight, index = torch.ones(2, 2), torch.zeros(1, dtype=torch.int64)
+        for name in ("auto", "eager", "reference"):
+            with use_backend(name):
+                class_activation(features, weight, None, [0])
+                cam_entropy(features, weight, index)[1].sum().backward()
+                focus_head(features, weight, None, index, focus_weight=1.0).loss.backward()
+        print(*backend_for(features, "cam_entropy"))
+    """)
+    assert ended.stdout.strip() == "eager triton is not installed", ended.stderr
+
+
+def test_interpreter_leaves_no_trace() -> None:
+    import triton.language as tl
+    from triton.runtime.jit import JITFunction
+
+    from focus.kernels import triton_cam_entropy
+
+    owners = (tl, tl.core, tl.math, tl.tensor, tl.standard)
+    before = [dict(vars(owner)) for owner in owners]
+    with interpreter(), use_backend("triton"):
+        cam_entropy(FEATURES, torch.ones(2, 2), INDEX)
+        assert not isinstance(triton_cam_entropy._forward_kernel, JITFunction)
+    assert isinstance(triton_cam_entropy._forward_kernel, JITFunction)
+    assert "TRITON_INTERPRET" not in os.environ
+    for owner, attributes in zip(owners, before, strict=True):
+        changed = [n for n, v in vars(owner).items() if attributes.get(n) is not v]
+        # The interpreter adds its own names to a module whose functions it rewrites.
+        assert not [n for n in changed if n in attributes], owner

@@ -1,0 +1,237 @@
+"""Flat, huge and non-finite CAMs, and classes that do not exist."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from focus.kernels import cam_entropy, class_activation, focus_head
+
+from .cases import (
+    CAM_ENTROPY,
+    EAGER,
+    FOCUS_HEAD,
+    INTERPRETER,
+    REFERENCE,
+    TRITON_GPU,
+    Case,
+    Form,
+    Inputs,
+    make_inputs,
+    run_cam_entropy,
+    run_focus_head,
+)
+from .tolerances import assert_close
+
+CASE: Case = {"batch": 4, "channels": 5, "grid": (3, 4), "classes": 3}
+WITH_REFERENCE = [*FOCUS_HEAD, pytest.param(REFERENCE, id="reference")]
+EPS = torch.finfo(torch.float32).eps
+
+
+def constant(features: Tensor) -> Tensor:
+    return features[:, :, :1, :1].expand_as(features).contiguous()
+
+
+def zero(features: Tensor) -> Tensor:
+    return torch.zeros_like(features)
+
+
+def one_hot(features: Tensor) -> Tensor:
+    features = torch.zeros_like(features)
+    features[:, :, 1, 2] = 50
+    return features
+
+
+def largest_of_float16(features: Tensor) -> Tensor:
+    return features.sign().half() * 65504
+
+
+def huge(features: Tensor) -> Tensor:
+    return features * 1e30
+
+
+def tiny(features: Tensor) -> Tensor:
+    return features * 1e-30
+
+
+FINITE = (constant, zero, one_hot, largest_of_float16, huge, tiny)
+
+
+def extreme_inputs(make, device: str) -> Inputs:
+    inputs = make_inputs(CASE, device)
+    inputs.features = make(inputs.features)
+    return inputs
+
+
+def compare(actual: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dtype) -> None:
+    for name, tensor in actual.items():
+        assert tensor.isfinite().all(), name
+        assert_close(name, tensor, expected[name], dtype)
+
+
+@pytest.mark.parametrize("make", FINITE)
+@pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_cam_entropy_as_reference(form: Form, make) -> None:
+    inputs = extreme_inputs(make, form.device)
+    expected = run_cam_entropy(REFERENCE, inputs.double())
+    compare(run_cam_entropy(form, inputs), expected, inputs.features.dtype)
+
+
+@pytest.mark.parametrize("make", FINITE)
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_focus_head_as_reference(form: Form, make) -> None:
+    inputs = extreme_inputs(make, form.device)
+    options = {"focus_weight": 0.5, "saliency_weight": 2.0}
+    double = inputs.double()
+    actual = run_focus_head(form, inputs, saliency=inputs.saliency, **options)
+    expected = run_focus_head(REFERENCE, double, saliency=double.saliency, **options)
+    compare(actual, expected, inputs.features.dtype)
+
+
+@pytest.mark.parametrize(
+    ("make", "entropy"), [(constant, 1.0), (zero, 1.0), (one_hot, 0.0), (huge, 0.0), (tiny, 1.0)]
+)
+@pytest.mark.parametrize("form", [*CAM_ENTROPY, pytest.param(REFERENCE, id="reference")])
+def test_entropy_at_its_limits(form: Form, make, entropy: float) -> None:
+    inputs = extreme_inputs(make, form.device)
+    inputs.weight = inputs.weight.abs() + 0.5
+    out = run_cam_entropy(form, inputs)["entropy"]
+    torch.testing.assert_close(out, torch.full_like(out, entropy), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e37])
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_cam_flat_up_to_rounding_has_no_saliency_gradient(
+    form: Form, scale: float, sign: int
+) -> None:
+    # 64 eps of the largest magnitude is the threshold: half and twice of it.
+    ramp = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    target = torch.zeros(2, dtype=torch.int64, device=form.device)
+    human = torch.tensor([0.0, 1.0, 0.0, 0.5], device=form.device).view(1, 2, 2).expand(2, 2, 2)
+    cells = torch.stack([1 + 32 * EPS * ramp, 1 + 128 * EPS * ramp]) * sign * scale
+    features = cells.view(2, 1, 2, 2).to(form.device).requires_grad_()
+    weight = torch.ones(1, 1, device=form.device)
+    with form.active():
+        out = focus_head(
+            features, weight, None, target, saliency=human, saliency_weight=1.0, reduction="none"
+        )
+        (grad,) = torch.autograd.grad(out.loss, features, torch.ones_like(out.loss))
+    scaled = ramp if sign == 1 else 1 - ramp
+    expected = torch.stack([human[0].cpu().square(), (scaled.view(2, 2) - human[0].cpu()) ** 2])
+    torch.testing.assert_close(out.saliency.cpu(), expected.mean((1, 2)), rtol=1e-6, atol=0)
+    assert grad[0].count_nonzero() == 0
+    assert grad.isfinite().all()
+    if scale == 1:
+        assert grad[1].abs().max() > 1e3
+
+
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_ties_share_the_gradient_as_amin_and_amax_do(form: Form) -> None:
+    cells = torch.tensor([[3.0, 0, 3, 1, 0, 0], [2, 2, 2, 2, 2, 1]], dtype=torch.float64)
+    human = torch.linspace(0, 1, 6, dtype=torch.float64).expand(2, 6)
+    leaf = cells.clone().requires_grad_()
+    low, high = leaf.amin(1, keepdim=True), leaf.amax(1, keepdim=True)
+    ((leaf - low) / (high - low) - human).square().mean(1).sum().backward()
+    features = cells.view(2, 1, 2, 3).to(form.device).requires_grad_()
+    with form.active():
+        loss = focus_head(
+            features,
+            torch.ones(1, 1, device=form.device).double(),
+            None,
+            torch.zeros(2, dtype=torch.int64, device=form.device),
+            saliency=human.view(2, 2, 3).to(form.device),
+            saliency_weight=1.0,
+            reduction="sum",
+        ).loss
+        loss.backward()
+    torch.testing.assert_close(features.grad.cpu().view(2, 6), leaf.grad)
+
+
+BAD = (float("nan"), float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize("value", BAD, ids=str)
+@pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_cam_entropy_keeps_what_is_not_finite_in_its_sample_and_class(
+    form: Form, value: float
+) -> None:
+    inputs = make_inputs(CASE, form.device)
+    inputs.index[:] = torch.tensor([0, 1, 2, 0])
+    clean = run_cam_entropy(form, inputs)
+    inputs.features[1, 2, 1, 1] = value
+    out = run_cam_entropy(form, inputs)
+    assert not out["cam"][1].isfinite().all()
+    # A cell at -inf is a cell without a share, as in torch's softmax.
+    if not value * inputs.weight[1, 2] < 0:
+        assert out["entropy"][1].isnan()
+    others = [0, 2, 3]
+    for name in ("cam", "entropy", "dF"):
+        assert torch.equal(out[name][others], clean[name][others]), name
+    assert not out["dW"][1].isfinite().all()
+    assert torch.equal(out["dW"][[0, 2]], clean["dW"][[0, 2]])
+
+
+@pytest.mark.parametrize("value", BAD, ids=str)
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_focus_head_keeps_what_is_not_finite_in_its_sample(form: Form, value: float) -> None:
+    inputs = make_inputs(CASE, form.device)
+    options = {"saliency": inputs.saliency, "saliency_weight": 1.0, "focus_weight": 1.0}
+    options["reduction"] = "none"
+    clean = run_focus_head(form, inputs, **options)
+    inputs.features[1, 2, 1, 1] = value
+    out = run_focus_head(form, inputs, **options)
+    assert out["loss"][1].isnan()
+    others = [0, 2, 3]
+    for name, tensor in out.items():
+        if name not in ("dW", "db"):
+            torch.testing.assert_close(tensor[others], clean[name][others], msg=name)
+
+
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_no_nan_where_the_cam_is_finite_though_its_range_is_not(form: Form) -> None:
+    top = torch.finfo(torch.float32).max
+    features = torch.tensor([top, -top, 0.0, 1.0]).view(1, 1, 2, 2).to(form.device)
+    inputs = make_inputs(CASE | {"batch": 1, "channels": 1, "classes": 1}, form.device)
+    inputs.features, inputs.weight = features, torch.ones_like(inputs.weight)
+    human = torch.tensor([1.0, 0, 0, 0]).view(1, 2, 2).to(form.device)
+    options = {"saliency": human, "saliency_weight": 1.0, "focus_weight": 1.0}
+    for name, tensor in run_focus_head(form, inputs, **options).items():
+        assert tensor.isfinite().all(), name
+
+
+@pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_entropy_is_finite_where_the_cam_is_though_its_range_is_not(form: Form) -> None:
+    top = torch.finfo(torch.float32).max
+    inputs = make_inputs(CASE | {"batch": 1, "channels": 1, "classes": 1}, form.device)
+    inputs.features = torch.tensor([top, -top, 0.0, 1.0]).view(1, 1, 2, 2).to(form.device)
+    inputs.weight = torch.ones_like(inputs.weight)
+    out = run_cam_entropy(form, inputs, temperature=0.01)
+    assert out["entropy"].tolist() == [0]
+    assert out["dF"].isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+@pytest.mark.parametrize("form", [EAGER, INTERPRETER, pytest.param(REFERENCE, id="reference")])
+def test_class_that_does_not_exist_is_refused_on_the_cpu(form: Form, wrong: int) -> None:
+    inputs = make_inputs(CASE)
+    index = torch.tensor([0, 1, wrong, 2])
+    classes = index[:, None].expand(4, 2)
+    message = rf"has class {wrong}, outside the 3 classes of weight \(0 to 2\)"
+    with form.active():
+        with pytest.raises(IndexError, match=f"index {message}"):
+            cam_entropy(inputs.features, inputs.weight, index)
+        if form.backend != "triton":
+            with pytest.raises(IndexError, match=f"target {message}"):
+                focus_head(inputs.features, inputs.weight, inputs.bias, index)
+            with pytest.raises(IndexError, match=f"classes {message}"):
+                class_activation(inputs.features, inputs.weight, inputs.bias, classes)
+
+
+@pytest.mark.parametrize("form", [TRITON_GPU])
+def test_class_that_does_not_exist_is_nan_on_a_gpu(form: Form) -> None:
+    inputs = make_inputs(CASE, form.device)
+    inputs.index[:] = torch.tensor([0, -1, 3, 2])
+    out = run_cam_entropy(form, inputs)
+    assert out["cam"].isnan().all((1, 2)).tolist() == [False, True, True, False]
+    assert out["entropy"].isnan().tolist() == [False, True, True, False]
+    assert out["dW"].isfinite().all()

@@ -1,0 +1,88 @@
+"""Gradients against finite differences, and second derivatives, which the operations refuse."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from focus.kernels import cam_entropy, focus_head
+
+from .cases import (
+    CAM_CLASSES,
+    CAM_ENTROPY,
+    FOCUS_HEAD,
+    LEVELS,
+    MAPS,
+    REFERENCE,
+    Case,
+    Form,
+    head_options,
+    make_inputs,
+)
+
+TINY: Case = {"batch": 2, "channels": 2, "grid": (2, 2), "classes": 3, "dtype": torch.float64}
+TINY |= {"weight_dtype": "own", "level": "minimize", "cam_class": "true", "maps": "maps"}
+LAYOUTS = ("nchw", "channels_last")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_cam_entropy(form: Form, layout: str) -> None:
+    inputs = make_inputs(TINY | {"layout": layout}, form.device)
+    leaves = inputs.features.requires_grad_(), inputs.weight.requires_grad_()
+    with form.active():
+        assert gradcheck(lambda f, w: cam_entropy(f, w, inputs.index, temperature=0.8), leaves)
+
+
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("cam_class", CAM_CLASSES)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_focus_head(form: Form, layout: str, level: str, cam_class: str, maps: str) -> None:
+    case = TINY | {"layout": layout, "level": level, "cam_class": cam_class, "maps": maps}
+    inputs = make_inputs(case, form.device)
+    options = head_options(case, inputs) | {"reduction": "none", "label_smoothing": 0.1}
+    leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
+    with form.active():
+        out = focus_head(*leaves, inputs.index, **options)
+        assert_smooth_here(out, level)
+        assert gradcheck(lambda *t: focus_head(*t, inputs.index, **options).loss, leaves)
+
+
+def assert_smooth_here(out, level: str) -> None:
+    """No min or max of a CAM, argmax or target entropy is near enough to change in the check."""
+    ordered = out.cam.flatten(1).sort(1).values.diff(dim=1)
+    assert ordered[:, 0].min() > 1e-3
+    assert ordered[:, -1].min() > 1e-3
+    assert out.logits.topk(2).values.diff(dim=1).abs().min() > 1e-3
+    if level == "match":
+        assert out.focus[out.focus > 0].min() > 1e-3
+
+
+@pytest.mark.parametrize("form", [pytest.param(REFERENCE, id="reference"), *CAM_ENTROPY])
+def test_second_derivative_of_cam_entropy(form: Form) -> None:
+    inputs = make_inputs(TINY, form.device)
+    leaves = inputs.features.requires_grad_(), inputs.weight.requires_grad_()
+    with form.active():
+        assert_second_derivative(form, cam_entropy(*leaves, inputs.index)[1].sum(), leaves)
+
+
+@pytest.mark.parametrize("form", [pytest.param(REFERENCE, id="reference"), *FOCUS_HEAD])
+def test_second_derivative_of_focus_head(form: Form) -> None:
+    inputs = make_inputs(TINY, form.device)
+    leaves = inputs.features.requires_grad_(), inputs.weight.requires_grad_()
+    with form.active():
+        loss = focus_head(*leaves, None, inputs.index, focus_weight=1).loss
+        assert_second_derivative(form, loss, leaves)
+
+
+def assert_second_derivative(form: Form, loss: torch.Tensor, leaves: tuple) -> None:
+    """A gradient penalty is right by the reference, and an error elsewhere: never wrong."""
+    grads = torch.autograd.grad(loss, leaves, create_graph=True)
+    for grad in grads:
+        penalty = grad.square().sum()
+        if form == REFERENCE:
+            penalty.backward(retain_graph=True)
+        else:
+            with pytest.raises(RuntimeError, match=r"autograd|differentiate"):
+                penalty.backward(retain_graph=True)
