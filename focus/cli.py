@@ -93,9 +93,20 @@ def run(
         debug = config.debug
         main(config)
     except InputError as error:
-        _end(2, " ".join(str(error).split()), prog, debug)
+        _end(2, _sentence(error), prog, debug)
     except KeyboardInterrupt:
         _end(130, "interrupted.", prog, debug)
+
+
+def _sentence(error: InputError) -> str:
+    """Its message in one line.
+
+    Of an error in a worker of a DataLoader, torch makes one that holds the worker's traceback.
+    """
+    text = str(error)
+    if text.startswith("Caught InputError in "):
+        text = text.rpartition(f"{InputError.__module__}.InputError: ")[2]
+    return " ".join(text.split())
 
 
 def _end(code: int, message: str, prog: str, debug: bool) -> NoReturn:

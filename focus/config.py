@@ -296,8 +296,12 @@ class EvaluateConfig(_SharedConfig):
         None, "model", "a run folder of train.py, whose best model is taken", "DIR"
     )
     model_dir: str | None = _flag(None, "model", "a folder with a saved model", "DIR")
-    output: str = _flag(
-        "evaluation", "output", "folder for results.json and scores.csv, made if need be", "DIR"
+    output: str | None = _flag(
+        None,
+        "output",
+        "folder for results.json and scores.csv, made if need be "
+        "(default: evaluation in the folder of --run, with --model-dir evaluation here)",
+        "DIR",
     )
     batch_size: int = _flag(64, "machine", "images at a time in one process")
 

@@ -1,75 +1,49 @@
-"""From a detector and images to scores, and from scores to results.
+"""What ``evaluate.py`` does: a trained detector on images, to scores, results and overlays."""
 
-Scores are gathered image by image (:func:`score_images`) and every metric is computed once, from
-the whole table (:func:`summarise`). ``docs/formats.md`` describes the two files that
-:func:`write_results` leaves.
-"""
-
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from accelerate.utils import gather_object
-from numpy.typing import NDArray
-from tqdm.auto import tqdm
-
-from focus import metrics
 from focus.cli import load_config
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.dataset import artefact_coverage
 from focus.data.demo import demo_manifest
-from focus.data.images import check_images, usable_cores
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
-from focus.data.readers import read_data, test_manifest
+from focus.data.images import check_images
+from focus.data.machine import usable_cores
+from focus.data.manifest import Manifest
+from focus.data.readers import read_given
 from focus.errors import InputError
-from focus.inference import Autocast, predictions
+from focus.inference import score_shared
 from focus.models import Detector
 from focus.overlays import contact_sheet
+from focus.results import format_table, remarks, summarise, write_results
 from focus.runtime import start
-from focus.scores import Scores
-
-VERSION = 1
-UNNAMED = "(unnamed)"
-
-Results = dict[str, Any]
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """What ``evaluate.py`` does: scores, results, a sheet of overlays, and a table on the screen.
+    """Score, write scores, results and a sheet of overlays, print a table.
 
-    Each process of a launch scores its share of the images, the main one does the rest. Raises
-    InputError for a missing model or data before anything is scored or written.
+    Each process of a launch scores its share of the images, the main one does the rest.
+
+    Raises:
+        InputError: a missing model or data, before anything is scored or written.
     """
-    model = _model_folder(config)
-    output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file: give a folder.")
+    model, output = _model_folder(config), _output_folder(config)
     detector = Detector.from_pretrained(model)
     accelerator = start(config)
-    main, processes = accelerator.is_main_process, accelerator.num_processes
+    main = accelerator.is_main_process
     with accelerator.main_process_first():  # it leaves the others its caches
         manifest, workers = _images(config, progress=main)
-    part = score_images(
+    scores = score_shared(
+        accelerator,
         detector.to(accelerator.device),
         manifest,
         batch_size=config.batch_size,
         workers=workers if config.workers is None else config.workers,
-        autocast=accelerator.autocast,
-        indices=range(accelerator.process_index, len(manifest), processes),
-        progress=main,
+        progress=True,
+        description="scoring",
     )
-    parts = gather_object([part])
     if main:
-        scores = Scores.merge(parts, len(manifest))
         labelled = bool((scores.label >= 0).any())
-        known = detector.config.training_generators
-        results = summarise(scores, known) if labelled else None
-        written = write_results(output, scores, results)
-        written.append(output / "overlays.png")
+        results = summarise(scores, detector.config.training_generators) if labelled else None
+        written = [*write_results(output, scores, results), output / "overlays.png"]
         contact_sheet(detector, manifest, written[-1])
         if results is not None:
             name = model.absolute().parent.name if model.name == "model" else model.name
@@ -92,22 +66,21 @@ def _model_folder(config: EvaluateConfig) -> Path:
     return run / "model"
 
 
+def _output_folder(config: EvaluateConfig) -> Path:
+    output = Path(config.output or Path(config.run or "") / "evaluation")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file: give a folder.")
+    return output
+
+
 def _images(config: EvaluateConfig, progress: bool) -> tuple[Manifest, int]:
     """What to score, and how many workers that is worth: the images given, else the run's demo."""
-    if not (config.data or config.test_data or config.test_real):
+    own, tests = read_given(config, allow_unlabelled=True)
+    given = own + tests
+    if not given:
         if config.run is None or load_config(TrainConfig, Path(config.run) / "config.yaml").data:
             raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
         return demo_manifest(progress=progress).split("test"), 0
-    given = Manifest([])
-    for path in config.data:
-        given += read_data(
-            path, data_root=config.data_root, heatmaps=config.heatmaps, allow_unlabelled=True
-        )
-    given += test_manifest(
-        [f"{name}={path}" for name, path in config.test_data.items()],
-        [f"{name}={path}" for name, path in config.test_real.items()],
-        data_root=config.data_root,
-    )
     # What a model was trained on says nothing about new images.
     unseen = given.where(lambda sample: sample.split != "train")
     if not unseen:
@@ -115,285 +88,3 @@ def _images(config: EvaluateConfig, progress: bool) -> tuple[Manifest, int]:
             f"All {len(given)} images of {given.source} are for training: give others."
         )
     return check_images(unseen, progress=progress)[0], min(4, usable_cores())
-
-
-def score_images(
-    detector: Detector,
-    manifest: Manifest,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    device: torch.device | str | None = None,
-    autocast: Autocast | None = None,
-    indices: Sequence[int] | None = None,
-    progress: bool = True,
-    description: str = "scoring",
-) -> Scores:
-    """Scores the images of a manifest, one row each, in its order.
-
-    indices: the rows to score, for one of several processes (``range(rank, len(manifest),
-    processes)``); :meth:`Scores.merge` joins the parts. The other arguments, and what is raised,
-    are those of :func:`focus.inference.predictions`.
-    """
-    total = len(manifest) if indices is None else len(indices)
-    batches = predictions(
-        detector,
-        manifest,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        autocast=autocast,
-        indices=indices,
-    )
-    parts = []
-    with tqdm(total=total, desc=description, unit="image", disable=not progress) as bar:
-        for rows, prediction in batches:
-            arrays = [field.cpu().numpy() for field in prediction]
-            parts.append(_rows(manifest, rows, arrays))
-            bar.update(len(rows))
-    return Scores.concatenate(parts)
-
-
-def _rows(manifest: Manifest, indices: list[int], prediction: Sequence[NDArray[Any]]) -> Scores:
-    """The table's rows for one batch; prediction: the fields of a Prediction."""
-    score, predicted, cams, entropy = prediction
-    samples = [manifest[index] for index in indices]
-    grid = cams.shape[2:]
-    peaks = metrics.peak_cell(cams[:, 0])
-    coverage = [_coverage(sample, grid) for sample in samples]
-    return Scores(
-        index=np.array(indices),
-        path=np.array([sample.path for sample in samples]),
-        label=np.array([-1 if sample.label is None else sample.label for sample in samples]),
-        generator=np.array([sample.generator for sample in samples]),
-        family=np.array([sample.family for sample in samples]),
-        split=np.array([sample.split for sample in samples]),
-        test_set=np.array([sample.test_set for sample in samples]),
-        group=np.array([sample.group for sample in samples]),
-        score=score,
-        predicted=predicted,
-        entropy_predicted=entropy[:, 0],
-        entropy_synthetic=entropy[:, 1],
-        entropy_sum=metrics.sum_entropy(cams[:, 0]).astype(np.float32),
-        entropy_z=metrics.z_entropy(cams[:, 0]).astype(np.float32),
-        cam_range=metrics.cam_range(cams[:, 0]).astype(np.float32),
-        peak_row=peaks // grid[1],
-        peak_col=peaks % grid[1],
-        pointing_hit=_hits(peaks, coverage),
-        pointing_hit_synthetic=_hits(metrics.peak_cell(cams[:, 1]), coverage),
-    )
-
-
-def _coverage(sample: Sample, grid: tuple[int, ...]) -> NDArray[np.float32] | None:
-    if sample.label != SYNTHETIC or sample.mask_path is None:
-        return None
-    return artefact_coverage(sample.mask_path, (grid[0], grid[1]))
-
-
-def _hits(
-    peaks: NDArray[np.int64], coverage: Iterable[NDArray[np.float32] | None]
-) -> NDArray[np.int64]:
-    hits = [
-        None if cells is None else metrics.pointing_hit(int(peak), cells)
-        for peak, cells in zip(peaks, coverage, strict=True)
-    ]
-    return np.array([-1 if hit is None else int(hit) for hit in hits], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The fakes of one generator and the real images that they are told from (row numbers)."""
-
-    test_set: str
-    generator: str
-    real: NDArray[np.int64]
-    fake: NDArray[np.int64]
-
-
-def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison]:
-    """Which fakes are scored against which real images: one comparison a generator and test set.
-
-    A fake belongs to its test set; without one it is "closed" if training knew its generator,
-    else "open". Its real images are the first of these that there are any of: the generator's
-    own in the same test set; those of the same test set that name no generator; those given
-    apart, with neither test set nor generator.
-    """
-    known = frozenset(training_generators)
-    home = np.array(
-        [
-            test_set or ("closed" if generator in known else "open")
-            for test_set, generator in zip(scores.test_set, scores.generator, strict=True)
-        ],
-        dtype=np.object_,
-    )
-    real, fake = scores.label == REAL, scores.label == SYNTHETIC
-    nameless = real & (scores.generator == "")
-    comparisons = []
-    for test_set, generator in sorted(set(zip(home[fake], scores.generator[fake], strict=True))):
-        candidates = (
-            real & (home == test_set) & (scores.generator == generator) & (generator != ""),
-            nameless & (scores.test_set == test_set),
-            nameless & (scores.test_set == ""),
-        )
-        chosen = next((rows for rows in candidates if rows.any()), np.zeros(len(scores), bool))
-        fakes = fake & (home == test_set) & (scores.generator == generator)
-        comparisons.append(
-            Comparison(test_set, generator, np.flatnonzero(chosen), np.flatnonzero(fakes))
-        )
-    return comparisons
-
-
-def summarise(scores: Scores, training_generators: Iterable[str]) -> Results:
-    """``results.json`` as a dictionary: AUC and focus figures by test set and by generator.
-
-    ``closed`` and ``open`` are always there, ``closed_balanced`` only where a fake belongs to it.
-    What the data cannot give is None.
-    """
-    training_generators = sorted(training_generators)
-    comparisons = match(scores, training_generators)
-    results: Results = {
-        "version": VERSION,
-        "training_generators": training_generators,
-        "n_real": int((scores.label == REAL).sum()),
-        "n_fake": int((scores.label == SYNTHETIC).sum()),
-        "n_unlabelled": int((scores.label < 0).sum()),
-    }
-    results["n_real_unused"] = results["n_real"] - len(_union(c.real for c in comparisons))
-    for test_set in ("closed", "closed_balanced", "open"):
-        members = [c for c in comparisons if c.test_set == test_set]
-        if not members and test_set == "closed_balanced":
-            continue
-        pooled = _figures(scores, _union(c.real for c in members), _union(c.fake for c in members))
-        generators = {c.generator or UNNAMED: _figures(scores, c.real, c.fake) for c in members}
-        if test_set == "open":
-            aucs = [g["auc"] for g in generators.values() if g["auc"] is not None]
-            head = {
-                "auc_mean": metrics.mean(np.array(aucs)),
-                "n_generators": len(aucs),
-                "auc_pooled": pooled.pop("auc"),
-            }
-        else:
-            head = {}
-        results[test_set] = {**head, **pooled, "generators": generators}
-    return results
-
-
-def _union(rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
-
-
-def _figures(scores: Scores, real: NDArray[np.int64], fake: NDArray[np.int64]) -> Results:
-    """The figures of one group of images, under the same names for every group."""
-    reals, fakes, both = (scores.select(r) for r in (real, fake, np.concatenate([real, fake])))
-    figures: Results = {
-        "auc": metrics.auc(reals.score, fakes.score),
-        "n_real": len(reals),
-        "n_fake": len(fakes),
-        "entropy": metrics.mean(both.entropy_predicted),
-        "entropy_real": metrics.mean(reals.entropy_predicted),
-        "entropy_fake": metrics.mean(fakes.entropy_predicted),
-        "entropy_synthetic": metrics.mean(both.entropy_synthetic),
-        "entropy_sum": metrics.mean(both.entropy_sum),
-        "entropy_z": metrics.mean(both.entropy_z),
-        "cam_range": metrics.mean(both.cam_range),
-    }
-    for name in ("pointing_hit", "pointing_hit_synthetic"):
-        hits = getattr(fakes, name)
-        figures[name] = metrics.mean(hits[hits >= 0])
-    figures["n_pointing"] = int((fakes.pointing_hit >= 0).sum())
-    columns = int(both.peak_col.max(initial=0)) + 1
-    figures["peak_share"] = metrics.commonest_peak_share(both.peak_row * columns + both.peak_col)
-    return figures
-
-
-def write_results(folder: str | Path, scores: Scores, results: Results | None) -> list[Path]:
-    """Writes ``scores.csv`` and ``results.json`` into ``folder``; returns the paths written.
-
-    Each file is written aside and renamed, so that it is there whole or not at all. Without
-    results (no image has a label) an earlier ``results.json``, which would be of other scores, is
-    removed.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "scores.csv"]
-    aside = folder / "scores.csv.part"
-    scores.to_csv(aside)
-    aside.replace(written[0])
-    target = folder / "results.json"
-    if results is None:
-        target.unlink(missing_ok=True)
-        return written
-    aside = folder / "results.json.part"
-    aside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(target)
-    return [target, *written]
-
-
-def remarks(scores: Scores, results: Results | None) -> list[str]:
-    """What the reader of a table must know beside it: one line each, none if all is as it seems."""
-    unlabelled = int((scores.label < 0).sum())
-    lines = []
-    if results is None:
-        lines.append(f"None of the {len(scores)} images has a label: scores only, no results.")
-    elif unlabelled:
-        lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
-    if results is None:
-        return lines
-    for kind, other in (("fake", "real"), ("real", "fake")):
-        if results[f"n_{kind}"] == 0:
-            lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")
-            return lines
-    for test_set in ("closed", "closed_balanced", "open"):
-        for name, figures in results.get(test_set, {}).get("generators", {}).items():
-            if figures["auc"] is None:
-                lines.append(f"{name} has no real images to be told from: its AUC is not defined.")
-    if results["n_real_unused"]:
-        unused = results["n_real_unused"]
-        lines.append(f"Real images that no fake is told from: {unused}; they are in no result.")
-    return lines
-
-
-def format_table(results_by_name: dict[str, Results]) -> str:
-    """The table at the end of a run: one row a figure, one column a model, in plain text."""
-    everything = list(results_by_name.values())
-    rows: list[tuple[str, list[str]]] = []
-
-    def add(label: str, *keys: str) -> None:
-        rows.append((label, [_cell(results, keys) for results in everything]))
-
-    add("closed-set AUC", "closed", "auc")
-    balanced = any("closed_balanced" in results for results in everything)
-    if balanced:
-        add("closed-balanced AUC", "closed_balanced", "auc")
-    unknown = sorted({name for results in everything for name in results["open"]["generators"]})
-    for name in unknown:
-        add(f"open-set AUC, {_shorten(name, 22)}", "open", "generators", name, "auc")
-    counts = {results["open"].get("n_generators") for results in everything}
-    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
-    add(f"open-set AUC, {mean}", "open", "auc_mean")
-    for label, key in (("CAM entropy", "entropy"), ("CAM peaks in the artefact", "pointing_hit")):
-        for test_set in ("closed", "open"):
-            add(f"{label}, {test_set}", test_set, key)
-
-    names = [_shorten(name, 20) for name in results_by_name]
-    first = max(len(label) for label, _ in rows)
-    widths = [max(7, len(name)) for name in names]
-    lines = [
-        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
-        for label, cells in [("", names), *rows]
-    ]
-    lines.insert(1, "-" * len(lines[1]))
-    if any(cell == "-" for _, cells in rows for cell in cells):
-        lines.append("- not defined: needs real and synthetic images (AUC), artefact masks (peaks)")
-    return "\n".join(lines)
-
-
-def _cell(results: Results, keys: Sequence[str]) -> str:
-    value: Any = results
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _shorten(name: str, width: int) -> str:
-    return name if len(name) <= width else name[: width - 3] + "..."

@@ -1,17 +1,24 @@
-"""The detector over the images of a manifest, batch by batch."""
+"""The detector over the images of a manifest: predictions batch by batch, and the whole table."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
 
-from focus.data.dataset import FaceDataset, collate
-from focus.data.manifest import Manifest
+from focus import metrics
+from focus.data.dataset import FaceDataset, artefact_coverage, collate
+from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
+from focus.scores import Scores
 
 if TYPE_CHECKING:
     from focus.models import Detector, Prediction
@@ -81,3 +88,115 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def score_images(
+    detector: "Detector",
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    autocast: Autocast | None = None,
+    indices: Sequence[int] | None = None,
+    progress: bool = True,
+    description: str = "scoring",
+) -> Scores:
+    """Scores the images of a manifest, one row each, in its order.
+
+    indices: the rows to score, for one of several processes (``range(rank, len(manifest),
+    processes)``); :meth:`Scores.merge` joins the parts. The other arguments, and what is raised,
+    are those of :func:`predictions`.
+    """
+    total = len(manifest) if indices is None else len(indices)
+    batches = predictions(
+        detector,
+        manifest,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        autocast=autocast,
+        indices=indices,
+    )
+    parts = []
+    with tqdm(total=total, desc=description, unit="image", disable=not progress) as bar:
+        for rows, prediction in batches:
+            arrays = [field.cpu().numpy() for field in prediction]
+            parts.append(_rows(manifest, rows, arrays))
+            bar.update(len(rows))
+    return Scores.concatenate(parts)
+
+
+def score_shared(
+    accelerator: Accelerator,
+    detector: "Detector",
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+    description: str,
+) -> Scores:
+    """Scores the images of a manifest, shared among the processes of a launch.
+
+    Every process gets the whole table, in the manifest's order, each image once. The detector is
+    on the accelerator's device and not wrapped; the other arguments are those of
+    :func:`score_images`, and the main process shows the progress.
+    """
+    part = score_images(
+        detector,
+        manifest,
+        batch_size=batch_size,
+        workers=workers,
+        autocast=accelerator.autocast,
+        indices=range(accelerator.process_index, len(manifest), accelerator.num_processes),
+        progress=progress and accelerator.is_main_process,
+        description=description,
+    )
+    return Scores.merge(gather_object([part]), len(manifest))
+
+
+def _rows(manifest: Manifest, indices: list[int], prediction: Sequence[NDArray[Any]]) -> Scores:
+    """The table's rows for one batch; prediction: the fields of a Prediction."""
+    score, predicted, cams, entropy = prediction
+    samples = [manifest[index] for index in indices]
+    grid = cams.shape[2:]
+    peaks = metrics.peak_cell(cams[:, 0])
+    coverage = [_coverage(sample, grid) for sample in samples]
+    return Scores(
+        index=np.array(indices),
+        path=np.array([sample.path for sample in samples]),
+        label=np.array([-1 if sample.label is None else sample.label for sample in samples]),
+        generator=np.array([sample.generator for sample in samples]),
+        family=np.array([sample.family for sample in samples]),
+        split=np.array([sample.split for sample in samples]),
+        test_set=np.array([sample.test_set for sample in samples]),
+        group=np.array([sample.group for sample in samples]),
+        score=score,
+        predicted=predicted,
+        entropy_predicted=entropy[:, 0],
+        entropy_synthetic=entropy[:, 1],
+        entropy_sum=metrics.sum_entropy(cams[:, 0]).astype(np.float32),
+        entropy_z=metrics.z_entropy(cams[:, 0]).astype(np.float32),
+        cam_range=metrics.cam_range(cams[:, 0]).astype(np.float32),
+        peak_row=peaks // grid[1],
+        peak_col=peaks % grid[1],
+        pointing_hit=_hits(peaks, coverage),
+        pointing_hit_synthetic=_hits(metrics.peak_cell(cams[:, 1]), coverage),
+    )
+
+
+def _coverage(sample: Sample, grid: tuple[int, ...]) -> NDArray[np.float32] | None:
+    if sample.label != SYNTHETIC or sample.mask_path is None:
+        return None
+    return artefact_coverage(sample.mask_path, (grid[0], grid[1]))
+
+
+def _hits(
+    peaks: NDArray[np.int64], coverage: Iterable[NDArray[np.float32] | None]
+) -> NDArray[np.int64]:
+    hits = [
+        None if cells is None else metrics.pointing_hit(int(peak), cells)
+        for peak, cells in zip(peaks, coverage, strict=True)
+    ]
+    return np.array([-1 if hit is None else int(hit) for hit in hits], dtype=np.int64)

@@ -289,8 +289,16 @@ class Detector(nn.Module):
         """Write ``config.json`` and ``model.safetensors``; an earlier detector there is replaced.
 
         The folder is written aside and renamed, so that it is whole or absent.
+
+        Raises:
+            InputError: the folder holds other files, which replacing it would delete.
         """
         folder = Path(folder)
+        present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if others := sorted(present - {CONFIG_FILE, WEIGHTS_FILE}):
+            raise InputError(
+                f"{folder} holds more than a detector ({others[0]}): give a folder of its own."
+            )
         aside = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -358,8 +366,8 @@ class Detector(nn.Module):
         if math.prod(grid) < 2:
             raise InputError(
                 f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
-                f"(its output is {shape or type(out).__name__}), so there is no CAM: choose another "
-                "--model or a larger --image-size."
+                f"(its output is {shape or type(out).__name__}), so there is no CAM: choose "
+                "another --model or a larger --image-size."
             )
         return grid, channels
 
@@ -412,11 +420,11 @@ def _create_backbone(model: str, image_size: int | None, pretrained: bool) -> An
     if not timm.is_model(model):
         close = did_you_mean(model, timm.list_models())
         raise InputError(f"There is no network {model!r} in timm{close}.")
-    config = timm.get_pretrained_cfg(model)
-    size: dict[str, Any] = (
-        {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
-    )
     try:
+        config = timm.get_pretrained_cfg(model)
+        size: dict[str, Any] = (
+            {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+        )
         # The published network, so that its weights load strictly; then without classifier and
         # pooling: its output is the map after the last norm.
         network = timm.create_model(model, pretrained=pretrained, **size)
@@ -425,7 +433,7 @@ def _create_backbone(model: str, image_size: int | None, pretrained: bool) -> An
     except Exception as error:
         if not pretrained:
             raise InputError(
-                f"timm could not make the network {model!r} without its pooling "
+                f"timm gives no map of features of the network {model!r} "
                 f"({_first_line(error)}): choose another --model or --image-size."
             ) from error
         raise InputError(

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.images import usable_cores
+from focus.data.machine import usable_cores
 from focus.errors import InputError
 
 
@@ -23,6 +23,9 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: fp16 without a GPU, where Accelerate would train in float32 without a word.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        # Else, started by torchrun without a GPU, each process would believe that it is alone.
+        options["cpu"] = True
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")

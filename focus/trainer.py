@@ -6,6 +6,7 @@ A run folder holds ``config.yaml``, ``summary.csv`` (a row an epoch), ``tensorbo
 """
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
@@ -23,15 +23,40 @@ from focus.config import ResolvedTrainConfig, loss_config, write_config
 from focus.data.dataset import Batch, FaceDataset, collate
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
-from focus.evaluation import Results, score_images, summarise, write_results
+from focus.inference import score_shared
 from focus.kernels import backend_for
 from focus.metrics import auc
 from focus.models import Detector
 from focus.overlays import contact_sheet
+from focus.results import Results, summarise, write_results
 from focus.scores import Scores
 
 EVALUATION_BATCH = 64
 TERMS = ("loss", "classification", "focus", "saliency", "entropy")
+
+
+def run_folder(config: ResolvedTrainConfig) -> Path:
+    """The run's folder; refuses one that exists unless the run is resumed.
+
+    Raises:
+        InputError: the folder exists.
+    """
+    folder = Path(config.output) / config.name
+    if folder.exists() and not config.resume:
+        raise InputError(
+            f"The run folder {folder} exists already: give another --name, or --resume to go on."
+        )
+    return folder
+
+
+def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
+    """One line: device, processes, threads, precision, and which form the head takes and why."""
+    name, reason = backend_for(torch.empty(0, device=accelerator.device), "focus_head")
+    processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
+    return (
+        f"device {accelerator.device}, {processes}, {torch.get_num_threads()} threads each, "
+        f"mixed precision {config.mixed_precision}, head: {name} ({reason})"
+    )
 
 
 @dataclass
@@ -49,38 +74,6 @@ class TrainState:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-class EpochSampler(Sampler[int]):
-    """A permutation drawn from (seed, epoch): the same whatever came before it."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self._length, self._seed, self._epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        yield from torch.randperm(self._length, generator=generator).tolist()
-
-
-def run_folder(config: ResolvedTrainConfig) -> Path:
-    """The run's folder; refuses one that exists unless the run is resumed.
-
-    Raises:
-        InputError: the folder exists, or is another run's.
-    """
-    folder = Path(config.output) / config.name
-    if folder.exists() and not config.resume:
-        raise InputError(
-            f"The run folder {folder} exists already: give another --name, or --resume to go on."
-        )
-    return folder
-
-
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
@@ -91,7 +84,7 @@ class Trainer:
     def __init__(
         self, config: ResolvedTrainConfig, manifest: Manifest, accelerator: Accelerator
     ) -> None:
-        self.config, self.manifest, self.accelerator = config, manifest, accelerator
+        self.config, self.accelerator = config, accelerator
         self.folder = run_folder(config)
         self.state = TrainState()
         torch.manual_seed(config.seed)
@@ -131,8 +124,8 @@ class Trainer:
         self.model, self.optimizer, self.loader = accelerator.prepare(
             self.detector, _optimizer(config, self.detector), loader
         )
-        steps = -(-len(self.loader) // config.gradient_accumulation_steps)
-        self.scheduler = _scheduler(config, self.optimizer.optimizer, steps)
+        steps = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
+        self.scheduler = _scheduler(config, self.optimizer.optimizer, steps_per_epoch=steps)
 
     def fit(self) -> None:
         """Train to the last epoch, from the last checkpoint if the run is resumed."""
@@ -147,17 +140,17 @@ class Trainer:
         ) as bar:
             while state.epoch < config.epochs:
                 means = self._train_epoch(bar)
-                scores = self._score(self.validation, progress=False)
+                scores = self._score(self.detector, self.validation, progress=False)
                 state.epoch += 1
                 self._record(means, scores)
                 if self.accelerator.is_main_process:
-                    tqdm.write(self._epoch_line())
+                    tqdm.write(_epoch_line(state, config.epochs))
         self.accelerator.wait_for_everyone()
 
     def evaluate(self) -> Results:
         """Score the test images with the best model, write scores, results and overlays."""
         best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
-        scores = self._score(self.test, best, description="test images")
+        scores = self._score(best, self.test, progress=True)
         results = summarise(scores, best.config.training_generators)
         results["model"] = {"epoch": self.state.best_epoch, "validation_auc": self.state.best_auc}
         if self.accelerator.is_main_process:
@@ -166,15 +159,6 @@ class Trainer:
             contact_sheet(best, shown, self.folder / "overlays.png")
         self.accelerator.wait_for_everyone()
         return results
-
-    def _epoch_line(self) -> str:
-        row, best = self.state.rows[-1], self.state.best_epoch == self.state.epoch
-        return (
-            f"epoch {self.state.epoch}/{self.config.epochs}  loss {row['train_loss']:.4f}  "
-            f"validation AUC {row['eval_auc']:.4f}  entropy {row['eval_entropy']:.3f}"
-            + "  (best)"
-            * best
-        )
 
     def _open_folder(self) -> None:
         checkpoints = self.folder / "checkpoints"
@@ -210,7 +194,7 @@ class Trainer:
             bar.update()
         *totals, count = self.accelerator.reduce(sums).tolist()
         means = dict(zip(TERMS, (total / count for total in totals), strict=True))
-        if not all(map(torch.isfinite, torch.tensor(totals))):
+        if not all(map(math.isfinite, totals)):
             raise InputError(
                 f"The loss of {self.config.name} became {means['loss']} in epoch "
                 f"{self.state.epoch + 1}: lower --lr, or give --mixed-precision no."
@@ -235,27 +219,16 @@ class Trainer:
         sums = [out.loss.detach() * count, *(term.sum() for term in terms)]
         return torch.stack([*sums, torch.full_like(sums[0], count)]).double()
 
-    def _score(
-        self,
-        manifest: Manifest,
-        detector: Detector | None = None,
-        *,
-        progress: bool = True,
-        description: str = "",
-    ) -> Scores:
-        """Score a manifest, shared among the processes; every process gets the whole table."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        part = score_images(
-            detector or self.detector,
+    def _score(self, detector: Detector, manifest: Manifest, *, progress: bool) -> Scores:
+        return score_shared(
+            self.accelerator,
+            detector,
             manifest,
             batch_size=EVALUATION_BATCH,
-            autocast=self.accelerator.autocast,
-            indices=range(rank, len(manifest), processes),
-            progress=progress and self.accelerator.is_main_process,
-            description=description,
+            workers=self.config.workers,
+            progress=progress,
+            description="test images",
         )
-        parts = gather_object([part]) if processes > 1 else [part]
-        return Scores.merge(parts, len(manifest))
 
     def _record(self, means: dict[str, float], scores: Scores) -> None:
         """Note the epoch: best model, summary.csv, TensorBoard, checkpoint."""
@@ -285,6 +258,24 @@ class Trainer:
                 extra={"train_state": asdict(state), "config": asdict(self.config)},
             )
         self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=state.epoch)
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation drawn from (seed, epoch): the same whatever came before it."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self._length, self._seed, self._epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        yield from torch.randperm(self._length, generator=generator).tolist()
 
 
 def _optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.optim.Optimizer:
@@ -324,6 +315,15 @@ def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -
             )
 
 
+def _epoch_line(state: TrainState, epochs: int) -> str:
+    row, best = state.rows[-1], state.best_epoch == state.epoch
+    return (
+        f"epoch {state.epoch}/{epochs}  loss {row['train_loss']:.4f}  "
+        f"validation AUC {row['eval_auc']:.4f}  entropy {row['eval_entropy']:.3f}"
+        f"{'  (best)' if best else ''}"
+    )
+
+
 def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
     aside = path.with_suffix(".part")
     with aside.open("w", newline="", encoding="utf-8") as file:
@@ -331,13 +331,3 @@ def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     aside.replace(path)
-
-
-def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
-    """One line: device, processes, threads, precision, and which form the head takes and why."""
-    name, reason = backend_for(torch.empty(0, device=accelerator.device), "focus_head")
-    processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
-    return (
-        f"device {accelerator.device}, {processes}, {torch.get_num_threads()} threads each, "
-        f"mixed precision {config.mixed_precision}, head: {name} ({reason})"
-    )

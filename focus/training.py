@@ -7,9 +7,9 @@ from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.demo import demo_manifest
 from focus.data.images import check_images
 from focus.data.manifest import Manifest
-from focus.data.readers import read_data, test_manifest
+from focus.data.readers import read_given
 from focus.data.splits import assign_splits, check_trainable
-from focus.evaluation import Results, format_table
+from focus.results import Results, format_table
 from focus.runtime import start
 from focus.trainer import Trainer, describe, run_folder
 
@@ -68,20 +68,11 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
     Raises:
         InputError: no usable images, a split without one of the classes, too many bad files.
     """
-    if config.data:
-        own = Manifest([])
-        for path in config.data:
-            own += read_data(path, data_root=config.data_root, heatmaps=config.heatmaps)
-        manifest = assign_splits(own, seed=config.seed)
-    else:
-        manifest = demo_manifest(progress=progress)
-    manifest += test_manifest(
-        [f"{name}={path}" for name, path in config.test_data.items()],
-        [f"{name}={path}" for name, path in config.test_real.items()],
-        data_root=config.data_root,
-    )
+    own, tests = read_given(config)
+    manifest = assign_splits(own, seed=config.seed) if own else demo_manifest(progress=progress)
+    manifest += tests
     check_trainable(manifest)
-    if config.data or config.test_data or config.test_real:
+    if own or tests:
         # The demo set's own checksum has been verified.
         manifest, _ = check_images(manifest, progress=progress)
         check_trainable(manifest)

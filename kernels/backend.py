@@ -18,7 +18,9 @@ from torch import Tensor
 BackendName = Literal["triton", "eager", "reference"]
 Operation = Literal["cam_entropy", "class_activation", "focus_head"]
 
-TRITON_OPERATIONS: frozenset[str] = frozenset({"cam_entropy"})
+TRITON_OPERATIONS: frozenset[str] = frozenset({"cam_entropy", "focus_head"})
+# A program of the head's kernels holds all classes.
+MAX_CLASSES = 16
 
 _choice = "auto"
 
@@ -62,8 +64,8 @@ class use_backend:
         _choice = self._before
 
 
-def backend_for(features: Tensor, operation: Operation) -> Backend:
-    """The backend that ``operation`` takes for ``features``, and why.
+def backend_for(features: Tensor, operation: Operation, classes: int = 2) -> Backend:
+    """The backend that ``operation`` takes for ``features`` and K ``classes``, and why.
 
     Raises:
         RuntimeError: if "triton" was asked for and cannot run here.
@@ -73,6 +75,8 @@ def backend_for(features: Tensor, operation: Operation) -> Backend:
     obstacle = None
     if operation not in TRITON_OPERATIONS:
         obstacle = f"{operation} has no Triton form yet"
+    elif operation == "focus_head" and classes > MAX_CLASSES:
+        obstacle = f"{operation} has a Triton form up to {MAX_CLASSES} classes, not for {classes}"
     elif not _has_triton():
         obstacle = "triton is not installed"
     elif not on_gpu and not interpreted:

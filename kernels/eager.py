@@ -30,21 +30,20 @@ from focus.kernels.types import (
 class HeadForward(NamedTuple):
     """Results of the head's forward, then what its backward needs."""
 
-    total: Tensor
+    terms: Tensor
+    """``[5,B]``: total, entropy, classification, focus, saliency."""
     logits: Tensor
+    """``[B,K]``."""
     cam: Tensor
-    entropy: Tensor
-    classification: Tensor
-    focus: Tensor
-    saliency: Tensor
+    """``[B,H,W]``."""
     classes: Tensor
     """``[B]`` class of each CAM."""
     pooled: Tensor
-    """``[B,C]``."""
+    """``[B,C]``; empty where backward does without."""
     grad_cam: Tensor
-    """``[B,HW]`` of ``total``."""
+    """``[B,HW]`` of the total."""
     grad_logits: Tensor
-    """``[B,K]`` of ``total``."""
+    """``[B,K]`` of the total."""
 
 
 @without_autocast
@@ -119,14 +118,11 @@ def focus_head_forward(
     human, present = _human_maps(cam, saliency, saliency_mask)
     focus, sign = _focus(entropy, human, entropy_target, level)
     saliency_term, grad_saliency = _saliency(cam, human, present)
+    total = a * classification + b * focus + c * saliency_term
     return HeadForward(
-        total=a * classification + b * focus + c * saliency_term,
+        terms=torch.stack((total, entropy, classification, focus, saliency_term)),
         logits=logits,
         cam=_grid(cam, features),
-        entropy=entropy,
-        classification=classification,
-        focus=focus,
-        saliency=saliency_term,
         classes=index,
         pooled=pooled,
         grad_cam=(b * sign)[:, None] * slope + c * grad_saliency,

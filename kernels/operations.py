@@ -208,14 +208,20 @@ def focus_head(
         class_weight=None if class_weight is None else class_weight.detach(),
         grad_scale=grad_scale,
     )
-    if backend_for(features, "focus_head").name == "reference":
+    backend = backend_for(features, "focus_head", classes=len(weight)).name
+    if backend == "reference":
         check_range("target", target, len(weight))
         return reference.focus_head(features, weight, bias, target, arguments)
-    return _focus_head(features, weight, bias, target, arguments)
+    return _focus_head(features, weight, bias, target, arguments, backend)
 
 
 def _focus_head(
-    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, arguments: HeadArguments
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    arguments: HeadArguments,
+    backend: str,
 ) -> FocusHeadOutput:
     # Outside the autograd.Function and without gradient, so that no field but the loss carries any.
     with torch.no_grad():
@@ -232,19 +238,16 @@ def _focus_head(
                 arguments.scalars,
                 arguments.level,
                 arguments.cam_class,
+                backend,
             )
         )
+        total, *terms = forward.terms.unbind()
     loss: Tensor = _FocusHead.apply(  # type: ignore[no-untyped-call]
-        features, weight, bias, forward, arguments
+        features, weight, bias, total, forward, arguments, backend
     )
+    entropy, classification, focus, saliency = terms
     return FocusHeadOutput(
-        loss,
-        forward.logits,
-        forward.cam,
-        forward.entropy,
-        forward.classification,
-        forward.focus,
-        forward.saliency,
+        loss, forward.logits, forward.cam, entropy, classification, focus, saliency
     )
 
 
@@ -272,8 +275,10 @@ class _FocusHead(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        total: Tensor,
         forward: eager.HeadForward,
         arguments: HeadArguments,
+        backend: str,
     ) -> Tensor:
         ctx.save_for_backward(
             features,
@@ -285,9 +290,10 @@ class _FocusHead(torch.autograd.Function):
             arguments.grad_scale,
         )
         ctx.cam_class, ctx.reduction = arguments.cam_class, arguments.reduction
+        ctx.backend = backend
         ctx.bias_dtype = None if bias is None else bias.dtype
-        loss = arguments.reduce(forward.total)
-        return loss.clone() if loss is forward.total else loss
+        loss = arguments.reduce(total)
+        return loss.clone() if loss is total else loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -298,11 +304,13 @@ class _FocusHead(torch.autograd.Function):
         if grad_scale is not None:
             upstream = upstream * grad_scale.to(upstream.dtype)
         needs = ctx.needs_input_grad[:3]
-        out = _focus_head_backward_op(*saved, upstream.expand(batch), ctx.cam_class, *needs)
+        out = _focus_head_backward_op(
+            *saved, upstream.expand(batch), ctx.cam_class, *needs, ctx.backend
+        )
         grad_features, grad_weight, grad_bias = _asked_for(out, needs)
         if grad_bias is not None:
             grad_bias = grad_bias.to(ctx.bias_dtype)
-        return grad_features, grad_weight, grad_bias, None, None
+        return grad_features, grad_weight, grad_bias, None, None, None, None
 
 
 @torch.library.custom_op("focus::cam_entropy", mutates_args=())
@@ -386,9 +394,11 @@ def _focus_head_op(
     scalars: Tensor,
     level: str,
     cam_class: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_range("target", target, len(weight))
-    return eager.focus_head_forward(
+    forward, _ = _focus_head_form(backend)
+    out: eager.HeadForward = forward(
         features,
         weight,
         bias,
@@ -398,29 +408,25 @@ def _focus_head_op(
         entropy_target,
         class_weight,
         scalars,
-        level,  # type: ignore[arg-type]
-        cam_class,  # type: ignore[arg-type]
+        level,
+        cam_class,
     )
+    return out
 
 
 @_focus_head_op.register_fake
 def _(
-    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *_: Any
+    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
 ) -> tuple[Tensor, ...]:
     dtype = accumulation_dtype(features)
     batch, channels, height, width = features.shape
-    per_sample = [features.new_empty((batch,), dtype=dtype) for _ in range(5)]
-    total, entropy, classification, focus, saliency = per_sample
+    *_, backend = others
     return eager.HeadForward(
-        total=total,
+        terms=features.new_empty((5, batch), dtype=dtype),
         logits=features.new_empty((batch, len(weight)), dtype=dtype),
         cam=features.new_empty((batch, height, width), dtype=dtype),
-        entropy=entropy,
-        classification=classification,
-        focus=focus,
-        saliency=saliency,
         classes=target.new_empty((batch,)),
-        pooled=features.new_empty((batch, channels), dtype=dtype),
+        pooled=features.new_empty((batch, channels) if backend == "eager" else (0,), dtype=dtype),
         grad_cam=features.new_empty((batch, height * width), dtype=dtype),
         grad_logits=features.new_empty((batch, len(weight)), dtype=dtype),
     )
@@ -439,8 +445,10 @@ def _focus_head_backward_op(
     need_features: bool,
     need_weight: bool,
     need_bias: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_features, grad_weight, grad_bias = eager.focus_head_backward(
+    _, backward = _focus_head_form(backend)
+    grad_features, grad_weight, grad_bias = backward(
         features,
         weight,
         index,
@@ -448,7 +456,7 @@ def _focus_head_backward_op(
         grad_cam,
         grad_logits,
         upstream,
-        cam_class,  # type: ignore[arg-type]
+        cam_class,
         (need_features, need_weight, need_bias),
     )
     return (
@@ -471,6 +479,7 @@ def _(
     need_features: bool,
     need_weight: bool,
     need_bias: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         eager.empty_gradient(features) if need_features else features.new_empty(0),
@@ -487,6 +496,15 @@ def _cam_entropy_form(backend: str) -> tuple[Callable[..., Any], Callable[..., A
 
         return triton_cam_entropy.cam_entropy_forward, triton_cam_entropy.cam_entropy_backward
     return eager.cam_entropy_forward, eager.cam_entropy_backward
+
+
+def _focus_head_form(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward of ``focus_head`` on a backend."""
+    if backend == "triton":
+        from focus.kernels import triton_focus_head
+
+        return triton_focus_head.focus_head_forward, triton_focus_head.focus_head_backward
+    return eager.focus_head_forward, eager.focus_head_backward
 
 
 def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:

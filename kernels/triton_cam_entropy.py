@@ -20,12 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels.eager import empty_gradient
+from focus.kernels.triton_common import OPTIONS, softmax_entropy, triton_type
 from focus.kernels.types import accumulation_dtype
 
 # Elements of one tile of features; a channel block is this divided by the padded cells.
 TILE = 2048
-# Explicit, since the default changes in triton 3.10.
-OPTIONS = {"enable_fp_fusion": True}
 
 
 @triton.jit
@@ -81,7 +80,7 @@ def _forward_kernel(
     z = tl.sum(partial, 0)
     z = tl.where(known, z, float("nan"))
 
-    _, _, total, mean = _softmax(z, inside, temperature_ptr, ACC)
+    _, _, total, mean = softmax_entropy(z, inside, tl.load(temperature_ptr))
     scale = tl.load(inverse_log_cells)
     tl.store(cam_ptr + b * height * width + p, z, mask=inside)
     tl.store(entropy_ptr + b, (tl.log(total) - mean) * scale)
@@ -130,7 +129,7 @@ def _backward_kernel(
     p = tl.arange(0, BLOCK_P)
     inside = p < height * width
     z = tl.load(cam_ptr + b * height * width + p, mask=inside, other=0)
-    q, shifted, _, mean = _softmax(z, inside, temperature_ptr, ACC)
+    q, shifted, _, mean = softmax_entropy(z, inside, tl.load(temperature_ptr))
     slope = q * (mean - shifted) * (tl.load(inverse_log_cells) / tl.load(temperature_ptr))
     g = tl.load(grad_cam_ptr + b * height * width + p, mask=inside, other=0)
     g = tl.where(inside, g + tl.load(grad_entropy_ptr + b) * slope, 0)
@@ -186,22 +185,6 @@ def _gather_rows_kernel(
     )
 
 
-@triton.jit
-def _softmax(z, inside, temperature_ptr, ACC: tl.constexpr):
-    """q, (z - max) / T, its sum of exponentials and its mean under q, over the cells inside."""
-    temperature = tl.load(temperature_ptr)
-    # tl.max drops NaN, the sum below keeps it.
-    top = tl.max(tl.where(inside, z, float("-inf")), 0)
-    # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
-    shifted = (z - top) / temperature
-    shifted = tl.where(shifted < -1e30, -1e30, shifted)
-    shifted = tl.where(inside, shifted, 0)
-    e = tl.where(inside, tl.exp(shifted), 0)
-    total = tl.sum(e, 0)
-    q = e / total
-    return q, shifted, total, tl.sum(q * shifted, 0)
-
-
 def cam_entropy_forward(
     features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -228,7 +211,7 @@ def cam_entropy_forward(
                 width,
                 len(weight),
                 _inverse_log(temperature, height * width),
-                ACC=_triton_type(dtype),
+                ACC=triton_type(dtype),
                 BLOCK_C=block_c,
                 BLOCK_P=block_p,
                 **OPTIONS,
@@ -274,7 +257,7 @@ def cam_entropy_backward(
                 width,
                 len(weight),
                 _inverse_log(temperature, height * width),
-                ACC=_triton_type(dtype),
+                ACC=triton_type(dtype),
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 BLOCK_C=block_c,
@@ -290,7 +273,7 @@ def cam_entropy_backward(
             index.stride(0),
             batch,
             channels,
-            ACC=_triton_type(dtype),
+            ACC=triton_type(dtype),
             BLOCK_C=1024,
             **OPTIONS,
         )
@@ -305,7 +288,3 @@ def _blocks(channels: int, cells: int) -> tuple[int, int]:
 def _inverse_log(temperature: Tensor, cells: int) -> Tensor:
     """1 / log(HW) on the device, 0 for one cell: a float argument would lose float64."""
     return torch.full_like(temperature, 1 / math.log(cells) if cells > 1 else 0.0)
-
-
-def _triton_type(dtype: torch.dtype) -> tl.dtype:
-    return tl.float64 if dtype == torch.float64 else tl.float32

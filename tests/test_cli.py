@@ -32,9 +32,30 @@ run(main, TrainConfig, description="Train a detector.")
 """
 
 
-def program(tmp_path: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+WORKER_PROGRAM = """
+from torch.utils.data import DataLoader
+from focus.cli import run
+from focus.config import TrainConfig
+from focus.data.dataset import FaceDataset
+from focus.data.manifest import Manifest, Sample
+
+
+def main(config):
+    samples = Manifest([Sample(config.data[0])])
+    faces = FaceDataset(samples, image_size=32, grid=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
+    list(DataLoader(faces, num_workers=1))
+
+
+if __name__ == "__main__":
+    run(main, TrainConfig)
+"""
+
+
+def program(
+    tmp_path: Path, *words: str, source: str = PROGRAM, **env: str
+) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
+    script.write_text(source)
     clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
     return subprocess.run(
         [sys.executable, str(script), *words],
@@ -249,6 +270,16 @@ def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     assert done.stderr == "program.py: error: --epochs takes a whole number, got 'x'.\n"
     done = program(tmp_path, "--name", "interrupted")
     assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted.\n")
+
+
+def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    done = program(tmp_path, "--data", str(tmp_path / "bad.png"), source=WORKER_PROGRAM)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"program.py: error: Cannot decode '{tmp_path}/bad.png' (cannot identify image file): "
+        "mend or remove the file.\n"
+    )
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

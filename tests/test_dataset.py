@@ -201,7 +201,7 @@ def test_a_dataset_can_be_sent_to_a_spawned_worker(faces: list[Sample]) -> None:
 def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:
     Path(faces[5].path).write_bytes(b"overwritten")
     loader = DataLoader(dataset(faces), batch_size=4, num_workers=2, collate_fn=collate)
-    with pytest.raises(InputError, match=rf"cannot decode '{faces[5].path}'"):
+    with pytest.raises(InputError, match=rf"Cannot decode '{faces[5].path}'"):
         list(loader)
 
 

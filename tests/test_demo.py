@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from focus.data.demo import SPLITS, cache, default_cache_dir, demo_manifest, render_face
+from focus.data.demo import SPLITS, cache, demo_manifest, render_face
 from focus.data.demo.artefacts import ARTEFACTS, FAMILIES
 from focus.data.demo.render import MASK_THRESHOLD, REAL_FAMILY, Item, items
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
@@ -309,16 +309,6 @@ def test_threads_of_one_program_share_the_set(tmp_path: Path) -> None:
         thread.join()
     assert len(got) == 2
     assert list(got[0]) == list(got[1])
-
-
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FOCUS_CACHE", "/one")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
-    assert default_cache_dir() == Path("/one")
-    monkeypatch.delenv("FOCUS_CACHE")
-    assert default_cache_dir() == Path("/two/focus-faces")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache_dir() == Path.home() / ".cache" / "focus-faces"
 
 
 def test_unusable_cache_folder_is_one_sentence(tmp_path: Path) -> None:

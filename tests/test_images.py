@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.data.images import cache_dir, check_images, load_image, load_map
+from focus.data.images import check_images, load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 
@@ -103,11 +103,11 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     paths = bad_files(tmp_path)
     assert len(paths) == 10
     for path in paths:
-        with pytest.raises(InputError, match=rf"^cannot decode '{path}' \(.+\); mend or remove"):
+        with pytest.raises(InputError, match=rf"^Cannot decode '{path}' \(.+\): mend or remove"):
             load_image(path)
-    with pytest.raises(InputError, match=r"cannot decode '.*a\\nb.png' \(No such file"):
+    with pytest.raises(InputError, match=r"Cannot decode '.*a\\nb.png' \(No such file"):
         load_image(tmp_path / "a\nb.png")
-    with pytest.raises(InputError, match=r"text.png' \(cannot identify image file\); mend"):
+    with pytest.raises(InputError, match=r"text.png' \(cannot identify image file\): mend"):
         load_map(tmp_path / "text.png")
     with pytest.raises(InputError, match=r"Image size \(400000000 pixels\) exceeds limit"):
         load_map(tmp_path / "bomb.png")
@@ -214,14 +214,3 @@ def test_an_unwritable_cache_only_warns(
     kept, _ = check_images(mixed, cache=tmp_path / "file", progress=False, max_bad=0.5)
     assert len(kept) == 3
     assert "cannot remember the checked files" in caplog.text
-
-
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FOCUS_CACHE", "/c/mine")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/c/xdg")
-    assert cache_dir() == Path("/c/mine")
-    monkeypatch.delenv("FOCUS_CACHE")
-    assert cache_dir() == Path("/c/xdg/focus-faces")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/c/home")
-    assert cache_dir() == Path("/c/home/.cache/focus-faces")

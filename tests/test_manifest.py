@@ -149,9 +149,9 @@ def test_a_stratum_of_two_gives_one_to_validation_and_keeps_one() -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (faces(2, {"a": 2}, "validation"), "train split of X has 0 real and 0 synthetic"),
-        (faces(3, {}, "train"), "train split of X has 3 real and 0 synthetic"),
-        (faces(3, {"a": 2}, "train"), "validation split of X has 0 real and 0 synthetic"),
+        (faces(2, {"a": 2}, "validation"), "The train split of X has 0 real and 0 synthetic"),
+        (faces(3, {}, "train"), "The train split of X has 3 real and 0 synthetic"),
+        (faces(3, {"a": 2}, "train"), "The validation split of X has 0 real and 0 synthetic"),
         ([*faces(3, {"a": 2}, "train"), Sample("/x", split="train")], "1 of 6 train images"),
         (
             [

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from focus.data import readers
+from focus.config import EvaluateConfig
 from focus.data.manifest import Manifest, Sample
-from focus.data.readers import read_data
+from focus.data.readers import read_data, read_given, read_tests
 from focus.errors import InputError
 
 
@@ -56,7 +56,7 @@ def test_cyborg_root_is_the_csv_folder_and_heatmaps_can_be_elsewhere(tmp_path: P
     with pytest.raises(InputError, match=r"human maps .*nowhere does not exist"):
         read_data(tmp_path / "d.csv", heatmaps=tmp_path / "nowhere")
     touch(tmp_path / "others/z.png")
-    with pytest.raises(InputError, match=r"none of the 1 images of .*others"):
+    with pytest.raises(InputError, match=r"None of the 1 images of .*others"):
         read_data(tmp_path / "d.csv", heatmaps=tmp_path / "others")
 
 
@@ -183,12 +183,12 @@ def test_unlabelled_images(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_places(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such file or folder: .*nope"):
+    with pytest.raises(InputError, match=r"There is no file or folder .*nope: give"):
         read_data(tmp_path / "nope")
-    with pytest.raises(InputError, match=r"cannot read .*nope.csv"):
+    with pytest.raises(InputError, match=r"Cannot read .*nope.csv"):
         read_data(tmp_path / "nope.csv")
     (tmp_path / "empty/0_real").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"no images in the folder .*empty"):
+    with pytest.raises(InputError, match=r"There are no images in the folder .*empty"):
         read_data(tmp_path / "empty")
     (tmp_path / "d.csv").write_text("train,Real,/a.png\n")
     with pytest.raises(InputError, match=r"image root .*nope of .* is no folder"):
@@ -199,8 +199,9 @@ def test_test_sets_carry_their_generators(tmp_path: Path) -> None:
     touch(tmp_path / "fakes/1.png", tmp_path / "both/0_real/r.png", tmp_path / "both/1_fake/f.png")
     touch(tmp_path / "tree/sg/0_real/r.png", tmp_path / "tree/sg/1_fake/f.png")
     touch(tmp_path / "ffhq/1.png", tmp_path / "celeba/0_real/1.png")
-    entries = [f"{name}={tmp_path}/{name}" for name in ("fakes", "both", "tree", "ffhq", "celeba")]
-    found = readers.test_manifest(entries[:3], entries[3:])
+    at = {name: f"{tmp_path}/{name}" for name in ("fakes", "both", "tree", "ffhq", "celeba")}
+    fakes = {name: at.pop(name) for name in ("fakes", "both", "tree")}
+    found = read_tests(fakes, at)
     assert list(found) == [
         Sample(f"{tmp_path}/fakes/1.png", 1, "fakes", split="test"),
         Sample(f"{tmp_path}/both/0_real/r.png", 0, "both", split="test"),
@@ -215,7 +216,7 @@ def test_test_sets_carry_their_generators(tmp_path: Path) -> None:
 def test_reals_beside_named_generators_serve_all(cyborg: Path) -> None:
     root = cyborg.parent.parent / "Data"
     cyborg.write_text("test,Real,/real/1.png\ntest,Synthetic,/sg2/3.jpg,StyleGAN2\n")
-    found = readers.test_manifest([f"set={cyborg}"], [], data_root=root)
+    found = read_tests({"set": str(cyborg)}, data_root=root)
     assert [(s.label, s.generator, s.split) for s in found] == [
         (0, "", "test"),
         (1, "StyleGAN2", "test"),
@@ -225,23 +226,47 @@ def test_reals_beside_named_generators_serve_all(cyborg: Path) -> None:
 @pytest.mark.parametrize(
     ("test_data", "test_real", "message"),
     [
-        (["{}/fakes"], [], "--test-data needs NAME=PATH and got '/"),
-        (["=x"], [], "--test-data needs NAME=PATH"),
-        ([], ["x="], "--test-real needs NAME=PATH"),
-        (["a={}/none"], [], "no such file or folder"),
-        (["a={}/reals"], [], "'a', .*reals, holds no fakes"),
-        ([], ["a={}/tree"], "'a', .*tree, hold 1 fakes"),
-        (["a={}/some.csv"], [], "1 of 2 images of .*some.csv have no label"),
+        ("none", None, "There is no file or folder"),
+        ("reals", None, "'a', .*reals, holds no fakes"),
+        (None, "tree", "'a', .*tree, hold 1 fakes"),
+        ("some.csv", None, "1 of 2 images of .*some.csv have no label"),
     ],
 )
 def test_bad_test_sets(
-    tmp_path: Path, test_data: list[str], test_real: list[str], message: str
+    tmp_path: Path, test_data: str | None, test_real: str | None, message: str
 ) -> None:
     touch(tmp_path / "reals/0_real/r.png", tmp_path / "tree/1_fake/f.png")
     (tmp_path / "some.csv").write_text(
         "# focus-manifest 1\npath,label\nreals/0_real/r.png,real\ntree/1_fake/f.png,\n"
     )
-    data = [entry.format(tmp_path) for entry in test_data]
-    reals = [entry.format(tmp_path) for entry in test_real]
+    data, reals = ({"a": f"{tmp_path}/{n}"} if n else {} for n in (test_data, test_real))
     with pytest.raises(InputError, match=message):
-        readers.test_manifest(data, reals)
+        read_tests(data, reals)
+
+
+def test_test_reals_of_a_generator_are_its_own_and_others_serve_all(tmp_path: Path) -> None:
+    touch(tmp_path / "tree/sg/1_fake/f.png", tmp_path / "fakes/f.png", tmp_path / "reals/r.png")
+    tests = {"set": f"{tmp_path}/tree", "new": f"{tmp_path}/fakes"}
+    reals = dict.fromkeys(("sg", "new", "set", "ffhq"), f"{tmp_path}/reals")
+    found = read_tests(tests, reals).where(lambda sample: sample.label == 0)
+    # "set" is where the layout names another generator: nothing there would be called that.
+    assert [(s.extra["source"], s.generator) for s in found] == [
+        ("sg", "sg"),
+        ("new", "new"),
+        ("set", ""),
+        ("ffhq", ""),
+    ]
+
+
+def test_what_a_configuration_gives(tmp_path: Path) -> None:
+    touch(tmp_path / "one/1_fake/f.png", tmp_path / "two/r.png", tmp_path / "new/f.png")
+    given = {name: str(tmp_path / name) for name in ("one", "two", "new")}
+    config = EvaluateConfig(
+        model_dir="m", data=(given["one"], given["two"]), test_data={"new": given["new"]}
+    )
+    own, tests = read_given(config, allow_unlabelled=True)
+    assert [(s.label, s.split) for s in own] == [(1, ""), (None, "")]
+    assert [(s.label, s.generator, s.split) for s in tests] == [(1, "new", "test")]
+    with pytest.raises(InputError, match="two has images without label"):
+        read_given(config)
+    assert not any(read_given(EvaluateConfig(model_dir="m")))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 
@@ -92,10 +93,9 @@ def check_images(
     (all zero, say) say nothing about where to look and count as none; one warning counts them.
 
     threads: default one per usable core (decoders release the GIL). cache: folder that remembers
-    the files found good, by path, size and time; default ``$FOCUS_CACHE``, else
-    ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``. max_bad: the share of bad
-    images, of bad maps or of bad masks above which InputError is raised; so is it when no image
-    is left.
+    the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
+    max_bad: the share of bad images, of bad maps or of bad masks above which InputError is raised;
+    so is it when no image is left.
     """
     known = _Known(Path(cache) if cache is not None else cache_dir())
     verdicts = _verdicts(_files(manifest), known, threads, progress)
@@ -128,14 +128,6 @@ def check_images(
     return Manifest(kept, manifest.source), bad
 
 
-def cache_dir() -> Path:
-    """Where this project keeps files between runs: ``$FOCUS_CACHE`` or the user's cache folder."""
-    if chosen := os.environ.get("FOCUS_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "focus-faces"
-
-
 def _decode(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
@@ -156,7 +148,7 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
 
 def _undecodable(path: str | Path, error: Exception) -> InputError:
     name = repr(os.fspath(path))
-    return InputError(f"cannot decode {name} ({_reason(path, error)}); mend or remove the file")
+    return InputError(f"Cannot decode {name} ({_reason(path, error)}): mend or remove the file.")
 
 
 def _reason(path: str | Path, error: BaseException) -> str:
@@ -212,16 +204,9 @@ def _refuse_too_many(bad: list[BadFile], total: Counter[Role], max_bad: float, p
             first = next(file for file in bad if file.role == role)
             raise InputError(
                 f"{n_bad} of {total[role]} {role} files of {place} cannot be decoded, more than "
-                f"the share of {max_bad:g} that is allowed; mend or remove them, the first is "
-                f"{first.path!r} ({first.reason})"
+                f"the share of {max_bad:g} that is allowed: mend or remove them, the first is "
+                f"{first.path!r} ({first.reason})."
             )
-
-
-def usable_cores() -> int:
-    """The number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Known:

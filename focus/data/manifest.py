@@ -120,14 +120,14 @@ class Manifest(Sequence[Sample]):
             if version != _CSV_VERSION:
                 raise InputError(
                     f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
-                    f"'{CSV_MARKER} {_CSV_VERSION}'"
+                    f"'{CSV_MARKER} {_CSV_VERSION}'."
                 )
             rows = csv_rows(file, path, lines_before=1)
             _, header = next(rows, (2, []))
             if "path" not in header or len(set(header)) < len(header):
                 raise InputError(
                     f"{path}, line 2: a manifest names its columns there, 'path' among them and "
-                    f"none twice, and this one has {', '.join(header) or 'none'}"
+                    f"none twice, and this one has {', '.join(header) or 'none'}."
                 )
             return cls((_from_row(row, header, folder, path, n) for n, row in rows), str(path))
 
@@ -137,7 +137,9 @@ def open_csv(path: str | Path) -> TextIO:
     try:
         return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(
+            f"Cannot read {path} ({error.strerror or error}): check the path."
+        ) from error
 
 
 def csv_rows(
@@ -152,7 +154,7 @@ def csv_rows(
                 yield line, row
             line = lines_before + reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); mend it") from error
+        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); mend it.") from error
 
 
 def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
@@ -196,7 +198,7 @@ def _from_row(
             extra=extra or _NO_EXTRA,
         )
     except ValueError as error:
-        raise InputError(f"{path}, line {line}: {error}; mend the row") from error
+        raise InputError(f"{path}, line {line}: {error}; mend the row.") from error
 
 
 def _label(cell: str) -> int | None:

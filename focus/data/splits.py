@@ -55,13 +55,13 @@ def check_trainable(manifest: Manifest) -> None:
         count = Counter(sample.label for sample in manifest if sample.split == split)
         if count[None]:
             raise InputError(
-                f"{count[None]} of {count.total()} {split} images of {place} have no label; label "
-                "them or take them out"
+                f"{count[None]} of {count.total()} {split} images of {place} have no label: label "
+                "them or take them out."
             )
         if not count[REAL] or not count[SYNTHETIC]:
             raise InputError(
-                f"the {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
-                "synthetic images; training needs both in it"
+                f"The {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
+                "synthetic images: give some of both, training needs them in it."
             )
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for sample in manifest:
@@ -71,7 +71,7 @@ def check_trainable(manifest: Manifest) -> None:
     if torn:
         raise InputError(
             f"{len(torn)} groups of {place} lie in more than one split, the first is {torn[0]!r} "
-            f"in {' and '.join(sorted(splits[torn[0]]))}; give each group one split"
+            f"in {' and '.join(sorted(splits[torn[0]]))}: give each group one split."
         )
 
 

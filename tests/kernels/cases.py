@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from focus.kernels import cam_entropy, focus_head, use_backend
+from focus.kernels.backend import MAX_CLASSES
 
 from .interpreter import interpreter
 
@@ -38,7 +39,7 @@ EAGER_GPU = pytest.param(Form("eager", "cuda"), id="eager-gpu", marks=pytest.mar
 
 # The forms that each operation has: a new one joins the tests here.
 CAM_ENTROPY = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
-FOCUS_HEAD = (EAGER, EAGER_GPU)
+FOCUS_HEAD = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
 CLASS_ACTIVATION = (EAGER, EAGER_GPU)
 
 LEVELS = ("none", "match", "hinge", "minimize")
@@ -57,6 +58,8 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "weight_dtype": ("float32", "own"),
 }
 HEAD = SHAPES | {"level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
+# The head's Triton form holds all classes in a program.
+HEAD_IN_TRITON = HEAD | {"classes": (1, 2, 3, MAX_CLASSES)}
 
 Case = dict[str, Any]
 

@@ -73,6 +73,15 @@ def test_triton_that_cannot_run_is_an_error_and_not_another_backend() -> None:
             backend_for(FEATURES, "class_activation")
 
 
+def test_more_classes_than_a_program_holds_are_not_taken_silently() -> None:
+    with interpreter():
+        assert backend_for(FEATURES, "focus_head", classes=16).name == "triton"
+        name, reason = backend_for(FEATURES, "focus_head", classes=17)
+        assert (name, "up to 16 classes" in reason) == ("eager", True)
+        with use_backend("triton"), pytest.raises(RuntimeError, match="up to 16 classes"):
+            backend_for(FEATURES, "focus_head", classes=17)
+
+
 def test_without_triton_eager_is_taken_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_has_triton", lambda: False)
     with interpreter():

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from .cases import HEAD, SHAPES, arrange, in_interpreter, in_pytorch, pairwise
+from .cases import HEAD, HEAD_IN_TRITON, SHAPES, arrange, in_interpreter, in_pytorch, pairwise
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from .cases import HEAD, SHAPES, arrange, in_interpreter, in_pytorch, pairwise
     [
         (SHAPES, in_pytorch, set()),
         (HEAD, in_pytorch, {(("classes", 1), ("cam_class", "contrast"))}),
+        (HEAD_IN_TRITON, in_interpreter, {(("classes", 1), ("cam_class", "contrast"))}),
         (
             SHAPES,
             in_interpreter,

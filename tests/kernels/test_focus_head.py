@@ -12,16 +12,22 @@ from focus.kernels import focus_head
 
 from .cases import (
     CAM_CLASSES,
+    EAGER,
+    EAGER_GPU,
     FOCUS_HEAD,
     HEAD,
+    HEAD_IN_TRITON,
+    INTERPRETER,
     LEVELS,
     MAPS,
     REFERENCE,
     SHAPES,
+    TRITON_GPU,
     Case,
     Form,
     Inputs,
     head_options,
+    in_interpreter,
     in_pytorch,
     make_inputs,
     name_of,
@@ -54,10 +60,42 @@ def assert_as_reference(form: Form, inputs: Inputs, options: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("case", pairwise(HEAD, in_pytorch), ids=name_of)
-@pytest.mark.parametrize("form", FOCUS_HEAD)
+@pytest.mark.parametrize("form", [EAGER, EAGER_GPU])
 def test_as_reference(form: Form, case: Case) -> None:
     inputs = make_inputs(case, form.device)
     assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
+
+
+@pytest.mark.parametrize("case", pairwise(HEAD_IN_TRITON, in_interpreter), ids=name_of)
+@pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
+def test_as_reference_in_triton(form: Form, case: Case) -> None:
+    inputs = make_inputs(case, form.device)
+    assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
+
+
+@pytest.mark.parametrize("cam_class", CAM_CLASSES)
+@pytest.mark.parametrize("splits", [1, 2, 5, 100])
+def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str) -> None:
+    from focus.kernels import triton_focus_head
+
+    case = SMALL | {"channels": 200, "cam_class": cam_class, "dtype": torch.float64}
+    inputs = make_inputs(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_focus_head, "FORWARD_TILE", 4 * 4 * 16)
+        patch.setattr(triton_focus_head, "default_splits", lambda *_: splits)
+        assert_as_reference(INTERPRETER.values[0], inputs, head_options(case, inputs))
+
+
+@pytest.mark.parametrize("programs", [1, 3, 1000])
+def test_any_number_of_groups_gives_the_same(programs: int) -> None:
+    from focus.kernels import triton_focus_head
+
+    case = SMALL | {"batch": 7, "channels": 40, "dtype": torch.float64}
+    inputs = make_inputs(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_focus_head, "BACKWARD_TILE", 16 * 16)
+        patch.setattr(triton_focus_head, "PROGRAMS", programs)
+        assert_as_reference(INTERPRETER.values[0], inputs, head_options(case, inputs))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -59,8 +59,9 @@ def assert_close(
     if narrow:
         largest = torch.stack([expected, *(addends or ())]).abs().amax(0).nan_to_num()
         rounding = ULPS * ulp(largest, actual.dtype)
-        # What cancels to less than the error in the accumulation type cannot be nearer than that.
-        one_sum = torch.maximum(rounding, rows[torch.float32] * top)
+        # An ulp of what was truncated, which itself has the error of the accumulation type; and
+        # what cancels to less than that error cannot be nearer than it.
+        one_sum = torch.maximum(rounding + rows[torch.float32] * largest, rows[torch.float32] * top)
         limit = limit + rounding if addends is None else one_sum
     error = (found - expected).abs().nan_to_num()
     worst = (error - limit).argmax()

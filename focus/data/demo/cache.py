@@ -19,6 +19,7 @@ from tqdm import tqdm
 from focus.data.demo.artefacts import KNOWN_ARTEFACTS
 from focus.data.demo.render import REAL_FAMILY, SPLITS, VERSION, Splits, items
 from focus.data.demo.storage import Record, files, make_folders, render_share
+from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
 
@@ -32,7 +33,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def demo_manifest(
-    cache_dir: str | Path | None = None,
+    cache: str | Path | None = None,
     *,
     processes: int | None = None,
     progress: bool = True,
@@ -40,10 +41,10 @@ def demo_manifest(
 ) -> Manifest:
     """The demo set's manifest; renders the set on first use (about ten seconds on two cores).
 
-    The files lie in a folder of ``cache_dir`` (default: $FOCUS_CACHE, else
-    $XDG_CACHE_HOME/focus-faces, else ~/.cache/focus-faces) that is named by the set's version and
-    content. A set whose checksum does not match is rendered anew. ``processes`` render (default:
-    one for each core this process may use); their number does not change a byte.
+    The files lie in a folder of ``cache`` (default: :func:`focus.data.machine.cache_dir`) that is
+    named by the set's version and content. A set whose checksum does not match is rendered anew.
+    ``processes`` render (default: one for each core this process may use); their number does not
+    change a byte.
 
     Images are 64×64 RGB. Training and validation images have human maps; fakes have artefact
     masks, except uSpectrum's: its fingerprint is everywhere, so that pointing is undefined there.
@@ -54,8 +55,7 @@ def demo_manifest(
     """
     if processes is not None and processes < 1:
         raise InputError(f"Got {processes} processes to render the demo set with: give at least 1.")
-    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    folder = cache.expanduser().absolute() / folder_name(splits)
+    folder = Path(cache or cache_dir()).absolute() / folder_name(splits)
     artefacts = _verified(folder, splits)
     if artefacts is None:
         try:
@@ -64,7 +64,7 @@ def demo_manifest(
                 # Another process may have rendered the set while this one waited.
                 artefacts = _verified(folder, splits)
                 if artefacts is None:
-                    artefacts = _render(folder, splits, processes or available_cores(), progress)
+                    artefacts = _render(folder, splits, processes or usable_cores(), progress)
         except OSError as error:
             raise InputError(
                 f"The demo set cannot be written to {folder.parent} ({error}): "
@@ -73,27 +73,12 @@ def demo_manifest(
     return _manifest(folder, splits, artefacts)
 
 
-def default_cache_dir() -> Path:
-    """Where the demo set goes if no folder is given."""
-    if own := os.environ.get("FOCUS_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "focus-faces"
-
-
 def folder_name(splits: Splits = SPLITS) -> str:
     """Version, and a hash of what decides the content: the counts and this package's code."""
     content = hashlib.sha256(json.dumps(splits).encode())
     for path in sorted(_PACKAGE.glob("*.py")):
         content.update(path.read_bytes())
     return f"demo-v{VERSION}-{content.hexdigest()[:10]}"
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _manifest(folder: Path, splits: Splits, artefacts: list[list[str]]) -> Manifest:

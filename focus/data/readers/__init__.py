@@ -1,10 +1,11 @@
 """From a path to a manifest: the layout is found by looking, one module reads each layout."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from focus.config import EvaluateConfig, TrainConfig
 from focus.data.manifest import CSV_MARKER, REAL, SYNTHETIC, Manifest, Sample, Split, open_csv
 from focus.data.readers import cyborg, folders
 from focus.data.readers.files import require_files, with_maps
@@ -48,11 +49,11 @@ def read_data(
     elif path.is_file():
         layout, manifest = "one image", Manifest([Sample(str(path))], str(path))
     else:
-        raise InputError(f"no such file or folder: {path}; give the path of a CSV or a folder")
+        raise InputError(f"There is no file or folder {path}: give the path of a CSV or a folder.")
     if not allow_unlabelled and any(sample.label is None for sample in manifest):
         raise InputError(
-            f"{path} has images without label ({layout}); give them one by a CSV or by folders "
-            "named 0_real and 1_fake"
+            f"{path} has images without label ({layout}): give them one by a CSV or by folders "
+            "named 0_real and 1_fake."
         )
     named = [_with_defaults(s, generator or DEFAULT_GENERATOR, split) for s in manifest]
     n_maps = sum(sample.map_path is not None for sample in named)
@@ -60,35 +61,51 @@ def read_data(
     return Manifest(named, manifest.source)
 
 
-def test_manifest(
-    test_data: Sequence[str],
-    test_real: Sequence[str] = (),  # noqa: PT028 - this is no test
+def read_tests(
+    test_data: Mapping[str, str],
+    test_real: Mapping[str, str] = {},
     *,
-    data_root: str | Path | None = None,  # noqa: PT028
+    data_root: str | Path | None = None,
 ) -> Manifest:
-    """The test samples of ``--test-data`` and ``--test-real``, entries ``NAME=PATH``.
+    """The test samples of ``--test-data`` and ``--test-real``, each a NAME and a path.
 
     test_data: fakes of generator NAME, unless the layout names a generator, and their own reals if
-    PATH has any. A PATH that is a plain folder of images counts as fakes: one class per test set is
-    the field's habit. Where the layout names the generators of all fakes, reals without one serve
-    every generator. test_real: reals that serve every generator (generator ""), a plain folder of
-    images too; ``extra["source"]`` keeps their NAME. All get the split "test".
+    the path has any. A plain folder of images counts as fakes: one class per test set is the
+    field's habit. Where the layout names the generators of all fakes, reals without one serve every
+    generator. test_real: reals, a plain folder of images too. If NAME is a generator of the test
+    data, they are that generator's own; else they serve all generators that have none of their own
+    (generator ""). ``extra["source"]`` keeps NAME. All get the split "test".
 
-    Raises InputError for a malformed entry, test data without fakes, test reals with fakes.
+    Raises InputError for test data without fakes and for test reals with fakes.
     """
     joined = Manifest([])
-    for entry in test_data:
-        name, path = _name_and_path(entry, "--test-data")
+    for name, path in test_data.items():
         found = read_data(path, data_root=data_root, generator=name, allow_unlabelled=True)
         joined += _test_fakes(found, name)
-    for entry in test_real:
-        name, path = _name_and_path(entry, "--test-real")
+    generators = joined.generators()
+    for name, path in test_real.items():
         found = read_data(path, data_root=data_root, allow_unlabelled=True)
-        joined += _test_reals(found, name)
+        joined += _test_reals(found, name, generator=name if name in generators else "")
     return joined
 
 
-test_manifest.__test__ = False  # type: ignore[attr-defined]  # its name makes pytest collect it
+def read_given(
+    config: TrainConfig | EvaluateConfig, *, allow_unlabelled: bool = False
+) -> tuple[Manifest, Manifest]:
+    """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
+
+    Either is empty only if nothing was given. Raises what :func:`read_data` and
+    :func:`read_tests` raise.
+    """
+    own = Manifest([])
+    for path in config.data:
+        own += read_data(
+            path,
+            data_root=config.data_root,
+            heatmaps=config.heatmaps,
+            allow_unlabelled=allow_unlabelled,
+        )
+    return own, read_tests(config.test_data, config.test_real, data_root=config.data_root)
 
 
 def _read_csv(
@@ -96,14 +113,14 @@ def _read_csv(
 ) -> tuple[str, Manifest]:
     root = path.parent if data_root is None else Path(data_root).absolute()
     if not root.is_dir():
-        raise InputError(f"the image root {root} of {path} is no folder; give another --data-root")
+        raise InputError(f"The image root {root} of {path} is no folder: give another --data-root.")
     with open_csv(path) as file:
         is_manifest = file.readline().startswith(CSV_MARKER)
     if not is_manifest:
         return "CYBORG CSV", cyborg.read(path, root, heatmaps)
     manifest = Manifest.from_csv(path, root)
     if not manifest:
-        raise InputError(f"{path} has no rows; give a manifest with at least one image")
+        raise InputError(f"{path} has no rows: give a manifest with at least one image.")
     require_files([sample.path for sample in manifest], path)
     if heatmaps is not None:
         manifest = with_maps(manifest, root, Path(heatmaps), required=True)
@@ -119,13 +136,6 @@ def _with_defaults(sample: Sample, generator: str, split: Split) -> Sample:
     )
 
 
-def _name_and_path(entry: str, flag: str) -> tuple[str, str]:
-    name, _, path = entry.partition("=")
-    if not name.strip() or not path:
-        raise InputError(f"{flag} needs NAME=PATH and got {entry!r}; give both")
-    return name.strip(), path
-
-
 def _test_fakes(found: Manifest, name: str) -> Manifest:
     if all(sample.label is None for sample in found):
         fakes = (replace(s, label=SYNTHETIC, generator=name, split="test") for s in found)
@@ -133,7 +143,7 @@ def _test_fakes(found: Manifest, name: str) -> Manifest:
     _refuse_unlabelled(found)
     if not found.generators():
         raise InputError(
-            f"the test data {name!r}, {found.source}, holds no fakes; give reals as test reals"
+            f"The test data {name!r}, {found.source}, holds no fakes: give reals by --test-real."
         )
     own = name if name in found.generators() else ""
     return Manifest(
@@ -141,17 +151,23 @@ def _test_fakes(found: Manifest, name: str) -> Manifest:
     )
 
 
-def _test_reals(found: Manifest, name: str) -> Manifest:
+def _test_reals(found: Manifest, name: str, generator: str) -> Manifest:
     if any(sample.label is not None for sample in found):
         _refuse_unlabelled(found)
     n_fake = sum(sample.label == SYNTHETIC for sample in found)
     if n_fake:
         raise InputError(
-            f"the test reals {name!r}, {found.source}, hold {n_fake} fakes; give them as test data"
+            f"The test reals {name!r}, {found.source}, hold {n_fake} fakes: use --test-data."
         )
     return Manifest(
         (
-            replace(s, label=REAL, generator="", split="test", extra={**s.extra, "source": name})
+            replace(
+                s,
+                label=REAL,
+                generator=generator,
+                split="test",
+                extra={**s.extra, "source": name},
+            )
             for s in found
         ),
         found.source,
@@ -163,5 +179,5 @@ def _refuse_unlabelled(found: Manifest) -> None:
     if n_unlabelled:
         raise InputError(
             f"{n_unlabelled} of {len(found)} images of {found.source} have no label and the others "
-            "do; label all or none"
+            "do: label all or none."
         )

@@ -21,13 +21,13 @@ def read(path: Path, root: Path, heatmaps: str | Path | None) -> Manifest:
     with open_csv(path) as file:
         rows = list(csv_rows(file, path))
     if not rows:
-        raise InputError(f"{path} is empty; give a CSV with rows of split,label,/path")
+        raise InputError(f"{path} is empty: give a CSV with rows of split,label,/path.")
     samples = []
     for line, row in rows:
         try:
             samples.append(_sample(row, root))
         except ValueError as error:
-            raise InputError(f"{path}, line {line}: {error}") from error
+            raise InputError(f"{path}, line {line}: {error}; mend the row.") from error
     require_files([sample.path for sample in samples], path, [line for line, _ in rows])
     folder, required = find_maps(heatmaps, path.parent, root)
     manifest = Manifest(samples, str(path))

@@ -37,7 +37,9 @@ def _images_below(folder: Path, skip: Path | None, above: frozenset[str]) -> Ite
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
     except OSError as error:
-        raise InputError(f"cannot list the folder {folder}: {error.strerror}") from error
+        raise InputError(
+            f"Cannot list {folder} ({error.strerror}): make the folder readable."
+        ) from error
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -55,7 +57,7 @@ def require_files(paths: Sequence[str], source: Path, lines: Sequence[int] | Non
         line = f" (line {lines[first]})" if lines else ""
         raise InputError(
             f"{len(missing)} of the {len(paths)} images of {source} do not exist, the first is "
-            f"{paths[first]!r}{line}; mend the paths or give another --data-root"
+            f"{paths[first]!r}{line}: mend the paths or give another --data-root."
         )
 
 
@@ -75,12 +77,12 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     ``required``, if no map belongs to any image.
     """
     if not folder.is_dir():
-        raise InputError(f"the folder of human maps {folder} does not exist; give another one")
+        raise InputError(f"The folder of human maps {folder} does not exist: give another one.")
     maps: dict[str, str] = {}
     for path in images_below(folder):
         key = str(path.relative_to(folder).with_suffix(""))
         if key in maps:
-            raise InputError(f"{maps[key]!r} and {str(path)!r} are maps of one image; keep one")
+            raise InputError(f"{maps[key]!r} and {str(path)!r} are maps of one image: keep one.")
         maps[key] = str(path)
 
     by_name = _names(manifest)
@@ -98,15 +100,15 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
         if in_training[path.stem] == 1:
             return flat if sample.split == "train" else None
         raise InputError(
-            f"the human map {flat!r} could belong to {by_name[path.stem]} images, one of them "
-            f"{sample.path!r}; put the maps into folders like those of the images"
+            f"The human map {flat!r} could belong to {by_name[path.stem]} images, one of them "
+            f"{sample.path!r}: put the maps into folders like those of the images."
         )
 
     found = [replace(s, map_path=map_of(s) or s.map_path) for s in manifest]
     if required and all(sample.map_path is None for sample in found):
         raise InputError(
-            f"none of the {len(maps)} images of {folder} has the name of an image of "
-            f"{manifest.source}; human maps are found by name"
+            f"None of the {len(maps)} images of {folder} has the name of an image of "
+            f"{manifest.source}: name each human map as its image."
         )
     return Manifest(found, manifest.source)
 

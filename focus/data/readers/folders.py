@@ -28,7 +28,7 @@ def read(root: Path, heatmaps: str | Path | None) -> tuple[str, Manifest]:
     maps, required = find_maps(heatmaps, root)
     paths = list(images_below(root, skip=maps))
     if not paths:
-        raise InputError(f"no images in the folder {root}; give one that holds images")
+        raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     labelled = [sample for path in paths if (sample := _sample(path, root))]
     if labelled:
         layout, samples = "0_real/1_fake folders", labelled

@@ -1,0 +1,19 @@
+"""What the machine offers: a folder for files that are kept between runs, and processor cores."""
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """``$FOCUS_CACHE``, else ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``."""
+    if own := os.environ.get("FOCUS_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "focus-faces"
+
+
+def usable_cores() -> int:
+    """The number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

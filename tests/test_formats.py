@@ -1,0 +1,115 @@
+"""docs/formats.md says what the code writes, name by name."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from focus.checkpoint import CHECKPOINT_VERSION, save_checkpoint
+from focus.config import CONFIG_VERSION
+from focus.data.manifest import Manifest
+from focus.models import CONFIG_VERSION as MODEL_VERSION
+from focus.models import DetectorConfig
+from focus.results import VERSION as RESULTS_VERSION
+from focus.results import summarise
+from focus.scores import VERSION as SCORES_VERSION
+from focus.scores import Scores
+from focus.trainer import TrainState
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of any level."""
+    _, _, after = DOCUMENT.partition(f" {title}\n")
+    assert after, title
+    return re.split(r"^##+ ", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def listed(title: str, header: str) -> list[str]:
+    """The names in backticks in the first column of the tables with this header."""
+    names = []
+    for table in section(title).split("\n\n"):
+        lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+        if lines and lines[0].strip() == header:
+            names += re.findall(r"`([^`]+)`", "".join(lines))
+    return names
+
+
+def test_manifest_columns(tmp_path: Path) -> None:
+    Manifest([]).to_csv(tmp_path / "m.csv")
+    written = (tmp_path / "m.csv").read_text().splitlines()[1].split(",")
+    assert listed("Manifest", "column") == written
+
+
+def test_columns_of_scores() -> None:
+    assert listed("scores.csv", "column") == [f.name for f in fields(Scores) if f.name != "index"]
+
+
+def keys(value: Any, names: set[str]) -> set[str]:
+    """All keys of nested dictionaries, apart from the names of generators."""
+    if not isinstance(value, dict):
+        return set()
+    return set(value) - names | {k for inner in value.values() for k in keys(inner, names)}
+
+
+def test_keys_of_results() -> None:
+    columns: dict[str, Any] = {f.name: [0] * 3 for f in fields(Scores)}
+    columns |= {"label": [0, 1, 1], "generator": ["", "kA", "uB"]}
+    columns["test_set"] = ["", "closed_balanced", ""]
+    results = summarise(Scores(**columns), ["kA"])
+    (block,) = re.findall(r"```text\n(.*?)```", section("results.json"), re.DOTALL)
+    outline = set(re.findall(r'"(\w+)"', block))
+    figures = set(re.findall(r"`([a-z_]+)`", section("results.json").partition("`FIGURES`")[2]))
+    # A run folder adds the model; the column that the entropy is the mean of is no key.
+    documented = (outline - {"model", "epoch", "validation_auc"}) | (
+        figures - {"entropy_predicted"}
+    )
+    assert keys(results, {"kA", "uB"}) == documented
+    assert {"auc_mean", "n_generators", "auc_pooled"} == set(results["open"]) - set(
+        results["closed"]
+    )
+    for test_set in ("closed", "closed_balanced"):
+        assert set(results[test_set]) - set(results["open"]) == {"auc"}
+
+
+def test_fields_of_a_models_config() -> None:
+    assert listed("config.json", "field") == [f.name for f in fields(DetectorConfig)]
+
+
+def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    folder = save_checkpoint(
+        tmp_path,
+        7,
+        model=model,
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        extra={"train_state": {}, "config": {}},
+    )
+    assert folder.name == "epoch-0007"
+    assert listed("Checkpoint", "file") == sorted(path.name for path in folder.iterdir())
+    state = json.loads((folder / "state.json").read_text())
+    documented = section("Checkpoint").partition("field of state.json")[2]
+    assert re.findall(r"^\| `(\w+)`", documented, re.MULTILINE) == list(state)
+    (row,) = re.findall(r"^\| `train_state` \|(.*)\|$", documented, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == [f.name for f in fields(TrainState)]
+
+
+@pytest.mark.parametrize(
+    ("title", "version"),
+    [
+        ("scores.csv", SCORES_VERSION),
+        ("results.json", RESULTS_VERSION),
+        ("config.json", MODEL_VERSION),
+        ("Run folder", CONFIG_VERSION),
+        ("Checkpoint", CHECKPOINT_VERSION),
+    ],
+)
+def test_versions(title: str, version: int) -> None:
+    assert section(title).strip().startswith(f"Version {version}")

@@ -1,0 +1,161 @@
+"""Scoring: every column by hand, parts of several processes, and what stays untouched."""
+
+import math
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from focus.data.manifest import Manifest, Sample
+from focus.errors import InputError
+from focus.inference import score_images
+from focus.models import Prediction
+from focus.scores import Scores
+
+GRID = (2, 4)
+SIZE = 8
+
+
+class RedDetector(nn.Module):
+    """A detector whose every output can be worked out by hand.
+
+    The CAM of class synthetic is how far each cell's red lies above one half, 8 times; that of
+    class real is its negative. The score is the sigmoid of the difference of the means.
+    """
+
+    image_size = SIZE
+    grid = GRID
+    mean = (0.5, 0.5, 0.5)
+    std = (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(8.0))
+        self.frozen = nn.BatchNorm2d(3)
+        self.modes: list[tuple[bool, bool, bool]] = []
+
+    def predict_batch(self, images: Tensor) -> Prediction:
+        self.modes.append(
+            (self.training, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        )
+        synthetic = self.gain * nn.functional.adaptive_avg_pool2d(images[:, 0], GRID)
+        logits = torch.stack([-synthetic, synthetic], 1).mean((2, 3))
+        predicted = logits.argmax(1)
+        sign = (2 * predicted - 1)[:, None, None]
+        cams = torch.stack([sign * synthetic, synthetic], 1)
+        p = cams.flatten(2).softmax(2)
+        entropy = -(p * p.log()).sum(2) / math.log(8)
+        return Prediction(logits.softmax(1)[:, 1], predicted, cams, entropy)
+
+
+def red(folder: Path, name: str, cells: list[list[int]]) -> str:
+    """An image of 2 x 4 red cells with these levels in 0..255."""
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[..., 0] = np.kron(np.array(cells), np.ones((4, 2)))
+    Image.fromarray(pixels).save(folder / name)
+    return str(folder / name)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Manifest:
+    """A fake whose peak is on its artefact, one whose peak is not, a real, an unlabelled image."""
+    on = [[0, 0, 0, 0], [0, 0, 255, 0]]
+    bright = [[250, 255, 250, 250], [250, 250, 250, 250]]
+    dark = [[10, 10, 10, 10], [10, 10, 10, 0]]
+    mask = np.zeros((16, 16), np.uint8)
+    mask[8:, 8:12] = 255  # the cell in row 1, column 2
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    masked: dict[str, Any] = {
+        "label": 1,
+        "generator": "kA",
+        "mask_path": str(tmp_path / "mask.png"),
+    }
+    return Manifest(
+        [
+            Sample(red(tmp_path, "0.png", on), family="k", group="g", split="test", **masked),
+            Sample(red(tmp_path, "1.png", bright), test_set="closed", **masked),
+            Sample(red(tmp_path, "2.png", dark), label=0, mask_path=masked["mask_path"]),
+            Sample(red(tmp_path, "3.png", dark)),
+        ],
+        "pictures",
+    )
+
+
+def score(detector: nn.Module, manifest: Manifest, **settings: Any) -> Scores:
+    settings = {"batch_size": 3, "progress": False} | settings
+    return score_images(detector, manifest, **settings)  # type: ignore[arg-type]
+
+
+def test_every_column_by_hand(pictures: Manifest) -> None:
+    scores = score(RedDetector(), pictures)
+    assert scores.path.tolist() == [sample.path for sample in pictures]
+    assert scores.index.tolist() == [0, 1, 2, 3]
+    assert scores.label.tolist() == [1, 1, 0, -1]
+    assert scores.generator.tolist() == ["kA", "kA", "", ""]
+    assert [scores.family[0], scores.group[0], scores.split[0]] == ["k", "g", "test"]
+    assert scores.test_set.tolist() == ["", "closed", "", ""]
+    # Image 0: one cell at 8 * 0.5 = 4, seven at -4: mean -3, logits (3, -3).
+    assert scores.score[0] == pytest.approx(1 / (1 + math.exp(6)), rel=1e-5)
+    assert scores.predicted.tolist() == [0, 1, 0, 0]
+    # Its CAM of the predicted class real is the negative: the peak is the first of seven cells,
+    # h_sum that of seven equal cells. The synthetic class's peak is on the artefact.
+    assert (scores.peak_row[0], scores.peak_col[0]) == (0, 0)
+    assert scores.entropy_sum[0] == pytest.approx(math.log(7) / math.log(8))
+    assert scores.cam_range[0] == pytest.approx(8.0, rel=1e-6)
+    assert scores.entropy_predicted[0] == pytest.approx(math.log(7) / math.log(8), abs=1e-3)
+    assert scores.entropy_synthetic[0] < 0.02
+    # Image 1: peak in row 0, column 1. Image 2: negated, in row 1, column 3.
+    assert (scores.peak_row[1], scores.peak_col[1]) == (0, 1)
+    assert (scores.peak_row[2], scores.peak_col[2]) == (1, 3)
+    assert scores.cam_range[1] == pytest.approx(8 * 5 / 255, rel=1e-4)
+    # Only fakes are asked; the real image's mask plays no part.
+    assert scores.pointing_hit.tolist() == [0, 0, -1, -1]
+    assert scores.pointing_hit_synthetic.tolist() == [1, 0, -1, -1]
+    # z-scores of one cell among eight: sqrt(7) and -1/sqrt(7), here negated.
+    weights = np.exp([-math.sqrt(7)] + [1 / math.sqrt(7)] * 7)
+    p = weights / weights.sum()
+    assert scores.entropy_z[0] == pytest.approx(-(p * np.log(p)).sum() / math.log(8), rel=1e-5)
+
+
+def test_scoring_leaves_the_detector_as_it_was(pictures: Manifest) -> None:
+    detector = RedDetector()
+    detector.train()
+    detector.frozen.eval()
+    state = torch.get_rng_state()
+    score(detector, pictures)
+    assert torch.equal(torch.get_rng_state(), state), "scoring must not move training's randomness"
+    assert detector.training
+    assert not detector.frozen.training
+    assert detector.modes == [(False, True, False)] * 2
+
+
+def test_the_network_runs_in_the_autocast_that_is_given(pictures: Manifest) -> None:
+    def bfloat16() -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    detector = RedDetector()
+    score(detector, pictures, autocast=bfloat16)
+    assert detector.modes == [(False, True, True)] * 2
+
+
+def test_parts_of_several_processes_join_to_the_whole(pictures: Manifest) -> None:
+    detector = RedDetector()
+    whole = score(detector, pictures)
+    parts = [score(detector, pictures, indices=range(rank, 4, 3)) for rank in (2, 1, 0)]
+    joined = Scores.merge(parts, len(pictures))
+    for name, column in whole.columns().items():
+        np.testing.assert_array_equal(column, getattr(joined, name), err_msg=name)
+    assert len(score(detector, pictures, indices=range(3, 3))) == 0
+
+
+def test_an_output_that_is_not_finite_names_the_image(pictures: Manifest) -> None:
+    detector = RedDetector()
+    detector.gain.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
+        score(detector, pictures)
+    assert detector.training, "an error must leave the mode as it was too"

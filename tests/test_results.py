@@ -1,0 +1,246 @@
+"""The rule which reals a fake is told from, the results, their files and the table."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from focus.data.readers import read_tests
+from focus.results import format_table, match, remarks, summarise, write_results
+from focus.scores import Scores
+
+
+def table(rows: list[tuple[int, str, str, float]], **columns: Any) -> Scores:
+    """Scores from (label, generator, test set, score)."""
+    n = len(rows)
+    label, generator, test_set, numbers = zip(*rows, strict=True)
+    given: dict[str, Any] = {
+        "index": range(n),
+        "path": [f"{i}.png" for i in range(n)],
+        "label": label,
+        "generator": generator,
+        "test_set": test_set,
+        "score": numbers,
+        "predicted": [int(number > 0.5) for number in numbers],
+    }
+    given |= dict.fromkeys(("family", "split", "group"), [""] * n)
+    given |= dict.fromkeys(("pointing_hit", "pointing_hit_synthetic"), [-1] * n)
+    return Scores(**(dict.fromkeys(Scores.__annotations__, [0] * n) | given | columns))
+
+
+def matched(scores: Scores) -> dict[tuple[str, str], tuple[list[int], list[int]]]:
+    comparisons = match(scores, ["known"])
+    return {(c.test_set, c.generator): (c.real.tolist(), c.fake.tolist()) for c in comparisons}
+
+
+def test_a_generator_is_told_from_its_own_reals_if_it_has_any() -> None:
+    scores = table(
+        [
+            (0, "", "", 0.1),
+            (0, "known", "", 0.2),
+            (0, "A", "", 0.3),
+            (1, "known", "", 0.4),
+            (1, "A", "", 0.5),
+            (1, "B", "", 0.6),
+            (1, "A", "", 0.7),
+            (-1, "A", "", 0.8),
+        ]
+    )
+    assert matched(scores) == {
+        ("closed", "known"): ([1], [3]),
+        ("open", "A"): ([2], [4, 6]),
+        ("open", "B"): ([0], [5]),
+    }
+
+
+def test_reals_given_by_a_generators_name_are_its_own(tmp_path: Path) -> None:
+    sizes = {"A": 1, "B": 2, "tree/C/1_fake": 3, "reals of A": 4, "reals of C": 5, "ffhq": 6}
+    for folder, count in sizes.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / folder / f"{number}.png").touch()
+    at = {name: str(tmp_path / name) for name in (*sizes, "tree")}
+    manifest = read_tests(
+        {"A": at["A"], "B": at["B"], "tree": at["tree"]},
+        # A names test data, C a generator in its layout; the last name belongs to no generator.
+        {"A": at["reals of A"], "C": at["reals of C"], "ffhq": at["ffhq"]},
+    )
+    rows = [(-1 if s.label is None else s.label, s.generator, s.test_set, 0.5) for s in manifest]
+    results = summarise(table(rows), [])
+    counts = {n: (g["n_real"], g["n_fake"]) for n, g in results["open"]["generators"].items()}
+    assert counts == {"A": (4, 1), "B": (6, 2), "C": (5, 3)}
+    assert (results["open"]["n_real"], results["n_real_unused"]) == (15, 0)
+
+
+def test_reals_of_the_same_test_set_come_before_those_given_apart() -> None:
+    scores = table(
+        [
+            (0, "", "", 0.1),
+            (0, "", "closed", 0.1),
+            (0, "", "open", 0.1),
+            (0, "A", "open", 0.1),
+            (1, "known", "closed", 0.9),
+            (1, "known", "open", 0.9),
+            (1, "A", "open", 0.9),
+            (1, "A", "", 0.9),
+            (1, "A", "closed_balanced", 0.9),
+        ]
+    )
+    assert matched(scores) == {
+        ("closed", "known"): ([1], [4]),
+        ("closed_balanced", "A"): ([0], [8]),
+        ("open", "A"): ([3], [6, 7]),
+        ("open", "known"): ([2], [5]),
+    }
+
+
+def test_a_generator_without_reals_has_none() -> None:
+    scores = table([(0, "A", "", 0.1), (1, "A", "", 0.9), (1, "B", "", 0.9)])
+    assert matched(scores) == {("open", "A"): ([0], [1]), ("open", "B"): ([], [2])}
+    results = summarise(scores, ["known"])
+    assert results["open"]["generators"]["B"]["auc"] is None
+    assert results["open"]["auc_mean"] == 1.0
+    assert results["open"]["n_generators"] == 1
+    assert results["closed"]["auc"] is None
+    assert "closed_balanced" not in results
+
+
+def test_mean_and_pooled_auc_by_hand() -> None:
+    scores = table(
+        [
+            (0, "", "open", 0.2),
+            (0, "", "open", 0.6),
+            (1, "A", "open", 0.9),  # above both: AUC 1
+            (1, "B", "open", 0.4),  # above one of two: AUC 1/2
+            (1, "B", "open", 0.4),
+            (0, "", "closed", 0.5),
+            (1, "known", "closed", 0.5),  # a tie: AUC 1/2
+        ]
+    )
+    results = summarise(scores, ["known"])
+    assert {name: g["auc"] for name, g in results["open"]["generators"].items()} == {
+        "A": 1.0,
+        "B": 0.5,
+    }
+    assert results["open"]["auc_mean"] == 0.75
+    assert results["open"]["auc_pooled"] == pytest.approx(4 / 6)  # the shared reals count once
+    assert (results["open"]["n_real"], results["open"]["n_fake"]) == (2, 3)
+    assert results["closed"]["auc"] == 0.5
+    assert results["n_real_unused"] == 0
+
+
+def test_auc_agrees_with_scikit_learn() -> None:
+    generator = np.random.default_rng(3)
+    labels: list[int] = generator.integers(0, 2, 300).tolist()
+    numbers: list[float] = generator.normal(labels, 1.0).astype(np.float32).tolist()
+    rows = [(b, "" if b == 0 else "known", "", s) for b, s in zip(labels, numbers, strict=True)]
+    results = summarise(table(rows), ["known"])
+    assert results["closed"]["auc"] == pytest.approx(roc_auc_score(labels, numbers), abs=1e-15)
+
+
+def test_focus_figures_by_hand() -> None:
+    rows = [(0, "", "", 0.1), (0, "", "", 0.1), (1, "A", "", 0.9), (1, "A", "", 0.9)]
+    rows += [(1, "B", "", 0.9), (0, "B", "", 0.9), (0, "C", "", 0.9)]
+    scores = table(
+        rows,
+        entropy_predicted=[0.5, 0.25, 0.25, 0.125, 0.75, 0.25, 1.0],
+        entropy_sum=[1, 0, 0, 0, 1, 1, 1],
+        pointing_hit=[-1, -1, 1, 0, 1, -1, -1],
+        pointing_hit_synthetic=[-1, -1, 1, 1, 1, -1, -1],
+        peak_row=[1, 1, 0, 1, 0, 0, 0],
+        peak_col=[0, 0, 1, 0, 2, 0, 0],
+    )
+    results = summarise(scores, [])
+    a, b = results["open"]["generators"]["A"], results["open"]["generators"]["B"]
+    assert (a["entropy"], a["entropy_real"], a["entropy_fake"]) == (0.28125, 0.375, 0.1875)
+    assert (a["entropy_sum"], b["entropy_sum"]) == (0.25, 1.0)
+    assert (a["pointing_hit"], a["pointing_hit_synthetic"], a["n_pointing"]) == (0.5, 1.0, 2)
+    assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
+    assert results["open"]["pointing_hit"] == pytest.approx(2 / 3)
+    assert results["open"]["peak_share"] == 0.5
+    assert results["n_real_unused"] == 1  # C has reals and no fakes
+    assert results["closed"]["pointing_hit"] is None
+
+
+def test_one_class_and_no_labels_are_not_defined() -> None:
+    only_reals = summarise(table([(0, "", "", 0.1)]), ["known"])
+    assert only_reals["open"]["auc_mean"] is None
+    assert only_reals["open"]["auc_pooled"] is None
+    assert only_reals["n_real_unused"] == 1
+    unlabelled = summarise(table([(-1, "", "", 0.1)]), ["known"])
+    assert unlabelled["n_unlabelled"] == 1
+    assert unlabelled["closed"]["n_real"] == 0
+    assert "NaN" not in json.dumps([only_reals, unlabelled])
+
+
+def test_a_fake_without_a_generator_has_a_name_in_the_results() -> None:
+    scores = table([(0, "", "", 0.1), (1, "", "", 0.9)])
+    assert summarise(scores, ["known"])["open"]["generators"]["(unnamed)"]["auc"] == 1
+    assert summarise(scores, [""])["closed"]["auc"] == 1
+
+
+def test_results_are_written_whole(tmp_path: Path) -> None:
+    scores = table([(0, "", "", 0.1), (1, "A", "", 0.9)])
+    results = summarise(scores, ["known"])
+    folder = tmp_path / "new" / "folder"
+    paths = write_results(folder, scores, results)
+    assert paths == [folder / "results.json", folder / "scores.csv"]
+    assert sorted(folder.iterdir()) == paths
+    assert json.loads(paths[0].read_text()) == results
+    assert Scores.from_csv(paths[1]).path.tolist() == ["0.png", "1.png"]
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_results(folder, scores, {"closed": {"auc": math.nan}})
+    assert json.loads(paths[0].read_text()) == results
+
+    # Scores alone: the results of other scores do not stay beside them.
+    assert write_results(folder, scores, None) == [folder / "scores.csv"]
+    assert [path.name for path in folder.iterdir()] == ["scores.csv"]
+
+
+def test_table() -> None:
+    reals = [(0, "", "", 0.2), (0, "", "", 0.6)]
+    fakes = [(1, "known", "", 0.4), (1, "uEars", "", 0.7), (1, "uSwap", "", 0.4)]
+    blend = summarise(
+        table(reals + fakes, pointing_hit=[-1, -1, 0, 1, 1], entropy_predicted=[0.25] * 5),
+        ["known"],
+    )
+    ce = summarise(table([*reals, (1, "uEars", "", 0.1)]), ["known"])
+    assert format_table({"blend": blend, "ce": ce}).splitlines() == [
+        "                                     blend       ce",
+        "---------------------------------------------------",
+        "closed-set AUC                       0.500        -",
+        "open-set AUC, uEars                  1.000    0.000",
+        "open-set AUC, uSwap                  0.500        -",
+        "open-set AUC, mean                   0.750    0.000",
+        "CAM entropy, closed                  0.250        -",
+        "CAM entropy, open                    0.250    0.000",
+        "CAM peaks in the artefact, closed    0.000        -",
+        "CAM peaks in the artefact, open      1.000        -",
+        "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)",
+    ]
+    assert "open-set AUC, mean of 2              0.750" in format_table({"blend": blend})
+
+
+def test_table_fits_a_terminal_with_long_names() -> None:
+    rows = [(0, "", "", 0.2), (1, "a-generator-of-a-very-long-name-indeed", "", 0.4)]
+    results = summarise(table(rows), [])
+    names = [f"a model of an even longer name {i}" for i in range(2)]
+    lines = format_table(dict.fromkeys(names, results)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "a-generator-of-a-ve..." in lines[3]
+
+
+def test_remarks() -> None:
+    scores = table([(0, "A", "", 0.1), (1, "B", "", 0.9), (-1, "", "", 0.5)])
+    assert remarks(scores, summarise(scores, [])) == [
+        "Images without label: 1; they are scored and in no result.",
+        "B has no real images to be told from: its AUC is not defined.",
+        "Real images that no fake is told from: 1; they are in no result.",
+    ]
+    complete = table([(0, "", "", 0.1), (1, "B", "", 0.9)])
+    assert remarks(complete, summarise(complete, [])) == []
