@@ -6,7 +6,9 @@ A checkpoint is a folder ``epoch-NNNN`` with ``model.safetensors``, ``optimizer.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import safetensors.torch
@@ -77,34 +79,41 @@ def load_checkpoint(
     if not found:
         return None
     last = found[-1]
+    values: dict[str, Any] = _read(last / "state.json", lambda path: json.loads(path.read_bytes()))
     try:
-        values: dict[str, Any] = json.loads((last / "state.json").read_text(encoding="utf-8"))
         if values["version"] != CHECKPOINT_VERSION:
             raise InputError(f"{last} has version {values['version']}: update focus to read it.")
-        moments = safetensors.torch.load_file(last / "optimizer.safetensors")
-        weights = safetensors.torch.load_file(last / "model.safetensors")
+        moments = _read(last / "optimizer.safetensors", safetensors.torch.load_file)
+        weights = _read(last / "model.safetensors", safetensors.torch.load_file)
         model.load_state_dict(weights)
         torch.set_rng_state(moments.pop("torch_rng"))
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         per_parameter: dict[int, dict[str, Tensor]] = {}
         for key, value in moments.items():
             index, _, name = key.partition(".")
-            parameter = parameters[int(index)]
-            if value.shape == parameter.shape:
-                # In the parameter's memory order: elsewhere the same sums round differently.
-                value = torch.empty_like(parameter).copy_(value)
             per_parameter.setdefault(int(index), {})[name] = value
         groups = values.pop("param_groups")
         optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
         scheduler.load_state_dict(values.pop("scheduler"))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"The checkpoint {last} cannot be used ({str(error).splitlines()[0]}): remove it to "
-            "go on from the one before."
-        ) from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise _unusable(last, error) from error
     return values
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {shorten(str(error), 200)}"
+    return InputError(
+        f"The checkpoint {path} cannot be used ({reason}): remove its folder to go on from the one "
+        "before."
+    )
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

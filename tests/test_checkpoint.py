@@ -190,7 +190,7 @@ def test_a_damaged_file_is_named(file: str, content: bytes | None, tmp_path: Pat
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-9] if content == b"truncate" else content)
-    refused(run, tmp_path, f"epoch-0002.*{file}.*remove it")
+    refused(run, tmp_path, f"epoch-0002.*{file} cannot be used.*remove")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}", '{"version": 1}'])

@@ -73,8 +73,11 @@ def elements(case: Case) -> int:
 def in_pytorch(case: Case) -> bool:
     """Cheap enough for a form in torch calls, and meaningful."""
     contrast_of_one = case.get("cam_class") == "contrast" and case.get("classes") == 1
+    # The saliency term does not change with the scale of the CAM, all that one weight decides.
+    alone = {"channels": 1, "classes": 1, "level": "none", "maps": "masked maps"}
+    scale_alone = all(case.get(name) == value for name, value in alone.items())
     cap = 2**21 if case.get("batch", 0) <= 1 else 2**19
-    return elements(case) <= cap and not contrast_of_one
+    return elements(case) <= cap and not contrast_of_one and not scale_alone
 
 
 def in_interpreter(case: Case) -> bool:
