@@ -1,6 +1,5 @@
 """``focus_head`` by hand-worked numbers, against the float64 reference, and its promises."""
 
-import itertools
 import math
 from typing import Any
 
@@ -98,21 +97,28 @@ def test_any_number_of_groups_gives_the_same(programs: int) -> None:
         assert_as_reference(INTERPRETER.values[0], inputs, head_options(case, inputs))
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("maps", MAPS)
-@pytest.mark.parametrize("cam_class", CAM_CLASSES)
-@pytest.mark.parametrize("level", LEVELS)
+OPTIONS = {
+    "level": LEVELS,
+    "cam_class": CAM_CLASSES,
+    "maps": MAPS,
+    "reduction": ("mean", "sum", "none"),
+    "class_weight": (None, (0.5, 2.0, 0.0)),
+    "label_smoothing": (0.0, 0.2),
+}
+
+
+@pytest.mark.parametrize("choice", pairwise(OPTIONS, bool), ids=name_of)
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_options_as_reference(
-    form: Form, level: str, cam_class: str, maps: str, reduction: str
-) -> None:
-    case = SMALL | {"level": level, "cam_class": cam_class, "maps": maps}
+def test_options_as_reference(form: Form, choice: Case) -> None:
+    case = SMALL | choice
     inputs = make_inputs(case, form.device)
-    class_weight = torch.tensor([0.5, 2.0, 0.0], device=form.device)
-    for factors, smoothing in itertools.product((None, class_weight), (0.0, 0.2)):
-        options = head_options(case, inputs) | {"reduction": reduction}
-        options |= {"class_weight": factors, "label_smoothing": smoothing}
-        assert_as_reference(form, inputs, options)
+    options = head_options(case, inputs) | {
+        "reduction": choice["reduction"],
+        "label_smoothing": choice["label_smoothing"],
+        "class_weight": choice["class_weight"]
+        and torch.tensor(choice["class_weight"], device=form.device),
+    }
+    assert_as_reference(form, inputs, options)
 
 
 @pytest.mark.parametrize("maps", MAPS)

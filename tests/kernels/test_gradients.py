@@ -17,6 +17,8 @@ from .cases import (
     Form,
     head_options,
     make_inputs,
+    name_of,
+    pairwise,
 )
 
 TINY: Case = {"batch": 2, "channels": 2, "grid": (2, 2), "classes": 3, "dtype": torch.float64}
@@ -33,20 +35,20 @@ def test_cam_entropy(form: Form, layout: str) -> None:
         assert gradcheck(lambda f, w: cam_entropy(f, w, inputs.index, temperature=0.8), leaves)
 
 
-@pytest.mark.parametrize("maps", MAPS)
-@pytest.mark.parametrize("cam_class", CAM_CLASSES)
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+OPTIONS = {"layout": LAYOUTS, "level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
+
+
+@pytest.mark.parametrize("options", pairwise(OPTIONS, bool), ids=name_of)
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_focus_head(form: Form, layout: str, level: str, cam_class: str, maps: str) -> None:
-    case = TINY | {"layout": layout, "level": level, "cam_class": cam_class, "maps": maps}
+def test_focus_head(form: Form, options: Case) -> None:
+    case = TINY | options
     inputs = make_inputs(case, form.device)
-    options = head_options(case, inputs) | {"reduction": "none", "label_smoothing": 0.1}
+    keywords = head_options(case, inputs) | {"reduction": "none", "label_smoothing": 0.1}
     leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
     with form.active():
-        out = focus_head(*leaves, inputs.index, **options)
-        assert_smooth_here(out, level)
-        assert gradcheck(lambda *t: focus_head(*t, inputs.index, **options).loss, leaves)
+        out = focus_head(*leaves, inputs.index, **keywords)
+        assert_smooth_here(out, case["level"])
+        assert gradcheck(lambda *t: focus_head(*t, inputs.index, **keywords).loss, leaves)
 
 
 def assert_smooth_here(out, level: str) -> None:
