@@ -68,7 +68,6 @@ def _maps_kernel(
     k = tl.arange(0, K_PAD)
     p = tl.arange(0, BLOCK_P)
     first = s * channels_per_split
-    last = tl.minimum(first + channels_per_split, channels)
     maps = _class_maps(
         features_ptr + b.to(tl.int64) * stride_fb,
         weight_ptr,
@@ -78,7 +77,8 @@ def _maps_kernel(
         stride_wk,
         stride_wc,
         first,
-        last,
+        tl.minimum(first + channels_per_split, channels),
+        channels,
         width,
         cells,
         classes,
@@ -158,6 +158,7 @@ def _terms_kernel(
             stride_wk,
             stride_wc,
             0,
+            channels,
             channels,
             width,
             cells,
@@ -397,6 +398,7 @@ def _class_maps(
     stride_wc,
     first,
     last,
+    channels,
     width,
     cells,
     classes,
@@ -406,7 +408,11 @@ def _class_maps(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """sum_c W[k,c] F[c,p] over the channels [first, last) of one sample, [K_PAD, BLOCK_P]."""
+    """sum_c W[k,c] F[c,p] over the channels [first, last) of one sample, [K_PAD, BLOCK_P].
+
+    first is a multiple of BLOCK_C, so only the last block of all is partly empty. The mask says no
+    more than that: with ``last`` in it the loads would no longer be known to be aligned.
+    """
     k = tl.arange(0, K_PAD)
     p = tl.arange(0, BLOCK_P)
     offsets = cell_offsets(p, width, stride_fh, stride_fw, FLAT)
@@ -416,12 +422,12 @@ def _class_maps(
         channel = (start + tl.arange(0, BLOCK_C)).to(tl.int64)
         tile = tl.load(
             features_ptr + channel[:, None] * stride_fc + offsets,
-            mask=(channel < last)[:, None] & (p < cells)[None, :],
+            mask=(channel < channels)[:, None] & (p < cells)[None, :],
             other=0,
         ).to(ACC)
         w = tl.load(
             rows + channel[None, :] * stride_wc,
-            mask=(k < classes)[:, None] & (channel < last)[None, :],
+            mask=(k < classes)[:, None] & (channel < channels)[None, :],
             other=0,
         ).to(ACC)
         partial += w[:, :, None] * tile[None, :, :]
