@@ -88,6 +88,9 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
     debug = "--debug" in argv
+    # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
+    # costs a small network more than it computes, and far more on a machine that is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         config = parse(config_class, argv, prog=prog, description=description)
         debug = config.debug

@@ -427,7 +427,7 @@ def _create_backbone(model: str, image_size: int | None, pretrained: bool) -> An
         )
         # The published network, so that its weights load strictly; then without classifier and
         # pooling: its output is the map after the last norm.
-        network = timm.create_model(model, pretrained=pretrained, **size)
+        network: Any = timm.create_model(model, pretrained=pretrained, **size)
         network.reset_classifier(0, "")
         return network
     except Exception as error:

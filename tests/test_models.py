@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ def lifelike(detector: Detector) -> Detector:
     return detector.eval()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Hundreds of small layers: where others use the cores, threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=SIZES)
 def detector(request: pytest.FixtureRequest) -> Detector:
     torch.manual_seed(0)
@@ -99,10 +108,11 @@ def test_logits_are_the_mean_of_the_cam_plus_bias(detector: Detector) -> None:
     assert (out.classification, out.focus, out.saliency) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    "detector", [name for name in SIZES if name != "focus_small"], indirect=True
+)
 def test_logits_are_those_of_timms_own_network(detector: Detector) -> None:
     name = detector.config.model
-    if name == "focus_small":
-        pytest.skip("not a network of timm's: test_focus_small_is_stem_and_blocks")
     full = timm.create_model(name, num_classes=2, **TIMM_OPTIONS.get(name, {})).eval()
     state = dict(detector.backbone.state_dict())
     if name == "convnext_tiny":
@@ -118,6 +128,10 @@ def test_logits_are_those_of_timms_own_network(detector: Detector) -> None:
         torch.testing.assert_close(detector(x).logits, full(x), rtol=1e-5, atol=1e-5)
 
 
+# Untrained, the two Inceptions scatter a change over the whole map.
+@pytest.mark.parametrize(
+    "detector", [name for name in SIZES if "ception" not in name], indirect=True
+)
 def test_the_map_has_the_orientation_of_the_image(detector: Detector) -> None:
     x = images(1, detector.image_size, seed=4)
     third = detector.image_size // 3
@@ -130,9 +144,9 @@ def test_the_map_has_the_orientation_of_the_image(detector: Detector) -> None:
     share = change / change.sum((1, 2), keepdim=True)
     rows, cols = (torch.linspace(-1, 1, n) for n in detector.grid)
     row, col = (share.sum(2) * rows).sum(1), (share.sum(1) * cols).sum(1)
-    # A network sees far beyond a cell, so the centres of the changes are compared with each other.
-    assert row[0] < row[1] - 0.01
-    assert col[1] < col[0] - 0.01
+    # A network sees far beyond a cell: the centre of the change moves, the rest may change, too.
+    assert row[0] < row[1] - 0.3
+    assert col[1] < col[0] - 0.3
 
 
 def test_every_parameter_gets_a_gradient(detector: Detector) -> None:
@@ -276,6 +290,7 @@ def test_memory_is_steady() -> None:
     detector = Detector(image_size=32, loss=LossConfig(focus_weight=0.1))
     optimizer = torch.optim.AdamW(detector.parameters())
     x, target = images(2, 32), torch.tensor([0, 1])
+    gc.collect()
     counts = []
     for _ in range(20):
         out = detector(x, target)
@@ -441,7 +456,7 @@ def test_a_planted_pickle_is_refused_and_does_not_run(
     state = small.state_dict() | {"planted": Planted(tmp_path / "trace")}
     path = tmp_path / file
     if file.startswith("raw"):
-        path.write_bytes(pickle.dumps(Planted(tmp_path / "trace")))
+        path.write_bytes(pickle.dumps(Planted(tmp_path / "trace"), protocol=2))
     else:
         torch.save(state, path)
     with pytest.raises(InputError, match=file) as caught:
