@@ -603,7 +603,7 @@ def default_splits(batch: int, channels: int, block_c: int) -> int:
 
 def _fit(block: int, channels: int) -> int:
     """A channel block of at least 1 and no more than the channels need."""
-    return min(max(block, 1), triton.next_power_of_2(channels))
+    return min(max(block, 1), int(triton.next_power_of_2(channels)))
 
 
 def _reduce_groups(partial: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Backbones: timm's networks without pooling and classifier, and the small default network."""
+
+from typing import Any
+
+import timm
+from timm.models import register_model
+from timm.models.resnet import BasicBlock
+from torch import Tensor, nn
+
+from focus.config import did_you_mean
+from focus.errors import InputError
+
+
+def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
+    if not timm.is_model(model):
+        close = did_you_mean(model, timm.list_models())
+        raise InputError(f"There is no network {model!r} in timm{close}.")
+    try:
+        config = timm.get_pretrained_cfg(model)
+        size: dict[str, Any] = (
+            {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+        )
+        # The published network, so that its weights load strictly; then without classifier and
+        # pooling: its output is the map after the last norm.
+        network: Any = timm.create_model(model, pretrained=pretrained, **size)
+        network.reset_classifier(0, "")
+        return network
+    except Exception as error:
+        if not pretrained:
+            raise InputError(
+                f"timm gives no map of features of the network {model!r} "
+                f"({first_line(error)}): choose another --model or --image-size."
+            ) from error
+        raise InputError(
+            f"The pretrained weights of {model!r} could not be loaded "
+            f"({first_line(error)}): give them as "
+            "--initial-checkpoint FILE, or start without by --pretrained false."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Of its message, which may be empty; with its type."""
+    line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+class SmallResNet(nn.Module):
+    """A residual network of 0.22 M parameters with an 8x8 map for 64x64 images.
+
+    Most networks made for 224 pixels end in a 2x2 map at 64, too coarse for a CAM.
+    """
+
+    num_features = 96
+
+    def __init__(self, in_chans: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
+        self.blocks = nn.Sequential(
+            _block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2), _block(64, 96, 1)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def reset_classifier(self, num_classes: int, global_pool: str = "") -> None:
+        """As timm's networks have; this one has neither classifier nor pooling."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[B,3,S,S]`` to features ``[B,96,S/8,S/8]``."""
+        features: Tensor = self.blocks(self.stem(images))
+        return features
+
+
+def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+    block: nn.Module = BasicBlock(inputs, outputs, stride, shortcut)
+    return block
+
+
+@register_model
+def focus_small(pretrained: bool = False, **_: Any) -> SmallResNet:
+    """The small default network, by timm's registry; there are no pretrained weights."""
+    if pretrained:
+        raise RuntimeError("focus_small has no pretrained weights")
+    model = SmallResNet()
+    model.pretrained_cfg = {  # type: ignore[assignment]
+        "input_size": (3, 64, 64),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    }
+    return model
