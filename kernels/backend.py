@@ -19,6 +19,8 @@ BackendName = Literal["triton", "eager", "reference"]
 Operation = Literal["cam_entropy", "class_activation", "focus_head"]
 
 TRITON_OPERATIONS: frozenset[str] = frozenset({"cam_entropy", "focus_head"})
+# Found without importing it, and once: torch.compile cannot trace the search.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 # A program of the head's kernels holds all classes.
 MAX_CLASSES = 16
 
@@ -77,7 +79,7 @@ def backend_for(features: Tensor, operation: Operation, classes: int = 2) -> Bac
         obstacle = f"{operation} has no Triton form yet"
     elif operation == "focus_head" and classes > MAX_CLASSES:
         obstacle = f"{operation} has a Triton form up to {MAX_CLASSES} classes, not for {classes}"
-    elif not _has_triton():
+    elif not HAS_TRITON:
         obstacle = "triton is not installed"
     elif not on_gpu and not interpreted:
         obstacle = f"features on {features.device.type} and TRITON_INTERPRET is not 1"
@@ -93,11 +95,6 @@ def backend_for(features: Tensor, operation: Operation, classes: int = 2) -> Bac
     if on_gpu:
         _warn_slow(operation, obstacle)
     return Backend("eager", obstacle)
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 @functools.cache

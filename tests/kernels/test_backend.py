@@ -83,7 +83,7 @@ def test_more_classes_than_a_program_holds_are_not_taken_silently() -> None:
 
 
 def test_without_triton_eager_is_taken_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_has_triton", lambda: False)
+    monkeypatch.setattr(backend, "HAS_TRITON", False)
     with interpreter():
         assert backend_for(FEATURES, "cam_entropy") == ("eager", "triton is not installed")
 
