@@ -285,7 +285,9 @@ def test_two_programs_at_once_both_get_a_whole_set(tmp_path: Path) -> None:
 def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     """SIGINT while workers render: no set, no half-written folder, no orphan that writes on."""
     program = (
-        "import sys; from focus.data.demo import demo_manifest\n"
+        # A shell starts what it puts in the background with SIGINT ignored: not so here.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from focus.data.demo import demo_manifest\n"
         "demo_manifest(sys.argv[1], processes=2, progress=False)\n"
     )
     process = subprocess.Popen(
@@ -295,7 +297,7 @@ def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not list(tmp_path.rglob("*.png")):
         time.sleep(0.02)
     process.send_signal(2)
-    _, errors = process.communicate(timeout=5)  # well before the set would be complete
+    _, errors = process.communicate(timeout=10)  # well before the set would be complete
     assert "KeyboardInterrupt" in errors
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
