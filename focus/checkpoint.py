@@ -63,42 +63,58 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(
-    folder: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> dict[str, Any] | None:
-    """Restore the last checkpoint in ``folder``; returns its values, None if there is none.
+def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The last checkpoint in ``folder`` and its JSON values, None if there is none.
 
     Raises:
-        InputError: the checkpoint is damaged, or of another model.
+        InputError: the values cannot be read, or are of a newer version.
     """
     found = _checkpoints(folder)
     if not found:
         return None
     last = found[-1]
-    values: dict[str, Any] = _read(last / "state.json", lambda path: json.loads(path.read_bytes()))
+    values = _read(last / "state.json", lambda path: json.loads(path.read_bytes()))
     try:
         if values["version"] != CHECKPOINT_VERSION:
             raise InputError(f"{last} has version {values['version']}: update focus to read it.")
-        moments = _read(last / "optimizer.safetensors", safetensors.torch.load_file)
-        weights = _read(last / "model.safetensors", safetensors.torch.load_file)
+    except (TypeError, KeyError) as error:
+        raise _unusable(last, error) from error
+    return last, values
+
+
+def load_checkpoint(
+    path: Path,
+    values: dict[str, Any],
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    """Restore what :func:`last_checkpoint` found.
+
+    Raises:
+        InputError: the checkpoint is damaged, or of another model.
+    """
+    try:
+        moments = _read(path / "optimizer.safetensors", safetensors.torch.load_file)
+        weights = _read(path / "model.safetensors", safetensors.torch.load_file)
         model.load_state_dict(weights)
         torch.set_rng_state(moments.pop("torch_rng"))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         per_parameter: dict[int, dict[str, Tensor]] = {}
         for key, value in moments.items():
             index, _, name = key.partition(".")
-            per_parameter.setdefault(int(index), {})[name] = value
-        groups = values.pop("param_groups")
-        optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
-        scheduler.load_state_dict(values.pop("scheduler"))
+            parameter = parameters[int(index)]
+            # In the parameter's memory order: in another, each step would be slower.
+            kept = value.shape != parameter.shape
+            moment = value if kept else torch.empty_like(parameter).copy_(value)
+            per_parameter.setdefault(int(index), {})[name] = moment
+        optimizer.load_state_dict({"state": per_parameter, "param_groups": values["param_groups"]})
+        scheduler.load_state_dict(values["scheduler"])
     except InputError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise _unusable(last, error) from error
-    return values
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise _unusable(path, error) from error
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -29,7 +29,7 @@ from focus.config import (
     did_you_mean,
     flag,
 )
-from focus.errors import InputError
+from focus.errors import ImageError, InputError
 
 C = TypeVar("C", TrainConfig, EvaluateConfig)
 
@@ -82,8 +82,8 @@ def run(
 ) -> None:
     """Parse, call ``main``, and end the process with code 2 and one line on an InputError.
 
-    Ctrl-C ends it with 130. Of several processes only the main one writes the line. ``--debug``
-    shows the traceback too.
+    Ctrl-C ends it with 130. Of several processes only the main one writes the line, but for an
+    ImageError, which one of them has. ``--debug`` shows the traceback too.
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
@@ -96,9 +96,10 @@ def run(
         debug = config.debug
         main(config)
     except InputError as error:
-        _end(2, _sentence(error), prog, debug)
+        speaks = _is_main_process() or isinstance(error, ImageError)
+        _end(2, _sentence(error), prog, debug, speaks)
     except KeyboardInterrupt:
-        _end(130, "interrupted.", prog, debug)
+        _end(130, "interrupted.", prog, debug, _is_main_process())
 
 
 def _sentence(error: InputError) -> str:
@@ -107,13 +108,13 @@ def _sentence(error: InputError) -> str:
     Of an error in a worker of a DataLoader, torch makes one that holds the worker's traceback.
     """
     text = str(error)
-    if text.startswith("Caught InputError in "):
-        text = text.rpartition(f"{InputError.__module__}.InputError: ")[2]
+    if text.startswith("Caught "):
+        text = text.rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2]
     return " ".join(text.split())
 
 
-def _end(code: int, message: str, prog: str, debug: bool) -> NoReturn:
-    if _is_main_process():
+def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoReturn:
+    if speaks:
         if debug:
             traceback.print_exc()
         print(f"{prog}: error: {message}", file=sys.stderr, flush=True)

@@ -6,7 +6,6 @@ field's name with dashes; :mod:`focus.cli` makes the command line from these cla
 
 import difflib
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal, TypeVar
 
 import yaml
 
+from focus.data.machine import usable_cores
 from focus.errors import InputError
 from focus.losses import LOSSES, CamClass, Level, LossConfig
 from focus.recipes import (
@@ -88,7 +88,7 @@ class _SharedConfig:
     data: tuple[str, ...] = _flag(
         (),
         "data",
-        "a CSV, a parquet file, or a folder of real and fake images; may be repeated",
+        "a CSV, or a folder of real and fake images; may be repeated",
         "PATH",
     )
     data_root: str | None = _flag(
@@ -375,7 +375,7 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     loss = asdict(loss_config(config))
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:
-        values["workers"] = min(4, os.cpu_count() or 1) if config.data else 0
+        values["workers"] = min(4, usable_cores()) if config.data else 0
     if config.name is None:
         data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from focus import metrics
 from focus.data.dataset import FaceDataset, artefact_coverage, collate
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
-from focus.errors import InputError
+from focus.errors import ImageError
 from focus.scores import Scores
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def predictions(
     The network runs in evaluation and inference mode; every module is in its own mode again when
     a batch is handed out, and torch's global random state stays as it is.
 
-    Raises InputError when the output for an image is not finite, naming the image.
+    Raises ImageError when the output for an image is not finite, naming the image.
     """
     device = torch.device(device or next(detector.parameters()).device)
     # Human maps play no part in a prediction; left out, they need not be read.
@@ -71,7 +71,7 @@ def predictions(
         rows = batch.index.tolist()
         if not finite.all():
             path = manifest[rows[int(finite.int().argmin())]].path
-            raise InputError(
+            raise ImageError(
                 f"The model's output for {path!r} is not finite: try --mixed-precision no, or "
                 "another model."
             )

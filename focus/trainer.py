@@ -7,18 +7,20 @@ A run folder holds ``config.yaml``, ``summary.csv`` (a row an epoch), ``tensorbo
 
 import csv
 import math
+import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
-from focus.checkpoint import load_checkpoint, save_checkpoint
+from focus.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from focus.config import ResolvedTrainConfig, loss_config, write_config
 from focus.data.dataset import Batch, FaceDataset, collate
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
@@ -39,9 +41,12 @@ def run_folder(config: ResolvedTrainConfig) -> Path:
     """The run's folder; refuses one that exists unless the run is resumed.
 
     Raises:
-        InputError: the folder exists.
+        InputError: the folder exists, or cannot be made.
     """
-    folder = Path(config.output) / config.name
+    folder = Path(config.output).absolute() / config.name
+    place = next(parent for parent in folder.parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"The run folder {folder} cannot be made in {place}: give --output DIR.")
     if folder.exists() and not config.resume:
         raise InputError(
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
@@ -49,12 +54,29 @@ def run_folder(config: ResolvedTrainConfig) -> Path:
     return folder
 
 
+def make_detector(config: ResolvedTrainConfig) -> Detector:
+    """The untrained detector, its weights drawn from the seed.
+
+    Raises:
+        InputError: as :class:`Detector`.
+    """
+    torch.manual_seed(config.seed)
+    return Detector(
+        config.model,
+        image_size=config.image_size,
+        pretrained=config.pretrained,
+        initial_checkpoint=config.initial_checkpoint,
+        loss=loss_config(config),
+    )
+
+
 def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
     """One line: device, processes, threads, precision, and which form the head takes and why."""
+    threads = torch.get_num_threads()
     name, reason = backend_for(torch.empty(0, device=accelerator.device), "focus_head")
     processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
     return (
-        f"device {accelerator.device}, {processes}, {torch.get_num_threads()} threads each, "
+        f"device {accelerator.device}, {processes} with {threads} thread{'s' * (threads > 1)} each, "
         f"mixed precision {config.mixed_precision}, head: {name} ({reason})"
     )
 
@@ -82,29 +104,27 @@ class Trainer:
     """
 
     def __init__(
-        self, config: ResolvedTrainConfig, manifest: Manifest, accelerator: Accelerator
+        self,
+        config: ResolvedTrainConfig,
+        detector: Detector,
+        manifest: Manifest,
+        accelerator: Accelerator,
     ) -> None:
-        self.config, self.accelerator = config, accelerator
+        self.config, self.detector, self.accelerator = config, detector, accelerator
         self.folder = run_folder(config)
         self.state = TrainState()
+        # Again, so that the second of two runs begins as it would alone.
         torch.manual_seed(config.seed)
         train = manifest.split("train")
         self.validation = manifest.split("validation")
         self.test = manifest.split("test")
-        self.detector = Detector(
-            config.model,
-            image_size=config.image_size,
-            pretrained=config.pretrained,
-            initial_checkpoint=config.initial_checkpoint,
-            loss=loss_config(config),
-            training_generators=tuple(train.generators()),
-        )
+        detector.config = replace(detector.config, training_generators=tuple(train.generators()))
         self.dataset = FaceDataset(
             train,
             image_size=config.image_size,
-            grid=self.detector.grid,
-            mean=self.detector.mean,
-            std=self.detector.std,
+            grid=detector.grid,
+            mean=detector.mean,
+            std=detector.std,
             augment=config.augment,
             seed=config.seed,
         )
@@ -120,9 +140,9 @@ class Trainer:
         self.memory_format = (
             torch.channels_last if config.channels_last else torch.contiguous_format
         )
-        self.detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.model, self.optimizer, self.loader = accelerator.prepare(
-            self.detector, _optimizer(config, self.detector), loader
+            detector, _optimizer(config, detector), loader
         )
         steps = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
         self.scheduler = _scheduler(config, self.optimizer.optimizer, steps_per_epoch=steps)
@@ -163,16 +183,19 @@ class Trainer:
     def _open_folder(self) -> None:
         checkpoints = self.folder / "checkpoints"
         if self.config.resume:
-            values = load_checkpoint(
-                checkpoints,
-                model=self.detector,
-                optimizer=self.optimizer.optimizer,
-                scheduler=self.scheduler,
-            )
-            if values is None:
+            found = last_checkpoint(checkpoints)
+            if found is None:
                 self.accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
             else:
+                path, values = found
                 _same_run(values["config"], self.config, self.folder)
+                load_checkpoint(
+                    path,
+                    values,
+                    model=self.detector,
+                    optimizer=self.optimizer.optimizer,
+                    scheduler=self.scheduler,
+                )
                 self.state = TrainState(**values["train_state"])
                 self.accelerator.print(f"resuming {self.folder} after epoch {self.state.epoch}")
         if self.accelerator.is_main_process:
@@ -188,11 +211,14 @@ class Trainer:
         # after a resume. It reaches the sampler, but the data set only in a single process.
         self.loader.set_epoch(self.state.epoch)
         self.dataset.set_epoch(self.state.epoch)
-        sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.accelerator.device)
+        steps = []
         for batch in self.loader:
-            sums += self._step(Batch(*batch))
+            steps.append(self._step(Batch(*batch)))
             bar.update()
-        *totals, count = self.accelerator.reduce(sums).tolist()
+        # Summed at the end and on the CPU: no waiting for a GPU, and not all of them have float64.
+        sums = torch.stack(steps).cpu().double().sum(0)
+        sums = torch.tensor(gather_object([sums.tolist()]), dtype=sums.dtype).sum(0)
+        *totals, count = sums.tolist()
         means = dict(zip(TERMS, (total / count for total in totals), strict=True))
         if not all(map(math.isfinite, totals)):
             raise InputError(
@@ -217,7 +243,7 @@ class Trainer:
         count = len(batch.target)
         terms = (out.classification, out.focus, out.saliency, out.entropy)
         sums = [out.loss.detach() * count, *(term.sum() for term in terms)]
-        return torch.stack([*sums, torch.full_like(sums[0], count)]).double()
+        return torch.stack([*sums, torch.full_like(sums[0], count)])
 
     def _score(self, detector: Detector, manifest: Manifest, *, progress: bool) -> Scores:
         return score_shared(
@@ -290,11 +316,14 @@ def _scheduler(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The schedule of the learning rate, in steps of the optimiser."""
     if config.schedule == "one-cycle":
+        total = config.epochs * steps_per_epoch
+        # Torch divides by the length of the rise in its own count, 0 for exactly one step.
+        rise = config.warmup * (1 + 1e-9 * (config.warmup * total == 1))
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=config.lr,
-            total_steps=config.epochs * steps_per_epoch,
-            pct_start=config.warmup,
+            total_steps=total,
+            pct_start=rise,
         )
     return torch.optim.lr_scheduler.StepLR(
         optimizer, config.step_epochs * steps_per_epoch, config.step_gamma

@@ -9,9 +9,10 @@ from focus.data.images import check_images
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
 from focus.data.splits import assign_splits, check_trainable
+from focus.models import Detector
 from focus.results import Results, format_table
 from focus.runtime import start
-from focus.trainer import Trainer, describe, run_folder
+from focus.trainer import Trainer, describe, make_detector, run_folder
 
 
 def train(config: TrainConfig) -> None:
@@ -36,25 +37,30 @@ def train(config: TrainConfig) -> None:
             name=f"{run.name}-ce",
         )
         runs.append(resolve(plain))
+    accelerator = start(run)
     for each in runs:
         run_folder(each)
-    accelerator = start(run)
+    # Before the images, which may take long to check.
+    detectors = [make_detector(each) for each in runs]
     with accelerator.main_process_first():  # it leaves the others its caches
         manifest = training_manifest(run, progress=accelerator.is_main_process)
-    results = {each.name: _run(each, manifest) for each in runs}
+    results = {
+        each.name: _run(each, detector, manifest)
+        for each, detector in zip(runs, detectors, strict=True)
+    }
     accelerator.print(f"\n{format_table(results)}\n")
     for each in runs:
         accelerator.print(f"run folder: {Path(each.output) / each.name}")
 
 
-def _run(config: ResolvedTrainConfig, manifest: Manifest) -> Results:
+def _run(config: ResolvedTrainConfig, detector: Detector, manifest: Manifest) -> Results:
     accelerator = start(
         config,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with="tensorboard",
         project_dir=Path(config.output) / config.name,
     )
-    trainer = Trainer(config, manifest, accelerator)
+    trainer = Trainer(config, detector, manifest, accelerator)
     accelerator.print(describe(accelerator, config))
     trainer.fit()
     results = trainer.evaluate()

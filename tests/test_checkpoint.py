@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from focus.checkpoint import KEPT, load_checkpoint, save_checkpoint
+from focus.checkpoint import KEPT, last_checkpoint, load_checkpoint, save_checkpoint
 from focus.errors import InputError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
@@ -41,7 +41,11 @@ class Run:
         return save_checkpoint(folder, epoch, **vars(self), extra=extra)
 
     def load(self, folder: Path) -> dict[str, Any] | None:
-        return load_checkpoint(folder, **vars(self))
+        found = last_checkpoint(folder)
+        if found is None:
+            return None
+        load_checkpoint(*found, **vars(self))
+        return {k: v for k, v in found[1].items() if k not in ("param_groups", "scheduler")}
 
     def tensors(self) -> dict[str, Any]:
         """All there is, flat."""
@@ -102,6 +106,23 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
         assert list(mine.get("betas", ())) == list(theirs.get("betas", ()))
     assert other.scheduler.get_last_lr() == run.scheduler.get_last_lr()
     assert torch.rand(3).equal(after)
+
+
+def test_moments_come_back_in_the_memory_order_of_their_parameters(tmp_path: Path) -> None:
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+
+    def run() -> Run:
+        optimizer = torch.optim.AdamW(model.parameters())
+        return Run(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
+
+    first, second = run(), run()
+    model(torch.rand(1, 3, 4, 4)).sum().backward()
+    first.optimizer.step()
+    first.save(tmp_path, 1)
+    second.load(tmp_path)
+    (moment,) = (v for k, v in second.tensors().items() if k == "0.exp_avg")
+    assert moment.stride() == model.weight.stride()
+    assert not moment.is_contiguous()
 
 
 def test_only_the_last_stay(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ SOURCES = sorted(Path(focus.__file__).parent.rglob("*.py"))
 
 
 def messages() -> list[tuple[str, str]]:
-    """Place and text of each InputError that is made; "{}" stands for what is filled in."""
+    """Place and text of each error for the user; "{}" stands for what is filled in."""
     found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "InputError":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "InputError",
+                "ImageError",
+            ):
                 (message,) = node.args
                 parts = message.values if isinstance(message, ast.JoinedStr) else [message]
                 text = "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in parts)

@@ -271,6 +271,7 @@ BAD_INPUT = {
     "empty folder": (TRAIN, ["--data", "DATA/empty"], "empty"),
     "wrong label": (TRAIN, ["--data", "DATA/label.csv"], "line 2"),
     "fp16 on a CPU": (TRAIN, ["--data", "DATA/tree", "--mixed-precision", "fp16"], "bf16"),
+    "output is a file": (TRAIN, ["--data", "DATA/tree", "--output", "DATA/label.csv"], "--output"),
     "no checkpoint": (
         TRAIN,
         ["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"],

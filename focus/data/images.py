@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
-from focus.errors import InputError
+from focus.errors import ImageError, InputError
 
 Role = Literal["image", "map", "mask"]
 
@@ -40,7 +40,7 @@ def load_image(path: str | Path) -> Image.Image:
 
     Palette, grey, CMYK and other modes are converted as Pillow does; alpha is dropped, not
     composited; 16-bit grey keeps its upper byte; of an animation the first frame is taken.
-    Raises InputError, naming the file, for whatever cannot be decoded.
+    Raises ImageError, naming the file, for whatever cannot be decoded.
     """
     try:
         image = _decode(path)
@@ -62,7 +62,7 @@ def load_map(path: str | Path) -> npt.NDArray[np.float32]:
     """A human map or artefact mask as grey values, float32 [H, W] in [0, 1].
 
     8-bit values are divided by 255, 16-bit ones by 65535, float files are taken as they are;
-    colours are reduced to luminance. Raises InputError, naming the file, as :func:`load_image`.
+    colours are reduced to luminance. Raises ImageError, naming the file, as :func:`load_image`.
     """
     try:
         image = _decode(path)
@@ -146,9 +146,9 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
     return values
 
 
-def _undecodable(path: str | Path, error: Exception) -> InputError:
+def _undecodable(path: str | Path, error: Exception) -> ImageError:
     name = repr(os.fspath(path))
-    return InputError(f"Cannot decode {name} ({_reason(path, error)}): mend or remove the file.")
+    return ImageError(f"Cannot decode {name} ({_reason(path, error)}): mend or remove the file.")
 
 
 def _reason(path: str | Path, error: BaseException) -> str:
@@ -192,7 +192,7 @@ def _verdict(file: tuple[str, Role]) -> str | None:
             load_image(path)
             return ""
         values = load_map(path)
-    except InputError as error:
+    except ImageError as error:
         return _reason(path, error.__cause__ or error)
     return None if role == "map" and values.min() == values.max() else ""
 

@@ -49,7 +49,11 @@ def assign_splits(
 
 
 def check_trainable(manifest: Manifest) -> None:
-    """Raise InputError unless train and validation hold both classes and share no group."""
+    """Raise InputError unless train and validation hold both classes and each split is apart.
+
+    No group and no file may lie in more than one split, test included: what training saw would be
+    scored.
+    """
     place = manifest.source or "the data"
     for split in ("train", "validation"):
         count = Counter(sample.label for sample in manifest if sample.split == split)
@@ -63,16 +67,18 @@ def check_trainable(manifest: Manifest) -> None:
                 f"The {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
                 "synthetic images: give some of both, training needs them in it."
             )
-    splits: defaultdict[str, set[str]] = defaultdict(set)
-    for sample in manifest:
-        if sample.group and sample.split:
-            splits[sample.group].add(sample.split)
-    torn = sorted(group for group, names in splits.items() if len(names) > 1)
-    if torn:
-        raise InputError(
-            f"{len(torn)} groups of {place} lie in more than one split, the first is {torn[0]!r} "
-            f"in {' and '.join(sorted(splits[torn[0]]))}: give each group one split."
-        )
+    for kind in ("group", "path"):
+        splits: defaultdict[str, set[str]] = defaultdict(set)
+        for sample in manifest:
+            if (name := getattr(sample, kind)) and sample.split:
+                splits[name].add(sample.split)
+        torn = sorted(name for name, found in splits.items() if len(found) > 1)
+        if torn:
+            what = "groups" if kind == "group" else "images"
+            raise InputError(
+                f"{len(torn)} {what} of {place} lie in more than one split, the first is "
+                f"{torn[0]!r} in {' and '.join(sorted(splits[torn[0]]))}: give each one split."
+            )
 
 
 def _strata(manifest: Manifest, rows: Sequence[int], seed: int) -> list[list[_Unit]]:

@@ -94,9 +94,12 @@ def read_given(
 ) -> tuple[Manifest, Manifest]:
     """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
-    Either is empty only if nothing was given. Raises what :func:`read_data` and
-    :func:`read_tests` raise.
+    Either is empty only if nothing was given. Raises InputError for a path that ``--data`` names
+    twice, and what :func:`read_data` and :func:`read_tests` raise.
     """
+    places = [Path(path).resolve() for path in config.data]
+    if twice := [path for path in places if places.count(path) > 1]:
+        raise InputError(f"--data names {twice[0]} twice: give each path once.")
     own = Manifest([])
     for path in config.data:
         own += read_data(
