@@ -23,9 +23,9 @@ format:  ## mend the style
 typecheck:  ## check the types
 	rm -rf build
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --target $(WHEEL_TREE) .
-	cp train.py evaluate.py $(WHEEL_TREE)
+	cp -r train.py evaluate.py bench $(WHEEL_TREE)
 	cd $(WHEEL_TREE) && $(PYTHON) -m mypy --config-file ../../pyproject.toml \
-		-p focus -m train -m evaluate
+		-p focus -p bench -m train -m evaluate
 
 test:  ## run the tests that take minutes
 	$(PYTHON) -m pytest

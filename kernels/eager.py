@@ -26,6 +26,9 @@ from focus.kernels.types import (
     without_autocast,
 )
 
+# Elements of features that a product reads while they stay in a core's cache.
+PART_ELEMENTS = 2**20
+
 
 class HeadForward(NamedTuple):
     """Results of the head's forward, then what its backward needs."""
@@ -52,7 +55,10 @@ def cam_entropy_forward(
 ) -> tuple[Tensor, Tensor]:
     """Raw CAM ``[B,H,W]`` and entropy ``[B]``."""
     weight = weight.to(accumulation_dtype(features))
-    cam = _cam(features, weight[index])
+    batch, _, height, width = features.shape
+    cam = weight.new_empty((batch, height * width))
+    for part in _parts(features):
+        cam[part] = _cam(_matrix(features[part]), weight[index[part]])
     _, entropy, _ = _softmax_entropy(cam, temperature)
     return _grid(cam, features), entropy
 
@@ -85,8 +91,13 @@ def class_activation(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]``."""
     weight = weight.to(accumulation_dtype(features))
-    logits = _linear(_mean(features), weight, bias)
-    cams = torch.bmm(weight[classes], _matrix(features))
+    batch, _, height, width = features.shape
+    logits = weight.new_empty((batch, len(weight)))
+    cams = weight.new_empty((batch, classes.shape[1], height * width))
+    for part in _parts(features):
+        matrix = _matrix(features[part])
+        logits[part] = _linear(matrix.mean(2), weight, bias)
+        cams[part] = torch.bmm(weight[classes[part]], matrix)
     _, entropy, _ = _softmax_entropy(cams, temperature)
     return logits, cams.unflatten(2, features.shape[2:]), entropy
 
@@ -108,12 +119,19 @@ def focus_head_forward(
     """Everything small: terms and the gradients of ``total`` by CAM and logits."""
     a, b, c, temperature, smoothing = scalars.unbind()
     weight = weight.to(accumulation_dtype(features))
-    pooled = _mean(features)
-    logits = _linear(pooled, weight, bias)
+    batch, channels, height, width = features.shape
+    pooled = weight.new_empty((batch, channels))
+    logits = weight.new_empty((batch, len(weight)))
+    cam = weight.new_empty((batch, height * width))
+    index = torch.empty_like(target) if cam_class == "predicted" else target.clone()
+    for part in _parts(features):
+        matrix = _matrix(features[part])
+        pooled[part] = matrix.mean(2)
+        logits[part] = _linear(pooled[part], weight, bias)
+        if cam_class == "predicted":
+            index[part] = logits[part].argmax(1)
+        cam[part] = _cam(matrix, _class_vectors(weight, index[part], cam_class == "contrast"))
     classification, grad_logits = _cross_entropy(logits, target, class_weight, smoothing)
-    index = logits.argmax(1) if cam_class == "predicted" else target.clone()
-
-    cam = _cam(features, _class_vectors(weight, index, cam_class == "contrast"))
     _, entropy, slope = _softmax_entropy(cam, temperature)
     human, present = _human_maps(cam, saliency, saliency_mask)
     focus, sign = _focus(entropy, human, entropy_target, level)
@@ -155,8 +173,7 @@ def focus_head_backward(
         vectors = _class_vectors(wide, index, contrast)
         grad_features = _grad_features(features, vectors, grad_cam, grad_logits @ wide)
     if needs[1]:
-        grad_vectors = _pool(features, grad_cam)
-        grad_weight = _scatter_rows(weight, index, grad_vectors, contrast)
+        grad_weight = _scatter_rows(weight, index, _pool(features, grad_cam), contrast)
         grad_weight = grad_weight.addmm_(grad_logits.T, pooled).to(weight.dtype)
     return grad_features, grad_weight, grad_logits.sum(0) if needs[2] else None
 
@@ -191,9 +208,14 @@ def _grid(cells: Tensor, features: Tensor) -> Tensor:
     return cells.view(len(cells), *features.shape[2:])
 
 
-def _mean(features: Tensor) -> Tensor:
-    """``[B,C]`` means over the cells, in the accumulation type."""
-    return features.mean((2, 3), dtype=accumulation_dtype(features))
+def _parts(features: Tensor) -> list[slice]:
+    """Slices of the batch whose features stay in the cache from one product to the next.
+
+    They also bound what 16-bit features cost: only a part of them is there in 32 bits at a time.
+    """
+    sample = features.shape[1] * features.shape[2] * features.shape[3]
+    size = max(1, PART_ELEMENTS // sample)
+    return [slice(start, start + size) for start in range(0, len(features), size)]
 
 
 def _matrix(features: Tensor) -> Tensor:
@@ -201,36 +223,46 @@ def _matrix(features: Tensor) -> Tensor:
     return features.to(accumulation_dtype(features)).flatten(2)
 
 
-def _cam(features: Tensor, vectors: Tensor) -> Tensor:
+def _cam(matrix: Tensor, vectors: Tensor) -> Tensor:
     """``sum_c V F`` as ``[B,HW]``."""
-    return torch.bmm(vectors[:, None], _matrix(features))[:, 0]
+    return torch.bmm(vectors[:, None], matrix)[:, 0]
 
 
 def _pool(features: Tensor, weights: Tensor) -> Tensor:
     """``sum_p weights[b,p] F[b,c,p]`` as ``[B,C]``."""
-    # g F^T is twice as fast as F g on NCHW.
-    return torch.bmm(weights[:, None], _matrix(features).transpose(1, 2))[:, 0]
+    pooled = weights.new_empty((len(features), features.shape[1]))
+    for part in _parts(features):
+        # g F^T is twice as fast as F g on NCHW.
+        matrix = _matrix(features[part])
+        pooled[part] = torch.bmm(weights[part, None], matrix.transpose(1, 2))[:, 0]
+    return pooled
 
 
 def _grad_features(
     features: Tensor, vectors: Tensor, grad_cam: Tensor, grad_pooled: Tensor | None
 ) -> Tensor:
     """``V g + dpool / HW`` in the features' shape, type and memory layout."""
-    cells = grad_cam.shape[1]
-    spread = None if grad_pooled is None else grad_pooled / cells
-    if _channels_last(features):
-        grad = grad_cam[:, :, None] * vectors[:, None, :]
-        if spread is not None:
-            grad += spread[:, None, :]
-        grad = grad.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
-    elif spread is None:
-        grad = torch.bmm(vectors[:, :, None], grad_cam[:, None]).view(features.shape)
-    else:
-        # One product of inner size 2 writes the gradient once.
-        left = torch.stack((vectors, spread), 2)
-        right = torch.stack((grad_cam, torch.ones_like(grad_cam)), 1)
-        grad = torch.bmm(left, right).view(features.shape)
-    return grad.to(features.dtype)
+    out = empty_gradient(features)
+    spread = None if grad_pooled is None else grad_pooled / grad_cam.shape[1]
+    last = _channels_last(features)
+    # [B,HW,C] or [B,C,HW], as it lies in memory; the other factor runs along the other axis.
+    cells = out.permute(0, 2, 3, 1).flatten(1, 2) if last else out.flatten(2)
+    along, across = (1, 2) if last else (2, 1)
+    for part in _parts(features):
+        channel, cell = vectors[part].unsqueeze(along), grad_cam[part].unsqueeze(across)
+        # Straight into place, or through 32 bits.
+        written = cells[part] if out.dtype == vectors.dtype else None
+        if spread is not None and last:
+            added = spread[part].unsqueeze(along)
+            result = torch.addcmul(added, channel, cell, out=written)
+        else:
+            result = torch.mul(channel, cell, out=written)
+            if spread is not None:
+                # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
+                result += spread[part].unsqueeze(along)
+        if written is None:
+            cells[part] = result
+    return out
 
 
 def _linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,1 @@
+"""Measurements of the kernels; each is a program: ``python -m bench.codegen``."""

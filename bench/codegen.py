@@ -1,0 +1,325 @@
+"""The machine code of the kernels for several GPUs, compiled without one.
+
+    python -m bench.codegen [--output FOLDER]
+
+prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, and how
+wide each load of the features F and each store of their gradient dF is. ``--output`` writes the
+same as ``codegen.csv`` and, with the versions of triton and torch, ``codegen.json``.
+
+What is compiled is what would run: the launchers are called with tensors of torch's meta device,
+Triton specialises each launch as on a GPU (arguments equal to 1, alignment of pointers and sizes),
+and hands it over where it would compile it.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.driver import driver
+
+from bench.machine_code import Access, compile_for
+from focus.errors import InputError
+from focus.kernels import triton_cam_entropy, triton_focus_head
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
+GRIDS = ((7, 7), (8, 8), (10, 10))
+BATCH, CHANNELS, CLASSES = 20, 2048, 2
+
+# What the code is held to: the widest access, occupancy at 4 warps, shared memory of sm_86 and 120.
+WIDE = 16
+MAX_REGISTERS = 128
+MAX_SHARED = 99 * 1024
+
+FEATURES, GRAD_FEATURES = "features_ptr", "grad_features_ptr"
+
+Widths = dict[int, int]
+"""How many instructions there are of each width in bytes."""
+
+
+class Launch(NamedTuple):
+    """A kernel as Triton would compile it for a launch."""
+
+    name: str
+    source: Any
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Of one compiled kernel; ``loads`` and ``stores`` are None if it has no access to F or dF.
+
+    ``spills`` counts instructions on local memory (scratch), ``local`` and ``shared`` are bytes,
+    ``asynchronous`` is how many of the ``loads`` copy to shared memory. Registers are per thread.
+    """
+
+    warps: int
+    registers: int
+    spills: int
+    local: int
+    shared: int
+    atomics: int
+    loads: Widths | None
+    asynchronous: int
+    stores: Widths | None
+
+    def faults(self) -> list[str]:
+        """What misses the limits, in words."""
+        faults = []
+        if self.registers > MAX_REGISTERS:
+            faults.append(f"over {MAX_REGISTERS} registers")
+        if self.spills or self.local:
+            faults.append("spills")
+        if self.shared > MAX_SHARED:
+            faults.append(f"over {MAX_SHARED // 1024} KB shared")
+        if self.atomics:
+            faults.append("atomics")
+        for what, widths in (("F loads", self.loads), ("dF stores", self.stores)):
+            if widths is not None and (not widths or min(widths) < WIDE):
+                faults.append(f"narrow {what}" if widths else f"{what} not found")
+        return faults
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    kernel: str
+    target: str
+    dtype: str
+    layout: str
+    cells: int
+    code: Code
+
+    def flat(self) -> dict[str, Any]:
+        """The fields of the row and of its code, side by side, with the faults."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "code"}
+        return own | asdict(self.code) | {"faults": self.code.faults()}
+
+
+@dataclass(frozen=True)
+class _NoDevice:
+    """Stands where Triton expects the driver of a GPU: it names the target, and runs nothing."""
+
+    name: str
+
+    def get_current_device(self) -> str:
+        return self.name
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return TARGETS[self.name]
+
+
+def capture(target: str, call: Callable[[], object]) -> list[Launch]:
+    """The launches that ``call`` would make on a target; no kernel is compiled or run."""
+    launches = []
+
+    def keep(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        signature, constants = compile["signature"], compile["constants"]
+        options = json.loads(compile["specialization_data"])["options"]
+        kernel = fn.jit_function
+        operation = fn.module.rpartition(".triton_")[2]
+        name = f"{operation} {kernel.__name__.strip('_').removesuffix('_kernel')}"
+        for (index, *_), value in constants.items():
+            if kernel.arg_names[index] == "SPLITS":
+                name += f" splits={value}"
+        source = ASTSource(kernel, signature, constants, compile["configs"][0])
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        launches.append(Launch(name, source, options))
+        return True  # "do not compile": then nothing is launched either
+
+    driver.set_active(_NoDevice(target))
+    with knobs.runtime.scope():
+        knobs.runtime.jit_cache_hook = keep
+        call()
+    return launches
+
+
+def inspect(target: str, launch: Launch) -> Code:
+    """Compile a launch and look at its registers, and at its accesses to F and dF."""
+    code = compile_for(TARGETS[target], launch.source, launch.options)
+    loads, stores = code.of("load", FEATURES), code.of("store", GRAD_FEATURES)
+    return Code(
+        warps=code.warps,
+        registers=code.registers,
+        spills=code.spills,
+        local=code.local,
+        shared=code.shared,
+        atomics=code.atomics,
+        loads=_widths(loads),
+        asynchronous=sum(a.asynchronous for a in loads or ()),
+        stores=_widths(stores),
+    )
+
+
+def _widths(accesses: list[Access] | None) -> Widths | None:
+    return None if accesses is None else dict(Counter(a.width for a in accesses))
+
+
+def training_step(dtype: torch.dtype, layout: torch.memory_format, grid: tuple[int, int]) -> None:
+    """Call every launcher once, as a training step under autocast does: a float32 classifier.
+
+    All inputs of the terms are given, so that every part of the kernels is compiled.
+    """
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    features = torch.empty(
+        (BATCH, CHANNELS, *grid), dtype=dtype, device="meta", memory_format=layout
+    )
+    weight, target = empty(CLASSES, CHANNELS), empty(BATCH, dtype=torch.int64)
+    both = (True, True)
+
+    cam, entropy = triton_cam_entropy.cam_entropy_forward(features, weight, target, empty())
+    triton_cam_entropy.cam_entropy_backward(
+        features, weight, target, empty(), cam, empty(*cam.shape), empty(*entropy.shape), both
+    )
+    for splits in (None, 1):
+        head = triton_focus_head.focus_head_forward(
+            features,
+            weight,
+            bias=empty(CLASSES),
+            target=target,
+            saliency=empty(BATCH, *grid),
+            saliency_mask=empty(BATCH, dtype=torch.bool),
+            entropy_target=None,
+            class_weight=empty(CLASSES),
+            scalars=empty(5),
+            level="hinge",
+            cam_class="true",
+            splits=splits,
+        )
+    triton_focus_head.focus_head_backward(
+        features,
+        weight,
+        head.classes,
+        head.pooled,
+        head.grad_cam,
+        head.grad_logits,
+        upstream=empty().expand(BATCH),
+        cam_class="true",
+        needs=(*both, True),
+    )
+
+
+def rows(
+    targets: tuple[str, ...] = tuple(TARGETS), grids: tuple[tuple[int, int], ...] = GRIDS
+) -> Iterator[Row]:
+    """The table, line by line."""
+    # Kernels that see neither F nor its layout are the same in several lines.
+    known: dict[tuple[str, str, str], Code] = {}
+    for target, (dtype, kind), (layout, order), grid in product(
+        targets, DTYPES.items(), LAYOUTS.items(), grids
+    ):
+        for launch in capture(target, partial(training_step, kind, order, grid)):
+            key = target, launch.source.hash(), str(launch.options)
+            if key not in known:
+                known[key] = inspect(target, launch)
+            yield Row(launch.name, target, dtype, layout, grid[0] * grid[1], known[key])
+
+
+def text(widths: Widths | None) -> str:
+    """``2 x 16 B``; a dash, where the tensor is not touched."""
+    if widths is None:
+        return "-"
+    return " + ".join(f"{count} x {width} B" for width, count in sorted(widths.items())) or "none"
+
+
+def line(row: Row) -> str:
+    """A line of the printed table."""
+    code = row.code
+    loads = text(code.loads) + (f" ({code.asynchronous} async)" if code.asynchronous else "")
+    return COLUMNS.format(
+        row.kernel,
+        row.target,
+        row.dtype,
+        row.layout,
+        row.cells,
+        code.registers,
+        code.spills,
+        code.local,
+        code.shared,
+        code.atomics,
+        loads,
+        text(code.stores),
+        ", ".join(code.faults()) or "ok",
+    )
+
+
+COLUMNS = "{:<27} {:<6} {:<5} {:<13} {:>3} {:>4} {:>6} {:>5} {:>6} {:>7}  {:<20} {:<11} {}"
+HEADER = COLUMNS.format(
+    *("kernel", "target", "dtype", "layout", "HW", "regs", "spills", "local", "shared", "atomics"),
+    *("F loads", "dF stores", "verdict"),
+)
+
+
+def write(table: list[Row], folder: Path) -> None:
+    """``codegen.csv`` and ``codegen.json`` in a folder."""
+    flat = [row.flat() for row in table]
+    head = {
+        "triton": triton.__version__,
+        "torch": torch.__version__,
+        "batch": BATCH,
+        "channels": CHANNELS,
+        "classes": CLASSES,
+    }
+    (folder / "codegen.json").write_text(json.dumps(head | {"rows": flat}, indent=1) + "\n")
+    with (folder / "codegen.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, flat[0])
+        writer.writeheader()
+        for row, code in zip(flat, (r.code for r in table), strict=True):
+            row |= {"loads": text(code.loads), "stores": text(code.stores)}
+            writer.writerow(row | {"faults": ", ".join(row["faults"])})
+
+
+def main() -> None:
+    """Print the table as it grows, then write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
+    output = parser.parse_args().output
+    if knobs.runtime.interpret:
+        raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    print(f"triton {triton.__version__}, torch {torch.__version__}; compiled, not run")
+    print(f"B {BATCH}, C {CHANNELS}, K {CLASSES}")
+    print(HEADER)
+    table = []
+    for row in rows():
+        table.append(row)
+        print(line(row), flush=True)
+    missed = sum(bool(row.code.faults()) for row in table)
+    print(f"{len(table)} kernels, {missed} miss a limit")
+    if output:
+        write(table, output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,199 @@
+"""Compile a Triton kernel for a GPU that need not be there, and read what its machine code does.
+
+Which tensor an instruction touches: the pointer is followed in Triton's first representation from
+the kernel's argument to a load or store, whose source line is looked up in the machine code.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+
+_LOADS_AND_STORES = {"LDG": "load", "LDGSTS": "load", "LD": "load", "STG": "store", "ST": "store"}
+_ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
+_NVIDIA_WIDTHS = {"256": 32, "128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+_AMD_WIDTHS = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "short": 2, "byte": 1}
+
+
+class Access(NamedTuple):
+    """An instruction on global memory.
+
+    ``kind`` is "load" or "store", ``width`` in bytes per thread; an asynchronous load copies to
+    shared memory; ``line`` is ``file.py:number``.
+    """
+
+    kind: str
+    width: int
+    asynchronous: bool
+    line: str
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """Registers are per thread; ``local`` and ``shared`` are bytes.
+
+    ``spills`` counts the instructions on local memory, which AMD calls scratch. ``arguments`` maps
+    kind and line of an access to the kernel's pointer argument.
+    """
+
+    warps: int
+    registers: int
+    spills: int
+    local: int
+    shared: int
+    atomics: int
+    accesses: list[Access]
+    arguments: dict[tuple[str, str], str]
+
+    def of(self, kind: str, argument: str) -> list[Access] | None:
+        """The loads from, or stores to, an argument; None where the source has none."""
+        if argument not in (name for (k, _), name in self.arguments.items() if k == kind):
+            return None
+        return [a for a in self.accesses if self.arguments[a.kind, a.line] == argument]
+
+
+def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> MachineCode:
+    """The machine code of an ``ASTSource``.
+
+    Raises:
+        ValueError: an access cannot be told from one to another tensor.
+    """
+    # A cache of its own: the line numbers differ from those of the code that runs.
+    with tempfile.TemporaryDirectory() as folder, knobs.cache.scope(), knobs.runtime.scope():
+        knobs.cache.dir = folder
+        knobs.runtime.add_stages_inspection_hook = _mend_lines
+        kernel = triton.compile(source, target=target, options=options)
+    resources, accesses = (_read_nvidia if target.backend == "cuda" else _read_amd)(kernel)
+    arguments = _arguments_by_line(kernel.asm["ttir"])
+    for access in accesses:
+        if len(names := arguments.get((access.kind, access.line), set())) != 1:
+            raise ValueError(
+                f"The {access.kind} at {access.line} touches one of {sorted(names)}: give each "
+                "load and store a line of its own."
+            )
+    return MachineCode(
+        warps=kernel.metadata.num_warps,
+        shared=kernel.metadata.shared,
+        accesses=accesses,
+        arguments={place: min(names) for place, names in arguments.items()},
+        **resources,
+    )
+
+
+def _mend_lines(_: Any = None, stages: dict[str, Any] | None = None, *__: Any) -> tuple[str, str]:
+    """Triton's hook on its stages; called without any, it gives a part of the cache's key.
+
+    On NVIDIA a load is inline assembly, and LLVM numbers its lines on from the line of the source
+    as if they stood there: only the first number is kept.
+    """
+    if stages and (make := stages.get("ptx")):
+        lines = re.compile(r"^\s*\.loc\s.*\n", re.MULTILINE)
+        block = re.compile(
+            r"(// begin inline asm\n(?:\s*\.loc\s.*\n)?)((?:.*\n)*?)(?=\s*// end inline asm)"
+        )
+        stages["ptx"] = lambda source, metadata: block.sub(
+            lambda found: found[1] + lines.sub("", found[2]), make(source, metadata)
+        )
+    return "mended lines", "mended lines"
+
+
+def _arguments_by_line(ttir: str) -> dict[tuple[str, str], set[str]]:
+    """Kind and line of each access in the source to the pointer arguments it may be of."""
+    definitions = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttir, re.MULTILINE))
+    root = {f"%{name}": name for name in re.findall(r"%(\w+): !tt\.ptr<", ttir)}
+    arguments: dict[tuple[str, str], set[str]] = {}
+    for line in ttir.splitlines():
+        if access := re.search(r"\btt\.(load|store) (%\w+).*loc\((#loc\d*)\)$", line):
+            kind, pointer, location = access.groups()
+            place = kind, _innermost(definitions, location)
+            arguments.setdefault(place, set()).add(root[pointer])
+        elif "iter_args(" in line:
+            for inside, initial in re.findall(r"(%\w+) = (%\w+)", line):
+                if initial in root:
+                    root[inside] = root[initial]
+        elif result := re.match(r"\s*(%\w+) = (.*!tt\.ptr<.*)", line):
+            for value in re.findall(r"%\w+", result[2]):
+                if value in root:
+                    root[result[1]] = root[value]
+    return arguments
+
+
+def _innermost(definitions: dict[str, str], location: str) -> str:
+    """``file.py:number`` of a location: in the inlined function, not in its caller."""
+    text = definitions[location]
+    while not (place := re.match(r'"([^"]+)":(\d+):', text)):
+        text = definitions[re.findall(r"#loc\d*", text)[0]]
+    return f"{Path(place[1]).name}:{place[2]}"
+
+
+def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[Access]]:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(kernel.asm["cubin"])
+        usage = _output(knobs.nvidia.cuobjdump.path, "-res-usage", cubin)
+        listing = _output(knobs.nvidia.nvdisasm.path, "-g", cubin)
+    code = re.compile(
+        r'//## File "([^"]+)", line (\d+)|/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)'
+    )
+    accesses, names, line = [], Counter[str](), ""
+    for path, number, opcode in code.findall(listing):
+        if path:
+            line = f"{Path(path).name}:{number}"
+            continue
+        name, *parts = opcode.split(".")
+        names[name] += 1
+        if kind := _LOADS_AND_STORES.get(name):
+            width = next((_NVIDIA_WIDTHS[part] for part in parts if part in _NVIDIA_WIDTHS), 4)
+            accesses.append(Access(kind, width, name == "LDGSTS", line))
+    (used,) = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
+    registers, stack, local = map(int, used)
+    resources = {
+        "registers": registers,
+        "spills": names["LDL"] + names["STL"],
+        "local": stack + local,
+        "atomics": sum(names[name] for name in _ATOMICS),
+    }
+    return resources, accesses
+
+
+def _read_amd(kernel: Any) -> tuple[dict[str, int], list[Access]]:
+    listing: str = kernel.asm["amdgcn"]
+    code = re.compile(
+        r"\.loc\s[^;\n]*; ([^\s:]+):(\d+):|^\s+((?:global|buffer|flat|ds|scratch)_\w+)(.*)$",
+        re.MULTILINE,
+    )
+    accesses, names, line = [], Counter[str](), ""
+    for path, number, opcode, operands in code.findall(listing):
+        if path:
+            line = f"{path}:{number}"
+            continue
+        space, kind, *parts = opcode.split("_")
+        names["atomic" if "atomic" in opcode else space] += 1
+        if space not in ("ds", "scratch") and kind in ("load", "store"):
+            # A ushort and an sbyte are no wider than a short and a byte.
+            (width,) = (w for name, w in _AMD_WIDTHS.items() if parts[0].endswith(name))
+            accesses.append(Access(kind, width, operands.endswith(" lds"), line))
+
+    def metadata(key: str) -> int:
+        (value,) = re.findall(rf"^\s*\.{key}:\s+(\d+)$", listing, re.MULTILINE)
+        return int(value)
+
+    resources = {
+        "registers": metadata("vgpr_count"),
+        "spills": names["scratch"] + metadata("vgpr_spill_count"),
+        "local": metadata("private_segment_fixed_size"),
+        "atomics": names["atomic"],
+    }
+    return resources, accesses
+
+
+def _output(*command: str | Path) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return run.stdout + run.stderr
