@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,9 @@ class Inputs:
         return self.features, self.weight, self.bias
 
 
-def make_inputs(batch: int, channels: int, cells: int, layout: str) -> Inputs:
-    """Random float32 tensors; the features non-negative, as after a ReLU."""
+def make_inputs(shape: tuple[int, int, int], layout: str) -> Inputs:
+    """Random float32 tensors of (B, C, HW); the features non-negative, as after a ReLU."""
+    batch, channels, cells = shape
     side = math.isqrt(cells)
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(batch, channels, side, side, generator=draw).relu()
@@ -141,19 +143,15 @@ def providers(inputs: Inputs) -> dict[str, Step]:
 def _faster_pool(inputs: Inputs) -> Callable[[Tensor], Tensor]:
     """The spelling of the plain head that is faster in this layout and at this size."""
     spellings = (pool_by_mean, pool_adaptive)
-    steps = {p.__name__: (lambda p=p: plain(inputs, p)) for p in spellings}
-    seconds = time_rounds(steps, rounds=9)
+    seconds = time_rounds({p.__name__: partial(plain, inputs, p) for p in spellings}, rounds=9)
     medians = [float(np.median(seconds[p.__name__])) for p in spellings]
     return spellings[int(np.argmin(medians))]
 
 
 def check(inputs: Inputs) -> None:
     """Each provider's gradients against the float64 reference; raises where one is off."""
-    wide = Inputs(
-        *(t.detach().double().requires_grad_() for t in inputs.leaves),
-        inputs.target,
-        inputs.saliency.double(),
-    )
+    features, weight, bias = (t.detach().double().requires_grad_() for t in inputs.leaves)
+    wide = Inputs(features, weight, bias, inputs.target, inputs.saliency.double())
     with use_backend("reference"):
         focused = ours(wide)
     expected = {"plain": plain(wide, pool_by_mean), "plain again": plain(wide, pool_by_mean)}
@@ -200,7 +198,7 @@ def main() -> None:
     cases = [(shape, layout) for shape in SHAPES for layout in ("nchw", "channels_last")]
     rows = []
     for shape, layout in tqdm(cases, "head", unit="case"):
-        inputs = make_inputs(*shape, layout)
+        inputs = make_inputs(shape, layout)
         check(inputs)
         seconds = time_rounds(providers(inputs), arguments.rounds)
         compared = {

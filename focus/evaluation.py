@@ -14,7 +14,7 @@ from focus.inference import score_shared
 from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.results import format_table, remarks, summarise, write_results
-from focus.runtime import start
+from focus.runtime import check_writable, main_first, start
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -29,8 +29,7 @@ def evaluate(config: EvaluateConfig) -> None:
     detector = Detector.from_pretrained(model)
     accelerator = start(config)
     main = accelerator.is_main_process
-    with accelerator.main_process_first():  # it leaves the others its caches
-        manifest, workers = _images(config, progress=main)
+    manifest, workers = main_first(accelerator, lambda: _images(config, progress=main))
     scores = score_shared(
         accelerator,
         detector.to(accelerator.device),
@@ -68,8 +67,7 @@ def _model_folder(config: EvaluateConfig) -> Path:
 
 def _output_folder(config: EvaluateConfig) -> Path:
     output = Path(config.output or Path(config.run or "") / "evaluation")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file: give a folder.")
+    check_writable(output)
     return output
 
 

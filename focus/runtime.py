@@ -1,13 +1,19 @@
-"""The start of a program: Accelerate, threads, and what a machine cannot do."""
+"""The start of a program: Accelerate, threads, its folder, and what a machine cannot do."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
 from focus.errors import InputError
+
+T = TypeVar("T")
 
 
 def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerator:
@@ -32,3 +38,33 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` gives; the main process does it first and leaves the others its caches.
+
+    Raises:
+        InputError: that of the main process, in every process. With Accelerate's own
+            ``main_process_first`` the others would wait for it and end with a traceback.
+    """
+    error: InputError | None = None
+    if accelerator.is_main_process:
+        try:
+            made = work()
+        except InputError as caught:
+            error = caught
+    (error,) = broadcast_object_list([error])
+    if error is not None:
+        raise error
+    return made if accelerator.is_main_process else work()
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError if the folder is not there and cannot be made, or is not to be written to.
+
+    Nothing is made: a program that ends early leaves no empty folder.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "read-only" if place.is_dir() else "a file"
+        raise InputError(f"--output: {folder} cannot be written, {place} is {what}: give a folder.")

@@ -7,7 +7,6 @@ A run folder holds ``config.yaml``, ``summary.csv`` (a row an epoch), ``tensorbo
 
 import csv
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from focus.metrics import auc
 from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.results import Results, summarise, write_results
+from focus.runtime import check_writable
 from focus.scores import Scores
 
 EVALUATION_BATCH = 64
@@ -41,16 +41,16 @@ def run_folder(config: ResolvedTrainConfig) -> Path:
     """The run's folder; refuses one that exists unless the run is resumed.
 
     Raises:
-        InputError: the folder exists, or cannot be made.
+        InputError: the folder exists, cannot be written, or holds a run with other settings.
     """
-    folder = Path(config.output).absolute() / config.name
-    place = next(parent for parent in folder.parents if parent.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise InputError(f"The run folder {folder} cannot be made in {place}: give --output DIR.")
+    folder = Path(config.output) / config.name
+    check_writable(folder)
     if folder.exists() and not config.resume:
         raise InputError(
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
         )
+    if config.resume:
+        _saved_run(config, folder)
     return folder
 
 
@@ -76,8 +76,9 @@ def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
     name, reason = backend_for(torch.empty(0, device=accelerator.device), "focus_head")
     processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
     return (
-        f"device {accelerator.device}, {processes} with {threads} thread{'s' * (threads > 1)} each, "
-        f"mixed precision {config.mixed_precision}, head: {name} ({reason})"
+        f"device {accelerator.device}, {processes} with {threads} "
+        f"thread{'s' * (threads > 1)} each, mixed precision {config.mixed_precision}, "
+        f"head: {name} ({reason})"
     )
 
 
@@ -183,12 +184,11 @@ class Trainer:
     def _open_folder(self) -> None:
         checkpoints = self.folder / "checkpoints"
         if self.config.resume:
-            found = last_checkpoint(checkpoints)
+            found = _saved_run(self.config, self.folder)
             if found is None:
                 self.accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
             else:
-                path, values = found
-                _same_run(values["config"], self.config, self.folder)
+                path, values, self.state = found
                 load_checkpoint(
                     path,
                     values,
@@ -196,11 +196,11 @@ class Trainer:
                     optimizer=self.optimizer.optimizer,
                     scheduler=self.scheduler,
                 )
-                self.state = TrainState(**values["train_state"])
                 self.accelerator.print(f"resuming {self.folder} after epoch {self.state.epoch}")
         if self.accelerator.is_main_process:
             checkpoints.mkdir(parents=True, exist_ok=True)
-            write_config(self.config, self.folder / "config.yaml")
+            # Without --resume: given as --config, it must not go on with this folder unasked.
+            write_config(replace(self.config, resume=False), self.folder / "config.yaml")
         self.accelerator.wait_for_everyone()
         self.accelerator.init_trackers("tensorboard")
 
@@ -328,6 +328,29 @@ def _scheduler(
     return torch.optim.lr_scheduler.StepLR(
         optimizer, config.step_epochs * steps_per_epoch, config.step_gamma
     )
+
+
+def _saved_run(
+    config: ResolvedTrainConfig, folder: Path
+) -> tuple[Path, dict[str, Any], TrainState] | None:
+    """The last checkpoint to go on from, its values and its state; None if there is none.
+
+    Raises:
+        InputError: it is damaged, or of a run with other settings.
+    """
+    found = last_checkpoint(folder / "checkpoints")
+    if found is None:
+        return None
+    path, values = found
+    try:
+        then, state = dict(values["config"]), TrainState(**values["train_state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The checkpoint {path} lacks what a run goes on from ({type(error).__name__}: "
+            f"{error}): remove its folder to go on from the one before."
+        ) from error
+    _same_run(then, config, folder)
+    return path, values, state
 
 
 def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -> None:

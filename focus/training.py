@@ -1,17 +1,18 @@
 """What ``train.py`` does: data, one run or two, and the table at the end."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.demo import demo_manifest
 from focus.data.images import check_images
-from focus.data.manifest import Manifest
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
 from focus.data.splits import assign_splits, check_trainable
 from focus.models import Detector
 from focus.results import Results, format_table
-from focus.runtime import start
+from focus.runtime import main_first, start
 from focus.trainer import Trainer, describe, make_detector, run_folder
 
 
@@ -42,8 +43,10 @@ def train(config: TrainConfig) -> None:
         run_folder(each)
     # Before the images, which may take long to check.
     detectors = [make_detector(each) for each in runs]
-    with accelerator.main_process_first():  # it leaves the others its caches
-        manifest = training_manifest(run, progress=accelerator.is_main_process)
+    main = accelerator.is_main_process
+    manifest = main_first(accelerator, lambda: training_manifest(run, progress=main))
+    for line in data_lines(manifest, runs):
+        accelerator.print(line)
     results = {
         each.name: _run(each, detector, manifest)
         for each, detector in zip(runs, detectors, strict=True)
@@ -83,3 +86,26 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
         manifest, _ = check_images(manifest, progress=progress)
         check_trainable(manifest)
     return manifest
+
+
+def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]:
+    """What is trained on, in a line, and a line for each run whose loss misses human maps."""
+    counts = []
+    for split in ("train", "validation", "test"):
+        labels = Counter(s.label for s in manifest if s.split == split)
+        counts.append(f"{split} {labels[REAL]} real + {labels[SYNTHETIC]} synthetic")
+    train = manifest.split("train")
+    n_maps = sum(sample.map_path is not None for sample in train)
+    lines = [f"images: {', '.join(counts)}; {n_maps} training images have a human map"]
+    for run in runs:
+        terms = []
+        if run.saliency_weight:
+            terms.append("saliency")
+        if run.focus_level in ("match", "hinge") and run.entropy_target is None:
+            terms.append("focus")
+        if terms and not n_maps:
+            lines.append(
+                f"warning: no training image has a human map (--heatmaps), so the "
+                f"{' and '.join(terms)} term of {run.name} is 0"
+            )
+    return lines

@@ -162,6 +162,14 @@ def test_a_stratum_of_two_gives_one_to_validation_and_keeps_one() -> None:
             ],
             "1 groups of X .* first is 'v1' in test and train",
         ),
+        (
+            [
+                *faces(3, {"a": 2}, "train"),
+                *faces(2, {"b": 2}, "validation"),
+                *faces(3, {"a": 2}, "train"),
+            ],
+            "2 images of X .* first is '/data/real/0.png' in train and validation",
+        ),
     ],
 )
 def test_untrainable_manifests_are_refused(samples: list[Sample], message: str) -> None:

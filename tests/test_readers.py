@@ -270,3 +270,6 @@ def test_what_a_configuration_gives(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two has images without label"):
         read_given(config)
     assert not any(read_given(EvaluateConfig(model_dir="m")))
+    twice = (given["one"], f"{tmp_path}/two/../one")
+    with pytest.raises(InputError, match=r"--data names .*one twice"):
+        read_given(EvaluateConfig(model_dir="m", data=twice))

@@ -6,6 +6,7 @@ last 100 are not faces): this tests the plumbing, so no AUC is asserted.
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -15,16 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from skimage.data import lfw_subset
 
 from focus.cli import run as run_program
-from focus.config import EvaluateConfig, TrainConfig
+from focus.config import EvaluateConfig, TrainConfig, resolve
+from focus.data.manifest import Manifest, Sample
 from focus.evaluation import evaluate
 from focus.models import Detector
 from focus.scores import Scores
-from focus.training import train
+from focus.trainer import _scheduler
+from focus.training import data_lines, train
 
 CHECKOUT = Path(__file__).parents[1]
 SMALL = ["--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"]
@@ -232,17 +236,31 @@ def test_an_existing_run_is_refused_and_resumed(
     assert (refused.returncode, "--resume" in refused.stderr) == (2, True)
     other = run("train.py", *words, "--resume", "--lr", "0.1", cwd=tmp_path)
     assert (other.returncode, "lr" in other.stderr) == (2, True)
+    assert "images" not in other.stdout, "before the images are read"
     assert (parts / "summary.csv").read_text() == shortened
 
     for epoch in (2, 3):
         out = succeeds("train.py", *words, "--resume", cwd=tmp_path)
         assert f"after epoch {epoch}" in out
+        assert yaml.safe_load((parts / "config.yaml").read_text())["resume"] is False
         last = "checkpoints/epoch-0003"
         for name in (
             *("summary.csv", "scores.csv", "model/model.safetensors"),
             *(f"{last}/model.safetensors", f"{last}/optimizer.safetensors"),
         ):
             assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_checkpoint_without_its_state_is_named(
+    tree_runs: tuple[Path, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tree_runs[0] / "tree", tmp_path / "tree")
+    for state in (tmp_path / "tree" / "checkpoints").glob("*/state.json"):
+        state.write_text('{"version": 1}')
+    with pytest.raises(SystemExit) as end:
+        inside("train.py", *tree_words(data), "--output", tmp_path, "--resume")
+    assert end.value.code == 2
+    assert "epoch-0003 lacks what a run goes on from" in capsys.readouterr().err
 
 
 def test_bf16_and_accumulation(data: Path, tmp_path: Path) -> None:
@@ -260,6 +278,48 @@ def test_two_processes_score_each_image_once(data: Path, tmp_path: Path) -> None
     assert out.count("run folder:") == 1
     scores = Scores.from_csv(tmp_path / "runs" / "two" / "scores.csv")
     assert len(set(scores.path)) == len(scores) > 0
+
+    # What stops the main process stops the other, which has nothing to add.
+    done = run("train.py", *SMALL, "--data", "nowhere", cwd=tmp_path, launcher=launcher)
+    assert done.returncode == 1
+    assert done.stderr.count("train.py: error: ") == 1
+    assert "[rank1]" not in done.stderr
+
+
+def test_one_cycle_that_rises_for_a_single_step() -> None:
+    config = resolve(TrainConfig(epochs=5, warmup=0.2, lr=1.0))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = _scheduler(config, optimizer, steps_per_epoch=1)
+    rates = schedule.get_last_lr()
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+        rates += schedule.get_last_lr()
+    # From lr / 25, then half a cosine down to almost 0.
+    half_cosine = [(1 + math.cos(math.pi * at / 4)) / 2 for at in (1, 2, 3, 4)]
+    assert rates == pytest.approx([1 / 25, *half_cosine], abs=1e-5)
+
+
+def test_the_images_are_counted_and_missing_human_maps_named() -> None:
+    samples = [
+        *(Sample(f"/r{i}", 0, split="train") for i in range(3)),
+        *(Sample(f"/f{i}", 1, "g", split="train") for i in range(2)),
+        Sample("/v", 0, split="validation", map_path="/m"),
+        Sample("/t", 1, split="test"),
+    ]
+    runs = [
+        resolve(TrainConfig(name="a", focus_level="match")),
+        resolve(TrainConfig(name="b", loss="ce")),
+        resolve(TrainConfig(name="c", loss="hinge")),  # aims at a number
+    ]
+    counts, warning = data_lines(Manifest(samples), runs)
+    assert counts == (
+        "images: train 3 real + 2 synthetic, validation 1 real + 0 synthetic, "
+        "test 0 real + 1 synthetic; 0 training images have a human map"
+    )
+    assert "saliency and focus term of a is 0" in warning
+    with_map = Manifest([*samples, Sample("/m", 0, split="train", map_path="/m")])
+    assert len(data_lines(with_map, runs)) == 1
 
 
 TRAIN, EVALUATE = "train.py", "evaluate.py"

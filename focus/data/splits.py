@@ -68,16 +68,18 @@ def check_trainable(manifest: Manifest) -> None:
                 "synthetic images: give some of both, training needs them in it."
             )
     for kind in ("group", "path"):
-        splits: defaultdict[str, set[str]] = defaultdict(set)
+        home: dict[str, Split] = {}
+        torn: dict[str, Split] = {}
         for sample in manifest:
-            if (name := getattr(sample, kind)) and sample.split:
-                splits[name].add(sample.split)
-        torn = sorted(name for name, found in splits.items() if len(found) > 1)
+            name: str = getattr(sample, kind)
+            if name and sample.split and home.setdefault(name, sample.split) != sample.split:
+                torn.setdefault(name, sample.split)
         if torn:
-            what = "groups" if kind == "group" else "images"
+            what, first = "groups" if kind == "group" else "images", min(torn)
             raise InputError(
                 f"{len(torn)} {what} of {place} lie in more than one split, the first is "
-                f"{torn[0]!r} in {' and '.join(sorted(splits[torn[0]]))}: give each one split."
+                f"{first!r} in {' and '.join(sorted((home[first], torn[first])))}: give each one "
+                "split."
             )
 
 
