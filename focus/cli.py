@@ -6,6 +6,7 @@ that was probably meant, and every error is one sentence. A value in a file is r
 text on the command line is, so ``mixed_precision: no`` is not a boolean.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -32,6 +33,9 @@ from focus.config import (
 from focus.errors import ImageError, InputError
 
 C = TypeVar("C", TrainConfig, EvaluateConfig)
+
+# What the system says of a place that cannot be written: full, forbidden, read-only.
+_REFUSED = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS)
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
 
@@ -82,8 +86,9 @@ def run(
 ) -> None:
     """Parse, call ``main``, and end the process with code 2 and one line on an InputError.
 
-    Ctrl-C ends it with 130. Of several processes only the main one writes the line, but for an
-    ImageError, which one of them has. ``--debug`` shows the traceback too.
+    A place that the system refuses to write to ends it alike, Ctrl-C with 130. Of several processes
+    only the main one writes the line, but for what one of them alone may meet: an ImageError, a
+    full disk. ``--debug`` shows the traceback too.
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
@@ -98,6 +103,11 @@ def run(
     except InputError as error:
         speaks = _is_main_process() or isinstance(error, ImageError)
         _end(2, _sentence(error), prog, debug, speaks)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
     except KeyboardInterrupt:
         _end(130, "interrupted.", prog, debug, _is_main_process())
 

@@ -27,8 +27,17 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         options: for the Accelerator.
 
     Raises:
-        InputError: fp16 without a GPU, where Accelerate would train in float32 without a word.
+        InputError: fp16 without a GPU, where Accelerate would train in float32 without a word; a
+            launcher that was told another precision than the program.
     """
+    # The launcher says "no" where nobody asked it for anything.
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", config.mixed_precision):
+        raise InputError(
+            f"accelerate launch was told mixed precision {launched}, the program "
+            f"{config.mixed_precision}: give the program --mixed-precision {launched}, or launch "
+            f"with --mixed_precision {config.mixed_precision}."
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         # Else, started by torchrun without a GPU, each process would believe that it is alone.
         options["cpu"] = True

@@ -15,6 +15,8 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
 
 PROGRAM = """
+from pathlib import Path
+
 from focus.cli import run
 from focus.config import TrainConfig
 from focus.errors import InputError
@@ -23,6 +25,8 @@ from focus.errors import InputError
 def main(config):
     if config.name == "broken":
         raise InputError("The folder x is empty:\\n  give another.")
+    if config.name == "full":
+        Path("/dev/full").write_text("x")
     if config.name == "interrupted":
         raise KeyboardInterrupt
     print("ran", config.epochs)
@@ -64,6 +68,15 @@ def program(
         env=clean | env,
         timeout=60,
         check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    done = program(tmp_path, "--name", "full")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "program.py: error: No space left on device: free or choose another place.\n"
     )
 
 

@@ -381,6 +381,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_launcher_told_another_precision_is_not_overruled_silently(tmp_path: Path) -> None:
+    launcher = accelerate_launch("--mixed_precision", "bf16")
+    done = run("train.py", *SMALL, cwd=tmp_path, launcher=launcher)
+    assert done.returncode != 0
+    assert "train.py: error: accelerate launch was told mixed precision bf16" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = run("train.py", "--data", "nowhere", "--debug", cwd=tmp_path)
     assert done.returncode == 2
