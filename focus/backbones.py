@@ -12,6 +12,17 @@ from focus.errors import InputError
 
 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
+    """A network of timm whose output is the map of features after its last norm.
+
+    Args:
+        model: timm name, with or without a tag of pretrained weights.
+        image_size: pixels a side, for the networks that fix it when they are made.
+        pretrained: load timm's weights (downloads).
+
+    Raises:
+        InputError: an unknown network, one that timm cannot strip of its pooling, weights that
+            could not be had.
+    """
     if not timm.is_model(model):
         close = did_you_mean(model, timm.list_models())
         raise InputError(f"There is no network {model!r} in timm{close}.")

@@ -1,0 +1,47 @@
+"""README and docs say what is there: commands, flags, files and the code example."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from focus.config import EvaluateConfig, TrainConfig, flag
+
+CHECKOUT = Path(__file__).parents[1]
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_quick_start_is_two_commands() -> None:
+    section = README.split("\n## Quick start\n")[1].split("\n## ")[0]
+    assert blocks("bash", section) == [
+        "pip install -e . && accelerate launch train.py\n",
+        "pip install -e '.[test]' && pytest\n",
+    ]
+    assert section.count("```") == 4
+
+
+def test_the_library_example_runs() -> None:
+    (example,) = blocks("python")
+    assert len(example.splitlines()) <= 14
+    names: dict[str, torch.Tensor] = {}
+    exec(example, names)
+    assert names["out"].loss.requires_grad
+    assert names["out"].cam.shape == names["cam"].shape == (4, 7, 7)
+    assert names["entropy"].requires_grad
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formats.md"])
+def test_flags_and_files_that_are_named_exist(document: str) -> None:
+    text = (CHECKOUT / document).read_text(encoding="utf-8")
+    known = {flag(f.name) for c in (TrainConfig, EvaluateConfig) for f in fields(c)}
+    # Flags of the launcher, of pip and pytest, and of the benchmarks.
+    known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
+        assert (CHECKOUT / document).parent.joinpath(target).exists(), target
