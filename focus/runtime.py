@@ -34,7 +34,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.mixed_precision):
         raise InputError(
-            f"accelerate launch was told mixed precision {launched}, the program "
+            f"The launcher was told mixed precision {launched}, the program "
             f"{config.mixed_precision}: give the program --mixed-precision {launched}, or launch "
             f"with --mixed_precision {config.mixed_precision}."
         )

@@ -385,7 +385,7 @@ def test_a_launcher_told_another_precision_is_not_overruled_silently(tmp_path: P
     launcher = accelerate_launch("--mixed_precision", "bf16")
     done = run("train.py", *SMALL, cwd=tmp_path, launcher=launcher)
     assert done.returncode != 0
-    assert "train.py: error: accelerate launch was told mixed precision bf16" in done.stderr
+    assert "train.py: error: The launcher was told mixed precision bf16" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
