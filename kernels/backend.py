@@ -13,6 +13,7 @@ import warnings
 from types import TracebackType
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 BackendName = Literal["triton", "eager", "reference"]
@@ -92,7 +93,7 @@ def backend_for(features: Tensor, operation: Operation, classes: int = 2) -> Bac
         return Backend("eager" if _choice == "eager" else "reference", "asked for")
     if obstacle is None:
         return Backend("triton", "interpreter" if not on_gpu else "GPU features")
-    if on_gpu:
+    if on_gpu and not torch.compiler.is_compiling():
         _warn_slow(operation, obstacle)
     return Backend("eager", obstacle)
 

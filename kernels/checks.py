@@ -70,10 +70,13 @@ def check_range(name: str, index: Tensor, classes: int) -> None:
 
 
 def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
-    """The values as one ``[n]`` tensor of the accumulation type on the features' device."""
+    """The values as one ``[n]`` tensor of the accumulation type on the features' device.
+
+    Numbers are filled in on the device: ``torch.tensor`` would copy them there, and wait for it.
+    """
     dtype, device = accumulation_dtype(features), features.device
-    if not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor(values, dtype=dtype, device=device)
+    if device.type == "cpu" and not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(values, dtype=dtype)
     return torch.stack(
         [
             value.detach().to(device, dtype).reshape(())

@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from focus.kernels.checks import scalar_tensor
 from focus.kernels.eager import HeadForward, empty_gradient
 from focus.kernels.triton_common import OPTIONS, cell_offsets, softmax_entropy, triton_type
 from focus.kernels.types import CamClass, Level, accumulation_dtype
@@ -457,6 +458,7 @@ def focus_head_forward(
     logits, grad_logits = (new((batch, classes), dtype=dtype) for _ in range(2))
     cam, grad_cam = new((batch, height, width), dtype=dtype), new((batch, cells), dtype=dtype)
     index = torch.empty_like(target, memory_format=torch.contiguous_format)
+    inverse_log = 1 / math.log(cells) if cells > 1 else 0.0
     if batch:
         k_pad = triton.next_power_of_2(classes)
         block_p = triton.next_power_of_2(cells)
@@ -513,7 +515,7 @@ def focus_head_forward(
                 width,
                 cells,
                 classes,
-                _constants(cells, scalars),
+                scalar_tensor([inverse_log, 64 * torch.finfo(dtype).eps], features),
                 SPLITS=splits,
                 LEVEL=level,
                 CAM_CLASS=cam_class,
@@ -608,10 +610,3 @@ def _fit(block: int, channels: int) -> int:
 
 def _reduce_groups(partial: Tensor) -> Tensor:
     return partial[0] if len(partial) == 1 else partial.sum(0)
-
-
-def _constants(cells: int, scalars: Tensor) -> Tensor:
-    """1 / log(HW), 0 for one cell, and 64 eps, on the device in the accumulation type."""
-    inverse_log = 1 / math.log(cells) if cells > 1 else 0.0
-    flat = 64 * torch.finfo(scalars.dtype).eps
-    return torch.tensor([inverse_log, flat], dtype=scalars.dtype, device=scalars.device)

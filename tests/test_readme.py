@@ -36,7 +36,9 @@ def test_the_library_example_runs() -> None:
     assert names["entropy"].requires_grad
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md"]
+)
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")
     known = {flag(f.name) for c in (TrainConfig, EvaluateConfig) for f in fields(c)}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from focus.kernels import cam_entropy, class_activation, focus_head
+from focus.kernels.checks import scalar_tensor
 
 F, W, B = torch.ones(2, 3, 4, 4), torch.ones(5, 3), torch.ones(5)
 T = torch.zeros(2, dtype=torch.int64)
@@ -84,3 +85,10 @@ def test_focus_head(wrong: dict[str, Any], error: type[Exception], message: str)
     arguments = {"features": F, "weight": W, "bias": B, "target": T} | wrong
     with pytest.raises(error, match=message):
         focus_head(**arguments)
+
+
+def test_numbers_are_not_copied_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.empty(1, 2, 2, 2, device="meta")
+    monkeypatch.setattr(torch, "tensor", None)  # on a GPU, its copy waits for the device
+    assert scalar_tensor([0.5, 2.0, torch.ones(())], features).shape == (3,)
+    assert scalar_tensor([0.5, 2.0], features).device.type == "meta"
