@@ -1,11 +1,13 @@
 PYTHON ?= python
 WHEEL_TREE := build/typecheck
+# An environment of its own for the oldest triton that is supported, kept between runs.
+OLDEST := .venv/triton-3.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format typecheck test test-all test-gpu demo
+.PHONY: help install lint format typecheck test test-all test-gpu test-versions sanitize demo
 
 help:  ## show what make can do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install:  ## install the package, editable, with all that the checks need
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -33,8 +35,23 @@ test:  ## run the tests that take minutes
 test-all:  ## run all tests, also those that launch several processes or download packages
 	$(PYTHON) -m pytest --run-slow
 
-test-gpu:  ## run the tests that need a CUDA or ROCm device
-	$(PYTHON) -m pytest -m gpu
+test-gpu:  ## on a CUDA or ROCm device: its tests, times, traffic, races, in 10 minutes and one JSON
+	$(PYTHON) -m bench.gpu
+
+# The interpreter of triton 3.6 needs numpy < 2.4; triton-viz does not import beside a newer triton.
+$(OLDEST)/ready: Makefile pyproject.toml
+	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else \
+		'error: triton 3.6.0 has wheels for Python 3.11 to 3.14, PYTHON is %d.%d: name another.' % v)"
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -e '.[test]' triton==3.6.0 triton-viz==3.0 \
+		'numpy<2.4'
+	touch $@
+
+test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6, the oldest supported
+	$(OLDEST)/bin/python -m pytest tests/kernels
+
+sanitize: $(OLDEST)/ready  ## look for addresses out of bounds in the kernels, on the CPU
+	$(OLDEST)/bin/python -m tests.kernels.sanitize
 
 demo:  ## train on the embedded demo faces
 	accelerate launch train.py

@@ -34,6 +34,7 @@ from triton.runtime.driver import driver
 from bench.machine_code import Access, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam_entropy, triton_focus_head
+from focus.kernels.eager import HeadForward
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -41,10 +42,12 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+# Consumer cards: less shared memory, otherwise as the above.
+SMALLER = {f"sm_{number}": GPUTarget("cuda", number, 32) for number in (86, 89, 120)}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
 GRIDS = ((7, 7), (8, 8), (10, 10))
-BATCH, CHANNELS, CLASSES = 20, 2048, 2
+BATCH, CHANNELS, CLASSES, MANY_CLASSES = 20, 2048, 2, 1000
 
 # What the code is held to: the widest access, occupancy at 4 warps, shared memory of sm_86 and 120.
 WIDE = 16
@@ -130,7 +133,7 @@ class _NoDevice:
         return 0
 
     def get_current_target(self) -> Any:
-        return TARGETS[self.name]
+        return (TARGETS | SMALLER)[self.name]
 
 
 def capture(target: str, call: Callable[[], object]) -> list[Launch]:
@@ -141,11 +144,7 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
         signature, constants = compile["signature"], compile["constants"]
         options = json.loads(compile["specialization_data"])["options"]
         kernel = fn.jit_function
-        operation = fn.module.rpartition(".triton_")[2]
-        name = f"{operation} {kernel.__name__.strip('_').removesuffix('_kernel')}"
-        for (index, *_), value in constants.items():
-            if kernel.arg_names[index] == "SPLITS":
-                name += f" splits={value}"
+        name = kernel.__name__.strip("_").removesuffix("_kernel")
         source = ASTSource(kernel, signature, constants, compile["configs"][0])
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         launches.append(Launch(name, source, options))
@@ -160,7 +159,7 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
 
 def inspect(target: str, launch: Launch) -> Code:
     """Compile a launch and look at its registers, and at its accesses to F and dF."""
-    code = compile_for(TARGETS[target], launch.source, launch.options)
+    code = compile_for((TARGETS | SMALLER)[target], launch.source, launch.options)
     loads, stores = code.of("load", FEATURES), code.of("store", GRAD_FEATURES)
     return Code(
         warps=code.warps,
@@ -179,8 +178,10 @@ def _widths(accesses: list[Access] | None) -> Widths | None:
     return None if accesses is None else dict(Counter(a.width for a in accesses))
 
 
-def training_step(dtype: torch.dtype, layout: torch.memory_format, grid: tuple[int, int]) -> None:
-    """Call every launcher once, as a training step under autocast does: a float32 classifier.
+def steps(
+    dtype: torch.dtype, layout: torch.memory_format, grid: tuple[int, int]
+) -> dict[str, Callable[[], object]]:
+    """Every launcher, called as a training step under autocast does: with a float32 classifier.
 
     All inputs of the terms are given, so that every part of the kernels is compiled.
     """
@@ -191,55 +192,72 @@ def training_step(dtype: torch.dtype, layout: torch.memory_format, grid: tuple[i
     features = torch.empty(
         (BATCH, CHANNELS, *grid), dtype=dtype, device="meta", memory_format=layout
     )
-    weight, target = empty(CLASSES, CHANNELS), empty(BATCH, dtype=torch.int64)
-    both = (True, True)
+    weight, many, scale = empty(CLASSES, CHANNELS), empty(MANY_CLASSES, CHANNELS), empty()
+    target, cams, per_sample = empty(BATCH, dtype=torch.int64), empty(BATCH, *grid), empty(BATCH)
 
-    cam, entropy = triton_cam_entropy.cam_entropy_forward(features, weight, target, empty())
-    triton_cam_entropy.cam_entropy_backward(
-        features, weight, target, empty(), cam, empty(*cam.shape), empty(*entropy.shape), both
-    )
-    for splits in (None, 1):
-        head = triton_focus_head.focus_head_forward(
+    def head_forward(weight: Tensor) -> HeadForward:
+        return triton_focus_head.focus_head_forward(
             features,
             weight,
-            bias=empty(CLASSES),
+            bias=empty(len(weight)),
             target=target,
-            saliency=empty(BATCH, *grid),
+            saliency=cams,
             saliency_mask=empty(BATCH, dtype=torch.bool),
             entropy_target=None,
-            class_weight=empty(CLASSES),
+            class_weight=empty(len(weight)),
             scalars=empty(5),
             level="hinge",
             cam_class="true",
-            splits=splits,
         )
-    triton_focus_head.focus_head_backward(
-        features,
-        weight,
-        head.classes,
-        head.pooled,
-        head.grad_cam,
-        head.grad_logits,
-        upstream=empty().expand(BATCH),
-        cam_class="true",
-        needs=(*both, True),
-    )
+
+    def head_backward(weight: Tensor) -> object:
+        return triton_focus_head.focus_head_backward(
+            features,
+            weight,
+            target,
+            empty(0),
+            cams.flatten(1),
+            empty(BATCH, len(weight)),
+            upstream=scale.expand(BATCH),
+            cam_class="true",
+            needs=(True, True, True),
+        )
+
+    # Few classes and many take different kernels.
+    heads = {
+        f"focus_head {name} K {len(w)}": partial(call, w)
+        for w in (weight, many)
+        for name, call in (("forward", head_forward), ("backward", head_backward))
+    }
+    return heads | {
+        "cam_entropy forward": lambda: triton_cam_entropy.cam_entropy_forward(
+            features, weight, target, scale
+        ),
+        "cam_entropy backward": lambda: triton_cam_entropy.cam_entropy_backward(
+            features, weight, target, scale, cams, cams, per_sample, needs=(True, True)
+        ),
+        "class_activation": lambda: triton_cam_entropy.class_activation(
+            features, weight, None, target[:, None], scale
+        ),
+    }
 
 
 def rows(
-    targets: tuple[str, ...] = tuple(TARGETS), grids: tuple[tuple[int, int], ...] = GRIDS
+    targets: tuple[str, ...] = tuple(TARGETS),
+    grids: tuple[tuple[int, int], ...] = GRIDS,
+    layouts: tuple[str, ...] = tuple(LAYOUTS),
 ) -> Iterator[Row]:
     """The table, line by line."""
     # Kernels that see neither F nor its layout are the same in several lines.
     known: dict[tuple[str, str, str], Code] = {}
-    for target, (dtype, kind), (layout, order), grid in product(
-        targets, DTYPES.items(), LAYOUTS.items(), grids
-    ):
-        for launch in capture(target, partial(training_step, kind, order, grid)):
-            key = target, launch.source.hash(), str(launch.options)
-            if key not in known:
-                known[key] = inspect(target, launch)
-            yield Row(launch.name, target, dtype, layout, grid[0] * grid[1], known[key])
+    for target, (dtype, kind), layout, grid in product(targets, DTYPES.items(), layouts, grids):
+        for name, step in steps(kind, LAYOUTS[layout], grid).items():
+            for launch in capture(target, step):
+                key = target, launch.source.hash(), str(launch.options)
+                if key not in known:
+                    known[key] = inspect(target, launch)
+                kernel = f"{name}: {launch.name}"
+                yield Row(kernel, target, dtype, layout, grid[0] * grid[1], known[key])
 
 
 def text(widths: Widths | None) -> str:
@@ -270,7 +288,7 @@ def line(row: Row) -> str:
     )
 
 
-COLUMNS = "{:<27} {:<6} {:<5} {:<13} {:>3} {:>4} {:>6} {:>5} {:>6} {:>7}  {:<20} {:<11} {}"
+COLUMNS = "{:<35} {:<6} {:<5} {:<13} {:>3} {:>4} {:>6} {:>5} {:>6} {:>7}  {:<20} {:<11} {}"
 HEADER = COLUMNS.format(
     *("kernel", "target", "dtype", "layout", "HW", "regs", "spills", "local", "shared", "atomics"),
     *("F loads", "dF stores", "verdict"),

@@ -1,21 +1,32 @@
-"""What the whole head costs on the CPU, against plain pooling + classifier + cross-entropy.
+"""What the operations cost on the CPU, in time and in memory.
 
-    python -m bench.head [--output FOLDER] [--rounds N]
+    python -m bench.head [--output FOLDER] [--rounds N] [--shapes BxCxHW ...]
 
-Each provider does forward and the gradients of features, weight and bias. Before timing, each is
-checked against the float64 reference of what it computes. Method: one thread, CPU time, providers
-interleaved in one process in an order that changes by round, medians of the rounds' paired ratios
-with a 95 % bootstrap bound; the ratio of the plain head to itself (A/A) stands beside them and
-says what the method cannot tell apart.
+The whole head is compared with plain pooling + classifier + cross-entropy, with the usual autograd
+branches and with a loop over samples; ``cam_entropy`` with a copy of the features. Each step does
+forward and the gradients of features, weight and bias, and is first checked against the float64
+reference of what it computes.
+
+Time: one thread, CPU time, steps interleaved in one process in an order that changes by round,
+medians of the rounds' paired ratios with a 95 % bootstrap interval; the ratio of the plain head to
+itself (A/A) says what the method cannot tell apart. Memory: the most bytes that a step holds at
+once, its results among them, over those of the features.
+
+Features above the allocator's threshold would be mapped anew, page by page, in each step. So the
+program starts itself again with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 4 GiB, unless
+they are so already.
 """
 
 import argparse
 import csv
+import json
 import math
+import os
 import platform
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +34,31 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
-from focus.kernels import focus_head, use_backend
+from focus.kernels import cam_entropy, focus_head, use_backend
 
+ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
+}
 SHAPES = ((20, 1024, 49), (20, 2048, 49), (128, 2048, 49), (128, 2048, 100))
+LAYOUTS = ("nchw", "channels_last")
 CLASSES = 2
 FOCUS_WEIGHT, SALIENCY_WEIGHT = 0.1, 5.0
 
+RATIOS = {
+    "A/A": ("plain again", "plain"),
+    "ours / plain": ("ours", "plain"),
+    "branches / ours": ("branches", "ours"),
+    "per sample / ours": ("per sample", "ours"),
+    "cam_entropy / copy": ("cam_entropy", "copy"),
+}
+COPY_BARS = dict(zip(SHAPES, (2.9, 2.3, 1.75), strict=False))
+MEMORY_BAR = 1.06
+
+Shape = tuple[int, int, int]
 Step = Callable[[], tuple[Tensor, ...]]
 
 
@@ -50,7 +78,23 @@ class Inputs:
         return self.features, self.weight, self.bias
 
 
-def make_inputs(shape: tuple[int, int, int], layout: str) -> Inputs:
+@dataclass
+class Row:
+    """A ratio of two steps in one case; memory is that of the step named first."""
+
+    shape: str
+    layout: str
+    ratio: str
+    median: float
+    low: float
+    high: float
+    bar: str
+    met: bool | None
+    memory: float
+    memory_met: bool | None
+
+
+def make_inputs(shape: Shape, layout: str) -> Inputs:
     """Random float32 tensors of (B, C, HW); the features non-negative, as after a ReLU."""
     batch, channels, cells = shape
     side = math.isqrt(cells)
@@ -128,15 +172,30 @@ def _cam_terms(cam: Tensor, human: Tensor) -> Tensor:
     return FOCUS_WEIGHT * entropy + SALIENCY_WEIGHT * error.square().mean(1)
 
 
-def providers(inputs: Inputs) -> dict[str, Step]:
+def cam_and_entropy(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The CAM and its entropy; the map stands for an upstream gradient of the CAM."""
+    leaves = inputs.features, inputs.weight
+    cam, entropy = cam_entropy(*leaves, inputs.target)
+    upstream = inputs.saliency.to(cam.dtype), torch.ones_like(entropy)
+    return torch.autograd.grad((cam, entropy), leaves, upstream)
+
+
+def copy(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The features read once and as much written: what no gradient of them can be faster than."""
+    return (inputs.features.detach().clone(),)
+
+
+def steps_of(inputs: Inputs) -> dict[str, Step]:
     """What is timed; ``plain again`` is the A/A comparison."""
     pool = _faster_pool(inputs)
     return {
-        "plain": lambda: plain(inputs, pool),
-        "plain again": lambda: plain(inputs, pool),
-        "ours": lambda: ours(inputs),
-        "branches": lambda: branches(inputs),
-        "per sample": lambda: per_sample(inputs),
+        "plain": partial(plain, inputs, pool),
+        "plain again": partial(plain, inputs, pool),
+        "ours": partial(ours, inputs),
+        "branches": partial(branches, inputs),
+        "per sample": partial(per_sample, inputs),
+        "cam_entropy": partial(cam_and_entropy, inputs),
+        "copy": partial(copy, inputs),
     }
 
 
@@ -148,14 +207,16 @@ def _faster_pool(inputs: Inputs) -> Callable[[Tensor], Tensor]:
     return spellings[int(np.argmin(medians))]
 
 
-def check(inputs: Inputs) -> None:
-    """Each provider's gradients against the float64 reference; raises where one is off."""
+def check(inputs: Inputs, steps: dict[str, Step]) -> None:
+    """Each step's gradients against the float64 reference; raises where one is off."""
     features, weight, bias = (t.detach().double().requires_grad_() for t in inputs.leaves)
     wide = Inputs(features, weight, bias, inputs.target, inputs.saliency.double())
     with use_backend("reference"):
-        focused = ours(wide)
-    expected = {"plain": plain(wide, pool_by_mean), "plain again": plain(wide, pool_by_mean)}
-    for name, step in providers(inputs).items():
+        focused, of_cam = ours(wide), cam_and_entropy(wide)
+    pooled = plain(wide, pool_by_mean)
+    expected = {"plain": pooled, "plain again": pooled, "cam_entropy": of_cam}
+    expected["copy"] = (features.detach(),)
+    for name, step in steps.items():
         for got, exact in zip(step(), expected.get(name, focused), strict=True):
             error = (got.double() - exact).abs().max() / exact.abs().max()
             if error > 5e-6:
@@ -178,6 +239,19 @@ def time_rounds(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
     return seconds
 
 
+def peak_bytes(step: Step) -> int:
+    """The most bytes that a step has allocated and not yet freed, by torch's record of both."""
+    step()  # what torch allocates once is no part of it
+    activities = [ProfilerActivity.CPU]
+    with profile(activities=activities, profile_memory=True, acc_events=True) as record:
+        step()
+    assert record.profiler is not None
+    # The timeline is public nowhere else.
+    events = record.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    return int(np.cumsum([0, *(size for _, size in sorted(changes, key=lambda c: c[0]))]).max())
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
     """Median of the paired ratios, and its 95 % bootstrap interval."""
     paired = numerator / denominator
@@ -186,52 +260,155 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float,
     return float(np.median(paired)), float(low), float(high)
 
 
+def bar(name: str, shape: Shape, layout: str) -> tuple[str, float] | None:
+    """What a ratio should be at most or at least, None where nothing is asked of it."""
+    if name == "ours / plain":
+        return "<=", 1.10
+    if name == "branches / ours":
+        return ">=", 2.5
+    if name == "per sample / ours":
+        return ">=", 4.5 if shape[0] == 20 else 3.2
+    if name == "cam_entropy / copy" and layout == "channels_last" and shape in COPY_BARS:
+        return "<=", COPY_BARS[shape]
+    return None
+
+
+def judge(asked: tuple[str, float] | None, low: float, high: float) -> bool | None:
+    """Whether a bar is met by the whole interval; None where there is no bar."""
+    if asked is None:
+        return None
+    sense, limit = asked
+    return high <= limit if sense == "<=" else low >= limit
+
+
+def measure(shape: Shape, layout: str, rounds: int) -> list[Row]:
+    """Check, time and weigh the steps of one case."""
+    inputs = make_inputs(shape, layout)
+    steps = steps_of(inputs)
+    check(inputs, steps)
+    seconds = time_rounds(steps, rounds)
+    rows = []
+    for name, (first, second) in RATIOS.items():
+        median, low, high = ratio(seconds[first], seconds[second])
+        asked = bar(name, shape, layout)
+        memory = peak_bytes(steps[first]) / inputs.features.nbytes
+        rows.append(
+            Row(
+                shape="x".join(map(str, shape)),
+                layout=layout,
+                ratio=name,
+                median=round(median, 3),
+                low=round(low, 3),
+                high=round(high, 3),
+                bar="" if asked is None else f"{asked[0]} {asked[1]:.2f}",
+                met=judge(asked, low, high),
+                memory=round(memory, 3),
+                memory_met=memory <= MEMORY_BAR if name == "ours / plain" else None,
+            )
+        )
+    return rows
+
+
+def settings(rounds: int) -> dict[str, str | int]:
+    """What the figures were measured with."""
+    return {
+        "command": "python -m bench.head",
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 1,
+        **{name: os.environ.get(name, "") for name in ALLOCATOR},
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def verdict(rows: list[Row]) -> list[str]:
+    """A line per bar: in how many cases it is met, and the nearer end of the interval elsewhere."""
+    found: dict[str, list[tuple[bool, str]]] = {}
+    for row in rows:
+        where = f"{row.shape} {row.layout}"
+        if row.met is not None:
+            end = row.high if row.bar.startswith("<=") else row.low
+            found.setdefault(row.ratio, []).append((row.met, f"{where} {end:.2f} not {row.bar}"))
+        if row.memory_met is not None:
+            text = f"{where} {row.memory:.3f} not <= {MEMORY_BAR}"
+            found.setdefault("peak memory / F", []).append((row.memory_met, text))
+    lines = []
+    for name, cases in found.items():
+        missed = [text for met, text in cases if not met]
+        line = f"{name}: bar met in {len(cases) - len(missed)} of {len(cases)} cases"
+        lines.append("; ".join([line, *missed]))
+    return lines
+
+
+def print_table(rows: list[Row]) -> None:
+    """A line per ratio: median, interval, bar, and the peak memory of the step named first."""
+    word = {True: "met", False: "not met", None: ""}
+    print(
+        f"{'B x C x HW':>12} {'layout':>13}  {'CPU time':<18} {'median':>6} {'95 %':<14} "
+        f"{'bar':<8} {'':<7} peak memory / F"
+    )
+    for r in rows:
+        interval = f"[{r.low:.2f}, {r.high:.2f}]"
+        print(
+            f"{r.shape:>12} {r.layout:>13}  {r.ratio:<18} {r.median:6.2f} {interval:<14} "
+            f"{r.bar:<8} {word[r.met]:<7} {r.memory:.3f} {word[r.memory_met]}".rstrip()
+        )
+
+
+def _shape(text: str) -> Shape:
+    batch, channels, cells = map(int, text.split("x"))
+    if math.isqrt(cells) ** 2 != cells:
+        raise ValueError(f"{cells} cells are no square grid")
+    return batch, channels, cells
+
+
+def write(folder: Path, rows: list[Row], measured_with: dict[str, str | int]) -> None:
+    """``head.csv``, and ``head.json``, which has the settings as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = [asdict(row) for row in rows]
+    with (folder / "head.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table[0].keys())
+        writer.writeheader()
+        writer.writerows(table)
+    text = json.dumps({"settings": measured_with, "rows": table}, indent=2)
+    (folder / "head.json").write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Check, time, print a table, and write ``head.csv`` with ``--output``."""
+    """Check, measure, print a table, and write it with ``--output``."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--output", type=Path, help="folder for head.csv")
-    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--output", type=Path, help="folder for head.csv and head.json")
+    parser.add_argument("--rounds", type=int, default=61)
+    parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="BxCxHW")
     arguments = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        # The C library reads them once, as a process starts.
+        command = [sys.executable, "-m", "bench.head", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | ALLOCATOR)
     torch.set_num_threads(1)
-    cases = [(shape, layout) for shape in SHAPES for layout in ("nchw", "channels_last")]
-    rows = []
+    measured_with = settings(arguments.rounds)
+    print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
+    rows: list[Row] = []
+    cases = [(shape, layout) for shape in arguments.shapes for layout in LAYOUTS]
     for shape, layout in tqdm(cases, "head", unit="case"):
-        inputs = make_inputs(shape, layout)
-        check(inputs)
-        seconds = time_rounds(providers(inputs), arguments.rounds)
-        compared = {
-            "A/A": ratio(seconds["plain again"], seconds["plain"]),
-            "ours / plain": ratio(seconds["ours"], seconds["plain"]),
-            "branches / ours": ratio(seconds["branches"], seconds["ours"]),
-            "per sample / ours": ratio(seconds["per sample"], seconds["ours"]),
-        }
-        for name, (median, low, high) in compared.items():
-            rows.append(
-                {
-                    "shape": "x".join(map(str, shape)),
-                    "layout": layout,
-                    "ratio": name,
-                    "median": round(median, 3),
-                    "low": round(low, 3),
-                    "high": round(high, 3),
-                    "rounds": arguments.rounds,
-                    "torch": torch.__version__,
-                    "machine": platform.machine(),
-                }
-            )
-    for row in rows:
-        print(
-            f"{row['shape']:>12} {row['layout']:>13}  {row['ratio']:<18} "
-            f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        )
+        rows += measure(shape, layout, arguments.rounds)
+    print_table(rows)
+    print("\n".join(verdict(rows)))
     if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        with (arguments.output / "head.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        write(arguments.output, rows, measured_with)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,9 @@ import torch
 from torch import Tensor
 
 BackendName = Literal["triton", "eager", "reference"]
-Operation = Literal["cam_entropy", "class_activation", "focus_head"]
 
-TRITON_OPERATIONS: frozenset[str] = frozenset({"cam_entropy", "focus_head"})
 # Found without importing it, and once: torch.compile cannot trace the search.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# A program of the head's kernels holds all classes.
-MAX_CLASSES = 16
 
 _choice = "auto"
 
@@ -67,8 +63,8 @@ class use_backend:
         _choice = self._before
 
 
-def backend_for(features: Tensor, operation: Operation, classes: int = 2) -> Backend:
-    """The backend that ``operation`` takes for ``features`` and K ``classes``, and why.
+def backend_for(features: Tensor) -> Backend:
+    """The backend that the operations take for ``features``, and why.
 
     Raises:
         RuntimeError: if "triton" was asked for and cannot run here.
@@ -76,30 +72,26 @@ def backend_for(features: Tensor, operation: Operation, classes: int = 2) -> Bac
     on_gpu = features.device.type == "cuda"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     obstacle = None
-    if operation not in TRITON_OPERATIONS:
-        obstacle = f"{operation} has no Triton form yet"
-    elif operation == "focus_head" and classes > MAX_CLASSES:
-        obstacle = f"{operation} has a Triton form up to {MAX_CLASSES} classes, not for {classes}"
-    elif not HAS_TRITON:
+    if not HAS_TRITON:
         obstacle = "triton is not installed"
     elif not on_gpu and not interpreted:
         obstacle = f"features on {features.device.type} and TRITON_INTERPRET is not 1"
 
     if _choice == "triton":
         if obstacle:
-            raise RuntimeError(f"backend triton cannot run {operation}: {obstacle}")
+            raise RuntimeError(f"backend triton cannot run: {obstacle}")
         return Backend("triton", "asked for")
     if _choice in ("eager", "reference"):
         return Backend("eager" if _choice == "eager" else "reference", "asked for")
     if obstacle is None:
         return Backend("triton", "interpreter" if not on_gpu else "GPU features")
     if on_gpu and not torch.compiler.is_compiling():
-        _warn_slow(operation, obstacle)
+        _warn_slow(obstacle)
     return Backend("eager", obstacle)
 
 
 @functools.cache
-def _warn_slow(operation: str, obstacle: str) -> None:
+def _warn_slow(obstacle: str) -> None:
     warnings.warn(
-        f"{operation} runs in eager torch on the GPU: {obstacle}", RuntimeWarning, stacklevel=4
+        f"focus.kernels runs in eager torch on the GPU: {obstacle}", RuntimeWarning, stacklevel=4
     )

@@ -62,11 +62,15 @@ def check_positive(name: str, value: float | Tensor) -> None:
 def check_range(name: str, index: Tensor, classes: int) -> None:
     if index.device.type == "cpu" and index.numel():
         low, high = (int(v) for v in index.aminmax())
-        if low < 0 or high >= classes:
-            raise IndexError(
-                f"{name} has class {low if low < 0 else high}, outside the {classes} classes "
-                f"of weight (0 to {classes - 1})"
-            )
+        _check_bounds(name, low, high, classes)
+
+
+def _check_bounds(name: str, low: int, high: int, classes: int) -> None:
+    if low < 0 or high >= classes:
+        raise IndexError(
+            f"{name} has class {low if low < 0 else high}, outside the {classes} classes "
+            f"of weight (0 to {classes - 1})"
+        )
 
 
 def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
@@ -85,3 +89,18 @@ def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
             for value in values
         ]
     )
+
+
+def class_row(name: str, classes: Sequence[int], weight: Tensor) -> Tensor:
+    """Class numbers as ``[k]`` int64, checked, on the weight's device; filled in there, too."""
+    device = weight.device
+    if len(classes):
+        _check_bounds(name, min(classes), max(classes), len(weight))
+    if isinstance(classes, range):
+        return torch.arange(classes.start, classes.stop, classes.step, device=device)
+    if device.type == "cpu":
+        return torch.tensor(classes, dtype=torch.int64)
+    row = torch.empty(len(classes), dtype=torch.int64, device=device)
+    for cell, number in zip(row, classes, strict=True):
+        cell.fill_(number)
+    return row

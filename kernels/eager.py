@@ -17,14 +17,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from focus.kernels.types import (
-    CamClass,
-    Level,
-    accumulation_dtype,
-    flat_threshold,
-    without_autocast,
-)
+from focus.kernels.types import CamClass, Level, accumulation_dtype, without_autocast
 
 # Elements of features that a product reads while they stay in a core's cache.
 PART_ELEMENTS = 2**20
@@ -54,12 +49,11 @@ def cam_entropy_forward(
     features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Raw CAM ``[B,H,W]`` and entropy ``[B]``."""
-    weight = weight.to(accumulation_dtype(features))
-    batch, _, height, width = features.shape
-    cam = weight.new_empty((batch, height * width))
-    for part in _parts(features):
-        cam[part] = _cam(_matrix(features[part]), weight[index[part]])
-    _, entropy, _ = _softmax_entropy(cam, temperature)
+    wide = weight.to(accumulation_dtype(features))
+    size = _part_size(features)
+    parts = zip(features.split(size), index.split(size), strict=True)
+    cam = _join([_products(wide.index_select(0, i), _matrix(f)) for f, i in parts])
+    entropy, _ = _entropy(cam, temperature)
     return _grid(cam, features), entropy
 
 
@@ -75,14 +69,15 @@ def cam_entropy_backward(
     needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of features and weight, each where ``needs`` asks for it."""
-    rows = weight.to(accumulation_dtype(features))[index]
-    _, _, slope = _softmax_entropy(cam.flatten(1), temperature)
-    grad = grad_cam.flatten(1) + grad_entropy[:, None] * slope
-    grad_features = _grad_features(features, rows, grad, None) if needs[0] else None
-    if not needs[1]:
-        return grad_features, None
-    grad_weight = _scatter_rows(weight, index, _pool(features, grad), contrast=False)
-    return grad_features, grad_weight.to(weight.dtype)
+    _, slope = _entropy(cam.flatten(1), temperature)
+    grad = torch.addcmul(grad_cam.flatten(1), grad_entropy[:, None], slope)
+    grad_features = grad_weight = None
+    if needs[1]:
+        grad_weight = _scatter_rows(weight, index, _pool(features, grad), contrast=False)
+        grad_weight = grad_weight.to(weight.dtype)
+    if needs[0]:
+        grad_features = _grad_features(features, weight, index, grad, None, contrast=False)
+    return grad_features, grad_weight
 
 
 @without_autocast
@@ -91,14 +86,14 @@ def class_activation(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]``."""
     weight = weight.to(accumulation_dtype(features))
-    batch, _, height, width = features.shape
-    logits = weight.new_empty((batch, len(weight)))
-    cams = weight.new_empty((batch, classes.shape[1], height * width))
-    for part in _parts(features):
-        matrix = _matrix(features[part])
-        logits[part] = _linear(matrix.mean(2), weight, bias)
-        cams[part] = torch.bmm(weight[classes[part]], matrix)
-    _, entropy, _ = _softmax_entropy(cams, temperature)
+    size = _part_size(features)
+    found = []
+    for part, chosen in zip(features.split(size), classes.split(size), strict=True):
+        matrix = _matrix(part)
+        logits = _linear(_mean(matrix), weight, bias)
+        found.append((logits, torch.bmm(weight[chosen], matrix)))
+    logits, cams = (_join(field) for field in zip(*found, strict=True))
+    entropy, _ = _entropy(cams, temperature)
     return logits, cams.unflatten(2, features.shape[2:]), entropy
 
 
@@ -119,31 +114,36 @@ def focus_head_forward(
     """Everything small: terms and the gradients of ``total`` by CAM and logits."""
     a, b, c, temperature, smoothing = scalars.unbind()
     weight = weight.to(accumulation_dtype(features))
-    batch, channels, height, width = features.shape
-    pooled = weight.new_empty((batch, channels))
-    logits = weight.new_empty((batch, len(weight)))
-    cam = weight.new_empty((batch, height * width))
-    index = torch.empty_like(target) if cam_class == "predicted" else target.clone()
-    for part in _parts(features):
-        matrix = _matrix(features[part])
-        pooled[part] = matrix.mean(2)
-        logits[part] = _linear(pooled[part], weight, bias)
-        if cam_class == "predicted":
-            index[part] = logits[part].argmax(1)
-        cam[part] = _cam(matrix, _class_vectors(weight, index[part], cam_class == "contrast"))
+    size = _part_size(features)
+    found = []
+    for part, index in zip(features.split(size), target.split(size), strict=True):
+        matrix = _matrix(part)
+        pooled = _mean(matrix)
+        logits = _linear(pooled, weight, bias)
+        index = logits.argmax(1) if cam_class == "predicted" else index.clone()
+        vectors = _class_vectors(weight, index, cam_class == "contrast")
+        found.append((pooled, logits, index, _products(vectors, matrix)))
+    pooled, logits, index, cam = (_join(field) for field in zip(*found, strict=True))
+
     classification, grad_logits = _cross_entropy(logits, target, class_weight, smoothing)
-    _, entropy, slope = _softmax_entropy(cam, temperature)
-    human, present = _human_maps(cam, saliency, saliency_mask)
+    entropy, slope = _entropy(cam, temperature)
+    human = _human_maps(cam, saliency, saliency_mask)
     focus, sign = _focus(entropy, human, entropy_target, level)
-    saliency_term, grad_saliency = _saliency(cam, human, present)
-    total = a * classification + b * focus + c * saliency_term
+    total = torch.addcmul(a * classification, b, focus)
+    grad_cam = slope * (b if sign is None else (b * sign)[:, None])
+    if human is None:
+        saliency_term = torch.zeros_like(total)
+    else:
+        saliency_term, grad_saliency = _saliency(cam, human, saliency_mask)
+        total = torch.addcmul(total, c, saliency_term)
+        grad_cam = torch.addcmul(grad_cam, c, grad_saliency)
     return HeadForward(
         terms=torch.stack((total, entropy, classification, focus, saliency_term)),
         logits=logits,
         cam=_grid(cam, features),
         classes=index,
         pooled=pooled,
-        grad_cam=(b * sign)[:, None] * slope + c * grad_saliency,
+        grad_cam=grad_cam,
         grad_logits=a * grad_logits,
     )
 
@@ -166,20 +166,19 @@ def focus_head_backward(
     type, so that it costs no pass over the features and is right per sample.
     """
     contrast = cam_class == "contrast"
-    grad_cam, grad_logits = upstream[:, None] * grad_cam, upstream[:, None] * grad_logits
-    wide = weight.to(accumulation_dtype(features))
+    upstream = upstream[:, None]
+    grad_cam, grad_logits = upstream * grad_cam, upstream * grad_logits
     grad_features = grad_weight = None
-    if needs[0]:
-        vectors = _class_vectors(wide, index, contrast)
-        grad_features = _grad_features(features, vectors, grad_cam, grad_logits @ wide)
     if needs[1]:
         grad_weight = _scatter_rows(weight, index, _pool(features, grad_cam), contrast)
         grad_weight = grad_weight.addmm_(grad_logits.T, pooled).to(weight.dtype)
+    if needs[0]:
+        grad_features = _grad_features(features, weight, index, grad_cam, grad_logits, contrast)
     return grad_features, grad_weight, grad_logits.sum(0) if needs[2] else None
 
 
 def _class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
-    rows = weight[index]
+    rows = weight.index_select(0, index)
     return rows - (weight.sum(0) - rows) / (len(weight) - 1) if contrast else rows
 
 
@@ -208,14 +207,17 @@ def _grid(cells: Tensor, features: Tensor) -> Tensor:
     return cells.view(len(cells), *features.shape[2:])
 
 
-def _parts(features: Tensor) -> list[slice]:
-    """Slices of the batch whose features stay in the cache from one product to the next.
+def _part_size(features: Tensor) -> int:
+    """Samples that are worked on together, so that they stay in the cache between products.
 
-    They also bound what 16-bit features cost: only a part of them is there in 32 bits at a time.
+    This also bounds what 16-bit features cost: only a part of them is there in 32 bits at a time.
     """
-    sample = features.shape[1] * features.shape[2] * features.shape[3]
-    size = max(1, PART_ELEMENTS // sample)
-    return [slice(start, start + size) for start in range(0, len(features), size)]
+    parts = max(features.numel() // PART_ELEMENTS, 1)
+    return max(-(-len(features) // parts), 1)
+
+
+def _join(parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _matrix(features: Tensor) -> Tensor:
@@ -223,104 +225,113 @@ def _matrix(features: Tensor) -> Tensor:
     return features.to(accumulation_dtype(features)).flatten(2)
 
 
-def _cam(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """``sum_c V F`` as ``[B,HW]``."""
-    return torch.bmm(vectors[:, None], matrix)[:, 0]
+def _products(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Each sample's row times its matrix, ``[B,n]`` by ``[B,n,m]`` to ``[B,m]``."""
+    return torch.bmm(rows.unsqueeze(1), matrices).squeeze(1)
+
+
+def _mean(matrix: Tensor) -> Tensor:
+    """Pooled features ``[B,C]``; where channels are adjacent, a product is faster than ``mean``."""
+    if matrix.stride(1) != 1:
+        return matrix.mean(2)
+    batch, _, cells = matrix.shape
+    return _products(matrix.new_full((), 1 / cells).expand(batch, cells), matrix.transpose(1, 2))
+
+
+def _linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return functional.linear(pooled, weight, None if bias is None else bias.to(weight.dtype))
 
 
 def _pool(features: Tensor, weights: Tensor) -> Tensor:
     """``sum_p weights[b,p] F[b,c,p]`` as ``[B,C]``."""
-    pooled = weights.new_empty((len(features), features.shape[1]))
-    for part in _parts(features):
-        # g F^T is twice as fast as F g on NCHW.
-        matrix = _matrix(features[part])
-        pooled[part] = torch.bmm(weights[part, None], matrix.transpose(1, 2))[:, 0]
-    return pooled
+    size = _part_size(features)
+    parts = zip(features.split(size), weights.split(size), strict=True)
+    # g F^T is twice as fast as F g on NCHW.
+    return _join([_products(g, _matrix(f).transpose(1, 2)) for f, g in parts])
 
 
 def _grad_features(
-    features: Tensor, vectors: Tensor, grad_cam: Tensor, grad_pooled: Tensor | None
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    grad_cam: Tensor,
+    grad_logits: Tensor | None,
+    contrast: bool,
 ) -> Tensor:
     """``V g + dpool / HW`` in the features' shape, type and memory layout."""
     out = empty_gradient(features)
-    spread = None if grad_pooled is None else grad_pooled / grad_cam.shape[1]
+    weight = weight.to(accumulation_dtype(features))
     last = _channels_last(features)
     # [B,HW,C] or [B,C,HW], as it lies in memory; the other factor runs along the other axis.
     cells = out.permute(0, 2, 3, 1).flatten(1, 2) if last else out.flatten(2)
     along, across = (1, 2) if last else (2, 1)
-    for part in _parts(features):
-        channel, cell = vectors[part].unsqueeze(along), grad_cam[part].unsqueeze(across)
+    # Two parts at least: V and dpool of the whole batch would show in the peak of memory.
+    size = min(_part_size(features), max(-(-len(features) // 2), 1))
+    spread = None if grad_logits is None else grad_logits / grad_cam.shape[1]
+    for start in range(0, len(features), size):
+        part = slice(start, start + size)
+        written = cells[part]
+        channel = _class_vectors(weight, index[part], contrast).unsqueeze(along)
+        cell = grad_cam[part].unsqueeze(across)
         # Straight into place, or through 32 bits.
-        written = cells[part] if out.dtype == vectors.dtype else None
-        if spread is not None and last:
-            added = spread[part].unsqueeze(along)
-            result = torch.addcmul(added, channel, cell, out=written)
+        place = written if out.dtype == weight.dtype else None
+        if spread is None:
+            result = torch.mul(channel, cell, out=place)
+        elif last:
+            added = (spread[part] @ weight).unsqueeze(along)
+            result = torch.addcmul(added, channel, cell, out=place)
         else:
-            result = torch.mul(channel, cell, out=written)
-            if spread is not None:
-                # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
-                result += spread[part].unsqueeze(along)
-        if written is None:
-            cells[part] = result
+            # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
+            result = torch.mul(channel, cell, out=place)
+            result += (spread[part] @ weight).unsqueeze(along)
+        if place is None:
+            written.copy_(result)
     return out
 
 
-def _linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return (
-        pooled @ weight.T if bias is None else torch.addmm(bias.to(weight.dtype), pooled, weight.T)
-    )
-
-
-def _softmax_entropy(cam: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """p, ``h`` and ``dh/dz`` of raw CAMs ``[..., P]``.
-
-    ``H = log S - sum e (z - m) / S`` with ``e = exp(z - m)`` stays exact to rounding, where
-    ``log S + m - E[z]`` cancels.
-    """
+def _entropy(cam: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """``h`` and ``dh/dz`` of raw CAMs ``[..., P]``."""
     cells = cam.shape[-1]
     scale = 1 / math.log(cells) if cells > 1 else 0.0
-    # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
     shifted = (cam - cam.amax(-1, keepdim=True)) / temperature
-    shifted = shifted.clamp_min(torch.finfo(cam.dtype).min)
-    exp = shifted.exp()
-    total = exp.sum(-1, keepdim=True)
-    p = exp / total
+    # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
+    shifted = shifted.clamp_min_(torch.finfo(cam.dtype).min)
+    log_p = shifted.log_softmax(-1)
+    p = log_p.exp()
+    entropy = (p * log_p).sum(-1) * -scale
     mean = (p * shifted).sum(-1, keepdim=True)
-    entropy = (total.log() - mean)[..., 0] * scale
-    return p, entropy, p * (mean - shifted) * (scale / temperature)
+    return entropy, p * (mean - shifted) * scale / temperature
 
 
 def _cross_entropy(
     logits: Tensor, target: Tensor, class_weight: Tensor | None, smoothing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """torch's unreduced cross-entropy ``[B]`` and its gradient by the logits ``[B,K]``."""
-    log_p = logits.log_softmax(1)
     hot = torch.zeros_like(logits).scatter_(1, target[:, None], 1)
-    share = (1 - smoothing) * hot + smoothing / logits.shape[1]
+    share = torch.addcmul(hot, smoothing, 1 / logits.shape[1] - hot)
+    # A share of 0 is no term at all, also where its log-probability would be -inf.
+    log_p = logits.log_softmax(1).clamp_min_(torch.finfo(logits.dtype).min)
+    p = log_p.exp()
     if class_weight is not None:
         share = share * class_weight.to(logits.dtype)
-    # A share of 0 is no term at all, also where its log-probability is -inf.
-    loss = -torch.where(share == 0, 0, share * log_p).sum(1)
-    return loss, log_p.exp() * share.sum(1, keepdim=True) - share
+        p = p * share.sum(1, keepdim=True)
+    return -(share * log_p).sum(1), p - share
 
 
-def _human_maps(
-    cam: Tensor, saliency: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Maps ``[B,HW]``, zero where absent, and which are present ``[B]``."""
+def _human_maps(cam: Tensor, saliency: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Maps ``[B,HW]``, zero where absent."""
     if saliency is None:
-        return None, None
+        return None
     human = saliency.to(cam.dtype).flatten(1)
-    present = torch.ones(len(cam), dtype=torch.bool, device=cam.device) if mask is None else mask
-    return torch.where(present[:, None], human, 0), present
+    return human if mask is None else torch.where(mask[:, None], human, 0)
 
 
 def _focus(
     entropy: Tensor, human: Tensor | None, target: Tensor | None, level: Level
-) -> tuple[Tensor, Tensor]:
-    """Focus term ``[B]`` and its derivative by the entropy."""
+) -> tuple[Tensor, Tensor | None]:
+    """Focus term ``[B]`` and its derivative by the entropy, None for 1."""
     if level == "minimize":
-        return entropy.clone(), torch.ones_like(entropy)
+        return entropy, None
     if level == "none" or (target is None and human is None):
         return torch.zeros_like(entropy), torch.zeros_like(entropy)
     if target is not None:
@@ -337,26 +348,28 @@ def _focus(
     return excess.abs(), excess.sign()
 
 
-def _saliency(cam: Tensor, human: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
+def _saliency(cam: Tensor, human: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Saliency term ``[B]`` and its gradient by the raw CAM ``[B,HW]``.
 
     With ``m = (z - min) / r``, ``dm/dz`` has the direct part ``1/r``, and ``-(1 - m)/r`` and
     ``-m/r`` at the minimum and maximum, shared evenly between ties (torch's amin/amax rule).
     """
-    if human is None or present is None:
-        return torch.zeros_like(cam[:, 0]), torch.zeros_like(cam)
     half = cam / 2  # the range of the halves cannot overflow
-    low, high = half.amin(1, keepdim=True), half.amax(1, keepdim=True)
-    flat = high - low <= flat_threshold(half)
-    span = torch.where(flat, 1, high - low)
-    scaled = torch.where(flat, 0, (half - low) / span)
+    low, high = half.aminmax(dim=1, keepdim=True)
+    span = high - low
+    # That of flat_threshold: in a flat CAM max|z| is the mean of |min| and |max|, to rounding.
+    flat = span <= (low.abs() + high.abs()) * (32 * torch.finfo(cam.dtype).eps)
+    scaled = ((half - low) / span).masked_fill_(flat, 0)
     error = scaled - human
-    slope = error * (2 / cam.shape[1])
-    at_low, at_high = (half == low).to(cam.dtype), (half == high).to(cam.dtype)
-    at_low, at_high = at_low / at_low.sum(1, keepdim=True), at_high / at_high.sum(1, keepdim=True)
-    by_high = (slope * scaled).sum(1, keepdim=True)
-    by_low = slope.sum(1, keepdim=True) - by_high
-    grad = (slope - at_low * by_low - at_high * by_high) / (2 * span)
-    keep = present[:, None]
-    term = torch.where(present, error.square().mean(1), 0)
-    return term, torch.where(keep & ~flat, grad, 0)
+    by_high = (error * scaled).sum(1, keepdim=True)
+    by_low = error.sum(1, keepdim=True) - by_high
+    grad = error
+    for end, by_end in ((low, by_low), (high, by_high)):
+        at_end = half == end
+        grad = grad - at_end * (by_end / at_end.sum(1, keepdim=True))
+    cells = cam.shape[1]
+    term = (error * error).sum(1) / cells
+    grad = (grad / (span * cells)).masked_fill_(flat, 0)
+    if mask is None:
+        return term, grad
+    return torch.where(mask, term, 0), torch.where(mask[:, None], grad, 0)

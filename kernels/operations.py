@@ -22,6 +22,7 @@ from focus.kernels.checks import (
     check_positive,
     check_range,
     check_tensor,
+    class_row,
     scalar_tensor,
 )
 from focus.kernels.types import (
@@ -59,7 +60,7 @@ def cam_entropy(
     check_index("index", index, features)
     scale = scalar_tensor([temperature], features)[0]
     check_positive("temperature", temperature)
-    backend = backend_for(features, "cam_entropy").name
+    backend = backend_for(features).name
     if backend == "reference":
         check_range("index", index, len(weight))
         return reference.cam_entropy(features, weight, index, scale)
@@ -89,23 +90,31 @@ def class_activation(
         ``logits [B,K]``, raw ``cams [B,k,H,W]``, ``entropy [B,k]`` in [0, 1].
 
     Raises:
-        ValueError, TypeError, IndexError: as :func:`cam_entropy`.
+        ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers are checked on
+            every device.
     """
     check_features(features, weight)
     check_bias(bias, weight)
-    if not isinstance(classes, Tensor):
-        row = torch.tensor(list(classes), dtype=torch.int64, device=features.device)
-        classes = row.expand(len(features), -1)
-    if classes.dim() != 2 or len(classes) != len(features):
-        raise ValueError(
-            f"classes must be [B,k] with B = {len(features)}, got {list(classes.shape)}"
-        )
-    check_integer("classes", classes)
     check_positive("temperature", temperature)
-    check_range("classes", classes, len(weight))
+    if isinstance(classes, Tensor):
+        if classes.dim() != 2 or len(classes) != len(features):
+            raise ValueError(
+                f"classes must be [B,k] with B = {len(features)}, got {list(classes.shape)}"
+            )
+        check_integer("classes", classes)
+        check_range("classes", classes, len(weight))
+    else:
+        classes = class_row("classes", classes, weight).expand(len(features), -1)
     scale = scalar_tensor([temperature], features)[0]
-    named = backend_for(features, "class_activation").name
-    form = reference.class_activation if named == "reference" else eager.class_activation
+    named = backend_for(features).name
+    if named == "reference":
+        form = reference.class_activation
+    elif named == "eager":
+        form = eager.class_activation
+    else:
+        from focus.kernels import triton_cam_entropy
+
+        form = triton_cam_entropy.class_activation
     with torch.no_grad():
         return form(features, weight, bias, classes, scale)
 
@@ -147,7 +156,8 @@ def focus_head(
             entropy of the sample's map divided by its sum; then a sample without a map, or with an
             all-zero one, has no focus term.
         classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
-            or 0-d tensors (tensors, where the value changes with each step).
+            or 0-d tensors (tensors, on the features' device, where the value changes with each
+            step).
         level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
@@ -208,7 +218,7 @@ def focus_head(
         class_weight=None if class_weight is None else class_weight.detach(),
         grad_scale=grad_scale,
     )
-    backend = backend_for(features, "focus_head", classes=len(weight)).name
+    backend = backend_for(features).name
     if backend == "reference":
         check_range("target", target, len(weight))
         return reference.focus_head(features, weight, bias, target, arguments)

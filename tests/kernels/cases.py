@@ -11,23 +11,24 @@ import torch
 from torch import Tensor
 
 from focus.kernels import cam_entropy, focus_head, use_backend
-from focus.kernels.backend import MAX_CLASSES
 
 from .interpreter import interpreter
 
 
 @dataclass(frozen=True)
 class Form:
-    """One implementation of an operation, on one device."""
+    """One implementation of an operation, on one device; in the interpreter with larger tiles."""
 
     backend: str
     device: str = "cpu"
+    tile_scale: int = 16
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Operations called inside take this form."""
         interpreted = self.backend == "triton" and self.device == "cpu"
-        with interpreter() if interpreted else nullcontext(), use_backend(self.backend):
+        tiles = interpreter(tile_scale=self.tile_scale) if interpreted else nullcontext()
+        with tiles, use_backend(self.backend):
             yield
 
 
@@ -40,7 +41,7 @@ EAGER_GPU = pytest.param(Form("eager", "cuda"), id="eager-gpu", marks=pytest.mar
 # The forms that each operation has: a new one joins the tests here.
 CAM_ENTROPY = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
 FOCUS_HEAD = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
-CLASS_ACTIVATION = (EAGER, EAGER_GPU)
+CLASS_ACTIVATION = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
 
 LEVELS = ("none", "match", "hinge", "minimize")
 CAM_CLASSES = ("true", "predicted", "contrast")
@@ -58,8 +59,6 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "weight_dtype": ("float32", "own"),
 }
 HEAD = SHAPES | {"level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
-# The head's Triton form holds all classes in a program.
-HEAD_IN_TRITON = HEAD | {"classes": (1, 2, 3, MAX_CLASSES)}
 
 Case = dict[str, Any]
 

@@ -3,7 +3,8 @@
     python tests/kernels/compile_kernels.py FOLDER
 
 writes ``codegen.json`` and ``codegen.csv`` as ``bench.codegen`` does, for one grid, the printed
-lines to ``table.txt``, and what was found in the planted kernels to ``planted.json``.
+lines to ``table.txt``, what was found in the planted kernels to ``planted.json``, and the rows of
+cards with less shared memory to ``smaller.json``.
 """
 
 import json
@@ -80,6 +81,8 @@ def main(folder: Path) -> None:
     }
     (folder / "planted.json").write_text(json.dumps(found))
     table = list(codegen.rows(grids=((7, 7),)))
+    smaller = codegen.rows(tuple(codegen.SMALLER), ((7, 7),), layouts=("channels_last",))
+    (folder / "smaller.json").write_text(json.dumps([row.flat() for row in smaller]))
     codegen.write(table, folder)
     (folder / "table.txt").write_text("\n".join(map(codegen.line, table)))
 

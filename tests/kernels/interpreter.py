@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,15 @@ import focus.kernels
 
 
 @contextmanager
-def interpreter() -> Iterator[None]:
-    """Interpret the kernels of this package, as under ``TRITON_INTERPRET=1`` from the start."""
+def interpreter(*modules: ModuleType, tile_scale: int = 1) -> Iterator[None]:
+    """Interpret the kernels of this package, as under ``TRITON_INTERPRET=1`` from the start.
+
+    And those of ``modules``, such as a test's own. Tiles are ``tile_scale`` times those of a GPU.
+    """
     import triton.language as tl
     from triton.runtime.jit import JITFunction
+
+    from focus.kernels import triton_tiles
 
     if not _counts_with_this_numpy():
         pytest.skip("this triton's interpreter needs numpy < 2.4")
@@ -34,16 +40,44 @@ def interpreter() -> Iterator[None]:
     patched.append(tl.core.tensor_descriptor_base)
     before = [dict(vars(owner)) for owner in patched]
     with pytest.MonkeyPatch.context() as patch:
-        for module in _modules_with_kernels():
+        for module in (*_modules_with_kernels(), *modules):
             for name, value in list(vars(module).items()):
                 if isinstance(value, JITFunction):
                     patch.setattr(module, name, _interpreted(value.fn))
+        patch.setattr(triton_tiles, "tile_scale", tile_scale)
         patch.setenv("TRITON_INTERPRET", "1")
         try:
             yield
         finally:
             for owner, attributes in zip(patched, before, strict=True):
                 _restore(owner, attributes)
+
+
+@contextmanager
+def shuffled_programs(seed: int) -> Iterator[None]:
+    """Run the programs of each launch in a random order, where the interpreter goes by the grid's.
+
+    A GPU promises no order: a result that depends on it is not the same each time.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    draw = np.random.default_rng(seed)
+    set_grid, set_program = InterpreterBuilder.set_grid_dim, InterpreterBuilder.set_grid_idx
+    order: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def shuffle(builder: Any, *grid: int) -> None:
+        programs = list(np.ndindex(grid))
+        order.clear()
+        order.update(zip(programs, map(tuple, draw.permutation(programs).tolist()), strict=True))
+        set_grid(builder, *grid)
+
+    def exchange(builder: Any, *program: int) -> None:
+        set_program(builder, *order[program])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "set_grid_dim", shuffle)
+        patch.setattr(InterpreterBuilder, "set_grid_idx", exchange)
+        yield
 
 
 @functools.cache

@@ -23,7 +23,7 @@ def no_choice_and_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_eager_is_taken_on_a_cpu_and_says_why() -> None:
-    name, reason = backend_for(FEATURES, "cam_entropy")
+    name, reason = backend_for(FEATURES)
     assert name == "eager"
     assert "cpu" in reason
     assert "TRITON_INTERPRET" in reason
@@ -31,18 +31,18 @@ def test_eager_is_taken_on_a_cpu_and_says_why() -> None:
 
 def test_interpreter_is_taken_where_the_environment_asks_for_it() -> None:
     with interpreter():
-        assert backend_for(FEATURES, "cam_entropy") == ("triton", "interpreter")
-    assert backend_for(FEATURES, "cam_entropy").name == "eager"
+        assert backend_for(FEATURES) == ("triton", "interpreter")
+    assert backend_for(FEATURES).name == "eager"
 
 
 @pytest.mark.gpu
 def test_triton_is_taken_on_a_gpu() -> None:
-    assert backend_for(FEATURES.cuda(), "cam_entropy") == ("triton", "GPU features")
+    assert backend_for(FEATURES.cuda()) == ("triton", "GPU features")
 
 
 def test_setting_lasts_and_context_ends() -> None:
     def chosen() -> str:
-        return backend_for(FEATURES, "cam_entropy").name
+        return backend_for(FEATURES).name
 
     use_backend("reference")
     assert chosen() == "reference"
@@ -55,37 +55,26 @@ def test_setting_lasts_and_context_ends() -> None:
     with pytest.raises(KeyError), use_backend("eager"):
         raise KeyError
     assert chosen() == "reference"
-    assert backend_for(FEATURES, "cam_entropy").reason == "asked for"
+    assert backend_for(FEATURES).reason == "asked for"
 
 
 def test_unknown_backend_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="'cuda' is not one of auto, triton, eager, reference"):
         use_backend("cuda")
-    assert backend_for(FEATURES, "cam_entropy").name == "eager"
+    assert backend_for(FEATURES).name == "eager"
 
 
 def test_triton_that_cannot_run_is_an_error_and_not_another_backend() -> None:
     weight = torch.ones(2, 2)
-    with use_backend("triton"):
-        with pytest.raises(RuntimeError, match=r"triton cannot run cam_entropy: .*on cpu"):
-            cam_entropy(FEATURES, weight, INDEX)
-        with pytest.raises(RuntimeError, match="triton cannot run class_activation"):
-            backend_for(FEATURES, "class_activation")
-
-
-def test_more_classes_than_a_program_holds_are_not_taken_silently() -> None:
-    with interpreter():
-        assert backend_for(FEATURES, "focus_head", classes=16).name == "triton"
-        name, reason = backend_for(FEATURES, "focus_head", classes=17)
-        assert (name, "up to 16 classes" in reason) == ("eager", True)
-        with use_backend("triton"), pytest.raises(RuntimeError, match="up to 16 classes"):
-            backend_for(FEATURES, "focus_head", classes=17)
+    error = pytest.raises(RuntimeError, match=r"triton cannot run: .*on cpu")
+    with use_backend("triton"), error:
+        cam_entropy(FEATURES, weight, INDEX)
 
 
 def test_without_triton_eager_is_taken_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "HAS_TRITON", False)
     with interpreter():
-        assert backend_for(FEATURES, "cam_entropy") == ("eager", "triton is not installed")
+        assert backend_for(FEATURES) == ("eager", "triton is not installed")
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -120,7 +109,7 @@ def test_everything_but_triton_runs_where_triton_cannot_be_imported() -> None:
                 class_activation(features, weight, None, [0])
                 cam_entropy(features, weight, index)[1].sum().backward()
                 focus_head(features, weight, None, index, focus_weight=1.0).loss.backward()
-        print(*backend_for(features, "cam_entropy"))
+        print(*backend_for(features))
     """)
     assert ended.stdout.strip() == "eager triton is not installed", ended.stderr
 
@@ -129,14 +118,14 @@ def test_interpreter_leaves_no_trace() -> None:
     import triton.language as tl
     from triton.runtime.jit import JITFunction
 
-    from focus.kernels import triton_cam_entropy
+    from focus.kernels import triton_maps
 
     owners = (tl, tl.core, tl.math, tl.tensor, tl.standard)
     before = [dict(vars(owner)) for owner in owners]
     with interpreter(), use_backend("triton"):
         cam_entropy(FEATURES, torch.ones(2, 2), INDEX)
-        assert not isinstance(triton_cam_entropy._forward_kernel, JITFunction)
-    assert isinstance(triton_cam_entropy._forward_kernel, JITFunction)
+        assert not isinstance(triton_maps._maps_kernel, JITFunction)
+    assert isinstance(triton_maps._maps_kernel, JITFunction)
     assert "TRITON_INTERPRET" not in os.environ
     for owner, attributes in zip(owners, before, strict=True):
         changed = [n for n, v in vars(owner).items() if attributes.get(n) is not v]

@@ -19,13 +19,16 @@ ROOT = Path(__file__).parents[2]
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 TARGETS = (*NVIDIA, "gfx942")
 READ_FEATURES = {
-    "cam_entropy forward",
-    "cam_entropy backward",
-    "focus_head maps",
-    "focus_head terms splits=1",
-    "focus_head gradient",
+    "focus_head forward K 2: maps",
+    "focus_head backward K 2: gradient",
+    "focus_head forward K 1000: maps",
+    "focus_head backward K 1000: rows",
+    "cam_entropy forward: maps",
+    "cam_entropy backward: gradient",
+    "class_activation: maps",
 }
-WRITE_GRADIENT = {"cam_entropy backward", "focus_head gradient"}
+WRITE_GRADIENT = {name for name in READ_FEATURES if "backward" in name}
+FORWARD_LOOPS = {name for name in READ_FEATURES if name.endswith("maps")}
 
 
 class Compiled(NamedTuple):
@@ -33,6 +36,7 @@ class Compiled(NamedTuple):
     table: list[dict[str, str]]
     printed: list[str]
     planted: dict[str, dict[str, Any]]
+    smaller: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
         table,
         (folder / "table.txt").read_text().splitlines(),
         json.loads((folder / "planted.json").read_text()),
+        json.loads((folder / "smaller.json").read_text()),
     )
 
 
@@ -80,12 +85,13 @@ def test_resources(compiled: Compiled, target: str, dtype: str, layout: str) -> 
         assert row["shared"] <= 99 * 1024, row
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "NCHW"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_channels_last_moves_16_bytes_at_a_time(
-    compiled: Compiled, target: str, dtype: str
+def test_features_and_gradient_move_16_bytes_at_a_time(
+    compiled: Compiled, target: str, dtype: str, layout: str
 ) -> None:
-    found = rows(compiled, target=target, dtype=dtype, layout="channels_last")
+    found = rows(compiled, target=target, dtype=dtype, layout=layout)
     loads = {r["kernel"]: r["loads"] for r in found if r["loads"] is not None}
     stores = {r["kernel"]: r["stores"] for r in found if r["stores"] is not None}
     assert loads.keys() == READ_FEATURES
@@ -93,6 +99,23 @@ def test_channels_last_moves_16_bytes_at_a_time(
     for widths in (*loads.values(), *stores.values()):
         assert list(widths) == ["16"]
         assert widths["16"] > 0
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_forward_loops_copy_asynchronously(compiled: Compiled, target: str) -> None:
+    found = {r["kernel"]: r for r in rows(compiled, target=target) if r["kernel"] in FORWARD_LOOPS}
+    assert found.keys() == FORWARD_LOOPS
+    for row in rows(compiled, target=target):
+        if row["kernel"] in FORWARD_LOOPS:
+            assert row["asynchronous"] == sum(row["loads"].values()) > 0, row
+
+
+def test_cards_with_less_shared_memory_take_the_kernels(compiled: Compiled) -> None:
+    assert {row["target"] for row in compiled.smaller} == {"sm_86", "sm_89", "sm_120"}
+    assert {row["kernel"] for row in compiled.smaller} > READ_FEATURES
+    for row in compiled.smaller:
+        assert row["shared"] <= 99 * 1024, row
+        assert row["spills"] == row["local"] == 0, row
 
 
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])

@@ -7,16 +7,19 @@ from torch import Tensor
 from focus.kernels import cam_entropy, class_activation, focus_head
 
 from .cases import (
+    CAM_CLASSES,
     CAM_ENTROPY,
     EAGER,
     FOCUS_HEAD,
     INTERPRETER,
+    LEVELS,
     REFERENCE,
     TRITON_GPU,
     Case,
     Form,
     Inputs,
     make_inputs,
+    random_like,
     run_cam_entropy,
     run_focus_head,
 )
@@ -220,18 +223,126 @@ def test_class_that_does_not_exist_is_refused_on_the_cpu(form: Form, wrong: int)
     with form.active():
         with pytest.raises(IndexError, match=f"index {message}"):
             cam_entropy(inputs.features, inputs.weight, index)
-        if form.backend != "triton":
-            with pytest.raises(IndexError, match=f"target {message}"):
-                focus_head(inputs.features, inputs.weight, inputs.bias, index)
+        with pytest.raises(IndexError, match=f"target {message}"):
+            focus_head(inputs.features, inputs.weight, inputs.bias, index)
+        for numbers in (classes, [0, wrong], range(3, 4) if wrong == 3 else range(-1, 1)):
             with pytest.raises(IndexError, match=f"classes {message}"):
-                class_activation(inputs.features, inputs.weight, inputs.bias, classes)
+                class_activation(inputs.features, inputs.weight, inputs.bias, numbers)
 
 
-@pytest.mark.parametrize("form", [TRITON_GPU])
-def test_class_that_does_not_exist_is_nan_on_a_gpu(form: Form) -> None:
+def test_class_numbers_that_do_not_exist_are_refused_on_any_device() -> None:
+    features, weight = torch.empty(4, 5, 3, 4, device="meta"), torch.empty(3, 5, device="meta")
+    with pytest.raises(IndexError, match="classes has class 3, outside the 3 classes"):
+        class_activation(features, weight, None, [0, 3])
+
+
+@pytest.mark.parametrize("value", BAD, ids=str)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_loss_and_gradients_are_nan_where_the_reference_is(
+    form: Form, level: str, value: float
+) -> None:
     inputs = make_inputs(CASE, form.device)
-    inputs.index[:] = torch.tensor([0, -1, 3, 2])
-    out = run_cam_entropy(form, inputs)
-    assert out["cam"].isnan().all((1, 2)).tolist() == [False, True, True, False]
-    assert out["entropy"].isnan().tolist() == [False, True, True, False]
-    assert out["dW"].isfinite().all()
+    inputs.features[1, 2, 1, 1] = value
+    wide = inputs.double()
+    options = {"saliency_weight": 1.0, "focus_weight": 1.0, "level": level, "reduction": "none"}
+    actual = run_focus_head(form, inputs, saliency=inputs.saliency, **options)
+    expected = run_focus_head(REFERENCE, wide, saliency=wide.saliency, **options)
+    for name, tensor in actual.items():
+        # A cell at -inf is a cell without a share; the reference has 0 * -inf for it.
+        if value != value or name not in ("entropy", "focus"):
+            assert torch.equal(tensor.isnan().cpu(), expected[name].isnan()), name
+    assert actual["loss"].isnan().tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_cam_that_is_nan_everywhere_has_no_saliency(form: Form) -> None:
+    inputs = make_inputs(CASE, form.device)
+    inputs.index[:] = torch.tensor([0, 1, 2, 0])
+    inputs.weight[1] = float("nan")
+    out = run_focus_head(form, inputs, saliency=inputs.saliency, saliency_weight=1.0)
+    assert out["saliency"].isnan().tolist() == [False, True, False, False]
+
+
+# One below, one above, and so far off that a read there would end the process.
+MISSING = [-1, 3, 2**40, -(2**40)]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
+def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(form: Form, missing: int) -> None:
+    """As on a GPU, where a check of the range would wait for the device: below that check."""
+    from focus.kernels import triton_cam_entropy
+
+    inputs = make_inputs(CASE, form.device)
+    inputs.index[:] = torch.tensor([0, 1, 2, 0])
+    results = []
+    for index in (inputs.index, inputs.index.clone()):
+        if results:
+            index[1] = missing
+        arguments = inputs.features, inputs.weight, index, torch.tensor(0.8, device=form.device)
+        with form.active():
+            cam, entropy = triton_cam_entropy.cam_entropy_forward(*arguments)
+            upstream = random_like(cam, 1), random_like(entropy, 2)
+            grads = triton_cam_entropy.cam_entropy_backward(
+                *arguments, cam, *upstream, (True, True)
+            )
+        results.append((cam, entropy, *grads))
+    clean, out = results
+    for one, other in zip(clean[:3], out[:3], strict=True):
+        assert other[1].isnan().all()
+        assert torch.equal(one[[0, 2, 3]], other[[0, 2, 3]])
+    # The sample belongs to no row.
+    assert torch.equal(out[3][[0, 2]], clean[3][[0, 2]])
+    assert out[3][1].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("cam_class", CAM_CLASSES)
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
+def test_loss_of_a_class_that_does_not_exist_is_nan_and_no_other(
+    form: Form, missing: int, cam_class: str
+) -> None:
+    from focus.kernels import triton_focus_head
+
+    inputs = make_inputs(CASE, form.device)
+    results = []
+    for index in (inputs.index, inputs.index.clone()):
+        if results:
+            index[1] = missing
+        with form.active():
+            head = triton_focus_head.focus_head_forward(
+                inputs.features,
+                inputs.weight,
+                inputs.bias,
+                index,
+                inputs.saliency,
+                None,
+                None,
+                torch.ones(3, device=form.device),
+                torch.tensor([0.7, 0.9, 1.3, 0.8, 0.1], device=form.device),
+                "minimize",
+                cam_class,
+            )
+            grads = triton_focus_head.focus_head_backward(
+                inputs.features,
+                inputs.weight,
+                head.classes,
+                head.pooled,
+                head.grad_cam,
+                head.grad_logits,
+                random_like(head.terms[0]),
+                cam_class,
+                (True, True, True),
+            )
+        results.append((*head.terms, head.cam, *grads))
+    clean, out = results
+    total, entropy, classification, focus, _, cam, grad_features, *sums = out
+    for tensor in (total, entropy, classification, focus, cam, grad_features):
+        assert tensor[1].isnan().all()
+    for one, other in zip(clean[:7], out[:7], strict=True):
+        assert one.isfinite().all()
+        assert torch.equal(one[[0, 2, 3]], other[[0, 2, 3]])
+    # Sums over the batch hold the sample: as the loss, they say so.
+    for tensor in sums:
+        assert tensor.isnan().any()

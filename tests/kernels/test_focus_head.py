@@ -15,7 +15,6 @@ from .cases import (
     EAGER_GPU,
     FOCUS_HEAD,
     HEAD,
-    HEAD_IN_TRITON,
     INTERPRETER,
     LEVELS,
     MAPS,
@@ -65,36 +64,58 @@ def test_as_reference(form: Form, case: Case) -> None:
     assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
 
 
-@pytest.mark.parametrize("case", pairwise(HEAD_IN_TRITON, in_interpreter), ids=name_of)
+@pytest.mark.parametrize("case", pairwise(HEAD, in_interpreter), ids=name_of)
 @pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
 def test_as_reference_in_triton(form: Form, case: Case) -> None:
     inputs = make_inputs(case, form.device)
     assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
 
 
+# Tiles as a GPU has them, more than one in each direction, and the edges of vectors.
+CORNERS: tuple[Case, ...] = (
+    {"batch": 5, "channels": 72, "grid": (7, 7), "classes": 2, "dtype": torch.bfloat16},
+    {"batch": 4, "channels": 40, "grid": (7, 7), "classes": 3, "dtype": torch.float32},
+    {"batch": 3, "channels": 24, "grid": (5, 13), "classes": 4, "dtype": torch.float16},
+    {"batch": 2, "channels": 12, "grid": (10, 10), "classes": 2, "dtype": torch.bfloat16},
+    {"batch": 5, "channels": 20, "grid": (3, 3), "classes": 1, "dtype": torch.float64},
+    {"batch": 2, "channels": 36, "grid": (7, 7), "classes": 16, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 17, "dtype": torch.bfloat16},
+)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "offset"])
+@pytest.mark.parametrize("corner", CORNERS, ids=name_of)
+def test_as_reference_with_the_tiles_of_a_gpu(corner: Case, layout: str) -> None:
+    case = SMALL | corner | {"layout": layout}
+    inputs = make_inputs(case)
+    assert_as_reference(Form("triton", tile_scale=1), inputs, head_options(case, inputs))
+
+
+@pytest.mark.parametrize("classes", [3, 17])
 @pytest.mark.parametrize("cam_class", CAM_CLASSES)
 @pytest.mark.parametrize("splits", [1, 2, 5, 100])
-def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str) -> None:
-    from focus.kernels import triton_focus_head
+def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str, classes: int) -> None:
+    from focus.kernels import triton_maps
 
-    case = SMALL | {"channels": 200, "cam_class": cam_class, "dtype": torch.float64}
+    case = SMALL | {"channels": 200, "grid": (7, 7), "classes": classes, "dtype": torch.float64}
+    case |= {"cam_class": cam_class}
     inputs = make_inputs(case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_focus_head, "FORWARD_TILE", 4 * 4 * 16)
-        patch.setattr(triton_focus_head, "default_splits", lambda *_: splits)
-        assert_as_reference(INTERPRETER.values[0], inputs, head_options(case, inputs))
+        patch.setattr(triton_maps, "default_splits", lambda *_: splits)
+        form = Form("triton", tile_scale=1)
+        assert_as_reference(form, inputs, head_options(case, inputs))
 
 
 @pytest.mark.parametrize("programs", [1, 3, 1000])
-def test_any_number_of_groups_gives_the_same(programs: int) -> None:
-    from focus.kernels import triton_focus_head
+def test_any_number_of_programs_gives_the_same(programs: int) -> None:
+    from focus.kernels import triton_gradient
 
-    case = SMALL | {"batch": 7, "channels": 40, "dtype": torch.float64}
+    case = SMALL | {"batch": 7, "channels": 200, "grid": (7, 7), "dtype": torch.float64}
     inputs = make_inputs(case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_focus_head, "BACKWARD_TILE", 16 * 16)
-        patch.setattr(triton_focus_head, "PROGRAMS", programs)
-        assert_as_reference(INTERPRETER.values[0], inputs, head_options(case, inputs))
+        patch.setattr(triton_gradient, "PROGRAMS", programs)
+        form = Form("triton", tile_scale=1)
+        assert_as_reference(form, inputs, head_options(case, inputs))
 
 
 OPTIONS = {

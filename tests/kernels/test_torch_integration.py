@@ -1,12 +1,18 @@
 """The operations inside torch: registered operators, torch.compile, autocast."""
 
+import os
+import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
 
+from focus import Detector, LossConfig
 from focus.kernels import cam_entropy, class_activation, focus_head
 
 from .cases import (
@@ -28,6 +34,7 @@ from .tolerances import assert_close
 
 SMALL: Case = {"batch": 3, "channels": 8, "grid": (3, 3), "classes": 2}
 SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
+INDUCTOR = "inductor" if shutil.which(os.environ.get("CXX", "g++")) else "aot_eager"
 
 
 class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
@@ -53,7 +60,25 @@ CHANGES: list[Case] = [
 OPTIONS: list[Case] = [
     {"maps": "no maps", "level": "hinge", "cam_class": "contrast"},
     {"level": "none", "cam_class": "predicted"},
+    {"classes": 3, "level": "minimize", "dtype": torch.float16, "weight_dtype": "own"},
 ]
+OPERATORS = {
+    cam_entropy: {"focus::cam_entropy", "focus::cam_entropy_backward"},
+    focus_head: {"focus::focus_head", "focus::focus_head_backward"},
+}
+# The default, and that shapes which are known beforehand trace as well.
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_static",
+    "test_aot_dispatch_dynamic",
+)
+
+
+def test_every_registered_operator_is_checked() -> None:
+    names = torch._C._dispatch_get_all_op_names()
+    assert {n for n in names if n.startswith("focus::")} == set().union(*OPERATORS.values())
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=name_of)
@@ -62,7 +87,7 @@ def test_operators_of_cam_entropy_pass_opcheck(form: Form, change: Case) -> None
     inputs = make_inputs(SMALL | change, form.device)
     with Recorder() as recorder:
         run_cam_entropy(form, inputs)
-    assert set(recorder.calls) == {"focus::cam_entropy", "focus::cam_entropy_backward"}
+    assert set(recorder.calls) == OPERATORS[cam_entropy]
     with form.active():
         opcheck(recorder)
 
@@ -74,8 +99,33 @@ def test_operators_of_focus_head_pass_opcheck(form: Form, change: Case) -> None:
     inputs = make_inputs(case, form.device)
     with Recorder() as recorder:
         run_focus_head(form, inputs, **head_options(case, inputs))
-    assert set(recorder.calls) == {"focus::focus_head", "focus::focus_head_backward"}
+    assert set(recorder.calls) == OPERATORS[focus_head]
     with form.active():
+        opcheck(recorder)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("wanted", ["features", "weight", "bias"])
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_operators_pass_opcheck_where_a_gradient_is_not_needed(
+    form: Form, wanted: str, layout: str
+) -> None:
+    inputs = make_inputs(SMALL | {"layout": layout}, form.device)
+    leaf = getattr(inputs, wanted).requires_grad_()
+    with form.active():
+        with Recorder() as recorder:
+            arguments = inputs.features, inputs.weight
+            focus_head(
+                *arguments,
+                inputs.bias,
+                inputs.index,
+                class_weight=torch.ones(2, device=form.device),
+                grad_scale=torch.tensor(2.0, device=form.device),
+                reduction="sum",
+            ).loss.backward()
+            if wanted != "bias":
+                cam_entropy(*arguments, inputs.index)[1].sum().backward()
+        assert leaf.grad.isfinite().all()
         opcheck(recorder)
 
 
@@ -83,7 +133,7 @@ def opcheck(recorder: Recorder) -> None:
     for calls in recorder.calls.values():
         for operator, arguments in calls:
             plain = [a.detach() if torch.is_tensor(a) else a for a in arguments]
-            torch.library.opcheck(operator, tuple(plain))
+            torch.library.opcheck(operator, tuple(plain), test_utils=CHECKS)
 
 
 class Model(nn.Module):
@@ -143,15 +193,16 @@ def test_compiled_model_gives_the_same_in_one_graph(form: Form, head, dynamic: b
     assert_compiles(form, head, "aot_eager", dynamic)
 
 
-def test_model_compiled_by_inductor_gives_the_same() -> None:
-    assert_compiles(EAGER.values[0], by_focus_head, "inductor", dynamic=False)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_model_compiled_by_inductor_gives_the_same(dynamic: bool) -> None:
+    assert_compiles(EAGER.values[0], by_focus_head, INDUCTOR, dynamic)
 
 
 def assert_compiles(form: Form, head, compiler: str, dynamic: bool) -> None:
     torch.compiler.reset()
     model = Model(head).to(form.device)
     compiled = torch.compile(model, fullgraph=True, backend=compiler, dynamic=dynamic)
-    torch._dynamo.utils.counters.clear()
+    counters.clear()
     # Sizes of a batch that are the size of nothing else, which torch would tie together.
     with form.active():
         for size in (5, 7, 9) if dynamic else (5,):
@@ -159,36 +210,111 @@ def assert_compiles(form: Form, head, compiler: str, dynamic: bool) -> None:
             expected = loss_and_gradients(model, batch)
             for one, other in zip(loss_and_gradients(compiled, batch), expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 1
 
 
+def images_of(size: int) -> tuple[Tensor, ...]:
+    draw = torch.Generator().manual_seed(size)
+    index = torch.arange(size)
+    images = torch.randn(size, 3, 32, 32, generator=draw)
+    return images, index % 2, torch.rand(size, 4, 4, generator=draw), index % 3 > 0
+
+
+@pytest.mark.parametrize(
+    ("compiler", "dynamic", "graphs"),
+    # As it is, torch takes the first size as fixed, and the second as the sign that sizes change.
+    [
+        ("aot_eager", None, [1, 2, 2]),
+        # Half a minute of C++ compilers; below is a smaller model without the mark.
+        pytest.param(INDUCTOR, True, [1, 1, 1], marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_detector_gives_the_same_at_any_batch_size(
+    compiler: str, dynamic: bool | None, graphs: list[int]
+) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    loss = LossConfig(focus_weight=0.1, saliency_weight=5.0, level="match")
+    plain = Detector(image_size=32, loss=loss)
+    trained = deepcopy(plain)
+    compiled = torch.compile(trained, fullgraph=True, backend=compiler, dynamic=dynamic)
+    counters.clear()
+    found = []
+    for size in (5, 7, 11):
+        outs = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            outs.append(model(*images_of(size)))
+            outs[-1].loss.backward()
+        found.append(counters["stats"]["unique_graphs"])
+        for name in outs[0]._fields:
+            one, other = (getattr(out, name) for out in outs)
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, msg=name)
+        for (name, one), other in zip(plain.named_parameters(), trained.parameters(), strict=True):
+            top = float(one.grad.abs().max())
+            torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-4 * top, msg=name)
+    assert found == graphs
+
+
+def test_compiled_detector_predicts_in_one_graph() -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    detector = Detector(image_size=32).eval()
+    compiled = torch.compile(detector, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        pairs = zip(compiled(images_of(3)[0]), detector(images_of(3)[0]), strict=True)
+        for one, other in pairs:
+            torch.testing.assert_close(one, other)
+
+
+RAMPED = ("focus_weight", "saliency_weight", "temperature", "entropy_target", "label_smoothing")
+
+
+@pytest.mark.parametrize(("number", "frames"), [(torch.tensor, 1), (float, 2)])
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_weights_given_as_tensors_do_not_compile_again(form: Form) -> None:
+def test_weights_that_change_with_each_step_compile_once(form: Form, number, frames: int) -> None:
+    """As tensors; as floats once more, when torch sees that they change."""
     torch.compiler.reset()
     inputs = make_inputs(SMALL, form.device)
-    frames = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
 
-    @torch.compile(fullgraph=True, backend=frames)
-    def loss(weight: Tensor, target: Tensor, temperature: Tensor) -> Tensor:
-        options = {"focus_weight": weight, "entropy_target": target, "temperature": temperature}
+    @torch.compile(fullgraph=True, backend=counter)
+    def loss(*weights: Tensor | float) -> Tensor:
+        options = dict(zip(RAMPED, weights, strict=True)) | {"saliency": inputs.saliency}
         arguments = inputs.features, inputs.weight, inputs.bias, inputs.index
         return focus_head(*arguments, level="match", **options).loss
 
+    counters.clear()
+    steps = [(i / 10, i / 5, 0.5 + i / 20, 0.9 - i / 40, i / 40) for i in range(20)]
     with form.active():
-        values = {float(loss(*torch.linspace(0.1, 1, 20)[i].expand(3))) for i in range(20)}
-    assert frames.frame_count == 1
+        values = {float(loss(*map(number, weights))) for weights in steps}
+    assert counter.frame_count == frames
+    assert counters["stats"]["unique_graphs"] == frames
     assert len(values) == 20
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_autocast_does_not_reach_into_focus_head(form: Form) -> None:
-    inputs = make_inputs(SMALL | {"dtype": torch.bfloat16}, form.device)
+def test_autocast_does_not_reach_into_focus_head(form: Form, dtype: torch.dtype) -> None:
+    inputs = make_inputs(SMALL | {"dtype": dtype}, form.device)
     options = head_options(SMALL, inputs)
     plain = run_focus_head(form, inputs, **options)
     with torch.autocast(form.device, torch.bfloat16):
         mixed = run_focus_head(form, inputs, **options)
     for name, tensor in plain.items():
         assert torch.equal(mixed[name], tensor), name
+
+
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_backward_under_autocast_gives_the_same_as_outside(form: Form) -> None:
+    inputs = make_inputs(SMALL, form.device)
+    leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
+    with form.active():
+        loss = focus_head(*leaves, inputs.index, **head_options(SMALL, inputs)).loss
+        outside = torch.autograd.grad(loss, leaves, retain_graph=True)
+        with torch.autocast(form.device, torch.bfloat16):
+            under = torch.autograd.grad(loss, leaves)
+    assert all(map(torch.equal, under, outside))
 
 
 @pytest.mark.parametrize("form", [*CLASS_ACTIVATION, pytest.param(REFERENCE, id="reference")])
@@ -201,9 +327,10 @@ def test_autocast_does_not_reach_into_class_activation(form: Form) -> None:
     assert all(map(torch.equal, plain, mixed))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_autocast_does_not_reach_into_cam_entropy(form: Form) -> None:
-    inputs = make_inputs(SMALL | {"dtype": torch.bfloat16}, form.device)
+def test_autocast_does_not_reach_into_cam_entropy(form: Form, dtype: torch.dtype) -> None:
+    inputs = make_inputs(SMALL | {"dtype": dtype}, form.device)
     plain = run_cam_entropy(form, inputs)
     with torch.autocast(form.device, torch.bfloat16):
         mixed = run_cam_entropy(form, inputs)

@@ -1,0 +1,405 @@
+"""What a GPU says about the kernels: tests, times, launches, traffic, in one JSON file.
+
+    python -m bench.gpu [--output FILE] [--minutes N] [--parts NAME,...] [--shapes BxCxHW,...]
+
+Parts, in this order, each within its share of the time; what one leaves goes to the later ones:
+
+- ``tests``: ``pytest -m gpu``; counts, names and messages of failures.
+- ``copies``: measured bandwidth of a large copy, and of F -> dF at each size.
+- ``times``: the head (forward, backward, step) beside the plain head and the head written as
+  separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
+  checked against the float64 reference. ``compiled``: the branches under torch.compile.
+- ``splits``: the forward launcher alone, with the channels divided among 1 to 32 programs a sample.
+- ``launches``: kernels by name, and the peak of memory, of a forward, a backward, a step; bf16.
+- ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path.
+- ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
+
+Times are microseconds between two events on the device, with a cold L2 (triton.testing.do_bench):
+median, 10 % and 90 % quantile. ``host_us`` is how long the call keeps the CPU busy; the clearing of
+the L2 before each repetition hides part of that from the eager times. ``of_copy`` is the time in
+which the large copy's bandwidth would move the floor (F once in forward; F and dF in backward; F
+twice and dF in a step), as a share of the time measured; a second read of F from L2 can lift it
+above 1.
+
+The file is replaced after every case, so that an abort loses no more than the case at hand. The
+exit code is 0; 1, if ``problems`` is not empty; 2 without a device. A tool that is absent or lacks
+a permission, and a baseline that cannot run, is an ``obstacle`` and no problem. ``--device cpu``
+rehearses the program; it says nothing about a GPU.
+"""
+
+import argparse
+import math
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench import gpu_tools as tools
+from bench import head
+from bench.gpu_report import Budget, Part, Report
+from bench.gpu_steps import (
+    DONE,
+    MIB,
+    SHAPES,
+    WATCHED,
+    Case,
+    Operation,
+    Row,
+    Shape,
+    autocast,
+    captured,
+    cases,
+    inputs_of,
+    launched,
+    measure,
+    operations,
+    profiled,
+    shapes_of,
+)
+from focus.errors import InputError
+from focus.kernels import backend_for
+
+FORMAT = 1
+SPLITS = (None, 1, 2, 4, 8, 16, 32)
+# How often F or dF passes through memory at the least.
+PASSES = {"forward": 1, "backward": 2, "step": 3}
+
+
+class Run(NamedTuple):
+    """What the parts are given."""
+
+    device: str
+    shapes: tuple[Shape, ...]
+    tests: str
+    report: Report
+    part: Part
+    out: Row
+
+    def problem(self, text: str) -> None:
+        """Something that makes the exit code 1."""
+        self.report.problems.append(f"{self.part.name}: {text}")
+
+    def add(self, row: Row) -> None:
+        """A row of this part; its ``problem``, if it has one, is the report's, too."""
+        self.out.setdefault("rows", []).append(row)
+        if "problem" in row:
+            words = [str(value) for name, value in row.items() if name not in ("problem", "error")]
+            self.problem(f"{' '.join(words)}: {row['problem']}")
+
+
+def tests(run: Run) -> None:
+    """Part ``tests``."""
+    out = run.out
+    out |= tools.kernel_tests(run.tests, run.part.left())
+    if out["failures"]:
+        run.problem(f"{len(out['failures'])} failed")
+    if not out["finished"]:
+        until = f"not all of them ran, the last was {out['last']}"
+        run.problem(f"interrupted after {out['seconds']:.0f} s: {until}")
+    elif out["exit_code"] not in (0, 1):
+        run.problem(f"pytest ended with exit code {out['exit_code']}")
+    elif run.device == "cuda" and not out["passed"]:
+        run.problem("none passed")
+
+
+def copies(run: Run) -> None:
+    """Part ``copies``: bytes read plus bytes written, a second."""
+    size = 16 * MIB
+    if run.device == "cuda":
+        size = min(1024 * MIB, torch.cuda.get_device_properties(0).total_memory // 8)
+    run.out["large"] = copy(size, run.device)
+    sizes = {case.features_bytes: case for case in cases(run.shapes)}
+    for case in run.part.over(sizes.values()):
+        row = {"shape": case.size, "dtype": case.dtype}
+        run.add(row | copy(case.features_bytes, run.device))
+
+
+def copy(nbytes: int, device: str) -> Row:
+    """Time and bandwidth of a copy."""
+    source = torch.ones(nbytes, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    row = measure(lambda: target.copy_(source), device)
+    return {"bytes": nbytes, "bytes_per_second": round(2e6 * nbytes / row["median_us"])} | row
+
+
+def times(run: Run) -> None:
+    """Part ``times``."""
+    for case in run.part.over(cases(run.shapes)):
+        inputs = inputs_of(case, run.device)
+        form = backend_for(inputs.features).name
+        for operation in operations(case, inputs):
+            for row in time_operation(operation, case, run):
+                run.add(row | ({"form": form} if operation.provider == "ours" else {}))
+
+
+def compiled(run: Run) -> None:
+    """Part ``compiled``: torch.compile, for each case anew, with fixed shapes."""
+    for case in run.part.over(profiled(run.shapes)):
+        torch.compiler.reset()
+        inputs = inputs_of(case, run.device)
+        step = autocast(case, torch.compile(head.branches, dynamic=False), inputs)
+        branches = operations(case, inputs)[-1]
+        operation = Operation("branches compiled", "step", partial(_same, step), branches.expected)
+        for row in time_operation(operation, case, run):
+            run.add(row)
+
+
+def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
+    """A row per way of launching; what cannot run or is wrong is a row with ``problem``."""
+    copied = run.report.data.get("copies", {}).get("large", {}).get("bytes_per_second")
+    for launch in ("eager", "graph") if run.device == "cuda" else ("eager",):
+        row = case.labels() | {"provider": operation.provider, "phase": operation.phase}
+        row["launch"] = launch
+        try:
+            step = operation.make() if launch == "eager" else captured(operation.make)
+            error, limit = operation.error(step()), operation.limit(case.dtype)
+            row["error"] = error if math.isfinite(error) else None
+            if error <= limit or limit == math.inf:
+                row |= measure(step, run.device)
+            else:
+                row["problem"] = f"wrong: relative error {error:.1e} above {limit:.1e}"
+        except Exception as error:  # one that cannot run must not end the others
+            kind = "problem" if operation.provider == "ours" else "obstacle"
+            row[kind] = tools.one_line(f"{type(error).__name__}: {error}")
+        if copied and operation.provider == "ours" and "median_us" in row:
+            floor = PASSES[operation.phase] * case.features_bytes / copied
+            row["of_copy"] = round(1e6 * floor / row["median_us"], 4)
+        yield row
+
+
+def splits(run: Run) -> None:
+    """Part ``splits``: the launcher alone, if it takes a number of splits."""
+    from focus.kernels import triton_focus_head
+
+    launcher = getattr(triton_focus_head, "focus_head_forward", None)
+    known = signature(launcher).parameters if launcher else {}
+    if launcher is None or "splits" not in known:
+        run.out["obstacle"] = "the forward launcher takes no number of splits"
+        return
+    if run.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        run.out["obstacle"] = "the launcher needs a device, or TRITON_INTERPRET=1"
+        return
+    for case in run.part.over([c for c in profiled(run.shapes) if c.dtype == "bf16"]):
+        inputs = inputs_of(case, run.device)
+        features, weight, bias = (leaf.detach() for leaf in inputs.leaves)
+        scalars = [1.0, head.FOCUS_WEIGHT, head.SALIENCY_WEIGHT, 1.0, 0.0]
+        given = {
+            "features": features,
+            "weight": weight,
+            "bias": bias,
+            "target": inputs.target,
+            "saliency": inputs.saliency,
+            "saliency_mask": None,
+            "entropy_target": None,
+            "class_weight": None,
+            "scalars": torch.tensor(scalars, device=run.device),
+            "level": "minimize",
+            "cam_class": "true",
+        }
+        call = partial(launcher, **{name: value for name, value in given.items() if name in known})
+        for number in SPLITS:
+            row: Row = case.labels() | {"splits": number}
+            step = partial(call, splits=number)
+            try:
+                launch = captured(partial(_same, step)) if run.device == "cuda" else step
+                row |= measure(launch, run.device)
+            except Exception as error:  # nor must a launcher that has changed
+                row["problem"] = tools.one_line(f"{type(error).__name__}: {error}")
+            run.add(row)
+
+
+def _same(step: Any) -> Any:
+    return step
+
+
+def launches(run: Run) -> None:
+    """Part ``launches``: kernels and memory."""
+    for case in run.part.over([c for c in cases(run.shapes) if c.dtype == "bf16"]):
+        inputs = inputs_of(case, run.device)
+        for operation in operations(case, inputs):
+            row = case.labels() | {"provider": operation.provider, "phase": operation.phase}
+            run.add(row | launched(operation.make(), run.device, case.features_bytes))
+
+
+def traffic(run: Run) -> None:
+    """Part ``traffic``."""
+    found = tools.profile(steps_command("profile", run.device, run.shapes), run.part.left())
+    if "obstacle" in found:
+        run.out["obstacle"] = found["obstacle"]
+        return
+    phases, watched = tools.phases(found["kernels"]), profiled(run.shapes)
+    if len(phases) != 2 * len(watched):
+        run.out["kernels"] = found["kernels"]
+        run.problem(f"{len(phases)} phases instead of 2 for each of {len(watched)} steps")
+        return
+    for case, forward, backward in zip(watched, phases[::2], phases[1::2], strict=True):
+        run.add(case.labels() | tools.traffic(forward, backward, case.features_bytes))
+
+
+def sanitized(tool: str, run: Run) -> None:
+    """Parts ``memcheck`` and ``racecheck``."""
+    out, command = run.out, steps_command("sanitize", run.device, WATCHED)
+    out |= tools.sanitize(tool, command, DONE, run.part.left())
+    if out.get("errors"):
+        run.problem(f"{out['errors']} errors")
+    elif "obstacle" not in out and not out["target_ended"]:
+        run.problem(f"the steps did not come to their end (exit code {out['exit_code']})")
+
+
+def steps_command(task: str, device: str, shapes: tuple[Shape, ...]) -> list[str]:
+    """The process that a tool watches."""
+    named = ",".join("x".join(map(str, shape)) for shape in shapes)
+    options = ["--device", device, "--shapes", named]
+    return [sys.executable, "-m", "bench.gpu_steps", task, *options]
+
+
+def smi() -> Row:
+    """What nvidia-smi says of the card that is measured, as long as that is from NVIDIA."""
+    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    return tools.smi(None if uuid is None else str(uuid)) if torch.version.cuda else {}
+
+
+def machine(device: str) -> Row:
+    """Card, driver and versions."""
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = None
+    row: Row = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton,
+        "system": platform.platform(),
+        "commit": tools.commit(),
+    }
+    if device == "cpu":
+        return row
+    card, amd = torch.cuda.get_device_properties(0), Path("/sys/module/amdgpu/version")
+    nvidia = smi()
+    return row | {
+        "card": card.name,
+        "cuda": torch.version.cuda,
+        "rocm": torch.version.hip,
+        "driver": nvidia.get("driver_version")
+        or (amd.read_text().strip() if amd.exists() else None),
+        "capability": card.gcnArchName if torch.version.hip else f"{card.major}.{card.minor}",
+        "memory_bytes": card.total_memory,
+        "l2_bytes": getattr(card, "L2_cache_size", None),
+        "multiprocessors": card.multi_processor_count,
+        "nvidia_smi": nvidia,
+    }
+
+
+PARTS: dict[str, tuple[float, Callable[[Run], None]]] = {
+    "tests": (4, tests),
+    "copies": (0.3, copies),
+    "times": (2.5, times),
+    "compiled": (1, compiled),
+    "splits": (0.4, splits),
+    "launches": (0.5, launches),
+    "traffic": (1, traffic),
+    "memcheck": (0.8, partial(sanitized, "memcheck")),
+    "racecheck": (0.8, partial(sanitized, "racecheck")),
+}
+"""Share of the time, and what is done, in this order."""
+
+# Without it the part only says so, and needs no time.
+NEEDS = {"traffic": "ncu", "memcheck": "compute-sanitizer", "racecheck": "compute-sanitizer"}
+
+
+def parts_of(text: str) -> list[str]:
+    """Names of parts, in their order."""
+    named = text.split(",")
+    if unknown := set(named) - set(PARTS):
+        listed = ", ".join(PARTS)
+        raise argparse.ArgumentTypeError(f"no part {sorted(unknown)[0]!r}; there are {listed}")
+    return [name for name in PARTS if name in named]
+
+
+def main() -> int:
+    """Run the parts one after the other; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="bench/results/gpu-CARD.json")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all parts (default: 9)")
+    parser.add_argument("--parts", type=parts_of, default=list(PARTS), help="default: all")
+    parser.add_argument("--shapes", type=shapes_of, default=SHAPES, metavar="BxCxHW,...")
+    parser.add_argument("--tests", default="tests", help="what pytest is given (default: tests)")
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu: a rehearsal")
+    arguments = parser.parse_args()
+    device = "cuda" if arguments.device == "gpu" else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip or "the CPU only"
+        print(
+            f"No CUDA or ROCm device: torch {torch.__version__}, built for {built}, finds none, "
+            "so nothing was run or written.",
+            file=sys.stderr,
+        )
+        return 2
+    torch.set_num_threads(1)
+
+    found = machine(device)
+    card = re.sub(r"[^a-z0-9]+", "-", found.get("card", "cpu").lower()).strip("-")
+    report = Report(
+        arguments.output or tools.ROOT / "bench" / "results" / f"gpu-{card}.json",
+        {"format": FORMAT, "device": device, "complete": False, "started": time.strftime("%FT%T%z")}
+        | {"arguments": sys.argv[1:], "machine": found},
+    )
+    report.save()
+    absent = {name for name, program in NEEDS.items() if not shutil.which(program)}
+    shares = {name: 0.01 if name in absent else PARTS[name][0] for name in arguments.parts}
+    budget = Budget(60 * arguments.minutes, shares)
+    try:
+        for name in arguments.parts:
+            run_part(name, budget, report, device, arguments.shapes, arguments.tests)
+        report.data["complete"] = True
+    except KeyboardInterrupt:
+        report.problems.append("interrupted")
+    found |= {"nvidia_smi_afterwards": smi()} if device == "cuda" else {}
+    report.save()
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    print(report.path)
+    return 1 if report.problems else 0
+
+
+def run_part(
+    name: str, budget: Budget, report: Report, device: str, shapes: tuple[Shape, ...], target: str
+) -> None:
+    """One part; what ends it early is in the report, and the next one follows."""
+    part = budget.begin(name, report.save)
+    print(f"{name}: {part.left():.0f} s at most", flush=True)
+    out = report.data[name] = Row()
+    run = Run(device, shapes, target, report, part, out)
+    started = part.left()
+    try:
+        PARTS[name][1](run)
+    except InputError:
+        raise
+    except Exception as error:
+        out["error"] = tools.one_line(f"{type(error).__name__}: {error}", 1000)
+        run.problem(out["error"])
+    if part.skipped:
+        out["skipped"] = part.skipped
+    out["wall_seconds"] = round(started - part.left(), 1)
+    if "obstacle" in out:
+        print(f"{name}: {out['obstacle']}")
+    report.save()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"error: {error}")

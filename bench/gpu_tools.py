@@ -1,0 +1,306 @@
+"""The other programs that :mod:`bench.gpu` asks, and how their answers are read.
+
+pytest, nvidia-smi, Nsight Compute (``ncu``) and Compute Sanitizer run in processes of their own.
+What one of them lacks (itself, a permission, a device) comes back as ``obstacle``, one line, and is
+no error: the rest of the report does not depend on it.
+"""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+
+# Seconds that an interrupted program has to write what it knows: pytest then ends its session.
+GRACE = 20
+
+DRAM = ("dram__bytes_read.sum", "dram__bytes_write.sum")
+L2 = ("lts__t_sectors_op_read.sum", "lts__t_sectors_op_write.sum")
+SECTOR = 32
+# torch.cuda._sleep launches it; the profiled steps are divided by it.
+DIVIDER = "spin_kernel"
+
+SMI = (
+    *("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
+    *("power.limit", "temperature.gpu", "persistence_mode", "compute_mode"),
+)
+
+Result = dict[str, Any]
+
+
+class Ran(NamedTuple):
+    """How a program ended; ``output`` is both streams, empty where they went to the terminal."""
+
+    code: int
+    output: str
+    in_time: bool
+
+
+def run(command: list[str], seconds: float, env: dict[str, str] | None = None) -> Ran:
+    """Run a program for at most so long, then interrupt it, then kill it and its children."""
+    return _run(command, seconds, env, subprocess.PIPE)
+
+
+def _run(command: list[str], seconds: float, env: dict[str, str] | None, stdout: int | None) -> Ran:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"LC_ALL": "C"} | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT if stdout else None,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        output, in_time = "", True
+        try:
+            output, _ = process.communicate(timeout=max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            in_time = False
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                output, _ = process.communicate(timeout=GRACE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                output, _ = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return Ran(process.returncode, output or "", in_time)
+
+
+def one_line(text: object, length: int = 300) -> str:
+    """The text without line breaks, cut."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def commit() -> str | None:
+    """The commit of the working tree, ``+changes`` where it was edited; None without git."""
+    if not shutil.which("git"):
+        return None
+    head = run(["git", "rev-parse", "HEAD"], 10)
+    if head.code:
+        return None
+    edited = run(["git", "--no-optional-locks", "status", "--porcelain"], 10).output.strip()
+    return head.output.strip() + ("+changes" if edited else "")
+
+
+def smi(uuid: str | None) -> Result:
+    """What nvidia-smi says of a card: driver, clocks in MHz, power limit in W."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {"obstacle": "nvidia-smi is not on the path"}
+    card = [f"--id=GPU-{uuid}"] if uuid else []
+    ran = run([program, *card, f"--query-gpu={','.join(SMI)}", "--format=csv,noheader"], 30)
+    return parse_smi(ran.output) if not ran.code else {"obstacle": one_line(ran.output)}
+
+
+def parse_smi(text: str) -> Result:
+    """A line of ``nvidia-smi --query-gpu=... --format=csv,noheader``."""
+    values = [value.strip() for value in text.partition("\n")[0].split(",")]
+    if len(values) != len(SMI):
+        return {"obstacle": one_line(f"nvidia-smi said: {text}")}
+    return dict(zip(SMI, values, strict=True))
+
+
+def kernel_tests(target: str, seconds: float) -> Result:
+    """Run the tests marked ``gpu``; counts, the failures, and whether pytest came to its end."""
+    with TemporaryDirectory() as folder:
+        junit = Path(folder) / "junit.xml"
+        started = time.monotonic()
+        command = [sys.executable, "-m", "pytest", target, "-m", "gpu", "-q", "--tb=short"]
+        command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
+        ran = _run(command, seconds, None, None)
+        text = junit.read_text("utf-8") if junit.exists() else ""
+        counted = parse_junit(text)
+    return counted | {
+        "exit_code": ran.code,
+        "finished": ran.in_time,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def parse_junit(text: str) -> Result:
+    """Counts of a JUnit file, name and message of what failed, and what ended last."""
+    counts: Counter[str] = Counter()
+    failures, last = [], None
+    for test in ElementTree.fromstring(text or "<testsuites/>").iter("testcase"):
+        if test.get("name") is None:
+            continue  # pytest was interrupted in it
+        last = name = f"{test.get('classname')}::{test.get('name')}"
+        outcomes = {child.tag: child for child in test}
+        tag = next((t for t in ("failure", "error", "skipped") if t in outcomes), "passed")
+        counts[tag] += 1
+        if tag in ("failure", "error"):
+            message = outcomes[tag].get("message") or outcomes[tag].text or ""
+            failures.append({"test": name, "message": one_line(message, 1000)})
+    return {
+        "passed": counts["passed"],
+        "failed": counts["failure"],
+        "errors": counts["error"],
+        "skipped": counts["skipped"],
+        "last": last,
+        "failures": failures,
+    }
+
+
+def ncu_command(program: str, log: Path, metrics: tuple[str, ...], worker: list[str]) -> list[str]:
+    """Nsight Compute on a worker that marks what to profile.
+
+    Caches and clocks are left as the step leaves them, and several passes would repeat the whole
+    program rather than a kernel: else nothing could be said of what a kernel finds in L2.
+    """
+    return [
+        program,
+        *("--csv", "--page", "details", "--print-units", "base"),
+        *("--log-file", str(log), "--metrics", ",".join(metrics)),
+        *("--cache-control", "none", "--clock-control", "none"),
+        *("--replay-mode", "application", "--profile-from-start", "off"),
+        *worker,
+    ]
+
+
+def profile(worker: list[str], seconds: float, name: str = "ncu") -> Result:
+    """Traffic of each kernel of a worker: ``kernels`` in the order of their launch."""
+    program = shutil.which(name)
+    if program is None:
+        return {"obstacle": f"{name} is not on the path"}
+    until = time.monotonic() + seconds
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "ncu.csv"
+        for metrics in ((*DRAM, *L2), DRAM):
+            ran = run(ncu_command(program, log, metrics, worker), until - time.monotonic())
+            text = log.read_text("utf-8", "replace") if log.exists() else ""
+            if "Failed to find metric" not in text + ran.output:
+                break
+    kernels = parse_ncu(text)
+    if not ran.in_time:
+        return {"obstacle": f"{name} did not end within {seconds:.0f} s"}
+    if not kernels:
+        return {"obstacle": ncu_obstacle(text + "\n" + ran.output, ran.code)}
+    return {"kernels": kernels}
+
+
+def parse_ncu(text: str) -> list[Result]:
+    """``ncu --csv``: a dictionary per launch, ``kernel`` and each metric that has a value."""
+    lines = [line for line in text.splitlines() if line.startswith('"')]
+    header = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
+    launches: dict[str, Result] = {}
+    for row in csv.DictReader(lines[header:]):
+        launch = launches.setdefault(row["ID"], {"kernel": row["Kernel Name"]})
+        value = _number(row["Metric Value"], row["Metric Unit"])
+        if value is not None:
+            launch[row["Metric Name"]] = value
+    return list(launches.values())
+
+
+def _number(text: str, unit: str) -> int | None:
+    found = re.fullmatch(r"([KMG]?)(?:byte|sector)s?|", unit)
+    if found is None or not re.search(r"\d", text):  # "n/a"
+        return None
+    power = " KMG".index(found[1] or " ")
+    if not power:
+        return int(re.sub(r"\D", "", text))  # a count, its digits grouped as the locale does
+    return round(float(text.replace(",", "")) * 1000.0**power)
+
+
+def ncu_obstacle(text: str, code: int) -> str:
+    """Why there are no kernels, in one line."""
+    errors = [line.split("==ERROR== ", 1)[1] for line in text.splitlines() if "==ERROR== " in line]
+    last = one_line(text.strip().splitlines()[-1]) if text.strip() else "no output"
+    return one_line((errors or [f"no kernel was profiled (exit code {code}): {last}"])[0])
+
+
+def phases(kernels: list[Result]) -> list[list[Result]]:
+    """The launches between dividers; what follows the last divider belongs to none."""
+    found: list[list[Result]] = [[]]
+    for kernel in kernels:
+        if DIVIDER in kernel["kernel"]:
+            found.append([])
+        else:
+            found[-1].append(kernel)
+    return found[:-1]
+
+
+def traffic(forward: list[Result], backward: list[Result], features_bytes: int) -> Result:
+    """Traffic of a step in multiples of the features' bytes, and where F was read the second time.
+
+    The floor of the DRAM is 1 read in forward, and in backward 0 reads (if F is still in L2) and
+    1 write; what is still in L2 when a kernel ends is not counted as written.
+    """
+    row: Result = {"features_bytes": features_bytes}
+    for name, kernels in (("forward", forward), ("backward", backward)):
+        row[name] = {"kernels": kernels}
+        for short, metric, size in (
+            ("dram_read", DRAM[0], 1),
+            ("dram_written", DRAM[1], 1),
+            ("l2_read", L2[0], SECTOR),
+            ("l2_written", L2[1], SECTOR),
+        ):
+            values = [k[metric] * size for k in kernels if metric in k]
+            row[name][short] = round(sum(values) / features_bytes, 3) if values else None
+    again = row["backward"]["dram_read"]
+    row["second_read"] = None
+    if again is not None:
+        row["second_read"] = "L2" if again < 0.1 else "DRAM" if again > 0.9 else "partly L2"
+    return row
+
+
+def sanitizer_command(program: str, tool: str, log: Path, worker: list[str]) -> list[str]:
+    """Compute Sanitizer on a worker; the kernels' errors, not those of the CUDA interface."""
+    options = ["--tool", tool, "--log-file", str(log), "--error-exitcode", "99"]
+    return [program, *options, "--print-limit", "50", "--report-api-errors", "no", *worker]
+
+
+def sanitize(
+    tool: str, worker: list[str], ends_with: str, seconds: float, name: str = "compute-sanitizer"
+) -> Result:
+    """memcheck or racecheck of a worker, which says ``ends_with`` when it has come to its end."""
+    program = shutil.which(name)
+    if program is None:
+        return {"obstacle": f"{name} is not on the path"}
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "sanitizer.log"
+        # Each tensor is an allocation of its own, so that an address beyond it is seen.
+        env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        ran = run(sanitizer_command(program, tool, log, worker), seconds, env)
+        text = log.read_text("utf-8", "replace") if log.exists() else ""
+    found = parse_sanitizer(text)
+    ended = ends_with in ran.output
+    if not ran.in_time:
+        found["obstacle"] = f"{tool} did not end within {seconds:.0f} s"
+    elif found["errors"] is None:
+        said = next(iter(found["findings"]), ran.output.strip()[-200:] or "no output")
+        found["obstacle"] = one_line(f"{tool} gave no summary (exit code {ran.code}): {said}")
+    return found | {"exit_code": ran.code, "target_ended": ended}
+
+
+def parse_sanitizer(text: str) -> Result:
+    """``errors`` of the summary (None without one), and how often each finding was reported."""
+    lines = [
+        line.removeprefix("=========") for line in text.splitlines() if line.startswith("=========")
+    ]
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:error|hazard)", "\n".join(lines))
+    findings: Counter[str] = Counter()
+    for line, below in pairwise([*lines, ""]):
+        if line.startswith("  ") or "SUMMARY" in line or line.strip() in ("", "COMPUTE-SANITIZER"):
+            continue
+        place = below.strip() if below.strip().startswith("at ") else ""
+        findings[one_line(f"{line} {place}")] += 1
+    return {
+        "errors": sum(map(int, summary)) if summary else None,
+        "findings": dict(findings.most_common(20)),
+    }

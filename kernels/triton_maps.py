@@ -1,0 +1,225 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
+"""Class maps ``sum_c W[k,c] F[b,c,p]`` in one read of F: the forward of every operation.
+
+Each program takes one sample or a pair, which then share each read of W, and one split of the
+channels; its part of the maps goes to scratch, from where the next, small launch sums the splits in
+a fixed order. It can leave the pooled features as well.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from focus.kernels.triton_tiles import (
+    OPTIONS,
+    arrangement,
+    load_channels,
+    on_amd,
+    padded,
+    sum_cells,
+    sum_channels,
+    tile_offsets,
+    triton_type,
+    zero_tile,
+)
+from focus.kernels.types import accumulation_dtype
+
+# Up to here, a program's products with W stay in place until they are summed over the channels.
+MAX_CLASSES_IN_PLACE = tl.constexpr(4)
+# So many classes are held by a program.
+FUSED_CLASSES = 16
+# Programs that keep a large GPU busy.
+PROGRAMS = 256
+
+
+@triton.jit
+def _maps_kernel(
+    features_ptr,
+    weight_ptr,
+    index_ptr,
+    rest_ptr,
+    maps_ptr,
+    pooled_ptr,
+    stride_fb,
+    stride_fc,
+    stride_fh,
+    stride_fw,
+    stride_wk,
+    stride_wc,
+    stride_ib,
+    stride_ik,
+    batch,
+    channels,
+    width,
+    rows,
+    classes,
+    channels_per_split,
+    ACC: tl.constexpr,
+    INDEXED: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    POOL: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    STAGES: tl.constexpr,
+    CELLS: tl.constexpr,
+    FLAT: tl.constexpr,
+    V: tl.constexpr,
+    L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Partial maps [B,S,rows,HW] of ACC, for SAMPLES samples and one split of the channels.
+
+    The rows of W are the classes in order, or INDEXED by index [B,rows]; a class that does not
+    exist reads no weight. CONTRAST: from each row the mean of the others is subtracted; rest [C] is
+    the sum of all. POOL: pooled [B,C] of ACC.
+    """
+    first_b = tl.program_id(0) * SAMPLES
+    split = tl.program_id(1)
+    k = tl.arange(0, L)
+    p = tl.arange(0, padded(CELLS))
+    if INDEXED:
+        row = tl.load(
+            index_ptr + first_b.to(tl.int64) * stride_ib + k * stride_ik, mask=k < rows, other=-1
+        )
+        known = (row >= 0) & (row < classes)
+    else:
+        row = k.to(tl.int64)
+        known = k < rows
+    # Sums stay in place until the end, unless that is too many: then channels are summed at once.
+    AT_ONCE: tl.constexpr = L > MAX_CLASSES_IN_PLACE
+    maps = ()
+    for _ in tl.static_range(SAMPLES):
+        if AT_ONCE:
+            maps += (tl.zeros((L, padded(CELLS)), ACC),)
+        else:
+            maps += (zero_tile(ACC, L, CELLS, V, BLOCK_C),)
+    first = split * channels_per_split
+    last = tl.minimum(first + channels_per_split, channels)
+    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
+        w = load_channels(
+            weight_ptr + row * stride_wk, known, start, channels, stride_wc, ACC, CELLS, V, BLOCK_C
+        )
+        if CONTRAST:
+            rest = load_channels(
+                rest_ptr + 0 * row, known, start, channels, 1, ACC, CELLS, V, BLOCK_C
+            )
+            w += (w - rest) / (classes - 1)
+        sums = ()
+        for i in tl.static_range(SAMPLES):
+            b = (first_b + i).to(tl.int64)
+            # The mask knows the end of all channels, not that of the split, which BLOCK_C divides:
+            # with it the loads would no longer be known to be aligned.
+            offsets, mask = tile_offsets(
+                start,
+                tl.where(b < batch, channels, 0),
+                stride_fc,
+                stride_fh,
+                stride_fw,
+                width,
+                CELLS,
+                FLAT,
+                V,
+                BLOCK_C,
+            )
+            tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0).to(ACC)[None]
+            if AT_ONCE:
+                sums += (maps[i] + sum_channels(w * tile, L, CELLS, V),)
+            else:
+                sums += (maps[i] + w * tile,)
+            if POOL:
+                channel = start + tl.arange(0, BLOCK_C)
+                pooled = tl.sum(sum_cells(tile, 1, CELLS, V, BLOCK_C), 0) / CELLS
+                tl.store(pooled_ptr + b * channels + channel, pooled, mask=channel < channels)
+        maps = sums
+    for i in tl.static_range(SAMPLES):
+        b = (first_b + i).to(tl.int64)
+        out = (b * tl.num_programs(1) + split) * rows + k
+        values = maps[i] if AT_ONCE else sum_channels(maps[i], L, CELLS, V)
+        tl.store(
+            maps_ptr + out[:, None] * CELLS + p[None, :],
+            values,
+            mask=(k < tl.where(b < batch, rows, 0))[:, None] & (p < CELLS)[None, :],
+        )
+
+
+def class_maps(
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor | None = None,
+    rest: Tensor | None = None,
+    *,
+    pool: bool = False,
+    splits: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Partial maps ``[B,S,rows,HW]``, whose sum over S are the class maps; ``[B,C]`` means of F.
+
+    ``rows`` are all classes, or those of ``index [B,rows]``; with ``rest [C]``, the sum of W over
+    the classes, minus the mean of the others. ``splits`` None: by the shapes, so that results
+    repeat.
+    """
+    batch, channels, height, width = features.shape
+    rows, cells = len(weight) if index is None else index.shape[1], height * width
+    dtype = accumulation_dtype(features)
+    lead = padded(max(rows, 1))
+    in_place = lead <= MAX_CLASSES_IN_PLACE.value
+    seen = arrangement(features, per_thread=16, vectors=in_place)
+    # Samples share reads of W as far as registers for their products last.
+    samples = 1
+    if index is None and lead <= 2:
+        samples = 4 if cells <= 64 else 2
+    if in_place:
+        few = seen["V"] or (16 if samples == 1 and lead <= 2 else 8)
+        seen = arrangement(features, per_thread=few)
+    stages = 2 if seen["V"] == 8 else 3
+    block_c = seen["BLOCK_C"]
+    if splits is None:
+        splits = default_splits(max(triton.cdiv(batch, samples), 1), channels, max(rows, 1))
+    per_split = channels_per_split(channels, block_c, splits)
+    splits = triton.cdiv(channels, per_split)
+    maps = features.new_empty((batch, splits, rows, cells), dtype=dtype)
+    pooled = features.new_empty((batch, channels), dtype=dtype) if pool else None
+    if not batch:
+        return maps, pooled
+    with torch.cuda.device_of(features):
+        _maps_kernel[(triton.cdiv(batch, samples), splits)](
+            features,
+            weight,
+            index,
+            rest,
+            maps,
+            pooled,
+            *features.stride(),
+            *weight.stride(),
+            *(index.stride() if index is not None else (0, 0)),
+            batch,
+            channels,
+            width,
+            rows,
+            len(weight),
+            per_split,
+            ACC=triton_type(dtype),
+            INDEXED=index is not None,
+            CONTRAST=rest is not None,
+            POOL=pool,
+            SAMPLES=samples,
+            STAGES=1 if on_amd() else stages,
+            L=lead,
+            **seen,
+            **OPTIONS,
+        )
+    return maps, pooled
+
+
+def default_splits(groups: int, channels: int, rows: int) -> int:
+    """How many programs share the channels of a group of samples.
+
+    Enough to keep a large GPU busy, while scratch, which is written and read once, stays under 2 %
+    of the features in 16 bits; for very small batches a dozen programs in any case.
+    """
+    scratch = 0.02 * 2 * channels / (8 * max(rows, 2))
+    return max(1, min(PROGRAMS // groups, max(int(scratch), 12 // groups)))
+
+
+def channels_per_split(channels: int, block_c: int, splits: int) -> int:
+    """Channels of a split, a multiple of a program's blocks, where there are about ``splits``."""
+    return int(triton.cdiv(triton.cdiv(channels, splits), block_c)) * block_c
