@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 import yaml
 
+from focus.data.layouts import Layout, parse_columns
 from focus.data.machine import usable_cores
 from focus.errors import InputError
 from focus.losses import LOSSES, CamClass, Level, LossConfig
@@ -55,6 +56,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "step_gamma": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),
     "gradient_accumulation_steps": _AT_LEAST_1,
+    "max_bad": (lambda v: 0 <= v <= 1, "from 0 to 1 (a share of the files)"),
     "threads": _AT_LEAST_1,
     "workers": _AT_LEAST_0,
 }
@@ -88,8 +90,14 @@ class _SharedConfig:
     data: tuple[str, ...] = _flag(
         (),
         "data",
-        "a CSV, or a folder of real and fake images; may be repeated",
+        "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME; "
+        "may be repeated",
         "PATH",
+    )
+    layout: Layout | None = _flag(
+        None,
+        "data",
+        "how the data are laid out, where the path allows it (default: found by looking)",
     )
     data_root: str | None = _flag(
         None,
@@ -97,10 +105,20 @@ class _SharedConfig:
         "folder that the paths in a CSV are relative to (default: the CSV's folder)",
         "DIR",
     )
+    allow_outside_root: bool = _flag(
+        False, "data", "take paths in a CSV that lead out of that folder"
+    )
+    columns: str | None = _flag(
+        None,
+        "data",
+        "which column of a table is what, as in path=filename,label=typ (default: found by name)",
+        "NAMES",
+    )
     heatmaps: str | None = _flag(
         None,
         "data",
-        "folder of human saliency maps, named as the images (default: heatmaps beside the data)",
+        "folder of human saliency maps, named as the images, or a COCO .json file (default: heatmaps "
+        "beside the data)",
         "DIR",
     )
     test_data: dict[str, str] = field(
@@ -117,6 +135,12 @@ class _SharedConfig:
             "those of all generators without their own; may be repeated",
             "NAME=PATH",
         ),
+    )
+    max_bad: float = _flag(
+        0.01,
+        "data",
+        "share of the images, of the human maps and of the masks that may be left out because "
+        "they cannot be decoded",
     )
     mixed_precision: MixedPrecision = _flag("no", "machine", "arithmetic of the network")
     threads: int | None = _flag(
@@ -140,11 +164,13 @@ class _SharedConfig:
                     raise InputError(
                         f"{flag(name)} got {key}={path}: give NAME=PATH, a name without slashes."
                     )
-        for name in ("data_root", "heatmaps"):
-            if getattr(self, name) is not None and not (
+        for name in ("data_root", "heatmaps", "layout", "columns", "allow_outside_root"):
+            if getattr(self, name) not in (None, False) and not (
                 self.data or self.test_data or self.test_real
             ):
                 raise InputError(f"{flag(name)} is of no use without --data or --test-data.")
+        if self.columns is not None:
+            parse_columns(self.columns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from focus.cli import load_config
 from focus.config import EvaluateConfig, TrainConfig
+from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.images import check_images
 from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig) -> None:
     detector = Detector.from_pretrained(model)
     accelerator = start(config)
     main = accelerator.is_main_process
-    manifest, workers = main_first(accelerator, lambda: _images(config, progress=main))
+    manifest, bad, workers = main_first(accelerator, lambda: _images(config, progress=main))
     scores = score_shared(
         accelerator,
         detector.to(accelerator.device),
@@ -41,9 +41,17 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     if main:
         labelled = bool((scores.label >= 0).any())
-        results = summarise(scores, detector.config.training_generators) if labelled else None
+        trained = detector.config
+        results = (
+            summarise(scores, trained.training_generators, trained.training_families)
+            if labelled
+            else None
+        )
         written = [*write_results(output, scores, results), output / "overlays.png"]
         contact_sheet(detector, manifest, written[-1])
+        if bad:
+            written.append(output / BAD_FILES)
+            write_bad_files(bad, written[-1])
         if results is not None:
             name = model.absolute().parent.name if model.name == "model" else model.name
             print(format_table({name: results}), end="\n\n")
@@ -71,18 +79,22 @@ def _output_folder(config: EvaluateConfig) -> Path:
     return output
 
 
-def _images(config: EvaluateConfig, progress: bool) -> tuple[Manifest, int]:
-    """What to score, and how many workers that is worth: the images given, else the run's demo."""
+def _images(config: EvaluateConfig, progress: bool) -> tuple[Manifest, list[BadFile], int]:
+    """What to score, what cannot be decoded, and how many workers that is worth.
+
+    That is the images given, else the run's demo set.
+    """
     own, tests = read_given(config, allow_unlabelled=True)
     given = own + tests
     if not given:
         if config.run is None or load_config(TrainConfig, Path(config.run) / "config.yaml").data:
             raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
-        return demo_manifest(progress=progress).split("test"), 0
+        return demo_manifest(progress=progress).split("test"), [], 0
     # What a model was trained on says nothing about new images.
     unseen = given.where(lambda sample: sample.split != "train")
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training: give others."
         )
-    return check_images(unseen, progress=progress)[0], min(4, usable_cores())
+    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
+    return usable, bad, min(4, usable_cores())

@@ -1,5 +1,6 @@
 """The detector over the images of a manifest: predictions batch by batch, and the whole table."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from focus import metrics
 from focus.data.dataset import FaceDataset, artefact_coverage, collate
+from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import ImageError
 from focus.scores import Scores
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from focus.models import Detector, Prediction
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+
+_log = logging.getLogger(__name__)
 
 
 def predictions(
@@ -141,8 +145,11 @@ def score_shared(
 
     Every process gets the whole table, in the manifest's order, each image once. The detector is
     on the accelerator's device and not wrapped; the other arguments are those of
-    :func:`score_images`, and the main process shows the progress.
+    :func:`score_images`, and the main process shows the progress, and a warning if the images are
+    cut out in another way than those of training.
     """
+    if accelerator.is_main_process and (warning := other_geometry(detector, manifest)):
+        _log.warning(warning)
     part = score_images(
         detector,
         manifest,
@@ -154,6 +161,19 @@ def score_shared(
         description=description,
     )
     return Scores.merge(gather_object([part]), len(manifest))
+
+
+def other_geometry(detector: "Detector", manifest: Manifest) -> str:
+    """What to say if faces are cut out in another way than training saw; "" if they are not."""
+    known = detector.config.geometry
+    other = {way: n for way, n in geometries(manifest).items() if way not in known}
+    if not known or not other:
+        return ""
+    return (
+        f"{sum(other.values())} of {len(manifest)} images are cut out otherwise "
+        f"({', '.join(sorted(other))}) than those of the model's training ({', '.join(known)}), so "
+        "its scores may be wrong: cut them alike with python -m focus.data crop"
+    )
 
 
 def _rows(manifest: Manifest, indices: list[int], prediction: Sequence[NDArray[Any]]) -> Scores:

@@ -8,7 +8,7 @@ import math
 import shutil
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -74,7 +74,9 @@ class DetectorConfig:
 
     model: timm name. image_size: pixels a side; images are squashed to it. mean, std: of the
     normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
-    generators whose images training saw.
+    generators whose images training saw. training_families: the family of each, "" if it is not
+    known. geometry: how faces were cut out of the images that training saw, each way once (see
+    :mod:`focus.data.faces`); empty if it is not known.
     """
 
     model: str
@@ -84,6 +86,8 @@ class DetectorConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     temperature: float = 1.0
     training_generators: tuple[str, ...] = ()
+    training_families: dict[str, str] = field(default_factory=dict)
+    geometry: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:

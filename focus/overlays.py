@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from focus.data.images import load_image, load_map
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+from focus.data.maps import human_map
 from focus.inference import predictions
 from focus.metrics import stretched
 
@@ -165,7 +166,7 @@ def _draw(axes: Axes, looked: _Looked) -> None:
     face = load_image(sample.path).resize(side, Image.Resampling.LANCZOS)
     pictures = [face, overlay(face, looked.cam)]
     if sample.map_path is not None:
-        pictures.append(overlay(face, load_map(sample.map_path)))
+        pictures.append(overlay(face, human_map(sample.map_path)))
     axes.imshow(np.hstack([np.asarray(picture) for picture in pictures]), interpolation="lanczos")
     if sample.mask_path is not None:
         mask = Image.fromarray((255 * _enlarged(load_map(sample.mask_path), side)).astype(np.uint8))

@@ -5,7 +5,7 @@ files that :func:`write_results` leaves.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus import metrics
+from focus.data.generators import families, home_of, relation, warnings, with_families
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.scores import Scores
 
 VERSION = 1
 UNNAMED = "(unnamed)"
+_WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 
 Results = dict[str, Any]
 
@@ -36,19 +38,15 @@ class Comparison:
 def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison]:
     """Which fakes are scored against which real images: one comparison a generator and test set.
 
-    A fake belongs to its test set; without one it is "closed" if training knew its generator,
-    else "open". Its real images are the first of these that there are any of: the generator's
-    own in the same test set; those of the same test set that name no generator; those given
-    apart, with neither test set nor generator.
+    A fake belongs to its test set; without one it is "closed" if training knew its generator, if
+    by another of its names, else "open". Its real images are the first of these that there are
+    any of: the generator's own in the same test set; those of the same test set that name no
+    generator; those given apart, with neither test set nor generator.
     """
-    known = frozenset(training_generators)
-    home = np.array(
-        [
-            test_set or ("closed" if generator in known else "open")
-            for test_set, generator in zip(scores.test_set, scores.generator, strict=True)
-        ],
-        dtype=np.object_,
-    )
+    known = list(training_generators)
+    given = list(zip(scores.test_set, scores.generator, strict=True))
+    homes = {pair: home_of(*pair, known) for pair in set(given)}
+    home = np.array([homes[pair] for pair in given], dtype=np.object_)
     real, fake = scores.label == REAL, scores.label == SYNTHETIC
     nameless = real & (scores.generator == "")
     comparisons = []
@@ -66,17 +64,24 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     return comparisons
 
 
-def summarise(scores: Scores, training_generators: Iterable[str]) -> Results:
+def summarise(
+    scores: Scores,
+    training_generators: Iterable[str],
+    training_families: Mapping[str, str] | None = None,
+) -> Results:
     """``results.json`` as a dictionary: AUC and focus figures by test set and by generator.
 
     ``closed`` and ``open`` are always there, ``closed_balanced`` only where a fake belongs to it.
-    What the data cannot give is None.
+    What the data cannot give is None. training_families: of the training generators; the family of
+    one that is missing is that of :mod:`focus.data.families`.
     """
     training_generators = sorted(training_generators)
+    known = with_families(training_generators, training_families or {})
     comparisons = match(scores, training_generators)
     results: Results = {
         "version": VERSION,
         "training_generators": training_generators,
+        "training_families": {name: family or None for name, family in known.items()},
         "n_real": int((scores.label == REAL).sum()),
         "n_fake": int((scores.label == SYNTHETIC).sum()),
         "n_unlabelled": int((scores.label < 0).sum()),
@@ -87,7 +92,10 @@ def summarise(scores: Scores, training_generators: Iterable[str]) -> Results:
         if not members and test_set == "closed_balanced":
             continue
         pooled = _figures(scores, _union(c.real for c in members), _union(c.fake for c in members))
-        generators = {c.generator or UNNAMED: _figures(scores, c.real, c.fake) for c in members}
+        generators = {
+            c.generator or UNNAMED: _kinship(scores, c, known) | _figures(scores, c.real, c.fake)
+            for c in members
+        }
         if test_set == "open":
             aucs = [g["auc"] for g in generators.values() if g["auc"] is not None]
             head = {
@@ -99,6 +107,13 @@ def summarise(scores: Scores, training_generators: Iterable[str]) -> Results:
             head = {}
         results[test_set] = {**head, **pooled, "generators": generators}
     return results
+
+
+def _kinship(scores: Scores, comparison: Comparison, known: Mapping[str, str]) -> Results:
+    """The generator's family and how far it is from training, None where that is not known."""
+    name, fake = comparison.generator, comparison.fake
+    family = families(zip(scores.generator[fake], scores.family[fake], strict=True))[name]
+    return {"family": family or None, "relation": relation(name, family, known)}
 
 
 def _union(rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -170,15 +185,27 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
         for name, figures in results.get(test_set, {}).get("generators", {}).items():
             if figures["auc"] is None:
                 lines.append(f"{name} has no real images to be told from: its AUC is not defined.")
+    lines += _generator_warnings(results)
     if results["n_real_unused"]:
         unused = results["n_real_unused"]
         lines.append(f"Real images that no fake is told from: {unused}; they are in no result.")
     return lines
 
 
+def _generator_warnings(results: Results) -> list[str]:
+    tests = {
+        (test_set, "" if name == UNNAMED else name): figures["family"] or ""
+        for test_set in ("closed", "closed_balanced", "open")
+        for name, figures in results.get(test_set, {}).get("generators", {}).items()
+    }
+    return warnings(tests, {name: f or "" for name, f in results["training_families"].items()})
+
+
 def format_table(results_by_name: dict[str, Results]) -> str:
     """The table at the end of a run: one row a figure, one column a model, in plain text."""
     everything = list(results_by_name.values())
+    names = [_shorten(name, 20) for name in results_by_name]
+    widths = [max(7, len(name)) for name in names]
     rows: list[tuple[str, list[str]]] = []
 
     def add(label: str, *keys: str) -> None:
@@ -189,8 +216,11 @@ def format_table(results_by_name: dict[str, Results]) -> str:
     if balanced:
         add("closed-balanced AUC", "closed_balanced", "auc")
     unknown = sorted({name for results in everything for name in results["open"]["generators"]})
+    room = _WIDTH - sum(2 + width for width in widths) - len("open-set AUC, ")
     for name in unknown:
-        add(f"open-set AUC, {_shorten(name, 22)}", "open", "generators", name, "auc")
+        relations = _relations(everything, name)
+        label = _shorten(name, max(_SHORTEST, room - len(relations))) + relations
+        add(f"open-set AUC, {label}", "open", "generators", name, "auc")
     counts = {results["open"].get("n_generators") for results in everything}
     mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
     add(f"open-set AUC, {mean}", "open", "auc_mean")
@@ -198,9 +228,7 @@ def format_table(results_by_name: dict[str, Results]) -> str:
         for test_set in ("closed", "open"):
             add(f"{label}, {test_set}", test_set, key)
 
-    names = [_shorten(name, 20) for name in results_by_name]
     first = max(len(label) for label, _ in rows)
-    widths = [max(7, len(name)) for name in names]
     lines = [
         "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
         for label, cells in [("", names), *rows]
@@ -209,6 +237,13 @@ def format_table(results_by_name: dict[str, Results]) -> str:
     if any(cell == "-" for _, cells in rows for cell in cells):
         lines.append("- not defined: needs real and synthetic images (AUC), artefact masks (peaks)")
     return "\n".join(lines)
+
+
+def _relations(everything: Iterable[Results], name: str) -> str:
+    """How far an unknown generator is from training; the models may differ in it."""
+    figures = [results["open"]["generators"].get(name, {}) for results in everything]
+    found = sorted({mark for figure in figures if (mark := figure.get("relation"))})
+    return f" ({'/'.join(found)})" if found else ""
 
 
 def _cell(results: Results, keys: Sequence[str]) -> str:

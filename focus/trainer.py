@@ -1,8 +1,8 @@
 """Training: from a resolved configuration and a manifest to a run folder.
 
-A run folder holds ``config.yaml``, ``summary.csv`` (a row an epoch), ``tensorboard/``,
-``checkpoints/``, ``model/`` (the best by validation AUC, never by test), ``results.json``,
-``scores.csv`` and ``overlays.png``.
+A run folder holds ``config.yaml``, ``manifest.csv`` (what it trains on, with the splits),
+``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``, ``model/`` (the best by
+validation AUC, never by test), ``results.json``, ``scores.csv`` and ``overlays.png``.
 """
 
 import csv
@@ -22,6 +22,8 @@ from tqdm.auto import tqdm
 from focus.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from focus.config import ResolvedTrainConfig, loss_config, write_config
 from focus.data.dataset import Batch, FaceDataset, collate
+from focus.data.faces import geometries
+from focus.data.generators import training_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.inference import score_shared
@@ -34,6 +36,7 @@ from focus.runtime import check_writable
 from focus.scores import Scores
 
 EVALUATION_BATCH = 64
+MANIFEST = "manifest.csv"
 TERMS = ("loss", "classification", "focus", "saliency", "entropy")
 
 
@@ -73,7 +76,7 @@ def make_detector(config: ResolvedTrainConfig) -> Detector:
 def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
     """One line: device, processes, threads, precision, and which form the head takes and why."""
     threads = torch.get_num_threads()
-    name, reason = backend_for(torch.empty(0, device=accelerator.device), "focus_head")
+    name, reason = backend_for(torch.empty(0, device=accelerator.device))
     processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
     return (
         f"device {accelerator.device}, {processes} with {threads} "
@@ -112,14 +115,19 @@ class Trainer:
         accelerator: Accelerator,
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
-        self.folder = run_folder(config)
+        self.folder, self.manifest = run_folder(config), manifest
         self.state = TrainState()
         # Again, so that the second of two runs begins as it would alone.
         torch.manual_seed(config.seed)
         train = manifest.split("train")
         self.validation = manifest.split("validation")
         self.test = manifest.split("test")
-        detector.config = replace(detector.config, training_generators=tuple(train.generators()))
+        detector.config = replace(
+            detector.config,
+            training_generators=tuple(train.generators()),
+            training_families=training_families(train),
+            geometry=tuple(sorted(geometries(train))),
+        )
         self.dataset = FaceDataset(
             train,
             image_size=config.image_size,
@@ -172,7 +180,7 @@ class Trainer:
         """Score the test images with the best model, write scores, results and overlays."""
         best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
         scores = self._score(best, self.test, progress=True)
-        results = summarise(scores, best.config.training_generators)
+        results = summarise(scores, best.config.training_generators, best.config.training_families)
         results["model"] = {"epoch": self.state.best_epoch, "validation_auc": self.state.best_auc}
         if self.accelerator.is_main_process:
             write_results(self.folder, scores, results)
@@ -201,6 +209,9 @@ class Trainer:
             checkpoints.mkdir(parents=True, exist_ok=True)
             # Without --resume: given as --config, it must not go on with this folder unasked.
             write_config(replace(self.config, resume=False), self.folder / "config.yaml")
+            aside = self.folder / f"{MANIFEST}.part"
+            self.manifest.to_csv(aside)
+            aside.replace(self.folder / MANIFEST)
         self.accelerator.wait_for_everyone()
         self.accelerator.init_trackers("tensorboard")
 

@@ -4,16 +4,18 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from focus.checkpoint import last_checkpoint
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.images import check_images
+from focus.data.generators import families_tested, training_families, warnings
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
-from focus.data.splits import assign_splits, check_trainable
+from focus.data.splits import assign_splits, check_trainable, recorded_splits
 from focus.models import Detector
 from focus.results import Results, format_table
 from focus.runtime import main_first, start
-from focus.trainer import Trainer, describe, make_detector, run_folder
+from focus.trainer import MANIFEST, Trainer, describe, make_detector, run_folder
 
 
 def train(config: TrainConfig) -> None:
@@ -44,11 +46,14 @@ def train(config: TrainConfig) -> None:
     # Before the images, which may take long to check.
     detectors = [make_detector(each) for each in runs]
     main = accelerator.is_main_process
-    manifest = main_first(accelerator, lambda: training_manifest(run, progress=main))
+    recorded = next((m for each in runs if (m := recorded_manifest(each)) is not None), None)
+    manifest, bad = main_first(
+        accelerator, lambda: training_images(run, recorded=recorded, progress=main)
+    )
     for line in data_lines(manifest, runs):
         accelerator.print(line)
     results = {
-        each.name: _run(each, detector, manifest)
+        each.name: _run(each, detector, manifest, bad)
         for each, detector in zip(runs, detectors, strict=True)
     }
     accelerator.print(f"\n{format_table(results)}\n")
@@ -56,7 +61,9 @@ def train(config: TrainConfig) -> None:
         accelerator.print(f"run folder: {Path(each.output) / each.name}")
 
 
-def _run(config: ResolvedTrainConfig, detector: Detector, manifest: Manifest) -> Results:
+def _run(
+    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, bad: list[BadFile]
+) -> Results:
     accelerator = start(
         config,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -65,31 +72,70 @@ def _run(config: ResolvedTrainConfig, detector: Detector, manifest: Manifest) ->
     )
     trainer = Trainer(config, detector, manifest, accelerator)
     accelerator.print(describe(accelerator, config))
+    if bad and accelerator.is_main_process:
+        trainer.folder.mkdir(parents=True, exist_ok=True)
+        write_bad_files(bad, trainer.folder / BAD_FILES)
     trainer.fit()
     results = trainer.evaluate()
     accelerator.end_training()
     return results
 
 
-def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
-    """All images of a run with their splits: the demo set, or ``--data`` and the test sets.
+def recorded_manifest(config: ResolvedTrainConfig) -> Manifest | None:
+    """What the run that is resumed trains on; None if there is none, or it has no checkpoint yet.
 
     Raises:
-        InputError: no usable images, a split without one of the classes, too many bad files.
+        InputError: the record cannot be read.
+    """
+    folder = Path(config.output) / config.name
+    if not config.resume or last_checkpoint(folder / "checkpoints") is None:
+        return None
+    # Runs of earlier versions have no record.
+    return Manifest.from_csv(folder / MANIFEST) if (folder / MANIFEST).exists() else None
+
+
+def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
+    """The images of :func:`training_images` alone."""
+    return training_images(config, progress=progress)[0]
+
+
+def training_images(
+    config: ResolvedTrainConfig, *, recorded: Manifest | None = None, progress: bool = True
+) -> tuple[Manifest, list[BadFile]]:
+    """All images of a run with their splits: the demo set, or ``--data`` and the test sets.
+
+    With the files that were left out because they cannot be decoded.
+
+    recorded: what the run that is resumed trains on; its splits are taken, none is drawn.
+
+    Raises:
+        InputError: no usable images, a split without one of the classes, too many bad files, other
+            data than those recorded.
     """
     own, tests = read_given(config)
-    manifest = assign_splits(own, seed=config.seed) if own else demo_manifest(progress=progress)
+    if not own:
+        manifest = demo_manifest(progress=progress)
+    else:
+        manifest = own if recorded is not None else assign_splits(own, seed=config.seed)
     manifest += tests
-    check_trainable(manifest)
+    if recorded is None:
+        check_trainable(manifest)
+    bad: list[BadFile] = []
     if own or tests:
         # The demo set's own checksum has been verified.
-        manifest, _ = check_images(manifest, progress=progress)
-        check_trainable(manifest)
-    return manifest
+        manifest, bad = check_images(manifest, progress=progress, max_bad=config.max_bad)
+    if recorded is not None:
+        manifest = recorded_splits(manifest, recorded, Path(config.output) / config.name)
+    check_trainable(manifest)
+    return manifest, bad
 
 
 def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]:
-    """What is trained on, in a line, and a line for each run whose loss misses human maps."""
+    """What is trained on, in a line, and a line for whatever is not as it seems.
+
+    That is, a test generator that training knows or that is near it, and a loss that misses human
+    maps.
+    """
     counts = []
     for split in ("train", "validation", "test"):
         labels = Counter(s.label for s in manifest if s.split == split)
@@ -97,6 +143,7 @@ def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]
     train = manifest.split("train")
     n_maps = sum(sample.map_path is not None for sample in train)
     lines = [f"images: {', '.join(counts)}; {n_maps} training images have a human map"]
+    lines += [f"warning: {line}" for line in _generator_warnings(manifest)]
     for run in runs:
         terms = []
         if run.saliency_weight:
@@ -109,3 +156,11 @@ def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]
                 f"{' and '.join(terms)} term of {run.name} is 0"
             )
     return lines
+
+
+def _generator_warnings(manifest: Manifest) -> list[str]:
+    known = training_families(manifest.split("train"))
+    fakes = manifest.where(lambda sample: sample.split == "test" and sample.label == SYNTHETIC)
+    return warnings(
+        families_tested(((s.test_set, s.generator, s.family) for s in fakes), known), known
+    )

@@ -86,15 +86,16 @@ def train(*words: str) -> TrainConfig:
 
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
 TRAIN_FLAGS = """
-    augment batch-size cam-class channels-last classification-weight compare-ce data data-root
-    debug entropy-target epochs focus-level focus-weight gradient-accumulation-steps heatmaps
-    image-size initial-checkpoint label-smoothing loss lr mixed-precision model momentum name
-    optimizer output pretrained recipe resume saliency-weight schedule seed step-epochs step-gamma
-    temperature test-data test-real threads warmup weight-decay workers
+    allow-outside-root augment batch-size cam-class channels-last classification-weight columns
+    compare-ce data data-root debug entropy-target epochs focus-level focus-weight
+    gradient-accumulation-steps heatmaps image-size initial-checkpoint label-smoothing layout loss
+    lr max-bad mixed-precision model momentum name optimizer output pretrained recipe resume
+    saliency-weight schedule seed step-epochs step-gamma temperature test-data test-real threads
+    warmup weight-decay workers
 """
 EVALUATE_FLAGS = """
-    batch-size data data-root debug heatmaps mixed-precision model-dir output run test-data
-    test-real threads workers
+    allow-outside-root batch-size columns data data-root debug heatmaps layout max-bad
+    mixed-precision model-dir output run test-data test-real threads workers
 """
 
 

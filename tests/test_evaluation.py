@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,46 @@ def test_evaluate_writes_what_it_prints(
     assert format_table({"first": results}) in printed
     for name in ("results.json", "scores.csv", "overlays.png"):
         assert f"written: {out / name}" in printed
+
+
+def test_evaluate_marks_generators_and_warns_of_those_that_training_knew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's folder alone says what it was trained on, and of which family that is."""
+    torch.manual_seed(0)
+    detector = Detector(training_generators=("SG2", "inhouse-1"))
+    families = {"SG2": "stylegan", "inhouse-1": "inhouse"}
+    detector.config = replace(detector.config, training_families=families)
+    detector.save_pretrained(tmp_path / "model")
+    rows = [
+        "reals/0.png,real,,,",
+        "fakes/0.png,synthetic,stylegan2,,open",
+        "fakes/1.png,synthetic,StyleGAN2-ADA,,",
+        "fakes/2.png,synthetic,inhouse-2,In-House,",
+        "fakes/3.png,synthetic,BigGAN,,",
+    ]
+    noise(tmp_path / "reals", 1)
+    noise(tmp_path / "fakes", 4)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        "# focus-manifest 1\npath,label,generator,family,test_set\n" + "\n".join(rows)
+    )
+    out = tmp_path / "out"
+    evaluate(model_dir=str(tmp_path / "model"), data=(str(manifest),), output=str(out))
+    results = json.loads((out / "results.json").read_text())
+    assert results["training_families"] == families
+    assert {n: g["relation"] for n, g in results["open"]["generators"].items()} == {
+        "stylegan2": "closed",
+        "StyleGAN2-ADA": "near",
+        "inhouse-2": "near",
+        "BigGAN": "far",
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert "Tested as unknown, though training knew it: stylegan2 (as SG2)." in printed
+    near = "StyleGAN2-ADA (stylegan); inhouse-2 (In-House)"
+    assert f"Tested as unknown, though training knew its family: {near}." in printed
+    assert any(line.startswith("open-set AUC, StyleGAN2-ADA (near) ") for line in printed)
+    assert any(line.startswith("open-set AUC, BigGAN (far) ") for line in printed)
 
 
 def test_the_output_goes_into_the_run_or_here(

@@ -1,5 +1,6 @@
 """Decoding, and the pass that finds what cannot be decoded."""
 
+import csv
 import logging
 import os
 import struct
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.data.images import check_images, load_image, load_map
+from focus.data.bad_files import BadFile, check_images, write_bad_files
+from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 
@@ -56,6 +58,12 @@ def test_modes_become_rgb(tmp_path: Path) -> None:
 
     for name in ("palette", "alpha", "transparent", "animated"):
         assert corner(tmp_path / f"{name}.png") == red
+    # As a press has it: Photoshop and Pillow store the inks inverted in a JPEG.
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
+    np.testing.assert_allclose(corner(tmp_path / "cmyk.jpg"), (255, 0, 0), atol=4)
+    Image.new("RGB", (1, 1), red).save(tmp_path / "1x1.png")
+    assert load_image(tmp_path / "1x1.png").size == (1, 1)
+    assert corner(tmp_path / "1x1.png") == red
     assert corner(tmp_path / "grey-alpha.png") == (77, 77, 77)
     assert corner(tmp_path / "bits.png") == (255, 255, 255)
     assert corner(tmp_path / "cmyk.tif") == (255, 0, 0)
@@ -111,6 +119,49 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_map(tmp_path / "text.png")
     with pytest.raises(InputError, match=r"Image size \(400000000 pixels\) exceeds limit"):
         load_map(tmp_path / "bomb.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    manifest = Manifest([Sample(str(tmp_path / name)) for name in ("a.png", "pipe.png")])
+    kept, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=0.5)
+    assert list(kept) == [manifest[0]]
+    assert bad == [BadFile(manifest[1].path, "image", "neither a file nor a folder")]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root"
+)
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    with pytest.raises(InputError, match="Permission denied"):
+        load_image(tmp_path / "a.png")
+
+
+def test_names_of_any_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = [b"new\nline.png", b"latin-\xe9.png", b'comma,"quote".png']
+    paths = [os.fsdecode(os.fsencode(tmp_path) + b"/" + name) for name in names]
+    for path in paths:
+        noise(8).save(path)
+        Path(path + ".bad.png").write_text("text")
+    samples = [Sample(path) for name in paths for path in (name, name + ".bad.png")]
+    kept, bad = check_images(Manifest(samples), cache=tmp_path / "c", progress=False, max_bad=0.5)
+    assert [sample.path for sample in kept] == paths
+    assert [file.path for file in bad] == [path + ".bad.png" for path in paths]
+    left_out = [line for line in caplog.messages if line.startswith("left out the image")]
+    assert len(left_out) == 3
+    assert not any("\n" in line for line in left_out)
+    write_bad_files(bad, tmp_path / "bad_files.csv")
+    # Bytes that are no UTF-8 are written as they are.
+    assert os.fsencode(tmp_path) + b"/latin-\xe9.png" in (tmp_path / "bad_files.csv").read_bytes()
+    with (tmp_path / "bad_files.csv").open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
+        assert file.readline() == "# focus-bad-files 1\r\n"
+        assert [BadFile(**row) for row in csv.DictReader(file)] == bad  # type: ignore[arg-type]
 
 
 def test_maps_are_grey_values_between_0_and_1(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_cyborg_root_is_the_csv_folder_and_heatmaps_can_be_elsewhere(tmp_path: P
     with pytest.raises(InputError, match=r"human maps .*nowhere does not exist"):
         read_data(tmp_path / "d.csv", heatmaps=tmp_path / "nowhere")
     touch(tmp_path / "others/z.png")
-    with pytest.raises(InputError, match=r"None of the 1 images of .*others"):
+    with pytest.raises(InputError, match=r"None of the 1 human maps in .*others"):
         read_data(tmp_path / "d.csv", heatmaps=tmp_path / "others")
 
 
@@ -75,12 +75,12 @@ def test_a_map_of_two_images_of_one_name_is_the_training_images(tmp_path: Path) 
     [
         ("", "is empty"),
         ("train,Real,/a.png\ntrain,Fake,/a.png\n", "line 2: label 'Fake' is neither"),
-        ("split,label,path\ntrain,Real,/a.png\n", "line 1: split 'split' is neither"),
+        ("train,Real,/a.png\nval,Real,/a.png\n", "line 2: split 'val' is neither"),
         ("train,Real,/a.png\n\ntrain,/a.png\n", "line 3: 2 columns"),
         ("train,Real,/a.png,x,y\n", "line 1: 5 columns"),
-        ("train,Real,/../a.png\n", "line 1: path '/../a.png' leaves the image root"),
+        ("train,Real,/../a.png\n", "line 1: path '../a.png' leaves the data root"),
         ("train,Real,/a.png\ntrain,Real,/b.png\ntest,Real,/c.png\n", "2 of the 3 .*b.png' .line 2"),
-        ("train,Real,\n", "1 of the 1 images"),
+        ("train,Real,\n", "line 1: an empty path"),
     ],
 )
 def test_bad_cyborg_rows(tmp_path: Path, text: str, message: str) -> None:
@@ -107,6 +107,14 @@ def test_a_manifest_csv_is_known_by_its_marker(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("# focus-manifest 1\npath,label\n")
     with pytest.raises(InputError, match="has no rows"):
         read_data(tmp_path / "m.csv")
+
+
+def test_a_manifest_that_was_written_is_read_wherever_its_images_are(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png", tmp_path / "set/b.png")
+    samples = [Sample(f"{tmp_path}/a.png", 0), Sample(f"{tmp_path}/set/../set/b.png", 0)]
+    samples += [Sample(f"{tmp_path}/set/../a.png", 1, "X")]
+    Manifest(samples).to_csv(tmp_path / "set/m.csv")
+    assert list(read_data(tmp_path / "set/m.csv")) == samples
 
 
 def test_trees_of_generators_classes_and_splits(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ def test_the_library_example_runs() -> None:
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")
     known = {flag(f.name) for c in (TrainConfig, EvaluateConfig) for f in fields(c)}
-    # Flags of the launcher, of pip and pytest, and of the benchmarks.
+    # Flags of the launcher, of pip and pytest, and of focus.data.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
+    known |= {"--margin", "--drop-leaks"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
         assert (CHECKOUT / document).parent.joinpath(target).exists(), target

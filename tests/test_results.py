@@ -202,6 +202,59 @@ def test_results_are_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["scores.csv"]
 
 
+def test_each_generator_is_marked_by_how_far_it_is_from_training() -> None:
+    scores = table(
+        [
+            (0, "", "", 0.1),
+            (1, "StyleGAN2", "", 0.9),  # what training called SG2
+            (1, "StyleGAN2-ADA", "", 0.9),
+            (1, "mine", "", 0.9),
+            (1, "mine", "", 0.9),
+            (1, "ProGAN", "", 0.9),
+            (1, "SG2", "open", 0.9),
+            (1, "", "open", 0.9),
+            (0, "", "open", 0.1),
+        ],
+        family=["", "", "", "ours", "", "", "", "", ""],
+    )
+    results = summarise(scores, ["SG2", "own"], {"own": "Ours"})
+    assert results["training_families"] == {"SG2": "stylegan", "own": "Ours"}
+    marks = {
+        test_set: {
+            n: (g["family"], g["relation"]) for n, g in results[test_set]["generators"].items()
+        }
+        for test_set in ("closed", "open")
+    }
+    assert marks == {
+        "closed": {"StyleGAN2": ("stylegan", "closed")},
+        "open": {
+            "(unnamed)": (None, None),
+            "SG2": ("stylegan", "closed"),
+            "StyleGAN2-ADA": ("stylegan", "near"),
+            "mine": ("ours", "near"),
+            "ProGAN": ("progan", "far"),
+        },
+    }
+    assert results["closed"]["generators"]["StyleGAN2"]["auc"] == 1
+    near = "StyleGAN2-ADA (stylegan); mine (ours)"
+    assert remarks(scores, results) == [
+        "Tested as unknown, though training knew it: SG2.",
+        "Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
+        f"Tested as unknown, though training knew its family: {near}.",
+    ]
+    other = summarise(scores, ["ProGAN"])  # what is near one model may be far from another
+    lines = format_table({"a": results, "b": other}).splitlines()
+    assert [line.split("  ")[0] for line in lines if "open-set AUC," in line] == [
+        "open-set AUC, (unnamed)",
+        "open-set AUC, ProGAN (far)",
+        "open-set AUC, SG2 (closed/far)",
+        "open-set AUC, StyleGAN2 (far)",
+        "open-set AUC, StyleGAN2-ADA (far/near)",
+        "open-set AUC, mine (far/near)",
+        "open-set AUC, mean of 5",
+    ]
+
+
 def test_table() -> None:
     reals = [(0, "", "", 0.2), (0, "", "", 0.6)]
     fakes = [(1, "known", "", 0.4), (1, "uEars", "", 0.7), (1, "uSwap", "", 0.4)]
@@ -214,8 +267,8 @@ def test_table() -> None:
         "                                     blend       ce",
         "---------------------------------------------------",
         "closed-set AUC                       0.500        -",
-        "open-set AUC, uEars                  1.000    0.000",
-        "open-set AUC, uSwap                  0.500        -",
+        "open-set AUC, uEars (far)            1.000    0.000",
+        "open-set AUC, uSwap (far)            0.500        -",
         "open-set AUC, mean                   0.750    0.000",
         "CAM entropy, closed                  0.250        -",
         "CAM entropy, open                    0.250    0.000",
@@ -228,11 +281,14 @@ def test_table() -> None:
 
 def test_table_fits_a_terminal_with_long_names() -> None:
     rows = [(0, "", "", 0.2), (1, "a-generator-of-a-very-long-name-indeed", "", 0.4)]
-    results = summarise(table(rows), [])
+    results = summarise(table(rows), ["known"])
     names = [f"a model of an even longer name {i}" for i in range(2)]
     lines = format_table(dict.fromkeys(names, results)).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "a-generator-of-a-ve..." in lines[3]
+    assert max(map(len, lines)) == 80
+    assert "a-generator-o... (far)" in lines[3]
+    # Where there is room the name is whole.
+    (line,) = (x for x in format_table({"one": results}).splitlines() if rows[1][1] in x)
+    assert line.endswith(" (far)    1.000")
 
 
 def test_remarks() -> None:

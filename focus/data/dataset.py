@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest
+from focus.data.maps import human_map, resized
 
 Augment = Literal["none", "flip-shift"]
 
@@ -43,8 +44,9 @@ class FaceDataset(Dataset[Batch]):
     """The images of a manifest, decoded on demand.
 
     Images are squashed to ``image_size`` x ``image_size`` (bilinear, antialiased), not cropped, as
-    CYBORG does. A human map is resized and augmented with its image, averaged over the cells of
-    ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as none.
+    CYBORG does. A human map is squashed by area, augmented with its image, averaged over the cells
+    of ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as
+    none.
 
     ``augment="flip-shift"``: a horizontal flip with probability 1/2 and a shift by up to 2 pixels
     per 64 in each direction, the border repeated. It depends on seed, epoch and manifest row only,
@@ -87,7 +89,9 @@ class FaceDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         sample = self.manifest[index]
         pixels = np.asarray(self._squash(load_image(sample.path)))
-        heat = None if sample.map_path is None else self._load_map(sample.map_path)
+        heat = None
+        if sample.map_path is not None:
+            heat = resized(human_map(sample.map_path), (self.image_size, self.image_size))
         if self.augment == "flip-shift":
             rows, columns = self._draw(index)
             pixels = pixels.take(rows, 0).take(columns, 1)
@@ -107,12 +111,6 @@ class FaceDataset(Dataset[Batch]):
     def _squash(self, image: Image.Image) -> Image.Image:
         size = (self.image_size, self.image_size)
         return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
-
-    def _load_map(self, path: str) -> npt.NDArray[np.float32]:
-        heat = load_map(path)
-        if heat.shape == (self.image_size, self.image_size):
-            return heat
-        return np.asarray(self._squash(Image.fromarray(heat)))
 
     def _draw(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """For each row and each column of the augmented image the one it is taken from."""

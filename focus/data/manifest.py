@@ -4,8 +4,11 @@
 sets, training and evaluation take one.
 """
 
+import codecs
 import csv
+import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +24,12 @@ TestSet = Literal["", "closed", "closed_balanced", "open"]
 
 CSV_MARKER = "# focus-manifest"
 _CSV_VERSION = "1"
-_COLUMNS = (
+COLUMNS = (
     *("path", "label", "generator", "family", "split", "test_set"),
     *("map_path", "mask_path", "box", "group"),
 )
 
-_NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
+NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class Sample:
     generator: for fakes the program that made them; for reals the generator whose test set they
     belong to, "" for reals that serve all. family: the generator's family, "" if unknown.
     split: "" until assigned. test_set: which test it belongs to, "" = decided by the generator
-    (closed if training knew it, else open). map_path: human saliency map, a grey image of any
-    size. mask_path: artefact mask, evaluation only. box: face box (left, top, right, bottom) in
+    (closed if training knew it, else open). map_path: human saliency map, a reference
+    that :mod:`focus.data.maps` resolves. mask_path: artefact mask, evaluation only. box: face box (left, top, right, bottom) in
     pixels. group: what must not be split (a video, an identity). extra: other columns.
     """
 
@@ -52,7 +55,7 @@ class Sample:
     mask_path: str | None = None
     box: tuple[float, float, float, float] | None = None
     group: str = ""
-    extra: Mapping[str, str] = field(default_factory=lambda: _NO_EXTRA, hash=False)
+    extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA, hash=False)
 
 
 class Manifest(Sequence[Sample]):
@@ -97,14 +100,17 @@ class Manifest(Sequence[Sample]):
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
 
         Paths below the file's folder are written relative to it, so the two can be moved together.
+        Raises ValueError if a sample's ``extra`` has the name of a column of the manifest.
         """
         folder = _folder(path)
         extra = sorted({name for sample in self._samples for name in sample.extra})
+        if taken := set(extra) & set(COLUMNS):
+            raise ValueError(f"extra columns cannot be called {', '.join(sorted(taken))}")
         # Python quotes a carriage return only if it is part of the line's end.
         with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(f"{CSV_MARKER} {_CSV_VERSION}\r\n")
             writer = csv.writer(file)
-            writer.writerow([*_COLUMNS, *extra])
+            writer.writerow([*COLUMNS, *extra])
             writer.writerows(_to_row(sample, folder, extra) for sample in self._samples)
 
     @classmethod
@@ -114,27 +120,44 @@ class Manifest(Sequence[Sample]):
         Raises InputError with the line number for a row that cannot be understood. Does not look
         whether the images exist.
         """
-        folder = _folder(path) if root is None else str(Path(root).absolute())
-        with open_csv(path) as file:
-            version = file.readline().removeprefix(CSV_MARKER).strip(" \r\n,")
-            if version != _CSV_VERSION:
-                raise InputError(
-                    f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
-                    f"'{CSV_MARKER} {_CSV_VERSION}'."
-                )
-            rows = csv_rows(file, path, lines_before=1)
-            _, header = next(rows, (2, []))
-            if "path" not in header or len(set(header)) < len(header):
-                raise InputError(
-                    f"{path}, line 2: a manifest names its columns there, 'path' among them and "
-                    f"none twice, and this one has {', '.join(header) or 'none'}."
-                )
-            return cls((_from_row(row, header, folder, path, n) for n, row in rows), str(path))
+        return cls((sample for _, sample in numbered_samples(path, root)), str(path))
+
+
+def numbered_samples(
+    path: str | Path, root: str | Path | None = None, *, confined: bool = False
+) -> Iterator[tuple[int, Sample]]:
+    """The samples of a manifest's file form, each with its line, as :meth:`Manifest.from_csv`.
+
+    confined: refuse a relative path that leaves the root.
+    """
+    folder = _folder(path) if root is None else str(Path(root).absolute())
+    with open_csv(path) as file:
+        version = file.readline().removeprefix(CSV_MARKER).strip(" \r\n,")
+        if version != _CSV_VERSION:
+            raise InputError(
+                f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
+                f"'{CSV_MARKER} {_CSV_VERSION}'."
+            )
+        rows = csv_rows(file, path, lines_before=1)
+        _, header = next(rows, (2, []))
+        if "path" not in header or len(set(header)) < len(header):
+            raise InputError(
+                f"{path}, line 2: a manifest names its columns there, 'path' among them and "
+                f"none twice, and this one has {', '.join(header) or 'none'}."
+            )
+        for line, row in rows:
+            try:
+                yield line, _from_row(row, header, folder, confined)
+            except ValueError as error:
+                raise InputError(f"{path}, line {line}: {error}; mend the row.") from error
 
 
 def open_csv(path: str | Path) -> TextIO:
     """Open a CSV for reading: UTF-8 with or without BOM, undecodable bytes kept as they are."""
     try:
+        with Path(path).open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise InputError(f"{path} is UTF-16 text: save it as UTF-8.")
         return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:
         raise InputError(
@@ -145,12 +168,15 @@ def open_csv(path: str | Path) -> TextIO:
 def csv_rows(
     file: TextIO, path: str | Path, lines_before: int = 0
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV that are not blank, each with the number of its first line."""
+    """The rows of a CSV that are not blank, each with the number of its first line.
+
+    A row of empty cells counts as blank, as a spreadsheet leaves it behind.
+    """
     reader = csv.reader(file, strict=True)
     line = lines_before + 1
     try:
         for row in reader:
-            if row:
+            if any(row) and not (len(row) == 1 and row[0].isspace()):
                 yield line, row
             line = lines_before + reader.line_num + 1
     except csv.Error as error:
@@ -173,32 +199,32 @@ def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
     ]
 
 
-def _from_row(
-    row: Sequence[str], header: Sequence[str], folder: str, path: str | Path, line: int
-) -> Sample:
-    try:
-        if len(row) != len(header):
-            raise ValueError(f"{len(row)} columns instead of {len(header)}")
-        cells = dict(zip(header, row, strict=True))
-        known = {name: cells.pop(name, "") for name in _COLUMNS}
-        if not known["path"]:
-            raise ValueError("an empty path")
-        extra = {name: cell for name, cell in cells.items() if cell}
-        return Sample(
-            path=_absolute(known["path"], folder),
-            label=_label(known["label"]),
-            generator=known["generator"],
-            family=known["family"],
-            split=cast("Split", _one_of(known["split"], "split", get_args(Split))),
-            test_set=cast("TestSet", _one_of(known["test_set"], "test_set", get_args(TestSet))),
-            map_path=_absolute(known["map_path"], folder) if known["map_path"] else None,
-            mask_path=_absolute(known["mask_path"], folder) if known["mask_path"] else None,
-            box=_box(known["box"]),
-            group=known["group"],
-            extra=extra or _NO_EXTRA,
-        )
-    except ValueError as error:
-        raise InputError(f"{path}, line {line}: {error}; mend the row.") from error
+def _from_row(row: Sequence[str], header: Sequence[str], folder: str, confined: bool) -> Sample:
+    if len(row) != len(header):
+        raise ValueError(f"{len(row)} columns instead of {len(header)}")
+    cells = dict(zip(header, row, strict=True))
+    known = {name: cells.pop(name, "") for name in COLUMNS}
+    if not known["path"]:
+        raise ValueError("an empty path")
+    extra = {name: sys.intern(cell) for name, cell in cells.items() if cell}
+    paths = {
+        name: _absolute(known[name], folder, confined) if known[name] else None
+        for name in ("path", "map_path", "mask_path")
+    }
+    return Sample(
+        path=paths["path"] or "",
+        label=_label(known["label"]),
+        # One text for all rows, since a manifest may have a million.
+        generator=sys.intern(known["generator"]),
+        family=sys.intern(known["family"]),
+        split=cast("Split", _one_of(known["split"], "split", get_args(Split))),
+        test_set=cast("TestSet", _one_of(known["test_set"], "test_set", get_args(TestSet))),
+        map_path=paths["map_path"],
+        mask_path=paths["mask_path"],
+        box=read_box(known["box"]),
+        group=sys.intern(known["group"]),
+        extra=extra or NO_EXTRA,
+    )
 
 
 def _label(cell: str) -> int | None:
@@ -211,11 +237,14 @@ def _one_of(cell: str, column: str, names: Sequence[str]) -> str:
     return cell
 
 
-def _box(cell: str) -> tuple[float, float, float, float] | None:
+def read_box(cell: str) -> tuple[float, float, float, float] | None:
+    """Four numbers, separated by spaces; None for an empty cell. Raises ValueError."""
     if not cell:
         return None
     try:
-        left, top, right, bottom = map(float, cell.split())
+        left, top, right, bottom = (float(side) for side in cell.split())
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise ValueError
     except ValueError:
         raise ValueError(f"box {cell!r} is not four numbers: left top right bottom") from None
     return left, top, right, bottom
@@ -228,9 +257,29 @@ def _folder(path: str | Path) -> str:
 def _relative(path: str, folder: str) -> str:
     """Below ``folder`` and written plainly, the rest of the path, else the path itself."""
     rest = path.removeprefix(folder.rstrip(os.sep) + os.sep)
-    plain = rest == os.path.normpath(rest) and not os.path.isabs(rest)  # noqa: PTH117
+    plain = (
+        rest == os.path.normpath(rest)
+        and not os.path.isabs(rest)  # noqa: PTH117
+        and rest.split(os.sep, 1)[0] != os.pardir
+    )
     return rest.replace(os.sep, "/") if plain else path
 
 
-def _absolute(path: str, folder: str) -> str:
-    return os.path.join(folder, path)  # noqa: PTH118 - a million Path objects take seconds
+def _absolute(path: str, folder: str, confined: bool) -> str:
+    whole = os.path.join(folder, path)  # noqa: PTH118 - a million Path objects take seconds
+    if confined and ".." in path and not os.path.isabs(path):  # noqa: PTH117
+        place_inside(path, folder, outside=False)
+    return whole
+
+
+def place_inside(path: str, root: str, *, outside: bool) -> str:
+    """``path`` relative to the absolute folder ``root``, without ``..``.
+
+    Raises ValueError if that is not below the root, unless ``outside`` is allowed.
+    """
+    whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
+    if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):
+        raise ValueError(
+            f"path {path!r} leaves the data root {root}, which only --allow-outside-root permits"
+        )
+    return whole

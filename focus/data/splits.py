@@ -3,27 +3,37 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, zip_longest
+from pathlib import Path
 
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Split
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.errors import InputError
 
-_Unit = list[int]
-"""Rows of the manifest that stay together: a group, or the rows of one file."""
+_Kind = tuple[int | None, str]
+"""What shares are taken of: a label and a generator."""
+
+
+class _Unit:
+    """Rows of the manifest that stay together, a group or the rows of one file, and their kinds."""
+
+    __slots__ = ("counts", "rows")
+
+    def __init__(self, rows: list[int], counts: Mapping[_Kind, int]) -> None:
+        self.rows, self.counts = rows, counts
 
 
 def assign_splits(
     manifest: Manifest, *, seed: int, validation: float = 0.15, test: float = 0.15
 ) -> Manifest:
-    """Give every sample a split, in the manifest's order; splits that are given stay.
+    """Give every sample a split, in the manifest's order.
 
-    Samples without split go where their group already is, the others to train. If there is no
-    validation split, the share ``validation`` of train is cut off; if no sample had a split at all,
-    a share ``test`` too. Cuts take the share of each (label, generator), at least one sample where
-    there are two, and never go through a group. They depend on the seed and on the paths below
-    the samples' common folder alone, not on the order.
+    Splits that are given stay, samples without one go where their group already is, the others to
+    train. If there is no validation split, the share ``validation`` of train is cut off; if no
+    sample had a split at all, a share ``test`` too. Cuts take the share of each (label, generator),
+    at least one sample where there are two, and never go through a group. They depend on the seed
+    and on the paths below the samples' common folder alone, not on the order.
 
     Call it on the data of ``--data``, before test sets given apart are joined.
     """
@@ -35,28 +45,72 @@ def assign_splits(
     if "validation" not in splits:
         cuts["validation"] = validation
 
-    pool = [row for row, split in enumerate(splits) if split == "train"]
-    for units in _strata(manifest, pool, seed):
-        size = sum(map(len, units))
-        for split, share in cuts.items():
-            chosen, units = _fitting(units, share * size)
-            for row in chain.from_iterable(chosen):
-                splits[row] = split
+    pool = [row for row, split in enumerate(splits) if split == "train"] if cuts else []
+    units = _units(manifest, pool, seed)
+    sizes: Counter[_Kind] = Counter()
+    for unit in units:
+        sizes.update(unit.counts)
+    for split, share in cuts.items():
+        chosen, units = _cut(units, {kind: share * size for kind, size in sizes.items()})
+        for row in chain.from_iterable(unit.rows for unit in chosen):
+            splits[row] = split
     return Manifest(
-        (replace(s, split=split) for s, split in zip(manifest, splits, strict=True)),
+        (
+            s if s.split == split else replace(s, split=split)
+            for s, split in zip(manifest, splits, strict=True)
+        ),
         manifest.source,
     )
 
 
-def check_trainable(manifest: Manifest) -> None:
-    """Raise InputError unless train and validation hold both classes and each split is apart.
+def recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manifest:
+    """The manifest with the splits that a run recorded when it began.
 
-    No group and no file may lie in more than one split, test included: what training saw would be
-    scored.
+    The data may lie in another place, but not differ otherwise. Raises InputError if they do.
+
+    Args:
+        manifest: as it was read, with the splits that are given and no others.
+        recorded: what the run trains on.
+        run: its folder, for the message.
+    """
+    here, there = (_common_folder(_all_files(data)) for data in (manifest, recorded))
+    # As in assign_splits: without a validation split, train gives some of its own.
+    cut = all(sample.split != "validation" for sample in manifest)
+    samples = []
+    for now, then in zip_longest(manifest, recorded):
+        if (
+            now is None
+            or then is None
+            or not _may_become(now.split, then.split, cut)
+            or _below(now, here) != _below(then, there)
+        ):
+            counts = f"{len(recorded)} images then, {len(manifest)} now"
+            raise InputError(
+                f"The data are not those that the run {run} began with ({counts}, the first that "
+                f"differs is {(now or then).path!r}): resume it with the same data, or give "
+                "another --name."
+            )
+        samples.append(replace(now, split=then.split))
+    return Manifest(samples, manifest.source)
+
+
+def check_trainable(manifest: Manifest) -> None:
+    """Raise InputError unless each split holds both classes and is apart from the others.
+
+    Train and validation must be there and be labelled, test need not. No group and no file may lie
+    in more than one split, test included: what training saw would be scored.
     """
     place = manifest.source or "the data"
-    for split in ("train", "validation"):
+    _check_apart(manifest, place)
+    for split in ("train", "validation", "test"):
         count = Counter(sample.label for sample in manifest if sample.split == split)
+        if split == "test":
+            if (count[REAL] > 0) != (count[SYNTHETIC] > 0):
+                raise InputError(
+                    f"The test split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
+                    "synthetic images: give some of both (--test-data, --test-real), or none."
+                )
+            continue
         if count[None]:
             raise InputError(
                 f"{count[None]} of {count.total()} {split} images of {place} have no label: label "
@@ -67,70 +121,119 @@ def check_trainable(manifest: Manifest) -> None:
                 f"The {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
                 "synthetic images: give some of both, training needs them in it."
             )
+
+
+def _check_apart(manifest: Manifest, place: str) -> None:
     for kind in ("group", "path"):
         home: dict[str, Split] = {}
-        torn: dict[str, Split] = {}
+        torn: set[str] = set()
         for sample in manifest:
             name: str = getattr(sample, kind)
             if name and sample.split and home.setdefault(name, sample.split) != sample.split:
-                torn.setdefault(name, sample.split)
-        if torn:
-            what, first = "groups" if kind == "group" else "images", min(torn)
-            raise InputError(
-                f"{len(torn)} {what} of {place} lie in more than one split, the first is "
-                f"{first!r} in {' and '.join(sorted((home[first], torn[first])))}: give each one "
-                "split."
-            )
+                torn.add(name)
+        if not torn:
+            continue
+        first = min(torn)
+        members: defaultdict[str, list[str]] = defaultdict(list)
+        for row, sample in enumerate(manifest, start=1):
+            if getattr(sample, kind) == first and sample.split:
+                members[sample.split].append(f"image {row}, {sample.path!r}")
+        where = "; ".join(
+            f"{split}: {images[0]}{f' and {len(images) - 1} more' * (len(images) > 1)}"
+            for split, images in sorted(members.items())
+        )
+        what = "groups" if kind == "group" else "images"
+        raise InputError(
+            f"{len(torn)} {what} of {place} lie in more than one split, the first is {first!r} in "
+            f"{' and '.join(sorted(members))} ({where}): give each one split."
+        )
 
 
-def _strata(manifest: Manifest, rows: Sequence[int], seed: int) -> list[list[_Unit]]:
-    """The units of each combination of labels and generators.
-
-    They are in the order of a hash of the seed and the group's name or the file's place.
-    """
-    folder = _common_folder(manifest)
-    units: defaultdict[str, _Unit] = defaultdict(list)
+def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
+    """What stays together, in the order of a hash of the seed and the name of group or file."""
+    folder = _common_folder(sample.path for sample in manifest)
+    members: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
         sample = manifest[row]
-        units[f"group {sample.group}" if sample.group else sample.path.removeprefix(folder)] += [
-            row
-        ]
-    strata: defaultdict[frozenset[tuple[int | None, str]], list[str]] = defaultdict(list)
-    for name, members in units.items():
-        kinds = frozenset((manifest[row].label, manifest[row].generator) for row in members)
-        strata[kinds].append(name)
+        name = f"group {sample.group}" if sample.group else sample.path.removeprefix(folder)
+        members[name].append(row)
 
     def place(name: str) -> bytes:
         text = f"{seed} {name}".encode(errors="surrogateescape")
         return hashlib.blake2b(text, digest_size=16).digest()
 
-    return [[units[name] for name in sorted(names, key=place)] for names in strata.values()]
+    single: dict[_Kind, Mapping[_Kind, int]] = {}  # shared, since most units are one image
+    units = []
+    for name in sorted(members, key=place):
+        kinds = [(manifest[row].label, manifest[row].generator) for row in members[name]]
+        counts = single.setdefault(kinds[0], {kinds[0]: 1}) if len(kinds) == 1 else Counter(kinds)
+        units.append(_Unit(members[name], counts))
+    return units
 
 
-def _fitting(units: list[_Unit], quota: float) -> tuple[list[_Unit], list[_Unit]]:
-    """The first units that fill the quota without passing it, at least one but not all; the rest.
+def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Unit], list[_Unit]]:
+    """The first units that fill the quotas without passing one; the rest.
 
-    None if that leaves no choice, a single unit.
+    Of each kind with a quota at least one unit is taken and one left, if there are two.
     """
-    if quota <= 0 or len(units) < 2:
-        return [], units
-    chosen: list[_Unit] = []
-    rest: list[_Unit] = []
-    left = round(quota)
-    for unit in units:
-        fits = len(unit) <= left and len(chosen) < len(units) - 1
-        (chosen if fits else rest).append(unit)
-        left -= len(unit) if fits else 0
-    if not chosen:
-        smallest = min(rest, key=len)
-        rest.remove(smallest)
-        chosen.append(smallest)
-    return chosen, rest
+    spare = Counter(chain.from_iterable(unit.counts for unit in units))
+    left = {kind: round(share) for kind, share in quota.items()}
+    taken: set[_Kind] = set()
+    chosen: set[int] = set()
+
+    def take(number: int) -> None:
+        chosen.add(number)
+        for kind, count in units[number].counts.items():
+            left[kind] -= count
+            spare[kind] -= 1
+            taken.add(kind)
+
+    def dispensable(unit: _Unit) -> bool:
+        return all(spare[kind] > 1 for kind in unit.counts)
+
+    for number, unit in enumerate(units):
+        if all(n <= left[kind] for kind, n in unit.counts.items()) and dispensable(unit):
+            take(number)
+
+    missing = {kind for kind, share in quota.items() if share > 0} - taken
+    holders: defaultdict[_Kind, list[int]] = defaultdict(list)
+    for number, unit in enumerate(units):
+        for kind in missing.intersection(unit.counts):
+            holders[kind].append(number)
+    for kind in sorted(missing, key=str):
+        able = [number for number in holders[kind] if dispensable(units[number])]
+        if kind not in taken and able:
+            take(min(able, key=lambda number: len(units[number].rows)))
+    return (
+        [unit for number, unit in enumerate(units) if number in chosen],
+        [unit for number, unit in enumerate(units) if number not in chosen],
+    )
 
 
-def _common_folder(manifest: Manifest) -> str:
+def _common_folder(files: Iterable[str]) -> str:
     """What all paths begin with, so that a data set may move without changing its splits."""
     try:
-        return os.path.commonpath([os.path.dirname(s.path) for s in manifest])  # noqa: PTH120
+        return os.path.commonpath([os.path.dirname(path) for path in files])  # noqa: PTH120
     except ValueError:  # no samples, or different drives
         return ""
+
+
+def _may_become(given: Split, recorded: Split, cut: bool) -> bool:
+    return given in ("", recorded) or (cut and (given, recorded) == ("train", "validation"))
+
+
+def _all_files(manifest: Manifest) -> Iterable[str]:
+    for sample in manifest:
+        yield sample.path
+        yield from filter(None, (sample.map_path, sample.mask_path))
+
+
+def _below(sample: Sample, folder: str) -> Sample:
+    """The sample without split, and its files' paths as they are below the folder."""
+    return replace(
+        sample,
+        split="",
+        path=sample.path.removeprefix(folder),
+        map_path=sample.map_path and sample.map_path.removeprefix(folder),
+        mask_path=sample.mask_path and sample.mask_path.removeprefix(folder),
+    )

@@ -209,7 +209,8 @@ def test_many_classes_read_the_features_no_more_often(classes: int) -> None:
 # Launches that a GPU sees: those that touch F, others, and those that touch a few numbers only.
 LAUNCHES = {
     ("focus_head step", 2): (2, 3, 9),
-    ("focus_head step", 17): (2, 7, 9),
+    # In a batch of 3 the sum of the losses, too, is of a few numbers.
+    ("focus_head step", 17): (2, 6, 10),
     ("focus_head frozen backbone", 2): (2, 3, 9),
     ("focus_head frozen head", 2): (2, 2, 9),
     ("focus_head no gradient", 2): (1, 2, 7),

@@ -1,71 +1,156 @@
 """From a path to a manifest: the layout is found by looking, one module reads each layout."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.manifest import CSV_MARKER, REAL, SYNTHETIC, Manifest, Sample, Split, open_csv
-from focus.data.readers import cyborg, folders
-from focus.data.readers.files import require_files, with_maps
+from focus.data.layouts import HUB_PREFIX, Layout, parse_columns
+from focus.data.manifest import (
+    CSV_MARKER,
+    REAL,
+    SYNTHETIC,
+    Manifest,
+    Sample,
+    Split,
+    csv_rows,
+    numbered_samples,
+    open_csv,
+)
+from focus.data.readers import cyborg, folders, hub, tables
+from focus.data.readers.files import IMAGE_EXTENSIONS, Request, from_rows, join, with_maps
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_GENERATOR = "synthetic"
 
+_OF_FILES: tuple[Layout, ...] = ("manifest", "cyborg", "csv")
+_OF_FOLDERS: tuple[Layout, ...] = tuple(folders.TREES)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a path was read as. columns: what those of a table were taken for, "" if there are none.
+
+    As text it is one line for the console.
+    """
+
+    path: str
+    layout: Layout
+    columns: str
+    manifest: Manifest
+
+    def __str__(self) -> str:
+        counts = {
+            "real": sum(sample.label == REAL for sample in self.manifest),
+            "synthetic": sum(sample.label == SYNTHETIC for sample in self.manifest),
+            "unlabelled": sum(sample.label is None for sample in self.manifest),
+            "with a human map": sum(sample.map_path is not None for sample in self.manifest),
+        }
+        # A name may hold what a console cannot show.
+        path = self.path if self.path.isprintable() else ascii(self.path)
+        columns = f" ({self.columns})" if self.columns.isprintable() and self.columns else ""
+        found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        return f"{path}: layout {self.layout}{columns}, {len(self.manifest)} images, {found}"
+
 
 def read_data(
     path: str | Path,
     *,
+    layout: Layout | None = None,
     data_root: str | Path | None = None,
     heatmaps: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    allow_outside_root: bool = False,
     generator: str | None = None,
     split: Split = "",
     allow_unlabelled: bool = False,
+    say: Callable[[Reading], object] | None = None,
 ) -> Manifest:
     """Read images, labels and human maps from whichever layout ``path`` has.
 
-    - a CSV that starts with the manifest's marker: the manifest's file form;
-    - any other CSV: CYBORG's, see :mod:`focus.data.readers.cyborg`;
-    - a folder with ``0_real`` and ``1_fake`` folders: see :mod:`focus.data.readers.folders`;
-    - any other folder of images, or one image: unlabelled samples, if ``allow_unlabelled``.
+    layout: None finds it by looking:
+
+    - ``manifest``: a CSV that starts with the manifest's marker;
+    - ``cyborg``: a CSV whose first cell is ``train`` or ``test``, see
+      :mod:`focus.data.readers.cyborg`;
+    - ``csv``: any other CSV, or any but a manifest if ``columns`` is given, see
+      :mod:`focus.data.readers.tables`;
+    - ``parquet``: a parquet file, or a folder with some, see :mod:`focus.data.readers.hub`;
+    - ``hub``: ``hf://user/name``, a data set of the Hugging Face Hub;
+    - ``0_real-1_fake``, ``nature-ai``, ``real-fake``: a folder with folders of these names, see
+      :mod:`focus.data.readers.folders`;
+    - ``images``: any other folder of images, or one image, unlabelled; if ``allow_unlabelled``.
 
     data_root: what the paths in a CSV are relative to, default the CSV's folder. heatmaps: folder
     of human maps, default ``heatmaps`` in ``path`` or beside it, or in ``data_root``; a map belongs
     to the image at the same relative path or, directly in the folder, of the same base name, the
-    extension apart. generator: that of fakes for which the layout names none, default
-    "synthetic". split: that of samples to which the layout gives none.
+    extension apart. columns: names of a table's columns by the manifest's (path, label, ...),
+    default those found by name. allow_outside_root: whether a path in a table may lead out of the
+    root. generator: that of fakes for which the layout names none, default "synthetic". split: that
+    of samples to which the layout gives none. say: is told what was read, default: logged.
 
-    The order is that of the CSV's rows, or the natural one of the files' names. Raises InputError,
-    with the line number for a CSV, for whatever is missing, empty, unknown or outside its root.
+    The order is that of the table's rows, or the natural one of the files' names. A row that says
+    the same of the same path as one before is left out with a warning. Raises InputError, with the
+    line number for a CSV, for whatever is missing, empty, unknown, contradictory or outside its
+    root.
     """
-    path = Path(path).absolute()
-    if path.is_dir():
-        layout, manifest = folders.read(path, heatmaps)
-    elif path.suffix.lower() == ".csv":
-        layout, manifest = _read_csv(path, data_root, heatmaps)
-    elif path.is_file():
-        layout, manifest = "one image", Manifest([Sample(str(path))], str(path))
-    else:
-        raise InputError(f"There is no file or folder {path}: give the path of a CSV or a folder.")
+    given = name = str(path)
+    is_hub = layout == "hub" or name.startswith(HUB_PREFIX)
+    if is_hub:
+        name = name.removeprefix(HUB_PREFIX).removeprefix("datasets/").strip("/")
+    path = Path(name) if is_hub else Path(path).absolute()
+    inside = path if path.is_dir() else path.parent
+    request = Request(
+        path,
+        root=(inside if data_root is None else Path(data_root)).absolute(),
+        heatmaps=heatmaps,
+        columns=columns or {},
+        outside=allow_outside_root,
+        hub=name if is_hub else "",
+    )
+    if layout is not None and not takes(layout, given):
+        kind = "folders" if path.is_file() else "files"
+        raise InputError(f"--layout {layout} reads {kind}, and {path} is none: give another one.")
+    found, in_columns, manifest = _read(request, layout)
     if not allow_unlabelled and any(sample.label is None for sample in manifest):
         raise InputError(
-            f"{path} has images without label ({layout}): give them one by a CSV or by folders "
-            "named 0_real and 1_fake."
+            f"{path} has images without label (layout {found}): give them one by a CSV or by "
+            "folders named 0_real and 1_fake."
         )
-    named = [_with_defaults(s, generator or DEFAULT_GENERATOR, split) for s in manifest]
-    n_maps = sum(sample.map_path is not None for sample in named)
-    _log.info("%s: %s, %d images, %d with a human map", path, layout, len(named), n_maps)
-    return Manifest(named, manifest.source)
+    manifest = Manifest(
+        (_with_defaults(s, generator or DEFAULT_GENERATOR, split) for s in manifest),
+        manifest.source,
+    )
+    reading = Reading(name if is_hub else str(path), found, in_columns, manifest)
+    if say is None:
+        _log.info("%s", reading)
+    else:
+        say(reading)
+    return manifest
+
+
+def takes(layout: Layout, path: str) -> bool:
+    """Whether a path is of the kind that a layout is for: a file, a folder, a name on the Hub."""
+    if path.startswith(HUB_PREFIX) or layout == "hub":
+        return layout == "hub"
+    if layout in _OF_FILES:
+        return not Path(path).is_dir()
+    return layout not in _OF_FOLDERS or not Path(path).is_file()
 
 
 def read_tests(
     test_data: Mapping[str, str],
     test_real: Mapping[str, str] = {},
     *,
+    layout: Layout | None = None,
     data_root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    allow_outside_root: bool = False,
+    say: Callable[[Reading], object] | None = None,
 ) -> Manifest:
     """The test samples of ``--test-data`` and ``--test-real``, each a NAME and a path.
 
@@ -76,16 +161,28 @@ def read_tests(
     data, they are that generator's own; else they serve all generators that have none of their own
     (generator ""). ``extra["source"]`` keeps NAME. All get the split "test".
 
+    layout: for the paths that it :func:`takes`. The other arguments are those of :func:`read_data`.
     Raises InputError for test data without fakes and for test reals with fakes.
     """
+
+    def read(path: str, generator: str | None = None) -> Manifest:
+        return read_data(
+            path,
+            layout=layout if layout and takes(layout, path) else None,
+            data_root=data_root,
+            columns=columns,
+            allow_outside_root=allow_outside_root,
+            generator=generator,
+            allow_unlabelled=True,
+            say=say,
+        )
+
     joined = Manifest([])
     for name, path in test_data.items():
-        found = read_data(path, data_root=data_root, generator=name, allow_unlabelled=True)
-        joined += _test_fakes(found, name)
+        joined += _test_fakes(read(path, name), name)
     generators = joined.generators()
     for name, path in test_real.items():
-        found = read_data(path, data_root=data_root, allow_unlabelled=True)
-        joined += _test_reals(found, name, generator=name if name in generators else "")
+        joined += _test_reals(read(path), name, generator=name if name in generators else "")
     return joined
 
 
@@ -94,49 +191,111 @@ def read_given(
 ) -> tuple[Manifest, Manifest]:
     """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
-    Either is empty only if nothing was given. Raises InputError for a path that ``--data`` names
-    twice, and what :func:`read_data` and :func:`read_tests` raise.
+    Either is empty only if nothing was given. The main process prints a line for each path: the
+    layout it was read as. Raises InputError for a path that ``--data`` names twice, for a
+    ``--layout`` or ``--columns`` that no path has a use for, and what :func:`read_data` and
+    :func:`read_tests` raise.
     """
-    places = [Path(path).resolve() for path in config.data]
+    places = [p if p.startswith(HUB_PREFIX) else str(Path(p).resolve()) for p in config.data]
     if twice := [path for path in places if places.count(path) > 1]:
         raise InputError(f"--data names {twice[0]} twice: give each path once.")
-    own = Manifest([])
-    for path in config.data:
-        own += read_data(
+    given = [*config.data, *config.test_data.values(), *config.test_real.values()]
+    layout = config.layout
+    if layout and not any(takes(layout, path) for path in given):
+        raise InputError(f"--layout {layout} suits none of the paths given: give another one.")
+    columns = None if config.columns is None else parse_columns(config.columns)
+    readings: list[Reading] = []
+
+    def say(reading: Reading) -> None:
+        readings.append(reading)
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+            print(reading, flush=True)
+
+    parts = [
+        read_data(
             path,
+            layout=layout if layout and takes(layout, path) else None,
             data_root=config.data_root,
             heatmaps=config.heatmaps,
+            columns=columns,
+            allow_outside_root=config.allow_outside_root,
             allow_unlabelled=allow_unlabelled,
+            say=say,
         )
-    return own, read_tests(config.test_data, config.test_real, data_root=config.data_root)
+        for path in config.data
+    ]
+    own = parts[0] if len(parts) == 1 else join(parts)
+    tests = read_tests(
+        config.test_data,
+        config.test_real,
+        layout=layout,
+        data_root=config.data_root,
+        columns=columns,
+        allow_outside_root=config.allow_outside_root,
+        say=say,
+    )
+    if columns and not any(reading.columns for reading in readings):
+        raise InputError("--columns is for tables, and no path is one: drop it.")
+    return own, tests
 
 
-def _read_csv(
-    path: Path, data_root: str | Path | None, heatmaps: str | Path | None
-) -> tuple[str, Manifest]:
-    root = path.parent if data_root is None else Path(data_root).absolute()
-    if not root.is_dir():
-        raise InputError(f"The image root {root} of {path} is no folder: give another --data-root.")
-    with open_csv(path) as file:
-        is_manifest = file.readline().startswith(CSV_MARKER)
-    if not is_manifest:
-        return "CYBORG CSV", cyborg.read(path, root, heatmaps)
-    manifest = Manifest.from_csv(path, root)
+def _read(request: Request, layout: Layout | None) -> tuple[Layout, str, Manifest]:
+    """The layout, what the columns were taken for, and the manifest."""
+    path = request.path
+    if layout is None and not request.hub:
+        if path.suffix.lower() == ".csv" and not path.is_dir():
+            layout = _look_into(request)
+        elif path.suffix.lower() in hub.PARQUET or (path.is_dir() and hub.is_parquet(path)):
+            layout = "parquet"
+    if not request.hub and not (path.exists() or layout in _OF_FILES):
+        raise InputError(f"There is no file or folder {path}: give the path of a CSV or a folder.")
+    if request.hub or layout == "parquet":
+        return "hub" if request.hub else "parquet", *hub.read(request)
+    if layout in _OF_FILES:
+        if not request.root.is_dir():
+            raise InputError(
+                f"The image root {request.root} of {path} is no folder: give another --data-root."
+            )
+        if layout == "csv":
+            return "csv", *tables.read(request)
+        read = cyborg.read if layout == "cyborg" else _read_manifest
+        return layout, "", read(request)
+    if path.is_dir():
+        found, manifest = folders.read(request, layout)
+        return found, "", manifest
+    if path.suffix.lower() not in IMAGE_EXTENSIONS and layout is None:
+        raise InputError(
+            f"{path} is no CSV, no parquet file and, by its name, no image: give --layout."
+        )
+    return "images", "", Manifest([Sample(str(path))], str(path))
+
+
+def _look_into(request: Request) -> Layout:
+    """Which of its kinds a CSV is."""
+    with open_csv(request.path) as file:
+        if file.readline().startswith(CSV_MARKER):
+            return "manifest"
+        file.seek(0)
+        _, row = next(csv_rows(file, request.path), (1, ["train"]))
+    is_cyborg = row[0].strip() in cyborg.SPLITS and not request.columns
+    return "cyborg" if is_cyborg else "csv"
+
+
+def _read_manifest(request: Request) -> Manifest:
+    samples = numbered_samples(request.path, request.root, confined=not request.outside)
+    manifest = from_rows(samples, request.path)
     if not manifest:
-        raise InputError(f"{path} has no rows: give a manifest with at least one image.")
-    require_files([sample.path for sample in manifest], path)
-    if heatmaps is not None:
-        manifest = with_maps(manifest, root, Path(heatmaps), required=True)
-    return "manifest", manifest
+        raise InputError(f"{request.path} has no rows: give a manifest with at least one image.")
+    if request.heatmaps is not None:
+        maps = Path(request.heatmaps).absolute()
+        manifest = with_maps(manifest, request.root, maps, required=True)
+    return manifest
 
 
 def _with_defaults(sample: Sample, generator: str, split: Split) -> Sample:
-    unnamed_fake = sample.label == SYNTHETIC and not sample.generator
-    return replace(
-        sample,
-        generator=generator if unnamed_fake else sample.generator,
-        split=sample.split or split,
-    )
+    if sample.label == SYNTHETIC and not sample.generator:
+        sample = replace(sample, generator=generator)
+    return sample if sample.split or not split else replace(sample, split=split)
 
 
 def _test_fakes(found: Manifest, name: str) -> Manifest:

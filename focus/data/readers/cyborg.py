@@ -5,46 +5,55 @@ everybody else calls validation; a leading slash means the image root. A fourth 
 this project's addition, names the generator. Human maps lie in a folder ``heatmaps``.
 """
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, csv_rows, open_csv
-from focus.data.readers.files import find_maps, require_files, with_maps
+from focus.data.manifest import (
+    REAL,
+    SYNTHETIC,
+    Manifest,
+    Sample,
+    Split,
+    csv_rows,
+    open_csv,
+    place_inside,
+)
+from focus.data.readers.files import Request, find_maps, from_rows, with_maps
 from focus.errors import InputError
 
+SPLITS: dict[str, Split] = {"train": "train", "test": "validation"}
 _LABELS = {"Real": REAL, "Synthetic": SYNTHETIC}
-_SPLITS: dict[str, Split] = {"train": "train", "test": "validation"}
 
 
-def read(path: Path, root: Path, heatmaps: str | Path | None) -> Manifest:
-    """Read a CSV whose paths are relative to ``root``; raises InputError with the line number."""
-    with open_csv(path) as file:
-        rows = list(csv_rows(file, path))
-    if not rows:
-        raise InputError(f"{path} is empty: give a CSV with rows of split,label,/path.")
-    samples = []
-    for line, row in rows:
-        try:
-            samples.append(_sample(row, root))
-        except ValueError as error:
-            raise InputError(f"{path}, line {line}: {error}; mend the row.") from error
-    require_files([sample.path for sample in samples], path, [line for line, _ in rows])
-    folder, required = find_maps(heatmaps, path.parent, root)
-    manifest = Manifest(samples, str(path))
-    return with_maps(manifest, root, folder, required=required) if folder else manifest
+def read(request: Request) -> Manifest:
+    """Read the CSV; raises InputError with the line number."""
+    manifest = from_rows(_samples(request), request.path)
+    if not manifest:
+        raise InputError(f"{request.path} is empty: give a CSV with rows of split,label,/path.")
+    folder, required = find_maps(request.heatmaps, request.path.parent, request.root)
+    return with_maps(manifest, request.root, folder, required=required) if folder else manifest
 
 
-def _sample(row: list[str], root: Path) -> Sample:
+def _samples(request: Request) -> Iterator[tuple[int, Sample]]:
+    with open_csv(request.path) as file:
+        for line, row in csv_rows(file, request.path):
+            try:
+                yield line, _sample(row, request.root, request.outside)
+            except ValueError as error:
+                raise InputError(f"{request.path}, line {line}: {error}; mend the row.") from error
+
+
+def _sample(row: list[str], root: Path, outside: bool) -> Sample:
     if len(row) not in (3, 4):
         raise ValueError(
             f"{len(row)} columns, where a CYBORG CSV has split,label,/path and may have a generator"
         )
     split, label, image, generator = (*(cell.strip() for cell in row[:2]), *row[2:], "")[:4]
-    if split not in _SPLITS:
+    if split not in SPLITS:
         raise ValueError(f"split {split!r} is neither train nor test (there is no header line)")
     if label not in _LABELS:
         raise ValueError(f"label {label!r} is neither Real nor Synthetic")
-    path = os.path.normpath(f"{root}/{image.lstrip('/')}")
-    if not Path(path).is_relative_to(root):
-        raise ValueError(f"path {image!r} leaves the image root {root}")
-    return Sample(path, _LABELS[label], generator.strip(), split=_SPLITS[split])
+    if not image.strip("/"):
+        raise ValueError("an empty path")
+    path = place_inside(image.lstrip("/"), str(root), outside=outside)
+    return Sample(path, _LABELS[label], generator.strip(), split=SPLITS[split])

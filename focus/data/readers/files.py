@@ -1,19 +1,46 @@
-"""What the readers share: walking folders, checking paths, finding the human map of an image."""
+"""What the readers share: walking folders, checking rows, finding the human map of an image."""
 
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path, PurePath
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import REAL, Manifest, Sample, Split
+from focus.data.maps import map_references
 from focus.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
     ".png .jpg .jpeg .jp2 .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()  # noqa: SIM905
 )
 HEATMAPS = "heatmaps"
+_LEFTOVERS = ("__MACOSX",)  # what unpacking leaves: files named as images that are none
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked for.
+
+    path: a file or a folder, absolute. root: what relative paths in a table are relative to.
+    columns: of a table, by the manifest's names. outside: whether paths in a table may leave the
+    root. hub: the name of a data set of the Hub; then ``path`` is only for messages.
+    """
+
+    path: Path
+    root: Path
+    heatmaps: str | Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    outside: bool = False
+    hub: str = ""
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -22,42 +49,149 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part or 0), "") if i % 2 else (0, part) for i, part in enumerate(parts)], name
 
 
-def images_below(folder: Path, skip: Path | None = None) -> Iterator[Path]:
+def split_of(word: str) -> Split | None:
+    """The split that data sets call so, None if it is none: ``val`` is validation."""
+    return _SPLITS.get(word.strip().casefold())
+
+
+def images_below(
+    folder: Path, skip: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> Iterator[Path]:
     """The image files below a folder, in natural order, hidden ones and the folder ``skip`` apart.
 
-    Follows symbolic links, but not into a folder that holds them.
+    Follows symbolic links, but not into a folder that holds them; one that leads nowhere is yielded
+    by its name. Raises InputError for a folder that cannot be listed.
     """
-    yield from _images_below(folder, skip, frozenset())
-
-
-def _images_below(folder: Path, skip: Path | None, above: frozenset[str]) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above or folder == skip:
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
-    except OSError as error:
-        raise InputError(
-            f"Cannot list {folder} ({error.strerror}): make the folder readable."
-        ) from error
-    for entry in entries:
-        if entry.name.startswith("."):
+    # A folder to list has the inodes of those that it lies in, a file to yield has None.
+    waiting: list[tuple[Path, frozenset[tuple[int, int]] | None]] = [(folder, frozenset())]
+    while waiting:
+        place, above = waiting.pop()
+        if above is None:
+            yield place
             continue
-        if PurePath(entry.name).suffix.lower() in IMAGE_EXTENSIONS and not entry.is_dir():
-            yield folder / entry.name
-        elif entry.is_dir():
-            yield from _images_below(folder / entry.name, skip, above | {real})
+        if place == skip:
+            continue
+        try:
+            status = place.stat()
+            inode = (status.st_dev, status.st_ino)
+            if inode in above:
+                continue
+            with os.scandir(place) as entries:
+                found = [
+                    (entry.name, is_folder)
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.name not in _LEFTOVERS
+                    if (is_folder := _is_folder(entry))
+                    or os.path.splitext(entry.name)[1].lower() in extensions  # noqa: PTH122
+                ]
+        except OSError as error:
+            raise InputError(
+                f"Cannot list {place} ({error.strerror}): make the folder readable."
+            ) from error
+        found.sort(key=lambda entry: natural_key(entry[0]), reverse=True)  # the last comes next
+        waiting += [
+            (place / name, above | {inode} if is_folder else None) for name, is_folder in found
+        ]
 
 
-def require_files(paths: Sequence[str], source: Path, lines: Sequence[int] | None = None) -> None:
-    """Raise InputError, with the first and the count, if any path is no file."""
-    missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def from_rows(
+    rows: Iterable[tuple[int, Sample]], source: str | Path, *, embedded: bool = False
+) -> Manifest:
+    """The samples of a table's numbered rows, each once; all of their files must be there.
+
+    Rows that say the same of one path are dropped but for the first, with one warning. embedded:
+    the paths stand for contents, and the same content may well be in two rows: only its label
+    must be the same then. Raises InputError, with the numbers of the rows.
+    """
+    unit = "row" if embedded else "line"
+    lines: list[int] = []
+    samples: list[Sample] = []
+    first: dict[str, int] = {}
+    twice: list[tuple[int, int]] = []
+    for line, sample in rows:
+        at = first.setdefault(sample.path, len(samples))
+        if at < len(samples):
+            other = samples[at]
+            if reason := _disagreement(other, sample, label_only=embedded):
+                raise InputError(
+                    f"{source}, {unit} {line}: {sample.path!r} is in {unit} {lines[at]} too, with "
+                    f"{reason}; keep one of them."
+                )
+            if embedded or _shared_real(other) == _shared_real(sample):
+                twice.append((line, lines[at]))
+                continue
+        lines.append(line)
+        samples.append(sample)
+    if twice:
+        _log.warning(
+            "%s: left out %d duplicate rows, the first is %s %d, which repeats %s %d",
+            *(source, len(twice), unit, twice[0][0], unit, twice[0][1]),
+        )
+    _require_files([sample.path for sample in samples], source, unit, lines)
+    return Manifest(samples, str(source))
+
+
+def join(parts: Iterable[Manifest]) -> Manifest:
+    """The samples of several manifests, each once.
+
+    Raises InputError if two of them disagree on an image.
+    """
+    joined = Manifest([])
+    first: dict[str, tuple[Sample, str]] = {}
+    for part in parts:
+        fresh = []
+        for sample in part:
+            other, source = first.setdefault(sample.path, (sample, part.source))
+            if reason := _disagreement(other, sample, label_only=False):
+                raise InputError(
+                    f"{sample.path!r} of {part.source} is in {source} too, with {reason}: keep "
+                    "one of them."
+                )
+            if source == part.source or _shared_real(other) != _shared_real(sample):
+                fresh.append(sample)
+        if len(fresh) < len(part):
+            _log.warning(
+                "%s: left out %d images that were given before", part.source, len(part) - len(fresh)
+            )
+        joined += Manifest(fresh, part.source)
+    return joined
+
+
+def _shared_real(sample: Sample) -> str:
+    """The generator that a real image is compared with: it may serve several, in a row for each."""
+    return sample.generator if sample.label == REAL else ""
+
+
+def _disagreement(one: Sample, other: Sample, *, label_only: bool) -> str:
+    """What two samples of one image say differently, "" if nothing that counts."""
+    if one.label != other.label:
+        return "another label"
+    if one.split != other.split and not label_only:
+        return "another split"
+    if one.label != REAL and one.generator != other.generator and not label_only:
+        return "another generator"
+    return ""
+
+
+def _require_files(paths: Sequence[str], source: str | Path, unit: str, lines: list[int]) -> None:
+    """Raise InputError, with the first and the count, if any path is neither file nor link."""
+    missing = [
+        i
+        for i, path in enumerate(paths)
+        if not (os.path.isfile(path) or os.path.islink(path))  # noqa: PTH113, PTH114
+    ]
     if missing:
         first = missing[0]
-        line = f" (line {lines[first]})" if lines else ""
         raise InputError(
             f"{len(missing)} of the {len(paths)} images of {source} do not exist, the first is "
-            f"{paths[first]!r}{line}: mend the paths or give another --data-root."
+            f"{paths[first]!r} ({unit} {lines[first]}): mend the paths or give another --data-root."
         )
 
 
@@ -69,31 +203,29 @@ def find_maps(given: str | Path | None, *places: Path) -> tuple[Path | None, boo
 
 
 def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -> Manifest:
-    """Give the samples their human maps from a folder.
+    """Give the samples their human maps from a folder or a COCO file.
 
     A map belongs to the image at the same path relative to ``root`` or, if it lies directly in the
     folder, to the image of the same base name, the extension apart. If several images have that
-    name, it is the training image's. Raises InputError if that does not settle it or, when
+    name, it is the training image's. Those of several annotators are averaged, see
+    :func:`focus.data.maps.map_references`. Raises InputError if that does not settle it or, when
     ``required``, if no map belongs to any image.
     """
-    if not folder.is_dir():
-        raise InputError(f"The folder of human maps {folder} does not exist: give another one.")
-    maps: dict[str, str] = {}
-    for path in images_below(folder):
-        key = str(path.relative_to(folder).with_suffix(""))
-        if key in maps:
-            raise InputError(f"{maps[key]!r} and {str(path)!r} are maps of one image: keep one.")
-        maps[key] = str(path)
-
+    if not folder.is_dir() and folder.suffix.lower() != ".json":
+        raise InputError(
+            f"The folder of human maps {folder} does not exist: give another one, or a .json file."
+        )
     by_name = _names(manifest)
     in_training = _names(manifest.split("train"))
+    below_root = {sample.path: _below(sample.path, root) for sample in manifest}
+    files = images_below(folder) if folder.is_dir() else ()
+    maps = map_references(folder, files, {*by_name, *below_root.values()})
 
     def map_of(sample: Sample) -> str | None:
         path = Path(sample.path)
-        if path.is_relative_to(root):
-            mirrored = maps.get(str(path.relative_to(root).with_suffix("")))
-            if mirrored is not None:
-                return mirrored
+        mirrored = maps.get(below_root[sample.path])
+        if mirrored is not None:
+            return mirrored
         flat = maps.get(path.stem)
         if flat is None or by_name[path.stem] == 1:
             return flat
@@ -107,10 +239,16 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     found = [replace(s, map_path=map_of(s) or s.map_path) for s in manifest]
     if required and all(sample.map_path is None for sample in found):
         raise InputError(
-            f"None of the {len(maps)} images of {folder} has the name of an image of "
+            f"None of the {len(maps)} human maps in {folder} has the name of an image of "
             f"{manifest.source}: name each human map as its image."
         )
     return Manifest(found, manifest.source)
+
+
+def _below(path: str, root: Path) -> str:
+    """The path below ``root`` without extension, "" if it is not there."""
+    whole = Path(path)
+    return str(whole.relative_to(root).with_suffix("")) if whole.is_relative_to(root) else ""
 
 
 def _names(manifest: Manifest) -> Counter[str]:

@@ -1,0 +1,225 @@
+"""Finding the files that cannot be decoded, before training starts."""
+
+import csv
+import hashlib
+import logging
+import os
+import stat
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from focus.data.images import load_image, load_map, reason
+from focus.data.machine import cache_dir, usable_cores
+from focus.data.manifest import Manifest
+from focus.data.maps import files_of, human_map, is_blank, looks_inverted
+from focus.errors import ImageError, InputError
+
+Role = Literal["image", "map", "mask"]
+
+BAD_FILES = "bad_files.csv"
+MAX_BAD = 0.01
+
+_log = logging.getLogger(__name__)
+_CSV_MARKER = "# focus-bad-files 1"
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A file that cannot be decoded. reason: what the decoder said, one line."""
+
+    path: str
+    role: Role
+    reason: str
+
+
+_Verdict = BadFile | Literal["good", "blank", "inverted"]
+
+
+def check_images(
+    manifest: Manifest,
+    *,
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+    max_bad: float = MAX_BAD,
+) -> tuple[Manifest, list[BadFile]]:
+    """Decode every file once, in parallel, and take out what cannot be decoded.
+
+    Returns the usable part of the manifest, in order, and the bad files. A bad image removes its
+    sample; a bad map or mask only that; each gives one logged warning. Maps of one single value
+    (all zero, say) say nothing about where to look and count as none; one warning counts them.
+    Maps that look inverted are kept as they are; one warning counts them.
+
+    threads: default one per usable core (decoders release the GIL). cache: folder that remembers
+    the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
+    max_bad: the share of bad images, of bad maps or of bad masks above which InputError is raised;
+    so is it when no image is left.
+    """
+    known = _Known(Path(cache) if cache is not None else cache_dir())
+    verdicts = _verdicts(_files(manifest), known, threads, progress)
+    bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
+    _refuse_too_many(
+        bad, Counter(role for _, role in verdicts), max_bad, manifest.source or "the data"
+    )
+    for file in bad:
+        _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+    blank = {path for (path, _), verdict in verdicts.items() if verdict == "blank"}
+    if blank:
+        _log.warning(
+            "%d human maps have one single value and count as none, the first is %r",
+            len(blank),
+            min(blank),
+        )
+    inverted = [path for (path, _), verdict in verdicts.items() if verdict == "inverted"]
+    if inverted:
+        _log.warning(
+            "%d human maps are bright over most of the image and may be inverted (bright is where "
+            "people looked), the first is %r",
+            len(inverted),
+            min(inverted),
+        )
+    unusable = {(file.path, file.role) for file in bad} | {(path, "map") for path in blank}
+    if not unusable:
+        return manifest, bad
+    kept = (
+        replace(
+            sample,
+            map_path=None if (sample.map_path, "map") in unusable else sample.map_path,
+            mask_path=None if (sample.mask_path, "mask") in unusable else sample.mask_path,
+        )
+        for sample in manifest
+        if (sample.path, "image") not in unusable
+    )
+    return Manifest(kept, manifest.source), bad
+
+
+def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
+    """Write ``bad_files.csv``: path, role, reason; a name's bytes that are no UTF-8 stay."""
+    with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.write(f"{_CSV_MARKER}\r\n")
+        writer = csv.writer(file)
+        writer.writerow(("path", "role", "reason"))
+        writer.writerows((entry.path, entry.role, entry.reason) for entry in bad)
+
+
+def _files(manifest: Manifest) -> list[tuple[str, Role]]:
+    """Every distinct file and its role, in the manifest's order."""
+    files: dict[tuple[str, Role], None] = {}
+    for sample in manifest:
+        files[sample.path, "image"] = None
+        if sample.map_path is not None:
+            files[sample.map_path, "map"] = None
+        if sample.mask_path is not None:
+            files[sample.mask_path, "mask"] = None
+    return list(files)
+
+
+def _verdicts(
+    files: list[tuple[str, Role]], known: "_Known", threads: int | None, progress: bool
+) -> dict[tuple[str, Role], _Verdict]:
+    unknown = [file for file in files if file not in known]
+    verdicts: dict[tuple[str, Role], _Verdict] = dict.fromkeys(files, "good")
+    if not unknown:
+        return verdicts
+    with ThreadPool(threads or usable_cores()) as pool:
+        found = pool.imap(_verdict, unknown, chunksize=8)
+        bar = tqdm(
+            found, total=len(unknown), desc="checking files", unit="file", disable=not progress
+        )
+        verdicts.update(zip(unknown, bar, strict=True))
+    known.add(file for file in unknown if verdicts[file] == "good")
+    return verdicts
+
+
+def _verdict(file: tuple[str, Role]) -> _Verdict:
+    path, role = file
+    try:
+        if any(map(_is_special, files_of(path) if role == "map" else [path])):
+            return BadFile(path, role, "neither a file nor a folder")
+        if role == "image":
+            load_image(path)
+        elif role == "mask":
+            load_map(path)
+        else:
+            values = human_map(path)
+            if is_blank(values):
+                return "blank"
+            if looks_inverted(values):
+                return "inverted"
+    except ImageError as error:
+        return BadFile(path, role, reason(path, error.__cause__ or error))
+    return "good"
+
+
+def _is_special(path: str) -> bool:
+    """A pipe or a device, which would be waited for."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a million Path objects take seconds
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _refuse_too_many(bad: list[BadFile], total: Counter[Role], max_bad: float, place: str) -> None:
+    for role, n_bad in Counter(file.role for file in bad).items():
+        none_left = role == "image" and n_bad == total[role]
+        if none_left or n_bad > max_bad * total[role]:
+            first = next(file for file in bad if file.role == role)
+            raise InputError(
+                f"{n_bad} of {total[role]} {role} files of {place} cannot be decoded, more than "
+                f"the share of {max_bad:g} that --max-bad allows: mend or remove them, the first "
+                f"is {first.path!r} ({first.reason})."
+            )
+
+
+class _Known:
+    """The files found good before: a file of digests of (path, size, time, role).
+
+    Bad files are not remembered: they are few, and a mended environment should see them anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "decoded-2.bin"
+        try:
+            raw = self._file.read_bytes()
+        except OSError:
+            raw = b""
+        whole = len(raw) - len(raw) % _DIGEST_BYTES
+        self._digests = {raw[i : i + _DIGEST_BYTES] for i in range(0, whole, _DIGEST_BYTES)}
+
+    def __contains__(self, file: tuple[str, Role]) -> bool:
+        return bool(self._digests) and _digest(file) in self._digests
+
+    def add(self, files: Iterable[tuple[str, Role]]) -> None:
+        new = {digest for file in files if (digest := _digest(file))}
+        if not new - self._digests:
+            return
+        self._digests |= new
+        try:  # a whole file replaces the old one, so another run never reads half of it
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._file.parent, delete=False) as part:
+                part.write(b"".join(self._digests))
+            Path(part.name).replace(self._file)
+        except OSError as error:
+            _log.warning("cannot remember the checked files in %s: %s", self._file, error)
+
+
+def _digest(file: tuple[str, Role]) -> bytes:
+    """Empty for a file that does not exist."""
+    path, role = file
+    key = role.encode() + b"\0" + os.fsencode(os.path.abspath(path))  # noqa: PTH100
+    try:
+        for part in files_of(path) if role == "map" else [path]:
+            found = os.stat(part)  # noqa: PTH116
+            key += b"\0%d %d" % (found.st_size, found.st_mtime_ns)
+    except (OSError, ValueError):
+        return b""
+    return hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,176 @@
+"""Everything that the check finds, in the order in which it finds it."""
+
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from focus.config import TrainConfig, resolve
+from focus.data.bad_files import BadFile, check_images
+from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
+from focus.data.check.leaks import Leak, find_leaks, without_leaks
+from focus.data.check.shortcuts import Audit, audit
+from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_map
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.data.maps import files_of
+from focus.data.readers import read_given
+from focus.data.readers.files import images_below
+from focus.data.splits import assign_splits
+from focus.errors import InputError
+from focus.training import training_manifest
+
+# Images of the shortcut audit: the interval is then narrower than 0.04.
+_AUDITED = 5000
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a configuration with their splits; none, and why, if they cannot be read."""
+
+    config: TrainConfig
+    manifest: Manifest
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The manifest without leaks: where it is, its length, what would stop training on it."""
+
+    path: Path
+    n_images: int
+    obstacle: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found.
+
+    manifest: all images, those to test on included; none if they cannot be read. obstacle: what
+    train.py would say and stop, "" if it would start. looks: row by row. maps: by ``map_path``.
+    n_unmatched: images in the folder of maps that are nobody's map. bad: files that cannot be
+    decoded. metadata, pixels: the audits of the images to train with, None if there are too few.
+    """
+
+    config: TrainConfig
+    manifest: Manifest
+    obstacle: str
+    looks: Sequence[Look] = ()
+    maps: dict[str, MapLook] = field(default_factory=dict)
+    n_unmatched: int = 0
+    bad: Sequence[BadFile] = ()
+    leaks: Sequence[Leak] = ()
+    metadata: Audit | None = None
+    pixels: Audit | None = None
+    kept: Kept | None = None
+
+
+def read(config: TrainConfig) -> Data:
+    """Read the images and give them the splits that training would."""
+    try:
+        own, tests = read_given(config)
+        return Data(config, assign_splits(own, seed=config.seed) + tests)
+    except InputError as error:
+        return Data(config, Manifest([]), str(error))
+
+
+def gather(data: Data, *, progress: bool = True) -> Findings:
+    """Look at every file."""
+    config, manifest = data.config, data.manifest
+    if not manifest:
+        return Findings(config, manifest, data.obstacle)
+    paths = list(dict.fromkeys(sample.path for sample in manifest))
+    by_path = dict(
+        zip(
+            paths,
+            in_processes(look, paths, title="looking at images", progress=progress),
+            strict=True,
+        )
+    )
+    looks = [by_path[sample.path] for sample in manifest]
+    references = list(dict.fromkeys(s.map_path for s in manifest if s.map_path is not None))
+    maps = in_processes(look_at_map, references, title="looking at maps", progress=progress)
+    bad = _bad_files(manifest, looks, progress)
+    audited = _audited(manifest, looks, config.seed)
+    labels = [manifest[row].label or REAL for row in audited]
+    groups = [manifest[row].group for row in audited]
+    statistics = in_processes(
+        pixel_statistics,
+        [manifest[row].path for row in audited],
+        title="measuring pixels",
+        progress=progress,
+    )
+    return Findings(
+        config=config,
+        manifest=manifest,
+        obstacle=_obstacle(config, progress),
+        looks=looks,
+        maps=dict(zip(references, maps, strict=True)),
+        n_unmatched=_unmatched(config, references),
+        bad=bad,
+        leaks=find_leaks(manifest, looks),
+        metadata=audit(
+            metadata_table([looks[row] for row in audited]), labels, groups, seed=config.seed
+        ),
+        pixels=audit(pixel_table(statistics), labels, groups, seed=config.seed),
+    )
+
+
+def drop_leaks(found: Findings, path: Path) -> Kept:
+    """Write the manifest without leaks, and ask whether training on it would start."""
+    kept = without_leaks(found.manifest, found.leaks)
+    kept.to_csv(path)
+    config = replace(
+        found.config,
+        data=(str(path),),
+        test_data={},
+        test_real={},
+        layout=None,
+        columns=None,
+        data_root=None,
+        heatmaps=None,
+    )
+    return Kept(path, len(kept), _obstacle(config, progress=False))
+
+
+def _obstacle(config: TrainConfig, progress: bool) -> str:
+    try:
+        with redirect_stdout(StringIO()):  # what it says of the layouts has been said
+            training_manifest(resolve(config), progress=progress)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _bad_files(manifest: Manifest, looks: Sequence[Look], progress: bool) -> Sequence[BadFile]:
+    try:
+        return check_images(manifest, max_bad=1.0, progress=progress)[1]
+    except InputError:  # not one image is left
+        errors = {look.path: look.error for look in looks if look.error}
+        return [BadFile(path, "image", error) for path, error in errors.items()]
+
+
+def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
+    """Rows to audit: readable ones to train or validate with, of each class as many as fit."""
+    generator = np.random.default_rng(seed)
+    rows: list[int] = []
+    for label in (REAL, SYNTHETIC):
+        all_rows = [
+            row
+            for row, sample in enumerate(manifest)
+            if sample.label == label
+            and sample.split in ("train", "validation")
+            and not looks[row].error
+        ]
+        n = min(len(all_rows), _AUDITED // 2)
+        rows += generator.choice(all_rows, n, replace=False).tolist() if all_rows else []
+    return sorted(rows)
+
+
+def _unmatched(config: TrainConfig, references: Sequence[str]) -> int:
+    if config.heatmaps is None or not Path(config.heatmaps).is_dir():
+        return 0
+    used = {str(Path(file).absolute()) for reference in references for file in files_of(reference)}
+    return sum(str(p) not in used for p in images_below(Path(config.heatmaps).absolute()))

@@ -1,0 +1,103 @@
+"""The demo set as files, laid out as one's own data may be: ``python -m focus.data demo DIR``.
+
+``train.csv`` is CYBORG's CSV, with the human maps in ``heatmaps``; its ``test`` split is the
+validation set. ``closed.csv``, ``closed_balanced.csv`` and ``open.csv`` are manifests, since a test
+set's name and the artefact masks have no place in CYBORG's form. The open set is there once more as
+CYBORG has its test data, in a CSV for each source: ``reals.csv``, ``uNear.csv`` and so on.
+"""
+
+import csv
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from focus.data.arguments import Arguments
+from focus.data.demo.cache import demo_manifest
+from focus.data.manifest import REAL, Manifest, Sample
+from focus.errors import InputError
+
+TRAIN = "train.csv"
+TEST_SETS = ("closed", "closed_balanced", "open")
+REALS = "reals"
+_LABELS = ("Real", "Synthetic")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line, write the files, and print how they are used."""
+    parser = Arguments(
+        "python -m focus.data demo",
+        "Write the demo set as files: a template for one's own data, in CYBORG's layout.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder to write, new or empty")
+    folder = Path(parser.parse_args(arguments).folder)
+    write_demo(demo_manifest(), folder)
+    tests = " ".join(f"--test-data {name}={folder / name}.csv" for name in TEST_SETS)
+    print(f"written: {folder}\n\nTrained on it, the results are those of the embedded set:\n")
+    print(f"  accelerate launch train.py --recipe demo --data {folder / TRAIN} {tests}")
+
+
+def write_demo(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:
+    """Write the demo set, copying its files; raises InputError if the folder is in use."""
+    folder = Path(folder).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if next(folder.iterdir(), None) is not None:
+            raise InputError(f"The folder {folder} holds files already: give another one.")
+        moved = [
+            _copied(sample, folder)
+            for sample in tqdm(demo, "writing demo files", unit="image", disable=not progress)
+        ]
+        seen = [sample for sample in moved if sample.split != "test"]
+        _write_cyborg(seen, folder / TRAIN, folder)
+        for name in TEST_SETS:
+            Manifest(s for s in moved if s.test_set == name).to_csv(folder / f"{name}.csv")
+        sources: dict[str, list[Sample]] = {}
+        for sample in moved:
+            if sample.test_set == "open":
+                sources.setdefault(sample.generator or REALS, []).append(sample)
+        for name, samples in sources.items():
+            _write_cyborg(samples, folder / f"{name}.csv", folder)
+    except OSError as error:
+        raise InputError(
+            f"The demo set cannot be written to {folder} ({error.strerror}): give another folder."
+        ) from error
+
+
+def _copied(sample: Sample, folder: Path) -> Sample:
+    """The sample of the same files in ``folder``: images by split and family, maps by base name."""
+    source = Path(sample.path)
+    split, family = source.parts[-3:-1]
+    name = f"{split}_{family}_{source.name}"
+
+    def copy(path: str | None, kind: str) -> str | None:
+        if path is None:
+            return None
+        target = folder / kind / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        return str(target)
+
+    image = copy(sample.path, f"images/{split}/{family}")
+    assert image is not None
+    return replace(
+        sample,
+        path=image,
+        map_path=copy(sample.map_path, "heatmaps"),
+        mask_path=copy(sample.mask_path, "masks"),
+    )
+
+
+def _write_cyborg(samples: Iterable[Sample], path: Path, root: Path) -> None:
+    """``split,label,/path,generator`` without header; reals have no generator."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        for sample in samples:
+            row = [
+                "train" if sample.split == "train" else "test",
+                _LABELS[REAL if sample.label == REAL else 1],
+                f"/{Path(sample.path).relative_to(root).as_posix()}",
+            ]
+            rows.writerow([*row, sample.generator] if sample.generator else row)

@@ -1,0 +1,169 @@
+"""Which test generators training knew, which are near it, and which are far.
+
+``focus.data.families`` is the table of names. A family that the data give wins over the table's.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Literal
+
+from focus.data.families import FAMILIES
+from focus.data.manifest import SYNTHETIC, Sample
+
+Relation = Literal["closed", "near", "far"]
+
+# What stands for a generator where the data name none.
+_NO_NAMES = frozenset({"", "synthetic", "fake", "ai", "unknown"})
+# Words that many data sets have in their names: these are aliases only if nothing stands beside.
+_COMMON_WORDS = frozenset({"deepfake", "deepfakes", "faceswap", "guided"})
+
+
+def _plain(name: str) -> str:
+    """A name without case, spaces and punctuation."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+_PLACES = {
+    _plain(alias): (family, _plain(generator))
+    for family, generators in FAMILIES.items()
+    for generator, aliases in generators.items()
+    for alias in (generator, *aliases.split())
+}
+"""Alias -> its family and the plain name of its generator."""
+
+
+@lru_cache(maxsize=4096)
+def canonical(generator: str) -> str:
+    """The same text for all names of a generator: "SG2", "StyleGAN-2" and "stylegan2"."""
+    plain = _plain(generator)
+    return _PLACES[plain][1] if plain in _PLACES else plain
+
+
+@lru_cache(maxsize=4096)
+def family_of(generator: str) -> str:
+    """The family that the table gives to a name, "" for one that it does not know.
+
+    A name with more in it belongs to the family of the longest alias among its words, a version at
+    the end of a word apart: "stylegan2_ffhq", "imagenet_ai_0508_adm", "Midjourney-v6.1".
+    """
+    plain = _plain(generator)
+    if plain in _PLACES:
+        return _PLACES[plain][0]
+    words = re.findall(r"[^\W_]+", generator.casefold())
+    runs = ("".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    # A stable order: the longest, of these the first in the name.
+    for run in sorted(runs, key=len, reverse=True):
+        for text in (run, re.sub(r"v?\d+$", "", run)):
+            if len(text) > 2 and text in _PLACES and text not in _COMMON_WORDS:
+                return _PLACES[text][0]
+    return ""
+
+
+def families(fakes: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Generator -> family, from the (generator, given family) of each fake, sorted.
+
+    The family is the one given most often, else the table's, else "".
+    """
+    given: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (generator, family), count in Counter(fakes).items():
+        given[generator][family] += count * bool(family)
+    return {
+        generator: max(sorted(counts), key=counts.__getitem__) or family_of(generator)
+        for generator, counts in sorted(given.items())
+    }
+
+
+def training_families(samples: Iterable[Sample]) -> dict[str, str]:
+    """:func:`families` of the fakes among the training samples."""
+    return families((s.generator, s.family) for s in samples if s.label == SYNTHETIC)
+
+
+def with_families(generators: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Generator -> family, the table's where none is given."""
+    return {name: given.get(name) or family_of(name) for name in generators}
+
+
+def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation | None:
+    """How far a test generator is from training.
+
+    closed: training saw its fakes, if by another name. near: training saw its family. far: neither.
+    None: it cannot be told, since the generator, or one of training, has no name.
+
+    Args:
+        generator: its name.
+        family: as given, "" takes the table's.
+        known: generator -> family of training, "" takes the table's.
+    """
+    if _names_in_training(generator, known):
+        return "closed"
+    own = _plain(family or family_of(generator))
+    if own and own in {_plain(given or family_of(name)) for name, given in known.items()}:
+        return "near"
+    nameless = [name for name in (generator, *known) if _plain(name) in _NO_NAMES]
+    return None if nameless or not known else "far"
+
+
+def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:
+    """The test set of a generator's fakes: the given one, else closed if training knew it."""
+    return test_set or ("closed" if _names_in_training(generator, known) else "open")
+
+
+def families_tested(
+    fakes: Iterable[tuple[str, str, str]], known: Iterable[str]
+) -> dict[tuple[str, str], str]:
+    """(Test set, generator) -> family, from the (given test set, generator, given family) of each.
+
+    known: the generators of training.
+    """
+    of_sets: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    known = list(known)
+    for (test_set, generator, family), count in Counter(fakes).items():
+        of_sets[home_of(test_set, generator, known)] += [(generator, family)] * count
+    return {
+        (test_set, generator): family
+        for test_set, pairs in of_sets.items()
+        for generator, family in families(pairs).items()
+    }
+
+
+def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> list[str]:
+    """A line for each reason why figures of "unknown" generators may mislead.
+
+    Args:
+        tests: (test set, generator) -> family of the fakes that are tested.
+        known: generator -> family of training.
+    """
+    seen, renamed, near, untold = [], [], [], False
+    for (test_set, generator), family in sorted(tests.items()):
+        place = relation(generator, family, known)
+        names = _names_in_training(generator, known)
+        alias = "" if generator in names else f" (as {', '.join(names)})"
+        if test_set == "open" and place == "closed":
+            seen.append(generator + alias)
+        elif test_set == "closed" and place == "closed" and alias:
+            renamed.append(generator + alias)
+        elif test_set == "open" and place == "near":
+            near.append(f"{generator} ({family or family_of(generator)})")
+        untold |= test_set == "open" and place is None and _plain(generator) not in _NO_NAMES
+    lines = []
+    if seen:
+        lines.append(f"Tested as unknown, though training knew it: {'; '.join(seen)}.")
+    if renamed:
+        lines.append(
+            f"Tested as known, since training knew it by another name: {'; '.join(renamed)}."
+        )
+    if near:
+        lines.append(f"Tested as unknown, though training knew its family: {'; '.join(near)}.")
+    if untold and known:
+        lines.append(
+            "Training fakes have no generator's name, so nobody can tell which test generators are "
+            "near or far: name it in the data."
+        )
+    return lines
+
+
+def _names_in_training(generator: str, known: Iterable[str]) -> list[str]:
+    """The names under which training knew a generator."""
+    return sorted(name for name in known if canonical(name) == canonical(generator))

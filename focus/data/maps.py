@@ -1,0 +1,266 @@
+"""Human maps: where people looked, from images, from several annotators, from drawn shapes.
+
+A sample's ``map_path`` refers to one of
+
+- ``heatmaps/a.png``: a grey image of any size, bright where people looked;
+- ``heatmaps/{a_1.png,a_2.png}``: a folder and, in braces, the images in it that are averaged, one
+  of each annotator (``heatmaps/{anna/a.png,ben/a.png}`` for folders of annotators);
+- ``annotations.json#12``: polygons and boxes of the image with the id 12 in a COCO file.
+
+In a COCO file the shapes of one image are filled, and overlap without adding up; where annotations
+have a field ``annotator``, that is done for each annotator and the results are averaged.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from focus.data.images import load_map, reason
+from focus.errors import ImageError, InputError
+
+Map = npt.NDArray[np.float32]
+"""Grey values [H, W] in [0, 1]."""
+
+_JSON = ".json"
+
+
+class _Drawn(NamedTuple):
+    """An image of a COCO file: its name, its size in pixels, each annotator's polygons."""
+
+    name: str
+    size: tuple[int, int]
+    polygons: dict[str, list[list[float]]]
+
+
+def human_map(reference: str) -> Map:
+    """The map that ``map_path`` refers to, float32 [H, W] in [0, 1].
+
+    Annotators' images of different sizes are resized to the first's. Raises ImageError, naming the
+    file, for what cannot be decoded.
+    """
+    if _is_drawing(reference):
+        return _drawn_map(reference)
+    first, *others = (load_map(path) for path in files_of(reference))
+    if not others:
+        return first
+    total = first.astype(np.float64)
+    for values in others:
+        total += resized(values, (first.shape[1], first.shape[0]))
+    return (total / (1 + len(others))).astype(np.float32)
+
+
+def files_of(reference: str) -> list[str]:
+    """The files that a map consists of."""
+    if _is_drawing(reference):
+        return [reference.rpartition("#")[0]]
+    folder, brace, names = reference.rpartition("{")
+    if not brace or not names.endswith("}") or os.path.exists(reference):  # noqa: PTH110
+        return [reference]
+    return [folder + name for name in names[:-1].split(",")]
+
+
+def map_references(place: Path, files: Iterable[Path], images: Container[str]) -> dict[str, str]:
+    """The human maps at ``place``, by the name of the image that each belongs to.
+
+    place: a folder of maps, or a COCO file. files: the images in that folder. images: the names
+    that images have: the base name and the path below the image root, both without extension.
+
+    A name is the path below ``place``, or COCO's ``file_name``, without extension. In a folder:
+
+    1. a map whose name is an image's is that image's map;
+    2. else, where no map in a sub-folder is an image's by the first rule, the sub-folders are
+       annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for the image ``a``;
+    3. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``;
+    4. any other map keeps its name, which no image has.
+
+    Raises InputError for two maps of one image and for a file that is not COCO's.
+    """
+    if place.suffix.lower() == _JSON:
+        return _drawn_references(place)
+    own = {path: str(path.relative_to(place).with_suffix("")) for path in files}
+    mirrored = any(os.sep in name and name in images for name in own.values())
+    found: dict[str, str] = {}
+    shared: defaultdict[str, list[Path]] = defaultdict(list)
+    for path, name in own.items():
+        image = name if name in images else _annotated_image(name, images, folders=not mirrored)
+        if image != name:
+            shared[image].append(path)
+        elif name in found:
+            raise InputError(f"{found[name]!r} and {str(path)!r} are maps of one image: keep one.")
+        else:
+            found[name] = str(path)
+    for image, paths in shared.items():
+        if image in found:
+            raise InputError(
+                f"{found[image]!r} and {str(paths[0])!r} are maps of one image: name either the "
+                "one map or the annotators' maps after it."
+            )
+        found[image] = _joined(place, paths)
+    return found
+
+
+def is_blank(values: Map) -> bool:
+    """Whether a map says nothing: one single value."""
+    return bool(values.min() == values.max())
+
+
+def looks_inverted(values: Map) -> bool:
+    """Whether most of a map and most of its border is bright: nobody looks there.
+
+    Bright is the upper half of what the map spans.
+    """
+    middle = (float(values.min()) + float(values.max())) / 2
+    border = np.concatenate((values[0], values[-1], values[:, 0], values[:, -1]))
+    return bool(np.median(border) > middle and np.median(values) > middle)
+
+
+def resized(
+    values: Map, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Map:
+    """A map, or the part of it in ``box``, at another size (width, height), by area.
+
+    Each pixel is the mean of what it covers, also of pixels that it covers in part; Pillow's and
+    torch's ways by area take those whole or not at all. box: left, top, right, bottom in pixels.
+    """
+    height, width = values.shape
+    left, top, right, bottom = box or (0, 0, width, height)
+    if (width, height) == size and (left, top, right, bottom) == (0, 0, width, height):
+        return values
+    down, across = _shares(height, top, bottom, size[1]), _shares(width, left, right, size[0])
+    return np.asarray(down @ values @ across.T)
+
+
+@lru_cache(maxsize=16)
+def _shares(length: int, start: float, stop: float, count: int) -> Map:
+    """What each of ``length`` pixels gives to each of ``count`` from ``start`` to ``stop``.
+
+    [count, length]; rows sum to 1.
+    """
+    edges = np.linspace(start, stop, count + 1)[:, None]
+    before = (edges - np.arange(length)).clip(0, 1)  # the share of a pixel that lies before an edge
+    covered = np.diff(before, axis=0)
+    return np.asarray(covered / covered.sum(1, keepdims=True), dtype=np.float32)
+
+
+def _annotated_image(name: str, images: Container[str], *, folders: bool) -> str:
+    """The image that an annotator's map belongs to; the map's own name if there is none."""
+    _, slash, below = name.partition(os.sep)
+    if folders and slash and below in images:
+        return below
+    image, underscore, number = name.rpartition("_")
+    return image if underscore and number.isdecimal() and image in images else name
+
+
+def _joined(place: Path, paths: Sequence[Path]) -> str:
+    names = [str(path.relative_to(place)) for path in paths]
+    for name in names:
+        if set(name) & set("{},"):
+            raise InputError(
+                f"The map {name!r} in {place} is one of several of an image, and its name holds a "
+                "comma or a brace: rename it."
+            )
+    return f"{place}{os.sep}{{{','.join(names)}}}" if len(names) > 1 else str(paths[0])
+
+
+def _is_drawing(reference: str) -> bool:
+    file, hash_mark, _ = reference.rpartition("#")
+    return bool(hash_mark) and file.lower().endswith(_JSON)
+
+
+def _drawn_references(path: Path) -> dict[str, str]:
+    try:
+        images = _coco(str(path), path.stat().st_mtime_ns)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Cannot read the human maps in {path} ({reason(path, error)}): give images and "
+            "annotations as COCO has them."
+        ) from error
+    found: dict[str, str] = {}
+    for number, image in images.items():
+        if not image.polygons:
+            continue
+        name = str(Path(image.name).with_suffix(""))
+        if name in found:
+            raise InputError(f"{path} names the image {image.name!r} twice: keep one.")
+        found[name] = f"{path}#{number}"
+    return found
+
+
+def _drawn_map(reference: str) -> Map:
+    path, _, number = reference.rpartition("#")
+    try:
+        images = _coco(path, os.stat(path).st_mtime_ns)  # noqa: PTH116
+        if number not in images:
+            raise ValueError(f"it has no image with the id {number}")
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"Cannot decode {reference!r} ({reason(path, error)}): mend or remove the file."
+        ) from error
+    _, size, annotators = images[number]
+    total = np.zeros(size[::-1], np.float64)
+    for polygons in annotators.values():
+        total += np.logical_or.reduce([_filled(polygon, size) for polygon in polygons])
+    return (total / max(len(annotators), 1)).astype(np.float32)
+
+
+def _filled(polygon: Sequence[float], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Whether each pixel's middle lies in the polygon (even-odd rule), [H, W].
+
+    Pillow's polygons are drawn to whole pixels, border included: a tenth too large at 30 pixels.
+    """
+    width, height = size
+    crossed = np.zeros((height, width + 1), bool)  # by an edge, on the way from the left
+    corners = np.asarray(polygon).reshape(-1, 2) - 0.5  # pixels' middles at whole numbers
+    for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, 0), strict=True):
+        rows = np.arange(*np.ceil(np.clip(sorted((y, next_y)), 0, height)).astype(int))
+        if len(rows):
+            columns = x + (rows - y) * (next_x - x) / (next_y - y)
+            crossed[rows, np.ceil(columns.clip(0, width)).astype(int)] ^= True
+    return np.asarray(np.logical_xor.accumulate(crossed, 1)[:, :width])
+
+
+@lru_cache(maxsize=4)
+def _coco(path: str, changed: int) -> dict[str, _Drawn]:
+    """The images of a COCO file by their id; ``changed`` tells an edited file from the old one.
+
+    Raises OSError, or ValueError with what is wrong in it.
+    """
+    content = json.loads(Path(path).read_bytes())
+    try:
+        images = {
+            str(image["id"]): _Drawn(
+                str(image["file_name"]), (int(image["width"]), int(image["height"])), {}
+            )
+            for image in content["images"]
+        }
+        for annotation in content["annotations"]:
+            annotators = images[str(annotation["image_id"])].polygons
+            own = annotators.setdefault(str(annotation.get("annotator", "")), [])
+            own.extend(_polygons(annotation))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return images
+
+
+def _polygons(annotation: dict[str, Any]) -> list[list[float]]:
+    """The outlines [x, y, x, y, ...] in pixels: the segmentation's, without one the box's."""
+    shapes = annotation.get("segmentation")
+    if isinstance(shapes, dict):
+        raise ValueError(
+            f"annotation {annotation['id']} is run-length encoded, where polygons or a box are "
+            "needed"
+        )
+    if not shapes:
+        left, top, width, height = map(float, annotation["bbox"])
+        return [[left, top, left + width, top, left + width, top + height, left, top + height]]
+    outlines = [[float(value) for value in outline] for outline in shapes]
+    if any(len(outline) < 6 or len(outline) % 2 for outline in outlines):
+        raise ValueError(f"annotation {annotation['id']} has an outline that is no polygon")
+    return outlines

@@ -1,0 +1,165 @@
+"""Which column of a table means what, and the sample that a row makes.
+
+The columns are found by their names, unless they are given; labels are words or 0 and 1.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast, get_args
+
+from focus.data.manifest import (
+    COLUMNS,
+    NO_EXTRA,
+    REAL,
+    SYNTHETIC,
+    Sample,
+    Split,
+    TestSet,
+    read_box,
+)
+from focus.data.readers.files import split_of
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "path": (
+        *("path", "filename", "file", "image", "file_name", "filepath", "file_path"),
+        *("image_path", "img_path", "img"),
+    ),
+    "label": ("label", "target", "typ", "class", "is_fake"),
+    "generator": ("generator", "model", "source"),
+    "family": ("family",),
+    "split": ("split",),
+    "test_set": ("test_set",),
+    "map_path": ("map_path", "heatmap", "map"),
+    "mask_path": ("mask_path", "mask"),
+    "box": ("box", "face_box"),
+    "group": ("group", "identity", "video"),
+}
+"""By what names a column of the manifest goes in other tables; the first that is there counts."""
+
+LABELS = {
+    **dict.fromkeys(("real", "nature", "0"), REAL),
+    **dict.fromkeys(("fake", "synthetic", "ai", "1"), SYNTHETIC),
+}
+PATHS = ("path", "map_path", "mask_path")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one table. at: where each column of the manifest is; rest: all others."""
+
+    header: Sequence[str]
+    at: Mapping[str, int]
+    rest: Mapping[str, int]
+
+    @classmethod
+    def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
+        """By the names that are given, else by the usual ones.
+
+        GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
+        Raises ValueError for a column that is not there or is there twice, and if none is the path.
+        """
+        names = [_plain(name) for name in header]
+        at: dict[str, int] = {}
+        for role, usual in NAMES.items():
+            wanted = (given[role],) if role in given else usual
+            found = next((_plain(name) for name in wanted if name and _plain(name) in names), None)
+            if found is None:
+                if given.get(role):
+                    raise ValueError(f"there is no column {given[role]!r} among {_listed(header)}")
+                continue
+            if names.count(found) > 1:
+                raise ValueError(f"the column {found!r} is there twice")
+            at[role] = names.index(found)
+        if "path" not in at:
+            raise ValueError(
+                f"no column names the image among {_listed(header)}; call it path or filename, or "
+                "give --columns path=NAME"
+            )
+        untold = "generator" not in at and not {"label", "generator"} & given.keys()
+        if untold and "label" in at and names[at["label"]] == "typ":
+            at["generator"] = at["label"]
+        rest = {
+            # A column of the manifest that was given another name is not mistaken for it.
+            f"original_{name}" if name in COLUMNS else name: i
+            for i, name in enumerate(header)
+            if name and i not in at.values()
+        }
+        return cls(header, at, rest)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{role}={self.header[i]}" for role, i in self.at.items())
+
+    def sample(self, cells: Sequence[str], place: Callable[[str], str]) -> Sample:
+        """The sample of a row. place: makes an absolute path of a cell. Raises ValueError."""
+        if len(cells) != len(self.header):
+            raise ValueError(f"{len(cells)} columns instead of {len(self.header)}")
+        cell = {role: cells[i] for role, i in self.at.items()}
+        if not cell["path"]:
+            raise ValueError("an empty path")
+        label, generator = self._label(cell.get("label", ""), cell.get("generator", ""))
+        extra = {name: sys.intern(cells[i]) for name, i in self.rest.items() if cells[i]}
+        map_path, mask_path = (
+            place(cell[role]) if cell.get(role) else None for role in ("map_path", "mask_path")
+        )
+        return Sample(
+            place(cell["path"]),
+            label,
+            # One text for all rows, since a table may have a million.
+            sys.intern(generator),
+            sys.intern(cell.get("family", "")),
+            _split(cell.get("split", "")),
+            _test_set(cell.get("test_set", "")),
+            map_path,
+            mask_path,
+            read_box(re.sub(r"[][(),;]", " ", cell.get("box", "")).strip()),
+            sys.intern(cell.get("group", "")),
+            extra or NO_EXTRA,
+        )
+
+    def _label(self, word: str, generator: str) -> tuple[int | None, str]:
+        word, generator = word.strip(), generator.strip()
+        label = LABELS.get(word.casefold())
+        if self.at.get("label") == self.at.get("generator", -1):
+            generator = "" if label is not None else word
+            label = SYNTHETIC if label is None and word else label
+        elif label is None and word:
+            raise ValueError(f"label {word!r} is none of {', '.join(LABELS)}")
+        return label, generator
+
+
+def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, Sample]]:
+    """A real image keeps a generator only if the table has fakes of it.
+
+    Else the column says where the real image is from, which is kept as ``source``.
+    """
+    rows = list(samples)
+    generators = {sample.generator for _, sample in rows if sample.label == SYNTHETIC}
+    for number, sample in rows:
+        if sample.label == REAL and sample.generator and sample.generator not in generators:
+            extra = {"source": sample.generator, **sample.extra}
+            sample = replace(sample, generator="", extra=extra)
+        yield number, sample
+
+
+def _split(cell: str) -> Split:
+    split = split_of(cell) if cell.strip() else ""
+    if split is None:
+        raise ValueError(f"split {cell!r} is none of train, val, validation, test")
+    return split
+
+
+def _test_set(cell: str) -> TestSet:
+    if cell not in (names := get_args(TestSet)):
+        raise ValueError(f"test_set {cell!r} is none of {', '.join(filter(None, names))}")
+    return cast("TestSet", cell)
+
+
+def _plain(name: str) -> str:
+    """``File Name`` and ``file-name`` are ``file_name``."""
+    return re.sub(r"[ -]", "_", name.strip().casefold())
+
+
+def _listed(header: Sequence[str]) -> str:
+    return ", ".join(name.strip() for name in header) or "none"

@@ -1,0 +1,83 @@
+"""What a run does with files that cannot be decoded: one warning, a row in its folder, a limit."""
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.cli import parse
+from focus.config import EvaluateConfig, TrainConfig
+from focus.evaluation import evaluate
+from focus.training import train
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """40 images in folders, two of them broken: one to train on, one to test on."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 6), ("test", 8)):
+        for kind in ("0_real", "1_fake"):
+            place = tmp_path / "data" / split / "kA" / kind
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    whole = (tmp_path / "data/test/kA/0_real/1.png").read_bytes()
+    (tmp_path / "data/test/kA/0_real/1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "data/train/kA/1_fake/2.png").write_bytes(b"")
+    return tmp_path
+
+
+def rows(path: Path) -> list[tuple[str, str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        assert file.readline() == "# focus-bad-files 1\r\n"
+        return [(r["path"], r["role"], r["reason"]) for r in csv.DictReader(file)]
+
+
+@pytest.fixture
+def flags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("FOCUS_CACHE", str(folder / "cache"))
+    return [f"--data={folder}/data", "--workers=0", "--threads=1"]
+
+
+def test_a_run_names_leaves_out_and_lists(
+    folder: Path, flags: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ["--recipe=demo", "--loss=ce", "--epochs=1", "--image-size=32", "--name=run"]
+    run = folder / "runs/run"
+    config = parse(TrainConfig, [*flags, *settings, f"--output={folder}/runs", "--max-bad=0.05"])
+    with caplog.at_level(logging.WARNING):
+        train(config)
+    found = rows(run / "bad_files.csv")
+    broken = ["train/kA/1_fake/2.png", "test/kA/0_real/1.png"]
+    assert sorted(path for path, _, _ in found) == sorted(f"{folder}/data/{p}" for p in broken)
+    for path, role, reason in found:
+        assert role == "image"
+        assert reason
+        assert sum(path in message for message in caplog.messages) == 1
+    with (run / "scores.csv").open() as file:
+        assert len(file.readlines()) == 2 + 15
+
+    evaluate(parse(EvaluateConfig, [*flags, f"--run={run}", "--max-bad=0.05"]))
+    assert len(rows(run / "evaluation/bad_files.csv")) == 1  # training images are not scored
+
+
+def test_too_many_stop_before_a_folder_is_made(
+    folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from focus.cli import run
+
+    argv = [*flags, "--recipe=demo", f"--output={folder}/runs"]
+    with pytest.raises(SystemExit) as ended:
+        run(train, TrainConfig, argv=argv, prog="train.py")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("train.py: error: 2 of 40 image files of ")
+    assert "more than the share of 0.01 that --max-bad allows" in said
+    assert not (folder / "runs").exists()
+    with pytest.raises(SystemExit):
+        run(train, TrainConfig, argv=[*argv, "--max-bad", "1.5"], prog="train.py")
+    assert "--max-bad must be from 0 to 1" in capsys.readouterr().err

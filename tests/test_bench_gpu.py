@@ -1,0 +1,490 @@
+"""``python -m bench.gpu`` as far as a CPU can tell: a rehearsal of the whole program, what it makes
+of other programs' output, and how it divides its time. Nothing here runs on a GPU."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # the programs of bench are not installed
+
+from bench import gpu, gpu_tools  # noqa: E402
+from bench.gpu_report import Budget, Part, Report  # noqa: E402
+from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations  # noqa: E402
+from focus.errors import InputError  # noqa: E402
+
+COLUMNS = (
+    '"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size",'
+    '"Grid Size","Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"'
+)
+
+
+def ncu_line(launch: int, kernel: str, metric: str, unit: str, value: str) -> str:
+    where = f'"{launch}","4242","python3.11","127.0.0.1","{kernel}","1","7"'
+    grid = '"(128, 1, 1)","(20, 12, 1)","0","9.0"'
+    return f'{where},{grid},"Command line profiler metrics","{metric}","{unit}","{value}"'
+
+
+def ncu_log(*lines: str) -> str:
+    return "\n".join(
+        [
+            "==PROF== Connected to process 4242 (/usr/bin/python3.11)",
+            '==PROF== Profiling "_maps_kernel" - 0: Application replay pass 1',
+            "==PROF== Disconnected from process 4242",
+            COLUMNS,
+            *lines,
+        ]
+    )
+
+
+DENIED = """==PROF== Connected to process 87374 (/usr/bin/python3.11)
+==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU Performance \
+Counters on the target device 0. For instructions on enabling permissions and to get more \
+information see https://developer.nvidia.com/ERR_NVGPUCTRPERM
+==PROF== Disconnected from process 87374
+==WARNING== No kernels were profiled.
+"""
+
+MEMCHECK = """========= COMPUTE-SANITIZER
+========= Invalid __global__ read of size 16 bytes
+=========     at _maps_kernel+0x1b0 in triton_focus_head.py:90
+=========     by thread (96,0,0) in block (2,1,0)
+=========     Access to 0x79fd33fd0980 is out of bounds
+=========     and is 129 bytes after the nearest allocation at 0x79fd33c00000 of size 20,580 bytes
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========         Host Frame: main [0x8ae3] in python3.11
+=========
+========= Invalid __global__ read of size 16 bytes
+=========     at _maps_kernel+0x1b0 in triton_focus_head.py:90
+=========     by thread (97,0,0) in block (2,1,0)
+=========
+========= Target application returned an error
+========= ERROR SUMMARY: 2 errors
+"""
+
+RACECHECK = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at _terms_kernel+0x140
+=========     and Read access at _terms_kernel+0xe0 [4 hazards]
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+
+# What the tool of CUDA 12.9 writes on a machine without a GPU.
+NO_DEVICE = """========= COMPUTE-SANITIZER
+========= Error: Target application terminated before first instrumented API call
+========= Error: couldn't find exit code.
+"""
+
+
+def bench_gpu(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.gpu", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def write_tests(path: Path, *bodies: str) -> Path:
+    lines = ["import time, pytest", "pytestmark = pytest.mark.gpu"]
+    for number, body in enumerate(bodies):
+        lines += [f"def test_{number}():", f"    {body}"]
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def a_run(tmp_path: Path, **data: Any) -> gpu.Run:
+    report = Report(tmp_path / "report.json", data)
+    part = Part("times", 1e9, lambda: 0.0, report.save)
+    return gpu.Run("cpu", ((2, 16, 9),), "", report, part, {})
+
+
+def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
+    passing = write_tests(tmp_path / "test_ours.py", "assert True")
+    path = tmp_path / "results" / "report.json"
+    done = bench_gpu(
+        *("--device", "cpu", "--shapes", "2x16x9", "--minutes", "0.4"),
+        *("--tests", str(passing), "--output", str(path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(path)
+    report = json.loads(path.read_text())
+    assert report["device"] == "cpu"
+    assert report["complete"] is True
+    assert report["problems"] == []
+    assert report["machine"]["torch"] == torch.__version__
+    assert not {"card", "driver", "cuda", "nvidia_smi"} & set(report["machine"])
+    assert not re.search(r"\b(kernels|graph|peak_memory_of_features|host_us)\b", path.read_text())
+    assert [name for name in report if name in gpu.PARTS] == list(gpu.PARTS)
+    assert not [name for name in gpu.PARTS if "error" in report[name]]
+    assert report["tests"]["passed"] == 1
+
+    # F of 2 x 16 x 9 is 576 bytes in bfloat16.
+    copied = {row["dtype"]: row["bytes"] for row in report["copies"]["rows"]}
+    assert copied == {"bf16": 576, "fp32": 1152}
+    large = report["copies"]["large"]
+    assert large["bytes_per_second"] == pytest.approx(
+        2 * large["bytes"] / large["median_us"] * 1e6, rel=1e-3
+    )
+
+    every = [list(case.labels().values()) for case in cases(((2, 16, 9),))]
+    rows = report["times"]["rows"]
+    kinds = [("ours", "forward"), ("ours", "backward"), ("ours", "step"), ("plain mean", "step")]
+    kinds += [("plain adaptive", "step"), ("branches", "step")]
+    assert [[row[name] for name in Case._fields] for row in rows] == [
+        e for e in every for _ in kinds
+    ]
+    assert [(row["provider"], row["phase"]) for row in rows] == kinds * len(every)
+    for row in rows:
+        assert 0 < row["p10_us"] <= row["median_us"] <= row["p90_us"]
+        assert row["dtype"] == "bf16" or row["error"] < 1e-5
+        assert ("of_copy" in row) == (row["provider"] == "ours")
+    whole = report["compiled"]["rows"], report["compiled"].get("skipped", [])
+    assert whole[0]
+    assert len(whole[0]) + len(whole[1]) == 4
+    assert {row["provider"] for row in whole[0]} == {"branches compiled"}
+    step = next(r for r in report["launches"]["rows"] if (r["provider"], r["phase"]) == kinds[2])
+    assert step["operators"]["focus::focus_head"]["count"] == 1
+    assert step["total"] == sum(o["count"] for o in step["operators"].values())
+    # Whether they are on the path or not: there is nothing on a CPU that they could watch.
+    assert all(report[name]["obstacle"] for name in ("traffic", "memcheck", "racecheck"))
+
+
+def test_splits_in_the_interpreter(tmp_path: Path) -> None:
+    triton = pytest.importorskip("triton", reason="triton is not installed")
+    if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("this triton's interpreter needs numpy < 2.4")
+    path = tmp_path / "report.json"
+    options = ("--device", "cpu", "--parts", "splits", "--minutes", "0.5")
+    done = bench_gpu(*options, "--shapes", "2x64x9", "--output", str(path), TRITON_INTERPRET="1")
+    splits = json.loads(path.read_text())["splits"]
+    assert "error" not in splits, splits
+    if "obstacle" in splits:  # allowed, since the launcher is no public operation
+        pytest.skip(splits["obstacle"])
+    assert done.returncode == 0, done.stdout
+    assert [row["splits"] for row in splits["rows"][:7]] == list(gpu.SPLITS)
+
+
+def test_without_a_device_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+    done = bench_gpu("--output", str(path), **hidden)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"No CUDA or ROCm device: [^\n]+\.\n", done.stderr)
+    assert not path.exists()
+
+
+def test_a_failing_kernel_test_is_named_and_decides_the_exit_code(tmp_path: Path) -> None:
+    failing = write_tests(tmp_path / "test_ours.py", "assert True", "assert 2 == 3, 'two is three'")
+    path = tmp_path / "report.json"
+    options = ("--device", "cpu", "--parts", "tests,copies", "--shapes", "2x16x9")
+    done = bench_gpu(*options, "--tests", str(failing), "--output", str(path))
+    report = json.loads(path.read_text())
+    assert done.returncode == 1
+    assert report["problems"] == ["tests: 1 failed"]
+    assert (report["tests"]["passed"], report["tests"]["failed"]) == (1, 1)
+    (failure,) = report["tests"]["failures"]
+    assert failure["test"].endswith("test_ours::test_1")
+    assert "two is three" in failure["message"]
+    assert len(report["copies"]["rows"]) == 2, "the parts after it have run"
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = bench_gpu("--device", "cpu", "--output", str(tmp_path / "file" / "report.json"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*report\.json cannot be written: [\w ]+\.\n", done.stderr)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_abort_loses_no_finished_case(tmp_path: Path, how: int) -> None:
+    path = tmp_path / "report.json"
+    shapes = ",".join(["20x1024x49"] * 50)
+    command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--parts", "times"]
+    command += ["--shapes", shapes, "--output", str(path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            until = time.monotonic() + 60
+            while not (path.exists() and "rows" in path.read_text()) and time.monotonic() < until:
+                time.sleep(0.2)
+            process.send_signal(how)
+            code = process.wait(20)
+        finally:
+            process.kill()
+    report = json.loads(path.read_text())
+    assert len(report["times"]["rows"]) >= 6
+    assert report["complete"] is False
+    assert (code, report["problems"]) == ((1, ["interrupted"]) if how == 2 else (-9, []))
+
+
+def test_tests_that_take_too_long_are_interrupted_and_counted(tmp_path: Path) -> None:
+    slow = write_tests(tmp_path / "test_ours.py", "assert True", "time.sleep(60)")
+    run = a_run(tmp_path)._replace(tests=str(slow))
+    run.part.deadline = 8
+    gpu.tests(run)
+    assert run.out["finished"] is False
+    assert run.out["passed"] == 1
+    assert run.out["seconds"] < 8 + gpu_tools.GRACE
+    (problem,) = run.report.problems
+    assert re.fullmatch(r"times: interrupted after \d+ s: not all .*test_ours::test_0", problem)
+
+
+def test_a_program_that_does_not_end_is_ended() -> None:
+    stubborn = "import signal, time; signal.signal(2, lambda *_: exit(7)); print(1, flush=True)"
+    ran = gpu_tools.run([sys.executable, "-c", f"{stubborn}; time.sleep(60)"], 2)
+    assert ran == (7, "1\n", False)
+    assert gpu_tools.run([sys.executable, "-c", "print(2); exit(3)"], 20) == (3, "2\n", True)
+
+
+def test_junit_counts() -> None:
+    found = gpu_tools.parse_junit(
+        """<testsuites><testsuite>
+        <testcase classname="tests.kernels.a" name="t[1]" time="0.1" />
+        <testcase classname="tests.kernels.a" name="t[2]"><skipped message="no" /></testcase>
+        <testcase classname="tests.kernels.a" name="t[3]">
+          <failure message="AssertionError: dF:&#10; error 2">trace</failure></testcase>
+        <testcase classname="tests.kernels.a" name="t[4]"><error>set up</error></testcase>
+        <testcase time="0.000" />
+        </testsuite></testsuites>"""
+    )
+    assert found == {
+        "passed": 1,
+        "failed": 1,
+        "errors": 1,
+        "skipped": 1,
+        "last": "tests.kernels.a::t[4]",
+        "failures": [
+            {"test": "tests.kernels.a::t[3]", "message": "AssertionError: dF: error 2"},
+            {"test": "tests.kernels.a::t[4]", "message": "set up"},
+        ],
+    }
+
+
+def test_ncu_csv_counts_whatever_groups_the_digits() -> None:
+    read, written = gpu_tools.DRAM
+    log = ncu_log(
+        ncu_line(0, "_maps_kernel", read, "byte", "4,014,080"),
+        ncu_line(0, "_maps_kernel", written, "byte", "0"),
+        ncu_line(0, "_maps_kernel", gpu_tools.L2[0], "sector", "125.440"),
+        ncu_line(1, "void at::copy<(int)4, f>(int, float*)", read, "Mbyte", "1,002.50"),
+        ncu_line(1, "void at::copy<(int)4, f>(int, float*)", written, "", "n/a"),
+    )
+    assert gpu_tools.parse_ncu(log) == [
+        {"kernel": "_maps_kernel", read: 4014080, written: 0, gpu_tools.L2[0]: 125440},
+        {"kernel": "void at::copy<(int)4, f>(int, float*)", read: 1002500000},
+    ]
+    assert gpu_tools.parse_ncu("") == []
+    assert gpu_tools.parse_ncu(DENIED) == []
+
+
+def test_why_ncu_saw_nothing_is_one_line() -> None:
+    denied = gpu_tools.ncu_obstacle(DENIED, 1)
+    assert denied.startswith("ERR_NVGPUCTRPERM - The user does not have permission")
+    assert "\n" not in denied
+    nothing = gpu_tools.ncu_obstacle("==WARNING== No kernels were profiled.\n", 0)
+    assert nothing == (
+        "no kernel was profiled (exit code 0): ==WARNING== No kernels were profiled."
+    )
+    assert gpu_tools.ncu_obstacle("", 1) == "no kernel was profiled (exit code 1): no output"
+
+
+@pytest.mark.parametrize(
+    ("again", "where"), [("40,000", "L2"), ("2,000,000", "partly L2"), ("3,900,000", "DRAM")]
+)
+def test_traffic_says_where_the_second_read_of_the_features_went(again: str, where: str) -> None:
+    read, written = gpu_tools.DRAM
+    lines = []
+    kernels = ("_maps_kernel", "_terms_kernel", "spin_kernel", "_gradient_kernel", "spin_kernel")
+    reads = ("4,000,000", "400,000", "0", again, "0")
+    writes = ("0", "0", "0", "3,600,000", "0")
+    for number, (kernel, r, w) in enumerate(zip(kernels, reads, writes, strict=True)):
+        lines.append(ncu_line(number, kernel, read, "byte", r))
+        lines.append(ncu_line(number, kernel, written, "byte", w))
+    lines.append(ncu_line(3, "_gradient_kernel", gpu_tools.L2[0], "sector", "125,000"))
+    phases = gpu_tools.phases(gpu_tools.parse_ncu(ncu_log(*lines)))
+    assert [[k["kernel"] for k in phase] for phase in phases] == [
+        ["_maps_kernel", "_terms_kernel"],
+        ["_gradient_kernel"],
+    ]
+    row = gpu_tools.traffic(*phases, features_bytes=4_000_000)
+    assert row["forward"]["dram_read"] == 1.1
+    assert row["forward"]["l2_read"] is None
+    assert row["backward"]["dram_read"] == int(again.replace(",", "")) / 4_000_000
+    assert row["backward"]["dram_written"] == 0.9
+    assert row["backward"]["l2_read"] == 1.0
+    assert row["second_read"] == where
+
+
+def test_sanitizer_output() -> None:
+    assert gpu_tools.parse_sanitizer(MEMCHECK) == {
+        "errors": 2,
+        "findings": {
+            "Invalid __global__ read of size 16 bytes "
+            "at _maps_kernel+0x1b0 in triton_focus_head.py:90": 2,
+            "Target application returned an error": 1,
+        },
+    }
+    race = gpu_tools.parse_sanitizer(RACECHECK)
+    assert race["errors"] == 1
+    (finding,) = race["findings"]
+    assert finding.startswith("Error: Race reported between Write access at _terms_kernel+0x140")
+    clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+    assert gpu_tools.parse_sanitizer(clean) == {"errors": 0, "findings": {}}
+    assert gpu_tools.parse_sanitizer(NO_DEVICE)["errors"] is None
+    assert gpu_tools.parse_sanitizer("")["errors"] is None
+
+
+def test_tools_run_the_steps_and_say_what_they_did_not_get() -> None:
+    # env runs a program as it is: it takes the place of a tool that watches nothing.
+    steps = gpu.steps_command("profile", "cpu", ((2, 16, 9),))
+    ran = gpu_tools.run(["env", *steps], 60)
+    assert ran == (0, f"{gpu.DONE}\n", True)
+    assert "is not on the path" in gpu_tools.profile(steps, 60, name="no-such-ncu")["obstacle"]
+    assert (
+        "is not on the path"
+        in gpu_tools.sanitize("memcheck", steps, "", 60, "no-such-tool")["obstacle"]
+    )
+    # It knows no option of theirs, writes no log, and ends with 125.
+    assert "(exit code 125)" in gpu_tools.profile(steps, 60, name="env")["obstacle"]
+    found = gpu_tools.sanitize("memcheck", steps, gpu.DONE, 60, name="env")
+    assert found["obstacle"].startswith("memcheck gave no summary (exit code 125)")
+    assert found["target_ended"] is False
+
+
+def test_nvidia_smi_line() -> None:
+    line = "570.86.15, 1980 MHz, 2619 MHz, 1980 MHz, 2619 MHz, 700.00 W, 31, Enabled, Default\n"
+    found = gpu_tools.parse_smi(line)
+    assert found["driver_version"] == "570.86.15"
+    assert found["clocks.max.mem"] == "2619 MHz"
+    assert found["compute_mode"] == "Default"
+    assert gpu_tools.parse_smi("") == {"obstacle": "nvidia-smi said:"}
+
+
+def test_time_is_shared_and_what_is_left_goes_on() -> None:
+    now = [100.0]
+    budget = Budget(60, {"a": 1, "b": 2, "c": 3}, clock=lambda: now[0])
+    assert budget.begin("a", list).left() == pytest.approx(10)
+    now[0] = 104
+    # 56 seconds are left for 2 and 3.
+    assert budget.begin("b", list).left() == pytest.approx(56 * 2 / 5)
+    now[0] = 170
+    assert budget.begin("c", list).left() == 0
+
+
+def test_a_part_begins_what_will_end_in_time_and_names_the_rest() -> None:
+    now, saved = [0.0], []
+    part = Part("times", 10, lambda: now[0], lambda: saved.append(now[0]))
+    done = []
+    for case in part.over(["a", "b", "c", "d"]):
+        now[0] += 4
+        done.append(case)
+    # After two cases 8 of 10 seconds are gone, and another takes 4.
+    assert done == ["a", "b"]
+    assert part.skipped == ["c", "d"]
+    assert saved == [4, 8]
+
+
+def test_a_report_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    report = Report(tmp_path / "deep" / "report.json", {"rows": [1]})
+    report.save()
+    report.problems.append("a")
+    report.data["rows"].append(float("nan"))
+    with pytest.raises(ValueError, match="JSON"):
+        report.save()
+    assert json.loads(report.path.read_text()) == {"rows": [1], "problems": []}
+    assert [p.name for p in report.path.parent.iterdir()] == ["report.json"]
+    with pytest.raises(InputError, match="cannot be written"):
+        Report(report.path / "below.json", {}).save()
+
+
+def test_what_is_wrong_is_not_timed_and_is_a_problem(tmp_path: Path) -> None:
+    case, right = Case((2, 16, 9), "fp32", "nchw"), torch.tensor([1.0, 2.0])
+    run = a_run(tmp_path)
+
+    def rows(provider: str, *given: float) -> dict[str, Any]:
+        found = torch.tensor(given)
+        operation = Operation(provider, "step", lambda: lambda: (found,), (right.double(),))
+        (row,) = gpu.time_operation(operation, case, run)
+        run.add(row)
+        return row
+
+    assert rows("ours", 1, 2 + 1e-6)["median_us"] > 0
+    # 0.25 in 2 is an eighth.
+    assert rows("ours", 1, 2.25)["error"] == 0.125
+    assert rows("plain mean", 1, float("nan"))["error"] is None
+    assert len(run.out["rows"]) == 3
+    assert run.report.problems == [
+        "times: 2x16x9 fp32 nchw 2 ours step eager: wrong: relative error 1.2e-01 above 1.0e-05",
+        "times: 2x16x9 fp32 nchw 2 plain mean step eager: wrong: relative error nan above 1.0e-04",
+    ]
+    assert [("median_us" in row) for row in run.out["rows"]] == [True, False, False]
+
+
+@pytest.mark.parametrize(("provider", "kind"), [("ours", "problem"), ("branches", "obstacle")])
+def test_what_cannot_run_ends_nothing(tmp_path: Path, provider: str, kind: str) -> None:
+    def make() -> Any:
+        raise RuntimeError("out of\nmemory")
+
+    operation = Operation(provider, "step", make, ())
+    (row,) = gpu.time_operation(operation, Case((2, 16, 9), "bf16", "nchw"), a_run(tmp_path))
+    assert row[kind] == "RuntimeError: out of memory"
+
+
+def test_share_of_the_copy(tmp_path: Path) -> None:
+    case = Case((2, 16, 9), "bf16", "nchw")
+    run = a_run(tmp_path, copies={"large": {"bytes_per_second": 1e6}})
+    for operation in operations(case, inputs_of(case, "cpu"))[:3]:
+        (row,) = gpu.time_operation(operation, case, run)
+        # 576 bytes: once in forward, F and dF in backward, F twice and dF in a step.
+        floor_us = {"forward": 576, "backward": 1152, "step": 1728}[row["phase"]]
+        assert row["of_copy"] == pytest.approx(floor_us / row["median_us"], abs=1e-4)
+
+
+def test_the_most_telling_cases_come_first() -> None:
+    found = cases(SHAPES)
+    assert len(found) == len(set(found)) == 5 * 2 * 2 + 2
+    assert {(c.dtype, c.layout, c.classes) for c in found[:5]} == {("bf16", "channels_last", 2)}
+    assert [c.classes for c in found[5:7]] == [16, 1000]
+    assert found[1].features_bytes == 20 * 2048 * 49 * 2
+    assert str(found[5]) == "20x2048x49 bf16 channels_last K=16"
+
+
+@pytest.mark.parametrize("classes", [2, 16])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_inputs_are_those_of_mixed_precision(layout: str, classes: int) -> None:
+    inputs = inputs_of(Case((3, 8, 16), "bf16", layout, classes), "cpu")
+    assert inputs.features.shape == (3, 8, 4, 4)
+    assert inputs.features.dtype == torch.bfloat16
+    order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    assert inputs.features.is_contiguous(memory_format=order)
+    assert (inputs.weight.dtype, inputs.weight.shape) == (torch.float32, (classes, 8))
+    assert all(leaf.is_leaf and leaf.requires_grad for leaf in inputs.leaves)
+    assert int(inputs.target.max()) < classes
+
+
+@pytest.mark.parametrize("shapes", ["20x2048", "2x16x8", "0x16x9", "2x16x9,", "axbxc"])
+def test_shapes_that_are_none_are_refused(shapes: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is not BxCxHW"):
+        gpu.shapes_of(shapes)
+
+
+def test_parts_run_in_their_order_and_one_that_does_not_exist_is_refused() -> None:
+    assert gpu.parts_of("times,copies") == ["copies", "times"]
+    with pytest.raises(ArgumentTypeError, match="no part 'time'; there are tests, copies, times"):
+        gpu.parts_of("times,time")

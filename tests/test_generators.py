@@ -1,0 +1,197 @@
+"""Names of generators, their families, and how far a test generator is from training."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from focus.data.families import FAMILIES
+from focus.data.generators import (
+    _PLACES,
+    canonical,
+    families,
+    families_tested,
+    family_of,
+    relation,
+    training_families,
+    warnings,
+    with_families,
+)
+from focus.data.manifest import Sample
+from focus.models import Detector
+
+ALIASES = [
+    alias
+    for generators in FAMILIES.values()
+    for generator, others in generators.items()
+    for alias in (generator, *others.split())
+]
+
+
+def test_no_name_belongs_to_two_generators() -> None:
+    assert len(_PLACES) == len(set(ALIASES)) == len(ALIASES)
+
+
+# As the folders, columns and papers of public data sets write them.
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("ProGAN", "progan"),
+        ("SG2", "stylegan"),
+        ("StyleGAN2-ADA", "stylegan"),
+        ("stylegan2-config-f", "stylegan"),
+        ("stylegan3-r-ffhqu-1024x1024", "stylegan"),
+        ("StyleGAN-XL", "stylegan"),
+        ("StarGANv2", "stargan"),
+        ("whichfaceisreal", "stylegan"),
+        ("deepfake", "deepfakes"),
+        ("Celeb-DF-v2", "deepfakes"),
+        ("Face2Face", "face2face"),
+        ("guided", "adm"),
+        ("imagenet_ai_0508_adm", "adm"),
+        ("imagenet_ai_0419_sdv4", "stable-diffusion"),
+        ("stable_diffusion_v_1_5", "stable-diffusion"),
+        ("stable-diffusion-xl-base-1.0", "stable-diffusion"),
+        ("SD-2.1", "stable-diffusion"),
+        ("sdxl-turbo", "stable-diffusion"),
+        ("ldm_200_cfg", "stable-diffusion"),
+        ("wukong", "stable-diffusion"),
+        ("glide_100_27", "glide"),
+        ("VQDM", "vqdm"),
+        ("Midjourneyv5-5K", "midjourney"),
+        ("midjourney-v6.1", "midjourney"),
+        ("DALLE2", "dall-e"),
+        ("OpenAI Dalle3", "dall-e"),
+        ("DALL-E mini", "dall-e-mini"),
+        ("flux.1-dev", "flux"),
+        ("FLUX.1 Kontext", "flux"),
+        ("Google Imagen3", "imagen"),
+        ("Adobe Firefly v4", "firefly"),
+        ("cyclegan", "cyclegan"),
+        # Names that only look like one: no family is better than a wrong one.
+        ("deepfakes of 2031", ""),
+        ("guided tour", ""),
+        ("sd", "stable-diffusion"),
+        ("sd card", ""),
+        ("uNear", ""),
+        ("", ""),
+    ],
+)
+def test_the_families_of_names_in_use(name: str, family: str) -> None:
+    assert family_of(name) == family
+
+
+@given(st.sampled_from(ALIASES), st.data())
+def test_case_and_punctuation_change_nothing(alias: str, data: st.DataObject) -> None:
+    between = data.draw(st.lists(st.sampled_from(["", "-", "_", " ", "."]), min_size=len(alias)))
+    letters = (data.draw(st.sampled_from([c, c.upper()])) for c in alias)
+    written = "".join(c + gap for c, gap in zip(letters, between, strict=False))
+    assert canonical(written) == canonical(alias)
+    assert family_of(written) == family_of(alias) != ""
+
+
+@given(st.text())
+def test_any_name_is_its_own(name: str) -> None:
+    assert relation(name, "", {name: ""}) == "closed"
+    assert isinstance(family_of(name), str)
+
+
+@pytest.mark.parametrize(
+    ("generator", "family", "known", "expected"),
+    [
+        ("StyleGAN2", "", {"StyleGAN2": "stylegan"}, "closed"),
+        ("StyleGAN2", "", {"SG2": "stylegan"}, "closed"),  # another name of the same
+        ("StyleGAN2-ADA", "", {"StyleGAN2": "stylegan"}, "near"),
+        ("stylegan2_ffhq", "", {"stylegan2_celeba": ""}, "near"),  # other weights
+        ("ProGAN", "", {"StyleGAN2": "stylegan"}, "far"),
+        ("mine", "", {"StyleGAN2": "stylegan"}, "far"),
+        # A given family wins over the table, in both directions and on both sides.
+        ("mine", "Style-GAN", {"StyleGAN2": ""}, "near"),
+        ("mine", "ours", {"yours": "ours"}, "near"),
+        ("StyleGAN3", "ours", {"StyleGAN2": ""}, "far"),
+        ("StyleGAN3", "", {"StyleGAN2": "ours"}, "far"),
+        # The same name is closed whatever the family.
+        ("StyleGAN2", "ours", {"StyleGAN2": "yours"}, "closed"),
+        # Nobody can tell.
+        ("StyleGAN3", "", {"synthetic": ""}, None),
+        ("", "", {"StyleGAN2": "stylegan"}, None),
+        ("StyleGAN3", "", {}, None),
+        # Among the named ones it can still be near.
+        ("StyleGAN3", "", {"synthetic": "", "SG2": ""}, "near"),
+        ("synthetic", "", {"synthetic": ""}, "closed"),
+    ],
+)
+def test_relations(
+    generator: str, family: str, known: dict[str, str], expected: str | None
+) -> None:
+    assert relation(generator, family, known) == expected
+
+
+def test_a_generators_family_is_the_one_given_most_often() -> None:
+    fakes = [("SG2", "a"), ("SG2", ""), ("SG2", ""), ("SG2", "b"), ("SG2", "b"), ("x", "")]
+    assert families(fakes) == {"SG2": "b", "x": ""}
+    assert families([("SG2", ""), ("own", "")]) == {"SG2": "stylegan", "own": ""}
+    samples = [
+        Sample("/r", 0, "real's own", "f"),
+        Sample("/f", 1, "SG2"),
+        Sample("/g", 1, "g", "h"),
+    ]
+    assert training_families(samples) == {"SG2": "stylegan", "g": "h"}
+    assert with_families(["SG2", "g", "x"], {"g": "h", "x": ""}) == {
+        "SG2": "stylegan",
+        "g": "h",
+        "x": "",
+    }
+
+
+def test_fakes_find_their_test_set() -> None:
+    fakes = [
+        ("", "StyleGAN2", ""),
+        ("", "StyleGAN3", ""),
+        ("open", "StyleGAN2", "x"),
+        ("", "mine", "x"),
+        ("", "mine", "y"),
+        ("", "mine", "y"),
+    ]
+    assert families_tested(fakes, ["SG2"]) == {
+        ("closed", "StyleGAN2"): "stylegan",
+        ("open", "StyleGAN3"): "stylegan",
+        ("open", "StyleGAN2"): "x",
+        ("open", "mine"): "y",
+    }
+
+
+def test_warnings_name_what_training_knew() -> None:
+    tests = {
+        ("closed", "StyleGAN2"): "stylegan",
+        ("closed", "mine"): "",
+        ("open", "mine"): "",
+        ("open", "sg2"): "",
+        ("open", "StyleGAN3"): "stylegan",
+        ("open", "ProGAN"): "",
+    }
+    assert warnings(tests, {"SG2": "stylegan", "mine": ""}) == [
+        "Tested as unknown, though training knew it: mine; sg2 (as SG2).",
+        "Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
+        "Tested as unknown, though training knew its family: StyleGAN3 (stylegan).",
+    ]
+    assert warnings({("closed", "SG2"): "", ("open", "ProGAN"): ""}, {"SG2": ""}) == []
+    (line,) = warnings({("open", "ProGAN"): ""}, {"synthetic": ""})
+    assert line.startswith("Training fakes have no generator's name")
+    assert warnings({("open", ""): ""}, {"SG2": ""}) == []
+
+
+def test_a_saved_model_keeps_its_generators_and_their_families(tmp_path: Path) -> None:
+    detector = Detector(training_generators=("flux.1-dev", "a b", "x"))
+    given = {"flux.1-dev": "flux", "a b": "own, of 1.5", "x": ""}
+    detector.config = type(detector.config)(**{**vars(detector.config), "training_families": given})
+    detector.save_pretrained(tmp_path / "m")
+    assert Detector.from_pretrained(tmp_path / "m").config.training_families == given
+    # A model that was saved before there were families.
+    path = tmp_path / "m" / "config.json"
+    values = json.loads(path.read_text())
+    del values["training_families"]
+    path.write_text(json.dumps(values))
+    assert Detector.from_pretrained(tmp_path / "m").config.training_families == {}

@@ -1,0 +1,285 @@
+"""Human maps: several annotators, drawn shapes, other sizes, and which image each belongs to."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.draw import polygon2mask
+
+from focus.data.bad_files import check_images
+from focus.data.dataset import FaceDataset
+from focus.data.manifest import Manifest, Sample
+from focus.data.maps import (
+    files_of,
+    human_map,
+    is_blank,
+    looks_inverted,
+    map_references,
+    resized,
+)
+from focus.data.readers import read_data
+from focus.data.readers.files import images_below
+from focus.errors import ImageError, InputError
+
+
+def grey(path: Path, values: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def item(image: str, reference: str, grid: tuple[int, int] = (2, 2), size: int = 4) -> Any:
+    sample = Sample(image, 1, map_path=reference)
+    return FaceDataset(Manifest([sample]), image_size=size, grid=grid, mean=(0,) * 3, std=(1,) * 3)[
+        0
+    ]
+
+
+def test_annotators_are_averaged(tmp_path: Path) -> None:
+    grey(tmp_path / "a_1.png", [[255, 0], [0, 51]])
+    grey(tmp_path / "b/a_2.png", [[0, 0], [102, 51]])
+    grey(tmp_path / "a_3.png", np.kron([[102, 0], [0, 255]], np.ones((3, 3))))  # of another size
+    reference = f"{tmp_path}/{{a_1.png,b/a_2.png,a_3.png}}"
+    assert files_of(reference) == [f"{tmp_path}/{n}" for n in ("a_1.png", "b/a_2.png", "a_3.png")]
+    values = human_map(reference)
+    assert values.dtype == np.float32
+    # (1 + 0 + 0.4) / 3, 0; 0.4 / 3, (0.2 + 0.2 + 1) / 3
+    np.testing.assert_allclose(values, [[1.4 / 3, 0], [0.4 / 3, 1.4 / 3]], atol=1e-6)
+    (tmp_path / "a_3.png").write_text("text")
+    with pytest.raises(ImageError, match=r"^Cannot decode '.*a_3.png'"):
+        human_map(reference)
+
+
+def test_a_name_with_braces_that_is_there_is_one_file(tmp_path: Path) -> None:
+    path = grey(tmp_path / "{a,b}.png", [[0, 255]])
+    assert files_of(path) == [path]
+    assert human_map(path).tolist() == [[0, 1]]
+    Path(path).rename(tmp_path / "{a,b}")
+    assert files_of(str(tmp_path / "{a,b}")) == [str(tmp_path / "{a,b}")]
+
+
+@pytest.mark.parametrize("shape", [(50, 30), (7, 7), (40, 24), (3, 90)])
+def test_another_size_is_taken_by_area(shape: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    fine = np.kron(values, np.ones((16, 16)))  # a multiple of both sizes
+    expected = fine.reshape(16, shape[0], 16, shape[1]).mean((1, 3))
+    np.testing.assert_allclose(resized(values, (16, 16)), expected, atol=1e-6)
+    part = resized(values, (2, 2), (0, 1, 2, 3))
+    np.testing.assert_array_equal(part, values[1:3, :2])
+    assert resized(values, shape[::-1]) is values
+
+
+def test_a_map_on_the_cams_grid_stays_what_it_is(tmp_path: Path) -> None:
+    image = grey(tmp_path / "i.png", np.zeros((224, 224, 3)))
+    cells = np.random.default_rng(0).permutation(49).reshape(7, 7)
+    found = item(image, grey(tmp_path / "m.png", cells), (7, 7), 224)
+    np.testing.assert_allclose(found.saliency.numpy(), cells / 48, atol=1e-5)
+
+
+def coco(path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+    return path
+
+
+def test_polygons_and_boxes_are_filled(tmp_path: Path) -> None:
+    image = {"id": 7, "file_name": "faces/a.jpg", "width": 6, "height": 4}
+    shapes = [
+        {"id": 1, "image_id": 7, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]], "iscrowd": 0},
+        {"id": 2, "image_id": 7, "segmentation": [], "bbox": [1, 1, 3, 2]},
+    ]
+    file = coco(tmp_path / "a.json", [image], shapes)
+    expected = np.zeros((4, 6))
+    expected[:2, :2] = expected[1:3, 1:4] = 1  # where they overlap, no more than 1
+    assert files_of(f"{file}#7") == [str(file)]
+    np.testing.assert_array_equal(human_map(f"{file}#7"), expected)
+    # Given by two annotators: the share of them.
+    coco(file, [image], [s | {"annotator": name} for s, name in zip(shapes, "AB", strict=True)])
+    expected[:] = 0
+    expected[:2, :2] += 0.5
+    expected[1:3, 1:4] += 0.5
+    np.testing.assert_array_equal(human_map(f"{file}#7"), expected)
+    with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#8' \(it has no image with"):
+        human_map(f"{file}#8")
+
+
+def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    image = {"id": 1, "file_name": "a.png", "width": 61, "height": 47}
+    for _ in range(40):
+        angles = np.sort(draw.uniform(0, 2 * np.pi, 9))
+        radius = draw.uniform(4, 35, 9)  # some corners lie outside the image
+        corners = np.stack([30 + radius * np.cos(angles), 24 + radius * np.sin(angles)], 1)
+        outline = {"id": 1, "image_id": 1, "segmentation": [corners.ravel().tolist()]}
+        file = coco(tmp_path / "a.json", [image], [outline])
+        # Its pixels' middles are at whole numbers.
+        expected = polygon2mask((47, 61), corners[:, ::-1] - 0.5)
+        np.testing.assert_array_equal(human_map(f"{file}#1") > 0, expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1, 2]", "TypeError"),
+        ('{"images": []}', "KeyError: 'annotations'"),
+        ("{", "Expecting"),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "width": 2, "height": 2}], "annotations": '
+            '[{"id": 5, "image_id": 1, "segmentation": {"counts": "04", "size": [2, 2]}}]}',
+            "annotation 5 is run-length encoded",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "width": 2, "height": 2}], "annotations": '
+            '[{"id": 5, "image_id": 1, "segmentation": [[1, 2, 3, 4]]}]}',
+            "annotation 5 has an outline that is no polygon",
+        ),
+    ],
+)
+def test_a_file_that_is_not_cocos(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \(.*") as caught:
+        map_references(tmp_path / "a.json", (), set())
+    assert reason in str(caught.value)
+
+
+def references(folder: Path, *images: str) -> dict[str, str]:
+    found = map_references(folder, images_below(folder), images)
+    return {name: path.removeprefix(f"{folder}/") for name, path in found.items()}
+
+
+def test_which_image_a_map_belongs_to(tmp_path: Path) -> None:
+    def folder(name: str, *paths: str) -> Path:
+        for path in paths:
+            grey(tmp_path / name / path, [[0, 255]])
+        return tmp_path / name
+
+    numbered = folder("numbered", "a_1.png", "a_2.png", "a_10.png", "b_1.png", "c.png", "d_x.png")
+    assert references(numbered, "a", "b", "c") == {
+        "a": "{a_1.png,a_2.png,a_10.png}",
+        "b": "b_1.png",
+        "c": "c.png",
+        "d_x": "d_x.png",
+    }
+    # An image's own name comes first.
+    assert references(numbered, "a_1", "a_2", "a") == {
+        "a_1": "a_1.png",
+        "a_2": "a_2.png",
+        "a": "a_10.png",
+        "b_1": "b_1.png",
+        "c": "c.png",
+        "d_x": "d_x.png",
+    }
+    people = folder("people", "anna/a.png", "ben/a.jpg", "ben/x/b.png")
+    assert references(people, "a", "x/b", "b") == {
+        "a": "{anna/a.png,ben/a.jpg}",
+        "x/b": "ben/x/b.png",
+    }
+    # Folders like those of the images are no annotators.
+    mirrored = folder("mirrored", "ffhq/a.png", "sg2/b.png")
+    assert references(mirrored, "ffhq/a", "a", "b", "c/b") == {
+        "ffhq/a": "ffhq/a.png",
+        "sg2/b": "sg2/b.png",
+    }
+    with pytest.raises(InputError, match="are maps of one image: keep one"):
+        references(folder("twice", "a.png", "a.jpg"), "a")
+    with pytest.raises(InputError, match="are maps of one image: name either"):
+        references(folder("both", "a.png", "a_1.png"), "a")
+    with pytest.raises(InputError, match=r"'n,\{/a.png' .* its name holds a comma"):
+        references(folder("comma", "n,{/a.png", "m/a.png"), "a")
+
+
+def test_layouts_get_their_maps_and_manifests_keep_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        grey(tmp_path / f"{name}.png", np.zeros((4, 4, 3)))
+    (tmp_path / "d.csv").write_text(
+        "train,Real,/a.png\ntrain,Synthetic,/b.png,kA\ntrain,Real,/c.png\n"
+    )
+    grey(tmp_path / "heatmaps/anna/a.png", [[0, 255]])
+    grey(tmp_path / "heatmaps/ben/a.png", [[255, 255]])
+    grey(tmp_path / "heatmaps/b_1.png", [[0, 255]])
+    found = read_data(tmp_path / "d.csv")
+    maps = f"{tmp_path}/heatmaps"
+    expected = [f"{maps}/{{anna/a.png,ben/a.png}}", f"{maps}/b_1.png", None]
+    assert [s.map_path for s in found] == expected
+    found.to_csv(tmp_path / "m.csv")
+    assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
+    assert "heatmaps/{anna/a.png" in (tmp_path / "m.csv").read_text()
+
+    size = {"width": 4, "height": 4}
+    file = coco(
+        tmp_path / "drawn.json",
+        [{"id": 3, "file_name": "b.png", **size}, {"id": 4, "file_name": "a.png", **size}],
+        [{"id": 1, "image_id": 3, "bbox": [0, 0, 2, 2]}],
+    )
+    found = read_data(tmp_path / "d.csv", heatmaps=file)
+    assert [s.map_path for s in found] == [None, f"{file}#3", None]  # nothing is drawn on a
+    found.to_csv(tmp_path / "m.csv")
+    assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
+    saliency = item(found[1].path, f"{file}#3").saliency
+    assert saliency.tolist() == [[1, 0], [0, 0]]
+    with pytest.raises(InputError, match=r"^None of the 1 human maps in .*other.json has the name"):
+        read_data(
+            tmp_path / "d.csv",
+            heatmaps=coco(
+                tmp_path / "other.json",
+                [{"id": 1, "file_name": "z.png", **size}],
+                [{"id": 1, "image_id": 1, "bbox": [0, 0, 2, 2]}],
+            ),
+        )
+
+
+def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a.png", "width": 2, "height": 2}
+    box = {"id": 1, "image_id": 1, "bbox": [0, 0, 2, 2]}
+    file = coco(tmp_path / "a.json", [image], [box])
+    assert human_map(f"{file}#1").tolist() == [[1, 1], [1, 1]]
+    coco(file, [image], [box | {"bbox": [0, 0, 1, 2]}])
+    assert human_map(f"{file}#1").tolist() == [[1, 0], [1, 0]]
+
+
+def test_blank_and_inverted_maps(tmp_path: Path) -> None:
+    y, x = np.mgrid[:32, :32]
+    spot = np.exp(-((x - 20) ** 2 + (y - 9) ** 2) / 30).astype(np.float32)
+    face = ((x - 16) ** 2 + (y - 16) ** 2 < 15**2).astype(np.float32)  # most of the image
+    assert not is_blank(spot)
+    assert is_blank(np.full((2, 2), 0.3, np.float32))
+    assert [looks_inverted(m) for m in (spot, face, 1 - spot, 0.8 - 0.5 * face)] == [
+        *(False, False, True),
+        False,
+    ]
+
+
+def test_the_pass_over_the_files_knows_all_kinds_of_maps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = grey(tmp_path / "i.png", np.zeros((4, 4, 3)))
+    white = np.full((8, 8), 255)
+    white[3:5, 3:5] = 0
+    maps = {
+        "shared": f"{tmp_path}/{{m_1.png,m_2.png}}",
+        "torn": f"{tmp_path}/{{m_1.png,missing.png}}",
+        "drawn": f"{coco(tmp_path / 'a.json', [], [])}#1",
+        "zeros": grey(tmp_path / "zeros.png", np.zeros((8, 8))),
+        "inverted": grey(tmp_path / "inverted.png", white),
+    }
+    grey(tmp_path / "m_1.png", [[0, 255]])
+    grey(tmp_path / "m_2.png", [[0, 0]])
+    manifest = Manifest([Sample(image, 1, map_path=path) for path in maps.values()])
+    with caplog.at_level(logging.WARNING):
+        kept, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=0.5)
+    assert [s.map_path for s in kept] == [maps["shared"], None, None, None, maps["inverted"]]
+    assert [(file.path, file.role) for file in bad] == [
+        (maps["torn"], "map"),
+        (maps["drawn"], "map"),
+    ]
+    said = "\n".join(caplog.messages)
+    assert "1 human maps have one single value and count as none, the first is" in said
+    assert "1 human maps are bright over most of the image and may be inverted" in said
+    assert f"left out the map {maps['torn']!r}: No such file" in said
+    # An annotator's map that changes is looked at anew.
+    (tmp_path / "m_2.png").write_text("text")
+    _, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=1)
+    assert maps["shared"] in [file.path for file in bad]

@@ -1,0 +1,253 @@
+"""What gives the label away without the face: planted causes are named, clean data are clean."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from sklearn.metrics import roc_auc_score
+
+from focus.data.check import shortcuts
+from focus.data.check.features import (
+    PIXEL_NAMES,
+    metadata_table,
+    pixel_statistics,
+    pixel_table,
+)
+from focus.data.check.shortcuts import Audit, audit, describe
+from focus.data.check.survey import look
+from focus.data.demo import render_face
+
+N = 240
+SEED = 0
+Save = Callable[[Image.Image, Path], None]
+
+
+def png(image: Image.Image, path: Path) -> None:
+    image.save(path.with_suffix(".png"))
+
+
+def jpeg(image: Image.Image, path: Path) -> None:
+    image.save(path.with_suffix(".jpg"), quality=90)
+
+
+def poor_jpeg(image: Image.Image, path: Path) -> None:
+    image.save(path.with_suffix(".jpg"), quality=80)
+
+
+def with_exif(image: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    image.save(path.with_suffix(".jpg"), quality=90, exif=exif)
+
+
+def larger(image: Image.Image, path: Path) -> None:
+    png(image.resize((70, 64)), path)
+
+
+def redder(image: Image.Image, path: Path) -> None:
+    red, green, blue = image.split()
+    png(Image.merge("RGB", (red.point(lambda v: min(255, v + 60)), green, blue)), path)
+
+
+def blurred(image: Image.Image, path: Path) -> None:
+    png(image.filter(ImageFilter.GaussianBlur(1)), path)
+
+
+def framed(image: Image.Image, path: Path) -> None:
+    inner = image.resize((60, 60))
+    image = Image.new("RGB", (64, 64), (0, 0, 0))
+    image.paste(inner, (2, 2))
+    png(image, path)
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[Image.Image]:
+    """Real faces of one source: without labels, nothing tells them apart."""
+    return [Image.fromarray(render_face("open", "real", 2 * i).image) for i in range(N)]
+
+
+@pytest.fixture(scope="module")
+def labels() -> list[int]:
+    found: list[int] = np.random.default_rng(SEED).permutation(np.arange(N) % 2).tolist()
+    return found
+
+
+def audits(
+    folder: Path, faces: list[Image.Image], labels: list[int], real: Save, fake: Save
+) -> tuple[Audit, Audit]:
+    for at, (face, label) in enumerate(zip(faces, labels, strict=True)):
+        (fake if label else real)(face, folder / f"{at:04d}")
+    paths = sorted(map(str, folder.iterdir()))
+    assert len(paths) == N
+    metadata = audit(metadata_table([look(path) for path in paths]), labels)
+    pixels = audit(pixel_table([pixel_statistics(path) for path in paths]), labels)
+    assert metadata is not None
+    assert pixels is not None
+    return metadata, pixels
+
+
+def test_real_jpegs_and_fake_pngs_are_told_apart_by_their_format(
+    tmp_path: Path, faces: list[Image.Image], labels: list[int]
+) -> None:
+    metadata, _ = audits(tmp_path, faces, labels, jpeg, png)
+    assert metadata.auc >= 0.99
+    assert metadata.low >= 0.99
+    assert describe(metadata.causes[0]) == "file format (real: JPEG 100 %, synthetic: PNG 100 %)"
+    assert metadata.causes[1].name == "file name extension"
+
+
+def test_a_clean_set_has_a_half_in_its_interval(
+    tmp_path: Path, faces: list[Image.Image], labels: list[int]
+) -> None:
+    for found in audits(tmp_path, faces, labels, png, png):
+        assert found.low < 0.5 < found.high
+        assert found.high - found.low < 0.35
+        assert found.causes == []
+        assert (found.n_real, found.n_synthetic) == (N // 2, N // 2)
+
+
+@pytest.mark.parametrize(
+    ("fake", "cause"),
+    [
+        (poor_jpeg, "JPEG quantisation of brightness"),
+        (with_exif, "EXIF data"),
+    ],
+)
+def test_jpegs_are_told_apart_by(
+    fake: Save, cause: str, tmp_path: Path, faces: list[Image.Image], labels: list[int]
+) -> None:
+    metadata, _ = audits(tmp_path, faces, labels, jpeg, fake)
+    assert metadata.auc >= 0.99
+    assert metadata.causes[0].name == cause
+
+
+@pytest.mark.parametrize(
+    ("fake", "cause"),
+    [(redder, "mean red"), (blurred, "noise"), (framed, "brightness of the border")],
+)
+def test_pixels_are_told_apart_by(
+    fake: Save, cause: str, tmp_path: Path, faces: list[Image.Image], labels: list[int]
+) -> None:
+    _, pixels = audits(tmp_path, faces, labels, png, fake)
+    assert pixels.low > 0.8
+    assert cause in [found.name for found in pixels.causes]
+
+
+def test_sizes_are_told_apart(tmp_path: Path, faces: list[Image.Image], labels: list[int]) -> None:
+    metadata, _ = audits(tmp_path, faces, labels, png, larger)
+    assert metadata.auc >= 0.99
+    assert describe(metadata.causes[0]) == "image width (real: 64, synthetic: 70)"
+
+
+def test_what_only_tells_groups_apart_counts_nothing() -> None:
+    """Each video has its own size; within a video nothing tells, and no video is divided."""
+    generator = np.random.default_rng(0)
+    group = np.repeat(np.arange(60), 10)
+    label = (np.arange(60) % 2)[group].tolist()
+    size = generator.permutation(60)[group].astype(np.float64)
+    divided = audit({"size": size}, label)
+    together = audit({"size": size}, label, [f"video {at}" for at in group])
+    assert divided is not None
+    assert together is not None
+    assert divided.auc > 0.95
+    assert together.low < 0.5 < together.high
+    assert together.high - together.low > 2 * (divided.high - divided.low)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [
+        ([0] * 19 + [1] * 300, None),
+        ([0] * 300, None),
+        ([0] * 50 + [1] * 50, ["one video"] * 50 + [""] * 50),
+    ],
+)
+def test_too_few_images_or_groups_of_a_class_are_not_audited(
+    labels: list[int], groups: list[str] | None
+) -> None:
+    values = np.arange(len(labels), dtype=np.float64)
+    assert audit({"number": values}, labels, groups) is None
+
+
+def test_where_all_files_are_alike_there_is_nothing_to_tell() -> None:
+    found = audit({"file format": ["PNG"] * 60, "width": np.full(60, math.nan)}, [0, 1] * 30)
+    assert found == Audit(0.5, 0.5, 0.5, 30, 30, [])
+
+
+def test_the_interval_is_the_bootstrap_s_widened() -> None:
+    """Against scikit-learn's weighted AUC, group by group."""
+    generator = np.random.default_rng(3)
+    members = np.repeat(np.arange(40), 2)
+    target = generator.integers(0, 2, 80)
+    scores = np.round(generator.normal(size=80) + target, 1)  # with ties
+    low, high = shortcuts._interval(scores, target, members, 5, seed=7)
+
+    drawing = np.random.default_rng(7)
+    resampled = []
+    for _ in range(1000):
+        weight = np.bincount(drawing.integers(40, size=40), minlength=40)[members]
+        resampled.append(roc_auc_score(target, scores, sample_weight=weight))
+    auc = roc_auc_score(target, scores)
+    expected = auc + 1.5 * (np.quantile(resampled, [0.025, 0.975]) - auc)
+    np.testing.assert_allclose((low, high), expected, rtol=0, atol=1e-12)
+
+
+def statistics(pixels: NDArray[np.uint8], folder: Path) -> dict[str, float]:
+    Image.fromarray(pixels).save(folder / "image.png")
+    return dict(zip(PIXEL_NAMES, pixel_statistics(str(folder / "image.png")), strict=True))
+
+
+def test_pixel_statistics_of_known_pictures(tmp_path: Path) -> None:
+    flat = np.full((64, 64, 3), (200, 100, 50), np.uint8)
+    found = statistics(flat, tmp_path)
+    grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    assert (found["mean red"], found["mean green"], found["mean blue"]) == (200, 100, 50)
+    assert found["brightness of the border"] == pytest.approx(grey, abs=1e-3)
+    assert found["contrast"] == pytest.approx(0, abs=1e-3)
+    assert found["noise"] == pytest.approx(0, abs=1e-3)
+    assert found["8 x 8 blocks"] == pytest.approx(1, abs=1e-3)
+
+    noise = np.random.default_rng(0).normal(128, 10, (300, 280)).round().astype(np.uint8)
+    found = statistics(np.repeat(noise[..., None], 3, 2), tmp_path)
+    assert found["noise"] == pytest.approx(10, rel=0.03)
+    # Laplacian of white noise: variance 20 times the noise's.
+    assert found["sharpness"] == pytest.approx(math.log1p(20 * 100), rel=0.02)
+
+    # A ramp has no noise; steps of 20 at the borders of blocks, none inside.
+    steps = np.repeat(np.repeat(np.arange(8, dtype=np.uint8) * 20, 8)[:, None], 64, 1)
+    found = statistics(np.repeat((steps + 40)[..., None], 3, 2), tmp_path)
+    assert found["8 x 8 blocks"] == pytest.approx(((20 + 0.1) / 0.1 + 1) / 2, rel=1e-3)
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (64, 64, 3)).copy()
+    assert statistics(ramp, tmp_path)["noise"] == pytest.approx(0, abs=1e-3)
+
+    halves = np.zeros((64, 64, 3), np.uint8)
+    halves[:16] = 255
+    found = statistics(halves, tmp_path)
+    assert found["share of white pixels"] == 0.25
+    assert found["share of black pixels"] == 0.75
+    assert found["contrast"] == pytest.approx(255 * math.sqrt(3 / 16), rel=1e-4)
+
+
+def test_a_picture_of_one_pixel_and_no_picture(tmp_path: Path) -> None:
+    found = statistics(np.full((1, 1, 3), 7, np.uint8), tmp_path)
+    assert found["mean red"] == 7
+    assert math.isnan(found["noise"])
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert all(map(math.isnan, pixel_statistics(str(tmp_path / "broken.png"))))
+
+
+@pytest.mark.slow
+def test_the_interval_holds_a_half_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        table = {f"column {at}": generator.normal(size=400) for at in range(11)}
+        label = generator.permutation(np.arange(400) % 2).tolist()
+        found = audit(table, label, seed=seed)  # type: ignore[arg-type]
+        assert found is not None
+        held += found.low <= 0.5 <= found.high
+    assert held >= 90

@@ -1,0 +1,294 @@
+"""Splits through groups, those that a run recorded, and what cannot be trained."""
+
+import json
+import random
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from focus import training
+from focus.config import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.manifest import Manifest, Sample, Split
+from focus.data.splits import assign_splits, check_trainable, recorded_splits
+from focus.errors import InputError
+from focus.training import data_lines, recorded_manifest, training_images
+
+
+def videos(count: int) -> list[Sample]:
+    """Each group has two reals and a fake of each of two of five generators."""
+    samples = []
+    for video in range(count):
+        kinds = [(0, ""), (0, ""), (1, f"g{video % 5}"), (1, f"g{(video * 3 + 1) % 5}")]
+        samples += [
+            Sample(f"/v/{video}/{i}.png", label, generator, group=f"video {video}")
+            for i, (label, generator) in enumerate(kinds)
+        ]
+    return samples
+
+
+def test_groups_of_several_generators_are_cut_by_the_share_of_each() -> None:
+    assigned = assign_splits(Manifest(videos(200)), seed=0)
+    homes: dict[str, set[str]] = {}
+    for sample in assigned:
+        homes.setdefault(sample.group, set()).add(sample.split)
+    assert all(len(home) == 1 for home in homes.values())
+    counts = Counter((s.generator, s.split) for s in assigned)
+    for split in ("validation", "test"):
+        assert counts["", split] == 60  # 15 % of 400 reals, two a group
+        for generator in ("g0", "g1", "g2", "g3", "g4"):
+            total = sum(counts[generator, s] for s in ("train", "validation", "test"))
+            assert 0.1 * total <= counts[generator, split] <= 0.15 * total + 1
+
+
+def test_groups_that_are_all_different_still_give_a_validation_split() -> None:
+    """No two groups have the same generators, so there is nothing to draw from within one kind."""
+    samples = []
+    for group, members in enumerate(([0, 1], [1, 2], [2, 0], [0], [1], [2], [0, 1, 2])):
+        samples.append(Sample(f"/{group}/real.png", 0, group=f"{group}"))
+        samples += [Sample(f"/{group}/{g}.png", 1, f"g{g}", group=f"{group}") for g in members]
+    assigned = assign_splits(Manifest(samples), seed=0)
+    check_trainable(assigned)
+    for generator in ("g0", "g1", "g2"):
+        splits = {s.split for s in assigned if s.generator == generator}
+        assert splits == {"train", "validation", "test"}
+
+
+SAMPLES = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, None]),
+        st.sampled_from(["", "a", "b"]),
+        st.sampled_from(["", "", "u", "v", "w", "x", "y", "z"]),
+        st.sampled_from(["", "", "", "train", "validation", "test"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=SAMPLES, seed=st.integers(0, 3), share=st.floats(0, 0.5), turn=st.randoms())
+def test_what_holds_for_any_data(
+    rows: list[tuple[int | None, str, str, Split]],
+    seed: int,
+    share: float,
+    turn: random.Random,
+) -> None:
+    given_split: dict[str, Split] = {}
+    samples = [
+        Sample(f"/{i}.png", label, generator, group=group, split=given_split.setdefault(group, s))
+        if group
+        else Sample(f"/{i}.png", label, generator, split=s)
+        for i, (label, generator, group, s) in enumerate(rows)
+    ]
+    assigned = assign_splits(Manifest(samples), seed=seed, validation=share, test=share)
+    # Given ones stay (train gives some to a validation split), and nothing else changes.
+    no_validation = all(s.split != "validation" for s in samples)
+    for after, before in zip(assigned, samples, strict=True):
+        assert after.split
+        if before.split and after.split != before.split:
+            assert no_validation
+            assert (before.split, after.split) == ("train", "validation")
+    assert [replace(a, split=s.split) for a, s in zip(assigned, samples, strict=True)] == samples
+    # No group is divided.
+    homes = {(s.group, s.split) for s in assigned if s.group}
+    assert len(homes) == len({group for group, _ in homes})
+    # No kind is used up by the cuts, and none passes its share by more than one unit.
+    if not any(s.split for s in samples):
+        for kind in {(s.label, s.generator) for s in samples}:
+            members = [s for s in assigned if (s.label, s.generator) == kind]
+            assert any(s.split == "train" for s in members)
+            largest = max(Counter(s.group or s.path for s in members).values())
+            for split in ("validation", "test"):
+                n = sum(s.split == split for s in members)
+                assert n <= max(round(share * len(members)), largest)
+    shuffled = samples[:]
+    turn.shuffle(shuffled)
+    again = assign_splits(Manifest(shuffled), seed=seed, validation=share, test=share)
+    assert {s.path: s.split for s in again} == {s.path: s.split for s in assigned}
+
+
+GOOD = [
+    *(Sample(f"/t{i}", i % 2, "g" * (i % 2), split="train") for i in range(4)),
+    *(Sample(f"/v{i}", i % 2, "g" * (i % 2), split="validation") for i in range(2)),
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            [
+                Sample("/x", 0, group="v1", split="train"),
+                Sample("/y", 0, group="v1", split="test"),
+                Sample("/z", 1, group="v1", split="test"),
+            ],
+            r"is 'v1' in test and train \(test: image 8, '/y' and 1 more; train: image 7, '/x'\)",
+        ),
+        ([Sample("/t1", 1, "g", split="validation")], "is '/t1' in train and validation"),
+        ([Sample("/x", 1, "g", split="test")], "test split of X has 0 real and 1 synthetic"),
+        ([Sample("/x", 0, split="test")], "test split of X has 1 real and 0 synthetic"),
+        ([Sample("/x", split="validation")], "1 of 3 validation images of X have no label"),
+    ],
+)
+def test_splits_that_cannot_be_trained_are_refused(more: list[Sample], message: str) -> None:
+    check_trainable(Manifest(GOOD, "X"))
+    with pytest.raises(InputError, match=message) as error:
+        check_trainable(Manifest([*GOOD, *more], "X"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_test_split_may_be_absent_or_unlabelled() -> None:
+    check_trainable(Manifest([*GOOD, Sample("/x", split="test")]))
+
+
+def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
+    rows = [*GOOD, Sample("/x", 0, group="v", split="train"), Sample("/y", 0, group="v")]
+    assert assign_splits(Manifest(rows), seed=0)[-1].split == "train"
+    torn = [*rows, Sample("/z", 1, group="v", split="validation")]
+    with pytest.raises(InputError, match="1 groups of the data"):
+        check_trainable(assign_splits(Manifest(torn), seed=0))
+
+
+RECORD = [
+    Sample("/old/a.png", 0, split="train", map_path="/old/maps/{1/a.png,2/a.png}"),
+    Sample("/old/b.png", 1, "g", split="validation", extra={"class": "cat"}),
+    Sample("/old/sub/c.png", 1, "g", split="test"),
+]
+UNSPLIT = [replace(s, split="") for s in RECORD]
+
+
+def test_recorded_splits_are_taken_and_the_data_may_have_moved() -> None:
+    back = recorded_splits(Manifest(UNSPLIT), Manifest(RECORD), Path("run"))
+    assert list(back) == RECORD
+    moved = [
+        replace(
+            s,
+            path=s.path.replace("/old", "/mnt/new"),
+            map_path=s.map_path and s.map_path.replace("/old", "/mnt/new"),
+        )
+        for s in UNSPLIT
+    ]
+    back = recorded_splits(Manifest(moved), Manifest(RECORD), Path("run"))
+    assert [(s.path, s.split) for s in back] == [
+        ("/mnt/new/a.png", "train"),
+        ("/mnt/new/b.png", "validation"),
+        ("/mnt/new/sub/c.png", "test"),
+    ]
+
+
+def test_training_images_that_became_validation_are_no_other_data() -> None:
+    """Data with a training and a test split, of which validation was cut off."""
+    as_given = [replace(s, split="train" if s.split == "validation" else s.split) for s in RECORD]
+    assert list(recorded_splits(Manifest(as_given), Manifest(RECORD), Path("run"))) == RECORD
+    own = [*as_given, Sample("/old/z.png", 0, split="validation")]
+    recorded = [*RECORD, own[-1]]
+    with pytest.raises(InputError, match=r"is '/old/b\.png'"):
+        recorded_splits(Manifest(own), Manifest(recorded), Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (UNSPLIT[:2], "3 images then, 2 now, the first that differs is '/old/sub/c.png'"),
+        ([*UNSPLIT, Sample("/old/d.png", 0)], "3 images then, 4 now, .* '/old/d.png'"),
+        ([UNSPLIT[1], UNSPLIT[0], UNSPLIT[2]], "3 images then, 3 now, .* '/old/b.png'"),
+        ([replace(UNSPLIT[0], label=1), *UNSPLIT[1:]], "differs is '/old/a.png'"),
+        ([replace(UNSPLIT[0], map_path=None), *UNSPLIT[1:]], "differs is '/old/a.png'"),
+        ([UNSPLIT[0], replace(UNSPLIT[1], split="test"), UNSPLIT[2]], "is '/old/b.png'"),
+        ([UNSPLIT[0], replace(UNSPLIT[1], extra={}), UNSPLIT[2]], "is '/old/b.png'"),
+    ],
+)
+def test_other_data_than_those_recorded_are_refused(now: list[Sample], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        recorded_splits(Manifest(now), Manifest(RECORD), Path("runs/x"))
+    assert "the run runs/x began with" in str(error.value)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedTrainConfig:
+    """A run of one epoch on a tree of its own, stopped there."""
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), np.uint8)
+    for number, picture in enumerate(pixels):
+        folder = tmp_path / "tree" / "SG2" / ("1_fake" if number % 2 else "0_real")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    config = TrainConfig(
+        data=("tree",), recipe="demo", epochs=1, threads=1, workers=0, name="run", output="runs"
+    )
+    training.train(config)
+    return resolve(replace(config, resume=True))
+
+
+def splits_of(manifest: Manifest) -> dict[str, str]:
+    return {Path(s.path).name: s.split for s in manifest}
+
+
+def test_a_resumed_run_takes_the_splits_that_it_recorded(
+    run: ResolvedTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "runs" / "run" / "manifest.csv"
+    drawn, _ = training_images(run, progress=False)
+    assert list(Manifest.from_csv(record)) == list(drawn)
+
+    # Another draw than today's, as of another version.
+    other = assign_splits(
+        Manifest(replace(s, split="") for s in drawn), seed=7, validation=0.3, test=0.2
+    )
+    assert splits_of(other) != splits_of(drawn)
+    other.to_csv(record)
+    assert recorded_manifest(replace(run, resume=False)) is None
+    recorded = recorded_manifest(run)
+    again, _ = training_images(run, recorded=recorded, progress=False)
+    assert list(again) == list(other)
+    training.train(run)
+    assert splits_of(Manifest.from_csv(record)) == splits_of(other)
+
+    # The same command elsewhere, with data and runs copied there.
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("tree", "runs"):
+        shutil.copytree(tmp_path / name, elsewhere / name)
+    monkeypatch.chdir(elsewhere)
+    moved, _ = training_images(run, recorded=recorded_manifest(run), progress=False)
+    assert splits_of(moved) == splits_of(other)
+    assert all(Path(s.path).is_relative_to(elsewhere) for s in moved)
+
+    (elsewhere / "tree" / "SG2" / "0_real" / "2.png").unlink()
+    with pytest.raises(InputError, match=r"20 images then, 19 now, .*/4\.png'\)|.*/2\.png'"):
+        training.train(run)
+
+    # Without a checkpoint nothing depends on the record.
+    shutil.rmtree(elsewhere / "runs" / "run" / "checkpoints")
+    assert recorded_manifest(run) is None
+
+
+def test_the_model_and_the_results_name_the_families(
+    run: ResolvedTrainConfig, tmp_path: Path
+) -> None:
+    model = json.loads((tmp_path / "runs" / "run" / "model" / "config.json").read_text())
+    assert model["training_families"] == {"SG2": "stylegan"}
+    results = json.loads((tmp_path / "runs" / "run" / "results.json").read_text())
+    assert results["closed"]["generators"]["SG2"]["relation"] == "closed"
+
+
+def test_training_warns_of_near_and_known_test_generators() -> None:
+    tests = [
+        Sample("/n", 1, "StyleGAN3", split="test"),
+        Sample("/k", 1, "SG2", split="test", test_set="open"),
+        Sample("/f", 1, "ProGAN", split="test"),
+        Sample("/r", 0, split="test"),
+    ]
+    train = [Sample("/a", 0, split="train"), Sample("/b", 1, "StyleGAN2", split="train")]
+    runs = [resolve(TrainConfig(name="b", loss="ce"))]
+    _, known, near = data_lines(Manifest([*train, *tests]), runs)
+    assert known == ("warning: Tested as unknown, though training knew it: SG2 (as StyleGAN2).")
+    assert near == (
+        "warning: Tested as unknown, though training knew its family: StyleGAN3 (stylegan)."
+    )
