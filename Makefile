@@ -4,7 +4,7 @@ WHEEL_TREE := build/typecheck
 OLDEST := .venv/triton-3.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format typecheck test test-all test-gpu test-versions sanitize demo
+.PHONY: help install lint format typecheck test test-all test-gpu test-versions sanitize bench demo
 
 help:  ## show what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6,
 
 sanitize: $(OLDEST)/ready  ## look for addresses out of bounds in the kernels, on the CPU
 	$(OLDEST)/bin/python -m tests.kernels.sanitize
+
+bench:  ## CPU time of the head against its rivals, in minutes
+	$(PYTHON) -m bench.head
 
 demo:  ## train on the embedded demo faces
 	accelerate launch train.py

@@ -117,8 +117,8 @@ class _SharedConfig:
     heatmaps: str | None = _flag(
         None,
         "data",
-        "folder of human saliency maps, named as the images, or a COCO .json file (default: heatmaps "
-        "beside the data)",
+        "folder of human saliency maps, named as the images, or a COCO .json file (default: "
+        "heatmaps beside the data)",
         "DIR",
     )
     test_data: dict[str, str] = field(
