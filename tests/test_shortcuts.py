@@ -110,6 +110,30 @@ def test_a_clean_set_has_a_half_in_its_interval(
         assert (found.n_real, found.n_synthetic) == (N // 2, N // 2)
 
 
+@pytest.mark.parametrize("n_jpegs", [1, 3])
+def test_a_few_jpegs_among_pngs_are_audited(
+    n_jpegs: int, tmp_path: Path, faces: list[Image.Image], labels: list[int]
+) -> None:
+    """Most folds then have no quantisation table in any image."""
+    n = 60
+    jpegs = [at for at, label in enumerate(labels[:n]) if label == 0][:n_jpegs]
+    for at, face in enumerate(faces[:n]):
+        (jpeg if at in jpegs else png)(face, tmp_path / f"{at:04d}")
+    looks = [look(str(path)) for path in sorted(tmp_path.iterdir())]
+    found = audit(metadata_table(looks), labels[:n])
+    assert found is not None
+    assert found.low < 0.5 < found.high
+
+
+def test_what_is_not_there_tells_as_much_as_what_is() -> None:
+    """Reals have a quantisation table, fakes have none: NaN is a value like another."""
+    column = np.where(np.arange(80) % 2, math.nan, np.arange(80) / 10)
+    found = audit({"quantisation": column}, [0, 1] * 40)
+    assert found is not None
+    assert found.low >= 0.99
+    assert (found.causes[0].real, found.causes[0].synthetic) == ("3.9", "none")
+
+
 @pytest.mark.parametrize(
     ("fake", "cause"),
     [

@@ -234,9 +234,12 @@ def _varies(column: Column) -> bool:
 
 
 def _encoded(column: Column) -> _Float:
-    """Texts become numbers, the commonest first; the trees take NaN as it is."""
+    """Texts become numbers, the commonest first; NaN one that is below all others.
+
+    The trees take NaN too, but not a column that has nothing else in a fold.
+    """
     if not isinstance(column, list):
-        return column.astype(np.float64)
+        return np.where(np.isnan(column), np.nanmin(column) - 1, column)
     order = {text: at for at, (text, _) in enumerate(Counter(column).most_common())}
     return np.array([order[text] for text in column], dtype=np.float64)
 
