@@ -103,7 +103,13 @@ def _terms_kernel(
             logits += tl.load(bias_ptr + k, mask=real, other=0).to(ACC)
         y = t
         if CAM_CLASS == "predicted":
-            y = tl.argmax(tl.where(real, logits, lowest), 0).to(t.dtype)
+            # torch's argmax, to which NaN is the largest; Triton's does not look at NaN.
+            is_nan = real & (logits != logits)
+            largest = real & (
+                logits == tl.max(tl.where(real & (logits == logits), logits, lowest), 0)
+            )
+            largest = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, is_nan, largest)
+            y = tl.min(tl.where(largest, k, L), 0).to(t.dtype)
         chosen = (k == y)[:, None]
         if CAM_CLASS == "contrast":
             others = 1 / (classes - 1).to(ACC)
@@ -254,7 +260,7 @@ def focus_head_forward(
     with torch.cuda.device_of(features):
         _terms_kernel[(batch,)](
             maps,
-            bias,
+            None if bias is None else bias.contiguous(),
             target.contiguous(),
             None if saliency is None else saliency.contiguous(),
             None if saliency_mask is None else saliency_mask.contiguous(),

@@ -255,6 +255,36 @@ def test_loss_and_gradients_are_nan_where_the_reference_is(
     assert actual["loss"].isnan().tolist() == [False, True, False, False]
 
 
+@pytest.mark.parametrize("classes", [4, 17])
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_predicted_class_is_the_first_nan_or_else_the_first_largest(
+    form: Form, classes: int
+) -> None:
+    """As torch.argmax: a NaN counts as the largest."""
+    nan, inf = float("nan"), float("inf")
+    logits = torch.zeros(8, classes)
+    logits[0, 2] = nan
+    logits[1, 1:4:2] = nan
+    logits[2, [0, 2, 3]] = torch.tensor([inf, nan, inf])
+    logits[3] = nan
+    logits[4] = -inf
+    logits[5, 0] = -inf
+    logits[6, 2:] = inf
+    logits[7, [1, 3]] = 5
+    expected = logits.argmax(1)
+    assert expected.tolist() == [2, 1, 2, 0, 0, 1, 2, 1]
+    # Of features that are 1, the CAM is the class's weight, and the bias makes any logits of it.
+    target = torch.zeros(1, dtype=torch.int64, device=form.device)
+    weight = torch.arange(1.0, classes + 1).view(classes, 1).to(form.device)
+    for row, index in zip(logits, expected.tolist(), strict=True):
+        features = torch.ones(1, 1, 2, 2, device=form.device)
+        bias = (row - torch.arange(1.0, classes + 1)).to(form.device)
+        with form.active():
+            out = focus_head(features, weight, bias, target, cam_class="predicted")
+        assert torch.equal(out.logits[0].cpu().isnan(), row.isnan())
+        assert (out.cam == index + 1).all(), row
+
+
 @pytest.mark.parametrize("form", FOCUS_HEAD)
 def test_cam_that_is_nan_everywhere_has_no_saliency(form: Form) -> None:
     inputs = make_inputs(CASE, form.device)

@@ -1,10 +1,12 @@
 """``focus_head`` by hand-worked numbers, against the float64 reference, and its promises."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from focus.kernels import focus_head
@@ -140,6 +142,54 @@ def test_options_as_reference(form: Form, choice: Case) -> None:
         and torch.tensor(choice["class_weight"], device=form.device),
     }
     assert_as_reference(form, inputs, options)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values in every other element of its storage, NaN or nonsense between them."""
+    filler = tensor.new_full(tensor.shape, float("nan") if tensor.is_floating_point() else 1)
+    return torch.stack([tensor, filler], -1)[..., 0]
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """The first entry for all, with stride 0."""
+    return tensor[:1].expand_as(tensor)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 17])
+@pytest.mark.parametrize("arranged", [strided, expanded])
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_small_tensors_of_any_strides_as_reference(
+    form: Form, arranged: Callable[[Tensor], Tensor], classes: int
+) -> None:
+    """Kernels read all but features and weight one element after the other."""
+    case = SMALL | {"classes": classes, "maps": "masked maps", "weight_dtype": "float32"}
+    inputs = make_inputs(case, form.device)
+    for name in ("bias", "index", "saliency", "mask"):
+        setattr(inputs, name, arranged(getattr(inputs, name)))
+    inputs.weight = inputs.weight.T.contiguous().T
+    options = head_options(case, inputs) | {
+        "class_weight": arranged(torch.linspace(0.5, 2, classes, device=form.device)),
+        "entropy_target": arranged(torch.linspace(0.3, 0.9, case["batch"], device=form.device)),
+    }
+    assert not inputs.bias.is_contiguous()
+    for reduction in ("mean", "none"):
+        assert_as_reference(form, inputs, options | {"reduction": reduction})
+    of_map = {name: value for name, value in options.items() if name != "entropy_target"}
+    assert_as_reference(form, inputs, of_map)
+    _upstream_of_any_strides(form, inputs, options, arranged)
+
+
+def _upstream_of_any_strides(
+    form: Form, inputs: Inputs, options: dict[str, Any], arranged: Callable[[Tensor], Tensor]
+) -> None:
+    leaves = [t.detach().requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
+    with form.active():
+        loss = focus_head(*leaves, inputs.index, **options, reduction="none").loss
+        upstream = arranged(random_like(loss))
+        found = torch.autograd.grad(loss, leaves, upstream, retain_graph=True)
+        expected = torch.autograd.grad(loss, leaves, upstream.contiguous())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("maps", MAPS)
