@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from focus.config import TrainConfig, resolve
+from focus.data.check import main as check
 from focus.data.crop import cut_faces, main
 from focus.data.faces import DETECTORS, Box, detector, geometries, largest, window
 from focus.data.images import load_image, load_map
@@ -229,8 +230,11 @@ def test_the_command_cuts_what_a_layout_has(
     save(tmp_path / "data/heatmaps/face.png", spot.astype(np.uint8))
     main([str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--margin", "0.2"])
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"2 of 3 faces: {tmp_path}/out/manifest.csv"
-    assert said[1] == f"left out 1: {tmp_path}/out/no_face.csv"
+    assert said == [
+        f"{tmp_path}/data: layout 0_real-1_fake, 3 images, 2 real, 1 synthetic, 1 with a human map",
+        f"2 of 3 faces: {tmp_path}/out/manifest.csv",
+        f"left out 1: {tmp_path}/out/no_face.csv",
+    ]
 
     found = read_data(tmp_path / "out/manifest.csv")
     assert sorted((s.label, s.generator, Path(s.path).name) for s in found) == [
@@ -245,6 +249,96 @@ def test_the_command_cuts_what_a_layout_has(
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert abs(row / size[1] - 0.5) < 0.15
     assert abs(column / size[0] - 0.5) < 0.15
+
+
+def test_the_command_reads_data_as_training_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several paths, tables with columns of other names, paths that lead out of the root."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    for name in ("out.png", "in/a.png", "more/b.png"):
+        save(tmp_path / name, pixels)
+    (tmp_path / "in/t.csv").write_text(
+        'what,who,where\na.png,human,"0 0 20 20"\n../out.png,GAN,"0 0 30 30"\n'
+    )
+    (tmp_path / "more/list").write_text('path,label,box\nb.png,real,"5 5 9 9"\n')
+    words = [f"{tmp_path}/in/t.csv", "--faces", "box", "--margin", "0", "--output"]
+    columns = ["--columns", "path=what,generator=who,box=where"]
+    with pytest.raises(InputError, match=r"line 3: path '../out.png' leaves the data root"):
+        main([*words, f"{tmp_path}/no", *columns])
+    main([*words, f"{tmp_path}/first", *columns, "--allow-outside-root"])
+    assert "layout csv (path=what, generator=who, box=where), 2 images" in capsys.readouterr().out
+    found = read_data(tmp_path / "first/manifest.csv", allow_unlabelled=True)
+    assert [(load_image(s.path).size, s.generator) for s in found] == [
+        ((20, 20), "human"),
+        ((30, 30), "GAN"),
+    ]
+
+    both = [f"{tmp_path}/more/list", f"{tmp_path}/more/again"]
+    (tmp_path / "more/again").write_text('path,label,box\nb.png,real,"5 5 9 9"\n')
+    main([*both, "--layout", "csv", "--margin", "0", "--output", f"{tmp_path}/second"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(":")[0] for line in said] == [*both, "1 of 1 faces"]
+    for arguments, message in (
+        ([*both, both[0]], "more/list is given twice"),
+        ([*both, "--layout", "cvs"], "Argument --layout: invalid choice: 'cvs'"),
+        ([f"{tmp_path}/in", "--layout", "csv"], "--layout csv suits none of the paths"),
+        ([f"{tmp_path}/in", "--columns", "x"], "--columns got 'x': give path=NAME"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main([*arguments, "--output", f"{tmp_path}/none"])
+
+
+def test_rows_of_one_image_share_its_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reals that two generators are compared with: as two files they came into two splits."""
+    draw = np.random.default_rng(0)
+
+    def picture(name: str) -> str:
+        return save(tmp_path / name, draw.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+    box = (20, 10, 40, 30)
+    reals = [picture(f"real/{i}.png") for i in range(24)]
+    maps = [picture(f"maps/{name}.png") for name in "ab"]
+    samples = [Sample(path, 0, name, box=box) for name in ("kA", "kB") for path in reals]
+    samples += [
+        Sample(picture(f"{name}/{i}.png"), 1, name, box=box)
+        for name in ("kA", "kB")
+        for i in range(12)
+    ]
+    # Another box is another face; another map is another map of the same face.
+    samples[0] = replace(samples[0], map_path=maps[0])
+    samples += [
+        Sample(reals[0], 0, "", box=(0, 0, 9, 9)),
+        replace(samples[0], generator="", map_path=maps[1]),
+    ]
+    cut = cut_faces(
+        Manifest(samples), tmp_path / "out", source="box", margin=0, progress=False
+    ).faces
+    assert [(s.label, s.generator) for s in cut] == [(s.label, s.generator) for s in samples]
+    assert [s.path for s in cut[:24]] == [s.path for s in cut[24:48]]
+    assert len({s.path for s in cut}) == len(list((tmp_path / "out/images").rglob("*.png"))) == 49
+    *_, other_box, other_map = cut
+    assert other_box.path != cut[0].path == other_map.path
+    assert [load_image(s.path).size for s in (cut[0], other_box)] == [(20, 20), (9, 9)]
+    for face, whole in ((cut[0], maps[0]), (other_map, maps[1])):
+        np.testing.assert_allclose(
+            human_map(str(face.map_path)), human_map(whole)[10:30, 20:40], atol=1e-4
+        )
+    # By a detector the boxes say nothing.
+    (tmp_path / "whole_image.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        found = cut_faces(
+            Manifest(samples), tmp_path / "all", source="whole_image:find", margin=0, progress=False
+        ).faces
+    assert len({s.path for s in found}) == 48
+
+    # The check finds no leak in what training would get.
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    check([str(tmp_path / "out/manifest.csv"), "--output", str(tmp_path / "report")])
+    report = json.loads((tmp_path / "report/check.json").read_text())
+    assert report["leaks"]["images"] == 0
+    assert report["trainable"]
 
 
 def test_a_detector_of_ones_own(boxed: Manifest, tmp_path: Path) -> None:

@@ -279,5 +279,5 @@ def test_what_a_configuration_gives(tmp_path: Path) -> None:
         read_given(config)
     assert not any(read_given(EvaluateConfig(model_dir="m")))
     twice = (given["one"], f"{tmp_path}/two/../one")
-    with pytest.raises(InputError, match=r"--data names .*one twice"):
+    with pytest.raises(InputError, match=r"^/.*/one is given twice: "):
         read_given(EvaluateConfig(model_dir="m", data=twice))

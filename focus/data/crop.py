@@ -1,4 +1,4 @@
-"""Cut the faces out of images and of their maps alike: ``python -m focus.data crop PATH``.
+"""Cut the faces out of images and of their maps alike: ``python -m focus.data crop PATH ...``.
 
 The folder that is written holds ``manifest.csv``, which ``train.py --data`` takes, ``images``,
 ``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``.
@@ -8,17 +8,17 @@ import csv
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from focus.data.arguments import Arguments
+from focus.data.arguments import Arguments, data_config
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.faces import (
     DETECTORS,
@@ -34,11 +34,12 @@ from focus.data.images import load_image, load_map, reason
 from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import Map, human_map, resized
-from focus.data.readers import read_data
+from focus.data.readers import read_given
 from focus.errors import ImageError, InputError
 
 MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
 _NO_FACE_MARKER = "# focus-no-face 1"
+_LOADERS: Mapping[Role, Callable[[str], Map]] = {"map": human_map, "mask": load_map}
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,6 @@ def main(arguments: Sequence[str]) -> None:
         "Cut the faces out of images and of their human maps alike, into a new folder with a "
         "manifest that train.py takes as --data.",
     )
-    parser.add_argument("path", metavar="PATH", help="images, in any layout that train.py takes")
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="the folder to write, new or empty"
     )
@@ -81,8 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         help=f"where the faces are: {GIVEN} (the manifest's boxes), {', '.join(DETECTORS)}, or "
         f"module:function of your own (default: {GIVEN} if there is one, else lbp)",
     )
-    parser.add_argument("--data-root", metavar="DIR", help="as of train.py")
-    parser.add_argument("--heatmaps", metavar="PATH", help="as of train.py")
+    parser.add_data()
     parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
     given = parser.parse_args(arguments)
 
@@ -90,9 +89,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--margin must be at least 0, got {given.margin:g}.")
     if given.threads is not None and given.threads < 1:
         raise InputError(f"--threads must be at least 1, got {given.threads}.")
-    manifest = read_data(
-        given.path, data_root=given.data_root, heatmaps=given.heatmaps, allow_unlabelled=True
-    )
+    manifest, _ = read_given(data_config(given), allow_unlabelled=True)
     boxes = any(sample.box is not None for sample in manifest)
     cut = cut_faces(
         manifest,
@@ -119,8 +116,10 @@ def cut_faces(
     """Cut the largest face of each image out, with its human map and its artefact mask.
 
     source: "box", or a detector's name. The manifest that is written keeps all that is known of a
-    sample but its box, and names the geometry in a column. A map takes the size of its image and
-    16 bits; each of its pixels is the mean of what it covers. Images are stored without loss.
+    sample but its box, and names the geometry in a column. Rows of one image and one box share the
+    file that is written: as two files, they could come into two splits. A map takes the size of its
+    image and 16 bits; each of its pixels is the mean of what it covers. Images are stored without
+    loss.
 
     Raises InputError if the folder holds something, if the images are cut out already, or if no
     face is found at all.
@@ -131,7 +130,7 @@ def cut_faces(
             "says: give the whole images."
         )
     cutter = _Cutter(_new_folder(output), source, margin)
-    jobs = list(zip(manifest, _names(manifest), strict=True))
+    jobs = _jobs(manifest, given=source == GIVEN)
     with ThreadPool(threads or usable_cores()) as pool:
         bar = tqdm(
             pool.imap(cutter, jobs),
@@ -142,9 +141,14 @@ def cut_faces(
         )
         done = list(bar)
     folder = cutter.folder
+    faces = {
+        row: face
+        for job, one in zip(jobs, done, strict=True)
+        for row, face in one.faces(job, geometry(source, margin))
+    }
     cut = Cut(
-        Manifest((one.face for one in done if one.face), str(folder / MANIFEST)),
-        [(job[0].path, one.why) for job, one in zip(jobs, done, strict=True) if one.why],
+        Manifest((faces[row] for row in sorted(faces)), str(folder / MANIFEST)),
+        [(job.path, one.why) for job, one in zip(jobs, done, strict=True) if one.why],
         list(dict.fromkeys(file for one in done for file in one.bad)),
     )
     for file in cut.bad:
@@ -163,16 +167,48 @@ def cut_faces(
     return cut
 
 
-class _Outcome(NamedTuple):
-    """Of one image: its face, or why there is none (said by ``bad`` if it cannot be decoded)."""
+@dataclass(frozen=True)
+class _Job:
+    """One face to cut out: where it is, and the name that its file gets.
 
-    face: Sample | None = None
+    greys: the names of its maps' and masks' files, by role and reference. rows: the samples that it
+    is the face of, by their place in the manifest.
+    """
+
+    path: str
+    box: Box | None
+    name: str
+    greys: dict[tuple[Role, str], str] = field(default_factory=dict)
+    rows: dict[int, Sample] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of one job: the files written, or why there is no face (``bad`` says what is undecodable)."""
+
+    image: str = ""
+    greys: Mapping[tuple[Role, str], str] = field(default_factory=dict)
     why: str = ""
     bad: tuple[BadFile, ...] = ()
 
+    def faces(self, job: _Job, way: str) -> Iterable[tuple[int, Sample]]:
+        """The samples of the job as they are now, none if there is no face."""
+        for row, sample in job.rows.items() if self.image else ():
+            yield (
+                row,
+                replace(
+                    sample,
+                    path=self.image,
+                    map_path=self.greys.get(("map", sample.map_path or "")),
+                    mask_path=self.greys.get(("mask", sample.mask_path or "")),
+                    box=None,
+                    extra={**sample.extra, GEOMETRY: way},
+                ),
+            )
+
 
 class _Cutter:
-    """Cuts one image and what belongs to it; several threads may call it."""
+    """Cuts one face and what belongs to it; several threads may call it."""
 
     def __init__(self, folder: Path, source: str, margin: float) -> None:
         self.folder = folder
@@ -181,44 +217,30 @@ class _Cutter:
         if source != GIVEN:
             detector(source)  # what is wrong with it is said here, not by a thread
 
-    def __call__(self, job: tuple[Sample, str]) -> _Outcome:
-        sample, name = job
+    def __call__(self, job: _Job) -> _Outcome:
         try:
-            image = load_image(sample.path)
+            image = load_image(job.path)
         except ImageError as error:
-            return _Outcome(bad=(_bad(sample.path, "image", error),))
-        face = largest(self._boxes(sample, image))
+            return _Outcome(bad=(_bad(job.path, "image", error),))
+        face = largest(self._boxes(job.box, image))
         if face is None:
             return _Outcome(why="no box" if self._source == GIVEN else "no face found")
         square = window(face, self._margin, image.size)
         if square is None:
             return _Outcome(why=f"the box {face} is empty or outside the image")
         bad: list[BadFile] = []
-        made: dict[Role, str | None] = {"map": None, "mask": None}
-        given: tuple[tuple[Role, str | None, Callable[[str], Map]], ...] = (
-            ("map", sample.map_path, human_map),
-            ("mask", sample.mask_path, load_map),
-        )
-        for role, path, load in given:
-            if path is not None:
-                try:
-                    grey = _cut_grey(load(path), square, image.size)
-                    made[role] = self._save(grey, f"{role}s", name)
-                except ImageError as error:
-                    bad.append(_bad(path, role, error))
-        cut = replace(
-            sample,
-            path=self._save(image.crop(square), "images", name),
-            map_path=made["map"],
-            mask_path=made["mask"],
-            box=None,
-            extra={**sample.extra, GEOMETRY: geometry(self._source, self._margin)},
-        )
-        return _Outcome(face=cut, bad=tuple(bad))
+        greys: dict[tuple[Role, str], str] = {}
+        for (role, reference), name in job.greys.items():
+            try:
+                grey = _cut_grey(_LOADERS[role](reference), square, image.size)
+                greys[role, reference] = self._save(grey, f"{role}s", name)
+            except ImageError as error:
+                bad.append(_bad(reference, role, error))
+        return _Outcome(self._save(image.crop(square), "images", job.name), greys, bad=tuple(bad))
 
-    def _boxes(self, sample: Sample, image: Image.Image) -> list[Box]:
+    def _boxes(self, box: Box | None, image: Image.Image) -> list[Box]:
         if self._source == GIVEN:
-            return [] if sample.box is None else [sample.box]
+            return [] if box is None else [box]
         if not hasattr(self._own, "detect"):
             self._own.detect = detector(self._source)
         return list(self._own.detect(image))
@@ -226,7 +248,7 @@ class _Cutter:
     def _save(self, image: Image.Image, kind: str, name: str) -> str:
         path = self.folder / kind / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # An image that is there belongs to another sample: names differ. Quick, still lossless.
+        # Quick, still lossless.
         image.save(path, format="PNG", compress_level=1)
         return str(path)
 
@@ -248,24 +270,52 @@ def _bad(path: str, role: Role, error: ImageError) -> BadFile:
     return BadFile(path, role, reason(path, error.__cause__ or error))
 
 
-def _names(manifest: Manifest) -> list[str]:
-    """A file name for each sample: its path below the common folder, as PNG, none twice."""
-    folders = [os.path.dirname(sample.path) for sample in manifest]  # noqa: PTH120
-    try:
-        root = os.path.commonpath(folders)
-    except ValueError:  # different drives
-        root = ""
-    taken: set[str] = set()
-    names = []
-    for sample in manifest:
-        plain = PurePath(sample.path.removeprefix(root).lstrip(os.sep)).with_suffix("")
-        name, number = f"{plain}.png", 1
-        while name in taken:
-            number += 1
-            name = f"{plain}-{number}.png"
-        taken.add(name)
-        names.append(name)
-    return names
+def _jobs(manifest: Manifest, *, given: bool) -> list[_Job]:
+    """The faces to cut out, each once. given: the boxes count, not a detector's."""
+    names = _Names(manifest)
+    jobs: dict[Hashable, _Job] = {}
+    for row, sample in enumerate(manifest):
+        box = sample.box if given else None
+        face = sample.path, box
+        if face not in jobs:
+            jobs[face] = _Job(sample.path, box, names.of("images", face, sample.path))
+        jobs[face].rows[row] = sample
+        references: tuple[tuple[Role, str | None], ...] = (
+            ("map", sample.map_path),
+            ("mask", sample.mask_path),
+        )
+        for role, reference in references:
+            # Also without one, so that a map is called as its image is.
+            name = names.of(f"{role}s", (face, reference), sample.path)
+            if reference is not None:
+                jobs[face].greys[role, reference] = name
+    return list(jobs.values())
+
+
+class _Names:
+    """File names for what is cut out: an image's path below the common folder, as PNG."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        folders = {os.path.dirname(sample.path) for sample in manifest}  # noqa: PTH120
+        try:
+            self._root = os.path.commonpath(folders)
+        except ValueError:  # no images, or different drives
+            self._root = ""
+        self._known: defaultdict[str, dict[Hashable, str]] = defaultdict(dict)
+        self._taken: defaultdict[str, set[str]] = defaultdict(set)
+
+    def of(self, kind: str, what: Hashable, path: str) -> str:
+        """The name of ``what`` in the folder ``kind``: the same when asked again, else new."""
+        known, taken = self._known[kind], self._taken[kind]
+        if what not in known:
+            plain = PurePath(path.removeprefix(self._root).lstrip(os.sep)).with_suffix("")
+            name, number = f"{plain}.png", 1
+            while name in taken:
+                number += 1
+                name = f"{plain}-{number}.png"
+            taken.add(name)
+            known[what] = name
+        return known[what]
 
 
 def _new_folder(output: str | Path) -> Path:

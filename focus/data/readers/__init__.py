@@ -192,13 +192,13 @@ def read_given(
     """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
     Either is empty only if nothing was given. The main process prints a line for each path: the
-    layout it was read as. Raises InputError for a path that ``--data`` names twice, for a
+    layout it was read as. Raises InputError for a path of ``--data`` that is given twice, for a
     ``--layout`` or ``--columns`` that no path has a use for, and what :func:`read_data` and
     :func:`read_tests` raise.
     """
     places = [p if p.startswith(HUB_PREFIX) else str(Path(p).resolve()) for p in config.data]
     if twice := [path for path in places if places.count(path) > 1]:
-        raise InputError(f"--data names {twice[0]} twice: give each path once.")
+        raise InputError(f"{twice[0]} is given twice: give each path once.")
     given = [*config.data, *config.test_data.values(), *config.test_real.values()]
     layout = config.layout
     if layout and not any(takes(layout, path) for path in given):
