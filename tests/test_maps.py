@@ -1,12 +1,16 @@
 """Human maps: several annotators, drawn shapes, other sizes, and which image each belongs to."""
 
+import contextlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.draw import polygon2mask
 
@@ -120,29 +124,138 @@ def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:
         np.testing.assert_array_equal(human_map(f"{file}#1") > 0, expected)
 
 
+IMAGE = {"id": 1, "file_name": "a.png", "width": 2, "height": 2}
+BOX = {"id": 5, "image_id": 1, "bbox": [0, 0, 1, 1]}
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[1, 2]", "TypeError"),
-        ('{"images": []}', "KeyError: 'annotations'"),
+        ("[1, 2]", "it is no object with images and annotations"),
+        ('{"images": []}', "it has no list of annotations"),
+        ('{"images": {"1": 2}, "annotations": []}', "it has no list of images"),
+        ('{"images": [[]], "annotations": []}', "images[0] is no object"),
         ("{", "Expecting"),
-        (
-            '{"images": [{"id": 1, "file_name": "a", "width": 2, "height": 2}], "annotations": '
-            '[{"id": 5, "image_id": 1, "segmentation": {"counts": "04", "size": [2, 2]}}]}',
-            "annotation 5 is run-length encoded",
-        ),
-        (
-            '{"images": [{"id": 1, "file_name": "a", "width": 2, "height": 2}], "annotations": '
-            '[{"id": 5, "image_id": 1, "segmentation": [[1, 2, 3, 4]]}]}',
-            "annotation 5 has an outline that is no polygon",
-        ),
+        ("[" * 100_000 + "]" * 100_000, "its lists are nested too deeply"),
     ],
 )
 def test_a_file_that_is_not_cocos(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \(.*") as caught:
         map_references(tmp_path / "a.json", (), set())
-    assert reason in str(caught.value)
+    assert f"a.json ({reason}" in str(caught.value)
+    with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#1' \("):
+        human_map(f"{tmp_path}/a.json#1")
+
+
+@pytest.mark.parametrize(
+    ("image", "annotation", "reason"),
+    [
+        ({"width": 0}, {}, "images[0].width is 0, not a number of pixels, 1 or more"),
+        ({"height": -3}, {}, "images[0].height is -3, not a number"),
+        ({"width": 1.5}, {}, "images[0].width is 1.5, not"),
+        ({"width": math.nan}, {}, "images[0].width is nan, not"),
+        ({"width": 10**30}, {}, "images[0].width is 10000000"),
+        ({"width": "2"}, {}, "images[0].width is '2', not"),
+        ({"width": 10**6, "height": 10**6}, {}, "images[0] has 1e+06 x 1e+06 pixels, more than an"),
+        ({"file_name": ""}, {}, "images[0].file_name is '', not the name of a file"),
+        ({"id": [1]}, {}, "images[0].id is [1], not a whole number"),
+        ({"id": True}, {}, "images[0].id is True, not"),
+        ({"id": "a#b"}, {}, "images[0].id is 'a#b', not a whole number, or a text without # and /"),
+        ({"id": "\ud800"}, {}, "images[0].id is '\\ud800', not"),
+        ({}, {"image_id": 9}, "annotations[0].image_id 9 is the id of no image"),
+        ({}, {"image_id": None}, "annotations[0].image_id is None, not a whole number"),
+        ({}, {"annotator": ["A"]}, "annotations[0].annotator is ['A'], not a name"),
+        ({}, {"bbox": [0, 0, math.nan, 1]}, "annotations[0].bbox is [0, 0, nan, 1], not left, top"),
+        ({}, {"bbox": [0, 0, -1, 1]}, "annotations[0].bbox is [0, 0, -1, 1], not left, top"),
+        ({}, {"bbox": [0, 0, 1]}, "annotations[0].bbox is [0, 0, 1], not left, top"),
+        ({}, {"bbox": "0 0 1 1"}, "annotations[0].bbox is '0 0 1 1', not left, top"),
+        ({}, {"segmentation": {"counts": "04"}}, "annotations[0].segmentation is run-length enco"),
+        ({}, {"segmentation": [[1, 2, 3, 4]]}, "annotations[0].segmentation is [[1, 2, 3, 4]], n"),
+        ({}, {"segmentation": [[0, 0, 1, 0, 1, 1e300]]}, "annotations[0].segmentation is [[0, 0"),
+        ({}, {"segmentation": [0, 0, 1, 0, 1, 1]}, "annotations[0].segmentation is [0, 0, 1"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(
+    tmp_path: Path, image: dict[str, Any], annotation: dict[str, Any], reason: str
+) -> None:
+    file = coco(tmp_path / "a.json", [IMAGE | image], [BOX | annotation])
+    with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \(.*") as caught:
+        map_references(file, (), set())
+    assert f"a.json ({reason}" in str(caught.value)
+
+
+def test_what_is_missing_or_there_twice(tmp_path: Path) -> None:
+    def said(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> str:
+        with pytest.raises(InputError) as caught:
+            map_references(coco(tmp_path / "a.json", images, annotations), (), set())
+        return str(caught.value)
+
+    for key in ("id", "file_name", "width"):
+        less = {name: value for name, value in IMAGE.items() if name != key}
+        assert f"(images[0] has no {key})" in said([less], [BOX])
+    assert "(annotations[1] has no bbox)" in said([IMAGE], [BOX, {"image_id": 1}])
+    assert "(annotations[0] has no image_id)" in said([IMAGE], [{"bbox": [0, 0, 1, 1]}])
+    assert "(images[1].id 1 is another image's too)" in said([IMAGE, IMAGE | {"id": "1"}], [BOX])
+    assert "names the image 'a.jpg' twice" in said(
+        [IMAGE, IMAGE | {"id": 2, "file_name": "a.jpg"}], [BOX, BOX | {"image_id": 2}]
+    )
+
+
+NUMBERS = st.one_of(
+    st.integers(-3, 40),
+    st.sampled_from([10**6, 10**30, 10**400, -0.0, 0.5, 1e-320, 1e18, 1e300, math.nan, math.inf]),
+    st.floats(-50, 50),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(st.characters(), max_size=3),
+    lambda parts: st.lists(parts, max_size=7) | st.dictionaries(st.text(max_size=3), parts),
+    max_leaves=12,
+)
+
+
+DRAWN = IMAGE | {"width": 30, "height": 20}
+POLYGON = {"image_id": 1, "segmentation": [[0, 0, 20, 0, 20, 9]], "annotator": "A"}
+
+
+@st.composite
+def nearly_coco(draw: st.DrawFn) -> Any:
+    """A sound file with a value or two that are something else or are gone."""
+    content = {"images": [dict(DRAWN)], "annotations": [dict(BOX), dict(POLYGON)]}
+    for _ in range(draw(st.integers(0, 2))):
+        holder = draw(st.sampled_from([*content["images"], *content["annotations"]]))
+        key = draw(st.sampled_from(sorted(holder)))
+        holder[key] = draw(NUMBERS | JSON | st.lists(NUMBERS, min_size=4, max_size=4))
+        if key == "segmentation":
+            holder[key] = draw(st.lists(st.lists(NUMBERS, min_size=6, max_size=8)) | JSON)
+        if draw(st.sampled_from([False] * 7 + [True])):
+            del holder[key]
+    return content
+
+
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400
+)
+@given(content=nearly_coco() | JSON)
+def test_any_json_is_drawn_or_refused_by_a_sentence(tmp_path: Path, content: Any) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(content))
+    found: dict[str, str] = {}
+    message = ""
+    try:
+        found = map_references(file, (), set())
+    except InputError as error:
+        message = str(error)
+    assert not message or message.endswith(".")
+    with contextlib.suppress(ImageError):
+        human_map(f"{file}#1")
+    for reference in found.values():
+        values = human_map(reference)
+        assert values.dtype == np.float32
+        assert 0 <= values.min() <= values.max() <= 1
+    Manifest([Sample("/a.png", map_path=path) for path in found.values()]).to_csv(
+        tmp_path / "m.csv"
+    )
 
 
 def references(folder: Path, *images: str) -> dict[str, str]:

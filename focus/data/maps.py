@@ -11,17 +11,16 @@ In a COCO file the shapes of one image are filled, and overlap without adding up
 have a field ``annotator``, that is done for each annotator and the results are averaged.
 """
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from focus.data.coco import read_coco
 from focus.data.images import load_map, reason
 from focus.errors import ImageError, InputError
 
@@ -29,14 +28,6 @@ Map = npt.NDArray[np.float32]
 """Grey values [H, W] in [0, 1]."""
 
 _JSON = ".json"
-
-
-class _Drawn(NamedTuple):
-    """An image of a COCO file: its name, its size in pixels, each annotator's polygons."""
-
-    name: str
-    size: tuple[int, int]
-    polygons: dict[str, list[list[float]]]
 
 
 def human_map(reference: str) -> Map:
@@ -176,11 +167,11 @@ def _is_drawing(reference: str) -> bool:
 
 def _drawn_references(path: Path) -> dict[str, str]:
     try:
-        images = _coco(str(path), path.stat().st_mtime_ns)
+        images = read_coco(str(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f"Cannot read the human maps in {path} ({reason(path, error)}): give images and "
-            "annotations as COCO has them."
+            "annotations as COCO has them, or mend the file."
         ) from error
     found: dict[str, str] = {}
     for number, image in images.items():
@@ -196,71 +187,11 @@ def _drawn_references(path: Path) -> dict[str, str]:
 def _drawn_map(reference: str) -> Map:
     path, _, number = reference.rpartition("#")
     try:
-        images = _coco(path, os.stat(path).st_mtime_ns)  # noqa: PTH116
+        images = read_coco(path)
         if number not in images:
             raise ValueError(f"it has no image with the id {number}")
     except (OSError, ValueError) as error:
         raise ImageError(
             f"Cannot decode {reference!r} ({reason(path, error)}): mend or remove the file."
         ) from error
-    _, size, annotators = images[number]
-    total = np.zeros(size[::-1], np.float64)
-    for polygons in annotators.values():
-        total += np.logical_or.reduce([_filled(polygon, size) for polygon in polygons])
-    return (total / max(len(annotators), 1)).astype(np.float32)
-
-
-def _filled(polygon: Sequence[float], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Whether each pixel's middle lies in the polygon (even-odd rule), [H, W].
-
-    Pillow's polygons are drawn to whole pixels, border included: a tenth too large at 30 pixels.
-    """
-    width, height = size
-    crossed = np.zeros((height, width + 1), bool)  # by an edge, on the way from the left
-    corners = np.asarray(polygon).reshape(-1, 2) - 0.5  # pixels' middles at whole numbers
-    for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, 0), strict=True):
-        rows = np.arange(*np.ceil(np.clip(sorted((y, next_y)), 0, height)).astype(int))
-        if len(rows):
-            columns = x + (rows - y) * (next_x - x) / (next_y - y)
-            crossed[rows, np.ceil(columns.clip(0, width)).astype(int)] ^= True
-    return np.asarray(np.logical_xor.accumulate(crossed, 1)[:, :width])
-
-
-@lru_cache(maxsize=4)
-def _coco(path: str, changed: int) -> dict[str, _Drawn]:
-    """The images of a COCO file by their id; ``changed`` tells an edited file from the old one.
-
-    Raises OSError, or ValueError with what is wrong in it.
-    """
-    content = json.loads(Path(path).read_bytes())
-    try:
-        images = {
-            str(image["id"]): _Drawn(
-                str(image["file_name"]), (int(image["width"]), int(image["height"])), {}
-            )
-            for image in content["images"]
-        }
-        for annotation in content["annotations"]:
-            annotators = images[str(annotation["image_id"])].polygons
-            own = annotators.setdefault(str(annotation.get("annotator", "")), [])
-            own.extend(_polygons(annotation))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return images
-
-
-def _polygons(annotation: dict[str, Any]) -> list[list[float]]:
-    """The outlines [x, y, x, y, ...] in pixels: the segmentation's, without one the box's."""
-    shapes = annotation.get("segmentation")
-    if isinstance(shapes, dict):
-        raise ValueError(
-            f"annotation {annotation['id']} is run-length encoded, where polygons or a box are "
-            "needed"
-        )
-    if not shapes:
-        left, top, width, height = map(float, annotation["bbox"])
-        return [[left, top, left + width, top, left + width, top + height, left, top + height]]
-    outlines = [[float(value) for value in outline] for outline in shapes]
-    if any(len(outline) < 6 or len(outline) % 2 for outline in outlines):
-        raise ValueError(f"annotation {annotation['id']} has an outline that is no polygon")
-    return outlines
+    return images[number].share()
