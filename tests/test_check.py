@@ -255,6 +255,41 @@ def test_odd_maps_are_counted(own_set: Path, tmp_path: Path) -> None:
     }
 
 
+def test_maps_of_nobody_are_counted_beside_the_data_too(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("table", "tree/kA", "elsewhere"):
+        for label in ("0_real", "1_fake"):
+            for number in range(3):
+                path = tmp_path / name / label / f"{label}{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+    def heatmaps(folder: str, *names: str) -> None:
+        (tmp_path / folder / "heatmaps").mkdir()
+        for name in names:
+            Image.linear_gradient("L").save(tmp_path / folder / "heatmaps" / name)
+
+    heatmaps("table", "0_real0.png", "0_real1_1.png", "0_real1_2.png", "nobody.png")
+    heatmaps("tree", "1_fake0.png", "1_fake9.png", "wrong name.png")
+    heatmaps("elsewhere", "no.png")
+    rows = [
+        f"train,{('Real', 'Synthetic')[i]},/{n}/{n}0.png"
+        for i, n in enumerate(("0_real", "1_fake"))
+    ]
+    (tmp_path / "faces.csv").write_text("\n".join(rows))
+
+    def unmatched(*words: str) -> int:
+        found: int = check(*words, output=tmp_path / "out")["maps"]["unmatched"]
+        return found
+
+    tree, table = f"{tmp_path}/tree", f"{tmp_path}/faces.csv"
+    assert unmatched(tree) == 2
+    assert unmatched(table, f"--data-root={tmp_path}/table") == 3
+    assert unmatched(f"{tmp_path}/table", f"--test-data=kA={tree}") == 3
+    # Those that are given count, and not those beside the data.
+    assert unmatched(tree, f"--heatmaps={tmp_path}/table/heatmaps") == 1
+
+
 def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     own_set: Path, tmp_path: Path
 ) -> None:

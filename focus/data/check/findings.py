@@ -17,7 +17,7 @@ from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_m
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.maps import files_of
 from focus.data.readers import read_given
-from focus.data.readers.files import images_below
+from focus.data.readers.files import find_maps, images_below
 from focus.data.splits import assign_splits
 from focus.errors import InputError
 from focus.training import training_manifest
@@ -50,7 +50,7 @@ class Findings:
 
     manifest: all images, those to test on included; none if they cannot be read. obstacle: what
     train.py would say and stop, "" if it would start. looks: row by row. maps: by ``map_path``.
-    n_unmatched: images in the folder of maps that are nobody's map. bad: files that cannot be
+    n_unmatched: images in the folders of maps that are nobody's map. bad: files that cannot be
     decoded. metadata, pixels: the audits of the images to train with, None if there are too few.
     """
 
@@ -170,7 +170,16 @@ def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
 
 
 def _unmatched(config: TrainConfig, references: Sequence[str]) -> int:
-    if config.heatmaps is None or not Path(config.heatmaps).is_dir():
-        return 0
+    """How many images in the folders of human maps, given or beside the data, nobody refers to."""
+    tests = [*config.test_data.values(), *config.test_real.values()]
+    given = [(path, config.heatmaps) for path in config.data] + [(path, None) for path in tests]
+    folders: set[Path] = set()
+    for path, heatmaps in given:
+        place = Path(path).absolute()
+        inside = place if place.is_dir() else place.parent
+        root = inside if config.data_root is None else Path(config.data_root).absolute()
+        folder, _ = find_maps(heatmaps, inside, root)
+        if folder is not None and folder.is_dir():
+            folders.add(folder)
     used = {str(Path(file).absolute()) for reference in references for file in files_of(reference)}
-    return sum(str(p) not in used for p in images_below(Path(config.heatmaps).absolute()))
+    return sum(str(path) not in used for folder in folders for path in images_below(folder))
