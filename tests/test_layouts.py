@@ -231,6 +231,24 @@ def test_columns_that_are_given_come_first(tmp_path: Path) -> None:
         ),
         ("path,label,split\na.png,0,train\na.png,0,test\n", "line 3: .* with another split"),
         ("path,label,model\na.png,1,X\na.png,1,Y\n", "line 3: .* with another generator"),
+        *(
+            (
+                f"path,label,{column}\na.png,1,{one}\nb.png,1,\na.png,1,{other}\n",
+                f"line 4: .*a.png' is in line 2 too, with another {what}; keep one of them",
+            )
+            for column, one, other, what in (
+                ("heatmap", "m.png", "", "human map"),
+                ("heatmap", "m.png", "n.png", "human map"),
+                ("mask", "", "m.png", "artefact mask"),
+                ("box", "0 0 9 9", "0 0 9 8", "face box"),
+                ("video", "v1", "v2", "group"),
+                ("family", "f", "g", "family"),
+            )
+        ),
+        (
+            "# focus-manifest 1\npath,label,generator,group\na.png,real,X,g\na.png,real,Y,h\n",
+            "line 4: .* is in line 3 too, with another group",
+        ),
         (
             "path,label\na.png,real\n\n\nb.png,reel\n",
             "line 5: label 'reel' is none of real, nature",
@@ -298,6 +316,19 @@ def test_rows_that_repeat_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureF
     # The reals of two generators' test sets may be the same ones.
     csv.write_text("# focus-manifest 1\npath,label,generator\na.png,real,X\na.png,real,Y\n")
     assert [s.generator for s in read_data(csv)] == ["X", "Y"]
+    with csv.open("a") as file:
+        file.write("a.png,real,Y\nb.png,real,\nb.png,real,\n")
+    caplog.clear()
+    assert [s.generator for s in read_data(csv)] == ["X", "Y", ""]
+    assert "left out 2 duplicate rows, the first is line 5, which repeats line 4" in caplog.text
+    # All that a row can say, twice; what else it holds does not count. A second test set does.
+    csv.write_text(
+        "path,label,model,family,split,heatmap,mask,box,video,test_set,camera\n"
+        "a.png,fake,X,f,test,b.png,b.png,0 0 9 9,v,closed,1\n"
+        'a.png,1,X,f,testing,./b.png,b.png,"[0, 0, 9, 9]",v,closed,2\n'
+        "a.png,1,X,f,test,b.png,b.png,0 0 9 9,v,closed_balanced,\n"
+    )
+    assert [s.test_set for s in read_data(csv)] == ["closed", "closed_balanced"]
 
 
 def test_utf16_is_named(tmp_path: Path) -> None:
@@ -366,6 +397,16 @@ def test_two_paths_that_disagree(tmp_path: Path) -> None:
         read_given(TrainConfig(data=both))
     (tmp_path / "2.csv").write_text("path,label\nb.png,fake\na.png,real\n")
     assert [s.label for s in read_given(TrainConfig(data=both))[0]] == [0, 1]
+    for name, text in (("1", "a.png,real,v\nb.png,fake,v\n"), ("2", "a.png,real,v\nb.png,fake,\n")):
+        (tmp_path / f"{name}.csv").write_text(f"path,label,video\n{text}")
+    with pytest.raises(InputError, match=r"b.png' of .*2.csv is in .*1.csv too, with another grou"):
+        read_given(TrainConfig(data=both))
+    # A real that serves two generators, told of twice.
+    for name, rows in (("1", "XY"), ("2", "YZ")):
+        lines = "".join(f"a.png,real,{generator}\n" for generator in rows)
+        text = f"# focus-manifest 1\npath,label,generator\n{lines}"
+        (tmp_path / f"{name}.csv").write_text(text)
+    assert [s.generator for s in read_given(TrainConfig(data=both))[0]] == ["X", "Y", "Z"]
 
 
 SLOW_FILES = settings(

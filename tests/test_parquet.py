@@ -1,11 +1,17 @@
 """Parquet files and data sets of the Hub's library, written by an independent script."""
 
+import json
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from focus.data.check import main as check
 from focus.data.readers import Reading, read_data
 from focus.errors import InputError
 
@@ -66,6 +72,38 @@ def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
         *[(1, "validation"), (0, "validation")],
     ]
     assert [dict(s.extra) for s in found] == [{}, {"seen": "1"}] * 3
+
+
+def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw = np.random.default_rng(0)
+
+    def part(name: str, pixels: list[NDArray[np.uint8]]) -> None:
+        files = []
+        for image in pixels:
+            file = BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            files.append({"bytes": file.getvalue(), "path": None})
+        labels = [at % 2 for at in range(len(files))]
+        write_parquet(
+            tmp_path / f"{name}-0.parquet", arrow_table({"image": files, "label": labels})
+        )
+
+    images = list(draw.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8))
+    part("train", [*images[:4], images[0]])
+    part("validation", [images[0], images[5]])
+    part("test", [*images[6:], images[6], images[3]])
+    found = read_data(tmp_path)
+    assert [s.split for s in found] == ["test"] * 3 + ["train"] * 4 + ["validation"] * 2
+    assert "left out 2 duplicate rows, the first is row 3, which repeats row 1" in caplog.text
+    with pytest.raises(SystemExit) as end:
+        check([str(tmp_path), "--output", str(tmp_path / "out")])
+    assert end.value.code == 1
+    report = json.loads((tmp_path / "out/check.json").read_text())
+    assert report["leaks"]["between"] == {"train-validation": 1, "train-test": 1}
+    assert "2 images of" in report["obstacle"]
+    assert "lie in more than one split" in report["obstacle"]
 
 
 def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Path) -> None:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from focus.data.manifest import REAL, Manifest, Sample, Split
+from focus.data.manifest import REAL, Manifest, Sample, Split, TestSet
 from focus.data.maps import map_references
 from focus.errors import InputError
 
@@ -18,6 +19,18 @@ IMAGE_EXTENSIONS = frozenset(
     ".png .jpg .jpeg .jp2 .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()  # noqa: SIM905
 )
 HEATMAPS = "heatmaps"
+P = TypeVar("P")
+_Role = tuple[str, Split, TestSet, str]
+
+# Of one image there can be only one of each; in words.
+_UNIQUE = {
+    "split": "split",
+    "map_path": "human map",
+    "mask_path": "artefact mask",
+    "box": "face box",
+    "group": "group",
+}
+_OF_FAKES = {"generator": "generator", "family": "family"}
 _LEFTOVERS = ("__MACOSX",)  # what unpacking leaves: files named as images that are none
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -107,35 +120,28 @@ def from_rows(
     """The samples of a table's numbered rows, each once; all of their files must be there.
 
     Rows that say the same of one path are dropped but for the first, with one warning. embedded:
-    the paths stand for contents, and the same content may well be in two rows: only its label
-    must be the same then. Raises InputError, with the numbers of the rows.
+    the paths stand for contents, and the same content may well be in two rows of a split, or in two
+    splits: only its label must be the same then. Raises InputError, with the numbers of the rows.
     """
     unit = "row" if embedded else "line"
-    lines: list[int] = []
-    samples: list[Sample] = []
-    first: dict[str, int] = {}
+    told = _Told[int](label_only=embedded)
     twice: list[tuple[int, int]] = []
     for line, sample in rows:
-        at = first.setdefault(sample.path, len(samples))
-        if at < len(samples):
-            other = samples[at]
-            if reason := _disagreement(other, sample, label_only=embedded):
-                raise InputError(
-                    f"{source}, {unit} {line}: {sample.path!r} is in {unit} {lines[at]} too, with "
-                    f"{reason}; keep one of them."
-                )
-            if embedded or _shared_real(other) == _shared_real(sample):
-                twice.append((line, lines[at]))
-                continue
-        lines.append(line)
-        samples.append(sample)
+        other, reason = told.tell(sample, line)
+        if reason:
+            raise InputError(
+                f"{source}, {unit} {line}: {sample.path!r} is in {unit} {other} too, with "
+                f"{reason}; keep one of them."
+            )
+        if other is not None:
+            twice.append((line, other))
     if twice:
         _log.warning(
             "%s: left out %d duplicate rows, the first is %s %d, which repeats %s %d",
             *(source, len(twice), unit, twice[0][0], unit, twice[0][1]),
         )
-    _require_files([sample.path for sample in samples], source, unit, lines)
-    return Manifest(samples, str(source))
+    _require_files([sample.path for sample in told.samples], source, unit, told.places)
+    return Manifest(told.samples, str(source))
 
 
 def join(parts: Iterable[Manifest]) -> Manifest:
@@ -144,18 +150,17 @@ def join(parts: Iterable[Manifest]) -> Manifest:
     Raises InputError if two of them disagree on an image.
     """
     joined = Manifest([])
-    first: dict[str, tuple[Sample, str]] = {}
+    told = _Told[str](label_only=False)
     for part in parts:
-        fresh = []
+        start = len(told.samples)
         for sample in part:
-            other, source = first.setdefault(sample.path, (sample, part.source))
-            if reason := _disagreement(other, sample, label_only=False):
+            other, reason = told.tell(sample, part.source)
+            if reason:
                 raise InputError(
-                    f"{sample.path!r} of {part.source} is in {source} too, with {reason}: keep "
+                    f"{sample.path!r} of {part.source} is in {other} too, with {reason}: keep "
                     "one of them."
                 )
-            if source == part.source or _shared_real(other) != _shared_real(sample):
-                fresh.append(sample)
+        fresh = told.samples[start:]
         if len(fresh) < len(part):
             _log.warning(
                 "%s: left out %d images that were given before", part.source, len(part) - len(fresh)
@@ -164,20 +169,54 @@ def join(parts: Iterable[Manifest]) -> Manifest:
     return joined
 
 
-def _shared_real(sample: Sample) -> str:
-    """The generator that a real image is compared with: it may serve several, in a row for each."""
-    return sample.generator if sample.label == REAL else ""
+class _Told(Generic[P]):
+    """Samples, each once, and the places that they were told at: lines, or files."""
+
+    def __init__(self, *, label_only: bool) -> None:
+        self.samples: list[Sample] = []
+        self.places: list[P] = []
+        self._label_only = label_only
+        self._first: dict[str, int] = {}
+        self._known: dict[_Role, int] = {}  # of the paths that are there twice only
+
+    def tell(self, sample: Sample, place: P) -> tuple[P | None, str]:
+        """Take a sample.
+
+        Where it is about an image that was told of before: that place, and what the two say
+        differently, "" if the sample is left out since it repeats that one.
+        """
+        new = len(self.samples)
+        at = self._first.setdefault(sample.path, new)
+        if at < new:
+            one = self.samples[at]
+            if reason := _disagreement(one, sample, self._label_only):
+                return self.places[at], reason
+            self._known.setdefault(_role(one), at)
+            at = self._known.setdefault(_role(sample), new)
+            if at < new:
+                return self.places[at], ""
+        self.samples.append(sample)
+        self.places.append(place)
+        return None, ""
 
 
-def _disagreement(one: Sample, other: Sample, *, label_only: bool) -> str:
+def _role(sample: Sample) -> _Role:
+    """What an image is there for: it may serve several purposes, in a row for each.
+
+    A real image can be compared with the fakes of several generators.
+    """
+    generator = sample.generator if sample.label == REAL else ""
+    return sample.path, sample.split, sample.test_set, generator
+
+
+def _disagreement(one: Sample, other: Sample, label_only: bool) -> str:
     """What two samples of one image say differently, "" if nothing that counts."""
-    if one.label != other.label:
-        return "another label"
-    if one.split != other.split and not label_only:
-        return "another split"
-    if one.label != REAL and one.generator != other.generator and not label_only:
-        return "another generator"
-    return ""
+    words = {"label": "label"}
+    if not label_only:
+        words |= _UNIQUE if one.label == REAL else _UNIQUE | _OF_FAKES
+    differing = (what for name, what in words.items() if getattr(one, name) != getattr(other, name))
+    what = next(differing, "")
+    return f"another {what}" if what else ""
 
 
 def _require_files(paths: Sequence[str], source: str | Path, unit: str, lines: list[int]) -> None:
