@@ -20,6 +20,9 @@ from focus.scores import Scores
 
 VERSION = 1
 UNNAMED = "(unnamed)"
+UNTOLD = "?"
+"""In the table: it cannot be told how far a generator is from training."""
+
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 
 Results = dict[str, Any]
@@ -236,14 +239,18 @@ def format_table(results_by_name: dict[str, Results]) -> str:
     lines.insert(1, "-" * len(lines[1]))
     if any(cell == "-" for _, cells in rows for cell in cells):
         lines.append("- not defined: needs real and synthetic images (AUC), artefact masks (peaks)")
+    if any(f"({UNTOLD}" in label for label, _ in rows):
+        lines.append(
+            f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
+        )
     return "\n".join(lines)
 
 
 def _relations(everything: Iterable[Results], name: str) -> str:
     """How far an unknown generator is from training; the models may differ in it."""
-    figures = [results["open"]["generators"].get(name, {}) for results in everything]
-    found = sorted({mark for figure in figures if (mark := figure.get("relation"))})
-    return f" ({'/'.join(found)})" if found else ""
+    figures = [results["open"]["generators"].get(name) for results in everything]
+    found = {figure["relation"] or UNTOLD for figure in figures if figure is not None}
+    return f" ({'/'.join(sorted(found))})"
 
 
 def _cell(results: Results, keys: Sequence[str]) -> str:

@@ -106,7 +106,6 @@ def test_any_name_is_its_own(name: str) -> None:
         ("StyleGAN2-ADA", "", {"StyleGAN2": "stylegan"}, "near"),
         ("stylegan2_ffhq", "", {"stylegan2_celeba": ""}, "near"),  # other weights
         ("ProGAN", "", {"StyleGAN2": "stylegan"}, "far"),
-        ("mine", "", {"StyleGAN2": "stylegan"}, "far"),
         # A given family wins over the table, in both directions and on both sides.
         ("mine", "Style-GAN", {"StyleGAN2": ""}, "near"),
         ("mine", "ours", {"yours": "ours"}, "near"),
@@ -118,6 +117,12 @@ def test_any_name_is_its_own(name: str) -> None:
         ("StyleGAN3", "", {"synthetic": ""}, None),
         ("", "", {"StyleGAN2": "stylegan"}, None),
         ("StyleGAN3", "", {}, None),
+        # A family that is not known may be any, on either side.
+        ("mine", "", {"StyleGAN2": "stylegan"}, None),
+        ("ProGAN", "", {"StyleGAN2": "stylegan", "yours": ""}, None),
+        ("mine", "", {"yours": ""}, None),
+        ("ProGAN", "", {"synthetic": "stylegan"}, "far"),
+        ("mine", "ours", {"yours": "theirs"}, "far"),
         # Among the named ones it can still be near.
         ("StyleGAN3", "", {"synthetic": "", "SG2": ""}, "near"),
         ("synthetic", "", {"synthetic": ""}, "closed"),
@@ -171,15 +176,27 @@ def test_warnings_name_what_training_knew() -> None:
         ("open", "sg2"): "",
         ("open", "StyleGAN3"): "stylegan",
         ("open", "ProGAN"): "",
+        ("open", "yours"): "theirs",
+        ("open", "new"): "",
+        ("open", "fake"): "",
     }
-    assert warnings(tests, {"SG2": "stylegan", "mine": ""}) == [
+    known = {"SG2": "stylegan", "mine": "ours"}
+    assert warnings(tests, known) == [
         "Tested as unknown, though training knew it: mine; sg2 (as SG2).",
         "Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
         "Tested as unknown, though training knew its family: StyleGAN3 (stylegan).",
+        "Not known to be near or far: new; no family is known of new: name generators and families "
+        "in the data.",
     ]
+    # A family of training that is not known may be that of each.
+    assert warnings(tests, known | {"mine": ""})[-1] == (
+        "Not known to be near or far: ProGAN; new; yours; no family is known of mine, new: name "
+        "generators and families in the data."
+    )
     assert warnings({("closed", "SG2"): "", ("open", "ProGAN"): ""}, {"SG2": ""}) == []
     (line,) = warnings({("open", "ProGAN"): ""}, {"synthetic": ""})
-    assert line.startswith("Training fakes have no generator's name")
+    assert "near or far: ProGAN; no family is known of synthetic: name generators and" in line
+    assert warnings({("open", "ProGAN"): ""}, {}) == []
     assert warnings({("open", ""): ""}, {"SG2": ""}) == []
 
 

@@ -211,11 +211,12 @@ def test_each_generator_is_marked_by_how_far_it_is_from_training() -> None:
             (1, "mine", "", 0.9),
             (1, "mine", "", 0.9),
             (1, "ProGAN", "", 0.9),
+            (1, "new", "", 0.9),
             (1, "SG2", "open", 0.9),
             (1, "", "open", 0.9),
             (0, "", "open", 0.1),
         ],
-        family=["", "", "", "ours", "", "", "", "", ""],
+        family=["", "", "", "ours", "", "", "", "", "", ""],
     )
     results = summarise(scores, ["SG2", "own"], {"own": "Ours"})
     assert results["training_families"] == {"SG2": "stylegan", "own": "Ours"}
@@ -233,6 +234,7 @@ def test_each_generator_is_marked_by_how_far_it_is_from_training() -> None:
             "StyleGAN2-ADA": ("stylegan", "near"),
             "mine": ("ours", "near"),
             "ProGAN": ("progan", "far"),
+            "new": (None, None),
         },
     }
     assert results["closed"]["generators"]["StyleGAN2"]["auc"] == 1
@@ -241,18 +243,26 @@ def test_each_generator_is_marked_by_how_far_it_is_from_training() -> None:
         "Tested as unknown, though training knew it: SG2.",
         "Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
         f"Tested as unknown, though training knew its family: {near}.",
+        "Not known to be near or far: new; no family is known of new: name generators and families "
+        "in the data.",
     ]
     other = summarise(scores, ["ProGAN"])  # what is near one model may be far from another
     lines = format_table({"a": results, "b": other}).splitlines()
     assert [line.split("  ")[0] for line in lines if "open-set AUC," in line] == [
-        "open-set AUC, (unnamed)",
+        "open-set AUC, (unnamed) (?)",
         "open-set AUC, ProGAN (far)",
         "open-set AUC, SG2 (closed/far)",
         "open-set AUC, StyleGAN2 (far)",
         "open-set AUC, StyleGAN2-ADA (far/near)",
         "open-set AUC, mine (far/near)",
-        "open-set AUC, mean of 5",
+        "open-set AUC, new (?)",
+        "open-set AUC, mean of 6",
     ]
+    assert lines[-1] == (
+        "? near or far cannot be told: no family is known of it, or of one in training"
+    )
+    untold = format_table({"a": results, "b": summarise(scores, ["whose"])}).splitlines()
+    assert any(line.startswith("open-set AUC, ProGAN (?/far) ") for line in untold)
 
 
 def test_table() -> None:
@@ -267,14 +277,15 @@ def test_table() -> None:
         "                                     blend       ce",
         "---------------------------------------------------",
         "closed-set AUC                       0.500        -",
-        "open-set AUC, uEars (far)            1.000    0.000",
-        "open-set AUC, uSwap (far)            0.500        -",
+        "open-set AUC, uEars (?)              1.000    0.000",
+        "open-set AUC, uSwap (?)              0.500        -",
         "open-set AUC, mean                   0.750    0.000",
         "CAM entropy, closed                  0.250        -",
         "CAM entropy, open                    0.250    0.000",
         "CAM peaks in the artefact, closed    0.000        -",
         "CAM peaks in the artefact, open      1.000        -",
         "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)",
+        "? near or far cannot be told: no family is known of it, or of one in training",
     ]
     assert "open-set AUC, mean of 2              0.750" in format_table({"blend": blend})
 
@@ -285,10 +296,10 @@ def test_table_fits_a_terminal_with_long_names() -> None:
     names = [f"a model of an even longer name {i}" for i in range(2)]
     lines = format_table(dict.fromkeys(names, results)).splitlines()
     assert max(map(len, lines)) == 80
-    assert "a-generator-o... (far)" in lines[3]
+    assert "a-generator-of-... (?)" in lines[3]
     # Where there is room the name is whole.
     (line,) = (x for x in format_table({"one": results}).splitlines() if rows[1][1] in x)
-    assert line.endswith(" (far)    1.000")
+    assert line.endswith(" (?)    1.000")
 
 
 def test_remarks() -> None:

@@ -88,8 +88,9 @@ def with_families(generators: Iterable[str], given: Mapping[str, str]) -> dict[s
 def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation | None:
     """How far a test generator is from training.
 
-    closed: training saw its fakes, if by another name. near: training saw its family. far: neither.
-    None: it cannot be told, since the generator, or one of training, has no name.
+    closed: training saw its fakes, if by another name. near: training saw its family. far: training
+    saw other families only. None: it cannot be told, since the family of the generator, or of one
+    of training, is not known.
 
     Args:
         generator: its name.
@@ -99,10 +100,10 @@ def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation 
     if _names_in_training(generator, known):
         return "closed"
     own = _plain(family or family_of(generator))
-    if own and own in {_plain(given or family_of(name)) for name, given in known.items()}:
+    trained = {_plain(family) for family in with_families(known, known).values()}
+    if own and own in trained:
         return "near"
-    nameless = [name for name in (generator, *known) if _plain(name) in _NO_NAMES]
-    return None if nameless or not known else "far"
+    return "far" if own and trained and "" not in trained else None
 
 
 def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:
@@ -135,8 +136,10 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
         tests: (test set, generator) -> family of the fakes that are tested.
         known: generator -> family of training.
     """
-    seen, renamed, near, untold = [], [], [], False
-    for (test_set, generator), family in sorted(tests.items()):
+    seen, renamed, near, untold = [], [], [], []
+    unknown = {name for name, family in with_families(known, known).items() if not family}
+    for (test_set, generator), given in sorted(tests.items()):
+        family = given or family_of(generator)
         place = relation(generator, family, known)
         names = _names_in_training(generator, known)
         alias = "" if generator in names else f" (as {', '.join(names)})"
@@ -145,8 +148,10 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
         elif test_set == "closed" and place == "closed" and alias:
             renamed.append(generator + alias)
         elif test_set == "open" and place == "near":
-            near.append(f"{generator} ({family or family_of(generator)})")
-        untold |= test_set == "open" and place is None and _plain(generator) not in _NO_NAMES
+            near.append(f"{generator} ({family})")
+        elif test_set == "open" and place is None and known and _plain(generator) not in _NO_NAMES:
+            untold.append(generator)
+            unknown |= set() if family else {generator}
     lines = []
     if seen:
         lines.append(f"Tested as unknown, though training knew it: {'; '.join(seen)}.")
@@ -156,10 +161,10 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
         )
     if near:
         lines.append(f"Tested as unknown, though training knew its family: {'; '.join(near)}.")
-    if untold and known:
+    if untold:
         lines.append(
-            "Training fakes have no generator's name, so nobody can tell which test generators are "
-            "near or far: name it in the data."
+            f"Not known to be near or far: {'; '.join(untold)}; no family is known of "
+            f"{', '.join(sorted(unknown))}: name generators and families in the data."
         )
     return lines
 
