@@ -15,7 +15,9 @@ from PIL import Image
 from focus.config import TrainConfig, resolve
 from focus.data.check.command import main
 from focus.data.check.sheet import CELLS, GAP, HEAD, LABELS, SIDE
+from focus.data.check.survey import look
 from focus.data.demo import render_face
+from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.training import training_manifest
@@ -224,14 +226,30 @@ def test_bad_files_are_listed_and_stop_training_only_if_many(own_set: Path, tmp_
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_a_bad_file_and_not_waited_for(own_set: Path, tmp_path: Path) -> None:
-    (own_set / "test-real-0.png").unlink()
-    os.mkfifo(own_set / "test-real-0.png")
-    found = check(own_set / "faces.csv", "--max-bad", "0.05", output=tmp_path / "out")
-    assert found["exit"] in (0, 1)
-    assert found["exit"] == 1 or [Path(f["path"]).name for f in found["bad_files"]] == [
-        "test-real-0.png"
-    ]
+def test_what_is_no_file_is_bad_and_not_waited_for(own_set: Path, tmp_path: Path) -> None:
+    odd = [own_set / f"test-real-{number}.png" for number in range(4)]
+    for path in odd:
+        path.unlink()
+    os.mkfifo(odd[0])
+    odd[1].symlink_to("nowhere")
+    odd[2].symlink_to(odd[2].name)
+    odd[3].mkdir()
+    shutil.copy(own_set / "test-kA-0.png", own_set / "train-kA-0.png")
+    found = check(
+        own_set / "faces.csv", "--drop-leaks", "--max-bad", "0.05", output=tmp_path / "out"
+    )
+    reasons = {Path(file["path"]).name: file["reason"] for file in found["bad_files"]}
+    assert list(reasons) == [path.name for path in odd]
+    assert reasons[odd[0].name] == "neither a file nor a folder"
+    assert reasons[odd[1].name] == "No such file or directory"
+
+    # The manifest without leaks holds none of them: training takes it as it is.
+    assert found["exit"] == 0
+    assert found["without_leaks"]["n_images"] == 88 - 4 - 1
+    written = Manifest.from_csv(tmp_path / "out" / "without_leaks.csv")
+    assert all(Path(sample.path).is_file() for sample in written)
+    config = TrainConfig(data=(found["without_leaks"]["path"],), max_bad=0)
+    assert len(training_manifest(resolve(config), progress=False)) == 83
 
 
 def test_odd_maps_are_counted(own_set: Path, tmp_path: Path) -> None:
@@ -253,6 +271,34 @@ def test_odd_maps_are_counted(own_set: Path, tmp_path: Path) -> None:
         "of_another_size": 1,
         "unmatched": 1,
     }
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path, extension: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (66, 65, 3), dtype=np.uint8)
+    for orientation in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / f"{orientation}.{extension}", exif=exif)
+        found = look(str(tmp_path / f"{orientation}.{extension}"))
+        expected = (66, 65) if orientation > 4 else (65, 66)
+        assert (found.error, found.width, found.height) == ("", *expected)
+        assert load_image(tmp_path / f"{orientation}.{extension}").size == expected
+
+
+def test_the_map_of_a_turned_image_has_its_size(own_set: Path, tmp_path: Path) -> None:
+    """A photograph is stored on its side, its map was drawn on it upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.fromarray(render_face("train", "real", 0).image).resize((48, 64))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.save(own_set / "photo.jpg", exif=exif)
+    Image.linear_gradient("L").resize((48, 64)).save(own_set / "maps" / "photo.png")
+    with (own_set / "faces.csv").open("a") as file:
+        file.write("photo.jpg,real,,,train,,maps/photo.png,,,\r\n")
+    found = check(own_set / "faces.csv", output=tmp_path / "out")
+    assert found["sizes"] == {"64x64": 88, "48x64": 1}
+    assert found["maps"]["of_another_size"] == 0
 
 
 def test_maps_of_nobody_are_counted_beside_the_data_too(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from focus.errors import ImageError
 
@@ -53,6 +53,18 @@ def load_map(path: str | Path) -> npt.NDArray[np.float32]:
         raise _undecodable(path, error) from error
 
 
+def turn_upright(image: Image.Image) -> bool:
+    """Turn a loaded image by its EXIF orientation; whether width and height changed places."""
+    if not {"exif", "xmp", "Raw profile type exif"} & image.info.keys():
+        return False
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # broken metadata around sound pixels says nothing of orientation
+        return False
+    return orientation in (5, 6, 7, 8)
+
+
 def reason(path: str | Path, error: BaseException) -> str:
     """What the decoder says of a file, on one line and without the file's name."""
     said = getattr(error, "strerror", None) or str(error) or repr(error)
@@ -62,11 +74,7 @@ def reason(path: str | Path, error: BaseException) -> str:
 def _decode(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
-        if "exif" in image.info or "xmp" in image.info or "Raw profile type exif" in image.info:
-            try:
-                ImageOps.exif_transpose(image, in_place=True)
-            except Exception:  # broken metadata around sound pixels says nothing of orientation
-                return image
+        turn_upright(image)
         return image
 
 

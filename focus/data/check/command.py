@@ -20,7 +20,8 @@ Look at data before training: counts, sizes, human maps, unreadable files, leaks
   PATH              as --data of train.py
   --output DIR      folder of the report, made if need be (default: check)
   --drop-leaks      also write DIR/{WITHOUT_LEAKS}, a manifest for --data of train.py in which no
-                    picture is in two splits; the exit code is then about training on that
+                    picture is in two splits and each can be decoded; the exit code is then about
+                    training on that
   --test-data, --test-real, --heatmaps, --data-root, --seed, ...
                     as train.py has them: give the flags that training will get
 

@@ -37,7 +37,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Kept:
-    """The manifest without leaks: where it is, its length, what would stop training on it."""
+    """The manifest without leaks and bad images: its place, length, what would stop training."""
 
     path: Path
     n_images: int
@@ -119,8 +119,9 @@ def gather(data: Data, *, progress: bool = True) -> Findings:
 
 
 def drop_leaks(found: Findings, path: Path) -> Kept:
-    """Write the manifest without leaks, and ask whether training on it would start."""
-    kept = without_leaks(found.manifest, found.leaks)
+    """Write the manifest without leaks and bad images; ask whether training on it would start."""
+    bad = {file.path for file in found.bad if file.role == "image"}
+    kept = without_leaks(found.manifest, found.leaks).where(lambda sample: sample.path not in bad)
     kept.to_csv(path)
     config = replace(
         found.config,

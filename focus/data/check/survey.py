@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from focus.data.images import load_image, reason
+from focus.data.images import load_image, reason, turn_upright
 from focus.data.machine import usable_cores
 from focus.data.maps import human_map, is_blank, looks_inverted
 
@@ -37,11 +37,11 @@ class Look:
     """What a file tells before its content matters.
 
     path: as given. error: why it cannot be read, "" if it can. n_bytes: length of the file.
-    format, mode: as Pillow names them. width, height: pixels, as stored. luma_step, chroma_step:
-    mean of the JPEG quantisation tables (small = high quality), NaN where there is none.
-    subsampling: of a JPEG's chroma, "" if none. exif, profile, text: whether there is EXIF, a
+    format, mode: as Pillow names them. width, height: pixels of the upright image. luma_step,
+    chroma_step: mean of the JPEG quantisation tables (small = high quality), NaN where there is
+    none. subsampling: of a JPEG's chroma, "" if none. exif, profile, text: whether there is EXIF, a
     colour profile, a text (PNG text, JPEG comment). digest: of the file's bytes. thumb: grey,
-    32 x 32 bytes, the image turned upright and squashed.
+    32 x 32 bytes, the upright image squashed.
     """
 
     path: str
@@ -81,7 +81,8 @@ def look(path: str) -> Look:
         content = Path(path).read_bytes()
         with Image.open(BytesIO(content)) as image:
             found = _container(path, content, image)
-            return Look(**found, thumb=_thumb(path, image))
+            (width, height), thumb = _upright(path, image)
+            return Look(**found, width=width, height=height, thumb=thumb)
     except Exception as error:  # decoders raise anything
         return Look(path, error=reason(path, error.__cause__ or error))
 
@@ -137,7 +138,7 @@ def _chunks(paths: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _container(path: str, content: bytes, image: Image.Image) -> dict[str, Any]:
-    """The fields of a :class:`Look` but for the thumbnail, before anything is decoded."""
+    """The fields of a :class:`Look` that are known before anything is decoded."""
     tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
     is_jpeg = image.format in ("JPEG", "MPO")
     layers = getattr(image, "layer", [])
@@ -150,8 +151,6 @@ def _container(path: str, content: bytes, image: Image.Image) -> dict[str, Any]:
         "n_bytes": len(content),
         "format": image.format or "",
         "mode": image.mode,
-        "width": image.width,
-        "height": image.height,
         "luma_step": float(np.mean(tables[0])) if 0 in tables else math.nan,
         "chroma_step": float(np.mean(tables[1])) if 1 in tables else math.nan,
         "subsampling": _subsampling(layers) if is_jpeg else "",
@@ -172,13 +171,16 @@ def _subsampling(layers: Sequence[Sequence[int]]) -> str:
     )
 
 
-def _thumb(path: str, image: Image.Image) -> bytes:
+def _upright(path: str, image: Image.Image) -> tuple[tuple[int, int], bytes]:
+    """The size (width, height) and the thumbnail of the image turned upright."""
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        size = image.size
         image.draft("L", (_DRAFT, _DRAFT))
         image.load()
-        if "exif" in image.info:
-            ImageOps.exif_transpose(image, in_place=True)
+        if turn_upright(image):
+            size = size[::-1]
         grey = image
     else:
         grey = load_image(path)
-    return grey.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()
+        size = grey.size
+    return size, grey.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()

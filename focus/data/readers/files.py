@@ -220,12 +220,11 @@ def _disagreement(one: Sample, other: Sample, label_only: bool) -> str:
 
 
 def _require_files(paths: Sequence[str], source: str | Path, unit: str, lines: list[int]) -> None:
-    """Raise InputError, with the first and the count, if any path is neither file nor link."""
-    missing = [
-        i
-        for i, path in enumerate(paths)
-        if not (os.path.isfile(path) or os.path.islink(path))  # noqa: PTH113, PTH114
-    ]
+    """Raise InputError, with the first and the count, if nothing is there by the name of a path.
+
+    Whether it is an image, and a link leads to one, is asked when it is decoded.
+    """
+    missing = [i for i, path in enumerate(paths) if not os.path.lexists(path)]
     if missing:
         first = missing[0]
         raise InputError(
