@@ -213,6 +213,57 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
     assert (found[0].generator, found[0].extra["Model"]) == ("synthetic", "SG2")
 
 
+@pytest.mark.parametrize(
+    ("column", "words", "labels"),
+    [
+        ("is_fake", "True FALSE true 1.0 0.00 1 0 fake REAL", [1, 0, 1, 1, 0, 1, 0, 1, 0]),
+        ("Is-Synthetic", "True False", [1, 0]),
+        ("label", "1.0 0.0 1.", [1, 0, None]),
+        ("is_real", "True False 1 0.0 real fake", [0, 1, 0, 1, 0, 1]),
+        # Elsewhere it may mean either.
+        ("label", "0 True", [0, None]),
+        ("target", "false", [None]),
+        ("is_fake", "2.0", [None]),
+    ],
+)
+def test_words_of_labels(tmp_path: Path, column: str, words: str, labels: list[int | None]) -> None:
+    """None is refused."""
+    files = [f"{at}.png" for at in range(len(labels))]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    for row, (word, label) in enumerate(zip(words.split(), labels, strict=True)):
+        lines = [f"{file},{w}" for file, w in zip(files, words.split(), strict=True) if w == word]
+        (tmp_path / "t.csv").write_text("\n".join([f"path,{column}", *lines]))
+        if label is None:
+            with pytest.raises(InputError, match=f"line 2: label '{word}' is none of"):
+                read_data(tmp_path / "t.csv", columns={"label": column})
+        else:
+            found = read_data(tmp_path / "t.csv", columns={"label": column})
+            assert {s.label for s in found} == {label}, (row, word)
+
+
+@pytest.mark.parametrize(
+    "text", ["path,label,video\n{} , real , v \n", "train,Real,{} \n", "train , Real , /{}\n"]
+)
+def test_spaces_around_cells(tmp_path: Path, text: str) -> None:
+    """They are dropped, unless a file's name has them."""
+    write({"set/a.png": "face 1", "out.png": "face 2"}, tmp_path)
+    csv = tmp_path / "set" / "t.csv"
+    csv.write_text(text.format("a.png"))
+    (found,) = read_data(csv)
+    assert (found.path, found.label, found.group) == (
+        *(f"{tmp_path}/set/a.png", 0),
+        "v" if "video" in text else "",
+    )
+    for cell, message in ((" ../out.png", r"path '\.\./out.png' leaves"), ("  ", "an empty path")):
+        csv.write_text(text.format(cell))
+        with pytest.raises(InputError, match=message):
+            read_data(csv)
+    if not text.startswith("train ,"):
+        write({"set/a.png ": "face 3"}, tmp_path)
+        csv.write_text(text.format("a.png"))
+        assert read_data(csv)[0].path == f"{tmp_path}/set/a.png "
+
+
 def test_columns_that_are_given_come_first(tmp_path: Path) -> None:
     write({"x.png": "face 1", "y.png": "face 2"}, tmp_path)
     (tmp_path / "t.csv").write_text("path,what,label\n1,x.png,ai\n2,y.png,real\n")

@@ -1,6 +1,7 @@
 """The readers, on trees that this file writes by itself."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,10 +112,16 @@ def test_a_manifest_csv_is_known_by_its_marker(tmp_path: Path) -> None:
 
 def test_a_manifest_that_was_written_is_read_wherever_its_images_are(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "set/b.png")
-    samples = [Sample(f"{tmp_path}/a.png", 0), Sample(f"{tmp_path}/set/../set/b.png", 0)]
-    samples += [Sample(f"{tmp_path}/set/../a.png", 1, "X")]
-    Manifest(samples).to_csv(tmp_path / "set/m.csv")
+    samples = [Sample(f"{tmp_path}/a.png", 0), Sample(f"{tmp_path}/set/b.png", 0)]
+    detour = replace(samples[1], path=f"{tmp_path}/set/../set/b.png")
+    Manifest([*samples, detour]).to_csv(tmp_path / "set/m.csv")
     assert list(read_data(tmp_path / "set/m.csv")) == samples
+    other = Sample(f"{tmp_path}/set/../a.png", 1, "X")
+    Manifest([*samples, other]).to_csv(tmp_path / "set/m.csv")
+    with pytest.raises(
+        InputError, match=r"line 5: '.*/a.png' is in line 3 too, with another label"
+    ):
+        read_data(tmp_path / "set/m.csv")
 
 
 def test_trees_of_generators_classes_and_splits(tmp_path: Path) -> None:

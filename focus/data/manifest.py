@@ -8,6 +8,7 @@ import codecs
 import csv
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ COLUMNS = (
     *("path", "label", "generator", "family", "split", "test_set"),
     *("map_path", "mask_path", "box", "group"),
 )
+
+# What a path may have beside names: "." and "..", or a slash twice.
+_DETOUR = re.compile(r"/\.{0,2}/")
 
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
@@ -100,6 +104,7 @@ class Manifest(Sequence[Sample]):
     def to_csv(self, path: str | Path) -> None:
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
 
+        (With paths that have no detours, ``..`` and the like, as the readers make them.)
         Paths below the file's folder are written relative to it, so the two can be moved together.
         Raises ValueError if a sample's ``extra`` has the name of a column of the manifest.
         """
@@ -131,7 +136,7 @@ def numbered_samples(
 
     confined: refuse a relative path that leaves the root.
     """
-    folder = _folder(path) if root is None else str(Path(root).absolute())
+    folder = _folder(path) if root is None else str(absolute(root))
     with open_csv(path) as file:
         version = file.readline().removeprefix(CSV_MARKER).strip(" \r\n,")
         if version != _CSV_VERSION:
@@ -252,7 +257,7 @@ def read_box(cell: str) -> tuple[float, float, float, float] | None:
 
 
 def _folder(path: str | Path) -> str:
-    return str(Path(path).absolute().parent)
+    return str(absolute(path).parent)
 
 
 def _relative(path: str, folder: str) -> str:
@@ -270,17 +275,42 @@ def _absolute(path: str, folder: str, confined: bool) -> str:
     whole = os.path.join(folder, path)  # noqa: PTH118 - a million Path objects take seconds
     if confined and ".." in path and not os.path.isabs(path):  # noqa: PTH117
         place_inside(path, folder, outside=False)
-    return whole
+    return _without_detours(whole) if path.startswith(".") or _DETOUR.search(path) else whole
 
 
 def place_inside(path: str, root: str, *, outside: bool) -> str:
     """``path`` relative to the absolute folder ``root``, without ``..``.
 
-    Raises ValueError if that is not below the root, unless ``outside`` is allowed.
+    Spaces around it are dropped if only then something is there. Raises ValueError if it is empty
+    or not below the root, unless ``outside`` is allowed.
     """
     whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
+    if path != path.strip() and not os.path.lexists(whole):
+        path = path.strip()
+        whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
+    if not path:
+        raise ValueError("an empty path")
     if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):
         raise ValueError(
             f"path {path!r} leaves the data root {root}, which only --allow-outside-root permits"
         )
     return whole
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root of the file system on, by its one name without ``.`` and ``..``."""
+    return Path(_without_detours(str(Path(path).absolute())))
+
+
+def _without_detours(path: str) -> str:
+    """An absolute path without ``.``, ``..`` and doubled slashes, so that a file has one name.
+
+    Behind a symbolic link ``..`` leads elsewhere than its text says: such a path stays as it is.
+    """
+    plain = os.path.normpath(path)
+    try:
+        if ".." in path and not os.path.samestat(os.lstat(path), os.lstat(plain)):
+            return path
+    except (OSError, ValueError):
+        return path if os.path.lexists(path) else plain
+    return plain

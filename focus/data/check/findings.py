@@ -14,7 +14,7 @@ from focus.data.check.features import metadata_table, pixel_statistics, pixel_ta
 from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
 from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_map
-from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import files_of
 from focus.data.readers import read_given
 from focus.data.readers.files import find_maps, images_below
@@ -176,11 +176,11 @@ def _unmatched(config: TrainConfig, references: Sequence[str]) -> int:
     given = [(path, config.heatmaps) for path in config.data] + [(path, None) for path in tests]
     folders: set[Path] = set()
     for path, heatmaps in given:
-        place = Path(path).absolute()
+        place = absolute(path)
         inside = place if place.is_dir() else place.parent
-        root = inside if config.data_root is None else Path(config.data_root).absolute()
+        root = inside if config.data_root is None else absolute(config.data_root)
         folder, _ = find_maps(heatmaps, inside, root)
         if folder is not None and folder.is_dir():
             folders.add(folder)
-    used = {str(Path(file).absolute()) for reference in references for file in files_of(reference)}
+    used = {str(absolute(file)) for reference in references for file in files_of(reference)}
     return sum(str(path) not in used for folder in folders for path in images_below(folder))

@@ -15,6 +15,7 @@ from focus.data.manifest import (
     Manifest,
     Sample,
     Split,
+    absolute,
     csv_rows,
     numbered_samples,
     open_csv,
@@ -102,11 +103,11 @@ def read_data(
     is_hub = layout == "hub" or name.startswith(HUB_PREFIX)
     if is_hub:
         name = name.removeprefix(HUB_PREFIX).removeprefix("datasets/").strip("/")
-    path = Path(name) if is_hub else Path(path).absolute()
+    path = Path(name) if is_hub else absolute(path)
     inside = path if path.is_dir() else path.parent
     request = Request(
         path,
-        root=(inside if data_root is None else Path(data_root)).absolute(),
+        root=absolute(inside if data_root is None else data_root),
         heatmaps=heatmaps,
         columns=columns or {},
         outside=allow_outside_root,
@@ -287,7 +288,7 @@ def _read_manifest(request: Request) -> Manifest:
     if not manifest:
         raise InputError(f"{request.path} has no rows: give a manifest with at least one image.")
     if request.heatmaps is not None:
-        maps = Path(request.heatmaps).absolute()
+        maps = absolute(request.heatmaps)
         manifest = with_maps(manifest, request.root, maps, required=True)
     return manifest
 

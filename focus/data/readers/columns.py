@@ -43,15 +43,24 @@ LABELS = {
     **dict.fromkeys(("fake", "synthetic", "ai", "1"), SYNTHETIC),
 }
 PATHS = ("path", "map_path", "mask_path")
+# Columns that ask a question: 1 and "true" are the class that they ask for.
+_ASKED = {
+    **dict.fromkeys(("is_fake", "fake", "is_synthetic", "synthetic"), SYNTHETIC),
+    **dict.fromkeys(("is_real", "real"), REAL),
+}
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one table. at: where each column of the manifest is; rest: all others."""
+    """The columns of one table.
+
+    at: where each column of the manifest is; rest: all others. labels: what a label's words mean.
+    """
 
     header: Sequence[str]
     at: Mapping[str, int]
     rest: Mapping[str, int]
+    labels: Mapping[str, int]
 
     @classmethod
     def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
@@ -86,7 +95,7 @@ class Columns:
             for i, name in enumerate(header)
             if name and i not in at.values()
         }
-        return cls(header, at, rest)
+        return cls(header, at, rest, _labels(names[at["label"]] if "label" in at else ""))
 
     def __str__(self) -> str:
         return ", ".join(f"{role}={self.header[i]}" for role, i in self.at.items())
@@ -95,7 +104,8 @@ class Columns:
         """The sample of a row. place: makes an absolute path of a cell. Raises ValueError."""
         if len(cells) != len(self.header):
             raise ValueError(f"{len(cells)} columns instead of {len(self.header)}")
-        cell = {role: cells[i] for role, i in self.at.items()}
+        # File names alone may begin or end with a space.
+        cell = {r: cells[i] if r in PATHS else cells[i].strip() for r, i in self.at.items()}
         if not cell["path"]:
             raise ValueError("an empty path")
         label, generator = self._label(cell.get("label", ""), cell.get("generator", ""))
@@ -119,13 +129,12 @@ class Columns:
         )
 
     def _label(self, word: str, generator: str) -> tuple[int | None, str]:
-        word, generator = word.strip(), generator.strip()
-        label = LABELS.get(word.casefold())
+        label = self.labels.get(re.sub(r"^([01])\.0+$", r"\1", word.casefold()))
         if self.at.get("label") == self.at.get("generator", -1):
             generator = "" if label is not None else word
             label = SYNTHETIC if label is None and word else label
         elif label is None and word:
-            raise ValueError(f"label {word!r} is none of {', '.join(LABELS)}")
+            raise ValueError(f"label {word!r} is none of {', '.join(self.labels)}")
         return label, generator
 
 
@@ -143,8 +152,17 @@ def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[
         yield number, sample
 
 
+def _labels(column: str) -> Mapping[str, int]:
+    """The class that each word of a column of labels stands for."""
+    asked = _ASKED.get(column)
+    if asked is None:
+        return LABELS
+    other = REAL if asked == SYNTHETIC else SYNTHETIC
+    return LABELS | {"0": other, "false": other, "1": asked, "true": asked}
+
+
 def _split(cell: str) -> Split:
-    split = split_of(cell) if cell.strip() else ""
+    split = split_of(cell) if cell else ""
     if split is None:
         raise ValueError(f"split {cell!r} is none of train, val, validation, test")
     return split

@@ -5,6 +5,7 @@ everybody else calls validation; a leading slash means the image root. A fourth 
 this project's addition, names the generator. Human maps lie in a folder ``heatmaps``.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,5 @@ def _sample(row: list[str], root: Path, outside: bool) -> Sample:
         raise ValueError(f"split {split!r} is neither train nor test (there is no header line)")
     if label not in _LABELS:
         raise ValueError(f"label {label!r} is neither Real nor Synthetic")
-    if not image.strip("/"):
-        raise ValueError("an empty path")
-    path = place_inside(image.lstrip("/"), str(root), outside=outside)
+    path = place_inside(re.sub(r"^\s*/+", "", image), str(root), outside=outside)
     return Sample(path, _LABELS[label], generator.strip(), split=SPLITS[split])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from focus.data.manifest import REAL, Manifest, Sample, Split, TestSet
+from focus.data.manifest import REAL, Manifest, Sample, Split, TestSet, absolute
 from focus.data.maps import map_references
 from focus.errors import InputError
 
@@ -236,7 +236,7 @@ def _require_files(paths: Sequence[str], source: str | Path, unit: str, lines: l
 def find_maps(given: str | Path | None, *places: Path) -> tuple[Path | None, bool]:
     """The folder of human maps, and whether it was asked for."""
     if given is not None:
-        return Path(given).absolute(), True
+        return absolute(given), True
     return next((p / HEATMAPS for p in places if (p / HEATMAPS).is_dir()), None), False
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focus.data.manifest import Manifest, Sample, Split, place_inside
+from focus.data.manifest import Manifest, Sample, Split, absolute, place_inside
 from focus.data.readers.columns import PATHS, Columns, reals_by_generator
 from focus.data.readers.embedded import store
 from focus.data.readers.files import Request, from_rows, images_below, split_of, with_maps
@@ -41,7 +41,7 @@ def read(request: Request) -> tuple[str, Manifest]:
     if not manifest:
         raise InputError(f"{request.path} has no rows: give a data set with at least one image.")
     if request.heatmaps is not None:
-        maps = Path(request.heatmaps).absolute()
+        maps = absolute(request.heatmaps)
         manifest = with_maps(manifest, request.root, maps, required=True)
     return str(columns[0]), manifest
 
