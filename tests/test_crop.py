@@ -46,6 +46,8 @@ def save(path: Path, pixels: Any) -> str:
         ((0, 0, 20, 20), 0.5, (0, 0, 40, 40)),  # moved inside
         ((90, 60, 120, 90), 0.1, (64, 44, 100, 80)),  # the box itself sticks out
         ((10, 10, 90, 70), 0.5, (0, 0, 100, 80)),  # larger than the image
+        ((10, 10, 90, 70), 1e308, (0, 0, 100, 80)),
+        ((-1e308, -1e308, 1e308, 1e308), 0.5, (0, 0, 100, 80)),
         ((10, 0, 90, 80), 0.1, (2, 0, 98, 80)),  # larger than its height
         ((40.4, 40.4, 50.4, 50.4), 0.0, (40, 40, 50, 50)),
         ((50, 50, 50.1, 50.2), 0.0, (50, 50, 51, 51)),
@@ -186,7 +188,11 @@ def test_what_is_refused(boxed: Manifest, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"are cut out already, as their column 'geometry' says"):
         cut_faces(cut.faces, tmp_path / "twice", source="box", margin=0.3, progress=False)
     for arguments, said in (
-        (["x", "--output", "y", "--margin", "-1"], "--margin must be at least 0"),
+        (["x", "--output", "y", "--margin", "-1"], "--margin must be a number from 0 on, got -1."),
+        (
+            ["x", "--output", "y", "--margin", "inf"],
+            "--margin must be a number from 0 on, got inf.",
+        ),
         (["x", "--output", "y", "--threads", "0"], "--threads must be at least 1"),
         (["x"], "The following arguments are required: --output; --help lists"),
         (["x", "--output", "y", "--marg", "1"], "Unrecognized arguments: --marg 1"),
@@ -305,22 +311,32 @@ def test_rows_of_one_image_share_its_face(tmp_path: Path, monkeypatch: pytest.Mo
         for name in ("kA", "kB")
         for i in range(12)
     ]
-    # Another box is another face; another map is another map of the same face.
-    samples[0] = replace(samples[0], map_path=maps[0])
-    samples += [
-        Sample(reals[0], 0, "", box=(0, 0, 9, 9)),
-        replace(samples[0], generator="", map_path=maps[1]),
-    ]
-    cut = cut_faces(
-        Manifest(samples), tmp_path / "out", source="box", margin=0, progress=False
-    ).faces
-    assert [(s.label, s.generator) for s in cut] == [(s.label, s.generator) for s in samples]
-    assert [s.path for s in cut[:24]] == [s.path for s in cut[24:48]]
-    assert len({s.path for s in cut}) == len(list((tmp_path / "out/images").rglob("*.png"))) == 49
-    *_, other_box, other_map = cut
-    assert other_box.path != cut[0].path == other_map.path
-    assert [load_image(s.path).size for s in (cut[0], other_box)] == [(20, 20), (9, 9)]
-    for face, whole in ((cut[0], maps[0]), (other_map, maps[1])):
+    for row in (0, 24):
+        samples[row] = replace(samples[row], map_path=maps[0])
+
+    def cut(name: str, source: str, samples: list[Sample]) -> Manifest:
+        return cut_faces(
+            Manifest(samples), tmp_path / name, source=source, margin=0, progress=False
+        ).faces
+
+    faces = cut("out", "box", samples)
+    assert [(s.label, s.generator) for s in faces] == [(s.label, s.generator) for s in samples]
+    assert [s.path for s in faces[:24]] == [s.path for s in faces[24:48]]
+    assert len({s.path for s in faces}) == len(list((tmp_path / "out/images").rglob("*.png"))) == 48
+
+    # Another box is another face, another map another map of the same face.
+    one, other_box, other_map = cut(
+        "more",
+        "box",
+        [
+            samples[0],
+            replace(samples[0], box=(0, 0, 9, 9)),
+            replace(samples[0], map_path=maps[1]),
+        ],
+    )
+    assert other_box.path != one.path == other_map.path
+    assert [load_image(s.path).size for s in (one, other_box)] == [(20, 20), (9, 9)]
+    for face, whole in ((one, maps[0]), (other_map, maps[1])):
         np.testing.assert_allclose(
             human_map(str(face.map_path)), human_map(whole)[10:30, 20:40], atol=1e-4
         )
@@ -328,10 +344,8 @@ def test_rows_of_one_image_share_its_face(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "whole_image.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
-        found = cut_faces(
-            Manifest(samples), tmp_path / "all", source="whole_image:find", margin=0, progress=False
-        ).faces
-    assert len({s.path for s in found}) == 48
+        boxes = [samples[0], replace(samples[0], box=(0, 0, 9, 9))]
+        assert len({s.path for s in cut("all", "whole_image:find", boxes)}) == 1
 
     # The check finds no leak in what training would get.
     monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))

@@ -54,7 +54,7 @@ def test_cyborg_root_is_the_csv_folder_and_heatmaps_can_be_elsewhere(tmp_path: P
     assert read_data(tmp_path / "d.csv")[0].map_path is None
     (found,) = read_data(tmp_path / "d.csv", heatmaps=tmp_path / "maps")
     assert found.map_path == f"{tmp_path}/maps/a.tif"
-    with pytest.raises(InputError, match=r"human maps .*nowhere does not exist"):
+    with pytest.raises(InputError, match=r"human maps .*nowhere are neither a folder nor"):
         read_data(tmp_path / "d.csv", heatmaps=tmp_path / "nowhere")
     touch(tmp_path / "others/z.png")
     with pytest.raises(InputError, match=r"None of the 1 human maps in .*others"):

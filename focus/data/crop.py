@@ -6,6 +6,7 @@ The folder that is written holds ``manifest.csv``, which ``train.py --data`` tak
 
 import csv
 import logging
+import math
 import os
 import threading
 from collections import defaultdict
@@ -85,8 +86,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
     given = parser.parse_args(arguments)
 
-    if not given.margin >= 0:
-        raise InputError(f"--margin must be at least 0, got {given.margin:g}.")
+    if not 0 <= given.margin < math.inf:
+        raise InputError(f"--margin must be a number from 0 on, got {given.margin:g}.")
     if given.threads is not None and given.threads < 1:
         raise InputError(f"--threads must be at least 1, got {given.threads}.")
     manifest, _ = read_given(data_config(given), allow_unlabelled=True)

@@ -49,7 +49,8 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
         return None
     if right <= 0 or bottom <= 0:
         return None
-    side = max(1, round((1 + 2 * margin) * max(right - left, bottom - top)))
+    # Whatever is larger than the image is as large as it, up to numbers that have no end.
+    side = max(1, round(min((1 + 2 * margin) * max(right - left, bottom - top), max(size))))
     x, wide = _placed((left + right) / 2, side, width)
     y, high = _placed((top + bottom) / 2, side, height)
     return x, y, x + wide, y + high
@@ -77,7 +78,10 @@ def detector(name: str) -> Detector:
     try:
         found: Detector = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"The face detector {name} cannot be imported: {error}.") from error
+        raise InputError(
+            f"The face detector {name} cannot be imported ({error}): give a module that "
+            "Python finds and a function in it."
+        ) from error
     return found
 
 

@@ -23,6 +23,8 @@ LABEL_NAMES = ("real", "synthetic")
 Split = Literal["", "train", "validation", "test"]
 TestSet = Literal["", "closed", "closed_balanced", "open"]
 
+_SPLITS, _TEST_SETS = get_args(Split), get_args(TestSet)
+
 CSV_MARKER = "# focus-manifest"
 _CSV_VERSION = "1"
 COLUMNS = (
@@ -138,11 +140,11 @@ def numbered_samples(
     """
     folder = _folder(path) if root is None else str(absolute(root))
     with open_csv(path) as file:
-        version = file.readline().removeprefix(CSV_MARKER).strip(" \r\n,")
-        if version != _CSV_VERSION:
+        first = file.readline()
+        if first.removeprefix(CSV_MARKER).strip(" \r\n,") != _CSV_VERSION:
             raise InputError(
                 f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
-                f"'{CSV_MARKER} {_CSV_VERSION}'."
+                f"'{CSV_MARKER} {_CSV_VERSION}' and is {first.strip()[:40]!r}."
             )
         rows = csv_rows(file, path, lines_before=1)
         _, header = next(rows, (2, []))
@@ -223,8 +225,8 @@ def _from_row(row: Sequence[str], header: Sequence[str], folder: str, confined: 
         # One text for all rows, since a manifest may have a million.
         generator=sys.intern(known["generator"]),
         family=sys.intern(known["family"]),
-        split=cast("Split", _one_of(known["split"], "split", get_args(Split))),
-        test_set=cast("TestSet", _one_of(known["test_set"], "test_set", get_args(TestSet))),
+        split=cast("Split", _one_of(known["split"], "split", _SPLITS)),
+        test_set=cast("TestSet", _one_of(known["test_set"], "test_set", _TEST_SETS)),
         map_path=paths["map_path"],
         mask_path=paths["mask_path"],
         box=read_box(known["box"]),

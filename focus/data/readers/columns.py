@@ -76,10 +76,13 @@ class Columns:
             found = next((_plain(name) for name in wanted if name and _plain(name) in names), None)
             if found is None:
                 if given.get(role):
-                    raise ValueError(f"there is no column {given[role]!r} among {_listed(header)}")
+                    raise ValueError(
+                        f"there is no column {given[role]!r} among {_listed(header)}; give "
+                        "another in --columns"
+                    )
                 continue
             if names.count(found) > 1:
-                raise ValueError(f"the column {found!r} is there twice")
+                raise ValueError(f"the column {found!r} is there twice; rename one")
             at[role] = names.index(found)
         if "path" not in at:
             raise ValueError(

@@ -251,7 +251,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
         raise InputError(
-            f"The folder of human maps {folder} does not exist: give another one, or a .json file."
+            f"The human maps {folder} are neither a folder nor a .json file: give other --heatmaps."
         )
     by_name = _names(manifest)
     in_training = _names(manifest.split("train"))
