@@ -1,12 +1,17 @@
 """Checkpoints of a training run: tensors as safetensors, all else as JSON, nothing pickled.
 
-A checkpoint is a folder ``epoch-NNNN`` with ``model.safetensors``, ``optimizer.safetensors`` and
-``state.json``. It is written aside and renamed, so that one that exists is whole.
+A checkpoint is a folder ``step-NNNNNNNN`` with ``model.safetensors``, ``optimizer.safetensors``,
+``ema.safetensors`` if the weights are averaged, ``state.json`` and ``checksums.json``. It is
+written aside, flushed to the disk and renamed, so that one that exists is whole; its checksums tell
+what was damaged later.
 """
 
+import hashlib
 import json
+import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,27 +23,32 @@ from torch import Tensor, nn
 
 from focus.errors import InputError
 
-CHECKPOINT_VERSION = 1
-KEPT = 2
+CHECKPOINT_VERSION = 2
+MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+STATE, CHECKSUMS = "state.json", "checksums.json"
+
+_log = logging.getLogger(__name__)
 
 
 def save_checkpoint(
     folder: Path,
-    epoch: int,
+    step: int,
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    extra: dict[str, Any],
+    ema: nn.Module | None = None,
+    extra: Mapping[str, Any],
+    keep: int = 2,
 ) -> Path:
-    """Write ``folder/epoch-NNNN`` and delete all but the last ``KEPT`` checkpoints.
+    """Write ``folder/step-NNNNNNNN`` and delete all but the last ``keep`` checkpoints.
 
     extra: what else a run needs to go on; JSON values.
+
+    Raises:
+        OSError: with the path, if the disk is full or refuses; what was there before is whole.
     """
-    target = folder / f"epoch-{epoch:04d}"
-    aside = folder / f".{target.name}.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    target = folder / f"step-{step:08d}"
     state = optimizer.state_dict()
     moments = {
         f"{index}.{name}": value
@@ -46,40 +56,63 @@ def save_checkpoint(
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
-    _save_tensors(model.state_dict(), aside / "model.safetensors")
-    _save_tensors(moments | {"torch_rng": torch.get_rng_state()}, aside / "optimizer.safetensors")
     values = {
         "version": CHECKPOINT_VERSION,
-        "epoch": epoch,
+        "step": step,
         "param_groups": state["param_groups"],
         "scheduler": scheduler.state_dict(),
         **extra,
     }
-    (aside / "state.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    contents: dict[str, Callable[[], bytes]] = {
+        STATE: lambda: json.dumps(values, indent=1).encode(),
+        MODEL: lambda: _packed(model.state_dict()),
+        OPTIMIZER: lambda: _packed(moments),
+    }
+    if ema is not None:
+        contents[EMA] = lambda: _packed(ema.state_dict())
+
+    aside = folder / f".{target.name}.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        digests = {}
+        for name, pack in contents.items():
+            content = pack()
+            digests[name] = hashlib.sha256(content).hexdigest()
+            _write(aside / name, content)
+        _write(aside / CHECKSUMS, json.dumps(digests, indent=1).encode())
+        _flush(aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
+        raise
     shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
-    for old in _checkpoints(folder)[:-KEPT]:
+    _flush(folder)
+    for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The last checkpoint in ``folder`` and its JSON values, None if there is none.
+    """The last whole checkpoint in ``folder`` and its JSON values, None if there is none at all.
+
+    A damaged one is named in a warning, and the one before it is taken.
 
     Raises:
-        InputError: the values cannot be read, or are of a newer version.
+        InputError: all are damaged, or the last whole one is of another version.
     """
-    found = _checkpoints(folder)
-    if not found:
-        return None
-    last = found[-1]
-    values = _read(last / "state.json", lambda path: json.loads(path.read_bytes()))
-    try:
-        if values["version"] != CHECKPOINT_VERSION:
-            raise InputError(f"{last} has version {values['version']}: update focus to read it.")
-    except (TypeError, KeyError) as error:
-        raise _unusable(last, error) from error
-    return last, values
+    damaged: list[str] = []
+    for path in reversed(_checkpoints(folder)):
+        try:
+            return path, _verified(path)
+        except _Damaged as error:
+            damaged.append(str(error))
+            _log.warning("%s; going on from the one before", error)
+    if damaged:
+        raise InputError(
+            f"{damaged[0]}, and there is no whole one before it: remove {folder} to start anew."
+        )
+    return None
 
 
 def load_checkpoint(
@@ -89,17 +122,18 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    ema: nn.Module | None = None,
 ) -> None:
     """Restore what :func:`last_checkpoint` found.
 
     Raises:
-        InputError: the checkpoint is damaged, or of another model.
+        InputError: the checkpoint is of another model.
     """
     try:
-        moments = _read(path / "optimizer.safetensors", safetensors.torch.load_file)
-        weights = _read(path / "model.safetensors", safetensors.torch.load_file)
-        model.load_state_dict(weights)
-        torch.set_rng_state(moments.pop("torch_rng"))
+        moments = safetensors.torch.load_file(path / OPTIMIZER)
+        model.load_state_dict(safetensors.torch.load_file(path / MODEL))
+        if ema is not None:
+            ema.load_state_dict(safetensors.torch.load_file(path / EMA))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         per_parameter: dict[int, dict[str, Tensor]] = {}
         for key, value in moments.items():
@@ -111,31 +145,71 @@ def load_checkpoint(
             per_parameter.setdefault(int(index), {})[name] = moment
         optimizer.load_state_dict({"state": per_parameter, "param_groups": values["param_groups"]})
         scheduler.load_state_dict(values["scheduler"])
-    except InputError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise _unusable(path, error) from error
+    except (
+        *(OSError, SafetensorError, ValueError, TypeError, KeyError),
+        *(AttributeError, IndexError, RuntimeError),
+    ) as error:
+        raise InputError(
+            f"The checkpoint {path} cannot be used ({_reason(error)}): remove its folder to go on "
+            "from the one before."
+        ) from error
 
 
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+class _Damaged(Exception):
+    """A checkpoint is not what was written."""
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The JSON values, once all files are what they were when they were written."""
     try:
-        return read(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unusable(path, error) from error
+        digests = json.loads((path / CHECKSUMS).read_bytes())
+        if not {STATE, MODEL, OPTIMIZER} <= digests.keys() <= {STATE, MODEL, OPTIMIZER, EMA}:
+            raise ValueError(f"{CHECKSUMS} names other files")
+        for name, digest in digests.items():
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise ValueError(f"{name} is not what was written")
+        values = json.loads((path / STATE).read_bytes())
+        version = values["version"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _Damaged(f"The checkpoint {path} is damaged ({_reason(error)})") from error
+    if version != CHECKPOINT_VERSION:
+        raise InputError(
+            f"{path} has version {version}, this program reads {CHECKPOINT_VERSION}: "
+            "resume it with the version that wrote it."
+        )
+    found: dict[str, Any] = values
+    return found
 
 
-def _unusable(path: Path, error: Exception) -> InputError:
-    reason = f"{type(error).__name__}: {shorten(str(error), 200)}"
-    return InputError(
-        f"The checkpoint {path} cannot be used ({reason}): remove its folder to go on from the one "
-        "before."
-    )
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return f"{type(error).__name__}: {shorten(str(error), 200)}"
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    safetensors.torch.save_file(whole, path)
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _flush(folder: Path) -> None:
+    """Also the names in a folder are to be there after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-*"))
+    return sorted(folder.glob("step-*"))

@@ -31,11 +31,15 @@ from focus.config import (
     flag,
 )
 from focus.errors import ImageError, InputError
+from focus.stopping import Stopped
 
 C = TypeVar("C", TrainConfig, EvaluateConfig)
 
-# What the system says of a place that cannot be written: full, forbidden, read-only.
-_REFUSED = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS)
+# What the system says of a place that cannot be written: full, a limit, forbidden, read-only.
+_REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
 
@@ -86,7 +90,8 @@ def run(
 ) -> None:
     """Parse, call ``main``, and end the process with code 2 and one line on an InputError.
 
-    A place that the system refuses to write to ends it alike, Ctrl-C with 130. Of several processes
+    A place that the system refuses to write to ends it alike, Ctrl-C with 130, a run that was
+    stopped by a signal and has saved with 128 and the signal's number. Of several processes
     only the main one writes the line, but for what one of them alone may meet: an ImageError, a
     full disk. ``--debug`` shows the traceback too.
     """
@@ -108,6 +113,8 @@ def run(
             raise
         where = f" ({error.filename})" if error.filename else ""
         _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
+    except Stopped as stopped:
+        _end(128 + stopped.signum, str(stopped), prog, debug, _is_main_process())
     except KeyboardInterrupt:
         _end(130, "interrupted.", prog, debug, _is_main_process())
 
@@ -127,7 +134,8 @@ def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoRet
     if speaks:
         if debug:
             traceback.print_exc()
-        print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
+        kind = "" if code >= 128 else "error: "
+        print(f"{prog}: {kind}{message}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

@@ -21,14 +21,18 @@ from focus.recipes import (
     PAPER_IMAGE_SIZES,
     RECIPES,
     SMALL_MODEL,
-    Augment,
     Optimizer,
     Recipe,
+    Sampling,
     Schedule,
+    parse_augment,
 )
+from focus.schedules import parse_points
 
 CONFIG_VERSION = 1
 MixedPrecision = Literal["no", "bf16", "fp16"]
+ClassWeight = Literal["none", "balanced"]
+EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
 GROUPS = ("data", "model", "loss", "training", "output", "machine")
 """The groups of flags, in the order in which ``--help`` shows them."""
@@ -51,7 +55,15 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "lr": _POSITIVE,
     "weight_decay": _AT_LEAST_0,
     "momentum": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    "warmup": (lambda v: 0 < v < 1, "above 0 and below 1 (a share of the steps)"),
+    "warmup": (lambda v: 0 <= v < 1, "at least 0 and below 1 (a share of the steps)"),
+    "clip_grad": _POSITIVE,
+    "ema_decay": (lambda v: 0 < v < 1, "above 0 and below 1"),
+    "patience": _AT_LEAST_1,
+    "max_nonfinite": _AT_LEAST_1,
+    "checkpoint_steps": _AT_LEAST_1,
+    "checkpoints_kept": _AT_LEAST_1,
+    "log_steps": _AT_LEAST_1,
+    "sheet_epochs": _AT_LEAST_0,
     "step_epochs": _AT_LEAST_1,
     "step_gamma": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),
@@ -222,6 +234,24 @@ class TrainConfig(_SharedConfig):
     label_smoothing: float | None = _flag(
         None, "loss", "of the cross-entropy, in [0, 1) (default: loss)"
     )
+    class_weight: ClassWeight = _flag(
+        "none", "loss", "weigh the classes' cross-entropy alike, or by the inverse of their number"
+    )
+    focus_schedule: str | None = _flag(
+        None,
+        "loss",
+        "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the first "
+        "five epochs (default: 1 throughout)",
+        "POINTS",
+    )
+    saliency_schedule: str | None = _flag(
+        None, "loss", "factor of --saliency-weight, likewise", "POINTS"
+    )
+    target_from_maps: bool = _flag(
+        False,
+        "loss",
+        "aim match and hinge at the mean entropy of the training set's human maps, measured first",
+    )
     epochs: int | None = _flag(None, "training", "passes over the training set (default: recipe)")
     batch_size: int | None = _flag(
         None, "training", "images in a step of one process (default: recipe)"
@@ -234,7 +264,7 @@ class TrainConfig(_SharedConfig):
         None, "training", "how the learning rate changes (default: recipe)"
     )
     warmup: float | None = _flag(
-        None, "training", "share of the steps that one-cycle rises in (default: recipe)"
+        None, "training", "share of the steps in which the learning rate rises (default: recipe)"
     )
     step_epochs: int | None = _flag(
         None, "training", "epochs between two steps of the step schedule (default: recipe)"
@@ -242,8 +272,33 @@ class TrainConfig(_SharedConfig):
     step_gamma: float | None = _flag(
         None, "training", "factor of a step of the step schedule (default: recipe)"
     )
-    augment: Augment | None = _flag(
-        None, "training", "changes made to training images (default: recipe)"
+    clip_grad: float | None = _flag(
+        None, "training", "largest norm of a step's gradient (default: no limit)"
+    )
+    ema_decay: float | None = _flag(
+        None,
+        "training",
+        "also average the weights over the steps, by this decay; the average is validated and kept "
+        "(default: off)",
+    )
+    sampling: Sampling = _flag(
+        "shuffled", "training", "each image once an epoch, or as many reals as fakes drawn"
+    )
+    augment: str | None = _flag(
+        None,
+        "training",
+        "changes made to training images and their maps: none, or some of "
+        "crop,shift,flip,blur,jpeg (default: recipe)",
+        "NAMES",
+    )
+    eval_metric: EvalMetric = _flag(
+        "auc", "training", "what the best model is the best in, on validation"
+    )
+    patience: int | None = _flag(
+        None, "training", "epochs without a better model after which to stop (default: never)"
+    )
+    max_nonfinite: int = _flag(
+        10, "training", "steps in a row with a loss that is not finite after which to stop"
     )
     seed: int = _flag(0, "training", "of the weights, the order and the changes of the images")
     gradient_accumulation_steps: int = _flag(
@@ -252,12 +307,34 @@ class TrainConfig(_SharedConfig):
     channels_last: bool | None = _flag(
         None, "machine", "memory order of images and features (default: recipe)"
     )
+    compile: bool = _flag(False, "machine", "compile the network with torch.compile")
+    sync_bn: bool = _flag(
+        False, "machine", "share batch statistics among the processes of several GPUs"
+    )
     output: str = _flag("runs", "output", "folder of the run folders", "DIR")
     name: str | None = _flag(
         None, "output", "name of the run folder (default: made of the data, the loss and the seed)"
     )
     resume: bool = _flag(False, "output", "go on from the last checkpoint of the run folder")
+    checkpoint_steps: int | None = _flag(
+        None, "output", "steps between checkpoints (default: one after each epoch)"
+    )
+    checkpoints_kept: int = _flag(2, "output", "how many checkpoints stay")
+    report_to: tuple[str, ...] = _flag(
+        ("tensorboard",),
+        "output",
+        "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
+        "may be repeated",
+        "NAME",
+    )
+    log_steps: int = _flag(50, "output", "steps between two entries of the log")
+    sheet_epochs: int = _flag(
+        10, "output", "epochs between two sheets of validation images with their maps, 0 = none"
+    )
     compare_ce: bool = _flag(False, "output", "also train with plain cross-entropy and compare")
+    dry_run: bool = _flag(
+        False, "output", "say what would be trained, how large it is and how long it takes; stop"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,7 +353,9 @@ class TrainConfig(_SharedConfig):
             )
         if self.compare_ce and self.loss == "ce":
             raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
-        loss_config(self)
+        if self.augment is not None:
+            parse_augment(self.augment)
+        _check_schedules(self, loss_config(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +387,7 @@ class ResolvedTrainConfig(TrainConfig):
     warmup: float
     step_epochs: int
     step_gamma: float
-    augment: Augment
+    augment: str
     channels_last: bool
     workers: int
     name: str
@@ -379,6 +458,15 @@ def loss_config(config: TrainConfig) -> LossConfig:
                 "add --focus-level match or hinge."
             )
         loss = replace(loss, entropy_target=None)
+    if config.target_from_maps:
+        if config.entropy_target is not None:
+            raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
+        if loss.level not in ("match", "hinge"):
+            raise InputError(
+                f"--target-from-maps has no effect with the focus level {loss.level}: add "
+                "--focus-level match or hinge."
+            )
+        loss = replace(loss, entropy_target=None)
     if loss.classification_weight == loss.focus_weight == loss.saliency_weight == 0:
         raise InputError("All three weights of the loss are 0: give one of them above 0.")
     return loss
@@ -419,6 +507,21 @@ def _check_ranges(config: _SharedConfig) -> None:
         value = getattr(config, name, None)
         if value is not None and not (math.isfinite(value) and allowed(value)):
             raise InputError(f"{flag(name)} must be {words}, got {value}.")
+
+
+def _check_schedules(config: TrainConfig, loss: LossConfig) -> None:
+    for name, weight in (
+        ("focus_schedule", loss.focus_weight),
+        ("saliency_schedule", loss.saliency_weight),
+    ):
+        points = getattr(config, name)
+        if points is not None:
+            parse_points(flag(name), points)
+            if weight == 0:
+                raise InputError(
+                    f"{flag(name)} {points} has no effect while that term of the loss weighs 0: "
+                    "give its weight too."
+                )
 
 
 def _check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:

@@ -105,11 +105,13 @@ def score_images(
     indices: Sequence[int] | None = None,
     progress: bool = True,
     description: str = "scoring",
+    each: Callable[[], None] | None = None,
 ) -> Scores:
     """Scores the images of a manifest, one row each, in its order.
 
     indices: the rows to score, for one of several processes (``range(rank, len(manifest),
-    processes)``); :meth:`Scores.merge` joins the parts. The other arguments, and what is raised,
+    processes)``); :meth:`Scores.merge` joins the parts. each: called after each batch; what it
+    raises ends the scoring. The other arguments, and what is raised,
     are those of :func:`predictions`.
     """
     total = len(manifest) if indices is None else len(indices)
@@ -128,6 +130,8 @@ def score_images(
             arrays = [field.cpu().numpy() for field in prediction]
             parts.append(_rows(manifest, rows, arrays))
             bar.update(len(rows))
+            if each is not None:
+                each()
     return Scores.concatenate(parts)
 
 
@@ -140,6 +144,7 @@ def score_shared(
     workers: int,
     progress: bool,
     description: str,
+    each: Callable[[], None] | None = None,
 ) -> Scores:
     """Scores the images of a manifest, shared among the processes of a launch.
 
@@ -159,6 +164,7 @@ def score_shared(
         indices=range(accelerator.process_index, len(manifest), accelerator.num_processes),
         progress=progress and accelerator.is_main_process,
         description=description,
+        each=each,
     )
     return Scores.merge(gather_object([part]), len(manifest))
 

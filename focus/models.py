@@ -30,6 +30,8 @@ CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+_WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
+
 
 class DetectorOutput(NamedTuple):
     """What the detector's forward returns.
@@ -135,6 +137,25 @@ class FocusHead(nn.Module):
         super().__init__()
         self.fc = nn.Linear(channels, num_classes)
         self.loss = loss
+        # Three weights as a tensor, once they change: numbers would compile anew with each change.
+        self.loss_weights: Tensor | None
+        self.register_buffer("loss_weights", None, persistent=False)
+        self.class_weight: Tensor | None
+        """Factors ``[K]`` of the cross-entropy; None: all 1."""
+        self.register_buffer("class_weight", None, persistent=False)
+
+    def scale_terms(self, focus: float, saliency: float) -> None:
+        """Multiply the configured weights of the focus and of the saliency term from here on."""
+        if self.loss_weights is None:
+            self.loss_weights = torch.empty(3, device=self.fc.weight.device)
+        loss = self.loss
+        values = (
+            loss.classification_weight,
+            loss.focus_weight * focus,
+            loss.saliency_weight * saliency,
+        )
+        for cell, value in zip(self.loss_weights, values, strict=True):
+            cell.fill_(value)  # on the device, without a copy that waits
 
     def forward(
         self,
@@ -152,6 +173,9 @@ class FocusHead(nn.Module):
             _, cams, entropy = self.activations(features)
             predicted = logits.detach().argmax(1)
             return DetectorOutput(logits, _pick(cams, predicted), _pick(entropy, predicted))
+        settings = asdict(self.loss)
+        if self.loss_weights is not None:
+            settings |= zip(_WEIGHTS, self.loss_weights.unbind(), strict=True)
         out = focus_head(
             features,
             weight,
@@ -159,7 +183,8 @@ class FocusHead(nn.Module):
             target,
             saliency=saliency,
             saliency_mask=saliency_mask,
-            **asdict(self.loss),
+            class_weight=self.class_weight,
+            **settings,
         )
         return DetectorOutput(
             out.logits,

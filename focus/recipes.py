@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from focus.errors import InputError
+
 Optimizer = Literal["adamw", "sgd"]
-Schedule = Literal["one-cycle", "step"]
-Augment = Literal["none", "flip-shift"]
+Schedule = Literal["constant", "cosine", "one-cycle", "step"]
+Sampling = Literal["shuffled", "balanced"]
+
+AUGMENTATIONS = ("crop", "shift", "flip", "blur", "jpeg")
+"""In the order in which :mod:`focus.data.augment` makes them."""
 
 SMALL_MODEL = "focus_small"
 """The small default network; it is trained from scratch, no pretrained weights exist."""
@@ -16,8 +21,9 @@ class Recipe:
     """How to train, all but the loss.
 
     model: a name of :mod:`focus.models`. image_size: pixels a side. momentum: SGD's. warmup: share
-    of the steps in which one-cycle raises the learning rate, in (0, 1). step_epochs, step_gamma:
-    the step schedule multiplies the learning rate by step_gamma every step_epochs epochs.
+    of the steps in which the learning rate rises, in [0, 1). step_epochs, step_gamma: the step
+    schedule multiplies the learning rate by step_gamma every step_epochs epochs. augment: as
+    :func:`parse_augment` reads it.
     """
 
     model: str
@@ -29,10 +35,10 @@ class Recipe:
     lr: float
     weight_decay: float
     schedule: Schedule
-    augment: Augment
+    augment: str
     channels_last: bool
     momentum: float = 0.9
-    warmup: float = 0.2
+    warmup: float = 0.0
     step_epochs: int = 12
     step_gamma: float = 0.1
 
@@ -62,10 +68,28 @@ RECIPES: dict[str, Recipe] = {
         lr=2e-3,
         weight_decay=0.02,
         schedule="one-cycle",
-        augment="flip-shift",
+        augment="shift,flip",
         channels_last=True,
+        warmup=0.2,
     ),
 }
 
 PAPER_IMAGE_SIZES = {"inception_v3": 299, "legacy_xception": 299}
 """Networks that the paper recipe feeds another size than its own, as CYBORG does."""
+
+
+def parse_augment(text: str) -> tuple[str, ...]:
+    """``"flip,shift"`` to names in the order of ``AUGMENTATIONS``; ``"none"`` to none.
+
+    Raises InputError for an unknown name, or one that stands there twice.
+    """
+    names = [name.strip() for name in text.split(",")] if text.strip() != "none" else []
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise InputError(
+                f"--augment got {name!r}: give none, or some of {', '.join(AUGMENTATIONS)}, "
+                "separated by commas."
+            )
+        if names.count(name) > 1:
+            raise InputError(f"--augment names {name} twice: name each once.")
+    return tuple(name for name in AUGMENTATIONS if name in names)

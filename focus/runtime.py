@@ -23,14 +23,21 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     of the cores unless ``--threads`` says otherwise.
 
     Args:
-        config: precision, threads, accumulation.
+        config: precision and threads.
         options: for the Accelerator.
 
     Raises:
         InputError: fp16 without a GPU, where Accelerate would train in float32 without a word; a
-            launcher that was told another precision than the program.
+            launcher that was told another precision, or accumulation, than the program.
     """
     # The launcher says "no" where nobody asked it for anything.
+    told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    own = getattr(config, "gradient_accumulation_steps", 1)
+    if told not in ("1", str(own)):
+        raise InputError(
+            f"The launcher was told {told} gradient accumulation steps, the program {own}: give "
+            f"the program --gradient-accumulation-steps {told}."
+        )
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.mixed_precision):
         raise InputError(

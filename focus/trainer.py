@@ -1,60 +1,61 @@
-"""Training: from a resolved configuration and a manifest to a run folder.
+"""Training: the steps, epochs and checkpoints of one run, driven by Accelerate.
 
-A run folder holds ``config.yaml``, ``manifest.csv`` (what it trains on, with the splits),
-``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``, ``model/`` (the best by
-validation AUC, never by test), ``results.json``, ``scores.csv`` and ``overlays.png``.
+What a step computes depends on the seed, its number and the process alone: the images of its
+batches (:mod:`focus.data.batches`), their augmentation, and the network's random numbers, which are
+seeded anew for each step. So a run that is resumed at any step goes on with the same bits.
 """
 
 import csv
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from PIL import Image
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from focus.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from focus.config import ResolvedTrainConfig, loss_config, write_config
+from focus.checkpoint import load_checkpoint, save_checkpoint
+from focus.config import ResolvedTrainConfig, loss_config
+from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
 from focus.data.dataset import Batch, FaceDataset, collate
 from focus.data.faces import geometries
 from focus.data.generators import training_families
-from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.inference import score_shared
 from focus.kernels import backend_for
-from focus.metrics import auc
 from focus.models import Detector
+from focus.monitoring import (
+    TERMS,
+    EpochSums,
+    collapse_warning,
+    epoch_line,
+    is_better,
+    validation_figures,
+    write_summary,
+)
+from focus.optimization import Buffers, make_optimizer, make_scheduler
 from focus.overlays import contact_sheet
+from focus.recipes import parse_augment
 from focus.results import Results, summarise, write_results
-from focus.runtime import check_writable
+from focus.runs import CHECKPOINTS, TrainState, open_folder, run_folder, saved_run
+from focus.schedules import factor_at, parse_points
 from focus.scores import Scores
+from focus.stopping import Stopped, StopSignals
 
 EVALUATION_BATCH = 64
-MANIFEST = "manifest.csv"
-TERMS = ("loss", "classification", "focus", "saliency", "entropy")
-
-
-def run_folder(config: ResolvedTrainConfig) -> Path:
-    """The run's folder; refuses one that exists unless the run is resumed.
-
-    Raises:
-        InputError: the folder exists, cannot be written, or holds a run with other settings.
-    """
-    folder = Path(config.output) / config.name
-    check_writable(folder)
-    if folder.exists() and not config.resume:
-        raise InputError(
-            f"The run folder {folder} exists already: give another --name, or --resume to go on."
-        )
-    if config.resume:
-        _saved_run(config, folder)
-    return folder
+NONFINITE = "nonfinite.csv"
 
 
 def make_detector(config: ResolvedTrainConfig) -> Detector:
@@ -85,21 +86,6 @@ def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
     )
 
 
-@dataclass
-class TrainState:
-    """All of a run that is not weights: one object, saved and restored whole.
-
-    epoch: epochs done. step: optimiser steps done. best_auc: on validation, None before the first
-    epoch; best_epoch: counted from 1. rows: of summary.csv.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_auc: float | None = None
-    best_epoch: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
@@ -116,64 +102,117 @@ class Trainer:
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
         self.folder, self.manifest = run_folder(config), manifest
-        self.state = TrainState()
-        # Again, so that the second of two runs begins as it would alone.
-        torch.manual_seed(config.seed)
-        train = manifest.split("train")
-        self.validation = manifest.split("validation")
-        self.test = manifest.split("test")
+        self.state = TrainState(processes=accelerator.num_processes)
+        self.train, self.validation, self.test = (
+            manifest.split(name) for name in ("train", "validation", "test")
+        )
         detector.config = replace(
             detector.config,
-            training_generators=tuple(train.generators()),
-            training_families=training_families(train),
-            geometry=tuple(sorted(geometries(train))),
+            training_generators=tuple(self.train.generators()),
+            training_families=training_families(self.train),
+            geometry=tuple(sorted(geometries(self.train))),
+        )
+        self.plan = BatchPlan(
+            labels=[int(sample.label or 0) for sample in self.train],
+            batch_size=config.batch_size,
+            accumulation=config.gradient_accumulation_steps,
+            processes=accelerator.num_processes,
+            rank=accelerator.process_index,
+            sampling=config.sampling,
+            seed=config.seed,
         )
         self.dataset = FaceDataset(
-            train,
+            self.train,
             image_size=config.image_size,
             grid=detector.grid,
             mean=detector.mean,
             std=detector.std,
-            augment=config.augment,
+            augment=parse_augment(config.augment),
             seed=config.seed,
         )
-        loader = DataLoader(
+        self.batches = PlannedBatches()
+        self.loader = DataLoader(
             self.dataset,
-            batch_size=config.batch_size,
-            sampler=EpochSampler(len(train), config.seed),
+            batch_sampler=self.batches,
             num_workers=config.workers,
             collate_fn=collate,
             persistent_workers=config.workers > 0,
             pin_memory=accelerator.device.type == "cuda",
+            # A loader draws a seed when it starts, which must not come from the model's.
+            generator=torch.Generator(),
         )
+        self.schedules = [
+            parse_points("", points or "0:1")
+            for points in (config.focus_schedule, config.saliency_schedule)
+        ]
         self.memory_format = (
             torch.channels_last if config.channels_last else torch.contiguous_format
         )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        config, detector = self.config, self.detector
         detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.model, self.optimizer, self.loader = accelerator.prepare(
-            detector, _optimizer(config, detector), loader
+        detector.to(self.accelerator.device)
+        if config.sync_bn and self.accelerator.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(detector)
+        if config.focus_schedule or config.saliency_schedule:
+            detector.head.scale_terms(1.0, 1.0)
+        if config.class_weight == "balanced":
+            labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
+            weight = len(self.plan.labels) / (len(labels) * labels)
+            detector.head.class_weight = torch.tensor(
+                weight, dtype=torch.float32, device=self.accelerator.device
+            )
+        self.ema = (
+            ModelEmaV3(detector, decay=config.ema_decay, use_warmup=True)
+            if config.ema_decay
+            else None
         )
-        steps = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
-        self.scheduler = _scheduler(config, self.optimizer.optimizer, steps_per_epoch=steps)
+        if config.compile:
+            detector.compile()  # in place: the names of the weights stay
+        self.buffers = Buffers(detector)
+        self.model, self.optimizer = self.accelerator.prepare(
+            detector, make_optimizer(config, detector)
+        )
+        self.scheduler = make_scheduler(config, self.optimizer.optimizer, self.plan.steps)
+
+    @property
+    def kept(self) -> Detector:
+        """What is validated and kept: the averaged weights if there are any."""
+        return self.detector if self.ema is None else self.ema.module
 
     def fit(self) -> None:
-        """Train to the last epoch, from the last checkpoint if the run is resumed."""
+        """Train to the last epoch, from the last checkpoint if the run is resumed.
+
+        Raises:
+            Stopped: a signal came; a checkpoint of that moment is there.
+            InputError: the loss was not finite too many times in a row.
+        """
         self._open_folder()
-        config, state, steps = self.config, self.state, len(self.loader)
-        with tqdm(
-            total=config.epochs * steps,
-            initial=state.epoch * steps,
-            desc=config.name,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        ) as bar:
-            while state.epoch < config.epochs:
-                means = self._train_epoch(bar)
-                scores = self._score(self.detector, self.validation, progress=False)
-                state.epoch += 1
-                self._record(means, scores)
-                if self.accelerator.is_main_process:
-                    tqdm.write(_epoch_line(state, config.epochs))
+        config, state = self.config, self.state
+        with (
+            StopSignals() as signals,
+            tqdm(
+                total=config.epochs * self.plan.steps,
+                initial=state.step,
+                desc=config.name,
+                unit="step",
+                mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file grows
+                disable=not self.accelerator.is_main_process,
+            ) as bar,
+        ):
+            while state.epoch < config.epochs and not self._waited_enough():
+                began, before = time.perf_counter(), state.step
+                self._train_epoch(bar, signals)
+                images = (state.step - before) * self.plan.images_per_step
+                self._validate(images / max(time.perf_counter() - began, 1e-9), signals)
+                self._stop_if_told(signals)
+        if state.epoch < config.epochs and self.accelerator.is_main_process:
+            print(
+                f"stopped after epoch {state.epoch}: none of the last {config.patience} was better "
+                f"than epoch {state.best_epoch}"
+            )
         self.accelerator.wait_for_everyone()
 
     def evaluate(self) -> Results:
@@ -181,7 +220,10 @@ class Trainer:
         best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
         scores = self._score(best, self.test, progress=True)
         results = summarise(scores, best.config.training_generators, best.config.training_families)
-        results["model"] = {"epoch": self.state.best_epoch, "validation_auc": self.state.best_auc}
+        results["model"] = {
+            "epoch": self.state.best_epoch,
+            f"validation_{self.config.eval_metric}": self.state.best,
+        }
         if self.accelerator.is_main_process:
             write_results(self.folder, scores, results)
             shown = self.test if len(self.test) else self.validation
@@ -189,74 +231,257 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return results
 
-    def _open_folder(self) -> None:
-        checkpoints = self.folder / "checkpoints"
-        if self.config.resume:
-            found = _saved_run(self.config, self.folder)
-            if found is None:
-                self.accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
-            else:
-                path, values, self.state = found
-                load_checkpoint(
-                    path,
-                    values,
-                    model=self.detector,
-                    optimizer=self.optimizer.optimizer,
-                    scheduler=self.scheduler,
-                )
-                self.accelerator.print(f"resuming {self.folder} after epoch {self.state.epoch}")
-        if self.accelerator.is_main_process:
-            checkpoints.mkdir(parents=True, exist_ok=True)
-            # Without --resume: given as --config, it must not go on with this folder unasked.
-            write_config(replace(self.config, resume=False), self.folder / "config.yaml")
-            aside = self.folder / f"{MANIFEST}.part"
-            self.manifest.to_csv(aside)
-            aside.replace(self.folder / MANIFEST)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.init_trackers("tensorboard")
+    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> list[float]:
+        """Forward and backward of a step's batches, and the optimiser's step if all is finite.
 
-    def _train_epoch(self, bar: Any) -> dict[str, float]:
-        """One pass over the training images; the means of the loss and its terms."""
-        self.model.train()
-        # Through the loader: Accelerate's counts its own iterations, and would begin again at 0
-        # after a resume. It reaches the sampler, but the data set only in a single process.
-        self.loader.set_epoch(self.state.epoch)
-        self.dataset.set_epoch(self.state.epoch)
-        steps = []
-        for batch in self.loader:
-            steps.append(self._step(Batch(*batch)))
-            bar.update()
-        # Summed at the end and on the CPU: no waiting for a GPU, and not all of them have float64.
-        sums = torch.stack(steps).cpu().double().sum(0)
-        sums = torch.tensor(gather_object([sums.tolist()]), dtype=sums.dtype).sum(0)
-        *totals, count = sums.tolist()
-        means = dict(zip(TERMS, (total / count for total in totals), strict=True))
-        if not all(map(math.isfinite, totals)):
-            raise InputError(
-                f"The loss of {self.config.name} became {means['loss']} in epoch "
-                f"{self.state.epoch + 1}: lower --lr, or give --mixed-precision no."
-            )
-        return means
+        Returns the sums of ``TERMS`` over the images of all processes, the number of images, the
+        norm of the gradient before clipping, and above 0 if the step was skipped because the loss
+        is not finite. The one point of a step that waits for the device.
+        """
+        config, state = self.config, self.state
+        torch.manual_seed(_mixed(config.seed, state.step, self.accelerator.process_index))
+        if self.detector.head.loss_weights is not None:
+            epoch = state.step / self.plan.steps
+            self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))
+        sums = []
+        for planned in batches:
+            batch = self._on_device(next(loaded))
+            # The processes exchange gradients in the last backward only.
+            apart = nullcontext() if planned.last else self.accelerator.no_sync(self.model)
+            with apart:
+                out = self.model(batch.images, batch.target, batch.saliency, batch.saliency_mask)
+                self.accelerator.backward(out.loss * planned.weight)
+            if planned.counted:
+                terms = (out.classification, out.focus, out.saliency, out.entropy)
+                totals = [out.loss.detach() * planned.counted, *(term.sum() for term in terms)]
+                totals.append(batch.saliency_mask.sum(dtype=totals[0].dtype))
+                sums.append(torch.stack([*totals, torch.full_like(totals[0], planned.counted)]))
+        self.accelerator.unscale_gradients(self.optimizer)
+        parameters = [p for p in self.detector.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if config.clip_grad is not None:
+            clip_grads_with_norm_(parameters, config.clip_grad, norm)
+        mine = torch.zeros(len(TERMS) + 1, device=norm.device, dtype=norm.dtype)
+        mine = torch.stack([mine, *sums]).sum(0)
+        whole = torch.cat([mine, norm[None] / self.state.processes])
+        whole = self.accelerator.reduce(whole, "sum")
+        *found, count, gradient_norm = whole.tolist()
 
-    def _step(self, batch: Batch) -> Tensor:
-        """One batch; the sums of the loss and its terms, and the number of images."""
-        with self.accelerator.accumulate(self.model):
-            images = batch.images.contiguous(memory_format=self.memory_format)
-            out = self.model(images, batch.target, batch.saliency, batch.saliency_mask)
-            self.accelerator.backward(out.loss)
+        scaler = self.accelerator.scaler
+        # Scaled gradients overflow now and then; then the scaler skips the step and scales less.
+        finite = math.isfinite(found[0]) and (scaler is not None or math.isfinite(gradient_norm))
+        if finite:
             self.optimizer.step()
-            if self.accelerator.sync_gradients:
-                self.state.step += 1
-                # The schedule counts the optimiser's steps; under fp16 one may be skipped.
-                if not self.accelerator.optimizer_step_was_skipped:
-                    self.scheduler.step()
-            self.optimizer.zero_grad()
-        count = len(batch.target)
-        terms = (out.classification, out.focus, out.saliency, out.entropy)
-        sums = [out.loss.detach() * count, *(term.sum() for term in terms)]
-        return torch.stack([*sums, torch.full_like(sums[0], count)])
+            if not self.accelerator.optimizer_step_was_skipped:
+                state.updates += 1
+                self.scheduler.step()
+                if self.ema is not None:
+                    self.ema.update(self.detector, step=state.updates)
+            self.buffers.keep()
+        else:
+            if scaler is not None:
+                scaler.update()
+            self.buffers.restore()
+        self.optimizer.zero_grad()
+        state.step += 1
+        return [*found, count, gradient_norm, float(not finite)]
 
-    def _score(self, detector: Detector, manifest: Manifest, *, progress: bool) -> Scores:
+    def _open_folder(self) -> None:
+        config, accelerator = self.config, self.accelerator
+        checkpoints = self.folder / CHECKPOINTS
+        run = saved_run(config) if config.resume else None
+        if run is not None:
+            self.state = run.state
+            if self.state.processes != accelerator.num_processes:
+                raise InputError(
+                    f"The run {self.folder} was trained by {self.state.processes} processes, not "
+                    f"{accelerator.num_processes}: launch as many, or give another --name."
+                )
+            load_checkpoint(
+                run.path,
+                run.values,
+                model=self.detector,
+                optimizer=self.optimizer.optimizer,
+                scheduler=self.scheduler,
+                ema=None if self.ema is None else self.ema.module,
+            )
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(run.values["scaler"])
+            done = self.state.step - self.state.epoch * self.plan.steps
+            accelerator.print(
+                f"resuming {self.folder} after epoch {self.state.epoch}"
+                + (f" and {done} of {self.plan.steps} steps" if done else "")
+            )
+        elif config.resume:
+            accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
+        self.buffers.keep()
+        if accelerator.is_main_process:
+            open_folder(config, self.manifest)
+            # A process that was killed while it wrote model/ left the checkpoint of that epoch.
+            if run is not None and self.state.best_epoch == self.state.epoch > 0 and not done:
+                self.kept.save_pretrained(self.folder / "model")
+        self._aim_at_maps()
+        accelerator.wait_for_everyone()
+        # TensorBoard's tracker takes the project's name for its folder.
+        only = config.report_to == ("tensorboard",)
+        accelerator.init_trackers("tensorboard" if only else "focus-faces")
+
+    def _aim_at_maps(self) -> None:
+        """Set the entropy that match and hinge aim at, if it is to be that of the human maps."""
+        if not self.config.target_from_maps:
+            return
+        if self.state.entropy_target is None:
+            found: list[float | None] = [None]
+            if self.accelerator.is_main_process:
+                found = [self.dataset.mean_map_entropy(progress=True)]
+            self.state.entropy_target = broadcast_object_list(found)[0]
+        if self.state.entropy_target is None:
+            raise InputError(
+                "--target-from-maps: no training image has a human map; give --heatmaps, or an "
+                "--entropy-target."
+            )
+        head = self.detector.head
+        head.loss = replace(head.loss, entropy_target=self.state.entropy_target)
+        self.accelerator.print(
+            f"entropy target: {self.state.entropy_target:.4f}, the mean of the training set's maps"
+        )
+
+    def _train_epoch(self, bar: Any, signals: StopSignals) -> None:
+        """The rest of an epoch's steps."""
+        config, state = self.config, self.state
+        self.model.train()
+        self.dataset.set_epoch(state.epoch)
+        steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
+        self.batches.plan(steps)
+        sums = EpochSums(state.sums)
+        loaded = (Batch(*batch) for batch in self.loader) if steps else iter(())
+        skipped: list[tuple[int, list[int]]] = []
+        logged = time.perf_counter(), state.step
+        for batches in steps:
+            *found, count, norm, bad = self.train_step(batches, loaded)
+            if bad:
+                skipped.append((state.step, [row for batch in batches for row in batch.rows]))
+                state.nonfinite, state.in_a_row = state.nonfinite + 1, state.in_a_row + 1
+                sums.add_skipped()
+                self._give_up_if_hopeless(skipped)
+            else:
+                state.in_a_row = 0
+                skipped.clear()
+                sums.add(found, count, norm)
+            state.sums = sums.values
+            bar.update()
+            if state.step % config.log_steps == 0:
+                logged = self._log_step(found, count, norm, logged)
+            if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
+                self._save()
+            self._stop_if_told(signals)
+
+    def _validate(self, rate: float, signals: StopSignals) -> None:
+        """Score the validation images and note the epoch."""
+
+        def leave_if_told() -> None:
+            # Alone there is nobody to agree with. Resumed, the run begins with this validation.
+            if self.state.processes == 1 and (signum := signals.pending()):
+                self._save_and_leave(signum)
+
+        config, state = self.config, self.state
+        if state.processes > 1:
+            # Each process has statistics of its own images; those of the first are kept.
+            for buffer in self.kept.buffers():
+                broadcast(buffer)
+        scores = self._score(self.kept, self.validation, progress=False, each=leave_if_told)
+        figures = validation_figures(scores)
+        state.epoch += 1
+        value = figures[f"eval_{config.eval_metric}"]
+        if is_better(config.eval_metric, value, state.best):
+            state.best, state.best_epoch = value, state.epoch
+        row = {
+            "epoch": state.epoch,
+            **EpochSums(state.sums).means(),
+            **figures,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        state.rows.append(row)
+        state.sums = None
+        best = state.best_epoch == state.epoch
+        if self.accelerator.is_main_process:
+            # The checkpoint first: from it, model/ can be written again.
+            write_summary(self.folder / "summary.csv", state.rows)
+            self._save()
+            if best:
+                self.kept.save_pretrained(self.folder / "model")
+            if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
+                self._write_sheet()
+            tqdm.write(epoch_line(row, config.epochs, config.eval_metric, best=best, rate=rate))
+            if warning := collapse_warning(figures):
+                tqdm.write(warning)
+        logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
+        self.accelerator.log({**logged, "epoch": state.epoch}, step=state.step)
+
+    def _waited_enough(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
+
+    def _stop_if_told(self, signals: StopSignals) -> None:
+        """Save and leave, all processes together, if one of them was told to."""
+        signum = signals.pending()
+        if self.state.processes > 1:
+            mine = torch.tensor([signum], device=self.accelerator.device)
+            signum = int(self.accelerator.gather(mine).max())
+        if signum:
+            self._save_and_leave(signum)
+
+    def _save_and_leave(self, signum: int) -> NoReturn:
+        path = self._save()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        raise Stopped(
+            signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
+        )
+
+    def _give_up_if_hopeless(self, skipped: list[tuple[int, list[int]]]) -> None:
+        state = self.state
+        if state.in_a_row < self.config.max_nonfinite:
+            return
+        paths = [(step, self.train[row].path) for step, rows in skipped for row in rows]
+        everyone = gather_object(paths)
+        path = self.folder / NONFINITE
+        if self.accelerator.is_main_process:
+            with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                csv.writer(file).writerows([("step", "path"), *sorted(everyone)])
+        raise InputError(
+            f"The loss of {self.config.name} was not finite in {state.in_a_row} steps in a row, up "
+            f"to step {state.step}: look at the images in {path}, lower --lr, or give "
+            "--mixed-precision no."
+        )
+
+    def _save(self) -> str:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            save_checkpoint(
+                self.folder / CHECKPOINTS,
+                self.state.step,
+                model=self.detector,
+                optimizer=self.optimizer.optimizer,
+                scheduler=self.scheduler,
+                ema=None if self.ema is None else self.ema.module,
+                extra={
+                    "train_state": asdict(self.state),
+                    "config": asdict(self.config),
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                },
+                keep=self.config.checkpoints_kept,
+            )
+        return str(self.folder / CHECKPOINTS)
+
+    def _score(
+        self,
+        detector: Detector,
+        manifest: Manifest,
+        *,
+        progress: bool,
+        each: Callable[[], None] | None = None,
+    ) -> Scores:
         return score_shared(
             self.accelerator,
             detector,
@@ -265,132 +490,43 @@ class Trainer:
             workers=self.config.workers,
             progress=progress,
             description="test images",
+            each=each,
         )
 
-    def _record(self, means: dict[str, float], scores: Scores) -> None:
-        """Note the epoch: best model, summary.csv, TensorBoard, checkpoint."""
-        state = self.state
-        value = auc(scores.score[scores.label == REAL], scores.score[scores.label == SYNTHETIC])
-        assert value is not None, "both classes are in the validation split"
-        if state.best_auc is None or value > state.best_auc:
-            state.best_auc, state.best_epoch = value, state.epoch
-        row = {
-            "epoch": state.epoch,
-            **{f"train_{name}": mean for name, mean in means.items()},
-            "eval_auc": value,
-            "eval_entropy": float(scores.entropy_predicted.mean()),
-            "lr": self.optimizer.param_groups[0]["lr"],
-        }
-        state.rows.append(row)
-        if self.accelerator.is_main_process:
-            if state.best_epoch == state.epoch:
-                self.detector.save_pretrained(self.folder / "model")
-            _write_summary(self.folder / "summary.csv", state.rows)
-            save_checkpoint(
-                self.folder / "checkpoints",
-                state.epoch,
-                model=self.detector,
-                optimizer=self.optimizer.optimizer,
-                scheduler=self.scheduler,
-                extra={"train_state": asdict(state), "config": asdict(self.config)},
-            )
-        self.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=state.epoch)
-
-
-class EpochSampler(Sampler[int]):
-    """A permutation drawn from (seed, epoch): the same whatever came before it."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self._length, self._seed, self._epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        yield from torch.randperm(self._length, generator=generator).tolist()
-
-
-def _optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.optim.Optimizer:
-    kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(detector.parameters(), momentum=config.momentum, **kind)
-    return torch.optim.AdamW(detector.parameters(), **kind)
-
-
-def _scheduler(
-    config: ResolvedTrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of the learning rate, in steps of the optimiser."""
-    if config.schedule == "one-cycle":
-        total = config.epochs * steps_per_epoch
-        # Torch divides by the length of the rise in its own count, 0 for exactly one step.
-        rise = config.warmup * (1 + 1e-9 * (config.warmup * total == 1))
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=config.lr,
-            total_steps=total,
-            pct_start=rise,
+    def _log_step(
+        self, sums: list[float], count: float, norm: float, since: tuple[float, int]
+    ) -> tuple[float, int]:
+        """Log a step, and the speed since the last one that was; returns the time and the step."""
+        now, step = time.perf_counter(), self.state.step
+        images = (step - since[1]) * self.plan.images_per_step
+        self.accelerator.log(
+            {
+                **{f"step/{name}": v / count for name, v in zip(TERMS, sums, strict=True)},
+                "step/grad_norm": norm,
+                "step/lr": self.optimizer.param_groups[0]["lr"],
+                "step/images_per_second": images / max(now - since[0], 1e-9),
+            },
+            step=step,
         )
-    return torch.optim.lr_scheduler.StepLR(
-        optimizer, config.step_epochs * steps_per_epoch, config.step_gamma
-    )
+        return now, step
+
+    def _write_sheet(self) -> None:
+        """A sheet of the same validation images each time, as a file and for TensorBoard."""
+        path = self.folder / "sheets" / f"epoch-{self.state.epoch:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        contact_sheet(self.kept, self.validation, path)
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                with Image.open(path) as sheet:
+                    pixels = np.asarray(sheet.convert("RGB"))[None]
+                tracker.log_images({"validation": pixels}, self.state.step, dataformats="NHWC")
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.accelerator.device
+        moved = Batch(*(field.to(device, non_blocking=True) for field in batch))
+        return moved._replace(images=moved.images.contiguous(memory_format=self.memory_format))
 
 
-def _saved_run(
-    config: ResolvedTrainConfig, folder: Path
-) -> tuple[Path, dict[str, Any], TrainState] | None:
-    """The last checkpoint to go on from, its values and its state; None if there is none.
-
-    Raises:
-        InputError: it is damaged, or of a run with other settings.
-    """
-    found = last_checkpoint(folder / "checkpoints")
-    if found is None:
-        return None
-    path, values = found
-    try:
-        then, state = dict(values["config"]), TrainState(**values["train_state"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"The checkpoint {path} lacks what a run goes on from ({type(error).__name__}: "
-            f"{error}): remove its folder to go on from the one before."
-        ) from error
-    _same_run(then, config, folder)
-    return path, values, state
-
-
-def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -> None:
-    """Refuse to go on with other settings: the result would be neither run's."""
-    free = ("resume", "debug", "threads", "workers", "compare_ce", "output")
-    now = asdict(config)
-    for name, value in now.items():
-        before = then.get(name)
-        before = tuple(before) if isinstance(value, tuple) and before is not None else before
-        if name not in free and before != value:
-            raise InputError(
-                f"The run {folder} was started with {name} {before}, not {value}: resume it with "
-                "the flags it was started with, or give another --name."
-            )
-
-
-def _epoch_line(state: TrainState, epochs: int) -> str:
-    row, best = state.rows[-1], state.best_epoch == state.epoch
-    return (
-        f"epoch {state.epoch}/{epochs}  loss {row['train_loss']:.4f}  "
-        f"validation AUC {row['eval_auc']:.4f}  entropy {row['eval_entropy']:.3f}"
-        f"{'  (best)' if best else ''}"
-    )
-
-
-def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
-    aside = path.with_suffix(".part")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    aside.replace(path)
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

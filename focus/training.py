@@ -2,9 +2,10 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-from focus.checkpoint import last_checkpoint
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
@@ -12,10 +13,13 @@ from focus.data.generators import families_tested, training_families, warnings
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
 from focus.data.splits import assign_splits, check_trainable, recorded_splits
+from focus.dry_run import dry_run
+from focus.errors import InputError
 from focus.models import Detector
 from focus.results import Results, format_table
+from focus.runs import folder_of, recorded_manifest, run_folder
 from focus.runtime import main_first, start
-from focus.trainer import MANIFEST, Trainer, describe, make_detector, run_folder
+from focus.trainer import Trainer, describe, make_detector
 
 
 def train(config: TrainConfig) -> None:
@@ -36,11 +40,15 @@ def train(config: TrainConfig) -> None:
             saliency_weight=None,
             focus_level=None,
             entropy_target=None,
+            focus_schedule=None,
+            saliency_schedule=None,
+            target_from_maps=False,
             compare_ce=False,
             name=f"{run.name}-ce",
         )
         runs.append(resolve(plain))
     accelerator = start(run)
+    _trackers(run)
     for each in runs:
         run_folder(each)
     # Before the images, which may take long to check.
@@ -52,24 +60,23 @@ def train(config: TrainConfig) -> None:
     )
     for line in data_lines(manifest, runs):
         accelerator.print(line)
+    if run.dry_run:
+        for each, detector in zip(runs, detectors, strict=True):
+            dry_run(each, detector, manifest, accelerator)
+        return
     results = {
         each.name: _run(each, detector, manifest, bad)
         for each, detector in zip(runs, detectors, strict=True)
     }
     accelerator.print(f"\n{format_table(results)}\n")
     for each in runs:
-        accelerator.print(f"run folder: {Path(each.output) / each.name}")
+        accelerator.print(f"run folder: {folder_of(each)}")
 
 
 def _run(
     config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, bad: list[BadFile]
 ) -> Results:
-    accelerator = start(
-        config,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with="tensorboard",
-        project_dir=Path(config.output) / config.name,
-    )
+    accelerator = start(config, log_with=_trackers(config), project_dir=folder_of(config))
     trainer = Trainer(config, detector, manifest, accelerator)
     accelerator.print(describe(accelerator, config))
     if bad and accelerator.is_main_process:
@@ -81,17 +88,15 @@ def _run(
     return results
 
 
-def recorded_manifest(config: ResolvedTrainConfig) -> Manifest | None:
-    """What the run that is resumed trains on; None if there is none, or it has no checkpoint yet.
-
-    Raises:
-        InputError: the record cannot be read.
-    """
-    folder = Path(config.output) / config.name
-    if not config.resume or last_checkpoint(folder / "checkpoints") is None:
-        return None
-    # Runs of earlier versions have no record.
-    return Manifest.from_csv(folder / MANIFEST) if (folder / MANIFEST).exists() else None
+def _trackers(config: ResolvedTrainConfig) -> list[str]:
+    """Accelerate's names of the trackers; it passes over those that are not installed."""
+    names = [name for name in config.report_to if name != "none"]
+    for name in names:
+        if name not in (known := [str(kind) for kind in LoggerType]):
+            raise InputError(f"--report-to got {name!r}: it is one of none, {', '.join(known)}.")
+        if name not in ("all", *map(str, get_available_trackers())):
+            raise InputError(f"--report-to {name} needs its package: install {name}, or drop it.")
+    return names
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
@@ -125,7 +130,7 @@ def training_images(
         # The demo set's own checksum has been verified.
         manifest, bad = check_images(manifest, progress=progress, max_bad=config.max_bad)
     if recorded is not None:
-        manifest = recorded_splits(manifest, recorded, Path(config.output) / config.name)
+        manifest = recorded_splits(manifest, recorded, folder_of(config))
     check_trainable(manifest)
     return manifest, bad
 

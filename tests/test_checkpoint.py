@@ -1,8 +1,12 @@
 """Checkpoints: bit-exact continuation, which ones stay, and damaged or planted files."""
 
+import errno
+import hashlib
 import io
 import json
 import pickle
+import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +17,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from focus.checkpoint import KEPT, last_checkpoint, load_checkpoint, save_checkpoint
+from focus.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from focus.errors import InputError
 
-FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
+FILES = ["checksums.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
 @dataclass
@@ -29,7 +33,8 @@ class Run:
 
     def steps(self, count: int) -> None:
         for _ in range(count):
-            # Data and dropout come from the global generator, which is restored, too.
+            # Data and dropout of a step depend on its number alone, as the trainer has it.
+            torch.manual_seed(self.scheduler.last_epoch)
             x = torch.randn(4, 6)
             loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
             self.optimizer.zero_grad()
@@ -37,8 +42,8 @@ class Run:
             self.optimizer.step()
             self.scheduler.step()
 
-    def save(self, folder: Path, epoch: int, **extra: Any) -> Path:
-        return save_checkpoint(folder, epoch, **vars(self), extra=extra)
+    def save(self, folder: Path, step: int, **extra: Any) -> Path:
+        return save_checkpoint(folder, step, **vars(self), extra=extra)
 
     def load(self, folder: Path) -> dict[str, Any] | None:
         found = last_checkpoint(folder)
@@ -87,7 +92,6 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     run.steps(before)
     run.save(tmp_path, 1, train_state={"best_auc": 1 / 3})
     run.steps(6)
-    after = torch.rand(3)
 
     torch.manual_seed(2)
     other = make()
@@ -95,7 +99,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     values = other.load(tmp_path)
     other.steps(6)
 
-    assert values == {"version": 1, "epoch": 1, "train_state": {"best_auc": 1 / 3}}
+    assert values == {"version": 2, "step": 1, "train_state": {"best_auc": 1 / 3}}
     assert other.tensors().keys() == run.tensors().keys()
     for name, value in run.tensors().items():
         assert torch.equal(other.tensors()[name], value), name
@@ -105,7 +109,6 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
         }
         assert list(mine.get("betas", ())) == list(theirs.get("betas", ()))
     assert other.scheduler.get_last_lr() == run.scheduler.get_last_lr()
-    assert torch.rand(3).equal(after)
 
 
 def test_moments_come_back_in_the_memory_order_of_their_parameters(tmp_path: Path) -> None:
@@ -127,22 +130,23 @@ def test_moments_come_back_in_the_memory_order_of_their_parameters(tmp_path: Pat
 
 def test_only_the_last_stay(tmp_path: Path) -> None:
     run = sgd()
-    for epoch in range(1, 13):
-        assert run.save(tmp_path, epoch) == tmp_path / f"epoch-{epoch:04d}"
-    assert KEPT == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-0011", "epoch-0012"]
+    for step in range(1, 13):
+        assert run.save(tmp_path, step) == tmp_path / f"step-{step:08d}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000011", "step-00000012"]
     values = run.load(tmp_path)
     assert values is not None
-    assert values["epoch"] == 12
+    assert values["step"] == 12
+    save_checkpoint(tmp_path, 13, **vars(run), extra={}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000013"]
 
 
-def test_a_checkpoint_of_the_same_epoch_is_replaced(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     run = sgd()
     run.save(tmp_path, 1, note="first")
     run.steps(1)
     run.save(tmp_path, 1, note="second")
     other = sgd()
-    assert other.load(tmp_path) == {"version": 1, "epoch": 1, "note": "second"}
+    assert other.load(tmp_path) == {"version": 2, "step": 1, "note": "second"}
     assert other.model[0].weight.equal(run.model[0].weight)
 
 
@@ -156,18 +160,18 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 def test_what_was_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     run = sgd()
-    half = tmp_path / ".epoch-0003.writing"
+    half = tmp_path / ".step-00000003.writing"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     assert run.load(tmp_path) is None
     run.save(tmp_path, 2)
     values = run.load(tmp_path)
     assert values is not None
-    assert values["epoch"] == 2
-    # The next time this epoch is reached, it is written anew.
+    assert values["step"] == 2
+    # The next time this step is reached, it is written anew.
     run.save(tmp_path, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-0002", "epoch-0003"]
-    assert sorted(path.name for path in (tmp_path / "epoch-0003").iterdir()) == FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    assert sorted(path.name for path in (tmp_path / "step-00000003").iterdir()) == FILES
 
 
 def test_a_failed_save_leaves_the_earlier_ones(tmp_path: Path) -> None:
@@ -178,8 +182,8 @@ def test_a_failed_save_leaves_the_earlier_ones(tmp_path: Path) -> None:
         run.save(tmp_path, 3, note=object())
     values = run.load(tmp_path)
     assert values is not None
-    assert values["epoch"] == 2
-    assert (tmp_path / "epoch-0001").is_dir()
+    assert values["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
 def test_nothing_in_it_is_a_pickle(tmp_path: Path) -> None:
@@ -187,7 +191,7 @@ def test_nothing_in_it_is_a_pickle(tmp_path: Path) -> None:
     run.steps(2)
     folder = run.save(tmp_path, 1)
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert json.loads((folder / "state.json").read_text())["version"] == 1
+    assert json.loads((folder / "state.json").read_text())["version"] == 2
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     assert weights["0.weight"].equal(run.model[0].weight)
 
@@ -201,25 +205,58 @@ def refused(run: Run, folder: Path, words: str) -> None:
     assert text.endswith(".")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04 neither\nnor", None, b"truncate"])
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\x80\x04 neither\nnor"),
+    "gone": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "one bit": lambda path: path.write_bytes(
+        bytes([path.read_bytes()[0] ^ 1, *path.read_bytes()[1:]])
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_file_is_named(file: str, content: bytes | None, tmp_path: Path) -> None:
+def test_a_damaged_one_is_named_and_the_one_before_taken(
+    file: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = adamw()
     run.steps(1)
     run.save(tmp_path, 1)
-    path = run.save(tmp_path, 2) / file
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-9] if content == b"truncate" else content)
-    refused(run, tmp_path, f"epoch-0002.*{file} cannot be used.*remove")
+    DAMAGE[damage](run.save(tmp_path, 2) / file)
+    values = run.load(tmp_path)
+    assert values is not None
+    assert values["step"] == 1
+    (line,) = caplog.messages
+    assert f"{tmp_path / 'step-00000002'} is damaged" in line
+    assert "\n" not in line
+    # And with none before it, that is an error.
+    shutil.rmtree(tmp_path / "step-00000001")
+    refused(run, tmp_path, "step-00000002 is damaged.*no whole one before it: remove")
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"version": 1}'])
+def sign(folder: Path) -> None:
+    """Make the checksums right again."""
+    names = json.loads((folder / "checksums.json").read_text())
+    digests = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+    (folder / "checksums.json").write_text(json.dumps(digests))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"step": 1}', "[" * 100_000])
 def test_a_state_of_another_shape(text: str, tmp_path: Path) -> None:
     run = adamw()
-    (run.save(tmp_path, 1) / "state.json").write_text(text)
-    refused(run, tmp_path, "epoch-0001.*cannot be used")
+    path = run.save(tmp_path, 1)
+    (path / "state.json").write_text(text)
+    sign(path)
+    refused(run, tmp_path, "step-00000001 is damaged")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", "[" * 100_000, '{"../x": "", "state.json": ""}'])
+def test_checksums_of_another_shape(text: str, tmp_path: Path) -> None:
+    run = adamw()
+    (run.save(tmp_path, 1) / "checksums.json").write_text(text)
+    refused(run, tmp_path, "step-00000001 is damaged")
 
 
 @pytest.mark.parametrize(
@@ -230,24 +267,56 @@ def test_a_value_of_another_shape(name: str, value: Any, tmp_path: Path) -> None
     run = adamw()
     path = run.save(tmp_path, 1) / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    refused(run, tmp_path, "epoch-0001.*cannot be used")
+    sign(path.parent)
+    refused(run, tmp_path, "step-00000001.*cannot be used")
 
 
-def test_a_newer_version(tmp_path: Path) -> None:
+def test_another_version(tmp_path: Path) -> None:
     run = adamw()
     folder = run.save(tmp_path, 1)
     values = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(values | {"version": 2}))
-    # A newer one need not have the other files at all.
-    (folder / "optimizer.safetensors").unlink()
-    refused(run, tmp_path, "epoch-0001 has version 2: update focus")
+    (folder / "state.json").write_text(json.dumps(values | {"version": 3}))
+    sign(folder)
+    refused(run, tmp_path, "step-00000001 has version 3, this program reads 2")
 
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     adamw().save(tmp_path, 1)
     run = adamw()
     run.model = nn.Linear(6, 1)
-    refused(run, tmp_path, "epoch-0001.*cannot be used")
+    refused(run, tmp_path, "step-00000001.*cannot be used")
+
+
+def test_averaged_weights_are_saved_beside(tmp_path: Path) -> None:
+    run, other = adamw(), adamw()
+    averaged = network()
+    path = save_checkpoint(tmp_path, 1, **vars(run), ema=averaged, extra={})
+    assert sorted(file.name for file in path.iterdir()) == sorted([*FILES, "ema.safetensors"])
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    restored = network()
+    load_checkpoint(*found, **vars(other), ema=restored)
+    assert restored[0].weight.equal(averaged[0].weight)
+    assert not restored[0].weight.equal(run.model[0].weight)
+
+
+@pytest.mark.parametrize("at", ["the first file", "the largest file"])
+def test_a_disk_that_is_full(at: str, tmp_path: Path) -> None:
+    """A limit on the size of files makes the kernel refuse the write, as a full disk does."""
+    run = adamw()
+    run.steps(1)
+    largest = max(file.stat().st_size for file in run.save(tmp_path, 1).iterdir())
+    limit = 20 if at == "the first file" else largest - 1
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*step-00000002") as caught:
+            run.save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"], "and nothing beside"
+    assert run.load(tmp_path) is not None
 
 
 class Planted:
@@ -270,8 +339,13 @@ def test_a_planted_pickle_is_refused_and_does_not_run(
     trace = tmp_path / "trace"
     with (folder / file).open("wb") as opened:
         write(Planted(trace), opened)
-    refused(run, tmp_path, f"epoch-0001.*{file}")
+    refused(run, tmp_path, "step-00000001 is damaged")
     assert not trace.exists()
+    # Also where its writer made the checksums right.
+    if file != "checksums.json":
+        sign(folder)
+        refused(run, tmp_path, "step-00000001")
+        assert not trace.exists()
     # Read carelessly, it would have run.
     content = (folder / file).read_bytes()
     if write is pickle.dump:

@@ -86,12 +86,15 @@ def train(*words: str) -> TrainConfig:
 
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
 TRAIN_FLAGS = """
-    allow-outside-root augment batch-size cam-class channels-last classification-weight columns
-    compare-ce data data-root debug entropy-target epochs focus-level focus-weight
-    gradient-accumulation-steps heatmaps image-size initial-checkpoint label-smoothing layout loss
-    lr max-bad mixed-precision model momentum name optimizer output pretrained recipe resume
-    saliency-weight schedule seed step-epochs step-gamma temperature test-data test-real threads
-    warmup weight-decay workers
+    allow-outside-root augment batch-size cam-class channels-last checkpoint-steps
+    checkpoints-kept class-weight classification-weight clip-grad columns compare-ce compile
+    data data-root debug dry-run ema-decay entropy-target epochs eval-metric focus-level
+    focus-schedule focus-weight gradient-accumulation-steps heatmaps image-size
+    initial-checkpoint label-smoothing layout log-steps loss lr max-bad max-nonfinite
+    mixed-precision model momentum name optimizer output patience pretrained recipe report-to
+    resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
+    step-gamma sync-bn target-from-maps temperature test-data test-real threads warmup
+    weight-decay workers
 """
 EVALUATE_FLAGS = """
     allow-outside-root batch-size columns data data-root debug heatmaps layout max-bad
@@ -283,7 +286,7 @@ def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "program.py: error: --epochs takes a whole number, got 'x'.\n"
     done = program(tmp_path, "--name", "interrupted")
-    assert (done.returncode, done.stderr) == (130, "program.py: error: interrupted.\n")
+    assert (done.returncode, done.stderr) == (130, "program.py: interrupted.\n")
 
 
 def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(tmp_path: Path) -> None:

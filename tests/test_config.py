@@ -39,7 +39,7 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
     assert (demo.epochs, demo.batch_size, demo.augment, demo.channels_last) == (
         20,
         16,
-        "flip-shift",
+        "shift,flip",
         True,
     )
     paper = resolve(TrainConfig(data=("faces.csv",)))

@@ -16,9 +16,9 @@ from focus.models import CONFIG_VERSION as MODEL_VERSION
 from focus.models import DetectorConfig
 from focus.results import VERSION as RESULTS_VERSION
 from focus.results import summarise
+from focus.runs import TrainState
 from focus.scores import VERSION as SCORES_VERSION
 from focus.scores import Scores
-from focus.trainer import TrainState
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 
@@ -90,10 +90,11 @@ def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
         model=model,
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 1),
-        extra={"train_state": {}, "config": {}},
+        ema=model,
+        extra={"scaler": None, "train_state": {}, "config": {}},
     )
-    assert folder.name == "epoch-0007"
-    assert listed("Checkpoint", "file") == sorted(path.name for path in folder.iterdir())
+    assert folder.name == "step-00000007"
+    assert sorted(listed("Checkpoint", "file")) == sorted(path.name for path in folder.iterdir())
     state = json.loads((folder / "state.json").read_text())
     documented = section("Checkpoint").partition("field of state.json")[2]
     assert re.findall(r"^\| `(\w+)`", documented, re.MULTILINE) == list(state)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import Dataset, default_collate
+from tqdm.auto import tqdm
 
+from focus.data.augment import Augmentation
 from focus.data.images import load_image, load_map
-from focus.data.manifest import Manifest
+from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map, resized
-
-Augment = Literal["none", "flip-shift"]
+from focus.kernels.reference import map_entropy
 
 UNLABELLED = -1
-_SHIFT_PER_64_PIXELS = 2
 
 
 class Batch(NamedTuple):
@@ -48,9 +48,8 @@ class FaceDataset(Dataset[Batch]):
     of ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as
     none.
 
-    ``augment="flip-shift"``: a horizontal flip with probability 1/2 and a shift by up to 2 pixels
-    per 64 in each direction, the border repeated. It depends on seed, epoch and manifest row only,
-    so neither the order nor the number of workers changes it.
+    ``augment``: names of :mod:`focus.data.augment`. What is drawn depends on seed, epoch and
+    manifest row only, so neither the order nor the number of workers changes it.
 
     An item whose file cannot be decoded raises InputError with the file's name.
     """
@@ -63,13 +62,13 @@ class FaceDataset(Dataset[Batch]):
         grid: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
-        augment: Augment = "none",
+        augment: tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
         self.manifest = manifest
         self.image_size = image_size
         self.grid = grid
-        self.augment = augment
+        self.augment = Augmentation(augment, image_size) if augment else None
         self.seed = seed
         # x * scale + offset = (x / 255 - mean) / std
         std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
@@ -86,18 +85,25 @@ class FaceDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.manifest)
 
+    def mean_map_entropy(self, *, progress: bool = True) -> float | None:
+        """Mean entropy in [0, 1] of the human maps on the grid, not augmented; None without any."""
+        found = []
+        with_map = [row for row, sample in enumerate(self.manifest) if sample.map_path is not None]
+        for row in tqdm(with_map, "entropy of the maps", unit="map", disable=not progress):
+            heat = self._heat(self.manifest[row])
+            saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
+            if saliency is not None:
+                found.append(float(map_entropy(saliency.double().flatten())))
+        return float(np.mean(found)) if found else None
+
     def __getitem__(self, index: int) -> Batch:
         sample = self.manifest[index]
-        pixels = np.asarray(self._squash(load_image(sample.path)))
-        heat = None
-        if sample.map_path is not None:
-            heat = resized(human_map(sample.map_path), (self.image_size, self.image_size))
-        if self.augment == "flip-shift":
-            rows, columns = self._draw(index)
-            pixels = pixels.take(rows, 0).take(columns, 1)
-            heat = None if heat is None else heat.take(rows, 0).take(columns, 1)
+        pixels = torch.tensor(np.asarray(self._squash(load_image(sample.path)))).permute(2, 0, 1)
+        heat = self._heat(sample)
+        if self.augment is not None:
+            pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), index))
 
-        images = torch.tensor(pixels).permute(2, 0, 1).to(torch.float32).contiguous()
+        images = pixels.to(torch.float32).contiguous()
         images.mul_(self._scale).add_(self._offset)
         saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
         return Batch(
@@ -108,19 +114,16 @@ class FaceDataset(Dataset[Batch]):
             index=torch.tensor(index),
         )
 
+    def _heat(self, sample: Sample) -> Tensor | None:
+        """The human map at the images' size, [1, S, S]."""
+        if sample.map_path is None:
+            return None
+        grey = resized(human_map(sample.map_path), (self.image_size, self.image_size))
+        return torch.tensor(grey)[None]
+
     def _squash(self, image: Image.Image) -> Image.Image:
         size = (self.image_size, self.image_size)
         return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
-
-    def _draw(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """For each row and each column of the augmented image the one it is taken from."""
-        reach = round(_SHIFT_PER_64_PIXELS * self.image_size / 64)
-        generator = np.random.default_rng((self.seed, int(self._epoch), index))
-        down, right = generator.integers(-reach, reach, size=2, endpoint=True)
-        pixels = np.arange(self.image_size)
-        rows = (pixels - down).clip(0, self.image_size - 1)
-        columns = (pixels - right).clip(0, self.image_size - 1)
-        return rows, columns[::-1] if generator.random() < 0.5 else columns
 
 
 def collate(items: Sequence[Batch]) -> Batch:
@@ -136,12 +139,12 @@ def artefact_coverage(mask_path: str | Path, grid: tuple[int, int]) -> npt.NDArr
     if it cannot be decoded.
     """
     covered = (load_map(mask_path) >= 0.5).astype(np.float32)
-    return _cell_means(covered, grid).numpy()
+    return _cell_means(torch.tensor(covered)[None], grid).numpy()
 
 
-def _cell_means(values: npt.NDArray[np.float32], grid: tuple[int, int]) -> Tensor:
-    """[H, W] to [Hg, Wg] by area: torch's adaptive average."""
-    return adaptive_avg_pool2d(torch.tensor(values)[None], grid)[0]
+def _cell_means(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[1, H, W] to [Hg, Wg] by area: torch's adaptive average."""
+    return adaptive_avg_pool2d(values, grid)[0]
 
 
 def _stretched(heat: Tensor) -> Tensor | None:

@@ -1,0 +1,110 @@
+"""Which images make which batch: known for a whole epoch, and alike for any number of processes.
+
+A step of the optimiser takes the next ``batch_size * processes * accumulation`` images of the
+epoch's order, the last step what is left. A process takes its share of each batch; the loss being
+linear in the images (:mod:`focus.losses`), a share weighs as many images as it has. So neither
+the number of processes nor that of the accumulated batches changes a gradient, and an epoch is
+entered at any of its steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from focus.recipes import Sampling
+
+
+class MicroBatch(NamedTuple):
+    """What one process takes of one batch.
+
+    rows: of the training manifest, at least one. counted: how many of them count; 0 where fewer
+    images are left than there are processes, so that this one runs an image for company. weight:
+    of its mean loss in the step, times the number of processes, whose gradients are averaged. last:
+    whether the optimiser steps after it.
+    """
+
+    rows: list[int]
+    counted: int
+    weight: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of one process.
+
+    labels: of the training images [N], 0 or 1. batch_size: images of one process at a time.
+    accumulation: batches of a step. sampling: "shuffled" takes each image once an epoch,
+    "balanced" draws N with replacement, each class with the same probability. The order depends on
+    seed and epoch only.
+    """
+
+    labels: Sequence[int]
+    batch_size: int
+    accumulation: int = 1
+    processes: int = 1
+    rank: int = 0
+    sampling: Sampling = "shuffled"
+    seed: int = 0
+
+    @property
+    def images_per_step(self) -> int:
+        """Of all processes together; the last step of an epoch may have fewer."""
+        return self.batch_size * self.processes * self.accumulation
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser in an epoch."""
+        return -(-len(self.labels) // self.images_per_step)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch's images, of all processes."""
+        draw = np.random.default_rng((self.seed, epoch))
+        if self.sampling == "shuffled":
+            return draw.permutation(len(self.labels))
+        label = np.asarray(self.labels)
+        share = 1 / np.bincount(label)[label]
+        return draw.choice(len(label), len(label), p=share / share.sum())
+
+    def epoch(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
+        """This process's batches of each step from ``first_step`` on."""
+        order = self.order(epoch)
+        starts = range(first_step * self.images_per_step, len(order), self.images_per_step)
+        return [self._step(order[start : start + self.images_per_step]) for start in starts]
+
+    def _step(self, rows: NDArray[np.int64]) -> list[MicroBatch]:
+        size = self.batch_size * self.processes
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        made = []
+        for number, batch in enumerate(batches, start=1):
+            mine = np.array_split(batch, self.processes)[self.rank]
+            made.append(
+                MicroBatch(
+                    rows=(mine if len(mine) else batch[:1]).tolist(),
+                    counted=len(mine),
+                    weight=len(mine) * self.processes / len(rows),
+                    last=number == len(batches),
+                )
+            )
+        return made
+
+
+class PlannedBatches(Sampler[list[int]]):
+    """The rows of the batches that were planned last, for a DataLoader."""
+
+    def __init__(self) -> None:
+        self._planned: list[list[MicroBatch]] = []
+
+    def plan(self, steps: list[list[MicroBatch]]) -> None:
+        """Choose what the next iteration gives."""
+        self._planned = steps
+
+    def __len__(self) -> int:
+        return sum(map(len, self._planned))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.rows for step in self._planned for batch in step)

@@ -1,0 +1,111 @@
+"""``train.py --dry-run``: what would be trained, how large it is, how long it takes."""
+
+import time
+from collections import Counter
+from dataclasses import asdict
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile
+
+from focus.config import ResolvedTrainConfig
+from focus.data.dataset import Batch
+from focus.data.manifest import LABEL_NAMES, Manifest
+from focus.inference import predictions
+from focus.models import Detector
+from focus.trainer import EVALUATION_BATCH, Trainer, describe
+
+_TIMED_STEPS = 3
+_TIMED_IMAGES = 128  # of validation
+
+
+def dry_run(
+    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
+) -> None:
+    """Print the configuration, the images, the model, and the time that real steps took.
+
+    A few steps are trained, on a detector that is then thrown away. Nothing is written.
+    """
+    say = accelerator.print
+    say(f"\n{yaml.safe_dump(asdict(config), sort_keys=False)}")
+    for line in image_counts(manifest):
+        say(line)
+    trainer = Trainer(config, detector, manifest, accelerator)
+    parameters = sum(p.numel() for p in detector.parameters())
+    say(
+        f"model: {config.model}, {parameters / 1e6:.2f} million parameters "
+        f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
+    )
+    say(describe(accelerator, config))
+    seconds, launches = _timed(trainer)
+    if launches is not None:
+        say(f"kernel launches: {launches} a step")
+    plan = trainer.plan
+    steps = config.epochs * plan.steps
+    scoring = config.epochs * len(trainer.validation) * _seconds_per_image(trainer)
+    total = steps * seconds + scoring / accelerator.num_processes
+    say(
+        f"steps: {config.epochs} epochs x {plan.steps} = {steps}, of {plan.images_per_step} images "
+        f"each\ntime: {_spoken(total)} (a step took {seconds:.3g} s, validation "
+        f"{_spoken(scoring / accelerator.num_processes)} of it), the test images apart"
+    )
+
+
+def image_counts(manifest: Manifest) -> list[str]:
+    """A line a split and a line for each class and generator in it."""
+    lines = []
+    for split in ("train", "validation", "test"):
+        counts = Counter(
+            (LABEL_NAMES[s.label], s.generator)
+            for s in manifest.split(split)
+            if s.label is not None
+        )
+        lines.append(f"{split}: {sum(counts.values())} images")
+        lines += [
+            f"  {label}{f' of {generator}' if generator else ''}: {count}"
+            for (label, generator), count in sorted(counts.items())
+        ]
+    return lines
+
+
+def _timed(trainer: Trainer) -> tuple[float, int | None]:
+    """Seconds of a step, the first left out, and kernel launches in one, where there are any."""
+    trainer.model.train()
+    steps = trainer.plan.epoch(0)[: _TIMED_STEPS + 1]
+    trainer.batches.plan(steps)
+    loaded = (Batch(*batch) for batch in trainer.loader)
+    device = trainer.accelerator.device
+    launches, seconds = None, []
+    for number, step in enumerate(steps):
+        began = time.perf_counter()
+        if number == 0 and device.type == "cuda":
+            with profile(activities=[ProfilerActivity.CUDA]) as seen:
+                trainer.train_step(step, loaded)
+                torch.cuda.synchronize(device)
+            launches = sum(event.device_type.name == "CUDA" for event in seen.events())
+        else:
+            trainer.train_step(step, loaded)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:] or seconds), launches
+
+
+def _seconds_per_image(trainer: Trainer) -> float:
+    """Of validation."""
+    rows = range(min(_TIMED_IMAGES, len(trainer.validation)))
+    began = time.perf_counter()
+    for _ in predictions(
+        trainer.kept,
+        trainer.validation,
+        batch_size=EVALUATION_BATCH,
+        autocast=trainer.accelerator.autocast,
+        indices=rows,
+    ):
+        pass
+    return (time.perf_counter() - began) / max(1, len(rows))
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

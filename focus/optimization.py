@@ -1,0 +1,60 @@
+"""The optimiser, its schedule, and what is kept of the network when a step is skipped."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from focus.config import ResolvedTrainConfig
+from focus.schedules import rate_factor
+
+
+def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW on all parameters."""
+    kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=config.momentum, **kind)
+    return torch.optim.AdamW(model.parameters(), **kind)
+
+
+def make_scheduler(
+    config: ResolvedTrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> LRScheduler:
+    """The schedule of the learning rate, in steps of the optimiser."""
+    steps = config.epochs * steps_per_epoch
+    if config.schedule == "one-cycle":
+        # Torch divides by the length of the rise in its own count, 0 for exactly one step.
+        rise = config.warmup * (1 + 1e-9 * (config.warmup * steps == 1))
+        return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, pct_start=rise)
+    factor = partial(
+        rate_factor,
+        config.schedule,
+        steps=steps,
+        warmup=config.warmup,
+        step_length=config.step_epochs * steps_per_epoch,
+        gamma=config.step_gamma,
+    )
+    return LambdaLR(optimizer, lambda step: factor(step))
+
+
+class Buffers:
+    """Running statistics of a network, as they were after the last step that was taken.
+
+    A forward that is not finite has spoilt them before anybody sees its loss.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._own = [b for b in model.buffers() if b.is_floating_point()]
+        self._kept = [b.clone() for b in self._own]
+
+    def keep(self) -> None:
+        """Note them."""
+        if self._own:
+            torch._foreach_copy_(self._kept, self._own)
+
+    def restore(self) -> None:
+        """Take them back."""
+        if self._own:
+            torch._foreach_copy_(self._own, self._kept)

@@ -1,0 +1,137 @@
+"""Run folders: which may be written, and which a resumed run goes on with.
+
+A run folder holds ``config.yaml``, ``manifest.csv`` (what it trains on, with the splits),
+``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``, ``sheets/``, ``model/`` (the
+best on validation, never on test), ``results.json``, ``scores.csv`` and ``overlays.png``.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from focus.checkpoint import last_checkpoint
+from focus.config import ResolvedTrainConfig, write_config
+from focus.data.manifest import Manifest
+from focus.errors import InputError
+from focus.runtime import check_writable
+
+MANIFEST = "manifest.csv"
+CHECKPOINTS = "checkpoints"
+
+# What may differ when a run goes on: it does not change what is computed.
+_FREE = (
+    *("resume", "debug", "threads", "workers", "compare_ce", "output", "dry_run"),
+    *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs"),
+)
+
+
+@dataclass
+class TrainState:
+    """All of a run that is not weights: one object, saved and restored whole.
+
+    epoch: epochs done, validation included. step: steps of the optimiser done or skipped.
+    updates: those done. nonfinite: steps skipped for a loss that is not finite; in_a_row: the last
+    of them. best: of the chosen metric on validation, None before the first epoch; best_epoch:
+    counted from 1. entropy_target: measured on the training set's maps. sums: of the epoch that is
+    under way. rows: of summary.csv. processes: of the launch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    nonfinite: int = 0
+    in_a_row: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    entropy_target: float | None = None
+    sums: list[float] | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint to go on from: its folder, its JSON values, the state of the run."""
+
+    path: Path
+    values: dict[str, Any]
+    state: TrainState
+
+
+def folder_of(config: ResolvedTrainConfig) -> Path:
+    """Where the run's files are."""
+    return Path(config.output) / config.name
+
+
+def run_folder(config: ResolvedTrainConfig) -> Path:
+    """The run's folder; refuses one that exists unless the run is resumed.
+
+    Raises:
+        InputError: the folder exists, cannot be written, or holds a run with other settings.
+    """
+    folder = folder_of(config)
+    check_writable(folder)
+    if folder.exists() and not (config.resume or config.dry_run):
+        raise InputError(
+            f"The run folder {folder} exists already: give another --name, or --resume to go on."
+        )
+    if config.resume:
+        saved_run(config)
+    return folder
+
+
+def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
+    """Make the folder and write down what is trained, and on what."""
+    folder = folder_of(config)
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    # Without --resume: given as --config, it must not go on with this folder unasked.
+    write_config(replace(config, resume=False), folder / "config.yaml")
+    aside = folder / f"{MANIFEST}.part"
+    manifest.to_csv(aside)
+    aside.replace(folder / MANIFEST)
+
+
+def saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
+    """The last whole checkpoint of the run; None if there is none.
+
+    Raises:
+        InputError: all are damaged, or it is of a run with other settings.
+    """
+    folder = folder_of(config)
+    found = last_checkpoint(folder / CHECKPOINTS)
+    if found is None:
+        return None
+    path, values = found
+    try:
+        then, state = dict(values["config"]), TrainState(**values["train_state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The checkpoint {path} lacks what a run goes on from ({type(error).__name__}: "
+            f"{error}): remove its folder to go on from the one before."
+        ) from error
+    _same_run(then, config, folder)
+    return SavedRun(path, values, state)
+
+
+def recorded_manifest(config: ResolvedTrainConfig) -> Manifest | None:
+    """What the run that is resumed trains on; None if there is none, or it has no checkpoint yet.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    record = folder_of(config) / MANIFEST
+    if not config.resume or saved_run(config) is None or not record.exists():
+        return None
+    return Manifest.from_csv(record)
+
+
+def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -> None:
+    """Refuse to go on with other settings: the result would be neither run's."""
+    for name, value in asdict(config).items():
+        before = then.get(name)
+        before = tuple(before) if isinstance(value, tuple) and before is not None else before
+        if name not in _FREE and before != value:
+            raise InputError(
+                f"The run {folder} was started with {name} {before}, not {value}: resume it with "
+                "the flags it was started with, or give another --name."
+            )

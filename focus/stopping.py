@@ -1,0 +1,72 @@
+"""Being stopped: a signal, or the launcher's end, is answered between two steps.
+
+A first SIGTERM or SIGINT (Ctrl-C) is noted; the trainer finishes its step, saves and leaves. A
+second one ends the process at once. What signals ``accelerate launch`` ends the launcher alone: a
+process whose launcher is gone takes that for a SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# Either launcher leaves one of these behind.
+_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+
+
+class Stopped(Exception):
+    """The run was stopped by ``signum`` and has saved what it had; ``args[0]`` says so."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class StopSignals:
+    """Notes signals while the ``with`` block runs; elsewhere they act as they did before."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._launched = any(name in os.environ for name in _LAUNCHED)
+        self._parent = os.getppid()
+        self._received = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows no other
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def pending(self) -> int:
+        """The number of the signal to stop for, 0 if there is none."""
+        if not self._received and self._launched and os.getppid() != self._parent:
+            self._received = signal.SIGTERM
+            _say("the launcher has ended: finishing the step, then saving.")
+        return self._received
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a worker that loads images: its parent decides
+        if self._received:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(self._process, signum)
+        self._received = signum
+        _say(f"{signal.Signals(signum).name}: finishing the step, then saving; again to stop now.")
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\n{text}", file=sys.stderr, flush=True)

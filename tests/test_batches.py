@@ -1,0 +1,102 @@
+"""Batches: each image once, weights that add up, the same for any number of processes."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
+
+LABELS = [0] * 30 + [1] * 13
+
+
+def ranks(**settings: int) -> list[BatchPlan]:
+    return [BatchPlan(LABELS, rank=rank, **settings) for rank in range(settings["processes"])]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 43, 50])
+def test_each_image_counts_once_and_alike(
+    batch_size: int, accumulation: int, processes: int
+) -> None:
+    plans = ranks(batch_size=batch_size, accumulation=accumulation, processes=processes)
+    epochs = [plan.epoch(3) for plan in plans]
+    assert {len(epoch) for epoch in epochs} == {plans[0].steps}
+    seen: Counter[int] = Counter()
+    for step in zip(*epochs, strict=True):
+        # All processes go through as many batches, or one would wait for the others for ever.
+        assert len({len(batches) for batches in step}) == 1
+        assert all(b.last == (b is batches[-1]) for batches in step for b in batches)
+        total = sum(b.counted for batches in step for b in batches)
+        for batch in (b for batches in step for b in batches):
+            assert 0 <= batch.counted <= batch_size
+            assert len(batch.rows) == max(batch.counted, 1)
+            assert batch.weight == batch.counted * processes / total
+            seen.update(batch.rows[: batch.counted])
+        # The processes' gradients are averaged: the weights' mean over them adds up to 1.
+        weight = sum(b.weight for batches in step for b in batches) / processes
+        assert weight == pytest.approx(1, abs=1e-15)
+    assert seen == Counter(range(len(LABELS)))
+
+
+def test_processes_and_accumulation_take_the_same_images_for_a_step() -> None:
+    alone = BatchPlan(LABELS, batch_size=12).epoch(1)
+    for processes, accumulation in ((2, 1), (3, 2), (1, 4), (2, 3)):
+        size = 12 // processes // accumulation
+        plans = ranks(batch_size=size, accumulation=accumulation, processes=processes)
+        for at, step in enumerate(zip(*(plan.epoch(1) for plan in plans), strict=True)):
+            rows = [row for batches in step for b in batches for row in b.rows[: b.counted]]
+            assert sorted(rows) == sorted(alone[at][0].rows)
+
+
+def test_an_epoch_by_hand() -> None:
+    plan = BatchPlan([0] * 7, batch_size=2, accumulation=2)
+    order = plan.order(0).tolist()
+    assert plan.epoch(0) == [
+        [MicroBatch(order[:2], 2, 0.5, False), MicroBatch(order[2:4], 2, 0.5, True)],
+        [MicroBatch(order[4:6], 2, 2 / 3, False), MicroBatch(order[6:], 1, 1 / 3, True)],
+    ]
+    # One image for two processes: the second runs it for company.
+    second = BatchPlan([0] * 5, batch_size=2, processes=2, rank=1)
+    last = second.epoch(0)[-1]
+    assert last == [MicroBatch([int(second.order(0)[4])], 0, 0.0, True)]
+
+
+def test_an_epoch_is_entered_at_any_step() -> None:
+    plan = BatchPlan(LABELS, batch_size=4, accumulation=2, seed=5)
+    whole = plan.epoch(2)
+    assert [plan.epoch(2, first) for first in range(plan.steps + 1)] == [
+        whole[first:] for first in range(plan.steps + 1)
+    ]
+
+
+def test_the_order_depends_on_seed_and_epoch() -> None:
+    orders = {
+        tuple(BatchPlan(LABELS, batch_size=3, seed=seed).order(epoch).tolist())
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_balanced_sampling_draws_each_class_as_often() -> None:
+    plan = BatchPlan(LABELS, batch_size=4, sampling="balanced")
+    drawn = np.concatenate([plan.order(epoch) for epoch in range(200)])
+    assert len(drawn) == 200 * len(LABELS)
+    share = np.asarray(LABELS)[drawn].mean()
+    assert abs(share - 0.5) < 4 * 0.5 / len(drawn) ** 0.5
+    # Within a class each image is as likely as another.
+    counts = np.bincount(drawn, minlength=len(LABELS))
+    for label in (0, 1):
+        own = counts[np.asarray(LABELS) == label]
+        assert abs(own / own.mean() - 1).max() < 0.3
+
+
+def test_what_a_loader_is_given() -> None:
+    planned = PlannedBatches()
+    assert (len(planned), list(planned)) == (0, [])
+    plan = BatchPlan(LABELS, batch_size=4, accumulation=2)
+    planned.plan(plan.epoch(0, 3))
+    assert len(planned) == len(list(planned))
+    assert [row for rows in planned for row in rows] == plan.order(0)[24:].tolist()

@@ -1,0 +1,99 @@
+"""Signals: noted between steps, the second one at once, the launcher's end taken for one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from focus.stopping import StopSignals
+
+# Says that it is ready, counts what it could not be stopped from, and ends with the signal's code.
+PROGRAM = """
+import sys, time
+from focus.stopping import StopSignals
+with StopSignals() as signals:
+    print("ready", flush=True)
+    for step in range(400):
+        time.sleep(0.05)
+        if signals.pending() and "deaf" not in sys.argv:
+            print("saved", flush=True)
+            sys.exit(128 + signals.pending())
+print("unstopped", flush=True)
+"""
+
+
+def start(*words: str, launched: bool = False) -> "subprocess.Popen[str]":
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TORCHELASTIC"))}
+    extra = {"ACCELERATE_MIXED_PRECISION": "no"} if launched else {}
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=kept | extra,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    return program
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_the_step_end(number: signal.Signals) -> None:
+    program = start()
+    program.send_signal(number)
+    out, errors = program.communicate(timeout=20)
+    assert (program.returncode, out) == (128 + number, "saved\n")
+    assert f"{number.name}: finishing the step" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_stops_at_once(number: signal.Signals) -> None:
+    program = start("deaf")
+    for _ in range(2):
+        program.send_signal(number)
+        time.sleep(0.3)
+    out, _ = program.communicate(timeout=20)
+    assert (program.returncode, out) == (-number, "")
+
+
+def test_a_process_without_its_launcher_stops(tmp_path: Path) -> None:
+    """What `accelerate launch` starts, when a signal has ended accelerate alone."""
+    launcher = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {PROGRAM!r}], stdout=open("out", "w"))
+time.sleep(60)
+"""
+    program = subprocess.Popen(
+        [sys.executable, "-c", launcher],
+        cwd=tmp_path,
+        env=os.environ | {"ACCELERATE_MIXED_PRECISION": "no"},
+        stderr=subprocess.DEVNULL,
+    )
+    out = tmp_path / "out"
+    deadline = time.monotonic() + 20
+    while not (out.exists() and out.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    program.terminate()
+    program.wait(timeout=10)
+    while out.read_text() == "ready\n" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert out.read_text() == "ready\nsaved\n"
+
+
+def test_a_shell_that_is_closed_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    signals = StopSignals()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert signals.pending() == 0
+
+
+def test_the_handlers_are_those_of_before_afterwards() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
