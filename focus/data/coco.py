@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,8 @@ class Drawing(NamedTuple):
         total = np.zeros(self.size[::-1], np.float32)
         for polygons in self.polygons.values():
             total += np.logical_or.reduce([_filled(polygon, self.size) for polygon in polygons])
-        return total / np.float32(max(len(self.polygons), 1))
+        total /= max(len(self.polygons), 1)
+        return total
 
 
 def read_coco(path: str) -> dict[str, Drawing]:
@@ -145,13 +146,13 @@ def _polygons(annotation: dict[str, Any], place: str) -> list[Polygon]:
     return [[float(value) for value in outline] for outline in shapes]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it is a number of a size that pixels are counted in."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and abs(value) <= _MAX_COORDINATE  # NaN is not
 
 
-def _are_coordinates(value: Any) -> bool:
+def _are_coordinates(value: Any) -> TypeGuard[list[int | float]]:
     return isinstance(value, list) and all(map(_is_number, value))
 
 
