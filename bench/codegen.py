@@ -35,6 +35,7 @@ from bench.machine_code import Access, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam_entropy, triton_focus_head
 from focus.kernels.eager import HeadForward
+from focus.kernels.types import CamClass
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -195,7 +196,7 @@ def steps(
     weight, many, scale = empty(CLASSES, CHANNELS), empty(MANY_CLASSES, CHANNELS), empty()
     target, cams, per_sample = empty(BATCH, dtype=torch.int64), empty(BATCH, *grid), empty(BATCH)
 
-    def head_forward(weight: Tensor) -> HeadForward:
+    def head_forward(weight: Tensor, cam_class: CamClass = "true") -> HeadForward:
         return triton_focus_head.focus_head_forward(
             features,
             weight,
@@ -207,7 +208,7 @@ def steps(
             class_weight=empty(len(weight)),
             scalars=empty(5),
             level="hinge",
-            cam_class="true",
+            cam_class=cam_class,
         )
 
     def head_backward(weight: Tensor) -> object:
@@ -230,6 +231,7 @@ def steps(
         for name, call in (("forward", head_forward), ("backward", head_backward))
     }
     return heads | {
+        f"focus_head contrast forward K {len(many)}": lambda: head_forward(many, "contrast"),
         "cam_entropy forward": lambda: triton_cam_entropy.cam_entropy_forward(
             features, weight, target, scale
         ),
@@ -246,12 +248,13 @@ def rows(
     targets: tuple[str, ...] = tuple(TARGETS),
     grids: tuple[tuple[int, int], ...] = GRIDS,
     layouts: tuple[str, ...] = tuple(LAYOUTS),
+    dtypes: tuple[str, ...] = tuple(DTYPES),
 ) -> Iterator[Row]:
     """The table, line by line."""
     # Kernels that see neither F nor its layout are the same in several lines.
     known: dict[tuple[str, str, str], Code] = {}
-    for target, (dtype, kind), layout, grid in product(targets, DTYPES.items(), layouts, grids):
-        for name, step in steps(kind, LAYOUTS[layout], grid).items():
+    for target, dtype, layout, grid in product(targets, dtypes, layouts, grids):
+        for name, step in steps(DTYPES[dtype], LAYOUTS[layout], grid).items():
             for launch in capture(target, step):
                 key = target, launch.source.hash(), str(launch.options)
                 if key not in known:
@@ -288,7 +291,7 @@ def line(row: Row) -> str:
     )
 
 
-COLUMNS = "{:<35} {:<6} {:<5} {:<13} {:>3} {:>4} {:>6} {:>5} {:>6} {:>7}  {:<20} {:<11} {}"
+COLUMNS = "{:<39} {:<6} {:<5} {:<13} {:>5} {:>4} {:>6} {:>5} {:>6} {:>7}  {:<20} {:<11} {}"
 HEADER = COLUMNS.format(
     *("kernel", "target", "dtype", "layout", "HW", "regs", "spills", "local", "shared", "atomics"),
     *("F loads", "dF stores", "verdict"),

@@ -21,6 +21,9 @@ BackendName = Literal["triton", "eager", "reference"]
 # Found without importing it, and once: torch.compile cannot trace the search.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
+# What the small kernels hold of one sample; tests compile up to here.
+MAX_CELLS = 128 * 128
+
 _choice = "auto"
 
 
@@ -64,7 +67,10 @@ class use_backend:
 
 
 def backend_for(features: Tensor) -> Backend:
-    """The backend that the operations take for ``features``, and why.
+    """The backend that the operations take for ``features [B,C,H,W]``, and why.
+
+    The kernels take grids of up to ``MAX_CELLS`` cells; of more, eager torch is taken, on a GPU
+    with a warning.
 
     Raises:
         RuntimeError: if "triton" was asked for and cannot run here.
@@ -76,6 +82,13 @@ def backend_for(features: Tensor) -> Backend:
         obstacle = "triton is not installed"
     elif not on_gpu and not interpreted:
         obstacle = f"features on {features.device.type} and TRITON_INTERPRET is not 1"
+
+    elif features.dim() == 4 and features.shape[2] * features.shape[3] > MAX_CELLS:
+        height, width = features.shape[2:]
+        obstacle = (
+            f"features have {height} x {width} cells and a kernel takes at most {MAX_CELLS}: "
+            "pool them first"
+        )
 
     if _choice == "triton":
         if obstacle:

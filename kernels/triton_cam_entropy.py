@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels.triton_gradient import few_classes, many_classes
-from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
-from focus.kernels.triton_tiles import OPTIONS, padded, softmax_entropy, triton_type
+from focus.kernels.triton_maps import FUSED_CLASSES, MAX_ROWS, class_maps
+from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
 from focus.kernels.types import without_autocast
 
 
@@ -112,7 +112,7 @@ def cam_entropy_backward(
                 grad,
                 INVERSE_LOG=_inverse_log(grad.shape[1]),
                 CELLS=grad.shape[1],
-                **OPTIONS,
+                **small_options(grad.shape[1]),
             )
     form = few_classes if len(weight) <= FUSED_CLASSES else many_classes
     one = grad.new_ones(()).expand(len(grad))
@@ -128,7 +128,7 @@ def class_activation(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]`` of ``classes [B,k]``."""
     # A program holds few classes: more than that read F again.
-    parts = classes.split(FUSED_CLASSES, 1) if classes.shape[1] else [classes[:, :0]]
+    parts = classes.split(MAX_ROWS, 1) if classes.shape[1] else [classes[:, :0]]
     maps, pooled = class_maps(features, weight, parts[0], pool=True)
     assert pooled is not None
     wide = weight.to(pooled.dtype)
@@ -164,7 +164,7 @@ def _cams(
                 ACC=triton_type(maps.dtype),
                 INVERSE_LOG=_inverse_log(cells),
                 CELLS=cells,
-                **OPTIONS,
+                **small_options(cells),
             )
     return cams, entropy
 

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """``focus_head`` in Triton: forward reads F once, backward reads it once and writes dF.
 
-Up to 16 classes. Pooling, classifier and CAM are one product, so the forward needs the class maps
+Up to 4 classes. Pooling, classifier and CAM are one product, so the forward needs the class maps
 and nothing else of F:
 
     m[b,k,p]    = sum_c W[k,c] F[b,c,p]
@@ -27,7 +27,7 @@ from torch import Tensor
 from focus.kernels.eager import HeadForward
 from focus.kernels.triton_gradient import few_classes, many_classes
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
-from focus.kernels.triton_tiles import OPTIONS, padded, softmax_entropy, triton_type
+from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
 from focus.kernels.types import CamClass, Level, accumulation_dtype, without_autocast
 
 
@@ -289,7 +289,7 @@ def focus_head_forward(
             FLAT_RANGE=64 * torch.finfo(dtype).eps,
             CELLS=cells,
             L=padded(classes),
-            **OPTIONS,
+            **small_options(cells),
         )
     return out
 

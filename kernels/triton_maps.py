@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
 """Class maps ``sum_c W[k,c] F[b,c,p]`` in one read of F: the forward of every operation.
 
-Each program takes one sample or a pair, which then share each read of W, and one split of the
-channels; its part of the maps goes to scratch, from where the next, small launch sums the splits in
-a fixed order. It can leave the pooled features as well.
+Each program takes up to four samples, which share each read of W, one split of the channels and one
+block of the cells; its part of the maps goes to scratch, from where the next, small launch sums the
+splits in a fixed order. It can leave the pooled features as well.
 """
 
 import torch
@@ -14,9 +14,13 @@ from torch import Tensor
 from focus.kernels.triton_tiles import (
     OPTIONS,
     arrangement,
+    channels_per_row,
     load_channels,
     on_amd,
     padded,
+    part_channels,
+    samples_in_registers,
+    spread_channels,
     sum_cells,
     sum_channels,
     tile_offsets,
@@ -27,8 +31,13 @@ from focus.kernels.types import accumulation_dtype
 
 # Up to here, a program's products with W stay in place until they are summed over the channels.
 MAX_CLASSES_IN_PLACE = tl.constexpr(4)
-# So many classes are held by a program.
-FUSED_CLASSES = 16
+# So many CAMs are held by a program, where their classes are given.
+MAX_ROWS = 16
+# Up to here the head makes the maps of all classes: of more, W is read so often that pooled
+# features, from which matrix products make the logits, are less traffic (docs/kernels.md).
+FUSED_CLASSES = 4
+# Samples that share a program's reads of W.
+SAMPLES = 4
 # Programs that keep a large GPU busy.
 PROGRAMS = 256
 
@@ -66,17 +75,25 @@ def _maps_kernel(
     V: tl.constexpr,
     L: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
 ):
-    """Partial maps [B,S,rows,HW] of ACC, for SAMPLES samples and one split of the channels.
+    """Partial maps [B,S,rows,HW] of ACC, for SAMPLES samples, a split of the channels and a block
+    of the cells.
 
     The rows of W are the classes in order, or INDEXED by index [B,rows]; a class that does not
     exist reads no weight. CONTRAST: from each row the mean of the others is subtracted; rest [C] is
-    the sum of all. POOL: pooled [B,C] of ACC.
+    the sum of all. POOL: pooled [blocks,B,C] of ACC, to be summed over the blocks.
     """
+    tl.static_assert(not INDEXED or SAMPLES == 1, "samples of one program share their rows of W")
+    tl.static_assert(not POOL or SAMPLES == 1, "pooled features have no mask of the batch")
+    tl.static_assert(INDEXED or not CONTRAST, "of all classes, terms make the contrast")
     first_b = tl.program_id(0) * SAMPLES
     split = tl.program_id(1)
     k = tl.arange(0, L)
-    p = tl.arange(0, padded(CELLS))
+    first_p = 0
+    if BLOCK_P < CELLS:
+        first_p = tl.program_id(2) * BLOCK_P
+    p = first_p + tl.arange(0, BLOCK_P)
     if INDEXED:
         row = tl.load(
             index_ptr + first_b.to(tl.int64) * stride_ib + k * stride_ik, mask=k < rows, other=-1
@@ -90,9 +107,9 @@ def _maps_kernel(
     maps = ()
     for _ in tl.static_range(SAMPLES):
         if AT_ONCE:
-            maps += (tl.zeros((L, padded(CELLS)), ACC),)
+            maps += (tl.zeros((L, BLOCK_P), ACC),)
         else:
-            maps += (zero_tile(ACC, L, CELLS, V, BLOCK_C),)
+            maps += (zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P),)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
     for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
@@ -100,10 +117,13 @@ def _maps_kernel(
             weight_ptr + row * stride_wk, known, start, channels, stride_wc, ACC, CELLS, V, BLOCK_C
         )
         if CONTRAST:
-            rest = load_channels(
-                rest_ptr + 0 * row, known, start, channels, 1, ACC, CELLS, V, BLOCK_C
-            )
-            w += (w - rest) / (classes - 1)
+            # Not by load_channels: bench.codegen tells tensors apart by the lines of their loads.
+            rest = ()
+            for j in tl.static_range(channels_per_row(CELLS, V)):
+                channel = part_channels(start, j, CELLS, V, BLOCK_C)
+                part = tl.load(rest_ptr + channel, mask=channel < channels, other=0)
+                rest += (part[None, :],)
+            w += (w - spread_channels(rest, CELLS, V)) / (classes - 1)
         sums = ()
         for i in tl.static_range(SAMPLES):
             b = (first_b + i).to(tl.int64)
@@ -112,6 +132,7 @@ def _maps_kernel(
             offsets, mask = tile_offsets(
                 start,
                 tl.where(b < batch, channels, 0),
+                first_p,
                 stride_fc,
                 stride_fh,
                 stride_fw,
@@ -120,6 +141,7 @@ def _maps_kernel(
                 FLAT,
                 V,
                 BLOCK_C,
+                BLOCK_P,
             )
             tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0).to(ACC)[None]
             if AT_ONCE:
@@ -129,7 +151,9 @@ def _maps_kernel(
             if POOL:
                 channel = start + tl.arange(0, BLOCK_C)
                 pooled = tl.sum(sum_cells(tile, 1, CELLS, V, BLOCK_C), 0) / CELLS
-                tl.store(pooled_ptr + b * channels + channel, pooled, mask=channel < channels)
+                block = (first_p // BLOCK_P).to(tl.int64) if BLOCK_P < CELLS else 0
+                place = (block * batch + b) * channels + channel
+                tl.store(pooled_ptr + place, pooled, mask=channel < channels)
         maps = sums
     for i in tl.static_range(SAMPLES):
         b = (first_b + i).to(tl.int64)
@@ -162,26 +186,25 @@ def class_maps(
     dtype = accumulation_dtype(features)
     lead = padded(max(rows, 1))
     in_place = lead <= MAX_CLASSES_IN_PLACE.value
-    seen = arrangement(features, per_thread=16, vectors=in_place)
+    seen = arrangement(features, per_thread=16, classes=lead, vectors=in_place)
     # Samples share reads of W as far as registers for their products last.
-    samples = 1
-    if index is None and lead <= 2:
-        samples = 4 if cells <= 64 else 2
+    samples = samples_in_registers(seen, SAMPLES) if index is None and lead <= 2 else 1
     if in_place:
         few = seen["V"] or (16 if samples == 1 and lead <= 2 else 8)
-        seen = arrangement(features, per_thread=few)
+        seen = arrangement(features, per_thread=few, classes=lead)
     stages = 2 if seen["V"] == 8 else 3
     block_c = seen["BLOCK_C"]
+    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])
     if splits is None:
-        splits = default_splits(max(triton.cdiv(batch, samples), 1), channels, max(rows, 1))
+        splits = default_splits(max(groups * blocks, 1), channels, max(rows, 1))
     per_split = channels_per_split(channels, block_c, splits)
     splits = triton.cdiv(channels, per_split)
     maps = features.new_empty((batch, splits, rows, cells), dtype=dtype)
-    pooled = features.new_empty((batch, channels), dtype=dtype) if pool else None
+    pooled = features.new_empty((blocks, batch, channels), dtype=dtype) if pool else None
     if not batch:
-        return maps, pooled
+        return maps, None if pooled is None else pooled[0]
     with torch.cuda.device_of(features):
-        _maps_kernel[(triton.cdiv(batch, samples), splits)](
+        _maps_kernel[(groups, splits, blocks)](
             features,
             weight,
             index,
@@ -207,11 +230,15 @@ def class_maps(
             **seen,
             **OPTIONS,
         )
+    if pooled is not None:
+        pooled = pooled[0] if blocks == 1 else pooled.sum(0)
     return maps, pooled
 
 
 def default_splits(groups: int, channels: int, rows: int) -> int:
-    """How many programs share the channels of a group of samples.
+    """How many programs share the channels of a group of samples and a block of their cells.
+
+    ``groups`` counts these pairs.
 
     Enough to keep a large GPU busy, while scratch, which is written and read once, stays under 2 %
     of the features in 16 bits; for very small batches a dozen programs in any case.

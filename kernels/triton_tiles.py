@@ -1,17 +1,19 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """How the Triton kernels see features: tiles of channels and cells, in two arrangements.
 
-A tile holds BLOCK_C channels and all cells of one sample:
+A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells:
 
-- rows (V = 0): ``[BLOCK_C, P]``, P cells and padding. Right where channels are contiguous
-  (channels_last), or where a channel's cells are a multiple of 16.
-- vectors (V > 0): ``[BLOCK_C / M, V, N]``, N vectors of V elements and padding. In NCHW with 49
-  cells a channel's row of 98 bytes is not aligned, but M = 8 of them are 392 values without a gap,
-  which is 49 vectors of 16 bytes. Element e of vector n is value n V + e of M channels in a row: of
-  the (n V + e) // CELLS-th of them, the cell (n V + e) % CELLS.
+- rows (V = 0): ``[BLOCK_C, BLOCK_P]``. Right where channels are contiguous (channels_last), or
+  where a channel's cells are a multiple of 16. Few cells are one block, with padding; of more,
+  programs or steps take a block each, so that a tile always has MIN_CHANNELS.
+- vectors (V > 0): ``[BLOCK_C / M, V, N]``, N vectors of V elements and padding, which are all
+  cells (BLOCK_P = P, the cells and their padding). In NCHW with 49 cells a channel's row of 98
+  bytes is not aligned, but M = 8 of them are 392 values without a gap, which is 49 vectors of 16
+  bytes. Element e of vector n is value n V + e of M channels in a row: of the (n V + e) //
+  CELLS-th of them, the cell (n V + e) % CELLS.
 
 The kernels are written once, in what both arrangements have: values of channels or of cells spread
-over a tile, and tiles summed over cells ``[L, BLOCK_C]`` or over channels ``[L, P]``. L is a
+over a tile, and tiles summed over cells ``[L, BLOCK_C]`` or over channels ``[L, BLOCK_P]``. L is a
 leading axis, of classes or of length 1.
 """
 
@@ -28,14 +30,20 @@ from triton.runtime.driver import driver
 # Explicit, since the default changes in triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}
 VECTOR_BYTES = 16
+# Channels of a tile of rows: where they are contiguous, 32 bytes of them in 16 bits are the sector
+# that memory moves at once.
+MIN_CHANNELS = 16
+# Vectors of M channels that a tile takes, before its elements, for one class or two, are too many
+# for the registers.
+MAX_VECTORS = 256
 # For tests in the interpreter, which takes a millisecond a step whatever the size of the tile.
 tile_scale = 1
 
 
 @triton.constexpr_function
 def channels_per_row(cells, vector):
-    """M: how many channels it takes until the next begins on a vector's boundary."""
-    return vector // math.gcd(cells, vector)
+    """M: how many channels it takes until the next begins on a vector's boundary; 1 in rows."""
+    return vector // math.gcd(cells, vector) if vector else 1
 
 
 @triton.constexpr_function
@@ -52,14 +60,19 @@ def padded(count):
 
 @triton.jit
 def zero_tile(
-    ACC: tl.constexpr, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr
+    ACC: tl.constexpr,
+    L: tl.constexpr,
+    CELLS: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
 ):
     """Zeros ``[L, ...]`` of a tile's shape."""
     if V > 0:
         rows: tl.constexpr = BLOCK_C // channels_per_row(CELLS, V)
         out = tl.zeros((L, rows, V, padded(vectors_per_row(CELLS, V))), ACC)
     else:
-        out = tl.zeros((L, BLOCK_C, padded(CELLS)), ACC)
+        out = tl.zeros((L, BLOCK_C, BLOCK_P), ACC)
     return out
 
 
@@ -67,6 +80,7 @@ def zero_tile(
 def tile_offsets(
     first,
     channels,
+    first_p,
     stride_c,
     stride_h,
     stride_w,
@@ -75,12 +89,15 @@ def tile_offsets(
     FLAT: tl.constexpr,
     V: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
 ):
     """Offsets of the tile whose first channel is ``first``, a multiple of BLOCK_C; and its mask.
 
-    FLAT: a channel's cells follow each other at stride_w.
+    first_p: its first cell, a multiple of BLOCK_P; 0 for vectors. FLAT: a channel's cells follow
+    each other at stride_w.
     """
     if V > 0:
+        tl.static_assert(BLOCK_P >= CELLS, "vectors run over all cells")
         M: tl.constexpr = channels_per_row(CELLS, V)
         vectors: tl.constexpr = vectors_per_row(CELLS, V)
         row = first // M + tl.arange(0, BLOCK_C // M)
@@ -90,7 +107,7 @@ def tile_offsets(
         mask = (row * M < channels)[:, None, None] & (n < vectors)[None, None, :]
     else:
         channel = first + tl.arange(0, BLOCK_C)
-        p = tl.arange(0, padded(CELLS))
+        p = first_p + tl.arange(0, BLOCK_P)
         if FLAT:
             cell = p.to(tl.int64) * stride_w
         else:
@@ -127,34 +144,51 @@ def load_channels(
 
     0 where not ``readable [L]``.
     """
+    parts = ()
+    for j in tl.static_range(channels_per_row(CELLS, V)):
+        channel = part_channels(first, j, CELLS, V, BLOCK_C)
+        parts += (
+            tl.load(
+                rows[:, None] + channel.to(tl.int64)[None, :] * stride_c,
+                mask=readable[:, None] & (channel < channels)[None, :],
+                other=0,
+            ).to(ACC),
+        )
+    return spread_channels(parts, CELLS, V)
+
+
+@triton.jit
+def part_channels(
+    first, j: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Channels of a tile's j-th part of M: the j-th of each M in a row."""
+    M: tl.constexpr = channels_per_row(CELLS, V)
+    return first + j + tl.arange(0, BLOCK_C // M) * M
+
+
+@triton.jit
+def spread_channels(parts, CELLS: tl.constexpr, V: tl.constexpr):
+    """M parts ``[L, BLOCK_C / M]`` of a tile's channels, spread over the cells.
+
+    In parts, since a block of all would have to be gathered.
+    """
     if V > 0:
-        M: tl.constexpr = channels_per_row(CELLS, V)
         lead, of_next = vector_channels(CELLS, V)
-        start = first + tl.arange(0, BLOCK_C // M) * M
-        mask = readable[:, None] & (start < channels)[None, :]
-        # Channel by channel: as a block of M they would have to be gathered.
-        here = tl.zeros((1, 1, 1), ACC)
+        here = tl.zeros((1, 1, 1), parts[0].dtype)
         after = here
-        for j in tl.static_range(M):
-            value = tl.load(
-                rows[:, None] + (start + j).to(tl.int64)[None, :] * stride_c, mask=mask, other=0
-            ).to(ACC)[:, :, None]
+        for j in tl.static_range(channels_per_row(CELLS, V)):
+            value = parts[j][:, :, None]
             here = tl.where(lead[None, None, :] == j, value, here)
             after = tl.where(lead[None, None, :] + 1 == j, value, after)
         out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
     else:
-        channel = first + tl.arange(0, BLOCK_C)
-        out = tl.load(
-            rows[:, None] + channel.to(tl.int64)[None, :] * stride_c,
-            mask=readable[:, None] & (channel < channels)[None, :],
-            other=0,
-        ).to(ACC)[:, :, None]
+        out = parts[0][:, :, None]
     return out
 
 
 @triton.jit
 def spread_cells(x, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
-    """``[L, P]`` spread over the channels of a tile."""
+    """``[L, BLOCK_P]`` spread over the channels of a tile."""
     if V > 0:
         # Gathered element by element, as in sum_channels.
         vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
@@ -171,7 +205,7 @@ def spread_cells(x, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def sum_channels(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
-    """A tile ``[L, ...]`` summed over its channels, ``[L, P]``."""
+    """A tile ``[L, ...]`` summed over its channels, ``[L, BLOCK_P]``."""
     out = tl.sum(tile, 1)
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
@@ -235,11 +269,14 @@ def triton_type(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def arrangement(*tensors: Tensor, per_thread: int, vectors: bool = True) -> dict[str, Any]:
-    """The constants by which a kernel sees features (and their gradient), and its BLOCK_C.
+def arrangement(
+    *tensors: Tensor, per_thread: int, classes: int = 1, vectors: bool = True
+) -> dict[str, Any]:
+    """The constants by which a kernel sees features (and their gradient), BLOCK_C and BLOCK_P.
 
-    V is above 0 only where vectors serve all tensors and rows would not be aligned. A tile has
-    about ``per_thread`` elements a thread, padding included.
+    V is above 0 only where ``vectors`` are allowed and serve all tensors, rows would not be
+    aligned, and the sums in place for all ``classes`` still fit into registers. A tile has about
+    ``per_thread`` elements a thread, padding included.
     """
     _, channels, height, width = tensors[0].shape
     cells = height * width
@@ -248,16 +285,43 @@ def arrangement(*tensors: Tensor, per_thread: int, vectors: bool = True) -> dict
     packed = all(t.stride()[1:] == (cells, width, 1) for t in tensors)
     # Triton knows a stride to be aligned if it is a multiple of 16.
     aligned = cells % 16 == 0
-    if aligned or not (vectors and packed and cells >= vector and channels % row == 0):
+    fit = vector <= cells and vectors_per_row(cells, vector) * max(classes, 2) <= 2 * MAX_VECTORS
+    if aligned or not (vectors and packed and fit and channels % row == 0):
         row = vector = 0
-    size = padded(vectors_per_row(cells, vector)) * vector // row if row else padded(cells)
-    warp = 64 if on_amd() else 32
+    size = tile_scale * 4 * warp_size() * per_thread
+    block_p = padded(cells)
+    if row:
+        of_channel = padded(vectors_per_row(cells, vector)) * vector // row
+    else:
+        of_channel = block_p = min(block_p, size // MIN_CHANNELS)
     return {
         "CELLS": cells,
         "V": vector,
         "FLAT": all(t.stride(2) == width * t.stride(3) for t in tensors),
-        "BLOCK_C": max(min(tile_scale * 4 * warp * per_thread // size, padded(channels)), row, 1),
+        "BLOCK_C": max(min(size // of_channel, padded(channels)), row, 1),
+        "BLOCK_P": block_p,
     }
+
+
+def samples_in_registers(seen: dict[str, Any], samples: int) -> int:
+    """Of the ``samples`` that are to share W, how many a program has registers for.
+
+    A tile of vectors cannot have fewer than M channels, whatever their cells are.
+    """
+    if not seen["V"]:
+        return samples
+    vectors = padded(vectors_per_row(seen["CELLS"], seen["V"]))
+    return max(1, min(samples, samples * 4 * warp_size() // vectors))
+
+
+def small_options(cells: int) -> dict[str, Any]:
+    """Options of a kernel whose program holds all cells of a CAM: eight or more to a thread."""
+    return OPTIONS | {"num_warps": min(max(padded(cells) // 256, 4), 16)}
+
+
+def warp_size() -> int:
+    """Threads of a warp."""
+    return 64 if on_amd() else 32
 
 
 def on_amd() -> bool:

@@ -4,7 +4,7 @@
 
 writes ``codegen.json`` and ``codegen.csv`` as ``bench.codegen`` does, for one grid, the printed
 lines to ``table.txt``, what was found in the planted kernels to ``planted.json``, and the rows of
-cards with less shared memory to ``smaller.json``.
+cards with less shared memory to ``smaller.json``, of large grids to ``large.json``.
 """
 
 import json
@@ -83,6 +83,14 @@ def main(folder: Path) -> None:
     table = list(codegen.rows(grids=((7, 7),)))
     smaller = codegen.rows(tuple(codegen.SMALLER), ((7, 7),), layouts=("channels_last",))
     (folder / "smaller.json").write_text(json.dumps([row.flat() for row in smaller]))
+    # Each grid, layout, type and target once, not in all combinations: a row takes a second.
+    large = [
+        *codegen.rows(("sm_80",), ((32, 32),), ("channels_last",), ("fp32",)),
+        *codegen.rows(("sm_90",), ((64, 64),), ("channels_last",), ("bf16",)),
+        *codegen.rows(("sm_80",), ((64, 64),), ("NCHW",), ("fp32",)),
+        *codegen.rows(("sm_90",), ((128, 128),), ("NCHW",), ("bf16",)),
+    ]
+    (folder / "large.json").write_text(json.dumps([row.flat() for row in large]))
     codegen.write(table, folder)
     (folder / "table.txt").write_text("\n".join(map(codegen.line, table)))
 

@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from focus.kernels import backend, backend_for, cam_entropy, use_backend
 
@@ -75,6 +76,25 @@ def test_without_triton_eager_is_taken_and_says_why(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(backend, "HAS_TRITON", False)
     with interpreter():
         assert backend_for(FEATURES) == ("eager", "triton is not installed")
+
+
+def test_grid_that_no_kernel_holds_is_said_and_not_taken_silently() -> None:
+    features = torch.ones(1, 1, 128, 129)
+    sentence = "features have 128 x 129 cells and a kernel takes at most 16384: pool them first"
+    with interpreter():
+        assert backend_for(features[..., 1:]) == ("triton", "interpreter")
+        assert backend_for(features) == ("eager", sentence)
+        with use_backend("triton"), pytest.raises(RuntimeError, match=f"cannot run: {sentence}$"):
+            cam_entropy(features, torch.ones(2, 1), INDEX)
+
+
+def test_grid_that_no_kernel_holds_warns_on_a_gpu() -> None:
+    """Of a GPU that need not be there."""
+    backend._warn_slow.cache_clear()
+    with FakeTensorMode():
+        features = torch.empty(1, 1, 128, 129, device="cuda")
+        with pytest.warns(RuntimeWarning, match="in eager torch on the GPU: features have 128 x 1"):
+            assert backend_for(features).name == "eager"
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

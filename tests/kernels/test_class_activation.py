@@ -39,6 +39,21 @@ def test_as_reference(form: Form, case: Case) -> None:
         assert_close(name, *pair, inputs.features.dtype)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 17])
+def test_as_reference_with_the_tiles_of_a_gpu(rows: int) -> None:
+    """More than one block of cells: each leaves its part of the pooled features."""
+    case = SMALL | {"batch": 2, "grid": (12, 13), "channels": 20, "layout": "channels_last"}
+    inputs = make_inputs(case)
+    classes = [i % 5 for i in range(rows)]
+    with Form("triton", tile_scale=1).active():
+        actual = class_activation(inputs.features, inputs.weight, inputs.bias, classes)
+    wide = inputs.double()
+    with REFERENCE.active():
+        expected = class_activation(wide.features, wide.weight, wide.bias, classes)
+    for name, *pair in zip(("logits", "cams", "entropy"), actual, expected, strict=True):
+        assert_close(name, *pair, torch.float32)
+
+
 @pytest.mark.parametrize("form", [*CLASS_ACTIVATION, pytest.param(REFERENCE, id="reference")])
 def test_agrees_with_the_training_operations(form: Form) -> None:
     inputs = make_inputs(SMALL, form.device)

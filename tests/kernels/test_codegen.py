@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from focus.kernels.backend import MAX_CELLS
+
 pytest.importorskip("triton", reason="triton is not installed")
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +24,7 @@ READ_FEATURES = {
     "focus_head forward K 2: maps",
     "focus_head backward K 2: gradient",
     "focus_head forward K 1000: maps",
+    "focus_head contrast forward K 1000: maps",
     "focus_head backward K 1000: rows",
     "cam_entropy forward: maps",
     "cam_entropy backward: gradient",
@@ -37,6 +40,7 @@ class Compiled(NamedTuple):
     printed: list[str]
     planted: dict[str, dict[str, Any]]
     smaller: list[dict[str, Any]]
+    large: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
         (folder / "table.txt").read_text().splitlines(),
         json.loads((folder / "planted.json").read_text()),
         json.loads((folder / "smaller.json").read_text()),
+        json.loads((folder / "large.json").read_text()),
     )
 
 
@@ -116,6 +121,21 @@ def test_cards_with_less_shared_memory_take_the_kernels(compiled: Compiled) -> N
     for row in compiled.smaller:
         assert row["shared"] <= 99 * 1024, row
         assert row["spills"] == row["local"] == 0, row
+
+
+def test_large_grids_take_no_more_registers_or_shared_memory(compiled: Compiled) -> None:
+    """Tiles are of blocks of the cells: only what holds a whole CAM grows, by its warps."""
+    assert {row["cells"] for row in compiled.large} == {1024, 4096, MAX_CELLS}
+    assert {row["kernel"] for row in compiled.large} > READ_FEATURES
+    for row in compiled.large:
+        assert 0 < row["registers"] <= 128, row
+        assert row["shared"] <= 99 * 1024, row
+        assert row["atomics"] == 0, row
+        for what in ("loads", "stores"):
+            assert row[what] is None or list(row[what]) == ["16"], row
+        # 128 x 128 cells are 32 for each thread of the kernel of the terms, in local memory.
+        if not (row["cells"] == MAX_CELLS and row["kernel"].endswith("terms")):
+            assert row["spills"] == row["local"] == 0, row
 
 
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])

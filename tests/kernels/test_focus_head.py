@@ -80,8 +80,11 @@ CORNERS: tuple[Case, ...] = (
     {"batch": 3, "channels": 24, "grid": (5, 13), "classes": 4, "dtype": torch.float16},
     {"batch": 2, "channels": 12, "grid": (10, 10), "classes": 2, "dtype": torch.bfloat16},
     {"batch": 5, "channels": 20, "grid": (3, 3), "classes": 1, "dtype": torch.float64},
-    {"batch": 2, "channels": 36, "grid": (7, 7), "classes": 16, "dtype": torch.bfloat16},
-    {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 17, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 5, "dtype": torch.bfloat16},
+    # More than one block of cells, the last one cut.
+    {"batch": 5, "channels": 20, "grid": (12, 13), "classes": 2, "dtype": torch.float32},
+    {"batch": 2, "channels": 19, "grid": (9, 15), "classes": 3, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 20, "grid": (16, 17), "classes": 17, "dtype": torch.float32},
 )
 
 
