@@ -7,6 +7,7 @@ text on the command line is, so ``mixed_precision: no`` is not a boolean.
 """
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -101,6 +102,9 @@ def run(
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # In a file, too, a line is there once it is said, not some thousand characters later.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         config = parse(config_class, argv, prog=prog, description=description)
         debug = config.debug

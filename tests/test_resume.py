@@ -1,0 +1,357 @@
+"""Runs that are killed, stopped, starved of disk, or shared by two processes: real ones, slow."""
+
+import csv
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from focus.scores import Scores
+
+from .launching import CHECKOUT, launch, write_faces
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    *("--recipe", "demo", "--model", "test_resnet", "--image-size", "64", "--threads", "1"),
+    *("--workers", "0", "--lr", "1e-3", "--sheet-epochs", "0", "--name", "run"),
+]
+INTERVAL = 5  # steps between checkpoints
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"), 60)
+
+
+def checkpoints(output: Path) -> list[Path]:
+    return sorted((output / "run" / "checkpoints").glob("step-*"))
+
+
+def being_written(output: Path) -> list[Path]:
+    return list((output / "run" / "checkpoints").glob(".step-*.writing"))
+
+
+def said_in(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
+
+
+def until(happened: Callable[[], object], process: BaseProcess, seconds: float = 60) -> None:
+    """Wait until ``happened()``; a process that ends before is an error."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.is_alive(), "the run ended too early"
+        assert time.monotonic() < deadline, "nothing happens"
+        time.sleep(0.001)
+
+
+def kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same bits in all that a run leaves, but for the times in the log."""
+    last = checkpoints(one)[-1].name
+    for name in (
+        *("summary.csv", "scores.csv", "model/model.safetensors", "results.json"),
+        *(f"checkpoints/{last}/{part}.safetensors" for part in ("model", "optimizer", "ema")),
+    ):
+        assert (one / "run" / name).read_bytes() == (other / "run" / name).read_bytes(), name
+
+
+def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
+    """At 20 moments: 2 before the first checkpoint, 5 within the writing of one, 13 at random."""
+    words = [
+        *SMALL,
+        *("--data", faces, "--epochs", "40", "--batch-size", "8", "--ema-decay", "0.9"),
+        *("--checkpoint-steps", INTERVAL, "--augment", "shift,flip", "--report-to", "none"),
+    ]
+    whole = launch([*words, "--output", tmp_path / "whole"], tmp_path / "whole.log")
+    draw = random.Random(0)
+    killed = tmp_path / "killed"
+    moments = ["early"] * 2 + draw.sample(["writing"] * 5 + ["random"] * 13, 18)
+    for number, moment in enumerate(moments):
+        log = tmp_path / f"{number}.log"
+        before = checkpoints(killed)
+        process = launch([*words, "--output", killed, *(["--resume"] if number else [])], log)
+        if moment == "early":
+            started = (
+                (lambda log=log: "starting anew" in said_in(log))
+                if number
+                else (lambda: (killed / "run" / "manifest.csv").exists())
+            )
+            until(started, process)
+        else:
+            until(lambda before=before: checkpoints(killed)[-1:] != before[-1:], process)
+        if moment == "writing":
+            until(lambda: being_written(killed), process)
+        elif moment == "random":
+            time.sleep(draw.random() * 0.6)
+        kill(process)
+        said = log.read_text()
+        if moment == "early":
+            assert not checkpoints(killed)
+            assert ("no checkpoint in" in said) == (number > 0)
+        elif before:
+            # It went on from the newest there was, and checkpoints are INTERVAL steps apart.
+            (found,) = re.findall(
+                r"resuming .* after epoch (\d+)(?: and (\d+) of (\d+) steps)?", said
+            )
+            epoch, steps = int(found[0]), int(found[1] or 0)
+            assert epoch * 11 + steps == int(before[-1].name.removeprefix("step-"))
+        assert len({int(p.name[5:]) for p in checkpoints(killed)}) <= 2
+    assert sum(moment == "writing" for moment in moments) == 5
+    last = launch([*words, "--output", killed, "--resume"], tmp_path / "last.log")
+    for process in (whole, last):
+        process.join(200)
+        assert process.exitcode == 0, (tmp_path / "last.log").read_text()
+    assert len(list(csv.DictReader((killed / "run" / "summary.csv").open()))) == 40
+    assert_same_run(tmp_path / "whole", killed)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    faces: Path, tmp_path: Path
+) -> None:
+    words = [*SMALL, "--data", faces, "--epochs", "3", "--ema-decay", "0.9", "--output"]
+    for name in ("whole", "damaged"):
+        process = launch([*words, tmp_path / name], tmp_path / f"{name}.log")
+        process.join(100)
+        assert process.exitcode == 0
+    last = checkpoints(tmp_path / "damaged")[-1]
+    content = bytearray((last / "optimizer.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (last / "optimizer.safetensors").write_bytes(content)
+    process = launch([*words, tmp_path / "damaged", "--resume"], tmp_path / "again.log")
+    process.join(100)
+    said = (tmp_path / "again.log").read_text()
+    assert process.exitcode == 0, said
+    assert f"{last} is damaged (ValueError: optimizer.safetensors is not what was written)" in said
+    assert "after epoch 2" in said
+    assert_same_run(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_a_disk_that_fills_up(faces: Path, tmp_path: Path) -> None:
+    """The system's limit on the size of a file refuses a checkpoint, as a full disk does."""
+    words = [
+        *SMALL,
+        "--data",
+        faces,
+        "--epochs",
+        "200",
+        "--output",
+        tmp_path,
+        "--report-to",
+        "none",
+    ]
+    log = tmp_path / "log"
+    process = launch([*words, "--checkpoint-steps", "2"], log)
+    until(lambda: len(checkpoints(tmp_path)) == 2, process)
+    assert process.pid is not None
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    process.join(60)
+    assert process.exitcode == 2
+    lines = [line for line in log.read_text().splitlines() if "error" in line]
+    (line,) = lines
+    assert line.startswith("train.py: error: File too large (")
+    assert line.endswith(": free or choose another place.")
+    kept = checkpoints(tmp_path)
+    assert len(kept) == 2
+    assert not being_written(tmp_path)
+    # Both are whole: the run goes on from the last.
+    again = launch([*words, "--resume"], tmp_path / "again")
+    until(lambda: "resuming" in said_in(tmp_path / "again"), again)
+    assert "damaged" not in (tmp_path / "again").read_text()
+    kill(again)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_program(number: signal.Signals, faces: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, str(CHECKOUT / "train.py"), *map(str, words)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not checkpoints(tmp_path):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    last = errors.strip().splitlines()[-1]
+    step = int(checkpoints(tmp_path)[-1].name.removeprefix("step-"))
+    assert last.startswith(f"train.py: stopped after step {step}, saved in ")
+    assert "Traceback" not in errors
+
+
+def test_a_signal_to_the_launcher_reaches_the_orphan(faces: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path]
+    with (tmp_path / "log").open("w") as log:
+        launcher = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
+                *(str(CHECKOUT / "train.py"), *map(str, words)),
+            ],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+        )
+    deadline = time.monotonic() + 100
+    while not checkpoints(tmp_path):
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    launcher.terminate()
+    assert launcher.wait(20) == -signal.SIGTERM
+    while "saved in" not in (said := (tmp_path / "log").read_text()):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    assert "the launcher has ended" in said
+    (step,) = re.findall(r"stopped after step (\d+), saved in", said)
+    assert checkpoints(tmp_path)[-1].name == f"step-{int(step):08d}"
+
+
+def logged(folder: Path) -> dict[int, dict[str, float]]:
+    """The figures of each step, as TensorBoard has them."""
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    found: dict[int, dict[str, float]] = {}
+    for name in events.Tags()["scalars"]:
+        for event in events.Scalars(name):
+            found.setdefault(event.step, {})[name] = event.value
+    return found
+
+
+def torchrun(processes: int, *words: object, cwd: Path) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [
+            *(*command, "--nproc_per_node", str(processes), str(CHECKOUT / "train.py")),
+            *map(str, words),
+        ],
+        cwd=cwd,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
+    """20 steps, the last of each epoch short and uneven, without statistics of the batch."""
+    words = [
+        *SMALL,
+        *("--model", "test_convnext", "--data", faces, "--epochs", "4", "--optimizer", "sgd"),
+        *(
+            "--lr",
+            "0.05",
+            "--log-steps",
+            "1",
+            "--augment",
+            "shift,flip",
+            "--class-weight",
+            "balanced",
+        ),
+        *("--patience", "9", "--clip-grad", "1"),
+    ]
+    alone = torchrun(1, *words, "--batch-size", "18", "--output", tmp_path / "1", cwd=tmp_path)
+    shared = torchrun(2, *words, "--batch-size", "9", "--output", tmp_path / "2", cwd=tmp_path)
+    assert "1 process with" in alone
+    assert "2 processes with" in shared
+    one, two = (logged(tmp_path / n / "run") for n in "12")
+    assert sorted(one) == sorted(two) == list(range(1, 21))
+    for step, figures in one.items():
+        for name, value in figures.items():
+            if name.startswith("step/") and not name.endswith("per_second"):
+                assert two[step][name] == pytest.approx(value, rel=1e-5, abs=1e-5), (step, name)
+    rows = [list(csv.DictReader((tmp_path / n / "run" / "summary.csv").open())) for n in "12"]
+    for row, other in zip(*rows, strict=True):
+        assert {k: float(v) for k, v in other.items()} == pytest.approx(
+            {k: float(v) for k, v in row.items()}, rel=1e-3, abs=1e-4
+        )
+    scores = [Scores.from_csv(tmp_path / n / "run" / "scores.csv") for n in "12"]
+    assert len(set(scores[1].path)) == len(scores[1]) == len(scores[0]) > 0
+    np.testing.assert_allclose(scores[1].score, scores[0].score, atol=1e-4)
+
+    # And on: two processes are not silently replaced by one.
+    refused = subprocess.run(
+        [
+            *(sys.executable, str(CHECKOUT / "train.py"), *map(str, words)),
+            *("--batch-size", "9", "--output", str(tmp_path / "2"), "--resume"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "trained by 2 processes, not 1" in refused.stderr
+
+
+def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> None:
+    words = [
+        *SMALL,
+        *("--data", faces, "--epochs", "25", "--batch-size", "4", "--report-to", "none"),
+        *("--ema-decay", "0.9"),
+    ]
+    torchrun(2, *words, "--output", tmp_path / "whole", cwd=tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    process = subprocess.Popen(
+        [
+            *(*command, "--nproc_per_node", "2", str(CHECKOUT / "train.py")),
+            *(*map(str, words), "--output", str(tmp_path / "stopped")),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not checkpoints(tmp_path / "stopped"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()  # torchrun hands it on to its processes
+    _, errors = process.communicate(timeout=60)
+    assert "train.py: stopped after step" in errors
+    step = int(checkpoints(tmp_path / "stopped")[-1].name.removeprefix("step-"))
+    assert step < 25 * 11
+    torchrun(2, *words, "--output", tmp_path / "stopped", "--resume", cwd=tmp_path)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_without_finite_loss_keeps_its_last_good_checkpoint(
+    faces: Path, tmp_path: Path
+) -> None:
+    words = [*SMALL, "--data", faces, "--output", tmp_path, "--lr", "1e30", "--warmup", "0"]
+    words += ["--batch-size", "4"]  # more than ten steps before the first validation
+    log = tmp_path / "log"
+    process = launch([*words, "--optimizer", "sgd", "--schedule", "constant"], log)
+    process.join(100)
+    assert process.exitcode == 2
+    line = log.read_text().strip().splitlines()[-1]
+    assert re.match(r"train\.py: error: The loss of run was not finite in 10 steps in a row", line)
+    assert (tmp_path / "run" / "nonfinite.csv").exists()
+    for path in checkpoints(tmp_path):
+        weights = safetensors.torch.load_file(path / "model.safetensors")
+        assert all(value.isfinite().all() for value in weights.values())
