@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,16 @@ def test_boxes_count_in_the_upright_image(tmp_path: Path) -> None:
     face = load_image(cut.faces[0].path)
     assert face.size == (10, 10)
     assert np.asarray(face).min() == 255
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_is_not_waited_for(boxed: Manifest, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    pipe = str(tmp_path / "pipe.png")
+    manifest = Manifest([replace(boxed[0], mask_path=pipe), replace(boxed[1], path=pipe)])
+    cut = cut_faces(manifest, tmp_path / "out", source="box", margin=0, progress=False)
+    assert [(file.path, file.role) for file in cut.bad] == [(pipe, "mask"), (pipe, "image")]
+    assert [sample.mask_path for sample in cut.faces] == [None]
 
 
 def test_what_is_refused(boxed: Manifest, tmp_path: Path) -> None:

@@ -318,7 +318,10 @@ def test_columns_that_are_given_come_first(tmp_path: Path) -> None:
         ("path,label\nz.png,real\n", "1 of the 1 images .* do not exist.*line 2"),
         ('path,label\na.png,"real\n', "line 2: not a row of a CSV"),
         ("path,label\n", "has no rows"),
-        ("path;label\na.png;real\n", "no column names the image among path;label"),
+        (
+            "path;label\na.png;real\n",
+            "no column names the image among path;label; separate the columns by commas",
+        ),
         (
             "# focus-manifest 1\npath\n../out.png\n",
             "line 3: path '../out.png' leaves the data root",

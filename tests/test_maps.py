@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from focus.data.bad_files import check_images
+from focus.data.check.survey import look_at_map
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import (
@@ -75,6 +77,17 @@ def test_another_size_is_taken_by_area(shape: tuple[int, int]) -> None:
     part = resized(values, (2, 2), (0, 1, 2, 3))
     np.testing.assert_array_equal(part, values[1:3, :2])
     assert resized(values, shape[::-1]) is values
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_is_no_map_and_not_waited_for(tmp_path: Path) -> None:
+    grey(tmp_path / "a_1.png", [[255, 0]])
+    for name in ("m.png", "a_2.png", "m.json"):
+        os.mkfifo(tmp_path / name)
+    for reference in ("m.png", "{a_1.png,a_2.png}", "m.json#1"):
+        with pytest.raises(ImageError, match=r"neither a file nor a folder"):
+            human_map(f"{tmp_path}/{reference}")
+    assert not look_at_map(f"{tmp_path}/m.png").readable
 
 
 def test_a_map_on_the_cams_grid_stays_what_it_is(tmp_path: Path) -> None:

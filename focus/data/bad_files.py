@@ -4,7 +4,6 @@ import csv
 import hashlib
 import logging
 import os
-import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -142,8 +141,6 @@ def _verdicts(
 def _verdict(file: tuple[str, Role]) -> _Verdict:
     path, role = file
     try:
-        if any(map(_is_special, files_of(path) if role == "map" else [path])):
-            return BadFile(path, role, "neither a file nor a folder")
         if role == "image":
             load_image(path)
         elif role == "mask":
@@ -157,15 +154,6 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
     except ImageError as error:
         return BadFile(path, role, reason(path, error.__cause__ or error))
     return "good"
-
-
-def _is_special(path: str) -> bool:
-    """A pipe or a device, which would be waited for."""
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - a million Path objects take seconds
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _refuse_too_many(bad: list[BadFile], total: Counter[Role], max_bad: float, place: str) -> None:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from focus.data.images import refuse_special
+
 # Pillow opens no image with more pixels (twice its limit for a decompression bomb).
 _MAX_PIXELS = 178_956_970
 # Of a coordinate; beyond, the edges of a polygon would no longer be computed exactly.
@@ -44,6 +46,7 @@ def read_coco(path: str) -> dict[str, Drawing]:
 
     Raises OSError, or ValueError with what is wrong and where.
     """
+    refuse_special(path)
     status = os.stat(path)  # noqa: PTH116 - once for every image
     return _read(path, status.st_mtime_ns, status.st_size)
 

@@ -1,6 +1,7 @@
 """Decoding images and grey maps."""
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,13 @@ def load_map(path: str | Path) -> npt.NDArray[np.float32]:
         raise _undecodable(path, error) from error
 
 
+def refuse_special(path: str | Path) -> None:
+    """Raise ValueError for a pipe or a device, which would be waited for; OSError for no file."""
+    mode = os.stat(path).st_mode  # noqa: PTH116 - a million Path objects take seconds
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError("neither a file nor a folder")
+
+
 def turn_upright(image: Image.Image) -> bool:
     """Turn a loaded image by its EXIF orientation; whether width and height changed places."""
     if not {"exif", "xmp", "Raw profile type exif"} & image.info.keys():
@@ -72,6 +80,7 @@ def reason(path: str | Path, error: BaseException) -> str:
 
 
 def _decode(path: str | Path) -> Image.Image:
+    refuse_special(path)
     with Image.open(path) as image:
         image.load()
         turn_upright(image)

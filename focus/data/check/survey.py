@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from focus.data.images import load_image, reason, turn_upright
+from focus.data.images import load_image, reason, refuse_special, turn_upright
 from focus.data.machine import usable_cores
 from focus.data.maps import human_map, is_blank, looks_inverted
 
@@ -76,8 +76,7 @@ class MapLook:
 def look(path: str) -> Look:
     """Read the file once; never raises for what is in it."""
     try:
-        if Path(path).exists() and not Path(path).is_file():
-            return Look(path, error="not a file")  # a pipe would be waited for
+        refuse_special(path)
         content = Path(path).read_bytes()
         with Image.open(BytesIO(content)) as image:
             found = _container(path, content, image)

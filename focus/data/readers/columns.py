@@ -85,10 +85,10 @@ class Columns:
                 raise ValueError(f"the column {found!r} is there twice; rename one")
             at[role] = names.index(found)
         if "path" not in at:
-            raise ValueError(
-                f"no column names the image among {_listed(header)}; call it path or filename, or "
-                "give --columns path=NAME"
-            )
+            advice = "call it path or filename, or give --columns path=NAME"
+            if len(header) == 1 and set(header[0]) & set(";\t|"):
+                advice = "separate the columns by commas"
+            raise ValueError(f"no column names the image among {_listed(header)}; {advice}")
         untold = "generator" not in at and not {"label", "generator"} & given.keys()
         if untold and "label" in at and names[at["label"]] == "typ":
             at["generator"] = at["label"]

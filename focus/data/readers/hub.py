@@ -91,7 +91,8 @@ def _rows(request: Request) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
     except Exception as error:  # it raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
-            f"Cannot read {request.path} as parquet or Hub data set ({reason}): check the path."
+            f"Cannot read {request.path} as parquet or Hub data set ({reason}): check "
+            f"{'its name and the connection' if request.hub else 'the path'}."
         ) from error
 
 
