@@ -161,8 +161,7 @@ def cut_faces(
     if not cut.faces:
         raise InputError(
             f"None of the {len(manifest)} images of {manifest.source} gave a face by {source!r}: "
-            "see what was written to "
-            f"{folder}, and give another --faces."
+            f"see what was written to {folder}, and give another --faces."
         )
     cut.faces.to_csv(folder / MANIFEST)
     return cut

@@ -1,0 +1,203 @@
+"""Rows of tables: what their cells may say, which are left out, and which are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from focus.config import TrainConfig
+from focus.data.readers import read_data, read_given
+from focus.errors import InputError
+
+from .trees import write
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "labels"),
+    [
+        ("is_fake", "True FALSE true 1.0 0.00 1 0 fake REAL", [1, 0, 1, 1, 0, 1, 0, 1, 0]),
+        ("Is-Synthetic", "True False", [1, 0]),
+        ("label", "1.0 0.0 1.", [1, 0, None]),
+        ("is_real", "True False 1 0.0 real fake", [0, 1, 0, 1, 0, 1]),
+        # Elsewhere it may mean either.
+        ("label", "0 True", [0, None]),
+        ("target", "false", [None]),
+        ("is_fake", "2.0", [None]),
+    ],
+)
+def test_words_of_labels(tmp_path: Path, column: str, words: str, labels: list[int | None]) -> None:
+    """None is refused."""
+    files = [f"{at}.png" for at in range(len(labels))]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    for row, (word, label) in enumerate(zip(words.split(), labels, strict=True)):
+        lines = [f"{file},{w}" for file, w in zip(files, words.split(), strict=True) if w == word]
+        (tmp_path / "t.csv").write_text("\n".join([f"path,{column}", *lines]))
+        if label is None:
+            with pytest.raises(InputError, match=f"line 2: label '{word}' is none of"):
+                read_data(tmp_path / "t.csv", columns={"label": column})
+        else:
+            found = read_data(tmp_path / "t.csv", columns={"label": column})
+            assert {s.label for s in found} == {label}, (row, word)
+
+
+@pytest.mark.parametrize(
+    "text", ["path,label,video\n{} , real , v \n", "train,Real,{} \n", "train , Real , /{}\n"]
+)
+def test_spaces_around_cells(tmp_path: Path, text: str) -> None:
+    """They are dropped, unless a file's name has them."""
+    write({"set/a.png": "face 1", "out.png": "face 2"}, tmp_path)
+    csv = tmp_path / "set" / "t.csv"
+    csv.write_text(text.format("a.png"))
+    (found,) = read_data(csv)
+    assert (found.path, found.label, found.group) == (
+        *(f"{tmp_path}/set/a.png", 0),
+        "v" if "video" in text else "",
+    )
+    for cell, message in ((" ../out.png", r"path '\.\./out.png' leaves"), ("  ", "an empty path")):
+        csv.write_text(text.format(cell))
+        with pytest.raises(InputError, match=message):
+            read_data(csv)
+    if not text.startswith("train ,"):
+        write({"set/a.png ": "face 3"}, tmp_path)
+        csv.write_text(text.format("a.png"))
+        assert read_data(csv)[0].path == f"{tmp_path}/set/a.png "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "path,label\na.png,real\na.png,fake\n",
+            "line 3: .*a.png' is in line 2 too, with another l",
+        ),
+        ("path,label,split\na.png,0,train\na.png,0,test\n", "line 3: .* with another split"),
+        ("path,label,model\na.png,1,X\na.png,1,Y\n", "line 3: .* with another generator"),
+        *(
+            (
+                f"path,label,{column}\na.png,1,{one}\nb.png,1,\na.png,1,{other}\n",
+                f"line 4: .*a.png' is in line 2 too, with another {what}; keep one of them",
+            )
+            for column, one, other, what in (
+                ("heatmap", "m.png", "", "human map"),
+                ("heatmap", "m.png", "n.png", "human map"),
+                ("mask", "", "m.png", "artefact mask"),
+                ("box", "0 0 9 9", "0 0 9 8", "face box"),
+                ("video", "v1", "v2", "group"),
+                ("family", "f", "g", "family"),
+            )
+        ),
+        (
+            "# focus-manifest 1\npath,label,generator,group\na.png,real,X,g\na.png,real,Y,h\n",
+            "line 4: .* is in line 3 too, with another group",
+        ),
+        (
+            "path,label\na.png,real\n\n\nb.png,reel\n",
+            "line 5: label 'reel' is none of real, nature",
+        ),
+        ("path,label\n../out.png,real\n", "line 2: path '../out.png' leaves the data root"),
+        ("path,label\na.png,real\n/etc/x.png,real\n", "line 3: path '/etc/x.png' leaves the data"),
+        ("path,label\na.png\n", "line 2: 1 columns instead of 2"),
+        ("name,label\na.png,real\n", "line 1: no column names the image among name, label; call"),
+        ("\n\nname,label\na.png,real\n", "line 3: no column names the image"),
+        ("path,label,Label\na.png,real,fake\n", "line 1: the column 'label' is there twice"),
+        ("path,label\n,real\n", "line 2: an empty path"),
+        ("path,split\na.png,holdout\n", "line 2: split 'holdout' is none of train, val"),
+        ("path,label,box\na.png,real,1 2 3\n", "line 2: box '1 2 3' is not four numbers"),
+        ("path,label,box\na.png,real,1 2 3 inf\n", "line 2: box .* is not four numbers"),
+        ("path,label,map\na.png,real,../m.png\n", "line 2: path '../m.png' leaves the data root"),
+        ("path,label\nz.png,real\n", "1 of the 1 images .* do not exist.*line 2"),
+        ('path,label\na.png,"real\n', "line 2: not a row of a CSV"),
+        ("path,label\n", "has no rows"),
+        (
+            "path;label\na.png;real\n",
+            "no column names the image among path;label; separate the columns by commas",
+        ),
+        (
+            "# focus-manifest 1\npath\n../out.png\n",
+            "line 3: path '../out.png' leaves the data root",
+        ),
+        (
+            "# focus-manifest 1\npath,label\na.png,real\na.png,synthetic\n",
+            "line 4: .* in line 3 too",
+        ),
+        ("train,Real,/../out.png\n", "line 1: path '../out.png' leaves the data root"),
+        (
+            "train,Real,/a.png\ntest,Real,/a.png\n",
+            "line 2: .* is in line 1 too, with another split",
+        ),
+    ],
+)
+def test_bad_rows_have_their_line_and_reason(tmp_path: Path, text: str, message: str) -> None:
+    write({"out.png": "face 0", "set/a.png": "face 1", "set/b.png": "face 2"}, tmp_path)
+    csv = tmp_path / "set" / "t.csv"
+    csv.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_data(csv)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["path,label\n{},real\n", "train,Real,{}\n", "# focus-manifest 1\npath,label\n{},real\n"],
+)
+def test_outside_the_root_if_allowed(tmp_path: Path, text: str) -> None:
+    write({"out.png": "face 0", "set/a.png": "face 1"}, tmp_path)
+    csv = tmp_path / "set" / "t.csv"
+    csv.write_text(text.format("../out.png"))
+    (sample,) = read_data(csv, allow_outside_root=True)
+    assert Path(sample.path).samefile(tmp_path / "out.png")
+    # Below the root an absolute path is as good as another.
+    csv.write_text(f"path,label\n{tmp_path}/set/a.png,real\n")
+    assert read_data(csv)[0].path == f"{tmp_path}/set/a.png"
+
+
+def test_rows_that_repeat_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write({"a.png": "face 1", "b.png": "face 2"}, tmp_path)
+    csv = tmp_path / "t.csv"
+    csv.write_text("path,label\na.png,real\nb.png,1\na.png,0\n./a.png,nature\n")
+    assert [s.path for s in read_data(csv)] == [f"{tmp_path}/a.png", f"{tmp_path}/b.png"]
+    assert "left out 2 duplicate rows, the first is line 4, which repeats line 2" in caplog.text
+    # The reals of two generators' test sets may be the same ones.
+    csv.write_text("# focus-manifest 1\npath,label,generator\na.png,real,X\na.png,real,Y\n")
+    assert [s.generator for s in read_data(csv)] == ["X", "Y"]
+    with csv.open("a") as file:
+        file.write("a.png,real,Y\nb.png,real,\nb.png,real,\n")
+    caplog.clear()
+    assert [s.generator for s in read_data(csv)] == ["X", "Y", ""]
+    assert "left out 2 duplicate rows, the first is line 5, which repeats line 4" in caplog.text
+    # All that a row can say, twice; what else it holds does not count. A second test set does.
+    csv.write_text(
+        "path,label,model,family,split,heatmap,mask,box,video,test_set,camera\n"
+        "a.png,fake,X,f,test,b.png,b.png,0 0 9 9,v,closed,1\n"
+        'a.png,1,X,f,testing,./b.png,b.png,"[0, 0, 9, 9]",v,closed,2\n'
+        "a.png,1,X,f,test,b.png,b.png,0 0 9 9,v,closed_balanced,\n"
+    )
+    assert [s.test_set for s in read_data(csv)] == ["closed", "closed_balanced"]
+
+
+def test_utf16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label\na.png,real\n", "utf-16")
+    with pytest.raises(InputError, match=r"t.csv is UTF-16 text: save it as UTF-8"):
+        read_data(tmp_path / "t.csv")
+
+
+def test_two_paths_that_disagree(tmp_path: Path) -> None:
+    write({"a.png": "face 1", "b.png": "face 2"}, tmp_path)
+    (tmp_path / "1.csv").write_text("path,label\na.png,real\n")
+    (tmp_path / "2.csv").write_text("path,label\nb.png,real\na.png,fake\n")
+    both = (f"{tmp_path}/1.csv", f"{tmp_path}/2.csv")
+    with pytest.raises(
+        InputError, match=r"a.png' of .*2.csv is in .*1.csv too, with another label"
+    ):
+        read_given(TrainConfig(data=both))
+    (tmp_path / "2.csv").write_text("path,label\nb.png,fake\na.png,real\n")
+    assert [s.label for s in read_given(TrainConfig(data=both))[0]] == [0, 1]
+    for name, text in (("1", "a.png,real,v\nb.png,fake,v\n"), ("2", "a.png,real,v\nb.png,fake,\n")):
+        (tmp_path / f"{name}.csv").write_text(f"path,label,video\n{text}")
+    with pytest.raises(InputError, match=r"b.png' of .*2.csv is in .*1.csv too, with another grou"):
+        read_given(TrainConfig(data=both))
+    # A real that serves two generators, told of twice.
+    for name, rows in (("1", "XY"), ("2", "YZ")):
+        lines = "".join(f"a.png,real,{generator}\n" for generator in rows)
+        text = f"# focus-manifest 1\npath,label,generator\n{lines}"
+        (tmp_path / f"{name}.csv").write_text(text)
+    assert [s.generator for s in read_given(TrainConfig(data=both))[0]] == ["X", "Y", "Z"]
