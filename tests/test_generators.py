@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from focus.data.demo.artefacts import FAMILIES as DEMO
 from focus.data.families import FAMILIES
 from focus.data.generators import (
     _PLACES,
@@ -32,6 +33,10 @@ ALIASES = [
 
 def test_no_name_belongs_to_two_generators() -> None:
     assert len(_PLACES) == len(set(ALIASES)) == len(ALIASES)
+
+
+def test_the_demo_s_generators_are_families_of_their_own() -> None:
+    assert {name: family_of(name) for name in DEMO} == {name: name for name in DEMO}
 
 
 # As the folders, columns and papers of public data sets write them.
@@ -75,7 +80,8 @@ def test_no_name_belongs_to_two_generators() -> None:
         ("guided tour", ""),
         ("sd", "stable-diffusion"),
         ("sd card", ""),
-        ("uNear", ""),
+        ("uNear", "uNear"),
+        ("uFar", ""),
         ("", ""),
     ],
 )
