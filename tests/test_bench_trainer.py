@@ -1,0 +1,62 @@
+"""What the trainer costs beside the network, measured."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import focus.trainer
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # the programs of bench are not installed
+
+from bench import trainer as bench  # noqa: E402
+
+
+def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that burns 30 ms an image is no cost of the trainer's; a sampler that does is."""
+
+    def burn(seconds: float) -> None:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    plain = bench.measure("test_resnet", 64, 2, 6)
+    load = bench.FaceDataset.__getitem__
+
+    def slow(self: bench.FaceDataset, index: int) -> object:
+        burn(0.03)
+        return load(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.FaceDataset, "__getitem__", slow)
+        loading = bench.measure("test_resnet", 64, 2, 6)
+    assert loading.step > plain.step + 0.05
+    assert loading.own < plain.own + 0.02
+
+    collate = focus.trainer.collate
+
+    def slow_collate(items: object) -> object:
+        burn(0.06)
+        return collate(items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(focus.trainer, "collate", slow_collate)
+        collating = bench.measure("test_resnet", 64, 2, 6)
+    assert collating.own > plain.own + 0.05
+
+
+@pytest.mark.slow
+def test_the_trainer_adds_at_most_2_percent_to_a_step_of_densenet121() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.trainer", "--steps", "8"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("densenet121, 8 images of 224 x 224: ")
+    share = float(done.stdout.partition(" ms (")[2].partition(" %")[0])
+    assert share <= 100 * bench.BAR
