@@ -46,6 +46,7 @@ def test_flags_and_files_that_are_named_exist(document: str) -> None:
     # Flags of the launcher, of pip and pytest, and of focus.data.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
     known |= {"--margin", "--drop-leaks", "--cpu", "--signal"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
+    known |= {"--num_processes", "--config_file", "--nproc_per_node"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
         assert (CHECKOUT / document).parent.joinpath(target).exists(), target
