@@ -311,6 +311,32 @@ def test_the_images_are_counted_and_missing_human_maps_named() -> None:
     assert len(data_lines(with_map, runs)) == 1
 
 
+def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--epochs", "7", "--batch-size", "4", "--name", "dry"]
+    out = succeeds("train.py", *words, "--dry-run", "--output", tmp_path / "runs", cwd=tmp_path)
+    assert not (tmp_path / "runs").exists()
+    config = out.partition("\n\n")[2].partition("\n\n")[0]
+    assert yaml.safe_load(config)["epochs"] == 7
+    (train_images,) = re.findall(r"^train: (\d+) images$", out, re.MULTILINE)
+    assert re.search(r"^  synthetic of ganA: \d+$", out, re.MULTILINE)
+    assert re.search(r"^model: focus_small, 0\.2\d million parameters", out, re.MULTILINE)
+    assert "head: eager" in out
+    per_epoch = -(-int(train_images) // 4)
+    assert f"steps: 7 epochs x {per_epoch} = {7 * per_epoch}, of 4 images each" in out
+    assert re.search(r"^time: \d+ (s|min) \(a step took [\d.]+ s, validation", out, re.MULTILINE)
+
+
+def test_an_environment_told_another_accumulation_is_not_overruled_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate would divide the loss by it, whatever the program says."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    done = run("train.py", *SMALL, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "train.py: error: The launcher was told 4 gradient accumulation steps" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 TRAIN, EVALUATE = "train.py", "evaluate.py"
 BAD_INPUT = {
     "missing folder": (TRAIN, ["--data", "nowhere"], "nowhere"),
@@ -325,6 +351,27 @@ BAD_INPUT = {
         TRAIN,
         ["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"],
         "absent.pth",
+    ),
+    "unknown tracker": (
+        TRAIN,
+        ["--data", "DATA/tree", "--report-to", "tensorbord"],
+        "none, all, aim, tensorboard",
+    ),
+    "tracker not installed": (
+        TRAIN,
+        ["--data", "DATA/tree", "--report-to", "wandb"],
+        "install wandb",
+    ),
+    "unknown augmentation": (TRAIN, ["--data", "DATA/tree", "--augment", "mirror"], "crop, shift"),
+    "weight that is 0": (
+        TRAIN,
+        ["--data", "DATA/tree", "--loss", "ce", "--focus-schedule", "0:0,1:1"],
+        "weighs 0",
+    ),
+    "two aims": (
+        TRAIN,
+        ["--data", "DATA/tree", "--loss", "hinge", "--entropy-target", "0.5", "--target-from-maps"],
+        "two aims",
     ),
     "no model": (EVALUATE, ["--model-dir", "DATA/empty", "--data", "DATA/tree"], "config.json"),
     "no run": (EVALUATE, ["--run", "nowhere"], "nowhere"),
