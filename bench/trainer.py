@@ -114,7 +114,8 @@ def measure(model: str, size: int, batch_size: int, steps: int) -> Cost:
         trainer.dataset.__class__ = timed_class
         ends: list[tuple[float, float]] = []
         bar = _Bar(lambda: ends.append((time.process_time(), taken_off.seconds)))
-        trainer._train_epoch(bar, StopSignals())
+        trainer.signals = StopSignals()
+        trainer._train_epoch(bar)
         accelerator.end_training()
     whole, elsewhere = np.diff(np.array(ends), axis=0).T
     return Cost(float(np.median(whole)), float(np.median(whole - elsewhere)))

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from focus.data.machine import is_main_process
 from focus.errors import InputError
 
 CHECKPOINT_VERSION = 2
@@ -107,7 +108,8 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             return path, _verified(path)
         except _Damaged as error:
             damaged.append(str(error))
-            _log.warning("%s; going on from the one before", error)
+            if is_main_process():
+                _log.warning("%s; going on from the one before", error)
     if damaged:
         raise InputError(
             f"{damaged[0]}, and there is no whole one before it: remove {folder} to start anew."

@@ -31,6 +31,7 @@ from focus.config import (
     did_you_mean,
     flag,
 )
+from focus.data.machine import is_main_process
 from focus.errors import ImageError, InputError
 from focus.stopping import Stopped
 
@@ -64,7 +65,7 @@ def parse(
     parser = _parser(config_class, prog or Path(sys.argv[0]).name, description)
     flags, files = _read_argv(sys.argv[1:] if argv is None else argv, types)
     if flags.pop("help", None):
-        if _is_main_process():
+        if is_main_process():
             parser.print_help()
         raise SystemExit(0)
     values: dict[str, Any] = {}
@@ -110,7 +111,7 @@ def run(
         debug = config.debug
         main(config)
     except InputError as error:
-        speaks = _is_main_process() or isinstance(error, ImageError)
+        speaks = is_main_process() or isinstance(error, ImageError)
         _end(2, _sentence(error), prog, debug, speaks)
     except OSError as error:
         if error.errno not in _REFUSED:
@@ -118,9 +119,9 @@ def run(
         where = f" ({error.filename})" if error.filename else ""
         _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
     except Stopped as stopped:
-        _end(128 + stopped.signum, str(stopped), prog, debug, _is_main_process())
+        _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
     except KeyboardInterrupt:
-        _end(130, "interrupted.", prog, debug, _is_main_process())
+        _end(130, "interrupted.", prog, debug, is_main_process())
 
 
 def _sentence(error: InputError) -> str:
@@ -141,10 +142,6 @@ def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoRet
         kind = "" if code >= 128 else "error: "
         print(f"{prog}: {kind}{message}", file=sys.stderr, flush=True)
     raise SystemExit(code)
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def _bare(hint: Any) -> Any:

@@ -63,8 +63,8 @@ def folder_of(config: ResolvedTrainConfig) -> Path:
     return Path(config.output) / config.name
 
 
-def run_folder(config: ResolvedTrainConfig) -> Path:
-    """The run's folder; refuses one that exists unless the run is resumed.
+def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
+    """What the run goes on from if it is resumed; refuses a folder that exists otherwise.
 
     Raises:
         InputError: the folder exists, cannot be written, or holds a run with other settings.
@@ -75,9 +75,7 @@ def run_folder(config: ResolvedTrainConfig) -> Path:
         raise InputError(
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
         )
-    if config.resume:
-        saved_run(config)
-    return folder
+    return _saved_run(config) if config.resume else None
 
 
 def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
@@ -91,7 +89,7 @@ def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
     aside.replace(folder / MANIFEST)
 
 
-def saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
+def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
     """The last whole checkpoint of the run; None if there is none.
 
     Raises:
@@ -113,16 +111,14 @@ def saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
     return SavedRun(path, values, state)
 
 
-def recorded_manifest(config: ResolvedTrainConfig) -> Manifest | None:
-    """What the run that is resumed trains on; None if there is none, or it has no checkpoint yet.
+def recorded_manifest(config: ResolvedTrainConfig, saved: SavedRun | None) -> Manifest | None:
+    """What the run that is resumed trains on; None if it has no checkpoint yet.
 
     Raises:
         InputError: the record cannot be read.
     """
     record = folder_of(config) / MANIFEST
-    if not config.resume or saved_run(config) is None or not record.exists():
-        return None
-    return Manifest.from_csv(record)
+    return Manifest.from_csv(record) if saved is not None and record.exists() else None
 
 
 def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -> None:

@@ -12,6 +12,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from focus.data.machine import is_main_process
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Either launcher leaves one of these behind.
@@ -68,5 +70,5 @@ class StopSignals:
 
 
 def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(f"\n{text}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ seeded anew for each step. So a run that is resumed at any step goes on with the
 
 import csv
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ from focus.optimization import Buffers, make_optimizer, make_scheduler
 from focus.overlays import contact_sheet
 from focus.recipes import parse_augment
 from focus.results import Results, summarise, write_results
-from focus.runs import CHECKPOINTS, TrainState, open_folder, run_folder, saved_run
+from focus.runs import CHECKPOINTS, SavedRun, TrainState, folder_of, open_folder
 from focus.schedules import factor_at, parse_points
 from focus.scores import Scores
 from focus.stopping import Stopped, StopSignals
@@ -89,8 +90,7 @@ def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    Raises:
-        InputError: the configuration cannot be trained here.
+    saved: what :func:`focus.runs.check_folder` found, if the run is to go on.
     """
 
     def __init__(
@@ -99,9 +99,12 @@ class Trainer:
         detector: Detector,
         manifest: Manifest,
         accelerator: Accelerator,
+        saved: SavedRun | None = None,
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
-        self.folder, self.manifest = run_folder(config), manifest
+        self.folder, self.manifest, self.saved = folder_of(config), manifest, saved
+        self.signals: StopSignals | None = None
+        self._told = 0  # the signal that one of the processes had for the last step
         self.state = TrainState(processes=accelerator.num_processes)
         self.train, self.validation, self.test = (
             manifest.split(name) for name in ("train", "validation", "test")
@@ -192,7 +195,7 @@ class Trainer:
         self._open_folder()
         config, state = self.config, self.state
         with (
-            StopSignals() as signals,
+            StopSignals() as self.signals,
             tqdm(
                 total=config.epochs * self.plan.steps,
                 initial=state.step,
@@ -204,10 +207,10 @@ class Trainer:
         ):
             while state.epoch < config.epochs and not self._waited_enough():
                 began, before = time.perf_counter(), state.step
-                self._train_epoch(bar, signals)
+                self._train_epoch(bar)
                 images = (state.step - before) * self.plan.images_per_step
-                self._validate(images / max(time.perf_counter() - began, 1e-9), signals)
-                self._stop_if_told(signals)
+                self._validate(images / max(time.perf_counter() - began, 1e-9))
+                self._leave_if_told()
         if state.epoch < config.epochs and self.accelerator.is_main_process:
             print(
                 f"stopped after epoch {state.epoch}: none of the last {config.patience} was better "
@@ -263,9 +266,11 @@ class Trainer:
             clip_grads_with_norm_(parameters, config.clip_grad, norm)
         mine = torch.zeros(len(TERMS) + 1, device=norm.device, dtype=norm.dtype)
         mine = torch.stack([mine, *sums]).sum(0)
-        whole = torch.cat([mine, norm[None] / self.state.processes])
+        told = self.signals.pending() if self.signals else 0
+        whole = torch.cat([mine, norm[None] / state.processes, torch.full_like(norm[None], told)])
         whole = self.accelerator.reduce(whole, "sum")
-        *found, count, gradient_norm = whole.tolist()
+        *found, count, gradient_norm, all_told = whole.tolist()
+        self._told = told or (signal.SIGTERM if all_told else 0)
 
         scaler = self.accelerator.scaler
         # Scaled gradients overflow now and then; then the scaler skips the step and scales less.
@@ -289,7 +294,7 @@ class Trainer:
     def _open_folder(self) -> None:
         config, accelerator = self.config, self.accelerator
         checkpoints = self.folder / CHECKPOINTS
-        run = saved_run(config) if config.resume else None
+        run = self.saved
         if run is not None:
             self.state = run.state
             if self.state.processes != accelerator.num_processes:
@@ -346,7 +351,7 @@ class Trainer:
             f"entropy target: {self.state.entropy_target:.4f}, the mean of the training set's maps"
         )
 
-    def _train_epoch(self, bar: Any, signals: StopSignals) -> None:
+    def _train_epoch(self, bar: Any) -> None:
         """The rest of an epoch's steps."""
         config, state = self.config, self.state
         self.model.train()
@@ -374,17 +379,19 @@ class Trainer:
                 logged = self._log_step(found, count, norm, logged)
             if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
                 self._save()
-            self._stop_if_told(signals)
+            if self._told:
+                self._save_and_leave(self._told)
 
-    def _validate(self, rate: float, signals: StopSignals) -> None:
+    def _validate(self, rate: float) -> None:
         """Score the validation images and note the epoch."""
+        config, state = self.config, self.state
 
         def leave_if_told() -> None:
-            # Alone there is nobody to agree with. Resumed, the run begins with this validation.
-            if self.state.processes == 1 and (signum := signals.pending()):
+            # Alone there is nobody to agree with; several leave after it. A run that is resumed
+            # begins with this validation.
+            if state.processes == 1 and self.signals and (signum := self.signals.pending()):
                 self._save_and_leave(signum)
 
-        config, state = self.config, self.state
         if state.processes > 1:
             # Each process has statistics of its own images; those of the first are kept.
             for buffer in self.kept.buffers():
@@ -422,9 +429,9 @@ class Trainer:
         patience = self.config.patience
         return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
-    def _stop_if_told(self, signals: StopSignals) -> None:
-        """Save and leave, all processes together, if one of them was told to."""
-        signum = signals.pending()
+    def _leave_if_told(self) -> None:
+        """After a validation: all processes together, if one of them was told to."""
+        signum = self.signals.pending() if self.signals else 0
         if self.state.processes > 1:
             mine = torch.tensor([signum], device=self.accelerator.device)
             signum = int(self.accelerator.gather(mine).max())

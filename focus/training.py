@@ -17,7 +17,7 @@ from focus.dry_run import dry_run
 from focus.errors import InputError
 from focus.models import Detector
 from focus.results import Results, format_table
-from focus.runs import folder_of, recorded_manifest, run_folder
+from focus.runs import SavedRun, check_folder, folder_of, recorded_manifest
 from focus.runtime import main_first, start
 from focus.trainer import Trainer, describe, make_detector
 
@@ -49,12 +49,12 @@ def train(config: TrainConfig) -> None:
         runs.append(resolve(plain))
     accelerator = start(run)
     _trackers(run)
-    for each in runs:
-        run_folder(each)
+    saved = [check_folder(each) for each in runs]
     # Before the images, which may take long to check.
     detectors = [make_detector(each) for each in runs]
     main = accelerator.is_main_process
-    recorded = next((m for each in runs if (m := recorded_manifest(each)) is not None), None)
+    records = map(recorded_manifest, runs, saved)
+    recorded = next((record for record in records if record is not None), None)
     manifest, bad = main_first(
         accelerator, lambda: training_images(run, recorded=recorded, progress=main)
     )
@@ -65,8 +65,8 @@ def train(config: TrainConfig) -> None:
             dry_run(each, detector, manifest, accelerator)
         return
     results = {
-        each.name: _run(each, detector, manifest, bad)
-        for each, detector in zip(runs, detectors, strict=True)
+        each.name: _run(each, detector, manifest, bad, before)
+        for each, detector, before in zip(runs, detectors, saved, strict=True)
     }
     accelerator.print(f"\n{format_table(results)}\n")
     for each in runs:
@@ -74,10 +74,14 @@ def train(config: TrainConfig) -> None:
 
 
 def _run(
-    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, bad: list[BadFile]
+    config: ResolvedTrainConfig,
+    detector: Detector,
+    manifest: Manifest,
+    bad: list[BadFile],
+    saved: SavedRun | None,
 ) -> Results:
     accelerator = start(config, log_with=_trackers(config), project_dir=folder_of(config))
-    trainer = Trainer(config, detector, manifest, accelerator)
+    trainer = Trainer(config, detector, manifest, accelerator, saved)
     accelerator.print(describe(accelerator, config))
     if bad and accelerator.is_main_process:
         trainer.folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.models import Detector
 from focus.monitoring import TERMS
+from focus.runs import check_folder
 from focus.stopping import Stopped
 from focus.trainer import NONFINITE, Trainer, make_detector
 
@@ -84,7 +85,8 @@ def trainer(faces: Manifest, folder: Path, **given: Any) -> Trainer:
         "sheet_epochs": 0,
     }
     config = resolve(TrainConfig(**settings | given))
-    return Trainer(config, make_detector(config), faces, Accelerator(cpu=True))
+    saved = check_folder(config)
+    return Trainer(config, make_detector(config), faces, Accelerator(cpu=True), saved)
 
 
 def steps_of(run: Trainer, epoch: int = 0) -> Iterator[tuple[list[Any], Iterator[Batch]]]:

@@ -17,3 +17,8 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of a launch's processes, also before Accelerate is there to ask."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

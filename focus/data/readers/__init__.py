@@ -1,13 +1,13 @@
 """From a path to a manifest: the layout is found by looking, one module reads each layout."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.layouts import HUB_PREFIX, Layout, parse_columns
+from focus.data.machine import is_main_process
 from focus.data.manifest import (
     CSV_MARKER,
     REAL,
@@ -209,7 +209,7 @@ def read_given(
 
     def say(reading: Reading) -> None:
         readings.append(reading)
-        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        if is_main_process():
             print(reading, flush=True)
 
     parts = [
