@@ -126,6 +126,12 @@ class _SharedConfig:
         "which column of a table is what, as in path=filename,label=typ (default: found by name)",
         "NAMES",
     )
+    generator: str | None = _flag(
+        None,
+        "data",
+        "generator of the fakes in --data for which the data name none (default: synthetic)",
+        "NAME",
+    )
     heatmaps: str | None = _flag(
         None,
         "data",
@@ -181,6 +187,8 @@ class _SharedConfig:
                 self.data or self.test_data or self.test_real
             ):
                 raise InputError(f"{flag(name)} is of no use without --data or --test-data.")
+        if self.generator is not None and not (self.data and self.generator.strip()):
+            raise InputError(f"--generator {self.generator} is of no use without --data.")
         if self.columns is not None:
             parse_columns(self.columns)
 

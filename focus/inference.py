@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from focus import metrics
-from focus.data.dataset import FaceDataset, artefact_coverage, collate
+from focus.data.dataset import FaceDataset, artefact_coverage, collate, start_worker
 from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import ImageError
@@ -63,6 +63,7 @@ def predictions(
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=start_worker,
         # A loader draws a seed when it starts: not from the generator that training uses.
         generator=torch.Generator(),
         pin_memory=device.type == "cuda",

@@ -6,6 +6,7 @@ seeded anew for each step. So a run that is resumed at any step goes on with the
 """
 
 import csv
+import gc
 import math
 import signal
 import sys
@@ -29,7 +30,7 @@ from tqdm.auto import tqdm
 from focus.checkpoint import load_checkpoint, save_checkpoint
 from focus.config import ResolvedTrainConfig, loss_config
 from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
-from focus.data.dataset import Batch, FaceDataset, collate
+from focus.data.dataset import Batch, FaceDataset, collate, start_worker
 from focus.data.faces import geometries
 from focus.data.generators import training_families
 from focus.data.manifest import Manifest
@@ -139,6 +140,7 @@ class Trainer:
             batch_sampler=self.batches,
             num_workers=config.workers,
             collate_fn=collate,
+            worker_init_fn=start_worker,
             persistent_workers=config.workers > 0,
             pin_memory=accelerator.device.type == "cuda",
             # A loader draws a seed when it starts, which must not come from the model's.
@@ -194,6 +196,10 @@ class Trainer:
         """
         self._open_folder()
         config, state = self.config, self.state
+        # A million samples may be there to stay: no collection needs to look at them, nor to copy
+        # the pages that the workers share.
+        gc.collect()
+        gc.freeze()
         with (
             StopSignals() as self.signals,
             tqdm(

@@ -89,7 +89,7 @@ TRAIN_FLAGS = """
     allow-outside-root augment batch-size cam-class channels-last checkpoint-steps
     checkpoints-kept class-weight classification-weight clip-grad columns compare-ce compile
     data data-root debug dry-run ema-decay entropy-target epochs eval-metric focus-level
-    focus-schedule focus-weight gradient-accumulation-steps heatmaps image-size
+    focus-schedule focus-weight generator gradient-accumulation-steps heatmaps image-size
     initial-checkpoint label-smoothing layout log-steps loss lr max-bad max-nonfinite
     mixed-precision model momentum name optimizer output patience pretrained recipe report-to
     resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
@@ -97,7 +97,7 @@ TRAIN_FLAGS = """
     weight-decay workers
 """
 EVALUATE_FLAGS = """
-    allow-outside-root batch-size columns data data-root debug heatmaps layout max-bad
+    allow-outside-root batch-size columns data data-root debug generator heatmaps layout max-bad
     mixed-precision model-dir output run test-data test-real threads workers
 """
 

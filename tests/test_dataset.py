@@ -1,5 +1,6 @@
 """Items and batches: hand-worked maps, augmentation and its determinism, workers."""
 
+import multiprocessing
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate
+from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate, start_worker
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 
@@ -216,3 +217,34 @@ def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
     coverage = artefact_coverage(save(tmp_path / "m.png", mask), (2, 3))
     assert coverage.dtype == np.float32
     np.testing.assert_array_equal(coverage, [[0.25, 0, 0.5], [0, 1, 0]])
+
+
+def held(process: int | str, kind: str) -> int:
+    """Bytes of a process: "Rss", all that it has, or "Private", what it does not share."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(kind))
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_100000_images(tmp_path: Path) -> None:
+    """In the process that trains, and in the one that loads, which shares the manifest at first."""
+    paths = [
+        save(tmp_path / f"{number}.png", np.full((8, 8, 3), number, np.uint8))
+        for number in range(200)
+    ]
+    samples = [Sample(path, row % 2) for row in range(500) for path in paths]
+    data = dataset(samples, image_size=32, grid=(2, 2))
+    loader = DataLoader(
+        data, batch_size=100, num_workers=1, collate_fn=collate, worker_init_fn=start_worker
+    )
+    sizes = []
+    iterator = iter(loader)
+    (worker,) = (child.pid for child in multiprocessing.active_children())
+    for number, batch in enumerate(iterator, start=1):
+        assert len(batch.index) == 100
+        if number % 100 == 0:
+            sizes.append((held("self", "Rss"), held(worker, "Private")))
+    assert len(sizes) == 10
+    for place, early in enumerate(sizes[1]):
+        grown = sizes[-2][place] - early
+        assert grown < 2 * 2**20, f"{grown / 2**20:.1f} MiB over 70,000 images"

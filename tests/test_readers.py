@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from focus.config import EvaluateConfig
+from focus.config import EvaluateConfig, TrainConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_data, read_given, read_tests
 from focus.errors import InputError
@@ -288,3 +288,15 @@ def test_what_a_configuration_gives(tmp_path: Path) -> None:
     twice = (given["one"], f"{tmp_path}/two/../one")
     with pytest.raises(InputError, match=r"^/.*/one is given twice: "):
         read_given(EvaluateConfig(model_dir="m", data=twice))
+
+
+def test_a_flag_names_the_generator_where_the_data_do_not(tmp_path: Path) -> None:
+    touch(tmp_path / "bare/0_real/1.png", tmp_path / "bare/1_fake/1.png")
+    touch(tmp_path / "named/progan/0_real/1.png", tmp_path / "named/progan/1_fake/1.png")
+    both = (str(tmp_path / "bare"), str(tmp_path / "named"))
+    own, _ = read_given(TrainConfig(data=both, generator="StyleGAN3"))
+    assert own.generators() == ["StyleGAN3", "progan"]
+    own, _ = read_given(TrainConfig(data=both))
+    assert own.generators() == ["progan", "synthetic"]
+    with pytest.raises(InputError, match="--generator X is of no use without --data"):
+        TrainConfig(generator="X")

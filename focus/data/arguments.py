@@ -8,7 +8,7 @@ from focus.config import TrainConfig, flag
 from focus.data.layouts import Layout
 from focus.errors import InputError
 
-_FLAGS = ("layout", "data_root", "allow_outside_root", "columns", "heatmaps")
+_FLAGS = ("layout", "data_root", "allow_outside_root", "columns", "generator", "heatmaps")
 
 
 class Arguments(argparse.ArgumentParser):

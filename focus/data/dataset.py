@@ -1,6 +1,7 @@
 """From a manifest to batches: images, targets and human maps on the CAM's grid."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 
 from focus.data.augment import Augmentation
 from focus.data.images import load_image, load_map
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.kernels.reference import map_entropy
 
@@ -65,7 +66,10 @@ class FaceDataset(Dataset[Batch]):
         augment: tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
-        self.manifest = manifest
+        self._paths = _Texts(sample.path for sample in manifest)
+        self._map_paths = _Texts(sample.map_path or "" for sample in manifest)
+        labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
+        self._labels = np.fromiter(labels, np.int8, len(manifest))
         self.image_size = image_size
         self.grid = grid
         self.augment = Augmentation(augment, image_size) if augment else None
@@ -83,23 +87,22 @@ class FaceDataset(Dataset[Batch]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.manifest)
+        return len(self._labels)
 
     def mean_map_entropy(self, *, progress: bool = True) -> float | None:
         """Mean entropy in [0, 1] of the human maps on the grid, not augmented; None without any."""
         found = []
-        with_map = [row for row, sample in enumerate(self.manifest) if sample.map_path is not None]
+        with_map = [row for row in range(len(self)) if self._map_paths[row]]
         for row in tqdm(with_map, "entropy of the maps", unit="map", disable=not progress):
-            heat = self._heat(self.manifest[row])
+            heat = self._heat(row)
             saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
             if saliency is not None:
                 found.append(float(map_entropy(saliency.double().flatten())))
         return float(np.mean(found)) if found else None
 
     def __getitem__(self, index: int) -> Batch:
-        sample = self.manifest[index]
-        pixels = torch.tensor(np.asarray(self._squash(load_image(sample.path)))).permute(2, 0, 1)
-        heat = self._heat(sample)
+        pixels = torch.tensor(np.asarray(self._squash(load_image(self._paths[index]))))
+        pixels, heat = pixels.permute(2, 0, 1), self._heat(index)
         if self.augment is not None:
             pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), index))
 
@@ -108,22 +111,45 @@ class FaceDataset(Dataset[Batch]):
         saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
         return Batch(
             images=images,
-            target=torch.tensor(UNLABELLED if sample.label is None else sample.label),
+            target=torch.tensor(int(self._labels[index])),
             saliency=torch.zeros(self.grid) if saliency is None else saliency,
             saliency_mask=torch.tensor(saliency is not None),
             index=torch.tensor(index),
         )
 
-    def _heat(self, sample: Sample) -> Tensor | None:
+    def _heat(self, row: int) -> Tensor | None:
         """The human map at the images' size, [1, S, S]."""
-        if sample.map_path is None:
+        path = self._map_paths[row]
+        if not path:
             return None
-        grey = resized(human_map(sample.map_path), (self.image_size, self.image_size))
+        grey = resized(human_map(path), (self.image_size, self.image_size))
         return torch.tensor(grey)[None]
 
     def _squash(self, image: Image.Image) -> Image.Image:
         size = (self.image_size, self.image_size)
         return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+class _Texts:
+    """Texts in two arrays.
+
+    Of a list of objects, each look into it changes a count of references, by and by on every page
+    of memory; a worker, which shares those pages at first, would end with a copy of them all.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __getitem__(self, row: int) -> str:
+        start, end = self._ends[row], self._ends[row + 1]
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
+
+
+def start_worker(_: int) -> None:
+    """Of a DataLoader: leave the memory that a worker shares alone, garbage collection included."""
+    gc.freeze()
 
 
 def collate(items: Sequence[Batch]) -> Batch:

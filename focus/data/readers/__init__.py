@@ -220,6 +220,7 @@ def read_given(
             heatmaps=config.heatmaps,
             columns=columns,
             allow_outside_root=config.allow_outside_root,
+            generator=config.generator,
             allow_unlabelled=allow_unlabelled,
             say=say,
         )
