@@ -23,7 +23,7 @@ from PIL import Image
 
 from focus.config import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import Manifest, Sample, Split
 from focus.stopping import StopSignals
 from focus.trainer import Trainer, make_detector
 
@@ -76,7 +76,7 @@ def write_pictures(folder: Path, count: int, size: int) -> Manifest:
     for number in range(count + 4):
         path = folder / f"{number}.png"
         Image.fromarray(draw.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
-        split = "train" if number < count else "validation"
+        split: Split = "train" if number < count else "validation"
         samples.append(Sample(str(path), number % 2, generator="g" * (number % 2), split=split))
     return Manifest(samples)
 

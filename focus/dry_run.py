@@ -39,8 +39,7 @@ def dry_run(
     )
     say(describe(accelerator, config))
     seconds, launches = _timed(trainer)
-    if launches is not None:
-        say(f"kernel launches: {launches} a step")
+    say("kernel launches: " + ("none on a CPU" if launches is None else f"{launches} a step"))
     plan = trainer.plan
     steps = config.epochs * plan.steps
     scoring = config.epochs * len(trainer.validation) * _seconds_per_image(trainer)

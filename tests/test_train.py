@@ -321,6 +321,7 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
     assert re.search(r"^  synthetic of ganA: \d+$", out, re.MULTILINE)
     assert re.search(r"^model: focus_small, 0\.2\d million parameters", out, re.MULTILINE)
     assert "head: eager" in out
+    assert "kernel launches: none on a CPU" in out
     per_epoch = -(-int(train_images) // 4)
     assert f"steps: 7 epochs x {per_epoch} = {7 * per_epoch}, of 4 images each" in out
     assert re.search(r"^time: \d+ (s|min) \(a step took [\d.]+ s, validation", out, re.MULTILINE)
