@@ -6,7 +6,8 @@ prints a line per path (a training step, a forward, a step with one side frozen)
 memory layout: how often the features F are read and their gradient dF is written, all other bytes
 relative to F in bfloat16, the 32-byte sectors relative to the least that reading F and writing dF
 take, and the launches. Batches are of 20; a training step is also counted for ``--batch``, 32 (128
-takes long: the interpreter needs a millisecond a block). ``--output`` writes the same as
+takes long: the interpreter needs a millisecond a block), other grids and other numbers of classes.
+``--output`` writes the same as
 ``traffic.csv`` and, with each launch and the versions of triton and torch, ``traffic.json``.
 
 Nothing here is a time. What is counted, and what the interpreter cannot see, is said in
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     classes: int
     dtype: str
     layout: str
+    grid: tuple[int, int] = GRID
 
 
 @dataclass
@@ -107,21 +109,22 @@ class Row:
             for name, value in vars(self).items()
             if name not in ("case", "launches", "launches_on_gpu", "faults")
         }
-        path = own.pop("path")
-        return {"path": path} | self.case._asdict() | own | {"faults": ", ".join(self.faults)}
+        path, case = own.pop("path"), self.case._asdict()
+        case["grid"] = "x".join(map(str, self.case.grid))
+        return {"path": path} | case | own | {"faults": ", ".join(self.faults)}
 
 
 def make_inputs(case: Case, device: str = "cpu") -> Inputs:
     """Random inputs of a case; the classifier is float32, as under autocast."""
     torch.manual_seed(0)
-    features = torch.randn(case.batch, case.channels, *GRID, device=device)
+    features = torch.randn(case.batch, case.channels, *case.grid, device=device)
     features = features.to(DTYPES[case.dtype], memory_format=LAYOUTS[case.layout])
     return Inputs(
         features=features.requires_grad_(),
         weight=torch.randn(case.classes, case.channels, device=device).div_(32).requires_grad_(),
         bias=torch.zeros(case.classes, device=device).requires_grad_(),
         target=torch.randint(case.classes, (case.batch,), device=device),
-        saliency=torch.rand(case.batch, *GRID, device=device),
+        saliency=torch.rand(case.batch, *case.grid, device=device),
     )
 
 
@@ -259,13 +262,28 @@ def rows(batch: int) -> Iterator[Row]:
         yield count(name, Case(BATCH, channels, CLASSES, dtype, layout))
     for channels, dtype, layout in shapes:
         yield count("focus_head step", Case(batch, channels, CLASSES, dtype, layout))
-    for classes, dtype in product((16, 17, 1000), DTYPES):
-        yield count("focus_head step", Case(BATCH, 2048, classes, dtype, "channels_last"))
+    for grid, dtype, layout in product(((8, 8), (10, 10)), DTYPES, LAYOUTS):
+        yield count("focus_head step", Case(BATCH, 1024, CLASSES, dtype, layout, grid))
+    for classes in (1, 3, 4, 5, 8, 16, 17, 100, 1000):
+        yield count("focus_head step", Case(BATCH, 1024, classes, "bf16", "channels_last"))
 
 
-COLUMNS = "{:<27} {:>4} {:>5} {:>5} {:<5} {:<14} {:>7} {:>7} {:>7} {:>8} {:>9}  {}"
+COLUMNS = "{:<27} {:>4} {:>5} {:>5} {:<5} {:<13} {:>5} {:>7} {:>7} {:>7} {:>8} {:>9}  {}"
 HEADER = COLUMNS.format(
-    *("path", "B", "C", "K", "dtype", "layout", "F read", "dF", "other", "sectors", "launches"),
+    *(
+        "path",
+        "B",
+        "C",
+        "K",
+        "dtype",
+        "layout",
+        "grid",
+        "F read",
+        "dF",
+        "other",
+        "sectors",
+        "launches",
+    ),
     "verdict",
 )
 
@@ -274,7 +292,8 @@ def line(row: Row) -> str:
     """A line of the printed table; launches are ``wide + small + numbers``."""
     return COLUMNS.format(
         row.path,
-        *row.case,
+        *row.case[:-1],
+        "x".join(map(str, row.case.grid)),
         f"{row.features_read:.4g}",
         f"{row.gradient_written:.4g}",
         f"{row.other:.3f}",
@@ -297,7 +316,7 @@ def write(table: list[Row], folder: Path) -> None:
         | {"launches_on_gpu": row.launches_on_gpu}
         for line, row in zip(flat, table, strict=True)
     ]
-    head = {"triton": version("triton"), "torch": version("torch"), "cells": GRID[0] * GRID[1]}
+    head = {"triton": version("triton"), "torch": version("torch")}
     (folder / "traffic.json").write_text(json.dumps(head | {"rows": full}, indent=1) + "\n")
 
 

@@ -47,6 +47,9 @@ from focus.kernels.types import accumulation_dtype, without_autocast
 
 # Parts of dW that are summed at once.
 GROUPS = 16
+# With more, fewer than four programs of four warps share a multiprocessor. Only triton 3.6 would
+# take more.
+MAX_REGISTERS = 128
 
 
 @triton.jit
@@ -394,7 +397,7 @@ def few_classes(
     seen = arrangement(features, written, per_thread=8, classes=lead)
     if seen["V"]:
         seen = arrangement(features, written, per_thread=seen["V"], classes=lead)
-    samples = samples_in_registers(seen, SAMPLES if lead <= 2 else 2)
+    samples = samples_in_registers(seen, SAMPLES if lead <= 2 or not seen["V"] else 2)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels)
     per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
@@ -433,6 +436,7 @@ def few_classes(
                 L=lead,
                 **seen,
                 **OPTIONS,
+                **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
         if needs[1] or needs[2]:
             block_c = 64 * triton_tiles.tile_scale

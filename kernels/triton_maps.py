@@ -188,7 +188,8 @@ def class_maps(
     in_place = lead <= MAX_CLASSES_IN_PLACE.value
     seen = arrangement(features, per_thread=16, classes=lead, vectors=in_place)
     # Samples share reads of W as far as registers for their products last.
-    samples = samples_in_registers(seen, SAMPLES) if index is None and lead <= 2 else 1
+    share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
+    samples = samples_in_registers(seen, share) if index is None else 1
     if in_place:
         few = seen["V"] or (16 if samples == 1 and lead <= 2 else 8)
         seen = arrangement(features, per_thread=few, classes=lead)

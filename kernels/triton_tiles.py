@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment"
 """How the Triton kernels see features: tiles of channels and cells, in two arrangements.
 
 A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells:
@@ -310,7 +310,7 @@ def samples_in_registers(seen: dict[str, Any], samples: int) -> int:
     """
     if not seen["V"]:
         return samples
-    vectors = padded(vectors_per_row(seen["CELLS"], seen["V"]))
+    vectors = int(padded(vectors_per_row(seen["CELLS"], seen["V"])))
     return max(1, min(samples, samples * 4 * warp_size() // vectors))
 
 

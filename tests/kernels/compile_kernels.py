@@ -1,15 +1,16 @@
 """Run by ``test_codegen`` in a process of its own: compile the kernels, and some planted faults.
 
-    python tests/kernels/compile_kernels.py FOLDER
+    python tests/kernels/compile_kernels.py FOLDER NAME...
 
-writes ``codegen.json`` and ``codegen.csv`` as ``bench.codegen`` does, for one grid, the printed
-lines to ``table.txt``, what was found in the planted kernels to ``planted.json``, and the rows of
-cards with less shared memory to ``smaller.json``, of large grids to ``large.json``.
+writes what was found in the planted kernels to ``planted.json`` and, to a folder for each of the
+named tables, ``codegen.json`` and ``codegen.csv`` as ``bench.codegen`` does and the printed lines.
 """
 
 import json
+import multiprocessing
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,26 +75,59 @@ def inspect(target: str, call: Callable[[], Any]) -> dict[str, Any]:
     return asdict(code) | {"faults": code.faults()}
 
 
-def main(folder: Path) -> None:
+# Targets, grids, layouts and types of the rows, of which each takes a second.
+BOTH = tuple(codegen.LAYOUTS)
+Job = tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]
+
+
+def usual_grid(*targets_and_types: tuple[str, str]) -> list[Job]:
+    return [((target,), ((7, 7),), BOTH, (dtype,)) for target, dtype in targets_and_types]
+
+
+TABLES: dict[str, list[Job]] = {
+    # Both types on one target, the usual one on others.
+    "quick": usual_grid(("sm_80", "fp32"), *((t, "bf16") for t in ("sm_80", "sm_90", "gfx942"))),
+    "further": usual_grid(
+        *((target, "fp32") for target in ("sm_90", "sm_100", "gfx942")), ("sm_100", "bf16")
+    ),
+    # The cells of a grid of 10 x 10 are the other that no vector divides.
+    "grids": [
+        ((target,), (grid,), BOTH, (dtype,))
+        for grid in ((8, 8), (10, 10))
+        for target, dtype in (("sm_80", "fp32"), ("sm_90", "bf16"))
+    ],
+    # Four bytes an element are the most shared memory.
+    "smaller": [
+        ((target,), ((7, 7),), ("channels_last",), ("fp32",)) for target in codegen.SMALLER
+    ],
+    # Each value once, not in all combinations.
+    "large": [
+        (("sm_80",), ((32, 32),), ("channels_last",), ("fp32",)),
+        (("sm_90",), ((64, 64),), ("channels_last",), ("bf16",)),
+        (("sm_80",), ((64, 64),), ("NCHW",), ("fp32",)),
+        (("sm_90",), ((128, 128),), ("NCHW",), ("bf16",)),
+    ],
+}
+
+
+def compiled(job: Job) -> list[codegen.Row]:
+    return list(codegen.rows(*job))
+
+
+def main(folder: Path, *names: str) -> None:
     found = {
         target: {name: inspect(target, call) for name, call in planted().items()}
         for target in ("sm_80", "gfx942")
     }
     (folder / "planted.json").write_text(json.dumps(found))
-    table = list(codegen.rows(grids=((7, 7),)))
-    smaller = codegen.rows(tuple(codegen.SMALLER), ((7, 7),), layouts=("channels_last",))
-    (folder / "smaller.json").write_text(json.dumps([row.flat() for row in smaller]))
-    # Each grid, layout, type and target once, not in all combinations: a row takes a second.
-    large = [
-        *codegen.rows(("sm_80",), ((32, 32),), ("channels_last",), ("fp32",)),
-        *codegen.rows(("sm_90",), ((64, 64),), ("channels_last",), ("bf16",)),
-        *codegen.rows(("sm_80",), ((64, 64),), ("NCHW",), ("fp32",)),
-        *codegen.rows(("sm_90",), ((128, 128),), ("NCHW",), ("bf16",)),
-    ]
-    (folder / "large.json").write_text(json.dumps([row.flat() for row in large]))
-    codegen.write(table, folder)
-    (folder / "table.txt").write_text("\n".join(map(codegen.line, table)))
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        made = {name: pool.map(compiled, TABLES[name]) for name in names}
+        for name, jobs in made.items():
+            table = [row for rows in jobs for row in rows]
+            (folder / name).mkdir()
+            codegen.write(table, folder / name)
+            (folder / name / "table.txt").write_text("\n".join(map(codegen.line, table)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -6,13 +6,14 @@ functions themselves are exchanged here and put back on leaving: the other tests
 it is, and tests of the compiler and of a GPU can run in the same process.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,13 @@ import focus.kernels
 
 
 @contextmanager
-def interpreter(*modules: ModuleType, tile_scale: int = 1) -> Iterator[None]:
+def interpreter(
+    *modules: ModuleType, tile_scale: int = 1, check_overflow: bool = False
+) -> Iterator[None]:
     """Interpret the kernels of this package, as under ``TRITON_INTERPRET=1`` from the start.
 
     And those of ``modules``, such as a test's own. Tiles are ``tile_scale`` times those of a GPU.
+    With ``check_overflow`` integers that overflow are refused, which takes a third more time.
     """
     import triton.language as tl
     from triton.runtime.jit import JITFunction
@@ -47,6 +51,7 @@ def interpreter(*modules: ModuleType, tile_scale: int = 1) -> Iterator[None]:
         patch.setattr(triton_tiles, "tile_scale", tile_scale)
         patch.setenv("TRITON_INTERPRET", "1")
         try:
+            _quicken(patch, check_overflow)
             yield
         finally:
             for owner, attributes in zip(patched, before, strict=True):
@@ -78,6 +83,22 @@ def shuffled_programs(seed: int) -> Iterator[None]:
         patch.setattr(InterpreterBuilder, "set_grid_dim", shuffle)
         patch.setattr(InterpreterBuilder, "set_grid_idx", exchange)
         yield
+
+
+def _quicken(patch: pytest.MonkeyPatch, check_overflow: bool) -> None:
+    """Save what takes most of the interpreter's time and changes no result."""
+    import triton.language as tl
+    from triton.runtime import interpreter as module
+
+    # Its changes to the language are made once, not again at each call of a device function.
+    def all_of_it() -> None: ...
+
+    module._patch_lang(FunctionType(all_of_it.__code__, {"tl": tl, "core": tl.core}))
+    patch.setattr(module, "_patch_lang", lambda function: module._LangPatchScope())
+    options = dataclasses.replace(
+        module.interpreter_builder.options, sanitize_overflow=check_overflow
+    )
+    patch.setattr(module.interpreter_builder, "options", options)
 
 
 @functools.cache

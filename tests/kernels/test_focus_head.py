@@ -96,13 +96,18 @@ def test_as_reference_with_the_tiles_of_a_gpu(corner: Case, layout: str) -> None
     assert_as_reference(Form("triton", tile_scale=1), inputs, head_options(case, inputs))
 
 
-@pytest.mark.parametrize("classes", [3, 17])
-@pytest.mark.parametrize("cam_class", CAM_CLASSES)
-@pytest.mark.parametrize("splits", [1, 2, 5, 100])
+@pytest.mark.parametrize(
+    ("splits", "cam_class", "classes"),
+    [
+        *((1, "true", 3), (2, "contrast", 3), (5, "predicted", 3), (100, "contrast", 3)),
+        *((1, "predicted", 17), (2, "true", 17), (5, "contrast", 17), (100, "predicted", 17)),
+    ],
+)
 def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str, classes: int) -> None:
     from focus.kernels import triton_maps
 
-    case = SMALL | {"channels": 200, "grid": (7, 7), "classes": classes, "dtype": torch.float64}
+    case = SMALL | {"batch": 3, "channels": 100, "grid": (5, 5), "classes": classes}
+    case |= {"dtype": torch.float64}
     case |= {"cam_class": cam_class}
     inputs = make_inputs(case)
     with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +120,7 @@ def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str, classe
 def test_any_number_of_programs_gives_the_same(programs: int) -> None:
     from focus.kernels import triton_gradient
 
-    case = SMALL | {"batch": 7, "channels": 200, "grid": (7, 7), "dtype": torch.float64}
+    case = SMALL | {"batch": 7, "channels": 72, "grid": (5, 5), "dtype": torch.float64}
     inputs = make_inputs(case)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_gradient, "PROGRAMS", programs)
