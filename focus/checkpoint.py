@@ -3,7 +3,7 @@
 A checkpoint is a folder ``step-NNNNNNNN`` with ``model.safetensors``, ``optimizer.safetensors``,
 ``ema.safetensors`` if the weights are averaged, ``state.json`` and ``checksums.json``. It is
 written aside, flushed to the disk and renamed, so that one that exists is whole; its checksums tell
-what was damaged later.
+what was damaged later. At no moment is there less than one, once there was one.
 """
 
 import hashlib
@@ -27,6 +27,8 @@ from focus.errors import InputError
 CHECKPOINT_VERSION = 2
 MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE, CHECKSUMS = "state.json", "checksums.json"
+# Before the name of one that is being replaced by another of the same step.
+_EARLIER = ".earlier-"
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ def save_checkpoint(
         contents[EMA] = lambda: _packed(ema.state_dict())
 
     aside = folder / f".{target.name}.writing"
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in folder.glob(".step-*.writing"):
+        shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         digests = {}
@@ -86,11 +89,18 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
         raise
-    shutil.rmtree(target, ignore_errors=True)
+    earlier = folder / f"{_EARLIER}{target.name}"
+    if target.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
+        target.replace(earlier)
     aside.replace(target)
     _flush(folder)
-    for old in _checkpoints(folder)[:-keep]:
+    # Those after this step are damaged, since the run went on from before them.
+    found = _checkpoints(folder)
+    here = found.index(target)
+    for old in (*found[: max(here + 1 - keep, 0)], *found[here + 1 :]):
         shutil.rmtree(old)
+    shutil.rmtree(earlier, ignore_errors=True)
     return target
 
 
@@ -214,4 +224,6 @@ def _flush(folder: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    """By step; one that was being replaced when the run was killed comes before the new one."""
+    found = (*folder.glob("step-*"), *folder.glob(f"{_EARLIER}step-*"))
+    return sorted(found, key=lambda path: (path.name.removeprefix(_EARLIER), path.name[0] != "."))

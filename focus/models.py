@@ -331,7 +331,8 @@ class Detector(nn.Module):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        safetensors.torch.save_file(state, aside / WEIGHTS_FILE)
+        # Not save_file, whose error of a full disk is none of the system's.
+        (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
         self.config.write(aside / CONFIG_FILE)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.old")

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
@@ -37,6 +38,14 @@ def make_scheduler(
         gamma=config.step_gamma,
     )
     return LambdaLR(optimizer, lambda step: factor(step))
+
+
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Statistics of the batch over all processes, in place.
+
+    By timm, since torch's own conversion drops the activation that is part of timm's norms.
+    """
+    convert_sync_batchnorm(model)
 
 
 class Buffers:

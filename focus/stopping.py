@@ -62,6 +62,8 @@ class StopSignals:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a worker that loads images: its parent decides
+        if self._received and signum == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ:
+            return  # torchrun hands on what a cluster has sent to all; it kills what takes too long
         if self._received:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(self._process, signum)

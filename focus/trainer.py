@@ -6,7 +6,6 @@ seeded anew for each step. So a run that is resumed at any step goes on with the
 """
 
 import csv
-import gc
 import math
 import signal
 import sys
@@ -22,7 +21,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from PIL import Image
 from timm.utils import ModelEmaV3
-from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -47,7 +45,12 @@ from focus.monitoring import (
     validation_figures,
     write_summary,
 )
-from focus.optimization import Buffers, make_optimizer, make_scheduler
+from focus.optimization import (
+    Buffers,
+    make_optimizer,
+    make_scheduler,
+    synchronise_batch_norms,
+)
 from focus.overlays import contact_sheet
 from focus.recipes import parse_augment
 from focus.results import Results, summarise, write_results
@@ -160,7 +163,7 @@ class Trainer:
         detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         detector.to(self.accelerator.device)
         if config.sync_bn and self.accelerator.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(detector)
+            synchronise_batch_norms(detector)
         if config.focus_schedule or config.saliency_schedule:
             detector.head.scale_terms(1.0, 1.0)
         if config.class_weight == "balanced":
@@ -196,10 +199,6 @@ class Trainer:
         """
         self._open_folder()
         config, state = self.config, self.state
-        # A million samples may be there to stay: no collection needs to look at them, nor to copy
-        # the pages that the workers share.
-        gc.collect()
-        gc.freeze()
         with (
             StopSignals() as self.signals,
             tqdm(

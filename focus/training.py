@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> None:
     accelerator.print(f"\n{format_table(results)}\n")
     for each in runs:
         accelerator.print(f"run folder: {folder_of(each)}")
+    accelerator.end_training()
 
 
 def _run(
@@ -88,7 +89,9 @@ def _run(
         write_bad_files(bad, trainer.folder / BAD_FILES)
     trainer.fit()
     results = trainer.evaluate()
-    accelerator.end_training()
+    # Not end_training, which would take the processes' group from the run that follows.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return results
 
 

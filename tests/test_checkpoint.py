@@ -140,6 +140,33 @@ def test_only_the_last_stay(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000013"]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_later_ones_that_were_damaged_do_not_crowd_it_out(tmp_path: Path, keep: int) -> None:
+    run = sgd()
+    for step in (10, 20, 30, 40):
+        save_checkpoint(tmp_path, step, **vars(run), extra={}, keep=4)
+    for step in (30, 40):
+        (tmp_path / f"step-{step:08d}" / "model.safetensors").write_bytes(b"damaged")
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1]["step"] == 20
+    save_checkpoint(tmp_path, 25, **vars(run), extra={}, keep=keep)
+    kept = ["step-00000020", "step-00000025"][-keep:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+def test_killed_while_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
+    """Between the two renames the earlier one is the only one, and is found."""
+    run = sgd()
+    run.save(tmp_path, 1, note="first")
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.writing")
+    (tmp_path / "step-00000001").rename(tmp_path / ".earlier-step-00000001")
+    assert sgd().load(tmp_path) == {"version": 2, "step": 1, "note": "first"}
+    run.save(tmp_path, 1, note="second")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert sgd().load(tmp_path) == {"version": 2, "step": 1, "note": "second"}
+
+
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     run = sgd()
     run.save(tmp_path, 1, note="first")

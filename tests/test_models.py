@@ -22,6 +22,7 @@ from focus.errors import InputError
 from focus.kernels import class_activation
 from focus.losses import LossConfig
 from focus.models import Detector
+from focus.optimization import synchronise_batch_norms
 
 # Pixels a side that give a 3x3 map (12x12 in focus_small).
 SIZES = {
@@ -84,6 +85,20 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 def small() -> Detector:
     torch.manual_seed(0)
     return lifelike(Detector(image_size=32, training_generators=("kA", "kB")))
+
+
+def test_synchronised_norms_compute_the_same(detector: Detector) -> None:
+    """timm's norms hold the activation that follows, which torch's own conversion drops."""
+    converted = deepcopy(detector)
+    synchronise_batch_norms(converted)
+    kinds = [type(module) for module in detector.modules()]
+    norms = sum(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
+    found = sum(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    assert found == norms
+    x = images(2, detector.image_size, seed=2)
+    with torch.no_grad():
+        torch.testing.assert_close(converted.features(x), detector.features(x))
+    assert converted.state_dict().keys() == detector.state_dict().keys()
 
 
 def test_logits_are_the_mean_of_the_cam_plus_bias(detector: Detector) -> None:

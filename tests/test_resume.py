@@ -308,6 +308,14 @@ def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
     assert "trained by 2 processes, not 1" in refused.stderr
 
 
+def test_two_processes_train_twice_to_compare(faces: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", faces, "--epochs", "1", "--loss", "focus", "--compare-ce"]
+    said = torchrun(2, *words, "--output", tmp_path, cwd=tmp_path)
+    assert re.findall(r"run folder: .*/(\S+)", said) == ["run", "run-ce"]
+    for name in ("run", "run-ce"):
+        assert (tmp_path / name / "results.json").exists()
+
+
 def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> None:
     words = [
         *SMALL,

@@ -26,9 +26,10 @@ print("unstopped", flush=True)
 """
 
 
-def start(*words: str, launched: bool = False) -> "subprocess.Popen[str]":
+def start(*words: str, launched: bool = False, elastic: bool = False) -> "subprocess.Popen[str]":
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TORCHELASTIC"))}
     extra = {"ACCELERATE_MIXED_PRECISION": "no"} if launched else {}
+    extra |= {"TORCHELASTIC_RUN_ID": "none"} if elastic else {}
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words],
         stdout=subprocess.PIPE,
@@ -48,6 +49,15 @@ def test_the_first_signal_lets_the_step_end(number: signal.Signals) -> None:
     out, errors = program.communicate(timeout=20)
     assert (program.returncode, out) == (128 + number, "saved\n")
     assert f"{number.name}: finishing the step" in errors
+
+
+def test_torchrun_may_hand_on_what_came_to_all() -> None:
+    program = start(elastic=True)
+    for _ in range(2):
+        program.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    out, _ = program.communicate(timeout=20)
+    assert (program.returncode, out) == (128 + signal.SIGTERM, "saved\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
