@@ -18,6 +18,7 @@ from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.splits import assign_splits, check_trainable, recorded_splits
 from focus.errors import InputError
+from focus.runs import check_folder
 from focus.training import data_lines, recorded_manifest, training_images
 
 
@@ -98,15 +99,19 @@ def test_what_holds_for_any_data(
     # No group is divided.
     homes = {(s.group, s.split) for s in assigned if s.group}
     assert len(homes) == len({group for group, _ in homes})
-    # No kind is used up by the cuts, and none passes its share by more than one unit.
+    # No kind is used up by the cuts, and none passes its share but by a unit, or by one for each of
+    # the other kinds that its groups hold, for whose shares they may be taken.
     if not any(s.split for s in samples):
         for kind in {(s.label, s.generator) for s in samples}:
             members = [s for s in assigned if (s.label, s.generator) == kind]
             assert any(s.split == "train" for s in members)
             largest = max(Counter(s.group or s.path for s in members).values())
+            groups = {s.group for s in members if s.group}
+            others = {(s.label, s.generator) for s in samples if s.group in groups} - {kind}
             for split in ("validation", "test"):
                 n = sum(s.split == split for s in members)
-                assert n <= max(round(share * len(members)), largest)
+                most = max(round(share * len(members)), largest) + largest * len(others)
+                assert n <= most
     shuffled = samples[:]
     turn.shuffle(shuffled)
     again = assign_splits(Manifest(shuffled), seed=seed, validation=share, test=share)
@@ -244,8 +249,8 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     )
     assert splits_of(other) != splits_of(drawn)
     other.to_csv(record)
-    assert recorded_manifest(replace(run, resume=False)) is None
-    recorded = recorded_manifest(run)
+    recorded = recorded_manifest(run, check_folder(run))
+    assert recorded_manifest(run, None) is None
     again, _ = training_images(run, recorded=recorded, progress=False)
     assert list(again) == list(other)
     training.train(run)
@@ -256,7 +261,9 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     for name in ("tree", "runs"):
         shutil.copytree(tmp_path / name, elsewhere / name)
     monkeypatch.chdir(elsewhere)
-    moved, _ = training_images(run, recorded=recorded_manifest(run), progress=False)
+    moved, _ = training_images(
+        run, recorded=recorded_manifest(run, check_folder(run)), progress=False
+    )
     assert splits_of(moved) == splits_of(other)
     assert all(Path(s.path).is_relative_to(elsewhere) for s in moved)
 
@@ -266,7 +273,7 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
 
     # Without a checkpoint nothing depends on the record.
     shutil.rmtree(elsewhere / "runs" / "run" / "checkpoints")
-    assert recorded_manifest(run) is None
+    assert recorded_manifest(run, check_folder(run)) is None
 
 
 def test_the_model_and_the_results_name_the_families(
