@@ -1,6 +1,7 @@
 """What all tests share: which of them run here, and the closing lines that say which did not."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -18,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = 0
+    # A shell's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -316,6 +316,8 @@ def test_balanced_classes_weigh_alike(faces: Manifest, tmp_path: Path) -> None:
 def test_a_compiled_network_trains_alike_and_keeps_its_names(
     faces: Manifest, tmp_path: Path
 ) -> None:
+    # What other tests compiled at several sizes would be compiled for any size here.
+    torch._dynamo.reset()
     moved = []
     for compile in (False, True):
         run = trainer(faces, tmp_path / str(compile), lr=0.01, compile=compile, batch_size=35)
