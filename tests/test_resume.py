@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,15 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def checkpoints(output: Path) -> list[Path]:
     return sorted((output / "run" / "checkpoints").glob("step-*"))
+
+
+def until_saved(output: Path, process: "subprocess.Popen[Any]") -> None:
+    """Wait for the first checkpoint of a program that runs."""
+    deadline = time.monotonic() + 100
+    while not checkpoints(output):
+        assert process.poll() is None, "the program ended too early"
+        assert time.monotonic() < deadline, "nothing is saved"
+        time.sleep(0.02)
 
 
 def being_written(output: Path) -> list[Path]:
@@ -188,11 +198,7 @@ def test_a_signal_to_the_program(number: signal.Signals, faces: Path, tmp_path: 
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 100
-    while not checkpoints(tmp_path):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until_saved(tmp_path, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -214,13 +220,10 @@ def test_a_signal_to_the_launcher_reaches_the_orphan(faces: Path, tmp_path: Path
             stdout=log,
             stderr=log,
         )
-    deadline = time.monotonic() + 100
-    while not checkpoints(tmp_path):
-        assert launcher.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until_saved(tmp_path, launcher)
     launcher.terminate()
     assert launcher.wait(20) == -signal.SIGTERM
+    deadline = time.monotonic() + 100
     while "saved in" not in (said := (tmp_path / "log").read_text()):
         assert time.monotonic() < deadline, said
         time.sleep(0.05)
@@ -334,11 +337,7 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> N
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 100
-    while not checkpoints(tmp_path / "stopped"):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until_saved(tmp_path / "stopped", process)
     process.terminate()  # torchrun hands it on to its processes
     _, errors = process.communicate(timeout=60)
     assert "train.py: stopped after step" in errors

@@ -481,7 +481,9 @@ def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
         assert_same(contents(second), expected)
 
 
-def test_a_stop_during_validation_resumes_with_it(faces: Manifest, tmp_path: Path) -> None:
+def test_a_stop_during_validation_resumes_with_it(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
     whole = trainer(faces, tmp_path / "whole", **given)
     whole.fit()
@@ -492,7 +494,7 @@ def test_a_stop_during_validation_resumes_with_it(faces: Manifest, tmp_path: Pat
         os.kill(os.getpid(), signal.SIGINT)
         return original(images)
 
-    first.detector.predict_batch = predict_batch  # type: ignore[method-assign]
+    monkeypatch.setattr(first.detector, "predict_batch", predict_batch)
     with pytest.raises(Stopped) as stopped:
         first.fit()
     assert (stopped.value.signum, first.state.epoch) == (signal.SIGINT, 0)

@@ -117,14 +117,18 @@ def assert_wide(rows: list[dict[str, Any]]) -> None:
         assert widths["16"] > 0
 
 
+def assert_table(rows: list[dict[str, Any]]) -> None:
+    """All kernels are there and within the limits."""
+    assert {row["kernel"] for row in rows} > READ_FEATURES
+    for row in rows:
+        assert_resources(row)
+    assert_wide(rows)
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "NCHW"])
 @pytest.mark.parametrize(("target", "dtype"), QUICK)
 def test_resources_and_width(compiled: Compiled, target: str, dtype: str, layout: str) -> None:
-    found = rows(compiled, "quick", target=target, dtype=dtype, layout=layout)
-    assert {row["kernel"] for row in found} > READ_FEATURES
-    for row in found:
-        assert_resources(row)
-    assert_wide(found)
+    assert_table(rows(compiled, "quick", target=target, dtype=dtype, layout=layout))
 
 
 @pytest.mark.slow
@@ -134,10 +138,7 @@ def test_resources_and_width_of_further_targets(
     compiled_further: Compiled, target: str, dtype: str, layout: str
 ) -> None:
     found = rows(compiled_further, "further", target=target, dtype=dtype, layout=layout)
-    assert {row["kernel"] for row in found} > READ_FEATURES
-    for row in found:
-        assert_resources(row)
-    assert_wide(found)
+    assert_table(found)
 
 
 @pytest.mark.slow
@@ -148,10 +149,7 @@ def test_resources_and_width_at_other_grids(
     compiled_further: Compiled, target: str, dtype: str, layout: str, cells: int
 ) -> None:
     found = rows(compiled_further, "grids", target=target, dtype=dtype, layout=layout)
-    found = [row for row in found if row["cells"] == cells]
-    for row in found:
-        assert_resources(row)
-    assert_wide(found)
+    assert_table([row for row in found if row["cells"] == cells])
 
 
 @pytest.mark.parametrize(("target", "dtype"), [pair for pair in QUICK if pair[0] in NVIDIA])
