@@ -1,6 +1,6 @@
 """The machine code of the kernels for several GPUs, compiled without one.
 
-    python -m bench.codegen [--output FOLDER]
+    python -m bench.codegen [--classes K] [--output FOLDER]
 
 prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, and how
 wide each load of the features F and each store of their gradient dF is. ``--output`` writes the
@@ -180,7 +180,7 @@ def _widths(accesses: list[Access] | None) -> Widths | None:
 
 
 def steps(
-    dtype: torch.dtype, layout: torch.memory_format, grid: tuple[int, int]
+    dtype: torch.dtype, layout: torch.memory_format, grid: tuple[int, int], classes: int = CLASSES
 ) -> dict[str, Callable[[], object]]:
     """Every launcher, called as a training step under autocast does: with a float32 classifier.
 
@@ -193,7 +193,7 @@ def steps(
     features = torch.empty(
         (BATCH, CHANNELS, *grid), dtype=dtype, device="meta", memory_format=layout
     )
-    weight, many, scale = empty(CLASSES, CHANNELS), empty(MANY_CLASSES, CHANNELS), empty()
+    weight, many, scale = empty(classes, CHANNELS), empty(MANY_CLASSES, CHANNELS), empty()
     target, cams, per_sample = empty(BATCH, dtype=torch.int64), empty(BATCH, *grid), empty(BATCH)
 
     def head_forward(weight: Tensor, cam_class: CamClass = "true") -> HeadForward:
@@ -249,12 +249,13 @@ def rows(
     grids: tuple[tuple[int, int], ...] = GRIDS,
     layouts: tuple[str, ...] = tuple(LAYOUTS),
     dtypes: tuple[str, ...] = tuple(DTYPES),
+    classes: int = CLASSES,
 ) -> Iterator[Row]:
     """The table, line by line."""
     # Kernels that see neither F nor its layout are the same in several lines.
     known: dict[tuple[str, str, str], Code] = {}
     for target, dtype, layout, grid in product(targets, dtypes, layouts, grids):
-        for name, step in steps(DTYPES[dtype], LAYOUTS[layout], grid).items():
+        for name, step in steps(DTYPES[dtype], LAYOUTS[layout], grid, classes).items():
             for launch in capture(target, step):
                 key = target, launch.source.hash(), str(launch.options)
                 if key not in known:
@@ -298,7 +299,7 @@ HEADER = COLUMNS.format(
 )
 
 
-def write(table: list[Row], folder: Path) -> None:
+def write(table: list[Row], folder: Path, classes: int = CLASSES) -> None:
     """``codegen.csv`` and ``codegen.json`` in a folder."""
     flat = [row.flat() for row in table]
     head = {
@@ -306,7 +307,7 @@ def write(table: list[Row], folder: Path) -> None:
         "torch": torch.__version__,
         "batch": BATCH,
         "channels": CHANNELS,
-        "classes": CLASSES,
+        "classes": classes,
     }
     (folder / "codegen.json").write_text(json.dumps(head | {"rows": flat}, indent=1) + "\n")
     with (folder / "codegen.csv").open("w", newline="") as file:
@@ -321,22 +322,26 @@ def main() -> None:
     """Print the table as it grows, then write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
-    output = parser.parse_args().output
+    parser.add_argument(
+        "--classes", type=int, default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
+    )
+    arguments = parser.parse_args()
+    output: Path | None = arguments.output
     if knobs.runtime.interpret:
         raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
     if output:
         output.mkdir(parents=True, exist_ok=True)
     print(f"triton {triton.__version__}, torch {torch.__version__}; compiled, not run")
-    print(f"B {BATCH}, C {CHANNELS}, K {CLASSES}")
+    print(f"B {BATCH}, C {CHANNELS}, K {arguments.classes}")
     print(HEADER)
     table = []
-    for row in rows():
+    for row in rows(classes=arguments.classes):
         table.append(row)
         print(line(row), flush=True)
     missed = sum(bool(row.code.faults()) for row in table)
     print(f"{len(table)} kernels, {missed} miss a limit")
     if output:
-        write(table, output)
+        write(table, output, arguments.classes)
 
 
 if __name__ == "__main__":
