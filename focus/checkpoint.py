@@ -9,7 +9,6 @@ what was damaged later. At no moment is there less than one, once there was one.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from focus.data.machine import is_main_process
 from focus.errors import InputError
+from focus.writing import flush
 
 CHECKPOINT_VERSION = 2
 MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -85,7 +85,7 @@ def save_checkpoint(
             digests[name] = hashlib.sha256(content).hexdigest()
             _write(aside / name, content)
         _write(aside / CHECKSUMS, json.dumps(digests, indent=1).encode())
-        _flush(aside)
+        flush(aside)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
         raise
@@ -94,7 +94,7 @@ def save_checkpoint(
         shutil.rmtree(earlier, ignore_errors=True)
         target.replace(earlier)
     aside.replace(target)
-    _flush(folder)
+    flush(folder)
     # Those after this step are damaged, since the run went on from before them.
     found = _checkpoints(folder)
     here = found.index(target)
@@ -206,21 +206,10 @@ def _packed(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        path.write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _flush(folder: Path) -> None:
-    """Also the names in a folder are to be there after a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(path)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from focus.errors import InputError
 from focus.kernels import class_activation, focus_head
 from focus.losses import LossConfig
 from focus.recipes import SMALL_MODEL
+from focus.writing import flush
 
 CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -334,6 +335,8 @@ class Detector(nn.Module):
         # Not save_file, whose error of a full disk is none of the system's.
         (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
         self.config.write(aside / CONFIG_FILE)
+        for name in (WEIGHTS_FILE, CONFIG_FILE, ""):
+            flush(aside / name)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, lo
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.metrics import auc, commonest_peak_share
 from focus.scores import Scores
+from focus.writing import written_whole
 
 TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
 """Means over images in ``summary.csv``, in the order in which a step sums them."""
@@ -97,13 +98,11 @@ def epoch_line(row: Mapping[str, Any], epochs: int, metric: str, *, best: bool, 
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``summary.csv`` aside and rename it."""
-    aside = path.with_suffix(".part")
-    with aside.open("w", newline="", encoding="utf-8") as file:
+    """Write ``summary.csv``."""
+    with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    aside.replace(path)
 
 
 def _share(total: float, count: float) -> float:

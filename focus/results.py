@@ -17,6 +17,7 @@ from focus import metrics
 from focus.data.generators import families, home_of, relation, warnings, with_families
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.scores import Scores
+from focus.writing import written_whole
 
 VERSION = 1
 UNNAMED = "(unnamed)"
@@ -157,16 +158,14 @@ def write_results(folder: str | Path, scores: Scores, results: Results | None) -
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "scores.csv"]
-    aside = folder / "scores.csv.part"
-    scores.to_csv(aside)
-    aside.replace(written[0])
+    with written_whole(written[0]) as aside:
+        scores.to_csv(aside)
     target = folder / "results.json"
     if results is None:
         target.unlink(missing_ok=True)
         return written
-    aside = folder / "results.json.part"
-    aside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(target)
+    with written_whole(target) as aside:
+        aside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return [target, *written]
 
 

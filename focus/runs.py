@@ -14,6 +14,7 @@ from focus.config import ResolvedTrainConfig, write_config
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.runtime import check_writable
+from focus.writing import written_whole
 
 MANIFEST = "manifest.csv"
 CHECKPOINTS = "checkpoints"
@@ -83,10 +84,10 @@ def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
     folder = folder_of(config)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     # Without --resume: given as --config, it must not go on with this folder unasked.
-    write_config(replace(config, resume=False), folder / "config.yaml")
-    aside = folder / f"{MANIFEST}.part"
-    manifest.to_csv(aside)
-    aside.replace(folder / MANIFEST)
+    with written_whole(folder / "config.yaml") as aside:
+        write_config(replace(config, resume=False), aside)
+    with written_whole(folder / MANIFEST) as aside:
+        manifest.to_csv(aside)
 
 
 def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
