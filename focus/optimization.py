@@ -37,7 +37,7 @@ def make_scheduler(
         step_length=config.step_epochs * steps_per_epoch,
         gamma=config.step_gamma,
     )
-    return LambdaLR(optimizer, lambda step: factor(step))
+    return LambdaLR(optimizer, factor)
 
 
 def synchronise_batch_norms(model: nn.Module) -> None:
