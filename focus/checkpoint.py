@@ -24,7 +24,7 @@ from focus.data.machine import is_main_process
 from focus.errors import InputError
 from focus.writing import flush
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE, CHECKSUMS = "state.json", "checksums.json"
 # Before the name of one that is being replaced by another of the same step.

@@ -6,10 +6,10 @@ field's name with dashes; :mod:`focus.cli` makes the command line from these cla
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -266,7 +266,9 @@ class TrainConfig(_SharedConfig):
     )
     optimizer: Optimizer | None = _flag(None, "training", "the optimiser (default: recipe)")
     lr: float | None = _flag(None, "training", "highest learning rate (default: recipe)")
-    momentum: float | None = _flag(None, "training", "of SGD (default: recipe)")
+    momentum: float | None = _flag(
+        None, "training", "of SGD, where the schedule does not set it (default: recipe)"
+    )
     weight_decay: float | None = _flag(None, "training", "of the optimiser (default: recipe)")
     schedule: Schedule | None = _flag(
         None, "training", "how the learning rate changes (default: recipe)"
@@ -371,7 +373,8 @@ class ResolvedTrainConfig(TrainConfig):
     """A :class:`TrainConfig` that :func:`resolve` completed; what a run folder's config.yaml holds.
 
     None remains where it has a meaning of its own: ``entropy_target`` (the human map's entropy, or
-    none needed) and ``threads`` (all cores of the machine that runs it).
+    none needed), ``momentum`` (the optimiser has none, or the schedule sets it) and ``threads``
+    (all cores of the machine that runs it).
     """
 
     recipe: str
@@ -389,7 +392,6 @@ class ResolvedTrainConfig(TrainConfig):
     batch_size: int
     optimizer: Optimizer
     lr: float
-    momentum: float
     weight_decay: float
     schedule: Schedule
     warmup: float
@@ -494,6 +496,7 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     for f in fields(Recipe):
         if values[f.name] is None:
             values[f.name] = getattr(recipe, f.name)
+    values["momentum"] = _momentum(config, values)
     loss = asdict(loss_config(config))
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:
@@ -502,6 +505,19 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
         data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"
     return ResolvedTrainConfig(**values)
+
+
+def _momentum(config: TrainConfig, values: Mapping[str, Any]) -> float | None:
+    """SGD's, if it is constant."""
+    free = values["optimizer"] == "sgd" and values["schedule"] != "one-cycle"
+    if config.momentum is not None and not free:
+        why = (
+            "with AdamW, which has betas"
+            if values["optimizer"] == "adamw"
+            else "with the schedule one-cycle, which moves it between 0.85 and 0.95"
+        )
+        raise InputError(f"--momentum {config.momentum:g} has no effect {why}: drop it.")
+    return values["momentum"] if free else None
 
 
 def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None:

@@ -16,7 +16,9 @@ def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim
     """SGD or AdamW on all parameters."""
     kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=config.momentum, **kind)
+        # Without a momentum of its own the schedule sets it, which torch asks to be above 0.
+        momentum = 0.9 if config.momentum is None else config.momentum
+        return torch.optim.SGD(model.parameters(), momentum=momentum, **kind)
     return torch.optim.AdamW(model.parameters(), **kind)
 
 

@@ -5,9 +5,13 @@ A run folder holds ``config.yaml``, ``manifest.csv`` (what it trains on, with th
 best on validation, never on test), ``results.json``, ``scores.csv`` and ``overlays.png``.
 """
 
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from focus.checkpoint import last_checkpoint
 from focus.config import ResolvedTrainConfig, write_config
@@ -18,6 +22,8 @@ from focus.writing import written_whole
 
 MANIFEST = "manifest.csv"
 CHECKPOINTS = "checkpoints"
+SUMMARY = "summary.csv"
+_SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
 # What may differ when a run goes on: it does not change what is computed.
 _FREE = (
@@ -31,17 +37,18 @@ class TrainState:
     """All of a run that is not weights: one object, saved and restored whole.
 
     epoch: epochs done, validation included. step: steps of the optimiser done or skipped.
-    updates: those done. nonfinite: steps skipped for a loss that is not finite; in_a_row: the last
-    of them. best: of the chosen metric on validation, None before the first epoch; best_epoch:
-    counted from 1. entropy_target: measured on the training set's maps. sums: of the epoch that is
-    under way. rows: of summary.csv. processes: of the launch.
+    updates: those done. nonfinite: steps skipped for a loss that is not finite; in_a_row: those
+    since the last update, by number, counted from 1. best: of the chosen metric on validation, None
+    before the first epoch; best_epoch: counted from 1. entropy_target: measured on the training
+    set's maps. sums: of the epoch that is under way. rows: of summary.csv. processes: of the
+    launch.
     """
 
     epoch: int = 0
     step: int = 0
     updates: int = 0
     nonfinite: int = 0
-    in_a_row: int = 0
+    in_a_row: list[int] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
     entropy_target: float | None = None
@@ -88,6 +95,34 @@ def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
         write_config(replace(config, resume=False), aside)
     with written_whole(folder / MANIFEST) as aside:
         manifest.to_csv(aside)
+
+
+def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, step: int) -> None:
+    """Wait until every process of a launch sees the folder that the main one has opened.
+
+    step: that this process begins at.
+
+    Raises:
+        InputError: one of them sees none, or goes on from another step than the main process: each
+            machine has a folder of its own.
+    """
+    folder = folder_of(config)
+    deadline = time.monotonic() + _SHARED_WITHIN
+    accelerator.wait_for_everyone()
+    # Listed, not asked for: NFS may remember that a file was not there.
+    while not (there := _lists(folder, CHECKPOINTS)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    seen = gather_object([(there, step)])
+    if len(set(seen)) > 1:
+        rank = next(rank for rank, found in enumerate(seen) if found != seen[0])
+        raise InputError(
+            f"Process {rank} does not see the run folder {folder} that the main process writes: "
+            "give an --output that all machines share."
+        )
+
+
+def _lists(folder: Path, name: str) -> bool:
+    return folder.is_dir() and any(path.name == name for path in folder.iterdir())
 
 
 def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:

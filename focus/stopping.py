@@ -19,6 +19,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Either launcher leaves one of these behind.
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
+_parent = os.getppid()
+"""Of the program at its start: later, the launcher may be gone unnoticed."""
+
+
+def _note_parent() -> None:
+    global _parent
+    _parent = os.getppid()
+
+
+os.register_at_fork(after_in_child=_note_parent)
+
 
 class Stopped(Exception):
     """The run was stopped by ``signum`` and has saved what it had; ``args[0]`` says so."""
@@ -34,7 +45,6 @@ class StopSignals:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._launched = any(name in os.environ for name in _LAUNCHED)
-        self._parent = os.getppid()
         self._received = 0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -54,7 +64,7 @@ class StopSignals:
 
     def pending(self) -> int:
         """The number of the signal to stop for, 0 if there is none."""
-        if not self._received and self._launched and os.getppid() != self._parent:
+        if not self._received and self._launched and os.getppid() != _parent:
             self._received = signal.SIGTERM
             _say("the launcher has ended: finishing the step, then saving.")
         return self._received

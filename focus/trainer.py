@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -54,13 +54,36 @@ from focus.optimization import (
 from focus.overlays import contact_sheet
 from focus.recipes import parse_augment
 from focus.results import Results, summarise, write_results
-from focus.runs import CHECKPOINTS, SavedRun, TrainState, folder_of, open_folder
+from focus.runs import (
+    CHECKPOINTS,
+    SUMMARY,
+    SavedRun,
+    TrainState,
+    check_shared,
+    folder_of,
+    open_folder,
+)
 from focus.schedules import factor_at, parse_points
 from focus.scores import Scores
 from focus.stopping import Stopped, StopSignals
 
 EVALUATION_BATCH = 64
 NONFINITE = "nonfinite.csv"
+
+
+class Step(NamedTuple):
+    """What a step of the optimiser gave, over the images of all processes.
+
+    sums: of ``TERMS``. images: how many. gradient_norm: before clipping. updated: the weights
+    moved. finite: else the loss or its gradient was not finite, which is the batch's fault or the
+    network's, not that of the scale of fp16.
+    """
+
+    sums: list[float]
+    images: float
+    gradient_norm: float
+    updated: bool
+    finite: bool
 
 
 def make_detector(config: ResolvedTrainConfig) -> Detector:
@@ -239,12 +262,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return results
 
-    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> list[float]:
+    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> Step:
         """Forward and backward of a step's batches, and the optimiser's step if all is finite.
 
-        Returns the sums of ``TERMS`` over the images of all processes, the number of images, the
-        norm of the gradient before clipping, and above 0 if the step was skipped because the loss
-        is not finite. The one point of a step that waits for the device.
+        The one point of a step that waits for the device is where its figures are read.
         """
         config, state = self.config, self.state
         torch.manual_seed(_mixed(config.seed, state.step, self.accelerator.process_index))
@@ -278,11 +299,15 @@ class Trainer:
         self._told = told or (signal.SIGTERM if all_told else 0)
 
         scaler = self.accelerator.scaler
-        # Scaled gradients overflow now and then; then the scaler skips the step and scales less.
-        finite = math.isfinite(found[0]) and (scaler is not None or math.isfinite(gradient_norm))
+        finite, updated = math.isfinite(found[0]), False
+        if not math.isfinite(gradient_norm):
+            # Scaled gradients overflow now and then: the scaler skips the step and scales less.
+            # Those that overflow at a scale of 1 do so without it.
+            finite &= scaler is not None and scaler.get_scale() > 1
         if finite:
             self.optimizer.step()
-            if not self.accelerator.optimizer_step_was_skipped:
+            updated = not self.accelerator.optimizer_step_was_skipped
+            if updated:
                 state.updates += 1
                 self.scheduler.step()
                 if self.ema is not None:
@@ -294,7 +319,7 @@ class Trainer:
             self.buffers.restore()
         self.optimizer.zero_grad()
         state.step += 1
-        return [*found, count, gradient_norm, float(not finite)]
+        return Step(found, count, gradient_norm, updated, finite)
 
     def _open_folder(self) -> None:
         config, accelerator = self.config, self.accelerator
@@ -327,11 +352,13 @@ class Trainer:
         self.buffers.keep()
         if accelerator.is_main_process:
             open_folder(config, self.manifest)
+            if self.state.rows:  # killed between the checkpoint and this, or edited since
+                write_summary(self.folder / SUMMARY, self.state.rows)
             # A process that was killed while it wrote model/ left the checkpoint of that epoch.
             if run is not None and self.state.best_epoch == self.state.epoch > 0 and not done:
                 self.kept.save_pretrained(self.folder / "model")
+        check_shared(accelerator, config, self.state.step)
         self._aim_at_maps()
-        accelerator.wait_for_everyone()
         # TensorBoard's tracker takes the project's name for its folder.
         only = config.report_to == ("tensorboard",)
         accelerator.init_trackers("tensorboard" if only else "focus-faces")
@@ -365,23 +392,22 @@ class Trainer:
         self.batches.plan(steps)
         sums = EpochSums(state.sums)
         loaded = (Batch(*batch) for batch in self.loader) if steps else iter(())
-        skipped: list[tuple[int, list[int]]] = []
         logged = time.perf_counter(), state.step
         for batches in steps:
-            *found, count, norm, bad = self.train_step(batches, loaded)
-            if bad:
-                skipped.append((state.step, [row for batch in batches for row in batch.rows]))
-                state.nonfinite, state.in_a_row = state.nonfinite + 1, state.in_a_row + 1
-                sums.add_skipped()
-                self._give_up_if_hopeless(skipped)
+            step = self.train_step(batches, loaded)
+            if step.updated:
+                state.in_a_row.clear()
+                sums.add(step.sums, step.images, step.gradient_norm)
             else:
-                state.in_a_row = 0
-                skipped.clear()
-                sums.add(found, count, norm)
+                sums.add_skipped()
+            if not step.finite:
+                state.nonfinite += 1
+                state.in_a_row.append(state.step)
+                self._give_up_if_hopeless()
             state.sums = sums.values
             bar.update()
             if state.step % config.log_steps == 0:
-                logged = self._log_step(found, count, norm, logged)
+                logged = self._log_step(step, logged)
             if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
                 self._save()
             if self._told:
@@ -391,11 +417,18 @@ class Trainer:
         """Score the validation images and note the epoch."""
         config, state = self.config, self.state
 
+        saved = False
+
         def leave_if_told() -> None:
-            # Alone there is nobody to agree with; several leave after it. A run that is resumed
-            # begins with this validation.
-            if state.processes == 1 and self.signals and (signum := self.signals.pending()):
+            # A run that is resumed begins with this validation. Alone there is nobody to agree
+            # with; several leave after it, if they are given the time.
+            nonlocal saved
+            if saved or not self.signals or not (signum := self.signals.pending()):
+                return
+            if state.processes == 1:
                 self._save_and_leave(signum)
+            self._save()
+            saved = True
 
         if state.processes > 1:
             # Each process has statistics of its own images; those of the first are kept.
@@ -418,7 +451,7 @@ class Trainer:
         best = state.best_epoch == state.epoch
         if self.accelerator.is_main_process:
             # The checkpoint first: from it, model/ can be written again.
-            write_summary(self.folder / "summary.csv", state.rows)
+            write_summary(self.folder / SUMMARY, state.rows)
             self._save()
             if best:
                 self.kept.save_pretrained(self.folder / "model")
@@ -451,19 +484,23 @@ class Trainer:
             signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
         )
 
-    def _give_up_if_hopeless(self, skipped: list[tuple[int, list[int]]]) -> None:
+    def _give_up_if_hopeless(self) -> None:
         state = self.state
-        if state.in_a_row < self.config.max_nonfinite:
+        if len(state.in_a_row) < self.config.max_nonfinite:
             return
-        paths = [(step, self.train[row].path) for step, rows in skipped for row in rows]
+        paths = []
+        for step in state.in_a_row:
+            epoch, done = divmod(step - 1, self.plan.steps)
+            for batch in self.plan.epoch(epoch, done)[0]:
+                paths += [(step, self.train[row].path) for row in batch.rows]
         everyone = gather_object(paths)
         path = self.folder / NONFINITE
         if self.accelerator.is_main_process:
             with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 csv.writer(file).writerows([("step", "path"), *sorted(everyone)])
         raise InputError(
-            f"The loss of {self.config.name} was not finite in {state.in_a_row} steps in a row, up "
-            f"to step {state.step}: look at the images in {path}, lower --lr, or give "
+            f"The loss of {self.config.name} was not finite in {len(state.in_a_row)} steps in a "
+            f"row, up to step {state.step}: look at the images in {path}, lower --lr, or give "
             "--mixed-precision no."
         )
 
@@ -505,16 +542,17 @@ class Trainer:
             each=each,
         )
 
-    def _log_step(
-        self, sums: list[float], count: float, norm: float, since: tuple[float, int]
-    ) -> tuple[float, int]:
+    def _log_step(self, done: Step, since: tuple[float, int]) -> tuple[float, int]:
         """Log a step, and the speed since the last one that was; returns the time and the step."""
         now, step = time.perf_counter(), self.state.step
         images = (step - since[1]) * self.plan.images_per_step
         self.accelerator.log(
             {
-                **{f"step/{name}": v / count for name, v in zip(TERMS, sums, strict=True)},
-                "step/grad_norm": norm,
+                **{
+                    f"step/{name}": total / done.images
+                    for name, total in zip(TERMS, done.sums, strict=True)
+                },
+                "step/grad_norm": done.gradient_norm,
                 "step/lr": self.optimizer.param_groups[0]["lr"],
                 "step/images_per_second": images / max(now - since[0], 1e-9),
             },

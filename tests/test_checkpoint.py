@@ -17,7 +17,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from focus.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from focus.checkpoint import (
+    CHECKPOINT_VERSION,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from focus.errors import InputError
 
 FILES = ["checksums.json", "model.safetensors", "optimizer.safetensors", "state.json"]
@@ -99,7 +104,7 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     values = other.load(tmp_path)
     other.steps(6)
 
-    assert values == {"version": 2, "step": 1, "train_state": {"best_auc": 1 / 3}}
+    assert values == {"version": CHECKPOINT_VERSION, "step": 1, "train_state": {"best_auc": 1 / 3}}
     assert other.tensors().keys() == run.tensors().keys()
     for name, value in run.tensors().items():
         assert torch.equal(other.tensors()[name], value), name
@@ -161,10 +166,10 @@ def test_killed_while_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     run.save(tmp_path, 1, note="first")
     shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.writing")
     (tmp_path / "step-00000001").rename(tmp_path / ".earlier-step-00000001")
-    assert sgd().load(tmp_path) == {"version": 2, "step": 1, "note": "first"}
+    assert sgd().load(tmp_path) == {"version": CHECKPOINT_VERSION, "step": 1, "note": "first"}
     run.save(tmp_path, 1, note="second")
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert sgd().load(tmp_path) == {"version": 2, "step": 1, "note": "second"}
+    assert sgd().load(tmp_path) == {"version": CHECKPOINT_VERSION, "step": 1, "note": "second"}
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     run.steps(1)
     run.save(tmp_path, 1, note="second")
     other = sgd()
-    assert other.load(tmp_path) == {"version": 2, "step": 1, "note": "second"}
+    assert other.load(tmp_path) == {"version": CHECKPOINT_VERSION, "step": 1, "note": "second"}
     assert other.model[0].weight.equal(run.model[0].weight)
 
 
@@ -218,7 +223,7 @@ def test_nothing_in_it_is_a_pickle(tmp_path: Path) -> None:
     run.steps(2)
     folder = run.save(tmp_path, 1)
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert json.loads((folder / "state.json").read_text())["version"] == 2
+    assert json.loads((folder / "state.json").read_text())["version"] == CHECKPOINT_VERSION
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     assert weights["0.weight"].equal(run.model[0].weight)
 
@@ -302,9 +307,9 @@ def test_another_version(tmp_path: Path) -> None:
     run = adamw()
     folder = run.save(tmp_path, 1)
     values = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(values | {"version": 3}))
+    (folder / "state.json").write_text(json.dumps(values | {"version": 99}))
     sign(folder)
-    refused(run, tmp_path, "step-00000001 has version 3, this program reads 2")
+    refused(run, tmp_path, f"has version 99, this program reads {CHECKPOINT_VERSION}")
 
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:

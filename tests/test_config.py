@@ -59,6 +59,31 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
     assert (paper.epochs, paper.batch_size, paper.augment) == (50, 20, "none")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"recipe": "paper"}, 0.9),
+        ({"recipe": "paper", "momentum": 0.5}, 0.5),
+        ({"recipe": "paper", "schedule": "one-cycle"}, None),
+        ({"recipe": "demo"}, None),
+    ],
+)
+def test_momentum_where_there_is_a_constant_one(given: dict[str, Any], expected: Any) -> None:
+    assert resolve(TrainConfig(**given)).momentum == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"optimizer": "sgd", "schedule": "one-cycle"}, "moves it between 0.85 and 0.95: drop it"),
+        ({"optimizer": "adamw"}, "with AdamW"),
+    ],
+)
+def test_a_momentum_without_effect_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=f"--momentum 0.8 has no effect .*{words}"):
+        resolve(TrainConfig(momentum=0.8, **given))
+
+
 def test_a_flag_wins_over_the_recipe() -> None:
     config = TrainConfig(recipe="paper", lr=0.1, epochs=3, pretrained=False, channels_last=True)
     resolved = resolve(config)

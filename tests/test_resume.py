@@ -6,6 +6,7 @@ import random
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -345,6 +346,36 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> N
     assert step < 25 * 11
     torchrun(2, *words, "--output", tmp_path / "stopped", "--resume", cwd=tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_two_machines_without_a_shared_folder_are_refused_at_once(
+    faces: Path, tmp_path: Path
+) -> None:
+    """As two machines: each process has its own, and a folder of its own by the same name."""
+    words = [*SMALL, "--data", faces, "--epochs", "1", "--output", "runs", "--report-to", "none"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        launched = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(CHECKOUT / "train.py"), *map(str, words)],
+                cwd=tmp_path / str(rank),
+                env=os.environ | {name: str(value) for name, value in launched.items()},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    errors = [process.communicate(timeout=100)[1] for process in started]
+    assert [process.returncode for process in started] == [2, 2], errors
+    assert "Process 1 does not see the run folder runs/run" in errors[0]
+    assert "give an --output that all machines share." in errors[0]
+    assert not checkpoints(tmp_path / "0" / "runs")
 
 
 def test_a_run_without_finite_loss_keeps_its_last_good_checkpoint(

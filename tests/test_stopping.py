@@ -102,6 +102,23 @@ def test_a_shell_that_is_closed_is_no_launcher(monkeypatch: pytest.MonkeyPatch) 
     assert signals.pending() == 0
 
 
+def test_a_launcher_that_ends_before_the_first_step_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the program's start and its first step the images are read, for minutes maybe."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert StopSignals().pending() == signal.SIGTERM
+
+
+def test_the_parent_of_a_fork_is_the_process_that_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    child = os.fork()
+    if child == 0:
+        os._exit(StopSignals().pending())
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_the_handlers_are_those_of_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with StopSignals():

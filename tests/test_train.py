@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 from skimage.data import lfw_subset
 
+from focus.checkpoint import CHECKPOINT_VERSION
 from focus.cli import run as run_program
 from focus.config import EvaluateConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
@@ -255,7 +256,7 @@ def test_a_checkpoint_without_its_state_is_named(
 ) -> None:
     shutil.copytree(tree_runs[0] / "tree", tmp_path / "tree")
     for folder in (tmp_path / "tree" / "checkpoints").iterdir():
-        text = json.dumps({"version": 2})
+        text = json.dumps({"version": CHECKPOINT_VERSION})
         (folder / "state.json").write_text(text)
         checksums = json.loads((folder / "checksums.json").read_text())
         checksums["state.json"] = hashlib.sha256(text.encode()).hexdigest()

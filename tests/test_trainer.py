@@ -3,6 +3,7 @@
 import csv
 import gc
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from focus.data.dataset import Batch
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.models import Detector
-from focus.monitoring import TERMS
+from focus.monitoring import TERMS, validation_figures
 from focus.runs import check_folder
 from focus.stopping import Stopped
 from focus.trainer import NONFINITE, Trainer, make_detector
@@ -65,7 +66,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return Manifest(samples)
 
 
-def trainer(faces: Manifest, folder: Path, **given: Any) -> Trainer:
+def trainer(
+    faces: Manifest, folder: Path, accelerator: Accelerator | None = None, **given: Any
+) -> Trainer:
     settings: dict[str, Any] = {
         "recipe": "demo",
         "model": "test_convnext",
@@ -84,9 +87,22 @@ def trainer(faces: Manifest, folder: Path, **given: Any) -> Trainer:
         "report_to": ("none",),
         "sheet_epochs": 0,
     }
-    config = resolve(TrainConfig(**settings | given))
+    settings |= given
+    if settings["optimizer"] == "adamw":
+        del settings["momentum"]
+    config = resolve(TrainConfig(**settings))
     saved = check_folder(config)
-    return Trainer(config, make_detector(config), faces, Accelerator(cpu=True), saved)
+    accelerator = accelerator or Accelerator(cpu=True)
+    return Trainer(config, make_detector(config), faces, accelerator, saved)
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
+    """With the scaler of fp16, which Accelerate gives to GPUs alone, over float32."""
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+    accelerator = Accelerator(cpu=True)
+    accelerator.native_amp = True
+    return accelerator
 
 
 def steps_of(run: Trainer, epoch: int = 0) -> Iterator[tuple[list[Any], Iterator[Batch]]]:
@@ -125,9 +141,10 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         own = []
         for batches, loaded in steps_of(run):
             before = parameters(run)
-            *sums, count, norm, skipped = run.train_step(batches, loaded)
-            own.append((before - parameters(run), torch.tensor([*sums, count, norm])))
-            assert skipped == 0
+            step = run.train_step(batches, loaded)
+            figures = torch.tensor([*step.sums, step.images, step.gradient_norm])
+            own.append((before - parameters(run), figures))
+            assert step.updated
         moved.append([gradient for gradient, _ in own])
         norms.append([figures for _, figures in own])
     assert [int(figures[-2]) for figures in norms[0]] == [32, 32, 6]
@@ -170,8 +187,8 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     found = []
     for epoch in (0, 1):
         for batches, loaded in steps_of(run, epoch):
-            *sums, count, _, _ = run.train_step(batches, loaded)
-            means = dict(zip(TERMS, np.array(sums) / count, strict=True))
+            step = run.train_step(batches, loaded)
+            means = dict(zip(TERMS, np.array(step.sums) / step.images, strict=True))
             weights = run.detector.head.loss_weights
             assert weights is not None
             a, b, c = weights.tolist()
@@ -214,16 +231,17 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     planned, loaded = next(batches)
     spoilt = next(loaded)
     spoilt.images[3, 1, 2, 2] = torch.nan
-    *_, skipped = run.train_step(planned, iter([spoilt]))
-    assert skipped == 1
+    skipped = run.train_step(planned, iter([spoilt]))
+    assert not skipped.updated
+    assert not skipped.finite
     assert (run.state.step, run.state.updates) == (2, 1)
     for name, value in run.detector.state_dict().items():
         if value.is_floating_point():
             assert value.equal(before[name]), name
             assert run.kept.state_dict()[name].equal(averaged[name]), name
     assert all(p.grad is None for p in run.detector.parameters())
-    *_, skipped = run.train_step(*next(batches))
-    assert (skipped, run.state.step, run.state.updates) == (0, 3, 2)
+    assert run.train_step(*next(batches)).updated
+    assert (run.state.step, run.state.updates) == (3, 2)
 
 
 def test_a_run_gives_up_and_names_the_images(faces: Manifest, tmp_path: Path) -> None:
@@ -245,9 +263,67 @@ def test_a_run_gives_up_and_names_the_images(faces: Manifest, tmp_path: Path) ->
     known = {sample.path for sample in run.train}
     assert {row["path"] for row in rows} <= known
     assert len(rows) > 16
+    assert run.state.in_a_row == list(range(last - 3, last + 1))
     # The last checkpoint has weights that are numbers.
     saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
+
+
+def test_images_of_earlier_epochs_and_of_before_a_stop_are_named_too(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"batch_size": 35, "max_nonfinite": 5, "checkpoint_steps": 1}
+    run = trainer(faces, tmp_path, **given)
+
+    def spoil(parameter: Tensor) -> Tensor:
+        return torch.full_like(parameter, torch.nan)
+
+    for parameter in run.detector.parameters():
+        parameter.register_hook(spoil)
+    run.detector.register_forward_hook(
+        lambda *_: os.kill(os.getpid(), signal.SIGTERM) if run.state.step == 2 else None
+    )
+    with pytest.raises(Stopped):
+        run.fit()
+    again = trainer(faces, tmp_path, resume=True, **given)
+    for parameter in again.detector.parameters():
+        parameter.register_hook(spoil)
+    with pytest.raises(InputError, match="not finite in 5 steps in a row, up to step 5"):
+        again.fit()
+    found: dict[int, list[str]] = {}
+    for row in csv.DictReader((tmp_path / "run" / NONFINITE).open()):
+        found.setdefault(int(row["step"]), []).append(row["path"])
+    assert sorted(found) == [1, 2, 3, 4, 5]
+    for epoch in (0, 1):  # two steps of 35 images see all
+        pair = found[2 * epoch + 1] + found[2 * epoch + 2]
+        assert sorted(pair) == sorted(sample.path for sample in run.train)
+
+
+def test_a_scale_that_is_too_large_skips_steps_and_is_no_fault(
+    faces: Manifest, tmp_path: Path, scaled: Accelerator
+) -> None:
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-40)
+    run = trainer(faces, tmp_path, scaled, max_nonfinite=1, epochs=1, model="test_resnet", lr=1e-3)
+    run.fit()
+    (row,) = csv.DictReader((tmp_path / "run" / "summary.csv").open())
+    skipped = int(row["train_skipped_steps"])
+    assert 0 < skipped < run.plan.steps
+    assert run.state.updates == run.plan.steps - skipped
+    assert run.state.nonfinite == 0
+    assert 0 < float(row["train_grad_norm"]) < 1e6
+
+
+def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
+    faces: Manifest, tmp_path: Path, scaled: Accelerator
+) -> None:
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    run = trainer(faces, tmp_path, scaled, max_nonfinite=3)
+    before = parameters(run)
+    next(run.detector.parameters()).register_hook(lambda g: torch.full_like(g, torch.nan))
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 5"):
+        run.fit()
+    assert (run.state.step, run.state.updates, run.state.nonfinite) == (5, 0, 3)
+    assert parameters(run).equal(before)
 
 
 def test_averaged_weights_are_validated_and_kept(faces: Manifest, tmp_path: Path) -> None:
@@ -503,6 +579,68 @@ def test_a_stop_during_validation_resumes_with_it(
     second = trainer(faces, tmp_path / "stopped", resume=True, **given)
     second.fit()
     assert_same(contents(second), contents(whole))
+
+
+def test_of_several_processes_the_main_one_saves_before_it_ends_a_validation(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchrun kills those that do not end within 30 s of a signal."""
+    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1)
+    run.state.processes = 2
+    original = run.detector.predict_batch
+    there: list[list[str]] = []
+
+    def predict_batch(images: Tensor) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(images)
+
+    def figures(*given: Any) -> dict[str, float]:
+        there.append([path.name for path in (run.folder / "checkpoints").glob("step-*")])
+        return validation_figures(*given)
+
+    monkeypatch.setattr(run.detector, "predict_batch", predict_batch)
+    monkeypatch.setattr("focus.trainer.validation_figures", figures)
+    with pytest.raises(Stopped):
+        run.fit()
+    assert there == [[f"step-{run.plan.steps:08d}"]]
+    assert run.state.epoch == 1
+
+
+def test_a_summary_that_was_lost_is_written_again(faces: Manifest, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 1}
+    run = trainer(faces, tmp_path, **given)
+    run.fit()
+    summary = run.folder / "summary.csv"
+    whole = summary.read_text()
+    summary.unlink()
+    trainer(faces, tmp_path, resume=True, **given).fit()
+    assert summary.read_text() == whole
+
+
+def test_a_disk_that_is_full_when_the_best_model_is_written(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    """The system's limit on a file's size: at the checkpoint of the second epoch it is lifted."""
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2, "patience": 9}
+    whole = trainer(faces, tmp_path / "whole", **given)
+    whole.fit()
+    run = trainer(faces, tmp_path / "full", **given)
+    original, limits = run._save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save() -> str:
+        saved = original()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        return saved
+
+    run._save = save  # type: ignore[method-assign]
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = trainer(faces, tmp_path / "full", resume=True, **given)
+    again.fit()
+    assert_same(contents(again), contents(whole))
 
 
 def test_the_best_model_is_there_again_after_a_crash_while_it_was_written(
