@@ -418,6 +418,18 @@ class EvaluateConfig(_SharedConfig):
         "(default: evaluation in the folder of --run, with --model-dir evaluation here)",
         "DIR",
     )
+    robustness: bool = _flag(
+        False,
+        "output",
+        "also score the images under JPEG, blur, resizing and noise, each in five strengths: the "
+        "AUC that is kept (20 times the time)",
+    )
+    faithfulness: bool = _flag(
+        False,
+        "output",
+        "also blur the place where each CAM peaks, and others: how far the decision rests on it "
+        "(10 times the time)",
+    )
     batch_size: int = _flag(64, "machine", "images at a time in one process")
 
     def __post_init__(self) -> None:
@@ -487,8 +499,9 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     recipe_name = config.recipe or ("paper" if config.data else "demo")
     recipe = RECIPES[recipe_name]
     model = config.model or recipe.model
-    if recipe_name == "paper" and model in PAPER_IMAGE_SIZES:
-        recipe = replace(recipe, image_size=PAPER_IMAGE_SIZES[model])
+    size = PAPER_IMAGE_SIZES.get(model.partition(".")[0])  # without the tag of its weights
+    if recipe_name == "paper" and size:
+        recipe = replace(recipe, image_size=size)
     if model == SMALL_MODEL or config.initial_checkpoint is not None:
         recipe = replace(recipe, pretrained=False)
 

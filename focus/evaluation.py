@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from focus import faithfulness, robustness
 from focus.cli import load_config
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
@@ -13,7 +14,8 @@ from focus.errors import InputError
 from focus.inference import score_shared
 from focus.models import Detector
 from focus.overlays import contact_sheet
-from focus.results import format_table, remarks, summarise, write_results
+from focus.result_table import format_table, remarks
+from focus.results import summarise, write_results
 from focus.runtime import check_writable, main_first, start
 
 
@@ -30,32 +32,58 @@ def evaluate(config: EvaluateConfig) -> None:
     accelerator = start(config)
     main = accelerator.is_main_process
     manifest, bad, workers = main_first(accelerator, lambda: _images(config, progress=main))
+    if config.robustness:
+        robustness.check_labels(manifest)
+    size = config.batch_size
+    workers = workers if config.workers is None else config.workers
     scores = score_shared(
         accelerator,
         detector.to(accelerator.device),
         manifest,
-        batch_size=config.batch_size,
-        workers=workers if config.workers is None else config.workers,
+        batch_size=size,
+        workers=workers,
         progress=True,
         description="scoring",
+    )
+    kept = config.robustness and robustness.measure(
+        accelerator, detector, manifest, scores, batch_size=size, workers=workers
+    )
+    falls = config.faithfulness and faithfulness.measure(
+        accelerator, detector, manifest, batch_size=size, workers=workers
     )
     if main:
         labelled = bool((scores.label >= 0).any())
         trained = detector.config
         results = (
-            summarise(scores, trained.training_generators, trained.training_families)
+            summarise(
+                scores,
+                trained.training_generators,
+                trained.training_families,
+                detector.points,
+                progress=True,
+            )
             if labelled
             else None
         )
+        if falls and results is not None:
+            faithfulness.add(falls, scores, results)
         written = [*write_results(output, scores, results), output / "overlays.png"]
         contact_sheet(detector, manifest, written[-1])
         if bad:
             written.append(output / BAD_FILES)
             write_bad_files(bad, written[-1])
+        said = []
+        if kept:
+            written += robustness.write(kept, output)
+            said += robustness.lines(kept)
+        if falls:
+            written.append(faithfulness.write(falls, scores, output))
+            said += faithfulness.lines(falls, scores, trained.training_generators)
         if results is not None:
             name = model.absolute().parent.name if model.name == "model" else model.name
             print(format_table({name: results}), end="\n\n")
-        for line in [*remarks(scores, results), *(f"written: {path}" for path in written)]:
+        said += remarks(scores, results)
+        for line in [*said, *(f"written: {path}" for path in written)]:
             print(line)
     accelerator.end_training()
 

@@ -15,11 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from focus import metrics
-from focus.data.dataset import FaceDataset, artefact_coverage, collate, start_worker
+from focus import agreement, metrics
+from focus.data.dataset import Batch, FaceDataset, Perturb, artefact_coverage, collate, start_worker
 from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import ImageError
+from focus.operating_points import OperatingPoints
 from focus.scores import Scores
 
 if TYPE_CHECKING:
@@ -49,14 +50,42 @@ def predictions(
 
     Raises ImageError when the output for an image is not finite, naming the image.
     """
+    batches = predicted_batches(
+        detector,
+        images_only(manifest),
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        autocast=autocast,
+        indices=indices,
+    )
+    for batch, prediction in batches:
+        yield batch.index.tolist(), prediction
+
+
+def predicted_batches(
+    detector: "Detector",
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    autocast: Autocast | None = None,
+    indices: Sequence[int] | None = None,
+    perturb: Perturb | None = None,
+) -> Iterator[tuple[Batch, "Prediction"]]:
+    """As :func:`predictions`, with the batches, which hold the human maps that there are.
+
+    perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
+    """
     device = torch.device(device or next(detector.parameters()).device)
-    # Human maps play no part in a prediction; left out, they need not be read.
     images = FaceDataset(
-        Manifest((replace(sample, map_path=None) for sample in manifest), manifest.source),
+        manifest,
         image_size=detector.image_size,
         grid=detector.grid,
         mean=detector.mean,
         std=detector.std,
+        perturb=perturb,
     )
     loader = DataLoader(
         Subset(images, range(len(manifest)) if indices is None else indices),
@@ -73,14 +102,19 @@ def predictions(
             with autocast() if autocast else nullcontext():
                 prediction = detector.predict_batch(batch.images.to(device, non_blocking=True))
             finite = prediction.cams.flatten(1).isfinite().all(1) & prediction.score.isfinite()
-        rows = batch.index.tolist()
         if not finite.all():
-            path = manifest[rows[int(finite.int().argmin())]].path
+            path = manifest[int(batch.index[int(finite.int().argmin())])].path
             raise ImageError(
                 f"The model's output for {path!r} is not finite: try --mixed-precision no, or "
                 "another model."
             )
-        yield rows, prediction
+        yield batch, prediction
+
+
+def images_only(manifest: Manifest) -> Manifest:
+    """Without human maps and masks, which play no part in a prediction and need not be read."""
+    bare = (replace(sample, map_path=None, mask_path=None) for sample in manifest)
+    return Manifest(bare, manifest.source)
 
 
 @contextmanager
@@ -107,16 +141,18 @@ def score_images(
     progress: bool = True,
     description: str = "scoring",
     each: Callable[[], None] | None = None,
+    perturb: Perturb | None = None,
 ) -> Scores:
     """Scores the images of a manifest, one row each, in its order.
 
     indices: the rows to score, for one of several processes (``range(rank, len(manifest),
     processes)``); :meth:`Scores.merge` joins the parts. each: called after each batch; what it
     raises ends the scoring. The other arguments, and what is raised,
-    are those of :func:`predictions`.
+    are those of :func:`predicted_batches`; a human map or mask that cannot be decoded raises
+    ImageError, too.
     """
     total = len(manifest) if indices is None else len(indices)
-    batches = predictions(
+    batches = predicted_batches(
         detector,
         manifest,
         batch_size=batch_size,
@@ -124,13 +160,14 @@ def score_images(
         device=device,
         autocast=autocast,
         indices=indices,
+        perturb=perturb,
     )
     parts = []
     with tqdm(total=total, desc=description, unit="image", disable=not progress) as bar:
-        for rows, prediction in batches:
+        for batch, prediction in batches:
             arrays = [field.cpu().numpy() for field in prediction]
-            parts.append(_rows(manifest, rows, arrays))
-            bar.update(len(rows))
+            parts.append(_rows(manifest, batch, arrays, detector.points))
+            bar.update(len(batch.index))
             if each is not None:
                 each()
     return Scores.concatenate(parts)
@@ -146,15 +183,17 @@ def score_shared(
     progress: bool,
     description: str,
     each: Callable[[], None] | None = None,
+    perturb: Perturb | None = None,
 ) -> Scores:
     """Scores the images of a manifest, shared among the processes of a launch.
 
     Every process gets the whole table, in the manifest's order, each image once. The detector is
     on the accelerator's device and not wrapped; the other arguments are those of
-    :func:`score_images`, and the main process shows the progress, and a warning if the images are
-    cut out in another way than those of training.
+    :func:`score_images`, and the main process shows the progress, and, of images as they are, a
+    warning if they are cut out in another way than those of training.
     """
-    if accelerator.is_main_process and (warning := other_geometry(detector, manifest)):
+    speaks = accelerator.is_main_process and perturb is None
+    if speaks and (warning := other_geometry(detector, manifest)):
         _log.warning(warning)
     part = score_images(
         detector,
@@ -166,6 +205,7 @@ def score_shared(
         progress=progress and accelerator.is_main_process,
         description=description,
         each=each,
+        perturb=perturb,
     )
     return Scores.merge(gather_object([part]), len(manifest))
 
@@ -183,13 +223,24 @@ def other_geometry(detector: "Detector", manifest: Manifest) -> str:
     )
 
 
-def _rows(manifest: Manifest, indices: list[int], prediction: Sequence[NDArray[Any]]) -> Scores:
+def _rows(
+    manifest: Manifest,
+    batch: Batch,
+    prediction: Sequence[NDArray[Any]],
+    points: OperatingPoints | None,
+) -> Scores:
     """The table's rows for one batch; prediction: the fields of a Prediction."""
     score, predicted, cams, entropy = prediction
+    calibration = points and points.calibration
+    indices = batch.index.tolist()
     samples = [manifest[index] for index in indices]
     grid = cams.shape[2:]
     peaks = metrics.peak_cell(cams[:, 0])
     coverage = [_coverage(sample, grid) for sample in samples]
+    # Zeros, which cover nothing, stand for no mask, as they do for no human map.
+    masks = np.stack([np.zeros(grid) if cells is None else cells for cells in coverage])
+    maps = batch.saliency.numpy()
+    hits = agreement.map_hit(cams[:, 0], maps)
     return Scores(
         index=np.array(indices),
         path=np.array([sample.path for sample in samples]),
@@ -210,6 +261,12 @@ def _rows(manifest: Manifest, indices: list[int], prediction: Sequence[NDArray[A
         peak_col=peaks % grid[1],
         pointing_hit=_hits(peaks, coverage),
         pointing_hit_synthetic=_hits(metrics.peak_cell(cams[:, 1]), coverage),
+        map_mse=agreement.map_mse(cams[:, 0], maps).astype(np.float32),
+        map_cosine=agreement.map_cosine(cams[:, 0], maps).astype(np.float32),
+        map_hit=np.where(np.isnan(hits), -1, hits).astype(np.int64),
+        map_mass=agreement.map_mass(cams[:, 0], maps).astype(np.float32),
+        mask_mass=agreement.mask_mass(cams[:, 0], masks).astype(np.float32),
+        llr=(calibration.llr(score) if calibration else score * np.nan).astype(np.float32),
     )
 
 

@@ -24,6 +24,7 @@ from focus.data.manifest import SYNTHETIC
 from focus.errors import InputError
 from focus.kernels import class_activation, focus_head
 from focus.losses import LossConfig
+from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.recipes import SMALL_MODEL
 from focus.writing import flush
 
@@ -256,6 +257,8 @@ class Detector(nn.Module):
             temperature=loss.temperature,
             training_generators=training_generators,
         )
+        self.points: OperatingPoints | None = None
+        """Thresholds and calibration, once they are fixed on validation."""
         if initial_checkpoint is not None:
             self._load_initial(Path(initial_checkpoint))
 
@@ -315,7 +318,8 @@ class Detector(nn.Module):
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; an earlier detector there is replaced.
+        """Write ``config.json``, ``model.safetensors`` and, if there are operating points,
+        ``thresholds.json``; an earlier detector there is replaced.
 
         The folder is written aside and renamed, so that it is whole or absent.
 
@@ -324,7 +328,7 @@ class Detector(nn.Module):
         """
         folder = Path(folder)
         present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        if others := sorted(present - {CONFIG_FILE, WEIGHTS_FILE}):
+        if others := sorted(present - {CONFIG_FILE, WEIGHTS_FILE, THRESHOLDS}):
             raise InputError(
                 f"{folder} holds more than a detector ({others[0]}): give a folder of its own."
             )
@@ -335,6 +339,8 @@ class Detector(nn.Module):
         # Not save_file, whose error of a full disk is none of the system's.
         (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
         self.config.write(aside / CONFIG_FILE)
+        if self.points is not None:
+            self.points.write(aside)
         for name in (WEIGHTS_FILE, CONFIG_FILE, ""):
             flush(aside / name)
         if folder.exists():
@@ -363,6 +369,7 @@ class Detector(nn.Module):
             training_generators=config.training_generators,
         )
         detector.config = config
+        detector.points = OperatingPoints.read(folder)
         detector._load(_read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return detector.eval()
 

@@ -75,7 +75,10 @@ RECIPES: dict[str, Recipe] = {
 }
 
 PAPER_IMAGE_SIZES = {"inception_v3": 299, "legacy_xception": 299}
-"""Networks that the paper recipe feeds another size than its own, as CYBORG does."""
+"""Networks that the paper recipe feeds another size than its own, as CYBORG does.
+
+By timm's name without the tag of its weights.
+"""
 
 
 def parse_augment(text: str) -> tuple[str, ...]:

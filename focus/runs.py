@@ -39,9 +39,9 @@ class TrainState:
     epoch: epochs done, validation included. step: steps of the optimiser done or skipped.
     updates: those done. nonfinite: steps skipped for a loss that is not finite; in_a_row: those
     since the last update, by number, counted from 1. best: of the chosen metric on validation, None
-    before the first epoch; best_epoch: counted from 1. entropy_target: measured on the training
-    set's maps. sums: of the epoch that is under way. rows: of summary.csv. processes: of the
-    launch.
+    before the first epoch; best_epoch: counted from 1; points: its operating points.
+    entropy_target: measured on the training set's maps. sums: of the epoch that is under way. rows:
+    of summary.csv. processes: of the launch.
     """
 
     epoch: int = 0
@@ -51,6 +51,7 @@ class TrainState:
     in_a_row: list[int] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
+    points: dict[str, Any] | None = None
     entropy_target: float | None = None
     sums: list[float] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)

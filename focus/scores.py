@@ -4,6 +4,7 @@
 """
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from focus.errors import InputError
 
-VERSION = 1
+VERSION = 2
 _MARK = "# focus-scores "
 
 Text = NDArray[np.object_]
@@ -38,6 +39,12 @@ class Scores:
     (max - min, in units of the logits), peak_row and peak_col (cell of the maximum), pointing_hit
     (1 the peak lies on the artefact, 0 it does not, -1 no fake or no artefact mask).
     pointing_hit_synthetic: the same for the CAM of the synthetic class.
+    Of the predicted class's CAM against the human map (:mod:`focus.agreement`), NaN and -1 where
+    there is none: map_mse, map_cosine, map_mass in [0, 1], map_hit (1 the peak lies where people
+    looked, 0 it does not). mask_mass: its share in [0, 1] that lies on the artefact, NaN where
+    pointing_hit is -1. A CAM that is constant has NaN and -1, too, but in map_mse.
+    llr: natural logarithm of the likelihood ratio, synthetic over real, by the model's calibration
+    (:mod:`focus.operating_points`); NaN without one.
     """
 
     index: Integers
@@ -59,6 +66,12 @@ class Scores:
     peak_col: Integers
     pointing_hit: Integers
     pointing_hit_synthetic: Integers
+    map_mse: Floats
+    map_cosine: Floats
+    map_hit: Integers
+    map_mass: Floats
+    mask_mass: Floats
+    llr: Floats
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -153,14 +166,18 @@ class Scores:
 
 _FIELDS = fields(Scores)
 _EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
-# Columns where -1 means "not known" and the file has an empty cell.
-_OPTIONAL = ("label", "pointing_hit", "pointing_hit_synthetic")
+# What means "not known" in a column, where the file has an empty cell.
+_UNKNOWN: dict[str, float] = {
+    **dict.fromkeys(("label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), -1),
+    **dict.fromkeys(("map_mse", "map_cosine", "map_mass", "mask_mass", "llr"), math.nan),
+}
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:
-    if name in _OPTIONAL:
-        return ["" if value < 0 else str(value) for value in column]
     # numpy prints a float32 with the fewest digits that read back to the same float32.
+    if name in _UNKNOWN:
+        unknown = np.isnan(column) if column.dtype.kind == "f" else column < 0
+        return ["" if gone else str(value) for value, gone in zip(column, unknown, strict=True)]
     return [str(value) for value in column]
 
 
@@ -170,7 +187,7 @@ def _from_text(cells: list[str | None], name: str, dtype: type, path: str | Path
         try:
             if cell is None:  # a row that ends early
                 raise ValueError
-            values.append(-1 if name in _OPTIONAL and cell == "" else dtype(cell))
+            values.append(_UNKNOWN[name] if name in _UNKNOWN and cell == "" else dtype(cell))
         except ValueError as error:
             raise InputError(
                 f"{path}, line {number}: {name} is {cell!r}; mend the line or write the file anew."

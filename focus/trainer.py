@@ -31,9 +31,9 @@ from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
 from focus.data.dataset import Batch, FaceDataset, collate, start_worker
 from focus.data.faces import geometries
 from focus.data.generators import training_families
-from focus.data.manifest import Manifest
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
-from focus.inference import score_shared
+from focus.inference import images_only, score_shared
 from focus.kernels import backend_for
 from focus.models import Detector
 from focus.monitoring import (
@@ -45,6 +45,7 @@ from focus.monitoring import (
     validation_figures,
     write_summary,
 )
+from focus.operating_points import OperatingPoints, choose
 from focus.optimization import (
     Buffers,
     make_optimizer,
@@ -159,6 +160,7 @@ class Trainer:
             std=detector.std,
             augment=parse_augment(config.augment),
             seed=config.seed,
+            keep=True,
         )
         self.batches = PlannedBatches()
         self.loader = DataLoader(
@@ -247,15 +249,20 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def evaluate(self) -> Results:
-        """Score the test images with the best model, write scores, results and overlays."""
+        """Score the test images with the best model, write scores, results and overlays.
+
+        Returns the results on the main process, nothing on the others.
+        """
         best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
         scores = self._score(best, self.test, progress=True)
-        results = summarise(scores, best.config.training_generators, best.config.training_families)
-        results["model"] = {
-            "epoch": self.state.best_epoch,
-            f"validation_{self.config.eval_metric}": self.state.best,
-        }
+        results: Results = {}
         if self.accelerator.is_main_process:
+            known = best.config.training_generators, best.config.training_families
+            results = summarise(scores, *known, best.points, progress=True)
+            results["model"] = {
+                "epoch": self.state.best_epoch,
+                f"validation_{self.config.eval_metric}": self.state.best,
+            }
             write_results(self.folder, scores, results)
             shown = self.test if len(self.test) else self.validation
             contact_sheet(best, shown, self.folder / "overlays.png")
@@ -356,7 +363,7 @@ class Trainer:
                 write_summary(self.folder / SUMMARY, self.state.rows)
             # A process that was killed while it wrote model/ left the checkpoint of that epoch.
             if run is not None and self.state.best_epoch == self.state.epoch > 0 and not done:
-                self.kept.save_pretrained(self.folder / "model")
+                self._save_best()
         check_shared(accelerator, config, self.state.step)
         self._aim_at_maps()
         # TensorBoard's tracker takes the project's name for its folder.
@@ -434,12 +441,15 @@ class Trainer:
             # Each process has statistics of its own images; those of the first are kept.
             for buffer in self.kept.buffers():
                 broadcast(buffer)
-        scores = self._score(self.kept, self.validation, progress=False, each=leave_if_told)
+        validation = images_only(self.validation)
+        scores = self._score(self.kept, validation, progress=False, each=leave_if_told)
         figures = validation_figures(scores)
         state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]
         if is_better(config.eval_metric, value, state.best):
             state.best, state.best_epoch = value, state.epoch
+            real, fake = (scores.score[scores.label == label] for label in (REAL, SYNTHETIC))
+            state.points = asdict(choose(real, fake))
         row = {
             "epoch": state.epoch,
             **EpochSums(state.sums).means(),
@@ -454,7 +464,7 @@ class Trainer:
             write_summary(self.folder / SUMMARY, state.rows)
             self._save()
             if best:
-                self.kept.save_pretrained(self.folder / "model")
+                self._save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
                 self._write_sheet()
             tqdm.write(epoch_line(row, config.epochs, config.eval_metric, best=best, rate=rate))
@@ -522,6 +532,11 @@ class Trainer:
                 keep=self.config.checkpoints_kept,
             )
         return str(self.folder / CHECKPOINTS)
+
+    def _save_best(self) -> None:
+        if self.state.points is not None:
+            self.kept.points = OperatingPoints.from_values(self.state.points)
+        self.kept.save_pretrained(self.folder / "model")
 
     def _score(
         self,

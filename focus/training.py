@@ -16,9 +16,11 @@ from focus.data.splits import assign_splits, check_trainable, recorded_splits
 from focus.dry_run import dry_run
 from focus.errors import InputError
 from focus.models import Detector
-from focus.results import Results, format_table
+from focus.result_table import difference_lines, format_table
+from focus.results import Results
 from focus.runs import SavedRun, check_folder, folder_of, recorded_manifest
 from focus.runtime import main_first, start
+from focus.scores import Scores
 from focus.trainer import Trainer, describe, make_detector
 
 
@@ -68,7 +70,15 @@ def train(config: TrainConfig) -> None:
         each.name: _run(each, detector, manifest, bad, before)
         for each, detector, before in zip(runs, detectors, saved, strict=True)
     }
-    accelerator.print(f"\n{format_table(results)}\n")
+    if main:
+        print(f"\n{format_table(results)}\n")
+        if len(runs) == 2:
+            first, second = (
+                (run.name, Scores.from_csv(folder_of(run) / "scores.csv"), results[run.name])
+                for run in runs
+            )
+            for line in difference_lines(first, second):
+                print(line)
     for each in runs:
         accelerator.print(f"run folder: {folder_of(each)}")
     accelerator.end_training()

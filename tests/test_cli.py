@@ -97,8 +97,9 @@ TRAIN_FLAGS = """
     weight-decay workers
 """
 EVALUATE_FLAGS = """
-    allow-outside-root batch-size columns data data-root debug generator heatmaps layout max-bad
-    mixed-precision model-dir output run test-data test-real threads workers
+    allow-outside-root batch-size columns data data-root debug faithfulness generator heatmaps
+    layout max-bad mixed-precision model-dir output robustness run test-data test-real threads
+    workers
 """
 
 

@@ -17,7 +17,7 @@ from focus import evaluation
 from focus.config import EvaluateConfig, TrainConfig, write_config
 from focus.errors import InputError
 from focus.models import Detector
-from focus.results import format_table
+from focus.result_table import format_table
 from focus.scores import Scores
 
 PROGRAM = Path(__file__).parents[1] / "evaluate.py"
@@ -61,7 +61,7 @@ def test_evaluate_writes_what_it_prints(
         output=str(out),
     )
     results = json.loads((out / "results.json").read_text())
-    assert (results["closed"]["n_real"], results["closed"]["n_fake"]) == (3, 4)
+    assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_fake"]) == (3, 4)
     new = results["open"]["generators"]["new"]
     assert (new["n_real"], new["n_fake"]) == (6, 5)
     scores = Scores.from_csv(out / "scores.csv")
@@ -69,7 +69,7 @@ def test_evaluate_writes_what_it_prints(
     expected = roc_auc_score(
         scores.label[scores.generator == "known"], scores.score[scores.generator == "known"]
     )
-    assert results["closed"]["auc"] == pytest.approx(expected)
+    assert results["closed"]["pooled"]["auc"] == pytest.approx(expected)
     with Image.open(out / "overlays.png") as sheet:
         assert sheet.format == "PNG"
     printed = capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
     # Other batches, other rounding.
     np.testing.assert_allclose(one.score, two.score, rtol=1e-5)
     results = json.loads((tmp_path / "two" / "results.json").read_text())
-    assert (results["closed"]["n_real"], results["closed"]["n_fake"]) == (5, 4)
+    assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_fake"]) == (5, 4)
 
 
 def test_the_program_ends_with_code_2_and_one_line(tmp_path: Path) -> None:

@@ -6,14 +6,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from focus import faithfulness, robustness
 from focus.checkpoint import CHECKPOINT_VERSION, save_checkpoint
 from focus.config import CONFIG_VERSION
 from focus.data.manifest import Manifest
+from focus.metrics import Calibration
 from focus.models import CONFIG_VERSION as MODEL_VERSION
 from focus.models import DetectorConfig
+from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
+from focus.operating_points import VERSION as THRESHOLDS_VERSION
+from focus.perturbations import STRENGTHS
 from focus.results import VERSION as RESULTS_VERSION
 from focus.results import summarise
 from focus.runs import TrainState
@@ -61,20 +67,39 @@ def test_keys_of_results() -> None:
     columns: dict[str, Any] = {f.name: [0] * 3 for f in fields(Scores)}
     columns |= {"label": [0, 1, 1], "generator": ["", "kA", "uB"]}
     columns["test_set"] = ["", "closed_balanced", ""]
-    results = summarise(Scores(**columns), ["kA"])
-    (block,) = re.findall(r"```text\n(.*?)```", section("results.json"), re.DOTALL)
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.5), Calibration(1, 0, 1), 9, 9)
+    results = summarise(Scores(**columns), ["kA"], None, points, resamples=9)
+    text = section("results.json")
+    (block,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     outline = set(re.findall(r'"(\w+)"', block))
-    figures = set(re.findall(r"`([a-z_]+)`", section("results.json").partition("`FIGURES`")[2]))
-    # A run folder adds the model; the column that the entropy is the mean of is no key.
-    documented = (outline - {"model", "epoch", "validation_auc"}) | (
-        figures - {"entropy_predicted"}
-    )
+    figures = set(listed("results.json", "field")) | {"n_real", "n_fake", "n_pointing", "n_maps"}
+    # A run folder adds the model.
+    documented = (outline - {"model", "epoch", "validation_auc"}) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented
-    assert {"auc_mean", "n_generators", "auc_pooled"} == set(results["open"]) - set(
-        results["closed"]
-    )
-    for test_set in ("closed", "closed_balanced"):
-        assert set(results[test_set]) - set(results["open"]) == {"auc"}
+
+
+def test_keys_of_thresholds(tmp_path: Path) -> None:
+    choose(np.array([0.1, 0.2]), np.array([0.9])).write(tmp_path)
+    written = json.loads((tmp_path / THRESHOLDS).read_text())
+    assert listed(THRESHOLDS, "field") == list(written)
+    assert set(written["thresholds"]) == set(POINTS)
+    assert set(written["calibration"]) == {"slope", "intercept", "temperature"}
+
+
+def test_columns_of_robustness_and_faithfulness(tmp_path: Path) -> None:
+    robustness.write([], tmp_path)
+    falls = faithfulness.Falls(np.zeros(0), np.zeros((0, 8)))
+    faithfulness.write(falls, Scores(**{f.name: [] for f in fields(Scores)}), tmp_path)
+    for name in ("robustness.csv", "faithfulness.csv"):
+        mark, head = (tmp_path / name).read_text().splitlines()
+        assert f"`{mark}`" in section(name)
+        assert ",".join(listed(name, "column")) == head
+
+
+def test_strengths_of_perturbations() -> None:
+    (row,) = re.findall(r"^\| `strength` \|(.*)\|$", section("robustness.csv"), re.MULTILINE)
+    documented = [float(number) for number in re.findall(r"\b\d[\d.]*", row)]
+    assert documented == [s for strengths in STRENGTHS.values() for s in strengths]
 
 
 def test_fields_of_a_models_config() -> None:
@@ -107,6 +132,9 @@ def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
     [
         ("scores.csv", SCORES_VERSION),
         ("results.json", RESULTS_VERSION),
+        ("thresholds.json", THRESHOLDS_VERSION),
+        ("robustness.csv", robustness.VERSION),
+        ("faithfulness.csv", faithfulness.VERSION),
         ("config.json", MODEL_VERSION),
         ("Run folder", CONFIG_VERSION),
         ("Checkpoint", CHECKPOINT_VERSION),

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError
-from focus.inference import score_images
+from focus.errors import ImageError, InputError
+from focus.inference import predictions, score_images
 from focus.models import Prediction
 from focus.scores import Scores
 
@@ -32,6 +33,7 @@ class RedDetector(nn.Module):
     grid = GRID
     mean = (0.5, 0.5, 0.5)
     std = (1.0, 1.0, 1.0)
+    points = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,10 +118,57 @@ def test_every_column_by_hand(pictures: Manifest) -> None:
     # Only fakes are asked; the real image's mask plays no part.
     assert scores.pointing_hit.tolist() == [0, 0, -1, -1]
     assert scores.pointing_hit_synthetic.tolist() == [1, 0, -1, -1]
+    # Of the CAM's mass, stretched to 0 in the artefact's cell and 1 in the seven others, none lies
+    # on the artefact; in image 1 the peak holds all of it.
+    np.testing.assert_array_equal(scores.mask_mass, np.float32([0, 0, np.nan, np.nan]))
+    for name in ("map_mse", "map_cosine", "map_mass"):
+        assert np.isnan(getattr(scores, name)).all(), "no image has a human map"
+    assert scores.map_hit.tolist() == [-1] * 4
     # z-scores of one cell among eight: sqrt(7) and -1/sqrt(7), here negated.
     weights = np.exp([-math.sqrt(7)] + [1 / math.sqrt(7)] * 7)
     p = weights / weights.sum()
     assert scores.entropy_z[0] == pytest.approx(-(p * np.log(p)).sum() / math.log(8), rel=1e-5)
+
+
+def grey(folder: Path, name: str, cells: list[list[int]]) -> str:
+    """A human map of 2 x 4 cells with these levels."""
+    Image.fromarray(np.kron(np.array(cells, np.uint8), np.ones((8, 8), np.uint8))).save(
+        folder / name
+    )
+    return str(folder / name)
+
+
+def test_agreement_with_human_maps_by_hand(pictures: Manifest, tmp_path: Path) -> None:
+    """The predicted class's CAM counts: of image 0 that is 0 in row 1, column 2 and 1 elsewhere."""
+    one_cell = grey(tmp_path, "m0.png", [[0, 0, 0, 0], [0, 0, 200, 0]])
+    two_cells = grey(tmp_path, "m1.png", [[0, 200, 0, 100], [0, 0, 0, 0]])
+    constant = grey(tmp_path, "m3.png", [[90] * 4] * 2)
+    maps = [one_cell, two_cells, None, constant]
+    mapped = Manifest(replace(s, map_path=m) for s, m in zip(pictures, maps, strict=True))
+    scores = score(RedDetector(), mapped)
+    # Image 1: its CAM is 1 in row 0, column 1, where the map is 1, too, and 0 elsewhere.
+    expected = {
+        "map_mse": [1.0, 0.5**2 / 8, math.nan, math.nan],
+        "map_cosine": [0.0, 1 / math.sqrt(1.25), math.nan, math.nan],
+        "map_mass": [0.0, 1.0, math.nan, math.nan],
+    }
+    for name, column in expected.items():
+        np.testing.assert_allclose(getattr(scores, name), column, atol=2e-3, err_msg=name)
+    assert scores.map_hit.tolist() == [0, 1, -1, -1]
+    without = score(RedDetector(), pictures)
+    for name, values in without.columns().items():
+        if name not in (*expected, "map_hit"):
+            np.testing.assert_array_equal(values, getattr(scores, name), err_msg=name)
+
+
+def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_prediction(
+    pictures: Manifest, tmp_path: Path
+) -> None:
+    lost = Manifest([replace(pictures[0], map_path=str(tmp_path / "lost.png"))])
+    with pytest.raises(ImageError, match=r"lost\.png"):
+        score(RedDetector(), lost)
+    ((rows, prediction),) = predictions(RedDetector(), lost, batch_size=2)  # type: ignore[arg-type]
+    assert (rows, prediction.predicted.tolist()) == ([0], [0])
 
 
 def test_scoring_leaves_the_detector_as_it_was(pictures: Manifest) -> None:

@@ -38,14 +38,17 @@ def test_the_library_example_runs() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md", "docs/training.md"],
+    [
+        *("README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md"),
+        *("docs/reproduce.md", "docs/training.md"),
+    ],
 )
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")
     known = {flag(f.name) for c in (TrainConfig, EvaluateConfig) for f in fields(c)}
     # Flags of the launcher, of pip and pytest, and of focus.data.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
-    known |= {"--margin", "--drop-leaks", "--cpu", "--signal"}
+    known |= {"--margin", "--drop-leaks", "--expect", "--cpu", "--signal"}
     known |= {"--num_processes", "--config_file", "--nproc_per_node"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):

@@ -10,8 +10,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from focus.data.readers import read_tests
-from focus.results import format_table, match, remarks, summarise, write_results
+from focus.result_table import difference_lines, format_table, remarks
+from focus.results import match, write_results
+from focus.results import summarise as summarise_with_intervals
 from focus.scores import Scores
+
+
+def summarise(scores: Scores, *given: Any) -> dict[str, Any]:
+    """Without intervals, which have tests of their own."""
+    return summarise_with_intervals(scores, *given, resamples=0)
 
 
 def table(rows: list[tuple[int, str, str, float]], **columns: Any) -> Scores:
@@ -73,7 +80,7 @@ def test_reals_given_by_a_generators_name_are_its_own(tmp_path: Path) -> None:
     results = summarise(table(rows), [])
     counts = {n: (g["n_real"], g["n_fake"]) for n, g in results["open"]["generators"].items()}
     assert counts == {"A": (4, 1), "B": (6, 2), "C": (5, 3)}
-    assert (results["open"]["n_real"], results["n_real_unused"]) == (15, 0)
+    assert (results["open"]["pooled"]["n_real"], results["n_real_unused"]) == (15, 0)
 
 
 def test_reals_of_the_same_test_set_come_before_those_given_apart() -> None:
@@ -103,9 +110,9 @@ def test_a_generator_without_reals_has_none() -> None:
     assert matched(scores) == {("open", "A"): ([0], [1]), ("open", "B"): ([], [2])}
     results = summarise(scores, ["known"])
     assert results["open"]["generators"]["B"]["auc"] is None
-    assert results["open"]["auc_mean"] == 1.0
+    assert results["open"]["mean"]["auc"] == 1.0
     assert results["open"]["n_generators"] == 1
-    assert results["closed"]["auc"] is None
+    assert results["closed"]["pooled"]["auc"] is None
     assert "closed_balanced" not in results
 
 
@@ -126,10 +133,11 @@ def test_mean_and_pooled_auc_by_hand() -> None:
         "A": 1.0,
         "B": 0.5,
     }
-    assert results["open"]["auc_mean"] == 0.75
-    assert results["open"]["auc_pooled"] == pytest.approx(4 / 6)  # the shared reals count once
-    assert (results["open"]["n_real"], results["open"]["n_fake"]) == (2, 3)
-    assert results["closed"]["auc"] == 0.5
+    assert results["open"]["mean"]["auc"] == 0.75
+    assert results["open"]["pooled"]["auc"] == pytest.approx(4 / 6)  # the shared reals count once
+    pooled = results["open"]["pooled"]
+    assert (pooled["n_real"], pooled["n_fake"]) == (2, 3)
+    assert results["closed"]["pooled"]["auc"] == 0.5
     assert results["n_real_unused"] == 0
 
 
@@ -139,7 +147,9 @@ def test_auc_agrees_with_scikit_learn() -> None:
     numbers: list[float] = generator.normal(labels, 1.0).astype(np.float32).tolist()
     rows = [(b, "" if b == 0 else "known", "", s) for b, s in zip(labels, numbers, strict=True)]
     results = summarise(table(rows), ["known"])
-    assert results["closed"]["auc"] == pytest.approx(roc_auc_score(labels, numbers), abs=1e-15)
+    assert results["closed"]["pooled"]["auc"] == pytest.approx(
+        roc_auc_score(labels, numbers), abs=1e-15
+    )
 
 
 def test_focus_figures_by_hand() -> None:
@@ -160,27 +170,27 @@ def test_focus_figures_by_hand() -> None:
     assert (a["entropy_sum"], b["entropy_sum"]) == (0.25, 1.0)
     assert (a["pointing_hit"], a["pointing_hit_synthetic"], a["n_pointing"]) == (0.5, 1.0, 2)
     assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
-    assert results["open"]["pointing_hit"] == pytest.approx(2 / 3)
-    assert results["open"]["peak_share"] == 0.5
+    assert results["open"]["pooled"]["pointing_hit"] == pytest.approx(2 / 3)
+    assert results["open"]["pooled"]["peak_share"] == 0.5
     assert results["n_real_unused"] == 1  # C has reals and no fakes
-    assert results["closed"]["pointing_hit"] is None
+    assert results["closed"]["pooled"]["pointing_hit"] is None
 
 
 def test_one_class_and_no_labels_are_not_defined() -> None:
     only_reals = summarise(table([(0, "", "", 0.1)]), ["known"])
-    assert only_reals["open"]["auc_mean"] is None
-    assert only_reals["open"]["auc_pooled"] is None
+    assert only_reals["open"]["mean"]["auc"] is None
+    assert only_reals["open"]["pooled"]["auc"] is None
     assert only_reals["n_real_unused"] == 1
     unlabelled = summarise(table([(-1, "", "", 0.1)]), ["known"])
     assert unlabelled["n_unlabelled"] == 1
-    assert unlabelled["closed"]["n_real"] == 0
+    assert unlabelled["closed"]["pooled"]["n_real"] == 0
     assert "NaN" not in json.dumps([only_reals, unlabelled])
 
 
 def test_a_fake_without_a_generator_has_a_name_in_the_results() -> None:
     scores = table([(0, "", "", 0.1), (1, "", "", 0.9)])
     assert summarise(scores, ["known"])["open"]["generators"]["(unnamed)"]["auc"] == 1
-    assert summarise(scores, [""])["closed"]["auc"] == 1
+    assert summarise(scores, [""])["closed"]["pooled"]["auc"] == 1
 
 
 def test_results_are_written_whole(tmp_path: Path) -> None:
@@ -311,3 +321,17 @@ def test_remarks() -> None:
     ]
     complete = table([(0, "", "", 0.1), (1, "B", "", 0.9)])
     assert remarks(complete, summarise(complete, [])) == []
+
+
+def test_the_difference_of_two_models_by_hand() -> None:
+    rows = [(0, "", "", 0.1), (0, "", "", 0.4), (0, "", "", 0.5), (1, "new", "", 0.3)]
+    rows += [(1, "new", "", 0.6), (1, "known", "", 0.9)]
+    one = table(rows)
+    other = table([(*row[:3], 1 - row[3]) for row in rows])
+    given = [(n, s, summarise(s, ["known"])) for n, s in (("one", one), ("other", other))]
+    (line,) = difference_lines(*given)  # one fake is too few for a variance
+    # Of six pairs four are in order, and two in the other model.
+    assert line.startswith("open-set AUC, all images: one - other = +0.333 [")
+    grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
+    assert difference_lines(("one", grouped, given[0][2]), given[1]) == []
+    assert difference_lines(("one", one.select(range(5)), given[0][2]), given[1]) == []

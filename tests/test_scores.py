@@ -1,6 +1,7 @@
 """The table of scores, its file and its joining."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def table(n: int, **columns: Any) -> Scores:
         "peak_col": rows % 5,
         "pointing_hit": [-1 if row % 2 == 0 else row % 3 % 2 for row in rows],
         "pointing_hit_synthetic": [-1 if row % 2 == 0 else 1 for row in rows],
+        "map_mse": rows / 74,
+        "map_cosine": [math.nan if row % 3 == 0 else row / 75 for row in rows],
+        "map_hit": [-1 if row % 3 == 0 else row % 2 for row in rows],
+        "map_mass": [math.nan if row % 3 == 0 else row / 76 for row in rows],
+        "mask_mass": [math.nan if row % 2 == 0 else row / 77 for row in rows],
+        "llr": [math.nan if row % 5 == 4 else (row - 2) / 78 for row in rows],
     }
     return Scores(**(given | columns))
 
@@ -64,8 +71,10 @@ def test_the_file_as_other_programs_see_it(tmp_path: Path) -> None:
     scores = table(2, label=[-1, 1], pointing_hit=[-1, 0], score=np.array([0.1, 1 / 3]))
     scores.to_csv(tmp_path / "scores.csv")
     first, *rest = (tmp_path / "scores.csv").read_text().splitlines()
-    assert first == "# focus-scores 1"
+    assert first == "# focus-scores 2"
     unlabelled, fake = csv.DictReader(rest)
+    assert [unlabelled[name] for name in ("map_cosine", "map_hit", "mask_mass")] == [""] * 3
+    assert (fake["map_hit"], np.float32(fake["map_mass"])) == ("1", np.float32(1 / 76))
     assert (unlabelled["path"], unlabelled["label"]) == ("/faces/0.png", "")
     assert (unlabelled["score"], unlabelled["pointing_hit"]) == ("0.1", "")
     assert (fake["label"], fake["pointing_hit"], fake["generator"]) == ("1", "0", "kA")
@@ -80,9 +89,10 @@ def test_an_empty_table_has_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("focus-scores 1", "focus-scores 2", "begins with '# focus-scores 2'"),
+        ("focus-scores 2", "focus-scores 3", "begins with '# focus-scores 3'"),
         ("entropy_sum", "entropy_total", "lacks the column 'entropy_sum'"),
         ("/faces/1.png,1,", "/faces/1.png,fake,", "line 4: label is 'fake'"),
+        (",0.16666667,0,", ",,0,", "line 3: score is ''"),
     ],
 )
 def test_a_file_that_is_not_ours_is_refused(

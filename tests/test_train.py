@@ -153,8 +153,8 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     new = results["open"]["generators"]["NewGAN"]
     assert (new["n_real"], new["n_fake"]) == (20, 20)
     assert new["auc"] == pytest.approx(roc_auc_score(scores.label, scores.score), abs=1e-12)
-    assert results["open"]["auc_mean"] == results["open"]["auc_pooled"] == new["auc"]
-    assert results["closed"]["auc"] is None, "CYBORG's own test split is validation"
+    assert results["open"]["mean"]["auc"] == results["open"]["pooled"]["auc"] == new["auc"]
+    assert results["closed"]["pooled"]["auc"] is None, "CYBORG's own test split is validation"
 
 
 def test_evaluate_gives_the_scores_of_the_run(
@@ -205,8 +205,8 @@ def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> Non
     runs, out = tree_runs
     results = json.loads((runs / "tree" / "results.json").read_text())
     assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
-    assert results["closed"]["auc"] is not None
-    assert results["open"]["auc_mean"] is None
+    assert results["closed"]["pooled"]["auc"] is not None
+    assert results["open"]["mean"]["auc"] is None
     assert re.search(r"closed-set AUC +\d\.\d+", out)
 
 

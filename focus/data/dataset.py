@@ -1,7 +1,7 @@
 """From a manifest to batches: images, targets and human maps on the CAM's grid."""
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,11 @@ from focus.data.maps import human_map, resized
 from focus.kernels.reference import map_entropy
 
 UNLABELLED = -1
+KEPT_BYTES = 64 * 2**20
+"""Of one process."""
+
+Perturb = Callable[[Image.Image, int], Image.Image]
+"""Another image for an image, given its row of the manifest."""
 
 
 class Batch(NamedTuple):
@@ -52,6 +57,12 @@ class FaceDataset(Dataset[Batch]):
     ``augment``: names of :mod:`focus.data.augment`. What is drawn depends on seed, epoch and
     manifest row only, so neither the order nor the number of workers changes it.
 
+    ``perturb``: changes the image as it was decoded, at the size that the file has; the human map
+    stays as it is.
+
+    ``keep``: each is decoded once, if all of them with their maps take at most ``KEPT_BYTES``, as
+    the demo set's do.
+
     An item whose file cannot be decoded raises InputError with the file's name.
     """
 
@@ -65,6 +76,8 @@ class FaceDataset(Dataset[Batch]):
         std: Sequence[float],
         augment: tuple[str, ...] = (),
         seed: int = 0,
+        perturb: Perturb | None = None,
+        keep: bool = False,
     ) -> None:
         self._paths = _Texts(sample.path for sample in manifest)
         self._map_paths = _Texts(sample.map_path or "" for sample in manifest)
@@ -74,6 +87,11 @@ class FaceDataset(Dataset[Batch]):
         self.grid = grid
         self.augment = Augmentation(augment, image_size) if augment else None
         self.seed = seed
+        self._perturb = perturb
+        size = image_size**2 * (3 + 4 * any(sample.map_path for sample in manifest))
+        self._kept: dict[int, tuple[Tensor, Tensor | None]] | None = (
+            {} if keep and len(manifest) * size <= KEPT_BYTES else None
+        )
         # x * scale + offset = (x / 255 - mean) / std
         std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
         self._scale = 1 / (255 * std_column)
@@ -101,8 +119,7 @@ class FaceDataset(Dataset[Batch]):
         return float(np.mean(found)) if found else None
 
     def __getitem__(self, index: int) -> Batch:
-        pixels = torch.tensor(np.asarray(self._squash(load_image(self._paths[index]))))
-        pixels, heat = pixels.permute(2, 0, 1), self._heat(index)
+        pixels, heat = self._decoded(index)
         if self.augment is not None:
             pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), index))
 
@@ -116,6 +133,18 @@ class FaceDataset(Dataset[Batch]):
             saliency_mask=torch.tensor(saliency is not None),
             index=torch.tensor(index),
         )
+
+    def _decoded(self, row: int) -> tuple[Tensor, Tensor | None]:
+        """The image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""
+        if self._kept is not None and row in self._kept:
+            return self._kept[row]
+        image = load_image(self._paths[row])
+        if self._perturb is not None:
+            image = self._perturb(image, row)
+        found = torch.tensor(np.asarray(self._squash(image))).permute(2, 0, 1), self._heat(row)
+        if self._kept is not None:
+            self._kept[row] = found
+        return found
 
     def _heat(self, row: int) -> Tensor | None:
         """The human map at the images' size, [1, S, S]."""

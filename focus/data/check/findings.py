@@ -10,6 +10,7 @@ import numpy as np
 
 from focus.config import TrainConfig, resolve
 from focus.data.bad_files import BadFile, check_images
+from focus.data.check.expected import Comparison
 from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
 from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
@@ -52,6 +53,7 @@ class Findings:
     train.py would say and stop, "" if it would start. looks: row by row. maps: by ``map_path``.
     n_unmatched: images in the folders of maps that are nobody's map. bad: files that cannot be
     decoded. metadata, pixels: the audits of the images to train with, None if there are too few.
+    expected: the comparison with a paper's data, None if it was not asked for or nothing was read.
     """
 
     config: TrainConfig
@@ -65,6 +67,7 @@ class Findings:
     metadata: Audit | None = None
     pixels: Audit | None = None
     kept: Kept | None = None
+    expected: Comparison | None = None
 
 
 def read(config: TrainConfig) -> Data:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from focus.data.check.expected import Comparison
 from focus.data.check.findings import Findings
 from focus.data.check.leaks import write_leaks
 from focus.data.check.shortcuts import LEVEL, MIN_IMAGES, Audit, describe
@@ -71,6 +72,9 @@ def as_dict(found: Findings) -> dict[str, Any]:
             "trainable": not found.kept.obstacle,
             "obstacle": found.kept.obstacle or None,
         },
+        "expected": None
+        if found.expected is None
+        else {"met": not found.expected.unmet, **asdict(found.expected)},
     }
 
 
@@ -79,6 +83,8 @@ def text(found: Findings) -> str:
     lines = [*_table(as_dict(found)["kinds"]), ""] if found.manifest else []
     if found.manifest:
         lines += [*_file_lines(found), *_leak_lines(found), *_shortcut_lines(found), ""]
+    if found.expected is not None:
+        lines += [*_expected_lines(found.expected), ""]
     lines.append(
         f"training would not start: {found.obstacle}" if found.obstacle else "training would start"
     )
@@ -229,6 +235,15 @@ def _shortcut_lines(found: Findings) -> list[str]:
                 f"{remedy}"
             )
     return lines
+
+
+def _expected_lines(expected: Comparison) -> list[str]:
+    n = len(expected.unmet)
+    return [
+        f"expected {expected.name}: {f'not met in {n} of its points' if n else 'met'}",
+        *(f"  {unmet}" for unmet in expected.unmet),
+        f"  {expected.train_with_map} of {expected.train} training images have a human map",
+    ]
 
 
 def _more(n: int) -> list[str]:

@@ -1,41 +1,16 @@
-"""Metrics as pure functions on numpy arrays: they know no model, no file and no test set.
-
-Everything is computed in float64. A metric that the data cannot give is ``None`` ("not
-defined"), never 0 and never NaN. A number that is not finite is an error: ranked, it would pass
-for a result.
-"""
+"""Metrics of class activation maps: how narrow they are, and where they point."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
-Array = NDArray[Any]
+from focus.metrics.arrays import Array, finite
 
 # A peak counts as inside the artefact where the artefact covers this share of its cell.
 HIT_COVERAGE = 0.25
 # A map whose range is below this many rounding steps of its largest value is constant.
 FLAT_STEPS = 64
-
-
-def auc(real_scores: Array, fake_scores: Array) -> float | None:
-    """Area under the ROC curve: the chance that a fake scores above a real image, ties half.
-
-    real_scores [M], fake_scores [N]: any finite numbers, larger = more likely synthetic. ``None``
-    when one of the two is empty. Raises ValueError for a score that is not finite.
-    """
-    scores = np.concatenate([_finite(real_scores, "scores"), _finite(fake_scores, "scores")])
-    if len(real_scores) == 0 or len(fake_scores) == 0:
-        return None
-    labels = np.repeat([0, 1], [len(real_scores), len(fake_scores)])
-    return float(roc_auc_score(labels, scores))
-
-
-def mean(values: Array) -> float | None:
-    """Arithmetic mean of ``values`` [N]; ``None`` when there are none."""
-    return float(_finite(values, "values").mean()) if len(values) else None
 
 
 def sum_entropy(cams: Array) -> NDArray[np.float64]:
@@ -114,14 +89,6 @@ def pointing_hit(peak: int, coverage: Array) -> bool | None:
     return bool(cells[peak] >= HIT_COVERAGE or cells[peak] == cells.max())
 
 
-def _finite(values: Array, name: str) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    bad = np.count_nonzero(~np.isfinite(array))
-    if bad:
-        raise ValueError(f"{bad} of {array.size} {name} are NaN or infinite")
-    return array
-
-
 def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Maps [N, H W] in float64, and [N] which of them are constant up to rounding."""
     given = np.asarray(cams)
@@ -129,7 +96,7 @@ def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         raise ValueError(f"CAMs of shape [N, H, W] are needed, got {list(given.shape)}")
     # Rounding happened in the type that the maps come in.
     step = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(np.float64).eps
-    maps = _finite(given, "CAM cells").reshape(len(given), math.prod(given.shape[1:]))
+    maps = finite(given, "CAM cells").reshape(len(given), math.prod(given.shape[1:]))
     flat = np.ptp(maps, axis=1) <= FLAT_STEPS * step * np.abs(maps).max(axis=1)
     return maps, flat
 

@@ -1,0 +1,247 @@
+"""From run folders to numbers: the figures of a run, and AUCs of all runs on drawn test images."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focus import metrics
+from focus.data.manifest import SYNTHETIC, Manifest
+from focus.errors import InputError
+from focus.experiment.frozen import GLOBAL_GENERATORS
+from focus.experiment.grid import Run
+from focus.experiment.statistics import Floats, draw_counts, weighted_auc
+from focus.results import match
+from focus.runs import MANIFEST
+from focus.scores import Scores
+from focus.test_sets import Comparison
+
+FIGURES: Mapping[str, str] = {
+    "closed": "closed AUC",
+    "closed_balanced": "closed-balanced AUC",
+    "open": "open AUC",
+    "gap": "open - closed",
+    "open_local": "open AUC without global fingerprints",
+    "open_global": "open AUC of global fingerprints",
+    "open_known_artefact": "open AUC, artefact known",
+    "open_new_artefact": "open AUC, artefact new",
+    "entropy_closed": "entropy, closed",
+    "entropy_open": "entropy, open",
+    "entropy_sum_open": "h_sum, open",
+    "pointing_closed": "pointing, closed",
+    "pointing_open": "pointing, open",
+    "peak_share_open": "commonest peak, open",
+    "validation": "validation AUC",
+    "best_epoch": "epoch kept",
+}
+"""The figures of a run and what a table calls them; a generator's AUC is ``open.NAME``."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run gave.
+
+    figures: by name, NaN where not defined. scores: of the test images, in the manifest's order.
+    comparisons: which fakes are told from which reals, of the closed and of the open set.
+    """
+
+    run: Run
+    figures: Mapping[str, float]
+    scores: NDArray[np.float32]
+    comparisons: Mapping[str, Sequence[Comparison]]
+
+
+def outcome(run: Run) -> Outcome:
+    """Read a run folder.
+
+    Raises:
+        InputError: scores and results do not belong together, or cannot be read.
+    """
+    results = read_json(run.folder / "results.json")
+    scores = Scores.from_csv(run.folder / "scores.csv")
+    found = match(scores, results["training_generators"])
+    opened = results["open"]
+    closed_auc, open_auc = _at(results, "closed", "pooled", "auc"), _at(opened, "mean", "auc")
+    by_name = {name: found["auc"] for name, found in opened["generators"].items()}
+    local = [auc for name, auc in by_name.items() if name not in GLOBAL_GENERATORS]
+    spread = [auc for name, auc in by_name.items() if name in GLOBAL_GENERATORS]
+    figures = {
+        "closed": closed_auc,
+        "closed_balanced": _at(results, "closed_balanced", "pooled", "auc"),
+        "open": open_auc,
+        "gap": _difference(open_auc, closed_auc),
+        "open_local": _mean(local),
+        "open_global": _mean(spread),
+        **_by_artefact(run, scores, [c for c in found if c.test_set == "open"]),
+        "entropy_closed": _at(results, "closed", "pooled", "entropy"),
+        "entropy_open": _at(opened, "pooled", "entropy"),
+        "entropy_sum_open": _at(opened, "pooled", "entropy_sum"),
+        "pointing_closed": _at(results, "closed", "pooled", "pointing_hit"),
+        "pointing_open": _at(opened, "pooled", "pointing_hit"),
+        "peak_share_open": _at(opened, "pooled", "peak_share"),
+        "validation": _at(results, "model", "validation_auc"),
+        "best_epoch": _at(results, "model", "epoch"),
+        **{f"open.{name}": auc for name, auc in by_name.items()},
+    }
+    return Outcome(
+        run,
+        {name: math.nan if value is None else float(value) for name, value in figures.items()},
+        scores.score,
+        {name: [c for c in found if c.test_set == name] for name in ("closed", "open")},
+    )
+
+
+def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict[str, float | None]:
+    """AUC of the unknown fakes, pooled, whose artefact training knew, and of the others.
+
+    From the column ``known_artefact`` of the run's manifest, which the demo set has. Fakes of
+    global fingerprints, and those that are not marked, are in neither.
+    """
+    known = {
+        sample.path: sample.extra["known_artefact"]
+        for sample in Manifest.from_csv(run.folder / MANIFEST)
+        if sample.label == SYNTHETIC and "known_artefact" in sample.extra
+    }
+    found: dict[str, float | None] = {}
+    for name, mark in (("open_known_artefact", "1"), ("open_new_artefact", "0")):
+        real, fake = set[int](), list[int]()
+        for comparison in opened:
+            if comparison.generator in GLOBAL_GENERATORS:
+                continue
+            chosen = [row for row in comparison.fake if known.get(scores.path[row]) == mark]
+            fake += chosen
+            real |= set(comparison.real.tolist()) if chosen else set()
+        rows = np.array(sorted(real), dtype=np.int64)
+        found[name] = metrics.auc(scores.score[rows], scores.score[fake]) if fake else None
+    return found
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Closed and open AUC [A, L, S, R] of every run on the test images of each replicate."""
+
+    closed: Floats
+    opened: Floats
+
+
+def placed(
+    outcomes: Iterable[Outcome], arms: Sequence[str], lengths: Sequence[int], seeds: int
+) -> dict[tuple[int, int, int], Outcome]:
+    """Outcomes by their place (arm, length, seed); those of no arm (``dose``) have none."""
+    return {
+        (arms.index(o.run.arm), lengths.index(o.run.length), o.run.seed): o
+        for o in outcomes
+        if o.run.arm in arms and o.run.seed < seeds
+    }
+
+
+def observed(
+    places: Mapping[tuple[int, int, int], Outcome], shape: tuple[int, int, int], name: str
+) -> Floats:
+    """One figure of all runs, [A, L, S], NaN where there is no run."""
+    values = np.full(shape, np.nan)
+    for place, found in places.items():
+        values[place] = found.figures[name]
+    return values
+
+
+def drawn_aucs(
+    places: Mapping[tuple[int, int, int], Outcome],
+    shape: tuple[int, int, int],
+    replicates: int,
+    rng: np.random.Generator,
+) -> Drawn:
+    """AUCs of all runs on the same drawn images.
+
+    Real images are drawn from each set of them that fakes are told from, fakes within their
+    generator, so that every generator keeps its number and its weight in the mean. The closed AUC
+    is that of all known fakes together, the open one the mean over the unknown generators.
+
+    Raises:
+        InputError: the runs did not score the same images.
+    """
+    arrays = [np.full((*shape, replicates), np.nan) for _ in range(2)]
+    first: Outcome | None = None
+    counts: dict[bytes, NDArray[np.int64]] = {}
+
+    def of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        # Real images that several generators share are drawn once for all of them.
+        key = rows.tobytes()
+        if key not in counts:
+            counts[key] = draw_counts(rng, len(rows), replicates)
+        return counts[key]
+
+    for place, found in places.items():
+        first = first or found
+        if not _same(first, found):
+            raise InputError(
+                f"{found.run.folder} scored other images than {first.run.folder}: give an "
+                "--output of its own to each data set."
+            )
+        closed = found.comparisons["closed"]
+        real = np.unique(np.concatenate([c.real for c in closed])) if closed else _NONE
+        fake = np.concatenate([c.fake for c in closed]) if closed else _NONE
+        if len(real) and len(fake):
+            fake_counts = np.concatenate([of(c.fake) for c in closed], axis=1)
+            arrays[0][place] = weighted_auc(
+                found.scores[real], found.scores[fake], of(real), fake_counts
+            )
+        opened = [c for c in found.comparisons["open"] if len(c.real) and len(c.fake)]
+        if opened:
+            arrays[1][place] = np.mean(
+                [
+                    weighted_auc(found.scores[c.real], found.scores[c.fake], of(c.real), of(c.fake))
+                    for c in opened
+                ],
+                axis=0,
+            )
+    return Drawn(*arrays)
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+def _same(one: Outcome, other: Outcome) -> bool:
+    if len(one.scores) != len(other.scores):
+        return False
+    return all(
+        len(ours) == len(theirs)
+        and all(
+            a.generator == b.generator
+            and np.array_equal(a.real, b.real)
+            and np.array_equal(a.fake, b.fake)
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        for ours, theirs in ((one.comparisons[n], other.comparisons[n]) for n in one.comparisons)
+    )
+
+
+def _at(results: Any, *keys: str) -> float | None:
+    """A figure of ``results.json``; None where it is not defined."""
+    for key in keys:
+        results = results.get(key) if isinstance(results, dict) else None
+    return None if results is None else float(results)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises InputError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): remove its folder and run again."
+        ) from (error)

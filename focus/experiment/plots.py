@@ -1,0 +1,133 @@
+"""The two pictures: open against closed AUC of all runs, and the dose-response."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from focus.experiment import frozen
+from focus.experiment.collect import Outcome
+from focus.experiment.report import over_seeds
+
+SCATTER, DOSE = "open-against-closed.png", "dose-response.png"
+_DPI = 160
+_MARKERS = ("o", "^", "s", "D")  # of the lengths of training
+_GREY = "#777777"
+
+
+def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Open against closed AUC, a point a run: colour the loss, marker the epochs.
+
+    On the dashed line a model is as good on unknown generators as on known ones.
+    """
+    arms = [arm for arm in frozen.ARMS if any(o.run.arm == arm for o in outcomes)]
+    lengths = sorted({o.run.length for o in outcomes})
+    colours = dict(zip(arms, matplotlib.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for outcome in outcomes:
+        axes.plot(
+            outcome.figures["closed"],
+            outcome.figures["open"],
+            _MARKERS[lengths.index(outcome.run.length) % len(_MARKERS)],
+            color=colours.get(outcome.run.arm, _GREY),
+            markersize=6,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
+    low, high = axes.get_xlim()
+    axes.plot(
+        [low, high], [low, high], "--", color=_GREY, linewidth=0.8, scalex=False, scaley=False
+    )
+    axes.set_xlabel("closed-set AUC (known generators)")
+    axes.set_ylabel("open-set AUC (mean of unknown generators)")
+    handles = [_handle(colours[arm], "o", arm) for arm in arms]
+    if any(o.run.arm not in arms for o in outcomes):
+        handles.append(_handle(_GREY, "o", "other focus weights"))
+    epochs = {o.run.length: o.run.config.epochs for o in outcomes}
+    handles += [
+        _handle("black", _MARKERS[n % len(_MARKERS)], f"{epochs[length]} epochs")
+        for n, length in enumerate(lengths)
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    _tidy(axes)
+    figure.savefig(path, dpi=_DPI)
+
+
+def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> None:
+    """Open AUC, its distance from the closed one, and pointing, against the entropy h.
+
+    A point a run, a line through the means, each mean with its focus weight. The entropy is on a
+    logarithmic scale: most weights bring it below a tenth.
+    """
+    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    first, second, third = figure.subplots(1, 3)
+    _curve(first, by_dose, "open", "entropy_open", "C0", label_weights=True)
+    first.set_ylabel("open-set AUC")
+    _curve(second, by_dose, "gap", "entropy_open", "C0", label_weights=True)
+    second.set_ylabel("open - closed AUC")
+    for kind, colour in (("closed", "C1"), ("open", "C0")):
+        line = f"pointing_{kind}", f"entropy_{kind}", colour
+        _curve(third, by_dose, *line, label=kind, label_weights=kind == "closed")
+    third.set_ylabel("CAM peaks in the artefact")
+    third.legend(frameon=False, fontsize=8)
+    for axes in (first, second, third):
+        axes.set_xlabel("CAM entropy h" + (", open set" if axes is not third else ""))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(0.1, 0.18)
+        _tidy(axes)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _curve(
+    axes: Axes,
+    by_dose: Mapping[float, Sequence[Outcome]],
+    name: str,
+    entropy: str,
+    colour: str,
+    *,
+    label: str = "",
+    label_weights: bool = False,
+) -> None:
+    means = []
+    for weight, outcomes in by_dose.items():
+        x, y = over_seeds(outcomes, entropy).mean, over_seeds(outcomes, name).mean
+        means.append((x, y))
+        for outcome in outcomes:
+            axes.plot(
+                outcome.figures[entropy],
+                outcome.figures[name],
+                "o",
+                color=colour,
+                ms=4,
+                alpha=0.45,
+                mew=0,
+            )
+        if label_weights:
+            axes.annotate(
+                f"{weight:g}",
+                (x, y),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
+            )
+    xs, ys = np.array(means).T
+    axes.plot(xs, ys, "-", color=colour, linewidth=1.4, label=label or None)
+
+
+def _handle(colour: object, marker: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)  # type: ignore[arg-type]
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)

@@ -1,0 +1,251 @@
+"""The tables of the experiment: a row a run, a row an arm, the comparisons, the dose-response."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from focus.experiment import frozen
+from focus.experiment.collect import FIGURES, Outcome
+from focus.experiment.compare import Analysis, Comparison
+from focus.experiment.statistics import Compared, Interval, t_interval
+from focus.writing import written_whole
+
+RUNS, TABLE_CSV, TABLE, COMPARISONS = "runs.csv", "table.csv", "report.md", "comparisons.csv"
+_SHOWN = ("closed", "closed_balanced", "open", "gap")
+_FOCUS = ("entropy_closed", "entropy_open", "pointing_closed", "pointing_open", "peak_share_open")
+_DOSE = ("closed", "open", "gap", "pointing_closed", "pointing_open", "entropy_open")
+
+Group = tuple[str, str, int]
+"""Model, arm and length."""
+
+
+def groups(outcomes: Sequence[Outcome]) -> dict[Group, list[Outcome]]:
+    """The runs of each model, arm and length, in the order of the arms; ``dose`` is no arm."""
+    order = list(frozen.ARMS)
+    found: dict[Group, list[Outcome]] = {}
+    for outcome in sorted(
+        (o for o in outcomes if o.run.arm in order),
+        key=lambda o: (o.run.model, o.run.length, order.index(o.run.arm), o.run.seed),
+    ):
+        key = outcome.run.model, outcome.run.arm, outcome.run.length
+        found.setdefault(key, []).append(outcome)
+    return found
+
+
+def doses(outcomes: Sequence[Outcome], model: str) -> dict[float, list[Outcome]]:
+    """The runs of the dose-response of a model by their focus weight, rising."""
+    found: dict[float, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.run.dose is not None and outcome.run.model == model:
+            found.setdefault(outcome.run.dose, []).append(outcome)
+    return dict(sorted(found.items()))
+
+
+def names(outcomes: Sequence[Outcome]) -> list[str]:
+    """The figures that a run has: the named ones, then the unknown generators'."""
+    generators = {n for o in outcomes for n in o.figures if n.startswith("open.")}
+    return [*FIGURES, *sorted(generators)]
+
+
+def over_seeds(outcomes: Sequence[Outcome], name: str) -> Interval:
+    """One figure of the seeds of a group."""
+    return t_interval([outcome.figures.get(name, math.nan) for outcome in outcomes])
+
+
+def write_report(
+    outcomes: Sequence[Outcome],
+    analyses: Sequence[Analysis],
+    folder: Path,
+    *,
+    missing: Sequence[str],
+    plots: Sequence[str] = (),
+) -> str:
+    """Write the tables as CSV and Markdown; returns the Markdown.
+
+    missing: lines on runs that failed or were not made. plots: file names of pictures beside.
+    """
+    columns = names(outcomes)
+    _write_csv(
+        folder / RUNS,
+        ("model", "loss", "epochs", "seed", "focus_weight", "folder", *columns),
+        [
+            (
+                *(o.run.model, o.run.arm, o.run.config.epochs, o.run.seed),
+                "" if o.run.dose is None else o.run.dose,
+                o.run.folder,
+                *(_plain(o.figures.get(name, math.nan)) for name in columns),
+            )
+            for o in outcomes
+        ],
+    )
+    rows = []
+    for (model, arm, _), members in groups(outcomes).items():
+        for name in columns:
+            each = over_seeds(members, name)
+            numbers = map(_plain, (each.mean, each.sd, each.low, each.high))
+            rows.append((model, arm, members[0].run.config.epochs, name, *numbers, each.n))
+    heads = ("mean", "sd", "t_low", "t_high", "n_seeds")
+    _write_csv(folder / TABLE_CSV, ("model", "loss", "epochs", "figure", *heads), rows)
+    _write_csv(
+        folder / COMPARISONS, _COMPARED, [_compared(a, c) for a in analyses for c in a.comparisons]
+    )
+    text = "\n".join(_markdown(outcomes, analyses, missing, plots)) + "\n"
+    with written_whole(folder / TABLE) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return text
+
+
+def _markdown(
+    outcomes: Sequence[Outcome],
+    analyses: Sequence[Analysis],
+    missing: Sequence[str],
+    plots: Sequence[str],
+) -> list[str]:
+    lines = ["# Experiment", ""]
+    lines += [*(f"- {line}" for line in missing), ""] if missing else []
+    grouped = groups(outcomes)
+    for analysis in analyses:
+        mine = {key: members for key, members in grouped.items() if key[0] == analysis.model}
+        if not mine:
+            continue
+        if len(analyses) > 1:
+            lines += [f"## Model {analysis.model}", ""]
+        lines += ["Mean ± SD over seeds; in brackets Student's 95 % interval of the mean.", ""]
+        lines += _table(mine, _SHOWN, interval=True)
+        lines += ["Apart: global fingerprints, and images with an artefact that training knew.", ""]
+        apart = ("open_local", "open_global", "open_known_artefact", "open_new_artefact")
+        generators = [n for n in names(outcomes) if n.startswith("open.")]
+        lines += _table(mine, apart) + _table(mine, generators) + _table(mine, _FOCUS)
+        lines += _comparison_lines(analysis)
+        by_dose = doses(outcomes, analysis.model)
+        if len(by_dose) > 1:
+            lines += ["Dose-response: weight of the focus term, entropy minimised.", ""]
+            body = {(analysis.model, f"{w:g}", 1): members for w, members in by_dose.items()}
+            lines += _table(body, _DOSE, first="weight")
+    for plot in plots:
+        lines += [f"![{plot}]({plot})", ""]
+    return lines[:-1]
+
+
+def _table(
+    grouped: dict[Group, list[Outcome]],
+    columns: Sequence[str],
+    *,
+    interval: bool = False,
+    first: str = "loss",
+) -> list[str]:
+    """Lines of a table with an empty one behind; a column that no run has is left out."""
+    cells = {name: [over_seeds(members, name) for members in grouped.values()] for name in columns}
+    shown = [name for name in columns if any(each.n for each in cells[name])]
+    if not shown:
+        return []
+    heads = [FIGURES.get(name, name.removeprefix("open.")) for name in shown]
+    lines = [f"| {first} | epochs | seeds | {' | '.join(heads)} |", "|---" * (3 + len(shown)) + "|"]
+    for row, ((_, arm, _), members) in enumerate(grouped.items()):
+        values = [_cell(cells[name][row], interval) for name in shown]
+        epochs = members[0].run.config.epochs
+        lines.append(f"| `{arm}` | {epochs} | {len(members)} | {' | '.join(values)} |")
+    return [*lines, ""]
+
+
+def _comparison_lines(analysis: Analysis) -> list[str]:
+    if not analysis.comparisons:
+        return []
+    primary = next((c for c in analysis.comparisons if c.primary), None)
+    lines = []
+    if primary is not None:
+        lines += [f"**Primary endpoint.** {_primary(primary)}", ""]
+    lines += [
+        "Differences in open AUC; matched: at equal closed AUC by the slope "
+        f"{_number(analysis.slope)} of open on closed AUC within the losses, common to all "
+        f"{analysis.n_runs} runs.",
+        "",
+        "| loss - other | epochs | Δ closed | Δ open | Δ open, matched [95 %] | p | p (Holm) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for c in analysis.comparisons:
+        mark = " (primary)" if c.primary else ""
+        lines.append(
+            f"| `{c.arm}` - `{c.other}`{mark} | {c.length}x | {_signed(c.closed)} "
+            f"| {_signed(c.plain.difference)} | {_span(c.matched)} | {_p(c.matched.p)} "
+            f"| {_p(c.p_holm)} |"
+        )
+    return [*lines, ""]
+
+
+def _primary(c: Comparison) -> str:
+    """The primary result in words, whichever way it came out."""
+    found = c.matched
+    if math.isnan(found.low):
+        return f"`{c.arm}` against `{c.other}`: not defined with the runs that there are."
+    if found.low > 0:
+        verdict = f"`{c.arm}` is above `{c.other}`"
+    elif found.high < 0:
+        verdict = f"`{c.arm}` is BELOW `{c.other}`"
+    else:
+        verdict = f"no difference between `{c.arm}` and `{c.other}` is shown"
+    seeds = f"{found.n_seeds} seed{'s' * (found.n_seeds > 1)}"
+    return (
+        f"At matched closed AUC {verdict}: {_span(found)} in mean open AUC over the unknown "
+        f"generators ({seeds}); unmatched {_span(c.plain)}, Student's interval over seeds "
+        f"[{_signed(c.paired.low)}, {_signed(c.paired.high)}]. These are the generators of this "
+        "test set; a handful of them does not speak for all generators."
+    )
+
+
+_COMPARED = (
+    *("model", "loss", "other", "length", "primary", "n_seeds", "slope", "closed_difference"),
+    *("difference", "low", "high", "t_low", "t_high", "p"),
+    *("matched_difference", "matched_low", "matched_high", "matched_p", "p_holm"),
+)
+
+
+def _compared(analysis: Analysis, c: Comparison) -> tuple[object, ...]:
+    return (
+        *(analysis.model, c.arm, c.other, c.length, int(c.primary), c.plain.n_seeds),
+        *map(_plain, (analysis.slope, c.closed, c.plain.difference, c.plain.low, c.plain.high)),
+        *map(_plain, (c.paired.low, c.paired.high, c.plain.p)),
+        *map(_plain, (c.matched.difference, c.matched.low, c.matched.high, c.matched.p, c.p_holm)),
+    )
+
+
+def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(heads)
+        writer.writerows(rows)
+
+
+def _plain(value: float) -> str:
+    """An empty cell for what is not defined."""
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _cell(each: Interval, interval: bool) -> str:
+    if not each.n:
+        return "-"
+    text = _number(each.mean)
+    if each.n > 1:
+        text += f" ± {_number(each.sd)}"
+        if interval:
+            text += f" [{_number(each.low)}, {_number(each.high)}]"
+    return text
+
+
+def _span(found: Compared) -> str:
+    return f"{_signed(found.difference)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _number(value: float) -> str:
+    """``.953``: no figure here is larger than 1 but by chance."""
+    return "-" if math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def _signed(value: float) -> str:
+    # Adding 0 makes 0 of what was rounded to -0.
+    return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}".replace("0.", ".", 1)
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else "< .001" if value < 0.001 else _number(value)

@@ -1,0 +1,109 @@
+"""The search for weights: on the validation split, and without any test image there to look at."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from focus.errors import InputError
+from focus.experiment import frozen
+from focus.experiment.collect import read_json
+from focus.experiment.grid import Run
+from focus.experiment.statistics import t_interval
+from focus.writing import written_whole
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of an arm, and the best validation AUC of each seed."""
+
+    arm: str
+    settings: frozen.Settings
+    aucs: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return sum(self.aucs) / len(self.aucs)
+
+
+def validation_auc(run: Run) -> float:
+    """Of the epoch that was kept.
+
+    Raises InputError if the run scored test images: it must not have had any.
+    """
+    results = read_json(run.folder / "results.json")
+    if results["n_real"] or results["n_fake"]:
+        raise InputError(
+            f"The search run {run.folder} scored {results['n_real'] + results['n_fake']} test "
+            "images: a search must not see any; give another --output."
+        )
+    return float(results["model"]["validation_auc"])
+
+
+def candidates(runs: Mapping[str, Sequence[Sequence[Run]]], failed: set[str]) -> list[Candidate]:
+    """All candidates of which no run failed, in the order of the search space."""
+    return [
+        Candidate(arm, settings, tuple(validation_auc(run) for run in group))
+        for arm, groups in runs.items()
+        for settings, group in zip(frozen.SEARCH[arm], groups, strict=True)
+        if not failed & {run.name for run in group}
+    ]
+
+
+def choose(found: Sequence[Candidate]) -> dict[str, Candidate]:
+    """The candidate of each arm with the best mean; of those that are alike the first."""
+    chosen: dict[str, Candidate] = {}
+    for candidate in found:
+        best = chosen.get(candidate.arm)
+        if best is None or candidate.mean > best.mean:
+            chosen[candidate.arm] = candidate
+    return chosen
+
+
+def write_search(found: Sequence[Candidate], folder: Path) -> str:
+    """Write ``search.csv`` and ``weights.yaml``; returns the table as text, and what to do next."""
+    chosen = choose(found)
+    with written_whole(folder / "search.csv") as aside, aside.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("loss", "settings", "mean", "sd", "lowest", "n", "chosen"))
+        for candidate in found:
+            each = t_interval(candidate.aucs)
+            rows.writerow(
+                (
+                    *(candidate.arm, _text(candidate.settings), each.mean, each.sd),
+                    *(min(candidate.aucs), each.n, int(chosen[candidate.arm] is candidate)),
+                )
+            )
+    weights = {arm: dict(c.settings) for arm, c in chosen.items()}
+    with written_whole(folder / "weights.yaml") as aside:
+        aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")
+    lines = ["| loss | settings | validation AUC | lowest | |", "|---|---|---|---|---|"]
+    for candidate in found:
+        each = t_interval(candidate.aucs)
+        mark = "chosen" if chosen[candidate.arm] is candidate else ""
+        lines.append(
+            f"| `{candidate.arm}` | {_text(candidate.settings)} | {each.mean:.4f} ± {each.sd:.4f} "
+            f"| {min(candidate.aucs):.4f} | {mark} |"
+        )
+    lines += ["", *(line for line in (recipe_line(chosen),) if line)]
+    return "\n".join(lines)
+
+
+def recipe_line(chosen: Mapping[str, Candidate]) -> str:
+    """Whether cross-entropy is trained well enough by its recipe, for the comparison to be fair."""
+    recipe = chosen.get(frozen.BASELINE)
+    if recipe is None:
+        return ""
+    lowest, least = min(recipe.aucs), frozen.CLOSED_AUC_AT_LEAST
+    verdict = "reaches" if lowest >= least else "DOES NOT REACH"
+    return (
+        f"Cross-entropy {verdict} {least} on each seed (lowest {lowest:.4f}) with the recipe "
+        f"{_text(recipe.settings)}."
+    )
+
+
+def _text(settings: frozen.Settings) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "-"

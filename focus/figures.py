@@ -1,0 +1,278 @@
+"""The figures of a group of images, for any weights of them: as they are, and in each resample.
+
+A group is some real images and the fakes that are told from them. One definition gives the figure
+(each image weighs 1) and, over weights that a resample draws, its interval.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.data.manifest import REAL, SYNTHETIC
+from focus.metrics import (
+    SUPPORT,
+    Mass,
+    Ranking,
+    Side,
+    auc_interval,
+    llr_costs,
+    percentiles,
+    rate_interval,
+)
+from focus.operating_points import OperatingPoints
+from focus.scores import Scores
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Figures = dict[str, Floats]
+"""By name, [R], one a resample; NaN is what the images cannot give. A slash in a name makes a level
+of results.json."""
+
+FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
+
+# Name of the figure: column of the scores. Means over the images that have a value, of all of them,
+# of the real ones and of the fakes.
+OF_BOTH = {
+    "entropy": "entropy_predicted",
+    "entropy_synthetic": "entropy_synthetic",
+    "entropy_sum": "entropy_sum",
+    "entropy_z": "entropy_z",
+    "cam_range": "cam_range",
+    "map_mse": "map_mse",
+    "map_cosine": "map_cosine",
+    "map_hit": "map_hit",
+    "map_mass": "map_mass",
+}
+# Of the fakes alone.
+OF_FAKES = {
+    "pointing_hit": "pointing_hit",
+    "pointing_hit_synthetic": "pointing_hit_synthetic",
+    "mask_mass": "mask_mass",
+}
+_COLUMNS = [*OF_BOTH.values(), *OF_FAKES.values()]
+_RATES = ("map_hit", "pointing_hit", "pointing_hit_synthetic")  # of 0 and 1, -1 unknown
+
+
+class Table:
+    """All scores of an evaluation; its parts follow its weights."""
+
+    def __init__(self, scores: Scores, points: OperatingPoints | None) -> None:
+        self.scores, self.points = scores, points
+        columns = [getattr(scores, name).astype(np.float64) for name in _COLUMNS]
+        self._values = np.stack(columns)
+        for name, values in zip(_COLUMNS, self._values, strict=True):
+            if name in _RATES:
+                values[values < 0] = np.nan
+        self._cells = scores.peak_row * (int(scores.peak_col.max(initial=0)) + 1) + scores.peak_col
+        self._parts: dict[tuple[int, bytes], Part] = {}
+
+    def part(self, rows: Integers, label: int) -> "Part":
+        """Images of one class; those that several groups share are weighed once."""
+        key = (label, rows.tobytes())
+        if key not in self._parts:
+            llr, side = self.scores.llr[rows], Side(self.scores.score[rows])
+            costs = None if np.isnan(llr).any() else llr_costs(llr, label)
+            cells = self._cells[rows]
+            line = None if self.points is None else self.points.calibration
+            tempered = None if line is None else line.tempered(side.scores)
+            self._parts[key] = Part(rows, side, self._values[:, rows], cells, costs, tempered)
+        return self._parts[key]
+
+    def weigh(self, weights: Floats) -> None:
+        """Give the images these weights [R, N]."""
+        for part in self._parts.values():
+            part.weigh(weights[:, part.rows])
+
+
+class Part:
+    """Images of one class: their scores sorted, and sums over them for the present weights.
+
+    rows: of the table. values: [columns, N], NaN where there is none. cells: [N] where the CAM
+    peaks. costs: [N] of the log-likelihood ratio. tempered: [N] probabilities by rising score.
+    """
+
+    def __init__(
+        self,
+        rows: Integers,
+        side: Side,
+        values: Floats,
+        cells: Integers,
+        costs: Floats | None,
+        tempered: Floats | None,
+    ) -> None:
+        self.rows, self.side, self.values, self.tempered = rows, side, values, tempered
+        self._known = (~np.isnan(values)).astype(np.float64)
+        self._filled = np.nan_to_num(values)
+        self._costs = costs
+        self._by_cell = np.argsort(cells, kind="stable")
+        self.cells, self._starts = np.unique(cells[self._by_cell], return_index=True)
+        self.weigh(np.ones((1, len(rows))))
+
+    def weigh(self, weights: Floats) -> None:
+        """Sum up anew with ``weights`` [R, N]."""
+        self.mass: Mass = self.side.at(weights)
+        self.sums = dict(zip(_COLUMNS, self._filled @ weights.T, strict=True))
+        self.counts = dict(zip(_COLUMNS, self._known @ weights.T, strict=True))
+        # [R, cells]: the weight of the images whose CAM peaks there.
+        self.peaks = np.zeros((len(weights), 0))
+        if len(self.rows):
+            self.peaks = np.add.reduceat(weights[:, self._by_cell], self._starts, axis=1)
+        self.cost = None if self._costs is None else _ratio(weights @ self._costs, self.mass.total)
+
+
+class Group:
+    """Some real images and some fakes of a table, by their rows."""
+
+    def __init__(self, table: Table, real: Integers, fake: Integers) -> None:
+        self._table = table
+        self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
+        self._ranking = Ranking(self.real.side, self.fake.side)
+
+    def figures(self) -> Figures:
+        """All of them, for the weights that the table has now."""
+        return self._told_apart() | self._operating() | self._focus()
+
+    def undefined(self) -> dict[str, str]:
+        """What a figure lacks that the images of the group cannot support, by its name."""
+        return {
+            _at_fpr(target): f"needs >= {math.ceil(SUPPORT / target)} real images"
+            for target in FPR_TARGETS
+            if len(self.real.rows) * target < SUPPORT
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Of the images, and of those with a mask of their artefacts or with a human map."""
+        masks, maps = _COLUMNS.index("pointing_hit"), _COLUMNS.index("map_mse")
+        known = [~np.isnan(part.values) for part in (self.real, self.fake)]
+        return {
+            "n_real": len(self.real.rows),
+            "n_fake": len(self.fake.rows),
+            "n_pointing": int(known[1][masks].sum()),
+            "n_maps": int(known[0][maps].sum() + known[1][maps].sum()),
+        }
+
+    def exact_intervals(self) -> dict[str, tuple[float, float] | None]:
+        """Of what needs no resampling where images are independent: the AUC, and rates."""
+        real, fake = self.real.side.scores, self.fake.side.scores
+        right = int((real <= 0.5).sum() + (fake > 0.5).sum())
+        found = {
+            "auc": auc_interval(real, fake),
+            "accuracy": rate_interval(right, len(real) + len(fake)),
+        }
+        for name, column in (OF_BOTH | OF_FAKES).items():
+            if name in _RATES:
+                at = _COLUMNS.index(column)
+                hits = [part.values[at] for part in (self.real, self.fake)]
+                if name in OF_BOTH:
+                    found[f"{name}_real"], found[f"{name}_fake"] = map(_share_interval, hits)
+                found[name] = _share_interval(np.concatenate(hits) if name in OF_BOTH else hits[1])
+        for point, threshold in _thresholds(self._table.points):
+            flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
+            found[f"operating_points/{point}/bpcer"] = rate_interval(flagged, len(real))
+            found[f"operating_points/{point}/apcer"] = rate_interval(missed, len(fake))
+        return found
+
+    def _told_apart(self) -> Figures:
+        rates = self._ranking.at(self.real.mass, self.fake.mass)
+        return {
+            "auc": rates.auc(),
+            "average_precision": rates.average_precision(),
+            "average_precision_balanced": rates.average_precision(balanced=True),
+            "eer": rates.eer(),
+            **{_at_fpr(target): rates.tpr_at_fpr(target) for target in FPR_TARGETS},
+            "accuracy": rates.accuracy(),
+            "balanced_accuracy": rates.balanced_accuracy(),
+            "brier": rates.brier(),
+            "brier_balanced": rates.brier(balanced=True),
+            "ece": rates.ece(),
+            "ece_balanced": rates.ece(balanced=True),
+            "prevalence": rates.prevalence(),
+        }
+
+    def _operating(self) -> Figures:
+        found: Figures = {}
+        if self.real.tempered is not None and self.fake.tempered is not None:
+            rates = self._ranking.at(self.real.mass, self.fake.mass)
+            found["ece_tempered"] = rates.ece(values=(self.real.tempered, self.fake.tempered))
+        if self.real.cost is not None and self.fake.cost is not None:
+            found["cllr"] = (self.real.cost + self.fake.cost) / 2
+        for point, threshold in _thresholds(self._table.points):
+            found[f"operating_points/{point}/bpcer"] = self.real.mass.share_above(threshold)
+            found[f"operating_points/{point}/apcer"] = 1 - self.fake.mass.share_above(threshold)
+        return found
+
+    def _focus(self) -> Figures:
+        real, fake = self.real, self.fake
+        found: Figures = {}
+        for name, column in OF_BOTH.items():
+            total, count = real.sums[column], real.counts[column]
+            found[f"{name}_real"] = _ratio(total, count)
+            found[f"{name}_fake"] = _ratio(fake.sums[column], fake.counts[column])
+            found[name] = _ratio(total + fake.sums[column], count + fake.counts[column])
+        for name, column in OF_FAKES.items():
+            found[name] = _ratio(fake.sums[column], fake.counts[column])
+        cells = np.union1d(real.cells, fake.cells)
+        peaks = np.zeros((len(real.mass.total), len(cells)))
+        for suffix, part in (("_real", real), ("_fake", fake)):
+            peaks[:, np.searchsorted(cells, part.cells)] += part.peaks
+            commonest = part.peaks.max(axis=1, initial=0)
+            found[f"peak_share{suffix}"] = _ratio(commonest, part.mass.total)
+        total = real.mass.total + fake.mass.total
+        found["peak_share"] = _ratio(peaks.max(axis=1, initial=0), total)
+        return found
+
+
+def intervals(
+    found: Mapping[str, float],
+    draws: Mapping[str, Floats],
+    exact: Mapping[str, tuple[float, float] | None],
+    units: int,
+) -> dict[str, tuple[float, float]]:
+    """95 % interval of each figure that has one: the exact one, else percentiles of ``draws``.
+
+    units: independent ones in the smaller class. A figure of 0 or 1 that no resample moves gets the
+    exact interval of a rate over them: resamples never show that it could have been otherwise.
+    """
+    made = {}
+    for name, value in found.items():
+        if name == "prevalence" or math.isnan(value):
+            continue
+        interval = exact[name] if name in exact else percentiles(draws[name])
+        if interval is not None and interval[0] == interval[1]:
+            interval = rate_interval(round(value * units), units) if value in (0, 1) else None
+        if interval is not None:
+            made[name] = interval
+    return made
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a/b": 1}`` to ``{"a": {"b": 1}}``; NaN to None."""
+    made: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split("/")
+        place = made
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = None if isinstance(value, float) and math.isnan(value) else value
+    return made
+
+
+def _at_fpr(target: float) -> str:
+    return f"tpr_at_fpr_{target:g}"
+
+
+def _thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
+    given = {} if points is None else points.thresholds
+    return [(point, value) for point, value in given.items() if value is not None]
+
+
+def _share_interval(hits: Floats) -> tuple[float, float] | None:
+    return rate_interval(int(np.nansum(hits)), int((~np.isnan(hits)).sum()))
+
+
+def _ratio(total: Floats, count: Floats) -> Floats:
+    shares: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count != 0)
+    return shares

@@ -1,0 +1,76 @@
+"""Metrics as pure functions on numpy arrays: they know no model, no file and no test set.
+
+Everything is computed in float64. A metric that the data cannot give is ``None`` ("not
+defined"), never 0 and never NaN. A number that is not finite is an error.
+"""
+
+from focus.metrics.arrays import Array, mean
+from focus.metrics.calibration import Calibration, cllr, fit_calibration, llr_costs, logits
+from focus.metrics.cams import (
+    HIT_COVERAGE,
+    cam_range,
+    commonest_peak_share,
+    peak_cell,
+    pointing_hit,
+    stretched,
+    sum_entropy,
+    z_entropy,
+)
+from focus.metrics.intervals import (
+    Difference,
+    Interval,
+    Resampler,
+    auc_difference,
+    auc_interval,
+    percentiles,
+    rate_interval,
+)
+from focus.metrics.ranking import (
+    SUPPORT,
+    Mass,
+    Ranking,
+    Rates,
+    Side,
+    auc,
+    average_precision,
+    brier,
+    ece,
+    eer,
+    tpr_at_fpr,
+)
+
+__all__ = [
+    "HIT_COVERAGE",
+    "SUPPORT",
+    "Array",
+    "Calibration",
+    "Difference",
+    "Interval",
+    "Mass",
+    "Ranking",
+    "Rates",
+    "Resampler",
+    "Side",
+    "auc",
+    "auc_difference",
+    "auc_interval",
+    "average_precision",
+    "brier",
+    "cam_range",
+    "cllr",
+    "commonest_peak_share",
+    "ece",
+    "eer",
+    "fit_calibration",
+    "llr_costs",
+    "logits",
+    "mean",
+    "peak_cell",
+    "percentiles",
+    "pointing_hit",
+    "rate_interval",
+    "stretched",
+    "sum_entropy",
+    "tpr_at_fpr",
+    "z_entropy",
+]

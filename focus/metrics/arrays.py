@@ -1,0 +1,23 @@
+"""What the metrics share: arrays of finite numbers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def finite(values: Array, name: str) -> NDArray[np.float64]:
+    """``values`` in float64. Raises ValueError if one is NaN or infinite: ranked, it would pass
+    for a result."""
+    array = np.asarray(values, dtype=np.float64)
+    bad = np.count_nonzero(~np.isfinite(array))
+    if bad:
+        raise ValueError(f"{bad} of {array.size} {name} are NaN or infinite")
+    return array
+
+
+def mean(values: Array) -> float | None:
+    """Arithmetic mean of ``values`` [N]; ``None`` when there are none."""
+    return float(finite(values, "values").mean()) if len(values) else None

@@ -1,0 +1,97 @@
+"""From scores to log-likelihood ratios: Platt's line and a temperature, fitted on validation.
+
+Both act on the logit of the score. A score in float32 rounds to 0 or 1 where its logit is beyond
+``LARGEST_LOGIT``, so logits are clipped there.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+from sklearn.linear_model import LogisticRegression
+
+from focus.metrics.arrays import Array, finite
+
+LARGEST_LOGIT = 16.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a score into a log-likelihood ratio, and what tempers it.
+
+    slope, intercept: the natural logarithm of p(score | synthetic) / p(score | real) is ``slope *
+    logit(score) + intercept`` (Platt, 1999). temperature: the logit is divided by it (Guo et al.,
+    2017); above 1 where the scores are too sure.
+    """
+
+    slope: float
+    intercept: float
+    temperature: float
+
+    def llr(self, scores: Array) -> Floats:
+        """[N] natural logarithm of the likelihood ratio, synthetic over real, of ``scores`` [N].
+
+        Above 0 it speaks for synthetic whatever share of the images is; the logit of the
+        probability of synthetic is this plus the logit of that share.
+        """
+        return self.slope * logits(scores) + self.intercept
+
+    def tempered(self, scores: Array) -> Floats:
+        """[N] probability of synthetic after the temperature."""
+        return np.asarray(special.expit(logits(scores) / self.temperature), dtype=np.float64)
+
+
+def logits(scores: Array) -> Floats:
+    """[N] the logit of each of ``scores`` [N] in [0, 1], within ``LARGEST_LOGIT``.
+
+    Raises ValueError for a score that is not finite.
+    """
+    found = special.logit(np.clip(finite(scores, "scores"), 0, 1))
+    return np.asarray(np.clip(found, -LARGEST_LOGIT, LARGEST_LOGIT), dtype=np.float64)
+
+
+def fit_calibration(real_scores: Array, fake_scores: Array) -> Calibration | None:
+    """Fitted to scores [M] of real images and [N] of fakes; None where a class is empty.
+
+    The classes weigh alike, so that the line gives a likelihood ratio and not the prevalence of
+    the sample. Platt's targets, (n + 1) / (n + 2) for a class of n, keep the line finite where the
+    classes are apart.
+    """
+    if not (len(real_scores) and len(fake_scores)):
+        return None
+    logit = logits(np.concatenate([real_scores, fake_scores]))
+    label = np.repeat([0, 1], [len(real_scores), len(fake_scores)])
+    size = np.where(label == 1, len(fake_scores), len(real_scores))
+    own = (size + 1) / (size + 2)
+    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        np.tile(logit, 2)[:, None],
+        np.concatenate([label, 1 - label]),
+        sample_weight=np.concatenate([own, 1 - own]) / np.tile(size, 2),
+    )
+
+    def loss(log_temperature: float) -> float:
+        wrong = np.where(label == 1, -logit, logit) / np.exp(log_temperature)
+        return float((np.logaddexp(0, wrong) / size).sum())
+
+    found = optimize.minimize_scalar(loss, bounds=(-3, 5), method="bounded")
+    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]), float(np.exp(found.x)))
+
+
+def cllr(real_llr: Array, fake_llr: Array) -> float | None:
+    """Cost of log-likelihood ratios, in bits (Brümmer and du Preez, 2006): 0 if they tell all, 1
+    if they tell nothing.
+
+    real_llr [M], fake_llr [N], natural logarithms; None where a class is empty.
+    """
+    if not (len(real_llr) and len(fake_llr)):
+        return None
+    return float(llr_costs(real_llr, 0).mean() + llr_costs(fake_llr, 1).mean()) / 2
+
+
+def llr_costs(llr: Array, label: int) -> Floats:
+    """[N] what each image of class ``label`` adds to its class's half of :func:`cllr`, in bits."""
+    wrong = np.asarray(llr, dtype=np.float64) * (-1 if label else 1)
+    return np.asarray(np.logaddexp(0, wrong) / np.log(2), dtype=np.float64)

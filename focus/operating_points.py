@@ -1,0 +1,120 @@
+"""Operating points: thresholds and the calibration, fixed on validation images.
+
+They are stored with the model (``thresholds.json``) and never chosen on test images. The error
+rates are named by analogy with ISO/IEC 30107-3: BPCER is the share of real images that are called
+synthetic, APCER the share of a generator's fakes that are called real; this is no test of
+presentation attacks, and no test by that standard.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from focus.errors import InputError
+from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration
+from focus.writing import written_whole
+
+THRESHOLDS = "thresholds.json"
+VERSION = 1
+
+TARGETS = {"bpcer1": 0.01, "bpcer5": 0.05}
+POINTS = ("eer", *TARGETS, "balanced")
+"""Where both errors are as likely; BPCER of 1 % and of 5 % at most; the best balanced accuracy."""
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """A score above ``thresholds[point]`` says synthetic; None where validation cannot tell it.
+
+    calibration: None where it could not be fitted. n_real, n_fake: of the validation images.
+    """
+
+    thresholds: Mapping[str, float | None]
+    calibration: Calibration | None
+    n_real: int
+    n_fake: int
+
+    def write(self, folder: Path) -> None:
+        """As ``thresholds.json`` in ``folder``."""
+        values = {
+            "version": VERSION,
+            **asdict(self),
+            "undefined": {
+                point: f"needs >= {needed(TARGETS[point])} real validation images"
+                for point, threshold in self.thresholds.items()
+                if threshold is None and point in TARGETS
+            },
+        }
+        with written_whole(folder / THRESHOLDS) as aside:
+            aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "OperatingPoints | None":
+        """What :meth:`write` left in ``folder``; None if there is no such file.
+
+        Raises:
+            InputError: it is of another version or cannot be read.
+        """
+        path = folder / THRESHOLDS
+        if not path.exists():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["version"]
+            if version == VERSION:
+                return cls.from_values(values)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InputError(
+                f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or train "
+                "the model anew."
+            ) from error
+        raise InputError(
+            f"{path} has version {version}, this program reads {VERSION}: remove it, or use the "
+            "version that wrote it."
+        )
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "OperatingPoints":
+        """From ``dataclasses.asdict`` of one."""
+        given, line = values["thresholds"], values["calibration"]
+        return cls(
+            {p: None if given[p] is None else _number(given[p]) for p in POINTS},
+            None
+            if line is None
+            else Calibration(
+                *(_number(line[name]) for name in ("slope", "intercept", "temperature"))
+            ),
+            int(values["n_real"]),
+            int(values["n_fake"]),
+        )
+
+
+def needed(target: float) -> int:
+    """How many real images a rate of ``target`` asks for."""
+    return math.ceil(SUPPORT / target)
+
+
+def choose(real_scores: Array, fake_scores: Array) -> OperatingPoints:
+    """From the scores [M] of real and [N] of fake validation images.
+
+    A point that the sample cannot support is None: all of them where a class is empty.
+    """
+    rates = Ranking.of(real_scores, fake_scores).at()
+    found: dict[str, float | None] = dict.fromkeys(POINTS)
+    if len(real_scores) and len(fake_scores):
+        found["eer"] = float(rates.threshold_at_eer()[0])
+        found["balanced"] = float(rates.threshold_of_best_balance()[0])
+        for point, target in TARGETS.items():
+            if len(real_scores) >= needed(target):
+                found[point] = float(rates.threshold_at_fpr(target)[0])
+    calibration = fit_calibration(real_scores, fake_scores)
+    return OperatingPoints(found, calibration, len(real_scores), len(fake_scores))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)

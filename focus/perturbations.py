@@ -1,0 +1,104 @@
+"""What happens to images on their way: JPEG, blur, resizing and noise, each in five strengths.
+
+Pure functions on 8-bit RGB images, at whatever size they have: the same image, strength and key
+give the same bits. What is drawn depends on a seed and the image's number, never on a process's
+random state.
+
+Strengths follow what others report. JPEG: CNNDetection (Wang et al., *CNN-generated images are
+surprisingly easy to spot... for now*, 2020) trains on quality 30 to 100; SIDBench tests 90, 50 and
+30, AIGCDetectBenchmark 95. Blur: CNNDetection trains on sigma up to 3 pixels; SIDBench tests 1, 2
+and 4, AIGCDetectBenchmark 1. Resizing: AIGCDetectBenchmark halves the side; here the image is
+enlarged again, so that its size tells nothing. Noise: variance 5 to 20 of 8-bit levels (standard
+deviation 2.2 to 4.5) in Frank et al., *Leveraging Frequency Analysis for Deep Fake Image
+Recognition*, 2020; the stronger ones are this project's.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+STRENGTHS: dict[str, tuple[float, ...]] = {
+    "jpeg": (95, 90, 70, 50, 30),
+    "blur": (0.5, 1, 2, 3, 4),
+    "resize": (0.9, 0.75, 0.5, 0.35, 0.25),
+    "noise": (2, 4, 8, 16, 32),
+}
+"""Of each perturbation, from the weakest to the strongest."""
+
+UNITS: dict[str, str] = {
+    "jpeg": "quality",
+    "blur": "sigma in pixels",
+    "resize": "share of the side",
+    "noise": "standard deviation in 8-bit levels",
+}
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One of :data:`STRENGTHS`' perturbations at one strength, as ``FaceDataset`` takes it.
+
+    seed: of the noise, which differs from image to image; an image has the same noise at all
+    strengths, times the standard deviation. Raises ValueError for a name that there is not.
+    """
+
+    name: str
+    strength: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in STRENGTHS:
+            raise ValueError(f"{self.name!r} is none of the perturbations {', '.join(STRENGTHS)}")
+
+    def __call__(self, image: Image.Image, index: int) -> Image.Image:
+        """The 8-bit RGB ``image`` perturbed, of the same size; index: its row of the manifest."""
+        if self.name == "jpeg":
+            return jpeg(image, int(self.strength))
+        if self.name == "blur":
+            return blur(image, self.strength)
+        if self.name == "resize":
+            return resize(image, self.strength)
+        return noise(image, self.strength, (self.seed, index))
+
+
+def perturbations(seed: int = 0) -> Iterator[Perturbation]:
+    """All of them at all strengths, in the order of :data:`STRENGTHS`."""
+    for name, strengths in STRENGTHS.items():
+        for strength in strengths:
+            yield Perturbation(name, strength, seed)
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """Encoded as JPEG of ``quality`` (1 to 100, Pillow's, colours at half the size) and decoded."""
+    file = io.BytesIO()
+    # Of the pixels alone: Pillow would write comments and XMP along, or fail at long ones.
+    Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    with Image.open(file) as decoded:
+        decoded.load()
+        return decoded
+
+
+def blur(image: Image.Image, sigma: float) -> Image.Image:
+    """A Gaussian of ``sigma`` pixels, the border repeated; Pillow's, of three box filters."""
+    return image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def resize(image: Image.Image, share: float) -> Image.Image:
+    """Each side times ``share`` in (0, 1], at least a pixel, and back; bicubic, antialiased."""
+    width, height = image.size
+    small = (max(1, round(width * share)), max(1, round(height * share)))
+    bicubic = Image.Resampling.BICUBIC
+    return image.resize(small, bicubic).resize((width, height), bicubic)
+
+
+def noise(image: Image.Image, deviation: float, key: tuple[int, ...]) -> Image.Image:
+    """Independent Gaussian noise on each value, of ``deviation`` 8-bit levels; rounded and cut.
+
+    key: what the noise is drawn from, and nothing else is.
+    """
+    pixels = np.asarray(image, dtype=np.float32)
+    drawn = np.random.default_rng(key).standard_normal(pixels.shape, dtype=np.float32)
+    noisy = np.rint(pixels + np.float32(deviation) * drawn).clip(0, 255)
+    return Image.fromarray(noisy.astype(np.uint8))

@@ -1,0 +1,165 @@
+"""What a reader is told of results: the table at the end of a program, and remarks beside it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from focus.data.generators import warnings
+from focus.metrics import auc_difference
+from focus.results import Results, match
+from focus.scores import Scores
+from focus.test_sets import UNNAMED, union
+
+UNTOLD = "?"
+"""In the table: it cannot be told how far a generator is from training."""
+
+_WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
+
+
+def remarks(scores: Scores, results: Results | None) -> list[str]:
+    """What the reader of a table must know beside it: one line each, none if all is as it seems."""
+    unlabelled = int((scores.label < 0).sum())
+    lines = []
+    if results is None:
+        lines.append(f"None of the {len(scores)} images has a label: scores only, no results.")
+    elif unlabelled:
+        lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
+    if results is None:
+        return lines
+    for kind, other in (("fake", "real"), ("real", "fake")):
+        if results[f"n_{kind}"] == 0:
+            lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")
+            return lines
+    for test_set in ("closed", "closed_balanced", "open"):
+        for name, figures in results.get(test_set, {}).get("generators", {}).items():
+            if figures["auc"] is None:
+                lines.append(f"{name} has no real images to be told from: its AUC is not defined.")
+    lines += _generator_warnings(results)
+    if results["n_real_unused"]:
+        unused = results["n_real_unused"]
+        lines.append(f"Real images that no fake is told from: {unused}; they are in no result.")
+    return lines
+
+
+def _generator_warnings(results: Results) -> list[str]:
+    tests = {
+        (test_set, "" if name == UNNAMED else name): figures["family"] or ""
+        for test_set in ("closed", "closed_balanced", "open")
+        for name, figures in results.get(test_set, {}).get("generators", {}).items()
+    }
+    return warnings(tests, {name: f or "" for name, f in results["training_families"].items()})
+
+
+def format_table(results_by_name: dict[str, Results]) -> str:
+    """The table at the end of a run: one row a figure, one column a model, in plain text.
+
+    Of one or two models the figures stand with their 95 % intervals; of more there is no room.
+    """
+    everything = list(results_by_name.values())
+    names = [_shorten(name, 20) for name in results_by_name]
+    rows: list[tuple[str, list[str]]] = []
+
+    def add(label: str, *keys: str) -> None:
+        rows.append((label, [_cell(results, keys, len(names) <= 2) for results in everything]))
+
+    add("closed-set AUC", "closed", "pooled", "auc")
+    balanced = any("closed_balanced" in results for results in everything)
+    if balanced:
+        add("closed-balanced AUC", "closed_balanced", "pooled", "auc")
+    unknown = sorted({name for results in everything for name in results["open"]["generators"]})
+    for name in unknown:
+        add(f"open-set AUC, {name}", "open", "generators", name, "auc")
+    counts = {results["open"]["n_generators"] for results in everything}
+    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
+    add(f"open-set AUC, {mean}", "open", "mean", "auc")
+    shares = {results["open"]["pooled"]["prevalence"] for results in everything}
+    if len(shares) == 1 and (share := shares.pop()) is not None:
+        add(f"open-set AP at {share:.0%} fakes", "open", "pooled", "average_precision")
+        if share != 0.5:
+            add("open-set AP at 50% fakes", "open", "pooled", "average_precision_balanced")
+    if any("eer" in results["open"]["operating_points"] for results in everything):
+        for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
+            add(f"{label}, open, at *", "open", "operating_points", "eer", rate)
+    for label, key in (("CAM entropy", "entropy"), ("CAM peaks in the artefact", "pointing_hit")):
+        for test_set in ("closed", "open"):
+            add(f"{label}, {test_set}", test_set, "pooled", key)
+
+    columns = zip(*(cells for _, cells in rows), strict=True)
+    widths = [max(7, *map(len, (n, *cells))) for n, cells in zip(names, columns, strict=True)]
+    room = _WIDTH - sum(2 + width for width in widths) - len("open-set AUC, ")
+    for at, name in enumerate(unknown, start=1 + balanced):
+        relations = _relations(everything, name)
+        short = _shorten(name, max(_SHORTEST, room - len(relations)))
+        rows[at] = (f"open-set AUC, {short}{relations}", rows[at][1])
+
+    first = max(len(label) for label, _ in rows)
+    lines = [
+        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
+        for label, cells in [("", names), *rows]
+    ]
+    lines.insert(1, "-" * len(lines[1]))
+    if any("at *" in label for label, _ in rows):
+        lines.append("* the threshold at which both errors are as frequent on validation images")
+    if any(cell == "-" for _, cells in rows for cell in cells):
+        lines.append("- not defined: needs real and synthetic images (AUC), artefact masks (peaks)")
+    if any(f"({UNTOLD}" in label for label, _ in rows):
+        lines.append(
+            f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
+        )
+    return "\n".join(lines)
+
+
+def difference_lines(
+    first: tuple[str, Scores, Results], second: tuple[str, Scores, Results]
+) -> list[str]:
+    """What two models differ by on the same images: a line a test set, AUC by DeLong's test.
+
+    Each is a name, scores and results. No line where images come in groups, which the test takes
+    for independent, or where the models scored different images.
+    """
+    (name, scores, results), (other, others, _) = first, second
+    if (scores.group != "").any() or scores.path.tolist() != others.path.tolist():
+        return []
+    lines = []
+    for test_set in ("closed", "closed_balanced", "open"):
+        members = [
+            c for c in match(scores, results["training_generators"]) if c.test_set == test_set
+        ]
+        real, fake = union(c.real for c in members), union(c.fake for c in members)
+        found = auc_difference(
+            scores.score[real], scores.score[fake], others.score[real], others.score[fake]
+        )
+        if found is not None:
+            lines.append(
+                f"{test_set.replace('_', '-')}-set AUC, all images: {name} - {other} = "
+                f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p_value:.2g}"
+            )
+    return lines
+
+
+def _relations(everything: Iterable[Results], name: str) -> str:
+    """How far an unknown generator is from training; the models may differ in it."""
+    figures = [results["open"]["generators"].get(name) for results in everything]
+    found = {figure["relation"] or UNTOLD for figure in figures if figure is not None}
+    return f" ({'/'.join(sorted(found))})"
+
+
+def _cell(results: Results, keys: Sequence[str], ranges: bool) -> str:
+    """The value, and its interval if there is one: ``0.971 [.960, .980]``."""
+    *path, last = keys
+    group = _at(results, path)
+    value, interval = _at(group, [last]), _at(group, ["intervals", last])
+    if value is None:
+        return "-"
+    if interval is None or not ranges:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
+
+
+def _at(results: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        results = results.get(key) if isinstance(results, dict) else None
+    return results
+
+
+def _shorten(name: str, width: int) -> str:
+    return name if len(name) <= width else name[: width - 3] + "..."

@@ -1,0 +1,126 @@
+"""The figures of a test set: by generator, their mean, and of all its images together."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.figures import Figures, Floats, Group, Table, intervals, nested
+from focus.metrics import Resampler
+from focus.operating_points import POINTS
+
+UNNAMED = "(unnamed)"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The fakes of one generator and the real images that they are told from (row numbers)."""
+
+    test_set: str
+    generator: str
+    real: NDArray[np.int64]
+    fake: NDArray[np.int64]
+
+
+class TestSet:
+    """The comparisons of one test set, and what resamples have given so far."""
+
+    __test__ = False  # no class of tests, whatever its name
+
+    def __init__(self, table: Table, members: list[Comparison]) -> None:
+        self.members = members
+        self._groups = [Group(table, c.real, c.fake) for c in members]
+        rows = [union(getattr(c, side) for c in members) for side in ("real", "fake")]
+        # One generator is the whole test set.
+        self._pooled = self._groups[0] if len(members) == 1 else Group(table, *rows)
+        self._found = [{n: float(v[0]) for n, v in f.items()} for f in self._all_figures()]
+        self._draws: list[dict[str, list[Floats]]] = [{n: [] for n in f} for f in self._found]
+
+    def redraw(self) -> None:
+        """Take up the figures for the weights that the table has now."""
+        for figures, draws in zip(self._all_figures(), self._draws, strict=True):
+            for name, values in draws.items():
+                values.append(figures[name])
+
+    def results(self, resampler: Resampler) -> dict[str, Any]:
+        """As results.json has them; where images come in groups, no interval is exact."""
+        groups = [*self._groups, self._pooled]
+        units = [min(resampler.units(p.rows) for p in (g.real, g.fake)) for g in groups]
+        fewest = min(units[:-1], default=0)
+        made = []
+        exact = [{} if resampler.grouped else group.exact_intervals() for group in groups]
+        for found, draws, sure, count in zip(
+            self._found, self._draws, [*exact, {}, {}], [*units, fewest, fewest], strict=True
+        ):
+            ranges: dict[str, Any] = {}
+            if any(draws.values()):
+                joined = {name: np.concatenate(parts) for name, parts in draws.items()}
+                ranges = intervals(found, joined, sure, count)
+            made.append({**nested(found), "intervals": nested(ranges)})
+        for group, entry in zip(groups, made, strict=False):
+            entry |= {**group.counts(), "undefined": group.undefined()}
+        *entries, all_images, macro, operating = made
+        for name, entry in operating.items():
+            if name in POINTS:
+                entry["apcer_max_generator"] = self._worst(name)
+        names = [c.generator or UNNAMED for c in self.members]
+        return {
+            "n_generators": sum(not math.isnan(found["auc"]) for found in self._found[:-3]),
+            "mean": macro,
+            "pooled": all_images,
+            "operating_points": operating,
+            "generators": dict(zip(names, entries, strict=True)),
+        }
+
+    def _all_figures(self) -> list[Figures]:
+        """Of each generator; of all images; means over the generators; at the operating points."""
+        of_generators = [group.figures() for group in self._groups]
+        pooled = of_generators[0] if len(self._groups) == 1 else self._pooled.figures()
+        mean = {
+            name: _mean([f[name] for f in of_generators], values) for name, values in pooled.items()
+        }
+        points: Figures = {}
+        for point in POINTS:
+            bpcer, apcer = (f"operating_points/{point}/{rate}" for rate in ("bpcer", "apcer"))
+            if bpcer not in pooled:
+                continue
+            worst = _largest([f[apcer] for f in of_generators], pooled[apcer])
+            points |= {
+                f"{point}/bpcer": pooled[bpcer],
+                f"{point}/apcer_pooled": pooled[apcer],
+                f"{point}/apcer_mean": mean[apcer],
+                f"{point}/apcer_max": worst,
+                f"{point}/acer_mean": (mean[apcer] + pooled[bpcer]) / 2,
+                f"{point}/acer_max": (worst + pooled[bpcer]) / 2,
+            }
+        return [*of_generators, _without_points(pooled), _without_points(mean), points]
+
+    def _worst(self, point: str) -> str | None:
+        """The generator whose fakes are missed most at an operating point."""
+        missed = [found[f"operating_points/{point}/apcer"] for found in self._found[:-3]]
+        if not missed or np.isnan(missed).all():
+            return None
+        return self.members[int(np.nanargmax(missed))].generator or UNNAMED
+
+
+def union(rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The numbers in any of ``rows``, sorted."""
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
+
+
+def _without_points(figures: Figures) -> Figures:
+    return {n: v for n, v in figures.items() if not n.startswith("operating_points/")}
+
+
+def _mean(values: list[Floats], alike: Floats) -> Floats:
+    """[R] over the generators that define the figure; NaN, shaped as ``alike``, if none does."""
+    known = [value for value in values if not np.isnan(value).all()]
+    return np.mean(known, axis=0) if known else np.full_like(alike, np.nan)
+
+
+def _largest(values: list[Floats], alike: Floats) -> Floats:
+    known = [value for value in values if not np.isnan(value).all()]
+    return np.max(known, axis=0) if known else np.full_like(alike, np.nan)

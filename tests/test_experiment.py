@@ -1,0 +1,396 @@
+"""The experiment: which runs there are, what they train on, what is told of them; real runs."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.cli import parse
+from focus.config import TrainConfig, resolve
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
+from focus.data.maps import human_map
+from focus.errors import InputError
+from focus.experiment import frozen, search
+from focus.experiment.__main__ import make_parser
+from focus.experiment.collect import Outcome, drawn_aucs
+from focus.experiment.compare import analyse
+from focus.experiment.data import centered_maps, shuffled_maps, without_tests, write_once
+from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
+from focus.experiment.plots import dose_response, scatter
+from focus.experiment.report import doses, write_report
+from focus.experiment.run import is_finished, words
+from focus.metrics import auc
+from focus.test_sets import Comparison
+
+from .launching import write_faces
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def setup_in(folder: Path) -> Setup:
+    return Setup(folder, "demo", ("focus_small",), frozen.RECIPE)
+
+
+def whole_grid(folder: Path) -> list[Run]:
+    arms = list(frozen.ARMS)
+    return grid(setup_in(folder), arms, seeds=3, lengths=(1, 2), doses=frozen.DOSES)
+
+
+def test_the_default_grid(tmp_path: Path) -> None:
+    runs = whole_grid(tmp_path)
+    # 11 arms of 3 seeds and 2 lengths; of 6 weights, two are cross-entropy and focus.
+    assert len(runs) == len({run.folder for run in runs}) == 11 * 3 * 2 + 4 * 3
+    assert Counter(run.dose for run in runs if run.dose is not None) == dict.fromkeys(
+        frozen.DOSES, 3
+    )
+    assert {run.config.epochs for run in runs} == {20, 40}
+    # Whole seeds first, so that an experiment that is cut short can be read.
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+
+
+def test_arms_of_a_seed_differ_in_their_loss_or_their_maps_alone(tmp_path: Path) -> None:
+    runs = {run.arm: run for run in whole_grid(tmp_path) if run.seed == 1 and run.length == 1}
+    loss = {"loss", "cam_class", "classification_weight", "focus_weight", "saliency_weight"}
+    loss |= {"focus_level", "entropy_target", "name"}
+    ce = resolve(runs["ce"].config)
+    for arm, run in runs.items():
+        config = resolve(run.config)
+        differ = {name for name in vars(ce) if getattr(ce, name) != getattr(config, name)}
+        control = frozen.ARMS[arm].maps != "own" if arm != "dose" else False
+        assert differ <= loss | ({"data"} if control else set()), arm
+    # Whatever the search gives blend, its controls have it too.
+    other = {**frozen.WEIGHTS, "blend": {"focus_weight": 0.7, "saliency_weight": 3.0}}
+    setup = replace(setup_in(tmp_path), weights=other)
+    runs = {run.arm: run for run in grid(setup, list(frozen.ARMS), seeds=1, lengths=(1,))}
+    blend = resolve(runs["blend"].config)
+    assert blend.focus_weight == 0.7
+    for arm, name in (("blend-shuffled", "shuffled"), ("blend-center", "center")):
+        control_config = resolve(runs[arm].config)
+        assert control_config.data == (str(tmp_path / "data" / f"{name}.csv"),)
+        assert replace(control_config, data=blend.data, name=blend.name) == blend
+
+
+def test_flags_give_the_configuration_back(tmp_path: Path) -> None:
+    configs = [run.config for run in whole_grid(tmp_path)]
+    configs += [
+        TrainConfig(data=("a", "b c"), test_data={"x": "y=z"}, pretrained=False, compile=True),
+        TrainConfig(loss="focus", focus_weight=0.0, classification_weight=1e-05, workers=0),
+    ]
+    for config in configs:
+        assert parse(TrainConfig, words(config)) == config
+
+
+def test_the_search_is_of_equal_size_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
+    assert len({len(candidates) for candidates in frozen.SEARCH.values()}) == 1
+    assert frozen.RECIPE in frozen.SEARCH["ce"]
+    for arm, weights in frozen.WEIGHTS.items():
+        assert arm == "ce" or weights in frozen.SEARCH[arm], arm
+    assert set(frozen.SEARCH) == {arm for arm, about in frozen.ARMS.items() if not about.like}
+    assert not set(frozen.SEARCH_SEEDS) & set(range(frozen.SEEDS))
+    found = search_runs(setup_in(tmp_path), ["ce", "blend"], tmp_path / "data.csv")
+    folders = [run.folder for groups in found.values() for group in groups for run in group]
+    assert len(set(folders)) == len(folders) == 2 * 4 * 2
+    assert found["ce"][2][0].config.lr == 4e-3
+
+
+def test_unknown_losses_and_weights_are_answered_with_the_one_meant(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'blend-centre' .did you mean blend-center"):
+        grid(setup_in(tmp_path), ["blend-centre"], seeds=1, lengths=(1,))
+    path = tmp_path / "weights.yaml"
+    path.write_text("ce: {lr: 0.004}\nfocus: {focus_weight: 0.3}\n")
+    recipe, weights = read_weights(path)
+    assert recipe == {"lr": 0.004}
+    assert weights["focus"] == {"focus_weight": 0.3}
+    assert weights["blend"] == frozen.WEIGHTS["blend"]
+    path.write_text("focus: {focus_wait: 0.3}\n")
+    with pytest.raises(InputError, match=r"'focus_wait' .did you mean focus_weight"):
+        read_weights(path)
+    path.write_text("blend-center: {focus_weight: 0.3}\n")  # it has the weights of blend
+    with pytest.raises(InputError, match="blend-center"):
+        read_weights(path)
+
+
+def faces(folder: Path) -> Manifest:
+    """Four training images a class with maps, one without; validation and test."""
+    samples = []
+    for label in (REAL, SYNTHETIC):
+        for number in range(4):
+            path = folder / f"{label}{number}.png"
+            Image.fromarray(np.full((4, 4), 40 * number + label, np.uint8)).save(path)
+            samples.append(Sample(f"/i/{path.name}", label, split="train", map_path=str(path)))
+        samples.append(Sample(f"/i/{label}bare.png", label, split="train"))
+        samples.append(Sample(f"/i/{label}v.png", label, split="validation", map_path="/m/v.png"))
+        samples.append(Sample(f"/i/{label}t.png", label, split="test"))
+    return Manifest(samples, "faces")
+
+
+def test_shuffled_maps_are_anothers_of_the_same_class(tmp_path: Path) -> None:
+    before = faces(tmp_path)
+    after = shuffled_maps(before)
+    for old, new in zip(before, after, strict=True):
+        moved = old.split == "train" and old.map_path is not None
+        assert (new.map_path != old.map_path) == moved
+        assert replace(new, map_path=old.map_path) == old
+    for label in (REAL, SYNTHETIC):
+        kept = [[s.map_path for s in m if s.label == label] for m in (before, after)]
+        assert Counter(kept[0]) == Counter(kept[1])
+    assert list(shuffled_maps(before)) == list(after)
+
+
+def test_the_center_is_the_mean_of_all_maps(tmp_path: Path) -> None:
+    before, path = faces(tmp_path), tmp_path / "center.png"
+    after = centered_maps(before, path)
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 8
+    assert {sample.map_path for sample in changed} == {str(path)}
+    assert all(sample.split == "train" for sample in changed)
+
+    left, right = np.zeros((4, 4), np.uint8), np.zeros((8, 8), np.uint8)
+    left[0, 0], right[:2, :2] = 255, 255
+    right[6:, 6:] = 85
+    Image.fromarray(left).save(tmp_path / "left.png")
+    Image.fromarray(right).save(tmp_path / "right.png")
+    two = [
+        Sample(f"/i/{n}", SYNTHETIC, split="train", map_path=str(tmp_path / f"{n}.png"))
+        for n in ("left", "right")
+    ]
+    centered_maps(Manifest(two), path)
+    wanted = np.zeros((4, 4))
+    wanted[0, 0], wanted[3, 3] = 1.0, 1 / 6  # (255 + 255, 0 + 85) / 2, over the largest
+    assert human_map(str(path)) == pytest.approx(wanted, abs=1e-4)
+    with pytest.raises(InputError, match="no mean"):
+        centered_maps(before.split("test"), path)
+
+
+def test_the_search_has_no_test_images_and_data_do_not_change(tmp_path: Path) -> None:
+    manifest = faces(tmp_path)
+    path = tmp_path / "data" / "own.csv"
+    write_once(without_tests(manifest), path)
+    assert {sample.split for sample in Manifest.from_csv(path)} == {"train", "validation"}
+    write_once(without_tests(manifest), path)
+    with pytest.raises(InputError, match="other images"):
+        write_once(manifest, path)
+    assert len(Manifest.from_csv(path)) == 12
+
+
+def test_a_search_that_saw_test_images_is_refused(tmp_path: Path) -> None:
+    run = search_runs(setup_in(tmp_path), ["ce"], tmp_path / "data.csv")["ce"][0][0]
+    run.folder.mkdir(parents=True)
+    results = {"n_real": 0, "n_fake": 0, "model": {"validation_auc": 0.97}}
+    (run.folder / "results.json").write_text(json.dumps(results))
+    assert search.validation_auc(run) == 0.97
+    (run.folder / "results.json").write_text(json.dumps({**results, "n_fake": 3}))
+    with pytest.raises(InputError, match="3 test images"):
+        search.validation_auc(run)
+
+
+def test_the_search_takes_the_best_mean_and_says_whether_cross_entropy_is_trained(
+    tmp_path: Path,
+) -> None:
+    found = [
+        search.Candidate("ce", {"lr": 1e-3}, (0.95, 0.92)),
+        search.Candidate("ce", {"lr": 2e-3}, (0.94, 0.94)),
+        search.Candidate("focus", {"focus_weight": 0.1}, (0.9, 0.9)),
+        search.Candidate("focus", {"focus_weight": 0.3}, (0.9, 0.9)),
+    ]
+    said = search.write_search(found, tmp_path)
+    assert "reaches 0.93 on each seed (lowest 0.9400) with the recipe lr 0.002" in said
+    assert read_weights(tmp_path / "weights.yaml")[0] == {"lr": 2e-3}
+    assert read_weights(tmp_path / "weights.yaml")[1]["focus"] == {"focus_weight": 0.1}
+    assert "DOES NOT REACH" in search.recipe_line({"ce": found[0]})
+
+
+def invented(tmp_path: Path, gain: float) -> list[Outcome]:
+    """Outcomes of the whole grid; ``focus`` and its like score unknown fakes higher by a gain."""
+    draw = np.random.default_rng(0)
+    label = np.repeat([0, 1, 0, 1, 1], 60)  # closed real, closed fake, open real, two open fakes
+    rows = np.split(np.arange(300), 5)
+    image = draw.normal(size=300)
+    comparisons = {
+        "closed": [Comparison("closed", "k", rows[0], rows[1])],
+        "open": [Comparison("open", n, rows[2], rows[g]) for n, g in (("u", 3), ("v", 4))],
+    }
+    outcomes = []
+    for run in whole_grid(tmp_path):
+        skill = 2.2 + 0.2 * draw.normal()
+        shift = skill * label * np.repeat([1, 1, 1, 0.4, 0.4], 60)
+        shift[180:] += gain * (run.arm == "focus")
+        scores = (image + 0.4 * draw.normal(size=300) + shift).astype(np.float32)
+        found = {n: auc(scores[rows[2]], scores[rows[g]]) or 0 for n, g in (("u", 3), ("v", 4))}
+        closed, opened = auc(scores[rows[0]], scores[rows[1]]) or 0, sum(found.values()) / 2
+        weight = run.dose or 0.0
+        figures = {
+            "closed": closed,
+            "open": opened,
+            "gap": opened - closed,
+            "entropy_open": 0.9 / (1 + 200 * weight) * (1 + 0.2 * draw.random()),
+            "entropy_closed": 0.7 / (1 + 200 * weight) * (1 + 0.2 * draw.random()),
+            "pointing_closed": 0.2 + 0.2 * weight + 0.1 * draw.random(),
+            "pointing_open": 0.1 + 0.1 * draw.random(),
+            "best_epoch": 20.0,
+            **{f"open.{name}": value for name, value in found.items()},
+        }
+        outcomes.append(Outcome(run, figures, scores, comparisons))
+    return outcomes
+
+
+def test_drawn_images_are_the_same_for_all_runs(tmp_path: Path) -> None:
+    first, *_ = invented(tmp_path, 0)
+    copy = replace(first, run=replace(first.run, seed=1))
+    places = {(0, 0, 0): first, (0, 0, 1): copy}
+    drawn = drawn_aucs(places, (1, 1, 3), 400, np.random.default_rng(1))
+    for name, values in (("closed", drawn.closed), ("open", drawn.opened)):
+        assert np.array_equal(values[0, 0, 0], values[0, 0, 1])
+        assert np.isnan(values[0, 0, 2]).all()
+        assert values[0, 0, 0].mean() == pytest.approx(first.figures[name], abs=0.005)
+        assert values[0, 0, 0].std() > 0.005
+    other = replace(copy, comparisons={**copy.comparisons, "open": copy.comparisons["open"][:1]})
+    with pytest.raises(InputError, match="other images"):
+        drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.6, "is above"), (-0.6, "is BELOW"), (0, "no di")])
+def test_the_report_says_it_whichever_way_it_came_out(
+    tmp_path: Path, gain: float, verdict: str
+) -> None:
+    outcomes = invented(tmp_path, gain)
+    analysis = analyse(outcomes, "focus_small", replicates=300)
+    primary, *others = analysis.comparisons
+    assert primary.primary
+    assert (primary.arm, primary.other, primary.length) == ("focus", "ce", 1)
+    assert np.isnan(primary.p_holm)
+    # 10 with cross-entropy and 3 controls, at both lengths; the primary is one of the first.
+    assert len(others) == 2 * 13 - 1
+    assert all(c.p_holm >= c.matched.p for c in others)
+    text = write_report(outcomes, [analysis], tmp_path, missing=["one run failed"])
+    assert verdict in text.partition("Primary endpoint")[2].partition("\n")[0]
+    assert "- one run failed" in text
+    assert "does not speak for all" in text
+    with (tmp_path / "table.csv").open(newline="") as file:
+        table = {(r["loss"], r["epochs"], r["figure"]): r for r in csv.DictReader(file)}
+    mine = [o.figures["open"] for o in outcomes if (o.run.arm, o.run.length) == ("blend", 2)]
+    row = table["blend", "40", "open"]
+    assert float(row["mean"]) == pytest.approx(np.mean(mine), abs=1e-5)
+    assert float(row["sd"]) == pytest.approx(np.std(mine, ddof=1), abs=1e-5)
+    assert row["n_seeds"] == "3"
+    assert "entropy_sum_open" not in text  # no run has it
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 78
+
+
+def test_plots_are_drawn(tmp_path: Path) -> None:
+    outcomes = invented(tmp_path, 0)
+    by_dose = doses(outcomes, "focus_small")
+    assert list(by_dose) == list(frozen.DOSES)
+    assert all(len(members) == 3 for members in by_dose.values())
+    scatter(outcomes, tmp_path / "scatter.png")
+    dose_response(by_dose, tmp_path / "dose.png")
+    for name in ("scatter.png", "dose.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def experiment(tree: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "focus.experiment", "--data", str(tree / "known")),
+        *("--test-data", f"other={tree / 'unknown'}", "--recipe", "demo", "--jobs", "1"),
+        *("--output", str(output), "--quick", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tree")
+    write_faces(folder / "known", 24)
+    write_faces(folder / "unknown", 8)
+    (folder / "unknown" / "gan").rename(folder / "unknown" / "other")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
+    tree: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = experiment(tree, output, "--losses", "ce,focus", "--seeds", "1", "--epochs", "1")
+    folder = output / "runs" / "focus_small"
+    folder.mkdir(parents=True)
+    (folder / "ce-1ep-seed0").write_text("in the way")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    log = output / "logs" / "focus_small-ce-1ep-seed0.log"
+    assert f"focus_small/ce-1ep-seed0 ended with code 2: see {log}" in done.stderr
+    assert "is a file" in log.read_text()
+    assert "| `focus` | 1 | 1 |" in done.stdout
+    assert "- focus_small/ce-1ep-seed0 ended with code 2" in (output / "report.md").read_text()
+
+    (folder / "ce-1ep-seed0").unlink()
+    before = (folder / "focus-1ep-seed0" / "results.json").stat().st_mtime_ns
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs, 1 of them done before" in done.stdout
+    assert (folder / "focus-1ep-seed0" / "results.json").stat().st_mtime_ns == before
+    assert "| `ce` | 1 | 1 |" in done.stdout
+    assert "ended with" not in (output / "report.md").read_text()
+
+    run = grid(setup_in(output), ["focus"], seeds=1, lengths=(1,))[0]
+    with pytest.raises(InputError, match="was made with epochs 1, not 20"):
+        is_finished(replace(run, config=replace(run.config, name="focus-1ep-seed0")))
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = experiment(tree, output, "--losses", "ce", "--seeds", "1", "--epochs", "60")
+    folder = output / "runs" / "focus_small" / "ce-60ep-seed0"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(folder.glob("checkpoints/step-*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+    log = output / "logs" / "focus_small-ce-60ep-seed0.log"
+    assert "--resume goes on" in log.read_text()
+    assert not (folder / "results.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming" in log.read_text()
+    with (folder / "summary.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 60
+
+
+@pytest.mark.slow
+def test_the_search_of_a_tiny_tree(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = experiment(tree, output, "--search", "--losses", "ce", "--epochs", "1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 runs" in done.stdout
+    recipe, _ = read_weights(output / "search" / "weights.yaml")
+    assert recipe in frozen.SEARCH["ce"]
+    for path in (output / "search").glob("*/manifest.csv"):
+        assert not Manifest.from_csv(path).split("test")
+
+
+def test_the_document_names_flags_and_files_that_there_are() -> None:
+    text = (CHECKOUT / "docs" / "experiment.md").read_text(encoding="utf-8")
+    known = {flag for action in make_parser()._actions for flag in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == {"--loss"}  # train.py's
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (CHECKOUT / "docs" / target).exists(), target
+    for name in (*frozen.ARMS, f"{frozen.REPLICATES:,}", *(f"{dose:g}" for dose in frozen.DOSES)):
+        assert name in text

@@ -1,0 +1,193 @@
+"""The experiment's statistics against numbers worked by hand, scipy, and simulated truth."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from focus import metrics
+from focus.experiment import statistics
+from focus.experiment.statistics import (
+    Floats,
+    TwoLevel,
+    bootstrap_p,
+    common_slope,
+    draw_counts,
+    holm,
+    t_interval,
+    weighted_auc,
+)
+
+
+def test_t_interval_by_hand_and_by_scipy() -> None:
+    # sd 1, t(2; .975) = 4.302653, so the half width is 4.302653 / sqrt(3).
+    found = t_interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.sd, found.n) == (2.0, 1.0, 3)
+    assert (found.low, found.high) == pytest.approx((-0.484138, 4.484138), abs=1e-6)
+    values = np.random.default_rng(0).normal(size=7)
+    wanted = stats.t.interval(0.9, 6, values.mean(), stats.sem(values))
+    found = t_interval([*values, math.nan], 0.9)
+    assert (found.low, found.high) == pytest.approx(wanted)
+
+
+def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
+    one, none = t_interval([0.5]), t_interval([math.nan])
+    assert (one.mean, one.n, none.n) == (0.5, 1, 0)
+    assert all(map(math.isnan, (one.sd, one.low, one.high, none.mean)))
+
+
+def test_holm_by_hand() -> None:
+    # In order .005·4, .01·3, .03·2, .04·1; the last may not be below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
+    assert holm([]).shape == (0,)
+
+
+def test_bootstrap_p_by_hand() -> None:
+    assert bootstrap_p([1.0, 1.0, 1.0, -1.0]) == pytest.approx(2 * (1 + 1) / 5)
+    assert bootstrap_p(np.ones(999)) == pytest.approx(2 / 1000)
+    assert bootstrap_p(np.zeros(9)) == 1.0
+    assert math.isnan(bootstrap_p([1.0, math.nan]))
+
+
+def test_weighted_auc_is_the_auc_of_the_drawn_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    real, fake = draw.integers(0, 6, 13) / 6, draw.integers(2, 8, 9) / 6  # many ties
+    of_real, of_fake = draw_counts(draw, 13, 7), draw_counts(draw, 9, 7)
+    wanted = [
+        metrics.auc(np.repeat(real, r), np.repeat(fake, f))
+        for r, f in zip(of_real, of_fake, strict=True)
+    ]
+    assert weighted_auc(real, fake, of_real, of_fake) == pytest.approx(wanted)
+    monkeypatch.setattr(statistics, "_CELLS", 50)  # two replicates at a time, the last alone
+    assert weighted_auc(real, fake, of_real, of_fake) == pytest.approx(wanted)
+
+
+def test_the_slope_of_one_arm_is_that_of_a_regression() -> None:
+    draw = np.random.default_rng(2)
+    closed, opened = draw.random((2, 1, 2, 4))
+    wanted = stats.linregress(closed.ravel(), opened.ravel()).slope
+    assert common_slope(closed, opened, np.ones(4)) == pytest.approx(wanted)
+
+
+def test_the_common_slope_is_that_of_least_squares_with_an_intercept_for_each_arm() -> None:
+    draw = np.random.default_rng(3)
+    closed = draw.random((3, 2, 4))
+    opened = 0.7 * closed + np.array([0.0, 0.5, -0.5])[:, None, None] + draw.normal(size=(3, 2, 4))
+    weights = np.array([2.0, 0.0, 1.0, 1.0])
+    opened[1, 0, 2] = closed[1, 0, 2] = np.nan
+    arm, _, seed = (index.ravel() for index in np.indices(closed.shape))
+    there = ~np.isnan(closed.ravel())
+    design = np.column_stack([closed.ravel(), *(arm == a for a in range(3))])[there]
+    root = np.sqrt(weights[seed])[there]
+    wanted = np.linalg.lstsq(design * root[:, None], opened.ravel()[there] * root, rcond=None)[0][0]
+    assert common_slope(closed, opened, weights) == pytest.approx(wanted)
+
+
+def test_the_slope_of_arms_that_do_not_vary_is_not_defined() -> None:
+    assert np.isnan(common_slope(np.full((2, 1, 3), 0.9), np.ones((2, 1, 3)), np.ones(3)))
+
+
+def repeated(values: Floats, replicates: int = 50) -> Floats:
+    """As if drawing images changed nothing."""
+    return np.repeat(values[..., None], replicates, axis=-1)
+
+
+def exact(seeds: int = 4) -> tuple[Floats, Floats]:
+    """Two arms: open = .8 closed, and .05 above that; the second has more closed AUC, too."""
+    closed = np.random.default_rng(4).uniform(0.9, 0.95, (2, 2, seeds))
+    closed[1] += 0.02
+    return closed, 0.8 * closed + np.array([0.0, 0.05])[:, None, None]
+
+
+def test_matching_takes_out_what_closed_auc_explains() -> None:
+    closed, opened = exact()
+    both = TwoLevel(closed, opened, repeated(closed), repeated(opened), np.random.default_rng(5))
+    assert both.slope == pytest.approx(0.8)
+    matched = both.compare(1, 0, 0, matched=True)
+    assert (matched.difference, matched.low, matched.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert matched.n_seeds == 4
+    plain = both.compare(1, 0, 0, matched=False)
+    assert plain.difference == pytest.approx((opened[1, 0] - opened[0, 0]).mean())
+    assert plain.low < plain.difference < plain.high
+    assert both.compare(0, 1, 0, matched=True).difference == pytest.approx(-0.05)
+
+
+def test_only_seeds_that_both_arms_have_are_compared() -> None:
+    closed, opened = exact()
+    opened[1, 0, :2] += 9.0
+    closed[0, 0, :2] = opened[0, 0, :2] = np.nan
+    both = TwoLevel(closed, opened, repeated(closed), repeated(opened), np.random.default_rng(5))
+    found = both.compare(1, 0, 0, matched=False)
+    assert found.n_seeds == 2
+    assert found.difference == pytest.approx((opened[1, 0] - opened[0, 0])[2:].mean())
+    closed[0, 0], opened[0, 0] = np.nan, np.nan
+    none = TwoLevel(
+        closed, opened, repeated(closed), repeated(opened), np.random.default_rng(5)
+    ).compare(1, 0, 0, matched=False)
+    assert none.n_seeds == 0
+    assert math.isnan(none.p)
+
+
+def test_one_seed_leaves_the_interval_of_the_images() -> None:
+    closed, opened = exact(seeds=1)
+    draw = np.random.default_rng(6)
+    drawn = repeated(opened, 2000)
+    drawn[1] += draw.normal(0, 0.01, 2000)
+    both = TwoLevel(closed, opened, repeated(closed, 2000), drawn, draw)
+    found = both.compare(1, 0, 0, matched=False)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
+
+
+def test_the_seeds_part_has_the_variance_of_the_mean() -> None:
+    """Drawing n of n would make it (n - 1)/n of that; for three seeds a third is missing."""
+    opened = np.zeros((2, 1, 3))
+    opened[1, 0] = 0.01, 0.02, 0.06
+    closed = np.random.default_rng(7).uniform(size=opened.shape)
+    both = TwoLevel(
+        closed, opened, repeated(closed, 40000), repeated(opened, 40000), np.random.default_rng(8)
+    )
+    captured = {}
+
+    def remember(values: Floats) -> float:
+        captured["sd"] = values.std()
+        return 1.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "bootstrap_p", remember)
+        both.compare(1, 0, 0, matched=False)
+    assert captured["sd"] == pytest.approx(stats.sem(opened[1, 0]), rel=0.02)
+
+
+def test_the_two_level_interval_covers_the_truth() -> None:
+    """Two arms, seeds that differ as much as the images do; 95 % intervals of the difference."""
+    draw = np.random.default_rng(9)
+    seeds, images, replicates, trials = 6, 80, 300, 150
+    shift, spread = np.array([0.8, 1.1]), 0.25
+    # E Phi((m + s N) / sqrt 2) = Phi(m / sqrt(2 + s^2))
+    truth = np.diff(stats.norm.cdf(shift / math.sqrt(2 + spread**2)))[0]
+    covered = images_only = 0
+    for _ in range(trials):
+        common = draw.normal(size=(2, images))  # what is easy or hard for every run
+        counts = [draw_counts(draw, images, replicates) for _ in range(2)]
+        opened, drawn = np.zeros((2, 1, seeds)), np.zeros((2, 1, seeds, replicates))
+        ones = np.ones((1, images))
+        for arm in range(2):
+            for seed in range(seeds):
+                own = draw.normal(size=(2, images))
+                scores = math.sqrt(0.5) * (common + own)
+                scores[1] += shift[arm] + spread * draw.normal()
+                opened[arm, 0, seed] = weighted_auc(*scores, ones, ones)[0]
+                drawn[arm, 0, seed] = weighted_auc(*scores, *counts)
+        closed = draw.uniform(size=opened.shape)
+        found = TwoLevel(closed, opened, repeated(closed, replicates), drawn, draw).compare(
+            1, 0, 0, matched=False
+        )
+        covered += found.low <= truth <= found.high
+        alone = (drawn[1, 0] - drawn[0, 0]).mean(0)
+        low, high = np.quantile(alone, [0.025, 0.975])
+        images_only += low <= truth <= high
+    assert 0.89 <= covered / trials <= 0.99
+    # So the second level is what makes it cover.
+    assert images_only / trials < covered / trials - 0.1

@@ -1,0 +1,180 @@
+"""Figures and intervals of test sets: from the whole table, against figures of repeated images."""
+
+import time
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from focus import metrics
+from focus.metrics import Calibration
+from focus.operating_points import POINTS, OperatingPoints, choose
+from focus.results import match, summarise
+from focus.scores import Scores
+
+POINT = OperatingPoints(dict.fromkeys(POINTS, 0.5), Calibration(1.0, 0.0, 1.0), 9, 9)
+
+
+def table(real: int, generators: int, fakes: int, seed: int = 0, **columns: Any) -> Scores:
+    """Open-set scores: real images that all generators share, and fakes of each."""
+    random, n = np.random.default_rng(seed), real + generators * fakes
+    label = np.repeat([0, 1], [real, n - real])
+    score = 1 / (1 + np.exp(-random.normal(2.0 * label - 0.5, 1.5)))
+    given: dict[str, Any] = {
+        "index": np.arange(n),
+        "path": [f"{row}.png" for row in range(n)],
+        "label": label,
+        "generator": [""] * real + [f"g{i}" for i in range(generators) for _ in range(fakes)],
+        "score": score,
+        "predicted": score > 0.5,
+        "llr": np.log(score / (1 - score)),
+        "entropy_predicted": random.random(n),
+        "pointing_hit": np.where(label == 1, random.integers(0, 2, n), -1),
+        "map_hit": np.where(label == 1, -1, random.integers(0, 2, n)),
+        "peak_row": random.integers(0, 3, n),
+        **dict.fromkeys(("family", "split", "group"), [""] * n),
+        "test_set": ["open"] * n,
+    }
+    rest = {f.name: np.zeros(n) for f in fields(Scores) if f.name not in given}
+    return Scores(**(given | rest | columns))
+
+
+def test_operating_points_by_hand() -> None:
+    scores = table(4, 2, 2, score=[0.1, 0.2, 0.6, 0.3, 0.9, 0.4, 0.3, 0.5])
+    results = summarise(scores, [], None, POINT, resamples=0)["open"]
+    generators = {n: g["operating_points"]["eer"] for n, g in results["generators"].items()}
+    assert generators == {"g0": {"bpcer": 0.25, "apcer": 0.5}, "g1": {"bpcer": 0.25, "apcer": 1.0}}
+    assert results["operating_points"]["bpcer5"] == {
+        "bpcer": 0.25,
+        "apcer_pooled": 0.75,
+        "apcer_mean": 0.75,
+        "apcer_max": 1.0,
+        "apcer_max_generator": "g1",
+        "acer_mean": 0.5,
+        "acer_max": 0.625,
+    }
+
+
+def test_a_mean_is_over_the_generators_that_define_it() -> None:
+    scores = table(5, 3, 4, generator=["g0"] * 5 + ["g0"] * 4 + ["g1"] * 4 + ["g2"] * 4)
+    results = summarise(scores, [], None, POINT, resamples=50)["open"]
+    assert results["n_generators"] == 1
+    assert results["mean"]["auc"] == results["generators"]["g0"]["auc"]
+    assert results["generators"]["g1"]["auc"] is None
+    errors = [g["operating_points"]["eer"]["apcer"] for g in results["generators"].values()]
+    assert results["operating_points"]["eer"]["apcer_mean"] == pytest.approx(np.mean(errors))
+
+
+def test_exact_intervals_of_independent_images() -> None:
+    scores = table(60, 2, 30)
+    results = summarise(scores, [], None, POINT, resamples=100)["open"]
+    fakes = scores.select(np.flatnonzero(scores.generator == "g1"))
+    reals = scores.select(np.flatnonzero(scores.label == 0))
+    ranges = results["generators"]["g1"]["intervals"]
+    assert ranges["auc"] == metrics.auc_interval(reals.score, fakes.score)
+    missed = int((fakes.score <= 0.5).sum())
+    assert ranges["operating_points"]["eer"]["apcer"] == metrics.rate_interval(missed, 30)
+    assert ranges["pointing_hit"] == metrics.rate_interval(int(fakes.pointing_hit.sum()), 30)
+    assert ranges["map_hit"] == metrics.rate_interval(int(reals.map_hit.sum()), 60)
+
+
+def test_resampled_intervals_are_those_of_repeated_images() -> None:
+    """The same draws, made by hand: the shared real images once for both generators."""
+    scores, resamples = table(40, 2, 25), 60
+    results = summarise(scores, [], resamples=resamples)["open"]
+    first, second = match(scores, [])
+    strata = np.repeat([0, 1, 2], [40, 25, 25])
+    resampler = metrics.Resampler(strata, scores.group)
+    times = resampler.draw(np.random.default_rng(0), resamples).astype(int)
+    means, eers, peaks = [], [], []
+    for row in times:
+        drawn = [scores.select(np.repeat(c.real, row[c.real])) for c in (first, second)]
+        fakes = [scores.select(np.repeat(c.fake, row[c.fake])) for c in (first, second)]
+        aucs = [metrics.auc(r.score, f.score) for r, f in zip(drawn, fakes, strict=True)]
+        means.append(np.mean(np.array(aucs, dtype=float)))
+        eers.append(metrics.eer(drawn[0].score, fakes[0].score))
+        cells = np.concatenate([drawn[0].peak_row, fakes[0].peak_row])
+        peaks.append(metrics.commonest_peak_share(cells))
+    ranges = results["generators"]["g0"]["intervals"]
+    assert results["mean"]["intervals"]["auc"] == pytest.approx(
+        metrics.percentiles(np.array(means))
+    )
+    assert ranges["eer"] == pytest.approx(metrics.percentiles(np.array(eers)))
+    assert ranges["peak_share"] == pytest.approx(metrics.percentiles(np.array(peaks)))
+
+
+def test_grouped_images_widen_every_interval() -> None:
+    """Four copies of each image are no more images."""
+    one = table(30, 1, 20)
+    copies = one.select(np.repeat(np.arange(50), 4))
+    grouped = Scores(**(copies.columns() | {"group": copies.path}))
+    results = [
+        summarise(scores, [], None, POINT, resamples=1000)["open"]["generators"]["g0"]
+        for scores in (one, copies, grouped)
+    ]
+    alone, apart, together = (r["intervals"] for r in results)
+    for name in ("auc", "entropy", "eer", "average_precision", "brier", "cllr", "accuracy"):
+        width, narrow, wide = (float(np.ptp(ranges[name])) for ranges in (alone, apart, together))
+        assert narrow < 0.7 * width, name
+        assert wide == pytest.approx(width, rel=0.25), name
+    missed = [r["operating_points"]["eer"]["apcer"] for r in (alone, together)]
+    assert np.ptp(missed[1]) == pytest.approx(np.ptp(missed[0]), rel=0.3)
+
+
+def test_figures_that_no_resample_moves_are_not_certain() -> None:
+    scores = table(40, 2, 30, score=np.repeat([0.1, 0.9], [40, 60]))
+    results = summarise(scores, [], None, POINT, resamples=50)["open"]
+    bound = 0.025 ** (1 / 30)
+    ranges = results["generators"]["g0"]["intervals"]
+    for name in ("auc", "average_precision", "balanced_accuracy"):
+        assert ranges[name] == (pytest.approx(bound), 1.0), name
+    assert ranges["eer"] == (0.0, pytest.approx(1 - bound))
+    assert results["mean"]["intervals"]["auc"] == (pytest.approx(bound), 1.0)
+    assert results["operating_points"]["intervals"]["eer"]["apcer_max"] == (
+        0.0,
+        pytest.approx(1 - bound),
+    )
+    assert "brier" not in ranges  # it does not move, and is neither 0 nor 1
+
+
+def test_rates_that_the_sample_cannot_support_say_what_they_need() -> None:
+    scores = table(120, 1, 30)
+    figures = summarise(scores, [], resamples=0)["open"]["generators"]["g0"]
+    assert figures["tpr_at_fpr_0.05"] is not None
+    assert figures["tpr_at_fpr_0.01"] is None
+    assert figures["undefined"] == {
+        "tpr_at_fpr_0.001": "needs >= 5000 real images",
+        "tpr_at_fpr_0.002": "needs >= 2500 real images",
+        "tpr_at_fpr_0.01": "needs >= 500 real images",
+    }
+
+
+@pytest.mark.slow
+def test_intervals_of_the_mean_over_generators_cover_it() -> None:
+    """Given these generators: the share of samples whose interval holds the true mean."""
+    true, covered = stats.norm.cdf(2.0 / np.sqrt(2) / 1.5), 0
+    for seed in range(120):
+        results = summarise(table(80, 3, 40, seed), [], resamples=250)["open"]["mean"]
+        low, high = results["intervals"]["auc"]
+        covered += low <= true <= high
+    assert covered >= 0.88 * 120
+
+
+def test_always_the_same_intervals() -> None:
+    scores = table(30, 2, 20)
+    first = summarise(scores, [], resamples=40)
+    assert summarise(scores, [], resamples=40) == first
+
+
+def test_2000_resamples_of_100_000_scores_take_40_seconds() -> None:
+    """Of CPU; a twentieth of them here, what is done once apart."""
+    scores = table(50_000, 5, 10_000)
+    points = choose(scores.score[:50_000], scores.score[50_000:])
+    began = time.process_time()
+    summarise(scores, [], None, points, resamples=10)
+    once = time.process_time()
+    summarise(scores, [], None, points, resamples=110)
+    seconds = (once - began) + ((time.process_time() - once) - (once - began)) * 20
+    assert seconds < 40

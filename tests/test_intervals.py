@@ -1,0 +1,136 @@
+"""Intervals: known values, and how often they cover what is true."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from focus import metrics
+from focus.metrics import Resampler
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_intervals_of_rates_by_hand() -> None:
+    # Of 0 in n the upper end is where n misses have a chance of 2.5 %.
+    assert metrics.rate_interval(0, 300) == (0.0, pytest.approx(1 - 0.025 ** (1 / 300)))
+    assert metrics.rate_interval(300, 300) == (pytest.approx(0.025 ** (1 / 300)), 1.0)
+    assert metrics.rate_interval(0, 0) is None
+    low, high = metrics.rate_interval(3, 20) or (0, 0)
+    assert stats.binom.sf(2, 20, low) == pytest.approx(0.025)
+    assert stats.binom.cdf(3, 20, high) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+def test_intervals_of_rates_cover_at_least_95_percent(rate: float) -> None:
+    found = [metrics.rate_interval(int(k), 80) for k in RANDOM.binomial(80, rate, 1500)]
+    covered = np.mean([low <= rate <= high for low, high in filter(None, found)])
+    assert covered > 0.95 - 2.6 * np.sqrt(0.95 * 0.05 / 1500)
+
+
+@pytest.mark.parametrize(("real", "fake", "apart"), [(50, 50, 1.0), (30, 20, 2.0), (150, 75, 3.0)])
+def test_intervals_of_an_auc_cover_95_percent(real: int, fake: int, apart: float) -> None:
+    true, covered = stats.norm.cdf(apart / np.sqrt(2)), []
+    for _ in range(1500):
+        low, high = metrics.auc_interval(
+            RANDOM.normal(size=real), RANDOM.normal(apart, size=fake)
+        ) or (1, 0)
+        covered.append(low <= true <= high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
+
+
+def test_interval_of_an_auc_agrees_with_its_definition() -> None:
+    """The variance by all pairs of images, as DeLong et al. write it."""
+    real, fake = RANDOM.normal(size=13).round(1), RANDOM.normal(0.8, size=9).round(1)
+    above = (fake[:, None] > real) + 0.5 * (fake[:, None] == real)
+    variance = above.mean(1).var(ddof=1) / 9 + above.mean(0).var(ddof=1) / 13
+    auc = above.mean()
+    half = stats.norm.ppf(0.975) * np.sqrt(variance) / (auc * (1 - auc))
+    logit = np.log(auc / (1 - auc))
+    expected = 1 / (1 + np.exp(-(logit + np.array([-half, half]))))
+    assert metrics.auc_interval(real, fake) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_an_auc_of_1_is_not_certain() -> None:
+    low, high = metrics.auc_interval(np.zeros(30), np.ones(20)) or (0, 0)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert metrics.auc_interval(np.ones(30), np.zeros(20)) == (0.0, pytest.approx(1 - low))
+    assert metrics.auc_interval(np.zeros(1), np.ones(20)) is None
+    both = metrics.auc_difference(np.zeros(30), np.ones(20), np.zeros(30), np.ones(20))
+    assert both == (0.0, pytest.approx(low - 1), pytest.approx(1 - low), 1.0)
+
+
+def test_the_difference_of_two_models_on_the_same_images() -> None:
+    """Covered in 95 of 100; p below 0.05 in 5 of 100 where there is none."""
+    true = stats.norm.cdf(1.5 / np.sqrt(2)) - stats.norm.cdf(1 / np.sqrt(2))
+    covered, small = [], []
+    for _ in range(1000):
+        real, fake = RANDOM.normal(size=60), RANDOM.normal(size=40)
+        own = [(RANDOM.normal(size=60), RANDOM.normal(size=40)) for _ in range(3)]
+        scores = [(0.8 * real + 0.6 * a, 0.8 * fake + 0.6 * b) for a, b in own]
+        first, second, third = ((a, b + by) for (a, b), by in zip(scores, (1.5, 1, 1), strict=True))
+        found = metrics.auc_difference(*first, *second)
+        assert found is not None
+        covered.append(found.low <= true <= found.high)
+        none = metrics.auc_difference(*second, *third)
+        assert none is not None
+        small.append(none.p_value < 0.05)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
+    assert np.mean(small) == pytest.approx(0.05, abs=0.025)
+
+
+def test_the_same_model_twice_does_not_differ() -> None:
+    real, fake = RANDOM.normal(size=20), RANDOM.normal(1, size=20)
+    assert metrics.auc_difference(real, fake, real, fake) == (0.0, 0.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="the same images"):
+        metrics.auc_difference(real, fake, real[1:], fake)
+
+
+def test_strata_keep_their_size_and_groups_stay_together() -> None:
+    strata = [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    groups = ["", "", "", "a", "a", "b", "b", "c", "c"]
+    resampler = Resampler(np.array(strata), np.array(groups, dtype=object))
+    times = resampler.draw(RANDOM, 4000)
+    assert times.shape == (4000, 9)
+    assert (times[:, :3].sum(1) == 3).all()
+    assert (times[:, 3] == times[:, 4]).all()
+    assert (times[:, 5] == times[:, 6]).all()
+    assert (times[:, 3] + times[:, 5] == 2).all()
+    assert (times[:, 7:] == 1).all()  # alone in its stratum
+    assert times[:, :7].mean(0) == pytest.approx(np.ones(7), abs=0.05)
+    assert times[:, 0].var() == pytest.approx(3 * (1 / 3) * (2 / 3), abs=0.05)
+    assert (resampler.units(np.arange(3)), resampler.units(np.arange(3, 9))) == (3, 3)
+    assert resampler.grouped
+
+
+def test_a_group_in_two_strata_is_drawn_once() -> None:
+    """A person with a real photograph and a fake of it."""
+    groups = np.array(["a", "b", "a", "b", "", ""], dtype=object)
+    times = Resampler(np.array([0, 0, 1, 1, 0, 1]), groups).draw(RANDOM, 500)
+    assert (times[:, :2] == times[:, 2:4]).all()
+    assert (times[:, :2].sum(1) == 2).all()
+    assert times[:, 0].std() > 0.5
+
+
+def test_resampling_covers_the_mean_of_grouped_images() -> None:
+    """Ten images of a person are not ten images."""
+    covered = {True: 0, False: 0}
+    for _ in range(200):
+        person = np.repeat(np.arange(30), 10)
+        values = RANDOM.normal(size=30)[person] + 0.3 * RANDOM.normal(size=300)
+        for grouped in covered:
+            names = np.array([f"p{p}" if grouped else "" for p in person], dtype=object)
+            times = Resampler(np.zeros(300), names).draw(RANDOM, 400)
+            low, high = metrics.percentiles(times @ values / 300) or (1, 0)
+            covered[grouped] += low <= 0 <= high
+    assert covered[True] > 0.89 * 200
+    assert covered[False] < 0.6 * 200
+
+
+def test_percentiles() -> None:
+    draws = np.arange(1001.0)
+    assert metrics.percentiles(draws) == (pytest.approx(25), pytest.approx(975))
+    draws[:40] = np.nan
+    assert metrics.percentiles(draws) is not None
+    draws[:60] = np.nan
+    assert metrics.percentiles(draws) is None
+    assert metrics.percentiles(np.array([])) is None

@@ -1,0 +1,106 @@
+"""Thresholds and the calibration: chosen on validation, stored with the model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from focus.errors import InputError
+from focus.metrics import Calibration, cllr, fit_calibration
+from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_points_by_hand() -> None:
+    real, fake = np.linspace(0, 0.5, 500), np.array([0.2501, 0.8, 0.9, 0.95])
+    found = choose(real, fake).thresholds
+    assert tuple(found) == POINTS
+    # Five and 25 real images of 500 lie above.
+    for point, above in (("bpcer1", 5), ("bpcer5", 25)):
+        threshold = found[point]
+        assert threshold is not None
+        assert (real > threshold).sum() == above
+        assert real[-above - 1] < threshold < real[-above]
+    # Half way between the best real image and the next fake.
+    assert found["balanced"] == pytest.approx(0.65)
+    eer = found["eer"]
+    assert eer is not None
+    assert abs((real > eer).mean() - (fake <= eer).mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
+    points = choose(np.linspace(0, 0.5, 150), np.ones(20))
+    assert points.thresholds["bpcer1"] is None
+    assert points.thresholds["bpcer5"] is not None
+    points.write(tmp_path)
+    written = json.loads((tmp_path / THRESHOLDS).read_text())
+    assert written["undefined"] == {"bpcer1": "needs >= 500 real validation images"}
+    assert OperatingPoints.read(tmp_path) == points
+    empty = choose(np.zeros(0), np.ones(3))
+    assert set(empty.thresholds.values()) == {None}
+    assert empty.calibration is None
+
+
+def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
+    assert OperatingPoints.read(tmp_path) is None
+    choose(np.array([0.1]), np.array([0.9])).write(tmp_path)
+    path = tmp_path / THRESHOLDS
+    values = json.loads(path.read_text())
+    for text, words in (
+        ("[1]", "cannot be read"),
+        ("{", "cannot be read"),
+        (json.dumps(values | {"version": 2}), "has version 2, this program reads 1"),
+        (json.dumps(values | {"thresholds": {}}), "cannot be read .KeyError"),
+        (json.dumps(values | {"calibration": {"slope": "1"}}), "cannot be read .ValueError"),
+        (json.dumps(values).replace("0.5", "NaN"), "cannot be read .ValueError"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            OperatingPoints.read(tmp_path)
+
+
+def test_a_calibration_finds_the_likelihood_ratio() -> None:
+    """Of normal densities a distance d apart, ln of the ratio is d (x - d / 2)."""
+    distance = 2.0
+    real, fake = RANDOM.normal(0, 1, 20_000), RANDOM.normal(distance, 1, 4_000)
+    scores = [special.expit(3 * x - 4) for x in (real, fake)]  # badly calibrated
+    line = fit_calibration(*scores)
+    assert line is not None
+    x = np.linspace(-0.5, 2.5, 7)
+    expected = stats.norm.logpdf(x, distance) - stats.norm.logpdf(x)
+    assert line.llr(special.expit(3 * x - 4)) == pytest.approx(expected, abs=0.15)
+    told = cllr(line.llr(scores[0]), line.llr(scores[1]))
+    best = cllr(distance * (real - distance / 2), distance * (fake - distance / 2))
+    assert told == pytest.approx(best, abs=0.01)
+
+
+def test_a_temperature_undoes_another() -> None:
+    logit = RANDOM.normal(0, 2, 20_000)
+    label = RANDOM.random(20_000) < special.expit(logit)
+    score = special.expit(3 * logit)
+    line = fit_calibration(score[~label], score[label])
+    assert line is not None
+    assert line.temperature == pytest.approx(3, rel=0.06)
+    inside = np.abs(3 * logit) < 15  # beyond, a score in float32 is 0 or 1
+    assert line.tempered(score)[inside] == pytest.approx(
+        special.expit(3 * logit / line.temperature)[inside], abs=1e-6
+    )
+
+
+def test_classes_that_are_apart_and_scores_of_0_and_1() -> None:
+    line = fit_calibration(np.zeros(10), np.ones(10))
+    assert line is not None
+    llr = line.llr(np.array([0.0, 1.0]))
+    assert np.isfinite(llr).all()
+    # Platt's targets: no ratio beyond that of eleven in twelve.
+    assert llr == pytest.approx([-np.log(11), np.log(11)], rel=1e-3)
+
+
+def test_cost_of_ratios_by_hand() -> None:
+    assert cllr(np.zeros(3), np.zeros(5)) == pytest.approx(1)
+    assert cllr(np.array([-np.log(3)]), np.array([np.log(3)])) == pytest.approx(np.log2(4 / 3))
+    assert cllr(np.array([]), np.array([1.0])) is None
+    assert Calibration(2.0, 0.5, 1.0).llr(np.array([0.5])) == pytest.approx([0.5])

@@ -1,0 +1,167 @@
+"""Figures of a ranking: scikit-learn's, hand-worked ones, and resamples against repeated images."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    roc_auc_score,
+    roc_curve,
+)
+
+from focus import metrics
+from focus.metrics import Ranking
+
+Array = NDArray[Any]
+RANDOM = np.random.default_rng(0)
+
+
+def drawn(ties: bool) -> tuple[Array, Array]:
+    """Scores of 1 to 40 real images and fakes."""
+    real, fake = (RANDOM.random(RANDOM.integers(1, 40)) for _ in range(2))
+    return (real.round(1), fake.round(1)) if ties else (real * 0.8, 0.2 + 0.8 * fake)
+
+
+def joined(real: Array, fake: Array) -> tuple[Array, Array]:
+    return np.repeat([0, 1], [len(real), len(fake)]), np.concatenate([real, fake])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_scikit_learn_says_the_same(ties: bool) -> None:
+    for _ in range(100):
+        real, fake = drawn(ties)
+        label, score = joined(real, fake)
+        rates = Ranking.of(real, fake).at()
+        said = score > 0.5
+        weights = 1 / np.bincount(label)[label]
+        for ours, theirs in (
+            (rates.auc(), roc_auc_score(label, score)),
+            (rates.average_precision(), average_precision_score(label, score)),
+            (
+                rates.average_precision(balanced=True),
+                average_precision_score(label, score, sample_weight=weights),
+            ),
+            (rates.brier(), brier_score_loss(label, score)),
+            (rates.brier(balanced=True), brier_score_loss(label, score, sample_weight=weights)),
+            (rates.accuracy(), accuracy_score(label, said)),
+            (rates.balanced_accuracy(), balanced_accuracy_score(label, said)),
+            (rates.prevalence(), label.mean()),
+        ):
+            assert ours[0] == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_error_rates_of_the_roc_curve(ties: bool) -> None:
+    for _ in range(100):
+        real, fake = drawn(ties)
+        fpr, tpr, _ = roc_curve(*joined(real, fake), drop_intermediate=False)
+        # The line from (0, 1) to (1, 0) meets the ROC where it has gone half of the way.
+        along, across = fpr + 1 - tpr, fpr - (1 - tpr)
+        at = np.interp(0, across, fpr, left=math.nan, right=math.nan)
+        assert metrics.eer(real, fake) == pytest.approx(at, abs=1e-9), along
+        for target in (0.2, 0.5):
+            if len(real) * target < 5:
+                assert metrics.tpr_at_fpr(real, fake, target) is None
+            else:
+                largest = tpr[fpr <= target + 1e-12].max()
+                assert metrics.tpr_at_fpr(real, fake, target) == pytest.approx(largest, abs=1e-12)
+
+
+def test_rates_by_hand() -> None:
+    real, fake = np.array([0.1, 0.2, 0.3, 0.4, 0.9]), np.array([0.35, 0.6, 0.7, 0.95])
+    # From 0.4 on lie two of five real images and three of four fakes, from 0.6 on one and three.
+    assert metrics.eer(real, fake) == pytest.approx(0.25)
+    # One real image of five may be flagged: the threshold lies above 0.4, and so do three fakes.
+    rates = Ranking.of(np.repeat(real, 5), fake).at()
+    assert rates.tpr_at_fpr(0.2).tolist() == [0.75]
+    assert rates.threshold_at_fpr(0.2).tolist() == [0.5]
+    assert rates.threshold_at_fpr(0.19).tolist() == [pytest.approx((0.9 + 0.95) / 2)]
+    assert rates.threshold_of_best_balance().tolist() == [pytest.approx(0.325)]
+
+
+def test_a_rate_that_the_sample_cannot_support() -> None:
+    real, fake = np.linspace(0, 0.5, 499), np.ones(3)
+    assert metrics.tpr_at_fpr(real, fake, 0.01) is None
+    assert metrics.tpr_at_fpr(np.append(real, 0.5), fake, 0.01) == 1.0
+
+
+def test_calibration_error_by_hand() -> None:
+    # 15 bins of two images; in each the scores are 0.2 and the share of fakes 1/2, but in one 1.
+    real, fake = np.full(14, 0.2), np.full(16, 0.2)
+    spread = np.arange(15) * 1e-9
+    real, fake = real + spread[:14], fake + np.append(spread, spread[14])
+    expected = (14 * 0.3 + 0.8) / 15
+    assert metrics.ece(real, fake) == pytest.approx(expected, abs=1e-6)
+    # One score: one bin.
+    assert metrics.ece(np.full(3, 0.25), np.full(1, 0.25)) == 0
+    assert metrics.ece(np.full(3, 0.25), np.full(1, 0.25), balanced=True) == pytest.approx(0.25)
+    # A score that is the frequency.
+    score = RANDOM.random(200_000)
+    label = RANDOM.random(200_000) < score
+    error = metrics.ece(score[~label], score[label])
+    assert error is not None
+    assert error < 0.01
+    assert metrics.ece(score[~label] ** 2, score[label] ** 2) == pytest.approx(1 / 6, abs=0.01)
+
+
+def test_calibration_error_of_other_probabilities() -> None:
+    """A tempered score keeps its rank, so its bins are the same."""
+    score = RANDOM.random(300)
+    label = RANDOM.random(300) < score
+    real, fake = score[~label], score[label]
+    rates = Ranking.of(real, fake).at()
+    squared = np.sort(real) ** 2, np.sort(fake) ** 2
+    assert rates.ece(values=squared)[0] == pytest.approx(metrics.ece(real**2, fake**2))
+
+
+def test_weights_are_repetitions() -> None:
+    """Also of no image, and many resamples at once."""
+    for _ in range(60):
+        real, fake = drawn(ties=bool(RANDOM.integers(2)))
+        ranking = Ranking.of(real, fake)
+        times = [RANDOM.integers(0, 4, (3, len(side))) for side in (real, fake)]
+        rates = ranking.at(ranking.real.at(times[0]), ranking.fake.at(times[1]))
+        for row in range(3):
+            alone = Ranking.of(np.repeat(real, times[0][row]), np.repeat(fake, times[1][row])).at()
+            for name in ("auc", "eer", "accuracy", "balanced_accuracy", "prevalence"):
+                same(getattr(rates, name)()[row], getattr(alone, name)()[0], name)
+            for name in ("average_precision", "brier", "ece"):
+                for balanced in (False, True):
+                    ours = getattr(rates, name)(balanced=balanced)[row]
+                    same(ours, getattr(alone, name)(balanced=balanced)[0], name)
+            for target in (0.1, 0.2, 0.5):
+                same(rates.tpr_at_fpr(target)[row], alone.tpr_at_fpr(target)[0], "tpr_at_fpr")
+
+
+def same(ours: float, theirs: float, name: str) -> None:
+    assert ours == pytest.approx(theirs, abs=1e-9, nan_ok=True), name
+
+
+@pytest.mark.parametrize(
+    ("real", "fake"), [([], []), ([0.3], []), ([], [0.3]), ([0.5] * 7, [0.5] * 7), ([0.0], [1.0])]
+)
+def test_one_class_and_ties_are_a_value_or_not_defined(
+    real: list[float], fake: list[float]
+) -> None:
+    given = np.array(real), np.array(fake)
+    both = bool(real and fake)
+    apart = both and real != fake
+    assert metrics.auc(*given) == ((1.0 if apart else 0.5) if both else None)
+    assert metrics.eer(*given) == ((0.0 if apart else 0.5) if both else None)
+    assert metrics.average_precision(*given) == ((1.0 if apart else 0.5) if both else None)
+    assert (metrics.brier(*given) is None) == (not real and not fake)
+    assert (metrics.ece(*given) is None) == (not real and not fake)
+    assert metrics.ece(*given, balanced=True) == (0.0 if both else None)
+    assert metrics.tpr_at_fpr(*given, 0.05) is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_is_an_error(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN or infinite"):
+        metrics.auc(np.array([0.1, bad]), np.array([0.2]))
