@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from focus.config import EvaluateConfig, TrainConfig, flag
+from focus.experiment.__main__ import make_parser
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def test_the_library_example_runs() -> None:
     "document",
     [
         *("README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md"),
-        *("docs/reproduce.md", "docs/training.md"),
+        *("docs/experiment.md", "docs/reproduce.md", "docs/training.md"),
     ],
 )
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
@@ -49,6 +50,7 @@ def test_flags_and_files_that_are_named_exist(document: str) -> None:
     # Flags of the launcher, of pip and pytest, and of focus.data.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
     known |= {"--margin", "--drop-leaks", "--expect", "--cpu", "--signal"}
+    known |= {name for action in make_parser()._actions for name in action.option_strings}
     known |= {"--num_processes", "--config_file", "--nproc_per_node"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):

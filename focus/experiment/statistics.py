@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from focus.metrics import Ranking
+
 Floats = NDArray[np.float64]
 
 _CELLS = 4_000_000  # of one array of the bootstrap: 32 MB
@@ -91,21 +93,14 @@ def weighted_auc(real: Any, fake: Any, real_counts: Any, fake_counts: Any) -> Fl
     real [M], fake [N]: scores. real_counts [R, M], fake_counts [R, N]: how often a replicate has
     each image. With all counts 1 it is :func:`focus.metrics.auc`.
     """
-    scores = np.concatenate([np.asarray(real), np.asarray(fake)]).astype(np.float64)
-    _, place = np.unique(scores, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))  # of the images that tie
-    n_real, n_fake, size = len(real), len(fake), len(scores)
-    aucs = []
-    step = max(1, _CELLS // size)
+    ranking = Ranking.of(real, fake)
+    step = max(1, _CELLS // (len(real) + len(fake)))
+    parts = []
     for start in range(0, len(real_counts), step):
-        drawn = np.zeros((2, min(step, len(real_counts) - start), size))
-        drawn[0, :, :n_real] = real_counts[start : start + step]
-        drawn[1, :, n_real:] = fake_counts[start : start + step]
-        reals, fakes = np.add.reduceat(drawn[:, :, order], starts, axis=2)
-        below = np.cumsum(reals, axis=1) - reals / 2
-        aucs.append((fakes * below).sum(1) / (n_real * n_fake))
-    return np.concatenate(aucs)
+        some = slice(start, start + step)
+        drawn = ranking.real.at(real_counts[some]), ranking.fake.at(fake_counts[some])
+        parts.append(ranking.at(*drawn).auc())
+    return np.concatenate(parts)
 
 
 def common_slope(closed: Floats, opened: Floats, weights: Floats) -> Floats:
