@@ -146,8 +146,10 @@ def _relations(everything: Iterable[Results], name: str) -> str:
 def _cell(results: Results, keys: Sequence[str], ranges: bool) -> str:
     """The value, and its interval if there is one: ``0.971 [.960, .980]``."""
     *path, last = keys
-    group = _at(results, path)
-    value, interval = _at(group, [last]), _at(group, ["intervals", last])
+    value = _at(results, keys)
+    # Beside the value, or beside the operating point that it is of.
+    interval = _at(results, [*path, "intervals", last])
+    interval = interval or _at(results, [*path[:-1], "intervals", path[-1], last])
     if value is None:
         return "-"
     if interval is None or not ranges:

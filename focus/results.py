@@ -97,10 +97,11 @@ def summarise(
     at_once = max(1, _AT_ONCE // max(1, len(scores)))
     with tqdm(total=resamples, desc="resampling", delay=3, disable=not progress) as bar:
         for done in range(0, resamples, at_once):
-            table.weigh(resampler.draw(random, min(at_once, resamples - done)))
+            count = min(at_once, resamples - done)
+            table.weigh(resampler.draw(random, count))
             for test_set in test_sets.values():
                 test_set.redraw()
-            bar.update(at_once)
+            bar.update(count)
     for name, test_set in test_sets.items():
         made = test_set.results(resampler)
         for comparison, generator in zip(

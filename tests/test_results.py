@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from focus.data.readers import read_tests
+from focus.operating_points import POINTS, OperatingPoints
 from focus.result_table import difference_lines, format_table, remarks
 from focus.results import match, write_results
 from focus.results import summarise as summarise_with_intervals
@@ -335,3 +336,25 @@ def test_the_difference_of_two_models_by_hand() -> None:
     grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
     assert difference_lines(("one", grouped, given[0][2]), given[1]) == []
     assert difference_lines(("one", one.select(range(5)), given[0][2]), given[1]) == []
+
+
+def test_table_with_intervals_and_an_operating_point() -> None:
+    random = np.random.default_rng(0)
+    rows = [(0, "", "", score) for score in random.random(40) * 0.7]
+    rows += [(1, "new", "", score) for score in 0.3 + random.random(30) * 0.7]
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.5), None, 9, 9)
+    results = summarise_with_intervals(table(rows), [], None, points, resamples=50)
+    lines = format_table({"one": results}).splitlines()
+    shown = {line.rpartition("  ")[0].strip(): line.rpartition("  ")[2] for line in lines}
+    opened = results["open"]
+    (alone,) = opened["generators"].values()
+    for label, value, interval in (
+        ("open-set AUC, new (?)", alone["auc"], alone["intervals"]["auc"]),
+        (
+            "BPCER, open, at *",
+            opened["operating_points"]["eer"]["bpcer"],
+            opened["operating_points"]["intervals"]["eer"]["bpcer"],
+        ),
+    ):
+        low, high = (f"{end:.3f}".removeprefix("0") for end in interval)
+        assert shown[label] == f"{value:.3f} [{low}, {high}]"
