@@ -13,6 +13,14 @@ Features ``F [B,C,H,W]``, classifier ``W [K,C]``, bias ``b [K]``, target ``t [B]
     saliency   = mean_p (minmax(z) - S)^2                  S the human map on the CAM grid
     loss_b     = a CE_b + b focus_b + c saliency_b
 
+Sources: the CAM is that of Zhou et al. (2016), the saliency term CYBORG's (Boyd et al., 2023). To
+lower the entropy of where a network looks while it is trained is Schöttl's (2020, arXiv 2009.12546;
+of a Grad-CAM divided by its sum) and Piland et al.'s (2023, arXiv 2303.00818), whose equations were
+not available. This project's own are therefore the softmax and the division by log(HW), the four
+levels, and the map's entropy as h*. That classes' CAMs should be set against each other is said in
+DiffGradCAM (arXiv 2506.08514) and "Divisive Decisions" (arXiv 2507.17000); as a change of the
+weight vector alone, the contrast CAM is this project's.
+
 Everything is differentiable by autograd (twice, too) and runs in the accumulation type: float64 for
 float64 features, else float32.
 """
