@@ -15,7 +15,7 @@ from focus.inference import score_shared
 from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
-from focus.results import summarise, write_results
+from focus.results import Results, summarise, write_results
 from focus.runtime import check_writable, main_first, start
 
 
@@ -45,40 +45,44 @@ def evaluate(config: EvaluateConfig) -> None:
         progress=True,
         description="scoring",
     )
-    kept = config.robustness and robustness.measure(
-        accelerator, detector, manifest, scores, batch_size=size, workers=workers
-    )
-    falls = config.faithfulness and faithfulness.measure(
-        accelerator, detector, manifest, batch_size=size, workers=workers
-    )
+    trained = detector.config
+    results: Results | None = None
+    written, said = [], []
     if main:
-        labelled = bool((scores.label >= 0).any())
-        trained = detector.config
-        results = (
-            summarise(
+        if (scores.label >= 0).any():
+            results = summarise(
                 scores,
                 trained.training_generators,
                 trained.training_families,
                 detector.points,
                 progress=True,
             )
-            if labelled
-            else None
-        )
-        if falls and results is not None:
-            faithfulness.add(falls, scores, results)
-        written = [*write_results(output, scores, results), output / "overlays.png"]
+        # At once: what follows may take hours, or find an image that the network cannot score.
+        written += [*write_results(output, scores, results), output / "overlays.png"]
         contact_sheet(detector, manifest, written[-1])
         if bad:
             written.append(output / BAD_FILES)
             write_bad_files(bad, written[-1])
-        said = []
-        if kept:
+        for name in (*robustness.FILES, faithfulness.FILE):
+            (output / name).unlink(missing_ok=True)  # of other scores
+    if config.robustness:
+        kept = robustness.measure(
+            accelerator, detector, manifest, scores, batch_size=size, workers=workers
+        )
+        if main:
             written += robustness.write(kept, output)
             said += robustness.lines(kept)
-        if falls:
+    if config.faithfulness:
+        falls = faithfulness.measure(
+            accelerator, detector, manifest, batch_size=size, workers=workers
+        )
+        if main:
             written.append(faithfulness.write(falls, scores, output))
             said += faithfulness.lines(falls, scores, trained.training_generators)
+            if results is not None:
+                faithfulness.add(falls, scores, results)
+                write_results(output, scores, results)
+    if main:
         if results is not None:
             name = model.absolute().parent.name if model.name == "model" else model.name
             print(format_table({name: results}), end="\n\n")

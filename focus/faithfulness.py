@@ -12,8 +12,9 @@ in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input 
     fall      p(x) - p(x'), in [-1, 1]; p is the probability of the decision on x, real or synthetic
 
 The same for boxes of the same size elsewhere, drawn evenly from all places that do not overlap with
-the first. A CAM is faithful where the fall at its peak is larger than that of the others: whatever
-a blur does to any face, it does to them too. The probability, not the logit, because it is on
+the first. A CAM is faithful where the fall at its peak is larger than that of the others, which a
+blur of any place brings too. (Peaks may lie nearer to the middle of faces than those places: read
+the figure beside that of cross-entropy.) The probability, not the logit, because it is on
 the same scale for all networks and says whether the decision would change; of a network that is
 sure of everything it falls little, at the peak and elsewhere.
 
@@ -189,36 +190,37 @@ def soft_box(sides: tuple[int, int]) -> Tensor:
     return ramps[0][:, None] * ramps[1]
 
 
-def summary(falls: Falls, rows: ArrayLike, seed: int = 0) -> dict[str, Any]:
+def summary(falls: Falls, rows: ArrayLike, scores: Scores | None = None) -> dict[str, Any]:
     """The figures of some images, for ``results.json``; None where there are no images.
 
     rows: a mask [N] or row numbers. fall_peak and fall_elsewhere: means over images, of each its
-    mean over the boxes elsewhere. difference: the first minus the second; difference_interval: its
-    95 % interval, the percentiles of :data:`RESAMPLES` resamples of the images, None for fewer than
-    two. share_peak_larger: of the images, those where the peak's fall is larger than the mean of
-    the others.
+    mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: of the
+    images, those where the peak's fall is larger than the mean of the others. intervals: 95 %, the
+    percentiles of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none
+    for fewer than two images.
     """
-    peak = falls.peak[np.asarray(rows)] if np.size(rows) else falls.peak[:0]
-    elsewhere = falls.elsewhere.mean(axis=1)[np.asarray(rows)] if np.size(rows) else peak
-    difference = peak - elsewhere
-    return {
-        "n": len(peak),
-        "fall_peak": metrics.mean(peak),
-        "fall_elsewhere": metrics.mean(elsewhere),
-        "difference": metrics.mean(difference),
-        "difference_interval": _interval(difference, seed),
-        "share_peak_larger": metrics.mean(difference > 0),
-    }
+    chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
+    peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)
+    larger = (peak > elsewhere).astype(np.float64)
+    values = np.stack([peak, elsewhere, peak - elsewhere, larger])
+    names = ("fall_peak", "fall_elsewhere", "difference", "share_peak_larger")
+    found: dict[str, Any] = {"n": len(chosen)}
+    found |= {name: metrics.mean(own) for name, own in zip(names, values, strict=True)}
+    found["intervals"] = dict(zip(names, _intervals(values, chosen, scores), strict=False))
+    return found
 
 
 def by_class(
-    falls: Falls, real: NDArray[np.int64], fake: NDArray[np.int64], seed: int = 0
+    falls: Falls,
+    real: NDArray[np.int64],
+    fake: NDArray[np.int64],
+    scores: Scores | None = None,
 ) -> dict[str, Any]:
     """:func:`summary` of the images in rows ``real`` and ``fake``, and of each class alone."""
     return {
-        **summary(falls, np.concatenate([real, fake]), seed),
-        "real": summary(falls, real, seed),
-        "fake": summary(falls, fake, seed),
+        **summary(falls, np.concatenate([real, fake]), scores),
+        "real": summary(falls, real, scores),
+        "fake": summary(falls, fake, scores),
     }
 
 
@@ -230,10 +232,10 @@ def add(falls: Falls, scores: Scores, results: Results) -> None:
     for test_set, comparisons in members.items():
         place = results[test_set]
         real, fake = union(c.real for c in comparisons), union(c.fake for c in comparisons)
-        place["pooled"]["faithfulness"] = by_class(falls, real, fake)
+        place["pooled"]["faithfulness"] = by_class(falls, real, fake, scores)
         for c in comparisons:
             own = place["generators"][c.generator or UNNAMED]
-            own["faithfulness"] = by_class(falls, c.real, c.fake)
+            own["faithfulness"] = by_class(falls, c.real, c.fake, scores)
 
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
@@ -257,18 +259,16 @@ def lines(falls: Falls, scores: Scores, training_generators: Sequence[str]) -> l
     """What the console says: a line a test set, or one if no image has a label."""
     comparisons = match(scores, training_generators)
     groups = {
-        test_set: np.unique(
-            np.concatenate(
-                [rows for c in comparisons if c.test_set == test_set for rows in (c.real, c.fake)]
-            )
+        test_set: union(
+            rows for c in comparisons if c.test_set == test_set for rows in (c.real, c.fake)
         )
         for test_set in dict.fromkeys(c.test_set for c in comparisons)
     } or {"all images": np.arange(len(scores))}
-    return [_line(name, summary(falls, rows)) for name, rows in groups.items()]
+    return [_line(name, summary(falls, rows, scores)) for name, rows in groups.items()]
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:
-    interval = figures["difference_interval"]
+    interval = figures["intervals"].get("difference")
     spread = "" if interval is None else f" (95 % {interval[0]:.3f} to {interval[1]:.3f})"
     return (
         f"Faithfulness, {name}: the decision's probability falls by {figures['fall_peak']:.3f} "
@@ -314,10 +314,21 @@ def _merged(
     return Falls(falls[:, 0], falls[:, 1:])
 
 
-def _interval(values: NDArray[np.float64], seed: int) -> list[float] | None:
-    """Percentiles 2.5 and 97.5 of the mean over resamples of ``values`` [N]."""
-    if len(values) < 2:
-        return None
-    random = np.random.default_rng(seed)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    return [float(bound) for bound in np.percentile(means, (2.5, 97.5))]
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+def _intervals(
+    values: NDArray[np.float64], rows: NDArray[np.int64], scores: Scores | None
+) -> list[metrics.Interval | None]:
+    """Of the means of ``values`` [F, N] of the images in ``rows``; empty for fewer than two."""
+    if len(rows) < 2:
+        return []
+    strata = np.zeros(len(rows)) if scores is None else scores.label[rows]
+    groups = np.full(len(rows), "") if scores is None else scores.group[rows]
+    resampler, random = metrics.Resampler(strata, groups), np.random.default_rng(0)
+    at_once = max(1, 2**20 // len(rows))
+    means = []
+    for done in range(0, RESAMPLES, at_once):
+        times = resampler.draw(random, min(at_once, RESAMPLES - done))
+        means.append(values @ times.T / times.sum(axis=1))
+    return [metrics.percentiles(own) for own in np.concatenate(means, axis=1)]

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.metrics import (
+    BINS,
     SUPPORT,
+    Interval,
     Mass,
     Ranking,
     Side,
     auc_interval,
     llr_costs,
+    mean_interval,
     percentiles,
     rate_interval,
 )
@@ -30,6 +33,8 @@ Integers = NDArray[np.int64]
 Figures = dict[str, Floats]
 """By name, [R], one a resample; NaN is what the images cannot give. A slash in a name makes a level
 of results.json."""
+
+Intervals = dict[str, Interval | None]
 
 FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
@@ -154,13 +159,23 @@ class Group:
             "n_maps": int(known[0][maps].sum() + known[1][maps].sum()),
         }
 
-    def exact_intervals(self) -> dict[str, tuple[float, float] | None]:
-        """Of what needs no resampling where images are independent: the AUC, and rates."""
+    def errors(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Real images above ``threshold``, of how many; fakes that are not, of how many."""
         real, fake = self.real.side.scores, self.fake.side.scores
-        right = int((real <= 0.5).sum() + (fake > 0.5).sum())
+        flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
+        return (flagged, len(real)), (missed, len(fake))
+
+    def exact_intervals(self) -> Intervals:
+        """Of what needs no resampling where images are independent: the AUC, and rates."""
+        alarms, misses = self.errors(0.5)
         found = {
-            "auc": auc_interval(real, fake),
-            "accuracy": rate_interval(right, len(real) + len(fake)),
+            "auc": auc_interval(self.real.side.scores, self.fake.side.scores),
+            "accuracy": rate_interval(
+                alarms[1] - alarms[0] + misses[1] - misses[0], alarms[1] + misses[1]
+            ),
+            "balanced_accuracy": mean_of_rates(
+                [(total - wrong, total) for wrong, total in (alarms, misses)]
+            ),
         }
         for name, column in (OF_BOTH | OF_FAKES).items():
             if name in _RATES:
@@ -169,15 +184,26 @@ class Group:
                 if name in OF_BOTH:
                     found[f"{name}_real"], found[f"{name}_fake"] = map(_share_interval, hits)
                 found[name] = _share_interval(np.concatenate(hits) if name in OF_BOTH else hits[1])
-        for point, threshold in _thresholds(self._table.points):
-            flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
-            found[f"operating_points/{point}/bpcer"] = rate_interval(flagged, len(real))
-            found[f"operating_points/{point}/apcer"] = rate_interval(missed, len(fake))
+        for point, threshold in thresholds(self._table.points):
+            alarms, misses = self.errors(threshold)
+            found[f"operating_points/{point}/bpcer"] = rate_interval(*alarms)
+            found[f"operating_points/{point}/apcer"] = rate_interval(*misses)
         return found
+
+    def ece_if_calibrated(self) -> float:
+        """About what the calibration error is of so many images whose scores are calibrated.
+
+        The mean distance from 0 of a bin's sum of independent ``label - score``, normal.
+        """
+        joined = np.concatenate([self.real.side.scores, self.fake.side.scores])
+        scores = np.sort(np.clip(joined, 0, 1))
+        bins = np.array_split(scores * (1 - scores), BINS)
+        spread = sum(math.sqrt(variances.sum()) for variances in bins)
+        return math.sqrt(2 / math.pi) * spread / max(1, len(scores))
 
     def _told_apart(self) -> Figures:
         rates = self._ranking.at(self.real.mass, self.fake.mass)
-        return {
+        found = {
             "auc": rates.auc(),
             "average_precision": rates.average_precision(),
             "average_precision_balanced": rates.average_precision(balanced=True),
@@ -191,15 +217,20 @@ class Group:
             "ece_balanced": rates.ece(balanced=True),
             "prevalence": rates.prevalence(),
         }
+        # Of one class alone, accuracy would be another figure by the same name.
+        return {name: np.where(rates.both, value, np.nan) for name, value in found.items()}
 
     def _operating(self) -> Figures:
         found: Figures = {}
         if self.real.tempered is not None and self.fake.tempered is not None:
             rates = self._ranking.at(self.real.mass, self.fake.mass)
-            found["ece_tempered"] = rates.ece(values=(self.real.tempered, self.fake.tempered))
+            tempered = self.real.tempered, self.fake.tempered
+            for name, balanced in (("ece_tempered", False), ("ece_tempered_balanced", True)):
+                error = rates.ece(balanced=balanced, values=tempered)
+                found[name] = np.where(rates.both, error, np.nan)
         if self.real.cost is not None and self.fake.cost is not None:
             found["cllr"] = (self.real.cost + self.fake.cost) / 2
-        for point, threshold in _thresholds(self._table.points):
+        for point, threshold in thresholds(self._table.points):
             found[f"operating_points/{point}/bpcer"] = self.real.mass.share_above(threshold)
             found[f"operating_points/{point}/apcer"] = 1 - self.fake.mass.share_above(threshold)
         return found
@@ -225,27 +256,74 @@ class Group:
         return found
 
 
+def mean_of_rates(rates: list[tuple[int, int]]) -> Interval | None:
+    """Interval of the mean of ``count / total`` over independent images; None if a total is 0."""
+    parts = [(count / total, rate_interval(count, total)) for count, total in rates if total]
+    known = [(value, interval) for value, interval in parts if interval is not None]
+    return mean_interval(known) if len(known) == len(rates) else None
+
+
 def intervals(
     found: Mapping[str, float],
     draws: Mapping[str, Floats],
-    exact: Mapping[str, tuple[float, float] | None],
-    units: int,
-) -> dict[str, tuple[float, float]]:
-    """95 % interval of each figure that has one: the exact one, else percentiles of ``draws``.
+    exact: Intervals,
+    units: tuple[int, int],
+    ece_if_calibrated: float = 0.0,
+) -> dict[str, Interval]:
+    """95 % interval of each figure that has one: the exact one, else from its ``draws``.
 
-    units: independent ones in the smaller class. A figure of 0 or 1 that no resample moves gets the
-    exact interval of a rate over them: resamples never show that it could have been otherwise.
+    units: independent real ones and fakes; a figure of fewer than two has none. A share of 0 or 1
+    that no resample moves gets the exact interval of a rate over them: resamples never show that it
+    could have been otherwise. ece_if_calibrated: that of the images.
     """
     made = {}
     for name, value in found.items():
         if name == "prevalence" or math.isnan(value):
             continue
+        independent = _units_of(name, units)
         interval = exact[name] if name in exact else percentiles(draws[name])
-        if interval is not None and interval[0] == interval[1]:
-            interval = rate_interval(round(value * units), units) if value in (0, 1) else None
+        if interval is not None and name not in exact:
+            if name.startswith(_UPWARD) or name.endswith(_UPWARD):
+                bias = ece_if_calibrated if name.startswith("ece") else 0.0
+                interval = _for_upward(value, interval, bias)
+            if independent < 2:
+                interval = None
+            elif interval[0] == interval[1]:
+                share = value in (0, 1) and any(word in name for word in _SHARES)
+                count = round(value * independent)
+                interval = rate_interval(count, independent) if share else None
         if interval is not None:
             made[name] = interval
     return made
+
+
+# A sample makes these too large, the largest of several or a sum of distances, and a resample
+# still more.
+_UPWARD = ("ece", "peak_share", "apcer_max", "acer_max")
+_SHARES = (
+    *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
+    *("map_hit", "pointing_hit", "peak_share"),
+)
+
+
+def _for_upward(value: float, interval: Interval, bias: float) -> Interval:
+    """Percentiles on both sides of a figure that is too large, within [0, 1].
+
+    From the lower end of them or of their reflection in the value (the basic bootstrap), less
+    ``bias``, to the higher one.
+    """
+    low, high = interval
+    lowest = min(low, 2 * value - high) - bias
+    return max(0.0, lowest), min(1.0, max(high, 2 * value - low))
+
+
+def _units_of(name: str, units: tuple[int, int]) -> int:
+    real, fake = units
+    if name.endswith(("_real", "bpcer")):
+        return real
+    if name.endswith("_fake") or name in OF_FAKES or "apcer" in name:
+        return fake
+    return min(units)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +342,8 @@ def _at_fpr(target: float) -> str:
     return f"tpr_at_fpr_{target:g}"
 
 
-def _thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
+def thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
+    """The operating points that have one."""
     given = {} if points is None else points.thresholds
     return [(point, value) for point, value in given.items() if value is not None]
 

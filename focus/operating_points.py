@@ -37,16 +37,22 @@ class OperatingPoints:
     n_real: int
     n_fake: int
 
+    def undefined(self) -> dict[str, str]:
+        """What a point without threshold needs."""
+        return {
+            point: f"needs >= {needed(TARGETS[point])} real validation images"
+            if self.n_fake and point in TARGETS
+            else "needs real and synthetic validation images"
+            for point, threshold in self.thresholds.items()
+            if threshold is None
+        }
+
     def write(self, folder: Path) -> None:
         """As ``thresholds.json`` in ``folder``."""
         values = {
             "version": VERSION,
             **asdict(self),
-            "undefined": {
-                point: f"needs >= {needed(TARGETS[point])} real validation images"
-                for point, threshold in self.thresholds.items()
-                if threshold is None and point in TARGETS
-            },
+            "undefined": self.undefined(),
         }
         with written_whole(folder / THRESHOLDS) as aside:
             aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -66,7 +72,10 @@ class OperatingPoints:
             version = values["version"]
             if version == VERSION:
                 return cls.from_values(values)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (
+            *(OSError, ValueError, TypeError, KeyError),
+            *(RecursionError, OverflowError),
+        ) as error:
             raise InputError(
                 f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or train "
                 "the model anew."
@@ -80,6 +89,8 @@ class OperatingPoints:
     def from_values(cls, values: Mapping[str, Any]) -> "OperatingPoints":
         """From ``dataclasses.asdict`` of one."""
         given, line = values["thresholds"], values["calibration"]
+        if line is not None and not _number(line["temperature"]) > 0:
+            raise ValueError("the temperature is not above 0")
         return cls(
             {p: None if given[p] is None else _number(given[p]) for p in POINTS},
             None

@@ -19,7 +19,7 @@ from focus.figures import Table
 from focus.metrics import Resampler
 from focus.operating_points import OperatingPoints
 from focus.scores import Scores
-from focus.test_sets import Comparison, TestSet, union
+from focus.test_sets import UNNAMED, Comparison, TestSet, union
 from focus.writing import written_whole
 
 VERSION = 2
@@ -37,20 +37,22 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     generator; those given apart, with neither test set nor generator.
     """
     known = list(training_generators)
-    given = list(zip(scores.test_set, scores.generator, strict=True))
+    # What the results call a fake without a name is no name.
+    names = np.where(scores.generator == UNNAMED, "", scores.generator)
+    given = list(zip(scores.test_set, names, strict=True))
     homes = {pair: home_of(*pair, known) for pair in set(given)}
     home = np.array([homes[pair] for pair in given], dtype=np.object_)
     real, fake = scores.label == REAL, scores.label == SYNTHETIC
-    nameless = real & (scores.generator == "")
+    nameless = real & (names == "")
     comparisons = []
-    for test_set, generator in sorted(set(zip(home[fake], scores.generator[fake], strict=True))):
+    for test_set, generator in sorted(set(zip(home[fake], names[fake], strict=True))):
         candidates = (
-            real & (home == test_set) & (scores.generator == generator) & (generator != ""),
+            real & (home == test_set) & (names == generator) & (generator != ""),
             nameless & (scores.test_set == test_set),
             nameless & (scores.test_set == ""),
         )
         chosen = next((rows for rows in candidates if rows.any()), np.zeros(len(scores), bool))
-        fakes = fake & (home == test_set) & (scores.generator == generator)
+        fakes = fake & (home == test_set) & (names == generator)
         comparisons.append(
             Comparison(test_set, generator, np.flatnonzero(chosen), np.flatnonzero(fakes))
         )
@@ -84,6 +86,7 @@ def summarise(
         "n_fake": int((scores.label == SYNTHETIC).sum()),
         "n_unlabelled": int((scores.label < 0).sum()),
         "thresholds": None if points is None else dict(points.thresholds),
+        "undefined_thresholds": {} if points is None else points.undefined(),
     }
     results["n_real_unused"] = results["n_real"] - len(union(c.real for c in comparisons))
     table = Table(scores, points)
@@ -125,7 +128,7 @@ def _strata(scores: Scores, comparisons: Iterable[Comparison]) -> NDArray[np.int
 def _kinship(scores: Scores, comparison: Comparison, known: Mapping[str, str]) -> Results:
     """The generator's family and how far it is from training, None where that is not known."""
     name, fake = comparison.generator, comparison.fake
-    family = families(zip(scores.generator[fake], scores.family[fake], strict=True))[name]
+    family = families(zip(scores.generator[fake], scores.family[fake], strict=True)).get(name, "")
     return {"family": family or None, "relation": relation(name, family, known)}
 
 

@@ -25,20 +25,22 @@ from focus.inference import images_only, score_shared
 from focus.perturbations import STRENGTHS, UNITS, perturbations
 from focus.results import match
 from focus.scores import Scores
-from focus.test_sets import UNNAMED, Comparison
+from focus.test_sets import UNNAMED, Comparison, union
 from focus.writing import written_whole
 
 if TYPE_CHECKING:
     from focus.models import Detector
 
 VERSION = 1
-FILE, PICTURE = "robustness.csv", "robustness.png"
+FILES = "robustness.csv", "robustness.png"
 
 _MARK = "# focus-robustness "
 _COLUMNS = (
     *("perturbation", "strength", "unit", "test_set", "generator", "n_real", "n_fake"),
-    *("auc", "auc_clean", "auc_change", "auc_kept"),
+    *("auc", "auc_low", "auc_high", "auc_clean", "auc_change", "change_low", "change_high"),
+    "auc_kept",
 )
+_RESAMPLES = 1000
 _CHANCE = 0.5
 
 # Okabe and Ito's colours, which colour-blind people tell apart; without black, which is the mean.
@@ -52,7 +54,8 @@ _DASHES = {"closed": "--", "closed_balanced": ":", "open": "-"}
 class Kept:
     """What one perturbation at one strength leaves of the AUC for one generator of a test set.
 
-    auc, clean: with and without it, in [0, 1]; None where there are no real images.
+    auc, clean: with and without it, in [0, 1]; None where there are no real images. interval,
+    change_interval: 95 %, of ``auc`` and of ``change``.
     """
 
     perturbation: str
@@ -63,6 +66,8 @@ class Kept:
     n_fake: int
     auc: float | None
     clean: float | None
+    interval: metrics.Interval | None = None
+    change_interval: metrics.Interval | None = None
 
     @property
     def change(self) -> float | None:
@@ -113,7 +118,7 @@ def measure(
     """
     comparisons = match(clean, detector.config.training_generators)
     compared = [c for c in comparisons if len(c.real) and len(c.fake)]
-    rows = np.unique(np.concatenate([np.zeros(0, np.int64), *(_both(c) for c in compared)]))
+    rows = union(side for c in compared for side in (c.real, c.fake))
     images = images_only(Manifest((manifest[row] for row in rows.tolist()), manifest.source))
     share = len(range(accelerator.process_index, len(images), accelerator.num_processes))
     todo = list(perturbations(seed))
@@ -149,6 +154,7 @@ def measure(
                     len(c.fake),
                     _auc(score, c),
                     _auc(clean.score, c),
+                    *_intervals(score, clean, c),
                 )
                 for c in comparisons
             ]
@@ -157,7 +163,7 @@ def measure(
 
 def write(results: Sequence[Kept], folder: Path) -> list[Path]:
     """Writes ``robustness.csv`` and ``robustness.png`` into ``folder``; returns their paths."""
-    written = [folder / FILE, folder / PICTURE]
+    written = [folder / name for name in FILES]
     with (
         written_whole(written[0]) as aside,
         aside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -167,7 +173,8 @@ def write(results: Sequence[Kept], folder: Path) -> list[Path]:
         writer.writerow(_COLUMNS)
         for r in results:
             head = (r.perturbation, f"{r.strength:g}", UNITS[r.perturbation], r.test_set)
-            numbers = (r.auc, r.clean, r.change, r.kept)
+            ends, moved = r.interval or (None, None), r.change_interval or (None, None)
+            numbers = (r.auc, *ends, r.clean, r.change, *moved, r.kept)
             cells = ("" if value is None else f"{value:.6g}" for value in numbers)
             writer.writerow((*head, r.generator, r.n_real, r.n_fake, *cells))
     with written_whole(written[1]) as aside:
@@ -261,8 +268,26 @@ def _short(name: str) -> str:
     return name if len(name) <= 16 else name[:13] + "..."
 
 
-def _both(comparison: Comparison) -> NDArray[np.int64]:
-    return np.concatenate([comparison.real, comparison.fake])
+def _intervals(
+    score: NDArray[np.float32], clean: Scores, comparison: Comparison
+) -> tuple[metrics.Interval | None, metrics.Interval | None]:
+    """Of the AUC and of its change on the same images: DeLong's, by resampling where in groups."""
+    real, fake = comparison.real, comparison.fake
+    if not (len(real) and len(fake)):
+        return None, None
+    after, before = (score[real], score[fake]), (clean.score[real], clean.score[fake])
+    groups = np.concatenate([clean.group[real], clean.group[fake]])
+    if (groups == "").all():
+        change = metrics.auc_difference(*after, *before)
+        return metrics.auc_interval(*after), change and (change.low, change.high)
+    resampler = metrics.Resampler(np.repeat([0, 1], [len(real), len(fake)]), groups)
+    times = resampler.draw(np.random.default_rng(0), _RESAMPLES)
+    drawn = []
+    for scores in (after, before):
+        ranking = metrics.Ranking.of(*scores)
+        sides = ranking.real.at(times[:, : len(real)]), ranking.fake.at(times[:, len(real) :])
+        drawn.append(ranking.at(*sides).auc())
+    return metrics.percentiles(drawn[0]), metrics.percentiles(drawn[0] - drawn[1])
 
 
 def _auc(score: NDArray[Any], comparison: Comparison) -> float | None:

@@ -8,8 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.figures import Figures, Floats, Group, Table, intervals, nested
-from focus.metrics import Resampler
+from focus.figures import (
+    Figures,
+    Floats,
+    Group,
+    Intervals,
+    Table,
+    intervals,
+    mean_of_rates,
+    nested,
+    thresholds,
+)
+from focus.metrics import LEVEL, Resampler, mean_interval, rate_interval
 from focus.operating_points import POINTS
 
 UNNAMED = "(unnamed)"
@@ -32,6 +42,7 @@ class TestSet:
 
     def __init__(self, table: Table, members: list[Comparison]) -> None:
         self.members = members
+        self._table = table
         self._groups = [Group(table, c.real, c.fake) for c in members]
         rows = [union(getattr(c, side) for c in members) for side in ("real", "fake")]
         # One generator is the whole test set.
@@ -48,21 +59,27 @@ class TestSet:
     def results(self, resampler: Resampler) -> dict[str, Any]:
         """As results.json has them; where images come in groups, no interval is exact."""
         groups = [*self._groups, self._pooled]
-        units = [min(resampler.units(p.rows) for p in (g.real, g.fake)) for g in groups]
-        fewest = min(units[:-1], default=0)
+        units = [tuple(resampler.units(p.rows) for p in (g.real, g.fake)) for g in groups]
+        fewest = tuple(min((each[side] for each in units), default=0) for side in (0, 1))
+        units += [fewest, fewest]
+        exact: list[Intervals] = [{} for _ in self._found]
+        if not resampler.grouped:
+            exact = [*(group.exact_intervals() for group in groups), {}, self._exact_errors()]
+        biases = [group.ece_if_calibrated() for group in groups]
+        biases += [max(biases[:-1], default=0.0), 0.0]
         made = []
-        exact = [{} if resampler.grouped else group.exact_intervals() for group in groups]
-        for found, draws, sure, count in zip(
-            self._found, self._draws, [*exact, {}, {}], [*units, fewest, fewest], strict=True
+        for found, draws, sure, count, bias in zip(
+            self._found, self._draws, exact, units, biases, strict=True
         ):
             ranges: dict[str, Any] = {}
             if any(draws.values()):
                 joined = {name: np.concatenate(parts) for name, parts in draws.items()}
-                ranges = intervals(found, joined, sure, count)
+                ranges = intervals(found, joined, sure, (count[0], count[1]), bias)
             made.append({**nested(found), "intervals": nested(ranges)})
         for group, entry in zip(groups, made, strict=False):
             entry |= {**group.counts(), "undefined": group.undefined()}
         *entries, all_images, macro, operating = made
+        macro["n_defined"] = self._defined()
         for name, entry in operating.items():
             if name in POINTS:
                 entry["apcer_max_generator"] = self._worst(name)
@@ -97,6 +114,40 @@ class TestSet:
                 f"{point}/acer_max": (worst + pooled[bpcer]) / 2,
             }
         return [*of_generators, _without_points(pooled), _without_points(mean), points]
+
+    def _exact_errors(self) -> Intervals:
+        """At the operating points, over independent images."""
+        found: Intervals = {}
+        for point, threshold in thresholds(self._table.points):
+            flagged, missed = self._pooled.errors(threshold)
+            each = [e for e in (g.errors(threshold)[1] for g in self._groups) if e[1]]
+            bpcer, mean = rate_interval(*flagged), mean_of_rates(each) if each else None
+            # All at once, so that the largest of them lies between the largest of their ends.
+            ends = [rate_interval(*e, 1 - (1 - LEVEL) / len(each)) for e in each]
+            low, high = (max((end[side] for end in ends if end), default=0) for side in (0, 1))
+            found |= {
+                f"{point}/bpcer": bpcer,
+                f"{point}/apcer_pooled": rate_interval(*missed),
+                f"{point}/apcer_mean": mean,
+                f"{point}/apcer_max": (low, high) if ends else None,
+            }
+            for name in ("mean", "max"):
+                parts = [
+                    (self._found[-1][f"{point}/{rate}"], found[f"{point}/{rate}"])
+                    for rate in ("bpcer", f"apcer_{name}")
+                ]
+                known = [(value, interval) for value, interval in parts if interval]
+                both = mean_interval(known) if len(known) == 2 else None
+                found[f"{point}/acer_{name}"] = both
+        return found
+
+    def _defined(self) -> dict[str, int]:
+        """Over how many generators a mean is, where it is not over all."""
+        counts = {
+            name: sum(not math.isnan(found[name]) for found in self._found[:-3])
+            for name in self._found[-2]
+        }
+        return {name: n for name, n in counts.items() if 0 < n < len(self.members)}
 
     def _worst(self, point: str) -> str | None:
         """The generator whose fakes are missed most at an operating point."""

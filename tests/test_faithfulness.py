@@ -200,7 +200,7 @@ def test_the_summary_by_hand() -> None:
         np.array([0.5, 0.25, 0.0, 0.1]), np.array([[0.1, 0.3], [0.25, 0.25], [0, 0], [0.2, 0.4]])
     )
     found = summary(falls, [0, 1, 2])
-    interval = found.pop("difference_interval")
+    interval = found.pop("intervals")["difference"]
     assert found == {
         "n": 3,
         "fall_peak": 0.25,
@@ -209,11 +209,11 @@ def test_the_summary_by_hand() -> None:
         "share_peak_larger": pytest.approx(1 / 3),  # ties are not larger
     }
     # Of 27 resamples of (0.3, 0, 0), 8 have the mean 0 and 1 has 0.3.
-    assert interval == pytest.approx([0.0, 0.3])
+    assert interval == pytest.approx((0.0, 0.3))
     assert summary(falls, np.array([True, False, False, True]))["n"] == 2
-    assert summary(falls, [3])["difference_interval"] is None
+    assert summary(falls, [3])["intervals"] == {}
     nothing = summary(falls, np.zeros(0, np.int64))
-    assert nothing == {**dict.fromkeys(nothing, None), "n": 0}
+    assert nothing == {**dict.fromkeys(nothing, None), "n": 0, "intervals": {}}
     both = by_class(falls, np.array([2]), np.array([0, 1]))
     assert both["n"] == 3
     assert (both["real"], both["fake"]) == (summary(falls, [2]), summary(falls, [0, 1]))
@@ -223,11 +223,24 @@ def test_the_interval_has_the_width_of_the_mean() -> None:
     draw = np.random.default_rng(0)
     values = draw.normal(0.1, 0.2, 400)
     found = summary(Falls(values, np.zeros((400, 3))), np.arange(400))
-    low, high = found["difference_interval"]
+    low, high = found["intervals"]["difference"]
     half = 1.96 * values.std() / math.sqrt(400)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
     again = summary(Falls(values, np.zeros((400, 3))), np.arange(400))
-    assert again["difference_interval"] == [low, high]
+    assert again["intervals"]["difference"] == (low, high)
+
+
+def test_images_of_one_person_are_not_independent() -> None:
+    draw = np.random.default_rng(0)
+    person = np.repeat(np.arange(40), 10)
+    values = draw.normal(0.1, 0.2, 40)[person]
+    falls = Falls(values, np.zeros((400, 3)))
+    table: dict[str, Any] = {field.name: [0] * 400 for field in fields(Scores)}
+    table |= dict.fromkeys(("path", "generator", "family", "split", "test_set"), [""] * 400)
+    scores = Scores(**table | {"group": [f"p{n}" for n in person]})
+    low, high = summary(falls, np.arange(400), scores)["intervals"]["difference"]
+    half = 1.96 * values[::10].std() / math.sqrt(40)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from focus import metrics
+from focus.figures import mean_of_rates
 from focus.metrics import Calibration
 from focus.operating_points import POINTS, OperatingPoints, choose
 from focus.results import match, summarise
@@ -102,7 +103,11 @@ def test_resampled_intervals_are_those_of_repeated_images() -> None:
         metrics.percentiles(np.array(means))
     )
     assert ranges["eer"] == pytest.approx(metrics.percentiles(np.array(eers)))
-    assert ranges["peak_share"] == pytest.approx(metrics.percentiles(np.array(peaks)))
+    # The largest of several shares: the percentiles and their reflection in it, and all between.
+    low, high = metrics.percentiles(np.array(peaks)) or (0, 0)
+    share = results["generators"]["g0"]["peak_share"]
+    expected = min(low, 2 * share - high), max(high, 2 * share - low)
+    assert ranges["peak_share"] == pytest.approx(expected)
 
 
 def test_grouped_images_widen_every_interval() -> None:
@@ -128,15 +133,90 @@ def test_figures_that_no_resample_moves_are_not_certain() -> None:
     results = summarise(scores, [], None, POINT, resamples=50)["open"]
     bound = 0.025 ** (1 / 30)
     ranges = results["generators"]["g0"]["intervals"]
-    for name in ("auc", "average_precision", "balanced_accuracy"):
+    for name in ("auc", "average_precision"):
         assert ranges[name] == (pytest.approx(bound), 1.0), name
+    assert ranges["balanced_accuracy"] == mean_of_rates([(40, 40), (30, 30)])
     assert ranges["eer"] == (0.0, pytest.approx(1 - bound))
     assert results["mean"]["intervals"]["auc"] == (pytest.approx(bound), 1.0)
+    # The largest of two rates: each interval at 97.5 %.
     assert results["operating_points"]["intervals"]["eer"]["apcer_max"] == (
         0.0,
-        pytest.approx(1 - bound),
+        pytest.approx(1 - 0.0125 ** (1 / 30)),
     )
     assert "brier" not in ranges  # it does not move, and is neither 0 nor 1
+
+
+def test_one_number_has_one_interval() -> None:
+    """Of many real images and few fakes: each error rate by the images that it is of."""
+    scores = table(1000, 1, 10, score=np.concatenate([[0.9] * 3, [0.1] * 997, [0.9] * 10]))
+    results = summarise(scores, [], None, POINT, resamples=40)["open"]
+    whole = results["operating_points"]["intervals"]["eer"]
+    alone = results["generators"]["g0"]["intervals"]["operating_points"]["eer"]
+    assert whole["bpcer"] == alone["bpcer"] == metrics.rate_interval(3, 1000)
+    assert whole["apcer_mean"] == pytest.approx(alone["apcer"])
+    assert alone["apcer"] == metrics.rate_interval(0, 10)
+    for name in ("acer_mean", "acer_max"):  # all fakes are found, and they are ten
+        assert whole[name][1] > 0.14
+
+
+def test_a_class_of_one_image_has_no_resampled_interval() -> None:
+    ranges = summarise(table(1, 1, 50), [], None, POINT, resamples=40)["open"]["generators"]["g0"]
+    found = set(ranges["intervals"])
+    assert not found & {"auc", "eer", "average_precision", "brier", "ece", "entropy_real", "cllr"}
+    assert {"entropy_fake", "accuracy", "operating_points"} <= found
+
+
+def test_figures_of_one_class_alone_are_in_no_mean_of_both() -> None:
+    scores = table(20, 2, 10, generator=["g0"] * 20 + ["g0"] * 10 + ["g1"] * 10)
+    results = summarise(scores, [], None, POINT, resamples=0)["open"]
+    lone = results["generators"]["g1"]
+    assert {lone[n] for n in ("auc", "accuracy", "brier", "ece", "prevalence")} == {None}
+    assert lone["entropy_fake"] is not None
+    assert results["mean"]["accuracy"] == results["generators"]["g0"]["accuracy"]
+    assert results["mean"]["n_defined"]["accuracy"] == 1
+    assert "entropy_fake" not in results["mean"]["n_defined"]
+
+
+@pytest.mark.slow
+def test_intervals_of_figures_that_samples_overstate() -> None:
+    """The calibration error, of calibrated scores too, and the largest of eight error rates."""
+    random, sharp = np.random.default_rng(3), 1.4
+    many = 1 / (1 + np.exp(-random.normal(0, 1.2, 400_000)))
+    for slope in (1.0, sharp):
+        odds = slope * np.log(many / (1 - many))
+        labels = random.random(len(many)) < 1 / (1 + np.exp(-odds))
+        true = metrics.ece(many[~labels], many[labels])
+        assert true is not None
+        covered = 0
+        for _ in range(60):
+            some = random.integers(0, len(many), 300)
+            label = labels[some]
+            scores = table(
+                int((~label).sum()),
+                1,
+                int(label.sum()),
+                score=many[some][label.argsort(kind="stable")],
+            )
+            low, high = summarise(scores, [], resamples=200)["open"]["pooled"]["intervals"]["ece"]
+            covered += low <= true <= high
+        assert covered >= 53
+    covered = 0
+    for seed in range(60):
+        score = np.random.default_rng(seed).random(100 + 8 * 40)
+        scores = table(100, 8, 40, score=np.where(np.arange(len(score)) < 100, score, score**0.3))
+        results = summarise(scores, [], None, POINT, resamples=50)["open"]["operating_points"]
+        low, high = results["intervals"]["eer"]["apcer_max"]
+        covered += low <= 0.5 ** (1 / 0.3) <= high
+    assert covered >= 56
+
+
+def test_a_fake_named_as_the_results_name_those_without() -> None:
+    names = ["", "", "(unnamed)", "(unnamed)", "", ""]
+    results = summarise(table(2, 2, 2, generator=names), [], resamples=0)["open"]
+    assert list(results["generators"]) == ["(unnamed)"]
+    assert results["generators"]["(unnamed)"]["n_fake"] == 4
+    only = summarise(table(2, 1, 2, generator=["", "", *["(unnamed)"] * 2]), [], resamples=0)
+    assert only["open"]["generators"]["(unnamed)"]["n_fake"] == 2
 
 
 def test_rates_that_the_sample_cannot_support_say_what_they_need() -> None:

@@ -42,6 +42,10 @@ def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
     empty = choose(np.zeros(0), np.ones(3))
     assert set(empty.thresholds.values()) == {None}
     assert empty.calibration is None
+    assert empty.undefined()["eer"] == "needs real and synthetic validation images"
+    assert empty.undefined()["bpcer5"] == "needs >= 100 real validation images"
+    one = choose(np.zeros(600), np.zeros(0))
+    assert one.undefined()["bpcer1"] == "needs real and synthetic validation images"
 
 
 def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
@@ -54,8 +58,16 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         (json.dumps(values | {"version": 2}), "has version 2, this program reads 1"),
         (json.dumps(values | {"thresholds": {}}), "cannot be read .KeyError"),
-        (json.dumps(values | {"calibration": {"slope": "1"}}), "cannot be read .ValueError"),
+        (
+            json.dumps(values | {"calibration": values["calibration"] | {"slope": "1"}}),
+            "cannot be read .ValueError",
+        ),
         (json.dumps(values).replace("0.5", "NaN"), "cannot be read .ValueError"),
+        (json.dumps(values | {"n_real": float("inf")}), "cannot be read .OverflowError"),
+        (
+            json.dumps(values | {"calibration": values["calibration"] | {"temperature": 0}}),
+            "the temperature is not above 0",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):

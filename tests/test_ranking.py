@@ -136,7 +136,8 @@ def test_weights_are_repetitions() -> None:
                     ours = getattr(rates, name)(balanced=balanced)[row]
                     same(ours, getattr(alone, name)(balanced=balanced)[0], name)
             for target in (0.1, 0.2, 0.5):
-                same(rates.tpr_at_fpr(target)[row], alone.tpr_at_fpr(target)[0], "tpr_at_fpr")
+                if min(len(real), times[0][row].sum()) * target >= 5:
+                    same(rates.tpr_at_fpr(target)[row], alone.tpr_at_fpr(target)[0], "tpr_at_fpr")
 
 
 def same(ours: float, theirs: float, name: str) -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +17,15 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from focus import evaluation
+from focus import evaluation, metrics
 from focus.config import EvaluateConfig
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.inference import score_images
 from focus.models import Detector, Prediction
 from focus.perturbations import STRENGTHS
-from focus.robustness import Kept, check_labels, draw, lines, measure, write
+from focus.results import match
+from focus.robustness import Kept, _intervals, check_labels, draw, lines, measure, write
 from focus.scores import Scores
 
 PROGRAM = Path(__file__).parents[1] / "evaluate.py"
@@ -148,7 +149,7 @@ def test_a_generator_without_reals_is_not_scored_and_has_empty_cells(
     assert {(r.auc, r.clean, r.change, r.kept) for r in results} == {(None,) * 4}
     write(results, tmp_path)
     row = (tmp_path / "robustness.csv").read_text().splitlines()[2]
-    assert row == "jpeg,95,quality,open,,0,3,,,,"
+    assert row == "jpeg,95,quality,open,,0,3,,,,,,,,"
     assert lines(results) == []
 
 
@@ -164,7 +165,8 @@ def test_the_file(manifest: Manifest, tmp_path: Path) -> None:
     blurred = next(r for r in rows if (r["perturbation"], r["generator"]) == ("blur", "kA"))
     assert list(blurred.values()) == [
         *("blur", "0.5", "sigma in pixels", "closed", "kA", "3", "2"),
-        *("1", "1", "0", "1"),
+        # Of two pairs, both in order, with and without: 0.025 ** (1 / 2).
+        *("1", "0.158114", "1", "1", "0", "-0.841886", "0.841886", "1"),
     ]
     with Image.open(written[1]) as sheet:
         assert sheet.format == "PNG"
@@ -290,3 +292,29 @@ def test_several_processes_find_what_one_does(model: Path, tmp_path: Path) -> No
                     assert float(right[column]) == pytest.approx(float(cell), abs=1e-5)
                 except ValueError:
                     assert right[column] == cell, column
+
+
+def test_intervals_of_images_alone_and_in_groups() -> None:
+    random = np.random.default_rng(0)
+    label = np.repeat([0, 1], [60, 40])
+    before = random.random(100) + 0.3 * label
+    after = (before + 0.5 * random.random(100)).astype(np.float32)
+    table: dict[str, Any] = {field.name: [0] * 100 for field in fields(Scores)}
+    table |= dict.fromkeys(("path", "family", "split", "test_set", "group"), [""] * 100)
+    table |= {"label": label, "generator": [""] * 60 + ["uB"] * 40, "score": before}
+    (comparison,) = match(Scores(**table), [])
+    real, fake = comparison.real, comparison.fake
+    alone = _intervals(after, Scores(**table), comparison)
+    assert alone[0] == metrics.auc_interval(after[real], after[fake])
+    scores = Scores(**table).score
+    change = metrics.auc_difference(after[real], after[fake], scores[real], scores[fake])
+    assert change is not None
+    assert alone[1] == (change.low, change.high)
+    # A group for each image is no group; pairs of images are half as many.
+    for size, widening in ((1, 1.0), (2, 1.4)):
+        groups = [f"{row // size}" for row in range(100)]
+        twice = np.repeat(after[::size], size)
+        found = _intervals(twice, Scores(**table | {"group": groups}), comparison)
+        assert found[0] is not None
+        low, high = metrics.auc_interval(twice[real], twice[fake]) or (0, 0)
+        assert found[0][1] - found[0][0] == pytest.approx(widening * (high - low), rel=0.2)

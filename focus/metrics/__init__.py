@@ -17,15 +17,18 @@ from focus.metrics.cams import (
     z_entropy,
 )
 from focus.metrics.intervals import (
+    LEVEL,
     Difference,
     Interval,
     Resampler,
     auc_difference,
     auc_interval,
+    mean_interval,
     percentiles,
     rate_interval,
 )
 from focus.metrics.ranking import (
+    BINS,
     SUPPORT,
     Mass,
     Ranking,
@@ -40,7 +43,9 @@ from focus.metrics.ranking import (
 )
 
 __all__ = [
+    "BINS",
     "HIT_COVERAGE",
+    "LEVEL",
     "SUPPORT",
     "Array",
     "Calibration",
@@ -65,6 +70,7 @@ __all__ = [
     "llr_costs",
     "logits",
     "mean",
+    "mean_interval",
     "peak_cell",
     "percentiles",
     "pointing_hit",

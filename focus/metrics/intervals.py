@@ -1,5 +1,7 @@
 """95 % intervals: of rates (Clopper-Pearson), of an AUC (DeLong), of anything by resampling."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from focus.metrics.arrays import Array
-from focus.metrics.ranking import Ranking
+from focus.metrics.ranking import SUPPORT, Ranking
 
 LEVEL = 0.95
 
@@ -24,33 +26,41 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def rate_interval(count: int, total: int) -> Interval | None:
+def rate_interval(count: int, total: int, level: float = LEVEL) -> Interval | None:
     """Clopper and Pearson's (1934) exact interval of ``count / total``; None for a total of 0.
 
     It covers at least 95 % whatever the rate is: 0 of 300 is [0, 0.0122].
     """
     if total == 0:
         return None
-    found = stats.binomtest(count, total).proportion_ci(LEVEL, method="exact")
+    found = stats.binomtest(count, total).proportion_ci(level, method="exact")
     return float(found.low), float(found.high)
 
 
 def auc_interval(real_scores: Array, fake_scores: Array) -> Interval | None:
     """Interval of the AUC by DeLong et al. (1988), on the scale of logits: it stays in (0, 1).
 
-    real_scores [M], fake_scores [N]. Where every fake lies above every real image (or below), the
-    variance is 0: then that of ``min(M, N)`` of as many pairs, by :func:`rate_interval`. None with
-    fewer than two images in a class.
+    With Student's quantile at Satterthwaite's degrees of freedom, for small classes. real_scores
+    [M], fake_scores [N]. Where every fake lies above every real image (or below), the variance is
+    0: then that of ``min(M, N)`` of as many pairs, by :func:`rate_interval`; and the wider of the
+    two where fewer than ``SUPPORT`` images of a class have any of the other on the wrong side.
+    None with fewer than two images in a class.
     """
     if min(len(real_scores), len(fake_scores)) < 2:
         return None
     auc, of_real, of_fake = _placements(real_scores, fake_scores)
-    variance = _variance_of_mean(of_real) + _variance_of_mean(of_fake)
+    error, quantile = _error([of_real, of_fake])
     pairs = min(len(real_scores), len(fake_scores))
-    if variance == 0 or auc in (0.0, 1.0):
-        return rate_interval(round(auc * pairs), pairs)
-    half = _quantile() * np.sqrt(variance) / (auc * (1 - auc))
+    by_pairs = rate_interval(round(auc * pairs), pairs)
+    if error == 0 or auc in (0.0, 1.0) or by_pairs is None:
+        return by_pairs
+    half = quantile * error / (auc * (1 - auc))
     low, high = special.expit(special.logit(auc) + np.array([-half, half]))
+    # A variance that a handful of images makes is itself not known.
+    wrong = min(int((placed < 1).sum()) for placed in (of_real, of_fake))
+    right = min(int((placed > 0).sum()) for placed in (of_real, of_fake))
+    if min(wrong, right) < SUPPORT:
+        low, high = min(low, by_pairs[0]), max(high, by_pairs[1])
     return float(low), float(high)
 
 
@@ -72,11 +82,9 @@ def auc_difference(
     first, *placed_first = _placements(real_first, fake_first)
     second, *placed_second = _placements(real_second, fake_second)
     value = first - second
-    variance = sum(
-        _variance_of_mean(a - b) for a, b in zip(placed_first, placed_second, strict=True)
-    )
+    error, quantile = _error([a - b for a, b in zip(placed_first, placed_second, strict=True)])
     pairs = min(len(real_first), len(fake_first))
-    if variance == 0:
+    if error == 0:
         bound = rate_interval(pairs, pairs)
         assert bound is not None
         half, p_value = 1 - bound[0], 1.0 if value == 0 else min(1.0, 2.0 ** (1 - pairs))
@@ -84,8 +92,9 @@ def auc_difference(
         if value == 0 and 0 < first < 1:
             half = 0.0
     else:
-        half = float(_quantile() * np.sqrt(variance))
-        p_value = float(2 * stats.norm.sf(abs(value) / np.sqrt(variance)))
+        half = quantile * error
+        freedom = _freedom([a - b for a, b in zip(placed_first, placed_second, strict=True)])
+        p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p_value)
 
 
@@ -94,8 +103,8 @@ class Resampler:
 
     strata [N]: integers; each keeps its size (Efron and Tibshirani's stratified bootstrap), so an
     image that several comparisons share is drawn once for all. groups [N]: names of what is not
-    independent, such as a person or a clip; "" is an image by itself. A group that lies in several
-    strata is drawn with those that lie in the same ones.
+    independent, such as a person or a clip; "" is an image by itself. Groups that lie in more than
+    one stratum are drawn from all such groups: their strata keep their size in the mean alone.
     """
 
     def __init__(self, strata: Array, groups: Array) -> None:
@@ -117,13 +126,13 @@ class Resampler:
         return len(np.unique(self._unit[rows]))
 
     def _units_alike(self, strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The units, those that lie in the same strata together."""
+        """The units of each stratum, and those that lie in several."""
         pairs = np.unique(np.stack([self._unit, strata]), axis=1)
-        lies_in: dict[tuple[int, ...], list[int]] = {}
-        starts = np.flatnonzero(np.diff(pairs[0], prepend=-1))
-        for unit, found in enumerate(np.split(pairs[1], starts[1:]) if len(starts) else []):
-            lies_in.setdefault(tuple(found.tolist()), []).append(unit)
-        return [np.array(units) for units in lies_in.values()]
+        first, lies_in = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
+        pool = np.where(lies_in > 1, -1, pairs[1][first])
+        # By their first unit: how strata are numbered makes no other draws.
+        _, met = np.unique(pool, return_index=True)
+        return [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
 
     def draw(self, random: np.random.Generator, resamples: int) -> Floats:
         """[R, N] how often each image is in each resample."""
@@ -134,6 +143,20 @@ class Resampler:
             counts = np.bincount(drawn.ravel(), minlength=drawn.size)
             times[:, units] = counts.reshape(drawn.shape)
         return times[:, self._unit] if self.grouped else times
+
+
+def mean_interval(parts: Sequence[tuple[float, Interval]]) -> Interval | None:
+    """Of the mean of independent figures, from each one's value and interval.
+
+    By the squares of the distances to their ends (Zou and Donner, 2008): where a figure is 0 or 1,
+    its interval still tells how far it may be from there. None without parts.
+    """
+    if not parts:
+        return None
+    mean = sum(value for value, _ in parts) / len(parts)
+    below = math.sqrt(sum((value - low) ** 2 for value, (low, _) in parts)) / len(parts)
+    above = math.sqrt(sum((high - value) ** 2 for value, (_, high) in parts)) / len(parts)
+    return mean - below, mean + above
 
 
 def percentiles(draws: Array) -> Interval | None:
@@ -163,9 +186,19 @@ def _placements(real_scores: Array, fake_scores: Array) -> tuple[float, Floats, 
     return float(ranking.at().auc()[0]), back_real, back_fake
 
 
-def _variance_of_mean(values: Floats) -> float:
-    return float(np.var(values, ddof=1) / len(values))
+def _variances(placed: Sequence[Floats]) -> Floats:
+    """Of the mean of each [N]."""
+    return np.array([np.var(values, ddof=1) / len(values) for values in placed])
 
 
-def _quantile() -> float:
-    return float(stats.norm.ppf((1 + LEVEL) / 2))
+def _freedom(placed: Sequence[Floats]) -> float:
+    """Satterthwaite's degrees of freedom of the sum of the means."""
+    variances = _variances(placed)
+    own = sum(v**2 / (len(p) - 1) for v, p in zip(variances, placed, strict=True))
+    return float(variances.sum() ** 2 / own) if own else math.inf
+
+
+def _error(placed: Sequence[Floats]) -> tuple[float, float]:
+    """Standard error of the sum of the means of ``placed``, and Student's quantile for it."""
+    error = float(np.sqrt(_variances(placed).sum()))
+    return error, float(stats.t.ppf((1 + LEVEL) / 2, _freedom(placed)))

@@ -104,7 +104,8 @@ class Rates:
 
     def __init__(self, ranking: Ranking, real: Mass, fake: Mass) -> None:
         self.ranking, self.real, self.fake = ranking, real, fake
-        self._both = (real.total > 0) & (fake.total > 0)
+        self.both = (real.total > 0) & (fake.total > 0)
+        """[R] whether each class has weight."""
 
     def auc(self) -> Floats:
         """Area under the ROC curve: the chance that a fake scores above a real image, ties half."""
@@ -122,7 +123,7 @@ class Rates:
         called = hits + scale * alarms
         precision = hits / np.where(called == 0, 1, called)  # above every image that was drawn
         found = _divided(_dot(precision, self.fake.weights), self.fake.total)
-        return np.where(self._both, found, np.nan)
+        return np.where(self.both, found, np.nan)
 
     def eer(self) -> Floats:
         """Equal error rate: where the ROC, straight between its points, has FPR = 1 - TPR."""
@@ -130,7 +131,7 @@ class Rates:
         alarms, missed = self._errors(np.concatenate([last - 1, last], axis=1))
         gap, next_gap = (alarms - missed).T
         share = _divided(gap, gap - next_gap)
-        return np.where(self._both, alarms[:, 0] + (alarms[:, 1] - alarms[:, 0]) * share, np.nan)
+        return np.where(self.both, alarms[:, 0] + (alarms[:, 1] - alarms[:, 0]) * share, np.nan)
 
     def tpr_at_fpr(self, target: float) -> Floats:
         """Largest true positive rate at a false positive rate of ``target`` at most.
@@ -140,8 +141,8 @@ class Rates:
         """
         cut = np.searchsorted(self.fake.side.scores, self._score_at_fpr(target), side="right")
         found = 1 - _divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
-        supported = self.real.total * target >= SUPPORT * (1 - 1e-12)
-        return np.where(self._both & supported, found, np.nan)
+        supported = len(self.real.side) * target >= SUPPORT * (1 - 1e-12)
+        return np.where(self.both & supported, found, np.nan)
 
     def accuracy(self, threshold: float = 0.5) -> Floats:
         """Share of the images on their side of ``threshold``; a score above it says synthetic."""
@@ -179,7 +180,7 @@ class Rates:
             real_moment, fake_moment = (
                 mass.moment_of(v) for mass, v in zip((self.real, self.fake), values, strict=True)
             )
-        ranking, ones = self.ranking, np.ones(len(self._both))
+        ranking, ones = self.ranking, np.ones(len(self.both))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:
             of_real = _divided(ones, self.real.total)[:, None]
@@ -219,7 +220,7 @@ class Rates:
     def threshold_of_best_balance(self) -> Floats:
         """Where the balanced accuracy is largest; the lowest of several."""
         every = np.arange(len(self.ranking.levels) + 1)
-        alarms, missed = self._errors(np.tile(every, (len(self._both), 1)))
+        alarms, missed = self._errors(np.tile(every, (len(self.both), 1)))
         return self._thresholds((alarms + missed).argmin(axis=1))
 
     @cached_property
@@ -242,7 +243,7 @@ class Rates:
             alarms, missed = self._errors(levels)
             return np.asarray(missed > alarms)
 
-        return np.maximum(_first(reached, len(self.ranking.levels), (len(self._both), 1)), 1)
+        return np.maximum(_first(reached, len(self.ranking.levels), (len(self.both), 1)), 1)
 
     def _score_at_fpr(self, target: float) -> Floats:
         """[R] the lowest score above which lie at most ``target`` of the real images' weight."""
@@ -252,7 +253,7 @@ class Rates:
             above = total - _taken(self.real.below, kept)
             return np.asarray(above <= target * total * (1 + 1e-12))
 
-        kept = _first(reached, len(self.real.side), (len(self._both), 1))[:, 0]
+        kept = _first(reached, len(self.real.side), (len(self.both), 1))[:, 0]
         return np.concatenate([[-np.inf], self.real.side.scores])[kept]
 
     def _thresholds(self, levels: Integers) -> Floats:
