@@ -47,7 +47,7 @@ ARMS: Mapping[str, Arm] = {
     "blend-center": Arm("blend", maps="center", like="blend"),
 }
 
-RECIPE: Settings = {"lr": 2e-3, "weight_decay": 0.02}
+RECIPE: Settings = {"lr": 2e-3, "weight_decay": 0.1}
 """Of the demo set, on top of ``--recipe demo``. Another recipe is taken as it is."""
 
 WEIGHTS: Mapping[str, Settings] = {
@@ -55,11 +55,11 @@ WEIGHTS: Mapping[str, Settings] = {
     "saliency": {"saliency_weight": 5.0},
     "cyborg": {"classification_weight": 0.5, "saliency_weight": 0.5},
     "focus": {"focus_weight": 0.1},
-    "hinge": {"focus_weight": 1.0, "entropy_target": 0.6},
-    "match": {"focus_weight": 1.0},
-    "blend": {"focus_weight": 0.1, "saliency_weight": 5.0},
-    "focus-contrast": {"focus_weight": 0.1},
-    "blend-contrast": {"focus_weight": 0.1, "saliency_weight": 5.0},
+    "hinge": {"focus_weight": 0.3, "entropy_target": 0.6},
+    "match": {"focus_weight": 0.1},
+    "blend": {"focus_weight": 0.1, "saliency_weight": 2.5},
+    "focus-contrast": {"focus_weight": 0.03},
+    "blend-contrast": {"focus_weight": 0.1, "saliency_weight": 2.5},
 }
 
 SEEDS = 3
