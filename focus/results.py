@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from focus.data.generators import families, home_of, relation, with_families
@@ -98,7 +99,11 @@ def summarise(
     resampler = Resampler(_strata(scores, comparisons), scores.group)
     random = np.random.default_rng(0)
     at_once = max(1, _AT_ONCE // max(1, len(scores)))
-    with tqdm(total=resamples, desc="resampling", delay=3, disable=not progress) as bar:
+    # Narrow matrix products, for which a second thread of BLAS only waits, at the price of a first.
+    with (
+        threadpool_limits(1, "blas"),
+        tqdm(total=resamples, desc="resampling", delay=3, disable=not progress) as bar,
+    ):
         for done in range(0, resamples, at_once):
             count = min(at_once, resamples - done)
             table.weigh(resampler.draw(random, count))
