@@ -108,7 +108,7 @@ class Part:
         costs: Floats | None,
         tempered: Floats | None,
     ) -> None:
-        self.rows, self.side, self.values, self.tempered = rows, side, values, tempered
+        self.rows, self.side, self.values, self._tempered = rows, side, values, tempered
         self._known = (~np.isnan(values)).astype(np.float64)
         self._filled = np.nan_to_num(values)
         self._costs = costs
@@ -125,6 +125,8 @@ class Part:
         self.peaks = np.zeros((len(weights), 0))
         if len(self.rows):
             self.peaks = np.add.reduceat(weights[:, self._by_cell], self._starts, axis=1)
+        tempered = self._tempered
+        self.tempered_moment = None if tempered is None else self.mass.moment_of(tempered)
         self.cost = None if self._costs is None else _ratio(weights @ self._costs, self.mass.total)
 
 
@@ -222,11 +224,11 @@ class Group:
 
     def _operating(self) -> Figures:
         found: Figures = {}
-        if self.real.tempered is not None and self.fake.tempered is not None:
+        real, fake = self.real.tempered_moment, self.fake.tempered_moment
+        if real is not None and fake is not None:
             rates = self._ranking.at(self.real.mass, self.fake.mass)
-            tempered = self.real.tempered, self.fake.tempered
             for name, balanced in (("ece_tempered", False), ("ece_tempered_balanced", True)):
-                error = rates.ece(balanced=balanced, values=tempered)
+                error = rates.ece(balanced=balanced, moments=(real, fake))
                 found[name] = np.where(rates.both, error, np.nan)
         if self.real.cost is not None and self.fake.cost is not None:
             found["cllr"] = (self.real.cost + self.fake.cost) / 2

@@ -249,12 +249,18 @@ def test_always_the_same_intervals() -> None:
 
 
 def test_2000_resamples_of_100_000_scores_take_40_seconds() -> None:
-    """Of CPU; a twentieth of them here, what is done once apart."""
+    """Of CPU; a twentieth of them here, what is done once apart, the least of three.
+
+    Other programs on the machine add to CPU time, too.
+    """
     scores = table(50_000, 5, 10_000)
     points = choose(scores.score[:50_000], scores.score[50_000:])
-    began = time.process_time()
-    summarise(scores, [], None, points, resamples=10)
-    once = time.process_time()
-    summarise(scores, [], None, points, resamples=110)
-    seconds = (once - began) + ((time.process_time() - once) - (once - began)) * 20
+
+    def cost(resamples: int) -> float:
+        began = time.process_time()
+        summarise(scores, [], None, points, resamples=resamples)
+        return time.process_time() - began
+
+    once, some = (min(cost(resamples) for _ in range(3)) for resamples in (10, 110))
+    seconds = once + (some - once) * 20
     assert seconds < 40

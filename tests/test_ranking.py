@@ -117,7 +117,8 @@ def test_calibration_error_of_other_probabilities() -> None:
     real, fake = score[~label], score[label]
     rates = Ranking.of(real, fake).at()
     squared = np.sort(real) ** 2, np.sort(fake) ** 2
-    assert rates.ece(values=squared)[0] == pytest.approx(metrics.ece(real**2, fake**2))
+    moments = rates.real.moment_of(squared[0]), rates.fake.moment_of(squared[1])
+    assert rates.ece(moments=moments)[0] == pytest.approx(metrics.ece(real**2, fake**2))
 
 
 def test_weights_are_repetitions() -> None:

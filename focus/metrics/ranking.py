@@ -166,20 +166,17 @@ class Rates:
             return (_divided(real, self.real.total) + _divided(fake, self.fake.total)) / 2
         return _divided(real + fake, self.real.total + self.fake.total)
 
-    def ece(self, *, balanced: bool = False, values: tuple[Floats, Floats] | None = None) -> Floats:
+    def ece(
+        self, *, balanced: bool = False, moments: tuple[Floats, Floats] | None = None
+    ) -> Floats:
         """Expected calibration error over ``BINS`` bins of equal mass, in [0, 1].
 
         The mean over the bins of the distance between the mean score and the share of fakes,
         weighed by the mass (Nguyen and O'Connor, 2015). Tied scores share a bin, that of their
-        first. balanced: as if there were as many real images as fakes. values: probabilities [M]
-        and [N] by rising score in the scores' stead, which rise with them.
+        first. balanced: as if there were as many real images as fakes. moments: of the two sides,
+        :meth:`Mass.moment_of` of probabilities in the scores' stead, which rise with them.
         """
-        if values is None:
-            real_moment, fake_moment = self.real.moment, self.fake.moment
-        else:
-            real_moment, fake_moment = (
-                mass.moment_of(v) for mass, v in zip((self.real, self.fake), values, strict=True)
-            )
+        real_moment, fake_moment = moments or (self.real.moment, self.fake.moment)
         ranking, ones = self.ranking, np.ones(len(self.both))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:
