@@ -79,7 +79,7 @@ def measured(manifest: Manifest, detector: nn.Module | None = None, **settings: 
     given: dict[str, Any] = {"batch_size": 4, "progress": False} | settings
     return faithfulness.measure(
         Accelerator(cpu=True),
-        detector or OneCell(),  # type: ignore[arg-type]
+        detector or OneCell(),
         manifest,
         **given,
     )
@@ -245,7 +245,7 @@ def test_images_of_one_person_are_not_independent() -> None:
 
 def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     falls = measured(manifest)
-    scores = score_images(OneCell(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
+    scores = score_images(OneCell(), manifest, batch_size=4, progress=False)
     path = faithfulness.write(falls, scores, tmp_path)
     mark, head, *rows = path.read_text().splitlines()
     assert mark == "# focus-faithfulness 1"

@@ -167,7 +167,7 @@ def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_predi
     lost = Manifest([replace(pictures[0], map_path=str(tmp_path / "lost.png"))])
     with pytest.raises(ImageError, match=r"lost\.png"):
         score(RedDetector(), lost)
-    ((rows, prediction),) = predictions(RedDetector(), lost, batch_size=2)  # type: ignore[arg-type]
+    ((rows, prediction),) = predictions(RedDetector(), lost, batch_size=2)
     assert (rows, prediction.predicted.tolist()) == ([0], [0])
 
 

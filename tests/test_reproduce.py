@@ -232,7 +232,7 @@ def test_the_command_says_what_is_missing(
         validation=(9, 10),
         test_reals={"CelebA-HQ": 13, "FFHQ": 17},
     )
-    monkeypatch.setitem(DATA_SETS, "cyborg", small)  # type: ignore[misc]
+    monkeypatch.setitem(DATA_SETS, "cyborg", small)
     rows = write_tree(tmp_path, small)
     found = check(words(tmp_path, rows), tmp_path)
     assert (found["exit"], found["trainable"]) == (0, True)

@@ -78,12 +78,12 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def clean(manifest: Manifest) -> Scores:
-    return score_images(Stripes(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
+    return score_images(Stripes(), manifest, batch_size=4, progress=False)
 
 
 def measured(manifest: Manifest, scores: Scores, **settings: Any) -> list[Kept]:
     given: dict[str, Any] = {"batch_size": 4, "progress": False} | settings
-    return measure(Accelerator(cpu=True), Stripes(), manifest, scores, **given)  # type: ignore[arg-type]
+    return measure(Accelerator(cpu=True), Stripes(), manifest, scores, **given)
 
 
 def test_what_is_kept_is_told_in_advance(manifest: Manifest) -> None:
@@ -189,7 +189,7 @@ def test_the_picture_draws_each_generator_from_its_clean_auc() -> None:
     )
     assert [axes.get_title() for axes in figure.axes] == ["jpeg", "blur", "resize", "noise"]
     for axes, strengths in zip(figure.axes, STRENGTHS.values(), strict=True):
-        drawn = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}  # type: ignore[arg-type]
+        drawn = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
         assert drawn["kA (closed)"] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.6]
         assert drawn["uC (open)"] == [0.6, 0.55, 0.5, 0.45, 0.4, 0.31]
         assert drawn["mean (open)"] == pytest.approx([0.7, 0.65, 0.6, 0.55, 0.5, 0.43])

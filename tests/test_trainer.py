@@ -632,7 +632,7 @@ def test_a_disk_that_is_full_when_the_best_model_is_written(
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         return saved
 
-    run._save = save  # type: ignore[method-assign]
+    run._save = save
     try:
         with pytest.raises(OSError, match="File too large"):
             run.fit()

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -27,7 +28,8 @@ def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
     """
     arms = [arm for arm in frozen.ARMS if any(o.run.arm == arm for o in outcomes)]
     lengths = sorted({o.run.length for o in outcomes})
-    colours = dict(zip(arms, matplotlib.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+    palette = matplotlib.colormaps["tab20"]
+    colours = {arm: to_hex(palette(number)) for number, arm in enumerate(arms)}
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     for outcome in outcomes:
@@ -124,8 +126,8 @@ def _curve(
     axes.plot(xs, ys, "-", color=colour, linewidth=1.4, label=label or None)
 
 
-def _handle(colour: object, marker: str, label: str) -> Line2D:
-    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)  # type: ignore[arg-type]
+def _handle(colour: str, marker: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
 
 
 def _tidy(axes: Axes) -> None:
