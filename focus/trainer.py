@@ -137,6 +137,7 @@ class Trainer:
         self.train, self.validation, self.test = (
             manifest.split(name) for name in ("train", "validation", "test")
         )
+        self._validated = images_only(self.validation)  # once: a sample is a copy
         detector.config = replace(
             detector.config,
             training_generators=tuple(self.train.generators()),
@@ -441,8 +442,7 @@ class Trainer:
             # Each process has statistics of its own images; those of the first are kept.
             for buffer in self.kept.buffers():
                 broadcast(buffer)
-        validation = images_only(self.validation)
-        scores = self._score(self.kept, validation, progress=False, each=leave_if_told)
+        scores = self._score(self.kept, self._validated, progress=False, each=leave_if_told)
         figures = validation_figures(scores)
         state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]
