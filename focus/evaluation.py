@@ -16,9 +16,10 @@ from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
-from focus.runtime import check_writable, main_first, start
+from focus.runtime import check_writable, ended_together, main_first, start
 
 
+@ended_together()
 def evaluate(config: EvaluateConfig) -> None:
     """Score, write scores, results and a sheet of overlays, print a table.
 
@@ -89,7 +90,6 @@ def evaluate(config: EvaluateConfig) -> None:
         said += remarks(scores, results)
         for line in [*said, *(f"written: {path}" for path in written)]:
             print(line)
-    accelerator.end_training()
 
 
 def _model_folder(config: EvaluateConfig) -> Path:

@@ -96,7 +96,7 @@ def summarise(
         for name in ("closed", "closed_balanced", "open")
         if name != "closed_balanced" or any(c.test_set == name for c in comparisons)
     }
-    resampler = Resampler(_strata(scores, comparisons), scores.group)
+    resampler = Resampler(strata(scores.label, comparisons), scores.group)
     random = np.random.default_rng(0)
     at_once = max(1, _AT_ONCE // max(1, len(scores)))
     # Narrow matrix products, for which a second thread of BLAS only waits, at the price of a first.
@@ -120,14 +120,17 @@ def summarise(
     return results
 
 
-def _strata(scores: Scores, comparisons: Iterable[Comparison]) -> NDArray[np.int64]:
-    """[N] what is resampled apart: images of one class that are in the same comparisons."""
-    strata = scores.label
+def strata(labels: NDArray[np.int64], comparisons: Iterable[Comparison]) -> NDArray[np.int64]:
+    """[N] what is resampled apart: images of one class that are in the same comparisons.
+
+    labels [N] of the scored images, whose rows the comparisons hold.
+    """
+    found = labels
     for comparison in comparisons:
-        member = np.zeros(len(scores), dtype=np.int64)
+        member = np.zeros(len(labels), dtype=np.int64)
         member[comparison.real] = member[comparison.fake] = 1
-        _, strata = np.unique(2 * strata + member, return_inverse=True)
-    return strata
+        _, found = np.unique(2 * found + member, return_inverse=True)
+    return found
 
 
 def _kinship(scores: Scores, comparison: Comparison, known: Mapping[str, str]) -> Results:

@@ -1,8 +1,11 @@
 """The start of a program: Accelerate, threads, its folder, and what a machine cannot do."""
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import TypeVar
 
 import torch
@@ -11,9 +14,42 @@ from accelerate.utils import broadcast_object_list
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
-from focus.errors import InputError
+from focus.errors import ImageError, InputError
+from focus.stopping import Stopped
 
 T = TypeVar("T")
+
+
+@contextmanager
+def ended_together() -> Iterator[None]:
+    """Decorates a program: when all processes of a launch leave it, their group is ended.
+
+    Left to the end of Python, its threads may outlive the interpreter, which aborts the process in
+    place of its exit code. An error of one process alone, such as an ImageError, leaves the group:
+    the others are still at work in it, and its end may wait for them.
+    """
+    try:
+        yield
+    except (InputError, Stopped) as error:
+        if not isinstance(error, ImageError):
+            clear_frames(error.__traceback__)
+            _end_group()
+        raise
+    _end_group()
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """What ``end_training`` does, but for the group of the processes, which a next run needs."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def _end_group() -> None:
+    if torch.distributed.is_initialized():
+        # A DistributedDataParallel that outlives the group ends it itself, holding the GIL, which
+        # a thread of gloo's may wait for: then both wait for ever.
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerator:

@@ -64,6 +64,7 @@ from focus.runs import (
     folder_of,
     open_folder,
 )
+from focus.runtime import finish_trackers
 from focus.schedules import factor_at, parse_points
 from focus.scores import Scores
 from focus.stopping import Stopped, StopSignals
@@ -489,7 +490,7 @@ class Trainer:
     def _save_and_leave(self, signum: int) -> NoReturn:
         path = self._save()
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        finish_trackers(self.accelerator)
         raise Stopped(
             signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
         )

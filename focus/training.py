@@ -19,11 +19,12 @@ from focus.models import Detector
 from focus.result_table import difference_lines, format_table
 from focus.results import Results
 from focus.runs import SavedRun, check_folder, folder_of, recorded_manifest
-from focus.runtime import main_first, start
+from focus.runtime import ended_together, finish_trackers, main_first, start
 from focus.scores import Scores
 from focus.trainer import Trainer, describe, make_detector
 
 
+@ended_together()
 def train(config: TrainConfig) -> None:
     """Train, test and print; everything that can be wrong is found before the first step.
 
@@ -81,7 +82,6 @@ def train(config: TrainConfig) -> None:
                 print(line)
     for each in runs:
         accelerator.print(f"run folder: {folder_of(each)}")
-    accelerator.end_training()
 
 
 def _run(
@@ -99,9 +99,7 @@ def _run(
         write_bad_files(bad, trainer.folder / BAD_FILES)
     trainer.fit()
     results = trainer.evaluate()
-    # Not end_training, which would take the processes' group from the run that follows.
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    finish_trackers(accelerator)
     return results
 
 

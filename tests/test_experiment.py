@@ -19,7 +19,7 @@ from focus.config import TrainConfig, resolve
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
-from focus.experiment import frozen, search
+from focus.experiment import collect, frozen, search
 from focus.experiment.__main__ import make_parser
 from focus.experiment.collect import Outcome, drawn_aucs
 from focus.experiment.compare import analyse
@@ -239,7 +239,8 @@ def invented(tmp_path: Path, gain: float) -> list[Outcome]:
             "best_epoch": 20.0,
             **{f"open.{name}": value for name, value in found.items()},
         }
-        outcomes.append(Outcome(run, figures, scores, comparisons))
+        strata, groups = np.repeat(np.arange(5), 60), np.full(300, "", dtype=object)
+        outcomes.append(Outcome(run, figures, scores, comparisons, strata, groups))
     return outcomes
 
 
@@ -256,6 +257,31 @@ def test_drawn_images_are_the_same_for_all_runs(tmp_path: Path) -> None:
     other = replace(copy, comparisons={**copy.comparisons, "open": copy.comparisons["open"][:1]})
     with pytest.raises(InputError, match="other images"):
         drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
+
+
+def test_images_of_one_group_are_drawn_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four copies of an image are no more than one: the spread is that of a quarter of them."""
+    single, *_ = invented(tmp_path, 0)
+    first = {name: single.comparisons[name][0] for name in ("closed", "open")}
+    kept = np.concatenate([rows[:15] for c in first.values() for rows in (c.real, c.fake)])
+
+    def spread(scores: np.ndarray, strata: np.ndarray, groups: np.ndarray) -> float:
+        rows = [np.flatnonzero(strata == stratum) for stratum in range(4)]
+        pairs = {"closed": rows[:2], "open": rows[2:]}
+        comparisons = {name: [Comparison(name, "g", *two)] for name, two in pairs.items()}
+        outcome = Outcome(single.run, single.figures, scores, comparisons, strata, groups)
+        drawn = drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 3000, np.random.default_rng(2))
+        return float(drawn.opened.std())
+
+    strata = np.repeat(np.arange(4), 15)
+    alone = spread(single.scores[kept], strata, np.full(60, "", dtype=object))
+    copied = [np.repeat(values, 4) for values in (single.scores[kept], strata)]
+    monkeypatch.setattr(collect, "_AT_ONCE", 240 * 7)  # seven replicates at a time, the last fewer
+    names = np.repeat([f"person{n}" for n in range(60)], 4).astype(object)
+    assert spread(*copied, names) == pytest.approx(alone, rel=0.06)
+    assert spread(*copied, np.full(240, "", dtype=object)) < 0.6 * alone
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.6, "is above"), (-0.6, "is BELOW"), (0, "no di")])

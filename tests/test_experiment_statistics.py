@@ -16,7 +16,6 @@ from focus.experiment.statistics import (
     draw_counts,
     holm,
     t_interval,
-    weighted_auc,
 )
 
 
@@ -49,19 +48,6 @@ def test_bootstrap_p_by_hand() -> None:
     assert bootstrap_p(np.ones(999)) == pytest.approx(2 / 1000)
     assert bootstrap_p(np.zeros(9)) == 1.0
     assert math.isnan(bootstrap_p([1.0, math.nan]))
-
-
-def test_weighted_auc_is_the_auc_of_the_drawn_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = np.random.default_rng(1)
-    real, fake = draw.integers(0, 6, 13) / 6, draw.integers(2, 8, 9) / 6  # many ties
-    of_real, of_fake = draw_counts(draw, 13, 7), draw_counts(draw, 9, 7)
-    wanted = [
-        metrics.auc(np.repeat(real, r), np.repeat(fake, f))
-        for r, f in zip(of_real, of_fake, strict=True)
-    ]
-    assert weighted_auc(real, fake, of_real, of_fake) == pytest.approx(wanted)
-    monkeypatch.setattr(statistics, "_CELLS", 50)  # two replicates at a time, the last alone
-    assert weighted_auc(real, fake, of_real, of_fake) == pytest.approx(wanted)
 
 
 def test_the_slope_of_one_arm_is_that_of_a_regression() -> None:
@@ -172,14 +158,15 @@ def test_the_two_level_interval_covers_the_truth() -> None:
         common = draw.normal(size=(2, images))  # what is easy or hard for every run
         counts = [draw_counts(draw, images, replicates) for _ in range(2)]
         opened, drawn = np.zeros((2, 1, seeds)), np.zeros((2, 1, seeds, replicates))
-        ones = np.ones((1, images))
         for arm in range(2):
             for seed in range(seeds):
                 own = draw.normal(size=(2, images))
                 scores = math.sqrt(0.5) * (common + own)
                 scores[1] += shift[arm] + spread * draw.normal()
-                opened[arm, 0, seed] = weighted_auc(*scores, ones, ones)[0]
-                drawn[arm, 0, seed] = weighted_auc(*scores, *counts)
+                ranking = metrics.Ranking.of(*scores)
+                opened[arm, 0, seed] = ranking.at().auc()[0]
+                real, fake = ranking.real.at(counts[0]), ranking.fake.at(counts[1])
+                drawn[arm, 0, seed] = ranking.at(real, fake).auc()
         closed = draw.uniform(size=opened.shape)
         found = TwoLevel(closed, opened, repeated(closed, replicates), drawn, draw).compare(
             1, 0, 0, matched=False

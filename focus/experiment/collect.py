@@ -15,11 +15,13 @@ from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.experiment.frozen import GLOBAL_GENERATORS
 from focus.experiment.grid import Run
-from focus.experiment.statistics import Floats, draw_counts, weighted_auc
-from focus.results import match
+from focus.experiment.statistics import Floats
+from focus.results import match, strata
 from focus.runs import MANIFEST
 from focus.scores import Scores
-from focus.test_sets import Comparison
+from focus.test_sets import Comparison, union
+
+_AT_ONCE = 4_000_000  # weights of drawn images: 32 MB
 
 FIGURES: Mapping[str, str] = {
     "closed": "closed AUC",
@@ -46,14 +48,17 @@ FIGURES: Mapping[str, str] = {
 class Outcome:
     """What a finished run gave.
 
-    figures: by name, NaN where not defined. scores: of the test images, in the manifest's order.
-    comparisons: which fakes are told from which reals, of the closed and of the open set.
+    figures: by name, NaN where not defined. scores [N]: of the test images, in the manifest's
+    order. comparisons: which fakes are told from which reals, of the closed and of the open set.
+    strata, groups [N]: what :class:`focus.metrics.Resampler` draws apart, and as a whole.
     """
 
     run: Run
     figures: Mapping[str, float]
     scores: NDArray[np.float32]
     comparisons: Mapping[str, Sequence[Comparison]]
+    strata: NDArray[np.int64]
+    groups: NDArray[np.object_]
 
 
 def outcome(run: Run) -> Outcome:
@@ -93,6 +98,8 @@ def outcome(run: Run) -> Outcome:
         {name: math.nan if value is None else float(value) for name, value in figures.items()},
         scores.score,
         {name: [c for c in found if c.test_set == name] for name in ("closed", "open")},
+        strata(scores.label, found),
+        scores.group,
     )
 
 
@@ -158,56 +165,50 @@ def drawn_aucs(
 ) -> Drawn:
     """AUCs of all runs on the same drawn images.
 
-    Real images are drawn from each set of them that fakes are told from, fakes within their
-    generator, so that every generator keeps its number and its weight in the mean. The closed AUC
-    is that of all known fakes together, the open one the mean over the unknown generators.
+    Images are drawn as for the intervals of ``results.json``: within strata, whole groups at a
+    time, real images that several generators share once for all of them. The closed AUC is that of
+    all known fakes together, the open one the mean over the unknown generators.
 
     Raises:
         InputError: the runs did not score the same images.
     """
-    arrays = [np.full((*shape, replicates), np.nan) for _ in range(2)]
-    first: Outcome | None = None
-    counts: dict[bytes, NDArray[np.int64]] = {}
-
-    def of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        # Real images that several generators share are drawn once for all of them.
-        key = rows.tobytes()
-        if key not in counts:
-            counts[key] = draw_counts(rng, len(rows), replicates)
-        return counts[key]
-
-    for place, found in places.items():
-        first = first or found
+    closed, opened = (np.full((*shape, replicates), np.nan) for _ in range(2))
+    if not places:
+        return Drawn(closed, opened)
+    first = next(iter(places.values()))
+    for found in places.values():
         if not _same(first, found):
             raise InputError(
                 f"{found.run.folder} scored other images than {first.run.folder}: give an "
                 "--output of its own to each data set."
             )
-        closed = found.comparisons["closed"]
-        real = np.unique(np.concatenate([c.real for c in closed])) if closed else _NONE
-        fake = np.concatenate([c.fake for c in closed]) if closed else _NONE
-        if len(real) and len(fake):
-            fake_counts = np.concatenate([of(c.fake) for c in closed], axis=1)
-            arrays[0][place] = weighted_auc(
-                found.scores[real], found.scores[fake], of(real), fake_counts
-            )
-        opened = [c for c in found.comparisons["open"] if len(c.real) and len(c.fake)]
-        if opened:
-            arrays[1][place] = np.mean(
-                [
-                    weighted_auc(found.scores[c.real], found.scores[c.fake], of(c.real), of(c.fake))
-                    for c in opened
-                ],
-                axis=0,
-            )
-    return Drawn(*arrays)
+    resampler = metrics.Resampler(first.strata, first.groups)
+    step = max(1, _AT_ONCE // max(1, len(first.scores)))
+    for start in range(0, replicates, step):
+        part = slice(start, min(start + step, replicates))
+        weights = resampler.draw(rng, part.stop - start)
+        for place, found in places.items():
+            known = found.comparisons["closed"]
+            reals, fakes = union(c.real for c in known), union(c.fake for c in known)
+            closed[place][part] = _auc(found.scores, reals, fakes, weights)
+            unknown = [c for c in found.comparisons["open"] if len(c.real) and len(c.fake)]
+            if unknown:
+                each = [_auc(found.scores, c.real, c.fake, weights) for c in unknown]
+                opened[place][part] = np.mean(each, axis=0)
+    return Drawn(closed, opened)
 
 
-_NONE = np.zeros(0, dtype=np.int64)
+def _auc(
+    scores: NDArray[np.float32], real: NDArray[np.int64], fake: NDArray[np.int64], weights: Floats
+) -> Floats:
+    """[R] of some rows, with the weights [R, N] of all; NaN without images of a class."""
+    ranking = metrics.Ranking.of(scores[real], scores[fake])
+    drawn = ranking.real.at(weights[:, real]), ranking.fake.at(weights[:, fake])
+    return ranking.at(*drawn).auc()
 
 
 def _same(one: Outcome, other: Outcome) -> bool:
-    if len(one.scores) != len(other.scores):
+    if len(one.scores) != len(other.scores) or not np.array_equal(one.groups, other.groups):
         return False
     return all(
         len(ours) == len(theirs)

@@ -12,11 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from focus.metrics import Ranking
-
 Floats = NDArray[np.float64]
-
-_CELLS = 4_000_000  # of one array of the bootstrap: 32 MB
 
 
 @dataclass(frozen=True)
@@ -85,22 +81,6 @@ def bootstrap_p(replicates: Any) -> float:
 def draw_counts(rng: np.random.Generator, n: int, replicates: int) -> NDArray[np.int64]:
     """How often each of n things is drawn in n draws with replacement: [R, n], rows sum to n."""
     return rng.multinomial(n, np.full(n, 1 / n), size=replicates)
-
-
-def weighted_auc(real: Any, fake: Any, real_counts: Any, fake_counts: Any) -> Floats:
-    """AUC of each replicate, [R]: the chance that a fake scores above a real image, ties half.
-
-    real [M], fake [N]: scores. real_counts [R, M], fake_counts [R, N]: how often a replicate has
-    each image. With all counts 1 it is :func:`focus.metrics.auc`.
-    """
-    ranking = Ranking.of(real, fake)
-    step = max(1, _CELLS // (len(real) + len(fake)))
-    parts = []
-    for start in range(0, len(real_counts), step):
-        some = slice(start, start + step)
-        drawn = ranking.real.at(real_counts[some]), ranking.fake.at(fake_counts[some])
-        parts.append(ranking.at(*drawn).auc())
-    return np.concatenate(parts)
 
 
 def common_slope(closed: Floats, opened: Floats, weights: Floats) -> Floats:
