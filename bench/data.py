@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision import datasets, transforms
 from tqdm.auto import tqdm
 
-from bench.head import Step, judge, ratio, time_rounds
+from bench.timing import Step, judge, ratio, time_rounds
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 

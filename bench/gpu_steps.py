@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from bench import head
+from bench.timing import Step
 from focus.kernels import cam_entropy, focus_head, use_backend
 
 Shape = tuple[int, int, int]
-Step = Callable[[], tuple[Tensor, ...]]
 Row = dict[str, Any]
 
 SHAPES: tuple[Shape, ...] = (

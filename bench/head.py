@@ -7,24 +7,13 @@ branches and with a loop over samples; ``cam_entropy`` with a copy of the featur
 forward and the gradients of features, weight and bias, and is first checked against the float64
 reference of what it computes.
 
-Time: one thread, CPU time, steps interleaved in one process in an order that changes by round,
-medians of the rounds' paired ratios with a 95 % bootstrap interval; the ratio of the plain head to
-itself (A/A) says what the method cannot tell apart. Memory: the most bytes that a step holds at
-once, its results among them, over those of the features.
-
-Features above the allocator's threshold would be mapped anew, page by page, in each step. So the
-program starts itself again with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 4 GiB, unless
-they are so already.
+The method is that of :mod:`bench.timing`; the ratio of the plain head to itself (A/A) says what it
+cannot tell apart. Memory: the most bytes that a step holds at once, its results among them, over
+those of the features.
 """
 
 import argparse
-import csv
-import json
 import math
-import os
-import platform
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,15 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
+from bench.timing import Step, judge, keep_memory, peak_bytes, ratio, settings, time_rounds, write
 from focus.kernels import cam_entropy, focus_head, use_backend
 
-ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-}
 SHAPES = ((20, 1024, 49), (20, 2048, 49), (128, 2048, 49), (128, 2048, 100))
 LAYOUTS = ("nchw", "channels_last")
 CLASSES = 2
@@ -59,7 +44,6 @@ COPY_BARS = dict(zip(SHAPES, (2.9, 2.3, 1.75), strict=False))
 MEMORY_BAR = 1.06
 
 Shape = tuple[int, int, int]
-Step = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass
@@ -223,43 +207,6 @@ def check(inputs: Inputs, steps: dict[str, Step]) -> None:
                 raise SystemExit(f"{name} is wrong: relative error {float(error):.1e}")
 
 
-def time_rounds(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
-    """CPU seconds of each step in each round."""
-    names = list(steps)
-    seconds = {name: np.zeros(rounds) for name in names}
-    for name in names * 2:  # warm allocator and caches
-        steps[name]()
-    order = np.random.default_rng(0)
-    for number in range(rounds):
-        # At random, so that none always finds the caches as the same neighbour left them.
-        for name in order.permutation(names):
-            start = time.process_time()
-            steps[name]()
-            seconds[name][number] = time.process_time() - start
-    return seconds
-
-
-def peak_bytes(step: Step) -> int:
-    """The most bytes that a step has allocated and not yet freed, by torch's record of both."""
-    step()  # what torch allocates once is no part of it
-    activities = [ProfilerActivity.CPU]
-    with profile(activities=activities, profile_memory=True, acc_events=True) as record:
-        step()
-    assert record.profiler is not None
-    # The timeline is public nowhere else.
-    events = record.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    return int(np.cumsum([0, *(size for _, size in sorted(changes, key=lambda c: c[0]))]).max())
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
-    """Median of the paired ratios, and its 95 % bootstrap interval."""
-    paired = numerator / denominator
-    draws = np.random.default_rng(0).choice(paired, (2000, len(paired)))
-    low, high = np.quantile(np.median(draws, 1), [0.025, 0.975])
-    return float(np.median(paired)), float(low), float(high)
-
-
 def bar(name: str, shape: Shape, layout: str) -> tuple[str, float] | None:
     """What a ratio should be at most or at least, None where nothing is asked of it."""
     if name == "ours / plain":
@@ -271,14 +218,6 @@ def bar(name: str, shape: Shape, layout: str) -> tuple[str, float] | None:
     if name == "cam_entropy / copy" and layout == "channels_last" and shape in COPY_BARS:
         return "<=", COPY_BARS[shape]
     return None
-
-
-def judge(asked: tuple[str, float] | None, low: float, high: float) -> bool | None:
-    """Whether a bar is met by the whole interval; None where there is no bar."""
-    if asked is None:
-        return None
-    sense, limit = asked
-    return high <= limit if sense == "<=" else low >= limit
 
 
 def measure(shape: Shape, layout: str, rounds: int) -> list[Row]:
@@ -307,29 +246,6 @@ def measure(shape: Shape, layout: str, rounds: int) -> list[Row]:
             )
         )
     return rows
-
-
-def settings(rounds: int) -> dict[str, str | int]:
-    """What the figures were measured with."""
-    return {
-        "command": "python -m bench.head",
-        "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count() or 1,
-        **{name: os.environ.get(name, "") for name in ALLOCATOR},
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def verdict(rows: list[Row]) -> list[str]:
@@ -373,18 +289,6 @@ def _shape(text: str) -> Shape:
     return batch, channels, cells
 
 
-def write(folder: Path, rows: list[Row], measured_with: dict[str, str | int]) -> None:
-    """``head.csv``, and ``head.json``, which has the settings as well."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = [asdict(row) for row in rows]
-    with (folder / "head.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, table[0].keys())
-        writer.writeheader()
-        writer.writerows(table)
-    text = json.dumps({"settings": measured_with, "rows": table}, indent=2)
-    (folder / "head.json").write_text(text + "\n", encoding="utf-8")
-
-
 def main() -> None:
     """Check, measure, print a table, and write it with ``--output``."""
     parser = argparse.ArgumentParser(
@@ -394,12 +298,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=61)
     parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="BxCxHW")
     arguments = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        # The C library reads them once, as a process starts.
-        command = [sys.executable, "-m", "bench.head", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | ALLOCATOR)
+    keep_memory("bench.head")
     torch.set_num_threads(1)
-    measured_with = settings(arguments.rounds)
+    measured_with = settings("python -m bench.head", arguments.rounds)
     print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
     rows: list[Row] = []
     cases = [(shape, layout) for shape in arguments.shapes for layout in LAYOUTS]
@@ -408,7 +309,7 @@ def main() -> None:
     print_table(rows)
     print("\n".join(verdict(rows)))
     if arguments.output:
-        write(arguments.output, rows, measured_with)
+        write(arguments.output, "head", [asdict(row) for row in rows], measured_with)
 
 
 if __name__ == "__main__":

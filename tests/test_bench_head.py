@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
-from bench import head  # noqa: E402
+from bench import head, timing  # noqa: E402
 
 
 def test_peak_is_what_lives_at_once() -> None:
@@ -26,7 +26,7 @@ def test_peak_is_what_lives_at_once() -> None:
         del second
         return (third,)
 
-    assert head.peak_bytes(step) == 12000
+    assert timing.peak_bytes(step) == 12000
 
 
 @pytest.mark.parametrize("layout", head.LAYOUTS)
@@ -36,14 +36,14 @@ def test_training_step_needs_little_more_than_the_gradient_of_the_features(
 ) -> None:
     inputs = head.make_inputs(shape, layout)
     size = inputs.features.nbytes
-    assert size < head.peak_bytes(lambda: head.ours(inputs)) <= head.MEMORY_BAR * size
+    assert size < timing.peak_bytes(lambda: head.ours(inputs)) <= head.MEMORY_BAR * size
     if shape == head.SHAPES[0]:
-        assert head.peak_bytes(lambda: head.branches(inputs)) >= 3 * size
+        assert timing.peak_bytes(lambda: head.branches(inputs)) >= 3 * size
 
 
 def test_ratio_is_that_of_pairs() -> None:
     slow_rounds = np.array([1.0, 10.0, 1.0, 1.0, 10.0])
-    assert head.ratio(2 * slow_rounds, slow_rounds) == (2, 2, 2)
+    assert timing.ratio(2 * slow_rounds, slow_rounds) == (2, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_ratio_is_that_of_pairs() -> None:
 def test_a_bar_is_met_by_the_whole_interval(
     asked: tuple[str, float] | None, low: float, high: float, met: bool | None
 ) -> None:
-    assert head.judge(asked, low, high) is met
+    assert timing.judge(asked, low, high) is met
 
 
 def test_steps_are_checked_before_they_are_timed() -> None:
@@ -75,7 +75,7 @@ def test_program_sets_the_allocator_and_says_which_bars_are_met(tmp_path: Path) 
     done = subprocess.run(
         [*command, "--output", str(tmp_path)],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in head.ALLOCATOR},
+        env={name: value for name, value in os.environ.items() if name not in timing.ALLOCATOR},
         capture_output=True,
         text=True,
         check=True,

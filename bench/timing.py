@@ -1,0 +1,136 @@
+"""How the benchmarks of the CPU are made, for all of them.
+
+One thread, CPU time; steps interleaved in one process in an order that changes by round; medians of
+the rounds' paired ratios with a 95 % bootstrap interval. Rows go to a CSV, and with what they were
+measured with to a JSON.
+"""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
+}
+
+Step = Callable[[], tuple[Tensor, ...]]
+
+
+def keep_memory(module: str) -> None:
+    """Start ``python -m module`` again with an allocator that keeps its memory, unless it does.
+
+    Tensors above its threshold would be mapped anew, page by page, in each step.
+    """
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        # The C library reads them once, as a process starts.
+        command = [sys.executable, "-m", module, *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | ALLOCATOR)
+
+
+def time_rounds(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
+    """CPU seconds of each step in each round."""
+    names = list(steps)
+    seconds = {name: np.zeros(rounds) for name in names}
+    for name in names * 2:  # warm allocator and caches
+        steps[name]()
+    order = np.random.default_rng(0)
+    for number in range(rounds):
+        # At random, so that none always finds the caches as the same neighbour left them.
+        for name in order.permutation(names):
+            start = time.process_time()
+            steps[name]()
+            seconds[name][number] = time.process_time() - start
+    return seconds
+
+
+def peak_bytes(step: Step) -> int:
+    """The most bytes that a step has allocated and not yet freed, by torch's record of both."""
+    step()  # what torch allocates once is no part of it
+    activities = [ProfilerActivity.CPU]
+    with profile(activities=activities, profile_memory=True, acc_events=True) as record:
+        step()
+    assert record.profiler is not None
+    # The timeline is public nowhere else.
+    events = record.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    return int(np.cumsum([0, *(size for _, size in sorted(changes, key=lambda c: c[0]))]).max())
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
+    """Median of the paired ratios, and its 95 % bootstrap interval."""
+    paired = numerator / denominator
+    draws = np.random.default_rng(0).choice(paired, (2000, len(paired)))
+    low, high = np.quantile(np.median(draws, 1), [0.025, 0.975])
+    return float(np.median(paired)), float(low), float(high)
+
+
+def judge(asked: tuple[str, float] | None, low: float, high: float) -> bool | None:
+    """Whether a bar is met by the whole interval; None where there is no bar."""
+    if asked is None:
+        return None
+    sense, limit = asked
+    return high <= limit if sense == "<=" else low >= limit
+
+
+def settings(command: str, rounds: int) -> dict[str, str | int]:
+    """What the figures were measured with."""
+    return {
+        "command": command,
+        "commit": _commit(),
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 1,
+        **{name: os.environ.get(name, "") for name in ALLOCATOR},
+    }
+
+
+def write(
+    folder: Path, name: str, rows: Sequence[Mapping[str, Any]], measured_with: Mapping[str, Any]
+) -> None:
+    """``NAME.csv``, and ``NAME.json``, which has the settings as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    text = json.dumps({"settings": dict(measured_with), "rows": list(rows)}, indent=2)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    """Of the checkout this lies in, with a mark if it was changed; empty without git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
