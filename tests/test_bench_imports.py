@@ -1,0 +1,48 @@
+"""How long imports take, and that ``python -m bench.imports`` would see it if they took longer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # the programs of bench are not installed
+
+from bench import imports  # noqa: E402
+
+
+def test_kernels_and_help_are_there_in_no_time(tmp_path: Path) -> None:
+    """The bars hold in the tests too: they are several times what it takes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.imports", "--rounds", "3", "--output", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kernels, help_ = done.stdout.splitlines()
+    assert kernels.startswith("import focus.kernels after torch")
+    assert kernels.endswith("bar <= 0.3 met")
+    assert help_.endswith("bar <= 1.0 met")
+    lines = (tmp_path / "imports.csv").read_text().splitlines()
+    assert lines[0] == "what,median,low,high,bar,met"
+    assert len(lines) == 3
+
+
+def test_slow_imports_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tree whose kernels burn 0.4 s and whose help 1.2 s, after a sleep, which is none."""
+    burn = "import time; time.sleep(0.5); end = {} + time.process_time()\n"
+    burn += "while time.process_time() < end: pass\n"
+    (tmp_path / "focus" / "kernels").mkdir(parents=True)
+    (tmp_path / "focus" / "kernels" / "__init__.py").write_text(burn.format(0.4) + "focus_head = 0")
+    (tmp_path / "train.py").write_text(burn.format(1.2) + "print('--loss')")
+    monkeypatch.setattr(imports, "ROOT", tmp_path)
+    kernels, help_ = imports.measure(1)
+    assert 0.4 <= kernels.median < 0.5
+    assert 1.2 <= help_.median < 1.5
+    assert (kernels.met, help_.met) == (False, False)
+
+    (tmp_path / "train.py").write_text("print('no flags')")
+    with pytest.raises(SystemExit, match=r"names no --loss, its output is 'no flags\\n'"):
+        imports.help_of_train()
