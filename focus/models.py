@@ -16,7 +16,6 @@ import safetensors.torch
 import timm
 import torch
 from jsonargparse import ArgumentParser
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from focus.backbones import create_backbone, first_line
@@ -26,6 +25,7 @@ from focus.kernels import class_activation, focus_head
 from focus.losses import LossConfig
 from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.recipes import SMALL_MODEL
+from focus.weights import backbone_weights, read_weights
 from focus.writing import flush
 
 CONFIG_VERSION = 1
@@ -218,8 +218,8 @@ class Detector(nn.Module):
         image_size: pixels a side; None takes the network's own.
         num_classes: 2, unless real is not the only class beside synthetic.
         pretrained: load timm's weights (downloads).
-        initial_checkpoint: a file with weights of the backbone (safetensors, or a pickle read with
-            ``weights_only``), or of a whole detector.
+        initial_checkpoint: a file with weights of the network by timm's or torchvision's names
+            (safetensors, or a pickle read with ``weights_only``), or of a whole detector.
         loss: weights and settings of the loss.
         training_generators: kept in the config, for evaluation.
 
@@ -370,7 +370,7 @@ class Detector(nn.Module):
         )
         detector.config = config
         detector.points = OperatingPoints.read(folder)
-        detector._load(_read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        detector._load(read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return detector.eval()
 
     def _probe(self, size: int, model: str) -> tuple[tuple[int, int], int]:
@@ -411,18 +411,12 @@ class Detector(nn.Module):
         return grid, channels
 
     def _load_initial(self, path: Path) -> None:
-        state = _read_weights(path)
+        state = read_weights(path)
         if any(key.startswith("backbone.") for key in state):
             self._load(state, path)
             return
-        # Another task's classifier is not needed; every weight of the backbone is.
-        missing = [key for key in self.backbone.state_dict() if key not in state]
-        if missing:
-            raise InputError(
-                f"{path} does not hold the weights of {self.config.model}: {len(missing)} are "
-                f"missing, the first is {missing[0]}; give a checkpoint of this network."
-            )
-        wanted = {f"backbone.{key}": state[key] for key in self.backbone.state_dict()}
+        weights = backbone_weights(state, self.backbone, self.config.model, path)
+        wanted = {f"backbone.{key}": value for key, value in weights.items()}
         own_head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         self._load(wanted | own_head, path)
 
@@ -447,17 +441,3 @@ class Detector(nn.Module):
 def _pick(per_class: Tensor, index: Tensor) -> Tensor:
     """``[B,K,...]`` to ``[B,...]``: each sample's class."""
     return per_class[torch.arange(len(index), device=index.device), index]
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a pickle read with ``weights_only``."""
-    if not path.is_file():
-        raise InputError(f"There is no file {path} with weights: check the path.")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:
-        raise InputError(
-            f"{path} could not be read as weights ({first_line(error)}): give a "
-            "safetensors file, or a checkpoint that holds tensors only."
-        ) from error

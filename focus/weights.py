@@ -1,0 +1,156 @@
+"""Weights from files: read without running code, and given the names of timm's network.
+
+Published weights of one network come under several names: timm's own, torchvision's, those of
+torchvision's old files, with the prefixes of wrappers. Which tensor is which is told by its name,
+never by its shape alone.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from focus.backbones import first_line
+from focus.errors import InputError
+
+# torchvision's networks that compute what timm's do, with modules registered in the same order but
+# named otherwise, by timm's name. Those of ResNets, DenseNets and Inception have the same names.
+# Others of the same title differ: torchvision's MobileNetV3 and EfficientNetV2 have another epsilon
+# in their norms, timm's `tf_` networks another padding.
+_TORCHVISION = {
+    **{f"convnext_{size}": f"convnext_{size}" for size in ("tiny", "small", "base", "large")},
+    **{f"efficientnet_b{size}": f"efficientnet_b{size}" for size in range(5)},
+    "mobilenetv2_100": "mobilenet_v2",
+}
+# torchvision's files of DenseNets are older than its code.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+# Of torch before 0.4.1, or made anew by the network.
+_DISPENSABLE = ("num_batches_tracked", "relative_position_index", "attn_mask")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickle read with ``weights_only``, by their names.
+
+    They may lie under ``state_dict`` or ``model``, and have the prefixes ``module.`` and
+    ``_orig_mod.``, which are taken off.
+
+    Raises:
+        InputError: there is no such file, it holds no weights, or it is a pickle that would run
+            code, which is not run.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no file {path} with weights: check the path.")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:
+        if _is_refused_pickle(error):
+            raise InputError(
+                f"{path} could not be read as weights: it is a pickle of more than tensors"
+                f"{_what_it_would_call(path)}, which reading would run; save the network's "
+                "state_dict() alone."
+            ) from error
+        raise InputError(
+            f"{path} could not be read as weights ({first_line(error)}): give a "
+            "safetensors file, or a checkpoint that holds tensors only."
+        ) from error
+
+
+def backbone_weights(
+    state: Mapping[str, Tensor], backbone: nn.Module, model: str, path: Path
+) -> dict[str, Tensor]:
+    """The weights of a backbone out of a checkpoint of its network, by the backbone's own names.
+
+    The classifier, and parts that the backbone does not have, are left out. Counts of batches that
+    old files lack stay as they are.
+
+    Args:
+        state: the file's tensors by their names, timm's or torchvision's.
+        backbone: of timm, without its classifier.
+        model: its timm name; path: of the file, for the message.
+
+    Raises:
+        InputError: a weight of the backbone is missing, or a part that it has holds more: it is
+            another network's checkpoint, if a larger one of the same family.
+    """
+    own = backbone.state_dict()
+    state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+    if own.keys().isdisjoint(state):
+        state = _named_as_timm(state, own, model)
+    missing = [key for key in own if key not in state and not key.endswith(_DISPENSABLE)]
+    parts = {_part(key) for key in own} - _classifier_parts(backbone)
+    unknown = [
+        key
+        for key in state
+        if key not in own and _part(key) in parts and not key.endswith(_DISPENSABLE)
+    ]
+    if missing or unknown:
+        found = _counted("missing", missing) + _counted("not this network's", unknown)
+        raise InputError(
+            f"{path} does not hold the weights of {model}: {', and '.join(found)}; give a "
+            "checkpoint of this network."
+        )
+    return {key: state.get(key, value) for key, value in own.items()}
+
+
+def _named_as_timm(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: str
+) -> Mapping[str, Tensor]:
+    """The state with torchvision's names replaced, if they are all there; else as it is."""
+    theirs = _TORCHVISION.get(model.partition(".")[0])
+    if theirs is None:
+        return state
+    import torchvision
+
+    with torch.device("meta"):  # for the names in their order, which a file need not keep
+        names = torchvision.models.get_model(theirs).state_dict().keys()
+    pairs = dict(zip(own, names, strict=False))
+    if not all(name in state for key, name in pairs.items() if not key.endswith(_DISPENSABLE)):
+        return state
+    return {
+        # A scale per channel is [C,1,1] there and [C] here.
+        key: state[name].reshape(own[key].shape)
+        if state[name].numel() == own[key].numel()
+        else state[name]
+        for key, name in pairs.items()
+        if name in state
+    }
+
+
+def _part(key: str) -> str:
+    """The part of a network that a weight lies in: ``layer3`` of ``layer3.6.conv1.weight``."""
+    return key.partition(".")[0]
+
+
+def _classifier_parts(backbone: nn.Module) -> set[str]:
+    """Whose further weights are another task's, or were taken off with the pooling."""
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return {_part(name) for name in ((names,) if isinstance(names, str) else names)}
+
+
+def _counted(what: str, keys: Iterable[str]) -> list[str]:
+    """``["2 are missing, the first is stem.0.weight"]``, empty without keys."""
+    keys = list(keys)
+    return [f"{len(keys)} are {what}, the first is {keys[0]}"] if keys else []
+
+
+def _is_refused_pickle(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
+            return True
+        error = error.__cause__
+    return False
+
+
+def _what_it_would_call(path: Path) -> str:
+    """``" (it names pathlib.Path.touch)"``, as far as torch can tell without reading it."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of a file in the old format it cannot
+        return ""
+    return f" (it names {', '.join(sorted(names)[:3])})" if names else ""

@@ -1,0 +1,210 @@
+"""Weights from elsewhere: torchvision's networks give the same features, others are refused."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from focus.errors import InputError
+from focus.models import Detector
+from focus.weights import _TORCHVISION
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def of_torchvision(name: str) -> nn.Module:
+    """Random weights, with norms as training leaves them: not all alike, nor 0 and 1."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of Inception, about its initialisation
+        network = torchvision.models.get_model(name)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()
+
+
+def seen_by_the_classifier(network: nn.Module, name: str, images: Tensor) -> Tensor:
+    """What torchvision's network pools; of a ConvNeXt with the norm that we have before pooling."""
+    if name.startswith("resnet"):
+        parts = [part for n, part in network.named_children() if n not in ("avgpool", "fc")]
+        return nn.Sequential(*parts)(images)
+    if name == "inception_v3":
+        seen: list[Tensor] = []
+        hook = network.Mixed_7c.register_forward_hook(lambda *call: seen.append(call[2]))
+        network(images)
+        hook.remove()
+        return seen[0]
+    features: Tensor = network.features(images)
+    if name.startswith("densenet"):
+        return functional.relu(features)
+    return network.classifier[0](features) if name.startswith("convnext") else features
+
+
+def as_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As torchvision's files of DenseNets name them; and torch counted no batches then."""
+    found = {}
+    for key, value in state.items():
+        if not key.endswith("num_batches_tracked"):
+            for name in ("norm1", "norm2", "conv1", "conv2"):
+                if "denselayer" in key:
+                    key = key.replace(f".{name}.", f".{name[:-1]}.{name[-1]}.")
+            found[key] = value
+    return found
+
+
+def same(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "size", "change"),
+    [
+        ("resnet50", "resnet50", 96, same),
+        ("resnet50", "resnet50.tv_in1k", 96, as_published),
+        ("densenet121", "densenet121", 96, same),
+        ("densenet121", "densenet121.tv_in1k", 96, as_published),
+        ("inception_v3", "inception_v3.tv_in1k", 139, same),
+        ("convnext_tiny", "convnext_tiny", 96, same),
+        ("efficientnet_b0", "efficientnet_b0", 96, same),
+        ("mobilenet_v2", "mobilenetv2_100", 96, same),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvisions_weights_give_its_features(
+    name: str,
+    model: str,
+    size: int,
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    suffix: str,
+    tmp_path: Path,
+) -> None:
+    network = of_torchvision(name)
+    state, path = change(dict(network.state_dict())), tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        safetensors.torch.save_file(state, path)  # which puts them in another order
+    detector = Detector(model, image_size=size, initial_checkpoint=path).eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = seen_by_the_classifier(network, name, images)
+        features = detector.features(images)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(
+        features, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+@pytest.mark.parametrize("model", _TORCHVISION)
+def test_the_two_libraries_have_the_same_modules_in_the_same_order(model: str) -> None:
+    """Their names are paired by it; shapes tell if one of them is moved."""
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(_TORCHVISION[model]).state_dict()
+        ours = timm.create_model(model).state_dict()
+    assert len(ours) == len(theirs)
+    for (key, one), (name, other) in zip(ours.items(), theirs.items(), strict=True):
+        assert one.squeeze().shape == other.squeeze().shape, (key, name)
+        assert key.rpartition(".")[2] in (name.rpartition(".")[2], "gamma"), (key, name)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_a_wrapped_checkpoint_of_several_gpus(wrapper: str, tmp_path: Path) -> None:
+    network = of_torchvision("resnet18")
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"epoch": 3, wrapper: state, "optimizer": {}}, tmp_path / "last.pth")
+    detector = Detector("resnet18", initial_checkpoint=tmp_path / "last.pth").eval()
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = seen_by_the_classifier(network, "resnet18", images)
+        torch.testing.assert_close(detector.features(images), expected)
+
+
+def refusal(model: str, state: object, path: Path) -> str:
+    torch.save(state, path)
+    with pytest.raises(InputError) as caught:
+        Detector(model, image_size=96, initial_checkpoint=path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    assert text.endswith(".")
+    assert ". " not in text.replace(str(path), "")
+    return text
+
+
+def weights_only_in(state: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    return [k for k in state if k not in other and not k.endswith("num_batches_tracked")]
+
+
+@pytest.mark.parametrize("other", ["resnet34", "seresnet18"])
+def test_a_larger_network_of_the_family_is_refused(other: str, tmp_path: Path) -> None:
+    """It holds every weight that a ResNet-18 has, and in the same shapes."""
+    state = timm.create_model(other).state_dict()
+    own = timm.create_model("resnet18").state_dict()
+    assert all(state[key].shape == own[key].shape for key in own)
+    text = refusal("resnet18", state, tmp_path / "w.pth")
+    more = weights_only_in(state, own)
+    assert f"{len(more)} are not this network's, the first is {more[0]};" in text
+
+
+def test_a_smaller_network_is_refused(tmp_path: Path) -> None:
+    state, own = (timm.create_model(name).state_dict() for name in ("resnet18", "resnet34"))
+    text = refusal("resnet34", state, tmp_path / "w.pth")
+    lacking = weights_only_in(own, state)
+    assert f"{len(lacking)} are missing, the first is layer1.2.conv1.weight;" in text
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    state = of_torchvision("mobilenet_v2").state_dict()
+    assert "are missing, the first is stem.0.weight" in refusal(
+        "convnext_tiny", state, tmp_path / "w.pth"
+    )
+    state = of_torchvision("efficientnet_b0").state_dict()
+    state["features.0.0.weight"] = torch.zeros(7, 3, 3, 3)
+    text = refusal("efficientnet_b0", state, tmp_path / "w.pth")
+    assert "backbone.conv_stem.weight should be [32, 3, 3, 3], got [7, 3, 3, 3]" in text
+
+
+class Planted:
+    """Unpickled carelessly, it makes a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = str(trace)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (self.trace,)
+
+
+def test_a_pickle_with_code_is_refused_and_named(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    text = refusal("resnet18", {"fc": Planted(trace)}, tmp_path / "w.pth")
+    assert "a pickle of more than tensors (it names posix.mkdir), which" in text
+    assert not trace.exists()
+    # torch.load would have run it.
+    torch.load(tmp_path / "w.pth", weights_only=False)
+    assert trace.exists()
+
+
+def test_a_whole_network_is_refused(tmp_path: Path) -> None:
+    text = refusal("resnet18", timm.create_model("resnet18"), tmp_path / "w.pth")
+    assert "save the network's state_dict() alone" in text
+    assert "weights_only=False" not in text  # which torch's own message recommends
