@@ -1,7 +1,9 @@
-"""What ``pytest bench/`` sets for its process: one thread, an allocator that keeps its memory."""
+"""What ``pytest bench/`` sets for its process: one thread on one core, memory that is kept."""
 
 import ctypes
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,16 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """As :mod:`bench.timing` does it."""
+def one_pinned_thread() -> Iterator[None]:
+    """On the last core, since the first ones take the interrupts, where the system can pin."""
     torch.set_num_threads(1)
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@
     pytest bench/ --benchmark-save NAME
     pytest bench/ --benchmark-compare
 
-CPU time of one thread by pytest-benchmark, with a float32 classifier. ``focus_head`` and
+CPU time of one pinned thread by pytest-benchmark, with a float32 classifier. ``focus_head`` and
 ``cam_entropy`` do forward and all gradients, ``class_activation`` the maps of two classes. Each
 result is first checked against the float64 reference.
 """
