@@ -182,7 +182,7 @@ def train(
 
 
 def head_alone(detector: Detector, features: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-    """The loss of features ``[B,C,H,W]``, and the gradients of features, weight and bias."""
+    """Forward and backward from a leaf: gradients of features ``[B,C,H,W]``, weight and bias."""
     loss = detector.head(features, batch.target, batch.saliency, batch.saliency_mask).loss
     return torch.autograd.grad(loss, (features, *detector.head.fc.parameters()))
 
