@@ -101,14 +101,20 @@ def predicted_batches(
         with evaluation_mode(detector), torch.inference_mode():
             with autocast() if autocast else nullcontext():
                 prediction = detector.predict_batch(batch.images.to(device, non_blocking=True))
-            finite = prediction.cams.flatten(1).isfinite().all(1) & prediction.score.isfinite()
-        if not finite.all():
-            path = manifest[int(batch.index[int(finite.int().argmin())])].path
+            at = first_not_finite(prediction)
+        if at is not None:
+            path = manifest[int(batch.index[at])].path
             raise ImageError(
                 f"The model's output for {path!r} is not finite: try --mixed-precision no, or "
                 "another model."
             )
         yield batch, prediction
+
+
+def first_not_finite(prediction: "Prediction") -> int | None:
+    """The place in the batch of the first image whose CAM or score is not finite."""
+    finite = prediction.cams.flatten(1).isfinite().all(1) & prediction.score.isfinite()
+    return None if finite.all() else int(finite.int().argmin())
 
 
 def images_only(manifest: Manifest) -> Manifest:

@@ -3,34 +3,30 @@
 images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> FocusHead -> logits, CAM, loss
 """
 
-import json
 import math
-import shutil
-from argparse import ArgumentError
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import safetensors.torch
 import timm
 import torch
-from jsonargparse import ArgumentParser
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from focus.backbones import create_backbone, first_line
 from focus.data.manifest import SYNTHETIC
+from focus.detector_config import CONFIG_FILE, DetectorConfig
 from focus.errors import InputError
+from focus.hub import WEIGHTS_FILE, local_folder, replace_folder
 from focus.kernels import class_activation, focus_head
 from focus.losses import LossConfig
-from focus.operating_points import THRESHOLDS, OperatingPoints
+from focus.model_card import CARD, model_card, read_card
+from focus.operating_points import OperatingPoints
+from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
 from focus.weights import backbone_weights, read_weights
-from focus.writing import flush
-
-CONFIG_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
 
@@ -70,62 +66,6 @@ class Prediction(NamedTuple):
     """Raw CAMs ``[B,2,H,W]`` float32 of the predicted and of the synthetic class."""
     entropy: Tensor
     """``[B,2]`` in [0, 1] of these CAMs."""
-
-
-@dataclass(frozen=True)
-class DetectorConfig:
-    """What a saved detector's ``config.json`` holds beside the format's version.
-
-    model: timm name. image_size: pixels a side; images are squashed to it. mean, std: of the
-    normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
-    generators whose images training saw. training_families: the family of each, "" if it is not
-    known. geometry: how faces were cut out of the images that training saw, each way once (see
-    :mod:`focus.data.faces`); empty if it is not known.
-    """
-
-    model: str
-    image_size: int
-    num_classes: int = 2
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    temperature: float = 1.0
-    training_generators: tuple[str, ...] = ()
-    training_families: dict[str, str] = field(default_factory=dict)
-    geometry: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a ``config.json``.
-
-        Raises:
-            InputError: the file is missing, is not of this format, or of a newer version.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values.pop("version")
-            if version > CONFIG_VERSION:
-                raise InputError(f"{path} has version {version}: update focus to read it.")
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_class_arguments(cls)
-            return cls(**parser.parse_object(values).as_dict())
-        except InputError:
-            raise
-        except OSError as error:
-            raise InputError(
-                f"{path.parent} holds no detector ({path.name}: {error.strerror}): give the folder "
-                "that training wrote, runs/NAME/model."
-            ) from None
-        except (TypeError, KeyError, AttributeError, ValueError, ArgumentError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{path} is not the config of a detector ({type(error).__name__}: {reason}): give "
-                "the folder that training wrote, runs/NAME/model."
-            ) from None
-
-    def write(self, path: Path) -> None:
-        """Write a ``config.json``."""
-        text = json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
-        path.write_text(text + "\n", encoding="utf-8")
 
 
 class FocusHead(nn.Module):
@@ -209,8 +149,11 @@ class FocusHead(nn.Module):
         )
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, PyTorchModelHubMixin):
     """A detector of synthetic faces: class 0 real, class 1 synthetic.
+
+    ``push_to_hub`` is that of :class:`huggingface_hub.PyTorchModelHubMixin`; what it uploads is the
+    folder that :meth:`save_pretrained` writes.
 
     Args:
         model: "focus_small" or a timm name. The features are those after the network's last norm;
@@ -259,6 +202,8 @@ class Detector(nn.Module):
         )
         self.points: OperatingPoints | None = None
         """Thresholds and calibration, once they are fixed on validation."""
+        self.card: str | None = None
+        """The model card to save; None: one is made of the config and the operating points."""
         if initial_checkpoint is not None:
             self._load_initial(Path(initial_checkpoint))
 
@@ -317,49 +262,88 @@ class Detector(nn.Module):
             entropy=torch.stack((_pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and, if there are operating points,
-        ``thresholds.json``; an earlier detector there is replaced.
+    def predict(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> Prediction:
+        """Scores, classes, CAMs and entropies of N pictures, prepared as in evaluation.
+
+        Args:
+            pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
+                uint8 (RGB), of any size; faces cut out as in training (``config.geometry``).
+            batch_size: images at a time; the last bit of a score may depend on it.
+            progress: show a bar.
+
+        Returns:
+            A :class:`Prediction` on the CPU, whatever device the detector is on.
+
+        Raises:
+            ImageError: a picture that cannot be decoded, or an output that is not finite.
+            InputError: something that is no picture, or none at all.
+        """
+        return Prediction(*predict(self, pictures, batch_size, progress))
+
+    def save_pretrained(  # type: ignore[override]  # the config is our own, not the mixin's
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        config: None = None,
+        model_card_kwargs: None = None,
+        **push_options: Any,
+    ) -> str | None:
+        """Write ``config.json``, ``model.safetensors``, the model card and, if there are operating
+        points, ``thresholds.json``; an earlier detector there is replaced.
 
         The folder is written aside and renamed, so that it is whole or absent.
+
+        Args:
+            save_directory: the folder, made if need be.
+            repo_id: USER/NAME on the Hub, default the folder's name; push_to_hub: whether to upload
+                to it; push_options: of ``push_to_hub``.
+            config, model_card_kwargs: what the mixin passes; not used.
+
+        Returns:
+            The address of the commit, if the folder was uploaded.
 
         Raises:
             InputError: the folder holds other files, which replacing it would delete.
         """
-        folder = Path(folder)
-        present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        if others := sorted(present - {CONFIG_FILE, WEIGHTS_FILE, THRESHOLDS}):
-            raise InputError(
-                f"{folder} holds more than a detector ({others[0]}): give a folder of its own."
-            )
-        aside = folder.with_name(f".{folder.name}.writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        folder = Path(save_directory)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        # Not save_file, whose error of a full disk is none of the system's.
-        (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
-        self.config.write(aside / CONFIG_FILE)
-        if self.points is not None:
-            self.points.write(aside)
-        for name in (WEIGHTS_FILE, CONFIG_FILE, ""):
-            flush(aside / name)
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.replace(old)
-            aside.replace(folder)
-            shutil.rmtree(old)
-        else:
-            aside.replace(folder)
+        with replace_folder(folder) as aside:
+            # Not save_file, whose error of a full disk is none of the system's.
+            (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
+            self.config.write(aside / CONFIG_FILE)
+            if self.points is not None:
+                self.points.write(aside)
+            card = self.card or model_card(self.config, self.points)
+            (aside / CARD).write_text(card, encoding="utf-8")
+        if push_to_hub:
+            pushed: str = self.push_to_hub(repo_id or folder.name, **push_options)
+            return pushed
+        return None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(  # type: ignore[override]  # the network's options are in its config
+        cls, pretrained_model_name_or_path: str | Path, **hub_options: Any
+    ) -> Self:
         """Load what :meth:`save_pretrained` wrote; nothing in the folder is executed.
 
+        Args:
+            pretrained_model_name_or_path: the folder, or USER/NAME on the Hub where there is no
+                folder of that name.
+            hub_options: revision, cache_dir, force_download, local_files_only and token, as of
+                :func:`huggingface_hub.hf_hub_download`.
+
         Raises:
-            InputError: the folder holds no detector, or weights that do not fit its config.
+            InputError: there is no detector, or weights that do not fit its config.
         """
-        folder = Path(folder)
+        folder = local_folder(pretrained_model_name_or_path, **hub_options)
         config = DetectorConfig.read(folder / CONFIG_FILE)
         detector = cls(
             config.model,
@@ -370,6 +354,7 @@ class Detector(nn.Module):
         )
         detector.config = config
         detector.points = OperatingPoints.read(folder)
+        detector.card = read_card(folder)
         detector._load(read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return detector.eval()
 

@@ -35,6 +35,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.inference import images_only, score_shared
 from focus.kernels import backend_for
+from focus.model_card import model_card, trained_on, write_card
 from focus.models import Detector
 from focus.monitoring import (
     TERMS,
@@ -266,6 +267,7 @@ class Trainer:
                 f"validation_{self.config.eval_metric}": self.state.best,
             }
             write_results(self.folder, scores, results)
+            write_card(self.folder / "model", self._card(best, results))
             shown = self.test if len(self.test) else self.validation
             contact_sheet(best, shown, self.folder / "overlays.png")
         self.accelerator.wait_for_everyone()
@@ -537,7 +539,12 @@ class Trainer:
     def _save_best(self) -> None:
         if self.state.points is not None:
             self.kept.points = OperatingPoints.from_values(self.state.points)
+        self.kept.card = self._card(self.kept)
         self.kept.save_pretrained(self.folder / "model")
+
+    def _card(self, detector: Detector, results: Results | None = None) -> str:
+        data = trained_on(self.train, self.config.data)
+        return model_card(detector.config, detector.points, results, data)
 
     def _score(
         self,

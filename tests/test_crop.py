@@ -23,9 +23,10 @@ from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
 from focus.data.readers import read_data
+from focus.detector_config import DetectorConfig
 from focus.errors import InputError
 from focus.inference import other_geometry, score_shared
-from focus.models import Detector, DetectorConfig
+from focus.models import Detector
 from focus.runtime import start
 from focus.trainer import Trainer
 

@@ -14,9 +14,9 @@ from focus import faithfulness, robustness
 from focus.checkpoint import CHECKPOINT_VERSION, save_checkpoint
 from focus.config import CONFIG_VERSION
 from focus.data.manifest import Manifest
+from focus.detector_config import CONFIG_VERSION as MODEL_VERSION
+from focus.detector_config import DetectorConfig
 from focus.metrics import Calibration
-from focus.models import CONFIG_VERSION as MODEL_VERSION
-from focus.models import DetectorConfig
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 from focus.operating_points import VERSION as THRESHOLDS_VERSION
 from focus.perturbations import STRENGTHS

@@ -538,7 +538,7 @@ def test_a_saved_detector_predicts_the_same_bits(model: str, tmp_path: Path) -> 
     ):
         assert mine.equal(other)
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert names == ["config.json", "model.safetensors"]
+    assert names == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["version"] == 1
     assert (config["model"], config["image_size"], config["temperature"]) == (model, 64, 0.7)

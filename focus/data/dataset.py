@@ -92,10 +92,7 @@ class FaceDataset(Dataset[Batch]):
         self._kept: dict[int, tuple[Tensor, Tensor | None]] | None = (
             {} if keep and len(manifest) * size <= KEPT_BYTES else None
         )
-        # x * scale + offset = (x / 255 - mean) / std
-        std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
-        self._scale = 1 / (255 * std_column)
-        self._offset = -torch.tensor(mean, dtype=torch.float32).view(3, 1, 1) / std_column
+        self._normalise = Normalise(mean, std)
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()
@@ -123,11 +120,9 @@ class FaceDataset(Dataset[Batch]):
         if self.augment is not None:
             pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), index))
 
-        images = pixels.to(torch.float32).contiguous()
-        images.mul_(self._scale).add_(self._offset)
         saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
         return Batch(
-            images=images,
+            images=self._normalise(pixels),
             target=torch.tensor(int(self._labels[index])),
             saliency=torch.zeros(self.grid) if saliency is None else saliency,
             saliency_mask=torch.tensor(saliency is not None),
@@ -141,7 +136,7 @@ class FaceDataset(Dataset[Batch]):
         image = load_image(self._paths[row])
         if self._perturb is not None:
             image = self._perturb(image, row)
-        found = torch.tensor(np.asarray(self._squash(image))).permute(2, 0, 1), self._heat(row)
+        found = squashed(image, self.image_size), self._heat(row)
         if self._kept is not None:
             self._kept[row] = found
         return found
@@ -154,9 +149,27 @@ class FaceDataset(Dataset[Batch]):
         grey = resized(human_map(path), (self.image_size, self.image_size))
         return torch.tensor(grey)[None]
 
-    def _squash(self, image: Image.Image) -> Image.Image:
-        size = (self.image_size, self.image_size)
-        return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+def squashed(image: Image.Image, side: int) -> Tensor:
+    """An RGB image as uint8 [3, S, S], squashed to ``side`` x ``side`` (bilinear, antialiased)."""
+    size = (side, side)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    return torch.tensor(np.asarray(image)).permute(2, 0, 1)
+
+
+class Normalise:
+    """Pixels [..., 3, S, S] in 0..255 to float32, normalised; those that are float32 in place."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        # x * scale + offset = (x / 255 - mean) / std
+        std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+        self._scale = 1 / (255 * std_column)
+        self._offset = -torch.tensor(mean, dtype=torch.float32).view(3, 1, 1) / std_column
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(torch.float32).contiguous()
+        return images.mul_(self._scale).add_(self._offset)
 
 
 class _Texts:

@@ -19,19 +19,23 @@ def load_image(path: str | Path) -> Image.Image:
     Raises ImageError, naming the file, for whatever cannot be decoded.
     """
     try:
-        image = _decode(path)
-        if image.mode == "RGB":
-            return image
-        if image.mode.startswith("I"):
-            # Pillow would clip at 255, which turns most 16-bit images white.
-            image = Image.fromarray((_sixteen_bit(image) >> 8).astype(np.uint8))
-        elif image.mode == "F":
-            raise ValueError("a float image has no defined white")
-        elif "transparency" in image.info:
-            image = image.convert("RGBA")
-        return image.convert("RGB")
+        return as_rgb(_decode(path))
     except Exception as error:  # decoders raise anything, from struct.error to SyntaxError
         raise _undecodable(path, error) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image as 8-bit RGB, converted as :func:`load_image` does. Raises ValueError."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip at 255, which turns most 16-bit images white.
+        image = Image.fromarray((_sixteen_bit(image) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("a float image has no defined white")
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def load_map(path: str | Path) -> npt.NDArray[np.float32]:

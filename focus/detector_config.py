@@ -1,0 +1,70 @@
+"""What a saved detector's ``config.json`` holds: its network and how images come to it."""
+
+import json
+from argparse import ArgumentError
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+from jsonargparse import ArgumentParser
+
+from focus.errors import InputError
+
+CONFIG_VERSION = 1
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """What a saved detector's ``config.json`` holds beside the format's version.
+
+    model: timm name. image_size: pixels a side; images are squashed to it. mean, std: of the
+    normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
+    generators whose images training saw. training_families: the family of each, "" if it is not
+    known. geometry: how faces were cut out of the images that training saw, each way once (see
+    :mod:`focus.data.faces`); empty if it is not known.
+    """
+
+    model: str
+    image_size: int
+    num_classes: int = 2
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    temperature: float = 1.0
+    training_generators: tuple[str, ...] = ()
+    training_families: dict[str, str] = field(default_factory=dict)
+    geometry: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a ``config.json``.
+
+        Raises:
+            InputError: the file is missing, is not of this format, or of a newer version.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.pop("version")
+            if version > CONFIG_VERSION:
+                raise InputError(f"{path} has version {version}: update focus to read it.")
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(cls)
+            return cls(**parser.parse_object(values).as_dict())
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(
+                f"{path.parent} holds no detector ({path.name}: {error.strerror}): give the folder "
+                "that training wrote, runs/NAME/model."
+            ) from None
+        except (TypeError, KeyError, AttributeError, ValueError, ArgumentError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{path} is not the config of a detector ({type(error).__name__}: {reason}): give "
+                "the folder that training wrote, runs/NAME/model."
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write a ``config.json``."""
+        text = json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
+        path.write_text(text + "\n", encoding="utf-8")

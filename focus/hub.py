@@ -1,0 +1,91 @@
+"""A saved detector as a folder: written whole, and fetched from the Hugging Face Hub."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from focus.backbones import first_line
+from focus.detector_config import CONFIG_FILE
+from focus.errors import InputError
+from focus.model_card import CARD
+from focus.operating_points import THRESHOLDS
+from focus.writing import flush
+
+WEIGHTS_FILE = "model.safetensors"
+_ALWAYS, _PERHAPS = (CONFIG_FILE, WEIGHTS_FILE), (THRESHOLDS, CARD)
+
+_HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``, which takes its place when all is written to it.
+
+    Raises:
+        InputError: ``folder`` holds more than a detector, which replacing it would delete.
+    """
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # A README.md without a detector is that of something else.
+    own = {*_ALWAYS, *_PERHAPS} if CONFIG_FILE in present else {*_ALWAYS, THRESHOLDS}
+    if others := sorted(present - own):
+        raise InputError(
+            f"{folder} holds more than a detector ({others[0]}): give a folder of its own."
+        )
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    for path in (*aside.iterdir(), aside):
+        flush(path)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+        aside.replace(folder)
+        shutil.rmtree(old)
+    else:
+        aside.replace(folder)
+
+
+def local_folder(name: str | Path, **options: Any) -> Path:
+    """The folder of that name; else that of the cache, to which USER/NAME is fetched from the Hub.
+
+    Only a text USER/NAME may be on the Hub; of a model there its four files are fetched. options:
+    of :func:`huggingface_hub.hf_hub_download`.
+
+    Raises:
+        InputError: there is no such folder, and the Hub does not give the model.
+    """
+    folder = Path(name)
+    if folder.exists() or not (isinstance(name, str) and _HUB_ID.fullmatch(name)):
+        return folder
+    try:
+        config = hf_hub_download(name, CONFIG_FILE, **options)
+        hf_hub_download(name, WEIGHTS_FILE, **options)
+        for file in _PERHAPS:
+            _fetch_if_there(name, file, options)
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise InputError(
+            f"There is no folder {name}, and the Hub gave no model of that name "
+            f"({first_line(error)}): check the name and the connection."
+        ) from error
+    return Path(config).parent
+
+
+def _fetch_if_there(name: str, file: str, options: dict[str, Any]) -> None:
+    try:
+        hf_hub_download(name, file, **options)
+    except LocalEntryNotFoundError:
+        # Offline: the cache may know that the model has no such file.
+        where = {key: options[key] for key in ("cache_dir", "revision") if key in options}
+        known = try_to_load_from_cache(name, file, **where)
+        if known is None:
+            raise
+    except EntryNotFoundError:
+        pass

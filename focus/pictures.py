@@ -1,0 +1,134 @@
+"""Pictures that stand in no manifest: opened, prepared and predicted as evaluation does it."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from focus.data.dataset import Normalise, squashed
+from focus.data.images import as_rgb, load_image, reason, turn_upright
+from focus.data.machine import usable_cores
+from focus.errors import ImageError, InputError
+
+if TYPE_CHECKING:
+    from focus.models import Detector, Prediction
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+"""The path of an image, a Pillow image, or an array [H, W, 3] of RGB in 0..255."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def open_picture(picture: Picture, name: str = "") -> Image.Image:
+    """The picture as 8-bit RGB, upright, as :func:`focus.data.images.load_image` gives a file.
+
+    A Pillow image stays as it is. name: of the picture in an error, default its path.
+
+    Raises:
+        ImageError: it cannot be decoded. InputError: it is no picture.
+    """
+    if isinstance(picture, str | Path):
+        return load_image(picture)
+    if isinstance(picture, Image.Image):
+        try:
+            image = picture.copy()
+            turn_upright(image)
+            return as_rgb(image)
+        except Exception as error:  # decoders raise anything; this may be the first to decode it
+            raise ImageError(
+                f"Cannot use {name or 'an image'} ({reason(name, error)}): give another one."
+            ) from error
+    if isinstance(picture, np.ndarray):
+        if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+            return Image.fromarray(picture)
+        got = f"an array {list(picture.shape)} of {picture.dtype}"
+    else:
+        got = f"a {type(picture).__name__}"
+    raise InputError(
+        f"{name or 'A picture'} is {got}: give a path, a Pillow image or an array [H,W,3] of uint8."
+    )
+
+
+def predict(
+    detector: "Detector", pictures: Picture | Iterable[Picture], batch_size: int, progress: bool
+) -> "Prediction":
+    """What :meth:`focus.models.Detector.predict` does."""
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}: give at least 1.")
+    if isinstance(pictures, str | Path | Image.Image):
+        given: list[Picture] = [pictures]
+    elif isinstance(pictures, np.ndarray):
+        given = [pictures] if pictures.ndim < 4 else list(pictures)
+    else:
+        given = list(pictures)
+    if not given:
+        raise InputError("There are no pictures: give at least one.")
+    size = detector.image_size
+
+    def load(at: int) -> Tensor:
+        return squashed(open_picture(given[at], _name(given, at)), size)
+
+    parts: list[Prediction] = []
+    done = 0
+    with (
+        ThreadPoolExecutor(usable_cores()) as pool,
+        tqdm(total=len(given), desc="scoring", unit="image", disable=not progress) as bar,
+    ):
+        loaded = ahead(pool, load, range(len(given)))
+        while batch := list(islice(loaded, batch_size)):
+            names = [_name(given, at) for at in range(done, done + len(batch))]
+            parts.append(predict_pixels(detector, batch, names))
+            done += len(batch)
+            bar.update(len(batch))
+    return type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+def predict_pixels(
+    detector: "Detector", pixels: Sequence[Tensor], names: Sequence[str]
+) -> "Prediction":
+    """The detector's prediction, on the CPU, of images [3, S, S] uint8.
+
+    names: of the images, for the error.
+
+    Raises:
+        ImageError: the output for an image is not finite.
+    """
+    # Imported late: it needs Accelerate, and who only trains a network of one's own does not.
+    from focus.inference import evaluation_mode, first_not_finite
+
+    device = next(detector.parameters()).device
+    images = Normalise(detector.mean, detector.std)(torch.stack(pixels)).to(device)
+    with evaluation_mode(detector):
+        found = detector.predict_batch(images)
+    if (at := first_not_finite(found)) is not None:
+        raise ImageError(f"The model's output for {names[at]} is not finite: try another model.")
+    return type(found)(*(field.cpu() for field in found))
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """The results of ``work`` in order, while a few of the tasks that follow are under way.
+
+    Not the pool's own ``map``, which takes all tasks at once and keeps all results.
+    """
+    waiting: deque[Future[R]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(work, task))
+        if len(waiting) > 2 * usable_cores():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _name(given: list[Picture], at: int) -> str:
+    picture = given[at]
+    return repr(str(picture)) if isinstance(picture, str | Path) else f"picture {at}"

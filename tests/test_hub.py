@@ -1,0 +1,188 @@
+"""A saved detector: its model card, and its way through a server that answers as the Hub does."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from focus.data.manifest import Manifest, Sample
+from focus.errors import InputError
+from focus.metrics import Calibration
+from focus.model_card import CARD, model_card, trained_on, write_card
+from focus.models import Detector
+from focus.operating_points import POINTS, OperatingPoints
+from focus.results import summarise
+from focus.scores import Scores
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    torch.manual_seed(0)
+    detector = Detector(image_size=32, training_generators=("kA",))
+    thresholds = dict.fromkeys(POINTS, 0.25) | {"bpcer1": None}
+    detector.points = OperatingPoints(thresholds, Calibration(1, 0, 1), 90, 80)
+    return detector
+
+
+class HubServer(BaseHTTPRequestHandler):
+    """Answers for USER/NAME from a folder, as the Hub does: by commit, with an ETag."""
+
+    def __init__(self, folder: Path, *args: Any) -> None:
+        self.folder = folder
+        super().__init__(*args)
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        repository, _, name = self.path.removeprefix("/").partition("/resolve/")
+        path = self.folder / name.partition("/")[2]
+        known = repository == "user/name"
+        if not (known and path.is_file()):
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = path.read_bytes()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{path.name}-{len(content)}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder that is served, and the options that lead there."""
+    folder = tmp_path / "served"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(HubServer, folder))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    yield folder, {"endpoint": endpoint, "cache_dir": tmp_path / "cache"}
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("with_points", [True, False])
+def test_a_model_comes_from_the_hub_and_then_from_the_cache(
+    with_points: bool, detector: Detector, hub: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, options = hub
+    points, detector.points = detector.points, detector.points if with_points else None
+    detector.save_pretrained(folder)
+    detector.points = points
+    (folder / "custom_code.py").write_text("raise SystemExit")
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    for offline in (False, True):
+        found = Detector.from_pretrained("user/name", local_files_only=offline, **options)
+        assert found.predict(pictures).score.equal(detector.predict(pictures).score)
+        assert (found.points is not None) == with_points
+        assert found.config == detector.config
+    assert not list(options["cache_dir"].rglob("custom_code.py")), "only what is read is fetched"
+
+
+def test_a_model_that_the_hub_does_not_give(
+    detector: Detector, hub: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, options = hub
+    detector.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    for name, offline in (("user/other", False), ("user/name", False), ("a/b", True)):
+        with pytest.raises(InputError, match=f"no folder {name}, and the Hub gave no") as caught:
+            Detector.from_pretrained(name, local_files_only=offline, **options)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).endswith(": check the name and the connection.")
+    # What cannot be a name on the Hub is not looked for there.
+    for path in ("runs/x/model", str(tmp_path / "x"), Path("user/name")):
+        with pytest.raises(InputError, match="holds no detector"):
+            Detector.from_pretrained(path, endpoint="http://127.0.0.1:1")
+
+
+def test_the_thresholds_are_not_lost_with_the_connection(
+    detector: Detector, hub: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, options = hub
+    detector.save_pretrained(folder)
+    Detector.from_pretrained("user/name", **options)
+    for cached in options["cache_dir"].rglob("thresholds.json"):
+        cached.unlink()
+    with pytest.raises(InputError, match="Hub gave no model"):
+        Detector.from_pretrained("user/name", local_files_only=True, **options)
+
+
+def results() -> dict[str, Any]:
+    """Of 40 images: every fake of kA above every real one, those of new|er by chance."""
+    draw = np.random.default_rng(0)
+    label = np.repeat([0, 1, 1], [20, 10, 10])
+    score = np.concatenate([draw.uniform(0, 0.5, 20), draw.uniform(0.6, 1, 10), draw.random(10)])
+    columns: dict[str, Any] = {name: [""] * 40 for name in ("family", "split", "test_set", "group")}
+    columns |= dict.fromkeys(Scores.__dataclass_fields__.keys() - columns, np.zeros(40))
+    columns |= {"index": np.arange(40), "path": [f"{n}.png" for n in range(40)]}
+    columns |= {"generator": [""] * 20 + ["kA"] * 10 + ["new|er"] * 10}
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.55), None, 90, 80)
+    scores = Scores(**columns | {"label": label, "score": score})
+    return summarise(scores, ["kA"], None, points, resamples=99)
+
+
+def test_the_card_states_what_was_measured(detector: Detector) -> None:
+    measured = results()
+    card = model_card(detector.config, detector.points, measured, "9 pictures")
+    metadata = ModelCard(card).data.to_dict()
+    assert metadata["library_name"] == "focus-faces"
+    assert metadata["pipeline_tag"] == "image-classification"
+    assert "- Data: 9 pictures" in card
+    assert "| eer | 0.2500 |" in card
+    assert "| bpcer1 | needs >= 500 real validation images |" in card
+    closed = measured["closed"]["generators"]["kA"]
+    low, high = closed["intervals"]["auc"]
+    assert f"| kA | closed | 20 | 10 | 1.000 [{low:.3f}, {high:.3f}] |" in card
+    assert low < high
+    assert "| new&#124;er | " in card, "a bar would end the cell"
+    bpcer = measured["open"]["operating_points"]["intervals"]["eer"]["bpcer"]
+    assert f"| eer | 0.000 [{bpcer[0]:.3f}, {bpcer[1]:.3f}] |" in card
+    for heading in ("Training", "Thresholds", "Results", "Intended use", "Limits"):
+        assert f"\n## {heading}\n" in card
+
+
+def test_the_card_says_what_is_not_known(detector: Detector) -> None:
+    card = model_card(Detector(image_size=32).config, None)
+    assert "- Data: not recorded" in card
+    assert "Not measured on test images" in card
+    assert "saved without validation images" in card
+    samples = [Sample("a", 0), Sample("b", 1, map_path="m"), Sample("c", 1)]
+    words = trained_on(Manifest(samples), ["/home/somebody/faces.csv", "more/"])
+    assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
+
+
+def test_a_card_is_kept_and_no_other_readme_is_lost(detector: Detector, tmp_path: Path) -> None:
+    detector.save_pretrained(tmp_path / "one")
+    write_card(tmp_path / "one", "my own words")
+    Detector.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two")
+    assert (tmp_path / "two" / CARD).read_text() == "my own words"
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / CARD).write_text("of a project")
+    with pytest.raises(InputError, match=r"more than a detector \(README\.md\)"):
+        detector.save_pretrained(tmp_path / "project")
+    assert json.loads((tmp_path / "two" / "thresholds.json").read_text())["n_real"] == 90

@@ -1,0 +1,102 @@
+"""Detector.predict: the pictures it takes, the order, and evaluation's bits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from focus.data.manifest import Manifest, Sample
+from focus.errors import ImageError, InputError
+from focus.inference import predictions, score_images
+from focus.models import Detector
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """An untrained detector whose classifier's weights are such that scores differ."""
+    torch.manual_seed(0)
+    detector = Detector(image_size=32)
+    detector.head.fc.weight.data.normal_(0, 1)
+    return detector
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Pictures of several sizes and modes, one of them lying on its side by its EXIF."""
+    draw = np.random.default_rng(0)
+    paths = []
+    for number, size in enumerate([(32, 32, 3), (40, 21, 3), (70, 90), (33, 34, 4), (48, 64, 3)]):
+        image = Image.fromarray(draw.integers(0, 256, size, np.uint8))
+        exif = image.getexif()
+        if number == 4:
+            exif[0x0112] = 6  # a quarter turn
+        paths.append(str(tmp_path / f"{number}.png"))
+        image.save(paths[-1], exif=exif)
+    return paths
+
+
+def test_the_same_bits_as_evaluation(detector: Detector, files: list[str]) -> None:
+    manifest = Manifest([Sample(path) for path in files])
+    scores = score_images(detector, manifest, batch_size=2, progress=False)
+    found = detector.predict(files, batch_size=2)
+    np.testing.assert_array_equal(found.score.numpy(), scores.score)
+    np.testing.assert_array_equal(found.predicted.numpy(), scores.predicted)
+    np.testing.assert_array_equal(found.entropy[:, 0].numpy(), scores.entropy_predicted)
+    np.testing.assert_array_equal(found.entropy[:, 1].numpy(), scores.entropy_synthetic)
+    cams = torch.cat([p.cams for _, p in predictions(detector, manifest, batch_size=2)])
+    assert found.cams.equal(cams)
+    assert len(np.unique(scores.score)) == len(files)
+
+
+def test_paths_images_and_arrays_are_alike(detector: Detector, files: list[str]) -> None:
+    by_path = detector.predict([Path(file) for file in files])
+    opened = [Image.open(file) for file in files]
+    before = [image.size for image in opened]
+    by_image = detector.predict(iter(opened))
+    assert [image.size for image in opened] == before, "a caller's image is not turned"
+    for mine, other in zip(by_path, by_image, strict=True):
+        assert mine.equal(other)
+    array = np.asarray(Image.open(files[1]))
+    alone = [detector.predict(picture).score for picture in (array, files[1])]
+    assert alone[0].equal(alone[1])
+    stacked = detector.predict(np.stack([array, array[::-1]]))
+    assert stacked.score.shape == (2,)
+    assert stacked.score[0] != stacked.score[1]
+
+
+def test_shapes_and_modes(detector: Detector, files: list[str]) -> None:
+    detector.train()
+    found = detector.predict(files, batch_size=3)
+    assert detector.training
+    detector.eval()
+    assert found.score.shape == found.predicted.shape == (5,)
+    assert found.cams.shape == (5, 2, *detector.grid)
+    assert found.entropy.shape == (5, 2)
+    assert not found.cams.requires_grad
+    assert not found.cams.is_inference(), "what one cannot compute with further is of no use"
+
+
+def test_a_picture_that_cannot_be_used(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"a\.png"):
+        detector.predict([tmp_path / "a.png"])
+    for wrong, words in (
+        ([], "no pictures"),
+        (np.zeros((4, 4), np.uint8), r"array \[4, 4\] of uint8"),
+        (np.zeros((1, 4, 4, 3), np.float32), "float32"),
+        ([3], "picture 0 is a int"),
+        (Image.new("F", (4, 4)), "float image"),
+    ):
+        with pytest.raises(InputError, match=words):
+            detector.predict(wrong)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        detector.predict(np.zeros((4, 4, 3), np.uint8), batch_size=0)
+
+
+def test_an_output_that_is_not_finite_names_the_picture(files: list[str]) -> None:
+    broken = Detector(image_size=32)
+    broken.head.fc.bias.data.fill_(torch.nan)
+    with pytest.raises(ImageError, match=r"output for '.*0\.png' is not finite"):
+        broken.predict(files, batch_size=2)
