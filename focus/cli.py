@@ -34,8 +34,9 @@ from focus.config import (
 from focus.data.machine import is_main_process
 from focus.errors import ImageError, InputError
 from focus.stopping import Stopped
+from focus.use_config import ExplainConfig, ExportConfig
 
-C = TypeVar("C", TrainConfig, EvaluateConfig)
+C = TypeVar("C", TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
 
 # What the system says of a place that cannot be written: full, a limit, forbidden, read-only.
 _REFUSED = (
@@ -63,7 +64,8 @@ def parse(
     """
     types = {name: _bare(hint) for name, hint in get_type_hints(config_class).items()}
     parser = _parser(config_class, prog or Path(sys.argv[0]).name, description)
-    flags, files = _read_argv(sys.argv[1:] if argv is None else argv, types)
+    words = sys.argv[1:] if argv is None else argv
+    flags, files = _read_argv(words, types, _alone(config_class))
     if flags.pop("help", None):
         if is_main_process():
             parser.print_help()
@@ -151,10 +153,15 @@ def _bare(hint: Any) -> Any:
     return hint
 
 
+def _alone(config_class: type[C]) -> str | None:
+    """The field that takes the words behind no flag, if there is one."""
+    return next((f.name for f in fields(config_class) if "alone" in f.metadata), None)
+
+
 def _parser(config_class: type[C], prog: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog,
-        usage="%(prog)s [flags]",
+        usage=f"%(prog)s {'PATH ... ' if _alone(config_class) else ''}[flags]",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         exit_on_error=False,
@@ -188,8 +195,13 @@ def _metavar(kind: Any) -> str:
     return {bool: "[true|false]", int: "N", float: "X"}.get(kind, "TEXT")
 
 
-def _read_argv(argv: Sequence[str], types: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values by field name, as text, and the configuration files."""
+def _read_argv(
+    argv: Sequence[str], types: dict[str, Any], alone: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The values by field name, as text, and the configuration files.
+
+    alone: the field that takes the words behind no flag; None: there must be none.
+    """
     given: dict[str, Any] = {}
     files: list[str] = []
     words = deque(argv)
@@ -198,6 +210,9 @@ def _read_argv(argv: Sequence[str], types: dict[str, Any]) -> tuple[dict[str, An
         head, equals, value = word.partition("=")
         head = {"-c": "--config", "-h": "--help"}.get(head, head)
         name = head[2:].replace("-", "_")
+        if not head.startswith("-") and alone:
+            given.setdefault(alone, []).append(word)
+            continue
         if not head.startswith("-"):
             raise InputError(f"{word!r} stands alone: write it behind its flag, as in --data PATH.")
         if head == "--help":
@@ -212,6 +227,8 @@ def _read_argv(argv: Sequence[str], types: dict[str, Any]) -> tuple[dict[str, An
             raise InputError(f"There is no flag {head}{meant}; --help lists them all.")
         if not equals:
             follows = bool(words) and not words[0].startswith("--") and words[0] not in ("-c", "-h")
+            if kind is bool and alone:  # what follows a switch is rather one of those words
+                follows = follows and words[0] in ("true", "false")
             value = words.popleft() if follows else "true" if kind is bool else ""
         if not value:
             raise InputError(f"{head} needs a value.")

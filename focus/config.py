@@ -539,7 +539,7 @@ def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None
     Path(path).write_text(text, encoding="utf-8")
 
 
-def _check_ranges(config: _SharedConfig) -> None:
+def _check_ranges(config: object) -> None:
     for name, (allowed, words) in _RANGES.items():
         value = getattr(config, name, None)
         if value is not None and not (math.isfinite(value) and allowed(value)):

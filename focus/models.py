@@ -229,7 +229,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             return out.permute(0, 3, 1, 2)
         if self._layout == "tokens":
             out = out[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-            out = out.reshape(len(out), *self.grid, out.shape[2]).permute(0, 3, 1, 2)
+            out = out.reshape(out.shape[0], *self.grid, out.shape[2]).permute(0, 3, 1, 2)
         return out
 
     def forward(
@@ -329,9 +329,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         return None
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the network's options are in its config
-        cls, pretrained_model_name_or_path: str | Path, **hub_options: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
         """Load what :meth:`save_pretrained` wrote; nothing in the folder is executed.
 
         Args:

@@ -48,14 +48,18 @@ def open_picture(picture: Picture, name: str = "") -> Image.Image:
             raise ImageError(
                 f"Cannot use {name or 'an image'} ({reason(name, error)}): give another one."
             ) from error
-    if isinstance(picture, np.ndarray):
-        if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-            return Image.fromarray(picture)
-        got = f"an array {list(picture.shape)} of {picture.dtype}"
-    else:
-        got = f"a {type(picture).__name__}"
+    if (
+        isinstance(picture, np.ndarray)
+        and picture.dtype == np.uint8
+        and picture.ndim == 3
+        and picture.shape[2] == 3
+    ):
+        return Image.fromarray(picture)
+    shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     raise InputError(
-        f"{name or 'A picture'} is {got}: give a path, a Pillow image or an array [H,W,3] of uint8."
+        f"{name or 'A picture'} is of type {type(picture).__name__}"
+        f"{'' if shape is None else f', {dtype} {list(shape)}'}: give a path, a Pillow image or an "
+        "array [H,W,3] of uint8."
     )
 
 
@@ -64,7 +68,7 @@ def predict(
 ) -> "Prediction":
     """What :meth:`focus.models.Detector.predict` does."""
     if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}: give at least 1.")
+        raise InputError(f"The batch_size is {batch_size}: give at least 1.")
     if isinstance(pictures, str | Path | Image.Image):
         given: list[Picture] = [pictures]
     elif isinstance(pictures, np.ndarray):
@@ -107,7 +111,7 @@ def predict_pixels(
     from focus.inference import evaluation_mode, first_not_finite
 
     device = next(detector.parameters()).device
-    images = Normalise(detector.mean, detector.std)(torch.stack(pixels)).to(device)
+    images = Normalise(detector.mean, detector.std)(torch.stack(list(pixels))).to(device)
     with evaluation_mode(detector):
         found = detector.predict_batch(images)
     if (at := first_not_finite(found)) is not None:

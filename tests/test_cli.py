@@ -13,6 +13,7 @@ import pytest
 from focus.cli import parse
 from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
+from focus.use_config import ExplainConfig, ExportConfig
 
 PROGRAM = """
 from pathlib import Path
@@ -103,8 +104,20 @@ EVALUATE_FLAGS = """
 """
 
 
+EXPLAIN_FLAGS = """
+    as-video batch-size debug frames model-dir output overlay-size paths threads threshold
+"""
+EXPORT_FLAGS = "check-images debug model-dir onnx threads"
+
+
 @pytest.mark.parametrize(
-    ("config_class", "flags"), [(TrainConfig, TRAIN_FLAGS), (EvaluateConfig, EVALUATE_FLAGS)]
+    ("config_class", "flags"),
+    [
+        (TrainConfig, TRAIN_FLAGS),
+        (EvaluateConfig, EVALUATE_FLAGS),
+        (ExplainConfig, EXPLAIN_FLAGS),
+        (ExportConfig, EXPORT_FLAGS),
+    ],
 )
 def test_the_flags_are_these(config_class: Any, flags: str) -> None:
     assert sorted(f.name.replace("_", "-") for f in fields(config_class)) == flags.split()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from focus import faithfulness, robustness
 from focus.checkpoint import CHECKPOINT_VERSION, save_checkpoint
@@ -16,7 +17,12 @@ from focus.config import CONFIG_VERSION
 from focus.data.manifest import Manifest
 from focus.detector_config import CONFIG_VERSION as MODEL_VERSION
 from focus.detector_config import DetectorConfig
+from focus.explain import explain
+from focus.explanations import VERSION as EXPLANATIONS_VERSION
+from focus.export import INPUT, OUTPUTS, metadata
+from focus.export import VERSION as ONNX_VERSION
 from focus.metrics import Calibration
+from focus.models import Detector
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 from focus.operating_points import VERSION as THRESHOLDS_VERSION
 from focus.perturbations import STRENGTHS
@@ -25,6 +31,7 @@ from focus.results import summarise
 from focus.runs import TrainState
 from focus.scores import VERSION as SCORES_VERSION
 from focus.scores import Scores
+from focus.use_config import ExplainConfig
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 
@@ -106,6 +113,38 @@ def test_fields_of_a_models_config() -> None:
     assert listed("config.json", "field") == [f.name for f in fields(DetectorConfig)]
 
 
+def test_files_of_explanations(tmp_path: Path) -> None:
+    detector = Detector(image_size=32)
+    detector.save_pretrained(tmp_path / "m")
+    (tmp_path / "video").mkdir()
+    for name in ("b.png", "video/a.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    (tmp_path / "bad.png").touch()
+    out = tmp_path / "out"
+    paths = tuple(str(tmp_path / name) for name in ("b.png", "video", "bad.png"))
+    explain(
+        ExplainConfig(paths=paths, model_dir=str(tmp_path / "m"), output=str(out), as_video=True)
+    )
+    text = section("Explanations")
+    names = {path.name for path in out.iterdir()}
+    assert {name.strip("/") for name in listed("Explanations", "file")} >= names
+    assert len(names) == 6
+    for name in ("explanations.csv", "frames.csv"):
+        mark, head = (out / name).read_text().splitlines()[:2]
+        assert f"`{mark}`" in text
+        assert ",".join(listed("Explanations", f"column of {name}")) == head
+    written = json.loads((out / "manifest.json").read_text())
+    assert listed("Explanations", "field of manifest.json") == list(written)
+    columns = listed("Explanations", "column of frames.csv")
+    assert ["path", *written["items"][1]["frames"][0]] == columns
+
+
+def test_metadata_of_onnx() -> None:
+    assert set(listed("ONNX", "metadata")) == set(metadata(Detector(image_size=32)))
+    for name in (INPUT, *OUTPUTS):
+        assert f"`{name}`" in section("ONNX")
+
+
 def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1)
@@ -138,6 +177,8 @@ def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
         ("config.json", MODEL_VERSION),
         ("Run folder", CONFIG_VERSION),
         ("Checkpoint", CHECKPOINT_VERSION),
+        ("Explanations", EXPLANATIONS_VERSION),
+        ("ONNX", ONNX_VERSION),
     ],
 )
 def test_versions(title: str, version: int) -> None:

@@ -84,9 +84,9 @@ def test_a_picture_that_cannot_be_used(detector: Detector, tmp_path: Path) -> No
         detector.predict([tmp_path / "a.png"])
     for wrong, words in (
         ([], "no pictures"),
-        (np.zeros((4, 4), np.uint8), r"array \[4, 4\] of uint8"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]: give a path"),
         (np.zeros((1, 4, 4, 3), np.float32), "float32"),
-        ([3], "picture 0 is a int"),
+        ([3], "picture 0 is of type int"),
         (Image.new("F", (4, 4)), "float image"),
     ):
         with pytest.raises(InputError, match=words):

@@ -9,6 +9,7 @@ import torch
 
 from focus.config import EvaluateConfig, TrainConfig, flag
 from focus.experiment.__main__ import make_parser
+from focus.use_config import ExplainConfig, ExportConfig
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -41,12 +42,13 @@ def test_the_library_example_runs() -> None:
     "document",
     [
         *("README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md"),
-        *("docs/experiment.md", "docs/reproduce.md", "docs/training.md"),
+        *("docs/experiment.md", "docs/reproduce.md", "docs/training.md", "docs/use.md"),
     ],
 )
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")
-    known = {flag(f.name) for c in (TrainConfig, EvaluateConfig) for f in fields(c)}
+    configs = (TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
+    known = {flag(f.name) for config in configs for f in fields(config)}
     # Flags of the launcher, of pip and pytest, and of focus.data.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
     known |= {"--margin", "--drop-leaks", "--expect", "--cpu", "--signal"}

@@ -20,7 +20,7 @@ from focus.data.manifest import Manifest
 from focus.data.maps import files_of, human_map, is_blank, looks_inverted
 from focus.errors import ImageError, InputError
 
-Role = Literal["image", "map", "mask"]
+Role = Literal["image", "map", "mask", "video"]
 
 BAD_FILES = "bad_files.csv"
 MAX_BAD = 0.01

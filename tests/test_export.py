@@ -1,0 +1,158 @@
+"""python -m focus export: the file gives what the detector gives, and says how to use it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from focus import export as exporting
+from focus.errors import InputError
+from focus.losses import LossConfig
+from focus.metrics import Calibration
+from focus.models import Detector
+from focus.operating_points import POINTS, OperatingPoints
+from focus.use_config import ExportConfig
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+def make(model: str, size: int) -> Detector:
+    torch.manual_seed(0)
+    detector = Detector(model, image_size=size, loss=LossConfig(temperature=0.7))
+    detector.head.fc.weight.data.normal_(0, 1)
+    detector.points = OperatingPoints(
+        dict.fromkeys(POINTS, 0.25), Calibration(2.0, 1.0, 1.0), 90, 80
+    )
+    return detector.eval()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for number in range(5):
+        pixels = draw.integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def export(detector: Detector, folder: Path, images: Path) -> Path:
+    detector.save_pretrained(folder / "m")
+    file = folder / "d.onnx"
+    exporting.export(
+        ExportConfig(
+            model_dir=str(folder / "m"),
+            onnx=str(file),
+            check_images=str(images),
+            threads=1,
+        )
+    )
+    return file
+
+
+# A transformer's tokens are folded to a grid.
+@pytest.mark.parametrize(("model", "size"), [("focus_small", 32), ("test_vit", 64)])
+def test_onnxruntime_gives_what_the_detector_gives(
+    model: str,
+    size: int,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    detector = make(model, size)
+    file = export(detector, tmp_path, pictures)
+    assert "largest differences to the detector on 5 images: score " in capsys.readouterr().out
+    session = runtime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == list(exporting.OUTPUTS)
+    # Another number of images than it was made and checked with.
+    paths = sorted(pictures.iterdir())[:3]
+    images = exporting.check_images(detector, str(pictures))[:3]
+    score, logits, cams, entropy = session.run(None, {"images": images.numpy()})
+    found = detector.predict(paths)
+    np.testing.assert_allclose(score, found.score, atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(1), found.predicted)
+    np.testing.assert_allclose(cams[:, 1], found.cams[:, 1], atol=1e-4)
+    np.testing.assert_allclose(entropy[:, 1], found.entropy[:, 1], atol=1e-4)
+    np.testing.assert_allclose(
+        logits, cams.mean((2, 3)) + detector.head.fc.bias.detach().numpy(), atol=1e-4
+    )
+    # No operation of this project's is in it.
+    assert {node.domain for node in onnx.load(str(file)).graph.node} <= {"", "ai.onnx"}
+
+
+def test_the_metadata_say_how_to_use_it(tmp_path: Path) -> None:
+    detector = make("focus_small", 32)
+    found = exporting.metadata(detector)
+    values = {key: json.loads(value) for key, value in found.items() if key != "focus_format"}
+    assert found["focus_format"] == "1"
+    assert values["focus_preprocessing"]["image_size"] == 32
+    assert values["focus_preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert values["focus_thresholds"]["eer"] == 0.25
+    assert values["focus_calibration"] == {"slope": 2, "intercept": 1, "temperature": 1}
+    assert values["focus_classes"] == ["real", "synthetic"]
+    assert values["focus_temperature"] == 0.7
+    detector.points = None
+    assert exporting.metadata(detector)["focus_thresholds"] == "null"
+
+
+def test_a_file_that_differs_is_not_written(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)  # less than rounding
+    with pytest.raises(InputError, match=r"differ from .* by .*, so no file was written"):
+        export(make("focus_small", 32), tmp_path, pictures)
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
+
+
+def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path) -> None:
+    """Another bias moves logits and score, and neither the CAMs nor their entropy."""
+    detector = make("focus_small", 32)
+    file = export(detector, tmp_path, pictures)
+    detector.head.fc.bias.data += torch.tensor([0.0, 0.5])
+    images = exporting.check_images(detector, str(pictures))
+    differences = exporting.compare(detector, runtime, file, images)
+    assert differences["logits"] == pytest.approx(0.5, abs=1e-4)
+    assert differences["score"] > 1e-3
+    assert max(differences["cams"], differences["entropy"]) < exporting.TOLERANCE
+    written = {p.key: p.value for p in onnx.load(str(file)).metadata_props}
+    assert written == exporting.metadata(detector)
+
+
+class Branching(nn.Module):
+    """What it computes depends on the values in an image, which no graph can say."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.exp() if images.sum() > 0 else images
+
+
+def test_a_network_that_cannot_be_exported() -> None:
+    with pytest.raises(InputError, match=r"network mine cannot be exported \(") as caught:
+        exporting._exported(
+            Branching(), torch.zeros(2, 3, 8, 8), ExportConfig(model_dir="mine", onnx="x")
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_exported(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = make("focus_small", 32)
+    (tmp_path / "d.onnx").write_text("somebody's")
+    with pytest.raises(InputError, match="is there already: give another name"):
+        export(detector, tmp_path, pictures)
+    assert (tmp_path / "d.onnx").read_text() == "somebody's"
+    (tmp_path / "d.onnx").unlink()
+    for place, words in (("lost", "no file or folder .*lost"), ("m", "no images in .*m: give")):
+        with pytest.raises(InputError, match=words):
+            export(detector, tmp_path, tmp_path / place)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as what cannot be imported
+    with pytest.raises(InputError, match=r"pip install 'focus-faces\[onnx\]'"):
+        export(detector, tmp_path, pictures)
+    assert not (tmp_path / "d.onnx").exists()

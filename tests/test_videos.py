@@ -1,0 +1,136 @@
+"""Frames of videos: which ones are taken, of which formats, upright, and from damaged files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from focus.errors import ImageError, InputError
+from focus.videos import evenly, frames_of
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+
+STEP = 4  # frame n of a test video is grey of level STEP * n
+SIZE = (64, 48)
+
+
+def write_video(path: Path, codec: str, count: int = 60, gop: int = 12) -> Path:
+    """Write grey frames that tell their number."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = gop
+        for number in range(count):
+            pixels = np.full((*SIZE[::-1], 3), STEP * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def numbers(path: Path, wanted: int) -> tuple[list[int], list[int]]:
+    """The numbers of the frames as they are given, and as their grey tells."""
+    found = list(frames_of(path, wanted))
+    told = [round(float(np.asarray(frame.image).mean()) / STEP) for frame in found]
+    return [frame.number for frame in found], told
+
+
+def test_evenly_spaced_numbers() -> None:
+    assert evenly(10, 1) == [5]
+    assert evenly(10, 5) == [1, 3, 5, 7, 9]
+    assert evenly(3, 16) == [0, 1, 2]
+    assert evenly(0, 16) == []
+    for count, wanted in ((100, 7), (17, 16), (1000, 16)):
+        found = evenly(count, wanted)
+        assert len(set(found)) == wanted
+        # Neither end weighs more than the other, up to rounding.
+        assert abs(found[0] - (count - 1 - found[-1])) <= 1
+
+
+# H.264 reorders frames; in AVI it has no times of its own.
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("a.mkv", "libx264"),
+        ("reordered.avi", "libx264"),
+        ("a.avi", "mpeg4"),
+        ("a.webm", "libvpx"),
+    ],
+)
+def test_the_frames_are_those_that_are_asked_for(name: str, codec: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, codec)
+    given, told = numbers(path, 7)
+    assert given == evenly(60, 7)
+    np.testing.assert_allclose(told, given, atol=1)  # codecs change the grey a little
+    given, told = numbers(path, 100)
+    assert given == list(range(60))
+    np.testing.assert_allclose(told, given, atol=1)
+
+
+def test_the_time_is_that_of_the_frame(tmp_path: Path) -> None:
+    found = list(frames_of(write_video(tmp_path / "a.mp4", "libx264"), 3))
+    assert [frame.seconds for frame in found] == pytest.approx([10 / 25, 30 / 25, 50 / 25])
+
+
+def test_a_video_of_a_phone_is_turned_upright(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = SIZE
+        pixels = np.zeros((*SIZE[::-1], 3), np.uint8)
+        pixels[:, :32] = 255  # white on the left
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    (lying,) = frames_of(path, 1)
+    assert lying.image.size == SIZE
+    # The matrix of the track's header, which says: a quarter turn with the clock.
+    content = path.read_bytes()
+    start = content.index(b"tkhd") + 4 + 40
+
+    def fixed(*values: int) -> bytes:
+        return b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+
+    one, unit = 1 << 16, 1 << 30
+    assert content[start : start + 36] == fixed(one, 0, 0, 0, one, 0, 0, 0, unit)
+    turned = fixed(0, one, 0, -one, 0, 0, 0, 0, unit)
+    path.write_bytes(content[:start] + turned + content[start + 36 :])
+    (upright,) = frames_of(path, 1)
+    assert upright.image.size == SIZE[::-1]
+    grey = np.asarray(upright.image.convert("L"), dtype=float)
+    # What was on the left is on top.
+    assert grey[:24].mean() > 200 > 50 > grey[-24:].mean()
+
+
+def test_a_truncated_video_gives_what_it_has(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", "libx264", count=60)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    found = list(frames_of(path, 8))
+    told = [float(np.asarray(frame.image).mean()) / STEP for frame in found]
+    assert 1 < len(found) <= 8
+    # Of reordered frames some in between are lost, too; each that is left has its own time.
+    np.testing.assert_allclose(told, [25 * frame.seconds for frame in found], atol=1)
+
+
+def test_what_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    for name in ("text.mp4", "empty.mp4", "sound.mkv", "missing.mp4"):
+        with pytest.raises(ImageError, match=f"Cannot decode '.*{name}'") as caught:
+            list(frames_of(tmp_path / name, 3))
+        assert str(caught.value).endswith(": mend or remove it.")
+
+
+def test_without_av_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # as Python marks what cannot be imported
+    with pytest.raises(InputError, match=r"PyAV: pip install 'focus-faces\[video\]'"):
+        list(frames_of(tmp_path / "a.mp4", 3))
