@@ -1,18 +1,44 @@
 """README and docs say what is there: commands, flags, files and the code example."""
 
+import functools
+import os
 import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
 
-from focus.config import EvaluateConfig, TrainConfig, flag
+from focus.cli import parse
+from focus.cli import run as run_program
+from focus.config import EvaluateConfig, TrainConfig, flag, resolve
+from focus.data.__main__ import main as data_command
+from focus.data.check.command import _parse as parse_check
+from focus.errors import InputError
+from focus.evaluation import evaluate
 from focus.experiment.__main__ import make_parser
+from focus.training import train
 from focus.use_config import ExplainConfig, ExportConfig
 
-CHECKOUT = Path(__file__).parents[1]
+from .documented import (
+    CHECKOUT,
+    DOCUMENTS,
+    Command,
+    commands,
+    of_document,
+    program,
+    write_files,
+)
+
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+ON_REQUEST = "docs/reproduce.md"
+"""Its data are not to be had here; tests/test_reproduce.py rehearses it."""
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -38,22 +64,226 @@ def test_the_library_example_runs() -> None:
     assert names["entropy"].requires_grad
 
 
+@functools.cache
+def help_of(*words: str) -> str:
+    """What ``python -m MODULE [COMMAND] --help`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--help"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+def module_of(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Of ``-m MODULE COMMAND PATH --flag``: the module, and the command if it has commands."""
+    module, *rest = words[1:]
+    command = rest[:1] if module in ("focus", "focus.data") else []
+    return module, *command
+
+
+def read(words: tuple[str, ...]) -> None:
+    """Read what the documents call a program with, by that program's own parser."""
+    name, *rest = words
+    if name == "pip":
+        extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+        for named in re.findall(r"\[(.+?)\]", " ".join(rest)):
+            assert set(named.split(",")) <= set(extras["optional-dependencies"]), words
+    elif name == "make":
+        targets = re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in rest if "=" not in word} <= set(targets), words
+    elif name == "pytest":
+        assert not rest, words
+    elif name in ("accelerate", "torchrun"):
+        parser = launch_command_parser() if name == "accelerate" else get_args_parser()
+        found = parser.parse_args(rest[1:] if name == "accelerate" else rest)
+        assert Path(getattr(found, "config_file", None) or CHECKOUT).exists(), words
+        read(("python", found.training_script, *found.training_script_args))
+    elif rest[0] in ("train.py", "evaluate.py"):
+        if rest[0] == "train.py":
+            resolve(parse(TrainConfig, rest[1:]))
+        else:
+            parse(EvaluateConfig, rest[1:])
+    elif rest[:3] == ["-m", "focus.data", "check"]:
+        parse_check(rest[3:])
+    elif rest[:2] == ["-m", "focus.experiment"]:
+        make_parser().parse_args(rest[2:])
+    else:
+        assert rest[0] == "-m", words
+        known = re.findall(r"--[a-z][a-z-]*", help_of(*module_of(tuple(rest))))
+        flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
+        assert set(flags) <= set(known), words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_commands_can_be_read(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)  # where configs/ are
+    for command in of_document(document):
+        read(command.words)
+
+
 @pytest.mark.parametrize(
-    "document",
+    "text",
     [
-        *("README.md", "CONTRIBUTING.md", "docs/formats.md", "docs/kernels.md"),
-        *("docs/experiment.md", "docs/reproduce.md", "docs/training.md", "docs/use.md"),
+        "accelerate launch train.py --los ce",
+        "accelerate launch --config_file configs/none.yaml train.py",
+        "torchrun --processes 2 train.py",
+        "python train.py --loss focus --entropy-target 0.3",
+        "python evaluate.py --model-dir a --run b",
+        "python -m focus.data check --data-root a",
+        "python -m focus.data crop a.csv --marge 0.3 --output b",
+        "python -m focus.data crip a.csv",
+        "python -m focus.experiment --quickly",
+        "python -m bench.codegen --klasses 3",
+        "make tests",
+        "pip install focus-faces[hubs]",
     ],
 )
+def test_a_command_that_cannot_be_read_is_found(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    with pytest.raises((AssertionError, InputError, SystemExit)):
+        read(tuple(text.split()))
+
+
+def test_a_shell_takes_the_blocks_apart() -> None:
+    text = """
+```text
+# no command
+```
+```bash
+names=(a "b c")  # two
+for n in 1 2; do
+  python evaluate.py --run $n \\
+      "${names[@]}" && make x
+done
+```
+<!-- long -->
+```text
+python train.py ${names[0]}
+```
+"""
+    evaluation, target = ("python", "evaluate.py", "--run"), ("make", "x")
+    assert commands(text) == [
+        ((*evaluation, "1", "a", "b c"), False),
+        (target, False),
+        ((*evaluation, "2", "a", "b c"), False),
+        (target, False),
+        (("python", "train.py", "a"), True),
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the files that the documents name, and a run of one epoch, runs/NAME."""
+    folder = tmp_path_factory.mktemp("place")
+    write_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("FOCUS_CACHE", str(folder / "cache"))
+        argv = [*OWN_DATA, *SMALL, "--epochs", "1", "--name", "NAME"]
+        run_program(train, TrainConfig, argv=argv, prog="train.py")
+        yield folder
+
+
+OWN_DATA = ["--data", "original.csv", "--data-root", "images", "--heatmaps", "heatmaps"]
+SMALL = ["--recipe", "demo", "--threads", "1", "--workers", "0"]
+TESTS = ["--test-data", "uNear=fakes", "--test-real", "FFHQ=reals"]
+CHEAP = ("train.py", "evaluate.py", "focus.data check", "focus.data crop")
+LENGTHY = ("train.py", "focus.data demo", "focus.experiment")
+
+
+def kind(command: Command) -> str:
+    """``train.py``, ``focus.data crop`` and so on; "" of what is no program of this project."""
+    words = program(command)
+    return " ".join(module_of(words)) if words[:1] == ("-m",) else "".join(words[:1])
+
+
+def shown(kinds: tuple[str, ...], *, long: bool) -> list[object]:
+    """The commands to run, each once whatever document shows it."""
+    found: dict[tuple[str, ...], Command] = {}
+    for document in DOCUMENTS:
+        if document != ON_REQUEST:
+            for command in of_document(document):
+                if kind(command) in kinds and command.long == long:
+                    found.setdefault(program(command), command)
+    return [pytest.param(command, id=" ".join(words)[:60]) for words, command in found.items()]
+
+
+@pytest.mark.parametrize("command", shown(CHEAP, long=False))
+def test_a_command_runs(command: Command, place: Path) -> None:
+    """train.py as a dry run: steps that it really makes, and nothing written."""
+    before = sorted(place.glob("runs/*"))
+    name, *rest = program(command)
+    if name == "train.py":
+        data = [] if "--data" in rest else OWN_DATA
+        argv = [*rest, *data, *SMALL, "--dry-run"]
+        run_program(train, TrainConfig, argv=argv, prog=name)
+        assert sorted(place.glob("runs/*")) == before
+    elif name == "evaluate.py":
+        argv = [*rest, "--threads", "1", "--workers", "0"]
+        run_program(evaluate, EvaluateConfig, argv=argv, prog=name)
+        output = Path(
+            rest[rest.index("--output") + 1] if "--output" in rest else "runs/NAME/evaluation"
+        )
+        assert (output / "scores.csv").exists()
+    else:
+        data_command(rest[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", shown(LENGTHY, long=True))
+def test_a_long_command_runs_scaled_down(command: Command, place: Path, tmp_path: Path) -> None:
+    """As a process of its own, with one epoch, one seed and two losses on a few images."""
+    words = list(program(command))
+    if kind(command) == "focus.experiment":
+        data = [] if "--data" in words else [*OWN_DATA, *TESTS]
+        words += [*data, "--recipe", "demo", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
+        words += ["--losses", "ce,focus", "--model", "focus_small"]
+    elif kind(command) == "train.py":
+        words = [str(CHECKOUT / "train.py"), *words[1:], *SMALL, "--epochs", "1"]
+        words += [] if "--data" in words else OWN_DATA
+        words += ["--output", str(tmp_path)]  # two commands may mean one run
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=place,
+        env=os.environ | {"FOCUS_CACHE": str(place / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")
     configs = (TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
     known = {flag(f.name) for config in configs for f in fields(config)}
-    # Flags of the launcher, of pip and pytest, and of focus.data.
+    # Flags of the launcher, of pip and pytest.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
-    known |= {"--margin", "--drop-leaks", "--expect", "--cpu", "--signal"}
+    known |= {"--expect", "--cpu", "--signal", "--num_processes", "--config_file"}
+    known |= {"--nproc_per_node"}
     known |= {name for action in make_parser()._actions for name in action.option_strings}
-    known |= {"--num_processes", "--config_file", "--nproc_per_node"}
+    for command in of_document(document):
+        if program(command)[:1] == ("-m",):
+            known |= set(re.findall(r"--[a-z][a-z-]*", help_of(*module_of(program(command)))))
+    known |= {"--margin", "--drop-leaks", "--faces"}  # of focus.data, named beside its commands
+    known |= set(re.findall(r"--[a-z][a-z-]*", help_of("bench.codegen")))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
         assert (CHECKOUT / document).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_to_sections_lead_there(document: str) -> None:
+    text = (CHECKOUT / document).read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", text):
+        other = (CHECKOUT / document).parent / (target or Path(document).name)
+        titles = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+        plain = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert anchor in plain, (target, anchor)
