@@ -70,7 +70,7 @@ def export(config: ExportConfig) -> None:
     if not path.absolute().parent.is_dir():
         raise InputError(f"--onnx {path}: there is no folder {path.parent}: make it, or mend it.")
     detector = Detector.from_pretrained(str(config.model_dir))
-    images = check_images(detector, config.check_images)
+    images = prepared_images(detector, config.check_images)
     with evaluation_mode(detector), written_whole(path) as aside:
         proto = _exported(Exported(detector), images, config)
         for key, value in metadata(detector).items():
@@ -90,7 +90,7 @@ def export(config: ExportConfig) -> None:
     print(f"written: {path}")
 
 
-def check_images(detector: Detector, place: str | None) -> Tensor:
+def prepared_images(detector: Detector, place: str | None) -> Tensor:
     """At most 16 images [N,3,S,S], prepared for the network: of ``place``, else demo faces.
 
     Raises:

@@ -73,7 +73,7 @@ def test_onnxruntime_gives_what_the_detector_gives(
     assert [output.name for output in session.get_outputs()] == list(exporting.OUTPUTS)
     # Another number of images than it was made and checked with.
     paths = sorted(pictures.iterdir())[:3]
-    images = exporting.check_images(detector, str(pictures))[:3]
+    images = exporting.prepared_images(detector, str(pictures))[:3]
     score, logits, cams, entropy = session.run(None, {"images": images.numpy()})
     found = detector.predict(paths)
     np.testing.assert_allclose(score, found.score, atol=1e-4)
@@ -116,7 +116,7 @@ def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path
     detector = make("focus_small", 32)
     file = export(detector, tmp_path, pictures)
     detector.head.fc.bias.data += torch.tensor([0.0, 0.5])
-    images = exporting.check_images(detector, str(pictures))
+    images = exporting.prepared_images(detector, str(pictures))
     differences = exporting.compare(detector, runtime, file, images)
     assert differences["logits"] == pytest.approx(0.5, abs=1e-4)
     assert differences["score"] > 1e-3

@@ -155,6 +155,10 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     assert new["auc"] == pytest.approx(roc_auc_score(scores.label, scores.score), abs=1e-12)
     assert results["open"]["mean"]["auc"] == results["open"]["pooled"]["auc"] == new["auc"]
     assert results["closed"]["pooled"]["auc"] is None, "CYBORG's own test split is validation"
+    card = (folder / "model" / "README.md").read_text()
+    low, high = new["intervals"]["auc"]
+    assert f"| 20 | 20 | {new['auc']:.3f} [{low:.3f}, {high:.3f}] |" in card
+    assert re.search(r"Data: \d+ real and \d+ synthetic images of original\.csv, \d+ with a", card)
 
 
 def test_evaluate_gives_the_scores_of_the_run(
