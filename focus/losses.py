@@ -13,7 +13,16 @@ CamClass = Literal["true", "predicted", "contrast"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights and settings of the loss, in the words of :func:`focus.kernels.focus_head`."""
+    """Weights and settings of the loss, in the words of :func:`focus.kernels.focus_head`.
+
+    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. level: what the focus
+    term is of the entropy. cam_class: whose CAM focus and saliency term look at. entropy_target:
+    ``h*`` in [0, 1] of the levels match and hinge; None takes each sample's human map's.
+    temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
+
+    The command line checks all of these ranges, ``focus_head`` those of temperature and smoothing.
+    ``docs/losses.md`` says when to use which.
+    """
 
     classification_weight: float = 1.0
     focus_weight: float = 0.0

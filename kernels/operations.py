@@ -84,10 +84,11 @@ def class_activation(
         features: ``[B,C,H,W]``, as in :func:`cam_entropy`.
         weight: classifier ``[K,C]``; bias: ``[K]`` or None.
         classes: ``[B,k]`` int64 in [0, K), or k class numbers that serve every sample.
-        temperature: T > 0 of the softmax.
+        temperature: T > 0 of the softmax; a float or a 0-d tensor.
 
     Returns:
-        ``logits [B,K]``, raw ``cams [B,k,H,W]``, ``entropy [B,k]`` in [0, 1].
+        ``logits [B,K]``, raw ``cams [B,k,H,W]`` without bias, ``entropy [B,k]`` in [0, 1] (0 when
+        H*W is 1). float32; float64 for float64 features.
 
     Raises:
         ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers are checked on
@@ -152,12 +153,13 @@ def focus_head(
         weight: ``[K,C]``; bias: ``[K]`` or None; target: ``[B]`` int64 in [0, K).
         saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid; no gradient.
         saliency_mask: ``[B]`` bool, which samples have a map; None means all.
-        entropy_target: ``h*`` for the levels match and hinge, a float or ``[B]``. None means the
-            entropy of the sample's map divided by its sum; then a sample without a map, or with an
-            all-zero one, has no focus term.
+        entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or ``[B]``; no
+            gradient. None means the entropy of the sample's map divided by its sum; then a sample
+            without a map, or with an all-zero one, has no focus term.
         classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
             or 0-d tensors (tensors, on the features' device, where the value changes with each
-            step).
+            step); no gradient. The temperature is above 0 and the smoothing in [0, 1), which is
+            checked of floats.
         level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
@@ -176,7 +178,7 @@ def focus_head(
 
     Raises:
         ValueError, TypeError: shapes, types, devices or options that do not fit.
-        IndexError: a target outside [0, K), for CPU tensors.
+        IndexError: a target outside [0, K), for CPU tensors. On a GPU that sample becomes NaN.
     """
     check_features(features, weight)
     check_bias(bias, weight)
