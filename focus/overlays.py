@@ -17,6 +17,7 @@ from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.inference import predictions
 from focus.metrics import stretched
+from focus.plotting import short_label
 
 if TYPE_CHECKING:
     from focus.models import Detector
@@ -122,8 +123,7 @@ def _row_label(sample: Sample, known: Collection[str]) -> tuple[str, str]:
     if sample.label == REAL:
         return LABEL_NAMES[REAL], ""
     kind = "known generator" if sample.generator in known else "unknown generator"
-    name = sample.generator or "(unnamed)"
-    return name if len(name) <= 16 else name[:13] + "...", kind
+    return short_label(sample.generator or "(unnamed)"), kind
 
 
 def _look(detector: "Detector", manifest: Manifest, chosen: list[int]) -> dict[int, _Looked]:

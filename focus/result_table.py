@@ -1,6 +1,7 @@
 """What a reader is told of results: the table at the end of a program, and remarks beside it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from focus.data.generators import warnings
@@ -49,6 +50,55 @@ def _generator_warnings(results: Results) -> list[str]:
     return warnings(tests, {name: f or "" for name, f in results["training_families"].items()})
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: what it is called, and where in results.json its figure stands.
+
+    generator, relations: of a row of an unknown generator, whose name stands in the middle.
+    """
+
+    label: str
+    keys: tuple[str, ...]
+    generator: str = ""
+    relations: str = ""
+
+    def title(self, width: int | None = None) -> str:
+        """The label with the generator's name, which is cut at ``width`` characters."""
+        name = self.generator if width is None else _shorten(self.generator, width)
+        return f"{self.label}{name}{self.relations}"
+
+
+def table_rows(everything: Sequence[Results]) -> list[Row]:
+    """The rows of the table at the end of a run, for the results of one model or of several."""
+    rows = [Row("closed-set AUC", ("closed", "pooled", "auc"))]
+    if any("closed_balanced" in results for results in everything):
+        rows.append(Row("closed-balanced AUC", ("closed_balanced", "pooled", "auc")))
+    for name in sorted({name for results in everything for name in results["open"]["generators"]}):
+        place = ("open", "generators", name, "auc")
+        rows.append(Row("open-set AUC, ", place, name, _relations(everything, name)))
+    counts = {results["open"]["n_generators"] for results in everything}
+    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
+    rows.append(Row(f"open-set AUC, {mean}", ("open", "mean", "auc")))
+    shares = {results["open"]["pooled"]["prevalence"] for results in everything}
+    if len(shares) == 1 and (share := shares.pop()) is not None:
+        keys = ("open", "pooled", "average_precision")
+        rows.append(Row(f"open-set AP at {share:.0%} fakes", keys))
+        if share != 0.5:
+            rows.append(Row("open-set AP at 50% fakes", (*keys[:2], f"{keys[2]}_balanced")))
+    if any("eer" in results["open"]["operating_points"] for results in everything):
+        for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
+            rows.append(Row(f"{label}, open, at *", ("open", "operating_points", "eer", rate)))
+    for label, key in (("CAM entropy", "entropy"), ("CAM peaks in the artefact", "pointing_hit")):
+        for test_set in ("closed", "open"):
+            rows.append(Row(f"{label}, {test_set}", (test_set, "pooled", key)))
+    return rows
+
+
+AT_POINT = "* the threshold at which both errors are as frequent on validation images"
+UNDEFINED = "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)"
+NO_FAMILY = f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
+
+
 def format_table(results_by_name: dict[str, Results]) -> str:
     """The table at the end of a run: one row a figure, one column a model, in plain text.
 
@@ -56,56 +106,28 @@ def format_table(results_by_name: dict[str, Results]) -> str:
     """
     everything = list(results_by_name.values())
     names = [_shorten(name, 20) for name in results_by_name]
-    rows: list[tuple[str, list[str]]] = []
-
-    def add(label: str, *keys: str) -> None:
-        rows.append((label, [_cell(results, keys, len(names) <= 2) for results in everything]))
-
-    add("closed-set AUC", "closed", "pooled", "auc")
-    balanced = any("closed_balanced" in results for results in everything)
-    if balanced:
-        add("closed-balanced AUC", "closed_balanced", "pooled", "auc")
-    unknown = sorted({name for results in everything for name in results["open"]["generators"]})
-    for name in unknown:
-        add(f"open-set AUC, {name}", "open", "generators", name, "auc")
-    counts = {results["open"]["n_generators"] for results in everything}
-    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
-    add(f"open-set AUC, {mean}", "open", "mean", "auc")
-    shares = {results["open"]["pooled"]["prevalence"] for results in everything}
-    if len(shares) == 1 and (share := shares.pop()) is not None:
-        add(f"open-set AP at {share:.0%} fakes", "open", "pooled", "average_precision")
-        if share != 0.5:
-            add("open-set AP at 50% fakes", "open", "pooled", "average_precision_balanced")
-    if any("eer" in results["open"]["operating_points"] for results in everything):
-        for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
-            add(f"{label}, open, at *", "open", "operating_points", "eer", rate)
-    for label, key in (("CAM entropy", "entropy"), ("CAM peaks in the artefact", "pointing_hit")):
-        for test_set in ("closed", "open"):
-            add(f"{label}, {test_set}", test_set, "pooled", key)
-
-    columns = zip(*(cells for _, cells in rows), strict=True)
-    widths = [max(7, *map(len, (n, *cells))) for n, cells in zip(names, columns, strict=True)]
+    rows = table_rows(everything)
+    cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
+    columns = zip(*cells, strict=True)
+    widths = [max(7, *map(len, (n, *column))) for n, column in zip(names, columns, strict=True)]
     room = _WIDTH - sum(2 + width for width in widths) - len("open-set AUC, ")
-    for at, name in enumerate(unknown, start=1 + balanced):
-        relations = _relations(everything, name)
-        short = _shorten(name, max(_SHORTEST, room - len(relations)))
-        rows[at] = (f"open-set AUC, {short}{relations}", rows[at][1])
-
-    first = max(len(label) for label, _ in rows)
+    labels = [row.title(max(_SHORTEST, room - len(row.relations))) for row in rows]
+    first = max(map(len, labels))
     lines = [
-        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
-        for label, cells in [("", names), *rows]
+        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))])
+        for label, line in [("", names), *zip(labels, cells, strict=True)]
     ]
     lines.insert(1, "-" * len(lines[1]))
-    if any("at *" in label for label, _ in rows):
-        lines.append("* the threshold at which both errors are as frequent on validation images")
-    if any(cell == "-" for _, cells in rows for cell in cells):
-        lines.append("- not defined: needs real and synthetic images (AUC), artefact masks (peaks)")
-    if any(f"({UNTOLD}" in label for label, _ in rows):
-        lines.append(
-            f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
-        )
-    return "\n".join(lines)
+    undefined = any(cell == "-" for line in cells for cell in line)
+    return "\n".join([*lines, *footnotes(rows, undefined=undefined)])
+
+
+def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
+    """What the marks in these rows mean; undefined: whether a cell is not defined."""
+    titles = [row.title() for row in rows]
+    lines = [AT_POINT] * any("at *" in title for title in titles)
+    lines += [UNDEFINED] * undefined
+    return lines + [NO_FAMILY] * any(f"({UNTOLD}" in title for title in titles)
 
 
 def difference_lines(
@@ -145,16 +167,26 @@ def _relations(everything: Iterable[Results], name: str) -> str:
 
 def _cell(results: Results, keys: Sequence[str], ranges: bool) -> str:
     """The value, and its interval if there is one: ``0.971 [.960, .980]``."""
-    *path, last = keys
-    value = _at(results, keys)
-    # Beside the value, or beside the operating point that it is of.
-    interval = _at(results, [*path, "intervals", last])
-    interval = interval or _at(results, [*path[:-1], "intervals", path[-1], last])
+    value, interval = figure(results, keys)
     if value is None:
         return "-"
     if interval is None or not ranges:
         return f"{value:.3f}"
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
+
+
+def figure(
+    results: Results, keys: Sequence[str]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """A figure of results.json and its interval; None for what it has not.
+
+    keys: from the outermost to the figure's name.
+    """
+    *path, last = keys
+    # Beside the value, or beside the operating point that it is of.
+    interval = _at(results, [*path, "intervals", last])
+    interval = interval or _at(results, [*path[:-1], "intervals", path[-1], last])
+    return _at(results, keys), None if interval is None else (interval[0], interval[1])
 
 
 def _at(results: Any, keys: Sequence[str]) -> Any:

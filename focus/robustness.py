@@ -23,6 +23,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.inference import images_only, score_shared
 from focus.perturbations import STRENGTHS, UNITS, perturbations
+from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_label
 from focus.results import match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
@@ -42,12 +43,7 @@ _COLUMNS = (
 )
 _RESAMPLES = 1000
 _CHANCE = 0.5
-
-# Okabe and Ito's colours, which colour-blind people tell apart; without black, which is the mean.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a8a000")
-_MARKERS = "osD^v<>PX"
 _LEGEND_COLUMNS = 5
-_DASHES = {"closed": "--", "closed_balanced": ":", "open": "-"}
 
 
 @dataclass(frozen=True)
@@ -199,10 +195,11 @@ def lines(results: Sequence[Kept]) -> list[str]:
     return said
 
 
-def draw(results: Sequence[Kept]) -> Figure:
+def draw(results: Sequence[Kept], names: Sequence[str] = tuple(STRENGTHS)) -> Figure:
     """A panel a perturbation: AUC by strength, the clean one at the left, a line a generator.
 
-    A generator has one colour; solid lines are the open set, the thick black one its mean.
+    A generator has one colour; solid lines are the open set, the thick black one its mean. names:
+    of the perturbations, one at least.
     """
     curves: dict[tuple[str, str], list[Kept]] = {}
     for r in results:
@@ -210,11 +207,12 @@ def draw(results: Sequence[Kept]) -> Figure:
             curves.setdefault((r.test_set, r.generator), []).append(r)
     found = [v for own in curves.values() for r in own for v in (r.auc, r.clean) if v is not None]
     lowest = min([_CHANCE, *found])
-    legend_rows = -(-(len(curves) + 1) // _LEGEND_COLUMNS)
-    size = (11, 3.2 + 0.2 * legend_rows)
+    columns = _LEGEND_COLUMNS if len(names) > 2 else 2
+    legend_rows = -(-(len(curves) + 1) // columns)
+    size = (max(4.2, 2.75 * len(names)), 3.2 + 0.2 * legend_rows)
     figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
-    panels = figure.subplots(1, len(STRENGTHS), sharey=True)
-    for axes, name in zip(panels, STRENGTHS, strict=True):
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
         _draw_panel(axes, name, curves)
     panels[0].set_ylabel("AUC")
     panels[0].set_ylim(np.floor(20 * lowest - 0.2) / 20, 1.005)
@@ -224,7 +222,7 @@ def draw(results: Sequence[Kept]) -> Figure:
             handles,
             labels,
             loc="outside lower center",
-            ncols=min(len(handles), _LEGEND_COLUMNS),
+            ncols=min(len(handles), columns),
             fontsize=8,
             frameon=False,
         )
@@ -245,27 +243,23 @@ def _draw_panel(axes: Axes, name: str, curves: dict[tuple[str, str], list[Kept]]
         axes.plot(
             places,
             heights,
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
             markersize=3.5,
             linewidth=1.2,
-            linestyle=_DASHES[test_set],
-            label=f"{_short(generator or UNNAMED)} ({test_set.replace('_', ' ')})",
+            linestyle=DASHES[test_set],
+            label=f"{short_label(generator or UNNAMED)} ({test_set.replace('_', ' ')})",
         )
     if len(unknown) > 1:
         mean = np.mean(unknown, axis=0)
-        axes.plot(places, mean, color="black", linewidth=2.4, label="mean (open)", zorder=3)
+        axes.plot(places, mean, color=INK, linewidth=2.4, label="mean (open)", zorder=3)
     axes.axhline(_CHANCE, color="#999999", linewidth=0.8, linestyle=":")
     axes.set_xticks(places, ["clean", *(f"{s:g}" for s in strengths)], size=8)
     axes.set_title(name, size=11)
     axes.set_xlabel(UNITS[name], size=9)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:13] + "..."
 
 
 def _intervals(

@@ -172,9 +172,20 @@ class Rates:
         """Expected calibration error over ``BINS`` bins of equal mass, in [0, 1].
 
         The mean over the bins of the distance between the mean score and the share of fakes,
-        weighed by the mass (Nguyen and O'Connor, 2015). Tied scores share a bin, that of their
-        first. balanced: as if there were as many real images as fakes. moments: of the two sides,
-        :meth:`Mass.moment_of` of probabilities in the scores' stead, which rise with them.
+        weighed by the mass (Nguyen and O'Connor, 2015). balanced, moments: as for
+        :meth:`calibration_bins`.
+        """
+        mass, scored, fakes = self.calibration_bins(balanced=balanced, moments=moments)
+        return _divided(np.abs(scored - fakes).sum(axis=1), mass.sum(axis=1))
+
+    def calibration_bins(
+        self, *, balanced: bool = False, moments: tuple[Floats, Floats] | None = None
+    ) -> tuple[Floats, Floats, Floats]:
+        """[R, BINS] the mass of each bin, its sum of scores and its mass of fakes, by rising score.
+
+        Tied scores share a bin, that of their first. balanced: as if there were as many real images
+        as fakes. moments: of the two sides, :meth:`Mass.moment_of` of probabilities in the scores'
+        stead, which rise with them.
         """
         real_moment, fake_moment = moments or (self.real.moment, self.fake.moment)
         ranking, ones = self.ranking, np.ones(len(self.both))
@@ -197,7 +208,8 @@ class Rates:
         scored = of_real * np.diff(_taken(real_moment, real_at))
         scored += of_fake * np.diff(_taken(fake_moment, fake_at))
         fakes = of_fake * np.diff(_taken(self.fake.below, fake_at))
-        return _divided(np.abs(scored - fakes).sum(axis=1), total)
+        reals = of_real * np.diff(_taken(self.real.below, real_at))
+        return reals + fakes, scored, fakes
 
     def prevalence(self) -> Floats:
         """Share of fakes."""
