@@ -3,6 +3,8 @@
 Without a launcher it uses the CPU, or the first GPU if there is one:
     python evaluate.py --run runs/demo-blend-seed0
     python evaluate.py --run runs/NAME --test-data StyleGAN3=fakes/ --test-real FFHQ=reals/
+Several runs side by side, from what they left, in a page:
+    python evaluate.py --compare runs/demo-blend-seed0 runs/demo-ce-seed0
 
 On one GPU, in bfloat16:
     accelerate launch --num-processes 1 evaluate.py --run runs/NAME --mixed-precision bf16

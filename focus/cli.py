@@ -25,6 +25,7 @@ from jsonargparse import ArgumentParser
 
 from focus.config import (
     CONFIG_VERSION,
+    GREEDY,
     GROUPS,
     EvaluateConfig,
     TrainConfig,
@@ -235,7 +236,10 @@ def _read_argv(
         if name == "config":
             files.append(value)
         elif get_origin(kind) is tuple:
-            given.setdefault(name, []).append(value)
+            values = given.setdefault(name, [])
+            values.append(value)
+            while name in GREEDY and words and not words[0].startswith("-"):
+                values.append(words.popleft())
         elif get_origin(kind) is dict:
             key, equals, path = value.partition("=")
             if not (key and equals and path):

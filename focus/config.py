@@ -37,6 +37,9 @@ EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"
 GROUPS = ("data", "model", "loss", "training", "output", "machine")
 """The groups of flags, in the order in which ``--help`` shows them."""
 
+GREEDY = ("compare",)
+"""Flags that take all words up to the next flag."""
+
 T = TypeVar("T")
 
 _POSITIVE: tuple[Callable[[float], bool], str] = (lambda v: v > 0, "above 0")
@@ -159,6 +162,9 @@ class _SharedConfig:
         "data",
         "share of the images, of the human maps and of the masks that may be left out because "
         "they cannot be decoded",
+    )
+    report: bool = _flag(
+        True, "output", "write report.html, a page with all results, figures and pictures"
     )
     mixed_precision: MixedPrecision = _flag("no", "machine", "arithmetic of the network")
     threads: int | None = _flag(
@@ -405,7 +411,7 @@ class ResolvedTrainConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(_SharedConfig):
-    """What evaluate.py takes; exactly one of ``run`` and ``model_dir``."""
+    """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
 
     run: str | None = _flag(
         None, "model", "a run folder of train.py, whose best model is taken", "DIR"
@@ -415,8 +421,16 @@ class EvaluateConfig(_SharedConfig):
         None,
         "output",
         "folder for results.json and scores.csv, made if need be "
-        "(default: evaluation in the folder of --run, with --model-dir evaluation here)",
+        "(default: evaluation in the folder of --run, with --model-dir evaluation here, with "
+        "--compare comparison here)",
         "DIR",
+    )
+    compare: tuple[str, ...] = _flag(
+        (),
+        "output",
+        "score nothing, write a report of these run folders, or folders of evaluate.py, side by "
+        "side; two at least, differences are those to the first",
+        "RUN...",
     )
     robustness: bool = _flag(
         False,
@@ -434,9 +448,24 @@ class EvaluateConfig(_SharedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.run is None) == (self.model_dir is None):
+        if self.compare:
+            self._check_compared()
+        elif (self.run is None) == (self.model_dir is None):
             got = "neither" if self.run is None else "both"
             raise InputError(f"Give one of --run and --model-dir, got {got}.")
+
+    def _check_compared(self) -> None:
+        others = (
+            *("run", "model_dir", "data", "test_data", "test_real"),
+            *("robustness", "faithfulness"),
+        )
+        given = [flag(name) for name in others if getattr(self, name)]
+        if given:
+            raise InputError(f"{given[0]} has no effect with --compare, which scores nothing.")
+        if len(self.compare) < 2:
+            raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
+        if not self.report:
+            raise InputError("--compare writes a report, and --report false none: drop one.")
 
 
 def loss_config(config: TrainConfig) -> LossConfig:

@@ -1,13 +1,14 @@
-"""What ``evaluate.py`` does: a trained detector on images, to scores, results and overlays."""
+"""What ``evaluate.py`` does: a trained detector on images, to scores, results and a report."""
 
+from functools import partial
 from pathlib import Path
 
-from focus import faithfulness, robustness
+from focus import faithfulness, report, robustness
 from focus.cli import load_config
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.machine import usable_cores
+from focus.data.machine import is_main_process, usable_cores
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
 from focus.errors import InputError
@@ -16,18 +17,24 @@ from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
+from focus.runs import SUMMARY
 from focus.runtime import check_writable, ended_together, main_first, start
 
 
 @ended_together()
 def evaluate(config: EvaluateConfig) -> None:
-    """Score, write scores, results and a sheet of overlays, print a table.
+    """Score, write scores, results, a sheet of overlays and a report, print a table.
 
-    Each process of a launch scores its share of the images, the main one does the rest.
+    Each process of a launch scores its share of the images, the main one does the rest. Of
+    ``--compare`` only a report of several runs.
 
     Raises:
         InputError: a missing model or data, before anything is scored or written.
     """
+    if config.compare:
+        if is_main_process():
+            report.compare(config.compare, Path(config.output or "comparison"))
+        return
     model, output = _model_folder(config), _output_folder(config)
     detector = Detector.from_pretrained(model)
     accelerator = start(config)
@@ -66,6 +73,8 @@ def evaluate(config: EvaluateConfig) -> None:
             write_bad_files(bad, written[-1])
         for name in (*robustness.FILES, faithfulness.FILE):
             (output / name).unlink(missing_ok=True)  # of other scores
+        report.remove(output)
+    kept: list[robustness.Kept] = []
     if config.robustness:
         kept = robustness.measure(
             accelerator, detector, manifest, scores, batch_size=size, workers=workers
@@ -84,12 +93,16 @@ def evaluate(config: EvaluateConfig) -> None:
                 faithfulness.add(falls, scores, results)
                 write_results(output, scores, results)
     if main:
+        name = model.absolute().parent.name if model.name == "model" else model.name
         if results is not None:
-            name = model.absolute().parent.name if model.name == "model" else model.name
             print(format_table({name: results}), end="\n\n")
         said += remarks(scores, results)
         for line in [*said, *(f"written: {path}" for path in written)]:
             print(line)
+        if config.report:
+            summary = model.parent / SUMMARY
+            write = partial(report.write, output, name, detector, manifest, scores, results)
+            print(report.attempt(partial(write, kept=kept, summary=summary)))
 
 
 def _model_folder(config: EvaluateConfig) -> Path:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from focus import report
 from focus.checkpoint import load_checkpoint, save_checkpoint
 from focus.config import ResolvedTrainConfig, loss_config
 from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
@@ -252,7 +254,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def evaluate(self) -> Results:
-        """Score the test images with the best model, write scores, results and overlays.
+        """Score the test images with the best model, write scores, results, overlays and a report.
 
         Returns the results on the main process, nothing on the others.
         """
@@ -270,6 +272,11 @@ class Trainer:
             write_card(self.folder / "model", self._card(best, results))
             shown = self.test if len(self.test) else self.validation
             contact_sheet(best, shown, self.folder / "overlays.png")
+            report.remove(self.folder)  # of other scores
+            if self.config.report:
+                run = self.folder, self.config.name, best, self.test, scores, results
+                page = partial(report.write, *run, summary=self.folder / SUMMARY)
+                print(report.attempt(page))
         self.accelerator.wait_for_everyone()
         return results
 

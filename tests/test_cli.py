@@ -92,15 +92,15 @@ TRAIN_FLAGS = """
     data data-root debug dry-run ema-decay entropy-target epochs eval-metric focus-level
     focus-schedule focus-weight generator gradient-accumulation-steps heatmaps image-size
     initial-checkpoint label-smoothing layout log-steps loss lr max-bad max-nonfinite
-    mixed-precision model momentum name optimizer output patience pretrained recipe report-to
-    resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
-    step-gamma sync-bn target-from-maps temperature test-data test-real threads warmup
+    mixed-precision model momentum name optimizer output patience pretrained recipe report
+    report-to resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs
+    step-epochs step-gamma sync-bn target-from-maps temperature test-data test-real threads warmup
     weight-decay workers
 """
 EVALUATE_FLAGS = """
-    allow-outside-root batch-size columns data data-root debug faithfulness generator heatmaps
-    layout max-bad mixed-precision model-dir output robustness run test-data test-real threads
-    workers
+    allow-outside-root batch-size columns compare data data-root debug faithfulness generator
+    heatmaps layout max-bad mixed-precision model-dir output report robustness run test-data
+    test-real threads workers
 """
 
 

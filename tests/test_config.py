@@ -223,6 +223,7 @@ def test_evaluation_takes_one_model() -> None:
         EvaluateConfig()
     with pytest.raises(InputError, match="got both"):
         EvaluateConfig(run="a", model_dir="b")
+    assert EvaluateConfig(compare=("a", "b")).run is None
 
 
 def test_a_written_configuration_reads_back_the_same(tmp_path: Any) -> None:

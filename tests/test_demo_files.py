@@ -102,6 +102,7 @@ def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
     built_in: Manifest, folder: Path, tmp_path: Path, workers: int
 ) -> None:
     settings = ["--epochs=2", "--batch-size=8", "--threads=1", f"--output={tmp_path}"]
+    settings.append("--report=false")
     runs = {
         "files": (training_manifest(config(folder), progress=False), workers),
         "embedded": (built_in, 0),

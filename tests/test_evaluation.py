@@ -44,7 +44,8 @@ def noise(folder: Path, count: int) -> Path:
 
 
 def evaluate(**flags: Any) -> None:
-    evaluation.evaluate(EvaluateConfig(workers=0, threads=1, **flags))
+    flags = {"workers": 0, "threads": 1, "report": False} | flags
+    evaluation.evaluate(EvaluateConfig(**flags))
 
 
 def test_evaluate_writes_what_it_prints(
@@ -59,6 +60,7 @@ def test_evaluate_writes_what_it_prints(
         test_data={"new": str(noise(tmp_path.with_name("fakes"), 5))},
         test_real={"apart": str(noise(tmp_path.with_name("reals"), 6))},
         output=str(out),
+        report=True,
     )
     results = json.loads((out / "results.json").read_text())
     assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_fake"]) == (3, 4)
@@ -74,8 +76,14 @@ def test_evaluate_writes_what_it_prints(
         assert sheet.format == "PNG"
     printed = capsys.readouterr().out
     assert format_table({"first": results}) in printed
-    for name in ("results.json", "scores.csv", "overlays.png"):
+    for name in ("results.json", "scores.csv", "overlays.png", "report.html"):
         assert f"written: {out / name}" in printed
+    # The report is the last, and of these scores: without one there is none.
+    assert printed.splitlines()[-1] == f"written: {out / 'report.html'}"
+    assert f"{results['open']['mean']['auc']:.3f}" in (out / "report.html").read_text()
+    evaluate(run=str(model.parent), data=(str(tmp_path),), output=str(out))
+    assert not (out / "report.html").exists()
+    assert not (out / "figures").exists()
 
 
 def test_evaluate_marks_generators_and_warns_of_those_that_training_knew(

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 SMALL = [
     *("--recipe", "demo", "--model", "test_resnet", "--image-size", "64", "--threads", "1"),
     *("--workers", "0", "--lr", "1e-3", "--sheet-epochs", "0", "--name", "run"),
+    *("--report", "false"),
 ]
 INTERVAL = 5  # steps between checkpoints
 

@@ -246,6 +246,7 @@ def evaluate(model: Path, data: Path, output: Path, **flags: Any) -> None:
             output=str(output),
             workers=0,
             threads=1,
+            report=False,
             **flags,
         )
     )

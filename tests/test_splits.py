@@ -226,7 +226,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedTrainConfig:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{number}.png")
     config = TrainConfig(
-        data=("tree",), recipe="demo", epochs=1, threads=1, workers=0, name="run", output="runs"
+        data=("tree",),
+        recipe="demo",
+        epochs=1,
+        threads=1,
+        workers=0,
+        name="run",
+        output="runs",
+        report=False,
     )
     training.train(config)
     return resolve(replace(config, resume=True))

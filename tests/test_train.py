@@ -30,7 +30,10 @@ from focus.scores import Scores
 from focus.training import data_lines, train
 
 CHECKOUT = Path(__file__).parents[1]
-SMALL = ["--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"]
+SMALL = [
+    *("--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"),
+    *("--report", "false"),
+]
 
 
 def run(
@@ -55,7 +58,7 @@ def succeeds(script: str, *words: object, cwd: Path, launcher: list[str] | None 
 
 def inside(script: str, *words: object) -> None:
     """What a script does with these words, in this process: the imports take seconds."""
-    argv = [*map(str, words), "--threads", "1", "--workers", "0"]
+    argv = [*map(str, words), "--threads", "1", "--workers", "0", "--report", "false"]
     if script == "train.py":
         run_program(train, TrainConfig, argv=argv, prog=script)
     else:
@@ -117,7 +120,7 @@ def cyborg_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         *("--data", data / "cyborg/csvs/original.csv", "--data-root", data / "cyborg/images"),
         *("--heatmaps", data / "cyborg/heatmaps"),
         *("--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"camera={data / 'camera'}"),
-        *("--name", "mine"),
+        *("--name", "mine", "--report", "true"),
         cwd=cwd,
         launcher=accelerate_launch(),
     )

@@ -218,6 +218,7 @@ def _config(
         output=str(output),
         name=name,
         resume=True,
+        report=False,
         report_to=("none",),
         sheet_epochs=0,
         checkpoints_kept=1,

@@ -25,7 +25,7 @@ from focus.experiment.grid import Run
 LOGS = "logs"
 _FIXED_COST = 1.4
 """Of a run beside its epochs, in epochs: start, test images, overlays (measured: 7 s and 5 s)."""
-_MAY_DIFFER = ("threads", "workers", "resume", "debug")
+_MAY_DIFFER = ("threads", "workers", "resume", "debug", "report")
 _PATIENCE = 60.0  # seconds to save in, before a run that is told to stop is killed
 
 

@@ -1,0 +1,363 @@
+"""The figures of a report: what each shows, in words too, and how it is drawn.
+
+All are as wide as a phone's screen. Text and axes have the colour ``INK``, the background is white:
+the page replaces both by those of its own.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from focus import robustness
+from focus.metrics import Array
+from focus.perturbations import STRENGTHS, UNITS
+from focus.plotting import COLOURS, INK, short_label
+from focus.report import curves
+from focus.results import Results, match
+from focus.scores import Scores
+from focus.test_sets import UNNAMED, Comparison, union
+
+TEST_SETS = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
+PREFIXES = ("roc", "det", "scores", "entropy", "reliability", "training", "robustness")
+"""The name of a figure's file is one of these, or begins with one and a dash."""
+
+_WIDTH, _HEIGHT, _LEGEND_ROW = 4.2, 3.1, 0.19  # inches
+_DPI = 160
+_REAL = "#7f7f7f"
+_LINES = ("-", "--", ":", "-.")
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "white",
+    "font.size": 8.5,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "focus",  # the same file each time
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure to come: its file's name without ending, a heading, its content in words."""
+
+    name: str
+    title: str
+    alt: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a ROC: what it is called, the scores [M] of real images and [N] of fakes."""
+
+    label: str
+    real: Array
+    fake: Array
+    auc: float | None
+
+
+def rendered(plot: Plot) -> tuple[str, bytes]:
+    """The figure as the text of an SVG and as a PNG."""
+    svg, png = io.StringIO(), io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure = plot.draw()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.set_layout_engine("none")  # its places are found, and stay
+        figure.savefig(png, format="png", dpi=_DPI)
+    return svg.getvalue(), png.getvalue()
+
+
+def inline(svg: str, name: str) -> str:
+    """The SVG of matplotlib as a part of a page: its colours the page's, its ids its own."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', body)
+    content = body[body.index(">") + 1 :]
+    content = re.sub(r'\bid="', f'id="{name}-', content)
+    content = re.sub(r'(url\(|href=")#', rf"\1#{name}-", content)
+    content = content.replace(INK, "currentColor").replace("fill: #ffffff", "fill: none")
+    return f'<svg {view.group() if view else ""} aria-hidden="true">{content}'
+
+
+def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
+    """The figures of an evaluation; without results (no image has a label) no curves."""
+    if results is None:
+        everything = {"unlabelled": scores}
+        return [_histogram(kind, "", everything, {}) for kind in ("scores", "entropy")]
+    comparisons = match(scores, results["training_generators"])
+    names = list(dict.fromkeys(c.generator for c in comparisons))
+    plots = []
+    for test_set, title in TEST_SETS.items():
+        members = [c for c in comparisons if c.test_set == test_set and len(c.real) and len(c.fake)]
+        if not members:
+            continue
+        colours = [_colour(names.index(c.generator)) for c in members]
+        lines = [_curve(scores, results, c) for c in members]
+        suffix = test_set.replace("_", "-")
+        plots += _rocs(suffix, title, lines, colours)
+        real = scores.select(union(c.real for c in members))
+        groups = {"real": real} | {c.generator or UNNAMED: scores.select(c.fake) for c in members}
+        plots += [
+            _histogram(kind, test_set, groups, dict(zip(list(groups)[1:], colours, strict=True)))
+            for kind in ("scores", "entropy")
+        ]
+    pooled = {
+        test_set: [c for c in comparisons if c.test_set == test_set] for test_set in TEST_SETS
+    }
+    found = {
+        test_set: [scores.score[union(getattr(c, side) for c in own)] for side in ("real", "fake")]
+        for test_set, own in pooled.items()
+        if any(len(c.real) and len(c.fake) for c in own)
+    }
+    if found:
+        plots.append(_reliability(found, results))
+    order = {prefix: number for number, prefix in enumerate(PREFIXES)}
+    return sorted(plots, key=lambda plot: order[plot.name.partition("-")[0]])
+
+
+def of_robustness(kept: Sequence[robustness.Kept]) -> list[Plot]:
+    """A figure a perturbation; none where nothing was measured."""
+    return [
+        Plot(
+            f"robustness-{name}",
+            f"AUC under {name}",
+            f"AUC of each generator by the strength of {name} ({UNITS[name]}), the clean AUC at "
+            "the left; the figures are in robustness.csv.",
+            partial(robustness.draw, kept, (name,)),
+        )
+        for name in STRENGTHS
+        if any(each.perturbation == name and each.auc is not None for each in kept)
+    ]
+
+
+def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> list[Plot]:
+    """The columns of ``summary.csv`` by epoch; none where there is no row."""
+    if not rows:
+        return []
+    panels = {
+        "loss": ("Loss", ("train_loss", "train_classification", "eval_log_loss")),
+        "validation": ("On validation images", ("eval_auc", "eval_balanced_accuracy")),
+        "focus": (
+            "Entropy and peak of the CAM",
+            ("train_entropy", "eval_entropy", "eval_peak_share"),
+        ),
+    }
+    plots = []
+    for name, (title, columns) in panels.items():
+        shown = {
+            column.replace("_", " ").replace("eval ", "validation "): [row[column] for row in rows]
+            for column in columns
+            if all(column in row for row in rows)
+        }
+        if shown:
+            last = ", ".join(f"{column} {values[-1]:.3f}" for column, values in shown.items())
+            alt = f"{title} by epoch, {len(rows)} epochs; in the last: {last}."
+            epochs = [row["epoch"] for row in rows]
+            plots.append(
+                Plot(f"training-{name}", title, alt, partial(_training, epochs, shown, best_epoch))
+            )
+    return plots
+
+
+def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]]) -> list[Plot]:
+    """ROC and DET of several runs, by test set and generator."""
+    plots = []
+    for number, ((test_set, generator), lines) in enumerate(named.items()):
+        title = f"{generator or UNNAMED}, {TEST_SETS[test_set]}"
+        colours = [_colour(at) for at in range(len(lines))]
+        name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}").strip("-")
+        plots += _rocs(f"{number:02d}-{name}", title, lines, colours)
+    return plots
+
+
+def _curve(scores: Scores, results: Results, comparison: Comparison) -> Curve:
+    name = comparison.generator or UNNAMED
+    auc = results[comparison.test_set]["generators"][name]["auc"]
+    return Curve(name, scores.score[comparison.real], scores.score[comparison.fake], auc)
+
+
+def _colour(number: int) -> tuple[str, str]:
+    """Colour and line style: as many as are told apart."""
+    return COLOURS[number % len(COLOURS)], _LINES[number // len(COLOURS) % len(_LINES)]
+
+
+def _rocs(
+    suffix: str, title: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]
+) -> list[Plot]:
+    aucs = ", ".join(f"{line.label} {_number(line.auc)}" for line in lines)
+    made = []
+    for kind, name in (("roc", "ROC"), ("det", "DET")):
+        alt = f"{name}, {title}, the false positive rate on a logarithmic axis. AUC: {aucs}."
+        draw = partial(_roc, kind, lines, colours)
+        made.append(Plot(f"{kind}-{suffix}", f"{name}, {title}", alt, draw))
+    return made
+
+
+def _roc(kind: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]) -> Figure:
+    figure, axes = _panel(len(lines))
+    lowest_alarms = min(1 / max(2, len(line.real)) for line in lines)
+    lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
+    for line, (colour, style) in zip(lines, colours, strict=True):
+        alarms, found = curves.roc(line.real, line.fake)
+        label = f"{short_label(line.label)}  {_number(line.auc)}"
+        # A step: between two points the ROC has what the lower rate gives.
+        height = found if kind == "roc" else np.maximum(1 - found, lowest_missed / 2)
+        axes.plot(
+            np.maximum(alarms, lowest_alarms / 2),
+            height,
+            drawstyle="steps-post",
+            color=colour,
+            linestyle=style,
+            linewidth=1.4,
+            label=label,
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(lowest_alarms, 1)
+    axes.set_xlabel("false positive rate")
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    grid = np.geomspace(lowest_alarms, 1, 100)
+    if kind == "roc":
+        axes.plot(grid, grid, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
+        axes.set_ylabel("true positive rate")
+        axes.set_ylim(0, 1.01)
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    else:
+        axes.plot(grid, 1 - grid, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
+        axes.set_yscale("log")
+        axes.set_ylim(max(lowest_missed, 1e-4), 1)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel("miss rate")
+    _legend(figure, axes)
+    return figure
+
+
+def _histogram(
+    kind: str,
+    test_set: str,
+    groups: Mapping[str, Scores],
+    colours: Mapping[str, tuple[str, str]],
+) -> Plot:
+    """Of the scores or of the entropy: real images as an area, each generator's fakes as a line."""
+    column = {"scores": "score", "entropy": "entropy_predicted"}[kind]
+    words = {"scores": "Scores", "entropy": "CAM entropy"}[kind]
+    where = f", {TEST_SETS[test_set]}" if test_set else ""
+    values = {name: getattr(group, column) for name, group in groups.items() if len(group)}
+    means = ", ".join(f"{name} {array.mean():.3f}" for name, array in values.items())
+    suffix = f"-{test_set.replace('_', '-')}" if test_set else ""
+    return Plot(
+        f"{kind}{suffix}",
+        f"{words}{where}",
+        f"Histogram of {words[:1].lower() if kind == 'scores' else words[:1]}{words[1:]}{where}, "
+        f"from 0 to 1. Means: {means}.",
+        partial(_histograms, values, colours, _XLABELS[kind]),
+    )
+
+
+_XLABELS = {
+    "scores": "score (probability of synthetic)",
+    "entropy": "entropy of the predicted class's CAM",
+}
+
+
+def _histograms(
+    values: Mapping[str, Array], colours: Mapping[str, tuple[str, str]], xlabel: str
+) -> Figure:
+    figure, axes = _panel(len(values))
+    for name, array in values.items():
+        heights, edges = curves.shares(array)
+        if name in colours:
+            colour, style = colours[name]
+            axes.stairs(heights, edges, color=colour, ls=style, lw=1.4, label=short_label(name))
+        else:
+            axes.stairs(heights, edges, fill=True, color=_REAL, alpha=0.4, label=name)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("share of the images")
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    _legend(figure, axes)
+    return figure
+
+
+def _reliability(found: Mapping[str, Sequence[Array]], results: Results) -> Plot:
+    errors = {test_set: results[test_set]["pooled"]["ece"] for test_set in found}
+    words = ", ".join(f"{TEST_SETS[name]} {_number(error)}" for name, error in errors.items())
+    alt = (
+        "Share of fakes by the mean score, in 15 bins of as many images each; on the diagonal "
+        f"scores are calibrated. Expected calibration error: {words}."
+    )
+    return Plot("reliability", "Reliability", alt, partial(_reliabilities, found, errors))
+
+
+def _reliabilities(
+    found: Mapping[str, Sequence[Array]], errors: Mapping[str, float | None]
+) -> Figure:
+    figure, axes = _panel(len(found))
+    axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
+    for number, (test_set, (real, fake)) in enumerate(found.items()):
+        scored, fakes, _ = curves.reliability(real, fake)
+        label = f"{TEST_SETS[test_set]}, ECE {_number(errors[test_set])}"
+        axes.plot(
+            scored, fakes, marker="o", markersize=3.5, lw=1.2, color=COLOURS[number], label=label
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("mean score of the bin")
+    axes.set_ylabel("share of fakes in the bin")
+    _legend(figure, axes)
+    return figure
+
+
+def _training(
+    epochs: Sequence[float], shown: Mapping[str, Sequence[float]], best_epoch: int | None
+) -> Figure:
+    figure, axes = _panel(len(shown) + 1)
+    for number, (name, values) in enumerate(shown.items()):
+        axes.plot(epochs, values, color=COLOURS[number], linewidth=1.4, label=name)
+    if best_epoch:
+        axes.axvline(best_epoch, color=INK, alpha=0.5, lw=0.8, ls="--", label="kept model")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axes)
+    return figure
+
+
+def _panel(lines: int) -> tuple[Figure, Axes]:
+    """One panel with room for a legend of so many lines below."""
+    height = _HEIGHT + _LEGEND_ROW * -(-lines // 2)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(handles)))
+
+
+def _percent(value: float, _: int) -> str:
+    return f"{100 * value:g} %"
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"

@@ -1,0 +1,159 @@
+"""``evaluate.py --compare``: several runs side by side, from the files that they left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from focus import evaluation
+from focus.cli import parse
+from focus.config import EvaluateConfig
+from focus.errors import InputError
+from focus.metrics import auc_difference
+from focus.report import REPORT
+from focus.result_table import figure
+from focus.results import summarise, write_results
+from focus.scores import Scores
+
+from .reports import Page, made
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three runs on the same images; of the third the results are evaluate.py's."""
+    folder = tmp_path_factory.mktemp("runs")
+    _, scores, _ = made(folder / "images", 12, resamples=0)
+    draw = np.random.default_rng(0)
+    folders = [folder / "first", folder / "second", folder / "third" / "evaluation"]
+    for number, place in enumerate(folders):
+        columns = scores.columns()
+        columns["score"] = (0.7 * scores.score + 0.1 * number * draw.random(len(scores))) % 1
+        changed = Scores(**columns)
+        write_results(place, changed, summarise(changed, ["kA"], resamples=20))
+    return folders
+
+
+def compare(folders: list[Path], output: Path) -> Page:
+    words = ["--compare", *map(str, folders), "--output", str(output)]
+    evaluation.evaluate(parse(EvaluateConfig, words, prog="evaluate.py"))
+    return Page(output / REPORT)
+
+
+def test_a_column_a_run_and_the_differences_on_the_same_images(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare(runs, tmp_path)
+    everything = [json.loads((run / "results.json").read_text()) for run in runs]
+    assert ("open", "generators", "uB", "auc") in found.figures
+    for keys, texts in found.figures.items():
+        assert len(texts) == 3
+        for results, text in zip(everything, texts, strict=True):
+            value, interval = figure(results, keys)
+            expected = "-" if value is None else f"{value:.3f}"
+            if interval is not None:
+                expected += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+            assert text.strip() == expected, keys
+    printed = capsys.readouterr().out
+    scored = [Scores.from_csv(run / "scores.csv") for run in runs]
+    is_open = scored[0].test_set == "open"
+    sides = [is_open & (scored[0].label == label) for label in (0, 1)]
+    for name, scores in (("second", scored[1]), ("third", scored[2])):
+        sampled = [table.score[side] for table in (scores, scored[0]) for side in sides]
+        difference = auc_difference(*sampled)
+        assert difference is not None
+        words = (
+            f"open-set AUC, all images: {name} - first = {difference.value:+.3f} "
+            f"[{difference.low:+.3f}, {difference.high:+.3f}], p = {difference.p_value:.2g}"
+        )
+        assert words in printed
+        assert words in found.text
+    assert "The p-values are not adjusted for 2 runs compared with one." in found.text
+    assert f"written: {tmp_path / REPORT}" in printed
+
+
+def test_a_roc_a_generator_with_a_line_a_run(runs: list[Path], tmp_path: Path) -> None:
+    # What an earlier report of more generators left.
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "roc-07-open-gone.svg").write_text("x")
+    found = compare(runs[:2], tmp_path)
+    files = sorted(path.name for path in (tmp_path / "figures").glob("*.svg"))
+    kinds = ["00-closed-kA", "01-open-b-u-C-b", "02-open-uB"]
+    assert files == [f"{kind}-{name}.svg" for kind in ("det", "roc") for name in kinds]
+    results = [json.loads((run / "results.json").read_text()) for run in runs[:2]]
+    aucs = [each["open"]["generators"]["uB"]["auc"] for each in results]
+    words = f"AUC: first {aucs[0]:.3f}, second {aucs[1]:.3f}."
+    assert (
+        f'aria-label="ROC, uB, open set, the false positive rate on a logarithmic axis. {words}"'
+        in found.html
+    )
+    assert "script" not in found.tags, "there are no images, so nothing to sort"
+
+
+def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path) -> None:
+    scores = Scores.from_csv(runs[1] / "scores.csv")
+    results = json.loads((runs[1] / "results.json").read_text())
+    grouped, fewer = scores.columns(), scores.select(np.arange(1, len(scores)))
+    grouped["group"] = np.array(["g"] * len(scores), dtype=object)
+    write_results(tmp_path / "grouped", Scores(**grouped), results)
+    write_results(tmp_path / "fewer", fewer, summarise(fewer, ["kA"], resamples=0))
+    names = "grouped", "fewer"
+    found = compare([runs[0], *(tmp_path / name for name in names)], tmp_path / "out")
+    assert "grouped - first: the difference is not tested, images come in groups." in found.text
+    assert (
+        "fewer - first: the difference is not tested, their images are not the same files."
+        in found.text
+    )
+    assert "p-values" not in found.text
+
+
+def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
+    table = Scores.from_csv(runs[0] / "scores.csv")
+    results = json.loads((runs[0] / "results.json").read_text())
+    write_results(tmp_path / "first", table, results)
+    found = compare([runs[0], tmp_path / "first"], tmp_path / "out")
+    assert f"{runs[0]}: 60 images" in found.text
+    assert f"{tmp_path / 'first'}: 60 images" in found.text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"compare": ("RUN",)}, "--compare needs two runs at least, got .*first alone"),
+        ({"compare": ("RUN", "nowhere")}, "--compare nowhere has no results.json: give run fold"),
+        ({"compare": ("RUN", "OLD")}, "results.json has version 1, this program reads 2"),
+        ({"compare": ("RUN", "BROKEN")}, "BROKEN cannot be read .JSONDecodeError.*evaluate the"),
+        ({"compare": ("RUN", "HALF")}, "HALF cannot be read .FileNotFoundError"),
+        ({"compare": ("RUN", "RUN"), "run": "x"}, "--run has no effect with --compare"),
+        ({"compare": ("RUN", "RUN"), "data": ("x",)}, "--data has no effect with --compare"),
+        ({"compare": ("RUN", "RUN"), "robustness": True}, "--robustness has no effect with"),
+        ({"compare": ("RUN", "RUN"), "report": False}, "--compare writes a report, and --report f"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    runs: list[Path], tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    for name, text in (("OLD", '{"version": 1}'), ("BROKEN", "{"), ("HALF", '{"version": 2}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(text)
+    scores = (runs[0] / "scores.csv").read_bytes()
+    for name in ("OLD", "BROKEN"):
+        (tmp_path / name / "scores.csv").write_bytes(scores)
+    places = {"RUN": str(runs[0])} | {n: str(tmp_path / n) for n in ("OLD", "BROKEN", "HALF")}
+    given = given | {"compare": tuple(places.get(name, name) for name in given["compare"])}
+    with pytest.raises(InputError, match=message) as caught:
+        evaluation.evaluate(EvaluateConfig(output=str(tmp_path / "out"), **given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_follow_the_flag_or_stand_behind_one_each() -> None:
+    for words in (
+        ["--compare", "a", "b", "c"],
+        ["--compare=a", "b", "--compare", "c"],
+        ["--compare", "a", "--compare", "b", "c", "--debug"],
+    ):
+        assert parse(EvaluateConfig, words).compare == ("a", "b", "c")
+    with pytest.raises(InputError, match="'b' stands alone"):
+        parse(EvaluateConfig, ["--data", "a", "b"])
