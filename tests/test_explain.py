@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,15 @@ def test_without_thresholds_there_is_no_decision_and_it_is_said(
     with pytest.raises(InputError, match=r"no threshold bpcer1 \(it needs >= 500 real"):
         run(model, tmp_path / "out2", pictures / "a", threshold="bpcer1")
     assert not (tmp_path / "out2").exists()
+
+
+def test_pictures_that_are_not_cut_out_as_in_training_are_warned_of(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cropped = Detector(image_size=32)
+    cropped.config = replace(cropped.config, geometry=("box margin 0.3",))
+    run(saved(cropped, tmp_path / "m", 0.5), tmp_path / "out", pictures / "a")
+    assert "2 of 2 images are cut out otherwise (whole) than" in caplog.text
 
 
 def test_a_folder_with_anything_in_it_is_not_written_to(
