@@ -29,7 +29,10 @@ _TORCHVISION = {
 # torchvision's files of DenseNets are older than its code.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 # Of torch before 0.4.1, or made anew by the network.
-_DISPENSABLE = ("num_batches_tracked", "relative_position_index", "attn_mask")
+_DISPENSABLE = (
+    "num_batches_tracked",
+    *("relative_position_index", "relative_coords_table", "attn_mask"),
+)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

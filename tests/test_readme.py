@@ -37,8 +37,9 @@ from .documented import (
 )
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-ON_REQUEST = "docs/reproduce.md"
-"""Its data are not to be had here; tests/test_reproduce.py rehearses it."""
+ELSEWHERE = ("docs/reproduce.md", "docs/experiment.md")
+"""Run by tests/test_reproduce.py, with stand-ins for data that are given out on request, and by
+tests/test_experiment.py."""
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -206,7 +207,7 @@ def shown(kinds: tuple[str, ...], *, long: bool) -> list[object]:
     """The commands to run, each once whatever document shows it."""
     found: dict[tuple[str, ...], Command] = {}
     for document in DOCUMENTS:
-        if document != ON_REQUEST:
+        if document not in ELSEWHERE:
             for command in of_document(document):
                 if kind(command) in kinds and command.long == long:
                     found.setdefault(program(command), command)
@@ -240,9 +241,8 @@ def test_a_long_command_runs_scaled_down(command: Command, place: Path, tmp_path
     """As a process of its own, with one epoch, one seed and two losses on a few images."""
     words = list(program(command))
     if kind(command) == "focus.experiment":
-        data = [] if "--data" in words else [*OWN_DATA, *TESTS]
-        words += [*data, "--recipe", "demo", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
-        words += ["--losses", "ce,focus", "--model", "focus_small"]
+        words += [*OWN_DATA, *TESTS, "--recipe", "demo", "--epochs", "1", "--seeds", "1"]
+        words += ["--losses", "ce,focus", "--jobs", "1"]
     elif kind(command) == "train.py":
         words = [str(CHECKOUT / "train.py"), *words[1:], *SMALL, "--epochs", "1"]
         words += [] if "--data" in words else OWN_DATA

@@ -76,20 +76,19 @@ def same(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "size", "change"),
+    ("name", "model", "size", "change", "suffix"),
     [
-        ("resnet50", "resnet50", 96, same),
-        ("resnet50", "resnet50.tv_in1k", 96, as_published),
-        ("densenet121", "densenet121", 96, same),
-        ("densenet121", "densenet121.tv_in1k", 96, as_published),
-        ("inception_v3", "inception_v3.tv_in1k", 139, same),
-        ("convnext_tiny", "convnext_tiny", 96, same),
-        ("efficientnet_b0", "efficientnet_b0", 96, same),
-        ("mobilenet_v2", "mobilenetv2_100", 96, same),
+        ("resnet50", "resnet50", 96, same, ".pth"),
+        ("resnet50", "resnet50.tv_in1k", 96, as_published, ".pth"),
+        ("densenet121", "densenet121", 96, same, ".safetensors"),
+        ("densenet121", "densenet121.tv_in1k", 96, as_published, ".pth"),
+        ("inception_v3", "inception_v3.tv_in1k", 139, same, ".pth"),
+        ("convnext_tiny", "convnext_tiny", 96, same, ".safetensors"),
+        ("efficientnet_b0", "efficientnet_b0", 96, same, ".safetensors"),
+        ("mobilenet_v2", "mobilenetv2_100", 96, same, ".safetensors"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvisions_weights_give_its_features(
     name: str,
     model: str,
