@@ -55,8 +55,6 @@ from bench.gpu_steps import (
     Case,
     Operation,
     Row,
-    Shape,
-    autocast,
     captured,
     cases,
     inputs_of,
@@ -66,6 +64,7 @@ from bench.gpu_steps import (
     profiled,
     shapes_of,
 )
+from bench.head_table import Shape
 from focus.errors import InputError
 from focus.kernels import backend_for
 
@@ -147,7 +146,7 @@ def compiled(run: Run) -> None:
     for case in run.part.over(profiled(run.shapes)):
         torch.compiler.reset()
         inputs = inputs_of(case, run.device)
-        step = autocast(case, torch.compile(head.branches, dynamic=False), inputs)
+        step = head.compiled(inputs)
         branches = operations(case, inputs)[-1]
         operation = Operation("branches compiled", "step", partial(_same, step), branches.expected)
         for row in time_operation(operation, case, run):

@@ -8,10 +8,8 @@ by a kernel that divides them; or every operation once, for a sanitizer.
 
 import argparse
 import math
-import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,19 +18,13 @@ import torch
 from torch import Tensor
 
 from bench import head
+from bench.head_table import Shape, shape_of
 from bench.timing import Step
-from focus.kernels import cam_entropy, focus_head, use_backend
+from focus.kernels import cam_entropy, use_backend
 
-Shape = tuple[int, int, int]
 Row = dict[str, Any]
 
-SHAPES: tuple[Shape, ...] = (
-    (20, 1024, 49),
-    (20, 2048, 49),
-    (128, 2048, 49),
-    (128, 2048, 100),
-    (256, 2048, 64),
-)
+SHAPES = head.SHAPES
 # Small, since each access is watched; odd numbers of cells, and channels that fill no block.
 WATCHED: tuple[Shape, ...] = ((3, 70, 49), (5, 256, 64), (2, 129, 100))
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -113,18 +105,9 @@ def cases(shapes: tuple[Shape, ...]) -> list[Case]:
 
 def inputs_of(case: Case, device: str) -> head.Inputs:
     """As in mixed-precision training: features of the case's type, a float32 classifier."""
-    made = head.make_inputs(case.shape, case.layout)
-    if case.classes != len(made.weight):
-        draw = torch.Generator().manual_seed(1)
-        batch, channels, _ = case.shape
-        made = replace(
-            made,
-            weight=torch.randn(case.classes, channels, generator=draw) / channels**0.5,
-            bias=torch.zeros(case.classes),
-            target=torch.randint(case.classes, (batch,), generator=draw),
-        )
+    made = head.make_inputs(case.shape, case.layout, case.classes, DTYPES[case.dtype])
     return head.Inputs(
-        made.features.detach().to(device, DTYPES[case.dtype]).requires_grad_(),
+        made.features.detach().to(device).requires_grad_(),
         made.weight.detach().to(device).requires_grad_(),
         made.bias.detach().to(device).requires_grad_(),
         made.target.to(device),
@@ -134,13 +117,7 @@ def inputs_of(case: Case, device: str) -> head.Inputs:
 
 def loss_of(inputs: head.Inputs) -> Tensor:
     """The forward of :func:`bench.head.ours`."""
-    return focus_head(
-        *inputs.leaves,
-        inputs.target,
-        saliency=inputs.saliency,
-        focus_weight=head.FOCUS_WEIGHT,
-        saliency_weight=head.SALIENCY_WEIGHT,
-    ).loss
+    return head.ours_loss(*inputs)
 
 
 def backward_of(inputs: head.Inputs) -> Step:
@@ -157,30 +134,16 @@ def operations(case: Case, inputs: head.Inputs) -> list[Operation]:
     plain = head.plain(wide, head.pool_by_mean)
 
     def step(function: Callable[..., tuple[Tensor, ...]], *more: Any) -> Callable[[], Step]:
-        return lambda: autocast(case, function, inputs, *more)
+        return lambda: partial(function, inputs, *more)
 
     return [
         Operation("ours", "forward", lambda: lambda: (loss_of(inputs),), (loss,)),
         Operation("ours", "backward", lambda: backward_of(inputs), focused),
-        Operation("ours", "step", lambda: partial(head.ours, inputs), focused),
+        Operation("ours", "step", step(head.ours), focused),
         Operation("plain mean", "step", step(head.plain, head.pool_by_mean), plain),
         Operation("plain adaptive", "step", step(head.plain, head.pool_adaptive), plain),
         Operation("branches", "step", step(head.branches), focused),
     ]
-
-
-def autocast(
-    case: Case, function: Callable[..., tuple[Tensor, ...]], inputs: head.Inputs, *more: Any
-) -> Step:
-    """The step under autocast, which is how plain torch mixes bfloat16 and float32."""
-    device = inputs.features.device.type
-
-    def step() -> tuple[Tensor, ...]:
-        # Without its cache, which must not reach from outside into a graph.
-        with torch.autocast(device, torch.bfloat16, case.dtype == "bf16", cache_enabled=False):
-            return function(inputs, *more)
-
-    return step
 
 
 def captured(make: Callable[[], Step]) -> Step:
@@ -306,13 +269,7 @@ def sanitize(shapes: tuple[Shape, ...], device: str) -> None:
 
 def shapes_of(text: str) -> tuple[Shape, ...]:
     """``20x2048x49,128x2048x49``: batch, channels, cells (a square number)."""
-    found = []
-    for word in text.split(","):
-        numbers = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", word)
-        if numbers is None or math.isqrt(int(numbers[3])) ** 2 != int(numbers[3]):
-            raise argparse.ArgumentTypeError(f"{word!r} is not BxCxHW with a square number HW")
-        found.append((int(numbers[1]), int(numbers[2]), int(numbers[3])))
-    return tuple(found)
+    return tuple(shape_of(word) for word in text.split(","))
 
 
 def main() -> None:

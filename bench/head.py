@@ -1,11 +1,17 @@
 """What the operations cost on the CPU, in time and in memory.
 
-    python -m bench.head [--output FOLDER] [--rounds N] [--shapes BxCxHW ...]
+    python -m bench.head [--short] [--output FOLDER] [--rounds N] [--shapes BxCxHW ...]
+                         [--dtypes NAME ...] [--layouts NAME ...] [--classes K ...]
 
 The whole head is compared with plain pooling + classifier + cross-entropy, with the usual autograd
-branches and with a loop over samples; ``cam_entropy`` with a copy of the features. Each step does
-forward and the gradients of features, weight and bias, and is first checked against the float64
-reference of what it computes.
+branches, these under torch.compile, and a loop over samples; ``cam_entropy`` with a copy of the
+features. Each step does forward and the gradients of features, weight and bias, and is first
+checked against the float64 reference of what it computes. In bf16 the features are bfloat16, the
+classifier is float32, and forward runs under autocast, as in training with mixed precision.
+
+``plain`` is the faster of the two spellings in use, ``fastest plain`` may also pool by a matrix
+product, which hardly anyone writes. ``K 1000 / K 2, ours / plain`` is by how much more classes slow
+down ours, over the same of plain.
 
 The method is that of :mod:`bench.timing`; the ratio of the plain head to itself (A/A) says what it
 cannot tell apart. Memory: the most bytes that a step holds at once, its results among them, over
@@ -14,10 +20,13 @@ those of the features.
 
 import argparse
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,30 +34,71 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from bench.timing import Step, judge, keep_memory, peak_bytes, ratio, settings, time_rounds, write
+from bench.head_table import Case, Row, Shape, growth_of, make_row, shape_of, table, verdict
+from bench.timing import (
+    Step,
+    at_least,
+    keep_memory,
+    make_folder,
+    peak_bytes,
+    settings,
+    time_rounds,
+    write,
+)
+from focus.errors import InputError
 from focus.kernels import cam_entropy, focus_head, use_backend
 
-SHAPES = ((20, 1024, 49), (20, 2048, 49), (128, 2048, 49), (128, 2048, 100))
+SHAPES: tuple[Shape, ...] = (
+    (20, 1024, 49),
+    (20, 2048, 49),
+    (128, 2048, 49),
+    (128, 2048, 100),
+    (256, 2048, 64),
+)
+SHORT_SHAPES = SHAPES[1:3]
 LAYOUTS = ("nchw", "channels_last")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLASSES = 2
+# Many classes only here: what they add is products of [B,C] and [K,C], whatever the features.
+MANY_CLASSES, MANY_SHAPES = (16, 1000), SHAPES[1:3]
+ROUNDS, SHORT_ROUNDS = 61, 21
 FOCUS_WEIGHT, SALIENCY_WEIGHT = 0.1, 5.0
 
 RATIOS = {
     "A/A": ("plain again", "plain"),
     "ours / plain": ("ours", "plain"),
+    "ours / fastest plain": ("ours", "fastest plain"),
     "branches / ours": ("branches", "ours"),
+    "compiled / ours": ("compiled", "ours"),
     "per sample / ours": ("per sample", "ours"),
     "cam_entropy / copy": ("cam_entropy", "copy"),
 }
-COPY_BARS = dict(zip(SHAPES, (2.9, 2.3, 1.75), strict=False))
-MEMORY_BAR = 1.06
 
-Shape = tuple[int, int, int]
+# Largest error of a gradient: the order of the norm, and the share of the exact gradient's. fp32:
+# sums over thousands of channels, divided by a CAM's range. bf16: ours is rounded once, to half an
+# ulp of dF; what plain computes under autocast is rounded at each step; the others' CAM is
+# bfloat16, its cells tie at the extremes, and a tie divides a gradient among cells.
+_ROUNDED_ONCE, _ROUNDED, _TIED = (math.inf, 2**-8 + 1e-5), (math.inf, 0.1), (2, 0.3)
+FP32_LIMIT = math.inf, 2e-5
+BF16_LIMITS = {
+    "ours": _ROUNDED_ONCE,
+    "cam_entropy": _ROUNDED_ONCE,
+    "copy": _ROUNDED_ONCE,
+    "plain": _ROUNDED,
+    "plain again": _ROUNDED,
+    "fastest plain": _ROUNDED,
+    "branches": _TIED,
+    "compiled": _TIED,
+    "per sample": _TIED,
+}
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Pool = Callable[[Tensor], Tensor]
 
 
-@dataclass
-class Inputs:
-    """One training step's tensors: features [B,C,H,W], weight [K,C], bias [K], target [B]."""
+class Inputs(NamedTuple):
+    """One training step's tensors: features [B,C,H,W], weight [K,C], bias [K], target [B],
+    saliency [B,H,W]."""
 
     features: Tensor
     weight: Tensor
@@ -62,45 +112,46 @@ class Inputs:
         return self.features, self.weight, self.bias
 
 
-@dataclass
-class Row:
-    """A ratio of two steps in one case; memory is that of the step named first."""
-
-    shape: str
-    layout: str
-    ratio: str
-    median: float
-    low: float
-    high: float
-    bar: str
-    met: bool | None
-    memory: float
-    memory_met: bool | None
-
-
-def make_inputs(shape: Shape, layout: str) -> Inputs:
-    """Random float32 tensors of (B, C, HW); the features non-negative, as after a ReLU."""
+def make_inputs(
+    shape: Shape, layout: str, classes: int = CLASSES, dtype: torch.dtype = torch.float32
+) -> Inputs:
+    """Random tensors of (B, C, HW); the features of a type and non-negative, as after a ReLU."""
     batch, channels, cells = shape
     side = math.isqrt(cells)
     draw = torch.Generator().manual_seed(0)
-    features = torch.randn(batch, channels, side, side, generator=draw).relu()
+    features = torch.randn(batch, channels, side, side, generator=draw).relu().to(dtype)
     if layout == "channels_last":
         features = features.contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(CLASSES, channels, generator=draw) / channels**0.5
+    weight = torch.randn(classes, channels, generator=draw) / channels**0.5
     return Inputs(
         features.requires_grad_(),
         weight.requires_grad_(),
-        torch.zeros(CLASSES, requires_grad=True),
-        torch.randint(CLASSES, (batch,), generator=draw),
+        torch.zeros(classes, requires_grad=True),
+        torch.randint(classes, (batch,), generator=draw),
         torch.rand(batch, side, side, generator=draw),
     )
 
 
-def plain(inputs: Inputs, pool: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+def gradients(inputs: Inputs, loss: Loss) -> tuple[Tensor, ...]:
+    """Of the leaves; forward under autocast where the features are bfloat16."""
+    if inputs.features.dtype == torch.bfloat16:
+        # Without its cache, which must not reach from outside into a CUDA graph.
+        with torch.autocast(inputs.features.device.type, torch.bfloat16, cache_enabled=False):
+            value = loss(*inputs)
+    else:
+        value = loss(*inputs)
+    return torch.autograd.grad(value, inputs.leaves)
+
+
+def plain(inputs: Inputs, pool: Pool) -> tuple[Tensor, ...]:
     """Pooling, classifier, cross-entropy."""
-    logits = functional.linear(pool(inputs.features), inputs.weight, inputs.bias)
-    loss = functional.cross_entropy(logits, inputs.target)
-    return torch.autograd.grad(loss, inputs.leaves)
+
+    def loss(
+        features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+    ) -> Tensor:
+        return functional.cross_entropy(functional.linear(pool(features), weight, bias), target)
+
+    return gradients(inputs, loss)
 
 
 def pool_by_mean(features: Tensor) -> Tensor:
@@ -113,39 +164,76 @@ def pool_adaptive(features: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(features, 1).flatten(1)
 
 
-def ours(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The whole head in one operation."""
-    loss = focus_head(
-        *inputs.leaves,
-        inputs.target,
-        saliency=inputs.saliency,
+def pool_by_product(features: Tensor) -> Tensor:
+    """Global average pooling as a product with 1/HW, whose gradient lies as the features do.
+
+    (A sum that is divided afterwards would be quicker, as its gradient is a view of ``[B,C]``: the
+    next layer would have to spread it over the cells.)
+    """
+    batch, _, height, width = features.shape
+    cells = height * width
+    share = features.new_full((), 1 / cells)
+    if features.stride(1) == 1:
+        matrix = features.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.bmm(share.expand(batch, 1, cells), matrix).squeeze(1)
+    return functional.linear(features.flatten(2), share.expand(1, cells)).squeeze(2)
+
+
+def ours_loss(
+    features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+) -> Tensor:
+    """The loss of the whole head in one operation."""
+    return focus_head(
+        features,
+        weight,
+        bias,
+        target,
+        saliency=saliency,
         focus_weight=FOCUS_WEIGHT,
         saliency_weight=SALIENCY_WEIGHT,
     ).loss
-    return torch.autograd.grad(loss, inputs.leaves)
+
+
+def ours(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The whole head in one operation."""
+    return gradients(inputs, ours_loss)
+
+
+def branches_loss(
+    features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+) -> Tensor:
+    """The loss of the head as one writes it: a differentiable CAM beside the classifier."""
+    logits = functional.linear(features.mean((2, 3)), weight, bias)
+    cam = torch.einsum("bc,bchw->bhw", weight[target], features).flatten(1)
+    return functional.cross_entropy(logits, target) + _cam_terms(cam, saliency.flatten(1)).mean()
 
 
 def branches(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The head as one writes it: a differentiable CAM beside the classifier, by autograd."""
-    features, weight, bias = inputs.leaves
+    """The head as one writes it, by autograd."""
+    return gradients(inputs, branches_loss)
+
+
+def compiled(inputs: Inputs) -> Step:
+    """The same under torch.compile, for these shapes; the first call compiles."""
+    loss = torch.compile(branches_loss, dynamic=False, fullgraph=True)
+    return partial(gradients, inputs, loss)
+
+
+def per_sample_loss(
+    features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+) -> Tensor:
+    """The loss by the predecessor's algorithm: one CAM after the other, in Python."""
     logits = functional.linear(features.mean((2, 3)), weight, bias)
-    loss = functional.cross_entropy(logits, inputs.target)
-    cam = torch.einsum("bc,bchw->bhw", weight[inputs.target], features).flatten(1)
-    loss = loss + _cam_terms(cam, inputs.saliency.flatten(1)).mean()
-    return torch.autograd.grad(loss, inputs.leaves)
+    terms = []
+    for sample, label, human in zip(features, target, saliency, strict=True):
+        cam = (weight[label] @ sample.flatten(1))[None]
+        terms.append(_cam_terms(cam, human.flatten()[None]))
+    return functional.cross_entropy(logits, target) + torch.cat(terms).mean()
 
 
 def per_sample(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The algorithm of the predecessor's training step: one CAM after the other, in Python."""
-    features, weight, bias = inputs.leaves
-    logits = functional.linear(features.mean((2, 3)), weight, bias)
-    loss = functional.cross_entropy(logits, inputs.target)
-    terms = []
-    for sample, target, human in zip(features, inputs.target, inputs.saliency, strict=True):
-        cam = (weight[target] @ sample.flatten(1))[None]
-        terms.append(_cam_terms(cam, human.flatten()[None]))
-    loss = loss + torch.cat(terms).mean()
-    return torch.autograd.grad(loss, inputs.leaves)
+    """The algorithm of the predecessor's training step."""
+    return gradients(inputs, per_sample_loss)
 
 
 def _cam_terms(cam: Tensor, human: Tensor) -> Tensor:
@@ -169,124 +257,111 @@ def copy(inputs: Inputs) -> tuple[Tensor, ...]:
     return (inputs.features.detach().clone(),)
 
 
-def steps_of(inputs: Inputs) -> dict[str, Step]:
+class Pools(NamedTuple):
+    """The faster of the usual spellings, and the fastest that there is."""
+
+    usual: Pool
+    fastest: Pool
+
+
+def pools_for(inputs: Inputs) -> Pools:
+    """By the time that the plain head takes in this layout and at this size."""
+
+    def faster(*spellings: Pool) -> Pool:
+        seconds = time_rounds({p.__name__: partial(plain, inputs, p) for p in spellings}, rounds=9)
+        return min(spellings, key=lambda p: float(np.median(seconds[p.__name__])))
+
+    usual = faster(pool_by_mean, pool_adaptive)
+    return Pools(usual, faster(usual, pool_by_product))
+
+
+def steps_of(inputs: Inputs, pools: Pools | None = None) -> dict[str, Step]:
     """What is timed; ``plain again`` is the A/A comparison."""
-    pool = _faster_pool(inputs)
+    usual, fastest = pools or pools_for(inputs)
     return {
-        "plain": partial(plain, inputs, pool),
-        "plain again": partial(plain, inputs, pool),
+        "plain": partial(plain, inputs, usual),
+        "plain again": partial(plain, inputs, usual),
+        "fastest plain": partial(plain, inputs, fastest),
         "ours": partial(ours, inputs),
         "branches": partial(branches, inputs),
+        "compiled": compiled(inputs),
         "per sample": partial(per_sample, inputs),
         "cam_entropy": partial(cam_and_entropy, inputs),
         "copy": partial(copy, inputs),
     }
 
 
-def _faster_pool(inputs: Inputs) -> Callable[[Tensor], Tensor]:
-    """The spelling of the plain head that is faster in this layout and at this size."""
-    spellings = (pool_by_mean, pool_adaptive)
-    seconds = time_rounds({p.__name__: partial(plain, inputs, p) for p in spellings}, rounds=9)
-    medians = [float(np.median(seconds[p.__name__])) for p in spellings]
-    return spellings[int(np.argmin(medians))]
-
-
-def check(inputs: Inputs, steps: dict[str, Step]) -> None:
+def check(inputs: Inputs, steps: Mapping[str, Step]) -> None:
     """Each step's gradients against the float64 reference; raises where one is off."""
     features, weight, bias = (t.detach().double().requires_grad_() for t in inputs.leaves)
     wide = Inputs(features, weight, bias, inputs.target, inputs.saliency.double())
     with use_backend("reference"):
         focused, of_cam = ours(wide), cam_and_entropy(wide)
     pooled = plain(wide, pool_by_mean)
-    expected = {"plain": pooled, "plain again": pooled, "cam_entropy": of_cam}
-    expected["copy"] = (features.detach(),)
+    expected = dict.fromkeys(("plain", "plain again", "fastest plain"), pooled)
+    expected |= {"cam_entropy": of_cam, "copy": (features.detach(),)}
+    in_bf16 = inputs.features.dtype == torch.bfloat16
     for name, step in steps.items():
+        order, limit = BF16_LIMITS[name] if in_bf16 else FP32_LIMIT
         for got, exact in zip(step(), expected.get(name, focused), strict=True):
-            error = (got.double() - exact).abs().max() / exact.abs().max()
-            if error > 5e-6:
-                raise SystemExit(f"{name} is wrong: relative error {float(error):.1e}")
+            norm = partial(torch.linalg.vector_norm, ord=order)
+            error = float(norm(got.double() - exact) / norm(exact))
+            if not error <= limit:
+                raise SystemExit(f"{name} is wrong: relative error {error:.1e}")
 
 
-def bar(name: str, shape: Shape, layout: str) -> tuple[str, float] | None:
-    """What a ratio should be at most or at least, None where nothing is asked of it."""
-    if name == "ours / plain":
-        return "<=", 1.10
-    if name == "branches / ours":
-        return ">=", 2.5
-    if name == "per sample / ours":
-        return ">=", 4.5 if shape[0] == 20 else 3.2
-    if name == "cam_entropy / copy" and layout == "channels_last" and shape in COPY_BARS:
-        return "<=", COPY_BARS[shape]
-    return None
-
-
-def measure(shape: Shape, layout: str, rounds: int) -> list[Row]:
-    """Check, time and weigh the steps of one case."""
-    inputs = make_inputs(shape, layout)
-    steps = steps_of(inputs)
+def prepare(inputs: Inputs, pools: Pools) -> tuple[dict[str, Step], dict[str, str]]:
+    """The steps that can run, checked, and a note on some of the ratios."""
+    steps = steps_of(inputs, pools)
+    notes = {"A/A": pools.usual.__name__, "ours / fastest plain": pools.fastest.__name__}
+    try:
+        steps["compiled"]()
+    except RuntimeError as error:  # most often, there is no C++ compiler
+        notes["compiled / ours"] = str(error).partition("\n")[0]
+        del steps["compiled"]
     check(inputs, steps)
-    seconds = time_rounds(steps, rounds)
+    return steps, notes
+
+
+def measure(case: Case, rounds: int) -> list[Row]:
+    """Check, time and weigh the steps of a case, those of all its numbers of classes in turn."""
+    torch.compiler.reset()  # it compiles a function for a few cases, and then no more
+    inputs = {k: make_inputs(case.shape, case.layout, k, DTYPES[case.dtype]) for k in case.classes}
+    pools = pools_for(inputs[case.classes[0]])
+    prepared = {k: prepare(inputs[k], pools) for k in case.classes}
+    by_name = {f"{n} K {k}": step for k in prepared for n, step in prepared[k][0].items()}
+    seconds = time_rounds(by_name, rounds)
     rows = []
-    for name, (first, second) in RATIOS.items():
-        median, low, high = ratio(seconds[first], seconds[second])
-        asked = bar(name, shape, layout)
-        memory = peak_bytes(steps[first]) / inputs.features.nbytes
-        rows.append(
-            Row(
-                shape="x".join(map(str, shape)),
-                layout=layout,
-                ratio=name,
-                median=round(median, 3),
-                low=round(low, 3),
-                high=round(high, 3),
-                bar="" if asked is None else f"{asked[0]} {asked[1]:.2f}",
-                met=judge(asked, low, high),
-                memory=round(memory, 3),
-                memory_met=memory <= MEMORY_BAR if name == "ours / plain" else None,
-            )
-        )
+    for k, (steps, notes) in prepared.items():
+        for name, (first, second) in RATIOS.items():
+            timed = memory = None
+            if first in steps:
+                timed = seconds[f"{first} K {k}"], seconds[f"{second} K {k}"]
+            if first in steps and first != "per sample":  # a record of it takes seconds
+                memory = peak_bytes(steps[first]) / inputs[k].features.nbytes
+            rows.append(make_row(case, k, name, timed, memory, notes.get(name, "")))
+        if k > CLASSES and CLASSES in prepared:
+            rows.append(make_row(case, k, growth_of(k), slowed(seconds, k)))
     return rows
 
 
-def verdict(rows: list[Row]) -> list[str]:
-    """A line per bar: in how many cases it is met, and the nearer end of the interval elsewhere."""
-    found: dict[str, list[tuple[bool, str]]] = {}
-    for row in rows:
-        where = f"{row.shape} {row.layout}"
-        if row.met is not None:
-            end = row.high if row.bar.startswith("<=") else row.low
-            found.setdefault(row.ratio, []).append((row.met, f"{where} {end:.2f} not {row.bar}"))
-        if row.memory_met is not None:
-            text = f"{where} {row.memory:.3f} not <= {MEMORY_BAR}"
-            found.setdefault("peak memory / F", []).append((row.memory_met, text))
-    lines = []
-    for name, cases in found.items():
-        missed = [text for met, text in cases if not met]
-        line = f"{name}: bar met in {len(cases) - len(missed)} of {len(cases)} cases"
-        lines.append("; ".join([line, *missed]))
-    return lines
+def slowed(seconds: Mapping[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """By how much more classes slow down ours, and plain, in each round."""
+    ours, plain = (seconds[f"{n} K {k}"] / seconds[f"{n} K {CLASSES}"] for n in ("ours", "plain"))
+    return ours, plain
 
 
-def print_table(rows: list[Row]) -> None:
-    """A line per ratio: median, interval, bar, and the peak memory of the step named first."""
-    word = {True: "met", False: "not met", None: ""}
-    print(
-        f"{'B x C x HW':>12} {'layout':>13}  {'CPU time':<18} {'median':>6} {'95 %':<14} "
-        f"{'bar':<8} {'':<7} peak memory / F"
-    )
-    for r in rows:
-        interval = f"[{r.low:.2f}, {r.high:.2f}]"
-        print(
-            f"{r.shape:>12} {r.layout:>13}  {r.ratio:<18} {r.median:6.2f} {interval:<14} "
-            f"{r.bar:<8} {word[r.met]:<7} {r.memory:.3f} {word[r.memory_met]}".rstrip()
-        )
-
-
-def _shape(text: str) -> Shape:
-    batch, channels, cells = map(int, text.split("x"))
-    if math.isqrt(cells) ** 2 != cells:
-        raise ValueError(f"{cells} cells are no square grid")
-    return batch, channels, cells
+def cases_of(given: argparse.Namespace) -> list[Case]:
+    """The shapes vary fastest, so that the progress bar's estimate is right early."""
+    many: dict[Shape, tuple[int, ...]]
+    many = dict.fromkeys(MANY_SHAPES, (CLASSES, *MANY_CLASSES))
+    if given.short:
+        many = {MANY_SHAPES[0]: (CLASSES, MANY_CLASSES[-1])}
+    return [
+        Case(shape, layout, dtype, tuple(given.classes or many.get(shape, (CLASSES,))))
+        for dtype, layout in product(given.dtypes, given.layouts)
+        for shape in given.shapes or (SHORT_SHAPES if given.short else SHAPES)
+    ]
 
 
 def main() -> None:
@@ -294,23 +369,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--short", action="store_true", help="fewer shapes, classes and rounds")
     parser.add_argument("--output", type=Path, help="folder for head.csv and head.json")
-    parser.add_argument("--rounds", type=int, default=61)
-    parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="BxCxHW")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--rounds", type=at_least(1), help=f"default: {ROUNDS}; short: {SHORT_ROUNDS}"
+    )
+    parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="BxCxHW")
+    parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=list(DTYPES))
+    parser.add_argument("--layouts", choices=LAYOUTS, nargs="+", default=LAYOUTS)
+    many = ", ".join(map(str, MANY_CLASSES))
+    where = " and ".join("x".join(map(str, shape)) for shape in MANY_SHAPES)
+    classes_help = f"default: {CLASSES}; at {where} also {many}"
+    parser.add_argument("--classes", type=at_least(2), nargs="+", metavar="K", help=classes_help)
+    given = parser.parse_args()
     keep_memory("bench.head")
     torch.set_num_threads(1)
-    measured_with = settings("python -m bench.head", arguments.rounds)
+    if given.output:
+        make_folder(given.output)
+    rounds = given.rounds or (SHORT_ROUNDS if given.short else ROUNDS)
+    measured_with = settings("python -m bench.head" + " --short" * given.short, rounds)
     print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
     rows: list[Row] = []
-    cases = [(shape, layout) for shape in arguments.shapes for layout in LAYOUTS]
-    for shape, layout in tqdm(cases, "head", unit="case"):
-        rows += measure(shape, layout, arguments.rounds)
-    print_table(rows)
-    print("\n".join(verdict(rows)))
-    if arguments.output:
-        write(arguments.output, "head", [asdict(row) for row in rows], measured_with)
+    for case in tqdm(cases_of(given), "head", unit="case"):
+        rows += measure(case, rounds)
+    print("\n".join([*table(rows), *verdict(rows)]))
+    if given.output:
+        write(given.output, "head", [asdict(row) for row in rows], measured_with)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,16 +1,18 @@
 """How the benchmarks of the CPU are made, for all of them.
 
-One thread, CPU time; steps interleaved in one process in an order that changes by round; medians of
-the rounds' paired ratios with a 95 % bootstrap interval. Rows go to a CSV, and with what they were
-measured with to a JSON.
+One thread, pinned to a core; CPU time; steps interleaved in one process in an order that changes by
+round; medians of the rounds' paired ratios with a 95 % bootstrap interval. Rows go to a CSV, and
+with what they were measured with to a JSON.
 """
 
+import argparse
 import csv
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from focus.errors import InputError
+
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
@@ -29,15 +33,31 @@ ALLOCATOR = {
 Step = Callable[[], tuple[Tensor, ...]]
 
 
-def keep_memory(module: str) -> None:
-    """Start ``python -m module`` again with an allocator that keeps its memory, unless it does.
+def at_least(limit: int) -> Callable[[str], int]:
+    """For argparse: a whole number, not below the limit."""
 
-    Tensors above its threshold would be mapped anew, page by page, in each step.
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < limit:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {limit}")
+        return int(text)
+
+    return number
+
+
+def keep_memory(module: str) -> None:
+    """Start ``python -m module`` again, unless its allocator already keeps its memory; also pins
+    it to one core, where the system can.
+
+    Tensors above the allocator's threshold would be mapped anew, page by page, in each step.
     """
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        if hasattr(os, "sched_setaffinity"):
+            # What is started inherits it. The last core: the first ones take the interrupts.
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         # The C library reads them once, as a process starts.
         command = [sys.executable, "-m", module, *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | ALLOCATOR)
+        quiet = {"KINETO_LOG_LEVEL": "99"}  # a line for each profile, across the progress bar
+        os.execve(sys.executable, command, os.environ | ALLOCATOR | quiet)
 
 
 def time_rounds(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
@@ -69,12 +89,16 @@ def peak_bytes(step: Step) -> int:
     return int(np.cumsum([0, *(size for _, size in sorted(changes, key=lambda c: c[0]))]).max())
 
 
+def median(values: np.ndarray) -> tuple[float, float, float]:
+    """The median, and its 95 % bootstrap interval."""
+    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+    low, high = np.quantile(np.median(draws, 1), [0.025, 0.975])
+    return float(np.median(values)), float(low), float(high)
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
     """Median of the paired ratios, and its 95 % bootstrap interval."""
-    paired = numerator / denominator
-    draws = np.random.default_rng(0).choice(paired, (2000, len(paired)))
-    low, high = np.quantile(np.median(draws, 1), [0.025, 0.975])
-    return float(np.median(paired)), float(low), float(high)
+    return median(numerator / denominator)
 
 
 def judge(asked: tuple[str, float] | None, low: float, high: float) -> bool | None:
@@ -96,8 +120,21 @@ def settings(command: str, rounds: int) -> dict[str, str | int]:
         "python": platform.python_version(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 1,
+        "pinned": "yes" if _cores_allowed() == 1 else "no",
         **{name: os.environ.get(name, "") for name in ALLOCATOR},
     }
+
+
+def make_folder(folder: Path) -> None:
+    """Before minutes of work; raises InputError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--output {folder} cannot be written to ({error.strerror}): name another folder."
+        ) from error
 
 
 def write(
@@ -125,6 +162,12 @@ def _commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip()
+
+
+def _cores_allowed() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
