@@ -53,8 +53,9 @@ test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6,
 sanitize: $(OLDEST)/ready  ## look for addresses out of bounds in the kernels, on the CPU
 	$(OLDEST)/bin/python -m tests.kernels.sanitize
 
-bench:  ## CPU time of the head against its rivals, in minutes
-	$(PYTHON) -m bench.head
+bench:  ## CPU time of the head against its rivals, and its growth: a short set, within 5 minutes
+	$(PYTHON) -m bench head --short
+	$(PYTHON) -m bench growth --short
 
 demo:  ## train on the embedded demo faces
 	accelerate launch train.py

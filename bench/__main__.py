@@ -1,0 +1,52 @@
+"""All measurements of CPU time, or one of them.
+
+    python -m bench [head|growth|step|all] [--short] [--output FOLDER]
+
+``head`` compares the operations with their rivals, ``growth`` says how they grow with the sizes,
+``step`` is a whole training step. Each runs in a process of its own, one after the other, as
+``python -m bench.NAME`` would, which takes more options. ``--short`` takes fewer cases and rounds.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.timing import make_folder
+from focus.errors import InputError
+
+PROGRAMS = ("head", "growth", "step")
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    """Run what is asked for, also where an earlier program failed; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("programs", nargs="?", choices=(*PROGRAMS, "all"), default="all")
+    parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSVs and JSONs")
+    given = parser.parse_args()
+    options = ["--short"] if given.short else []
+    if given.output:
+        make_folder(given.output)
+        options += ["--output", str(given.output.absolute())]
+    failed = []
+    for name in PROGRAMS if given.programs == "all" else [given.programs]:
+        print(f"bench.{name}", flush=True)
+        done = subprocess.run([sys.executable, "-m", f"bench.{name}", *options], cwd=ROOT)
+        if done.returncode:
+            failed.append(name)
+    if failed:
+        print(f"error: failed: {', '.join(failed)}; see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,55 @@
+"""``python -m bench``: which programs run, with what, and what becomes of failures."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # the programs of bench are not installed
+
+everything = importlib.import_module("bench.__main__")
+
+
+def test_a_program_that_fails_does_not_stop_the_next(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # Neither takes minutes: the one does not exist, the other says what it would need.
+    monkeypatch.setattr(everything, "PROGRAMS", ("nothing", "plot"))
+    monkeypatch.setattr(sys, "argv", ["bench", "--short", "--output", str(tmp_path / "a")])
+    assert everything.main() == 1
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["bench.nothing", "bench.plot"]
+    assert "No module named bench.nothing" in err
+    assert f"unrecognized arguments: --short --output {tmp_path / 'a'}" in err
+    assert err.endswith("error: failed: nothing, plot; see above\n")
+
+
+def test_one_program_runs_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(everything, "PROGRAMS", ("nothing", "tables"))
+    monkeypatch.setattr(sys, "argv", ["bench", "tables"])
+    assert everything.main() == 0
+    assert capfd.readouterr().out == "bench.tables\n"
+
+
+@pytest.mark.slow
+def test_the_short_growth_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "growth", "--short", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "bench.growth" in done.stdout
+    names = {f"growth{end}" for end in (".csv", ".json", "-slopes.csv", "-slopes.json")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    command = [sys.executable, "-m", "bench", "head", "--output", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: --output {file} cannot be written to")
