@@ -213,6 +213,8 @@ def test_program_sets_the_allocator_and_says_what_is_met_and_what_could_not_run(
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "MALLOC_MMAP_THRESHOLD_ 4294967296" in lines[0]
+    if hasattr(os, "sched_setaffinity"):
+        assert "pinned yes" in lines[0]
     assert (
         sum("compiled / ours" in line and "No working C++ compiler" in line for line in lines) == 8
     )
