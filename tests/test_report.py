@@ -256,7 +256,7 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
 def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation: Made) -> None:
     """Mathematics to matplotlib, a hidden label, bytes that are not UTF-8, markup."""
     manifest, scores, _ = evaluation
-    names = [r"$\x$", "_hidden", "a\udcff/b", "</script><script>alert(1)</script>"]
+    names = [r"$\x$", "_hidden", "real", "a\udcff/b", "</script><script>alert(1)</script>"]
     fakes = np.flatnonzero(scores.label == 1)
     generator = scores.generator.copy()
     generator[fakes] = [names[at % len(names)] for at in range(len(fakes))]

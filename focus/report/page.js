@@ -83,8 +83,10 @@ const moreCards = () => grow(find("#cards"), pictured, CARDS, card, find("#more-
 const moreRows = () => grow(find("#scores tbody"), chosen, ROWS, line, find("#more-rows"));
 
 function apply() {
-  const { sort, direction, label, generator, set, outcome } =
-    Object.fromEntries(new FormData(controls));
+  // Not by FormData, which leaves out what is disabled.
+  const [sort, direction, label, generator, set, outcome] =
+    ["sort", "direction", "label", "generator", "set", "outcome"]
+      .map((name) => controls.elements[name].value);
   const fits = (item) =>
     (!label || item.label === label) && (!generator || item.generator === generator) &&
     (!set || item.set === set) &&

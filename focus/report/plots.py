@@ -72,6 +72,15 @@ class Curve:
     auc: float | None
 
 
+@dataclass(frozen=True)
+class Group:
+    """Images of a histogram; colour: with its style, of a line, None for an area."""
+
+    label: str
+    scores: Scores
+    colour: tuple[str, str] | None = None
+
+
 def rendered(plot: Plot) -> tuple[str, bytes]:
     """The figure as the text of an SVG and as a PNG."""
     svg, png = io.StringIO(), io.BytesIO()
@@ -98,8 +107,8 @@ def inline(svg: str, name: str) -> str:
 def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
     """The figures of an evaluation; without results (no image has a label) no curves."""
     if results is None:
-        everything = {"unlabelled": scores}
-        return [_histogram(kind, "", everything, {}) for kind in ("scores", "entropy")]
+        everything = [Group("unlabelled", scores)]
+        return [_histogram(kind, "", everything) for kind in ("scores", "entropy")]
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator for c in comparisons))
     plots = []
@@ -112,11 +121,12 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         suffix = test_set.replace("_", "-")
         plots += _rocs(suffix, title, lines, colours)
         real = scores.select(union(c.real for c in members))
-        groups = {"real": real} | {c.generator or UNNAMED: scores.select(c.fake) for c in members}
-        plots += [
-            _histogram(kind, test_set, groups, dict(zip(list(groups)[1:], colours, strict=True)))
-            for kind in ("scores", "entropy")
+        groups = [Group("real", real)]
+        groups += [
+            Group(c.generator or UNNAMED, scores.select(c.fake), colour)
+            for c, colour in zip(members, colours, strict=True)
         ]
+        plots += [_histogram(kind, test_set, groups) for kind in ("scores", "entropy")]
     pooled = {
         test_set: [c for c in comparisons if c.test_set == test_set] for test_set in TEST_SETS
     }
@@ -249,25 +259,20 @@ def _roc(kind: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]) 
     return figure
 
 
-def _histogram(
-    kind: str,
-    test_set: str,
-    groups: Mapping[str, Scores],
-    colours: Mapping[str, tuple[str, str]],
-) -> Plot:
+def _histogram(kind: str, test_set: str, groups: Sequence[Group]) -> Plot:
     """Of the scores or of the entropy: real images as an area, each generator's fakes as a line."""
     column = {"scores": "score", "entropy": "entropy_predicted"}[kind]
     words = {"scores": "Scores", "entropy": "CAM entropy"}[kind]
     where = f", {TEST_SETS[test_set]}" if test_set else ""
-    values = {name: getattr(group, column) for name, group in groups.items() if len(group)}
-    means = ", ".join(f"{name} {array.mean():.3f}" for name, array in values.items())
+    values = [(g, getattr(g.scores, column)) for g in groups if len(g.scores)]
+    means = ", ".join(f"{group.label} {array.mean():.3f}" for group, array in values)
     suffix = f"-{test_set.replace('_', '-')}" if test_set else ""
     return Plot(
         f"{kind}{suffix}",
         f"{words}{where}",
         f"Histogram of {words[:1].lower() if kind == 'scores' else words[:1]}{words[1:]}{where}, "
         f"from 0 to 1. Means: {means}.",
-        partial(_histograms, values, colours, _XLABELS[kind]),
+        partial(_histograms, values, _XLABELS[kind]),
     )
 
 
@@ -277,17 +282,16 @@ _XLABELS = {
 }
 
 
-def _histograms(
-    values: Mapping[str, Array], colours: Mapping[str, tuple[str, str]], xlabel: str
-) -> Figure:
+def _histograms(values: Sequence[tuple[Group, Array]], xlabel: str) -> Figure:
     figure, axes = _panel(len(values))
-    for name, array in values.items():
+    for group, array in values:
         heights, edges = curves.shares(array)
-        if name in colours:
-            colour, style = colours[name]
-            axes.stairs(heights, edges, color=colour, ls=style, lw=1.4, label=short_label(name))
+        label = short_label(group.label)
+        if group.colour is None:
+            axes.stairs(heights, edges, fill=True, color=_REAL, alpha=0.4, label=label)
         else:
-            axes.stairs(heights, edges, fill=True, color=_REAL, alpha=0.4, label=name)
+            colour, style = group.colour
+            axes.stairs(heights, edges, color=colour, ls=style, lw=1.4, label=label)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(xlabel)
