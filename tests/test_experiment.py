@@ -310,7 +310,11 @@ def test_the_report_says_it_whichever_way_it_came_out(
     assert row["n_seeds"] == "3"
     assert "entropy_sum_open" not in text  # no run has it
     with (tmp_path / "runs.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 78
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 78
+    assert all(
+        (tmp_path / run["folder"]) == o.run.folder for run, o in zip(runs, outcomes, strict=True)
+    )
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from focus.experiment import frozen
 from focus.experiment.collect import Outcome
-from focus.experiment.report import over_seeds
 
 SCATTER, DOSE = "open-against-closed.png", "dose-response.png"
 _DPI = 160
 _MARKERS = ("o", "^", "s", "D")  # of the lengths of training
+_SETS = {"closed": "^", "open": "o"}
 _GREY = "#777777"
 
 
@@ -64,66 +64,56 @@ def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
 def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> None:
     """Open AUC, its distance from the closed one, and pointing, against the entropy h.
 
-    A point a run, a line through the means, each mean with its focus weight. The entropy is on a
-    logarithmic scale: most weights bring it below a tenth.
+    A small point a run, a large one the mean of a focus weight, whose colour is the weight. The
+    entropy is on a logarithmic scale, and its means are geometric: most weights bring it below a
+    tenth.
     """
-    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    palette = matplotlib.colormaps["viridis"]
+    shades = np.linspace(0, 0.95, len(by_dose))
+    colours = {weight: to_hex(palette(s)) for weight, s in zip(by_dose, shades, strict=True)}
+    figure = Figure(figsize=(10.2, 3.4), layout="constrained")
     first, second, third = figure.subplots(1, 3)
-    _curve(first, by_dose, "open", "entropy_open", "C0", label_weights=True)
+    _curve(first, by_dose, colours, "open", "entropy_open")
     first.set_ylabel("open-set AUC")
-    _curve(second, by_dose, "gap", "entropy_open", "C0", label_weights=True)
+    _curve(second, by_dose, colours, "gap", "entropy_open")
     second.set_ylabel("open - closed AUC")
-    for kind, colour in (("closed", "C1"), ("open", "C0")):
-        line = f"pointing_{kind}", f"entropy_{kind}", colour
-        _curve(third, by_dose, *line, label=kind, label_weights=kind == "closed")
+    for kind, marker in _SETS.items():
+        _curve(third, by_dose, colours, f"pointing_{kind}", f"entropy_{kind}", marker)
     third.set_ylabel("CAM peaks in the artefact")
-    third.legend(frameon=False, fontsize=8)
+    sets = [_handle("black", marker, kind) for kind, marker in _SETS.items()]
+    third.legend(handles=sets, frameon=False, fontsize=8)
     for axes in (first, second, third):
         axes.set_xlabel("CAM entropy h" + (", open set" if axes is not third else ""))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(0.1, 0.18)
+        axes.margins(0.1, 0.1)
         _tidy(axes)
+    weights = [_handle(colour, "o", f"{weight:g}") for weight, colour in colours.items()]
+    figure.legend(
+        handles=weights, title="focus weight", loc="outside right upper", frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=_DPI)
 
 
 def _curve(
     axes: Axes,
     by_dose: Mapping[float, Sequence[Outcome]],
+    colours: Mapping[float, str],
     name: str,
     entropy: str,
-    colour: str,
-    *,
-    label: str = "",
-    label_weights: bool = False,
+    marker: str = "o",
 ) -> None:
     means = []
     for weight, outcomes in by_dose.items():
-        x, y = over_seeds(outcomes, entropy).mean, over_seeds(outcomes, name).mean
-        means.append((x, y))
-        for outcome in outcomes:
-            axes.plot(
-                outcome.figures[entropy],
-                outcome.figures[name],
-                "o",
-                color=colour,
-                ms=4,
-                alpha=0.45,
-                mew=0,
-            )
-        if label_weights:
-            axes.annotate(
-                f"{weight:g}",
-                (x, y),
-                (0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
-            )
+        x = [outcome.figures[entropy] for outcome in outcomes]
+        y = [outcome.figures[name] for outcome in outcomes]
+        axes.plot(x, y, marker, color=colours[weight], ms=4, alpha=0.6, mew=0)
+        means.append((float(np.exp(np.log(x).mean())), float(np.mean(y))))
     xs, ys = np.array(means).T
-    axes.plot(xs, ys, "-", color=colour, linewidth=1.4, label=label or None)
+    axes.plot(xs, ys, "-", color=_GREY, linewidth=1.0, zorder=1)
+    for weight, mean in zip(by_dose, means, strict=True):
+        axes.plot(*mean, marker, color=colours[weight], ms=8, mec="black", mew=0.8)
 
 
 def _handle(colour: str, marker: str, label: str) -> Line2D:

@@ -73,7 +73,7 @@ def write_report(
             (
                 *(o.run.model, o.run.arm, o.run.config.epochs, o.run.seed),
                 "" if o.run.dose is None else o.run.dose,
-                o.run.folder,
+                o.run.folder.relative_to(folder),
                 *(_plain(o.figures.get(name, math.nan)) for name in columns),
             )
             for o in outcomes
