@@ -243,6 +243,7 @@ def test_a_long_command_runs_scaled_down(command: Command, place: Path, tmp_path
     if kind(command) == "focus.experiment":
         words += [*OWN_DATA, *TESTS, "--recipe", "demo", "--epochs", "1", "--seeds", "1"]
         words += ["--losses", "ce,focus", "--jobs", "1"]
+        words += [] if "--quick" in words else ["--quick"]
     elif kind(command) == "train.py":
         words = [str(CHECKOUT / "train.py"), *words[1:], *SMALL, "--epochs", "1"]
         words += [] if "--data" in words else OWN_DATA
