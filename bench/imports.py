@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from bench.timing import judge, ratio, settings, write
+from bench.timing import at_least, judge, make_folder, median, settings, write
+from focus.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 IMPORT = """
@@ -85,11 +86,11 @@ def measure(rounds: int) -> list[Row]:
                 seconds[what].append(taken)
     rows = []
     for what, (_, limit) in MEASURED.items():
-        median, low, high = ratio(np.array(seconds[what]), np.ones(rounds))
+        middle, low, high = median(np.array(seconds[what]))
         rows.append(
             Row(
                 what=what,
-                median=round(median, 4),
+                median=round(middle, 4),
                 low=round(low, 4),
                 high=round(high, 4),
                 bar=f"<= {limit:.1f}",
@@ -105,10 +106,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="folder for imports.csv and imports.json")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=at_least(1), default=21)
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
+    if arguments.output:
+        make_folder(arguments.output)
     measured_with = settings("python -m bench.imports", arguments.rounds)
     rows = measure(arguments.rounds)
     for row in rows:
@@ -119,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

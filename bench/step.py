@@ -1,6 +1,6 @@
 """What a training step costs on the CPU, against cross-entropy alone and against two rivals.
 
-    python -m bench.step [--output FOLDER] [--rounds N] [--models NAME ...] [--batches N ...]
+    python -m bench.step [--short] [--output FOLDER] [--rounds N] [--models NAME ...]
 
 A step is forward, loss, backward and the step of the optimiser that the recipe ``paper`` has; the
 network's weights are random, all its steps train the same ones, and each sample has a human map.
@@ -18,7 +18,7 @@ method is that of :mod:`bench.timing`.
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,17 @@ from torch.nn import Parameter, functional
 from tqdm.auto import tqdm
 
 from bench.predecessor import predecessor
-from bench.timing import Step, judge, keep_memory, ratio, settings, time_rounds, write
+from bench.timing import (
+    Step,
+    at_least,
+    judge,
+    keep_memory,
+    make_folder,
+    ratio,
+    settings,
+    time_rounds,
+    write,
+)
 from focus.config import TrainConfig, resolve
 from focus.data.dataset import Batch
 from focus.errors import InputError
@@ -41,6 +51,7 @@ from focus.optimization import make_optimizer
 
 MODELS = ("densenet121", "resnet50")
 BATCHES = (8, 20)
+ROUNDS, SHORT_ROUNDS = 7, 3
 RECIPE = "paper"
 BLEND = LOSSES["blend"]
 CHECKED_SIZE = 96  # pixels a side, a CAM of 3 x 3 cells
@@ -248,7 +259,7 @@ def line_of(row: Row) -> str:
 
 
 def measure(
-    models: list[str], batches: list[int], image_size: int, rounds: int
+    models: Sequence[str], batches: Sequence[int], image_size: int, rounds: int
 ) -> Iterator[list[Row]]:
     """Check every model, then time one case after the other, the small batches first."""
     for model in models:
@@ -270,36 +281,35 @@ def _shown(step: Step, progress: tqdm, images: int) -> tuple[Tensor, ...]:
     return out
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
 def main() -> None:
     """Check, measure, print a table, and write it with ``--output``, anew after each case."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--short", action="store_true", help="the small batch, fewer rounds")
     parser.add_argument("--output", type=Path, help="folder for step.csv and step.json")
-    parser.add_argument("--rounds", type=_positive, default=7)
+    parser.add_argument(
+        "--rounds", type=at_least(1), help=f"default: {ROUNDS}; short: {SHORT_ROUNDS}"
+    )
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of timm")
-    parser.add_argument("--batches", type=_positive, nargs="+", default=BATCHES, metavar="N")
-    parser.add_argument("--image-size", type=_positive, default=224, help="pixels a side")
+    parser.add_argument("--batches", type=at_least(1), nargs="+", metavar="N")
+    parser.add_argument("--image-size", type=at_least(1), default=224, help="pixels a side")
     arguments = parser.parse_args()
+    rounds = arguments.rounds or (SHORT_ROUNDS if arguments.short else ROUNDS)
+    batches = arguments.batches or (BATCHES[:1] if arguments.short else BATCHES)
     keep_memory("bench.step")
     torch.set_num_threads(1)
-    measured_with = settings("python -m bench.step", arguments.rounds) | {
+    command = "python -m bench.step" + " --short" * arguments.short
+    measured_with = settings(command, rounds) | {
         "image_size": arguments.image_size,
         "recipe": RECIPE,
     }
     print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
     rows: list[Row] = []
     try:
-        for found in measure(
-            arguments.models, arguments.batches, arguments.image_size, arguments.rounds
-        ):
+        if arguments.output:
+            make_folder(arguments.output)
+        for found in measure(arguments.models, batches, arguments.image_size, rounds):
             tqdm.write("\n".join(map(line_of, found)))
             rows += found
             if arguments.output:

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from focus.data.generators import warnings
 from focus.metrics import auc_difference
 from focus.results import Results, match
@@ -136,17 +139,17 @@ def difference_lines(
     """What two models differ by on the same images: a line a test set, AUC by DeLong's test.
 
     Each is a name, scores and results. No line where images come in groups, which the test takes
-    for independent, or where the models scored different images.
+    for independent, where the models scored different images, or of a test set that is not the
+    same for both, since they know other generators.
     """
-    (name, scores, results), (other, others, _) = first, second
+    (name, scores, results), (other, others, others_results) = first, second
     if (scores.group != "").any() or scores.path.tolist() != others.path.tolist():
         return []
     lines = []
     for test_set in ("closed", "closed_balanced", "open"):
-        members = [
-            c for c in match(scores, results["training_generators"]) if c.test_set == test_set
-        ]
-        real, fake = union(c.real for c in members), union(c.fake for c in members)
+        real, fake = _images_of(test_set, scores, results)
+        if fake.tolist() != _images_of(test_set, others, others_results)[1].tolist():
+            continue
         found = auc_difference(
             scores.score[real], scores.score[fake], others.score[real], others.score[fake]
         )
@@ -156,6 +159,14 @@ def difference_lines(
                 f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p_value:.2g}"
             )
     return lines
+
+
+def _images_of(
+    test_set: str, scores: Scores, results: Results
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the real images and of the fakes that a test set has for this model."""
+    found = [c for c in match(scores, results["training_generators"]) if c.test_set == test_set]
+    return union(c.real for c in found), union(c.fake for c in found)
 
 
 def _relations(everything: Iterable[Results], name: str) -> str:

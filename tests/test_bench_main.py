@@ -36,6 +36,13 @@ def test_one_program_runs_alone(
     assert capfd.readouterr().out == "bench.tables\n"
 
 
+@pytest.mark.parametrize("program", everything.PROGRAMS)
+def test_each_program_takes_what_all_are_given(program: str) -> None:
+    command = [sys.executable, "-m", f"bench.{program}", "--short", "--output", "o", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_the_short_growth_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "growth", "--short", "--output", str(tmp_path)]

@@ -167,7 +167,7 @@ def test_the_program_writes_a_row_for_each_ratio(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--models", "resnet5"], "There is no network 'resnet5' in timm"),
-        (["--rounds", "0"], "argument --rounds: must be at least 1, got 0"),
+        (["--rounds", "0"], "argument --rounds: '0' is no whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_measured_is_said(words: list[str], message: str) -> None:

@@ -100,6 +100,11 @@ def test_the_search_is_of_equal_size_and_what_is_frozen_is_in_it(tmp_path: Path)
     folders = [run.folder for groups in found.values() for group in groups for run in group]
     assert len(set(folders)) == len(folders) == 2 * 4 * 2
     assert found["ce"][2][0].config.lr == 4e-3
+    # Another recipe's optimiser: round its own learning rate, its weight decay as it is.
+    paper = replace(setup_in(tmp_path), recipe="paper", recipe_settings={})
+    own = search_runs(paper, ["ce"], tmp_path / "data.csv")
+    assert [group[0].config.lr for group in own["ce"]] == pytest.approx([0.0025, 0.005, 0.01, 0.02])
+    assert all(group[0].config.weight_decay is None for group in own["ce"])
 
 
 def test_unknown_losses_and_weights_are_answered_with_the_one_meant(tmp_path: Path) -> None:

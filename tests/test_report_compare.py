@@ -108,6 +108,21 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
     assert "p-values" not in found.text
 
 
+def test_models_that_know_other_generators_have_no_test_set_in_common(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    """What is open to one is closed to the other: tested as one set, it would say nothing."""
+    scores = Scores.from_csv(runs[0] / "scores.csv")
+    unsplit = scores.columns()
+    unsplit["test_set"] = np.array([""] * len(scores), dtype=object)
+    for name in ("kA", "uB"):
+        table = Scores(**unsplit)
+        write_results(tmp_path / name, table, summarise(table, [name], resamples=0))
+    found = compare([tmp_path / "kA", tmp_path / "uB"], tmp_path / "out")
+    assert "uB - kA: the difference is not tested, they know other generators" in found.text
+    assert "p =" not in found.text
+
+
 def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
     table = Scores.from_csv(runs[0] / "scores.csv")
     results = json.loads((runs[0] / "results.json").read_text())
@@ -121,6 +136,7 @@ def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> No
     ("given", "message"),
     [
         ({"compare": ("RUN",)}, "--compare needs two runs at least, got .*first alone"),
+        ({"compare": ("RUN", "RUN")}, "--compare has .*first twice: give different runs"),
         ({"compare": ("RUN", "nowhere")}, "--compare nowhere has no results.json: give run fold"),
         ({"compare": ("RUN", "OLD")}, "results.json has version 1, this program reads 2"),
         ({"compare": ("RUN", "BROKEN")}, "BROKEN cannot be read .JSONDecodeError.*evaluate the"),

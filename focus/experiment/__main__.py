@@ -21,6 +21,7 @@ from focus.experiment.grid import (
     maps_needed,
     read_weights,
     search_runs,
+    search_space,
 )
 
 PROG = "python -m focus.experiment"
@@ -124,14 +125,14 @@ def _search(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None)
     data = write_once(without_tests(manifest), folder / "data.csv")
     wanted = _with_maps(setup, manifest, list(arms or frozen.SEARCH))
     check_arms(wanted, frozen.SEARCH)
-    found, failures = [], []
+    space, found, failures = search_space(setup), [], []
     stages = [[arm for arm in wanted if arm == frozen.BASELINE]]
     stages.append([arm for arm in wanted if arm != frozen.BASELINE])
     for stage in filter(None, stages):
         runs = search_runs(setup, stage, data)
         flat = [run for groups in runs.values() for group in groups for run in group]
         failures += execute(flat, jobs=_jobs(given), logs=folder / LOGS, say=_say)
-        found += candidates(runs, {failure.run.name for failure in failures})
+        found += candidates(runs, space, {failure.run.name for failure in failures})
         if frozen.BASELINE in stage and (best := choose(found).get(frozen.BASELINE)):
             _say(recipe_line({frozen.BASELINE: best}))
             setup = replace(setup, recipe_settings=best.settings)

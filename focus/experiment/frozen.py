@@ -105,6 +105,8 @@ SEARCH: Mapping[str, tuple[Settings, ...]] = {
     "focus-contrast": _FOCUSES,
     "blend-contrast": _BLENDS,
 }
+LR_FACTORS = (0.5, 1.0, 2.0, 4.0)
+"""Of the learning rate, in the stead of ``SEARCH["ce"]``, where the recipe is not the demo's."""
 SEARCH_SEEDS = (100, 101)
 """Not the grid's: a seed that helped to choose would flatter what it chose."""
 

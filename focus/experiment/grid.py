@@ -103,6 +103,18 @@ def grid(
     return sorted(runs, key=lambda run: (run.seed, -run.length))
 
 
+def search_space(setup: Setup) -> dict[str, tuple[Settings, ...]]:
+    """The candidates of each arm; cross-entropy's, which are recipes, go round the recipe's own.
+
+    The frozen ones are of the demo recipe: another's optimiser would not know their size.
+    """
+    space = dict(frozen.SEARCH)
+    if setup.recipe != "demo":
+        lr = resolve(TrainConfig(recipe=setup.recipe)).lr
+        space[frozen.BASELINE] = tuple({"lr": lr * factor} for factor in frozen.LR_FACTORS)
+    return space
+
+
 def search_runs(setup: Setup, arms: Sequence[str], data: Path) -> dict[str, list[list[Run]]]:
     """The search: for each arm its candidates, for each candidate a run a seed.
 
@@ -131,7 +143,7 @@ def search_runs(setup: Setup, arms: Sequence[str], data: Path) -> dict[str, list
     return {
         arm: [
             [run(arm, number, candidate, seed) for seed in frozen.SEARCH_SEEDS]
-            for number, candidate in enumerate(frozen.SEARCH[arm])
+            for number, candidate in enumerate(search_space(setup)[arm])
         ]
         for arm in arms
     }

@@ -106,7 +106,8 @@ def _curve(
 ) -> None:
     means = []
     for weight, outcomes in by_dose.items():
-        x = [outcome.figures[entropy] for outcome in outcomes]
+        # A collapsed CAM's may round to 0, which a logarithm has no place for.
+        x = [max(outcome.figures[entropy], 1e-6) for outcome in outcomes]
         y = [outcome.figures[name] for outcome in outcomes]
         axes.plot(x, y, marker, color=colours[weight], ms=4, alpha=0.6, mew=0)
         means.append((float(np.exp(np.log(x).mean())), float(np.mean(y))))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ RUNS, TABLE_CSV, TABLE, COMPARISONS = "runs.csv", "table.csv", "report.md", "com
 _SHOWN = ("closed", "closed_balanced", "open", "gap")
 _FOCUS = ("entropy_closed", "entropy_open", "pointing_closed", "pointing_open", "peak_share_open")
 _DOSE = ("closed", "open", "gap", "pointing_closed", "pointing_open", "entropy_open")
+
+_LEADING_ZERO = re.compile(r"^([+-]?)0\.")
 
 Group = tuple[str, str, int]
 """Model, arm and length."""
@@ -238,13 +241,13 @@ def _span(found: Compared) -> str:
 
 
 def _number(value: float) -> str:
-    """``.953``: no figure here is larger than 1 but by chance."""
-    return "-" if math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+    """``.953``: few figures here are larger than 1."""
+    return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
 
 
 def _signed(value: float) -> str:
     # Adding 0 makes 0 of what was rounded to -0.
-    return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}".replace("0.", ".", 1)
+    return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1.", f"{round(value, 3) + 0.0:+.3f}")
 
 
 def _p(value: float) -> str:

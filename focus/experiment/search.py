@@ -43,12 +43,16 @@ def validation_auc(run: Run) -> float:
     return float(results["model"]["validation_auc"])
 
 
-def candidates(runs: Mapping[str, Sequence[Sequence[Run]]], failed: set[str]) -> list[Candidate]:
+def candidates(
+    runs: Mapping[str, Sequence[Sequence[Run]]],
+    space: Mapping[str, Sequence[frozen.Settings]],
+    failed: set[str],
+) -> list[Candidate]:
     """All candidates of which no run failed, in the order of the search space."""
     return [
         Candidate(arm, settings, tuple(validation_auc(run) for run in group))
         for arm, groups in runs.items()
-        for settings, group in zip(frozen.SEARCH[arm], groups, strict=True)
+        for settings, group in zip(space[arm], groups, strict=True)
         if not failed & {run.name for run in group}
     ]
 

@@ -32,6 +32,15 @@ def compare(folders: Sequence[str], output: Path) -> None:
         InputError: a folder without results, or what cannot be read; before anything is written.
     """
     check_writable(output)
+    places = [Path(folder).resolve() for folder in folders]
+    for place, folder in zip(places, folders, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"--compare has {folder} twice: give different runs.")
+        if place == output.resolve():
+            raise InputError(
+                f"--output {output} is one of the runs, whose report it would replace: give "
+                "another folder."
+            )
     runs = [
         Scored(name, *_read(Path(folder)))
         for name, folder in zip(_names(folders), folders, strict=True)
@@ -101,8 +110,14 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
         found = difference_lines(other, first)
         tested += bool(found)
         if not found:
-            same = other[1].path.tolist() == first[1].path.tolist()
-            why = "images come in groups" if same else "their images are not the same files"
+            if other[1].path.tolist() != first[1].path.tolist():
+                why = "their images are not the same files"
+            elif (other[1].group != "").any():
+                why = "images come in groups"
+            elif other[2]["training_generators"] != first[2]["training_generators"]:
+                why = "they know other generators, so that their test sets differ"
+            else:
+                why = "a class has fewer than two images"
             found = [f"{other[0]} - {first[0]}: the difference is not tested, {why}."]
         lines += found
     if tested > 1:
