@@ -95,12 +95,12 @@ def save_checkpoint(
         target.replace(earlier)
     aside.replace(target)
     flush(folder)
+    shutil.rmtree(earlier, ignore_errors=True)  # which would count as one that is kept
     # Those after this step are damaged, since the run went on from before them.
     found = _checkpoints(folder)
     here = found.index(target)
     for old in (*found[: max(here + 1 - keep, 0)], *found[here + 1 :]):
         shutil.rmtree(old)
-    shutil.rmtree(earlier, ignore_errors=True)
     return target
 
 

@@ -182,6 +182,13 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     assert other.model[0].weight.equal(run.model[0].weight)
 
 
+def test_one_that_is_replaced_does_not_count_as_kept(tmp_path: Path) -> None:
+    run = sgd()
+    for step in (5, 6, 6):  # the last of an epoch's end, which its interval has saved already
+        save_checkpoint(tmp_path, step, **vars(run), extra={}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
+
+
 def test_there_is_none(tmp_path: Path) -> None:
     run = adamw()
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
