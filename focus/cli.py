@@ -107,8 +107,9 @@ def run(
     # costs a small network more than it computes, and far more on a machine that is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # In a file, too, a line is there once it is said, not some thousand characters later.
-        sys.stdout.reconfigure(line_buffering=True)
+        # In a file, too, a line is there once it is said, not some thousand characters later. What
+        # cannot be encoded, as a file name that is not UTF-8, is shown escaped, as on stderr.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         config = parse(config_class, argv, prog=prog, description=description)
         debug = config.debug

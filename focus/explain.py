@@ -50,6 +50,8 @@ def explain(config: ExplainConfig) -> None:
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
     folder = local_folder(str(config.model_dir))
     detector = Detector.from_pretrained(folder)
+    # Now, since a training that goes on may replace the file.
+    sha256 = _sha256(folder / WEIGHTS_FILE)
     judge, threshold = _judge(detector, config)
     said = [threshold]
     manifest = Manifest(Sample(str(item.path)) for item in items)
@@ -72,7 +74,7 @@ def explain(config: ExplainConfig) -> None:
                 f"None of the {len(items)} files can be used, the first is {first.path!r} "
                 f"({first.reason}): give others."
             )
-        written = writer.finish(_about(config, detector, judge, folder))
+        written = writer.finish(_about(config, detector, judge, sha256))
     if len(items) > _PRINTED:
         said.append(f"{writer.written} of {len(items)} files explained")
     if writer.bad:
@@ -104,10 +106,10 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
             found[absolute(path)] = tuple(files[number] for number in evenly(len(files), frames))
         else:
             extensions = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
-            before = len(found)
-            found |= {absolute(file): () for file in images_below(path, extensions=extensions)}
-            if len(found) == before:
+            inside = [absolute(file) for file in images_below(path, extensions=extensions)]
+            if not inside:
                 raise InputError(f"There are no images and no videos in {path}: give another one.")
+            found |= dict.fromkeys(inside, ())
     items = [
         Item(number, path, "video" if images or _is_video(path) else "image", images)
         for number, (path, images) in enumerate(found.items(), start=1)
@@ -199,7 +201,7 @@ def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
     calibration = None if points is None else points.calibration
     if points is not None and value is not None:
         return Judge(name, value, calibration), (
-            f"threshold: {name}, a score above {value:.4f} says synthetic ({THRESHOLDS} of the "
+            f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the "
             f"model, fixed on {points.n_real} real and {points.n_fake} fake validation images)"
         )
     why = f"no {THRESHOLDS}" if points is None else f"no threshold {name}"
@@ -223,15 +225,19 @@ def _new_folder(name: str) -> Path:
     return folder
 
 
-def _about(config: ExplainConfig, detector: Detector, judge: Judge, folder: Path) -> dict[str, Any]:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _about(config: ExplainConfig, detector: Detector, judge: Judge, sha256: str) -> dict[str, Any]:
     """The head of the manifest."""
-    weights = (folder / WEIGHTS_FILE).read_bytes()
     threshold = {"point": judge.point, "value": judge.threshold}
     return {
         "focus_version": focus.__version__,
         "model": {
             "folder": config.model_dir,
-            "sha256": hashlib.sha256(weights).hexdigest(),
+            "sha256": sha256,
             "config": asdict(detector.config),
         },
         "threshold": None if judge.threshold is None else threshold,
@@ -242,8 +248,9 @@ def _about(config: ExplainConfig, detector: Detector, judge: Judge, folder: Path
 
 def _line(row: dict[str, Any]) -> str:
     frames = f" over {row['frames']} frames" if row["frames"] else ""
+    # All digits: scores near 1 are what a threshold near 1 tells apart.
     return (
-        f"{row['path']}: {row['decision'] or 'no decision'}, score {row['score']:.4f}{frames}, "
+        f"{row['path']}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
         f"entropy of the CAM {row['entropy_predicted']:.2f}"
     )
 

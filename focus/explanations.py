@@ -80,7 +80,8 @@ class Judge:
         """``synthetic`` above the threshold, else ``real``; "" without one."""
         if self.threshold is None:
             return ""
-        return LABEL_NAMES[SYNTHETIC if score > self.threshold else REAL]
+        # In float64, as evaluation compares: numpy would round the threshold to the score's type.
+        return LABEL_NAMES[SYNTHETIC if float(score) > self.threshold else REAL]
 
     def llr(self, score: np.float32) -> np.float32 | None:
         """Natural logarithm of the likelihood ratio, synthetic over real; None uncalibrated."""
@@ -120,10 +121,8 @@ class Writer:
     ) -> None:
         for file, _ in self._tables.values():
             file.close()
-        if self.written and self.bad:
-            with written_whole(self.folder / BAD_FILES) as aside:
-                write_bad_files(self.bad, aside)
         if kind is not None:
+            self._write_bad()
             self._items.close()
 
     def save(self, seen: Seen) -> tuple[str, str]:
@@ -179,6 +178,7 @@ class Writer:
 
     def finish(self, about: Mapping[str, Any]) -> list[Path]:
         """Write ``manifest.json``, ``about`` first; the paths of all that was written."""
+        self._write_bad()
         head = {"version": VERSION, **about, "n_items": self.written, "n_bad": len(self.bad)}
         with written_whole(self.folder / MANIFEST) as aside, aside.open("w") as file:
             file.write(json.dumps(head, indent=1)[:-2] + ',\n "items": [')
@@ -188,6 +188,11 @@ class Writer:
         self._items.close()
         names = [MANIFEST, *self._tables, _OVERLAYS, _CAMS, *([BAD_FILES] if self.bad else [])]
         return [self.folder / name for name in names]
+
+    def _write_bad(self) -> None:
+        if self.written and self.bad:
+            with written_whole(self.folder / BAD_FILES) as aside:
+                write_bad_files(self.bad, aside)
 
     def _of_frames(self) -> dict[str, Any]:
         def mean(name: str) -> np.float32:
@@ -219,7 +224,9 @@ class Writer:
 
 def _file_name(view: View) -> str:
     """By the item's number, so that no two are alike, and its name, to be found by."""
-    stem = os.fsdecode(os.fsencode(view.item.path.stem)[:_LONGEST_NAME])
+    stem = view.item.path.stem
+    while len(os.fsencode(stem)) > _LONGEST_NAME:  # a cut between bytes may split a character
+        stem = stem[:-1]
     frame = "" if view.frame is None else f"-frame{view.frame:06d}"
     return f"{view.item.number:06d}-{stem}{frame}"
 

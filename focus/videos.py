@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from focus.data.images import reason
+from focus.data.images import reason, refuse_special
 from focus.errors import ImageError, InputError
 
 VIDEO_EXTENSIONS = frozenset(
@@ -47,8 +47,11 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     av = _av(str(path))
     empty = True
     try:
+        refuse_special(path)
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("FFmpeg has no decoder for it")
             # An empty packet ends the file.
             packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size]
             given = [pts for pts, _ in packets if pts is not None]

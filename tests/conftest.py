@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -44,6 +45,19 @@ def pytest_collection_finish() -> None:
     # that uses torch has imported it by now; the others need not wait for it.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(min(4, os.cpu_count() or 1))
+
+
+@pytest.fixture
+def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For programs in this process: they find no accelerator, whose bits are not the CPU's, and
+    the threads that they set are set back."""
+    import torch
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: None)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

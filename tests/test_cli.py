@@ -28,6 +28,8 @@ def main(config):
         raise InputError("The folder x is empty:\\n  give another.")
     if config.name == "full":
         Path("/dev/full").write_text("x")
+    if config.name == "bytes":
+        print(b"a\\xff.png".decode(errors="surrogateescape"))
     if config.name == "interrupted":
         raise KeyboardInterrupt
     print("ran", config.epochs)
@@ -301,6 +303,12 @@ def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     assert done.stderr == "program.py: error: --epochs takes a whole number, got 'x'.\n"
     done = program(tmp_path, "--name", "interrupted")
     assert (done.returncode, done.stderr) == (130, "program.py: interrupted.\n")
+
+
+def test_a_file_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    done = program(tmp_path, "--name", "bytes", PYTHONIOENCODING="utf-8:strict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == r"a\udcff.png"
 
 
 def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """python -m focus explain: what it writes of images, videos and folders, and what it refuses."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from focus import explain as explaining
 from focus.data.bad_files import BadFile
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
@@ -24,6 +26,8 @@ from focus.models import Detector
 from focus.operating_points import POINTS, OperatingPoints
 from focus.overlays import overlay
 from focus.use_config import ExplainConfig
+
+pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +111,8 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     (bad,) = read_bad(out)
     assert bad == [str(pictures / "b" / "5.png"), "image", "cannot identify image file"]
     said = capsys.readouterr().out
-    assert f"threshold: balanced, a score above {middle:.4f}" in said
-    assert f"{files[0]}: {decisions[0]}, score {scores.score[0]:.4f}" in said
+    assert f"threshold: balanced, a score above {middle} says" in said
+    assert f"{files[0]}: {decisions[0]}, score {scores.score[0]}, entropy" in said
     assert "left out because they cannot be decoded: 1 (bad_files.csv)" in said
     for name in ("manifest.json", "explanations.csv", "overlays", "cams", "bad_files.csv"):
         assert f"written: {out / name}\n" in said
@@ -251,24 +255,81 @@ def test_what_cannot_be_explained(detector: Detector, pictures: Path, tmp_path: 
 def test_each_file_once_and_long_names_fit(detector: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "f"
     folder.mkdir()
-    name = "ü" * 120 + ".png"  # 244 bytes
+    name = "a" + "ü" * 120 + ".png"  # 245 bytes, and a cut after 180 would be in an ü
     Image.new("RGB", (8, 8)).save(folder / name)
     items = find_items([str(folder), str(folder / name)], as_video=False, frames=1)
     assert [item.path.name for item in items] == [name]
     (row,) = run(saved(detector, tmp_path / "m", 0.5), tmp_path / "out", folder)
     assert (tmp_path / "out" / row["overlay"]).exists()
+    assert row["overlay"].encode() == b"overlays/000001-a" + "ü".encode() * 89 + b".png"
 
 
-def test_what_was_found_is_there_when_a_run_breaks_off(tmp_path: Path) -> None:
+def test_a_folder_in_one_that_was_given_before(pictures: Path, tmp_path: Path) -> None:
+    paths = [str(path) for path in (pictures, pictures / "a", pictures)]
+    names = [item.path.name for item in find_items(paths, as_video=False, frames=1)]
+    assert names == ["1.jpg", "1.png", "1.png", "2.bmp", "5.png", "10.png"]
+
+
+def test_a_score_is_compared_as_in_evaluation() -> None:
+    score, threshold = np.float32(1), 0.9999999701976776  # 1 is the nearest float32 to it
+    assert (np.array([score], np.float64) > threshold).all()
+    assert Judge("eer", threshold, None).decision(score) == "synthetic"
+    assert Judge("eer", 1.0, None).decision(score) == "real"
+
+
+def test_scores_and_thresholds_near_1_are_told_apart(
+    detector: Detector, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure = Detector(image_size=32)
+    sure.load_state_dict(detector.state_dict())
+    sure.head.fc.weight.data.zero_()
+    sure.head.fc.bias.data = torch.tensor([0.0, 15.0])
+    run(saved(sure, tmp_path / "m", 0.9999999), tmp_path / "out", pictures / "a")
+    said = capsys.readouterr().out
+    assert "a score above 0.9999999 says synthetic" in said
+    # 1 / (1 + exp(-15)) is 0.99999969.
+    assert "1.png: real, score 0.999999" in said
+
+
+def test_the_hash_is_that_of_the_weights_that_were_used(
+    detector: Detector, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = saved(detector, tmp_path / "m", 0.5) / "model.safetensors"
+    used = hashlib.sha256(weights.read_bytes()).hexdigest()
+
+    def replaced(*given: Any) -> Any:
+        weights.write_bytes(b"of the next epoch")
+        return rows(*given)
+
+    rows = explaining._rows
+    monkeypatch.setattr(explaining, "_rows", replaced)
+    run(tmp_path / "m", tmp_path / "out", pictures / "a")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["model"]["sha256"] == used
+
+
+def one_seen() -> Seen:
     view = View(
-        item=Item(1, tmp_path / "face.png", "image"),
+        item=Item(1, Path("face.png"), "image"),
         frame=None,
         at="",
         pixels=torch.zeros(3, 8, 8, dtype=torch.uint8),
         face=Image.new("RGB", (8, 8)),
         last=True,
     )
-    seen = Seen(view, np.float32(0.25), np.int64(0), np.zeros((2, 4, 4), np.float32), np.ones(2))
+    return Seen(view, np.float32(0.25), np.int64(0), np.zeros((2, 4, 4), np.float32), np.ones(2))
+
+
+def test_the_manifest_is_written_last(tmp_path: Path) -> None:
+    with Writer(tmp_path / "out", Judge("", None, None)) as writer:
+        writer.bad.append(BadFile("bad.png", "image", "no image"))
+        writer.add(one_seen(), writer.save(one_seen()))
+        writer.finish({})
+        assert read_bad(tmp_path / "out") == [["bad.png", "image", "no image"]]
+
+
+def test_what_was_found_is_there_when_a_run_breaks_off(tmp_path: Path) -> None:
+    seen = one_seen()
     bad = BadFile("bad.png", "image", "no image")
 
     def break_off() -> None:

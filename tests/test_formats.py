@@ -113,6 +113,7 @@ def test_fields_of_a_models_config() -> None:
     assert listed("config.json", "field") == [f.name for f in fields(DetectorConfig)]
 
 
+@pytest.mark.usefixtures("plain_cpu")
 def test_files_of_explanations(tmp_path: Path) -> None:
     detector = Detector(image_size=32)
     detector.save_pretrained(tmp_path / "m")

@@ -19,6 +19,8 @@ from focus.use_config import ExplainConfig, ExportConfig, Point
 CHECKOUT = Path(__file__).parents[1]
 TEXT = (CHECKOUT / "docs" / "use.md").read_text(encoding="utf-8")
 
+pytestmark = pytest.mark.usefixtures("plain_cpu")
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

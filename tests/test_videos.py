@@ -1,7 +1,9 @@
 """Frames of videos: which ones are taken, of which formats, upright, and from damaged files."""
 
+import os
 import sys
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -126,6 +128,32 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=f"Cannot decode '.*{name}'") as caught:
             list(frames_of(tmp_path / name, 3))
         assert str(caught.value).endswith(": mend or remove it.")
+
+
+def test_a_codec_without_a_decoder(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", "mpeg4")
+    content = path.read_bytes()
+    assert b"V_MPEG4/ISO/ASP" in content
+    path.write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC"))
+    with pytest.raises(ImageError, match=r"a\.mkv' \(FFmpeg has no decoder for it\): mend"):
+        list(frames_of(path, 3))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    found: list[str] = []
+
+    def read() -> None:
+        try:
+            list(frames_of(tmp_path / "a.mp4", 3))
+        except ImageError as error:
+            found.append(str(error))
+
+    thread = Thread(target=read, daemon=True)  # would wait for ever
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "neither a file nor a folder" in found[0]
 
 
 def test_without_av_the_message_says_what_to_install(
