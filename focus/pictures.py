@@ -1,7 +1,7 @@
 """Pictures that stand in no manifest: opened, prepared and predicted as evaluation does it."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -69,31 +69,33 @@ def predict(
     """What :meth:`focus.models.Detector.predict` does."""
     if batch_size < 1:
         raise InputError(f"The batch_size is {batch_size}: give at least 1.")
+    given: Iterable[Picture]
     if isinstance(pictures, str | Path | Image.Image):
-        given: list[Picture] = [pictures]
+        given = [pictures]
     elif isinstance(pictures, np.ndarray):
         given = [pictures] if pictures.ndim < 4 else list(pictures)
     else:
-        given = list(pictures)
-    if not given:
-        raise InputError("There are no pictures: give at least one.")
+        given = pictures
     size = detector.image_size
 
-    def load(at: int) -> Tensor:
-        return squashed(open_picture(given[at], _name(given, at)), size)
+    def load(task: tuple[str, str | Path | Image.Image]) -> tuple[str, Tensor]:
+        name, picture = task
+        image = picture if isinstance(picture, Image.Image) else open_picture(picture)
+        return name, squashed(image, size)
 
     parts: list[Prediction] = []
-    done = 0
+    total = len(given) if isinstance(given, Sized) else None
     with (
         ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(total=len(given), desc="scoring", unit="image", disable=not progress) as bar,
+        tqdm(total=total, desc="scoring", unit="image", disable=not progress) as bar,
     ):
-        loaded = ahead(pool, load, range(len(given)))
+        loaded = ahead(pool, load, _handed_out(given))
         while batch := list(islice(loaded, batch_size)):
-            names = [_name(given, at) for at in range(done, done + len(batch))]
-            parts.append(predict_pixels(detector, batch, names))
-            done += len(batch)
+            names, pixels = zip(*batch, strict=True)
+            parts.append(predict_pixels(detector, pixels, names))
             bar.update(len(batch))
+    if not parts:
+        raise InputError("There are no pictures: give at least one.")
     return type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
@@ -133,6 +135,14 @@ def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], tasks: Iterable[T]) 
         yield waiting.popleft().result()
 
 
-def _name(given: list[Picture], at: int) -> str:
-    picture = given[at]
-    return repr(str(picture)) if isinstance(picture, str | Path) else f"picture {at}"
+def _handed_out(given: Iterable[Picture]) -> Iterator[tuple[str, str | Path | Image.Image]]:
+    """The pictures and their names for errors; what is no path as a copy.
+
+    Iterators of frames give the same image each time, with other pixels, and a file that is not
+    read yet is not to be read by two threads: copies are made before the next one is asked for.
+    """
+    for at, picture in enumerate(given):
+        if isinstance(picture, str | Path):
+            yield repr(str(picture)), picture
+        else:
+            yield f"picture {at}", open_picture(picture, f"picture {at}")

@@ -1,11 +1,12 @@
 """Detector.predict: the pictures it takes, the order, and evaluation's bits."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
@@ -64,6 +65,43 @@ def test_paths_images_and_arrays_are_alike(detector: Detector, files: list[str])
     stacked = detector.predict(np.stack([array, array[::-1]]))
     assert stacked.score.shape == (2,)
     assert stacked.score[0] != stacked.score[1]
+
+
+def test_frames_of_an_iterator_that_gives_one_image(detector: Detector, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    frames = [Image.fromarray(draw.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(6)]
+    frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.tiff") as film:
+        found = detector.predict(ImageSequence.Iterator(film), batch_size=4)
+    assert found.score.equal(detector.predict(frames, batch_size=4).score)
+    assert len(found.score.unique()) == len(frames)
+    buffer = np.empty((40, 40, 3), np.uint8)
+
+    def filled() -> Iterator[np.ndarray]:
+        for frame in frames:
+            buffer[:] = np.asarray(frame)
+            yield buffer
+
+    assert detector.predict(filled(), batch_size=4).score.equal(found.score)
+
+
+def test_an_iterator_is_not_drained_first(detector: Detector) -> None:
+    def endless() -> Iterator[object]:
+        for number in range(1000):
+            yield np.zeros((32, 32, 3), np.uint8) if number < 2 else "no path"
+        pytest.fail("all were asked for before the first was read")
+
+    with pytest.raises(ImageError, match="'no path'"):
+        detector.predict(endless())
+
+
+def test_an_image_that_is_not_read_yet_may_come_twice(detector: Detector, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for _ in range(5):
+        with Image.open(tmp_path / "a.png") as lazy:
+            score = detector.predict([lazy] * 8).score
+        assert len(score.unique()) == 1
 
 
 def test_shapes_and_modes(detector: Detector, files: list[str]) -> None:
