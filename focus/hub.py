@@ -24,19 +24,30 @@ _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
 
 
 @contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
+def replace_folder(folder: Path, *, keep_others: bool = False) -> Iterator[Path]:
     """An empty folder beside ``folder``, which takes its place when all is written to it.
 
+    keep_others: move what is no part of a detector to the new folder.
+
     Raises:
-        InputError: ``folder`` holds more than a detector, which replacing it would delete.
+        InputError: ``folder`` is the current one, or it holds more than a detector, which replacing
+            it would delete, without ``keep_others``.
     """
-    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    # A README.md without a detector is that of something else.
-    own = {*_ALWAYS, *_PERHAPS} if CONFIG_FILE in present else {*_ALWAYS, THRESHOLDS}
-    if others := sorted(present - own):
+    folder = folder.resolve()  # of a link, replace what it leads to
+    if folder.exists() and folder.samefile("."):
+        raise InputError(
+            f"{folder} is the current folder, which saving would replace: give a folder of its own."
+        )
+    if (others := _others(folder)) and not keep_others:
         raise InputError(
             f"{folder} holds more than a detector ({others[0]}): give a folder of its own."
         )
+    old = folder.with_name(f".{folder.name}.old")
+    if keep_others and old.exists():  # a save was killed before it had moved everything
+        if folder.exists():
+            _move_others(old, folder)
+        else:
+            old.replace(folder)
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -44,13 +55,26 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     for path in (*aside.iterdir(), aside):
         flush(path)
     if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
         aside.replace(folder)
+        _move_others(old, folder)
         shutil.rmtree(old)
     else:
         aside.replace(folder)
+
+
+def _others(folder: Path) -> list[str]:
+    """Names in a folder, if there is one, that are no part of a detector."""
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # A README.md without a detector is that of something else.
+    own = {*_ALWAYS, *_PERHAPS} if CONFIG_FILE in present else {*_ALWAYS, THRESHOLDS}
+    return sorted(present - own)
+
+
+def _move_others(old: Path, folder: Path) -> None:
+    for name in _others(old):
+        (old / name).replace(folder / name)
 
 
 def local_folder(name: str | Path, **options: Any) -> Path:

@@ -292,6 +292,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         *,
         repo_id: str | None = None,
         push_to_hub: bool = False,
+        keep_others: bool = False,
         config: None = None,
         model_card_kwargs: None = None,
         **push_options: Any,
@@ -305,17 +306,19 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             save_directory: the folder, made if need be.
             repo_id: USER/NAME on the Hub, default the folder's name; push_to_hub: whether to upload
                 to it; push_options: of ``push_to_hub``.
+            keep_others: let other files in the folder stay, where they are refused otherwise.
             config, model_card_kwargs: what the mixin passes; not used.
 
         Returns:
             The address of the commit, if the folder was uploaded.
 
         Raises:
-            InputError: the folder holds other files, which replacing it would delete.
+            InputError: the folder holds other files, which replacing it would delete, or is the
+                current one.
         """
         folder = Path(save_directory)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        with replace_folder(folder) as aside:
+        with replace_folder(folder, keep_others=keep_others) as aside:
             # Not save_file, whose error of a full disk is none of the system's.
             (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
             self.config.write(aside / CONFIG_FILE)

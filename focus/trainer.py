@@ -547,7 +547,8 @@ class Trainer:
         if self.state.points is not None:
             self.kept.points = OperatingPoints.from_values(self.state.points)
         self.kept.card = self._card(self.kept)
-        self.kept.save_pretrained(self.folder / "model")
+        # A file that somebody put there must not end a training.
+        self.kept.save_pretrained(self.folder / "model", keep_others=True)
 
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)

@@ -581,6 +581,47 @@ def test_saving_does_not_delete_other_files(small: Detector, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [tmp_path / "thesis.tex"]
 
 
+def test_other_files_can_be_kept(small: Detector, tmp_path: Path) -> None:
+    folder, old = tmp_path / "model", tmp_path / ".model.old"
+    small.save_pretrained(folder)
+    (folder / "detector.onnx").write_text("hours of work")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.txt").write_text("of a person")
+    # What a save left that was killed before it had moved everything.
+    small.save_pretrained(old)
+    (old / "lost.txt").write_text("found")
+    other = Detector(image_size=64)
+    other.save_pretrained(folder, keep_others=True)
+    assert Detector.from_pretrained(folder).config == other.config
+    assert (folder / "detector.onnx").read_text() == "hours of work"
+    assert (folder / "notes" / "a.txt").read_text() == "of a person"
+    assert (folder / "lost.txt").read_text() == "found"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    folder.rename(old)  # killed between its two renames
+    small.save_pretrained(folder, keep_others=True)
+    assert Detector.from_pretrained(folder).config == small.config
+    assert (folder / "detector.onnx").read_text() == "hours of work"
+    with pytest.raises(InputError, match=r"more than a detector \(detector\.onnx\)"):
+        small.save_pretrained(folder)
+
+
+def test_saving_to_a_link_and_to_the_current_folder(
+    small: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk" / "model").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/model")
+    for _ in range(2):
+        small.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "link"}
+    assert Detector.from_pretrained(tmp_path / "disk" / "model").config == small.config
+    monkeypatch.chdir(tmp_path / "disk" / "model")
+    for place in (".", tmp_path / "link"):
+        with pytest.raises(InputError, match="is the current folder, which saving would replace"):
+            small.save_pretrained(place)
+    assert Path.cwd().samefile(tmp_path / "disk" / "model")
+
+
 @pytest.fixture
 def saved(small: Detector, tmp_path: Path) -> Path:
     small.save_pretrained(tmp_path / "model")

@@ -356,6 +356,23 @@ def test_best_patience_and_what_is_written(faces: Manifest, tmp_path: Path) -> N
     assert kept.config.training_generators == ("g",)
 
 
+def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    run = trainer(faces, tmp_path, epochs=2)
+    folder = tmp_path / "run" / "model"
+    folder.mkdir(parents=True)
+    (folder / ".DS_Store").write_text("of a file manager")
+    run._save_best()
+    (folder / "detector.onnx").write_text("exported")
+    run._save_best()
+    assert Detector.from_pretrained(folder).config == run.kept.config
+    assert (folder / ".DS_Store").read_text() == "of a file manager"
+    assert (folder / "detector.onnx").read_text() == "exported"
+    with pytest.raises(InputError, match=r"more than a detector"):
+        run.kept.save_pretrained(folder)
+
+
 def test_a_hinge_that_aims_at_the_maps(
     faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
