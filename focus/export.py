@@ -30,7 +30,7 @@ from focus.writing import written_whole
 
 VERSION = 1
 TOLERANCE = 1e-4
-"""The largest difference between the file's outputs and the detector's."""
+"""The largest difference between the file's outputs and the detector's, see :func:`compare`."""
 INPUT, OUTPUTS = "images", ("score", "logits", "cams", "entropy")
 _CHECKED = 16  # images
 _OPSET = 18  # that of torch's own translations; another one is converted to, or not
@@ -140,6 +140,9 @@ def metadata(detector: Detector) -> dict[str, str]:
 def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dict[str, float]:
     """The largest difference of each output from the detector's own, over the images.
 
+    As a share of the output's largest absolute value where that is above 1: logits and CAMs have
+    no bound, and the rounding of float32 grows with them.
+
     The detector runs as in evaluation, with its own operation for CAM and entropy; the file gets
     one image, then the others, so that its batch is seen to be free.
     """
@@ -150,10 +153,12 @@ def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dic
     session = runtime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     parts = [part.numpy() for part in (images[:1], images[1:]) if len(part)]
     found = [session.run(list(OUTPUTS), {INPUT: part}) for part in parts]
-    return {
-        name: float(np.abs(np.concatenate(values) - expected[name].numpy()).max())
-        for name, values in zip(OUTPUTS, zip(*found, strict=True), strict=True)
-    }
+    differences: dict[str, float] = {}
+    for name, values in zip(OUTPUTS, zip(*found, strict=True), strict=True):
+        wanted = expected[name].numpy()
+        largest = float(np.abs(np.concatenate(values) - wanted).max())
+        differences[name] = largest / max(1.0, float(np.abs(wanted).max()))
+    return differences
 
 
 def _exported(network: nn.Module, images: Tensor, config: ExportConfig) -> Any:

@@ -154,7 +154,7 @@ def _points(points: OperatingPoints | None) -> str:
     ]
     undefined = points.undefined()
     for name, value in points.thresholds.items():
-        lines.append(f"| {name} | {undefined[name] if value is None else f'{value:.4f}'} |")
+        lines.append(f"| {name} | {undefined[name] if value is None else value} |")
     return "\n".join(lines)
 
 

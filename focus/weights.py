@@ -39,7 +39,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a pickle read with ``weights_only``, by their names.
 
     They may lie under ``state_dict`` or ``model``, and have the prefixes ``module.`` and
-    ``_orig_mod.``, which are taken off.
+    ``_orig_mod.``, which are taken off. Of a training checkpoint that has averaged weights too
+    (``state_dict_ema``, ``model_ema``), these are read, as timm itself does.
 
     Raises:
         InputError: there is no such file, it holds no weights, or it is a pickle that would run

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, close_session, constants
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
@@ -72,8 +72,14 @@ class HubServer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder that is served, and the options that lead there."""
+    # The caller's environment: offline is read when the Hub's package is imported, a proxy when it
+    # opens its session.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    close_session()
     folder = tmp_path / "served"
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(HubServer, folder))
     thread = Thread(target=server.serve_forever)
@@ -83,6 +89,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     server.shutdown()
     server.server_close()
     thread.join()
+    close_session()
 
 
 @pytest.mark.parametrize("with_points", [True, False])
@@ -153,7 +160,9 @@ def test_the_card_states_what_was_measured(detector: Detector) -> None:
     assert metadata["library_name"] == "focus-faces"
     assert metadata["pipeline_tag"] == "image-classification"
     assert "- Data: 9 pictures" in card
-    assert "| eer | 0.2500 |" in card
+    assert "| eer | 0.25 |" in card
+    sure = OperatingPoints(dict.fromkeys(POINTS, 0.9999999701976776), None, 90, 80)
+    assert "| eer | 0.9999999701976776 |" in model_card(detector.config, sure)
     assert "| bpcer1 | needs >= 500 real validation images |" in card
     closed = measured["closed"]["generators"]["kA"]
     low, high = closed["intervals"]["auc"]

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from focus.errors import InputError
 from focus.models import Detector
-from focus.weights import _TORCHVISION
+from focus.weights import _TORCHVISION, read_weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -170,6 +170,15 @@ def test_a_smaller_network_is_refused(tmp_path: Path) -> None:
     text = refusal("resnet34", state, tmp_path / "w.pth")
     lacking = weights_only_in(own, state)
     assert f"{len(lacking)} are missing, the first is layer1.2.conv1.weight;" in text
+
+
+@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_are_read_first(name: str, tmp_path: Path) -> None:
+    states = {
+        key: {"a.weight": torch.full((2,), value)} for key, value in ((name, 2), ("model", 1))
+    }
+    torch.save(states, tmp_path / "last.pth.tar")
+    assert read_weights(tmp_path / "last.pth.tar")["a.weight"].tolist() == [2, 2]
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
