@@ -47,6 +47,17 @@ def pytest_collection_finish() -> None:
         sys.modules["torch"].set_num_threads(min(4, os.cpu_count() or 1))
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For hundreds of small layers: where others use the cores, threads wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For programs in this process: they find no accelerator, whose bits are not the CPU's, and

@@ -4,8 +4,6 @@ They hook a network of timm's with pooling and classifier; ours comes from the f
 network gives, with the same weights.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -24,12 +22,7 @@ LAYERS = {"resnet50": ("layer4", "fc"), "densenet121": ("features.norm5", "class
 """What pooling sees, which in timm's DenseNet is a norm with its ReLU, and the classifier."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Both:
