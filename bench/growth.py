@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from bench import head
 from bench.timing import (
+    MET,
     at_least,
     judge,
     keep_memory,
@@ -166,7 +167,6 @@ def make_slope(
 
 def table(slopes: Sequence[Slope]) -> list[str]:
     """A line per fitted slope."""
-    word = {True: "met", False: "not met", None: ""}
     lines = [
         f"{'layout':>13} {'dtype':>5}  {'against':<10} {'from':>5} {'to':>5}  {'quantity':<9}"
         f"{'of':<6} {'slope':>6} {'95 %':<14} bar"
@@ -174,9 +174,7 @@ def table(slopes: Sequence[Slope]) -> list[str]:
     for s in slopes:
         interval = f"[{s.low:.2f}, {s.high:.2f}]"
         line = f"{s.layout:>13} {s.dtype:>5}  {s.against:<10} {s.smallest:>5} {s.largest:>5}  "
-        line += (
-            f"{s.quantity:<9}{s.provider:<6} {s.slope:6.3f} {interval:<14} {s.bar} {word[s.met]}"
-        )
+        line += f"{s.quantity:<9}{s.provider:<6} {s.slope:6.3f} {interval:<14} {s.bar} {MET[s.met]}"
         lines.append(line.rstrip())
     return lines
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.timing import judge, ratio
+from bench.timing import MET, judge, ratio
 
 MEMORY_BAR = 1.06
 # Of cam_entropy over a copy, in channels_last.
@@ -141,7 +141,6 @@ def verdict(rows: Sequence[Row]) -> list[str]:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """A line per ratio: median, interval, bar, and the peak memory of the step named first."""
-    word = {True: "met", False: "not met", None: ""}
     lines = [
         f"{'B x C x HW':>12} {'layout':>13} {'dtype':>5} {'K':>4}  {'CPU time':<26} {'median':>6} "
         f"{'95 %':<14} {'bar':<7} {'':<7} peak memory / F"
@@ -151,8 +150,8 @@ def table(rows: Sequence[Row]) -> list[str]:
         if r.median is None:
             lines.append(f"{line}no figure: {r.note}")
             continue
-        memory = "" if r.memory is None else f"{r.memory:.3f} {word[r.memory_met]}".rstrip()
+        memory = "" if r.memory is None else f"{r.memory:.3f} {MET[r.memory_met]}".rstrip()
         interval = f"[{r.low:.2f}, {r.high:.2f}]"
-        line += f"{r.median:6.2f} {interval:<14} {r.bar:<7} {word[r.met]:<7} {memory}"
+        line += f"{r.median:6.2f} {interval:<14} {r.bar:<7} {MET[r.met]:<7} {memory}"
         lines.append(f"{line} ({r.note})" if r.note else line.rstrip())
     return lines

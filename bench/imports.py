@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from bench.timing import at_least, judge, make_folder, median, settings, write
+from bench.timing import MET, at_least, judge, make_folder, median, settings, write
 from focus.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,7 @@ def main() -> None:
     rows = measure(arguments.rounds)
     for row in rows:
         interval = f"{row.median:.3f} s [{row.low:.3f}, {row.high:.3f}]"
-        print(f"{row.what:<34} {interval}  bar {row.bar} {'met' if row.met else 'not met'}")
+        print(f"{row.what:<34} {interval}  bar {row.bar} {MET[row.met]}")
     if arguments.output:
         write(arguments.output, "imports", [asdict(row) for row in rows], measured_with)
 

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from bench.predecessor import predecessor
 from bench.timing import (
+    MET,
     Step,
     at_least,
     judge,
@@ -251,7 +252,7 @@ def rows_of(model: str, batch: int, seconds: dict[str, np.ndarray]) -> list[Row]
 
 def line_of(row: Row) -> str:
     """Of the table that is printed."""
-    word = {True: f"bar {row.bar} met", False: f"bar {row.bar} not met", None: ""}[row.met]
+    word = f"bar {row.bar} {MET[row.met]}" if row.bar else ""
     return (
         f"{row.model:<12} {row.batch:>3}  {row.ratio:<32} {row.median:7.4f} "
         f"[{row.low:.4f}, {row.high:.4f}] {row.seconds:8.4f} s  {word}"

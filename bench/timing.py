@@ -109,6 +109,10 @@ def judge(asked: tuple[str, float] | None, low: float, high: float) -> bool | No
     return high <= limit if sense == "<=" else low >= limit
 
 
+MET = {True: "met", False: "not met", None: ""}
+"""What a table says of a bar."""
+
+
 def settings(command: str, rounds: int) -> dict[str, str | int]:
     """What the figures were measured with."""
     return {
