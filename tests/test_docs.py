@@ -8,7 +8,7 @@ import torch
 
 from focus.faithfulness import PLACES
 from focus.kernels import focus_head
-from focus.losses import LOSSES
+from focus.losses import LOSSES, CamClass
 from focus.metrics import SUPPORT
 from focus.operating_points import POINTS, TARGETS, needed
 from focus.perturbations import STRENGTHS
@@ -64,11 +64,12 @@ def test_one_vector_more_in_both_rows_changes_each_cam_but_not_the_contrast() ->
     features, weight, bias = torch.rand(3, 5, 4, 4), torch.randn(2, 5), torch.randn(2)
     moved, target = weight + torch.randn(5), torch.tensor([0, 1, 1])
 
-    def head(rows: torch.Tensor, cam_class: str) -> tuple[torch.Tensor, torch.Tensor]:
-        out = focus_head(features, rows, bias, target, cam_class=cam_class)  # type: ignore[arg-type]
+    def head(rows: torch.Tensor, cam_class: CamClass) -> tuple[torch.Tensor, torch.Tensor]:
+        out = focus_head(features, rows, bias, target, cam_class=cam_class)
         return out.classification, out.cam
 
-    for cam_class, same in (("true", False), ("contrast", True)):
+    cases: list[tuple[CamClass, bool]] = [("true", False), ("contrast", True)]
+    for cam_class, same in cases:
         before, after = head(weight, cam_class), head(moved, cam_class)
         torch.testing.assert_close(before[0], after[0])
         assert torch.allclose(before[1], after[1], atol=1e-5) == same
