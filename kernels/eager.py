@@ -23,6 +23,8 @@ from focus.kernels.types import CamClass, Level, accumulation_dtype, without_aut
 
 # Elements of features that a product reads while they stay in a core's cache.
 PART_ELEMENTS = 2**20
+# Samples whose class vectors, and gradients of pooled features, are made at once.
+PRODUCT_SAMPLES = 64
 
 
 class HeadForward(NamedTuple):
@@ -73,7 +75,8 @@ def cam_entropy_backward(
     grad = torch.addcmul(grad_cam.flatten(1), grad_entropy[:, None], slope)
     grad_features = grad_weight = None
     if needs[1]:
-        grad_weight = _scatter_rows(weight, index, _pool(features, grad), contrast=False)
+        grad_weight = grad.new_zeros(weight.shape)
+        _add_to_rows(grad_weight, index, _pool(features, grad), contrast=False)
         grad_weight = grad_weight.to(weight.dtype)
     if needs[0]:
         grad_features = _grad_features(features, weight, index, grad, None, contrast=False)
@@ -114,16 +117,20 @@ def focus_head_forward(
     """Everything small: terms and the gradients of ``total`` by CAM and logits."""
     a, b, c, temperature, smoothing = scalars.unbind()
     weight = weight.to(accumulation_dtype(features))
+    predicted = cam_class == "predicted"
     size = _part_size(features)
-    found = []
+    found, guesses = [], []
     for part, index in zip(features.split(size), target.split(size), strict=True):
         matrix = _matrix(part)
         pooled = _mean(matrix)
-        logits = _linear(pooled, weight, bias)
-        index = logits.argmax(1) if cam_class == "predicted" else index.clone()
+        if predicted:
+            guesses.append(_linear(pooled, weight, bias))
+        index = guesses[-1].argmax(1) if predicted else index.clone()
         vectors = _class_vectors(weight, index, cam_class == "contrast")
-        found.append((pooled, logits, index, _products(vectors, matrix)))
-    pooled, logits, index, cam = (_join(field) for field in zip(*found, strict=True))
+        found.append((pooled, index, _products(vectors, matrix)))
+    pooled, index, cam = (_join(field) for field in zip(*found, strict=True))
+    # Of the whole batch where possible: with many classes each product reads a large weight.
+    logits = _join(guesses) if predicted else _linear(pooled, weight, bias)
 
     classification, grad_logits = _cross_entropy(logits, target, class_weight, smoothing)
     entropy, slope = _entropy(cam, temperature)
@@ -170,8 +177,9 @@ def focus_head_backward(
     grad_cam, grad_logits = upstream * grad_cam, upstream * grad_logits
     grad_features = grad_weight = None
     if needs[1]:
-        grad_weight = _scatter_rows(weight, index, _pool(features, grad_cam), contrast)
-        grad_weight = grad_weight.addmm_(grad_logits.T, pooled).to(weight.dtype)
+        grad_weight = grad_logits.T @ pooled
+        _add_to_rows(grad_weight, index, _pool(features, grad_cam), contrast)
+        grad_weight = grad_weight.to(weight.dtype)
     if needs[0]:
         grad_features = _grad_features(features, weight, index, grad_cam, grad_logits, contrast)
     return grad_features, grad_weight, grad_logits.sum(0) if needs[2] else None
@@ -182,13 +190,13 @@ def _class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
     return rows - (weight.sum(0) - rows) / (len(weight) - 1) if contrast else rows
 
 
-def _scatter_rows(weight: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> Tensor:
-    """Gradient ``[K,C]`` of the class vectors' rows: the transpose of ``_class_vectors``."""
-    grad = grad_vectors.new_zeros(weight.shape)
-    if not contrast:
-        return grad.index_add_(0, index, grad_vectors)
-    others = 1 / (len(weight) - 1)
-    return grad.index_add_(0, index, (1 + others) * grad_vectors) - others * grad_vectors.sum(0)
+def _add_to_rows(grad: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> None:
+    """Add to ``[K,C]`` the gradient of the class vectors' rows, the transpose of
+    ``_class_vectors``."""
+    others = 1 / (len(grad) - 1) if contrast else 0
+    grad.index_add_(0, index, grad_vectors, alpha=1 + others)
+    if contrast:
+        grad -= others * grad_vectors.sum(0)
 
 
 def empty_gradient(features: Tensor) -> Tensor:
@@ -265,27 +273,31 @@ def _grad_features(
     # [B,HW,C] or [B,C,HW], as it lies in memory; the other factor runs along the other axis.
     cells = out.permute(0, 2, 3, 1).flatten(1, 2) if last else out.flatten(2)
     along, across = (1, 2) if last else (2, 1)
-    # Two parts at least: V and dpool of the whole batch would show in the peak of memory.
-    size = min(_part_size(features), max(-(-len(features) // 2), 1))
+    size = _part_size(features)
+    # Class vectors and dpool / HW of many samples at once, as each product reads all of the weight;
+    # of half the batch at most, since they show in the peak of memory.
+    group = max(min(PRODUCT_SAMPLES, -(-len(features) // 2)), 1)
     spread = None if grad_logits is None else grad_logits / grad_cam.shape[1]
-    for start in range(0, len(features), size):
-        part = slice(start, start + size)
-        written = cells[part]
-        channel = _class_vectors(weight, index[part], contrast).unsqueeze(along)
-        cell = grad_cam[part].unsqueeze(across)
-        # Straight into place, or through 32 bits.
-        place = written if out.dtype == weight.dtype else None
-        if spread is None:
-            result = torch.mul(channel, cell, out=place)
-        elif last:
-            added = (spread[part] @ weight).unsqueeze(along)
-            result = torch.addcmul(added, channel, cell, out=place)
-        else:
-            # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
-            result = torch.mul(channel, cell, out=place)
-            result += (spread[part] @ weight).unsqueeze(along)
-        if place is None:
-            written.copy_(result)
+    for start in range(0, len(features), group):
+        samples = slice(start, start + group)
+        vectors = _class_vectors(weight, index[samples], contrast).unsqueeze(along)
+        added = None if spread is None else (spread[samples] @ weight).unsqueeze(along)
+        for first in range(0, len(vectors), size):
+            part = slice(first, first + size)
+            written = cells[samples][part]
+            channel, cell = vectors[part], grad_cam[samples][part].unsqueeze(across)
+            # Straight into place, or through 32 bits.
+            place = written if out.dtype == weight.dtype else None
+            if added is None:
+                result = torch.mul(channel, cell, out=place)
+            elif last:
+                result = torch.addcmul(added[part], channel, cell, out=place)
+            else:
+                # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
+                result = torch.mul(channel, cell, out=place)
+                result += added[part]
+            if place is None:
+                written.copy_(result)
     return out
 
 
