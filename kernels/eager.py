@@ -75,8 +75,7 @@ def cam_entropy_backward(
     grad = torch.addcmul(grad_cam.flatten(1), grad_entropy[:, None], slope)
     grad_features = grad_weight = None
     if needs[1]:
-        grad_weight = grad.new_zeros(weight.shape)
-        _add_to_rows(grad_weight, index, _pool(features, grad), contrast=False)
+        grad_weight = _scatter_rows(weight, index, _pool(features, grad), contrast=False)
         grad_weight = grad_weight.to(weight.dtype)
     if needs[0]:
         grad_features = _grad_features(features, weight, index, grad, None, contrast=False)
@@ -177,9 +176,8 @@ def focus_head_backward(
     grad_cam, grad_logits = upstream * grad_cam, upstream * grad_logits
     grad_features = grad_weight = None
     if needs[1]:
-        grad_weight = grad_logits.T @ pooled
-        _add_to_rows(grad_weight, index, _pool(features, grad_cam), contrast)
-        grad_weight = grad_weight.to(weight.dtype)
+        grad_weight = _scatter_rows(weight, index, _pool(features, grad_cam), contrast)
+        grad_weight = grad_weight.addmm_(grad_logits.T, pooled).to(weight.dtype)
     if needs[0]:
         grad_features = _grad_features(features, weight, index, grad_cam, grad_logits, contrast)
     return grad_features, grad_weight, grad_logits.sum(0) if needs[2] else None
@@ -190,13 +188,13 @@ def _class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
     return rows - (weight.sum(0) - rows) / (len(weight) - 1) if contrast else rows
 
 
-def _add_to_rows(grad: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> None:
-    """Add to ``[K,C]`` the gradient of the class vectors' rows, the transpose of
-    ``_class_vectors``."""
-    others = 1 / (len(grad) - 1) if contrast else 0
-    grad.index_add_(0, index, grad_vectors, alpha=1 + others)
-    if contrast:
-        grad -= others * grad_vectors.sum(0)
+def _scatter_rows(weight: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> Tensor:
+    """Gradient ``[K,C]`` of the class vectors' rows: the transpose of ``_class_vectors``."""
+    grad = grad_vectors.new_zeros(weight.shape)
+    if not contrast:
+        return grad.index_add_(0, index, grad_vectors)
+    others = 1 / (len(weight) - 1)
+    return grad.index_add_(0, index, (1 + others) * grad_vectors) - others * grad_vectors.sum(0)
 
 
 def empty_gradient(features: Tensor) -> Tensor:
