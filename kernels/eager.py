@@ -278,25 +278,34 @@ def _grad_features(
     spread = None if grad_logits is None else grad_logits / grad_cam.shape[1]
     for start in range(0, len(features), group):
         samples = slice(start, start + group)
-        vectors = _class_vectors(weight, index[samples], contrast).unsqueeze(along)
-        added = None if spread is None else (spread[samples] @ weight).unsqueeze(along)
-        for first in range(0, len(vectors), size):
-            part = slice(first, first + size)
-            written = cells[samples][part]
-            channel, cell = vectors[part], grad_cam[samples][part].unsqueeze(across)
-            # Straight into place, or through 32 bits.
-            place = written if out.dtype == weight.dtype else None
-            if added is None:
-                result = torch.mul(channel, cell, out=place)
-            elif last:
-                result = torch.addcmul(added[part], channel, cell, out=place)
-            else:
-                # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
-                result = torch.mul(channel, cell, out=place)
-                result += added[part]
-            if place is None:
-                written.copy_(result)
+        _write_products(
+            cells[samples],
+            _class_vectors(weight, index[samples], contrast).unsqueeze(along),
+            grad_cam[samples].unsqueeze(across),
+            None if spread is None else (spread[samples] @ weight).unsqueeze(along),
+            size,
+        )
     return out
+
+
+def _write_products(
+    out: Tensor, vectors: Tensor, grad_cam: Tensor, added: Tensor | None, size: int
+) -> None:
+    """``out = vectors * grad_cam + added``, ``size`` samples at a time; what is added has the shape
+    of the vectors, ``[B,1,C]`` or ``[B,C,1]``."""
+    for part in (slice(start, start + size) for start in range(0, len(out), size)):
+        # Straight into place, or through 32 bits.
+        place = out[part] if out.dtype == vectors.dtype else None
+        if added is None:
+            result = torch.mul(vectors[part], grad_cam[part], out=place)
+        elif added.shape[1] == 1:
+            result = torch.addcmul(added[part], vectors[part], grad_cam[part], out=place)
+        else:
+            # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.
+            result = torch.mul(vectors[part], grad_cam[part], out=place)
+            result += added[part]
+        if place is None:
+            out[part].copy_(result)
 
 
 def _entropy(cam: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
