@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import head, head_table, timing  # noqa: E402
 from bench.head_table import Case  # noqa: E402
+from focus.kernels import use_backend  # noqa: E402
 
 
 def test_peak_is_what_lives_at_once() -> None:
@@ -91,6 +94,43 @@ def test_ours_is_held_to_one_rounding_in_bfloat16() -> None:
     inputs = head.make_inputs((4, 64, 16), "nchw", dtype=torch.bfloat16)
     with pytest.raises(SystemExit, match="ours is wrong"):
         head.check(inputs, {"ours": lambda: tuple(g * 1.01 for g in head.ours(inputs))})
+
+
+def test_a_tie_of_the_branches_cam_in_bfloat16_moves_their_gradient() -> None:
+    """The figures in docs/benchmarks.md: of the features, in the Euclidean norm."""
+    inputs = head.make_inputs((20, 2048, 49), "nchw", dtype=torch.bfloat16)
+    features, weight, bias = (t.detach().double().requires_grad_() for t in inputs.leaves)
+    wide = head.Inputs(features, weight, bias, inputs.target, inputs.saliency.double())
+    with use_backend("reference"):
+        exact = head.ours(wide)[0]
+
+    def cam_in_fp32(
+        features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+    ) -> Tensor:
+        logits = functional.linear(features.mean((2, 3)), weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            cam = torch.einsum("bc,bchw->bhw", weight[target], features.float()).flatten(1)
+            terms = head._cam_terms(cam, saliency.flatten(1))
+            return functional.cross_entropy(logits, target) + terms.mean()
+
+    steps = head.branches(inputs), head.gradients(inputs, cam_in_fp32), head.ours(inputs)
+    branches, narrow, ours = (gradient[0].double() - exact for gradient in steps)
+    text = " ".join((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split())
+    shares = [float(error.norm() / exact.norm()) for error in (branches, narrow)]
+    assert (
+        f"the branches' gradient of F is off by {100 * shares[0]:.0f} % "
+        f"({100 * shares[1]:.2f} % with the CAM in fp32), ours by half an ulp"
+    ) in text
+    half_an_ulp = torch.exp2(exact.abs().log2().floor() - 8)
+    assert bool((ours.abs() <= half_an_ulp + 1e-6 * exact.abs().max()).all())
+
+    # It is one of the 20 CAMs whose two lowest cells tie, and nearly all of the error is there.
+    with torch.autocast("cpu", torch.bfloat16):
+        cam = torch.einsum("bc,bchw->bhw", inputs.weight[inputs.target], inputs.features).flatten(1)
+    lowest = (cam == cam.amin(1, keepdim=True)).sum(1)
+    assert sorted(lowest.tolist()) == [1] * 19 + [2]
+    tied = branches[lowest == 2].norm() / branches.norm()
+    assert tied > 0.99
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
