@@ -28,7 +28,15 @@ pytestmark = pytest.mark.usefixtures("plain_cpu")
 def make(model: str, size: int) -> Detector:
     torch.manual_seed(0)
     detector = Detector(model, image_size=size, loss=LossConfig(temperature=0.7))
-    detector.head.fc.weight.data.normal_(0, 1)
+    # As training leaves them, no longer 0 and 1: weights of batch norm and running statistics.
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.5)
+    with torch.no_grad():
+        detector.train().features(torch.randn(8, 3, size, size))
+    classifier = detector.head.fc
+    classifier.weight.data.normal_(0, classifier.in_features**-0.5)
     detector.points = OperatingPoints(
         dict.fromkeys(POINTS, 0.25), Calibration(2.0, 1.0, 1.0), 90, 80
     )
@@ -60,7 +68,15 @@ def export(detector: Detector, folder: Path, images: Path) -> Path:
 
 
 # A transformer's tokens are folded to a grid.
-@pytest.mark.parametrize(("model", "size"), [("focus_small", 32), ("test_vit", 64)])
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("focus_small", 32),
+        ("test_vit", 64),
+        pytest.param("densenet121", 64, marks=pytest.mark.slow),
+        pytest.param("resnet50", 64, marks=pytest.mark.slow),
+    ],
+)
 def test_onnxruntime_gives_what_the_detector_gives(
     model: str,
     size: int,
