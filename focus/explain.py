@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
 from focus.data.bad_files import BAD_FILES, BadFile, Role
@@ -63,6 +64,7 @@ def explain(config: ExplainConfig) -> None:
         Writer(output, judge) as writer,
         ThreadPoolExecutor(usable_cores()) as pool,
         tqdm(total=len(items), desc="explaining", unit="file") as bar,
+        logging_redirect_tqdm(),
     ):
         for row in _rows(config, detector, items, writer, pool, bar):
             if len(items) <= _PRINTED:

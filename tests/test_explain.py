@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -366,6 +367,9 @@ def test_the_command_line(detector: Detector, pictures: Path, tmp_path: Path) ->
         str(pictures / "b"),
     ]
     assert "explaining: 100%" in done.stderr
+    # Not behind the bar on its line.
+    bad = f"left out the image {str(pictures / 'b' / '5.png')!r}: cannot identify image file"
+    assert bad in re.split("[\r\n]+", done.stderr)
 
 
 @pytest.mark.parametrize(
