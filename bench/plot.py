@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bench.head_table import growth_of
-from bench.tables import Rows, fill, read
+from bench.tables import Rows, distinct, fill, read
 from focus.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ PANELS = (
 
 def head_picture(rows: Rows) -> Figure:
     """A panel a ratio: its interval by size, type and layout, with the bar it is held to."""
-    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    shapes = [shape for (shape,) in distinct(rows, "shape")]
     kinds = [(dtype, layout) for dtype in ("fp32", "bf16") for layout in _MARKERS]
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     panels = figure.subplots(2, 4, sharey=True)
@@ -70,8 +70,9 @@ def head_picture(rows: Rows) -> Figure:
 
 def step_picture(rows: Rows) -> Figure:
     """A panel a ratio: its interval by model and batch, with the bar it is held to."""
-    ratios = list(dict.fromkeys(row["ratio"] for row in rows))
-    cases = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
+    # The head's share of a step, far below 1, is left to the table.
+    ratios = [name for (name,) in distinct(rows, "ratio") if name != "head / step"]
+    cases = distinct(rows, "model", "batch")
     figure = Figure(figsize=(11, 1.4 + 0.45 * len(cases)), layout="constrained")
     panels = figure.subplots(1, len(ratios), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, ratios, strict=True):
@@ -143,7 +144,7 @@ def _interval(axes: Axes, row: Mapping[str, str], place: float, colour: str, mar
 
 
 def _ratio_axis(axes: Axes, name: str) -> None:
-    axes.set_title(name, fontsize=10)
+    axes.set_title(name.replace(", one", ",\none"), fontsize=10)
     axes.axvline(1, color=_GREY, lw=0.8, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     _tidy(axes)

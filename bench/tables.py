@@ -29,6 +29,7 @@ COLUMNS = {
         *("slope", "low", "high", "bar", "met"),
     ),
     "step": ("model", "batch", "ratio", "median", "low", "high", "bar", "met"),
+    "imports": ("what", "median", "low", "high", "bar", "met"),
 }
 """What is read of each file."""
 
@@ -49,7 +50,8 @@ def read(folder: Path, name: str) -> Rows:
     for column in COLUMNS[name]:
         if not rows or column not in rows[0]:
             raise InputError(
-                f"{path} has no {column}: measure again with python -m bench --output {folder}."
+                f"{path} has no {column}: measure again with "
+                f"python -m bench.{name.partition('-')[0]} --output {folder}."
             )
     return rows
 
@@ -89,14 +91,15 @@ def measured_with(path: Path) -> str:
     )
 
 
-def bars(head: Rows, slopes: Rows, step: Rows) -> list[str]:
+def bars(head: Rows, slopes: Rows, step: Rows, imports: Rows) -> list[str]:
     """A line per bar: its limits, in how many cases it is met, and the case furthest from it."""
     found: dict[str, list[tuple[float, str, str]]] = {}
 
     def add(name: str, limit: str, figure: str, where: str) -> None:
         sense, number = limit.split()
         excess = float(figure) / float(number)
-        case = excess if sense == "<=" else 1 / excess, limit, f"{where}: {float(figure):.2f}"
+        said = f"{where}: {float(figure):.2f}".removeprefix(": ")
+        case = excess if sense == "<=" else 1 / excess, limit, said
         found.setdefault(name, []).append(case)
 
     def deciding(row: Mapping[str, str]) -> str:
@@ -114,8 +117,10 @@ def bars(head: Rows, slopes: Rows, step: Rows) -> list[str]:
             add(name, row["bar"], deciding(row), f"{row['layout']} {row['dtype']}")
     for row in step:
         if row["met"]:
-            where = f"{row['model']}, batch {row['batch']}"
-            add(f"step: {row['ratio']}", row["bar"], deciding(row), where)
+            name = f"step of {row['model']}: {row['ratio']}"
+            add(name, row["bar"], deciding(row), f"batch {row['batch']}")
+    for row in imports:
+        add(f"{row['what']}, CPU seconds", row["bar"], deciding(row), "")
     lines = []
     for name, cases in found.items():
         limits = " or ".join(dict.fromkeys(limit.replace(" ", "\u00a0") for _, limit, _ in cases))
@@ -197,9 +202,10 @@ def cell(rows: Iterable[Mapping[str, str]], ratio: str) -> str:
 
 def figure(row: Mapping[str, str], name: str, bounds: bool = True) -> str:
     """``1.23 [1.20, 1.26]``, bold where its bar is met."""
-    text = f"{float(row[name]):.2f}"
+    digits = 4 if float(row[name]) < 0.01 else 2
+    text = f"{float(row[name]):.{digits}f}"
     if bounds:
-        text += f" [{float(row['low']):.2f}, {float(row['high']):.2f}]"
+        text += f" [{float(row['low']):.{digits}f}, {float(row['high']):.{digits}f}]"
     return f"**{text}**" if row["met"] == "True" else text
 
 
@@ -215,7 +221,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
-    "bars": (("head", "growth-slopes", "step"), bars),
+    "bars": (("head", "growth-slopes", "step", "imports"), bars),
     "head-picture": (
         ("head",),
         partial(picture, "head", "Ratios of CPU time with intervals and bars, a panel for each"),

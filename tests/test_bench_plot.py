@@ -57,7 +57,12 @@ STEP = [
     for ratio, m, high, bar, met in (
         ("A/A", "1.0", "1.01", "", ""),
         ("ours / CE-only", "1.01", "1.04", "<= 1.02", "False"),
+        ("head / step", "0.0006", "0.0007", "", ""),
     )
+]
+IMPORTS = [
+    {"what": "train.py --help", "median": "0.1", "low": "0.1", "high": "0.12"}
+    | {"bar": "<= 1.0", "met": "True"}
 ]
 
 
@@ -87,7 +92,13 @@ SIZES = [
     size_row("plain", "100", "0.5"),
     size_row("plain", "400", "2"),
 ]
-FILES = {"head": HEAD, "growth": SIZES, "growth-slopes": SLOPES, "step": STEP}
+FILES = {
+    "head": HEAD,
+    "growth": SIZES,
+    "growth-slopes": SLOPES,
+    "step": STEP,
+    "imports": IMPORTS,
+}
 
 
 @pytest.fixture
@@ -131,9 +142,9 @@ def test_tables_of_growth_and_step(results: Path) -> None:
         "| 1.00 |"
     )
     assert made("step", results)[:3] == [
-        "|  | A/A | ours / CE-only |",
-        "|---|---|---|",
-        "| resnet50, batch 8 | 1.00 [1.00, 1.01] | 1.01 [1.01, 1.04] |",
+        "|  | A/A | ours / CE-only | head / step |",
+        "|---|---|---|---|",
+        "| resnet50, batch 8 | 1.00 [1.00, 1.01] | 1.01 [1.01, 1.04] | 0.0006 [0.0006, 0.0007] |",
     ]
 
 
@@ -158,7 +169,8 @@ def test_table_of_the_bars_counts_by_the_bound_that_decides(results: Path) -> No
         ],
         ["| slope of time against HW", "<= 1.05", "1 of 1", "nchw fp32: 1.01 |"],
         ["| slope of memory against HW", "<= 1.05", "1 of 1", "nchw fp32: 1.01 |"],
-        ["| step: ours / CE-only", "<= 1.02", "0 of 1", "resnet50, batch 8: 1.04 |"],
+        ["| step of resnet50: ours / CE-only", "<= 1.02", "0 of 1", "batch 8: 1.04 |"],
+        ["| train.py --help, CPU seconds", "<= 1.0", "1 of 1", "0.12 |"],
     ]
 
 
