@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from focus.cli import run
-from focus.config import TrainConfig, did_you_mean
-from focus.errors import InputError
+from focus.config import TrainConfig
+from focus.errors import InputError, did_you_mean
 from focus.use_config import ExplainConfig, ExportConfig
 
 PROG = "python -m focus"

@@ -7,8 +7,7 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from focus.config import did_you_mean
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean
 
 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:

@@ -23,17 +23,10 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import yaml
 from jsonargparse import ArgumentParser
 
-from focus.config import (
-    CONFIG_VERSION,
-    GREEDY,
-    GROUPS,
-    EvaluateConfig,
-    TrainConfig,
-    did_you_mean,
-    flag,
-)
+from focus.config import CONFIG_VERSION, EvaluateConfig, TrainConfig
 from focus.data.machine import is_main_process
-from focus.errors import ImageError, InputError
+from focus.errors import ImageError, InputError, did_you_mean
+from focus.flags import GROUPS, Words, flag
 from focus.stopping import Stopped
 from focus.use_config import ExplainConfig, ExportConfig
 
@@ -66,7 +59,7 @@ def parse(
     types = {name: _bare(hint) for name, hint in get_type_hints(config_class).items()}
     parser = _parser(config_class, prog or Path(sys.argv[0]).name, description)
     words = sys.argv[1:] if argv is None else argv
-    flags, files = _read_argv(words, types, _alone(config_class))
+    flags, files = _read_argv(words, types, _takes(config_class))
     if flags.pop("help", None):
         if is_main_process():
             parser.print_help()
@@ -155,15 +148,15 @@ def _bare(hint: Any) -> Any:
     return hint
 
 
-def _alone(config_class: type[C]) -> str | None:
-    """The field that takes the words behind no flag, if there is one."""
-    return next((f.name for f in fields(config_class) if "alone" in f.metadata), None)
+def _takes(config_class: type[C]) -> dict[str, Words]:
+    """How many words each field's flag takes."""
+    return {f.name: f.metadata["words"] for f in fields(config_class)}
 
 
 def _parser(config_class: type[C], prog: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog,
-        usage=f"%(prog)s {'PATH ... ' if _alone(config_class) else ''}[flags]",
+        usage=f"%(prog)s {'PATH ... ' * ('alone' in _takes(config_class).values())}[flags]",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         exit_on_error=False,
@@ -198,12 +191,10 @@ def _metavar(kind: Any) -> str:
 
 
 def _read_argv(
-    argv: Sequence[str], types: dict[str, Any], alone: str | None = None
+    argv: Sequence[str], types: dict[str, Any], takes: dict[str, Words]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values by field name, as text, and the configuration files.
-
-    alone: the field that takes the words behind no flag; None: there must be none.
-    """
+    """The values by field name, as text, and the configuration files."""
+    alone = next((name for name, words in takes.items() if words == "alone"), None)
     given: dict[str, Any] = {}
     files: list[str] = []
     words = deque(argv)
@@ -239,7 +230,7 @@ def _read_argv(
         elif get_origin(kind) is tuple:
             values = given.setdefault(name, [])
             values.append(value)
-            while name in GREEDY and words and not words[0].startswith("-"):
+            while takes[name] == "many" and words and not words[0].startswith("-"):
                 values.append(words.popleft())
         elif get_origin(kind) is dict:
             key, equals, path = value.partition("=")

@@ -4,18 +4,17 @@ A field that a recipe or a loss decides is None until :func:`resolve` fills it i
 field's name with dashes; :mod:`focus.cli` makes the command line from these classes.
 """
 
-import difflib
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
 from focus.data.layouts import Layout, parse_columns
 from focus.data.machine import usable_cores
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean
+from focus.flags import about, check_ranges, declare, flag
 from focus.losses import LOSSES, CamClass, Level, LossConfig
 from focus.recipes import (
     PAPER_IMAGE_SIZES,
@@ -34,108 +33,45 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
-GROUPS = ("data", "model", "loss", "training", "output", "machine")
-"""The groups of flags, in the order in which ``--help`` shows them."""
-
-GREEDY = ("compare",)
-"""Flags that take all words up to the next flag."""
-
-T = TypeVar("T")
-
-_POSITIVE: tuple[Callable[[float], bool], str] = (lambda v: v > 0, "above 0")
-_AT_LEAST_0: tuple[Callable[[float], bool], str] = (lambda v: v >= 0, "at least 0")
-_AT_LEAST_1: tuple[Callable[[float], bool], str] = (lambda v: v >= 1, "at least 1")
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "image_size": (lambda v: v >= 32, "at least 32 (pixels a side)"),
-    "classification_weight": _AT_LEAST_0,
-    "focus_weight": _AT_LEAST_0,
-    "saliency_weight": _AT_LEAST_0,
-    "entropy_target": (lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "temperature": _POSITIVE,
-    "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    "epochs": _AT_LEAST_1,
-    "batch_size": _AT_LEAST_1,
-    "lr": _POSITIVE,
-    "weight_decay": _AT_LEAST_0,
-    "momentum": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    "warmup": (lambda v: 0 <= v < 1, "at least 0 and below 1 (a share of the steps)"),
-    "clip_grad": _POSITIVE,
-    "ema_decay": (lambda v: 0 < v < 1, "above 0 and below 1"),
-    "patience": _AT_LEAST_1,
-    "max_nonfinite": _AT_LEAST_1,
-    "checkpoint_steps": _AT_LEAST_1,
-    "checkpoints_kept": _AT_LEAST_1,
-    "log_steps": _AT_LEAST_1,
-    "sheet_epochs": _AT_LEAST_0,
-    "step_epochs": _AT_LEAST_1,
-    "step_gamma": _POSITIVE,
-    "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),
-    "gradient_accumulation_steps": _AT_LEAST_1,
-    "max_bad": (lambda v: 0 <= v <= 1, "from 0 to 1 (a share of the files)"),
-    "threads": _AT_LEAST_1,
-    "workers": _AT_LEAST_0,
-}
-
-
-def flag(name: str) -> str:
-    """The flag of a field: ``--image-size`` for ``image_size``."""
-    return "--" + name.replace("_", "-")
-
-
-def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
-    """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
-
-
-def _about(group: str, help: str, metavar: str = "") -> dict[str, str]:
-    return {"group": group, "help": help, "metavar": metavar}
-
-
-def _flag(default: T, group: str, help: str, metavar: str = "") -> T:
-    """A field with its help text, its group in ``--help`` and what stands for its value there."""
-    made: T = field(default=default, metadata=_about(group, help, metavar))
-    return made
-
 
 @dataclass(frozen=True, kw_only=True)
 class _SharedConfig:
     """What both programs take."""
 
-    data: tuple[str, ...] = _flag(
+    data: tuple[str, ...] = declare(
         (),
         "data",
         "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME; "
         "may be repeated",
         "PATH",
     )
-    layout: Layout | None = _flag(
+    layout: Layout | None = declare(
         None,
         "data",
         "how the data are laid out, where the path allows it (default: found by looking)",
     )
-    data_root: str | None = _flag(
+    data_root: str | None = declare(
         None,
         "data",
         "folder that the paths in a CSV are relative to (default: the CSV's folder)",
         "DIR",
     )
-    allow_outside_root: bool = _flag(
+    allow_outside_root: bool = declare(
         False, "data", "take paths in a CSV that lead out of that folder"
     )
-    columns: str | None = _flag(
+    columns: str | None = declare(
         None,
         "data",
         "which column of a table is what, as in path=filename,label=typ (default: found by name)",
         "NAMES",
     )
-    generator: str | None = _flag(
+    generator: str | None = declare(
         None,
         "data",
         "generator of the fakes in --data for which the data name none (default: synthetic)",
         "NAME",
     )
-    heatmaps: str | None = _flag(
+    heatmaps: str | None = declare(
         None,
         "data",
         "folder of human saliency maps, named as the images, or a COCO .json file (default: "
@@ -144,44 +80,44 @@ class _SharedConfig:
     )
     test_data: dict[str, str] = field(
         default_factory=dict,
-        metadata=_about(
+        metadata=about(
             "data", "images of a generator to test on, under its name; may be repeated", "NAME=PATH"
         ),
     )
     test_real: dict[str, str] = field(
         default_factory=dict,
-        metadata=_about(
+        metadata=about(
             "data",
             "real images to test on: a generator's own under its name, under any other name "
             "those of all generators without their own; may be repeated",
             "NAME=PATH",
         ),
     )
-    max_bad: float = _flag(
+    max_bad: float = declare(
         0.01,
         "data",
         "share of the images, of the human maps and of the masks that may be left out because "
         "they cannot be decoded",
     )
-    report: bool = _flag(
+    report: bool = declare(
         True, "output", "write report.html, a page with all results, figures and pictures"
     )
-    mixed_precision: MixedPrecision = _flag("no", "machine", "arithmetic of the network")
-    threads: int | None = _flag(
+    mixed_precision: MixedPrecision = declare("no", "machine", "arithmetic of the network")
+    threads: int | None = declare(
         None,
         "machine",
         "CPU threads of each process (default: all cores, shared among the processes)",
     )
-    workers: int | None = _flag(
+    workers: int | None = declare(
         None,
         "machine",
         "processes that load images, 0 = none "
         "(default: 0 for the demo set, else a core each, at most 4)",
     )
-    debug: bool = _flag(False, "machine", "show a traceback with an error")
+    debug: bool = declare(False, "machine", "show a traceback with an error")
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
+        check_ranges(self)
         for name in ("test_data", "test_real"):
             for key, path in getattr(self, name).items():
                 if not key or not path or "/" in key or "\\" in key:
@@ -203,152 +139,152 @@ class _SharedConfig:
 class TrainConfig(_SharedConfig):
     """What train.py takes. None means: as the recipe, or the loss, says."""
 
-    recipe: str | None = _flag(
+    recipe: str | None = declare(
         None,
         "training",
         f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe' "
         "(default: demo without --data, else paper)",
         "NAME",
     )
-    model: str | None = _flag(
+    model: str | None = declare(
         None, "model", f"{SMALL_MODEL} or a network of timm (default: recipe)", "NAME"
     )
-    image_size: int | None = _flag(None, "model", "pixels a side (default: recipe)")
-    pretrained: bool | None = _flag(
+    image_size: int | None = declare(None, "model", "pixels a side (default: recipe)")
+    pretrained: bool | None = declare(
         None, "model", "start from timm's ImageNet weights (default: recipe)"
     )
-    initial_checkpoint: str | None = _flag(
+    initial_checkpoint: str | None = declare(
         None, "model", "start from the weights in this file", "FILE"
     )
-    loss: str = _flag("blend", "loss", ", ".join(LOSSES), "NAME")
-    cam_class: CamClass | None = _flag(
+    loss: str = declare("blend", "loss", ", ".join(LOSSES), "NAME")
+    cam_class: CamClass | None = declare(
         None, "loss", "class whose activation map the loss looks at (default: loss)"
     )
-    classification_weight: float | None = _flag(
+    classification_weight: float | None = declare(
         None, "loss", "weight of the cross-entropy (default: loss)"
     )
-    focus_weight: float | None = _flag(None, "loss", "weight of the focus term (default: loss)")
-    saliency_weight: float | None = _flag(
+    focus_weight: float | None = declare(None, "loss", "weight of the focus term (default: loss)")
+    saliency_weight: float | None = declare(
         None, "loss", "weight of the distance to the human map (default: loss)"
     )
-    focus_level: Level | None = _flag(
+    focus_level: Level | None = declare(
         None,
         "loss",
         "how the entropy of the activation map is controlled (default: loss; minimize when only "
         "--focus-weight is given)",
     )
-    entropy_target: float | None = _flag(
+    entropy_target: float | None = declare(
         None,
         "loss",
         "entropy that match and hinge aim at, in [0, 1] (default: loss, else the human map's)",
     )
-    temperature: float | None = _flag(
+    temperature: float | None = declare(
         None, "loss", "of the softmax over the activation map (default: loss)"
     )
-    label_smoothing: float | None = _flag(
+    label_smoothing: float | None = declare(
         None, "loss", "of the cross-entropy, in [0, 1) (default: loss)"
     )
-    class_weight: ClassWeight = _flag(
+    class_weight: ClassWeight = declare(
         "none", "loss", "weigh the classes' cross-entropy alike, or by the inverse of their number"
     )
-    focus_schedule: str | None = _flag(
+    focus_schedule: str | None = declare(
         None,
         "loss",
         "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the first "
         "five epochs (default: 1 throughout)",
         "POINTS",
     )
-    saliency_schedule: str | None = _flag(
+    saliency_schedule: str | None = declare(
         None, "loss", "factor of --saliency-weight, likewise", "POINTS"
     )
-    target_from_maps: bool = _flag(
+    target_from_maps: bool = declare(
         False,
         "loss",
         "aim match and hinge at the mean entropy of the training set's human maps, measured first",
     )
-    epochs: int | None = _flag(None, "training", "passes over the training set (default: recipe)")
-    batch_size: int | None = _flag(
+    epochs: int | None = declare(None, "training", "passes over the training set (default: recipe)")
+    batch_size: int | None = declare(
         None, "training", "images in a step of one process (default: recipe)"
     )
-    optimizer: Optimizer | None = _flag(None, "training", "the optimiser (default: recipe)")
-    lr: float | None = _flag(None, "training", "highest learning rate (default: recipe)")
-    momentum: float | None = _flag(
+    optimizer: Optimizer | None = declare(None, "training", "the optimiser (default: recipe)")
+    lr: float | None = declare(None, "training", "highest learning rate (default: recipe)")
+    momentum: float | None = declare(
         None, "training", "of SGD, where the schedule does not set it (default: recipe)"
     )
-    weight_decay: float | None = _flag(None, "training", "of the optimiser (default: recipe)")
-    schedule: Schedule | None = _flag(
+    weight_decay: float | None = declare(None, "training", "of the optimiser (default: recipe)")
+    schedule: Schedule | None = declare(
         None, "training", "how the learning rate changes (default: recipe)"
     )
-    warmup: float | None = _flag(
+    warmup: float | None = declare(
         None, "training", "share of the steps in which the learning rate rises (default: recipe)"
     )
-    step_epochs: int | None = _flag(
+    step_epochs: int | None = declare(
         None, "training", "epochs between two steps of the step schedule (default: recipe)"
     )
-    step_gamma: float | None = _flag(
+    step_gamma: float | None = declare(
         None, "training", "factor of a step of the step schedule (default: recipe)"
     )
-    clip_grad: float | None = _flag(
+    clip_grad: float | None = declare(
         None, "training", "largest norm of a step's gradient (default: no limit)"
     )
-    ema_decay: float | None = _flag(
+    ema_decay: float | None = declare(
         None,
         "training",
         "also average the weights over the steps, by this decay; the average is validated and kept "
         "(default: off)",
     )
-    sampling: Sampling = _flag(
+    sampling: Sampling = declare(
         "shuffled", "training", "each image once an epoch, or as many reals as fakes drawn"
     )
-    augment: str | None = _flag(
+    augment: str | None = declare(
         None,
         "training",
         "changes made to training images and their maps: none, or some of "
         "crop,shift,flip,blur,jpeg (default: recipe)",
         "NAMES",
     )
-    eval_metric: EvalMetric = _flag(
+    eval_metric: EvalMetric = declare(
         "auc", "training", "what the best model is the best in, on validation"
     )
-    patience: int | None = _flag(
+    patience: int | None = declare(
         None, "training", "epochs without a better model after which to stop (default: never)"
     )
-    max_nonfinite: int = _flag(
+    max_nonfinite: int = declare(
         10, "training", "steps in a row with a loss that is not finite after which to stop"
     )
-    seed: int = _flag(0, "training", "of the weights, the order and the changes of the images")
-    gradient_accumulation_steps: int = _flag(
+    seed: int = declare(0, "training", "of the weights, the order and the changes of the images")
+    gradient_accumulation_steps: int = declare(
         1, "training", "batches whose gradients make one step of the optimiser"
     )
-    channels_last: bool | None = _flag(
+    channels_last: bool | None = declare(
         None, "machine", "memory order of images and features (default: recipe)"
     )
-    compile: bool = _flag(False, "machine", "compile the network with torch.compile")
-    sync_bn: bool = _flag(
+    compile: bool = declare(False, "machine", "compile the network with torch.compile")
+    sync_bn: bool = declare(
         False, "machine", "share batch statistics among the processes of several GPUs"
     )
-    output: str = _flag("runs", "output", "folder of the run folders", "DIR")
-    name: str | None = _flag(
+    output: str = declare("runs", "output", "folder of the run folders", "DIR")
+    name: str | None = declare(
         None, "output", "name of the run folder (default: made of the data, the loss and the seed)"
     )
-    resume: bool = _flag(False, "output", "go on from the last checkpoint of the run folder")
-    checkpoint_steps: int | None = _flag(
+    resume: bool = declare(False, "output", "go on from the last checkpoint of the run folder")
+    checkpoint_steps: int | None = declare(
         None, "output", "steps between checkpoints (default: one after each epoch)"
     )
-    checkpoints_kept: int = _flag(2, "output", "how many checkpoints stay")
-    report_to: tuple[str, ...] = _flag(
+    checkpoints_kept: int = declare(2, "output", "how many checkpoints stay")
+    report_to: tuple[str, ...] = declare(
         ("tensorboard",),
         "output",
         "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
         "may be repeated",
         "NAME",
     )
-    log_steps: int = _flag(50, "output", "steps between two entries of the log")
-    sheet_epochs: int = _flag(
+    log_steps: int = declare(50, "output", "steps between two entries of the log")
+    sheet_epochs: int = declare(
         10, "output", "epochs between two sheets of validation images with their maps, 0 = none"
     )
-    compare_ce: bool = _flag(False, "output", "also train with plain cross-entropy and compare")
-    dry_run: bool = _flag(
+    compare_ce: bool = declare(False, "output", "also train with plain cross-entropy and compare")
+    dry_run: bool = declare(
         False, "output", "say what would be trained, how large it is and how long it takes; stop"
     )
 
@@ -413,11 +349,11 @@ class ResolvedTrainConfig(TrainConfig):
 class EvaluateConfig(_SharedConfig):
     """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
 
-    run: str | None = _flag(
+    run: str | None = declare(
         None, "model", "a run folder of train.py, whose best model is taken", "DIR"
     )
-    model_dir: str | None = _flag(None, "model", "a folder with a saved model", "DIR")
-    output: str | None = _flag(
+    model_dir: str | None = declare(None, "model", "a folder with a saved model", "DIR")
+    output: str | None = declare(
         None,
         "output",
         "folder for results.json and scores.csv, made if need be "
@@ -425,26 +361,27 @@ class EvaluateConfig(_SharedConfig):
         "--compare comparison here)",
         "DIR",
     )
-    compare: tuple[str, ...] = _flag(
+    compare: tuple[str, ...] = declare(
         (),
         "output",
         "score nothing, write a report of these run folders, or folders of evaluate.py, side by "
         "side; two at least, differences are those to the first",
         "RUN...",
+        words="many",
     )
-    robustness: bool = _flag(
+    robustness: bool = declare(
         False,
         "output",
         "also score the images under JPEG, blur, resizing and noise, each in five strengths: the "
         "AUC that is kept (20 times the time)",
     )
-    faithfulness: bool = _flag(
+    faithfulness: bool = declare(
         False,
         "output",
         "also blur the place where each CAM peaks, and others: how far the decision rests on it "
         "(10 times the time)",
     )
-    batch_size: int = _flag(64, "machine", "images at a time in one process")
+    batch_size: int = declare(64, "machine", "images at a time in one process")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -566,13 +503,6 @@ def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None
     """Write a configuration as YAML that ``--config`` reads back to the same configuration."""
     text = yaml.safe_dump({"version": CONFIG_VERSION, **asdict(config)}, sort_keys=False)
     Path(path).write_text(text, encoding="utf-8")
-
-
-def _check_ranges(config: object) -> None:
-    for name, (allowed, words) in _RANGES.items():
-        value = getattr(config, name, None)
-        if value is not None and not (math.isfinite(value) and allowed(value)):
-            raise InputError(f"{flag(name)} must be {words}, got {value}.")
 
 
 def _check_schedules(config: TrainConfig, loss: LossConfig) -> None:

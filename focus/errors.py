@@ -1,4 +1,7 @@
-"""The exceptions for what a user can mend."""
+"""The exceptions for what a user can mend, and what their sentences share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -14,3 +17,9 @@ class ImageError(InputError):
 
     Of several processes only one has it, so whichever that is prints the line.
     """
+
+
+def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
+    """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

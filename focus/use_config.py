@@ -1,11 +1,11 @@
 """The configuration of ``python -m focus explain`` and ``export``, as in :mod:`focus.config`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from focus.config import _about, _check_ranges, _flag
 from focus.errors import InputError
+from focus.flags import check_ranges, declare
 
 Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 """The names of :data:`focus.operating_points.POINTS`, which takes long to import."""
@@ -15,14 +15,14 @@ Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 class _UseConfig:
     """What both commands take."""
 
-    model_dir: str | None = _flag(
+    model_dir: str | None = declare(
         None, "model", "folder with a saved model (runs/NAME/model), or USER/NAME on the Hub", "DIR"
     )
-    threads: int | None = _flag(None, "machine", "CPU threads (default: all cores)")
-    debug: bool = _flag(False, "machine", "show a traceback with an error")
+    threads: int | None = declare(None, "machine", "CPU threads (default: all cores)")
+    debug: bool = declare(False, "machine", "show a traceback with an error")
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
+        check_ranges(self)
         if self.model_dir is None:
             raise InputError("There is no model: give --model-dir with the folder of one.")
 
@@ -31,23 +31,19 @@ class _UseConfig:
 class ExplainConfig(_UseConfig):
     """What ``python -m focus explain`` takes."""
 
-    paths: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            **_about("data", "image, video or folder of them; also without --paths", "PATH"),
-            "alone": "yes",
-        },
+    paths: tuple[str, ...] = declare(
+        (), "data", "image, video or folder of them; also without --paths", "PATH", words="alone"
     )
-    as_video: bool = _flag(
+    as_video: bool = declare(
         False, "data", "take each folder as one video, its images as the frames in natural order"
     )
-    frames: int = _flag(16, "data", "frames of a video, evenly spaced; fewer if it has fewer")
-    threshold: Point | None = _flag(
+    frames: int = declare(16, "data", "frames of a video, evenly spaced; fewer if it has fewer")
+    threshold: Point | None = declare(
         None, "model", "which of the model's thresholds decides (default: balanced)"
     )
-    output: str = _flag("explained", "output", "folder for what is written; new, or empty", "DIR")
-    overlay_size: int = _flag(512, "output", "longest side of an overlay in pixels")
-    batch_size: int = _flag(64, "machine", "images at a time")
+    output: str = declare("explained", "output", "folder for what is written; new, or empty", "DIR")
+    overlay_size: int = declare(512, "output", "longest side of an overlay in pixels")
+    batch_size: int = declare(64, "machine", "images at a time")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,8 +61,10 @@ class ExplainConfig(_UseConfig):
 class ExportConfig(_UseConfig):
     """What ``python -m focus export`` takes."""
 
-    onnx: str | None = _flag(None, "output", "the file to write, which must not exist yet", "FILE")
-    check_images: str | None = _flag(
+    onnx: str | None = declare(
+        None, "output", "the file to write, which must not exist yet", "FILE"
+    )
+    check_images: str | None = declare(
         None,
         "data",
         "image, or folder of images, on which the file is checked (default: demo faces)",

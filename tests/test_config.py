@@ -11,12 +11,11 @@ from focus.cli import load_config
 from focus.config import (
     EvaluateConfig,
     TrainConfig,
-    did_you_mean,
     loss_config,
     resolve,
     write_config,
 )
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean
 from focus.losses import LOSSES, LossConfig
 from focus.recipes import RECIPES
 

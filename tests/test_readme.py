@@ -17,12 +17,13 @@ from torch.distributed.run import get_args_parser
 
 from focus.cli import parse
 from focus.cli import run as run_program
-from focus.config import EvaluateConfig, TrainConfig, flag, resolve
+from focus.config import EvaluateConfig, TrainConfig, resolve
 from focus.data.__main__ import main as data_command
 from focus.data.check.command import _parse as parse_check
 from focus.errors import InputError
 from focus.evaluation import evaluate
 from focus.experiment.__main__ import make_parser
+from focus.flags import flag
 from focus.training import train
 from focus.use_config import ExplainConfig, ExportConfig
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from focus.cli import run
-from focus.config import TrainConfig, did_you_mean
-from focus.errors import InputError
+from focus.config import TrainConfig
+from focus.errors import InputError, did_you_mean
 
 PROG = "python -m focus.data"
 

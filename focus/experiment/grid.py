@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from focus.config import TrainConfig, did_you_mean, resolve
-from focus.errors import InputError
+from focus.config import TrainConfig, resolve
+from focus.errors import InputError, did_you_mean
 from focus.experiment import frozen
 from focus.experiment.frozen import ARMS, Maps, Settings
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from focus.cli import load_config
-from focus.config import TrainConfig, flag, resolve
+from focus.config import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment.grid import Run
+from focus.flags import flag
 
 LOGS = "logs"
 _FIXED_COST = 1.4

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from focus.cli import parse
-from focus.config import TrainConfig, did_you_mean
+from focus.config import TrainConfig
 from focus.data.check.expected import DATA_SETS, compare
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean
 
 PROG = "python -m focus.data check"
 WITHOUT_LEAKS = "without_leaks.csv"

@@ -1,0 +1,81 @@
+"""How the fields of a configuration are declared as flags, and which values they take.
+
+:mod:`focus.cli` makes the command line from what is declared here.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import field
+from typing import Literal, TypeVar
+
+from focus.errors import InputError
+
+GROUPS = ("data", "model", "loss", "training", "output", "machine")
+"""The groups of flags, in the order in which ``--help`` shows them."""
+
+Words = Literal["one", "many", "alone"]
+"""What a flag takes: the word behind it, all words up to the next flag, or the word behind it and
+each that stands alone, behind no flag."""
+
+T = TypeVar("T")
+
+_POSITIVE: tuple[Callable[[float], bool], str] = (lambda v: v > 0, "above 0")
+_AT_LEAST_0: tuple[Callable[[float], bool], str] = (lambda v: v >= 0, "at least 0")
+_AT_LEAST_1: tuple[Callable[[float], bool], str] = (lambda v: v >= 1, "at least 1")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "image_size": (lambda v: v >= 32, "at least 32 (pixels a side)"),
+    "classification_weight": _AT_LEAST_0,
+    "focus_weight": _AT_LEAST_0,
+    "saliency_weight": _AT_LEAST_0,
+    "entropy_target": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "temperature": _POSITIVE,
+    "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "epochs": _AT_LEAST_1,
+    "batch_size": _AT_LEAST_1,
+    "lr": _POSITIVE,
+    "weight_decay": _AT_LEAST_0,
+    "momentum": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "warmup": (lambda v: 0 <= v < 1, "at least 0 and below 1 (a share of the steps)"),
+    "clip_grad": _POSITIVE,
+    "ema_decay": (lambda v: 0 < v < 1, "above 0 and below 1"),
+    "patience": _AT_LEAST_1,
+    "max_nonfinite": _AT_LEAST_1,
+    "checkpoint_steps": _AT_LEAST_1,
+    "checkpoints_kept": _AT_LEAST_1,
+    "log_steps": _AT_LEAST_1,
+    "sheet_epochs": _AT_LEAST_0,
+    "step_epochs": _AT_LEAST_1,
+    "step_gamma": _POSITIVE,
+    "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),
+    "gradient_accumulation_steps": _AT_LEAST_1,
+    "max_bad": (lambda v: 0 <= v <= 1, "from 0 to 1 (a share of the files)"),
+    "threads": _AT_LEAST_1,
+    "workers": _AT_LEAST_0,
+}
+
+
+def flag(name: str) -> str:
+    """The flag of a field: ``--image-size`` for ``image_size``."""
+    return "--" + name.replace("_", "-")
+
+
+def about(group: str, help: str, metavar: str = "", words: Words = "one") -> dict[str, str]:
+    """The metadata of a field: its group in ``--help``, its text, what stands for its value there.
+
+    words: how many words its flag takes.
+    """
+    return {"group": group, "help": help, "metavar": metavar, "words": words}
+
+
+def declare(default: T, group: str, help: str, metavar: str = "", words: Words = "one") -> T:
+    """A field with a default that cannot change, and the metadata of :func:`about`."""
+    made: T = field(default=default, metadata=about(group, help, metavar, words))
+    return made
+
+
+def check_ranges(config: object) -> None:
+    """Raise InputError for a number out of its range; None is in it."""
+    for name, (allowed, words) in _RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and not (math.isfinite(value) and allowed(value)):
+            raise InputError(f"{flag(name)} must be {words}, got {value}.")
