@@ -14,7 +14,8 @@ from focus.data.dataset import Batch
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.inference import predictions
 from focus.models import Detector
-from focus.trainer import EVALUATION_BATCH, Trainer, describe
+from focus.runtime import describe
+from focus.trainer import EVALUATION_BATCH, Trainer
 
 _TIMED_STEPS = 3
 _TIMED_IMAGES = 128  # of validation

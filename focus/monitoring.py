@@ -7,7 +7,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
@@ -23,6 +23,21 @@ TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
 LOWER_IS_BETTER = ("log_loss",)
 COLLAPSED = 0.9
 """Share of validation images whose CAM peaks in one cell, from which on there is a warning."""
+
+
+class Step(NamedTuple):
+    """What a step of the optimiser gave, over the images of all processes.
+
+    sums: of ``TERMS``. images: how many. gradient_norm: before clipping. updated: the weights
+    moved. finite: else the loss or its gradient was not finite, which is the batch's fault or the
+    network's, not that of the scale of fp16.
+    """
+
+    sums: list[float]
+    images: float
+    gradient_norm: float
+    updated: bool
+    finite: bool
 
 
 class EpochSums:

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
 from focus.errors import ImageError, InputError
+from focus.kernels import backend_for
 from focus.stopping import Stopped
 
 T = TypeVar("T")
@@ -90,6 +91,18 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator
+
+
+def describe(accelerator: Accelerator, config: TrainConfig) -> str:
+    """One line: device, processes, threads, precision, and which form the head takes and why."""
+    threads = torch.get_num_threads()
+    name, reason = backend_for(torch.empty(0, device=accelerator.device))
+    processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
+    return (
+        f"device {accelerator.device}, {processes} with {threads} "
+        f"thread{'s' * (threads > 1)} each, mixed precision {config.mixed_precision}, "
+        f"head: {name} ({reason})"
+    )
 
 
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:

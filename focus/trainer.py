@@ -5,22 +5,20 @@ batches (:mod:`focus.data.batches`), their augmentation, and the network's rando
 seeded anew for each step. So a run that is resumed at any step goes on with the same bits.
 """
 
-import csv
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
-from PIL import Image
+from accelerate.utils import broadcast, broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
@@ -36,14 +34,12 @@ from focus.data.generators import training_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.inference import images_only, score_shared
-from focus.kernels import backend_for
 from focus.model_card import model_card, trained_on, write_card
 from focus.models import Detector
 from focus.monitoring import (
     TERMS,
     EpochSums,
-    collapse_warning,
-    epoch_line,
+    Step,
     is_better,
     validation_figures,
     write_summary,
@@ -58,6 +54,7 @@ from focus.optimization import (
 from focus.overlays import contact_sheet
 from focus.recipes import parse_augment
 from focus.results import Results, summarise, write_results
+from focus.run_log import RunLog, give_up
 from focus.runs import (
     CHECKPOINTS,
     SUMMARY,
@@ -69,26 +66,9 @@ from focus.runs import (
 )
 from focus.runtime import finish_trackers
 from focus.schedules import factor_at, parse_points
-from focus.scores import Scores
 from focus.stopping import Stopped, StopSignals
 
 EVALUATION_BATCH = 64
-NONFINITE = "nonfinite.csv"
-
-
-class Step(NamedTuple):
-    """What a step of the optimiser gave, over the images of all processes.
-
-    sums: of ``TERMS``. images: how many. gradient_norm: before clipping. updated: the weights
-    moved. finite: else the loss or its gradient was not finite, which is the batch's fault or the
-    network's, not that of the scale of fp16.
-    """
-
-    sums: list[float]
-    images: float
-    gradient_norm: float
-    updated: bool
-    finite: bool
 
 
 def make_detector(config: ResolvedTrainConfig) -> Detector:
@@ -104,18 +84,6 @@ def make_detector(config: ResolvedTrainConfig) -> Detector:
         pretrained=config.pretrained,
         initial_checkpoint=config.initial_checkpoint,
         loss=loss_config(config),
-    )
-
-
-def describe(accelerator: Accelerator, config: ResolvedTrainConfig) -> str:
-    """One line: device, processes, threads, precision, and which form the head takes and why."""
-    threads = torch.get_num_threads()
-    name, reason = backend_for(torch.empty(0, device=accelerator.device))
-    processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
-    return (
-        f"device {accelerator.device}, {processes} with {threads} "
-        f"thread{'s' * (threads > 1)} each, mixed precision {config.mixed_precision}, "
-        f"head: {name} ({reason})"
     )
 
 
@@ -185,6 +153,14 @@ class Trainer:
         ]
         self.memory_format = (
             torch.channels_last if config.channels_last else torch.contiguous_format
+        )
+        self.log = RunLog(config, accelerator, self.plan.images_per_step)
+        self._score = partial(
+            score_shared,
+            accelerator,
+            batch_size=EVALUATION_BATCH,
+            workers=config.workers,
+            description="test images",
         )
         self._prepare()
 
@@ -410,7 +386,7 @@ class Trainer:
         self.batches.plan(steps)
         sums = EpochSums(state.sums)
         loaded = (Batch(*batch) for batch in self.loader) if steps else iter(())
-        logged = time.perf_counter(), state.step
+        self.log.start(state.step)
         for batches in steps:
             step = self.train_step(batches, loaded)
             if step.updated:
@@ -421,18 +397,19 @@ class Trainer:
             if not step.finite:
                 state.nonfinite += 1
                 state.in_a_row.append(state.step)
-                self._give_up_if_hopeless()
+                if len(state.in_a_row) >= config.max_nonfinite:
+                    give_up(config, self.accelerator, state.in_a_row, self.plan, self.train)
             state.sums = sums.values
             bar.update()
             if state.step % config.log_steps == 0:
-                logged = self._log_step(step, logged)
+                self.log.step(step, state.step, self.optimizer.param_groups[0]["lr"])
             if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
                 self._save()
             if self._told:
                 self._save_and_leave(self._told)
 
-    def _validate(self, rate: float) -> None:
-        """Score the validation images and note the epoch."""
+    def _validate(self, speed: float) -> None:
+        """Score the validation images and note the epoch. speed: training images a second."""
         config, state = self.config, self.state
 
         saved = False
@@ -476,12 +453,8 @@ class Trainer:
             if best:
                 self._save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
-                self._write_sheet()
-            tqdm.write(epoch_line(row, config.epochs, config.eval_metric, best=best, rate=rate))
-            if warning := collapse_warning(figures):
-                tqdm.write(warning)
-        logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
-        self.accelerator.log({**logged, "epoch": state.epoch}, step=state.step)
+                self.log.sheet(self.kept, self.validation, state)
+        self.log.epoch(row, state.step, best=best, speed=speed)
 
     def _waited_enough(self) -> bool:
         patience = self.config.patience
@@ -502,26 +475,6 @@ class Trainer:
         finish_trackers(self.accelerator)
         raise Stopped(
             signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
-        )
-
-    def _give_up_if_hopeless(self) -> None:
-        state = self.state
-        if len(state.in_a_row) < self.config.max_nonfinite:
-            return
-        paths = []
-        for step in state.in_a_row:
-            epoch, done = divmod(step - 1, self.plan.steps)
-            for batch in self.plan.epoch(epoch, done)[0]:
-                paths += [(step, self.train[row].path) for row in batch.rows]
-        everyone = gather_object(paths)
-        path = self.folder / NONFINITE
-        if self.accelerator.is_main_process:
-            with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                csv.writer(file).writerows([("step", "path"), *sorted(everyone)])
-        raise InputError(
-            f"The loss of {self.config.name} was not finite in {len(state.in_a_row)} steps in a "
-            f"row, up to step {state.step}: look at the images in {path}, lower --lr, or give "
-            "--mixed-precision no."
         )
 
     def _save(self) -> str:
@@ -553,54 +506,6 @@ class Trainer:
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)
         return model_card(detector.config, detector.points, results, data)
-
-    def _score(
-        self,
-        detector: Detector,
-        manifest: Manifest,
-        *,
-        progress: bool,
-        each: Callable[[], None] | None = None,
-    ) -> Scores:
-        return score_shared(
-            self.accelerator,
-            detector,
-            manifest,
-            batch_size=EVALUATION_BATCH,
-            workers=self.config.workers,
-            progress=progress,
-            description="test images",
-            each=each,
-        )
-
-    def _log_step(self, done: Step, since: tuple[float, int]) -> tuple[float, int]:
-        """Log a step, and the speed since the last one that was; returns the time and the step."""
-        now, step = time.perf_counter(), self.state.step
-        images = (step - since[1]) * self.plan.images_per_step
-        self.accelerator.log(
-            {
-                **{
-                    f"step/{name}": total / done.images
-                    for name, total in zip(TERMS, done.sums, strict=True)
-                },
-                "step/grad_norm": done.gradient_norm,
-                "step/lr": self.optimizer.param_groups[0]["lr"],
-                "step/images_per_second": images / max(now - since[0], 1e-9),
-            },
-            step=step,
-        )
-        return now, step
-
-    def _write_sheet(self) -> None:
-        """A sheet of the same validation images each time, as a file and for TensorBoard."""
-        path = self.folder / "sheets" / f"epoch-{self.state.epoch:04d}.png"
-        path.parent.mkdir(exist_ok=True)
-        contact_sheet(self.kept, self.validation, path)
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                with Image.open(path) as sheet:
-                    pixels = np.asarray(sheet.convert("RGB"))[None]
-                tracker.log_images({"validation": pixels}, self.state.step, dataformats="NHWC")
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.accelerator.device

@@ -19,9 +19,9 @@ from focus.models import Detector
 from focus.result_table import difference_lines, format_table
 from focus.results import Results
 from focus.runs import SavedRun, check_folder, folder_of, recorded_manifest
-from focus.runtime import ended_together, finish_trackers, main_first, start
+from focus.runtime import describe, ended_together, finish_trackers, main_first, start
 from focus.scores import Scores
-from focus.trainer import Trainer, describe, make_detector
+from focus.trainer import Trainer, make_detector
 
 
 @ended_together()

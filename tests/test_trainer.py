@@ -25,9 +25,10 @@ from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.models import Detector
 from focus.monitoring import TERMS, validation_figures
+from focus.run_log import NONFINITE
 from focus.runs import check_folder
 from focus.stopping import Stopped
-from focus.trainer import NONFINITE, Trainer, make_detector
+from focus.trainer import Trainer, make_detector
 
 
 @pytest.fixture(autouse=True)

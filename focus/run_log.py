@@ -1,0 +1,111 @@
+"""What a run tells while it trains: its trackers, the console, sheets, and why it gives up."""
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+from tqdm.auto import tqdm
+
+from focus.config import ResolvedTrainConfig
+from focus.data.batches import BatchPlan
+from focus.data.manifest import Manifest
+from focus.errors import InputError
+from focus.models import Detector
+from focus.monitoring import TERMS, Step, collapse_warning, epoch_line
+from focus.overlays import contact_sheet
+from focus.runs import TrainState, folder_of
+
+NONFINITE = "nonfinite.csv"
+
+
+class RunLog:
+    """Of one run: its trackers, which the main process has, and its lines on the console."""
+
+    def __init__(
+        self, config: ResolvedTrainConfig, accelerator: Accelerator, images_per_step: int
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.images_per_step = images_per_step
+        self._since = time.perf_counter(), 0
+
+    def start(self, step: int) -> None:
+        """Count the speed from now on, after ``step`` steps."""
+        self._since = time.perf_counter(), step
+
+    def step(self, done: Step, step: int, rate: float) -> None:
+        """A step, by its number, and the speed since the last one that was logged.
+
+        rate: of learning.
+        """
+        now, (then, before) = time.perf_counter(), self._since
+        images = (step - before) * self.images_per_step
+        self.accelerator.log(
+            {
+                **{
+                    f"step/{name}": total / done.images
+                    for name, total in zip(TERMS, done.sums, strict=True)
+                },
+                "step/grad_norm": done.gradient_norm,
+                "step/lr": rate,
+                "step/images_per_second": images / max(now - then, 1e-9),
+            },
+            step=step,
+        )
+        self._since = now, step
+
+    def epoch(self, row: Mapping[str, Any], step: int, *, best: bool, speed: float) -> None:
+        """An epoch, by its row of ``summary.csv``, with a warning if the CAM has collapsed.
+
+        speed: training images a second.
+        """
+        config = self.config
+        if self.accelerator.is_main_process:
+            tqdm.write(epoch_line(row, config.epochs, config.eval_metric, best=best, rate=speed))
+            if warning := collapse_warning(row):
+                tqdm.write(warning)
+        logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
+        self.accelerator.log({**logged, "epoch": row["epoch"]}, step=step)
+
+    def sheet(self, detector: Detector, validation: Manifest, state: TrainState) -> None:
+        """A sheet of the same validation images each time, as a file and for TensorBoard."""
+        path = folder_of(self.config) / "sheets" / f"epoch-{state.epoch:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        contact_sheet(detector, validation, path)
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                with Image.open(path) as sheet:
+                    pixels = np.asarray(sheet.convert("RGB"))[None]
+                tracker.log_images({"validation": pixels}, state.step, dataformats="NHWC")
+
+
+def give_up(
+    config: ResolvedTrainConfig,
+    accelerator: Accelerator,
+    steps: Sequence[int],
+    plan: BatchPlan,
+    train: Manifest,
+) -> NoReturn:
+    """End a run whose loss was not finite in ``steps``, counted from 1: write down their images.
+
+    Raises:
+        InputError: always, in every process.
+    """
+    paths = []
+    for step in steps:
+        epoch, done = divmod(step - 1, plan.steps)
+        for batch in plan.epoch(epoch, done)[0]:
+            paths += [(step, train[row].path) for row in batch.rows]
+    everyone = gather_object(paths)
+    path = folder_of(config) / NONFINITE
+    if accelerator.is_main_process:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file).writerows([("step", "path"), *sorted(everyone)])
+    raise InputError(
+        f"The loss of {config.name} was not finite in {len(steps)} steps in a row, up to step "
+        f"{steps[-1]}: look at the images in {path}, lower --lr, or give --mixed-precision no."
+    )
