@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from focus.cli import run
+from focus.cli import leave_checkout, run
 from focus.config import TrainConfig
 from focus.errors import InputError, did_you_mean
 from focus.use_config import ExplainConfig, ExportConfig
@@ -63,6 +63,7 @@ def _about(command: object) -> str:
 
 
 if __name__ == "__main__":
+    leave_checkout()
     words = sys.argv[1:]
     # This lends an error in the command's name the programs' way of ending.
     debug = [word for word in words if word == "--debug"]

@@ -15,6 +15,7 @@ from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
@@ -119,6 +120,20 @@ def run(
         _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
     except KeyboardInterrupt:
         _end(130, "interrupted.", prog, debug, is_main_process())
+
+
+def leave_checkout() -> None:
+    """Take a checkout's folder from Python's path: its kernels/ hides Hugging Face's package.
+
+    ``python -m`` puts the folder that it is called in first on the path, and what it runs calls
+    this before it imports torch and all. ``train.py`` and ``evaluate.py`` cannot: they leave the
+    checkout before they import this package, which is to be the installed one.
+    """
+    root = Path(__file__).resolve().parents[1]
+    ours = find_spec("focus.kernels")
+    # An installed package has its kernels within, and lies in a folder that others are found in.
+    if ours and ours.origin and Path(ours.origin).resolve().parent == root / "kernels":
+        sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != root]
 
 
 def _sentence(error: InputError) -> str:

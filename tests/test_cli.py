@@ -1,6 +1,7 @@
 """The command line: how flags and files are read, what is refused, and how a program ends."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,23 @@ from focus.cli import parse
 from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
 from focus.use_config import ExplainConfig, ExportConfig
+
+CHECKOUT = Path(__file__).parents[1]
+
+# Python imports it as it starts; what it registers comes last.
+SITECUSTOMIZE = """
+import atexit
+from importlib.util import find_spec
+
+
+def say():
+    import kernels
+    print(kernels.__file__)
+    print(find_spec("focus.kernels").origin)
+
+
+atexit.register(say)
+"""
 
 PROGRAM = """
 from pathlib import Path
@@ -341,3 +359,37 @@ def test_of_several_processes_one_speaks(tmp_path: Path, env: dict[str, str], li
     done = program(tmp_path, "--name", "broken", **env)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == lines
+
+
+def named_kernels(module: str, beside: Path, cwd: Path) -> tuple[Path, Path]:
+    """Where ``python -m module`` finds another package ``kernels``, in ``beside``, and ours."""
+    (beside / "kernels.py").touch()
+    (beside / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(beside)},
+        check=True,
+    )
+    theirs, ours = map(Path, done.stdout.splitlines()[-2:])
+    return theirs, ours
+
+
+@pytest.mark.parametrize("module", ["focus", "focus.data", "focus.experiment"])
+def test_a_checkout_hides_no_package_named_kernels(module: str, tmp_path: Path) -> None:
+    """``python -m`` puts the folder it is called in first on the path: here one with a kernels/."""
+    theirs, ours = named_kernels(module, tmp_path, CHECKOUT)
+    assert theirs == tmp_path / "kernels.py"
+    assert ours == CHECKOUT / "kernels" / "__init__.py"
+
+
+def test_an_installed_package_does_not_hide_its_neighbours(tmp_path: Path) -> None:
+    (site := tmp_path / "site").mkdir()
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "focus", site / "focus", ignore=without)
+    shutil.copytree(CHECKOUT / "kernels", site / "focus" / "kernels", ignore=without)
+    theirs, ours = named_kernels("focus", site, tmp_path)
+    assert theirs == site / "kernels.py"
+    assert ours == site / "focus" / "kernels" / "__init__.py"

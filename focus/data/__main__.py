@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from focus.cli import run
+from focus.cli import leave_checkout, run
 from focus.config import TrainConfig
 from focus.errors import InputError, did_you_mean
 
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    leave_checkout()
     words = sys.argv[1:]
     # The commands read their own flags; this lends them the programs' way of ending on an error.
     debug = [word for word in words if word == "--debug"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from focus.cli import run
+from focus.cli import leave_checkout, run
 from focus.config import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
 from focus.data.machine import usable_cores
@@ -227,6 +227,7 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    leave_checkout()
     flags = sys.argv[1:]
     code: list[int] = []
     # This lends it the programs' way of ending on an error.
