@@ -1,0 +1,81 @@
+"""What a run logs: the figures of a step, and its speed since the last one that was logged."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+
+from focus.config import TrainConfig, resolve
+from focus.monitoring import Step
+from focus.run_log import RunLog
+
+
+class Entries(GeneralTracker):
+    """A tracker of Accelerate's that keeps what it is given."""
+
+    name = "entries"
+    requires_logging_directory = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[int | None, dict[str, Any]] = {}
+
+    @property
+    def tracker(self) -> dict[int | None, dict[str, Any]]:
+        return self.steps
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        pass
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        self.steps[step] = values
+
+
+def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> None:
+    entries = Entries()
+    accelerator = Accelerator(cpu=True, log_with=entries)
+    accelerator.init_trackers("run")
+    config = resolve(TrainConfig(output=str(tmp_path)))
+    log = RunLog(config, accelerator, images_per_step=8)
+    time.sleep(0.2)  # before an epoch, as validation is
+    done = Step([16.0, 8.0, 4.0, 2.0, 1.0, 3.0], 8.0, 0.25, updated=True, finite=True)
+    means = {"loss": 2.0, "classification": 1.0, "focus": 0.5, "saliency": 0.25}
+    means |= {"entropy": 0.125, "with_map": 0.375, "grad_norm": 0.25, "lr": 1e-3}
+    # What the log takes the time between lies between these.
+    before = time.perf_counter()
+    log.start(4)
+    after = time.perf_counter()
+    for step, images in ((6, 16), (7, 8)):
+        time.sleep(0.1)
+        shortest, again = time.perf_counter() - after, time.perf_counter()
+        log.step(done, step, 1e-3)
+        longest, after = time.perf_counter() - before, time.perf_counter()
+        before = again
+        found = entries.steps[step]
+        assert images / longest <= found.pop("step/images_per_second") <= images / shortest
+        assert found == {f"step/{name}": value for name, value in means.items()}
+
+
+def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = Entries()
+    accelerator = Accelerator(cpu=True, log_with=entries)
+    accelerator.init_trackers("run")
+    log = RunLog(resolve(TrainConfig(output=str(tmp_path))), accelerator, images_per_step=8)
+    row = {"epoch": 2, "train_loss": 0.5, "eval_auc": 0.75, "eval_entropy": 0.25}
+    for step, share in ((10, 0.5), (20, 0.95)):
+        log.epoch({**row, "eval_peak_share": share}, step, best=True, speed=12.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["epoch", "epoch", "warning:"]
+    assert lines[0].endswith("12 images/s  (best)")
+    assert entries.steps[20] == {
+        "epoch": 2,
+        "train/loss": 0.5,
+        "eval/auc": 0.75,
+        "eval/entropy": 0.25,
+        "eval/peak_share": 0.95,
+    }
