@@ -14,33 +14,27 @@ smallest size of each kind is checked against the float64 reference first. The m
 :mod:`bench.timing`.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from bench import head
 from bench.timing import (
     MET,
-    at_least,
+    begin,
+    end_in_a_line,
     judge,
-    keep_memory,
-    make_folder,
     median,
+    parser_of,
     peak_bytes,
-    settings,
     time_rounds,
     write,
 )
-from focus.errors import InputError
 
 
 class Point(NamedTuple):
@@ -181,31 +175,20 @@ def table(slopes: Sequence[Slope]) -> list[str]:
 
 def main() -> None:
     """Check, measure, print the slopes, and write them and the sizes with ``--output``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help="fewer sizes, layouts and rounds")
-    parser.add_argument("--output", type=Path, help="folder for growth*.csv and growth*.json")
-    parser.add_argument(
-        "--rounds", type=at_least(1), help=f"default: {ROUNDS}; short: {SHORT_ROUNDS}"
-    )
+    rounds = ROUNDS, SHORT_ROUNDS
+    files, fewer = "growth*.csv and growth*.json", "fewer sizes, layouts and rounds"
+    parser = parser_of(__doc__, files, fewer, rounds)
     parser.add_argument("--dtypes", choices=head.DTYPES, nargs="+", default=["fp32"])
     parser.add_argument("--layouts", choices=head.LAYOUTS, nargs="+")
     given = parser.parse_args()
-    keep_memory("bench.growth")
-    torch.set_num_threads(1)
-    if given.output:
-        make_folder(given.output)
-    rounds = given.rounds or (SHORT_ROUNDS if given.short else ROUNDS)
+    measured_with = begin("bench.growth", given, rounds)
     layouts = given.layouts or (head.LAYOUTS[-1:] if given.short else head.LAYOUTS)
-    measured_with = settings("python -m bench.growth" + " --short" * given.short, rounds)
-    print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
     sizes: list[Size] = []
     slopes: list[Slope] = []
     kinds = list(product(given.dtypes, layouts, POINTS.items()))
     for dtype, layout, (against, points) in tqdm(kinds, "growth", unit="kind"):
         taken = points[:SHORT] if given.short else points
-        found = measure(against, taken, layout, dtype, rounds)
+        found = measure(against, taken, layout, dtype, given.rounds)
         sizes += found[0]
         slopes += found[1]
     print("\n".join(table(slopes)))
@@ -215,7 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)

@@ -20,12 +20,10 @@ those of the features.
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -38,14 +36,13 @@ from bench.head_table import Case, Row, Shape, growth_of, make_row, shape_of, ta
 from bench.timing import (
     Step,
     at_least,
-    keep_memory,
-    make_folder,
+    begin,
+    end_in_a_line,
+    parser_of,
     peak_bytes,
-    settings,
     time_rounds,
     write,
 )
-from focus.errors import InputError
 from focus.kernels import cam_entropy, focus_head, use_backend
 
 SHAPES: tuple[Shape, ...] = (
@@ -366,13 +363,9 @@ def cases_of(given: argparse.Namespace) -> list[Case]:
 
 def main() -> None:
     """Check, measure, print a table, and write it with ``--output``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help="fewer shapes, classes and rounds")
-    parser.add_argument("--output", type=Path, help="folder for head.csv and head.json")
-    parser.add_argument(
-        "--rounds", type=at_least(1), help=f"default: {ROUNDS}; short: {SHORT_ROUNDS}"
+    rounds = ROUNDS, SHORT_ROUNDS
+    parser = parser_of(
+        __doc__, "head.csv and head.json", "fewer shapes, classes and rounds", rounds
     )
     parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="BxCxHW")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=list(DTYPES))
@@ -382,23 +375,14 @@ def main() -> None:
     classes_help = f"default: {CLASSES}; at {where} also {many}"
     parser.add_argument("--classes", type=at_least(2), nargs="+", metavar="K", help=classes_help)
     given = parser.parse_args()
-    keep_memory("bench.head")
-    torch.set_num_threads(1)
-    if given.output:
-        make_folder(given.output)
-    rounds = given.rounds or (SHORT_ROUNDS if given.short else ROUNDS)
-    measured_with = settings("python -m bench.head" + " --short" * given.short, rounds)
-    print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
+    measured_with = begin("bench.head", given, rounds)
     rows: list[Row] = []
     for case in tqdm(cases_of(given), "head", unit="case"):
-        rows += measure(case, rounds)
+        rows += measure(case, given.rounds)
     print("\n".join([*table(rows), *verdict(rows)]))
     if given.output:
         write(given.output, "head", [asdict(row) for row in rows], measured_with)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)

@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from bench.timing import MET, at_least, judge, make_folder, median, settings, write
-from focus.errors import InputError
+from bench.timing import MET, at_least, end_in_a_line, judge, make_folder, median, settings, write
 
 ROOT = Path(__file__).parents[1]
 IMPORT = """
@@ -120,7 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)

@@ -16,12 +16,10 @@ Loss and all gradients are first checked in float64 against the reference, on sm
 method is that of :mod:`bench.timing`.
 """
 
-import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,11 +32,10 @@ from bench.timing import (
     MET,
     Step,
     at_least,
+    begin,
     judge,
-    keep_memory,
-    make_folder,
+    parser_of,
     ratio,
-    settings,
     time_rounds,
     write,
 )
@@ -284,37 +281,23 @@ def _shown(step: Step, progress: tqdm, images: int) -> tuple[Tensor, ...]:
 
 def main() -> None:
     """Check, measure, print a table, and write it with ``--output``, anew after each case."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help="the small batch, fewer rounds")
-    parser.add_argument("--output", type=Path, help="folder for step.csv and step.json")
-    parser.add_argument(
-        "--rounds", type=at_least(1), help=f"default: {ROUNDS}; short: {SHORT_ROUNDS}"
-    )
+    rounds = ROUNDS, SHORT_ROUNDS
+    files, fewer = "step.csv and step.json", "the small batch, fewer rounds"
+    parser = parser_of(__doc__, files, fewer, rounds)
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of timm")
     parser.add_argument("--batches", type=at_least(1), nargs="+", metavar="N")
     parser.add_argument("--image-size", type=at_least(1), default=224, help="pixels a side")
-    arguments = parser.parse_args()
-    rounds = arguments.rounds or (SHORT_ROUNDS if arguments.short else ROUNDS)
-    batches = arguments.batches or (BATCHES[:1] if arguments.short else BATCHES)
-    keep_memory("bench.step")
-    torch.set_num_threads(1)
-    command = "python -m bench.step" + " --short" * arguments.short
-    measured_with = settings(command, rounds) | {
-        "image_size": arguments.image_size,
-        "recipe": RECIPE,
-    }
-    print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
+    given = parser.parse_args()
+    batches = given.batches or (BATCHES[:1] if given.short else BATCHES)
     rows: list[Row] = []
     try:
-        if arguments.output:
-            make_folder(arguments.output)
-        for found in measure(arguments.models, batches, arguments.image_size, rounds):
+        more = {"image_size": given.image_size, "recipe": RECIPE}
+        measured_with = begin("bench.step", given, rounds, **more)
+        for found in measure(given.models, batches, given.image_size, given.rounds):
             tqdm.write("\n".join(map(line_of, found)))
             rows += found
-            if arguments.output:
-                write(arguments.output, "step", [asdict(row) for row in rows], measured_with)
+            if given.output:
+                write(given.output, "step", [asdict(row) for row in rows], measured_with)
     except InputError as error:
         parser.error(str(error))
 

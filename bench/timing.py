@@ -44,6 +44,56 @@ def at_least(limit: int) -> Callable[[str], int]:
     return number
 
 
+def parser_of(
+    about: str | None, files: str, fewer: str, rounds: tuple[int, int]
+) -> argparse.ArgumentParser:
+    """The flags that the benchmarks share.
+
+    Args:
+        about: the text of ``--help``.
+        files: what ``--output`` gets.
+        fewer: what ``--short`` has less of.
+        rounds: how many by default, and with ``--short``.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help=fewer)
+    parser.add_argument("--output", type=Path, help=f"folder for {files}")
+    parser.add_argument(
+        "--rounds", type=at_least(1), help=f"default: {rounds[0]}; short: {rounds[1]}"
+    )
+    return parser
+
+
+def begin(
+    module: str, given: argparse.Namespace, rounds: tuple[int, int], **more: str | int
+) -> dict[str, str | int]:
+    """See to allocator, thread and folder, fill in the rounds, print the settings and return them.
+
+    more: settings of this benchmark alone.
+
+    Raises:
+        InputError: as :func:`make_folder`.
+    """
+    keep_memory(module)
+    torch.set_num_threads(1)
+    if given.output:
+        make_folder(given.output)
+    given.rounds = given.rounds or rounds[given.short]
+    measured_with = settings(f"python -m {module}" + " --short" * given.short, given.rounds) | more
+    print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
+    return measured_with
+
+
+def end_in_a_line(main: Callable[[], None]) -> None:
+    """Call it; an InputError ends the process with code 1 and one line."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
 def keep_memory(module: str) -> None:
     """Start ``python -m module`` again, unless its allocator already keeps its memory; also pins
     it to one core, where the system can.

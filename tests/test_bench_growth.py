@@ -89,3 +89,15 @@ def test_program_writes_sizes_and_slopes(
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.endswith(" met") for line in printed) >= 2
     assert len(printed) == 2 + len(slopes)
+
+
+def test_rounds_that_are_given_win_over_the_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in timing.ALLOCATOR.items():
+        monkeypatch.setenv(name, value)  # else the process would start anew
+    parser = timing.parser_of("About.", "a.csv", "fewer rounds", (9, 5))
+    for words, rounds in (([], 9), (["--short"], 5), (["--short", "--rounds", "2"], 2)):
+        given = parser.parse_args(words)
+        settings = timing.begin("bench.a", given, (9, 5), recipe="paper")
+        assert settings["rounds"] == given.rounds == rounds
+        assert settings["command"] == "python -m bench.a" + " --short" * given.short
+        assert settings["recipe"] == "paper"
