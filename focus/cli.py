@@ -208,7 +208,10 @@ def _metavar(kind: Any) -> str:
 def _read_argv(
     argv: Sequence[str], types: dict[str, Any], takes: dict[str, Words]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values by field name, as text, and the configuration files."""
+    """The values by field name, as text, and the configuration files.
+
+    takes: how many words each flag takes.
+    """
     alone = next((name for name, words in takes.items() if words == "alone"), None)
     given: dict[str, Any] = {}
     files: list[str] = []
