@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from focus.data.demo import render_face
@@ -100,10 +101,24 @@ def write_files(folder: Path) -> None:
                 render_face("open", kind, number + 50 * (name == "pictures")).image,
                 folder / name / f"{number}.png",
             )
+    for number, name in enumerate(("a.jpg", "b.png", "picture.jpg", "holiday/1.png")):
+        _save(render_face("open", "uNear", 100 + number).image, folder / name)
     boxes = [f"pictures/{number}.png,real,10 10 50 54" for number in range(4)]
     (folder / "pictures.csv").write_text(
         "\n".join(["# focus-manifest 1", "path,label,box", *boxes])
     )
+
+
+def write_film(path: Path) -> None:
+    """A second of drawn faces as MPEG-4; skips the test where PyAV is missing."""
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 64
+        for number in range(5):
+            pixels = render_face("open", "uNear", 200 + number).image
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:

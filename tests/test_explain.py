@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from focus import explain as explaining
+from focus.cli import parse
 from focus.data.bad_files import BadFile
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
@@ -26,7 +27,7 @@ from focus.metrics import Calibration
 from focus.models import Detector
 from focus.operating_points import POINTS, OperatingPoints
 from focus.overlays import overlay
-from focus.use_config import ExplainConfig
+from focus.use_config import ExplainConfig, Point
 
 pytestmark = pytest.mark.usefixtures("plain_cpu")
 
@@ -216,6 +217,12 @@ def test_without_thresholds_there_is_no_decision_and_it_is_said(
     with pytest.raises(InputError, match=r"no threshold bpcer1 \(it needs >= 500 real"):
         run(model, tmp_path / "out2", pictures / "a", threshold="bpcer1")
     assert not (tmp_path / "out2").exists()
+
+
+def test_the_points_that_decide_are_those_of_the_file() -> None:
+    assert set(get_args(Point)) == set(POINTS)
+    config = parse(ExplainConfig, ["x", "--model-dir", "m", "--threshold", "eer"])
+    assert config.threshold == "eer"
 
 
 def test_pictures_that_are_not_cut_out_as_in_training_are_warned_of(

@@ -3,18 +3,21 @@
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
+from focus.__main__ import main as use_command
 from focus.cli import parse
 from focus.cli import run as run_program
 from focus.config import EvaluateConfig, TrainConfig, resolve
@@ -35,12 +38,13 @@ from .documented import (
     of_document,
     program,
     write_files,
+    write_film,
 )
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = ("docs/reproduce.md", "docs/experiment.md")
-"""Run by tests/test_reproduce.py, with stand-ins for data that are given out on request, and by
-tests/test_experiment.py."""
+"""Run by tests/test_reproduce.py, with stand-ins for data that are given out on request; of the
+other, which takes hours, tests/test_experiment.py runs the like on a few images."""
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -194,8 +198,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 OWN_DATA = ["--data", "original.csv", "--data-root", "images", "--heatmaps", "heatmaps"]
 SMALL = ["--recipe", "demo", "--threads", "1", "--workers", "0"]
 TESTS = ["--test-data", "uNear=fakes", "--test-real", "FFHQ=reals"]
-CHEAP = ("train.py", "evaluate.py", "focus.data check", "focus.data crop")
+CHEAP = (
+    *("train.py", "evaluate.py", "focus.data check", "focus.data crop"),
+    *("focus explain", "focus export"),
+)
 LENGTHY = ("train.py", "focus.data demo", "focus.experiment")
+TIMED = ("bench", "bench.plot")
+"""Minutes of measuring: tests/test_bench_*.py run them in short."""
 
 
 def kind(command: Command) -> str:
@@ -232,8 +241,39 @@ def test_a_command_runs(command: Command, place: Path) -> None:
             rest[rest.index("--output") + 1] if "--output" in rest else "runs/NAME/evaluation"
         )
         assert (output / "scores.csv").exists()
+    elif kind(command) == "focus explain":
+        if "film.mp4" in rest:
+            write_film(place / "film.mp4")
+        use_command([*rest[1:], "--threads", "1"])
+        assert (place / "explained" / "manifest.json").exists()
+        shutil.rmtree(place / "explained")  # two documents name it
+    elif kind(command) == "focus export":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        use_command([*rest[1:], "--threads", "1"])
+        (place / "detector.onnx").unlink()
     else:
         data_command(rest[1:])
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name not in ELSEWHERE])
+def test_each_command_is_run(document: str) -> None:
+    """Quickly, or scaled down where it is marked as long; those of pip, make, pytest are read."""
+    for command in of_document(document):
+        run = (*LENGTHY, *TIMED) if command.long else CHEAP
+        assert kind(command) in ("", *run), command
+
+
+def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
+    (example,) = blocks("python", (CHECKOUT / "docs/use.md").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    exec(example, names)
+    found, (rows, columns) = names["found"], names["detector"].grid
+    told = re.findall(r"^found\.(\w+)  # \[([^\]]*)\]", example, re.MULTILINE)
+    assert [name for name, _ in told] == list(found._fields)
+    for name, shape in told:
+        size = shape.replace("H", str(rows)).replace("W", str(columns)).split(",")
+        assert list(getattr(found, name).shape) == [int(side) for side in size], name
 
 
 @pytest.mark.slow
