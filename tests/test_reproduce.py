@@ -3,6 +3,8 @@
 The images are stand-ins of a few pixels, the pretrained weights are left out.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -20,17 +22,22 @@ import torch
 from PIL import Image
 
 from focus.cli import load_config
-from focus.config import TrainConfig, resolve
+from focus.cli import run as run_program
+from focus.config import EvaluateConfig, TrainConfig, resolve
 from focus.data.check.command import main
 from focus.data.check.expected import DATA_SETS, DataSet, compare
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
+from focus.evaluation import evaluate
 from focus.models import Detector
+from focus.training import train
 
+from .documented import Command, of_document, program
 from .trees import face
 
 CHECKOUT = Path(__file__).parents[1]
+DOCUMENT = "docs/reproduce.md"
 FAKES = ("ProGAN", "StarGANv2", "StyleGAN", "StyleGAN2", "StyleGAN2-ADA", "StyleGAN3")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -222,18 +229,20 @@ def test_an_unknown_name_is_refused_before_anything_is_read(given: list[str], sa
         main(["/nowhere.csv", *given])
 
 
+SMALL = replace(
+    DATA_SETS["cyborg"],
+    # Few enough for no audit of shortcuts, which takes its time.
+    train=(8, 6),
+    validation=(9, 10),
+    test_reals={"CelebA-HQ": 13, "FFHQ": 17},
+)
+
+
 def test_the_command_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = replace(
-        DATA_SETS["cyborg"],
-        # Few enough for no audit of shortcuts, which takes its time.
-        train=(8, 6),
-        validation=(9, 10),
-        test_reals={"CelebA-HQ": 13, "FFHQ": 17},
-    )
-    monkeypatch.setitem(DATA_SETS, "cyborg", small)
-    rows = write_tree(tmp_path, small)
+    monkeypatch.setitem(DATA_SETS, "cyborg", SMALL)
+    rows = write_tree(tmp_path, SMALL)
     found = check(words(tmp_path, rows), tmp_path)
     assert (found["exit"], found["trainable"]) == (0, True)
     assert found["expected"] == {
@@ -296,7 +305,87 @@ def test_the_command_says_what_is_missing(
     assert (found["exit"], found["trainable"], found["expected"]) == (1, False, None)
 
 
-def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the data where the document has them, a run and configs/."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "UND").mkdir()
+    words(folder / "UND", write_tree(folder / "UND", SMALL))
+    (folder / "configs").symlink_to(CHECKOUT / "configs")
+    torch.manual_seed(0)
+    Detector().save_pretrained(folder / "runs" / "cyborg-densenet121-ce-seed0" / "model")
+    return folder
+
+
+def test_the_check_and_the_evaluation_that_are_shown(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setitem(DATA_SETS, "cyborg", SMALL)
+    # Read here, where the pattern of the loop over run folders finds one.
+    others = [c for c in map(program, of_document(DOCUMENT)) if c[0] != "train.py"]
+    checked, evaluated = others
+    assert checked[:3] == ("-m", "focus.data", "check")
+    found = check([*checked[3:], "--output=UND/out"], place / "UND")
+    assert (found["exit"], found["trainable"], found["expected"]["met"]) == (0, True, True)
+    assert evaluated[0] == "evaluate.py"
+    argv = [*evaluated[1:], "--threads", "1", "--workers", "0", "--report", "false"]
+    run_program(evaluate, EvaluateConfig, argv=argv, prog="evaluate.py")
+    (run,) = (place / "runs").iterdir()
+    results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    for entry in results["open"]["generators"].values():
+        assert (entry["n_real"], entry["n_fake"]) == (30, 12)
+    assert tuple(results["open"]["generators"]) == FAKES
+
+
+def shown_trainings() -> list[object]:
+    """Of each network with each loss the first seed; the diagonal is quick."""
+    found = [c for c in of_document(DOCUMENT) if program(c)[0] == "train.py"]
+    return [
+        pytest.param(
+            command,
+            id=command.words[-2],
+            marks=() if number % 6 == 0 else pytest.mark.slow,
+        )
+        for number, command in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize("command", shown_trainings())
+def test_a_training_that_is_shown_would_start(
+    command: Command,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its steps are really made, on fewer and smaller images, without pretrained weights."""
+    monkeypatch.chdir(place)
+    scaled = ["--no-pretrained", "--image-size", "112", "--batch-size", "4"]
+    argv = [*program(command)[1:], *scaled, "--threads", "1", "--workers", "0", "--dry-run"]
+    run_program(train, TrainConfig, argv=argv, prog="train.py")
+    _, network, loss, _ = command.words[command.words.index("--name") + 1].split("-")
+    printed = re.findall(r"^(\w+): (.+)$", capsys.readouterr().out, re.MULTILINE)
+    assert {("loss", loss), ("model", NETWORKS[network][0])} <= set(printed)
+
+
+def test_the_flops_that_are_shown() -> None:
+    """What the document's program prints, and what the table makes of it."""
+    text = (CHECKOUT / DOCUMENT).read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(example, {})
+    counted = [float(line.split()[1]) for line in printed.getvalue().splitlines()]
+    (images,) = re.findall(r"^ +(1,[\d,]+)$", text, re.MULTILINE)
+    rate = float(re.findall(r"(\d+) TFLOP/s", text)[0]) * 1e12
+    cells = r" \| ".join((r"([\d.]+) G", r"([\d.]+) P", r"([\d.]+)", r"([\d.]+)"))
+    table = re.findall(rf"^\| \w.* \| {cells} \|$", text, re.MULTILINE)
+    for giga, row in zip(counted, table, strict=True):
+        run = 1e9 * giga * int(images.replace(",", ""))
+        hours = run / rate / 3600
+        assert row == (f"{giga:.2f}", f"{run / 1e15:.1f}", f"{hours:.2f}", f"{10 * hours:.1f}")
+
+
+def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=CHECKOUT,
@@ -311,14 +400,14 @@ def program(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_tree_with_the_real_numbers(tmp_path: Path) -> None:
     rows = write_tree(tmp_path, DATA_SETS["cyborg"])
     arguments = words(tmp_path, rows)
-    done = program("-m", "focus.data", "check", *arguments)
+    done = launched("-m", "focus.data", "check", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "expected cyborg: met\n  1821 of 1821 training images have a human map" in done.stdout
     assert report(tmp_path)["n_images"] == 121_821 + 6 * 12
 
     rows["original"] = rows["original"][919:]
     arguments = words(tmp_path, {name: lines[:9_999] for name, lines in rows.items()})
-    done = program("-m", "focus.data", "check", *arguments)
+    done = launched("-m", "focus.data", "check", *arguments)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "expected cyborg: not met in " in done.stdout
     unmet = report(tmp_path)["expected"]["unmet"]
@@ -348,7 +437,7 @@ def test_a_dry_run_of_each_config(name: str, tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(face(number))
         rows.append(f"{cell},/{number}.png")
     (tmp_path / "original.csv").write_text("\n".join(rows), encoding="utf-8")
-    done = program(
+    done = launched(
         *("train.py", "--config", f"configs/cyborg-{name}.yaml", "--no-pretrained", "--dry-run"),
         *(f"--data={tmp_path / 'original.csv'}", f"--output={tmp_path}", "--workers=0"),
     )
