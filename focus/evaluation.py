@@ -101,9 +101,10 @@ def evaluate(config: EvaluateConfig) -> None:
         for line in [*said, *(f"written: {path}" for path in written)]:
             print(line)
         if config.report:
-            summary = model.parent / SUMMARY
             write = partial(report.write, output, name, detector, manifest, scores, results)
-            print(report.attempt(partial(write, kept=kept, summary=summary)))
+            run = model.parent
+            page = partial(write, summary=run / SUMMARY, eval_metric=_eval_metric(run))
+            print(report.attempt(partial(page, kept=kept)))
 
 
 def _model_folder(config: EvaluateConfig) -> Path:
@@ -123,6 +124,14 @@ def _output_folder(config: EvaluateConfig) -> Path:
     output = Path(config.output or Path(config.run or "") / "evaluation")
     check_writable(output)
     return output
+
+
+def _eval_metric(run: Path) -> str | None:
+    """What chose the model of a run; None for a model's folder that lies in no run."""
+    try:
+        return load_config(TrainConfig, run / "config.yaml").eval_metric
+    except InputError:
+        return None
 
 
 def _images(config: EvaluateConfig, progress: bool) -> tuple[Manifest, list[BadFile], int]:

@@ -90,6 +90,16 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
     return best is None or (value < best if metric in LOWER_IS_BETTER else value > best)
 
 
+def best_epoch(rows: Sequence[Mapping[str, Any]], metric: str | None) -> int | None:
+    """The epoch whose model is kept, by the rows of ``summary.csv``; None where they do not say."""
+    best, epoch = None, None
+    for row in rows:
+        value = row.get(f"eval_{metric}")
+        if value is not None and is_better(str(metric), value, best):
+            best, epoch = value, int(row["epoch"])
+    return epoch
+
+
 def collapse_warning(figures: Mapping[str, float]) -> str:
     """What to say if the model looks at one place whatever the image; "" if it does not."""
     share = figures["eval_peak_share"]

@@ -252,7 +252,7 @@ class Trainer:
             if self.config.report:
                 run = self.folder, self.config.name, best, self.test, scores, results
                 page = partial(report.write, *run, summary=self.folder / SUMMARY)
-                print(report.attempt(page))
+                print(report.attempt(partial(page, eval_metric=self.config.eval_metric)))
         self.accelerator.wait_for_everyone()
         return results
 

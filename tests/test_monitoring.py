@@ -12,6 +12,7 @@ from focus.monitoring import (
     COLLAPSED,
     TERMS,
     EpochSums,
+    best_epoch,
     collapse_warning,
     epoch_line,
     is_better,
@@ -67,6 +68,18 @@ def test_scores_of_0_and_1_have_a_log_loss() -> None:
     found = validation_figures(scores(score=[0.0, 1.0, 0.0, 1.0]))
     assert math.isfinite(found["eval_log_loss"])
     assert found["eval_log_loss"] > 1
+
+
+def test_the_kept_epoch_is_that_of_the_first_best_model() -> None:
+    rows = [
+        {"epoch": epoch, "eval_auc": auc, "eval_log_loss": loss}
+        for epoch, auc, loss in ((1, 0.5, 0.6), (2, 0.75, 0.4), (3, 0.75, 0.5), (4, 0.625, 0.3))
+    ]
+    assert best_epoch(rows, "auc") == 2
+    assert best_epoch(rows, "log_loss") == 4
+    assert best_epoch(rows[:1], "log_loss") == 1
+    assert best_epoch(rows, "balanced_accuracy") is best_epoch(rows, None) is None
+    assert best_epoch([], "auc") is None
 
 
 def test_the_alarm() -> None:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from focus import __version__
 from focus.data.manifest import Manifest
+from focus.monitoring import best_epoch
 from focus.plotting import printable
 from focus.report import gallery, plots, tables
 from focus.result_table import remarks
@@ -82,13 +83,14 @@ def write(
     *,
     kept: Sequence[Kept] = (),
     summary: Path | None = None,
+    eval_metric: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the report of an evaluation into ``folder``; returns the path of the page.
 
     detector: where it computes; it looks again at the images that are shown, no others. manifest:
     the images [N] that are scored. kept: what robustness measured. summary: the ``summary.csv`` of
-    the training.
+    the training; eval_metric: which of its figures chose the model, None if that is not known.
 
     Raises:
         InputError: an image cannot be decoded any more.
@@ -100,10 +102,10 @@ def write(
         Section(head, [plot for plot in drawn if plot.name.partition("-")[0] in names])
         for head, names in zip(heads, known, strict=True)
     ]
-    epoch = (results or {}).get("model", {}).get("epoch")
+    rows = _read_summary(summary)
     sections += [
         Section("Robustness", plots.of_robustness(kept)),
-        Section("Training", plots.of_training(_read_summary(summary), epoch)),
+        Section("Training", plots.of_training(rows, best_epoch(rows, eval_metric))),
     ]
     shown, each = gallery.choose(scores, results)
     pictures = dict(

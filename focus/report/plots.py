@@ -178,6 +178,8 @@ def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> 
         if shown:
             last = ", ".join(f"{column} {values[-1]:.3f}" for column, values in shown.items())
             alt = f"{title} by epoch, {len(rows)} epochs; in the last: {last}."
+            if best_epoch:
+                alt += f" The kept model is that of epoch {best_epoch}."
             epochs = [row["epoch"] for row in rows]
             plots.append(
                 Plot(f"training-{name}", title, alt, partial(_training, epochs, shown, best_epoch))
