@@ -178,6 +178,40 @@ def write(results: Sequence[Kept], folder: Path) -> list[Path]:
     return written
 
 
+def read(path: Path) -> list[Kept]:
+    """What :func:`write` wrote, with the digits that are in the file.
+
+    Raises:
+        InputError: the file is of another version, or a row is missing or cannot be read.
+    """
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        first = file.readline().rstrip("\r\n")
+        if first != f"{_MARK}{VERSION}":
+            raise InputError(
+                f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}: evaluate "
+                "with --robustness anew."
+            )
+        lines = file.readlines()
+    try:
+        found = [_from_text(row) for row in csv.DictReader(lines)]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): evaluate with --robustness "
+            "anew."
+        ) from error
+    strengths = [(name, strength) for name, all_ in STRENGTHS.items() for strength in all_]
+    curves: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for r in found:
+        curves.setdefault((r.test_set, r.generator), []).append((r.perturbation, r.strength))
+    for (test_set, generator), own in curves.items():
+        if own != strengths:
+            raise InputError(
+                f"{path} has other strengths for {generator or UNNAMED} ({test_set}) than are "
+                "measured: evaluate with --robustness anew."
+            )
+    return found
+
+
 def lines(results: Sequence[Kept]) -> list[str]:
     """What the console says: a line a perturbation and test set, the mean AUC over generators."""
     said = []
@@ -260,6 +294,28 @@ def _draw_panel(axes: Axes, name: str, curves: dict[tuple[str, str], list[Kept]]
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _from_text(row: dict[str, str]) -> Kept:
+    def number(name: str) -> float | None:
+        return None if row[name] == "" else float(row[name])
+
+    def interval(name: str) -> metrics.Interval | None:
+        low, high = number(f"{name}_low"), number(f"{name}_high")
+        return None if low is None or high is None else (low, high)
+
+    return Kept(
+        row["perturbation"],
+        float(row["strength"]),
+        row["test_set"],
+        row["generator"],
+        int(row["n_real"]),
+        int(row["n_fake"]),
+        number("auc"),
+        number("auc_clean"),
+        interval("auc"),
+        interval("change"),
+    )
 
 
 def _intervals(

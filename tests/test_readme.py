@@ -184,14 +184,15 @@ python train.py ${names[0]}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the files that the documents name, and a run of one epoch, runs/NAME."""
+    """A folder with the files that the documents name, and two runs of an epoch: NAME, OTHER."""
     folder = tmp_path_factory.mktemp("place")
     write_files(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FOCUS_CACHE", str(folder / "cache"))
-        argv = [*OWN_DATA, *SMALL, "--epochs", "1", "--name", "NAME"]
-        run_program(train, TrainConfig, argv=argv, prog="train.py")
+        for name, loss in (("NAME", "blend"), ("OTHER", "ce")):
+            argv = [*OWN_DATA, *TESTS, *SMALL, "--epochs", "1", "--name", name, "--loss", loss]
+            run_program(train, TrainConfig, argv=argv, prog="train.py")
         yield folder
 
 
@@ -240,7 +241,10 @@ def test_a_command_runs(command: Command, place: Path) -> None:
         output = Path(
             rest[rest.index("--output") + 1] if "--output" in rest else "runs/NAME/evaluation"
         )
-        assert (output / "scores.csv").exists()
+        if "--compare" in rest:
+            assert (place / "comparison" / "report.html").exists()
+        else:
+            assert (output / "scores.csv").exists()
     elif kind(command) == "focus explain":
         if "film.mp4" in rest:
             write_film(place / "film.mp4")

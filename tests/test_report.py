@@ -125,7 +125,7 @@ def test_figures_are_there_as_both_kinds_of_file(written: Path) -> None:
 def test_inlined_figures_take_the_colours_of_the_page_and_keep_their_ids_apart() -> None:
     scores = np.array([0.1, 0.4, 0.6])
     lines = [plots.Curve("a", scores, scores + 0.2, 0.9)]
-    first, second = plots.of_runs({("open", "x"): lines})
+    first, second = plots.of_runs({("open", "x"): lines}, ["a"])
     inlined = [plots.inline(plots.rendered(plot)[0], plot.name) for plot in (first, second)]
     for text in inlined:
         assert "currentColor" in text
@@ -271,7 +271,7 @@ def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation:
     assert found.data["path"][0].endswith("?.png")
     # The legend names them all.
     lines = [plots.Curve(name, np.array([0.1, 0.2]), np.array([0.3]), 1.0) for name in names]
-    svg, _ = plots.rendered(plots.of_runs({("open", "g"): lines})[0])
+    svg, _ = plots.rendered(plots.of_runs({("open", "g"): lines}, names)[0])
     (legend,) = re.findall(r'<g id="legend_1">(.*)', svg, re.DOTALL)
     assert legend.count('<g id="text_') == len(names)
 

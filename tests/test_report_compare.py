@@ -1,20 +1,22 @@
 """``evaluate.py --compare``: several runs side by side, from the files that they left."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from focus import evaluation
+from focus import evaluation, robustness
 from focus.cli import parse
 from focus.config import EvaluateConfig
 from focus.errors import InputError
 from focus.metrics import auc_difference
-from focus.report import REPORT
+from focus.perturbations import STRENGTHS
+from focus.report import REPORT, comparison, plots
 from focus.result_table import figure
-from focus.results import summarise, write_results
+from focus.results import Results, summarise, write_results
 from focus.scores import Scores
 
 from .reports import Page, made
@@ -130,6 +132,102 @@ def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> No
     found = compare([runs[0], tmp_path / "first"], tmp_path / "out")
     assert f"{runs[0]}: 60 images" in found.text
     assert f"{tmp_path / 'first'}: 60 images" in found.text
+
+
+def measured(folder: Path, source: Path, falls: dict[str, float], sets: Sequence[str]) -> Results:
+    """The run of ``source`` in ``folder`` as well, with the robustness of some generators.
+
+    falls: by generator, by how much of the AUC each step of strength lowers it.
+    """
+    results: Results = json.loads((source / "results.json").read_text())
+    write_results(folder, Scores.from_csv(source / "scores.csv"), results)
+    kept = []
+    for test_set in sets:
+        for generator, fall in falls.items():
+            entry = results[test_set]["generators"].get(generator)
+            kept += [
+                robustness.Kept(
+                    *(name, strength, test_set, generator, entry["n_real"], entry["n_fake"]),
+                    auc=entry["auc"] - fall * step,
+                    clean=entry["auc"],
+                )
+                for name, strengths in STRENGTHS.items()
+                for step, strength in enumerate(strengths, start=1)
+                if entry is not None
+            ]
+    robustness.write(kept, folder)
+    return results
+
+
+def test_robustness_is_the_mean_over_the_generators_that_all_have(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    odd = "<b>u&C</b>"
+    falls = [{"uB": 0.01, odd: 0.02}, {"uB": 0.02, odd: 0.04, "kA": 0.05}, {}]
+    names = ["one", "two", "three"]
+    everything = [
+        measured(tmp_path / name, source, fall, ["closed", "open"] if "kA" in fall else ["open"])
+        for name, source, fall in zip(names, [*runs[:2], runs[0]], falls, strict=True)
+    ]
+    folders = [str(tmp_path / name) for name in names]
+    found = [
+        comparison.Scored(name, *comparison._read(Path(folder)))
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    kept, said = comparison._mean_kept(found, folders)
+    assert said == ["three: robustness was not measured (evaluate.py --robustness)."]
+    assert list(kept) == ["closed", "open"]
+    # Alone there is nothing to share.
+    assert (kept["closed"].generators, kept["open"].generators) == (["kA"], ["uB", odd])
+    drawn = plots.of_runs_robustness(kept, names)
+    assert [plot.name for plot in drawn] == [
+        f"robustness-{test_set}-{name}" for test_set in ("closed", "open") for name in STRENGTHS
+    ]
+    for plot, name in zip(drawn[4:], STRENGTHS, strict=True):
+        (axes,) = plot.draw().axes
+        lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.get_lines()}
+        for run, results, fall in (("one", everything[0], 0.015), ("two", everything[1], 0.03)):
+            aucs = [results["open"]["generators"][g]["auc"] for g in ("uB", odd)]
+            expected = np.mean(aucs) - fall * np.arange(6)
+            np.testing.assert_allclose(lines[run], expected, atol=1e-5)
+        assert "three" not in lines
+        ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+        assert ticks == ["clean", *(f"{strength:g}" for strength in STRENGTHS[name])]
+    first = everything[0]["open"]["generators"]
+    mean = (first["uB"]["auc"] + first[odd]["auc"]) / 2
+    assert f"mean of uB, {odd}: one {mean:.3f} clean, {mean - 0.075:.3f} at 30; two" in drawn[4].alt
+    assert drawn[4].title == "AUC under jpeg, open set, mean of 2 generators"
+
+
+def test_a_run_has_one_colour(runs: list[Path], tmp_path: Path) -> None:
+    """Also in a figure that the one before it is not in."""
+    measured(tmp_path / "one", runs[0], {"uB": 0.01}, ["open"])
+    measured(tmp_path / "two", runs[1], {"kA": 0.01}, ["closed"])
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    names = ["one", "two"]
+    found = [
+        comparison.Scored(name, *comparison._read(Path(folder)))
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    kept, _ = comparison._mean_kept(found, folders)
+    roc = plots.of_runs(comparison._curves(found), names)[0].draw().axes[0]
+    colour = {line.get_label().split()[0]: line.get_color() for line in roc.get_lines()}
+    for plot in plots.of_runs_robustness(kept, names):
+        line = plot.draw().axes[0].get_lines()[0]
+        assert line.get_color() == colour[line.get_label()], plot.name
+    assert colour["one"] != colour["two"]
+
+
+def test_robustness_on_no_common_generator_is_said(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(tmp_path / "one", runs[0], {"uB": 0.01}, ["open"])
+    measured(tmp_path / "two", runs[1], {"<b>u&C</b>": 0.01}, ["open"])
+    found = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    words = "Robustness, open set: the runs have no generator in common."
+    assert words in found.text
+    assert words in capsys.readouterr().out
+    assert not list((tmp_path / "out" / "figures").glob("robustness*"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 
 from focus.cli import run as run_program
 from focus.config import EvaluateConfig, TrainConfig
+from focus.errors import InputError
 from focus.evaluation import evaluate
+from focus.perturbations import STRENGTHS
+from focus.robustness import read
 from focus.training import train
 
 from .documented import write_files
 from .reports import Page
 
-EPOCHS = 4
+EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +67,61 @@ def test_a_model_that_lies_in_no_run_has_no_kept_epoch(place: Path) -> None:
     finally:
         (run / "aside.yaml").rename(run / "config.yaml")
     found = Page(place / "scores" / "report.html")
-    assert "Loss by epoch, 4 epochs" in found.html
+    assert f"Loss by epoch, {EPOCHS} epochs" in found.html
     assert "The kept model" not in found.html
+
+
+def test_the_robustness_of_runs_is_compared(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [f"runs/{name}/evaluation" for name in ("blend", "ce")]
+    argv = ["--compare", *folders, "--output", "both"]
+    run_program(evaluate, EvaluateConfig, argv=argv, prog="evaluate.py")
+    found = Page(place / "both" / "report.html")
+    kept = {
+        name: read(place / "runs" / name / "evaluation/robustness.csv") for name in ("blend", "ce")
+    }
+    for name, strengths in STRENGTHS.items():
+        file = place / "both" / "figures" / f"robustness-open-{name}.svg"
+        # A line a run, and its mark in the legend: six points each, and those of chance.
+        assert file.read_text().count("stroke-linecap") > 0
+        said = []
+        for run, rows in kept.items():
+            auc = {r.strength: r.auc for r in rows if r.perturbation == name}
+            said.append(
+                f"{run} {rows[0].clean:.3f} clean, {auc[strengths[-1]]:.3f} at {strengths[-1]:g}"
+            )
+        assert f"open set, uNear: {'; '.join(said)}." in found.html
+    assert "robustness" not in capsys.readouterr().out
+    assert found.html.count("AUC of each run by the strength") == 4
+
+
+def test_a_run_without_robustness_says_where_it_is(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--compare", "runs/blend/evaluation", "runs/ce", "--output", "one"]
+    run_program(evaluate, EvaluateConfig, argv=argv, prog="evaluate.py")
+    words = "ce: its robustness is in runs/ce/evaluation; give that folder to see it."
+    assert words in capsys.readouterr().out
+    found = Page(place / "one" / "report.html")
+    assert words in found.text
+    assert "open set, uNear: blend 0." in found.html
+    assert "AUC under jpeg, open set, uNear" in found.text
+    # Without any there is no such heading.
+    argv = ["--compare", "runs/blend", "runs/ce", "--output", "none"]
+    run_program(evaluate, EvaluateConfig, argv=argv, prog="evaluate.py")
+    found = Page(place / "none" / "report.html")
+    assert "Robustness" not in found.text
+    assert not list((place / "none" / "figures").glob("robustness*"))
+
+
+def test_robustness_of_other_scores_is_refused(place: Path, tmp_path: Path) -> None:
+    for name in ("results.json", "scores.csv", "robustness.csv"):
+        shutil.copy(place / "runs/blend/evaluation" / name, tmp_path)
+    table = (place / "runs/ce/evaluation/robustness.csv").read_bytes()
+    assert table != (tmp_path / "robustness.csv").read_bytes()
+    (tmp_path / "robustness.csv").write_bytes(table)
+    config = EvaluateConfig(compare=("runs/ce", str(tmp_path)), output=str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"robustness\.csv is of other scores than results\.json"):
+        evaluate(config)
+    assert not (tmp_path / "out").exists()

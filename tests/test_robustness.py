@@ -25,7 +25,7 @@ from focus.inference import score_images
 from focus.models import Detector, Prediction
 from focus.perturbations import STRENGTHS
 from focus.results import match
-from focus.robustness import Kept, _intervals, check_labels, draw, lines, measure, write
+from focus.robustness import Kept, _intervals, check_labels, draw, lines, measure, read, write
 from focus.scores import Scores
 
 PROGRAM = Path(__file__).parents[1] / "evaluate.py"
@@ -170,6 +170,56 @@ def test_the_file(manifest: Manifest, tmp_path: Path) -> None:
     ]
     with Image.open(written[1]) as sheet:
         assert sheet.format == "PNG"
+
+
+def test_the_file_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
+    results = measured(manifest, clean(manifest))
+    # A generator without real images has empty cells; names hold anything.
+    results += [
+        replace(r, generator='a, "b"\udcff', n_real=0, auc=None, clean=None, interval=None)
+        for r in results
+        if r.generator == "kA"
+    ]
+    path, _ = write(results, tmp_path)
+    found = read(path)
+    assert len(found) == len(results)
+    for got, expected in zip(found, results, strict=True):
+        for field in fields(Kept):
+            wanted = getattr(expected, field.name)
+            if isinstance(wanted, (float, tuple)):
+                wanted = pytest.approx(wanted, rel=1e-5)
+            assert getattr(got, field.name) == wanted, field.name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("robustness 1", "robustness 9", "begins with '# focus-robustness 9', not with '# focus-r"),
+        ("auc_clean", "auc_before", "cannot be read .KeyError: 'auc_clean'"),
+        ("jpeg,95,quality,closed,kA,3", "jpeg,95,quality,closed,kA,three", "read .ValueError"),
+        ("blur,4,", "blur,5,", "has other strengths for kA .closed. than are measured"),
+    ],
+)
+def test_what_is_no_such_file_is_said(
+    manifest: Manifest, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    path, _ = write(measured(manifest, clean(manifest)), tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=said) as caught:
+        read(path)
+    assert str(caught.value).endswith("evaluate with --robustness anew.")
+
+
+def test_a_file_that_ends_early_is_said(manifest: Manifest, tmp_path: Path) -> None:
+    path, _ = write(measured(manifest, clean(manifest)), tmp_path)
+    text = path.read_text()
+    last = text.rindex("noise,32")
+    for end, said in ((last, "has other strengths for"), (last + 8, "cannot be read .TypeError")):
+        path.write_text(text[:end])
+        with pytest.raises(InputError, match=said):
+            read(path)
 
 
 def curve(generator: str, test_set: str, clean: float, aucs: list[float]) -> list[Kept]:

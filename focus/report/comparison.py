@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from focus import robustness
 from focus.errors import InputError
+from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
 from focus.result_table import difference_lines, format_table
 from focus.results import VERSION, Results, match
@@ -16,11 +20,15 @@ from focus.test_sets import UNNAMED
 
 @dataclass(frozen=True)
 class Scored:
-    """What a run folder, or a folder of ``evaluate.py``, says of a model."""
+    """What a run folder, or a folder of ``evaluate.py``, says of a model.
+
+    kept: of ``robustness.csv``, empty without one.
+    """
 
     name: str
     scores: Scores
     results: Results
+    kept: list[robustness.Kept]
 
 
 def compare(folders: Sequence[str], output: Path) -> None:
@@ -46,21 +54,24 @@ def compare(folders: Sequence[str], output: Path) -> None:
         for name, folder in zip(_names(folders), folders, strict=True)
     ]
     results = {run.name: run.results for run in runs}
-    differences = _differences(runs)
+    kept, unmeasured = _mean_kept(runs, folders)
+    remarks = [*_differences(runs), *unmeasured]
     print(format_table(results), end="\n\n")
-    for line in differences:
+    for line in remarks:
         print(line)
-    drawn = plots.of_runs(_curves(runs))
+    names = list(results)
+    drawn = plots.of_runs(_curves(runs), names)
     sections = [
         page.Section(f"{kind.upper()} by generator", [p for p in drawn if p.name.startswith(kind)])
         for kind in ("roc", "det")
     ]
+    sections.append(page.Section("Robustness", plots.of_runs_robustness(kept, names)))
     path = page.render(
         output,
         title=f"Comparison of {len(runs)} runs",
         facts=[f"{run.name}: {len(run.scores):,} images" for run in runs],
         headline=tables.headline(results),
-        remarks=differences,
+        remarks=remarks,
         tables=[],
         sections=sections,
         images=None,
@@ -78,7 +89,7 @@ def _names(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def _read(folder: Path) -> tuple[Scores, Results]:
+def _read(folder: Path) -> tuple[Scores, Results, list[robustness.Kept]]:
     path = folder / "results.json"
     if not path.is_file():
         raise InputError(
@@ -99,7 +110,24 @@ def _read(folder: Path) -> tuple[Scores, Results]:
         raise InputError(
             f"{path} has version {version}, this program reads {VERSION}: evaluate the run anew."
         )
-    return scores, results
+    return scores, results, _read_kept(folder / robustness.FILES[0], results)
+
+
+def _read_kept(path: Path, results: Results) -> list[robustness.Kept]:
+    """What was kept, if it was measured; refuses that of other scores than the results."""
+    if not path.is_file():
+        return []
+    kept = robustness.read(path)
+    for each in kept:
+        name = each.generator or UNNAMED
+        entry = results.get(each.test_set, {}).get("generators", {}).get(name, {})
+        counts = entry.get("n_real"), entry.get("n_fake")
+        if counts != (each.n_real, each.n_fake) or _differ(entry.get("auc"), each.clean):
+            raise InputError(
+                f"{path} is of other scores than results.json beside it ({name}, {each.test_set}): "
+                "evaluate with --robustness anew, or remove it."
+            )
+    return kept
 
 
 def _differences(runs: Sequence[Scored]) -> list[str]:
@@ -123,6 +151,59 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
     if tested > 1:
         lines.append(f"The p-values are not adjusted for {tested} runs compared with one.")
     return lines
+
+
+def _differ(auc: float | None, rounded: float | None) -> bool:
+    """By more than the six digits of robustness.csv."""
+    if auc is None or rounded is None:
+        return auc is not rounded
+    return not abs(auc - rounded) < 1e-5
+
+
+def _mean_kept(
+    runs: Sequence[Scored], folders: Sequence[str]
+) -> tuple[dict[str, plots.MeanKept], list[str]]:
+    """By test set, what is kept on the generators that all measured runs have; and what is not."""
+    said = []
+    for run, folder in zip(runs, folders, strict=True):
+        within = Path(folder) / "evaluation"
+        if not run.kept and (within / robustness.FILES[0]).is_file():
+            said.append(f"{run.name}: its robustness is in {within}; give that folder to see it.")
+        elif not run.kept and any(other.kept for other in runs):
+            said.append(f"{run.name}: robustness was not measured (evaluate.py --robustness).")
+    found = {}
+    for test_set, title in plots.TEST_SETS.items():
+        by_run = {run.name: _by_generator(run.kept, test_set) for run in runs}
+        by_run = {run: curves for run, curves in by_run.items() if curves}
+        if not by_run:
+            continue
+        generators = [
+            generator
+            for generator in next(iter(by_run.values()))
+            if all(generator in curves for curves in by_run.values())
+        ]
+        if not generators:
+            said.append(f"Robustness, {title}: the runs have no generator in common.")
+            continue
+        aucs = {
+            (run, name): np.mean([curves[g][name] for g in generators], axis=0).tolist()
+            for run, curves in by_run.items()
+            for name in STRENGTHS
+        }
+        found[test_set] = plots.MeanKept([name or UNNAMED for name in generators], aucs)
+    return found, said
+
+
+def _by_generator(
+    kept: Sequence[robustness.Kept], test_set: str
+) -> dict[str, dict[str, list[float]]]:
+    """By generator and perturbation: the AUC without it, then that at each strength."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for each in kept:
+        if each.test_set == test_set and each.auc is not None and each.clean is not None:
+            curves = found.setdefault(each.generator, {})
+            curves.setdefault(each.perturbation, [each.clean]).append(each.auc)
+    return found
 
 
 def _curves(runs: Sequence[Scored]) -> dict[tuple[str, str], list[plots.Curve]]:

@@ -73,6 +73,17 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class MeanKept:
+    """What runs keep of their AUC on a test set: means over ``generators``.
+
+    aucs: by run and perturbation, without it and at each strength.
+    """
+
+    generators: Sequence[str]
+    aucs: Mapping[tuple[str, str], Sequence[float]]
+
+
+@dataclass(frozen=True)
 class Group:
     """Images of a histogram; colour: with its style, of a line, None for an area."""
 
@@ -187,14 +198,42 @@ def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> 
     return plots
 
 
-def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]]) -> list[Plot]:
-    """ROC and DET of several runs, by test set and generator."""
+def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]], runs: Sequence[str]) -> list[Plot]:
+    """ROC and DET of several runs, by test set and generator; runs: all, each with its colour."""
     plots = []
     for number, ((test_set, generator), lines) in enumerate(named.items()):
         title = f"{generator or UNNAMED}, {TEST_SETS[test_set]}"
-        colours = [_colour(at) for at in range(len(lines))]
+        colours = [_colour(runs.index(line.label)) for line in lines]
         name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}").strip("-")
         plots += _rocs(f"{number:02d}-{name}", title, lines, colours)
+    return plots
+
+
+def of_runs_robustness(named: Mapping[str, MeanKept], runs: Sequence[str]) -> list[Plot]:
+    """A figure a test set and perturbation, a line a run; runs: all, each with its colour."""
+    plots = []
+    for test_set, kept in named.items():
+        title = TEST_SETS[test_set]
+        of = ", ".join(kept.generators)
+        many = len(kept.generators) > 1
+        lowest = min(0.5, *(auc for aucs in kept.aucs.values() for auc in aucs))
+        for name, strengths in STRENGTHS.items():
+            lines = {run: kept.aucs[run, name] for run in runs if (run, name) in kept.aucs}
+            colours = [_colour(runs.index(run)) for run in lines]
+            said = "; ".join(
+                f"{run} {aucs[0]:.3f} clean, {aucs[-1]:.3f} at {strengths[-1]:g}"
+                for run, aucs in lines.items()
+            )
+            plots.append(
+                Plot(
+                    f"robustness-{test_set.replace('_', '-')}-{name}",
+                    f"AUC under {name}, {title}, "
+                    + (f"mean of {len(kept.generators)} generators" if many else of),
+                    f"AUC of each run by the strength of {name} ({UNITS[name]}), {title}, "
+                    f"{'mean of ' if many else ''}{of}: {said}.",
+                    partial(_robustness, name, lines, colours, lowest),
+                )
+            )
     return plots
 
 
@@ -243,6 +282,9 @@ def _roc(kind: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]) 
     axes.set_xlim(lowest_alarms, 1)
     axes.set_xlabel("false positive rate")
     axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if lowest_alarms > 0.05:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     grid = np.geomspace(lowest_alarms, 1, 100)
     if kind == "roc":
         axes.plot(grid, grid, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
@@ -257,6 +299,26 @@ def _roc(kind: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]) 
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel("miss rate")
+    _legend(figure, axes)
+    return figure
+
+
+def _robustness(
+    name: str,
+    lines: Mapping[str, Sequence[float]],
+    colours: Sequence[tuple[str, str]],
+    lowest: float,
+) -> Figure:
+    figure, axes = _panel(len(lines))
+    for (run, aucs), (colour, style) in zip(lines.items(), colours, strict=True):
+        label = short_label(run)
+        axes.plot(aucs, color=colour, ls=style, lw=1.4, marker="o", markersize=3.5, label=label)
+    axes.axhline(0.5, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
+    ticks = ["clean", *(f"{strength:g}" for strength in STRENGTHS[name])]
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_xlabel(UNITS[name])
+    axes.set_ylabel("AUC")
+    axes.set_ylim(np.floor(20 * lowest - 0.2) / 20, 1.005)  # alike under all perturbations
     _legend(figure, axes)
     return figure
 
