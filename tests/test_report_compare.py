@@ -218,6 +218,36 @@ def test_a_run_has_one_colour(runs: list[Path], tmp_path: Path) -> None:
     assert colour["one"] != colour["two"]
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["first", "second"], ["first", "second"]),
+        (
+            ["cyborg-densenet121-blend-seed0", "cyborg-densenet121-ce-seed0"],
+            ["...blend-seed0", "...ce-seed0"],
+        ),
+        (["/data/of/all/our/runs/a/x", "/data/of/all/our/runs/b/x"], ["...a/x", "...b/x"]),
+        ([f"{at}a-run-of-a-long-name" for at in "xyx"], None),
+        ([f"a-run-of-a-long-name{end}" for end in ("", "-and-much-more", "$")], None),
+        (["of-one-place-with-a-very-long-a", "of-one-place-with-a-very-long-b", "z"], None),
+    ],
+)
+def test_runs_are_told_apart_in_legends(names: list[str], expected: list[str] | None) -> None:
+    names = list(dict.fromkeys(names))
+    scores = np.array([0.25, 0.5])
+    aucs = {(name, kind): [0.75] * 6 for name in names for kind in STRENGTHS}
+    drawn = [
+        plots.of_runs({("open", "x"): [plots.Curve(n, scores, scores, 0.5) for n in names]}, names),
+        plots.of_runs_robustness({"open": plots.MeanKept(["x"], aucs)}, names),
+    ]
+    for several in drawn:
+        (legend,) = several[0].draw().legends
+        said = [text.get_text().removesuffix("  0.500") for text in legend.get_texts()]
+        assert len(set(said)) == len(names)
+        assert max(map(len, said)) <= 17
+        assert said == (expected or said)
+
+
 def test_robustness_on_no_common_generator_is_said(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,9 @@ the page replaces both by those of its own.
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import matplotlib
@@ -64,12 +65,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a ROC: what it is called, the scores [M] of real images and [N] of fakes."""
+    """A line of a ROC: what it is called, the scores [M] of real images and [N] of fakes.
+
+    legend: its name there, if it is not the label cut short.
+    """
 
     label: str
     real: Array
     fake: Array
     auc: float | None
+    legend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,18 +205,19 @@ def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> 
 
 def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]], runs: Sequence[str]) -> list[Plot]:
     """ROC and DET of several runs, by test set and generator; runs: all, each with its colour."""
-    plots = []
+    plots, legend = [], _legend_names(runs)
     for number, ((test_set, generator), lines) in enumerate(named.items()):
         title = f"{generator or UNNAMED}, {TEST_SETS[test_set]}"
         colours = [_colour(runs.index(line.label)) for line in lines]
         name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}").strip("-")
-        plots += _rocs(f"{number:02d}-{name}", title, lines, colours)
+        shown = [replace(line, legend=legend[line.label]) for line in lines]
+        plots += _rocs(f"{number:02d}-{name}", title, shown, colours)
     return plots
 
 
 def of_runs_robustness(named: Mapping[str, MeanKept], runs: Sequence[str]) -> list[Plot]:
     """A figure a test set and perturbation, a line a run; runs: all, each with its colour."""
-    plots = []
+    plots, legend = [], _legend_names(runs)
     for test_set, kept in named.items():
         title = TEST_SETS[test_set]
         of = ", ".join(kept.generators)
@@ -231,7 +237,13 @@ def of_runs_robustness(named: Mapping[str, MeanKept], runs: Sequence[str]) -> li
                     + (f"mean of {len(kept.generators)} generators" if many else of),
                     f"AUC of each run by the strength of {name} ({UNITS[name]}), {title}, "
                     f"{'mean of ' if many else ''}{of}: {said}.",
-                    partial(_robustness, name, lines, colours, lowest),
+                    partial(
+                        _robustness,
+                        name,
+                        {legend[run]: aucs for run, aucs in lines.items()},
+                        colours,
+                        lowest,
+                    ),
                 )
             )
     return plots
@@ -246,6 +258,17 @@ def _curve(scores: Scores, results: Results, comparison: Comparison) -> Curve:
 def _colour(number: int) -> tuple[str, str]:
     """Colour and line style: as many as are told apart."""
     return COLOURS[number % len(COLOURS)], _LINES[number // len(COLOURS) % len(_LINES)]
+
+
+def _legend_names(runs: Sequence[str]) -> dict[str, str]:
+    """Of each run a short name, no two alike: runs are called by what they have in common first."""
+    parts = zip(*(re.split("(?<=[-_/])", run) for run in runs), strict=False)
+    cut = sum(len(same[0]) for same in takewhile(lambda same: len(set(same)) == 1, parts))
+    for names in (runs, [f"...{run[cut:]}" for run in runs]):
+        short = [short_label(name) for name in names]
+        if len(set(short)) == len(runs):
+            return dict(zip(runs, short, strict=True))
+    return {run: short_label(f"{at}: {run}") for at, run in enumerate(runs, start=1)}
 
 
 def _rocs(
@@ -266,7 +289,7 @@ def _roc(kind: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]) 
     lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
     for line, (colour, style) in zip(lines, colours, strict=True):
         alarms, found = curves.roc(line.real, line.fake)
-        label = f"{short_label(line.label)}  {_number(line.auc)}"
+        label = f"{line.legend or short_label(line.label)}  {_number(line.auc)}"
         # A step: between two points the ROC has what the lower rate gives.
         height = found if kind == "roc" else np.maximum(1 - found, lowest_missed / 2)
         axes.plot(
@@ -310,8 +333,7 @@ def _robustness(
     lowest: float,
 ) -> Figure:
     figure, axes = _panel(len(lines))
-    for (run, aucs), (colour, style) in zip(lines.items(), colours, strict=True):
-        label = short_label(run)
+    for (label, aucs), (colour, style) in zip(lines.items(), colours, strict=True):
         axes.plot(aucs, color=colour, ls=style, lw=1.4, marker="o", markersize=3.5, label=label)
     axes.axhline(0.5, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     ticks = ["clean", *(f"{strength:g}" for strength in STRENGTHS[name])]
