@@ -4,8 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from focus.models import Detector
 
 LEFT_OUT = pytest.StashKey[int]()
 
@@ -56,6 +60,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def detector() -> "Detector":
+    """An untrained detector whose classifier's weights are such that scores differ."""
+    import torch
+
+    from focus.models import Detector
+
+    torch.manual_seed(0)
+    detector = Detector(image_size=32)
+    detector.head.fc.weight.data.normal_(0, 1)
+    return detector
 
 
 @pytest.fixture

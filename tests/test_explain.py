@@ -32,14 +32,6 @@ from focus.use_config import ExplainConfig, Point
 pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    torch.manual_seed(0)
-    detector = Detector(image_size=32)
-    detector.head.fc.weight.data.normal_(0, 1)
-    return detector
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of five pictures in two folders, of one name all but one, and a damaged one."""

@@ -14,15 +14,6 @@ from focus.inference import predictions, score_images
 from focus.models import Detector
 
 
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    """An untrained detector whose classifier's weights are such that scores differ."""
-    torch.manual_seed(0)
-    detector = Detector(image_size=32)
-    detector.head.fc.weight.data.normal_(0, 1)
-    return detector
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """Pictures of several sizes and modes, one of them lying on its side by its EXIF."""
