@@ -1,6 +1,7 @@
 """What the tests of the report share: images with scores, and a page taken apart."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from focus import robustness
 from focus.data.manifest import Manifest, Sample
 from focus.metrics import fit_calibration
 from focus.operating_points import POINTS, OperatingPoints
-from focus.results import Results, summarise
+from focus.perturbations import STRENGTHS
+from focus.results import Results, summarise, write_results
 from focus.scores import Scores
 
 KINDS = (
@@ -87,6 +90,31 @@ def made(
     results = summarise(scores, ["kA"], {}, points, resamples=resamples)
     results["model"] = {"epoch": 2, "validation_auc": 0.9}
     return Manifest(samples, "made"), scores, results
+
+
+def measured(folder: Path, source: Path, falls: dict[str, float], sets: Sequence[str]) -> Results:
+    """The run of ``source`` in ``folder`` as well, with the robustness of some generators.
+
+    falls: by generator, by how much of the AUC each step of strength lowers it.
+    """
+    results: Results = json.loads((source / "results.json").read_text())
+    write_results(folder, Scores.from_csv(source / "scores.csv"), results)
+    kept = []
+    for test_set in sets:
+        for generator, fall in falls.items():
+            entry = results[test_set]["generators"].get(generator)
+            kept += [
+                robustness.Kept(
+                    *(name, strength, test_set, generator, entry["n_real"], entry["n_fake"]),
+                    auc=entry["auc"] - fall * step,
+                    clean=entry["auc"],
+                )
+                for name, strengths in STRENGTHS.items()
+                for step, strength in enumerate(strengths, start=1)
+                if entry is not None
+            ]
+    robustness.write(kept, folder)
+    return results
 
 
 class Page(HTMLParser):

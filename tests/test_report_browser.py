@@ -10,9 +10,10 @@ import torch
 
 from focus import report
 from focus.models import Detector
+from focus.results import write_results
 
 from .reports import Page as Parsed
-from .reports import made
+from .reports import made, measured
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
@@ -223,6 +224,31 @@ def test_nothing_is_cut_off_and_text_can_be_read(
     width_of = "e => e.getBoundingClientRect().width / e.viewBox.baseVal.width"
     assert 8 * page.locator(".plot svg").first.evaluate(width_of) >= 8
     page.context.close()
+
+
+def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
+    """Names of runs of any length, and figures in the width of a phone."""
+    _, scores, results = made(tmp_path / "images", 12, resamples=0)
+    write_results(tmp_path / "source", scores, results)
+    folders = [tmp_path / f"cyborg-densenet121-{loss}-seed0" for loss in ("blend", "ce")]
+    for folder in folders:
+        measured(folder, tmp_path / "source", {"kA": 0.02, "uB": 0.01}, ["closed", "open"])
+    report.compare([str(folder) for folder in folders], tmp_path / "out")
+    for width in (390, 1280):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message, said=complaints: said.append(message.text))
+        page.goto((tmp_path / "out" / report.REPORT).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        figures = page.locator("#robustness svg")
+        assert figures.count() == 8, "a perturbation and test set each"
+        for at in range(8):
+            box = figures.nth(at).bounding_box()
+            assert 300 < box["width"] <= width - box["x"]
+            assert box["height"] > 200
+        assert complaints == []
+        context.close()
 
 
 def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(

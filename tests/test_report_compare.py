@@ -1,14 +1,13 @@
 """``evaluate.py --compare``: several runs side by side, from the files that they left."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from focus import evaluation, robustness
+from focus import evaluation
 from focus.cli import parse
 from focus.config import EvaluateConfig
 from focus.errors import InputError
@@ -16,10 +15,10 @@ from focus.metrics import auc_difference
 from focus.perturbations import STRENGTHS
 from focus.report import REPORT, comparison, plots
 from focus.result_table import figure
-from focus.results import Results, summarise, write_results
+from focus.results import summarise, write_results
 from focus.scores import Scores
 
-from .reports import Page, made
+from .reports import Page, made, measured
 
 
 @pytest.fixture(scope="module")
@@ -132,31 +131,6 @@ def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> No
     found = compare([runs[0], tmp_path / "first"], tmp_path / "out")
     assert f"{runs[0]}: 60 images" in found.text
     assert f"{tmp_path / 'first'}: 60 images" in found.text
-
-
-def measured(folder: Path, source: Path, falls: dict[str, float], sets: Sequence[str]) -> Results:
-    """The run of ``source`` in ``folder`` as well, with the robustness of some generators.
-
-    falls: by generator, by how much of the AUC each step of strength lowers it.
-    """
-    results: Results = json.loads((source / "results.json").read_text())
-    write_results(folder, Scores.from_csv(source / "scores.csv"), results)
-    kept = []
-    for test_set in sets:
-        for generator, fall in falls.items():
-            entry = results[test_set]["generators"].get(generator)
-            kept += [
-                robustness.Kept(
-                    *(name, strength, test_set, generator, entry["n_real"], entry["n_fake"]),
-                    auc=entry["auc"] - fall * step,
-                    clean=entry["auc"],
-                )
-                for name, strengths in STRENGTHS.items()
-                for step, strength in enumerate(strengths, start=1)
-                if entry is not None
-            ]
-    robustness.write(kept, folder)
-    return results
 
 
 def test_robustness_is_the_mean_over_the_generators_that_all_have(
