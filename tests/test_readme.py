@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ from .documented import (
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = ("docs/reproduce.md", "docs/experiment.md")
-"""Run by tests/test_reproduce.py, with stand-ins for data that are given out on request; of the
-other, which takes hours, tests/test_experiment.py runs the like on a few images."""
+"""Whose commands build on each other: tests/test_reproduce.py runs the first's, with stand-ins for
+data that are given out on request; the second's are run below, one after the other."""
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -293,6 +293,27 @@ def test_a_long_command_runs_scaled_down(command: Command, place: Path, tmp_path
         words = [str(CHECKOUT / "train.py"), *words[1:], *SMALL, "--epochs", "1"]
         words += [] if "--data" in words else OWN_DATA
         words += ["--output", str(tmp_path)]  # two commands may mean one run
+    launch(words, place)
+
+
+@pytest.mark.slow
+def test_the_experiments_commands_run_scaled_down(tmp_path: Path) -> None:
+    """In their order, with cross-entropy alone, one epoch and one seed on a few images."""
+    write_files(tmp_path)
+    shown = [c for c in of_document("docs/experiment.md") if kind(c) == "focus.experiment"]
+    assert len(shown) == 6
+    for command in shown:
+        words = [*program(command), "--recipe", "demo", "--epochs", "1", "--seeds", "1"]
+        words += [*("--losses", "ce"), *("--jobs", "1")]
+        words += [] if "--data" in words else [*OWN_DATA, *TESTS]
+        launch(words, tmp_path)
+    for output in ("experiment", "own"):
+        assert (tmp_path / output / "search" / "weights.yaml").exists()
+        assert (tmp_path / output / "report.md").exists()
+
+
+def launch(words: Sequence[str], place: Path) -> None:
+    """Run Python with the words in a process of its own, which must end well."""
     done = subprocess.run(
         [sys.executable, *words],
         cwd=place,
