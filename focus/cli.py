@@ -130,10 +130,15 @@ def leave_checkout() -> None:
     checkout before they import this package, which is to be the installed one.
     """
     root = Path(__file__).resolve().parents[1]
-    ours = find_spec("focus.kernels")
-    # An installed package has its kernels within, and lies in a folder that others are found in.
-    if ours and ours.origin and Path(ours.origin).resolve().parent == root / "kernels":
+    found = find_spec("focus.kernels")
+    kernels = Path(found.origin).resolve().parent if found and found.origin else None
+    if kernels == root / "kernels":
         sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != root]
+    elif kernels != root / "focus" / "kernels":  # where an installed package has them
+        sys.exit(
+            f"error: {root} is a checkout that is not the installed one: "
+            "pip install -e it, or call this from another folder."
+        )
 
 
 def _sentence(error: InputError) -> str:

@@ -92,9 +92,9 @@ def class_activation(
     found = []
     for part, chosen in zip(features.split(size), classes.split(size), strict=True):
         matrix = _matrix(part)
-        logits = _linear(_mean(matrix), weight, bias)
-        found.append((logits, torch.bmm(weight[chosen], matrix)))
-    logits, cams = (_join(field) for field in zip(*found, strict=True))
+        found.append((_mean(matrix), torch.bmm(weight[chosen], matrix)))
+    pooled, cams = (_join(field) for field in zip(*found, strict=True))
+    logits = _linear(pooled, weight, bias)
     entropy, _ = _entropy(cams, temperature)
     return logits, cams.unflatten(2, features.shape[2:]), entropy
 
@@ -117,6 +117,7 @@ def focus_head_forward(
     a, b, c, temperature, smoothing = scalars.unbind()
     weight = weight.to(accumulation_dtype(features))
     predicted = cam_class == "predicted"
+    total_row = _total_row(weight, cam_class == "contrast")
     size = _part_size(features)
     found, guesses = [], []
     for part, index in zip(features.split(size), target.split(size), strict=True):
@@ -125,8 +126,7 @@ def focus_head_forward(
         if predicted:
             guesses.append(_linear(pooled, weight, bias))
         index = guesses[-1].argmax(1) if predicted else index.clone()
-        vectors = _class_vectors(weight, index, cam_class == "contrast")
-        found.append((pooled, index, _products(vectors, matrix)))
+        found.append((pooled, index, _products(_class_vectors(weight, index, total_row), matrix)))
     pooled, index, cam = (_join(field) for field in zip(*found, strict=True))
     # Of the whole batch where possible: with many classes each product reads a large weight.
     logits = _join(guesses) if predicted else _linear(pooled, weight, bias)
@@ -183,9 +183,15 @@ def focus_head_backward(
     return grad_features, grad_weight, grad_logits.sum(0) if needs[2] else None
 
 
-def _class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
+def _total_row(weight: Tensor, contrast: bool) -> Tensor | None:
+    """Sum ``[C]`` of the rows, which the contrast takes; made once, as it reads all the weight."""
+    return weight.sum(0) if contrast else None
+
+
+def _class_vectors(weight: Tensor, index: Tensor, total_row: Tensor | None) -> Tensor:
+    """``[B,C]``; with the sum of the rows, of the contrast."""
     rows = weight.index_select(0, index)
-    return rows - (weight.sum(0) - rows) / (len(weight) - 1) if contrast else rows
+    return rows if total_row is None else rows - (total_row - rows) / (len(weight) - 1)
 
 
 def _scatter_rows(weight: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> Tensor:
@@ -276,29 +282,33 @@ def _grad_features(
     # of half the batch at most, since they show in the peak of memory.
     group = max(min(PRODUCT_SAMPLES, -(-len(features) // 2)), 1)
     spread = None if grad_logits is None else grad_logits / grad_cam.shape[1]
+    total_row = _total_row(weight, contrast)
     for start in range(0, len(features), group):
         samples = slice(start, start + group)
         _write_products(
             cells[samples],
-            _class_vectors(weight, index[samples], contrast).unsqueeze(along),
+            _class_vectors(weight, index[samples], total_row).unsqueeze(along),
             grad_cam[samples].unsqueeze(across),
             None if spread is None else (spread[samples] @ weight).unsqueeze(along),
             size,
+            last,
         )
     return out
 
 
 def _write_products(
-    out: Tensor, vectors: Tensor, grad_cam: Tensor, added: Tensor | None, size: int
+    out: Tensor, vectors: Tensor, grad_cam: Tensor, added: Tensor | None, size: int, last: bool
 ) -> None:
-    """``out = vectors * grad_cam + added``, ``size`` samples at a time; what is added has the shape
-    of the vectors, ``[B,1,C]`` or ``[B,C,1]``."""
+    """``out = vectors * grad_cam + added``, ``size`` samples at a time.
+
+    Vectors, and what is added, are ``[B,1,C]`` where channels are last, else ``[B,C,1]``.
+    """
     for part in (slice(start, start + size) for start in range(0, len(out), size)):
         # Straight into place, or through 32 bits.
         place = out[part] if out.dtype == vectors.dtype else None
         if added is None:
             result = torch.mul(vectors[part], grad_cam[part], out=place)
-        elif added.shape[1] == 1:
+        elif last:
             result = torch.addcmul(added[part], vectors[part], grad_cam[part], out=place)
         else:
             # Along rows of 49 cells two passes in the cache are quicker than addcmul's one.

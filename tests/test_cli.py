@@ -393,3 +393,16 @@ def test_an_installed_package_does_not_hide_its_neighbours(tmp_path: Path) -> No
     theirs, ours = named_kernels("focus", site, tmp_path)
     assert theirs == site / "kernels.py"
     assert ours == site / "focus" / "kernels" / "__init__.py"
+
+
+def test_a_checkout_without_kernels_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Called in one checkout where another, or nothing, is installed."""
+    shutil.copytree(CHECKOUT / "focus", tmp_path / "focus")
+    done = subprocess.run(
+        [sys.executable, "-m", "focus", "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path} is a checkout that is not the installed one: "
+        "pip install -e it, or call this from another folder.\n"
+    )

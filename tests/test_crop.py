@@ -269,6 +269,16 @@ def test_the_command_cuts_what_a_layout_has(
     assert abs(column / size[0] - 0.5) < 0.15
 
 
+def test_a_detector_of_ones_own_may_lie_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_faces.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert detector("own_faces:find")(Image.new("RGB", (4, 3))) == [(0, 0, 4, 3)]
+    assert sys.path == before
+
+
 def test_the_command_reads_data_as_training_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,10 @@
 """Where the face is, and the square that is cut out around it."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,9 @@ def detector(name: str) -> Detector:
             f"There is no face detector {name!r}: give {', '.join(DETECTORS)}, or module:function "
             "of your own."
         )
+    # The current folder, last: the commands take a checkout from the front of the path.
+    here = str(Path.cwd())
+    sys.path.append(here)
     try:
         found: Detector = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -82,6 +87,8 @@ def detector(name: str) -> Detector:
             f"The face detector {name} cannot be imported ({error}): give a module that "
             "Python finds and a function in it."
         ) from error
+    finally:
+        sys.path.remove(here)
     return found
 
 

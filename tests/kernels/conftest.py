@@ -1,9 +1,11 @@
-"""Uninitialised memory is NaN (the largest value, for integers) in the tests of the kernels."""
+"""Shared by the tests of the kernels: uninitialised memory is NaN (an integer the largest)."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from focus.kernels import eager
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +19,10 @@ def poison_uninitialised_memory() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eager form takes two samples of a [7,6,3,3] at a time, and products of three."""
+    monkeypatch.setattr(eager, "PART_ELEMENTS", 80)
+    monkeypatch.setattr(eager, "PRODUCT_SAMPLES", 3)

@@ -57,6 +57,11 @@ def test_as_reference_interpreted(form: Form, case: Case) -> None:
     assert_as_reference(form, case)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_as_reference_in_parts(layout: str, small_parts: None) -> None:
+    assert_as_reference(Form("eager"), SMALL | {"batch": 7, "layout": layout})
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("form", CAM_ENTROPY)

@@ -73,6 +73,18 @@ def test_as_reference_in_triton(form: Form, case: Case) -> None:
     assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("cam_class", CAM_CLASSES)
+@pytest.mark.parametrize("batch", [0, 1, 7])
+def test_as_reference_in_parts(
+    batch: int, cam_class: str, layout: str, dtype: torch.dtype, small_parts: None
+) -> None:
+    case = SMALL | {"batch": batch, "cam_class": cam_class, "layout": layout, "dtype": dtype}
+    inputs = make_inputs(case)
+    assert_as_reference(Form("eager"), inputs, head_options(case, inputs) | {"reduction": "none"})
+
+
 # Tiles as a GPU has them, more than one in each direction, and the edges of vectors.
 CORNERS: tuple[Case, ...] = (
     {"batch": 5, "channels": 72, "grid": (7, 7), "classes": 2, "dtype": torch.bfloat16},
