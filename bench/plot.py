@@ -2,7 +2,7 @@
 
     python -m bench.plot [--results FOLDER] [--docs FOLDER]
 
-reads ``head.csv``, ``growth.csv``, ``growth-slopes.csv`` and ``step.csv`` of the results, draws
+reads ``head.csv``, ``growth.csv``, ``growth-slopes.csv``, ``step.csv`` and ``imports.csv``, draws
 ``bench-head.png``, ``bench-growth.png`` and ``bench-step.png``, and fills the tables between the
 marks of ``benchmarks.md``. What has not been measured has no picture.
 """

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
