@@ -112,13 +112,16 @@ def collapse_warning(figures: Mapping[str, float]) -> str:
     )
 
 
-def epoch_line(row: Mapping[str, Any], epochs: int, metric: str, *, best: bool, rate: float) -> str:
-    """One line for the console. rate: training images a second."""
+def epoch_line(
+    row: Mapping[str, Any], epochs: int, metric: str, *, best: bool, images_per_second: float
+) -> str:
+    """One line for the console. images_per_second: of training."""
     name = f"eval_{metric}"
+    mark = "  (best)" if best else ""
     return (
         f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  "
         f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} {row[name]:.4f}  "
-        f"entropy {row['eval_entropy']:.3f}  {rate:.0f} images/s{'  (best)' if best else ''}"
+        f"entropy {row['eval_entropy']:.3f}  {images_per_second:.0f} images/s{mark}"
     )
 
 

@@ -24,7 +24,7 @@ NONFINITE = "nonfinite.csv"
 
 
 class RunLog:
-    """Of one run: its trackers, which the main process has, and its lines on the console."""
+    """Reports a run to its trackers, which the main process has, and on the console."""
 
     def __init__(
         self, config: ResolvedTrainConfig, accelerator: Accelerator, images_per_step: int
@@ -37,11 +37,8 @@ class RunLog:
         """Count the speed from now on, after ``step`` steps."""
         self._since = time.perf_counter(), step
 
-    def step(self, done: Step, step: int, rate: float) -> None:
-        """A step, by its number, and the speed since the last one that was logged.
-
-        rate: of learning.
-        """
+    def step(self, done: Step, step: int, lr: float) -> None:
+        """A step, by its number, and the images a second since the last one that was logged."""
         now, (then, before) = time.perf_counter(), self._since
         images = (step - before) * self.images_per_step
         self.accelerator.log(
@@ -51,21 +48,25 @@ class RunLog:
                     for name, total in zip(TERMS, done.sums, strict=True)
                 },
                 "step/grad_norm": done.gradient_norm,
-                "step/lr": rate,
+                "step/lr": lr,
                 "step/images_per_second": images / max(now - then, 1e-9),
             },
             step=step,
         )
         self._since = now, step
 
-    def epoch(self, row: Mapping[str, Any], step: int, *, best: bool, speed: float) -> None:
+    def epoch(
+        self, row: Mapping[str, Any], step: int, *, best: bool, images_per_second: float
+    ) -> None:
         """An epoch, by its row of ``summary.csv``, with a warning if the CAM has collapsed.
 
-        speed: training images a second.
+        images_per_second: of training.
         """
-        config = self.config
+        epochs, metric = self.config.epochs, self.config.eval_metric
         if self.accelerator.is_main_process:
-            tqdm.write(epoch_line(row, config.epochs, config.eval_metric, best=best, rate=speed))
+            tqdm.write(
+                epoch_line(row, epochs, metric, best=best, images_per_second=images_per_second)
+            )
             if warning := collapse_warning(row):
                 tqdm.write(warning)
         logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}

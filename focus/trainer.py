@@ -454,7 +454,7 @@ class Trainer:
                 self._save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
                 self.log.sheet(self.kept, self.validation, state)
-        self.log.epoch(row, state.step, best=best, speed=speed)
+        self.log.epoch(row, state.step, best=best, images_per_second=speed)
 
     def _waited_enough(self) -> bool:
         patience = self.config.patience

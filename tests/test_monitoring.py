@@ -128,10 +128,12 @@ def test_better_is_higher_or_for_a_loss_lower() -> None:
 def test_lines(tmp_path: Path) -> None:
     row = {"epoch": 3, "train_loss": 0.5, "eval_auc": 0.75, "eval_log_loss": 0.6}
     row["eval_entropy"] = 0.25
-    assert epoch_line(row, 9, "auc", best=True, rate=12.6) == (
+    assert epoch_line(row, 9, "auc", best=True, images_per_second=12.6) == (
         "epoch 3/9  loss 0.5000  validation AUC 0.7500  entropy 0.250  13 images/s  (best)"
     )
-    assert "validation log loss 0.6000" in epoch_line(row, 9, "log_loss", best=False, rate=1)
+    assert "validation log loss 0.6000" in epoch_line(
+        row, 9, "log_loss", best=False, images_per_second=1
+    )
     write_summary(tmp_path / "summary.csv", [row, row | {"epoch": 4}])
     read = list(csv.DictReader((tmp_path / "summary.csv").open()))
     assert [line["epoch"] for line in read] == ["3", "4"]

@@ -68,7 +68,7 @@ def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
     log = RunLog(resolve(TrainConfig(output=str(tmp_path))), accelerator, images_per_step=8)
     row = {"epoch": 2, "train_loss": 0.5, "eval_auc": 0.75, "eval_entropy": 0.25}
     for step, share in ((10, 0.5), (20, 0.95)):
-        log.epoch({**row, "eval_peak_share": share}, step, best=True, speed=12.0)
+        log.epoch({**row, "eval_peak_share": share}, step, best=True, images_per_second=12.0)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["epoch", "epoch", "warning:"]
     assert lines[0].endswith("12 images/s  (best)")
