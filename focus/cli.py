@@ -60,7 +60,7 @@ def parse(
     types = {name: _bare(hint) for name, hint in get_type_hints(config_class).items()}
     parser = _parser(config_class, prog or Path(sys.argv[0]).name, description)
     words = sys.argv[1:] if argv is None else argv
-    flags, files = _read_argv(words, types, _takes(config_class))
+    flags, files = _read_argv(words, types, _nargs_of(config_class))
     if flags.pop("help", None):
         if is_main_process():
             parser.print_help()
@@ -168,7 +168,7 @@ def _bare(hint: Any) -> Any:
     return hint
 
 
-def _takes(config_class: type[C]) -> dict[str, Words]:
+def _nargs_of(config_class: type[C]) -> dict[str, Words]:
     """How many words each field's flag takes."""
     return {f.name: f.metadata["words"] for f in fields(config_class)}
 
@@ -176,7 +176,7 @@ def _takes(config_class: type[C]) -> dict[str, Words]:
 def _parser(config_class: type[C], prog: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog,
-        usage=f"%(prog)s {'PATH ... ' * ('alone' in _takes(config_class).values())}[flags]",
+        usage=f"%(prog)s {'PATH ... ' * ('positional' in _nargs_of(config_class).values())}[flags]",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         exit_on_error=False,
@@ -211,13 +211,13 @@ def _metavar(kind: Any) -> str:
 
 
 def _read_argv(
-    argv: Sequence[str], types: dict[str, Any], takes: dict[str, Words]
+    argv: Sequence[str], types: dict[str, Any], nargs: dict[str, Words]
 ) -> tuple[dict[str, Any], list[str]]:
     """The values by field name, as text, and the configuration files.
 
-    takes: how many words each flag takes.
+    nargs: how many words each flag takes.
     """
-    alone = next((name for name, words in takes.items() if words == "alone"), None)
+    positional = next((name for name, words in nargs.items() if words == "positional"), None)
     given: dict[str, Any] = {}
     files: list[str] = []
     words = deque(argv)
@@ -226,8 +226,8 @@ def _read_argv(
         head, equals, value = word.partition("=")
         head = {"-c": "--config", "-h": "--help"}.get(head, head)
         name = head[2:].replace("-", "_")
-        if not head.startswith("-") and alone:
-            given.setdefault(alone, []).append(word)
+        if not head.startswith("-") and positional:
+            given.setdefault(positional, []).append(word)
             continue
         if not head.startswith("-"):
             raise InputError(f"{word!r} stands alone: write it behind its flag, as in --data PATH.")
@@ -243,7 +243,7 @@ def _read_argv(
             raise InputError(f"There is no flag {head}{meant}; --help lists them all.")
         if not equals:
             follows = bool(words) and not words[0].startswith("--") and words[0] not in ("-c", "-h")
-            if kind is bool and alone:  # what follows a switch is rather one of those words
+            if kind is bool and positional:  # what follows a switch is rather positional
                 follows = follows and words[0] in ("true", "false")
             value = words.popleft() if follows else "true" if kind is bool else ""
         if not value:
@@ -253,7 +253,7 @@ def _read_argv(
         elif get_origin(kind) is tuple:
             values = given.setdefault(name, [])
             values.append(value)
-            while takes[name] == "many" and words and not words[0].startswith("-"):
+            while nargs[name] == "many" and words and not words[0].startswith("-"):
                 values.append(words.popleft())
         elif get_origin(kind) is dict:
             key, equals, path = value.partition("=")

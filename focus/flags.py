@@ -13,9 +13,9 @@ from focus.errors import InputError
 GROUPS = ("data", "model", "loss", "training", "output", "machine")
 """The groups of flags, in the order in which ``--help`` shows them."""
 
-Words = Literal["one", "many", "alone"]
+Words = Literal["one", "many", "positional"]
 """What a flag takes: the word behind it, all words up to the next flag, or the word behind it and
-each that stands alone, behind no flag."""
+each positional one, which stands behind no flag."""
 
 T = TypeVar("T")
 

@@ -32,7 +32,11 @@ class ExplainConfig(_UseConfig):
     """What ``python -m focus explain`` takes."""
 
     paths: tuple[str, ...] = declare(
-        (), "data", "image, video or folder of them; also without --paths", "PATH", words="alone"
+        (),
+        "data",
+        "image, video or folder of them; also without --paths",
+        "PATH",
+        words="positional",
     )
     as_video: bool = declare(
         False, "data", "take each folder as one video, its images as the frames in natural order"
