@@ -22,7 +22,7 @@ T = TypeVar("T")
 _POSITIVE: tuple[Callable[[float], bool], str] = (lambda v: v > 0, "above 0")
 _AT_LEAST_0: tuple[Callable[[float], bool], str] = (lambda v: v >= 0, "at least 0")
 _AT_LEAST_1: tuple[Callable[[float], bool], str] = (lambda v: v >= 1, "at least 1")
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "image_size": (lambda v: v >= 32, "at least 32 (pixels a side)"),
     "classification_weight": _AT_LEAST_0,
     "focus_weight": _AT_LEAST_0,
@@ -52,6 +52,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "threads": _AT_LEAST_1,
     "workers": _AT_LEAST_0,
 }
+"""Of the fields of that name, in any configuration: which values are allowed, and that in words."""
 
 
 def flag(name: str) -> str:
@@ -75,7 +76,7 @@ def declare(default: T, group: str, help: str, metavar: str = "", words: Words =
 
 def check_ranges(config: object) -> None:
     """Raise InputError for a number out of its range; None is in it."""
-    for name, (allowed, words) in _RANGES.items():
+    for name, (allowed, words) in RANGES.items():
         value = getattr(config, name, None)
         if value is not None and not (math.isfinite(value) and allowed(value)):
             raise InputError(f"{flag(name)} must be {words}, got {value}.")

@@ -1,7 +1,7 @@
 """The configuration: what recipes, losses and flags make of it, what is refused, and its YAML."""
 
 import itertools
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from focus.config import (
     write_config,
 )
 from focus.errors import InputError, did_you_mean
+from focus.flags import RANGES
 from focus.losses import LOSSES, LossConfig
 from focus.recipes import RECIPES
+from focus.use_config import ExplainConfig, ExportConfig
 
 
 def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> None:
@@ -214,6 +216,12 @@ def test_what_cannot_work_is_refused_in_one_sentence(given: dict[str, Any], word
     with pytest.raises(InputError, match=words) as caught:
         TrainConfig(**given)
     assert "\n" not in str(caught.value)
+
+
+def test_each_range_is_that_of_a_field() -> None:
+    configs = (TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
+    names = {field.name for config in configs for field in fields(config)}
+    assert set(RANGES) - names == set()
 
 
 def test_evaluation_takes_one_model() -> None:
