@@ -33,6 +33,7 @@ from bench.timing import (
     Step,
     at_least,
     begin,
+    end_in_a_line,
     judge,
     parser_of,
     ratio,
@@ -41,7 +42,6 @@ from bench.timing import (
 )
 from focus.config import TrainConfig, resolve
 from focus.data.dataset import Batch
-from focus.errors import InputError
 from focus.kernels import use_backend
 from focus.losses import LOSSES
 from focus.models import Detector
@@ -289,18 +289,15 @@ def main() -> None:
     parser.add_argument("--image-size", type=at_least(1), default=224, help="pixels a side")
     given = parser.parse_args()
     batches = given.batches or (BATCHES[:1] if given.short else BATCHES)
+    more = {"image_size": given.image_size, "recipe": RECIPE}
+    measured_with = begin("bench.step", given, rounds, **more)
     rows: list[Row] = []
-    try:
-        more = {"image_size": given.image_size, "recipe": RECIPE}
-        measured_with = begin("bench.step", given, rounds, **more)
-        for found in measure(given.models, batches, given.image_size, given.rounds):
-            tqdm.write("\n".join(map(line_of, found)))
-            rows += found
-            if given.output:
-                write(given.output, "step", [asdict(row) for row in rows], measured_with)
-    except InputError as error:
-        parser.error(str(error))
+    for found in measure(given.models, batches, given.image_size, given.rounds):
+        tqdm.write("\n".join(map(line_of, found)))
+        rows += found
+        if given.output:
+            write(given.output, "step", [asdict(row) for row in rows], measured_with)
 
 
 if __name__ == "__main__":
-    main()
+    end_in_a_line(main)

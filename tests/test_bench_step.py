@@ -164,13 +164,14 @@ def test_the_program_writes_a_row_for_each_ratio(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "message"),
     [
-        (["--models", "resnet5"], "There is no network 'resnet5' in timm"),
-        (["--rounds", "0"], "argument --rounds: '0' is no whole number of at least 1"),
+        (["--models", "resnet5"], 1, "error: There is no network 'resnet5' in timm"),
+        (["--rounds", "0"], 2, "argument --rounds: '0' is no whole number of at least 1"),
     ],
 )
-def test_what_cannot_be_measured_is_said(words: list[str], message: str) -> None:
+def test_what_cannot_be_measured_is_said(words: list[str], code: int, message: str) -> None:
     done = program(*words)
-    assert done.returncode == 2
+    assert done.returncode == code
     assert message in done.stderr.splitlines()[-1]
+    assert ("usage:" in done.stderr) == (code == 2)
