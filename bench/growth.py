@@ -32,6 +32,7 @@ from bench.timing import (
     median,
     parser_of,
     peak_bytes,
+    rounds_of,
     time_rounds,
     write,
 )
@@ -175,20 +176,19 @@ def table(slopes: Sequence[Slope]) -> list[str]:
 
 def main() -> None:
     """Check, measure, print the slopes, and write them and the sizes with ``--output``."""
-    rounds = ROUNDS, SHORT_ROUNDS
     files, fewer = "growth*.csv and growth*.json", "fewer sizes, layouts and rounds"
-    parser = parser_of(__doc__, files, fewer, rounds)
+    parser = parser_of(__doc__, files, fewer, ROUNDS, SHORT_ROUNDS)
     parser.add_argument("--dtypes", choices=head.DTYPES, nargs="+", default=["fp32"])
     parser.add_argument("--layouts", choices=head.LAYOUTS, nargs="+")
     given = parser.parse_args()
-    measured_with = begin("bench.growth", given, rounds)
+    measured_with = begin("bench.growth", given)
     layouts = given.layouts or (head.LAYOUTS[-1:] if given.short else head.LAYOUTS)
     sizes: list[Size] = []
     slopes: list[Slope] = []
     kinds = list(product(given.dtypes, layouts, POINTS.items()))
     for dtype, layout, (against, points) in tqdm(kinds, "growth", unit="kind"):
         taken = points[:SHORT] if given.short else points
-        found = measure(against, taken, layout, dtype, given.rounds)
+        found = measure(against, taken, layout, dtype, rounds_of(given))
         sizes += found[0]
         slopes += found[1]
     print("\n".join(table(slopes)))

@@ -40,6 +40,7 @@ from bench.timing import (
     end_in_a_line,
     parser_of,
     peak_bytes,
+    rounds_of,
     time_rounds,
     write,
 )
@@ -363,10 +364,8 @@ def cases_of(given: argparse.Namespace) -> list[Case]:
 
 def main() -> None:
     """Check, measure, print a table, and write it with ``--output``."""
-    rounds = ROUNDS, SHORT_ROUNDS
-    parser = parser_of(
-        __doc__, "head.csv and head.json", "fewer shapes, classes and rounds", rounds
-    )
+    files, fewer = "head.csv and head.json", "fewer shapes, classes and rounds"
+    parser = parser_of(__doc__, files, fewer, ROUNDS, SHORT_ROUNDS)
     parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="BxCxHW")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--layouts", choices=LAYOUTS, nargs="+", default=LAYOUTS)
@@ -375,10 +374,10 @@ def main() -> None:
     classes_help = f"default: {CLASSES}; at {where} also {many}"
     parser.add_argument("--classes", type=at_least(2), nargs="+", metavar="K", help=classes_help)
     given = parser.parse_args()
-    measured_with = begin("bench.head", given, rounds)
+    measured_with = begin("bench.head", given)
     rows: list[Row] = []
     for case in tqdm(cases_of(given), "head", unit="case"):
-        rows += measure(case, given.rounds)
+        rows += measure(case, rounds_of(given))
     print("\n".join([*table(rows), *verdict(rows)]))
     if given.output:
         write(given.output, "head", [asdict(row) for row in rows], measured_with)

@@ -37,6 +37,7 @@ from bench.timing import (
     judge,
     parser_of,
     ratio,
+    rounds_of,
     time_rounds,
     write,
 )
@@ -281,18 +282,17 @@ def _shown(step: Step, progress: tqdm, images: int) -> tuple[Tensor, ...]:
 
 def main() -> None:
     """Check, measure, print a table, and write it with ``--output``, anew after each case."""
-    rounds = ROUNDS, SHORT_ROUNDS
     files, fewer = "step.csv and step.json", "the small batch, fewer rounds"
-    parser = parser_of(__doc__, files, fewer, rounds)
+    parser = parser_of(__doc__, files, fewer, ROUNDS, SHORT_ROUNDS)
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of timm")
     parser.add_argument("--batches", type=at_least(1), nargs="+", metavar="N")
     parser.add_argument("--image-size", type=at_least(1), default=224, help="pixels a side")
     given = parser.parse_args()
     batches = given.batches or (BATCHES[:1] if given.short else BATCHES)
     more = {"image_size": given.image_size, "recipe": RECIPE}
-    measured_with = begin("bench.step", given, rounds, **more)
+    measured_with = begin("bench.step", given, **more)
     rows: list[Row] = []
-    for found in measure(given.models, batches, given.image_size, given.rounds):
+    for found in measure(given.models, batches, given.image_size, rounds_of(given)):
         tqdm.write("\n".join(map(line_of, found)))
         rows += found
         if given.output:

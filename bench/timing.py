@@ -45,7 +45,7 @@ def at_least(limit: int) -> Callable[[str], int]:
 
 
 def parser_of(
-    about: str | None, files: str, fewer: str, rounds: tuple[int, int]
+    about: str | None, files: str, fewer: str, rounds: int, short_rounds: int
 ) -> argparse.ArgumentParser:
     """The flags that the benchmarks share.
 
@@ -53,7 +53,8 @@ def parser_of(
         about: the text of ``--help``.
         files: what ``--output`` gets.
         fewer: what ``--short`` has less of.
-        rounds: how many by default, and with ``--short``.
+        rounds: how many by default.
+        short_rounds: how many with ``--short``.
     """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawTextHelpFormatter
@@ -61,17 +62,27 @@ def parser_of(
     parser.add_argument("--short", action="store_true", help=fewer)
     parser.add_argument("--output", type=Path, help=f"folder for {files}")
     parser.add_argument(
-        "--rounds", type=at_least(1), help=f"default: {rounds[0]}; short: {rounds[1]}"
+        "--rounds", type=at_least(1), help=f"default: {rounds}; short: {short_rounds}"
     )
+    # No flags: what rounds_of chooses from.
+    parser.set_defaults(default_rounds=rounds, short_rounds=short_rounds)
     return parser
 
 
-def begin(
-    module: str, given: argparse.Namespace, rounds: tuple[int, int], **more: str | int
-) -> dict[str, str | int]:
-    """See to allocator, thread and folder, fill in the rounds, print the settings and return them.
+def rounds_of(given: argparse.Namespace) -> int:
+    """Those of ``--rounds``, else the default of a whole or a short measurement.
 
-    more: settings of this benchmark alone.
+    given: what a parser of :func:`parser_of` made.
+    """
+    if given.rounds is not None:
+        return int(given.rounds)
+    return int(given.short_rounds if given.short else given.default_rounds)
+
+
+def begin(module: str, given: argparse.Namespace, **more: str | int) -> dict[str, str | int]:
+    """See to allocator, thread and folder, print the settings and return them.
+
+    given: what a parser of :func:`parser_of` made. more: settings of this benchmark alone.
 
     Raises:
         InputError: as :func:`make_folder`.
@@ -80,8 +91,8 @@ def begin(
     torch.set_num_threads(1)
     if given.output:
         make_folder(given.output)
-    given.rounds = given.rounds or rounds[given.short]
-    measured_with = settings(f"python -m {module}" + " --short" * given.short, given.rounds) | more
+    command = f"python -m {module}" + " --short" * given.short
+    measured_with = settings(command, rounds_of(given)) | more
     print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
     return measured_with
 
