@@ -57,6 +57,7 @@ def test_only_ours_is_held_to_the_bar_and_not_against_the_classes() -> None:
     assert met("plain", "cells", values) is met("ours", "classes", values) is None
 
 
+@pytest.mark.usefixtures("plain_cpu")
 def test_program_writes_sizes_and_slopes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,16 +90,3 @@ def test_program_writes_sizes_and_slopes(
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.endswith(" met") for line in printed) >= 2
     assert len(printed) == 2 + len(slopes)
-
-
-def test_rounds_that_are_given_win_over_the_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in timing.ALLOCATOR.items():
-        monkeypatch.setenv(name, value)  # else the process would start anew
-    parser = timing.parser_of("About.", "a.csv", "fewer rounds", 9, 5)
-    assert "default: 9; short: 5" in parser.format_help()
-    for words, rounds in (([], 9), (["--short"], 5), (["--short", "--rounds", "2"], 2)):
-        given = parser.parse_args(words)
-        settings = timing.begin("bench.a", given, recipe="paper")
-        assert settings["rounds"] == timing.rounds_of(given) == rounds
-        assert settings["command"] == "python -m bench.a" + " --short" * given.short
-        assert settings["recipe"] == "paper"
