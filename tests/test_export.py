@@ -18,6 +18,8 @@ from focus.models import Detector
 from focus.operating_points import POINTS, OperatingPoints
 from focus.use_config import ExportConfig
 
+from .detectors import lifelike
+
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -27,20 +29,13 @@ pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 def make(model: str, size: int) -> Detector:
     torch.manual_seed(0)
-    detector = Detector(model, image_size=size, loss=LossConfig(temperature=0.7))
-    # As training leaves them, no longer 0 and 1: weights of batch norm and running statistics.
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.5)
-    with torch.no_grad():
-        detector.train().features(torch.randn(8, 3, size, size))
+    detector = lifelike(Detector(model, image_size=size, loss=LossConfig(temperature=0.7)))
     classifier = detector.head.fc
     classifier.weight.data.normal_(0, classifier.in_features**-0.5)
     detector.points = OperatingPoints(
         dict.fromkeys(POINTS, 0.25), Calibration(2.0, 1.0, 1.0), 90, 80
     )
-    return detector.eval()
+    return detector
 
 
 @pytest.fixture
