@@ -84,7 +84,7 @@ def two(value: float) -> str:
 
 def up(value: float) -> str:
     """``.003``: what is no less than the value, in three digits."""
-    return report._number(math.ceil(1e3 * value) / 1e3)
+    return report.number(math.ceil(1e3 * value) / 1e3)
 
 
 def section(document: str, title: str) -> str:
@@ -162,19 +162,19 @@ def line(arm: str) -> str:
             if (row["loss"], row["other"], row["length"]) == (arm, frozen.BASELINE, str(length)):
                 names = ("difference", "low", "high", "p")
                 figures = (number(row, f"matched_{name}") for name in names)
-                text = report._span(Compared(*figures, int(row["n_seeds"])))
+                text = report.span(Compared(*figures, int(row["n_seeds"])))
                 return f"**{text}**" if row["primary"] == "1" else text
         return ""
 
     pointing = " / ".join(two(mean(f"pointing_{kind}", arm)) for kind in ("closed", "open"))
     cells = (
         f"`{arm}`",
-        report._number(mean("closed", arm)),
-        report._number(mean("closed_balanced", arm)),
-        report._cell(over_seeds("open", arm, 20), interval=False),
+        report.number(mean("closed", arm)),
+        report.number(mean("closed_balanced", arm)),
+        report.cell(over_seeds("open", arm, 20), interval=False),
         against_ce(1),
-        report._number(mean("closed", arm, 40)),
-        report._cell(over_seeds("open", arm, 40), interval=False),
+        report.number(mean("closed", arm, 40)),
+        report.cell(over_seeds("open", arm, 40), interval=False),
         against_ce(2),
         two(mean("entropy_open", arm)),
         pointing,
@@ -246,7 +246,7 @@ def test_what_the_document_says_of_the_slope() -> None:
     )
     assert f"within {up(abs(matched - plain).max())} of the plain ones" in text
     assert f"within {up(abs(matched - other).max())} of those with +{two(within)};" in text
-    found = {report._signed(each[0]) for each in (plain, matched, other)}
+    found = {report.signed(each[0]) for each in (plain, matched, other)}
     assert COMPARISONS[0]["primary"] == "1"
     assert [f"the primary one is {each} by all three." in text for each in found] == [True]
 
@@ -265,7 +265,7 @@ def test_what_the_document_says_of_the_search() -> None:
         assert t_interval(aucs).sd == pytest.approx(sd, abs=2e-4), row
         place = sum(each.arm == arm for each in found)
         found.append(search.Candidate(arm, frozen.SEARCH[arm][place], aucs))
-        assert search._text(found[-1].settings) == settings
+        assert search.settings_text(found[-1].settings) == settings
         if mark == "chosen":
             marked[arm] = found[-1]
     assert len(found) == sum(map(len, frozen.SEARCH.values()))
@@ -277,4 +277,4 @@ def test_what_the_document_says_of_the_search() -> None:
         frozen.BASELINE: frozen.RECIPE,
     }
     lowest_of_ce = min(marked[frozen.BASELINE].aucs)
-    assert f"reaches .93 on each seed (lowest {report._number(lowest_of_ce)})" in text
+    assert f"reaches .93 on each seed (lowest {report.number(lowest_of_ce)})" in text

@@ -146,7 +146,7 @@ def _table(
     heads = [FIGURES.get(name, name.removeprefix("open.")) for name in shown]
     lines = [f"| {first} | epochs | seeds | {' | '.join(heads)} |", "|---" * (3 + len(shown)) + "|"]
     for row, ((_, arm, _), members) in enumerate(grouped.items()):
-        values = [_cell(cells[name][row], interval) for name in shown]
+        values = [cell(cells[name][row], interval) for name in shown]
         epochs = members[0].run.config.epochs
         lines.append(f"| `{arm}` | {epochs} | {len(members)} | {' | '.join(values)} |")
     return [*lines, ""]
@@ -161,7 +161,7 @@ def _comparison_lines(analysis: Analysis) -> list[str]:
         lines += [f"**Primary endpoint.** {_primary(primary)}", ""]
     lines += [
         "Differences in open AUC; matched: at equal closed AUC by the slope "
-        f"{_number(analysis.slope)} of open on closed AUC within the losses, common to all "
+        f"{number(analysis.slope)} of open on closed AUC within the losses, common to all "
         f"{analysis.n_runs} runs.",
         "",
         "| loss - other | epochs | Δ closed | Δ open | Δ open, matched [95 %] | p | p (Holm) |",
@@ -170,8 +170,8 @@ def _comparison_lines(analysis: Analysis) -> list[str]:
     for c in analysis.comparisons:
         mark = " (primary)" if c.primary else ""
         lines.append(
-            f"| `{c.arm}` - `{c.other}`{mark} | {c.length}x | {_signed(c.closed)} "
-            f"| {_signed(c.plain.difference)} | {_span(c.matched)} | {_p(c.matched.p)} "
+            f"| `{c.arm}` - `{c.other}`{mark} | {c.length}x | {signed(c.closed)} "
+            f"| {signed(c.plain.difference)} | {span(c.matched)} | {_p(c.matched.p)} "
             f"| {_p(c.p_holm)} |"
         )
     return [*lines, ""]
@@ -190,9 +190,9 @@ def _primary(c: Comparison) -> str:
         verdict = f"no difference between `{c.arm}` and `{c.other}` is shown"
     seeds = f"{found.n_seeds} seed{'s' * (found.n_seeds > 1)}"
     return (
-        f"At matched closed AUC {verdict}: {_span(found)} in mean open AUC over the unknown "
-        f"generators ({seeds}); unmatched {_span(c.plain)}, Student's interval over seeds "
-        f"[{_signed(c.paired.low)}, {_signed(c.paired.high)}]. These are the generators of this "
+        f"At matched closed AUC {verdict}: {span(found)} in mean open AUC over the unknown "
+        f"generators ({seeds}); unmatched {span(c.plain)}, Student's interval over seeds "
+        f"[{signed(c.paired.low)}, {signed(c.paired.high)}]. These are the generators of this "
         "test set; a handful of them does not speak for all generators."
     )
 
@@ -225,30 +225,36 @@ def _plain(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def _cell(each: Interval, interval: bool) -> str:
+def cell(each: Interval, interval: bool) -> str:
+    """``.953 ± .004``: mean and SD over seeds, of a single one the mean; "-" without any.
+
+    interval: with Student's interval in brackets behind.
+    """
     if not each.n:
         return "-"
-    text = _number(each.mean)
+    text = number(each.mean)
     if each.n > 1:
-        text += f" ± {_number(each.sd)}"
+        text += f" ± {number(each.sd)}"
         if interval:
-            text += f" [{_number(each.low)}, {_number(each.high)}]"
+            text += f" [{number(each.low)}, {number(each.high)}]"
     return text
 
 
-def _span(found: Compared) -> str:
-    return f"{_signed(found.difference)} [{_signed(found.low)}, {_signed(found.high)}]"
+def span(found: Compared) -> str:
+    """``+.012 [+.003, +.021]``: a difference and its interval."""
+    return f"{signed(found.difference)} [{signed(found.low)}, {signed(found.high)}]"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """``.953``: few figures here are larger than 1."""
     return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """``+.012``: a difference."""
     # Adding 0 makes 0 of what was rounded to -0.
     return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1.", f"{round(value, 3) + 0.0:+.3f}")
 
 
 def _p(value: float) -> str:
-    return "-" if math.isnan(value) else "< .001" if value < 0.001 else _number(value)
+    return "-" if math.isnan(value) else "< .001" if value < 0.001 else number(value)

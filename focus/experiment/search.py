@@ -77,7 +77,7 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
             each = t_interval(candidate.aucs)
             rows.writerow(
                 (
-                    *(candidate.arm, _text(candidate.settings), each.mean, each.sd),
+                    *(candidate.arm, settings_text(candidate.settings), each.mean, each.sd),
                     *(min(candidate.aucs), each.n, int(chosen[candidate.arm] is candidate)),
                 )
             )
@@ -89,8 +89,8 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
         each = t_interval(candidate.aucs)
         mark = "chosen" if chosen[candidate.arm] is candidate else ""
         lines.append(
-            f"| `{candidate.arm}` | {_text(candidate.settings)} | {each.mean:.4f} ± {each.sd:.4f} "
-            f"| {min(candidate.aucs):.4f} | {mark} |"
+            f"| `{candidate.arm}` | {settings_text(candidate.settings)} "
+            f"| {each.mean:.4f} ± {each.sd:.4f} | {min(candidate.aucs):.4f} | {mark} |"
         )
     lines += ["", *(line for line in (recipe_line(chosen),) if line)]
     return "\n".join(lines)
@@ -105,9 +105,10 @@ def recipe_line(chosen: Mapping[str, Candidate]) -> str:
     verdict = "reaches" if lowest >= least else "DOES NOT REACH"
     return (
         f"Cross-entropy {verdict} {least} on each seed (lowest {lowest:.4f}) with the recipe "
-        f"{_text(recipe.settings)}."
+        f"{settings_text(recipe.settings)}."
     )
 
 
-def _text(settings: frozen.Settings) -> str:
+def settings_text(settings: frozen.Settings) -> str:
+    """``focus_weight 0.1, saliency_weight 5``; "-" where there are none."""
     return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "-"
