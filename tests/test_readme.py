@@ -204,7 +204,7 @@ CHEAP = (
     *("focus explain", "focus export"),
 )
 LENGTHY = ("train.py", "focus.data demo", "focus.experiment")
-TIMED = ("bench", "bench.plot")
+TIMED = ("bench", "bench.imports", "bench.plot")
 """Minutes of measuring: tests/test_bench_*.py run them in short."""
 
 
