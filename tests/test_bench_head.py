@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from focus.kernels import use_backend
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import head, head_table, timing  # noqa: E402
 from bench.head_table import Case  # noqa: E402
-from focus.kernels import use_backend  # noqa: E402
 
 
 def test_peak_is_what_lives_at_once() -> None:
