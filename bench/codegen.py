@@ -48,7 +48,7 @@ SMALLER = {f"sm_{number}": GPUTarget("cuda", number, 32) for number in (86, 89, 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
 GRIDS = ((7, 7), (8, 8), (10, 10))
-BATCH, CHANNELS, CLASSES, MANY_CLASSES = 20, 2048, 2, 1000
+BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES, MANY_CLASSES = 20, 2048, 2, 16, 1000
 
 # What the code is held to: the widest access, occupancy at 4 warps, shared memory of sm_86 and 120.
 WIDE = 16
@@ -224,12 +224,14 @@ def steps(
             needs=(True, True, True),
         )
 
-    # Few classes and many take different kernels.
+    # Few classes, several and many take different kernels; in forward, few and more.
     heads = {
         f"focus_head {name} K {len(w)}": partial(call, w)
         for w in (weight, many)
         for name, call in (("forward", head_forward), ("backward", head_backward))
     }
+    several = empty(SEVERAL_CLASSES, CHANNELS)
+    heads[f"focus_head backward K {SEVERAL_CLASSES}"] = partial(head_backward, several)
     return heads | {
         f"focus_head contrast forward K {len(many)}": lambda: head_forward(many, "contrast"),
         "cam_entropy forward": lambda: triton_cam_entropy.cam_entropy_forward(

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.triton_gradient import few_classes, many_classes
-from focus.kernels.triton_maps import FUSED_CLASSES, MAX_ROWS, class_maps
+from focus.kernels.triton_gradient import gradients
+from focus.kernels.triton_maps import MAX_ROWS, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
 from focus.kernels.types import without_autocast
 
@@ -114,12 +114,11 @@ def cam_entropy_backward(
                 CELLS=grad.shape[1],
                 **small_options(grad.shape[1]),
             )
-    form = few_classes if len(weight) <= FUSED_CLASSES else many_classes
     one = grad.new_ones(()).expand(len(grad))
-    gradients = form(
+    found = gradients(
         features, weight, index, grad, None, one, contrast=False, needs=(*needs, False)
     )
-    return gradients[:2]
+    return found[:2]
 
 
 @without_autocast

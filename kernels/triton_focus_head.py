@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels.eager import HeadForward
-from focus.kernels.triton_gradient import few_classes, many_classes
+from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
 from focus.kernels.types import CamClass, Level, accumulation_dtype, without_autocast
@@ -328,8 +328,7 @@ def focus_head_backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As :func:`focus.kernels.eager.focus_head_backward`; ``pooled`` is not needed."""
-    form = few_classes if len(weight) <= FUSED_CLASSES else many_classes
-    return form(
+    return gradients(
         features,
         weight,
         index,

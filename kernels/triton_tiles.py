@@ -36,6 +36,8 @@ MIN_CHANNELS = 16
 # Vectors of M channels that a tile takes, before its elements, for one class or two, are too many
 # for the registers.
 MAX_VECTORS = 256
+# With more, fewer than four programs of four warps share a multiprocessor.
+MAX_REGISTERS = 128
 # For tests in the interpreter, which takes a millisecond a step whatever the size of the tile.
 tile_scale = 1
 
@@ -183,6 +185,25 @@ def spread_channels(parts, CELLS: tl.constexpr, V: tl.constexpr):
         out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
     else:
         out = parts[0][:, :, None]
+    return out
+
+
+@triton.jit
+def spread_block(x, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr):
+    """``[1, BLOCK_C]`` of a tile's channels, spread over the cells.
+
+    Not gathered: the gather's layout would become that of the tile.
+    """
+    if V > 0:
+        M: tl.constexpr = channels_per_row(CELLS, V)
+        lead, of_next = vector_channels(CELLS, V)
+        m = tl.arange(0, M)[:, None]
+        x = tl.reshape(x, (1, BLOCK_C // M, M))[:, :, :, None]
+        here = tl.sum(tl.where((lead[None, :] == m)[None, None, :, :], x, 0), 2)
+        after = tl.sum(tl.where((lead[None, :] + 1 == m)[None, None, :, :], x, 0), 2)
+        out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
+    else:
+        out = x[:, :, None]
     return out
 
 

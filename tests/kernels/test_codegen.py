@@ -27,12 +27,13 @@ MAX_REGISTERS = 128
 TRITON_3_6 = {("focus_head forward K 2: maps", "bf16", "NCHW"): 150}
 READ_FEATURES = {
     "focus_head forward K 2: maps",
-    "focus_head backward K 2: gradient",
+    "focus_head backward K 2: few",
     "focus_head forward K 1000: maps",
     "focus_head contrast forward K 1000: maps",
+    "focus_head backward K 16: several",
     "focus_head backward K 1000: rows",
     "cam_entropy forward: maps",
-    "cam_entropy backward: gradient",
+    "cam_entropy backward: few",
     "class_activation: maps",
 }
 WRITE_GRADIENT = {name for name in READ_FEATURES if "backward" in name}

@@ -93,9 +93,12 @@ CORNERS: tuple[Case, ...] = (
     {"batch": 2, "channels": 12, "grid": (10, 10), "classes": 2, "dtype": torch.bfloat16},
     {"batch": 5, "channels": 20, "grid": (3, 3), "classes": 1, "dtype": torch.float64},
     {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 5, "dtype": torch.bfloat16},
+    # More than one group of samples.
+    {"batch": 17, "channels": 24, "grid": (5, 5), "classes": 16, "dtype": torch.float16},
     # More than one block of cells, the last one cut.
     {"batch": 5, "channels": 20, "grid": (12, 13), "classes": 2, "dtype": torch.float32},
     {"batch": 2, "channels": 19, "grid": (9, 15), "classes": 3, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 20, "grid": (9, 15), "classes": 6, "dtype": torch.float32},
     {"batch": 2, "channels": 20, "grid": (16, 17), "classes": 17, "dtype": torch.float32},
 )
 
@@ -126,12 +129,12 @@ def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str, classe
 
 @pytest.mark.parametrize("programs", [1, 3, 1000])
 def test_any_number_of_programs_gives_the_same(programs: int) -> None:
-    from focus.kernels import triton_gradient
+    from focus.kernels import triton_gradient_few
 
     case = SMALL | {"batch": 7, "channels": 72, "grid": (5, 5), "dtype": torch.float64}
     inputs = make_inputs(case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_gradient, "PROGRAMS", programs)
+        patch.setattr(triton_gradient_few, "PROGRAMS", programs)
         form = Form("triton", tile_scale=1)
         assert_as_reference(form, inputs, head_options(case, inputs))
 

@@ -36,6 +36,8 @@ def test_cam_entropy(form: Form, layout: str) -> None:
 
 
 OPTIONS = {"layout": LAYOUTS, "level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
+# Each number has a kernel of its own.
+OPTIONS |= {"classes": (3, 5, 17)}
 
 
 @pytest.mark.parametrize("options", pairwise(OPTIONS, bool), ids=name_of)

@@ -1,0 +1,259 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
+"""Backward of few classes, whose products with h stay in place until they are summed.
+
+A program holds one block of channels of W and walks over a group of samples, so W is read, and dW
+written, once a group (and block of cells, where they are many).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from focus.kernels.eager import empty_gradient
+from focus.kernels.triton_gradient_sums import sum_groups
+from focus.kernels.triton_maps import (
+    MAX_CLASSES_IN_PLACE,
+    PROGRAMS,
+    SAMPLES,
+    channels_per_split,
+)
+from focus.kernels.triton_tiles import (
+    MAX_REGISTERS,
+    OPTIONS,
+    arrangement,
+    load_channels,
+    on_amd,
+    padded,
+    samples_in_registers,
+    spread_cells,
+    sum_cells,
+    tile_offsets,
+    triton_type,
+    zero_tile,
+)
+from focus.kernels.types import accumulation_dtype
+
+
+@triton.jit
+def _few_kernel(
+    features_ptr,
+    weight_ptr,
+    classes_ptr,
+    grad_cam_ptr,
+    grad_logits_ptr,
+    upstream_ptr,
+    grad_features_ptr,
+    grad_weight_ptr,
+    stride_fb,
+    stride_fc,
+    stride_fh,
+    stride_fw,
+    stride_wk,
+    stride_wc,
+    stride_gb,
+    stride_gc,
+    stride_gh,
+    stride_gw,
+    stride_y,
+    stride_u,
+    batch,
+    channels,
+    width,
+    classes,
+    channels_per_split,
+    ACC: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    LOGITS: tl.constexpr,
+    NEED_FEATURES: tl.constexpr,
+    NEED_WEIGHT: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    STAGES: tl.constexpr,
+    CELLS: tl.constexpr,
+    FLAT: tl.constexpr,
+    V: tl.constexpr,
+    L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """A group of SAMPLES samples, a split of the channels, a block of the cells: dF, a part of dW.
+
+    grad_features [B,C,H,W]; grad_weight [groups blocks,K,C] of ACC. LOGITS: they have a gradient,
+    too.
+    """
+    tl.static_assert(L <= MAX_CLASSES_IN_PLACE, "more classes do not fit into registers")
+    group = tl.program_id(0)
+    split = tl.program_id(1)
+    k = tl.arange(0, L)
+    first_p = 0
+    if BLOCK_P < CELLS:
+        first_p = tl.program_id(2) * BLOCK_P
+    p = first_p + tl.arange(0, BLOCK_P)
+    real = k < classes
+    others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
+    # A CAM's gradient alone stays in its class, also where 0 times the features is NaN.
+    ONE_CLASS: tl.constexpr = not LOGITS and not CONTRAST
+    # Of each sample: h, or g where that is in one class, and the class.
+    cams = ()
+    chosen = ()
+    for i in tl.static_range(SAMPLES):
+        b = (group * SAMPLES + i).to(tl.int64)
+        limit = tl.where(b < batch, classes, 0)
+        s = tl.load(upstream_ptr + b * stride_u, mask=b < batch, other=0).to(ACC)
+        y = tl.load(classes_ptr + b * stride_y, mask=b < batch, other=-1)
+        inside = p < tl.where(b < batch, CELLS, 0)
+        g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=inside, other=0)
+        hot = ((k == y) & real)[:, None]
+        if ONE_CLASS:
+            g = spread_cells(g[None, :], 1, CELLS, V)
+        else:
+            g = tl.where(hot, g[None, :], others * g[None, :] if CONTRAST else 0)
+            if LOGITS:
+                d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0) / CELLS
+                g += d[:, None]
+            g = spread_cells(tl.where(inside[None, :], g, 0), L, CELLS, V)
+        cams += (g,)
+        chosen += (hot,)
+    first = split * channels_per_split
+    last = tl.minimum(first + channels_per_split, channels)
+    rows = weight_ptr + k.to(tl.int64) * stride_wk
+    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
+        w = load_channels(rows, real, start, channels, stride_wc, ACC, CELLS, V, BLOCK_C)
+        grad_w = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
+        for i in tl.static_range(SAMPLES):
+            b = (group * SAMPLES + i).to(tl.int64)
+            readable = tl.where(b < batch, channels, 0)
+            if NEED_WEIGHT:
+                offsets, mask = tile_offsets(
+                    start,
+                    readable,
+                    first_p,
+                    stride_fc,
+                    stride_fh,
+                    stride_fw,
+                    width,
+                    CELLS,
+                    FLAT,
+                    V,
+                    BLOCK_C,
+                    BLOCK_P,
+                )
+                tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0)
+                tile = tile.to(ACC)[None]
+            if ONE_CLASS:
+                own = chosen[i][:, :, None, None] if V > 0 else chosen[i][:, :, None]
+                grad_f = tl.sum(tl.sum(tl.where(own, w, 0), 0)[None] * cams[i], 0)
+                if NEED_WEIGHT:
+                    grad_w += tl.where(own, cams[i] * tile, 0)
+            else:
+                grad_f = tl.sum(w * cams[i], 0)
+                if NEED_WEIGHT:
+                    grad_w += cams[i] * tile
+            if NEED_FEATURES:
+                offsets, mask = tile_offsets(
+                    start,
+                    readable,
+                    first_p,
+                    stride_gc,
+                    stride_gh,
+                    stride_gw,
+                    width,
+                    CELLS,
+                    FLAT,
+                    V,
+                    BLOCK_C,
+                    BLOCK_P,
+                )
+                # Explicit: the interpreter's own conversion to bfloat16 truncates.
+                tl.store(
+                    grad_features_ptr + b * stride_gb + offsets,
+                    grad_f.to(grad_features_ptr.dtype.element_ty),
+                    mask=mask,
+                )
+        if NEED_WEIGHT:
+            channel = start + tl.arange(0, BLOCK_C)
+            part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
+            place = (part * classes + k)[:, None] * channels + channel[None, :]
+            tl.store(
+                grad_weight_ptr + place,
+                sum_cells(grad_w, L, CELLS, V, BLOCK_C),
+                mask=real[:, None] & (channel < channels)[None, :],
+            )
+
+
+def few_classes(
+    features: Tensor,
+    weight: Tensor,
+    classes: Tensor,
+    grad_cam: Tensor,
+    grad_logits: Tensor | None,
+    upstream: Tensor,
+    *,
+    contrast: bool,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """dF, dW and db, each where ``needs`` asks for it, for up to 4 classes.
+
+    Args:
+        classes: ``[B]``; grad_cam ``[B,HW]``, grad_logits ``[B,K]`` or None, upstream ``[B]``.
+    """
+    batch, channels, height, width = features.shape
+    count = len(weight)
+    dtype = accumulation_dtype(features)
+    grad_features = empty_gradient(features) if needs[0] else None
+    written = features if grad_features is None else grad_features
+    lead = padded(count)
+    seen = arrangement(features, written, per_thread=8, classes=lead)
+    if seen["V"]:
+        seen = arrangement(features, written, per_thread=seen["V"], classes=lead)
+    samples = samples_in_registers(seen, SAMPLES if lead <= 2 or not seen["V"] else 2)
+    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
+    splits = default_splits(max(groups * blocks, 1), channels)
+    per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
+    partial = None
+    if needs[1]:
+        partial = features.new_empty((groups * blocks, count, channels), dtype=dtype)
+    with torch.cuda.device_of(features):
+        if batch and (needs[0] or needs[1]):
+            _few_kernel[(groups, triton.cdiv(channels, per_split), blocks)](
+                features,
+                weight,
+                classes,
+                grad_cam,
+                grad_logits,
+                upstream,
+                grad_features,
+                partial,
+                *features.stride(),
+                *weight.stride(),
+                *written.stride(),
+                classes.stride(0),
+                upstream.stride(0),
+                batch,
+                channels,
+                width,
+                count,
+                per_split,
+                ACC=triton_type(dtype),
+                CONTRAST=contrast,
+                LOGITS=grad_logits is not None,
+                NEED_FEATURES=needs[0],
+                NEED_WEIGHT=needs[1],
+                SAMPLES=samples,
+                STAGES=1 if on_amd() else 3,
+                L=lead,
+                **seen,
+                **OPTIONS,
+                **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
+            )
+    sums = sum_groups(partial, grad_logits, upstream, weight, need_bias=needs[2])
+    return grad_features, *sums
+
+
+def default_splits(groups: int, channels: int) -> int:
+    """How many programs share the channels of a group of samples and a block of their cells.
+
+    ``groups`` counts these pairs. Each program reads the small gradients again, which stays under
+    1 % of the features in 16 bits; for small batches two dozen programs in any case.
+    """
+    return max(1, min(PROGRAMS // groups, max(channels // 200, 24 // groups)))

@@ -1,0 +1,219 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
+"""Backward of several classes, too many for products in place and few enough to hold their rows.
+
+A sample's h has only two directions, ``s a g + s d / HW``. So dF is ``V g + v`` with V = s sum_k
+a_k W[k] and v = s sum_k d_k W[k] / HW, and dW[k] is ``s a_k u + s d_k sum_p F / HW`` with u =
+sum_p g F. A program holds the rows of W of its channels, and walks over a group of samples: W is
+read, and dW written, once a group and block of cells.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from focus.kernels.eager import empty_gradient
+from focus.kernels.triton_gradient_sums import sum_groups
+from focus.kernels.triton_tiles import (
+    MAX_REGISTERS,
+    OPTIONS,
+    arrangement,
+    on_amd,
+    spread_block,
+    spread_cells,
+    sum_cells,
+    tile_offsets,
+    triton_type,
+)
+from focus.kernels.types import accumulation_dtype
+
+# Up to here a program has registers for the rows of W, and of dW, of its channels.
+MAX_CLASSES = 16
+# Samples of a program, at most: so that W and the parts of dW stay small beside F.
+SAMPLES = 16
+
+
+@triton.jit
+def _several_kernel(
+    features_ptr,
+    weight_ptr,
+    classes_ptr,
+    grad_cam_ptr,
+    grad_logits_ptr,
+    upstream_ptr,
+    grad_features_ptr,
+    grad_weight_ptr,
+    stride_fb,
+    stride_fc,
+    stride_fh,
+    stride_fw,
+    stride_wk,
+    stride_wc,
+    stride_gb,
+    stride_gc,
+    stride_gh,
+    stride_gw,
+    stride_y,
+    stride_u,
+    batch,
+    channels,
+    width,
+    classes,
+    samples,
+    ACC: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    LOGITS: tl.constexpr,
+    NEED_FEATURES: tl.constexpr,
+    NEED_WEIGHT: tl.constexpr,
+    STAGES: tl.constexpr,
+    CELLS: tl.constexpr,
+    FLAT: tl.constexpr,
+    V: tl.constexpr,
+    L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """A group of samples, a block of the channels and one of the cells: dF, a part of dW.
+
+    grad_features [B,C,H,W]; grad_weight [groups blocks,K,C] of ACC. LOGITS: they have a gradient,
+    too.
+    """
+    group = tl.program_id(0)
+    first = tl.program_id(1) * BLOCK_C
+    first_p = 0
+    if BLOCK_P < CELLS:
+        first_p = tl.program_id(2) * BLOCK_P
+    k = tl.arange(0, L)
+    p = first_p + tl.arange(0, BLOCK_P)
+    real = k < classes
+    others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
+    channel = first + tl.arange(0, BLOCK_C)
+    there = real[:, None] & (channel < channels)[None, :]
+    rows = weight_ptr + k.to(tl.int64)[:, None] * stride_wk
+    w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_wc, mask=there, other=0).to(ACC)
+    grad_w = tl.zeros((L, BLOCK_C), ACC)
+    first_b = group.to(tl.int64) * samples
+    for sample in tl.range(0, tl.minimum(samples, batch - first_b), num_stages=STAGES):
+        b = first_b + sample
+        s = tl.load(upstream_ptr + b * stride_u).to(ACC)
+        y = tl.load(classes_ptr + b * stride_y)
+        if LOGITS:
+            d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
+        g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
+        g = spread_cells(g[None, :], 1, CELLS, V)
+        # a: chosen, not multiplied, so that what is NaN in another class stays there.
+        hot = ((k == y) & real)[:, None]
+        if NEED_FEATURES:
+            own = tl.where(hot, w, others * w if CONTRAST else 0)
+            grad_f = g * spread_block(tl.sum(own, 0)[None, :], CELLS, V, BLOCK_C)
+            if LOGITS:
+                even = tl.sum(d[:, None] * w, 0)[None, :]
+                grad_f += spread_block(even, CELLS, V, BLOCK_C)
+            offsets, mask = tile_offsets(
+                first,
+                channels,
+                first_p,
+                stride_gc,
+                stride_gh,
+                stride_gw,
+                width,
+                CELLS,
+                FLAT,
+                V,
+                BLOCK_C,
+                BLOCK_P,
+            )
+            tl.store(
+                grad_features_ptr + b * stride_gb + offsets,
+                tl.sum(grad_f, 0).to(grad_features_ptr.dtype.element_ty),
+                mask=mask,
+            )
+        if NEED_WEIGHT:
+            offsets, mask = tile_offsets(
+                first,
+                channels,
+                first_p,
+                stride_fc,
+                stride_fh,
+                stride_fw,
+                width,
+                CELLS,
+                FLAT,
+                V,
+                BLOCK_C,
+                BLOCK_P,
+            )
+            tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0)
+            tile = tile.to(ACC)[None]
+            u = sum_cells(tile * g, 1, CELLS, V, BLOCK_C)
+            grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
+            if LOGITS:
+                grad_w += d[:, None] * sum_cells(tile, 1, CELLS, V, BLOCK_C)
+    if NEED_WEIGHT:
+        part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
+        place = (part * classes + k)[:, None] * channels + channel[None, :]
+        tl.store(grad_weight_ptr + place, grad_w, mask=there)
+
+
+def several_classes(
+    features: Tensor,
+    weight: Tensor,
+    classes: Tensor,
+    grad_cam: Tensor,
+    grad_logits: Tensor | None,
+    upstream: Tensor,
+    *,
+    contrast: bool,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """As :func:`focus.kernels.triton_gradient.gradients`, for up to 16 classes."""
+    batch, channels, height, width = features.shape
+    count = len(weight)
+    dtype = accumulation_dtype(features)
+    grad_features = empty_gradient(features) if needs[0] else None
+    written = features if grad_features is None else grad_features
+    # What registers allow: of twice the channels, g is read half as often.
+    narrow = features.element_size() == 2
+    wide_tiles = narrow and features.stride(1) == 1
+    seen = arrangement(features, written, per_thread=16 if wide_tiles else 8)
+    groups = max(1, triton.cdiv(batch, SAMPLES))
+    # As many for each.
+    samples = max(1, triton.cdiv(batch, groups))
+    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
+    partial = None
+    if needs[1]:
+        partial = features.new_empty((groups * blocks, count, channels), dtype=dtype)
+    with torch.cuda.device_of(features):
+        if batch and (needs[0] or needs[1]):
+            _several_kernel[(groups, triton.cdiv(channels, seen["BLOCK_C"]), blocks)](
+                features,
+                weight,
+                classes,
+                grad_cam,
+                grad_logits,
+                upstream,
+                grad_features,
+                partial,
+                *features.stride(),
+                *weight.stride(),
+                *written.stride(),
+                classes.stride(0),
+                upstream.stride(0),
+                batch,
+                channels,
+                width,
+                count,
+                samples,
+                ACC=triton_type(dtype),
+                CONTRAST=contrast,
+                LOGITS=grad_logits is not None,
+                NEED_FEATURES=needs[0],
+                NEED_WEIGHT=needs[1],
+                STAGES=1 if on_amd() else 3 if narrow else 2,
+                L=MAX_CLASSES,
+                **seen,
+                **OPTIONS,
+                **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
+            )
+    sums = sum_groups(partial, grad_logits, upstream, weight, need_bias=needs[2])
+    return grad_features, *sums
