@@ -99,6 +99,49 @@ def _quicken(patch: pytest.MonkeyPatch, check_overflow: bool) -> None:
         module.interpreter_builder.options, sanitize_overflow=check_overflow
     )
     patch.setattr(module.interpreter_builder, "options", options)
+    # What follows from a type is found once, not again for each result of each operation.
+    scalar, any_type = functools.cache(module._get_np_dtype), module._get_np_dtype
+    patch.setattr(
+        module, "_get_np_dtype", lambda t: scalar(t) if type(t) is tl.dtype else any_type(t)
+    )
+    patch.setattr(tl.block_type, "__init__", _block_type_once())
+    patch.setattr(tl.tensor, "__init__", _tensor_once())
+    semantic = type(module.interpreter_semantic)
+    patch.setattr(semantic, "broadcast_impl_value", _broadcast_where_shapes_differ())
+
+
+def _block_type_once() -> Callable[..., None]:
+    """``block_type.__init__``, which checks the sizes, where they are new."""
+    import triton.language as tl
+
+    make, made = tl.block_type.__init__, dict[tuple[str, str], dict[str, Any]]()
+
+    def once(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = [size.value if isinstance(size, tl.constexpr) else size for size in shape]
+        # As a text, in which 1.0 and True, which are no sizes, are not 1.
+        key = element_ty.name, str(sizes)
+        if key in made:
+            vars(self).update(made[key])
+        else:
+            make(self, element_ty, shape)
+            made[key] = dict(vars(self))
+
+    return once
+
+
+def _tensor_once() -> Callable[..., None]:
+    """``tensor.__init__``: all but the handle is the same for all tensors of a type."""
+    import triton.language as tl
+
+    make, made = tl.tensor.__init__, dict[str, dict[str, Any]]()
+
+    def once(self: Any, handle: Any, type: Any) -> None:
+        if type.name not in made:
+            make(self, None, type)
+            made[type.name] = dict(vars(self))
+        vars(self).update(made[type.name], handle=handle)
+
+    return once
 
 
 @functools.cache
@@ -121,6 +164,21 @@ def _interpreted(function: Callable[..., Any]) -> Any:
     from triton.runtime.interpreter import InterpretedFunction
 
     return InterpretedFunction(function)
+
+
+def _broadcast_where_shapes_differ() -> Callable[..., tuple[Any, Any]]:
+    """``broadcast_impl_value``, which compares shapes as Python objects, size by size."""
+    from triton.language.semantic import TritonSemantic
+
+    broadcast = TritonSemantic.broadcast_impl_value
+
+    def quick(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any]:
+        one, other = lhs.type, rhs.type
+        if one.is_block() and other.is_block() and one.shape.values == other.shape.values:
+            return lhs, rhs
+        return broadcast(self, lhs, rhs)
+
+    return quick
 
 
 def _restore(owner: Any, attributes: dict[str, Any]) -> None:
