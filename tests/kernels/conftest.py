@@ -1,11 +1,33 @@
 """Shared by the tests of the kernels: uninitialised memory is NaN (an integer the largest)."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from focus.kernels import eager
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_imports() -> Iterator[None]:
+    """What torch and others made when imported stays: no search for garbage goes through it."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(one_thread: None) -> None:
+    """Threads wait for each other where the cores are busy."""
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -114,7 +114,7 @@ def test_second_backward_gives_the_same_gradients(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_same_bits_twice(form: Form) -> None:
+def test_same_bits_twice(form: Form, two_threads: None) -> None:
     inputs = make_inputs(SMALL | {"batch": 7, "channels": 300, "grid": (7, 7)}, form.device)
     first, second = run_cam_entropy(form, inputs), run_cam_entropy(form, inputs)
     for name in first:

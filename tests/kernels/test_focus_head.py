@@ -500,7 +500,7 @@ def test_gradient_of_features_has_their_layout(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_same_bits_twice(form: Form) -> None:
+def test_same_bits_twice(form: Form, two_threads: None) -> None:
     inputs = make_inputs(SMALL | {"batch": 7, "channels": 300, "grid": (7, 7)}, form.device)
     options = head_options(SMALL, inputs)
     first, second = (run_focus_head(form, inputs, **options) for _ in range(2))
