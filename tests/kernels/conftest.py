@@ -2,11 +2,34 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from focus.kernels import eager
+
+from .compiling import Compilation, compiling
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the tests of the kernels, those of machine code are last: it is compiled meanwhile."""
+    here = [n for n, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[n] for n in here), key=lambda item: item.path.stem == "test_codegen")
+    for n, item in zip(here, ordered, strict=True):
+        items[n] = item
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_tables(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Compilation | None]:
+    """Begins with the first test of the kernels, and is awaited by those of machine code."""
+    if any("compiled" in getattr(i, "fixturenames", ()) for i in request.session.items):
+        with compiling(tmp_path_factory.mktemp("codegen"), "quick") as tables:
+            yield tables
+    else:
+        yield None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,7 +42,7 @@ def frozen_imports() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def alone(one_thread: None) -> None:
-    """Threads wait for each other where the cores are busy."""
+    """Threads wait for each other where the cores are busy, as they are while kernels compile."""
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """The machine code of the kernels, compiled without a GPU; says nothing about running on one.
 
-A process of its own compiles: here the interpreter may have taken the compiler's place.
+A process of its own compiles: here the interpreter may have taken the compiler's place. What plain
+``pytest`` needs is begun with the first test of the kernels, and these tests are the last of them.
 """
 
 import csv
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,10 @@ import pytest
 
 from focus.kernels.backend import MAX_CELLS
 
+from .compiling import Compilation, compiling
+
 pytest.importorskip("triton", reason="triton is not installed")
 
-ROOT = Path(__file__).parents[2]
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # Targets and types at a grid of 7 x 7: of plain `pytest`, and with the slow tests.
 QUICK = [("sm_80", "fp32"), ("sm_80", "bf16"), ("sm_90", "bf16"), ("gfx942", "bf16")]
@@ -51,7 +52,8 @@ class Compiled(NamedTuple):
     planted: dict[str, dict[str, Any]]
 
 
-def compile_tables(folder: Path, *names: str) -> Compiled:
+@pytest.fixture(scope="module")
+def disassembler() -> None:
     from triton import knobs
 
     try:
@@ -59,12 +61,9 @@ def compile_tables(folder: Path, *names: str) -> Compiled:
     except RuntimeError as error:
         pytest.skip(f"triton without its disassembler: {error}")
     assert all(map(os.access, tools, [os.X_OK] * 2))
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    subprocess.run(
-        [sys.executable, Path(__file__).with_name("compile_kernels.py"), folder, *names],
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        check=True,
-    )
+
+
+def read(folder: Path, *names: str) -> Compiled:
     tables = {}
     for name in names:
         with (folder / name / "codegen.csv").open(newline="") as file:
@@ -76,14 +75,17 @@ def compile_tables(folder: Path, *names: str) -> Compiled:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    return compile_tables(tmp_path_factory.mktemp("codegen"), "quick")
+def compiled(disassembler: None, quick_tables: Compilation) -> Compiled:
+    return read(quick_tables.wait(), "quick")
 
 
 @pytest.fixture(scope="module")
-def compiled_further(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+def compiled_further(
+    disassembler: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Compiled]:
     names = ("further", "grids", "smaller", "large")
-    return compile_tables(tmp_path_factory.mktemp("codegen"), *names)
+    with compiling(tmp_path_factory.mktemp("codegen"), *names) as tables:
+        yield read(tables.wait(), *names)
 
 
 def rows(compiled: Compiled, table: str, **wanted: str) -> list[dict[str, Any]]:

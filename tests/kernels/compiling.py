@@ -1,0 +1,49 @@
+"""A process that compiles the kernels, beside the tests that need no compiler."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Compilation(NamedTuple):
+    """``compile_kernels.py``, writing to a folder."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def wait(self) -> Path:
+        """The folder, once all is written."""
+        code = self.process.wait()
+        assert code == 0, f"exit status {code}: {(self.folder / 'log.txt').read_text()}"
+        return self.folder
+
+
+@contextmanager
+def compiling(folder: Path, *names: str) -> Iterator[Compilation]:
+    """Begin to compile the named tables; on leaving, whatever still runs is ended."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    # What the compilers leave when they are ended goes with the folder.
+    (folder / "scratch").mkdir()
+    environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "scratch")}
+    with (folder / "log.txt").open("wb") as log:
+        # A group of its own: Ctrl-C reaches pytest alone, which ends all of the group.
+        process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("compile_kernels.py"), folder, *names],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+    try:
+        yield Compilation(process, folder)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
