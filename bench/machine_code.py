@@ -89,10 +89,26 @@ def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> Mach
     return MachineCode(
         warps=kernel.metadata.num_warps,
         shared=kernel.metadata.shared,
-        accesses=accesses,
+        accesses=[_in_its_file(access, arguments) for access in accesses],
         arguments={place: min(names) for place, names in arguments.items()},
         **resources,
     )
+
+
+def _in_its_file(access: Access, arguments: dict[tuple[str, str], set[str]]) -> Access:
+    """The access at a line that has one, where the source has none at its own.
+
+    Of two lines with the same number next to each other, in two files, ptxas keeps one file.
+    """
+    if (access.kind, access.line) in arguments:
+        return access
+    number = access.line.rpartition(":")[2]
+    same = [
+        line
+        for kind, line in arguments
+        if kind == access.kind and line.rpartition(":")[2] == number
+    ]
+    return access._replace(line=same[0]) if len(same) == 1 else access
 
 
 def _mend_lines(_: Any = None, stages: dict[str, Any] | None = None, *__: Any) -> tuple[str, str]:
