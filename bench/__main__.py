@@ -12,8 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.timing import make_folder
-from focus.errors import InputError
+from bench.entry import end_in_a_line, make_folder
 
 PROGRAMS = ("head", "growth", "step")
 ROOT = Path(__file__).parents[1]
@@ -45,8 +44,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
-    except InputError as error:
-        sys.exit(f"error: {error}")
+        end_in_a_line(main)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,7 +14,6 @@ and hands it over where it would compile it.
 import argparse
 import csv
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -31,6 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.driver import driver
 
+from bench.entry import end_in_a_line, make_folder
 from bench.machine_code import Access, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam_entropy, triton_focus_head
@@ -332,7 +332,7 @@ def main() -> None:
     if knobs.runtime.interpret:
         raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
     if output:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     print(f"triton {triton.__version__}, torch {torch.__version__}; compiled, not run")
     print(f"B {BATCH}, C {CHANNELS}, K {arguments.classes}")
     print(HEADER)
@@ -347,7 +347,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)

@@ -46,6 +46,7 @@ import torch
 
 from bench import gpu_tools as tools
 from bench import head
+from bench.entry import end_in_a_line
 from bench.gpu_report import Budget, Part, Report
 from bench.gpu_steps import (
     DONE,
@@ -398,7 +399,4 @@ def run_part(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)

@@ -24,10 +24,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from bench import head
+from bench.entry import end_in_a_line
 from bench.timing import (
     MET,
     begin,
-    end_in_a_line,
     judge,
     median,
     parser_of,

@@ -32,12 +32,12 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from bench.entry import end_in_a_line
 from bench.head_table import Case, Row, Shape, growth_of, make_row, shape_of, table, verdict
 from bench.timing import (
     Step,
     at_least,
     begin,
-    end_in_a_line,
     parser_of,
     peak_bytes,
     rounds_of,

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from bench.timing import MET, at_least, end_in_a_line, judge, make_folder, median, settings, write
+from bench.entry import end_in_a_line, make_folder
+from bench.timing import MET, at_least, judge, median, settings, write
 
 ROOT = Path(__file__).parents[1]
 IMPORT = """

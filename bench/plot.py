@@ -8,7 +8,6 @@ marks of ``benchmarks.md``. What has not been measured has no picture.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from bench.entry import end_in_a_line
 from bench.head_table import growth_of
 from bench.tables import Rows, distinct, fill, read
 from focus.errors import InputError
@@ -201,7 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)

@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 from tqdm.auto import tqdm
 
+from bench.entry import end_in_a_line
 from bench.predecessor import predecessor
 from bench.timing import (
     MET,
     Step,
     at_least,
     begin,
-    end_in_a_line,
     judge,
     parser_of,
     ratio,

@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from focus.errors import InputError
+from bench.entry import make_folder
 
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
@@ -85,7 +84,7 @@ def begin(module: str, given: argparse.Namespace, **more: str | int) -> dict[str
     given: what a parser of :func:`parser_of` made. more: settings of this benchmark alone.
 
     Raises:
-        InputError: as :func:`make_folder`.
+        InputError: as :func:`bench.entry.make_folder`.
     """
     keep_memory(module)
     torch.set_num_threads(1)
@@ -95,14 +94,6 @@ def begin(module: str, given: argparse.Namespace, **more: str | int) -> dict[str
     measured_with = settings(command, rounds_of(given)) | more
     print(", ".join(f"{name} {value}" for name, value in measured_with.items()))
     return measured_with
-
-
-def end_in_a_line(main: Callable[[], None]) -> None:
-    """Call it; an InputError ends the process with code 1 and one line."""
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 def keep_memory(module: str) -> None:
@@ -188,18 +179,6 @@ def settings(command: str, rounds: int) -> dict[str, str | int]:
         "pinned": "yes" if _cores_allowed() == 1 else "no",
         **{name: os.environ.get(name, "") for name in ALLOCATOR},
     }
-
-
-def make_folder(folder: Path) -> None:
-    """Before minutes of work; raises InputError where nothing can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--output {folder} cannot be written to ({error.strerror}): name another folder."
-        ) from error
 
 
 def write(

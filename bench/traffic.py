@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench.entry import end_in_a_line, make_folder
 from bench.interpreter_counter import Kind, Launch, Role, Traffic, measure
 from focus.errors import InputError
 from focus.kernels import cam_entropy, class_activation, focus_head
@@ -341,7 +342,7 @@ def main() -> None:
         raise InputError("triton was imported before this could ask for its interpreter.")
     torch.set_num_threads(1)
     if output:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     print(f"triton {version('triton')}, torch {version('torch')}; interpreted, nothing is timed")
     print(HEADER)
     table = []
@@ -355,7 +356,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    end_in_a_line(main)
