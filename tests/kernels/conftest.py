@@ -9,7 +9,7 @@ import torch
 
 from focus.kernels import eager
 
-from .compiling import Compilation, compiling
+from .background import Background, background
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,10 +23,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def quick_tables(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Compilation | None]:
+) -> Iterator[Background | None]:
     """Begins with the first test of the kernels, and is awaited by those of machine code."""
     if any("compiled" in getattr(i, "fixturenames", ()) for i in request.session.items):
-        with compiling(tmp_path_factory.mktemp("codegen"), "quick") as tables:
+        folder = tmp_path_factory.mktemp("codegen")
+        with background(folder, "compile_kernels.py", "quick") as tables:
             yield tables
     else:
         yield None

@@ -15,7 +15,7 @@ import pytest
 
 from focus.kernels.backend import MAX_CELLS
 
-from .compiling import Compilation, compiling
+from .background import Background, background
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -75,7 +75,7 @@ def read(folder: Path, *names: str) -> Compiled:
 
 
 @pytest.fixture(scope="module")
-def compiled(disassembler: None, quick_tables: Compilation) -> Compiled:
+def compiled(disassembler: None, quick_tables: Background) -> Compiled:
     return read(quick_tables.wait(), "quick")
 
 
@@ -84,7 +84,8 @@ def compiled_further(
     disassembler: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Compiled]:
     names = ("further", "grids", "smaller", "large")
-    with compiling(tmp_path_factory.mktemp("codegen"), *names) as tables:
+    folder = tmp_path_factory.mktemp("codegen")
+    with background(folder, "compile_kernels.py", *names) as tables:
         yield read(tables.wait(), *names)
 
 

@@ -1,4 +1,4 @@
-"""A process that compiles the kernels, beside the tests that need no compiler."""
+"""A program that works beside the tests, for those of them that come last."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 
-class Compilation(NamedTuple):
-    """``compile_kernels.py``, writing to a folder."""
+class Background(NamedTuple):
+    """A program that writes to a folder."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -26,23 +26,23 @@ class Compilation(NamedTuple):
 
 
 @contextmanager
-def compiling(folder: Path, *names: str) -> Iterator[Compilation]:
-    """Begin to compile the named tables; on leaving, whatever still runs is ended."""
+def background(folder: Path, program: str, *names: str) -> Iterator[Background]:
+    """Begin a program of this directory; on leaving, whatever still runs of it is ended."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    # What the compilers leave when they are ended goes with the folder.
+    # What compilers leave when they are ended goes with the folder.
     (folder / "scratch").mkdir()
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "scratch")}
     with (folder / "log.txt").open("wb") as log:
         # A group of its own: Ctrl-C reaches pytest alone, which ends all of the group.
         process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("compile_kernels.py"), folder, *names],
+            [sys.executable, Path(__file__).with_name(program), folder, *names],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
         )
     try:
-        yield Compilation(process, folder)
+        yield Background(process, folder)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
