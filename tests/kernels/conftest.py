@@ -1,6 +1,7 @@
 """Shared by the tests of the kernels: uninitialised memory is NaN (an integer the largest)."""
 
 import gc
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,17 @@ from focus.kernels import eager
 from .background import Background, background
 
 
+def asks_for(fixture: str, item: pytest.Item) -> bool:
+    return fixture in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the tests of the kernels, those of machine code are last: it is compiled meanwhile."""
+    """Of the tests of the kernels, those are last whose figures are made in the background."""
     here = [n for n, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    ordered = sorted((items[n] for n in here), key=lambda item: item.path.stem == "test_codegen")
+    ordered = sorted(
+        (items[n] for n in here),
+        key=lambda item: (item.path.stem == "test_codegen", asks_for("row", item)),
+    )
     for n, item in zip(here, ordered, strict=True):
         items[n] = item
 
@@ -25,10 +33,26 @@ def quick_tables(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Background | None]:
     """Begins with the first test of the kernels, and is awaited by those of machine code."""
-    if any("compiled" in getattr(i, "fixturenames", ()) for i in request.session.items):
+    if any(asks_for("compiled", item) for item in request.session.items):
         folder = tmp_path_factory.mktemp("codegen")
         with background(folder, "compile_kernels.py", "quick") as tables:
             yield tables
+    else:
+        yield None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traffic_rows(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Background | None]:
+    """Likewise for the lines that the tests of the traffic ask for, and no others."""
+    asking = [item for item in request.session.items if asks_for("row", item)]
+    lines = dict.fromkeys(item.callspec.params["row"] for item in asking)
+    if lines:
+        folder = tmp_path_factory.mktemp("traffic")
+        (folder / "lines.pickle").write_bytes(pickle.dumps(list(lines)))
+        with background(folder, "count_traffic.py") as rows:
+            yield rows
     else:
         yield None
 

@@ -5,6 +5,7 @@ their addresses."""
 
 import functools
 import mmap
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from bench import traffic
 from bench.interpreter_counter import BadAccess, Extent, measure
 from focus.kernels import class_activation
 
+from .background import Background
 from .cases import (
     REFERENCE,
     Case,
@@ -171,64 +173,94 @@ def test_torch_calls_within_registered_operators_are_counted() -> None:
 
 STEP = traffic.Case(20, 1024, 2, "bf16", "channels_last")
 SMALL = STEP._replace(batch=3)
+Line = tuple[str, traffic.Case, int]
+"""A usage, its case, and how many times those of a GPU the tiles are."""
+
+
+def line(name: str, case: traffic.Case) -> Line:
+    return name, case, 1
+
+
+def of_larger_tiles(name: str, case: traffic.Case) -> Line:
+    """Quicker where tiles are of vectors: of more channels, which moves the same bytes."""
+    of_vectors = case.layout == "NCHW" and case.grid[0] * case.grid[1] % 16
+    return name, case, 4 if of_vectors else 1
+
+
+def usual(name: str) -> Line:
+    """The limits on the other bytes are for a batch that is worth a GPU."""
+    usage = traffic.USAGES[name]
+    return line(name, STEP if usage.other or usage.sectors else SMALL)
+
+
+def described(line: Line) -> str:
+    name, (*case, grid), _ = line
+    return "-".join(map(str, (name, *case, "{}x{}".format(*grid))))
 
 
 @functools.cache
-def line(name: str, case: traffic.Case) -> traffic.Row:
-    return traffic.count(name, case)
+def rows(folder: Path) -> dict[Line, traffic.Row | str]:
+    return pickle.loads((folder / "rows.pickle").read_bytes())
 
 
-def usual(name: str) -> traffic.Case:
-    """The limits on the other bytes are for a batch that is worth a GPU."""
-    return STEP if traffic.USAGES[name].other or traffic.USAGES[name].sectors else SMALL
+@pytest.fixture
+def row(request: pytest.FixtureRequest, traffic_rows: Background) -> traffic.Row:
+    """Of the line that is the parameter: a process of its own counts it meanwhile."""
+    found = rows(traffic_rows.wait())[request.param]
+    assert isinstance(found, traffic.Row), found
+    return found
 
 
-def larger_tiles(layout: str, grid: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quicker where tiles are of vectors: of more channels, which moves the same bytes."""
-    from focus.kernels import triton_tiles
-
-    if layout == "NCHW" and grid[0] * grid[1] % 16:
-        monkeypatch.setattr(triton_tiles, "tile_scale", 4)
+def of_lines(*lines: Any) -> pytest.MarkDecorator:
+    """What a test says of each of the lines."""
+    return pytest.mark.parametrize("row", lines, ids=described, indirect=True)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
-def test_a_training_step_meets_the_limits(dtype: str) -> None:
-    assert line("focus_head step", STEP._replace(dtype=dtype, layout="NCHW")).faults == ()
+IN_NCHW = STEP._replace(layout="NCHW")
 
 
-@pytest.mark.parametrize("layout", traffic.LAYOUTS)
-@pytest.mark.parametrize(
-    ("grid", "dtype"), [((7, 7), "fp32"), ((8, 8), "bf16"), ((10, 10), "bf16"), ((10, 10), "fp32")]
+@of_lines(
+    line("focus_head step", IN_NCHW),
+    pytest.param(line("focus_head step", IN_NCHW._replace(dtype="fp32")), marks=pytest.mark.slow),
 )
-def test_a_training_step_moves_whole_sectors(
-    grid: tuple[int, int], dtype: str, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a smaller batch than the limits are for, since the sectors of F do not depend on it."""
-    larger_tiles(layout, grid, monkeypatch)
-    row = line("focus_head step", STEP._replace(batch=8, grid=grid, dtype=dtype, layout=layout))
+def test_a_training_step_meets_the_limits(row: traffic.Row) -> None:
     assert row.faults == ()
-    assert row.sectors <= traffic.MAX_SECTORS[dtype]
 
 
-@pytest.mark.parametrize("name", traffic.USAGES)
-def test_every_usage_meets_its_limits(name: str) -> None:
-    assert line(name, usual(name)).faults == ()
-
-
-@pytest.mark.parametrize("layout", traffic.LAYOUTS)
-@pytest.mark.parametrize(
-    "name", ["cam_entropy forward", "cam_entropy backward", "class_activation"]
+@of_lines(
+    *(
+        of_larger_tiles("focus_head step", traffic.Case(8, 1024, 2, dtype, layout, (side, side)))
+        for layout in traffic.LAYOUTS
+        for side, dtype in ((7, "fp32"), (8, "bf16"), (10, "bf16"), (10, "fp32"))
+    )
 )
-def test_float32_features_are_read_and_written_once(
-    name: str, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    larger_tiles(layout, traffic.GRID, monkeypatch)
-    assert line(name, SMALL._replace(dtype="fp32", layout=layout)).faults == ()
+def test_a_training_step_moves_whole_sectors(row: traffic.Row) -> None:
+    """Of a smaller batch than the limits are for, since the sectors of F do not depend on it."""
+    assert row.faults == ()
+    assert row.sectors <= traffic.MAX_SECTORS[row.case.dtype]
 
 
-@pytest.mark.parametrize("classes", [4, 5, 16, 17, 1000])
-def test_many_classes_read_the_features_no_more_often(classes: int) -> None:
-    assert line("focus_head step", SMALL._replace(classes=classes)).faults == ()
+@of_lines(*map(usual, traffic.USAGES))
+def test_every_usage_meets_its_limits(row: traffic.Row) -> None:
+    assert row.faults == ()
+
+
+@of_lines(
+    *(
+        of_larger_tiles(name, SMALL._replace(dtype="fp32", layout=layout))
+        for layout in traffic.LAYOUTS
+        for name in ("cam_entropy forward", "cam_entropy backward", "class_activation")
+    )
+)
+def test_float32_features_are_read_and_written_once(row: traffic.Row) -> None:
+    assert row.faults == ()
+
+
+@of_lines(
+    *(line("focus_head step", SMALL._replace(classes=classes)) for classes in (4, 5, 16, 17, 1000))
+)
+def test_many_classes_read_the_features_no_more_often(row: traffic.Row) -> None:
+    assert row.faults == ()
 
 
 # Launches that a GPU sees: those that touch F, others, and those that touch a few numbers only.
@@ -248,11 +280,15 @@ LAUNCHES = {
 }
 
 
-@pytest.mark.parametrize(("name", "classes"), LAUNCHES)
-def test_launches(name: str, classes: int) -> None:
-    row = line(name, SMALL._replace(classes=classes) if classes > 2 else usual(name))
+@of_lines(
+    *(
+        line(name, SMALL._replace(classes=classes)) if classes > 2 else usual(name)
+        for name, classes in LAUNCHES
+    )
+)
+def test_launches(row: traffic.Row) -> None:
     found = row.wide_launches, row.small_launches, row.number_launches
-    assert found == LAUNCHES[name, classes], row.launches_on_gpu
+    assert found == LAUNCHES[row.path, row.case.classes], row.launches_on_gpu
 
 
 def planted(extra: Callable[[traffic.Inputs], object]) -> tuple[str, ...]:
