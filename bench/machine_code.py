@@ -89,13 +89,13 @@ def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> Mach
     return MachineCode(
         warps=kernel.metadata.num_warps,
         shared=kernel.metadata.shared,
-        accesses=[_in_its_file(access, arguments) for access in accesses],
+        accesses=[in_its_file(access, arguments) for access in accesses],
         arguments={place: min(names) for place, names in arguments.items()},
         **resources,
     )
 
 
-def _in_its_file(access: Access, arguments: dict[tuple[str, str], set[str]]) -> Access:
+def in_its_file(access: Access, arguments: dict[tuple[str, str], set[str]]) -> Access:
     """The access at a line that has one, where the source has none at its own.
 
     Of two lines with the same number next to each other, in two files, ptxas keeps one file.

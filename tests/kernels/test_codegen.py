@@ -7,6 +7,7 @@ A process of its own compiles: here the interpreter may have taken the compiler'
 import csv
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from focus.kernels.backend import MAX_CELLS
 from .background import Background, background
 
 pytest.importorskip("triton", reason="triton is not installed")
+
+# The programs of bench are not installed.
+sys.path.append(str(Path(__file__).parents[2]))
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # Targets and types at a grid of 7 x 7: of plain `pytest`, and with the slow tests.
@@ -219,6 +223,23 @@ def test_asynchronous_copies_count_as_loads(compiled: Compiled) -> None:
     for name, width in (("asynchronous, wide", "16"), ("asynchronous, narrow", "4")):
         assert list(planted[name]["loads"]) == [width]
         assert planted[name]["asynchronous"] == planted[name]["loads"][width] > 0
+
+
+def test_an_access_with_another_file_is_found_by_its_number() -> None:
+    from bench.machine_code import Access, in_its_file
+
+    known = {("load", "few.py:105"): {"grad_cam_ptr"}, ("load", "few.py:141"): {"features_ptr"}}
+    misplaced = Access("load", 4, False, "tiles.py:105")
+    assert in_its_file(misplaced, known) == misplaced._replace(line="few.py:105")
+    # Not where it is known, nor where there is no such number of this kind, or more than one.
+    for access in (
+        Access("load", 16, True, "few.py:141"),
+        Access("load", 4, False, "tiles.py:106"),
+        Access("store", 4, False, "tiles.py:105"),
+    ):
+        assert in_its_file(access, known) == access
+    known["load", "maps.py:105"] = {"weight_ptr"}
+    assert in_its_file(misplaced, known) == misplaced
 
 
 def test_specialisation_is_that_of_the_tensors(compiled: Compiled) -> None:

@@ -95,6 +95,7 @@ CORNERS: tuple[Case, ...] = (
     {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 5, "dtype": torch.bfloat16},
     # More than one group of samples.
     {"batch": 17, "channels": 24, "grid": (5, 5), "classes": 16, "dtype": torch.float16},
+    {"batch": 17, "channels": 20, "grid": (3, 3), "classes": 70, "dtype": torch.float32},
     # More than one block of cells, the last one cut.
     {"batch": 5, "channels": 20, "grid": (12, 13), "classes": 2, "dtype": torch.float32},
     {"batch": 2, "channels": 19, "grid": (9, 15), "classes": 3, "dtype": torch.bfloat16},
