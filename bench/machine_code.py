@@ -55,7 +55,7 @@ class MachineCode:
     def of(self, kind: str, argument: str) -> list[Access] | None:
         """The loads from, or stores to, an argument; None where the source has none.
 
-        What the compiler moved away from its line counts for every argument, so that no access
+        What the compiler moved to a line without an access counts for every argument, so that none
         escapes a limit.
         """
         if argument not in (name for (k, _), name in self.arguments.items() if k == kind):
@@ -80,6 +80,8 @@ def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> Mach
         kernel = triton.compile(source, target=target, options=options)
     resources, accesses = (_read_nvidia if target.backend == "cuda" else _read_amd)(kernel)
     arguments = _arguments_by_line(kernel.asm["ttir"])
+    if target.backend == "cuda":
+        accesses = [in_its_file(access, arguments) for access in accesses]
     for access in accesses:
         if len(names := arguments.get((access.kind, access.line), set())) > 1:
             raise ValueError(
@@ -89,7 +91,7 @@ def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> Mach
     return MachineCode(
         warps=kernel.metadata.num_warps,
         shared=kernel.metadata.shared,
-        accesses=[in_its_file(access, arguments) for access in accesses],
+        accesses=accesses,
         arguments={place: min(names) for place, names in arguments.items()},
         **resources,
     )

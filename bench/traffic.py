@@ -267,6 +267,8 @@ def rows(batch: int) -> Iterator[Row]:
         yield count("focus_head step", Case(BATCH, 1024, CLASSES, dtype, layout, grid))
     for classes in (1, 3, 4, 5, 8, 16, 17, 100, 1000):
         yield count("focus_head step", Case(BATCH, 1024, classes, "bf16", "channels_last"))
+    for classes in (5, 16):
+        yield count("focus_head step", Case(BATCH, 1024, classes, "bf16", "NCHW"))
 
 
 COLUMNS = "{:<27} {:>4} {:>5} {:>5} {:<5} {:<13} {:>5} {:>7} {:>7} {:>7} {:>8} {:>9}  {}"

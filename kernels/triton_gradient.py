@@ -15,7 +15,7 @@ from torch import Tensor
 from focus.kernels.triton_gradient_few import few_classes
 from focus.kernels.triton_gradient_many import many_classes
 from focus.kernels.triton_gradient_several import MAX_CLASSES, several_classes
-from focus.kernels.triton_maps import FUSED_CLASSES
+from focus.kernels.triton_maps import MAX_CLASSES_IN_PLACE
 
 
 def gradients(
@@ -29,15 +29,16 @@ def gradients(
     contrast: bool,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dF, dW and db, each where ``needs`` asks for it.
+    """dF, dW and db, each where ``needs`` asks for it; db in the accumulation type.
 
     Args:
+        features: ``[B,C,H,W]``; weight ``[K,C]``.
         classes: ``[B]``; grad_cam ``[B,HW]``, grad_logits ``[B,K]`` or None, upstream ``[B]``.
         contrast: the CAM is that of the class minus the mean of the others.
     """
     count = len(weight)
     form = many_classes
-    if count <= FUSED_CLASSES:
+    if count <= MAX_CLASSES_IN_PLACE.value:
         form = few_classes
     elif count <= MAX_CLASSES:
         form = several_classes

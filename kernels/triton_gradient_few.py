@@ -192,11 +192,7 @@ def few_classes(
     contrast: bool,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dF, dW and db, each where ``needs`` asks for it, for up to 4 classes.
-
-    Args:
-        classes: ``[B]``; grad_cam ``[B,HW]``, grad_logits ``[B,K]`` or None, upstream ``[B]``.
-    """
+    """As :func:`focus.kernels.triton_gradient.gradients`, for up to 4 classes."""
     batch, channels, height, width = features.shape
     count = len(weight)
     dtype = accumulation_dtype(features)

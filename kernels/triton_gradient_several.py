@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
 """Backward of several classes, too many for products in place and few enough to hold their rows.
 
-A sample's h has only two directions, ``s a g + s d / HW``. So dF is ``V g + v`` with V = s sum_k
-a_k W[k] and v = s sum_k d_k W[k] / HW, and dW[k] is ``s a_k u + s d_k sum_p F / HW`` with u =
+A sample's h has only two directions, ``s a g + s d / HW``. So dF is ``V g + v / HW`` with V = s
+sum_k a_k W[k] and v = s sum_k d_k W[k], and dW[k] is ``s a_k u + s d_k sum_p F / HW`` with u =
 sum_p g F. A program holds the rows of W of its channels, and walks over a group of samples: W is
 read, and dW written, once a group and block of cells.
 """
@@ -101,7 +101,8 @@ def _several_kernel(
             d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
         g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
         g = spread_cells(g[None, :], 1, CELLS, V)
-        # a: chosen, not multiplied, so that what is NaN in another class stays there.
+        # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
+        # another class's weight, or the features, is NaN.
         hot = ((k == y) & real)[:, None]
         if NEED_FEATURES:
             own = tl.where(hot, w, others * w if CONTRAST else 0)
@@ -209,6 +210,7 @@ def several_classes(
                 LOGITS=grad_logits is not None,
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
+                # A third stage, or 8 rows for up to 8 classes, made the compiler spill.
                 STAGES=1 if on_amd() else 3 if narrow else 2,
                 L=MAX_CLASSES,
                 **seen,

@@ -66,7 +66,11 @@ def sum_groups(
     *,
     need_bias: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dW ``[K,C]`` from ``partial [groups,K,C]``, None if there are none; db ``[K]`` if needed."""
+    """dW ``[K,C]`` from ``partial [groups,K,C]``, None if there are none; db ``[K]`` if needed.
+
+    Args:
+        grad_logits: ``[B,K]``, as db needs it; upstream: ``[B]``, of the accumulation type.
+    """
     count, channels = weight.shape
     dtype = upstream.dtype if partial is None else partial.dtype
     grad_weight = None if partial is None else weight.new_empty((count, channels))

@@ -172,7 +172,7 @@ def part_channels(
 def spread_channels(parts, CELLS: tl.constexpr, V: tl.constexpr):
     """M parts ``[L, BLOCK_C / M]`` of a tile's channels, spread over the cells.
 
-    In parts, since a block of all would have to be gathered.
+    In parts, as they can be loaded: from one block it takes sums, as in ``spread_block``.
     """
     if V > 0:
         lead, of_next = vector_channels(CELLS, V)

@@ -44,6 +44,8 @@ def background(folder: Path, program: str, *names: str) -> Iterator[Background]:
     try:
         yield Background(process, folder)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        # Once it is done, the number may be another's.
+        if process.poll() != 0:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -116,7 +116,7 @@ def compiled(job: Job) -> list[codegen.Row]:
 
 
 def main(folder: Path, *names: str) -> None:
-    # Both cores, but for what the tests that run beside this need.
+    # For what the tests that run beside this leave of the cores.
     os.nice(10)
     found = {
         target: {name: inspect(target, call) for name, call in planted().items()}

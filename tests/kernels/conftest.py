@@ -46,7 +46,11 @@ def traffic_rows(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Background | None]:
     """Likewise for the lines that the tests of the traffic ask for, and no others."""
-    asking = [item for item in request.session.items if asks_for("row", item)]
+    asking = [
+        item
+        for item in request.session.items
+        if item.path.stem == "test_traffic" and asks_for("row", item)
+    ]
     lines = dict.fromkeys(item.callspec.params["row"] for item in asking)
     if lines:
         folder = tmp_path_factory.mktemp("traffic")
@@ -66,7 +70,7 @@ def frozen_imports() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def alone(one_thread: None) -> None:
+def single_thread(one_thread: None) -> None:
     """Threads wait for each other where the cores are busy, as they are while kernels compile."""
 
 

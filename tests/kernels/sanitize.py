@@ -92,6 +92,7 @@ SHAPES = (
     ((2, 24, (3, 3), 2, "expanded", torch.float32), ("minimize", "true", "maps")),
     ((2, 33, (1, 1), 2, "channels_last", torch.float32), ("none", "true", "no maps")),
     ((2, 20, (4, 4), 16, "nchw", torch.float32), ("hinge", "predicted", "maps")),
+    ((17, 12, (3, 5), 5, "nchw", torch.bfloat16), ("hinge", "contrast", "maps")),
     ((2, 20, (3, 3), 17, "channels_last", torch.float16), ("match", "true", "masked maps")),
     ((2, 19, (3, 3), 17, "offset", torch.float32), ("minimize", "predicted", "maps")),
     # So many channels that the default splits them.

@@ -153,12 +153,13 @@ def test_ties_share_the_gradient_as_amin_and_amax_do(form: Form) -> None:
 BAD = (float("nan"), float("inf"), float("-inf"))
 
 
+@pytest.mark.parametrize("classes", [3, 5])
 @pytest.mark.parametrize("value", BAD, ids=str)
 @pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_cam_entropy_keeps_what_is_not_finite_in_its_sample_and_class(
-    form: Form, value: float
+    form: Form, value: float, classes: int
 ) -> None:
-    inputs = make_inputs(CASE, form.device)
+    inputs = make_inputs(CASE | {"classes": classes}, form.device)
     inputs.index[:] = torch.tensor([0, 1, 2, 0])
     clean = run_cam_entropy(form, inputs)
     inputs.features[1, 2, 1, 1] = value
@@ -172,6 +173,17 @@ def test_cam_entropy_keeps_what_is_not_finite_in_its_sample_and_class(
         assert torch.equal(out[name][others], clean[name][others]), name
     assert not out["dW"][1].isfinite().all()
     assert torch.equal(out["dW"][[0, 2]], clean["dW"][[0, 2]])
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_weights_of_a_class_without_a_cam_change_no_result(form: Form, classes: int) -> None:
+    inputs = make_inputs(CASE | {"classes": classes}, form.device)
+    inputs.index[:] = torch.tensor([0, 1, 1, 0])
+    clean = run_cam_entropy(form, inputs)
+    inputs.weight[-1] = float("nan")
+    for name, tensor in run_cam_entropy(form, inputs).items():
+        assert torch.equal(tensor, clean[name]), name
 
 
 @pytest.mark.parametrize("value", BAD, ids=str)

@@ -35,9 +35,14 @@ def test_cam_entropy(form: Form, layout: str) -> None:
         assert gradcheck(lambda f, w: cam_entropy(f, w, inputs.index, temperature=0.8), leaves)
 
 
-OPTIONS = {"layout": LAYOUTS, "level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
-# Each number has a kernel of its own.
-OPTIONS |= {"classes": (3, 5, 17)}
+OPTIONS = {
+    "layout": LAYOUTS,
+    "level": LEVELS,
+    "cam_class": CAM_CLASSES,
+    "maps": MAPS,
+    # Each number has a backward of its own.
+    "classes": (3, 5, 17),
+}
 
 
 @pytest.mark.parametrize("options", pairwise(OPTIONS, bool), ids=name_of)
