@@ -93,7 +93,8 @@ def _several_kernel(
     w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_wc, mask=there, other=0).to(ACC)
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
-    for sample in tl.range(0, tl.minimum(samples, batch - first_b), num_stages=STAGES):
+    count = tl.minimum(samples, batch - group * samples)
+    for sample in tl.range(0, count, num_stages=STAGES):
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
         y = tl.load(classes_ptr + b * stride_y)

@@ -58,7 +58,10 @@ def work(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives_on_the_whole_batch(tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives_on_the_whole_batch(
+    tmp_path: Path, two_threads: None
+) -> None:
+    # Two threads here: as the processes do, a convolution then sums two halves of the batch.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc-per-node", str(PROCESSES), __file__, str(tmp_path)]
     ended = subprocess.run(launch, check=False, text=True, capture_output=True)
