@@ -174,9 +174,10 @@ def several_classes(
     dtype = accumulation_dtype(features)
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
-    # What registers allow: of twice the channels, g is read half as often.
+    # What registers allow: of twice the channels, g is read half as often. Not where a block of the
+    # cells is not all of them.
     narrow = features.element_size() == 2
-    wide_tiles = narrow and features.stride(1) == 1
+    wide_tiles = narrow and features.stride(1) == 1 and height * width <= 128
     seen = arrangement(features, written, per_thread=16 if wide_tiles else 8)
     groups = max(1, triton.cdiv(batch, SAMPLES))
     # As many for each.
@@ -211,8 +212,8 @@ def several_classes(
                 LOGITS=grad_logits is not None,
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
-                # A third stage, or 8 rows for up to 8 classes, made the compiler spill.
-                STAGES=1 if on_amd() else 3 if narrow else 2,
+                # Elsewhere the other number, or 8 rows for up to 8 classes, make the compiler spill.
+                STAGES=1 if on_amd() else 3 if narrow and not wide_tiles else 2,
                 L=MAX_CLASSES,
                 **seen,
                 **OPTIONS,
