@@ -212,7 +212,7 @@ def several_classes(
                 LOGITS=grad_logits is not None,
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
-                # Elsewhere the other number, or 8 rows for up to 8 classes, make the compiler spill.
+                # Elsewhere the other number, or 8 rows for up to 8 classes, make it spill.
                 STAGES=1 if on_amd() else 3 if narrow and not wide_tiles else 2,
                 L=MAX_CLASSES,
                 **seen,
