@@ -24,7 +24,7 @@ def counted(name: str, case: traffic.Case, tile_scale: int) -> traffic.Row | str
     try:
         with interpreter(tile_scale=tile_scale):
             return traffic.count(name, case)
-    except Exception:
+    except Exception:  # whatever it is fails the tests of this line, and the others have theirs
         return traceback.format_exc()
 
 
