@@ -231,20 +231,25 @@ def sum_channels(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
+        # Cells by rows of so many as there are vectors: up to triton 3.8 a gather of more than its
+        # source has does not compile.
+        ROWS: tl.constexpr = padded(CELLS) // vectors
         values = out
-        p = tl.arange(0, padded(CELLS))
-        out = tl.zeros((L, padded(CELLS)), tile.dtype)
+        p = tl.arange(0, ROWS)[:, None] * vectors + tl.arange(0, vectors)[None, :]
+        out = tl.zeros((L, ROWS, vectors), tile.dtype)
         # The values of a cell lie at different elements of their vectors, each at one. Gathered
         # element by element: all at once would take a warp's shuffle for each pair of values.
         for e in tl.static_range(V):
-            n = tl.full((padded(CELLS),), vectors, tl.int32)
+            n = tl.full((ROWS, vectors), vectors, tl.int32)
             for j in tl.static_range(M):
                 here = (p < CELLS) & ((p + j * CELLS) % V == e)
                 n = tl.where(here, (p + j * CELLS) // V, n)
             of_e = (tl.arange(0, V) == e)[None, :, None]
             plane = tl.sum(tl.where(of_e, values, 0), 1)
-            index = tl.broadcast_to(tl.minimum(n, vectors - 1)[None, :], (L, padded(CELLS)))
-            out += tl.where((n < vectors)[None, :], tl.gather(plane, index, 1), 0)
+            source = tl.broadcast_to(plane[:, None, :], (L, ROWS, vectors))
+            index = tl.broadcast_to(tl.minimum(n, vectors - 1)[None, :, :], (L, ROWS, vectors))
+            out += tl.where((n < vectors)[None, :, :], tl.gather(source, index, 2), 0)
+        out = tl.reshape(out, (L, padded(CELLS)))
     return out
 
 

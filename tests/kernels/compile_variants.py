@@ -1,0 +1,140 @@
+"""Run by ``test_variants`` in a process of its own: compile each variant of each kernel for a GPU.
+
+    python tests/kernels/compile_variants.py FOLDER
+
+writes ``variants.json``: of each kernel that the launchers make from any two values of shape, type,
+layout and option, what the compiler says of it (nothing, if it is well), and its shared memory.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bench.codegen import TARGETS, Launch, capture
+from focus.kernels import triton_cam_entropy, triton_focus_head
+from focus.kernels.types import accumulation_dtype
+from tests.kernels.cases import HEAD, Case, in_pytorch, make_inputs, name_of, pairwise
+
+TARGET = "sm_90"
+PROCESSES = 2
+FACTORS = HEAD | {
+    # None of no samples is launched; others take other tiles, or are cut into blocks.
+    "batch": (1, 3, 20, 128),
+    "grid": (*HEAD["grid"], (3, 3), (6, 6), (9, 15), (16, 17)),
+    "classes": (1, 2, 3, 4, 5, 16, 17, 1000),
+    "bias": (True, False),
+    "class_weight": (True, False),
+    "entropy_target": (True, False),
+    "needs": tuple((f, w, b) for f in (True, False) for w in (True, False) for b in (True, False)),
+}
+
+
+class Variant(NamedTuple):
+    """A kernel as one case, the first of several, launches it; ``error`` is "" where it is well."""
+
+    kernel: str
+    case: str
+    error: str
+    shared: int
+
+
+@triton.jit
+def _two_types(out_ptr, wide, BLOCK: tl.constexpr):
+    # The interpreter runs it; compiled, a value has one type after either branch.
+    value = tl.zeros((BLOCK,), tl.float32)
+    if wide > 0:
+        value = tl.zeros((BLOCK,), tl.float64)
+    tl.store(out_ptr + tl.arange(0, BLOCK), value)
+
+
+def planted() -> None:
+    _two_types[(1,)](torch.empty(64, device="meta"), 2, BLOCK=64)
+
+
+def calls(case: Case) -> Iterator[Callable[[], Any]]:
+    """Every launcher, with tensors that have no memory."""
+    inputs = make_inputs(case, "meta")
+    features, weight, index = inputs.features, inputs.weight, inputs.index
+    dtype = accumulation_dtype(features)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    batch, classes, cams = len(features), len(weight), empty(len(features), *case["grid"])
+    bias = inputs.bias if case["bias"] else None
+    has_maps = case["maps"] != "no maps"
+    yield lambda: triton_focus_head.focus_head_forward(
+        features,
+        weight,
+        bias,
+        index,
+        saliency=inputs.saliency if has_maps else None,
+        saliency_mask=inputs.mask if case["maps"] == "masked maps" else None,
+        entropy_target=empty(batch) if case["entropy_target"] else None,
+        class_weight=empty(classes) if case["class_weight"] else None,
+        scalars=empty(5),
+        level=case["level"],
+        cam_class=case["cam_class"],
+    )
+    yield lambda: triton_focus_head.focus_head_backward(
+        features,
+        weight,
+        index,
+        empty(0),
+        cams.flatten(1),
+        empty(batch, classes),
+        upstream=empty().expand(batch),
+        cam_class=case["cam_class"],
+        needs=case["needs"],
+    )
+    yield lambda: triton_cam_entropy.cam_entropy_forward(features, weight, index, empty())
+    yield lambda: triton_cam_entropy.cam_entropy_backward(
+        features, weight, index, empty(), cams, cams, empty(batch), case["needs"][:2]
+    )
+    several = index[:, None].expand(-1, min(classes, 3))
+    yield lambda: triton_cam_entropy.class_activation(features, weight, bias, several, empty())
+
+
+def launches() -> list[tuple[str, Launch]]:
+    """Each kernel once, with the first case that launches it; the planted one before them."""
+    found = {}
+    for case in pairwise(FACTORS, in_pytorch):
+        for call in calls(case):
+            for launch in capture(TARGET, call):
+                found.setdefault((launch.source.hash(), str(launch.options)), (case, launch))
+    (fault,) = capture(TARGET, planted)
+    return [("planted", fault), *((name_of(case), launch) for case, launch in found.values())]
+
+
+def compiled(part: int) -> list[Variant]:
+    """The ``part``-th of PROCESSES shares."""
+    return [judged(case, launch) for case, launch in launches()[part::PROCESSES]]
+
+
+def judged(case: str, launch: Launch) -> Variant:
+    try:
+        kernel = triton.compile(launch.source, target=TARGETS[TARGET], options=launch.options)
+    except Exception as error:  # of any kind: the compiler has no type of its own for most
+        return Variant(launch.name, case, f"{type(error).__name__}: {error}", 0)
+    return Variant(launch.name, case, "", kernel.metadata.shared)
+
+
+def main(folder: Path) -> None:
+    os.nice(10)
+    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        variants = [v._asdict() for part in pool.map(compiled, range(PROCESSES)) for v in part]
+    (folder / "variants.json").write_text(json.dumps(variants))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

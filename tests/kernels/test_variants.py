@@ -1,0 +1,30 @@
+"""Every variant of every kernel compiles for a GPU: what the interpreter runs, a compiler may not.
+
+It has no types to agree on after a branch, and no layouts that a shuffle between threads must fit.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .background import background
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+
+# The oldest compiler has faults that are mended since: `make test-versions` is there to see them.
+pytestmark = [] if triton.__version__.startswith("3.6.") else [pytest.mark.slow]
+
+KERNELS = {"maps", "terms", "entropy", "grad_cam"}
+KERNELS |= {"few", "several", "factors", "rows", "sum_groups"}
+
+
+def test_every_variant_compiles(tmp_path: Path) -> None:
+    with background(tmp_path, "compile_variants.py") as program:
+        variants = json.loads((program.wait() / "variants.json").read_text())
+    faults = {(v["kernel"], v["case"]): v["error"] for v in variants if v["error"]}
+    assert faults.pop(("two_types", "planted"))
+    assert not faults
+    assert {v["kernel"] for v in variants} == KERNELS | {"two_types"}
+    # Of the cards with the least.
+    assert max(v["shared"] for v in variants) <= 99 * 1024
