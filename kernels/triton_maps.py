@@ -186,7 +186,9 @@ def class_maps(
     dtype = accumulation_dtype(features)
     lead = padded(max(rows, 1))
     in_place = lead <= MAX_CLASSES_IN_PLACE.value
-    seen = arrangement(features, per_thread=16, classes=lead, vectors=in_place)
+    # Products of 16 classes with a tile take the registers of half as many elements.
+    per_thread = 16 if lead <= 8 else 8
+    seen = arrangement(features, per_thread=per_thread, classes=lead, vectors=in_place)
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
     samples = samples_in_registers(seen, share) if index is None else 1
