@@ -5,7 +5,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> FocusHead -> logits, CAM
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,6 +28,7 @@ from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
 from focus.weights import backbone_weights, read_weights
 
+_SETTINGS = tuple(field.name for field in fields(LossConfig))
 _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
 
 
@@ -115,7 +116,8 @@ class FocusHead(nn.Module):
             _, cams, entropy = self.activations(features)
             predicted = logits.detach().argmax(1)
             return DetectorOutput(logits, _pick(cams, predicted), _pick(entropy, predicted))
-        settings = asdict(self.loss)
+        # Not asdict, whose copies torch 2.11 does not compile.
+        settings = {name: getattr(self.loss, name) for name in _SETTINGS}
         if self.loss_weights is not None:
             settings |= zip(_WEIGHTS, self.loss_weights.unbind(), strict=True)
         out = focus_head(

@@ -89,8 +89,8 @@ def without_autocast(
     @functools.wraps(function)
     def exact(features: Tensor, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         device = features.device.type
-        # Not available on torch's meta device, for one. Where it is off, asking costs the least.
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        # Tensors of torch's meta device have none. Where it is off, asking costs the least.
+        if features.is_meta or not torch.is_autocast_enabled(device):
             return function(features, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(features, *args, **kwargs)
