@@ -116,7 +116,7 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     passing = write_tests(tmp_path / "test_ours.py", "assert True")
     path = tmp_path / "results" / "report.json"
     done = bench_gpu(
-        *("--device", "cpu", "--shapes", "2x16x9", "--minutes", "0.4"),
+        *("--device", "cpu", "--shapes", "2x16x9", "--minutes", "1"),
         *("--tests", str(passing), "--output", str(path)),
     )
     assert done.returncode == 0, done.stderr
