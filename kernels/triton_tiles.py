@@ -319,7 +319,9 @@ def arrangement(
     if row:
         of_channel = padded(vectors_per_row(cells, vector)) * vector // row
     else:
-        of_channel = block_p = min(block_p, size // MIN_CHANNELS)
+        block_p = min(block_p, size // MIN_CHANNELS)
+        # Of few cells, the rows of W that go with a tile would be larger than it.
+        of_channel = max(block_p, classes)
     return {
         "CELLS": cells,
         "V": vector,
