@@ -1,8 +1,7 @@
 """The public operations: checks, registered torch operators, autograd.
 
-Each operation is checked once at its entry, then runs as operators of ``torch.library`` inside a
-thin ``autograd.Function``. The operators have shapes for tracing but no derivative of their own, so
-a second derivative raises instead of being silently wrong.
+Each operation is checked once at its entry, then runs as registered operators inside a thin
+``autograd.Function``.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +23,13 @@ from focus.kernels.checks import (
     check_tensor,
     class_row,
     scalar_tensor,
+)
+from focus.kernels.operators import (
+    cam_entropy_backward_op,
+    cam_entropy_op,
+    class_activation_op,
+    focus_head_backward_op,
+    focus_head_op,
 )
 from focus.kernels.types import (
     CamClass,
@@ -107,17 +113,15 @@ def class_activation(
     else:
         classes = class_row("classes", classes, weight).expand(len(features), -1)
     scale = scalar_tensor([temperature], features)[0]
-    named = backend_for(features).name
-    if named == "reference":
-        form = reference.class_activation
-    elif named == "eager":
-        form = eager.class_activation
-    else:
-        from focus.kernels import triton_cam_entropy
-
-        form = triton_cam_entropy.class_activation
+    # Only of the kernels an operator: exporters know the torch calls of the others.
+    forms: dict[str, Callable[..., Any]] = {
+        "triton": class_activation_op,
+        "eager": eager.class_activation,
+    }
+    form = forms.get(backend_for(features).name, reference.class_activation)
     with torch.no_grad():
-        return form(features, weight, bias, classes, scale)
+        out: tuple[Tensor, Tensor, Tensor] = form(features, weight, bias, classes, scale)
+    return out
 
 
 def focus_head(
@@ -238,7 +242,7 @@ def _focus_head(
     # Outside the autograd.Function and without gradient, so that no field but the loss carries any.
     with torch.no_grad():
         forward = eager.HeadForward(
-            *_focus_head_op(
+            *focus_head_op(
                 features,
                 weight,
                 bias,
@@ -268,7 +272,7 @@ class _CamEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
     ) -> tuple[Tensor, Tensor]:
-        cam, entropy = _cam_entropy_op(features, weight, index, temperature, backend)
+        cam, entropy = cam_entropy_op(features, weight, index, temperature, backend)
         ctx.save_for_backward(features, weight, index, temperature, cam)
         ctx.backend = backend
         return cam, entropy
@@ -276,7 +280,7 @@ class _CamEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[:2]
-        out = _cam_entropy_backward_op(*ctx.saved_tensors, *grads, *needs, ctx.backend)
+        out = cam_entropy_backward_op(*ctx.saved_tensors, *grads, *needs, ctx.backend)
         return (*_asked_for(out, needs), None, None, None)
 
 
@@ -316,212 +320,13 @@ class _FocusHead(torch.autograd.Function):
         if grad_scale is not None:
             upstream = upstream * grad_scale.to(upstream.dtype)
         needs = ctx.needs_input_grad[:3]
-        out = _focus_head_backward_op(
+        out = focus_head_backward_op(
             *saved, upstream.expand(batch), ctx.cam_class, *needs, ctx.backend
         )
         grad_features, grad_weight, grad_bias = _asked_for(out, needs)
         if grad_bias is not None:
             grad_bias = grad_bias.to(ctx.bias_dtype)
         return grad_features, grad_weight, grad_bias, None, None, None, None
-
-
-@torch.library.custom_op("focus::cam_entropy", mutates_args=())
-def _cam_entropy_op(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
-    check_range("index", index, len(weight))
-    forward, _ = _cam_entropy_form(backend)
-    cam, entropy = forward(features, weight, index, temperature)
-    return cam, entropy
-
-
-@_cam_entropy_op.register_fake
-def _(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
-    dtype = accumulation_dtype(features)
-    batch, _, height, width = features.shape
-    return (
-        features.new_empty((batch, height, width), dtype=dtype),
-        features.new_empty((batch,), dtype=dtype),
-    )
-
-
-@torch.library.custom_op("focus::cam_entropy_backward", mutates_args=())
-def _cam_entropy_backward_op(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    temperature: Tensor,
-    cam: Tensor,
-    grad_cam: Tensor,
-    grad_entropy: Tensor,
-    need_features: bool,
-    need_weight: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    _, backward = _cam_entropy_form(backend)
-    grad_features, grad_weight = backward(
-        features,
-        weight,
-        index,
-        temperature,
-        cam,
-        grad_cam,
-        grad_entropy,
-        (need_features, need_weight),
-    )
-    return _or_empty(grad_features, features), _or_empty(grad_weight, weight)
-
-
-@_cam_entropy_backward_op.register_fake
-def _(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    temperature: Tensor,
-    cam: Tensor,
-    grad_cam: Tensor,
-    grad_entropy: Tensor,
-    need_features: bool,
-    need_weight: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return (
-        eager.empty_gradient(features) if need_features else features.new_empty(0),
-        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
-    )
-
-
-@torch.library.custom_op("focus::focus_head", mutates_args=())
-def _focus_head_op(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    saliency: Tensor | None,
-    saliency_mask: Tensor | None,
-    entropy_target: Tensor | None,
-    class_weight: Tensor | None,
-    scalars: Tensor,
-    level: str,
-    cam_class: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_range("target", target, len(weight))
-    forward, _ = _focus_head_form(backend)
-    out: eager.HeadForward = forward(
-        features,
-        weight,
-        bias,
-        target,
-        saliency,
-        saliency_mask,
-        entropy_target,
-        class_weight,
-        scalars,
-        level,
-        cam_class,
-    )
-    return out
-
-
-@_focus_head_op.register_fake
-def _(
-    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
-) -> tuple[Tensor, ...]:
-    dtype = accumulation_dtype(features)
-    batch, channels, height, width = features.shape
-    *_, backend = others
-    return eager.HeadForward(
-        terms=features.new_empty((5, batch), dtype=dtype),
-        logits=features.new_empty((batch, len(weight)), dtype=dtype),
-        cam=features.new_empty((batch, height, width), dtype=dtype),
-        classes=target.new_empty((batch,)),
-        pooled=features.new_empty((batch, channels) if backend == "eager" else (0,), dtype=dtype),
-        grad_cam=features.new_empty((batch, height * width), dtype=dtype),
-        grad_logits=features.new_empty((batch, len(weight)), dtype=dtype),
-    )
-
-
-@torch.library.custom_op("focus::focus_head_backward", mutates_args=())
-def _focus_head_backward_op(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    pooled: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor,
-    upstream: Tensor,
-    cam_class: str,
-    need_features: bool,
-    need_weight: bool,
-    need_bias: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    _, backward = _focus_head_form(backend)
-    grad_features, grad_weight, grad_bias = backward(
-        features,
-        weight,
-        index,
-        pooled,
-        grad_cam,
-        grad_logits,
-        upstream,
-        cam_class,
-        (need_features, need_weight, need_bias),
-    )
-    return (
-        _or_empty(grad_features, features),
-        _or_empty(grad_weight, weight),
-        _or_empty(grad_bias, grad_logits),
-    )
-
-
-@_focus_head_backward_op.register_fake
-def _(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    pooled: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor,
-    upstream: Tensor,
-    cam_class: str,
-    need_features: bool,
-    need_weight: bool,
-    need_bias: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        eager.empty_gradient(features) if need_features else features.new_empty(0),
-        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
-        grad_logits.new_empty(len(weight)) if need_bias else grad_logits.new_empty(0),
-    )
-
-
-def _cam_entropy_form(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of ``cam_entropy`` on a backend."""
-    if backend == "triton":
-        # Imported on first use: a machine without triton has everything else.
-        from focus.kernels import triton_cam_entropy
-
-        return triton_cam_entropy.cam_entropy_forward, triton_cam_entropy.cam_entropy_backward
-    return eager.cam_entropy_forward, eager.cam_entropy_backward
-
-
-def _focus_head_form(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of ``focus_head`` on a backend."""
-    if backend == "triton":
-        from focus.kernels import triton_focus_head
-
-        return triton_focus_head.focus_head_forward, triton_focus_head.focus_head_backward
-    return eager.focus_head_forward, eager.focus_head_backward
-
-
-def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
-    """Operators cannot return None: an empty tensor stands for a gradient not asked for."""
-    return like.new_empty(0) if grad is None else grad
 
 
 def _asked_for(gradients: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:

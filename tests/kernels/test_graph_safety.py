@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from focus.kernels import cam_entropy, class_activation, eager, focus_head, operations
+from focus.kernels import cam_entropy, class_activation, eager, focus_head, operators
 
 from .cases import (
     CAM_CLASSES,
@@ -196,7 +196,7 @@ def run_operators(case: Case, backend: str) -> None:
     scalars = torch.empty(5, device="meta")
     factors = torch.empty(len(inputs.weight), device="meta")
     target = torch.empty(len(inputs.index), device="meta")
-    forward, backward = operations._focus_head_form(backend)
+    forward, backward = operators.focus_head_form(backend)
     with watched():
         head = forward(
             inputs.features,
@@ -215,7 +215,7 @@ def run_operators(case: Case, backend: str) -> None:
         for upstream in (target, scalars[0].expand(len(target))):
             needs = (True, True, True)
             backward(inputs.features, inputs.weight, *small, upstream, case["cam_class"], needs)
-    forward, backward = operations._cam_entropy_form(backend)
+    forward, backward = operators.cam_entropy_form(backend)
     arguments = inputs.features, inputs.weight, inputs.index, scalars[3]
     with watched():
         cam, entropy = forward(*arguments)

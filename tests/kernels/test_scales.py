@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from focus.kernels import eager, focus_head, operations
+from focus.kernels import eager, focus_head, operators
 
 from .cases import (
     EAGER,
@@ -144,7 +144,7 @@ def backward_passes(
         ((name, arguments),) = outside.operators
         assert name == "focus::focus_head_backward"
         *arguments, features, weight, bias, _ = arguments
-        _, backward = operations._focus_head_form(form.backend)
+        _, backward = operators.focus_head_form(form.backend)
         with torch.no_grad(), inside:
             backward(*arguments, (features, weight, bias))
     return outside.names, inside.names
@@ -209,7 +209,7 @@ def test_what_is_frozen_costs_nothing(form: Form, layout: str) -> None:
         assert name == "focus::focus_head_backward"
         *arguments, features, weight, bias, _ = arguments
         assert (features, weight, bias) == (False, True, False)
-        forward, backward = operations._focus_head_form(form.backend)
+        forward, backward = operators.focus_head_form(form.backend)
 
         def touches(function, *arguments) -> Touches:
             with torch.no_grad(), Touches(inputs.features) as found:

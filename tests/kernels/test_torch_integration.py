@@ -20,10 +20,13 @@ from .cases import (
     CLASS_ACTIVATION,
     EAGER,
     FOCUS_HEAD,
+    INTERPRETER,
     REFERENCE,
     SHAPES,
+    TRITON_GPU,
     Case,
     Form,
+    Inputs,
     head_options,
     make_inputs,
     name_of,
@@ -65,6 +68,8 @@ OPTIONS: list[Case] = [
 OPERATORS = {
     cam_entropy: {"focus::cam_entropy", "focus::cam_entropy_backward"},
     focus_head: {"focus::focus_head", "focus::focus_head_backward"},
+    # Of the kernels; its torch calls are no operator.
+    class_activation: {"focus::class_activation"},
 }
 # The default, and that shapes which are known beforehand trace as well.
 CHECKS = (
@@ -126,6 +131,18 @@ def test_operators_pass_opcheck_where_a_gradient_is_not_needed(
             if wanted != "bias":
                 cam_entropy(*arguments, inputs.index)[1].sum().backward()
         assert leaf.grad.isfinite().all()
+        opcheck(recorder)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("change", CHANGES, ids=name_of)
+@pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
+def test_operator_of_class_activation_passes_opcheck(form: Form, change: Case, bias: bool) -> None:
+    inputs = make_inputs(SMALL | change, form.device)
+    with form.active():
+        with Recorder() as recorder:
+            class_activation(inputs.features, inputs.weight, inputs.bias if bias else None, [0])
+        assert set(recorder.calls) == OPERATORS[class_activation]
         opcheck(recorder)
 
 
@@ -264,6 +281,24 @@ def test_compiled_detector_predicts_in_one_graph() -> None:
     with torch.no_grad():
         pairs = zip(compiled(images_of(3)[0]), detector(images_of(3)[0]), strict=True)
         for one, other in pairs:
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("form", CLASS_ACTIVATION)
+def test_compiled_class_activation_is_one_graph(form: Form) -> None:
+    """Of any batch size, as a compiled detector validates."""
+    torch.compiler.reset()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(inputs: Inputs) -> tuple[Tensor, ...]:
+        return class_activation(inputs.features, inputs.weight, inputs.bias, [1, 0])
+
+    for batch in (3, 5, 2):
+        inputs = make_inputs(SMALL | {"batch": batch}, form.device)
+        with form.active():
+            found = compiled(inputs)
+            plain = class_activation(inputs.features, inputs.weight, inputs.bias, [1, 0])
+        for one, other in zip(found, plain, strict=True):
             torch.testing.assert_close(one, other)
 
 
