@@ -1,7 +1,7 @@
 """The public operations: checks, registered torch operators, autograd.
 
-Each operation is checked once at its entry, then runs as registered operators inside a thin
-``autograd.Function``.
+Each operation is checked once at its entry. Those with gradients then run as registered operators
+inside a thin ``autograd.Function``.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,7 +113,7 @@ def class_activation(
     else:
         classes = class_row("classes", classes, weight).expand(len(features), -1)
     scale = scalar_tensor([temperature], features)[0]
-    # Only of the kernels an operator: exporters know the torch calls of the others.
+    # Only the Triton form is a registered operator: torch.export can trace the others' torch calls.
     forms: dict[str, Callable[..., Any]] = {
         "triton": class_activation_op,
         "eager": eager.class_activation,

@@ -1,8 +1,8 @@
-"""The operations as registered operators of ``torch.library``, in their eager and Triton forms.
+"""The registered operators of ``torch.library``: the operations in their eager and Triton forms.
 
-They have shapes for tracing but no derivative of their own, so that a second derivative raises
-instead of being silently wrong. Arguments and results are those of the forms, in ``eager`` and
-``triton_*``.
+``class_activation``, without gradient, is one in Triton only. Operators have shapes for tracing
+but no derivative of their own, so that a second derivative raises instead of being silently wrong.
+Arguments and results are those of the forms, in ``eager`` and ``triton_*``.
 """
 
 from collections.abc import Callable

@@ -186,7 +186,7 @@ def class_maps(
     dtype = accumulation_dtype(features)
     lead = padded(max(rows, 1))
     in_place = lead <= MAX_CLASSES_IN_PLACE.value
-    # Products of 16 classes with a tile take the registers of half as many elements.
+    # The products of 16 classes leave registers for half as many elements.
     per_thread = 16 if lead <= 8 else 8
     seen = arrangement(features, per_thread=per_thread, classes=lead, vectors=in_place)
     # Samples share reads of W as far as registers for their products last.

@@ -231,8 +231,8 @@ def sum_channels(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
-        # Cells by rows of so many as there are vectors: up to triton 3.8 a gather of more than its
-        # source has does not compile.
+        # Cells in rows as long as there are vectors: up to triton 3.8 a gather with more indices
+        # than its source has elements does not compile.
         ROWS: tl.constexpr = padded(CELLS) // vectors
         values = out
         p = tl.arange(0, ROWS)[:, None] * vectors + tl.arange(0, vectors)[None, :]
@@ -302,7 +302,7 @@ def arrangement(
 
     V is above 0 only where ``vectors`` are allowed and serve all tensors, rows would not be
     aligned, and the sums in place for all ``classes`` still fit into registers. A tile has about
-    ``per_thread`` elements a thread, padding included.
+    ``per_thread`` elements a thread, padding included; fewer where classes outnumber its cells.
     """
     _, channels, height, width = tensors[0].shape
     cells = height * width
@@ -320,7 +320,7 @@ def arrangement(
         of_channel = padded(vectors_per_row(cells, vector)) * vector // row
     else:
         block_p = min(block_p, size // MIN_CHANNELS)
-        # Of few cells, the rows of W that go with a tile would be larger than it.
+        # With fewer cells than classes, W's [classes, BLOCK_C] would not fit shared memory.
         of_channel = max(block_p, classes)
     return {
         "CELLS": cells,

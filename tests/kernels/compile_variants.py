@@ -2,8 +2,9 @@
 
     python tests/kernels/compile_variants.py FOLDER
 
-writes ``variants.json``: of each kernel that the launchers make from any two values of shape, type,
-layout and option, what the compiler says of it (nothing, if it is well), and its shared memory.
+writes ``variants.json``: of each kernel that the launchers launch in a pairwise cover of shapes,
+types, layouts and options, what the compiler says of it (nothing, if it is well), and its shared
+memory.
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,19 +25,24 @@ from torch import Tensor
 from bench.codegen import TARGETS, Launch, capture
 from focus.kernels import triton_cam_entropy, triton_focus_head
 from focus.kernels.types import accumulation_dtype
-from tests.kernels.cases import HEAD, Case, in_pytorch, make_inputs, name_of, pairwise
+from tests.kernels.cases import HEAD, Case, arrange, name_of, pairwise
 
 TARGET = "sm_90"
 PROCESSES = 2
 FACTORS = HEAD | {
-    # None of no samples is launched; others take other tiles, or are cut into blocks.
-    "batch": (1, 3, 20, 128),
+    # Without a batch of 0, for which nothing is launched. Triton tells 1, multiples of 16 and the
+    # rest apart; the further grids take other tiles or several blocks.
+    "batch": (1, 3, 16, 20, 128),
     "grid": (*HEAD["grid"], (3, 3), (6, 6), (9, 15), (16, 17)),
     "classes": (1, 2, 3, 4, 5, 16, 17, 1000),
     "bias": (True, False),
     "class_weight": (True, False),
     "entropy_target": (True, False),
     "needs": tuple((f, w, b) for f in (True, False) for w in (True, False) for b in (True, False)),
+    "upstream": ("of the mean", "of each sample"),
+    # Of class_activation: classes that serve every sample, or each has its own. 17 take two reads.
+    "activations": (1, 2, 4, 9, 17),
+    "activations_of": ("all", "each"),
 }
 
 
@@ -61,54 +68,65 @@ def planted() -> None:
     _two_types[(1,)](torch.empty(64, device="meta"), 2, BLOCK=64)
 
 
+def allowed(case: Case) -> bool:
+    return case.get("cam_class") != "contrast" or case.get("classes") != 1
+
+
 def calls(case: Case) -> Iterator[Callable[[], Any]]:
     """Every launcher, with tensors that have no memory."""
-    inputs = make_inputs(case, "meta")
-    features, weight, index = inputs.features, inputs.weight, inputs.index
-    dtype = accumulation_dtype(features)
 
-    def empty(*shape: int) -> Tensor:
+    def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    batch, classes, cams = len(features), len(weight), empty(len(features), *case["grid"])
-    bias = inputs.bias if case["bias"] else None
-    has_maps = case["maps"] != "no maps"
+    batch, classes, grid = case["batch"], case["classes"], case["grid"]
+    features = empty(batch, case["channels"], *grid, dtype=case["dtype"])
+    features = arrange(features, case["layout"])
+    weight_type = torch.float32 if case["weight_dtype"] == "float32" else features.dtype
+    weight = empty(classes, case["channels"], dtype=weight_type)
+    bias = empty(classes, dtype=weight_type) if case["bias"] else None
+    index = empty(batch, dtype=torch.int64)
+    wide = partial(empty, dtype=accumulation_dtype(features))
+    cams, has_maps = wide(batch, *grid), case["maps"] != "no maps"
     yield lambda: triton_focus_head.focus_head_forward(
         features,
         weight,
         bias,
         index,
-        saliency=inputs.saliency if has_maps else None,
-        saliency_mask=inputs.mask if case["maps"] == "masked maps" else None,
-        entropy_target=empty(batch) if case["entropy_target"] else None,
-        class_weight=empty(classes) if case["class_weight"] else None,
-        scalars=empty(5),
+        saliency=empty(batch, *grid, dtype=torch.float32) if has_maps else None,
+        saliency_mask=empty(batch, dtype=torch.bool) if case["maps"] == "masked maps" else None,
+        entropy_target=wide(batch) if case["entropy_target"] else None,
+        class_weight=empty(classes, dtype=torch.float32) if case["class_weight"] else None,
+        scalars=wide(5),
         level=case["level"],
         cam_class=case["cam_class"],
     )
+    of_mean = case["upstream"] == "of the mean"
     yield lambda: triton_focus_head.focus_head_backward(
         features,
         weight,
         index,
-        empty(0),
+        wide(0),
         cams.flatten(1),
-        empty(batch, classes),
-        upstream=empty().expand(batch),
+        wide(batch, classes),
+        upstream=wide().expand(batch) if of_mean else wide(batch),
         cam_class=case["cam_class"],
         needs=case["needs"],
     )
-    yield lambda: triton_cam_entropy.cam_entropy_forward(features, weight, index, empty())
+    yield lambda: triton_cam_entropy.cam_entropy_forward(features, weight, index, wide())
     yield lambda: triton_cam_entropy.cam_entropy_backward(
-        features, weight, index, empty(), cams, cams, empty(batch), case["needs"][:2]
+        features, weight, index, wide(), cams, cams, wide(batch), case["needs"][:2]
     )
-    several = index[:, None].expand(-1, min(classes, 16))
-    yield lambda: triton_cam_entropy.class_activation(features, weight, bias, several, empty())
+    count = case["activations"]
+    several = empty(batch, count, dtype=torch.int64)
+    if case["activations_of"] == "all":
+        several = empty(count, dtype=torch.int64).expand(batch, -1)
+    yield lambda: triton_cam_entropy.class_activation(features, weight, bias, several, wide())
 
 
 def launches() -> list[tuple[str, Launch]]:
     """Each kernel once, with the first case that launches it; the planted one before them."""
     found = {}
-    for case in pairwise(FACTORS, in_pytorch):
+    for case in pairwise(FACTORS, allowed):
         for call in calls(case):
             for launch in capture(TARGET, call):
                 found.setdefault((launch.source.hash(), str(launch.options)), (case, launch))
@@ -122,6 +140,8 @@ def compiled(part: int) -> list[Variant]:
 
 
 def judged(case: str, launch: Launch) -> Variant:
+    # For the log, where a compiler that aborts leaves nothing else.
+    print(launch.name, case, flush=True)
     try:
         kernel = triton.compile(launch.source, target=TARGETS[TARGET], options=launch.options)
     except Exception as error:  # of any kind: the compiler has no type of its own for most

@@ -134,14 +134,17 @@ def test_operators_pass_opcheck_where_a_gradient_is_not_needed(
         opcheck(recorder)
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 17])
 @pytest.mark.parametrize("change", CHANGES, ids=name_of)
 @pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
-def test_operator_of_class_activation_passes_opcheck(form: Form, change: Case, bias: bool) -> None:
+def test_operator_of_class_activation_passes_opcheck(form: Form, change: Case, count: int) -> None:
+    """Of no class, one of each sample, and more than one read of F takes."""
     inputs = make_inputs(SMALL | change, form.device)
+    bias = inputs.bias if count else None
+    classes = inputs.index[:, None] if count == 1 else [k % 2 for k in range(count)]
     with form.active():
         with Recorder() as recorder:
-            class_activation(inputs.features, inputs.weight, inputs.bias if bias else None, [0])
+            class_activation(inputs.features, inputs.weight, bias, classes)
         assert set(recorder.calls) == OPERATORS[class_activation]
         opcheck(recorder)
 
@@ -286,20 +289,32 @@ def test_compiled_detector_predicts_in_one_graph() -> None:
 
 @pytest.mark.parametrize("form", CLASS_ACTIVATION)
 def test_compiled_class_activation_is_one_graph(form: Form) -> None:
-    """Of any batch size, as a compiled detector validates."""
+    """As a compiled detector validates: one for the first batch size, one more for all others."""
     torch.compiler.reset()
+    counters.clear()
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def compiled(inputs: Inputs) -> tuple[Tensor, ...]:
-        return class_activation(inputs.features, inputs.weight, inputs.bias, [1, 0])
+        return class_activation(inputs.features, inputs.weight, inputs.bias, range(2))
 
-    for batch in (3, 5, 2):
+    for batch, graphs in ((5, 1), (7, 2), (11, 2)):
         inputs = make_inputs(SMALL | {"batch": batch}, form.device)
         with form.active():
             found = compiled(inputs)
-            plain = class_activation(inputs.features, inputs.weight, inputs.bias, [1, 0])
+            plain = class_activation(inputs.features, inputs.weight, inputs.bias, range(2))
+        assert counters["stats"]["unique_graphs"] == graphs
         for one, other in zip(found, plain, strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_exporting_a_detector_leaves_no_operator_of_this_project() -> None:
+    torch.manual_seed(0)
+    detector = Detector(image_size=32).eval()
+    (images, *_) = images_of(3)
+    exported = torch.export.export(detector, (images,))
+    assert "focus" not in str(exported.graph)
+    for one, other in zip(exported.module()(images), detector(images), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 RAMPED = ("focus_weight", "saliency_weight", "temperature", "entropy_target", "label_smoothing")

@@ -1,4 +1,4 @@
-"""Every variant of every kernel compiles for a GPU: what the interpreter runs, a compiler may not.
+"""The variants of the kernels compile for a GPU: what the interpreter runs, a compiler may not.
 
 It has no types to agree on after a branch, and no layouts that a shuffle between threads must fit.
 """
@@ -19,12 +19,13 @@ KERNELS = {"maps", "terms", "entropy", "grad_cam"}
 KERNELS |= {"few", "several", "factors", "rows", "sum_groups"}
 
 
-def test_every_variant_compiles(tmp_path: Path) -> None:
+def test_variants_compile(tmp_path: Path) -> None:
     with background(tmp_path, "compile_variants.py") as program:
         variants = json.loads((program.wait() / "variants.json").read_text())
     faults = {(v["kernel"], v["case"]): v["error"] for v in variants if v["error"]}
     assert faults.pop(("two_types", "planted"))
     assert not faults
     assert {v["kernel"] for v in variants} == KERNELS | {"two_types"}
-    # Of the cards with the least.
+    assert len(variants) > 700
+    # What sm_86, sm_89 and sm_120 have.
     assert max(v["shared"] for v in variants) <= 99 * 1024
