@@ -66,18 +66,8 @@ def cam_entropy_backward_op(
 
 
 @cam_entropy_backward_op.register_fake
-def _(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    temperature: Tensor,
-    cam: Tensor,
-    grad_cam: Tensor,
-    grad_entropy: Tensor,
-    need_features: bool,
-    need_weight: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *_, need_features, need_weight, _ = others
     return (
         eager.empty_gradient(features) if need_features else features.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
@@ -192,20 +182,8 @@ def focus_head_backward_op(
 
 
 @focus_head_backward_op.register_fake
-def _(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    pooled: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor,
-    upstream: Tensor,
-    cam_class: str,
-    need_features: bool,
-    need_weight: bool,
-    need_bias: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, grad_logits, _, _, need_features, need_weight, need_bias, _ = others
     return (
         eager.empty_gradient(features) if need_features else features.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
