@@ -209,6 +209,7 @@ def steps(
             scalars=empty(5),
             level="hinge",
             cam_class=cam_class,
+            reduction="mean",
         )
 
     def head_backward(weight: Tensor) -> object:

@@ -205,6 +205,7 @@ def splits(run: Run) -> None:
             "scalars": torch.tensor(scalars, device=run.device),
             "level": "minimize",
             "cam_class": "true",
+            "reduction": "mean",
         }
         call = partial(launcher, **{name: value for name, value in given.items() if name in known})
         for number in SPLITS:

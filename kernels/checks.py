@@ -74,33 +74,41 @@ def _check_bounds(name: str, low: int, high: int, classes: int) -> None:
 
 
 def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
-    """The values as one ``[n]`` tensor of the accumulation type on the features' device.
-
-    Numbers are filled in on the device: ``torch.tensor`` would copy them there, and wait for it.
-    """
+    """The values as one ``[n]`` tensor of the accumulation type on the features' device."""
     dtype, device = accumulation_dtype(features), features.device
-    if device.type == "cpu" and not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor(values, dtype=dtype)
+    numbers = [value for value in values if not isinstance(value, Tensor)]
+    filled = _filled(numbers, dtype, device)
+    if len(numbers) == len(values):
+        return filled
+    left = iter(filled.unbind())
     return torch.stack(
         [
-            value.detach().to(device, dtype).reshape(())
-            if isinstance(value, Tensor)
-            else torch.full((), value, dtype=dtype, device=device)
+            value.detach().to(device, dtype).reshape(()) if isinstance(value, Tensor) else next(left)
             for value in values
         ]
     )
 
 
 def class_row(name: str, classes: Sequence[int], weight: Tensor) -> Tensor:
-    """Class numbers as ``[k]`` int64, checked, on the weight's device; filled in there, too."""
-    device = weight.device
+    """Class numbers as ``[k]`` int64, checked, on the weight's device."""
     if len(classes):
         _check_bounds(name, min(classes), max(classes), len(weight))
     if isinstance(classes, range):
-        return torch.arange(classes.start, classes.stop, classes.step, device=device)
+        return torch.arange(classes.start, classes.stop, classes.step, device=weight.device)
+    return _filled(classes, torch.int64, weight.device)
+
+
+def _filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type == "cpu":
-        return torch.tensor(classes, dtype=torch.int64)
-    row = torch.empty(len(classes), dtype=torch.int64, device=device)
-    for cell, number in zip(row, classes, strict=True):
-        cell.fill_(number)
-    return row
+        return torch.tensor(numbers, dtype=dtype)
+    return fill(numbers, dtype, device)
+
+
+def fill(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[n]`` of numbers, in two launches at most; ``torch.tensor`` would copy them, and wait."""
+    if len(numbers) == 1:
+        return torch.full((1,), numbers[0], dtype=dtype, device=device)
+    out = torch.zeros(len(numbers), dtype=dtype, device=device)
+    if numbers:
+        torch._foreach_add_(out.unbind(), numbers)
+    return out

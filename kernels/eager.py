@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focus.kernels.types import CamClass, Level, accumulation_dtype, without_autocast
+from focus.kernels.types import CamClass, Level, Reduction, accumulation_dtype, without_autocast
 
 # Elements of features that a product reads while they stay in a core's cache.
 PART_ELEMENTS = 2**20
@@ -41,9 +41,9 @@ class HeadForward(NamedTuple):
     pooled: Tensor
     """``[B,C]``; empty where backward does without."""
     grad_cam: Tensor
-    """``[B,HW]`` of the total."""
+    """``[B,HW]`` of the loss."""
     grad_logits: Tensor
-    """``[B,K]`` of the total."""
+    """``[B,K]`` of the loss."""
 
 
 @without_autocast
@@ -112,8 +112,9 @@ def focus_head_forward(
     scalars: Tensor,
     level: Level,
     cam_class: CamClass,
+    reduction: Reduction,
 ) -> HeadForward:
-    """Everything small: terms and the gradients of ``total`` by CAM and logits."""
+    """Everything small: terms, and the gradients of the reduced total by CAM and logits."""
     a, b, c, temperature, smoothing = scalars.unbind()
     weight = weight.to(accumulation_dtype(features))
     predicted = cam_class == "predicted"
@@ -143,6 +144,10 @@ def focus_head_forward(
         saliency_term, grad_saliency = _saliency(cam, human, saliency_mask)
         total = torch.addcmul(total, c, saliency_term)
         grad_cam = torch.addcmul(grad_cam, c, grad_saliency)
+    grad_logits = a * grad_logits
+    if reduction == "mean":
+        share = 1 / max(len(cam), 1)
+        grad_cam, grad_logits = grad_cam.mul_(share), grad_logits.mul_(share)
     return HeadForward(
         terms=torch.stack((total, entropy, classification, focus, saliency_term)),
         logits=logits,
@@ -150,7 +155,7 @@ def focus_head_forward(
         classes=index,
         pooled=pooled,
         grad_cam=grad_cam,
-        grad_logits=a * grad_logits,
+        grad_logits=grad_logits,
     )
 
 
@@ -166,7 +171,7 @@ def focus_head_backward(
     cam_class: CamClass,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of features, weight and bias for upstream gradients ``[B]`` of ``total``.
+    """Gradients of features, weight and bias for upstream gradients ``[B]`` of the loss.
 
     The upstream gradient is folded into the small gradients, before any rounding to the features'
     type, so that it costs no pass over the features and is right per sample.

@@ -254,6 +254,7 @@ def _focus_head(
                 arguments.scalars,
                 arguments.level,
                 arguments.cam_class,
+                arguments.reduction,
                 backend,
             )
         )
@@ -305,8 +306,7 @@ class _FocusHead(torch.autograd.Function):
             forward.grad_logits,
             arguments.grad_scale,
         )
-        ctx.cam_class, ctx.reduction = arguments.cam_class, arguments.reduction
-        ctx.backend = backend
+        ctx.cam_class, ctx.backend = arguments.cam_class, backend
         ctx.bias_dtype = None if bias is None else bias.dtype
         loss = arguments.reduce(total)
         return loss.clone() if loss is total else loss
@@ -314,14 +314,12 @@ class _FocusHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *saved, grad_scale = ctx.saved_tensors
-        batch, (upstream,) = len(saved[0]), grads
-        if ctx.reduction == "mean":
-            upstream = upstream / max(batch, 1)
+        (upstream,) = grads
         if grad_scale is not None:
             upstream = upstream * grad_scale.to(upstream.dtype)
         needs = ctx.needs_input_grad[:3]
         out = focus_head_backward_op(
-            *saved, upstream.expand(batch), ctx.cam_class, *needs, ctx.backend
+            *saved, upstream.expand(len(saved[0])), ctx.cam_class, *needs, ctx.backend
         )
         grad_features, grad_weight, grad_bias = _asked_for(out, needs)
         if grad_bias is not None:

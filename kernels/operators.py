@@ -109,6 +109,7 @@ def focus_head_op(
     scalars: Tensor,
     level: str,
     cam_class: str,
+    reduction: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_range("target", target, len(weight))
@@ -125,6 +126,7 @@ def focus_head_op(
         scalars,
         level,
         cam_class,
+        reduction,
     )
     return out
 

@@ -28,7 +28,7 @@ from focus.kernels.eager import HeadForward
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
-from focus.kernels.types import CamClass, Level, accumulation_dtype, without_autocast
+from focus.kernels.types import CamClass, Level, Reduction, accumulation_dtype, without_autocast
 
 
 @triton.jit
@@ -54,6 +54,7 @@ def _terms_kernel(
     FROM_MAPS: tl.constexpr,
     LEVEL: tl.constexpr,
     CAM_CLASS: tl.constexpr,
+    MEAN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SALIENCY: tl.constexpr,
     HAS_MASK: tl.constexpr,
@@ -70,7 +71,7 @@ def _terms_kernel(
     given, with the predicted class, and the one row is the CAM. scalars [5]: weights of the three
     terms, temperature, label smoothing. INVERSE_LOG is 1 / log(HW), FLAT_RANGE 64 eps. terms [5,B]:
     total, entropy, classification, focus, saliency. logits, grad_logits [B,K]; cam, grad_cam,
-    saliency [B,HW]; classes, target [B].
+    saliency [B,HW]; classes, target [B]. MEAN: the gradients are of the total's mean, not its sum.
     """
     b = tl.program_id(0)
     k = tl.arange(0, L)
@@ -210,12 +211,17 @@ def _terms_kernel(
         g += weight_saliency * tl.where(flat, 0, tl.where(present != 0, along, 0))
 
     loss = weight_ce * classification + weight_focus * focus + weight_saliency * saliency
+    grad *= weight_ce
+    if MEAN:
+        of_one = tl.full((), 1, ACC) / batch
+        g *= of_one
+        grad *= of_one
     tl.store(terms_ptr + b, loss)
     tl.store(terms_ptr + batch + b, entropy)
     tl.store(terms_ptr + 2 * batch + b, classification)
     tl.store(terms_ptr + 3 * batch + b, focus)
     tl.store(terms_ptr + 4 * batch + b, saliency)
-    tl.store(grad_logits_ptr + sample_k, weight_ce * grad, mask=real)
+    tl.store(grad_logits_ptr + sample_k, grad, mask=real)
     tl.store(cam_ptr + sample_p, z, mask=inside)
     tl.store(grad_cam_ptr + sample_p, g, mask=inside)
 
@@ -232,6 +238,7 @@ def focus_head_forward(
     scalars: Tensor,
     level: Level,
     cam_class: CamClass,
+    reduction: Reduction,
     splits: int | None = None,
 ) -> HeadForward:
     """As :func:`focus.kernels.eager.focus_head_forward`; ``splits`` None: by the shapes."""
@@ -280,6 +287,7 @@ def focus_head_forward(
             FROM_MAPS=from_maps,
             LEVEL=level,
             CAM_CLASS=cam_class,
+            MEAN=reduction == "mean",
             HAS_BIAS=bias is not None,
             HAS_SALIENCY=saliency is not None,
             HAS_MASK=saliency_mask is not None,

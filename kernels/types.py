@@ -61,7 +61,7 @@ class HeadArguments:
         """Per-sample losses ``[B]`` to the loss. "mean" divides by B (an empty batch gives 0)."""
         if self.reduction == "none":
             return total
-        return total.sum() / max(len(total), 1) if self.reduction == "mean" else total.sum()
+        return total.mean() if self.reduction == "mean" and len(total) else total.sum()
 
 
 def accumulation_dtype(features: Tensor) -> torch.dtype:

@@ -88,6 +88,7 @@ def calls(case: Case) -> Iterator[Callable[[], Any]]:
     index = empty(batch, dtype=torch.int64)
     wide = partial(empty, dtype=accumulation_dtype(features))
     cams, has_maps = wide(batch, *grid), case["maps"] != "no maps"
+    of_mean = case["upstream"] == "of the mean"
     yield lambda: triton_focus_head.focus_head_forward(
         features,
         weight,
@@ -100,8 +101,8 @@ def calls(case: Case) -> Iterator[Callable[[], Any]]:
         scalars=wide(5),
         level=case["level"],
         cam_class=case["cam_class"],
+        reduction="mean" if of_mean else "none",
     )
-    of_mean = case["upstream"] == "of the mean"
     yield lambda: triton_focus_head.focus_head_backward(
         features,
         weight,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from focus.kernels import cam_entropy, class_activation, focus_head
-from focus.kernels.checks import scalar_tensor
+from focus.kernels.checks import fill, scalar_tensor
 
 F, W, B = torch.ones(2, 3, 4, 4), torch.ones(5, 3), torch.ones(5)
 T = torch.zeros(2, dtype=torch.int64)
@@ -92,3 +92,13 @@ def test_numbers_are_not_copied_to_a_device(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch, "tensor", None)  # on a GPU, its copy waits for the device
     assert scalar_tensor([0.5, 2.0, torch.ones(())], features).shape == (3,)
     assert scalar_tensor([0.5, 2.0], features).device.type == "meta"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64], ids=str)
+@pytest.mark.parametrize("numbers", [(), (3,), (2, 0, 7), (0.1, 1.0, 5.0, 0.7, 0.0)], ids=str)
+def test_numbers_are_filled_in_exactly(numbers: tuple[float, ...], dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        numbers = tuple(map(int, numbers))
+    filled = fill(numbers, dtype, torch.device("cpu"))
+    assert filled.dtype == dtype
+    assert torch.equal(filled, torch.tensor(numbers, dtype=dtype))

@@ -365,6 +365,7 @@ def test_loss_of_a_class_that_does_not_exist_is_nan_and_no_other(
                 torch.tensor([0.7, 0.9, 1.3, 0.8, 0.1], device=form.device),
                 "minimize",
                 cam_class,
+                "none",
             )
             grads = triton_focus_head.focus_head_backward(
                 inputs.features,

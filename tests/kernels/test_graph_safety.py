@@ -210,6 +210,7 @@ def run_operators(case: Case, backend: str) -> None:
             scalars,
             case["level"],
             case["cam_class"],
+            "mean",
         )
         small = head.classes, head.pooled, head.grad_cam, head.grad_logits
         for upstream in (target, scalars[0].expand(len(target))):
