@@ -83,7 +83,9 @@ def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
     left = iter(filled.unbind())
     return torch.stack(
         [
-            value.detach().to(device, dtype).reshape(()) if isinstance(value, Tensor) else next(left)
+            value.detach().to(device, dtype).reshape(())
+            if isinstance(value, Tensor)
+            else next(left)
             for value in values
         ]
     )

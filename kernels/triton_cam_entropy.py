@@ -20,7 +20,7 @@ from torch import Tensor
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import MAX_ROWS, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
-from focus.kernels.types import without_autocast
+from focus.kernels.types import MapGradients, without_autocast
 
 
 @triton.jit
@@ -115,10 +115,8 @@ def cam_entropy_backward(
                 **small_options(grad.shape[1]),
             )
     one = grad.new_ones(()).expand(len(grad))
-    found = gradients(
-        features, weight, index, grad, None, one, contrast=False, needs=(*needs, False)
-    )
-    return found[:2]
+    maps = MapGradients(index, grad, None, one, contrast=False)
+    return gradients(features, weight, maps, (*needs, False))[:2]
 
 
 @without_autocast

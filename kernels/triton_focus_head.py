@@ -28,7 +28,14 @@ from focus.kernels.eager import HeadForward
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
-from focus.kernels.types import CamClass, Level, Reduction, accumulation_dtype, without_autocast
+from focus.kernels.types import (
+    CamClass,
+    Level,
+    MapGradients,
+    Reduction,
+    accumulation_dtype,
+    without_autocast,
+)
 
 
 @triton.jit
@@ -211,17 +218,16 @@ def _terms_kernel(
         g += weight_saliency * tl.where(flat, 0, tl.where(present != 0, along, 0))
 
     loss = weight_ce * classification + weight_focus * focus + weight_saliency * saliency
-    grad *= weight_ce
     if MEAN:
         of_one = tl.full((), 1, ACC) / batch
         g *= of_one
-        grad *= of_one
+        weight_ce *= of_one
     tl.store(terms_ptr + b, loss)
     tl.store(terms_ptr + batch + b, entropy)
     tl.store(terms_ptr + 2 * batch + b, classification)
     tl.store(terms_ptr + 3 * batch + b, focus)
     tl.store(terms_ptr + 4 * batch + b, saliency)
-    tl.store(grad_logits_ptr + sample_k, grad, mask=real)
+    tl.store(grad_logits_ptr + sample_k, weight_ce * grad, mask=real)
     tl.store(cam_ptr + sample_p, z, mask=inside)
     tl.store(grad_cam_ptr + sample_p, g, mask=inside)
 
@@ -336,13 +342,5 @@ def focus_head_backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As :func:`focus.kernels.eager.focus_head_backward`; ``pooled`` is not needed."""
-    return gradients(
-        features,
-        weight,
-        index,
-        grad_cam,
-        grad_logits,
-        upstream,
-        contrast=cam_class == "contrast",
-        needs=needs,
-    )
+    maps = MapGradients(index, grad_cam, grad_logits, upstream, cam_class == "contrast")
+    return gradients(features, weight, maps, needs)

@@ -16,39 +16,20 @@ from focus.kernels.triton_gradient_few import few_classes
 from focus.kernels.triton_gradient_many import many_classes
 from focus.kernels.triton_gradient_several import MAX_CLASSES, several_classes
 from focus.kernels.triton_maps import MAX_CLASSES_IN_PLACE
+from focus.kernels.types import MapGradients
 
 
 def gradients(
-    features: Tensor,
-    weight: Tensor,
-    classes: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor | None,
-    upstream: Tensor,
-    *,
-    contrast: bool,
-    needs: tuple[bool, bool, bool],
+    features: Tensor, weight: Tensor, maps: MapGradients, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """dF, dW and db, each where ``needs`` asks for it; db in the accumulation type.
 
     Args:
         features: ``[B,C,H,W]``; weight ``[K,C]``.
-        classes: ``[B]``; grad_cam ``[B,HW]``, grad_logits ``[B,K]`` or None, upstream ``[B]``.
-        contrast: the CAM is that of the class minus the mean of the others.
+        maps: the gradients of the class maps.
     """
-    count = len(weight)
-    form = many_classes
-    if count <= MAX_CLASSES_IN_PLACE.value:
-        form = few_classes
-    elif count <= MAX_CLASSES:
-        form = several_classes
-    return form(
-        features,
-        weight,
-        classes,
-        grad_cam,
-        grad_logits,
-        upstream,
-        contrast=contrast,
-        needs=needs,
-    )
+    if len(weight) <= MAX_CLASSES_IN_PLACE.value:
+        return few_classes(features, weight, maps, needs)
+    if len(weight) <= MAX_CLASSES:
+        return several_classes(features, weight, maps, needs)
+    return many_classes(features, weight, maps, needs)

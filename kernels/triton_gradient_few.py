@@ -32,7 +32,7 @@ from focus.kernels.triton_tiles import (
     triton_type,
     zero_tile,
 )
-from focus.kernels.types import accumulation_dtype
+from focus.kernels.types import MapGradients, accumulation_dtype
 
 
 @triton.jit
@@ -45,16 +45,9 @@ def _few_kernel(
     upstream_ptr,
     grad_features_ptr,
     grad_weight_ptr,
-    stride_fb,
-    stride_fc,
-    stride_fh,
-    stride_fw,
-    stride_wk,
-    stride_wc,
-    stride_gb,
-    stride_gc,
-    stride_gh,
-    stride_gw,
+    stride_f,
+    stride_w,
+    stride_g,
     stride_y,
     stride_u,
     batch,
@@ -116,29 +109,18 @@ def _few_kernel(
         chosen += (hot,)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
-    rows = weight_ptr + k.to(tl.int64) * stride_wk
+    rows = weight_ptr + k.to(tl.int64) * stride_w[0]
     for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
-        w = load_channels(rows, real, start, channels, stride_wc, ACC, CELLS, V, BLOCK_C)
+        w = load_channels(rows, real, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         grad_w = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
         for i in tl.static_range(SAMPLES):
             b = (group * SAMPLES + i).to(tl.int64)
             readable = tl.where(b < batch, channels, 0)
             if NEED_WEIGHT:
                 offsets, mask = tile_offsets(
-                    start,
-                    readable,
-                    first_p,
-                    stride_fc,
-                    stride_fh,
-                    stride_fw,
-                    width,
-                    CELLS,
-                    FLAT,
-                    V,
-                    BLOCK_C,
-                    BLOCK_P,
+                    start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
-                tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0)
+                tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
                 tile = tile.to(ACC)[None]
             if ONE_CLASS:
                 own = chosen[i][:, :, None, None] if V > 0 else chosen[i][:, :, None]
@@ -151,22 +133,11 @@ def _few_kernel(
                     grad_w += cams[i] * tile
             if NEED_FEATURES:
                 offsets, mask = tile_offsets(
-                    start,
-                    readable,
-                    first_p,
-                    stride_gc,
-                    stride_gh,
-                    stride_gw,
-                    width,
-                    CELLS,
-                    FLAT,
-                    V,
-                    BLOCK_C,
-                    BLOCK_P,
+                    start, readable, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
                 # Explicit: the interpreter's own conversion to bfloat16 truncates.
                 tl.store(
-                    grad_features_ptr + b * stride_gb + offsets,
+                    grad_features_ptr + b * stride_g[0] + offsets,
                     grad_f.to(grad_features_ptr.dtype.element_ty),
                     mask=mask,
                 )
@@ -184,12 +155,7 @@ def _few_kernel(
 def few_classes(
     features: Tensor,
     weight: Tensor,
-    classes: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor | None,
-    upstream: Tensor,
-    *,
-    contrast: bool,
+    maps: MapGradients,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As :func:`focus.kernels.triton_gradient.gradients`, for up to 4 classes."""
@@ -214,25 +180,25 @@ def few_classes(
             _few_kernel[(groups, triton.cdiv(channels, per_split), blocks)](
                 features,
                 weight,
-                classes,
-                grad_cam,
-                grad_logits,
-                upstream,
+                maps.classes,
+                maps.cam,
+                maps.logits,
+                maps.upstream,
                 grad_features,
                 partial,
-                *features.stride(),
-                *weight.stride(),
-                *written.stride(),
-                classes.stride(0),
-                upstream.stride(0),
+                features.stride(),
+                weight.stride(),
+                written.stride(),
+                maps.classes.stride(0),
+                maps.upstream.stride(0),
                 batch,
                 channels,
                 width,
                 count,
                 per_split,
                 ACC=triton_type(dtype),
-                CONTRAST=contrast,
-                LOGITS=grad_logits is not None,
+                CONTRAST=maps.contrast,
+                LOGITS=maps.logits is not None,
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
@@ -242,8 +208,7 @@ def few_classes(
                 **OPTIONS,
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
-    sums = sum_groups(partial, grad_logits, upstream, weight, need_bias=needs[2])
-    return grad_features, *sums
+    return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])
 
 
 def default_splits(groups: int, channels: int) -> int:

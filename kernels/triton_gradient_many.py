@@ -21,7 +21,7 @@ from focus.kernels.triton_tiles import (
     tile_offsets,
     triton_type,
 )
-from focus.kernels.types import accumulation_dtype, without_autocast
+from focus.kernels.types import MapGradients, accumulation_dtype, without_autocast
 
 
 @triton.jit
@@ -70,14 +70,8 @@ def _rows_kernel(
     grad_cam_ptr,
     grad_features_ptr,
     sums_ptr,
-    stride_fb,
-    stride_fc,
-    stride_fh,
-    stride_fw,
-    stride_gb,
-    stride_gc,
-    stride_gh,
-    stride_gw,
+    stride_f,
+    stride_g,
     batch,
     channels,
     width,
@@ -120,41 +114,20 @@ def _rows_kernel(
         g = spread_cells(g[None, :], 1, CELLS, V)
         if NEED_FEATURES:
             offsets, mask = tile_offsets(
-                first,
-                channels,
-                first_p,
-                stride_gc,
-                stride_gh,
-                stride_gw,
-                width,
-                CELLS,
-                FLAT,
-                V,
-                BLOCK_C,
-                BLOCK_P,
+                first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             grad_f = tl.sum(vector * g + spread / CELLS, 0)
             tl.store(
-                grad_features_ptr + b * stride_gb + offsets,
+                grad_features_ptr + b * stride_g[0] + offsets,
                 grad_f.to(grad_features_ptr.dtype.element_ty),
                 mask=mask,
             )
         if NEED_WEIGHT:
             offsets, mask = tile_offsets(
-                first,
-                channels,
-                first_p,
-                stride_fc,
-                stride_fh,
-                stride_fw,
-                width,
-                CELLS,
-                FLAT,
-                V,
-                BLOCK_C,
-                BLOCK_P,
+                first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
-            tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0).to(ACC)[None]
+            tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
+            tile = tile.to(ACC)[None]
             u += tl.sum(sum_cells(tile * g, 1, CELLS, V, BLOCK_C), 0)
             pooled += tl.sum(sum_cells(tile, 1, CELLS, V, BLOCK_C), 0)
     if NEED_WEIGHT:
@@ -168,12 +141,7 @@ def _rows_kernel(
 def many_classes(
     features: Tensor,
     weight: Tensor,
-    classes: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor | None,
-    upstream: Tensor,
-    *,
-    contrast: bool,
+    maps: MapGradients,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As :func:`focus.kernels.triton_gradient.gradients`, for any number of classes."""
@@ -189,18 +157,18 @@ def many_classes(
     with torch.cuda.device_of(features):
         block_k = 64 * triton_tiles.tile_scale
         _factors_kernel[(triton.cdiv(count, block_k),)](
-            classes,
-            grad_logits,
-            upstream,
+            maps.classes,
+            maps.logits,
+            maps.upstream,
             factors,
             grad_bias,
-            classes.stride(0),
-            upstream.stride(0),
+            maps.classes.stride(0),
+            maps.upstream.stride(0),
             batch,
             count,
             ACC=triton_type(dtype),
-            CONTRAST=contrast,
-            LOGITS=grad_logits is not None,
+            CONTRAST=maps.contrast,
+            LOGITS=maps.logits is not None,
             NEED_BIAS=needs[2],
             BLOCK_B=16,
             BLOCK_K=block_k,
@@ -215,11 +183,11 @@ def many_classes(
                 _rows_kernel[(batch, triton.cdiv(channels, seen["BLOCK_C"]))](
                     features,
                     rows,
-                    grad_cam,
+                    maps.cam,
                     grad_features,
                     sums,
-                    *features.stride(),
-                    *written.stride(),
+                    features.stride(),
+                    written.stride(),
                     batch,
                     channels,
                     width,

@@ -25,7 +25,7 @@ from focus.kernels.triton_tiles import (
     tile_offsets,
     triton_type,
 )
-from focus.kernels.types import accumulation_dtype
+from focus.kernels.types import MapGradients, accumulation_dtype
 
 # Up to here a program has registers for the rows of W, and of dW, of its channels.
 MAX_CLASSES = 16
@@ -43,16 +43,9 @@ def _several_kernel(
     upstream_ptr,
     grad_features_ptr,
     grad_weight_ptr,
-    stride_fb,
-    stride_fc,
-    stride_fh,
-    stride_fw,
-    stride_wk,
-    stride_wc,
-    stride_gb,
-    stride_gc,
-    stride_gh,
-    stride_gw,
+    stride_f,
+    stride_w,
+    stride_g,
     stride_y,
     stride_u,
     batch,
@@ -89,8 +82,8 @@ def _several_kernel(
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     channel = first + tl.arange(0, BLOCK_C)
     there = real[:, None] & (channel < channels)[None, :]
-    rows = weight_ptr + k.to(tl.int64)[:, None] * stride_wk
-    w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_wc, mask=there, other=0).to(ACC)
+    rows = weight_ptr + k.to(tl.int64)[:, None] * stride_w[0]
+    w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_w[1], mask=there, other=0).to(ACC)
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
     count = tl.minimum(samples, batch - group * samples)
@@ -112,40 +105,18 @@ def _several_kernel(
                 even = tl.sum(d[:, None] * w, 0)[None, :]
                 grad_f += spread_block(even, CELLS, V, BLOCK_C)
             offsets, mask = tile_offsets(
-                first,
-                channels,
-                first_p,
-                stride_gc,
-                stride_gh,
-                stride_gw,
-                width,
-                CELLS,
-                FLAT,
-                V,
-                BLOCK_C,
-                BLOCK_P,
+                first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tl.store(
-                grad_features_ptr + b * stride_gb + offsets,
+                grad_features_ptr + b * stride_g[0] + offsets,
                 tl.sum(grad_f, 0).to(grad_features_ptr.dtype.element_ty),
                 mask=mask,
             )
         if NEED_WEIGHT:
             offsets, mask = tile_offsets(
-                first,
-                channels,
-                first_p,
-                stride_fc,
-                stride_fh,
-                stride_fw,
-                width,
-                CELLS,
-                FLAT,
-                V,
-                BLOCK_C,
-                BLOCK_P,
+                first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
-            tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0)
+            tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
             tile = tile.to(ACC)[None]
             u = sum_cells(tile * g, 1, CELLS, V, BLOCK_C)
             grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
@@ -160,12 +131,7 @@ def _several_kernel(
 def several_classes(
     features: Tensor,
     weight: Tensor,
-    classes: Tensor,
-    grad_cam: Tensor,
-    grad_logits: Tensor | None,
-    upstream: Tensor,
-    *,
-    contrast: bool,
+    maps: MapGradients,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As :func:`focus.kernels.triton_gradient.gradients`, for up to 16 classes."""
@@ -191,25 +157,25 @@ def several_classes(
             _several_kernel[(groups, triton.cdiv(channels, seen["BLOCK_C"]), blocks)](
                 features,
                 weight,
-                classes,
-                grad_cam,
-                grad_logits,
-                upstream,
+                maps.classes,
+                maps.cam,
+                maps.logits,
+                maps.upstream,
                 grad_features,
                 partial,
-                *features.stride(),
-                *weight.stride(),
-                *written.stride(),
-                classes.stride(0),
-                upstream.stride(0),
+                features.stride(),
+                weight.stride(),
+                written.stride(),
+                maps.classes.stride(0),
+                maps.upstream.stride(0),
                 batch,
                 channels,
                 width,
                 count,
                 samples,
                 ACC=triton_type(dtype),
-                CONTRAST=contrast,
-                LOGITS=grad_logits is not None,
+                CONTRAST=maps.contrast,
+                LOGITS=maps.logits is not None,
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 # Elsewhere the other number, or 8 rows for up to 8 classes, make it spill.
@@ -219,5 +185,4 @@ def several_classes(
                 **OPTIONS,
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
-    sums = sum_groups(partial, grad_logits, upstream, weight, need_bias=needs[2])
-    return grad_features, *sums
+    return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])

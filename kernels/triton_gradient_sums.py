@@ -8,6 +8,7 @@ from torch import Tensor
 
 from focus.kernels import triton_tiles
 from focus.kernels.triton_tiles import OPTIONS, triton_type
+from focus.kernels.types import MapGradients
 
 # Parts of dW that are summed at once.
 GROUPS = 16
@@ -59,20 +60,11 @@ def _sum_groups_kernel(
 
 
 def sum_groups(
-    partial: Tensor | None,
-    grad_logits: Tensor | None,
-    upstream: Tensor,
-    weight: Tensor,
-    *,
-    need_bias: bool,
+    partial: Tensor | None, maps: MapGradients, weight: Tensor, *, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dW ``[K,C]`` from ``partial [groups,K,C]``, None if there are none; db ``[K]`` if needed.
-
-    Args:
-        grad_logits: ``[B,K]``, as db needs it; upstream: ``[B]``, of the accumulation type.
-    """
+    """dW ``[K,C]`` from ``partial [groups,K,C]``, None if there are none; db ``[K]`` if needed."""
     count, channels = weight.shape
-    dtype = upstream.dtype if partial is None else partial.dtype
+    dtype = maps.cam.dtype
     grad_weight = None if partial is None else weight.new_empty((count, channels))
     grad_bias = weight.new_empty((count,), dtype=dtype) if need_bias else None
     if partial is not None or need_bias:
@@ -81,12 +73,12 @@ def sum_groups(
         with torch.cuda.device_of(weight):
             _sum_groups_kernel[(count, blocks)](
                 partial,
-                grad_logits,
-                upstream,
+                maps.logits,
+                maps.upstream,
                 grad_weight,
                 grad_bias,
-                upstream.stride(0),
-                len(upstream),
+                maps.upstream.stride(0),
+                len(maps.upstream),
                 0 if partial is None else len(partial),
                 channels,
                 count,

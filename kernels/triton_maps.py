@@ -50,14 +50,9 @@ def _maps_kernel(
     rest_ptr,
     maps_ptr,
     pooled_ptr,
-    stride_fb,
-    stride_fc,
-    stride_fh,
-    stride_fw,
-    stride_wk,
-    stride_wc,
-    stride_ib,
-    stride_ik,
+    stride_f,
+    stride_w,
+    stride_i,
     batch,
     channels,
     width,
@@ -95,9 +90,8 @@ def _maps_kernel(
         first_p = tl.program_id(2) * BLOCK_P
     p = first_p + tl.arange(0, BLOCK_P)
     if INDEXED:
-        row = tl.load(
-            index_ptr + first_b.to(tl.int64) * stride_ib + k * stride_ik, mask=k < rows, other=-1
-        )
+        own = index_ptr + first_b.to(tl.int64) * stride_i[0]
+        row = tl.load(own + k * stride_i[1], mask=k < rows, other=-1)
         known = (row >= 0) & (row < classes)
     else:
         row = k.to(tl.int64)
@@ -112,10 +106,9 @@ def _maps_kernel(
             maps += (zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P),)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
+    of_rows = weight_ptr + row * stride_w[0]
     for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
-        w = load_channels(
-            weight_ptr + row * stride_wk, known, start, channels, stride_wc, ACC, CELLS, V, BLOCK_C
-        )
+        w = load_channels(of_rows, known, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         if CONTRAST:
             # Not by load_channels: bench.codegen tells tensors apart by the lines of their loads.
             rest = ()
@@ -129,21 +122,12 @@ def _maps_kernel(
             b = (first_b + i).to(tl.int64)
             # The mask knows the end of all channels, not that of the split, which BLOCK_C divides:
             # with it the loads would no longer be known to be aligned.
+            readable = tl.where(b < batch, channels, 0)
             offsets, mask = tile_offsets(
-                start,
-                tl.where(b < batch, channels, 0),
-                first_p,
-                stride_fc,
-                stride_fh,
-                stride_fw,
-                width,
-                CELLS,
-                FLAT,
-                V,
-                BLOCK_C,
-                BLOCK_P,
+                start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
-            tile = tl.load(features_ptr + b * stride_fb + offsets, mask=mask, other=0).to(ACC)[None]
+            tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
+            tile = tile.to(ACC)[None]
             if AT_ONCE:
                 sums += (maps[i] + sum_channels(w * tile, L, CELLS, V),)
             else:
@@ -214,9 +198,9 @@ def class_maps(
             rest,
             maps,
             pooled,
-            *features.stride(),
-            *weight.stride(),
-            *(index.stride() if index is not None else (0, 0)),
+            features.stride(),
+            weight.stride(),
+            (0, 0) if index is None else index.stride(),
             batch,
             channels,
             width,

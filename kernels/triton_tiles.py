@@ -83,9 +83,7 @@ def tile_offsets(
     first,
     channels,
     first_p,
-    stride_c,
-    stride_h,
-    stride_w,
+    strides,
     width,
     CELLS: tl.constexpr,
     FLAT: tl.constexpr,
@@ -95,8 +93,8 @@ def tile_offsets(
 ):
     """Offsets of the tile whose first channel is ``first``, a multiple of BLOCK_C; and its mask.
 
-    first_p: its first cell, a multiple of BLOCK_P; 0 for vectors. FLAT: a channel's cells follow
-    each other at stride_w.
+    first_p: its first cell, a multiple of BLOCK_P; 0 for vectors. strides: of [B,C,H,W]. FLAT: a
+    channel's cells follow each other at the last.
     """
     if V > 0:
         tl.static_assert(BLOCK_P >= CELLS, "vectors run over all cells")
@@ -111,10 +109,10 @@ def tile_offsets(
         channel = first + tl.arange(0, BLOCK_C)
         p = first_p + tl.arange(0, BLOCK_P)
         if FLAT:
-            cell = p.to(tl.int64) * stride_w
+            cell = p.to(tl.int64) * strides[3]
         else:
-            cell = (p // width).to(tl.int64) * stride_h + (p % width).to(tl.int64) * stride_w
-        offsets = channel.to(tl.int64)[:, None] * stride_c + cell[None, :]
+            cell = (p // width).to(tl.int64) * strides[2] + (p % width).to(tl.int64) * strides[3]
+        offsets = channel.to(tl.int64)[:, None] * strides[1] + cell[None, :]
         mask = (channel < channels)[:, None] & (p < CELLS)[None, :]
     return offsets, mask
 

@@ -38,6 +38,23 @@ class FocusHeadOutput(NamedTuple):
     """``[B]`` in [0, 1]; 0 for a sample without a map."""
 
 
+class MapGradients(NamedTuple):
+    """Gradients of the class maps ``[B,K,HW]``, ``h = s (a g + d / HW)``, by their factors.
+
+    a is one-hot of the CAM's class; of the contrast, also ``-1 / (K-1)`` at each other class.
+    """
+
+    classes: Tensor
+    """``[B]``: the CAM's."""
+    cam: Tensor
+    """g ``[B,HW]``, contiguous."""
+    logits: Tensor | None
+    """d ``[B,K]``, contiguous; None: 0."""
+    upstream: Tensor
+    """s ``[B]``."""
+    contrast: bool
+
+
 @dataclass(frozen=True)
 class HeadArguments:
     """Checked and normalised options of the head.
