@@ -17,7 +17,7 @@ from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
-from focus.runs import SUMMARY
+from focus.runs import MANIFEST, SUMMARY
 from focus.runtime import check_writable, ended_together, main_first, start
 
 
@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> None:
     detector = Detector.from_pretrained(model)
     accelerator = start(config)
     main = accelerator.is_main_process
-    manifest, bad, workers = main_first(accelerator, lambda: _images(config, progress=main))
+    manifest, bad, workers = main_first(accelerator, lambda: _images(config, model, progress=main))
     if config.robustness:
         robustness.check_labels(manifest)
     size = config.batch_size
@@ -134,22 +134,40 @@ def _eval_metric(run: Path) -> str | None:
         return None
 
 
-def _images(config: EvaluateConfig, progress: bool) -> tuple[Manifest, list[BadFile], int]:
+def _images(
+    config: EvaluateConfig, model: Path, progress: bool
+) -> tuple[Manifest, list[BadFile], int]:
     """What to score, what cannot be decoded, and how many workers that is worth.
 
-    That is the images given, else the run's demo set.
+    That is the images given, else those that the run was tested on.
     """
     own, tests = read_given(config, allow_unlabelled=True)
-    given = own + tests
+    given, record = own + tests, _record(model.parent)
+    if not given and config.run is not None:
+        if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
+            return demo_manifest(progress=progress).split("test"), [], 0
+        given = record.split("test")
     if not given:
-        if config.run is None or load_config(TrainConfig, Path(config.run) / "config.yaml").data:
-            raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
-        return demo_manifest(progress=progress).split("test"), [], 0
-    # What a model was trained on says nothing about new images.
-    unseen = given.where(lambda sample: sample.split != "train")
+        raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
+    # What a model was trained or chosen on says nothing about new images.
+    known = {sample.path for sample in record if sample.split in ("train", "validation")}
+    unseen = given.where(lambda sample: sample.split != "train" and sample.path not in known)
     if not unseen:
         raise InputError(
-            f"All {len(given)} images of {given.source} are for training: give others."
+            f"All {len(given)} images of {given.source} are for training, or what the model was "
+            "chosen on: give others."
+        )
+    if progress and len(unseen) < len(given):
+        print(
+            f"{len(given) - len(unseen)} of {len(given)} images are left out: they are for "
+            "training, or what the model was chosen on."
         )
     usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
     return usable, bad, min(4, usable_cores())
+
+
+def _record(run: Path) -> Manifest:
+    """What a run trains, validates and tests on; empty for a folder that is no run's."""
+    path = run / MANIFEST
+    is_run = path.is_file() and (run / "config.yaml").is_file()
+    return Manifest.from_csv(path) if is_run else Manifest(())

@@ -100,7 +100,9 @@ class SharedConfig:
                     raise InputError(
                         f"{flag(name)} got {key}={path}: give NAME=PATH, a name without slashes."
                     )
-        for name in ("data_root", "heatmaps", "layout", "columns", "allow_outside_root"):
+        if self.heatmaps is not None and not self.data:
+            raise InputError(f"--heatmaps {self.heatmaps} is of no use without --data.")
+        for name in ("data_root", "layout", "columns", "allow_outside_root"):
             if getattr(self, name) not in (None, False) and not (
                 self.data or self.test_data or self.test_real
             ):

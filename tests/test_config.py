@@ -197,6 +197,10 @@ def test_resolving_twice_changes_nothing() -> None:
         ({"name": "a/b"}, "--name got 'a/b'.*without slashes"),
         ({"name": ".."}, "--name got '..'"),
         ({"data_root": "images"}, "--data-root is of no use without --data"),
+        (
+            {"heatmaps": "maps", "test_data": {"A": "fakes"}},
+            "--heatmaps maps is of no use without --data",
+        ),
         ({"layout": "cyborg"}, "--layout is of no use without --data"),
         ({"allow_outside_root": True}, "--allow-outside-root is of no use without --data"),
         ({"data": ("a",), "columns": "path"}, "--columns got 'path': give path=NAME,label=NAME"),

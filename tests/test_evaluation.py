@@ -1,6 +1,7 @@
 """What evaluate.py does: results, files, screen, bad input, several processes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from focus import evaluation
 from focus.config import EvaluateConfig, TrainConfig, write_config
+from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.models import Detector
 from focus.result_table import format_table
@@ -138,6 +140,48 @@ def test_the_output_goes_into_the_run_or_here(
     assert (model.parent / "evaluation" / "scores.csv").exists()
 
 
+SPLITS: tuple[Split, ...] = ("train", "train", "validation", "test", "test", "", "test")
+
+
+@pytest.fixture
+def own_run(model: Path, tmp_path: Path) -> Path:
+    """A run on seven images, 0.png to 6.png of the folder ``images``, in these splits."""
+    images = noise(tmp_path / "images", len(SPLITS))
+    shutil.copytree(model.parent, tmp_path / "run")
+    record = Manifest(
+        Sample(str(images / f"{number}.png"), label=number % 2, split=split)
+        for number, split in enumerate(SPLITS)
+    )
+    record.to_csv(tmp_path / "run" / "manifest.csv")
+    return tmp_path / "run"
+
+
+def names_of(output: Path) -> list[str]:
+    return [Path(path).name for path in Scores.from_csv(output / "scores.csv").path]
+
+
+def test_a_run_alone_is_scored_on_what_it_was_tested_on(own_run: Path) -> None:
+    evaluate(run=str(own_run))
+    assert names_of(own_run / "evaluation") == ["3.png", "4.png", "6.png"]
+
+
+@pytest.mark.parametrize("by", ["run", "model_dir"])
+def test_what_a_model_was_trained_or_chosen_on_is_left_out(
+    own_run: Path, by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the data themselves do not say so, as a folder of images does not."""
+    noise(tmp_path / "images" / "new", 1)
+    where = own_run if by == "run" else own_run / "model"
+    evaluate(**{by: str(where)}, data=(str(tmp_path / "images"),), output=str(tmp_path / "out"))
+    assert names_of(tmp_path / "out") == ["3.png", "4.png", "5.png", "6.png", "0.png"]
+    line = "3 of 8 images are left out: they are for training, or what the model was chosen on."
+    assert line in capsys.readouterr().out
+    (own_run / "config.yaml").unlink()
+    if by == "model_dir":  # a folder with another manifest.csv is no run's
+        evaluate(model_dir=str(where), data=(str(tmp_path / "images"),), output=str(tmp_path / "b"))
+        assert len(names_of(tmp_path / "b")) == 8
+
+
 def test_evaluate_without_labels_gives_scores_only(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +210,7 @@ def test_evaluate_says_that_one_class_has_no_auc(
         ({"model_dir": "RUN", "data": ("x",)}, "holds no detector"),
         ({"run": "RUN", "data": ("nowhere",)}, "There is no file or folder"),
         ({"run": "RUN", "output": "RUN/config.yaml"}, "is a file: give a folder"),
-        ({"run": "RUN", "data": ("TRAIN",)}, "All 2 images of .* are for training"),
+        ({"run": "RUN", "data": ("TRAIN",)}, "All 2 images of .* are for training, or what the"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

@@ -81,7 +81,7 @@ def test_keys_of_results() -> None:
     outline = set(re.findall(r'"(\w+)"', block))
     figures = set(listed("results.json", "field")) | {"n_real", "n_fake", "n_pointing", "n_maps"}
     # A run folder adds the model.
-    documented = (outline - {"model", "epoch", "validation_auc"}) | figures | set(POINTS)
+    documented = (outline - {"model", "epoch", "validation_METRIC"}) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented
 
 

@@ -171,8 +171,9 @@ def test_evaluate_gives_the_scores_of_the_run(
     tests = ["--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"cam={data / 'camera'}"]
     succeeds("evaluate.py", "--run", folder, *tests, "--output", "run", cwd=tmp_path)
     inside("evaluate.py", "--model-dir", folder / "model", *tests, "--output", tmp_path / "model")
+    inside("evaluate.py", "--run", folder, "--output", tmp_path / "alone")
     first = Scores.from_csv(folder / "scores.csv")
-    for name in ("run", "model"):
+    for name in ("run", "model", "alone"):
         again = Scores.from_csv(tmp_path / name / "scores.csv")
         assert list(again.path) == list(first.path)
         np.testing.assert_allclose(again.score, first.score, atol=1e-6)
