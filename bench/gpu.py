@@ -169,6 +169,8 @@ def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
             else:
                 row["problem"] = f"wrong: relative error {error:.1e} above {limit:.1e}"
         except Exception as error:  # one that cannot run must not end the others
+            if run.device == "cuda":  # where a capture that failed has left its own stream
+                torch.cuda.set_stream(torch.cuda.default_stream())
             kind = "problem" if operation.provider == "ours" else "obstacle"
             row[kind] = tools.one_line(f"{type(error).__name__}: {error}")
         if copied and operation.provider == "ours" and "median_us" in row:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from focus.data.machine import usable_cores
+from focus.data.machine import default_workers
 from focus.errors import InputError, did_you_mean
 from focus.flags import declare, flag
 from focus.losses import LOSSES, CamClass, Level, LossConfig
@@ -378,7 +378,7 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     loss = asdict(loss_config(config))
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:
-        values["workers"] = min(4, usable_cores()) if config.data else 0
+        values["workers"] = default_workers() if config.data else 0
     if config.name is None:
         data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"

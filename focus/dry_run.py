@@ -18,7 +18,8 @@ from focus.runtime import describe
 from focus.trainer import EVALUATION_BATCH, Trainer
 
 _TIMED_STEPS = 3
-_TIMED_IMAGES = 128  # of validation
+_TIMED_SECONDS = 10  # of validation
+_PREFETCHED = 2  # batches of each worker, torch's default
 
 
 def dry_run(
@@ -72,17 +73,20 @@ def image_counts(manifest: Manifest) -> list[str]:
 def _timed(trainer: Trainer) -> tuple[float, int | None]:
     """Seconds of a step, and kernel launches in one, where there are any.
 
-    The first step compiles, the last is the one whose launches are counted.
+    The first step compiles, and the last is the one whose launches are counted.
     """
     trainer.model.train()
-    steps = trainer.plan.epoch(0)[: _TIMED_STEPS + 1]
+    device = trainer.accelerator.device
+    on_gpu = device.type == "cuda"
+    # What the workers loaded while the first step compiled says nothing of how fast they load.
+    before = 1 + (_PREFETCHED * trainer.config.workers if on_gpu else 0)
+    steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS + on_gpu]
     trainer.batches.plan(steps)
     loaded = (Batch(*batch) for batch in trainer.loader)
-    device = trainer.accelerator.device
     launches, seconds = None, []
     for number, step in enumerate(steps):
         began = time.perf_counter()
-        if number == len(steps) - 1 and device.type == "cuda":
+        if on_gpu and number == len(steps) - 1:
             with profile(activities=[ProfilerActivity.CUDA]) as seen:
                 trainer.train_step(step, loaded)
                 torch.cuda.synchronize(device)
@@ -92,23 +96,27 @@ def _timed(trainer: Trainer) -> tuple[float, int | None]:
             )
         else:
             trainer.train_step(step, loaded)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:] or seconds), launches
+            seconds.append(time.perf_counter() - began)
+    timed = seconds[before:] or seconds[1:] or seconds
+    return (sum(timed) / len(timed) if timed else 0.0), launches
 
 
 def _seconds_per_image(trainer: Trainer) -> float:
-    """Of validation."""
-    rows = range(min(_TIMED_IMAGES, len(trainer.validation)))
-    began = time.perf_counter()
-    for _ in predictions(
+    """Of validation; where there are several batches without the first, which compiles."""
+    images, began, first = 0, time.perf_counter(), True
+    for rows, _ in predictions(
         trainer.kept,
         trainer.validation,
         batch_size=EVALUATION_BATCH,
+        workers=trainer.config.workers,
         autocast=trainer.accelerator.autocast,
-        indices=rows,
     ):
-        pass
-    return (time.perf_counter() - began) / max(1, len(rows))
+        images += len(rows)
+        if time.perf_counter() - began > _TIMED_SECONDS:
+            break
+        if first and len(rows) < len(trainer.validation):
+            images, began, first = 0, time.perf_counter(), False
+    return (time.perf_counter() - began) / max(1, images)
 
 
 def _spoken(seconds: float) -> str:

@@ -8,7 +8,7 @@ from focus.cli import load_config
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.machine import is_main_process, usable_cores
+from focus.data.machine import default_workers, is_main_process
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
 from focus.errors import InputError
@@ -163,7 +163,7 @@ def _images(
             "training, or what the model was chosen on."
         )
     usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
-    return usable, bad, min(4, usable_cores())
+    return usable, bad, default_workers()
 
 
 def _record(run: Path) -> Manifest:

@@ -4,13 +4,14 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from traceback import clear_frames
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
@@ -19,6 +20,10 @@ from focus.kernels import backend_for
 from focus.stopping import Stopped
 
 T = TypeVar("T")
+
+# For what the main process does first: a million images take hours to decode, and NCCL would wait
+# ten minutes. A launcher ends the processes of one that has died, however long they would wait.
+_LONGEST_WAIT = timedelta(hours=12)
 
 
 @contextmanager
@@ -65,7 +70,8 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
 
     Raises:
         InputError: fp16 without a GPU, where Accelerate would train in float32 without a word; a
-            launcher that was told another precision, or accumulation, than the program.
+            launcher that was told another precision, or accumulation, than the program; more
+            processes than GPUs.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -82,9 +88,16 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
             f"{config.mixed_precision}: give the program --mixed-precision {launched}, or launch "
             f"with --mixed_precision {config.mixed_precision}."
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+    devices = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.accelerator.device_count()
+    if 0 < devices < (local := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
+        raise InputError(
+            f"{local} processes share {devices} GPU{'s' * (devices > 1)}: start {devices}, or set "
+            "ACCELERATE_USE_CPU=true to train on the CPU."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not devices:
         # Else, started by torchrun without a GPU, each process would believe that it is alone.
         options["cpu"] = True
+    options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")

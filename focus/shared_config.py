@@ -88,7 +88,7 @@ class SharedConfig:
         None,
         "machine",
         "processes that load images, 0 = none "
-        "(default: 0 for the demo set, else a core each, at most 4)",
+        "(default: 0 for the demo set, else a core each, at most 8)",
     )
     debug: bool = declare(False, "machine", "show a traceback with an error")
 

@@ -186,10 +186,10 @@ class Trainer:
         if config.compile:
             detector.compile()  # in place: the names of the weights stay
         self.buffers = Buffers(detector)
-        self.model, self.optimizer = self.accelerator.prepare(
-            detector, make_optimizer(config, detector)
-        )
-        self.scheduler = make_scheduler(config, self.optimizer.optimizer, self.plan.steps)
+        optimizer = make_optimizer(config, detector)
+        # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
+        self.scheduler = make_scheduler(config, optimizer, self.plan.steps)
+        self.model, self.optimizer = self.accelerator.prepare(detector, optimizer)
 
     @property
     def kept(self) -> Detector:

@@ -24,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = 0
+    # Programs that tests run take the CPU, whose bits repeat; tests of a GPU say so.
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     # A shell's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

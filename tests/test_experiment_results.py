@@ -219,8 +219,8 @@ def test_the_sentences_of_the_readme() -> None:
     spread = max(float(dose.std(ddof=1)) for dose in doses)
     without, contrast = (two(mean("pointing_open", arm)) for arm in ("ce", "focus-contrast"))
     assert (
-        f"({two(min(narrow))} to {two(max(narrow))}, SD up to {two(spread)}, against {without} with "
-        f"cross-entropy), though not with a weight of 1 "
+        f"({two(min(narrow))} to {two(max(narrow))}, SD up to {two(spread)}, against {without} "
+        f"with cross-entropy), though not with a weight of 1 "
         f"({two(float(of_dose('pointing_open', 1).mean()))}) or on the contrast CAM ({contrast})."
     ) in text
 

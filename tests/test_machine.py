@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from focus.data.machine import cache_dir, usable_cores
+from focus.data import machine
+from focus.data.machine import cache_dir, default_workers, usable_cores
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +32,17 @@ def test_cores_are_those_that_the_process_may_use() -> None:
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"),
+    [(1, None, 1), (2, None, 2), (64, None, 8), (16, "4", 4), (64, "2", 8), (2, "4", 1)],
+)
+def test_processes_of_a_machine_share_its_cores_for_loading(
+    cores: int, processes: str | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert default_workers() == workers

@@ -19,6 +19,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def default_workers() -> int:
+    """Processes that load images: a core each, which a machine's processes share, 8 at most."""
+    return min(8, max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def is_main_process() -> bool:
     """Whether this is the first of a launch's processes, also before Accelerate is there to ask."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
