@@ -71,9 +71,8 @@ def evaluate(config: EvaluateConfig) -> None:
         if bad:
             written.append(output / BAD_FILES)
             write_bad_files(bad, written[-1])
-        stale = (*robustness.FILES, faithfulness.FILE, *([] if bad else [BAD_FILES]))
-        for name in stale:
-            (output / name).unlink(missing_ok=True)  # of other scores
+        else:
+            (output / BAD_FILES).unlink(missing_ok=True)  # of other images
         report.remove(output)
     kept: list[robustness.Kept] = []
     if config.robustness:

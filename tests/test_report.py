@@ -309,7 +309,8 @@ def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> N
     mine = ["holiday.png", "rocket.svg", "roc-open.txt", "ROC-open.png"]
     for name in (*mine, "roc-open.png", "reliability.svg", "training-loss.png"):
         (tmp_path / "figures" / name).write_text("x")
-    (tmp_path / "report.html").write_text("x")
+    for name in ("report.html", "robustness.csv", "robustness.png", "faithfulness.csv"):
+        (tmp_path / name).write_text("x")
     report.remove(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(["figures", *mine])
 

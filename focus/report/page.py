@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from tqdm.auto import tqdm
 
-from focus import __version__
+from focus import __version__, faithfulness, robustness
 from focus.data.manifest import Manifest
 from focus.monitoring import best_epoch
 from focus.plotting import printable
 from focus.report import gallery, plots, tables
 from focus.result_table import remarks
 from focus.results import Results
-from focus.robustness import Kept
 from focus.scores import Scores
 from focus.writing import written_whole
 
@@ -61,7 +60,14 @@ def attempt(make: Callable[[], Path]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Take away a report and its figures, which are of other scores than those that come."""
+    """Take away what was made of other scores than those that come: a report and its figures,
+    robustness and faithfulness."""
+    for name in (*robustness.FILES, faithfulness.FILE):
+        (folder / name).unlink(missing_ok=True)
+    _remove_report(folder)
+
+
+def _remove_report(folder: Path) -> None:
     (folder / REPORT).unlink(missing_ok=True)
     figures = folder / FIGURES
     if not figures.is_dir():
@@ -81,7 +87,7 @@ def write(
     scores: Scores,
     results: Results | None,
     *,
-    kept: Sequence[Kept] = (),
+    kept: Sequence[robustness.Kept] = (),
     summary: Path | None = None,
     eval_metric: str | None = None,
     progress: bool = True,
@@ -198,7 +204,7 @@ def render(
 
 
 def _write(folder: Path, text: str, files: Mapping[str, bytes]) -> None:
-    remove(folder)
+    _remove_report(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     try:
         for name, content in files.items():
@@ -207,7 +213,7 @@ def _write(folder: Path, text: str, files: Mapping[str, bytes]) -> None:
         with written_whole(folder / REPORT) as aside:
             aside.write_text(text, encoding="utf-8")
     except BaseException:
-        remove(folder)
+        _remove_report(folder)
         raise
 
 
