@@ -338,7 +338,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts (default: 9)")
     parser.add_argument("--parts", type=parts_of, default=list(PARTS), help="default: all")
     parser.add_argument("--shapes", type=shapes_of, default=SHAPES, metavar="BxCxHW,...")
-    parser.add_argument("--tests", default="tests", help="what pytest is given (default: tests)")
+    parser.add_argument("--tests", default="tests/kernels", help="of pytest (default: %(default)s)")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu: a rehearsal")
     arguments = parser.parse_args()
     device = "cuda" if arguments.device == "gpu" else "cpu"
@@ -351,6 +351,7 @@ def main() -> int:
         )
         return 2
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")  # which some images have lowered
 
     found = machine(device)
     card = re.sub(r"[^a-z0-9]+", "-", found.get("card", "cpu").lower()).strip("-")

@@ -101,6 +101,10 @@ def class_row(name: str, classes: Sequence[int], weight: Tensor) -> Tensor:
 
 
 def _filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if numbers and torch.compiler.is_compiling():
+        # A number that changes becomes an input of the graph; filled in, each compiles anew.
+        zero = torch.zeros((), dtype=dtype, device=device)
+        return torch.stack([zero + number for number in numbers])
     if device.type == "cpu":
         return torch.tensor(numbers, dtype=dtype)
     return fill(numbers, dtype, device)

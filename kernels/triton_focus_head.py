@@ -154,6 +154,9 @@ def _terms_kernel(
     z = tl.where(exists, z, float("nan"))
     classification = tl.where(exists, classification, float("nan"))
     grad = tl.where(exists, grad, float("nan"))
+    of_one = tl.full((), 1, ACC) / batch if MEAN else 1.0
+    tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * grad, mask=real)
+    tl.store(cam_ptr + sample_p, z, mask=inside)
 
     # Entropy of the CAM.
     q, cam_shifted, total, mean = softmax_entropy(z, inside, temperature)
@@ -218,18 +221,12 @@ def _terms_kernel(
         g += weight_saliency * tl.where(flat, 0, tl.where(present != 0, along, 0))
 
     loss = weight_ce * classification + weight_focus * focus + weight_saliency * saliency
-    if MEAN:
-        of_one = tl.full((), 1, ACC) / batch
-        g *= of_one
-        weight_ce *= of_one
     tl.store(terms_ptr + b, loss)
     tl.store(terms_ptr + batch + b, entropy)
     tl.store(terms_ptr + 2 * batch + b, classification)
     tl.store(terms_ptr + 3 * batch + b, focus)
     tl.store(terms_ptr + 4 * batch + b, saliency)
-    tl.store(grad_logits_ptr + sample_k, weight_ce * grad, mask=real)
-    tl.store(cam_ptr + sample_p, z, mask=inside)
-    tl.store(grad_cam_ptr + sample_p, g, mask=inside)
+    tl.store(grad_cam_ptr + sample_p, of_one * g, mask=inside)
 
 
 def focus_head_forward(
@@ -303,7 +300,7 @@ def focus_head_forward(
             FLAT_RANGE=64 * torch.finfo(dtype).eps,
             CELLS=cells,
             L=padded(classes),
-            **small_options(cells),
+            **small_options(max(cells, classes)),
         )
     return out
 

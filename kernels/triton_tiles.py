@@ -340,9 +340,15 @@ def samples_in_registers(seen: dict[str, Any], samples: int) -> int:
     return max(1, min(samples, samples * 4 * warp_size() // vectors))
 
 
-def small_options(cells: int) -> dict[str, Any]:
-    """Options of a kernel whose program holds all cells of a CAM: eight or more to a thread."""
-    return OPTIONS | {"num_warps": min(max(padded(cells) // 256, 4), 16)}
+def small_options(values: int) -> dict[str, Any]:
+    """Options of a kernel whose program holds so many cells or classes: eight or more to a thread.
+
+    Products are rounded before they are summed: fused into a sum over threads, each thread would
+    round another of them, and hold another sum; fused into ``entropy - target``, the rounding of
+    the entropy would be left where nothing is.
+    """
+    warps = min(max(padded(values) // 256, 4), 16)
+    return {"enable_fp_fusion": False, "num_warps": warps}
 
 
 def warp_size() -> int:

@@ -7,8 +7,10 @@ named tables, ``codegen.json`` and ``codegen.csv`` as ``bench.codegen`` does and
 """
 
 import json
+import math
 import multiprocessing
 import os
+import struct
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -76,6 +78,16 @@ def inspect(target: str, call: Callable[[], Any]) -> dict[str, Any]:
     return asdict(code) | {"faults": code.faults()}
 
 
+def scaled_entropies(cells: int = 49) -> list[str]:
+    """The lines of the terms' PTX that have 1 / log(HW), by which entropies are multiplied."""
+    step = codegen.steps(torch.float32, torch.contiguous_format, (7, 7))["focus_head forward K 2"]
+    (terms,) = (each for each in codegen.capture("sm_90", step) if each.name == "terms")
+    target = codegen.TARGETS["sm_90"]
+    text = triton.compile(terms.source, target=target, options=terms.options).asm["ptx"]
+    factor = f"0f{struct.pack('>f', 1 / math.log(cells)).hex().upper()}"
+    return [line.strip() for line in text.splitlines() if factor in line]
+
+
 # Targets, grids, layouts and types of the rows, of which each takes a second.
 BOTH = tuple(codegen.LAYOUTS)
 Job = tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]
@@ -123,6 +135,7 @@ def main(folder: Path, *names: str) -> None:
         for target in ("sm_80", "gfx942")
     }
     (folder / "planted.json").write_text(json.dumps(found))
+    (folder / "scaled.json").write_text(json.dumps(scaled_entropies()))
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         made = {name: pool.map(compiled, TABLES[name]) for name in names}
         for name, jobs in made.items():

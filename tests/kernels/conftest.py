@@ -69,6 +69,12 @@ def frozen_imports() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def exact_products() -> None:
+    """Some images of GPUs have torch round products to TF32."""
+    torch.set_float32_matmul_precision("highest")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def single_thread(one_thread: None) -> None:
     """Threads wait for each other where the cores are busy, as they are while kernels compile."""

@@ -54,6 +54,7 @@ class Table(NamedTuple):
 class Compiled(NamedTuple):
     tables: dict[str, Table]
     planted: dict[str, dict[str, Any]]
+    scaled: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,10 @@ def read(folder: Path, *names: str) -> Compiled:
         report = json.loads((folder / name / "codegen.json").read_text())
         printed = (folder / name / "table.txt").read_text().splitlines()
         tables[name] = Table(report, flat, printed)
-    return Compiled(tables, json.loads((folder / "planted.json").read_text()))
+    planted, scaled = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("planted", "scaled")
+    )
+    return Compiled(tables, planted, scaled)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +208,12 @@ def test_large_grids_take_no_more_registers_or_shared_memory(compiled_further: C
         # 128 x 128 cells are 32 for each thread of the kernel of the terms, in local memory.
         if not (row["cells"] == MAX_CELLS and row["kernel"].endswith("terms")):
             assert row["spills"] == row["local"] == 0, row
+
+
+def test_an_entropy_is_rounded_before_its_target_is_subtracted(compiled: Compiled) -> None:
+    """Fused into the subtraction, the product would leave its rounding where nothing is left."""
+    kinds = {line.partition(" ")[0].partition(".")[0] for line in compiled.scaled}
+    assert kinds == {"mul"}, compiled.scaled
 
 
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])

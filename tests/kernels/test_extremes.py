@@ -1,10 +1,12 @@
 """Flat, huge and non-finite CAMs, and classes that do not exist."""
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
 
-from focus.kernels import cam_entropy, class_activation, focus_head
+from focus.kernels import cam_entropy, class_activation, eager, focus_head, operators
 
 from .cases import (
     CAM_CLASSES,
@@ -14,7 +16,6 @@ from .cases import (
     INTERPRETER,
     LEVELS,
     REFERENCE,
-    TRITON_GPU,
     Case,
     Form,
     Inputs,
@@ -310,12 +311,17 @@ def test_cam_that_is_nan_everywhere_has_no_saliency(form: Form) -> None:
 MISSING = [-1, 3, 2**40, -(2**40)]
 
 
-@pytest.mark.parametrize("missing", MISSING)
-@pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
-def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(form: Form, missing: int) -> None:
-    """As on a GPU, where a check of the range would wait for the device: below that check."""
-    from focus.kernels import triton_cam_entropy
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where a check of the range would wait for the device."""
+    monkeypatch.setattr(eager, "_unchecked", lambda index: True)
 
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(form: Form, missing: int) -> None:
+    forward, backward = operators.cam_entropy_form(form.backend)
     inputs = make_inputs(CASE, form.device)
     inputs.index[:] = torch.tensor([0, 1, 2, 0])
     results = []
@@ -324,11 +330,9 @@ def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(form: Form, miss
             index[1] = missing
         arguments = inputs.features, inputs.weight, index, torch.tensor(0.8, device=form.device)
         with form.active():
-            cam, entropy = triton_cam_entropy.cam_entropy_forward(*arguments)
+            cam, entropy = forward(*arguments)
             upstream = random_like(cam, 1), random_like(entropy, 2)
-            grads = triton_cam_entropy.cam_entropy_backward(
-                *arguments, cam, *upstream, (True, True)
-            )
+            grads = backward(*arguments, cam, *upstream, (True, True))
         results.append((cam, entropy, *grads))
     clean, out = results
     for one, other in zip(clean[:3], out[:3], strict=True):
@@ -339,21 +343,44 @@ def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(form: Form, miss
     assert out[3][1].count_nonzero() == 0
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_activation_of_a_class_that_does_not_exist_is_nan_and_no_other(
+    form: Form, missing: int
+) -> None:
+    name = "eager" if form.backend == "eager" else "triton_cam_entropy"
+    activation = importlib.import_module(f"focus.kernels.{name}").class_activation
+    inputs = make_inputs(CASE, form.device)
+    classes = inputs.index[:, None].repeat(1, 2)
+    temperature = torch.tensor(0.8, device=form.device)
+    leaves = inputs.features, inputs.weight, inputs.bias
+    with form.active():
+        clean = activation(*leaves, classes, temperature)
+        classes[2, 1] = missing
+        logits, cams, entropy = activation(*leaves, classes, temperature)
+    assert torch.equal(logits, clean[0])
+    for one, other in zip(clean[1:], (cams, entropy), strict=True):
+        assert other[2, 1].isnan().all()
+        other[2, 1] = one[2, 1]
+        assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("cam_class", CAM_CLASSES)
 @pytest.mark.parametrize("missing", MISSING)
-@pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
+@pytest.mark.parametrize("form", FOCUS_HEAD)
 def test_loss_of_a_class_that_does_not_exist_is_nan_and_no_other(
     form: Form, missing: int, cam_class: str
 ) -> None:
-    from focus.kernels import triton_focus_head
-
+    forward, backward = operators.focus_head_form(form.backend)
     inputs = make_inputs(CASE, form.device)
     results = []
     for index in (inputs.index, inputs.index.clone()):
         if results:
             index[1] = missing
         with form.active():
-            head = triton_focus_head.focus_head_forward(
+            head = forward(
                 inputs.features,
                 inputs.weight,
                 inputs.bias,
@@ -367,7 +394,7 @@ def test_loss_of_a_class_that_does_not_exist_is_nan_and_no_other(
                 cam_class,
                 "none",
             )
-            grads = triton_focus_head.focus_head_backward(
+            grads = backward(
                 inputs.features,
                 inputs.weight,
                 head.classes,

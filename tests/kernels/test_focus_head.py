@@ -430,7 +430,10 @@ def test_frozen_inputs_have_no_gradient_and_the_others_the_same(form: Form, want
         out.loss.backward(random_like(out.loss))
     for name, leaf in leaves.items():
         if name in wanted:
-            assert torch.equal(leaf.grad, all_grads[name]), name
+            exact = all_grads[name].cpu().double()
+            assert_close(name, leaf.grad, exact, torch.float32)
+            # On a GPU each variant of a kernel is compiled, and its sums rounded, for itself.
+            assert form.device == "cuda" or torch.equal(leaf.grad, all_grads[name]), name
         else:
             assert leaf.grad is None, name
 
