@@ -10,6 +10,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -79,13 +80,15 @@ def inspect(target: str, call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def scaled_entropies(cells: int = 49) -> list[str]:
-    """The lines of the terms' PTX that have 1 / log(HW), by which entropies are multiplied."""
+    """The instructions of the terms' PTX on 1 / log(HW), by which entropies are multiplied."""
     step = codegen.steps(torch.float32, torch.contiguous_format, (7, 7))["focus_head forward K 2"]
     (terms,) = (each for each in codegen.capture("sm_90", step) if each.name == "terms")
     target = codegen.TARGETS["sm_90"]
     text = triton.compile(terms.source, target=target, options=terms.options).asm["ptx"]
     factor = f"0f{struct.pack('>f', 1 / math.log(cells)).hex().upper()}"
-    return [line.strip() for line in text.splitlines() if factor in line]
+    moved = re.findall(rf"mov\.b32\s+(%r\d+), {factor};", text)
+    used = re.compile(rf"(mul|fma|div|add|sub)\..*({'|'.join([factor, *moved])})[,;]")
+    return [found[1] for found in map(used.search, text.splitlines()) if found]
 
 
 # Targets, grids, layouts and types of the rows, of which each takes a second.

@@ -212,8 +212,8 @@ def test_large_grids_take_no_more_registers_or_shared_memory(compiled_further: C
 
 def test_an_entropy_is_rounded_before_its_target_is_subtracted(compiled: Compiled) -> None:
     """Fused into the subtraction, the product would leave its rounding where nothing is left."""
-    kinds = {line.partition(" ")[0].partition(".")[0] for line in compiled.scaled}
-    assert kinds == {"mul"}, compiled.scaled
+    assert compiled.scaled.count("mul") >= 2  # the CAM's entropy and the human map's
+    assert "fma" not in compiled.scaled
 
 
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])
