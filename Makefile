@@ -35,7 +35,7 @@ test:  ## run the tests that take minutes
 test-all:  ## run all tests, also those that launch several processes or download packages
 	$(PYTHON) -m pytest --run-slow
 
-test-gpu:  ## on a CUDA or ROCm device: its tests, times, traffic, races, in 10 minutes and one JSON
+test-gpu:  ## on a CUDA or ROCm device: the kernels' tests, times, traffic, races, in 10 minutes and one JSON
 	$(PYTHON) -m bench.gpu
 
 # The interpreter of triton 3.6 needs numpy < 2.4; triton-viz does not import beside a newer triton.

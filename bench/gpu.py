@@ -4,7 +4,7 @@
 
 Parts, in this order, each within its share of the time; what one leaves goes to the later ones:
 
-- ``tests``: ``pytest -m gpu``; counts, names and messages of failures.
+- ``tests``: ``pytest -m gpu`` of the kernels; counts, names and messages of failures.
 - ``copies``: measured bandwidth of a large copy, and of F -> dF at each size.
 - ``times``: the head (forward, backward, step) beside the plain head and the head written as
   separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
@@ -169,8 +169,7 @@ def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
             else:
                 row["problem"] = f"wrong: relative error {error:.1e} above {limit:.1e}"
         except Exception as error:  # one that cannot run must not end the others
-            if run.device == "cuda":  # where a capture that failed has left its own stream
-                torch.cuda.set_stream(torch.cuda.default_stream())
+            _leave_capture(run.device)
             kind = "problem" if operation.provider == "ours" else "obstacle"
             row[kind] = tools.one_line(f"{type(error).__name__}: {error}")
         if copied and operation.provider == "ours" and "median_us" in row:
@@ -217,12 +216,19 @@ def splits(run: Run) -> None:
                 launch = captured(partial(_same, step)) if run.device == "cuda" else step
                 row |= measure(launch, run.device)
             except Exception as error:  # nor must a launcher that has changed
+                _leave_capture(run.device)
                 row["problem"] = tools.one_line(f"{type(error).__name__}: {error}")
             run.add(row)
 
 
 def _same(step: Any) -> Any:
     return step
+
+
+def _leave_capture(device: str) -> None:
+    """A capture that fails leaves its stream in the place of the usual one."""
+    if device == "cuda":
+        torch.cuda.set_stream(torch.cuda.default_stream())
 
 
 def launches(run: Run) -> None:

@@ -1,6 +1,6 @@
 """What ``evaluate.py`` does: a trained detector on images, to scores, results and a report."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from focus import faithfulness, report, robustness
@@ -141,16 +141,20 @@ def _images(
     That is the images given, else those that the run was tested on.
     """
     own, tests = read_given(config, allow_unlabelled=True)
-    given, record = own + tests, _record(model.parent)
+    given, record = own + tests, _record(model.absolute().parent)
     if not given and config.run is not None:
-        if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
-            return demo_manifest(progress=progress).split("test"), [], 0
         given = record.split("test")
+        if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
+            demo = demo_manifest(progress=progress)
+            # Test images beside the demo set are recorded behind it.
+            given = demo.split("test") + (added := record[len(demo) :])
+            if not added:
+                return given, [], 0
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # What a model was trained or chosen on says nothing about new images.
-    known = {sample.path for sample in record if sample.split in ("train", "validation")}
-    unseen = given.where(lambda sample: sample.split != "train" and sample.path not in known)
+    known = {_place(s.path) for s in record if s.split in ("train", "validation")}
+    unseen = given.where(lambda s: s.split != "train" and _place(s.path) not in known)
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
@@ -163,6 +167,16 @@ def _images(
         )
     usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
     return usable, bad, default_workers()
+
+
+def _place(path: str) -> tuple[Path, str]:
+    """The same for a file by whatever links its folder is reached."""
+    return _resolved(Path(path).parent), Path(path).name
+
+
+@cache
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _record(run: Path) -> Manifest:

@@ -21,9 +21,9 @@ from focus.stopping import Stopped
 
 T = TypeVar("T")
 
-# For what the main process does first: a million images take hours to decode, and NCCL would wait
+# For what the main process does first: a million images take an hour to decode, and NCCL would wait
 # ten minutes. A launcher ends the processes of one that has died, however long they would wait.
-_LONGEST_WAIT = timedelta(hours=12)
+_LONGEST_WAIT = timedelta(hours=3)
 
 
 @contextmanager
@@ -89,10 +89,12 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
             f"with --mixed_precision {config.mixed_precision}."
         )
     devices = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.accelerator.device_count()
-    if 0 < devices < (local := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # One may be what a launcher shows to each of its processes.
+    if 0 < devices < local and (devices > 1 or "CUDA_VISIBLE_DEVICES" not in os.environ):
         raise InputError(
-            f"{local} processes share {devices} GPU{'s' * (devices > 1)}: start {devices}, or set "
-            "ACCELERATE_USE_CPU=true to train on the CPU."
+            f"{local} processes would share {devices} GPU{'s' * (devices > 1)}: start {devices}, "
+            "or set ACCELERATE_USE_CPU=true to use the CPU."
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not devices:
         # Else, started by torchrun without a GPU, each process would believe that it is alone.

@@ -101,7 +101,7 @@ def class_row(name: str, classes: Sequence[int], weight: Tensor) -> Tensor:
 
 
 def _filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if numbers and torch.compiler.is_compiling():
+    if dtype.is_floating_point and len(numbers) and torch.compiler.is_compiling():
         # A number that changes becomes an input of the graph; filled in, each compiles anew.
         zero = torch.zeros((), dtype=dtype, device=device)
         return torch.stack([zero + number for number in numbers])
@@ -111,10 +111,10 @@ def _filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) 
 
 
 def fill(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``[n]`` of numbers, in two launches at most; ``torch.tensor`` would copy them, and wait."""
+    """``[n]`` of numbers, up to 96 by two launches. ``torch.tensor`` would copy them, and wait."""
     if len(numbers) == 1:
         return torch.full((1,), numbers[0], dtype=dtype, device=device)
     out = torch.zeros(len(numbers), dtype=dtype, device=device)
-    if numbers:
+    if len(numbers):
         torch._foreach_add_(out.unbind(), numbers)
     return out

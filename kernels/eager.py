@@ -224,7 +224,7 @@ def _missing(index: Tensor, classes: Tensor) -> Tensor | None:
 
 
 def _existing(index: Tensor, classes: Tensor) -> Tensor:
-    """The index, with one that exists in the place of those that do not, to be read without harm."""
+    """The index, with a class that exists in the place of each that does not."""
     return index.clamp(0, len(classes) - 1) if _unchecked(index) else index
 
 

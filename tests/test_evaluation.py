@@ -20,6 +20,7 @@ from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.models import Detector
 from focus.result_table import format_table
+from focus.runtime import start
 from focus.scores import Scores
 
 PROGRAM = Path(__file__).parents[1] / "evaluate.py"
@@ -176,10 +177,35 @@ def test_what_a_model_was_trained_or_chosen_on_is_left_out(
     assert names_of(tmp_path / "out") == ["3.png", "4.png", "5.png", "6.png", "0.png"]
     line = "3 of 8 images are left out: they are for training, or what the model was chosen on."
     assert line in capsys.readouterr().out
+
+
+def test_nor_do_links_and_short_names_hide_it(
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    monkeypatch.chdir(own_run / "model")
+    evaluate(model_dir=".", data=(str(tmp_path / "link"),), output=str(tmp_path / "out"))
+    assert names_of(tmp_path / "out") == ["3.png", "4.png", "5.png", "6.png"]
+
+
+def test_a_manifest_beside_a_model_that_is_of_no_run_leaves_nothing_out(
+    own_run: Path, tmp_path: Path
+) -> None:
     (own_run / "config.yaml").unlink()
-    if by == "model_dir":  # a folder with another manifest.csv is no run's
-        evaluate(model_dir=str(where), data=(str(tmp_path / "images"),), output=str(tmp_path / "b"))
-        assert len(names_of(tmp_path / "b")) == 8
+    images = (str(tmp_path / "images"),)
+    evaluate(model_dir=str(own_run / "model"), data=images, output=str(tmp_path / "out"))
+    assert len(names_of(tmp_path / "out")) == 7
+
+
+def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Manifest.from_csv(own_run / "manifest.csv")
+    demo = record[:5]
+    monkeypatch.setattr(evaluation, "demo_manifest", lambda progress: demo)
+    write_config(TrainConfig(), own_run / "config.yaml")
+    evaluate(run=str(own_run))
+    assert names_of(own_run / "evaluation") == ["3.png", "4.png", "5.png", "6.png"]
 
 
 def test_evaluate_without_labels_gives_scores_only(
@@ -266,3 +292,25 @@ def test_help_is_quick_because_it_loads_no_torch(tmp_path: Path) -> None:
     )
     assert "--model-dir DIR" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("devices", "shown", "refused"), [(2, None, True), (1, None, True), (1, "3", False)], ids=str
+)
+def test_more_processes_than_gpus_are_refused(
+    devices: int, shown: str | None, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not where a launcher shows each process a GPU of its own."""
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: devices)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    config = EvaluateConfig(model_dir="model", threads=1)
+    if not refused:
+        assert start(config).num_processes == 1
+        return
+    with pytest.raises(InputError, match=f"^4 processes would share {devices} GPU") as error:
+        start(config)
+    assert f"start {devices}, or set ACCELERATE_USE_CPU=true to use the CPU." in str(error.value)

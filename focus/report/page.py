@@ -60,8 +60,7 @@ def attempt(make: Callable[[], Path]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Take away what was made of other scores than those that come: a report and its figures,
-    robustness and faithfulness."""
+    """Take away what was made of other scores: a report, its figures, robustness, faithfulness."""
     for name in (*robustness.FILES, faithfulness.FILE):
         (folder / name).unlink(missing_ok=True)
     _remove_report(folder)
