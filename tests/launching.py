@@ -1,10 +1,12 @@
-"""Runs of ``train.py`` in processes of their own, forked from one that has imported everything.
+"""Programs in processes of their own.
 
-They are as real as any, but start in a fraction of the seconds that the imports take.
+Runs of ``train.py`` are forked from a process that has imported everything: they are as real as
+any, but start in a fraction of the seconds that the imports take.
 """
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -14,6 +16,21 @@ import numpy as np
 from PIL import Image
 
 CHECKOUT = Path(__file__).parents[1]
+
+
+def python(*words: object, cwd: Path | None = None, **environment: str) -> str:
+    """What this Python says, run with these words; it has to succeed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def write_faces(folder: Path, count: int) -> Path:

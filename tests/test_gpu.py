@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 
 from focus.scores import Scores
 
-from .launching import CHECKOUT, write_faces
+from .launching import CHECKOUT, python, write_faces
 
 AVERAGED = ["--ema-decay", "0.9", "--gradient-accumulation-steps", "2"]
 ON_GPU = [
@@ -25,17 +22,7 @@ ON_GPU = [
 
 def on(device: str, script: str, *words: object) -> str:
     """What a program says; the tests' own setting keeps the others on the CPU."""
-    environment = os.environ | {"ACCELERATE_USE_CPU": str(device == "cpu").lower()}
-    done = subprocess.run(
-        [sys.executable, str(CHECKOUT / script), *map(str, words)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return python(CHECKOUT / script, *words, ACCELERATE_USE_CPU=str(device == "cpu").lower())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The wheel: what it holds, and that it lives beside Hugging Face's package ``kernels``."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -10,24 +9,10 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[1]
+from .launching import CHECKOUT, python
+
 # Their `kernels` owns the import name; transformers is what most users of it have beside it.
 NEIGHBOURS = ("kernels", "transformers")
-
-
-def python(*words: str | Path, cwd: Path, path: Path | None = None) -> str:
-    """Run this Python; its output. ``path`` comes first among the installed packages."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=cwd,
-        env=os.environ | ({} if path is None else {"PYTHONPATH": str(path)}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -103,18 +88,18 @@ def hashes(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_both_kernels_packages_are_importable_side_by_side(site: Path, tmp_path: Path) -> None:
     code = "import kernels, focus.kernels; print(kernels.__file__, focus.kernels.__file__)"
-    theirs, ours = python("-c", code, cwd=tmp_path, path=site).split()
+    theirs, ours = python("-c", code, cwd=tmp_path, PYTHONPATH=str(site)).split()
     assert Path(theirs) == site / "kernels" / "__init__.py"
     assert Path(ours) == site / "focus" / "kernels" / "__init__.py"
     # Their own entry point, not only a file of that name.
     code = "from kernels import get_kernel; print(get_kernel.__module__.split('.')[0])"
-    assert python("-c", code, cwd=tmp_path, path=site) == "kernels\n"
+    assert python("-c", code, cwd=tmp_path, PYTHONPATH=str(site)) == "kernels\n"
 
 
 @pytest.mark.slow
 def test_train_py_runs_from_a_checkout_beside_both(site: Path, tmp_path: Path) -> None:
     # A checkout has a folder kernels/ too, and Python puts a script's folder first on its path.
-    assert "--loss" in python("train.py", "--help", cwd=CHECKOUT, path=site)
+    assert "--loss" in python("train.py", "--help", cwd=CHECKOUT, PYTHONPATH=str(site))
     script = CHECKOUT / "train.py"
     code = (
         "import runpy, sys; "
@@ -122,6 +107,6 @@ def test_train_py_runs_from_a_checkout_beside_both(site: Path, tmp_path: Path) -
         f"runpy.run_path({str(script)!r}, run_name='train'); "
         "import kernels, focus.kernels; print(kernels.__file__, focus.kernels.__file__)"
     )
-    theirs, ours = python("-c", code, cwd=CHECKOUT, path=site).split()
+    theirs, ours = python("-c", code, cwd=CHECKOUT, PYTHONPATH=str(site)).split()
     assert Path(theirs) == site / "kernels" / "__init__.py"
     assert Path(ours) == site / "focus" / "kernels" / "__init__.py"

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from focus.scores import Scores
 
-from .launching import CHECKOUT, launch, write_faces
+from .launching import CHECKOUT, launch, python, write_faces
 
 pytestmark = pytest.mark.slow
 
@@ -248,21 +248,8 @@ def logged(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def torchrun(processes: int, *words: object, cwd: Path) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [
-            *(*command, "--nproc_per_node", str(processes), str(CHECKOUT / "train.py")),
-            *map(str, words),
-        ],
-        cwd=cwd,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
+    return python(*start, CHECKOUT / "train.py", *words, cwd=cwd)
 
 
 def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
