@@ -100,14 +100,14 @@ class SharedConfig:
                     raise InputError(
                         f"{flag(name)} got {key}={path}: give NAME=PATH, a name without slashes."
                     )
-        if self.heatmaps is not None and not self.data:
-            raise InputError(f"--heatmaps {self.heatmaps} is of no use without --data.")
         for name in ("data_root", "layout", "columns", "allow_outside_root"):
             if getattr(self, name) not in (None, False) and not (
                 self.data or self.test_data or self.test_real
             ):
                 raise InputError(f"{flag(name)} is of no use without --data or --test-data.")
-        if self.generator is not None and not (self.data and self.generator.strip()):
-            raise InputError(f"--generator {self.generator} is of no use without --data.")
+        for name in ("generator", "heatmaps"):
+            value = getattr(self, name)
+            if value is not None and not (self.data and value.strip()):
+                raise InputError(f"{flag(name)} {value} is of no use without --data.")
         if self.columns is not None:
             parse_columns(self.columns)
