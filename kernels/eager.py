@@ -53,9 +53,9 @@ def cam_entropy_forward(
     """Raw CAM ``[B,H,W]`` and entropy ``[B]``."""
     wide = weight.to(accumulation_dtype(features))
     size = _part_size(features)
-    parts = zip(features.split(size), _existing(index, weight).split(size), strict=True)
+    parts = zip(features.split(size), _existing(index, len(weight)).split(size), strict=True)
     cam = _join([_products(wide.index_select(0, i), _matrix(f)) for f, i in parts])
-    cam = _nan_where_missing(cam, index, weight)
+    cam = _nan_where_missing(cam, index, len(weight))
     entropy, _ = _entropy(cam, temperature)
     return _grid(cam, features), entropy
 
@@ -93,9 +93,9 @@ def class_activation(
     found = []
     for part, chosen in zip(features.split(size), classes.split(size), strict=True):
         matrix = _matrix(part)
-        found.append((_mean(matrix), torch.bmm(weight[_existing(chosen, weight)], matrix)))
+        found.append((_mean(matrix), torch.bmm(weight[_existing(chosen, len(weight))], matrix)))
     pooled, cams = (_join(field) for field in zip(*found, strict=True))
-    cams = _nan_where_missing(cams, classes, weight)
+    cams = _nan_where_missing(cams, classes, len(weight))
     logits = _linear(pooled, weight, bias)
     entropy, _ = _entropy(cams, temperature)
     return logits, cams.unflatten(2, features.shape[2:]), entropy
@@ -131,7 +131,7 @@ def focus_head_forward(
         index = guesses[-1].argmax(1) if predicted else index.clone()
         found.append((pooled, index, _products(_class_vectors(weight, index, total_row), matrix)))
     pooled, index, cam = (_join(field) for field in zip(*found, strict=True))
-    cam = _nan_where_missing(cam, target, weight)
+    cam = _nan_where_missing(cam, target, len(weight))
     # Of the whole batch where possible: with many classes each product reads a large weight.
     logits = _join(guesses) if predicted else _linear(pooled, weight, bias)
 
@@ -198,15 +198,15 @@ def _total_row(weight: Tensor, contrast: bool) -> Tensor | None:
 
 def _class_vectors(weight: Tensor, index: Tensor, total_row: Tensor | None) -> Tensor:
     """``[B,C]``; with the sum of the rows, of the contrast."""
-    rows = weight.index_select(0, _existing(index, weight))
+    rows = weight.index_select(0, _existing(index, len(weight)))
     return rows if total_row is None else rows - (total_row - rows) / (len(weight) - 1)
 
 
 def _scatter_rows(weight: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> Tensor:
     """Gradient ``[K,C]`` of the class vectors' rows: the transpose of ``_class_vectors``."""
     grad = grad_vectors.new_zeros(weight.shape)
-    if (missing := _missing(index, weight)) is not None:
-        index, grad_vectors = _existing(index, weight), grad_vectors.masked_fill(missing, 0)
+    if (missing := _missing(index, len(weight))) is not None:
+        index, grad_vectors = _existing(index, len(weight)), grad_vectors.masked_fill(missing, 0)
     if not contrast:
         return grad.index_add_(0, index, grad_vectors)
     others = 1 / (len(weight) - 1)
@@ -218,17 +218,17 @@ def _unchecked(index: Tensor) -> bool:
     return index.device.type != "cpu"
 
 
-def _missing(index: Tensor, classes: Tensor) -> Tensor | None:
-    """Which of ``index [...]`` are none of the classes ``[K,...]``, as ``[...,1]``; None: none."""
-    return ((index < 0) | (index >= len(classes)))[..., None] if _unchecked(index) else None
+def _missing(index: Tensor, classes: int) -> Tensor | None:
+    """Which of ``index [...]`` are none of so many classes, as ``[...,1]``; None: none."""
+    return ((index < 0) | (index >= classes))[..., None] if _unchecked(index) else None
 
 
-def _existing(index: Tensor, classes: Tensor) -> Tensor:
+def _existing(index: Tensor, classes: int) -> Tensor:
     """The index, with a class that exists in the place of each that does not."""
-    return index.clamp(0, len(classes) - 1) if _unchecked(index) else index
+    return index.clamp(0, classes - 1) if _unchecked(index) else index
 
 
-def _nan_where_missing(values: Tensor, index: Tensor, classes: Tensor) -> Tensor:
+def _nan_where_missing(values: Tensor, index: Tensor, classes: int) -> Tensor:
     missing = _missing(index, classes)
     return values if missing is None else values.masked_fill(missing, math.nan)
 
@@ -366,9 +366,10 @@ def _cross_entropy(
     logits: Tensor, target: Tensor, class_weight: Tensor | None, smoothing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """torch's unreduced cross-entropy ``[B]`` and its gradient by the logits ``[B,K]``."""
-    hot = torch.zeros_like(logits).scatter_(1, _existing(target, logits.T)[:, None], 1)
-    share = torch.addcmul(hot, smoothing, 1 / logits.shape[1] - hot)
-    share = _nan_where_missing(share, target, logits.T)
+    classes = logits.shape[1]
+    hot = torch.zeros_like(logits).scatter_(1, _existing(target, classes)[:, None], 1)
+    share = torch.addcmul(hot, smoothing, 1 / classes - hot)
+    share = _nan_where_missing(share, target, classes)
     # A share of 0 is no term at all, also where its log-probability would be -inf.
     log_p = logits.log_softmax(1).clamp_min_(torch.finfo(logits.dtype).min)
     p = log_p.exp()
