@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import focus.kernels
 
@@ -51,6 +52,7 @@ def interpreter(
         patch.setattr(triton_tiles, "tile_scale", tile_scale)
         patch.setenv("TRITON_INTERPRET", "1")
         try:
+            _round_to_nearest(patch)
             _quicken(patch, check_overflow)
             yield
         finally:
@@ -83,6 +85,22 @@ def shuffled_programs(seed: int) -> Iterator[None]:
         patch.setattr(InterpreterBuilder, "set_grid_dim", shuffle)
         patch.setattr(InterpreterBuilder, "set_grid_idx", exchange)
         yield
+
+
+def _round_to_nearest(patch: pytest.MonkeyPatch) -> None:
+    """From float32 to bfloat16, as GPUs do; the interpreter cuts off what does not fit."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    cast = InterpreterBuilder.cast_impl
+
+    def rounded(self: Any, source: Any, type: Any) -> Any:
+        if (source.dtype.scalar, type.scalar) != (tl.float32, tl.bfloat16):
+            return cast(self, source, type)
+        values = torch.tensor(source.data, dtype=torch.float32).bfloat16().view(torch.int16)
+        return TensorHandle(values.numpy().view(np.uint16), tl.bfloat16)
+
+    patch.setattr(InterpreterBuilder, "cast_impl", rounded)
 
 
 def _quicken(patch: pytest.MonkeyPatch, check_overflow: bool) -> None:

@@ -22,7 +22,7 @@ OF_MAXIMUM_GPU = {
     torch.float16: 2e-5,
 }
 # A result in 16 bits is rounded once more, to the nearest, which may be the other neighbour of what
-# the reference rounds to; and the interpreter's stores truncate.
+# the reference rounds to.
 ULPS = 1
 
 
@@ -59,7 +59,7 @@ def assert_close(
     if narrow:
         largest = torch.stack([expected, *(addends or ())]).abs().amax(0).nan_to_num()
         rounding = ULPS * ulp(largest, actual.dtype)
-        # An ulp of what was truncated, which itself has the error of the accumulation type; and
+        # An ulp of what was rounded, which itself has the error of the accumulation type; and
         # what cancels to less than that error cannot be nearer than it.
         one_sum = torch.maximum(rounding + rows[torch.float32] * largest, rows[torch.float32] * top)
         limit = limit + rounding if addends is None else one_sum
