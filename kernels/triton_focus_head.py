@@ -299,7 +299,7 @@ def focus_head_forward(
             INVERSE_LOG=1 / math.log(cells) if cells > 1 else 0.0,
             FLAT_RANGE=64 * torch.finfo(dtype).eps,
             CELLS=cells,
-            L=padded(classes),
+            L=triton.next_power_of_2(classes),
             **small_options(max(cells, classes)),
         )
     return out

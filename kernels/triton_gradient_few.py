@@ -16,6 +16,7 @@ from focus.kernels.triton_maps import (
     MAX_CLASSES_IN_PLACE,
     PROGRAMS,
     SAMPLES,
+    THREADS,
     channels_per_split,
 )
 from focus.kernels.triton_tiles import (
@@ -24,12 +25,13 @@ from focus.kernels.triton_tiles import (
     arrangement,
     load_channels,
     on_amd,
-    padded,
     samples_in_registers,
     spread_cells,
+    stages_ahead,
     sum_cells,
     tile_offsets,
     triton_type,
+    warp_size,
     zero_tile,
 )
 from focus.kernels.types import MapGradients, accumulation_dtype
@@ -135,7 +137,6 @@ def _few_kernel(
                 offsets, mask = tile_offsets(
                     start, readable, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
-                # Explicit: the interpreter's own conversion to bfloat16 truncates.
                 tl.store(
                     grad_features_ptr + b * stride_g[0] + offsets,
                     grad_f.to(grad_features_ptr.dtype.element_ty),
@@ -164,11 +165,12 @@ def few_classes(
     dtype = accumulation_dtype(features)
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
-    lead = padded(count)
-    seen = arrangement(features, written, per_thread=8, classes=lead)
+    lead = triton.next_power_of_2(count)
+    seen = arrangement(features, written, per_thread=8, classes=lead, threads=THREADS)
     if seen["V"]:
-        seen = arrangement(features, written, per_thread=seen["V"], classes=lead)
-    samples = samples_in_registers(seen, SAMPLES if lead <= 2 or not seen["V"] else 2)
+        seen = arrangement(features, written, per_thread=seen["V"], classes=lead, threads=THREADS)
+    share = SAMPLES if lead <= 2 or not seen["V"] else 2
+    samples = samples_in_registers(seen, share, THREADS)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels)
     per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
@@ -202,10 +204,11 @@ def few_classes(
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
-                STAGES=1 if on_amd() else 3,
+                STAGES=stages_ahead(seen, samples, features),
                 L=lead,
                 **seen,
                 **OPTIONS,
+                num_warps=THREADS // warp_size(),
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
     return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])

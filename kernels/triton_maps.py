@@ -12,19 +12,22 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels.triton_tiles import (
+    MAX_REGISTERS,
     OPTIONS,
     arrangement,
+    before_sm_90,
     channels_per_row,
     load_channels,
     on_amd,
-    padded,
     part_channels,
     samples_in_registers,
     spread_channels,
+    stages_ahead,
     sum_cells,
     sum_channels,
     tile_offsets,
     triton_type,
+    warp_size,
     zero_tile,
 )
 from focus.kernels.types import accumulation_dtype
@@ -38,8 +41,8 @@ MAX_ROWS = 16
 FUSED_CLASSES = 4
 # Samples that share a program's reads of W.
 SAMPLES = 4
-# Programs that keep a large GPU busy.
-PROGRAMS = 256
+# Programs that keep a large GPU busy, two to a multiprocessor, and threads of each.
+PROGRAMS, THREADS = 256, 256
 
 
 @triton.jit
@@ -107,7 +110,9 @@ def _maps_kernel(
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
     of_rows = weight_ptr + row * stride_w[0]
-    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
+    # Hoisted out of the loop, what spreads 8 channels over a row's vectors is too many registers.
+    KEPT: tl.constexpr = channels_per_row(CELLS, V) == 8
+    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=KEPT):
         w = load_channels(of_rows, known, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         if CONTRAST:
             # Not by load_channels: bench.codegen tells tensors apart by the lines of their loads.
@@ -168,18 +173,23 @@ def class_maps(
     batch, channels, height, width = features.shape
     rows, cells = len(weight) if index is None else index.shape[1], height * width
     dtype = accumulation_dtype(features)
-    lead = padded(max(rows, 1))
+    lead = triton.next_power_of_2(max(rows, 1))
     in_place = lead <= MAX_CLASSES_IN_PLACE.value
     # The products of 16 classes leave registers for half as many elements.
     per_thread = 16 if lead <= 8 else 8
     seen = arrangement(features, per_thread=per_thread, classes=lead, vectors=in_place)
+    # Of vectors of 8 more threads would take more channels, and more registers each.
+    threads = 128 if seen["V"] == 8 and not on_amd() else THREADS
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
-    samples = samples_in_registers(seen, share) if index is None else 1
+    samples = samples_in_registers(seen, share, threads) if index is None else 1
     if in_place:
-        few = seen["V"] or (16 if samples == 1 and lead <= 2 else 8)
-        seen = arrangement(features, per_thread=few, classes=lead)
-    stages = 2 if seen["V"] == 8 else 3
+        per_thread = seen["V"] or (16 if samples == 1 and lead <= 2 else 8)
+    seen = arrangement(
+        features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
+    )
+    # Without a limit ptxas takes more; in the other cases it takes fewer, and spills under one.
+    limited = threads == 128 and (before_sm_90() or channels_per_row(cells, 8) < 8)
     block_c = seen["BLOCK_C"]
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])
     if splits is None:
@@ -212,10 +222,12 @@ def class_maps(
             CONTRAST=rest is not None,
             POOL=pool,
             SAMPLES=samples,
-            STAGES=1 if on_amd() else stages,
+            STAGES=stages_ahead(seen, samples, features),
             L=lead,
             **seen,
             **OPTIONS,
+            num_warps=threads // warp_size(),
+            **({"maxnreg": MAX_REGISTERS} if limited else {}),
         )
     if pooled is not None:
         pooled = pooled[0] if blocks == 1 else pooled.sum(0)

@@ -17,6 +17,7 @@ over a tile, and tiles summed over cells ``[L, BLOCK_C]`` or over channels ``[L,
 leading axis, of classes or of length 1.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -36,8 +37,11 @@ MIN_CHANNELS = 16
 # Vectors of M channels that a tile takes, before its elements, for one class or two, are too many
 # for the registers.
 MAX_VECTORS = 256
-# With more, fewer than four programs of four warps share a multiprocessor.
+# With more, fewer than two programs of 256 threads share a multiprocessor.
 MAX_REGISTERS = 128
+# Bytes of features that a program asks for before it needs them. Programs are few, so memory is as
+# busy as each of them keeps it.
+BYTES_AHEAD = 2**16
 # For tests in the interpreter, which takes a millisecond a step whatever the size of the tile.
 tile_scale = 1
 
@@ -294,50 +298,74 @@ def triton_type(dtype: torch.dtype) -> tl.dtype:
 
 
 def arrangement(
-    *tensors: Tensor, per_thread: int, classes: int = 1, vectors: bool = True
+    *tensors: Tensor, per_thread: int, classes: int = 1, vectors: bool = True, threads: int = 0
 ) -> dict[str, Any]:
     """The constants by which a kernel sees features (and their gradient), BLOCK_C and BLOCK_P.
 
     V is above 0 only where ``vectors`` are allowed and serve all tensors, rows would not be
     aligned, and the sums in place for all ``classes`` still fit into registers. A tile has about
-    ``per_thread`` elements a thread, padding included; fewer where classes outnumber its cells.
+    ``per_thread`` elements for each of so many ``threads`` (0: of four warps), padding included;
+    fewer where classes outnumber its cells.
     """
-    _, channels, height, width = tensors[0].shape
+    shape, size = tensors[0].shape, tensors[0].element_size()
+    strides = tuple(tensor.stride() for tensor in tensors)
+    elements = tile_scale * (threads or 4 * warp_size()) * per_thread
+    return _arrangement(tuple(shape), strides, size, elements, classes, vectors)
+
+
+@functools.lru_cache(4096)
+def _arrangement(
+    shape: tuple[int, ...],
+    strides: tuple[tuple[int, ...], ...],
+    element_size: int,
+    elements: int,
+    classes: int,
+    vectors: bool,
+) -> dict[str, Any]:
+    # Remembered: of what a launch costs the CPU this would be a tenth.
+    _, channels, height, width = shape
     cells = height * width
-    vector = VECTOR_BYTES // tensors[0].element_size()
+    vector = VECTOR_BYTES // element_size
     row = channels_per_row(cells, vector)
-    packed = all(t.stride()[1:] == (cells, width, 1) for t in tensors)
+    packed = all(stride[1:] == (cells, width, 1) for stride in strides)
     # Triton knows a stride to be aligned if it is a multiple of 16.
     aligned = cells % 16 == 0
     fit = vector <= cells and vectors_per_row(cells, vector) * max(classes, 2) <= 2 * MAX_VECTORS
     if aligned or not (vectors and packed and fit and channels % row == 0):
         row = vector = 0
-    size = tile_scale * 4 * warp_size() * per_thread
     block_p = padded(cells)
     if row:
         of_channel = padded(vectors_per_row(cells, vector)) * vector // row
     else:
-        block_p = min(block_p, size // MIN_CHANNELS)
+        block_p = min(block_p, elements // MIN_CHANNELS)
         # With fewer cells than classes, W's [classes, BLOCK_C] would not fit shared memory.
         of_channel = max(block_p, classes)
     return {
         "CELLS": cells,
         "V": vector,
-        "FLAT": all(t.stride(2) == width * t.stride(3) for t in tensors),
-        "BLOCK_C": max(min(size // of_channel, padded(channels)), row, 1),
+        "FLAT": all(stride[2] == width * stride[3] for stride in strides),
+        "BLOCK_C": max(min(elements // of_channel, padded(channels)), row, 1),
         "BLOCK_P": block_p,
     }
 
 
-def samples_in_registers(seen: dict[str, Any], samples: int) -> int:
+def samples_in_registers(seen: dict[str, Any], samples: int, threads: int) -> int:
     """Of the ``samples`` that are to share W, how many a program has registers for.
 
     A tile of vectors cannot have fewer than M channels, whatever their cells are.
     """
     if not seen["V"]:
         return samples
-    vectors = int(padded(vectors_per_row(seen["CELLS"], seen["V"])))
-    return max(1, min(samples, samples * 4 * warp_size() // vectors))
+    vectors = seen["BLOCK_P"] * channels_per_row(seen["CELLS"], seen["V"]) // seen["V"]
+    return max(1, min(samples, samples * threads // vectors))
+
+
+def stages_ahead(seen: dict[str, Any], samples: int, features: Tensor) -> int:
+    """Stages of a loop over tiles of so many samples, one of which is at work."""
+    if on_amd():
+        return 1  # They would go through registers, of which it would take more than 128.
+    tile = samples * seen["BLOCK_C"] * seen["BLOCK_P"] * features.element_size()
+    return max(2, min(BYTES_AHEAD // tile + 1, 6))
 
 
 def small_options(values: int) -> dict[str, Any]:
@@ -347,7 +375,7 @@ def small_options(values: int) -> dict[str, Any]:
     round another of them, and hold another sum; fused into ``entropy - target``, the rounding of
     the entropy would be left where nothing is.
     """
-    warps = min(max(padded(values) // 256, 4), 16)
+    warps = min(max(triton.next_power_of_2(values) // 256, 4), 16)
     return {"enable_fp_fusion": False, "num_warps": warps}
 
 
@@ -358,4 +386,21 @@ def warp_size() -> int:
 
 def on_amd() -> bool:
     """Whether kernels are compiled for an AMD GPU: warps of 64, and no asynchronous copies."""
-    return not knobs.runtime.interpret and driver.active.get_current_target().backend == "hip"
+    return _target() == "hip"
+
+
+def before_sm_90() -> bool:
+    """Whether kernels are compiled for a GPU of NVIDIA that is older."""
+    return isinstance(_target(), int) and _target() < 90
+
+
+def _target() -> str | int:
+    """The compute capability of a GPU of NVIDIA, else the backend; "" in the interpreter."""
+    return "" if knobs.runtime.interpret else _target_of(driver.active)
+
+
+@functools.lru_cache
+def _target_of(active: Any) -> str | int:
+    # Remembered, as drivers are asked several times a launch.
+    target = active.get_current_target()
+    return target.arch if target.backend == "cuda" else target.backend
