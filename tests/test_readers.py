@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from focus.config import EvaluateConfig, TrainConfig
+from focus.data.layouts import parse_columns
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_data, read_given, read_tests
 from focus.errors import InputError
@@ -226,6 +227,29 @@ def test_test_sets_carry_their_generators(tmp_path: Path) -> None:
         Sample(f"{tmp_path}/ffhq/1.png", 0, split="test", extra={"source": "ffhq"}),
         Sample(f"{tmp_path}/celeba/0_real/1.png", 0, split="test", extra={"source": "celeba"}),
     ]
+
+
+def test_a_table_is_all_fakes_only_if_no_column_can_be_its_label(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png", tmp_path / "b.png")
+    table = tmp_path / "t.csv"
+
+    def read(text: str, columns: str = "") -> list[int | None]:
+        table.write_text(text)
+        found = read_tests({"X": str(table)}, columns=parse_columns(columns) if columns else None)
+        return [sample.label for sample in found]
+
+    assert read("path,is_real\na.png,1\nb.png,0\n") == [0, 1]
+    authentic = "path,authentic\na.png,yes\nb.png,no\n"
+    with pytest.raises(InputError, match=r"t.csv has no column .* authentic may be: .* label= if"):
+        read(authentic)
+    with pytest.raises(InputError, match="one of authentic may be"):
+        read_tests({}, {"X": str(table)})
+    assert read(authentic, "label=") == [1, 1]
+    assert read("path,source\na.png,x\nb.png,y\n") == [1, 1]
+    # What the crop writes of a plain folder.
+    assert read("# focus-manifest 1\npath,label,geometry\na.png,,box margin 0\n") == [1]
+    with pytest.raises(InputError, match="one of is_real may be: call it label"):
+        read("# focus-manifest 1\npath,is_real\na.png,1\n")
 
 
 def test_reals_beside_named_generators_serve_all(cyborg: Path) -> None:

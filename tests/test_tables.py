@@ -17,6 +17,7 @@ from .trees import write
         ("is_fake", "True FALSE true 1.0 0.00 1 0 fake REAL", [1, 0, 1, 1, 0, 1, 0, 1, 0]),
         ("Is-Synthetic", "True False", [1, 0]),
         ("label", "1.0 0.0 1.", [1, 0, None]),
+        ("label", "1_fake 0_real", [1, 0]),
         ("is_real", "True False 1 0.0 real fake", [0, 1, 0, 1, 0, 1]),
         # Elsewhere it may mean either.
         ("label", "0 True", [0, None]),
@@ -37,6 +38,25 @@ def test_words_of_labels(tmp_path: Path, column: str, words: str, labels: list[i
         else:
             found = read_data(tmp_path / "t.csv", columns={"label": column})
             assert {s.label for s in found} == {label}, (row, word)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "label"),
+    [
+        ("is_real", "1", 0),
+        ("is_synthetic", "1", 1),
+        ("Real", "true", 0),
+        ("fake", "0", 0),
+        ("class,is_fake", "0,1", 1),  # 0 is a cat
+        ("real,fake", "0,1", 1),
+    ],
+)
+def test_columns_that_are_known_as_the_label(
+    tmp_path: Path, header: str, row: str, label: int
+) -> None:
+    write({"a.png": "face 1"}, tmp_path)
+    (tmp_path / "t.csv").write_text(f"path,{header}\na.png,{row}\n")
+    assert [s.label for s in read_data(tmp_path / "t.csv")] == [label]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +119,18 @@ def test_spaces_around_cells(tmp_path: Path, text: str) -> None:
         ("name,label\na.png,real\n", "line 1: no column names the image among name, label; call"),
         ("\n\nname,label\na.png,real\n", "line 3: no column names the image"),
         ("path,label,Label\na.png,real,fake\n", "line 1: the column 'label' is there twice"),
+        ("path,label,x,x\na.png,real,1,2\n", "line 1: the column 'x' is there twice; rename one"),
+        (
+            "split,label,path\ntrain,Real,/a.png\n",
+            "line 2: path '/a.png' begins with a slash, which stands .*; drop the slash; mend",
+        ),
+        ("path,label\na.png,real\nb.png,\n", "1 of 2 images of .* have no label, .*b.png': say in"),
+        ("path,generator\na.png,X\n", "1 of 1 images of .* have no label, .*a.png': say in a col"),
+        ("path,kind,x\na.png,real,1\n", "known as the label, .* kind, x may be: give --columns la"),
+        (
+            "# focus-manifest 1\npath,is_real\na.png,1\n",
+            "no column .* which one of is_real may be: call it label, and its classes real and syn",
+        ),
         ("path,label\n,real\n", "line 2: an empty path"),
         ("path,split\na.png,holdout\n", "line 2: split 'holdout' is none of train, val"),
         ("path,label,box\na.png,real,1 2 3\n", "line 2: box '1 2 3' is not four numbers"),

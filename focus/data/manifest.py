@@ -293,6 +293,11 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
     if not path:
         raise ValueError("an empty path")
     if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):
+        if path.startswith(os.sep) and os.path.lexists(root + path):
+            raise ValueError(
+                f"path {path!r} begins with a slash, which stands for the data root in CYBORG's "
+                "CSV without header alone; drop the slash"
+            )
         raise ValueError(
             f"path {path!r} leaves the data root {root}, which only --allow-outside-root permits"
         )

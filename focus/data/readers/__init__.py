@@ -1,7 +1,7 @@
 """From a path to a manifest: the layout is found by looking, one module reads each layout."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from focus.data.manifest import (
     open_csv,
 )
 from focus.data.readers import cyborg, folders, hub, tables
+from focus.data.readers.columns import NAMES, Columns
 from focus.data.readers.files import IMAGE_EXTENSIONS, Request, from_rows, join, with_maps
 from focus.errors import InputError
 
@@ -34,15 +35,17 @@ _OF_FOLDERS: tuple[Layout, ...] = tuple(folders.TREES)
 
 @dataclass(frozen=True)
 class Reading:
-    """What a path was read as. columns: what those of a table were taken for, "" if there are none.
+    """What a path was read as.
 
-    As text it is one line for the console.
+    columns: what those of a table were taken for, "" if there are none. unclaimed: those among
+    which a table's label could be, if none was found. As text it is one line for the console.
     """
 
     path: str
     layout: Layout
     columns: str
     manifest: Manifest
+    unclaimed: Sequence[str] = ()
 
     def __str__(self) -> str:
         counts = {
@@ -117,21 +120,28 @@ def read_data(
         kind = "folders" if path.is_file() else "files"
         raise InputError(f"--layout {layout} reads {kind}, and {path} is none: give another one.")
     found, in_columns, manifest = _read(request, layout)
-    if not allow_unlabelled and any(sample.label is None for sample in manifest):
-        raise InputError(
-            f"{path} has images without label (layout {found}): give them one by a CSV or by "
-            "folders named 0_real and 1_fake."
-        )
     manifest = Manifest(
         (_with_defaults(s, generator or DEFAULT_GENERATOR, split) for s in manifest),
         manifest.source,
     )
-    reading = Reading(name if is_hub else str(path), found, in_columns, manifest)
+    reading = Reading(
+        name if is_hub else str(path),
+        found,
+        str(in_columns or ""),
+        manifest,
+        _unclaimed(in_columns, manifest),
+    )
+    if not allow_unlabelled:
+        _refuse_unlabelled(reading, all_or_none=False)
+    _say(reading, say)
+    return manifest
+
+
+def _say(reading: Reading, say: Callable[[Reading], object] | None) -> None:
     if say is None:
         _log.info("%s", reading)
     else:
         say(reading)
-    return manifest
 
 
 def takes(layout: Layout, path: str) -> bool:
@@ -157,7 +167,8 @@ def read_tests(
 
     test_data: fakes of generator NAME, unless the layout names a generator, and their own reals if
     the path has any. A plain folder of images counts as fakes: one class per test set is the
-    field's habit. Where the layout names the generators of all fakes, reals without one serve every
+    field's habit; so does a table, if no column of it can be the label or ``columns`` says that
+    none is. Where the layout names the generators of all fakes, reals without one serve every
     generator. test_real: reals, a plain folder of images too. If NAME is a generator of the test
     data, they are that generator's own; else they serve all generators that have none of their own
     (generator ""). ``extra["source"]`` keeps NAME. All get the split "test".
@@ -166,8 +177,9 @@ def read_tests(
     Raises InputError for test data without fakes and for test reals with fakes.
     """
 
-    def read(path: str, generator: str | None = None) -> Manifest:
-        return read_data(
+    def read(path: str, generator: str | None = None) -> Reading:
+        readings: list[Reading] = []
+        read_data(
             path,
             layout=layout if layout and takes(layout, path) else None,
             data_root=data_root,
@@ -175,8 +187,11 @@ def read_tests(
             allow_outside_root=allow_outside_root,
             generator=generator,
             allow_unlabelled=True,
-            say=say,
+            say=readings.append,
         )
+        (reading,) = readings
+        _say(reading, say)
+        return reading
 
     joined = Manifest([])
     for name, path in test_data.items():
@@ -241,8 +256,8 @@ def read_given(
     return own, tests
 
 
-def _read(request: Request, layout: Layout | None) -> tuple[Layout, str, Manifest]:
-    """The layout, what the columns were taken for, and the manifest."""
+def _read(request: Request, layout: Layout | None) -> tuple[Layout, Columns | None, Manifest]:
+    """The layout, the columns of a table that has names for them, and the manifest."""
     path = request.path
     if layout is None and not request.hub:
         if path.suffix.lower() == ".csv" and not path.is_dir():
@@ -261,15 +276,15 @@ def _read(request: Request, layout: Layout | None) -> tuple[Layout, str, Manifes
         if layout == "csv":
             return "csv", *tables.read(request)
         read = cyborg.read if layout == "cyborg" else _read_manifest
-        return layout, "", read(request)
+        return layout, None, read(request)
     if path.is_dir():
         found, manifest = folders.read(request, layout)
-        return found, "", manifest
+        return found, None, manifest
     if path.suffix.lower() not in IMAGE_EXTENSIONS and layout is None:
         raise InputError(
             f"{path} is no CSV, no parquet file and, by its name, no image: give --layout."
         )
-    return "images", "", Manifest([Sample(str(path))], str(path))
+    return "images", None, Manifest([Sample(str(path))], str(path))
 
 
 def _look_into(request: Request) -> Layout:
@@ -300,11 +315,12 @@ def _with_defaults(sample: Sample, generator: str, split: Split) -> Sample:
     return sample if sample.split or not split else replace(sample, split=split)
 
 
-def _test_fakes(found: Manifest, name: str) -> Manifest:
+def _test_fakes(reading: Reading, name: str) -> Manifest:
+    found = reading.manifest
+    _refuse_unlabelled(reading, all_or_none=True)
     if all(sample.label is None for sample in found):
         fakes = (replace(s, label=SYNTHETIC, generator=name, split="test") for s in found)
         return Manifest(fakes, found.source)
-    _refuse_unlabelled(found)
     if not found.generators():
         raise InputError(
             f"The test data {name!r}, {found.source}, holds no fakes: give reals by --test-real."
@@ -315,9 +331,9 @@ def _test_fakes(found: Manifest, name: str) -> Manifest:
     )
 
 
-def _test_reals(found: Manifest, name: str, generator: str) -> Manifest:
-    if any(sample.label is not None for sample in found):
-        _refuse_unlabelled(found)
+def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
+    found = reading.manifest
+    _refuse_unlabelled(reading, all_or_none=True)
     n_fake = sum(sample.label == SYNTHETIC for sample in found)
     if n_fake:
         raise InputError(
@@ -338,10 +354,39 @@ def _test_reals(found: Manifest, name: str, generator: str) -> Manifest:
     )
 
 
-def _refuse_unlabelled(found: Manifest) -> None:
-    n_unlabelled = sum(sample.label is None for sample in found)
-    if n_unlabelled:
+def _unclaimed(columns: Columns | None, found: Manifest) -> Sequence[str]:
+    """The columns among which the label could be; those of a manifest have names of their own."""
+    if columns is not None:
+        return columns.unclaimed
+    if any(sample.label is not None for sample in found):
+        return ()
+    return sorted(
+        {name for sample in found for name in sample.extra if name.casefold() in NAMES["label"]}
+    )
+
+
+def _refuse_unlabelled(reading: Reading, *, all_or_none: bool) -> None:
+    """Raise InputError for images without label, or if some have one. all_or_none: they may all."""
+    found, place = reading.manifest, reading.path
+    without = [sample.path for sample in found if sample.label is None]
+    if not without or (all_or_none and len(without) == len(found) and not reading.unclaimed):
+        return
+    if reading.unclaimed:
+        advice = "give --columns label=NAME"
+        if not reading.columns:
+            advice = "call it label, and its classes real and synthetic"
+        elif all_or_none:
+            advice += ", or --columns label= if none is and all images are of one class"
         raise InputError(
-            f"{n_unlabelled} of {len(found)} images of {found.source} have no label and the others "
-            "do: label all or none."
+            f"{place} has no column that is known as the label, which one of "
+            f"{', '.join(reading.unclaimed)} may be: {advice}."
         )
+    if reading.columns or reading.layout == "manifest":
+        raise InputError(
+            f"{len(without)} of {len(found)} images of {place} have no label, the first is "
+            f"{without[0]!r}: say in a column label of each whether it is real or synthetic."
+        )
+    raise InputError(
+        f"{place} has images without label (layout {reading.layout}): give them one by a CSV with "
+        "a column label or by folders named 0_real and 1_fake."
+    )

@@ -26,7 +26,11 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("path", "filename", "file", "image", "file_name", "filepath", "file_path"),
         *("image_path", "img_path", "img"),
     ),
-    "label": ("label", "target", "typ", "class", "is_fake"),
+    # The last ones may well be something else: what is in a picture, or another file.
+    "label": (
+        *("label", "typ", "is_fake", "is_synthetic", "is_real", "target"),
+        *("fake", "synthetic", "real", "class"),
+    ),
     "generator": ("generator", "model", "source"),
     "family": ("family",),
     "split": ("split",),
@@ -39,8 +43,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 """By what names a column of the manifest goes in other tables; the first that is there counts."""
 
 LABELS = {
-    **dict.fromkeys(("real", "nature", "0"), REAL),
-    **dict.fromkeys(("fake", "synthetic", "ai", "1"), SYNTHETIC),
+    **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
+    **dict.fromkeys(("fake", "synthetic", "ai", "1_fake", "1"), SYNTHETIC),
 }
 PATHS = ("path", "map_path", "mask_path")
 # Columns that ask a question: 1 and "true" are the class that they ask for.
@@ -55,19 +59,22 @@ class Columns:
     """The columns of one table.
 
     at: where each column of the manifest is; rest: all others. labels: what a label's words mean.
+    unclaimed: the columns among which the label could be, none if it is found or told to be absent.
     """
 
     header: Sequence[str]
     at: Mapping[str, int]
     rest: Mapping[str, int]
     labels: Mapping[str, int]
+    unclaimed: Sequence[str]
 
     @classmethod
     def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
         """By the names that are given, else by the usual ones.
 
         GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
-        Raises ValueError for a column that is not there or is there twice, and if none is the path.
+        Raises ValueError for a column that is not there, for two of one name, and if none is the
+        path.
         """
         names = [_plain(name) for name in header]
         at: dict[str, int] = {}
@@ -81,9 +88,10 @@ class Columns:
                         "another in --columns"
                     )
                 continue
-            if names.count(found) > 1:
-                raise ValueError(f"the column {found!r} is there twice; rename one")
+            _refuse_twice(names, found)
             at[role] = names.index(found)
+        for name in filter(None, header):
+            _refuse_twice(header, name)
         if "path" not in at:
             advice = "call it path or filename, or give --columns path=NAME"
             if len(header) == 1 and set(header[0]) & set(";\t|"):
@@ -98,7 +106,8 @@ class Columns:
             for i, name in enumerate(header)
             if name and i not in at.values()
         }
-        return cls(header, at, rest, _labels(names[at["label"]] if "label" in at else ""))
+        labels = _labels(names[at["label"]] if "label" in at else "")
+        return cls(header, at, rest, labels, () if {"label"} & (at.keys() | given) else (*rest,))
 
     def __str__(self) -> str:
         return ", ".join(f"{role}={self.header[i]}" for role, i in self.at.items())
@@ -162,6 +171,11 @@ def _labels(column: str) -> Mapping[str, int]:
         return LABELS
     other = REAL if asked == SYNTHETIC else SYNTHETIC
     return LABELS | {"0": other, "false": other, "1": asked, "true": asked}
+
+
+def _refuse_twice(names: Sequence[str], name: str) -> None:
+    if names.count(name) > 1:
+        raise ValueError(f"the column {name!r} is there twice; rename one")
 
 
 def _split(cell: str) -> Split:

@@ -30,8 +30,8 @@ def is_parquet(folder: Path) -> bool:
     return saved or next(images_below(folder, extensions=PARQUET), None) is not None
 
 
-def read(request: Request) -> tuple[str, Manifest]:
-    """What the columns were taken for, and the manifest; raises InputError with the row's number.
+def read(request: Request) -> tuple[Columns, Manifest]:
+    """The columns, and the manifest; raises InputError with the row's number.
 
     Rows count from 1, over all splits. The split is a column's, else the part's or the file's.
     """
@@ -43,7 +43,7 @@ def read(request: Request) -> tuple[str, Manifest]:
     if request.heatmaps is not None:
         maps = absolute(request.heatmaps)
         manifest = with_maps(manifest, request.root, maps, required=True)
-    return str(columns[0]), manifest
+    return columns[0], manifest
 
 
 def _samples(request: Request, found: list[Columns]) -> Iterator[tuple[int, Sample]]:

@@ -9,8 +9,8 @@ from focus.data.readers.files import Request, find_maps, from_rows, with_maps
 from focus.errors import InputError
 
 
-def read(request: Request) -> tuple[str, Manifest]:
-    """What the columns were taken for, and the manifest; raises InputError with the line number.
+def read(request: Request) -> tuple[Columns, Manifest]:
+    """The columns, and the manifest; raises InputError with the line number.
 
     Human maps are those of the column, else found by the images' names as in the CYBORG layout.
     """
@@ -28,7 +28,7 @@ def read(request: Request) -> tuple[str, Manifest]:
     folder, required = find_maps(request.heatmaps, request.path.parent, request.root)
     if folder and (required or "map_path" not in columns.at):
         manifest = with_maps(manifest, request.root, folder, required=required)
-    return str(columns), manifest
+    return columns, manifest
 
 
 def _samples(
