@@ -23,7 +23,7 @@ from focus.data.faces import DETECTORS, Box, detector, geometries, largest, wind
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
-from focus.data.readers import read_data
+from focus.data.readers import read_data, read_tests
 from focus.detector_config import DetectorConfig
 from focus.errors import InputError
 from focus.inference import other_geometry, score_shared
@@ -316,6 +316,20 @@ def test_the_command_reads_data_as_training_does(
     ):
         with pytest.raises(InputError, match=message):
             main([*arguments, "--output", f"{tmp_path}/none"])
+
+
+def test_a_generator_that_nobody_named_stays_without_name(tmp_path: Path) -> None:
+    """Else ``--test-data NAME=manifest.csv`` would be of no generator NAME."""
+    draw = np.random.default_rng(0)
+    for name in ("real", "fake"):
+        save(tmp_path / f"set/{name}/1.png", draw.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    for number, (flag, generator) in enumerate((([], "X"), (["--generator", "SG2"], "SG2"))):
+        out = tmp_path / f"faces {number}"
+        (tmp_path / "whole.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(tmp_path)
+            main([f"{tmp_path}/set", "--faces", "whole:find", "--output", str(out), *flag])
+        assert read_tests({"X": f"{out}/manifest.csv"}).generators() == [generator]
 
 
 def test_rows_of_one_image_share_its_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

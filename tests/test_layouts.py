@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.layouts import Layout
 from focus.data.manifest import Manifest, Sample
-from focus.data.readers import Reading, read_data, read_given
+from focus.data.readers import Reading, read_data, read_given, read_tests
 from focus.data.readers.columns import NAMES
 from focus.errors import InputError
 
@@ -114,6 +114,64 @@ def test_nature_and_ai(tmp_path: Path) -> None:
     assert reading.layout == "nature-ai"
 
 
+def test_generators_of_different_depths_have_their_own_splits(tmp_path: Path) -> None:
+    """GenImage, as its archives unpack."""
+    biggan = "BigGAN/imagenet_ai_0419_biggan"
+    files = [
+        f"{generator}/{split}/{label}/{at}.png"
+        for generator in ("Midjourney", biggan)
+        for at, split in enumerate(("train", "val"))
+        for label in ("ai", "nature")
+    ]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    found, _ = read_tree("", tmp_path)
+    assert {s.path: (s.generator, s.split, s.extra.get("class")) for s in found} == {
+        name: (
+            name.split("/")[0],
+            "validation" if "/val/" in name else "train",
+            "imagenet_ai_0419_biggan" if biggan in name else None,
+        )
+        for name in files
+    }
+
+
+CLASSES = (  # noqa: SIM905
+    "airplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+).split()
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_folders_of_classes(split: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """CNNDetection's training set, whose one generator no folder names."""
+    labels = ("0_real", "1_fake")
+    files = [f"{split}{name}/{label}/1.png" for name in CLASSES for label in labels]
+    write(dict.fromkeys(files, "face 1"), tmp_path / "set")
+    write({f"own/{name}": "face 1" for name in ("g/0_real/1.png", "g/1_fake/1.png")}, tmp_path)
+
+    def own(data: str, generator: str | None) -> Manifest:
+        caplog.clear()
+        return read_given(TrainConfig(data=(f"{tmp_path}/{data}",), generator=generator))[0]
+
+    assert own("set", None).generators() == CLASSES
+    found = own("set", "ProGAN")
+    assert [(s.label, s.generator, s.extra["class"]) for s in found] == [
+        (label, "ProGAN" * label, name) for name in CLASSES for label in (0, 1)
+    ]
+    assert caplog.messages == [
+        f"{tmp_path}/set: the generator ProGAN is given and no folder has the name of a known one, "
+        "so the folders airplane, bicycle, bird, ... are taken for its classes"
+    ]
+    for name, generators in (("ProGAN", ["ProGAN"]), ("mine", CLASSES)):
+        assert read_tests({name: f"{tmp_path}/set"}).generators() == generators
+    # Where folders have the names of generators the flag is of no use.
+    (tmp_path / "own/g").rename(tmp_path / "own/StyleGAN2")
+    assert own("own", "ProGAN").generators() == ["StyleGAN2"]
+    assert caplog.messages == [
+        "--generator ProGAN names no fake: the data name the generators of all"
+    ]
+
+
 def test_real_and_fake(tmp_path: Path) -> None:
     found, reading = read_tree("real-fake", write(TREES["real-fake"], tmp_path))
     faces = {"class": "faces"}
@@ -138,6 +196,58 @@ def test_splits_on_top(tmp_path: Path) -> None:
         ("train/real/1.png", 0, "", "train"),
         ("valid/fake/2.png", 1, "X", "validation"),
         ("valid/real/2.png", 0, "", "validation"),
+    ]
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_generators_below_the_label(split: str, tmp_path: Path) -> None:
+    files = ("fake/SG2/1.png", "fake/mine/a/1.png", "real/1.png", "real/FFHQ/1.png")
+    write(dict.fromkeys((split + file for file in files), "face 1"), tmp_path)
+    found, _ = read_tree("", tmp_path)
+    assert [(s.label, s.generator, dict(s.extra)) for s in found] == [
+        (1, "mine", {}),
+        (1, "SG2", {}),
+        (0, "", {}),
+        (0, "", {"source": "FFHQ"}),
+    ]
+    # A number is no name, and what lies in no folder has none.
+    write({f"{split}fake/00000/1.png": "face 1"}, tmp_path)
+    assert Manifest(read_tree("", tmp_path)[0]).generators() == ["synthetic"]
+    (tmp_path / split / "fake/00000/1.png").unlink()
+    write({f"{split}fake/1.png": "face 1"}, tmp_path)
+    assert Manifest(read_tree("", tmp_path)[0]).generators() == ["synthetic"]
+
+
+def test_maps_in_the_folder_are_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("real/1.png", "fake/1.png")
+    folders = ("", "Heatmaps/", "MASKS/", "elsewhere/")
+    write({folder + name: "face 1" for folder in folders for name in names}, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.rename(elsewhere := tmp_path.with_name(f"{tmp_path.name} maps"))
+    passed = f"{tmp_path}: passed over 2 files in {{}}, which by its name holds maps and no images"
+    for chosen, maps, said in (
+        (None, tmp_path / "Heatmaps", ["MASKS"]),
+        (elsewhere, elsewhere, ["MASKS", "Heatmaps"]),
+    ):
+        caplog.clear()
+        found = read_data(tmp_path, heatmaps=chosen)
+        assert [(s.path, s.map_path) for s in found] == [
+            (f"{tmp_path}/{name}", f"{maps}/{name}") for name in sorted(names)
+        ]
+        assert caplog.messages == [passed.format(name) for name in said]
+
+
+def test_names_that_may_be_missed_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("a.jfif", "b.JPE", "c.avif", "d.tga")
+    beside = ("e.heic", "f.HEIC", "g.mp4", "noname", "README", "x.txt", "Thumbs.db", "y.json")
+    write(dict.fromkeys((*names, *beside), "face 1"), tmp_path)
+    found, _ = read_tree("", tmp_path, allow_unlabelled=True)
+    assert [s.path for s in found] == list(names)
+    assert caplog.messages == [
+        f"{tmp_path}: left out 4 files that are no images by the ends of their names (.heic: 2, "
+        "none: 1, .mp4: 1)"
     ]
 
 

@@ -252,6 +252,18 @@ def test_a_table_is_all_fakes_only_if_no_column_can_be_its_label(tmp_path: Path)
         read("# focus-manifest 1\npath,is_real\na.png,1\n")
 
 
+def test_the_stand_in_for_a_name_is_none(tmp_path: Path) -> None:
+    touch(tmp_path / "real/r.png", tmp_path / "fake/f.png", tmp_path / "sg/f.png")
+    rows = "real/r.png,real,{0}\nfake/f.png,synthetic,{0}\nsg/f.png,synthetic,SG2\n"
+    table = tmp_path / "m.csv"
+    for generator in ("synthetic", ""):
+        table.write_text(f"# focus-manifest 1\npath,label,generator\n{rows.format(generator)}")
+        found = read_tests({"X": str(table)})
+        assert [s.generator for s in found] == ["X", "X", "SG2"]
+        assert read_data(table, generator="Y").generators() == ["SG2", "Y"]
+        assert read_data(table, generator="").generators() == ["", "SG2"]
+
+
 def test_reals_beside_named_generators_serve_all(cyborg: Path) -> None:
     root = cyborg.parent.parent / "Data"
     cyborg.write_text("test,Real,/real/1.png\ntest,Synthetic,/sg2/3.jpg,StyleGAN2\n")

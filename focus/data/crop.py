@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--margin must be a number from 0 on, got {given.margin:g}.")
     if given.threads is not None and given.threads < 1:
         raise InputError(f"--threads must be at least 1, got {given.threads}.")
-    manifest, _ = read_given(data_config(given), allow_unlabelled=True)
+    manifest, _ = read_given(data_config(given), allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
     cut = cut_faces(
         manifest,

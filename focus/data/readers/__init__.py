@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focus.config import EvaluateConfig, TrainConfig
+from focus.data.generators import family_of
 from focus.data.layouts import HUB_PREFIX, Layout, parse_columns
 from focus.data.machine import is_main_process
 from focus.data.manifest import (
@@ -94,8 +95,10 @@ def read_data(
     to the image at the same relative path or, directly in the folder, of the same base name, the
     extension apart. columns: names of a table's columns by the manifest's (path, label, ...),
     default those found by name. allow_outside_root: whether a path in a table may lead out of the
-    root. generator: that of fakes for which the layout names none, default "synthetic". split: that
-    of samples to which the layout gives none. say: is told what was read, default: logged.
+    root. generator: that of fakes for which the layout names none, default "synthetic"; "" leaves
+    them without one. In folders it is that of all, unless one of them has a known generator's name:
+    they are classes. split: that of samples to which the layout gives none. say: is told what was
+    read, default: logged.
 
     The order is that of the table's rows, or the natural one of the files' names. A row that says
     the same of the same path as one before is left out with a warning. Raises InputError, with the
@@ -115,13 +118,17 @@ def read_data(
         columns=columns or {},
         outside=allow_outside_root,
         hub=name if is_hub else "",
+        generator=generator or "",
     )
     if layout is not None and not takes(layout, given):
         kind = "folders" if path.is_file() else "files"
         raise InputError(f"--layout {layout} reads {kind}, and {path} is none: give another one.")
     found, in_columns, manifest = _read(request, layout)
     manifest = Manifest(
-        (_with_defaults(s, generator or DEFAULT_GENERATOR, split) for s in manifest),
+        (
+            _with_defaults(s, DEFAULT_GENERATOR if generator is None else generator, split)
+            for s in manifest
+        ),
         manifest.source,
     )
     reading = Reading(
@@ -195,7 +202,8 @@ def read_tests(
 
     joined = Manifest([])
     for name, path in test_data.items():
-        joined += _test_fakes(read(path, name), name)
+        # A name of the table of families may have folders of classes, another one of generators.
+        joined += _test_fakes(read(path, name if family_of(name) else None), name)
     generators = joined.generators()
     for name, path in test_real.items():
         joined += _test_reals(read(path), name, generator=name if name in generators else "")
@@ -203,12 +211,16 @@ def read_tests(
 
 
 def read_given(
-    config: TrainConfig | EvaluateConfig, *, allow_unlabelled: bool = False
+    config: TrainConfig | EvaluateConfig,
+    *,
+    allow_unlabelled: bool = False,
+    name_fakes: bool = True,
 ) -> tuple[Manifest, Manifest]:
     """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
     Either is empty only if nothing was given. The main process prints a line for each path: the
-    layout it was read as. Raises InputError for a path of ``--data`` that is given twice, for a
+    layout it was read as. name_fakes: whether those of ``--data`` whose generator is named nowhere
+    get the default one. Raises InputError for a path of ``--data`` that is given twice, for a
     ``--layout`` or ``--columns`` that no path has a use for, and what :func:`read_data` and
     :func:`read_tests` raise.
     """
@@ -235,13 +247,17 @@ def read_given(
             heatmaps=config.heatmaps,
             columns=columns,
             allow_outside_root=config.allow_outside_root,
-            generator=config.generator,
+            generator=config.generator or (None if name_fakes else ""),
             allow_unlabelled=allow_unlabelled,
             say=say,
         )
         for path in config.data
     ]
     own = parts[0] if len(parts) == 1 else join(parts)
+    if config.generator and config.generator not in own.generators():
+        _log.warning(
+            "--generator %s names no fake: the data name the generators of all", config.generator
+        )
     tests = read_tests(
         config.test_data,
         config.test_real,
@@ -310,13 +326,17 @@ def _read_manifest(request: Request) -> Manifest:
 
 
 def _with_defaults(sample: Sample, generator: str, split: Split) -> Sample:
-    if sample.label == SYNTHETIC and not sample.generator:
+    """Named and split, if it is not. DEFAULT_GENERATOR is no name, also of reals to compare."""
+    if sample.generator == DEFAULT_GENERATOR or (
+        sample.label == SYNTHETIC and not sample.generator
+    ):
         sample = replace(sample, generator=generator)
     return sample if sample.split or not split else replace(sample, split=split)
 
 
 def _test_fakes(reading: Reading, name: str) -> Manifest:
     found = reading.manifest
+    found = Manifest((_with_defaults(s, name, "") for s in found), found.source)
     _refuse_unlabelled(reading, all_or_none=True)
     if all(sample.label is None for sample in found):
         fakes = (replace(s, label=SYNTHETIC, generator=name, split="test") for s in found)

@@ -16,7 +16,17 @@ from focus.errors import InputError
 _log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
-    ".png .jpg .jpeg .jp2 .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()  # noqa: SIM905
+    (  # noqa: SIM905
+        ".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .jpx .webp .avif .bmp .dib .gif .tga .tif "
+        ".tiff .ppm .pgm .pbm .pnm"
+    ).split()
+)
+# What lies beside images and is not missed among them.
+_COMPANIONS = frozenset(
+    (  # noqa: SIM905
+        ".txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .pdf .log "
+        ".db .py .sh .npy .npz .pkl .mat .parquet .arrow .zip .tar .gz .md5 .sha256"
+    ).split()
 )
 HEATMAPS = "heatmaps"
 P = TypeVar("P")
@@ -45,7 +55,8 @@ class Request:
 
     path: a file or a folder, absolute. root: what relative paths in a table are relative to.
     columns: of a table, by the manifest's names. outside: whether paths in a table may leave the
-    root. hub: the name of a data set of the Hub; then ``path`` is only for messages.
+    root. hub: the name of a data set of the Hub; then ``path`` is only for messages. generator: the
+    one that is given for fakes without a name.
     """
 
     path: Path
@@ -54,6 +65,7 @@ class Request:
     columns: Mapping[str, str] = field(default_factory=dict)
     outside: bool = False
     hub: str = ""
+    generator: str = ""
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -68,12 +80,16 @@ def split_of(word: str) -> Split | None:
 
 
 def images_below(
-    folder: Path, skip: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+    folder: Path,
+    skip: Collection[Path | None] = (),
+    extensions: Collection[str] = IMAGE_EXTENSIONS,
+    others: Counter[str] | None = None,
 ) -> Iterator[Path]:
-    """The image files below a folder, in natural order, hidden ones and the folder ``skip`` apart.
+    """The image files below a folder, in natural order, hidden ones and the folders ``skip`` apart.
 
     Follows symbolic links, but not into a folder that holds them; one that leads nowhere is yielded
-    by its name. Raises InputError for a folder that cannot be listed.
+    by its name. others: gets the number of files by each other extension, "" being none, those that
+    are usual beside images apart. Raises InputError for a folder that cannot be listed.
     """
     # A folder to list has the inodes of those that it lies in, a file to yield has None.
     waiting: list[tuple[Path, frozenset[tuple[int, int]] | None]] = [(folder, frozenset())]
@@ -82,21 +98,24 @@ def images_below(
         if above is None:
             yield place
             continue
-        if place == skip:
+        if place in skip:
             continue
         try:
             status = place.stat()
             inode = (status.st_dev, status.st_ino)
             if inode in above:
                 continue
+            found = []
             with os.scandir(place) as entries:
-                found = [
-                    (entry.name, is_folder)
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.name not in _LEFTOVERS
-                    if (is_folder := _is_folder(entry))
-                    or os.path.splitext(entry.name)[1].lower() in extensions  # noqa: PTH122
-                ]
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name in _LEFTOVERS:
+                        continue
+                    is_folder = _is_folder(entry)
+                    extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                    if is_folder or extension in extensions:
+                        found.append((entry.name, is_folder))
+                    elif others is not None and _may_be_missed(entry.name, extension):
+                        others[extension] += 1
         except OSError as error:
             raise InputError(
                 f"Cannot list {place} ({error.strerror}): make the folder readable."
@@ -105,6 +124,11 @@ def images_below(
         waiting += [
             (place / name, above | {inode} if is_folder else None) for name, is_folder in found
         ]
+
+
+def _may_be_missed(name: str, extension: str) -> bool:
+    """Whether it may be an image after all: no text, table or archive, no README or LICENSE."""
+    return extension not in _COMPANIONS if extension else not name.isupper()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -237,7 +261,21 @@ def find_maps(given: str | Path | None, *places: Path) -> tuple[Path | None, boo
     """The folder of human maps, and whether it was asked for."""
     if given is not None:
         return absolute(given), True
-    return next((p / HEATMAPS for p in places if (p / HEATMAPS).is_dir()), None), False
+    return next(filter(None, map(_maps_in, places)), None), False
+
+
+def _maps_in(place: Path) -> Path | None:
+    return next(iter(folders_called(place, (HEATMAPS,))), None)
+
+
+def folders_called(place: Path, names: Collection[str]) -> list[Path]:
+    """The folders in ``place`` that have one of the names in any case, small letters first."""
+    try:
+        with os.scandir(place) as entries:
+            found = [e.name for e in entries if e.name.casefold() in names and _is_folder(e)]
+    except OSError:
+        return []
+    return [place / name for name in sorted(found, reverse=True)]
 
 
 def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -> Manifest:

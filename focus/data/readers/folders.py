@@ -3,18 +3,30 @@
 ``[<split>/][<generator>/[<class>/]]<label>/*`` (CNNDetection, UniversalFakeDetect, NPR, SIDBench)
 or ``<generator>/[<split>/]<label>/*`` (GenImage), in any case. Reals carry the generator of their
 folder, so that its fakes are scored against its own reals; the class is kept in ``extra``. What
-lies below a label's folder is of that label.
+lies below a label's folder is of that label; ``[<split>/]fake/<generator>/*`` names generators too.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+from focus.data.generators import family_of
 from focus.data.layouts import Layout
-from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample
-from focus.data.readers.files import Request, find_maps, images_below, split_of, with_maps
+from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
+from focus.data.readers.files import (
+    HEATMAPS,
+    Request,
+    find_maps,
+    folders_called,
+    images_below,
+    split_of,
+    with_maps,
+)
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -26,6 +38,7 @@ TREES: dict[Layout, Mapping[str, int]] = {
     "real-fake": {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
 }
 """The folders that name the label; the first tree that fits is taken."""
+_NO_IMAGES = (HEATMAPS, "maps", "masks")  # folders on top, in any case
 
 _Folders = tuple[str, ...]
 
@@ -37,7 +50,10 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     """
     root = request.path
     maps, required = find_maps(request.heatmaps, root)
-    paths = [str(path) for path in images_below(root, skip=maps)]
+    apart = folders_called(root, _NO_IMAGES)
+    others: Counter[str] = Counter()
+    paths = [str(path) for path in images_below(root, skip=(maps, *apart), others=others)]
+    _say_what_is_passed_over(root, [path for path in apart if path != maps], others)
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     places = {place: _below(place, root) for place in {_folder(path) for path in paths}}
@@ -47,7 +63,7 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     if found == "images":
         samples = [Sample(path) for path in paths]
     else:
-        known = _read_places(found, places)
+        known = _read_places(found, places, request.generator, root)
         samples = [
             replace(known[at], path=path) for path in paths if (at := _folder(path)) in known
         ]
@@ -58,6 +74,22 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
             _log.warning("%s: left out %d images that are in no folder %s", root, left, names)
     manifest = Manifest(samples, str(root))
     return found, with_maps(manifest, root, maps, required=required) if maps else manifest
+
+
+def _say_what_is_passed_over(root: Path, apart: Iterable[Path], others: Counter[str]) -> None:
+    for folder in apart:
+        if n_files := sum(1 for _ in images_below(folder)):
+            _log.warning(
+                "%s: passed over %d files in %s, which by its name holds maps and no images",
+                *(root, n_files, folder.name),
+            )
+    if others:
+        often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
+        endings = ", ".join(f"{ending or 'none'}: {n}" for ending, n in often)
+        _log.warning(
+            "%s: left out %d files that are no images by the ends of their names (%s)",
+            *(root, others.total(), endings),
+        )
 
 
 def _folder(path: str) -> str:
@@ -84,30 +116,87 @@ def _fits(layout: Layout, places: Iterable[_Folders]) -> bool:
     )
 
 
-def _read_places(layout: Layout, places: Mapping[str, _Folders]) -> dict[str, Sample]:
-    """What is known of the images in each folder, without their paths."""
-    at = {place: _label_at(folders, layout) for place, folders in places.items()}
-    above = {place: places[place][:i] for place, i in at.items() if i is not None}
-    level = _split_level(layout, above.values())
+class _Place(NamedTuple):
+    """What the names of folders say of the images in one; above and below the label's folder."""
+
+    label: int
+    split: Split
+    above: _Folders
+    below: _Folders
+
+
+def _read_places(
+    layout: Layout, places: Mapping[str, _Folders], given: str, root: Path
+) -> dict[str, Sample]:
+    """What is known of the images in each folder, without their paths. given: the generator."""
+    found = _labelled(layout, places)
+    if any(place.above for place in found.values()):
+        names = {at: place.above for at, place in found.items()}
+    else:
+        names = _generators_below(found)
+    top = sorted({folders[0] for folders in names.values() if folders})
+    are_classes = bool(given and top) and not any(map(family_of, top))
+    if are_classes:
+        _log.warning(
+            "%s: the generator %s is given and no folder has the name of a known one, so the "
+            "folders %s are taken for its classes",
+            *(root, given, ", ".join(top[:3]) + ", ..." * (len(top) > 3)),
+        )
     known = {}
-    for place, folders in above.items():
-        split = split_of(folders[level]) if level is not None and len(folders) > level else None
-        rest = folders if split is None or level is None else folders[:level] + folders[level + 1 :]
-        generator, *classes = rest or ("",)
-        label = TREES[layout][places[place][len(folders)].casefold()]
+    for at, place in found.items():
+        generator, *classes = ("", *names[at]) if are_classes else (names[at] or ("",))
         extra = {"class": "/".join(classes)} if classes else NO_EXTRA
-        known[place] = Sample("", label, generator, split=split or "", extra=extra)
+        if place.label == REAL and not place.above and generator:
+            generator, extra = "", {"source": generator, **extra}
+        known[at] = Sample("", place.label, generator, split=place.split, extra=extra)
     return known
 
 
-def _split_level(layout: Layout, above: Iterable[_Folders]) -> int | None:
-    """Which level of folders names the split, if one does.
+def _labelled(layout: Layout, places: Mapping[str, _Folders]) -> dict[str, _Place]:
+    at = {place: _label_at(folders, layout) for place, folders in places.items()}
+    above = {place: places[place][:i] for place, i in at.items() if i is not None}
+    levels = _split_levels(layout, above.values())
+    found = {}
+    for place, folders in above.items():
+        level = levels.get(folders[:1])
+        split = split_of(folders[level]) if level is not None and len(folders) > level else None
+        rest = folders if split is None or level is None else folders[:level] + folders[level + 1 :]
+        name, *below = places[place][len(folders) :]
+        label = TREES[layout][name.casefold()]
+        found[place] = _Place(label, split or "", rest, tuple(below))
+    return found
+
+
+def _generators_below(places: Mapping[str, _Place]) -> dict[str, _Folders]:
+    """The first folder below the label's, if all fakes are in such ones and none is a number."""
+    fakes = [place.below[:1] for place in places.values() if place.label == SYNTHETIC]
+    named = all(folders and re.search(r"[^\W\d_]", folders[0]) for folders in fakes)
+    return {at: place.below[:1] if fakes and named else () for at, place in places.items()}
+
+
+def _split_levels(layout: Layout, above: Iterable[_Folders]) -> Mapping[_Folders, int | None]:
+    """Which level of folders names the split, for what lies in each folder on top.
+
+    The top itself, or that of each generator: they need not be equally deep. What a generator's
+    own folders leave open is as in the others.
+    """
+    tops: defaultdict[_Folders, list[_Folders]] = defaultdict(list)
+    for folders in above:
+        tops[folders[:1]].append(folders)
+    level = _split_level(layout, [folders for part in tops.values() for folders in part])
+    if level == 0:
+        return dict.fromkeys(tops, 0)
+    own = {top: _split_level(layout, part, start=1) for top, part in tops.items()}
+    return {top: level if at is None else at for top, at in own.items()}
+
+
+def _split_level(layout: Layout, above: Sequence[_Folders], start: int = 0) -> int | None:
+    """Which level of folders names the split, if one from ``start`` on does.
 
     One that has two splits, or nothing else. A folder ``train`` alone below generators is no split
     where classes are usual: CNNDetection has images of trains.
     """
-    above = list(above)
-    for level in range(max(map(len, above), default=0)):
+    for level in range(start, max(map(len, above), default=0)):
         splits = {split_of(folders[level]) for folders in above if len(folders) > level}
         named = splits - {None}
         nothing_else = splits == named and (level == 0 or layout != NUMBERED)
