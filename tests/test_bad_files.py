@@ -2,7 +2,10 @@
 
 import csv
 import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from PIL import Image
 
 from focus.cli import parse
 from focus.config import EvaluateConfig, TrainConfig
+from focus.data import bad_files
+from focus.data.readers import read_data
 from focus.evaluation import evaluate
 from focus.training import train
 
@@ -81,3 +86,23 @@ def test_too_many_stop_before_a_folder_is_made(
     with pytest.raises(SystemExit):
         run(train, TrainConfig, argv=[*argv, "--max-bad", "1.5"], prog="train.py")
     assert "--max-bad must be from 0 to 1" in capsys.readouterr().err
+
+
+def test_what_was_found_before_a_stop_is_not_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_data(folder / "data")[8:20]  # whole ones
+    looked: list[str] = []
+
+    def interrupted(found: Iterable[Any], **_: Any) -> Iterator[Any]:
+        yield from islice(found, 9)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bad_files, "_STORED_EVERY", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(bad_files, "tqdm", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
+    monkeypatch.setattr(bad_files, "load_image", looked.append)
+    bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
+    assert looked == [sample.path for sample in manifest][8:]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,27 @@ def test_what_is_no_file_is_bad_and_not_waited_for(own_set: Path, tmp_path: Path
     assert all(Path(sample.path).is_file() for sample in written)
     config = TrainConfig(data=(found["without_leaks"]["path"],), max_bad=0)
     assert len(training_manifest(resolve(config), progress=False)) == 83
+
+
+def test_what_contradicts_itself_and_faint_masks_are_said(own_set: Path, tmp_path: Path) -> None:
+    table = own_set / "faces.csv"
+    real, fake = (
+        next(s.path for s in Manifest.from_csv(table) if (s.split, s.label) == ("train", label))
+        for label in (0, 1)
+    )
+    shutil.copy(real, fake)
+    Image.new("L", (64, 64), 1).save(own_set / "faint.png")
+    mask = str(own_set / "faint.png")
+    rewrite(table, lambda s: replace(s, mask_path=mask) if s.path == fake else s)
+    found = check(table, output=tmp_path / "out")
+    assert found["contradictory"] == [[real, fake]]
+    assert found["masks"] == {"masks": 1, "faint": 1}
+    text = (tmp_path / "out" / "check.txt").read_text(encoding="utf-8")
+    assert f"the same file as real and as synthetic: 1\n  {real!r}, {fake!r}\n" in text
+    assert (
+        f"artefact masks: 1 are nowhere half white and count as empty, the first is {mask!r}"
+        in text
+    )
 
 
 def test_odd_maps_are_counted(own_set: Path, tmp_path: Path) -> None:

@@ -406,6 +406,32 @@ def test_a_detector_of_ones_own(boxed: Manifest, tmp_path: Path) -> None:
     assert geometries(cut.faces) == {"own_detector:find margin 0": 1}
 
 
+def test_a_detector_that_fails_loses_one_image(boxed: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "poor_detector.py").write_text(
+        "def find(image, seen=[]):\n"
+        "    seen.append(image)\n"
+        "    if len(seen) == 1:\n"
+        "        raise RuntimeError('out of\\nmemory')\n"
+        "    return {2: None, 3: [(0, 0)], 4: [(0, 0, 9, 9)]}[len(seen)]\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        cut = cut_faces(
+            boxed[:4],
+            tmp_path / "out",
+            source="poor_detector:find",
+            margin=0,
+            threads=1,
+            progress=False,
+        )
+    assert len(cut.faces) == 1
+    assert [path for path, _ in cut.no_face] == [s.path for s in boxed[:3]]
+    first, second, third = (why for _, why in cut.no_face)
+    assert first == "poor_detector:find failed (RuntimeError: out of memory)"
+    assert second.startswith("poor_detector:find failed (TypeError: ")
+    assert third.startswith("poor_detector:find failed (IndexError: ")
+
+
 def test_training_keeps_the_geometry_and_evaluation_compares_it(
     boxed: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

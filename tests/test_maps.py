@@ -357,6 +357,37 @@ def test_layouts_get_their_maps_and_manifests_keep_them(tmp_path: Path) -> None:
         )
 
 
+def test_maps_of_nobody_and_of_two_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("fake/a.png", "fake/a.jpg", "real/b.png"):
+        grey(tmp_path / name, np.zeros((4, 4, 3)))
+    for name in ("fake/a.png", "no.png", "real/c.png"):
+        grey(tmp_path / "heatmaps" / name, [[0, 255]])
+    maps = tmp_path / "heatmaps"
+    assert [s.map_path for s in read_data(tmp_path)] == [*[f"{maps}/fake/a.png"] * 2, None]
+    nobody = f"2 of 3 human maps in {maps} belong to no image of {tmp_path}, the first is "
+    assert caplog.messages == [
+        nobody + repr(f"{maps}/no.png"),
+        f"the human map '{maps}/fake/a.png' is that of 2 images, whose names differ in the "
+        f"extension alone, one of them '{tmp_path}/fake/a.jpg': rename them if it is not",
+    ]
+    # None of them belongs to these: they are of other data.
+    caplog.clear()
+    (tmp_path / "real.csv").write_text("path,label\nreal/b.png,real\n")
+    read_data(tmp_path / "real.csv")
+    assert caplog.messages == []
+    size = {"width": 4, "height": 4}
+    file = coco(
+        tmp_path / "drawn.json",
+        [{"id": n, "file_name": name, **size} for n, name in enumerate(("b.png", "z.png"))],
+        [{"image_id": n, "bbox": [0, 0, 2, 2]} for n in range(2)],
+    )
+    read_data(tmp_path / "real.csv", heatmaps=file)
+    (said,) = caplog.messages
+    assert said.startswith(f"1 of 2 human maps in {file} belong to no image of ")
+
+
 def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
     image = {"id": 1, "file_name": "a.png", "width": 2, "height": 2}
     box = {"id": 1, "image_id": 1, "bbox": [0, 0, 2, 2]}
@@ -391,12 +422,20 @@ def test_the_pass_over_the_files_knows_all_kinds_of_maps(
         "zeros": grey(tmp_path / "zeros.png", np.zeros((8, 8))),
         "inverted": grey(tmp_path / "inverted.png", white),
     }
+    masks = [grey(tmp_path / f"mask{value}.png", [[0, value]]) for value in (0, 1, 127, 128)]
     grey(tmp_path / "m_1.png", [[0, 255]])
     grey(tmp_path / "m_2.png", [[0, 0]])
-    manifest = Manifest([Sample(image, 1, map_path=path) for path in maps.values()])
+    manifest = Manifest(
+        [
+            *(Sample(image, 1, map_path=path) for path in maps.values()),
+            *(Sample(image, 1, mask_path=path) for path in masks),
+        ]
+    )
     with caplog.at_level(logging.WARNING):
         kept, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=0.5)
-    assert [s.map_path for s in kept] == [maps["shared"], None, None, None, maps["inverted"]]
+    found = [maps["shared"], None, None, None, maps["inverted"]]
+    assert [s.map_path for s in kept] == [*found, *[None] * 4]
+    assert [s.mask_path for s in kept[5:]] == masks
     assert [(file.path, file.role) for file in bad] == [
         (maps["torn"], "map"),
         (maps["drawn"], "map"),
@@ -404,6 +443,8 @@ def test_the_pass_over_the_files_knows_all_kinds_of_maps(
     said = "\n".join(caplog.messages)
     assert "1 human maps have one single value and count as none, the first is" in said
     assert "1 human maps are bright over most of the image and may be inverted" in said
+    assert "2 artefact masks are nowhere half white and so count as empty" in said
+    assert f"the first is {masks[1]!r}" in said
     assert f"left out the map {maps['torn']!r}: No such file" in said
     # An annotator's map that changes is looked at anew.
     (tmp_path / "m_2.png").write_text("text")

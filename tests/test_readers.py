@@ -125,6 +125,14 @@ def test_a_manifest_that_was_written_is_read_wherever_its_images_are(tmp_path: P
         read_data(tmp_path / "set/m.csv")
 
 
+def test_a_cell_as_long_as_it_was_written(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png")
+    many = f"{tmp_path}/maps/{{{','.join(f'annotator {i}/a.png' for i in range(9000))}}}"
+    samples = [Sample(f"{tmp_path}/a.png", 0, map_path=many)]
+    Manifest(samples).to_csv(tmp_path / "m.csv")
+    assert list(read_data(tmp_path / "m.csv")) == samples
+
+
 def test_trees_of_generators_classes_and_splits(tmp_path: Path) -> None:
     touch(
         *(tmp_path / "train/progan/cat/0_real" / f"{i}.png" for i in (10, 9)),

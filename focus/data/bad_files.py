@@ -17,7 +17,7 @@ from tqdm import tqdm
 from focus.data.images import load_image, load_map, reason
 from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
-from focus.data.maps import files_of, human_map, is_blank, looks_inverted
+from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError, InputError
 
 Role = Literal["image", "map", "mask", "video"]
@@ -28,6 +28,7 @@ MAX_BAD = 0.01
 _log = logging.getLogger(__name__)
 _CSV_MARKER = "# focus-bad-files 1"
 _DIGEST_BYTES = 16
+_STORED_EVERY = 8192  # files, so that what stops the pass does not lose it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class BadFile:
     reason: str
 
 
-_Verdict = BadFile | Literal["good", "blank", "inverted"]
+_Verdict = BadFile | Literal["good", "blank", "inverted", "faint"]
 
 
 def check_images(
@@ -55,7 +56,8 @@ def check_images(
     Returns the usable part of the manifest, in order, and the bad files. A bad image removes its
     sample; a bad map or mask only that; each gives one logged warning. Maps of one single value
     (all zero, say) say nothing about where to look and count as none; one warning counts them.
-    Maps that look inverted are kept as they are; one warning counts them.
+    Maps that look inverted, and masks that are nowhere white enough to count, are kept as they are;
+    one warning counts them.
 
     threads: default one per usable core (decoders release the GIL). cache: folder that remembers
     the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
@@ -84,6 +86,14 @@ def check_images(
             "people looked), the first is %r",
             len(inverted),
             min(inverted),
+        )
+    faint = [path for (path, _), verdict in verdicts.items() if verdict == "faint"]
+    if faint:
+        _log.warning(
+            "%d artefact masks are nowhere half white and so count as empty (stored as 0 and 1 "
+            "instead of 0 and 255?), the first is %r",
+            len(faint),
+            min(faint),
         )
     unusable = {(file.path, file.role) for file in bad} | {(path, "map") for path in blank}
     if not unusable:
@@ -133,8 +143,15 @@ def _verdicts(
         bar = tqdm(
             found, total=len(unknown), desc="checking files", unit="file", disable=not progress
         )
-        verdicts.update(zip(unknown, bar, strict=True))
-    known.add(file for file in unknown if verdicts[file] == "good")
+        good = []
+        for file, verdict in zip(unknown, bar, strict=True):
+            verdicts[file] = verdict
+            if verdict == "good":
+                good.append(file)
+            if len(good) == _STORED_EVERY:
+                known.add(good)
+                good = []
+    known.add(good)
     return verdicts
 
 
@@ -144,7 +161,8 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
         if role == "image":
             load_image(path)
         elif role == "mask":
-            load_map(path)
+            if is_faint(load_map(path)):
+                return "faint"
         else:
             values = human_map(path)
             if is_blank(values):
@@ -175,7 +193,7 @@ class _Known:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "decoded-2.bin"
+        self._file = folder / "decoded-3.bin"
         try:
             raw = self._file.read_bytes()
         except OSError:

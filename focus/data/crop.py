@@ -222,10 +222,14 @@ class _Cutter:
             image = load_image(job.path)
         except ImageError as error:
             return _Outcome(bad=(_bad(job.path, "image", error),))
-        face = largest(self._boxes(job.box, image))
+        try:
+            face = largest(self._boxes(job.box, image))
+            square = None if face is None else window(face, self._margin, image.size)
+        except Exception as error:  # a detector of one's own raises anything, or gives no boxes
+            kind = type(error).__name__
+            return _Outcome(why=f"{self._source} failed ({kind}: {reason(job.path, error)})")
         if face is None:
             return _Outcome(why="no box" if self._source == GIVEN else "no face found")
-        square = window(face, self._margin, image.size)
         if square is None:
             return _Outcome(why=f"the box {face} is empty or outside the image")
         bad: list[BadFile] = []

@@ -32,6 +32,9 @@ COLUMNS = (
     *("map_path", "mask_path", "box", "group"),
 )
 
+# A row has what it has: the maps of an image's many annotators are one cell.
+csv.field_size_limit(2**31 - 1)
+
 # What a path may have beside names: "." and "..", or a slash twice.
 _DETOUR = re.compile(r"/\.{0,2}/")
 

@@ -102,6 +102,11 @@ def is_blank(values: Map) -> bool:
     return bool(values.min() == values.max())
 
 
+def is_faint(mask: Map) -> bool:
+    """Whether an artefact mask marks something and nothing by half of white, as 0 and 1 of 255."""
+    return bool(0 < mask.max() < 0.5)
+
+
 def looks_inverted(values: Map) -> bool:
     """Whether most of a map and most of its border is bright: nobody looks there.
 

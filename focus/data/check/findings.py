@@ -14,7 +14,7 @@ from focus.data.check.expected import Comparison
 from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
 from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
-from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_map
+from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_map, look_at_mask
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import files_of
 from focus.data.readers import read_given
@@ -51,8 +51,9 @@ class Findings:
 
     manifest: all images, those to test on included; none if they cannot be read. obstacle: what
     train.py would say and stop, "" if it would start. looks: row by row. maps: by ``map_path``.
-    n_unmatched: images in the folders of maps that are nobody's map. bad: files that cannot be
-    decoded. metadata, pixels: the audits of the images to train with, None if there are too few.
+    n_unmatched: images in the folders of maps that are nobody's map. faint_masks: artefact masks
+    that are nowhere white enough to count. bad: files that cannot be decoded. metadata, pixels: the
+    audits of the images to train with, None if there are too few.
     expected: the comparison with a paper's data, None if it was not asked for or nothing was read.
     """
 
@@ -62,6 +63,7 @@ class Findings:
     looks: Sequence[Look] = ()
     maps: dict[str, MapLook] = field(default_factory=dict)
     n_unmatched: int = 0
+    faint_masks: Sequence[str] = ()
     bad: Sequence[BadFile] = ()
     leaks: Sequence[Leak] = ()
     metadata: Audit | None = None
@@ -95,6 +97,8 @@ def gather(data: Data, *, progress: bool = True) -> Findings:
     looks = [by_path[sample.path] for sample in manifest]
     references = list(dict.fromkeys(s.map_path for s in manifest if s.map_path is not None))
     maps = in_processes(look_at_map, references, title="looking at maps", progress=progress)
+    masks = list(dict.fromkeys(s.mask_path for s in manifest if s.mask_path is not None))
+    faint = in_processes(look_at_mask, masks, title="looking at masks", progress=progress)
     bad = _bad_files(manifest, looks, progress)
     audited = _audited(manifest, looks, config.seed)
     labels = [manifest[row].label or REAL for row in audited]
@@ -112,6 +116,7 @@ def gather(data: Data, *, progress: bool = True) -> Findings:
         looks=looks,
         maps=dict(zip(references, maps, strict=True)),
         n_unmatched=_unmatched(config, references),
+        faint_masks=[mask for mask, is_faint in zip(masks, faint, strict=True) if is_faint],
         bad=bad,
         leaks=find_leaks(manifest, looks),
         metadata=audit(

@@ -51,6 +51,11 @@ def as_dict(found: Findings) -> dict[str, Any]:
         "formats": _counts(look.format for look in readable),
         "modes": _counts(look.mode for look in readable),
         "maps": _maps(found),
+        "masks": {
+            "masks": len({s.mask_path for s in found.manifest if s.mask_path is not None}),
+            "faint": len(found.faint_masks),
+        },
+        "contradictory": [list(paths) for paths in _contradictory(found)],
         "bad_files": [asdict(file) for file in found.bad],
         "leaks": {
             "images": n_leaked,
@@ -148,6 +153,15 @@ def _maps(found: Findings) -> dict[str, int]:
     }
 
 
+def _contradictory(found: Findings) -> list[tuple[str, ...]]:
+    """The files, apart from their names the same, that are real images and fakes at once."""
+    alike: dict[bytes, dict[str, int | None]] = {}
+    for sample, look in zip(found.manifest, found.looks, strict=True):
+        if not look.error and sample.label is not None:
+            alike.setdefault(look.digest, {})[sample.path] = sample.label
+    return [tuple(labels) for labels in alike.values() if len({*labels.values()}) > 1]
+
+
 def _audit(result: Audit | None) -> dict[str, Any] | None:
     if result is None:
         return None
@@ -196,6 +210,15 @@ def _file_lines(found: Findings) -> list[str]:
     if found.maps or found.n_unmatched:
         odd = [f"{n} {k.replace('_', ' ')}" for k, n in content["maps"].items() if n]
         lines.append(f"human maps: {', '.join(odd)}")
+    if found.faint_masks:
+        lines.append(
+            f"artefact masks: {len(found.faint_masks)} are nowhere half white and count as empty, "
+            f"the first is {found.faint_masks[0]!r}"
+        )
+    if contradictory := content["contradictory"]:
+        lines.append(f"the same file as real and as synthetic: {len(contradictory)}")
+        lines += [f"  {', '.join(map(repr, paths))}" for paths in contradictory[:_SHOWN]]
+        lines += _more(len(contradictory))
     lines.append(f"unreadable files: {len(found.bad)}")
     lines += [f"  {file.role} {file.path!r}: {file.reason}" for file in found.bad[:_SHOWN]]
     return lines + _more(len(found.bad))

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from focus.data.images import load_image, reason, refuse_special, turn_upright
+from focus.data.images import load_image, load_map, reason, refuse_special, turn_upright
 from focus.data.machine import usable_cores
-from focus.data.maps import human_map, is_blank, looks_inverted
+from focus.data.maps import human_map, is_blank, is_faint, looks_inverted
 
 R = TypeVar("R")
 
@@ -95,6 +95,14 @@ def look_at_map(path: str) -> MapLook:
     height, width = values.shape
     blank = is_blank(values)
     return MapLook(path, True, width, height, blank, not blank and looks_inverted(values))
+
+
+def look_at_mask(path: str) -> bool:
+    """Whether an artefact mask is faint; never raises for what is in it."""
+    try:
+        return is_faint(load_map(path))
+    except Exception:
+        return False
 
 
 def in_processes(

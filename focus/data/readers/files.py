@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -284,7 +284,8 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     A map belongs to the image at the same path relative to ``root`` or, if it lies directly in the
     folder, to the image of the same base name, the extension apart. If several images have that
     name, it is the training image's. Those of several annotators are averaged, see
-    :func:`focus.data.maps.map_references`. Raises InputError if that does not settle it or, when
+    :func:`focus.data.maps.map_references`. Maps of no image are counted in a warning, unless they
+    all are: those are of other data. Raises InputError if that does not settle it or, when
     ``required``, if no map belongs to any image.
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
@@ -318,7 +319,26 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
             f"None of the {len(maps)} human maps in {folder} has the name of an image of "
             f"{manifest.source}: name each human map as its image."
         )
+    _warn_of_odd_maps(maps, {sample.map_path for sample in found}, folder, manifest.source)
+    sharing = Counter(below_root.values())
+    if shared := [s for s in found if maps.get(name := below_root[s.path]) and sharing[name] > 1]:
+        _log.warning(
+            "the human map %r is that of %d images, whose names differ in the extension alone, one "
+            "of them %r: rename them if it is not",
+            *(shared[0].map_path, sharing[below_root[shared[0].path]], shared[0].path),
+        )
     return Manifest(found, manifest.source)
+
+
+def _warn_of_odd_maps(
+    maps: Mapping[str, str], used: Container[str | None], folder: Path, source: str
+) -> None:
+    without = [path for path in maps.values() if path not in used]
+    if 0 < len(without) < len(maps):
+        _log.warning(
+            "%d of %d human maps in %s belong to no image of %s, the first is %r",
+            *(len(without), len(maps), folder, source, without[0]),
+        )
 
 
 def _below(path: str, root: Path) -> str:
