@@ -167,10 +167,12 @@ def few_classes(
     written = features if grad_features is None else grad_features
     lead = triton.next_power_of_2(count)
     seen = arrangement(features, written, per_thread=8, classes=lead, threads=THREADS)
+    # What vectors and their classes leave of the registers.
+    crowded = seen["V"] > 0 and lead > 2
+    threads, share = (4 * warp_size(), 2) if crowded else (THREADS, SAMPLES)
     if seen["V"]:
-        seen = arrangement(features, written, per_thread=seen["V"], classes=lead, threads=THREADS)
-    share = SAMPLES if lead <= 2 or not seen["V"] else 2
-    samples = samples_in_registers(seen, share, THREADS)
+        seen = arrangement(features, written, per_thread=seen["V"], classes=lead, threads=threads)
+    samples = samples_in_registers(seen, share, threads)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels)
     per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
@@ -204,11 +206,11 @@ def few_classes(
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
-                STAGES=stages_ahead(seen, samples, features),
+                STAGES=stages_ahead(seen, samples, features, most=3 if crowded else 6),
                 L=lead,
                 **seen,
                 **OPTIONS,
-                num_warps=THREADS // warp_size(),
+                num_warps=threads // warp_size(),
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
     return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])

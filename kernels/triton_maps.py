@@ -111,7 +111,7 @@ def _maps_kernel(
     last = tl.minimum(first + channels_per_split, channels)
     of_rows = weight_ptr + row * stride_w[0]
     # Hoisted out of the loop, what spreads 8 channels over a row's vectors is too many registers.
-    KEPT: tl.constexpr = channels_per_row(CELLS, V) == 8
+    KEPT: tl.constexpr = channels_per_row(CELLS, V) == 8 and L <= 2
     for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=KEPT):
         w = load_channels(of_rows, known, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         if CONTRAST:
@@ -178,8 +178,9 @@ def class_maps(
     # The products of 16 classes leave registers for half as many elements.
     per_thread = 16 if lead <= 8 else 8
     seen = arrangement(features, per_thread=per_thread, classes=lead, vectors=in_place)
-    # Of vectors of 8 more threads would take more channels, and more registers each.
-    threads = 128 if seen["V"] == 8 and not on_amd() else THREADS
+    # What vectors leave of the registers: more threads would take more channels, and more of them.
+    crowded = seen["V"] > 0 and lead > 2
+    threads = 4 * warp_size() if seen["V"] == 8 or crowded else THREADS
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
     samples = samples_in_registers(seen, share, threads) if index is None else 1
@@ -189,7 +190,9 @@ def class_maps(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )
     # Without a limit ptxas takes more; in the other cases it takes fewer, and spills under one.
-    limited = threads == 128 and (before_sm_90() or channels_per_row(cells, 8) < 8)
+    limited = seen["V"] == 8 and not crowded and not on_amd()
+    limited &= before_sm_90() or channels_per_row(cells, 8) < 8
+    stages = stages_ahead(seen, samples, features, most=10 // seen["V"] + 1 if crowded else 6)
     block_c = seen["BLOCK_C"]
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])
     if splits is None:
@@ -222,7 +225,7 @@ def class_maps(
             CONTRAST=rest is not None,
             POOL=pool,
             SAMPLES=samples,
-            STAGES=stages_ahead(seen, samples, features),
+            STAGES=stages,
             L=lead,
             **seen,
             **OPTIONS,
