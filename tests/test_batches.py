@@ -30,7 +30,8 @@ def test_each_image_counts_once_and_alike(
         assert all(b.last == (b is batches[-1]) for batches in step for b in batches)
         total = sum(b.counted for batches in step for b in batches)
         for batch in (b for batches in step for b in batches):
-            assert 0 <= batch.counted <= batch_size
+            # With what is left of the epoch, up to two images more.
+            assert 0 <= batch.counted <= batch_size + 2
             assert len(batch.rows) == max(batch.counted, 1)
             assert batch.weight == batch.counted * processes / total
             seen.update(batch.rows[: batch.counted])
@@ -55,12 +56,36 @@ def test_an_epoch_by_hand() -> None:
     order = plan.order(0).tolist()
     assert plan.epoch(0) == [
         [MicroBatch(order[:2], 2, 0.5, False), MicroBatch(order[2:4], 2, 0.5, True)],
-        [MicroBatch(order[4:6], 2, 2 / 3, False), MicroBatch(order[6:], 1, 1 / 3, True)],
+        [MicroBatch(order[4:], 3, 1.0, True)],
     ]
     # One image for two processes: the second runs it for company.
-    second = BatchPlan([0] * 5, batch_size=2, processes=2, rank=1)
+    second = BatchPlan([0] * 3, batch_size=1, processes=2, rank=1)
     last = second.epoch(0)[-1]
-    assert last == [MicroBatch([int(second.order(0)[4])], 0, 0.0, True)]
+    assert last == [MicroBatch([int(second.order(0)[2])], 0, 0.0, True)]
+
+
+def test_a_single_image_is_no_batch() -> None:
+    """A norm has no statistics of it: 1821 images in batches of 20 leave one."""
+
+    def sizes(images: int, batch_size: int, **more: int) -> list[list[int]]:
+        plan = BatchPlan([0] * images, batch_size, **more)
+        assert plan.steps == len(plan.epoch(0))
+        return [[len(batch.rows) for batch in step] for step in plan.epoch(0)]
+
+    assert sizes(1821, 20) == [[20]] * 90 + [[21]]
+    assert sizes(1822, 20) == [[20]] * 91 + [[2]]
+    # Of a step of three batches, the last one; and one that would be a step of its own.
+    assert sizes(25, 4, accumulation=3) == [[4, 4, 4], [4, 4, 5]]
+    assert sizes(21, 4, accumulation=3) == [[4, 4, 4], [4, 5]]
+    # Three images for two processes, then four.
+    assert [sizes(19, 4, processes=2, rank=rank) for rank in (0, 1)] == [
+        [[4], [6]],
+        [[4], [5]],
+    ]
+    assert sizes(20, 4, processes=2, rank=1) == [[4], [4], [2]]
+    # What was asked for, and all that there is.
+    assert sizes(3, 1) == [[1]] * 3
+    assert sizes(1, 4) == [[1]]
 
 
 def test_an_epoch_is_entered_at_any_step() -> None:

@@ -1,14 +1,15 @@
 """Which images make which batch: known for a whole epoch, and alike for any number of processes.
 
 A step of the optimiser takes the next ``batch_size * processes * accumulation`` images of the
-epoch's order, the last step what is left. A process takes its share of each batch; the loss being
-linear in the images (:mod:`focus.losses`), a share weighs as many images as it has. So neither
-the number of processes nor that of the accumulated batches changes a gradient, and an epoch is
-entered at any of its steps.
+epoch's order, the last step what is left, which goes with the batch before if it is less than two
+images a process. A process takes its share of each batch; the loss being linear in the images
+(:mod:`focus.losses`), a share weighs as many images as it has. So neither the number of processes
+nor that of the accumulated batches changes a gradient, and an epoch is entered at any of its steps.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -53,13 +54,13 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Of all processes together; the last step of an epoch may have fewer."""
+        """Of all processes together; the last step of an epoch may have fewer, or a few more."""
         return self.batch_size * self.processes * self.accumulation
 
     @property
     def steps(self) -> int:
         """Of the optimiser in an epoch."""
-        return -(-len(self.labels) // self.images_per_step)
+        return -(-len(self._ends()) // self.accumulation)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch's images, of all processes."""
@@ -73,12 +74,24 @@ class BatchPlan:
     def epoch(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
         """This process's batches of each step from ``first_step`` on."""
         order = self.order(epoch)
-        starts = range(first_step * self.images_per_step, len(order), self.images_per_step)
-        return [self._step(order[start : start + self.images_per_step]) for start in starts]
+        batches = [order[start:end] for start, end in pairwise([0, *self._ends()])]
+        starts = range(first_step * self.accumulation, len(batches), self.accumulation)
+        return [self._step(batches[start : start + self.accumulation]) for start in starts]
 
-    def _step(self, rows: NDArray[np.int64]) -> list[MicroBatch]:
-        size = self.batch_size * self.processes
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    def _ends(self) -> list[int]:
+        """Where the batches of all processes end in an epoch's order.
+
+        Of a single image a norm over the batch has no statistics: what would leave a process with
+        one goes with the batch before, unless one at a time is what was asked for.
+        """
+        total, size = len(self.labels), self.batch_size * self.processes
+        ends = [*range(size, total, size), total]
+        if len(ends) > 1 and self.batch_size > 1 and total - ends[-2] < 2 * self.processes:
+            del ends[-2]
+        return ends
+
+    def _step(self, batches: list[NDArray[np.int64]]) -> list[MicroBatch]:
+        images = sum(map(len, batches))
         made = []
         for number, batch in enumerate(batches, start=1):
             mine = np.array_split(batch, self.processes)[self.rank]
@@ -86,7 +99,7 @@ class BatchPlan:
                 MicroBatch(
                     rows=(mine if len(mine) else batch[:1]).tolist(),
                     counted=len(mine),
-                    weight=len(mine) * self.processes / len(rows),
+                    weight=len(mine) * self.processes / images,
                     last=number == len(batches),
                 )
             )
