@@ -12,13 +12,15 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from focus.backbones import first_line
 from focus.detector_config import CONFIG_FILE
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean
 from focus.model_card import CARD
 from focus.operating_points import THRESHOLDS
 from focus.writing import flush
 
 WEIGHTS_FILE = "model.safetensors"
 _ALWAYS, _PERHAPS = (CONFIG_FILE, WEIGHTS_FILE), (THRESHOLDS, CARD)
+
+_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token", "endpoint")
 
 _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
 
@@ -81,20 +83,32 @@ def local_folder(name: str | Path, **options: Any) -> Path:
     """The folder of that name; else that of the cache, to which USER/NAME is fetched from the Hub.
 
     Only a text USER/NAME may be on the Hub; of a model there its four files are fetched. options:
-    of :func:`huggingface_hub.hf_hub_download`.
+    some of ``_OPTIONS``, as of :func:`huggingface_hub.hf_hub_download`.
 
     Raises:
-        InputError: there is no such folder, and the Hub does not give the model.
+        InputError: there is no such folder, and the Hub does not give the model; an option that
+            there is not, or a revision of a folder.
     """
+    for option in options:
+        if option not in _OPTIONS:
+            raise InputError(
+                f"A detector is not loaded with {option}={did_you_mean(option, _OPTIONS)}: give "
+                f"some of {', '.join(_OPTIONS)}."
+            )
     folder = Path(name)
     if folder.exists() or not (isinstance(name, str) and _HUB_ID.fullmatch(name)):
+        if options.get("revision") is not None:
+            raise InputError(
+                f"revision={options['revision']!r} is of a model on the Hub, and {folder} is a "
+                "folder: drop it, or give a USER/NAME that is no folder here."
+            )
         return folder
     try:
         config = hf_hub_download(name, CONFIG_FILE, **options)
         hf_hub_download(name, WEIGHTS_FILE, **options)
         for file in _PERHAPS:
             _fetch_if_there(name, file, options)
-    except (OSError, ValueError, EntryNotFoundError) as error:
+    except Exception as error:  # the Hub's own errors, and those of the connection
         raise InputError(
             f"There is no folder {name}, and the Hub gave no model of that name "
             f"({first_line(error)}): check the name and the connection."

@@ -23,7 +23,7 @@ from focus.hub import WEIGHTS_FILE, local_folder, replace_folder
 from focus.kernels import class_activation, focus_head
 from focus.losses import LossConfig
 from focus.model_card import CARD, model_card, read_card
-from focus.operating_points import OperatingPoints
+from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
 from focus.weights import backbone_weights, read_weights
@@ -329,9 +329,24 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             card = self.card or model_card(self.config, self.points)
             (aside / CARD).write_text(card, encoding="utf-8")
         if push_to_hub:
-            pushed: str = self.push_to_hub(repo_id or folder.name, **push_options)
-            return pushed
+            return self.push_to_hub(repo_id or folder.name, **push_options)
         return None
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to USER/NAME on the Hub.
+
+        Thresholds of an earlier detector there do not stay beside weights that have none. options:
+        of :class:`huggingface_hub.PyTorchModelHubMixin`.
+
+        Returns:
+            The address of the commit.
+        """
+        if self.points is None:
+            given = options.get("delete_patterns") or []
+            given = [given] if isinstance(given, str) else list(given)
+            options["delete_patterns"] = [*given, THRESHOLDS]
+        pushed: str = super().push_to_hub(repo_id, **options)
+        return pushed
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
@@ -340,11 +355,11 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         Args:
             pretrained_model_name_or_path: the folder, or USER/NAME on the Hub where there is no
                 folder of that name.
-            hub_options: revision, cache_dir, force_download, local_files_only and token, as of
-                :func:`huggingface_hub.hf_hub_download`.
+            hub_options: revision, cache_dir, force_download, local_files_only, token and endpoint,
+                as of :func:`huggingface_hub.hf_hub_download`.
 
         Raises:
-            InputError: there is no detector, or weights that do not fit its config.
+            InputError: there is no detector, weights that do not fit its config, or another option.
         """
         folder = local_folder(pretrained_model_name_or_path, **hub_options)
         config = DetectorConfig.read(folder / CONFIG_FILE)

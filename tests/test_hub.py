@@ -1,6 +1,7 @@
 """A saved detector: its model card, and its way through a server that answers as the Hub does."""
 
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard, close_session, constants
+from huggingface_hub import HfApi, ModelCard, RepoUrl, close_session, constants
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
+from focus.hub import WEIGHTS_FILE
 from focus.metrics import Calibration
 from focus.model_card import CARD, model_card, trained_on, write_card
 from focus.models import Detector
 from focus.operating_points import POINTS, OperatingPoints
 from focus.results import summarise
 from focus.scores import Scores
+
+from .detectors import assert_one_sentence
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,7 +69,8 @@ class HubServer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
-            self.wfile.write(content)
+            breaks_off = (self.folder / "breaks_off").exists() and path.name == WEIGHTS_FILE
+            self.wfile.write(content[: len(content) // 2] if breaks_off else content)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -125,6 +130,54 @@ def test_a_model_that_the_hub_does_not_give(
     for path in ("runs/x/model", str(tmp_path / "x"), Path("user/name")):
         with pytest.raises(InputError, match="holds no detector"):
             Detector.from_pretrained(path, endpoint="http://127.0.0.1:1")
+
+
+def test_a_download_that_breaks_off_is_one_sentence(
+    detector: Detector, hub: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, options = hub
+    detector.save_pretrained(folder)
+    (folder / "breaks_off").touch()
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the client's attempts
+    with pytest.raises(InputError, match=r"the Hub gave no model of that name \(") as caught:
+        Detector.from_pretrained("user/name", **options)
+    assert_one_sentence(caught.value)
+
+
+def test_options_that_there_are_not(detector: Detector, tmp_path: Path) -> None:
+    detector.save_pretrained(tmp_path / "m")
+    for options, words in (
+        ({"revison": "v2"}, r"with revison= \(did you mean revision\?\): give some of revision, "),
+        ({"strict": True}, "not loaded with strict=: give some of"),
+        ({"revision": "v2"}, "revision='v2' is of a model on the Hub, and .*m is a folder: drop"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            Detector.from_pretrained(tmp_path / "m", **options)
+        assert_one_sentence(caught.value)
+    Detector.from_pretrained(tmp_path / "m", revision=None, local_files_only=True)
+
+
+@pytest.mark.parametrize("given", [None, "*.bin", ["*.bin"]])
+def test_earlier_thresholds_do_not_stay_beside_weights_without(
+    given: Any, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[Any] = []
+
+    def upload_folder(_: HfApi, **options: Any) -> str:
+        names = {path.name for path in Path(options["folder_path"]).iterdir()}
+        pushed.append(("thresholds.json" in names, options["delete_patterns"]))
+        return "address"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **__: RepoUrl(repo_id))
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    without = Detector(image_size=32)
+    for each in (detector, without):
+        assert each.push_to_hub("user/name", delete_patterns=given) == "address"
+    own = ["*.bin"] if given else []
+    assert pushed == [(True, given), (False, [*own, "thresholds.json"])]
+    place = tmp_path / "m"
+    assert without.save_pretrained(place, push_to_hub=True, repo_id="user/name") == "address"
+    assert pushed[-1] == (False, ["thresholds.json"])
 
 
 def test_the_thresholds_are_not_lost_with_the_connection(
