@@ -3,7 +3,7 @@
 from typing import Any
 
 import timm
-from timm.models import register_model
+from timm.models import get_deprecated_models, register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
@@ -46,6 +46,11 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
             f"({first_line(error)}): give them as "
             "--initial-checkpoint FILE, or start without by --pretrained false."
         ) from error
+
+
+def canonical_name(model: str) -> str:
+    """What timm calls a network now: ``legacy_xception`` for ``xception``."""
+    return get_deprecated_models().get(model) or model
 
 
 def first_line(error: Exception) -> str:

@@ -364,13 +364,17 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     recipe_name = config.recipe or ("paper" if config.data else "demo")
     recipe = RECIPES[recipe_name]
     model = config.model or recipe.model
+    if config.model is not None:
+        from focus.backbones import canonical_name  # timm: --help does without
+
+        model = canonical_name(config.model)
     size = PAPER_IMAGE_SIZES.get(model.partition(".")[0])  # without the tag of its weights
     if recipe_name == "paper" and size:
         recipe = replace(recipe, image_size=size)
     if model == SMALL_MODEL or config.initial_checkpoint is not None:
         recipe = replace(recipe, pretrained=False)
 
-    values = asdict(config)
+    values = asdict(config) | {"model": model}
     for f in fields(Recipe):
         if values[f.name] is None:
             values[f.name] = getattr(recipe, f.name)

@@ -46,7 +46,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # Boyd et al., "CYBORG: Blending Human Saliency Into the Loss Improves Deep Learning" (2023).
     "paper": Recipe(
-        model="densenet121",
+        model="densenet121.tv_in1k",
         image_size=224,
         pretrained=True,
         epochs=50,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
+from timm.data import resolve_model_data_config
 
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
@@ -63,6 +64,8 @@ def train(config: TrainConfig) -> None:
     )
     for line in data_lines(manifest, runs):
         accelerator.print(line)
+    if config.image_size is None and (warning := other_size(detectors[0])):
+        accelerator.print(f"warning: {warning}")
     if run.dry_run:
         for each, detector in zip(runs, detectors, strict=True):
             dry_run(each, detector, manifest, accelerator)
@@ -176,6 +179,18 @@ def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]
                 f"{' and '.join(terms)} term of {run.name} is 0"
             )
     return lines
+
+
+def other_size(detector: Detector) -> str:
+    """What to say if a recipe's images are not of the size that the network is made for; or ""."""
+    size = detector.image_size
+    native = resolve_model_data_config(detector.backbone)["input_size"][-1]
+    if size == native:
+        return ""
+    return (
+        f"the recipe gives {detector.config.model} images of {size} x {size} pixels, it is made "
+        f"for {native} x {native}: say which by --image-size"
+    )
 
 
 def _generator_warnings(manifest: Manifest) -> list[str]:

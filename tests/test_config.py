@@ -46,7 +46,7 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
     paper = resolve(TrainConfig(data=("faces.csv",)))
     assert (paper.recipe, paper.model, paper.image_size, paper.pretrained) == (
         "paper",
-        "densenet121",
+        "densenet121.tv_in1k",
         224,
         True,
     )
@@ -108,6 +108,22 @@ def test_a_flag_wins_over_the_recipe() -> None:
 )
 def test_image_size_of_the_paper_follows_the_network(given: dict[str, Any], size: int) -> None:
     assert resolve(TrainConfig(**given)).image_size == size
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "size"),
+    [
+        ("xception", "legacy_xception", 299),
+        ("tf_inception_v3", "inception_v3.tf_in1k", 299),
+        ("tv_densenet121", "densenet121.tv_in1k", 224),
+    ],
+)
+def test_a_name_that_timm_has_given_up_is_the_one_that_it_has_now(
+    model: str, name: str, size: int
+) -> None:
+    config = resolve(TrainConfig(recipe="paper", model=model))
+    assert (config.model, config.image_size) == (name, size)
+    assert resolve(config) == config
 
 
 def test_no_pretrained_weights_where_none_exist_or_others_are_given() -> None:

@@ -336,6 +336,21 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
     assert re.search(r"^time: \d+ (s|min) \(a step took [\d.]+ s, validation", out, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("plain_cpu")
+def test_a_recipe_of_another_size_than_the_networks_is_said(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--recipe", "demo", "--data", data / "tree", "--dry-run", "--output", tmp_path]
+    said = "warning: the recipe gives test_vit images of 64 x 64 pixels, it is made for 160 x 160"
+    for more, lines in (
+        (["--model", "test_vit"], 1),
+        (["--model", "test_vit", "--image-size", "64"], 0),
+        ([], 0),
+    ):
+        inside("train.py", *words, *more)
+        assert capsys.readouterr().out.count(said) == lines
+
+
 def test_an_environment_told_another_accumulation_is_not_overruled_silently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
