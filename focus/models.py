@@ -26,7 +26,7 @@ from focus.model_card import CARD, model_card, read_card
 from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
-from focus.weights import backbone_weights, read_weights
+from focus.weights import backbone_weights, read_weights, resized
 
 _SETTINGS = tuple(field.name for field in fields(LossConfig))
 _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
@@ -416,7 +416,13 @@ class Detector(nn.Module, PyTorchModelHubMixin):
     def _load_initial(self, path: Path) -> None:
         state = read_weights(path)
         if any(key.startswith("backbone.") for key in state):
-            self._load(state, path)
+            own = {
+                key.removeprefix("backbone."): value
+                for key, value in state.items()
+                if key.startswith("backbone.")
+            }
+            own = {f"backbone.{key}": value for key, value in resized(own, self.backbone).items()}
+            self._load(state | own, path)
             return
         weights = backbone_weights(state, self.backbone, self.config.model, path)
         wanted = {f"backbone.{key}": value for key, value in weights.items()}

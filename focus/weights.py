@@ -7,6 +7,7 @@ never by its shape alone.
 
 import pickle
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def backbone_weights(
     """The weights of a backbone out of a checkpoint of its network, by the backbone's own names.
 
     The classifier, and parts that the backbone does not have, are left out. Counts of batches that
-    old files lack stay as they are.
+    old files lack stay as they are; weights by position are resampled to the size of the images.
 
     Args:
         state: the file's tensors by their names, timm's or torchvision's.
@@ -98,7 +99,30 @@ def backbone_weights(
             f"{path} does not hold the weights of {model}: {', and '.join(found)}; give a "
             "checkpoint of this network."
         )
-    return {key: state.get(key, value) for key, value in own.items()}
+    return resized({key: state.get(key, value) for key, value in own.items()}, backbone)
+
+
+def resized(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """A backbone's weights with those by position resampled to its size of images, as timm does.
+
+    What timm cannot resample stays as it is.
+    """
+    own = backbone.state_dict()
+    found = dict(state)
+    other = [
+        key
+        for key, value in state.items()
+        # Not patch_embed, which timm would resample from a network with other patches.
+        if key in own and "pos" in key and value.shape != own[key].shape
+    ]
+    resample = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if other and resample is not None:
+        try:
+            made = resample(found, backbone)
+        except Exception:  # it is not made for what users may give
+            return found
+        found |= {key: made[key] for key in other if key in made}
+    return found
 
 
 def _named_as_timm(

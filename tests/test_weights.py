@@ -210,3 +210,34 @@ def test_a_whole_network_is_refused(tmp_path: Path) -> None:
     text = refusal("resnet18", timm.create_model("resnet18"), tmp_path / "w.pth")
     assert "save the network's state_dict() alone" in text
     assert "weights_only=False" not in text  # which torch's own message recommends
+
+
+# Absolute positions, and tables of relative ones.
+@pytest.mark.parametrize("model", ["test_vit", "swin_tiny_patch4_window7_224", "test_vit.whole"])
+def test_weights_of_another_image_size_are_resampled_as_timm_does(
+    model: str, tmp_path: Path
+) -> None:
+    model, _, whole = model.partition(".")
+    torch.manual_seed(0)
+    published = timm.create_model(model, img_size=64)
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(published.state_dict(), path)
+    expected = timm.create_model(
+        model, img_size=160, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
+    ).state_dict()
+    if whole:  # a detector's own file
+        at_64 = Detector(model, image_size=64, initial_checkpoint=path)
+        safetensors.torch.save_file(at_64.state_dict(), path)
+    detector = Detector(model, image_size=160, initial_checkpoint=path)
+    found = detector.backbone.state_dict()
+    at_64 = published.state_dict()
+    assert any(at_64[key].shape != value.shape for key, value in found.items())
+    for key, value in found.items():
+        assert value.equal(expected[key]), key
+
+
+def test_a_network_with_other_patches_is_refused(tmp_path: Path) -> None:
+    """timm would resample them, too."""
+    state = timm.create_model("vit_tiny_patch16_224", img_size=96, patch_size=8).state_dict()
+    text = refusal("vit_tiny_patch16_224", state, tmp_path / "w.pth")
+    assert "patch_embed.proj.weight should be [192, 3, 16, 16], got [192, 3, 8, 8]" in text
