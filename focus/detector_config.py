@@ -1,6 +1,7 @@
 """What a saved detector's ``config.json`` holds: its network and how images come to it."""
 
 import json
+import math
 from argparse import ArgumentError
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,15 @@ class DetectorConfig:
     training_generators: tuple[str, ...] = ()
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, values in (
+            ("image_size", (self.image_size,)),
+            ("temperature", (self.temperature,)),
+            ("std", self.std),
+        ):
+            if not all(0 < value < math.inf for value in values):
+                raise ValueError(f"{name} is {getattr(self, name)}, it has to be above 0")
 
     @classmethod
     def read(cls, path: Path) -> Self:

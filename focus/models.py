@@ -423,11 +423,26 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             }
             own = {f"backbone.{key}": value for key, value in resized(own, self.backbone).items()}
             self._load(state | own, path)
+            self._check_normalisation(path)
             return
         weights = backbone_weights(state, self.backbone, self.config.model, path)
         wanted = {f"backbone.{key}": value for key, value in weights.items()}
         own_head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         self._load(wanted | own_head, path)
+
+    def _check_normalisation(self, path: Path) -> None:
+        """Refuse weights of a detector that saw images otherwise, if its config lies beside."""
+        if not (beside := path.with_name(CONFIG_FILE)).exists():
+            return
+        then = DetectorConfig.read(beside)
+        for name in ("mean", "std"):
+            before, now = getattr(then, name), getattr(self, name)
+            if before != now:
+                raise InputError(
+                    f"{path} was trained on images normalised by the {name} "
+                    f"{', '.join(map(str, before))}, and {self.config.model} takes "
+                    f"{', '.join(map(str, now))}: give --model {then.model}."
+                )
 
     def _load(self, state: Mapping[str, Tensor], path: Path) -> None:
         own = self.state_dict()

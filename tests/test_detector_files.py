@@ -1,12 +1,14 @@
 """The detector's files: weights from elsewhere, and what it saves and reads back."""
 
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,24 @@ def test_an_initial_checkpoint_of_a_detector(small: Detector, tmp_path: Path) ->
     other = Detector(image_size=32, initial_checkpoint=tmp_path / "model" / "model.safetensors")
     for key, tensor in other.state_dict().items():
         assert tensor.equal(small.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_an_initial_checkpoint_of_a_detector_that_saw_images_otherwise(
+    name: str, small: Detector, tmp_path: Path
+) -> None:
+    other = deepcopy(small)
+    other.config = replace(small.config, **{name: (0.485, 0.456, 0.25)})
+    other.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    words = (
+        f"normalised by the {name} 0.485, 0.456, 0.25, and focus_small takes 0.5, 0.5, 0.5: give"
+    )
+    with pytest.raises(InputError, match=words) as caught:
+        Detector(image_size=32, initial_checkpoint=path)
+    assert_one_sentence(caught.value)
+    (tmp_path / "model" / "config.json").unlink()  # as in a checkpoint of a run
+    Detector(image_size=32, initial_checkpoint=path)
 
 
 class Planted:
@@ -288,6 +308,11 @@ def saved(small: Detector, tmp_path: Path) -> Path:
         ({"image_size": "large"}, "image_size"),
         ({"mean": [0.5]}, "mean"),
         ({"unknown": 1}, "unknown"),
+        ({"image_size": 0}, r"config\.json is not .*image_size is 0, it has to be above 0"),
+        ({"temperature": 0.0}, r"config\.json is not .*temperature is 0\.0, it has to be above 0"),
+        ({"temperature": math.nan}, "temperature is nan, it has to be above 0"),
+        ({"std": [0.5, 0.5, 0.0]}, r"config\.json is not .*std is .*0\.0\), it has to be above 0"),
+        ({"std": [0.5, 0.5, math.inf]}, "it has to be above 0"),
         ({"num_classes": 3}, "has 2 classes but the detector 3"),
         ({"model": "test_resnet", "image_size": 64}, "does not fit test_resnet"),
     ],
