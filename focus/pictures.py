@@ -112,8 +112,8 @@ def predict_pixels(
     # Imported late: it needs Accelerate, and who only trains a network of one's own does not.
     from focus.inference import evaluation_mode, first_not_finite
 
-    device = next(detector.parameters()).device
-    images = Normalise(detector.mean, detector.std)(torch.stack(list(pixels))).to(device)
+    like = next(detector.parameters())  # the device, and the type of detector.half()
+    images = Normalise(detector.mean, detector.std)(torch.stack(list(pixels))).to(like)
     with evaluation_mode(detector):
         found = detector.predict_batch(images)
     if (at := first_not_finite(found)) is not None:

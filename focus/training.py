@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> None:
     _trackers(run)
     saved = [check_folder(each) for each in runs]
     # Before the images, which may take long to check.
-    detectors = [make_detector(each) for each in runs]
+    detectors = [_untrained(*each) for each in zip(runs, saved, strict=True)]
     main = accelerator.is_main_process
     records = map(recorded_manifest, runs, saved)
     recorded = next((record for record in records if record is not None), None)
@@ -85,6 +85,13 @@ def train(config: TrainConfig) -> None:
                 print(line)
     for each in runs:
         accelerator.print(f"run folder: {folder_of(each)}")
+
+
+def _untrained(config: ResolvedTrainConfig, saved: SavedRun | None) -> Detector:
+    """The detector to train; what it starts from is not needed where a checkpoint replaces it."""
+    if saved is not None:
+        config = replace(config, pretrained=False, initial_checkpoint=None)
+    return make_detector(config)
 
 
 def _run(

@@ -1,6 +1,7 @@
 """Detector.predict: the pictures it takes, the order, and evaluation's bits."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_a_picture_that_cannot_be_used(detector: Detector, tmp_path: Path) -> No
             detector.predict(wrong)
     with pytest.raises(InputError, match="batch_size is 0"):
         detector.predict(np.zeros((4, 4, 3), np.uint8), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.1), (torch.float16, 0.01)]
+)
+def test_a_detector_of_another_type(
+    dtype: torch.dtype, tolerance: float, detector: Detector, files: list[str]
+) -> None:
+    """The tolerance is some roundings of its type, or of float32, in the scores."""
+    found = deepcopy(detector).to(dtype).predict(files)
+    assert (found.score.dtype, found.cams.dtype) == (torch.float32, torch.float32)
+    expected = detector.predict(files).score
+    torch.testing.assert_close(found.score, expected, atol=tolerance, rtol=0)
 
 
 def test_an_output_that_is_not_finite_names_the_picture(files: list[str]) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import yaml
 from PIL import Image
 from skimage.data import lfw_subset
 
 from focus.checkpoint import CHECKPOINT_VERSION
+from focus.cli import load_config
 from focus.cli import run as run_program
 from focus.config import EvaluateConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
@@ -349,6 +351,24 @@ def test_a_recipe_of_another_size_than_the_networks_is_said(
     ):
         inside("train.py", *words, *more)
         assert capsys.readouterr().out.count(said) == lines
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(Detector().state_dict(), weights)
+    words = [*SMALL[:4], "--data", data / "tree", "--initial-checkpoint", weights]
+    words += ["--output", tmp_path, "--name", "r"]
+    inside("train.py", *words)
+    (tmp_path / "r" / "results.json").unlink()
+    weights.unlink()
+    inside("train.py", *words, "--resume")
+    assert (tmp_path / "r" / "results.json").exists()
+    assert load_config(TrainConfig, tmp_path / "r" / "config.yaml").initial_checkpoint == str(
+        weights
+    )
+    with pytest.raises(SystemExit):
+        inside("train.py", *words[:-1], "another")
 
 
 def test_an_environment_told_another_accumulation_is_not_overruled_silently(
