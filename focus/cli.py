@@ -38,6 +38,8 @@ _REFUSED = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
+# What it says of a path that is none, or of something else than it is used for.
+_NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
 
@@ -89,10 +91,10 @@ def run(
 ) -> None:
     """Parse, call ``main``, and end the process with code 2 and one line on an InputError.
 
-    A place that the system refuses to write to ends it alike, Ctrl-C with 130, a run that was
-    stopped by a signal and has saved with 128 and the signal's number. Of several processes
-    only the main one writes the line, but for what one of them alone may meet: an ImageError, a
-    full disk. ``--debug`` shows the traceback too.
+    A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
+    130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
+    several processes only the main one writes the line, but for what one of them alone may meet:
+    an ImageError, a full disk. ``--debug`` shows the traceback too.
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
@@ -112,10 +114,12 @@ def run(
         speaks = is_main_process() or isinstance(error, ImageError)
         _end(2, _sentence(error), prog, debug, speaks)
     except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
         where = f" ({error.filename})" if error.filename else ""
-        _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
+        if error.errno in _REFUSED:
+            _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
+        if error.errno not in _NO_PATH or not where:
+            raise
+        _end(2, f"{error.strerror}{where}: check the path.", prog, debug, True)
     except Stopped as stopped:
         _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
     except KeyboardInterrupt:

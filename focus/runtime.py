@@ -144,7 +144,22 @@ def check_writable(folder: Path) -> None:
 
     Nothing is made: a program that ends early leaves no empty folder.
     """
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    place = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         what = "read-only" if place.is_dir() else "a file"
         raise InputError(f"--output: {folder} cannot be written, {place} is {what}: give a folder.")
+    longest = os.pathconf(place, "PC_NAME_MAX")
+    for name in folder.absolute().parts[len(place.absolute().parts) :]:
+        if len(os.fsencode(name)) > longest:
+            raise InputError(
+                f"The folder {name[:20]}... cannot be made in {place}, where a name has at most "
+                f"{longest} bytes: give a shorter one."
+            )
+
+
+def _exists(path: Path) -> bool:
+    """Also of a name that is too long, or lies in a folder that is closed: then it is not there."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -1,17 +1,19 @@
 """The command line: how flags and files are read, what is refused, and how a program ends."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from focus.cli import parse
+from focus.cli import parse, run
 from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
 from focus.use_config import ExplainConfig, ExportConfig
@@ -99,6 +101,37 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == (
         "program.py: error: No space left on device: free or choose another place.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "use", "words"),
+    [
+        ("a" * 300, Path.read_text, "File name too long"),
+        ("file/x", Path.read_text, "Not a directory"),
+        (".", Path.read_text, "Is a directory"),
+        ("file", Path.readlink, "Invalid argument"),
+    ],
+)
+def test_a_path_that_is_none_is_one_line(
+    path: str,
+    use: Callable[[Path], Any],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        run(lambda _: use(tmp_path / path), TrainConfig, argv=[], prog="p")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"p: error: {words} ({tmp_path / path}): check the path.\n"
+
+
+def test_an_error_that_names_no_path_is_not_the_users() -> None:
+    def main(_: TrainConfig) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        run(main, TrainConfig, argv=[], prog="p")
 
 
 def train(*words: str) -> TrainConfig:
