@@ -32,6 +32,7 @@ VERSION = 1
 TOLERANCE = 1e-4
 """The largest difference between the file's outputs and the detector's, see :func:`compare`."""
 INPUT, OUTPUTS = "images", ("score", "logits", "cams", "entropy")
+_LARGEST = 2**31 - 1  # bytes of a protobuf, which holds the weights
 _CHECKED = 16  # images
 _OPSET = 18  # that of torch's own translations; another one is converted to, or not
 
@@ -58,8 +59,9 @@ def export(config: ExportConfig) -> None:
     """Write the file, if it gives what the detector gives, and print the largest difference.
 
     Raises:
-        InputError: no model or no images, a file that is there already, a network that cannot be
-            exported, or a difference above ``TOLERANCE``; then no file is written.
+        InputError: no model or no images, a file that is there already, a network that is too
+            large or cannot be exported, or a difference above ``TOLERANCE``; then no file is
+            written.
     """
     onnx, runtime = _package("onnx"), _package("onnxruntime")
     _package("onnxscript")  # torch's exporter needs it
@@ -70,6 +72,12 @@ def export(config: ExportConfig) -> None:
     if not path.absolute().parent.is_dir():
         raise InputError(f"--onnx {path}: there is no folder {path.parent}: make it, or mend it.")
     detector = Detector.from_pretrained(str(config.model_dir))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
+    if size > _LARGEST:
+        raise InputError(
+            f"The weights of {config.model_dir} take {size / 2**30:.1f} GiB, an ONNX file holds 2 "
+            "at most: take a smaller network."
+        )
     images = prepared_images(detector, config.check_images)
     with evaluation_mode(detector), written_whole(path) as aside:
         proto = _exported(Exported(detector), images, config)

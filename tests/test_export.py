@@ -1,8 +1,10 @@
 """python -m focus export: the file gives what the detector gives, and says how to use it."""
 
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +124,49 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(InputError, match=r"differ from .* by .*, so no file was written"):
         export(make("focus_small", 32), tmp_path, pictures)
     assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
+
+
+# A share of what the documentation allows, on either side of it.
+@pytest.mark.parametrize(("share", "written"), [(0.3, True), (5, False)])
+def test_the_largest_difference_is_what_the_documentation_says(
+    share: float,
+    written: bool,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "use.md").read_text(encoding="utf-8")
+    (largest,) = re.findall(r"no output differs from the detector's by more than (\S+), for", text)
+    exported = exporting._exported
+
+    def shifted(network: nn.Module, *given: Any) -> Any:
+        bias = network.detector.head.fc.bias.data
+        shift = torch.tensor([share * float(largest), 0.0])
+        bias += shift
+        made = exported(network, *given)
+        bias -= shift
+        return made
+
+    monkeypatch.setattr(exporting, "_exported", shifted)
+    detector = make("focus_small", 32)
+    detector.head.fc.weight.data /= 100  # logits below 1, of which the tolerance is no share
+    if written:
+        assert export(detector, tmp_path, pictures).exists()
+    else:
+        words = rf"by 0\.000\d+ \(logits\), more than {float(largest):g},"
+        with pytest.raises(InputError, match=words):
+            export(detector, tmp_path, pictures)
+        assert not (tmp_path / "d.onnx").exists()
+
+
+def test_weights_that_no_file_holds_are_refused_first(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exporting._LARGEST == 2_147_483_647
+    monkeypatch.setattr(exporting, "_LARGEST", 800_000)
+    monkeypatch.setattr(exporting, "_exported", lambda *_: pytest.fail("it was exported"))
+    with pytest.raises(InputError, match=r"take 0\.0 GiB, an ONNX file holds 2 at most: take"):
+        export(make("focus_small", 32), tmp_path, pictures)
 
 
 def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path) -> None:
