@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -160,6 +161,26 @@ def test_later_ones_that_were_damaged_do_not_crowd_it_out(tmp_path: Path, keep: 
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
+def test_all_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut leaves of a rename whose files were not flushed may be empty."""
+    log: list[Any] = []
+    replace = Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        log.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(Path, "replace", renamed)
+    folder = sgd().save(tmp_path, 1)
+    names = {path.stat().st_ino: path.name for path in (tmp_path, folder, *folder.iterdir())}
+    done = [names.get(entry, entry) for entry in log]
+    assert sorted(done[: len(FILES)]) == FILES
+    assert done[len(FILES) :] == [folder.name, "renamed", tmp_path.name]
+
+
 def test_killed_while_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     """Between the two renames the earlier one is the only one, and is found."""
     run = sgd()
@@ -310,13 +331,14 @@ def test_a_value_of_another_shape(name: str, value: Any, tmp_path: Path) -> None
     refused(run, tmp_path, "step-00000001.*cannot be used")
 
 
-def test_another_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [CHECKPOINT_VERSION - 1, CHECKPOINT_VERSION + 1])
+def test_another_version(version: int, tmp_path: Path) -> None:
     run = adamw()
     folder = run.save(tmp_path, 1)
     values = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(values | {"version": 99}))
+    (folder / "state.json").write_text(json.dumps(values | {"version": version}))
     sign(folder)
-    refused(run, tmp_path, f"has version 99, this program reads {CHECKPOINT_VERSION}")
+    refused(run, tmp_path, f"has version {version}, this program reads {CHECKPOINT_VERSION}")
 
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:

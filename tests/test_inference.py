@@ -4,17 +4,19 @@ import math
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
-from focus.inference import predictions, score_images
+from focus.inference import predictions, score_images, score_shared
 from focus.models import Prediction
 from focus.scores import Scores
 
@@ -208,3 +210,48 @@ def test_an_output_that_is_not_finite_names_the_image(pictures: Manifest) -> Non
     with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
         score(detector, pictures)
     assert detector.training, "an error must leave the mode as it was too"
+
+
+class Spoilt(RedDetector):
+    """One number of the third image is none."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        self.field, self.seen = field, 0
+
+    def predict_batch(self, images: Tensor) -> Prediction:
+        found = super().predict_batch(images)
+        third = 2 - self.seen
+        self.seen += len(images)
+        if 0 <= third < len(images):
+            getattr(found, self.field)[third].view(-1)[-1] = math.nan
+        return found
+
+
+@pytest.mark.parametrize("field", ["score", "cams"])
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_of_several_images_the_one_that_is_not_finite_is_named(
+    field: str, batch_size: int, pictures: Manifest
+) -> None:
+    with pytest.raises(ImageError, match=r"output for '[^']*/2\.png' is not finite"):
+        score(Spoilt(field), pictures, batch_size=batch_size)
+
+
+def test_another_geometry_is_said_once_not_for_each_perturbation(
+    pictures: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = RedDetector()
+    detector.config = SimpleNamespace(geometry=("box margin 0.25",))
+    for perturb, lines in ((None, 1), (lambda image, _: image, 0)):
+        caplog.clear()
+        score_shared(
+            Accelerator(cpu=True),
+            detector,  # type: ignore[arg-type]
+            pictures,
+            batch_size=4,
+            workers=0,
+            progress=False,
+            description="",
+            perturb=perturb,
+        )
+        assert sum("are cut out otherwise" in line for line in caplog.messages) == lines

@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
 from focus.inference import predictions, score_images
-from focus.models import Detector
+from focus.models import Detector, Prediction
 
 
 @pytest.fixture
@@ -143,3 +143,22 @@ def test_an_output_that_is_not_finite_names_the_picture(files: list[str]) -> Non
     broken.head.fc.bias.data.fill_(torch.nan)
     with pytest.raises(ImageError, match=r"output for '.*0\.png' is not finite"):
         broken.predict(files, batch_size=2)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_of_several_pictures_the_one_that_is_not_finite_is_named(
+    batch_size: int, detector: Detector, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_batch, seen = detector.predict_batch, 0
+
+    def spoilt(images: torch.Tensor) -> Prediction:
+        nonlocal seen
+        found, third = predict_batch(images), 2 - seen
+        seen += len(images)
+        if 0 <= third < len(images):
+            found.cams[third, 1, 0, 0] = torch.inf
+        return found
+
+    monkeypatch.setattr(detector, "predict_batch", spoilt)
+    with pytest.raises(ImageError, match=r"output for '[^']*/2\.png' is not finite"):
+        detector.predict(files, batch_size=batch_size)

@@ -102,6 +102,12 @@ def test_the_optimisers() -> None:
     assert adamw.defaults["lr"] == 0.5
 
 
+@pytest.mark.parametrize("momentum", [0.5, 0.0])
+def test_the_momentum_that_is_given(momentum: float) -> None:
+    config = resolve(TrainConfig(recipe="paper", momentum=momentum))
+    assert make_optimizer(config, torch.nn.Linear(2, 1)).defaults["momentum"] == momentum
+
+
 def test_spoilt_statistics_come_back() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     network(torch.rand(5, 3))
