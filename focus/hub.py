@@ -97,10 +97,10 @@ def local_folder(name: str | Path, **options: Any) -> Path:
             )
     folder = Path(name)
     if folder.exists() or not (isinstance(name, str) and _HUB_ID.fullmatch(name)):
-        if options.get("revision") is not None:
+        if folder.exists() and options.get("revision") is not None:
             raise InputError(
-                f"revision={options['revision']!r} is of a model on the Hub, and {folder} is a "
-                "folder: drop it, or give a USER/NAME that is no folder here."
+                f"The revision {options['revision']!r} is that of a model on the Hub, and {folder} "
+                "is a folder: drop it, or give a USER/NAME that is no folder here."
             )
         return folder
     try:

@@ -149,12 +149,17 @@ def test_options_that_there_are_not(detector: Detector, tmp_path: Path) -> None:
     for options, words in (
         ({"revison": "v2"}, r"with revison= \(did you mean revision\?\): give some of revision, "),
         ({"strict": True}, "not loaded with strict=: give some of"),
-        ({"revision": "v2"}, "revision='v2' is of a model on the Hub, and .*m is a folder: drop"),
+        (
+            {"revision": "v2"},
+            "revision 'v2' is that of a model on the Hub, and .*m is a folder: drop",
+        ),
     ):
         with pytest.raises(InputError, match=words) as caught:
             Detector.from_pretrained(tmp_path / "m", **options)
         assert_one_sentence(caught.value)
     Detector.from_pretrained(tmp_path / "m", revision=None, local_files_only=True)
+    with pytest.raises(InputError, match="holds no detector"):
+        Detector.from_pretrained(tmp_path / "lost", revision="v2")
 
 
 @pytest.mark.parametrize("given", [None, "*.bin", ["*.bin"]])
