@@ -192,7 +192,7 @@ def class_maps(
     # Without a limit ptxas takes more; in the other cases it takes fewer, and spills under one.
     limited = seen["V"] == 8 and not crowded and not on_amd()
     limited &= before_sm_90() or channels_per_row(cells, 8) < 8
-    stages = stages_ahead(seen, samples, features, most=10 // seen["V"] + 1 if crowded else 6)
+    most = 6 if not crowded else 2 if seen["V"] == 8 else 3
     block_c = seen["BLOCK_C"]
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])
     if splits is None:
@@ -225,7 +225,7 @@ def class_maps(
             CONTRAST=rest is not None,
             POOL=pool,
             SAMPLES=samples,
-            STAGES=stages,
+            STAGES=stages_ahead(seen, samples, features, most),
             L=lead,
             **seen,
             **OPTIONS,

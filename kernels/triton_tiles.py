@@ -360,7 +360,7 @@ def samples_in_registers(seen: dict[str, Any], samples: int, threads: int) -> in
     return max(1, min(samples, samples * threads // vectors))
 
 
-def stages_ahead(seen: dict[str, Any], samples: int, features: Tensor, most: int = 6) -> int:
+def stages_ahead(seen: dict[str, Any], samples: int, features: Tensor, most: int) -> int:
     """Stages of a loop over tiles of so many samples, one of which is at work."""
     if on_amd():
         return 1  # They would go through registers, of which it would take more than 128.
