@@ -322,6 +322,16 @@ def test_the_report_says_it_whichever_way_it_came_out(
     )
 
 
+def test_two_seeds_are_too_few_for_a_verdict(tmp_path: Path) -> None:
+    """Those of --quick, however far apart the losses are."""
+    outcomes = [o for o in invented(tmp_path, 2) if o.run.seed < 2 and o.run.length == 1]
+    analysis = analyse(outcomes, "focus_small", replicates=100)
+    assert analysis.comparisons[0].matched.low > 0
+    text = write_report(outcomes, [analysis], tmp_path, missing=[])
+    assert "closed AUC there are too few seeds to tell `focus` from `ce`: +" in text
+    assert "is above" not in text
+
+
 def test_plots_are_drawn(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, 0)
     by_dose = doses(outcomes, "focus_small")

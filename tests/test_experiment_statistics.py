@@ -126,6 +126,20 @@ def test_one_seed_leaves_the_interval_of_the_images() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
 
 
+def test_two_seeds_of_one_length_leave_the_seeds_in_the_interval() -> None:
+    """Half of the replicates draw one seed twice, whose two runs have no slope."""
+    closed = np.array([0.90, 0.94]) * np.ones((2, 1, 2))
+    opened = np.array([[[0.7, 0.7]], [[0.7, 0.9]]])
+    both = TwoLevel(
+        closed, opened, repeated(closed, 400), repeated(opened, 400), np.random.default_rng(5)
+    )
+    found = both.compare(1, 0, 0, matched=True)
+    # The arms are alike in closed AUC; .0 or .2 apart, each stretched from .1 by sqrt(2 / 1).
+    ends = 0.1 - 0.1 * math.sqrt(2), 0.1 + 0.1 * math.sqrt(2)
+    assert (found.difference, found.low, found.high) == pytest.approx((0.1, *ends))
+    assert found.p > 0.4
+
+
 def test_the_seeds_part_has_the_variance_of_the_mean() -> None:
     """Drawing n of n would make it (n - 1)/n of that; for three seeds a third is missing."""
     opened = np.zeros((2, 1, 3))

@@ -17,6 +17,9 @@ _SHOWN = ("closed", "closed_balanced", "open", "gap")
 _FOCUS = ("entropy_closed", "entropy_open", "pointing_closed", "pointing_open", "peak_share_open")
 _DOSE = ("closed", "open", "gap", "pointing_closed", "pointing_open", "entropy_open")
 
+# Of two seeds half of all draws are of one seed: that is no spread to judge by.
+_SEEDS_AT_LEAST = 3
+
 _LEADING_ZERO = re.compile(r"^([+-]?)0\.")
 
 Group = tuple[str, str, int]
@@ -182,13 +185,15 @@ def _primary(c: Comparison) -> str:
     found = c.matched
     if math.isnan(found.low):
         return f"`{c.arm}` against `{c.other}`: not defined with the runs that there are."
-    if found.low > 0:
+    seeds = f"{found.n_seeds} seed{'s' * (found.n_seeds > 1)}"
+    if found.n_seeds < _SEEDS_AT_LEAST:
+        verdict = f"there are too few seeds to tell `{c.arm}` from `{c.other}`"
+    elif found.low > 0:
         verdict = f"`{c.arm}` is above `{c.other}`"
     elif found.high < 0:
         verdict = f"`{c.arm}` is BELOW `{c.other}`"
     else:
         verdict = f"no difference between `{c.arm}` and `{c.other}` is shown"
-    seeds = f"{found.n_seeds} seed{'s' * (found.n_seeds > 1)}"
     return (
         f"At matched closed AUC {verdict}: {span(found)} in mean open AUC over the unknown "
         f"generators ({seeds}); unmatched {span(c.plain)}, Student's interval over seeds "

@@ -147,10 +147,11 @@ class TwoLevel:
         ones = np.ones(seeds)
         self.slope = float(common_slope(closed, opened, ones))
         """Of open on closed AUC."""
-        self._slope = (
-            common_slope(closed_drawn, opened_drawn, ones[:, None]),
-            common_slope(closed_drawn, opened_drawn, self._counts),
-        )
+        of_images = common_slope(closed_drawn, opened_drawn, ones[:, None])
+        of_both = common_slope(closed_drawn, opened_drawn, self._counts)
+        # Of one length, a replicate that draws one seed alone has no slope of its own; without it,
+        # those would be left that draw every seed, and so nothing of what sets the seeds apart.
+        self._slope = of_images, np.where(np.isnan(of_both), of_images, of_both)
 
     def compare(
         self, arm: int, other: int, length: int, *, matched: bool, confidence: float = 0.95
@@ -158,7 +159,7 @@ class TwoLevel:
         """Arm minus other, of one length of training, over the seeds that both have.
 
         matched: at the same closed AUC: ``Δopen - slope · Δclosed`` with the common slope, which is
-        fitted anew in each replicate.
+        fitted anew in each replicate, to all seeds where those that were drawn define none.
         """
         pairs = [(values[arm, length] - values[other, length]) for values in self._all()]
         closed, opened, closed_drawn, opened_drawn = pairs
