@@ -227,11 +227,13 @@ def by_class(
 def add(falls: Falls, scores: Scores, results: Results) -> None:
     """Put :func:`by_class` into each test set and generator of ``results``, as "faithfulness"."""
     members: dict[str, list[Comparison]] = {}
+    images = scores.images()
     for comparison in match(scores, results["training_generators"]):
         members.setdefault(comparison.test_set, []).append(comparison)
     for test_set, comparisons in members.items():
         place = results[test_set]
-        real, fake = union(c.real for c in comparisons), union(c.fake for c in comparisons)
+        real = union((c.real for c in comparisons), images)
+        fake = union((c.fake for c in comparisons), images)
         place["pooled"]["faithfulness"] = by_class(falls, real, fake, scores)
         for c in comparisons:
             own = place["generators"][c.generator or UNNAMED]
@@ -257,10 +259,10 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
 
 def lines(falls: Falls, scores: Scores, training_generators: Sequence[str]) -> list[str]:
     """What the console says: a line a test set, or one if no image has a label."""
-    comparisons = match(scores, training_generators)
+    comparisons, images = match(scores, training_generators), scores.images()
     groups = {
         test_set: union(
-            rows for c in comparisons if c.test_set == test_set for rows in (c.real, c.fake)
+            (r for c in comparisons if c.test_set == test_set for r in (c.real, c.fake)), images
         )
         for test_set in dict.fromkeys(c.test_set for c in comparisons)
     } or {"all images": np.arange(len(scores))}

@@ -166,7 +166,8 @@ def _images_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the real images and of the fakes that a test set has for this model."""
     found = [c for c in match(scores, results["training_generators"]) if c.test_set == test_set]
-    return union(c.real for c in found), union(c.fake for c in found)
+    images = scores.images()
+    return union((c.real for c in found), images), union((c.fake for c in found), images)
 
 
 def _relations(everything: Iterable[Results], name: str) -> str:

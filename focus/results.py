@@ -96,7 +96,8 @@ def summarise(
         for name in ("closed", "closed_balanced", "open")
         if name != "closed_balanced" or any(c.test_set == name for c in comparisons)
     }
-    resampler = Resampler(strata(scores.label, comparisons), scores.group)
+    images = table.images
+    resampler = Resampler(strata(scores.label, comparisons, images), scores.group, images)
     random = np.random.default_rng(0)
     at_once = max(1, _AT_ONCE // max(1, len(scores)))
     # Narrow matrix products, for which a second thread of BLAS only waits, at the price of a first.
@@ -120,17 +121,20 @@ def summarise(
     return results
 
 
-def strata(labels: NDArray[np.int64], comparisons: Iterable[Comparison]) -> NDArray[np.int64]:
+def strata(
+    labels: NDArray[np.int64], comparisons: Iterable[Comparison], images: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """[N] what is resampled apart: images of one class that are in the same comparisons.
 
-    labels [N] of the scored images, whose rows the comparisons hold.
+    labels [N] of the scored images, whose rows the comparisons hold. images [N]: of each row the
+    first that has its image.
     """
     found = labels
     for comparison in comparisons:
         member = np.zeros(len(labels), dtype=np.int64)
-        member[comparison.real] = member[comparison.fake] = 1
+        member[images[comparison.real]] = member[images[comparison.fake]] = 1
         _, found = np.unique(2 * found + member, return_inverse=True)
-    return found
+    return found[images]
 
 
 def _kinship(scores: Scores, comparison: Comparison, known: Mapping[str, str]) -> Results:

@@ -5,6 +5,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,6 +92,23 @@ class Scores:
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
         return Scores(**{name: column[chosen] for name, column in self.columns().items()})
+
+    def images(self) -> Integers:
+        """[N] for each row the first row of its image, which several generators may list.
+
+        Of one class and file; where a generator lists a file several times, as for faces in it,
+        each is an image, the same as that which another lists in that place.
+        """
+        listed: Counter[tuple[Any, ...]] = Counter()
+        first: dict[tuple[Any, ...], int] = {}
+        found = np.arange(len(self))
+        about = zip(self.path, self.label, self.test_set, self.generator, strict=True)
+        for row, (path, label, *owner) in enumerate(about):
+            place = (path, label, *owner)
+            if path:
+                found[row] = first.setdefault((path, label, listed[place]), row)
+                listed[place] += 1
+        return found
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The arrays by name, in the order of the fields."""

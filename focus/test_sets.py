@@ -44,7 +44,9 @@ class TestSet:
         self.members = members
         self._table = table
         self._groups = [Group(table, c.real, c.fake) for c in members]
-        rows = [union(getattr(c, side) for c in members) for side in ("real", "fake")]
+        rows = [
+            union((getattr(c, side) for c in members), table.images) for side in ("real", "fake")
+        ]
         # One generator is the whole test set.
         self._pooled = self._groups[0] if len(members) == 1 else Group(table, *rows)
         self._found = [{n: float(v[0]) for n, v in f.items()} for f in self._all_figures()]
@@ -157,9 +159,14 @@ class TestSet:
         return self.members[int(np.nanargmax(missed))].generator or UNNAMED
 
 
-def union(rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The numbers in any of ``rows``, sorted."""
-    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
+def union(
+    rows: Iterable[NDArray[np.int64]], images: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """The numbers in any of ``rows``, sorted; with ``images`` [N] one row of each image."""
+    found = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
+    if images is None:
+        return found
+    return found[np.sort(np.unique(images[found], return_index=True)[1])]
 
 
 def _without_points(figures: Figures) -> Figures:

@@ -245,7 +245,8 @@ def invented(tmp_path: Path, gain: float) -> list[Outcome]:
             **{f"open.{name}": value for name, value in found.items()},
         }
         strata, groups = np.repeat(np.arange(5), 60), np.full(300, "", dtype=object)
-        outcomes.append(Outcome(run, figures, scores, comparisons, strata, groups))
+        each = np.arange(300)
+        outcomes.append(Outcome(run, figures, scores, comparisons, strata, groups, each))
     return outcomes
 
 
@@ -276,7 +277,8 @@ def test_images_of_one_group_are_drawn_together(
         rows = [np.flatnonzero(strata == stratum) for stratum in range(4)]
         pairs = {"closed": rows[:2], "open": rows[2:]}
         comparisons = {name: [Comparison(name, "g", *two)] for name, two in pairs.items()}
-        outcome = Outcome(single.run, single.figures, scores, comparisons, strata, groups)
+        each = np.arange(len(scores))
+        outcome = Outcome(single.run, single.figures, scores, comparisons, strata, groups, each)
         drawn = drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 3000, np.random.default_rng(2))
         return float(drawn.opened.std())
 
@@ -287,6 +289,29 @@ def test_images_of_one_group_are_drawn_together(
     names = np.repeat([f"person{n}" for n in range(60)], 4).astype(object)
     assert spread(*copied, names) == pytest.approx(alone, rel=0.06)
     assert spread(*copied, np.full(240, "", dtype=object)) < 0.6 * alone
+
+
+def test_real_images_listed_for_each_generator_are_drawn_once(tmp_path: Path) -> None:
+    first, *_ = invented(tmp_path, 0)
+    real, fake = np.arange(20), (np.arange(40, 60), np.arange(60, 80))
+
+    def drawn(*own: np.ndarray) -> collect.Drawn:
+        outcome = replace(
+            first,
+            scores=np.concatenate([first.scores[:20], first.scores[:20], first.scores[40:80]]),
+            comparisons={
+                name: [Comparison(name, g, r, f) for g, r, f in zip("uv", own, fake, strict=True)]
+                for name in ("closed", "open")
+            },
+            strata=np.repeat([0, 1, 2], [40, 20, 20]),
+            groups=np.full(80, "", dtype=object),
+            images=np.r_[0:20, 0:20, 40:80],
+        )
+        return drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 50, np.random.default_rng(3))
+
+    once, twice = drawn(real, real), drawn(real, real + 20)
+    assert np.array_equal(once.closed, twice.closed)
+    assert np.array_equal(once.opened, twice.opened)
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.6, "is above"), (-0.6, "is BELOW"), (0, "no di")])

@@ -358,3 +358,44 @@ def test_table_with_intervals_and_an_operating_point() -> None:
     ):
         low, high = (f"{end:.3f}".removeprefix("0") for end in interval)
         assert shown[label] == f"{value:.3f} [{low}, {high}]"
+
+
+def listed_for_each(seed: int = 0, **columns: Any) -> tuple[Scores, Scores]:
+    """The same real images, given once for two generators, and given once for each of them."""
+    random = np.random.default_rng(seed)
+    reals = [(0, "", "open", score) for score in random.random(30)]
+    fakes = [(1, name, "open", 0.3 + 0.7 * random.random()) for name in "AB" for _ in range(20)]
+    shared = table(reals + fakes, **columns)
+    own = [(0, name, *row[2:]) for name in "AB" for row in reals]
+    paths = [f"{i}.png" for i in (*range(30), *range(30), *range(30, 70))]
+    return shared, table(own + fakes, path=paths, **columns)
+
+
+def test_a_real_image_that_is_listed_for_several_generators_is_one() -> None:
+    shared, each = listed_for_each()
+    assert each.images().tolist() == [*range(30), *range(30), *range(60, 100)]
+    once, twice = (summarise_with_intervals(s, [], resamples=200)["open"] for s in (shared, each))
+    assert twice["pooled"] == once["pooled"]
+    assert twice["mean"] == once["mean"]
+    assert twice["generators"] == once["generators"]
+
+
+def test_faces_of_one_file_are_images_of_their_own() -> None:
+    """A file may hold several, each with its box; the second of A is the second of B."""
+    rows = [(0, name, "open", 0.1) for name in "AABB"] + [(1, name, "open", 0.9) for name in "AB"]
+    scores = table(rows, path=[*["x.png"] * 4, "", ""])
+    assert scores.images().tolist() == [0, 1, 0, 1, 4, 5]
+    assert summarise(scores, [])["open"]["pooled"]["n_real"] == 2
+    # Of another class or test set they are no other listing of the same.
+    rows = [(0, "", "closed", 0.1), (1, "", "open", 0.1), (0, "", "open", 0.1)]
+    assert table(rows, path=["x.png"] * 3).images().tolist() == [0, 1, 0]
+
+
+def test_the_difference_counts_a_listed_image_once() -> None:
+    lines = []
+    for scores in listed_for_each():
+        other = Scores(**(scores.columns() | {"score": scores.score**2 * scores.label}))
+        given = [(n, s, summarise(s, [])) for n, s in (("one", scores), ("other", other))]
+        lines.append(difference_lines(*given))
+    assert len(lines[0]) == 1
+    assert lines[0] == lines[1]

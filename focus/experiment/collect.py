@@ -50,7 +50,7 @@ class Outcome:
 
     figures: by name, NaN where not defined. scores [N]: of the test images, in the manifest's
     order. comparisons: which fakes are told from which reals, of the closed and of the open set.
-    strata, groups [N]: what :class:`focus.metrics.Resampler` draws apart, and as a whole.
+    strata, groups, images [N]: what :class:`focus.metrics.Resampler` draws apart, and as a whole.
     """
 
     run: Run
@@ -59,6 +59,7 @@ class Outcome:
     comparisons: Mapping[str, Sequence[Comparison]]
     strata: NDArray[np.int64]
     groups: NDArray[np.object_]
+    images: NDArray[np.int64]
 
 
 def outcome(run: Run) -> Outcome:
@@ -69,7 +70,7 @@ def outcome(run: Run) -> Outcome:
     """
     results = read_json(run.folder / "results.json")
     scores = Scores.from_csv(run.folder / "scores.csv")
-    found = match(scores, results["training_generators"])
+    found, images = match(scores, results["training_generators"]), scores.images()
     opened = results["open"]
     closed_auc, open_auc = _at(results, "closed", "pooled", "auc"), _at(opened, "mean", "auc")
     by_name = {name: found["auc"] for name, found in opened["generators"].items()}
@@ -98,8 +99,9 @@ def outcome(run: Run) -> Outcome:
         {name: math.nan if value is None else float(value) for name, value in figures.items()},
         scores.score,
         {name: [c for c in found if c.test_set == name] for name in ("closed", "open")},
-        strata(scores.label, found),
+        strata(scores.label, found, images),
         scores.group,
+        images,
     )
 
 
@@ -116,14 +118,14 @@ def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict
     }
     found: dict[str, float | None] = {}
     for name, mark in (("open_known_artefact", "1"), ("open_new_artefact", "0")):
-        real, fake = set[int](), list[int]()
+        real, fake = list[NDArray[np.int64]](), list[int]()
         for comparison in opened:
             if comparison.generator in GLOBAL_GENERATORS:
                 continue
             chosen = [row for row in comparison.fake if known.get(scores.path[row]) == mark]
             fake += chosen
-            real |= set(comparison.real.tolist()) if chosen else set()
-        rows = np.array(sorted(real), dtype=np.int64)
+            real += [comparison.real] if chosen else []
+        rows = union(real, scores.images())
         found[name] = metrics.auc(scores.score[rows], scores.score[fake]) if fake else None
     return found
 
@@ -182,14 +184,15 @@ def drawn_aucs(
                 f"{found.run.folder} scored other images than {first.run.folder}: give an "
                 "--output of its own to each data set."
             )
-    resampler = metrics.Resampler(first.strata, first.groups)
+    resampler = metrics.Resampler(first.strata, first.groups, first.images)
     step = max(1, _AT_ONCE // max(1, len(first.scores)))
     for start in range(0, replicates, step):
         part = slice(start, min(start + step, replicates))
         weights = resampler.draw(rng, part.stop - start)
         for place, found in places.items():
             known = found.comparisons["closed"]
-            reals, fakes = union(c.real for c in known), union(c.fake for c in known)
+            reals = union((c.real for c in known), found.images)
+            fakes = union((c.fake for c in known), found.images)
             closed[place][part] = _auc(found.scores, reals, fakes, weights)
             unknown = [c for c in found.comparisons["open"] if len(c.real) and len(c.fake)]
             if unknown:
@@ -208,7 +211,10 @@ def _auc(
 
 
 def _same(one: Outcome, other: Outcome) -> bool:
-    if len(one.scores) != len(other.scores) or not np.array_equal(one.groups, other.groups):
+    if not all(
+        np.array_equal(ours, theirs)
+        for ours, theirs in ((one.groups, other.groups), (one.images, other.images))
+    ):
         return False
     return all(
         len(ours) == len(theirs)

@@ -105,9 +105,10 @@ class Resampler:
     image that several comparisons share is drawn once for all. groups [N]: names of what is not
     independent, such as a person or a clip; "" is an image by itself. Groups that lie in more than
     one stratum are drawn from all such groups: their strata keep their size in the mean alone.
+    images [N]: of each row the first that has its image; default: each row another.
     """
 
-    def __init__(self, strata: Array, groups: Array) -> None:
+    def __init__(self, strata: Array, groups: Array, images: Array | None = None) -> None:
         strata, groups = np.asarray(strata, dtype=np.int64), np.asarray(groups, dtype=np.object_)
         self.grouped = bool((groups != "").any())
         unit = np.arange(len(strata))
@@ -117,6 +118,8 @@ class Resampler:
                 groups[named].astype(str), return_index=True, return_inverse=True
             )
             unit[named] = named[first][inverse]
+        if images is not None:
+            unit = unit[images]
         _, self._unit = np.unique(unit, return_inverse=True)
         self.count = int(self._unit.max(initial=-1)) + 1
         self._alike = self._units_alike(strata)
@@ -142,7 +145,7 @@ class Resampler:
             drawn += len(units) * np.arange(resamples)[:, None]
             counts = np.bincount(drawn.ravel(), minlength=drawn.size)
             times[:, units] = counts.reshape(drawn.shape)
-        return times[:, self._unit] if self.grouped else times
+        return times if self.count == len(self._unit) else times[:, self._unit]
 
 
 def mean_interval(parts: Sequence[tuple[float, Interval]]) -> Interval | None:

@@ -127,7 +127,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         return [_histogram(kind, "", everything) for kind in ("scores", "entropy")]
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator for c in comparisons))
-    plots = []
+    plots, images = [], scores.images()
     for test_set, title in TEST_SETS.items():
         members = [c for c in comparisons if c.test_set == test_set and len(c.real) and len(c.fake)]
         if not members:
@@ -136,7 +136,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         lines = [_curve(scores, results, c) for c in members]
         suffix = test_set.replace("_", "-")
         plots += _rocs(suffix, title, lines, colours)
-        real = scores.select(union(c.real for c in members))
+        real = scores.select(union((c.real for c in members), images))
         groups = [Group("real", real)]
         groups += [
             Group(c.generator or UNNAMED, scores.select(c.fake), colour)
@@ -147,7 +147,10 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         test_set: [c for c in comparisons if c.test_set == test_set] for test_set in TEST_SETS
     }
     found = {
-        test_set: [scores.score[union(getattr(c, side) for c in own)] for side in ("real", "fake")]
+        test_set: [
+            scores.score[union((getattr(c, side) for c in own), images)]
+            for side in ("real", "fake")
+        ]
         for test_set, own in pooled.items()
         if any(len(c.real) and len(c.fake) for c in own)
     }
