@@ -18,6 +18,7 @@ from focus.metrics import (
     Interval,
     Mass,
     Ranking,
+    Resampler,
     Side,
     auc_interval,
     llr_costs,
@@ -35,6 +36,11 @@ Figures = dict[str, Floats]
 of results.json."""
 
 Intervals = dict[str, Interval | None]
+
+Units = Mapping[str, int]
+"""How many independent images figures are of: "real" ones, the "fake" ones, and under its own name
+those that a hit rate has a map or mask of."""
+SIDES = ("real", "fake")
 
 FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
@@ -59,6 +65,7 @@ OF_FAKES = {
 }
 _COLUMNS = [*OF_BOTH.values(), *OF_FAKES.values()]
 _RATES = ("map_hit", "pointing_hit", "pointing_hit_synthetic")  # of 0 and 1, -1 unknown
+HITS_OF_FAKES = ("map_hit_fake", "pointing_hit", "pointing_hit_synthetic")
 
 
 class Table:
@@ -117,6 +124,12 @@ class Part:
         self.cells, self._starts = np.unique(cells[self._by_cell], return_index=True)
         self.weigh(np.ones((1, len(rows))))
 
+    def known(self, column: str) -> tuple[Integers, Floats]:
+        """The rows that have a value in a column, and it."""
+        values = self.values[_COLUMNS.index(column)]
+        there = ~np.isnan(values)
+        return self.rows[there], values[there]
+
     def weigh(self, weights: Floats) -> None:
         """Sum up anew with ``weights`` [R, N]."""
         self.mass: Mass = self.side.at(weights)
@@ -162,6 +175,25 @@ class Group:
             "n_maps": int(known[0][maps].sum() + known[1][maps].sum()),
         }
 
+    def units(self, resampler: Resampler) -> dict[str, int]:
+        """As :data:`Units`: the draws of ``resampler``."""
+        rows = {"real": self.real.rows, "fake": self.fake.rows}
+        rows |= {name: known for name, (known, _) in self.hits().items()}
+        return {name: resampler.units(own) for name, own in rows.items()}
+
+    def hits(self) -> dict[str, tuple[Integers, Floats]]:
+        """By the name of each hit rate: the rows that have a map or mask, and their 0s and 1s."""
+        found = {}
+        for name, column in (OF_BOTH | OF_FAKES).items():
+            if name in _RATES:
+                both = [part.known(column) for part in (self.real, self.fake)]
+                if name in OF_BOTH:
+                    found[f"{name}_real"], found[f"{name}_fake"] = both
+                    (rows, hits), (more_rows, more_hits) = both
+                    both[1] = np.append(rows, more_rows), np.append(hits, more_hits)
+                found[name] = both[1]
+        return found
+
     def errors(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
         """Real images above ``threshold``, of how many; fakes that are not, of how many."""
         real, fake = self.real.side.scores, self.fake.side.scores
@@ -180,13 +212,10 @@ class Group:
                 [(total - wrong, total) for wrong, total in (alarms, misses)]
             ),
         }
-        for name, column in (OF_BOTH | OF_FAKES).items():
-            if name in _RATES:
-                at = _COLUMNS.index(column)
-                hits = [part.values[at] for part in (self.real, self.fake)]
-                if name in OF_BOTH:
-                    found[f"{name}_real"], found[f"{name}_fake"] = map(_share_interval, hits)
-                found[name] = _share_interval(np.concatenate(hits) if name in OF_BOTH else hits[1])
+        found |= {
+            name: rate_interval(int(hits.sum()), len(hits))
+            for name, (_, hits) in self.hits().items()
+        }
         for point, threshold in thresholds(self._table.points):
             alarms, misses = self.errors(threshold)
             found[f"operating_points/{point}/bpcer"] = rate_interval(*alarms)
@@ -270,12 +299,12 @@ def intervals(
     found: Mapping[str, float],
     draws: Mapping[str, Floats],
     exact: Intervals,
-    units: tuple[int, int],
+    units: Units,
     ece_if_calibrated: float = 0.0,
 ) -> dict[str, Interval]:
     """95 % interval of each figure that has one: the exact one, else from its ``draws``.
 
-    units: independent real ones and fakes; a figure of fewer than two has none. A share of 0 or 1
+    units: a figure of fewer than two has none. A share of 0 or 1
     that no resample moves gets the exact interval of a rate over them: resamples never show that it
     could have been otherwise. ece_if_calibrated: that of the images.
     """
@@ -320,13 +349,15 @@ def _for_upward(value: float, interval: Interval, bias: float) -> Interval:
     return max(0.0, lowest), min(1.0, max(high, 2 * value - low))
 
 
-def _units_of(name: str, units: tuple[int, int]) -> int:
-    real, fake = units
+def _units_of(name: str, units: Units) -> int:
+    if name in units:
+        return units[name]
+    real, fake = units["real"], units["fake"]
     if name.endswith(("_real", "bpcer")):
         return real
     if name.endswith("_fake") or name in OF_FAKES or "apcer" in name:
         return fake
-    return min(units)
+    return min(real, fake)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,10 +380,6 @@ def thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
     """The operating points that have one."""
     given = {} if points is None else points.thresholds
     return [(point, value) for point, value in given.items() if value is not None]
-
-
-def _share_interval(hits: Floats) -> tuple[float, float] | None:
-    return rate_interval(int(np.nansum(hits)), int((~np.isnan(hits)).sum()))
 
 
 def _ratio(total: Floats, count: Floats) -> Floats:

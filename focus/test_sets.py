@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus.figures import (
+    HITS_OF_FAKES,
+    SIDES,
     Figures,
     Floats,
     Group,
@@ -61,12 +63,13 @@ class TestSet:
     def results(self, resampler: Resampler) -> dict[str, Any]:
         """As results.json has them; where images come in groups, no interval is exact."""
         groups = [*self._groups, self._pooled]
-        units = [tuple(resampler.units(p.rows) for p in (g.real, g.fake)) for g in groups]
-        fewest = tuple(min((each[side] for each in units), default=0) for side in (0, 1))
+        units = [group.units(resampler) for group in groups]
+        fewest = _fewest(units)
         units += [fewest, fewest]
         exact: list[Intervals] = [{} for _ in self._found]
         if not resampler.grouped:
-            exact = [*(group.exact_intervals() for group in groups), {}, self._exact_errors()]
+            exact = [group.exact_intervals() for group in groups]
+            exact += [self._exact_hits(), self._exact_errors()]
         biases = [group.ece_if_calibrated() for group in groups]
         biases += [max(biases[:-1], default=0.0), 0.0]
         made = []
@@ -76,7 +79,7 @@ class TestSet:
             ranges: dict[str, Any] = {}
             if any(draws.values()):
                 joined = {name: np.concatenate(parts) for name, parts in draws.items()}
-                ranges = intervals(found, joined, sure, (count[0], count[1]), bias)
+                ranges = intervals(found, joined, sure, count, bias)
             made.append({**nested(found), "intervals": nested(ranges)})
         for group, entry in zip(groups, made, strict=False):
             entry |= {**group.counts(), "undefined": group.undefined()}
@@ -116,6 +119,17 @@ class TestSet:
                 f"{point}/acer_max": (worst + pooled[bpcer]) / 2,
             }
         return [*of_generators, _without_points(pooled), _without_points(mean), points]
+
+    def _exact_hits(self) -> Intervals:
+        """Of the means of hit rates of fakes, which no two generators share."""
+        counts = [
+            {name: (int(hits.sum()), len(hits)) for name, (_, hits) in group.hits().items()}
+            for group in self._groups
+        ]
+        return {
+            name: mean_of_rates([own[name] for own in counts if own[name][1]])
+            for name in HITS_OF_FAKES
+        }
 
     def _exact_errors(self) -> Intervals:
         """At the operating points, over independent images."""
@@ -167,6 +181,14 @@ def union(
     if images is None:
         return found
     return found[np.sort(np.unique(images[found], return_index=True)[1])]
+
+
+def _fewest(units: list[dict[str, int]]) -> dict[str, int]:
+    """Of several groups; one that has no map or mask is in no mean of hit rates."""
+    return {
+        name: min((n for each in units if (n := each[name]) or name in SIDES), default=0)
+        for name in units[0]
+    }
 
 
 def _without_points(figures: Figures) -> Figures:

@@ -146,6 +146,38 @@ def test_figures_that_no_resample_moves_are_not_certain() -> None:
     assert "brier" not in ranges  # it does not move, and is neither 0 nor 1
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_hit_rate_of_0_is_as_sure_as_the_images_with_a_mask(grouped: bool) -> None:
+    """Of 40 fakes each, 16 of g0 and 20 of g1 have a mask, none of g2; of 40 reals 14 a map."""
+    known = np.zeros(160, dtype=bool)
+    known[[*range(14), *range(40, 56), *range(80, 100)]] = True
+    label = np.repeat([0, 1], [40, 120])
+    scores = table(
+        *(40, 3, 40),
+        pointing_hit=np.where(known & (label == 1), 0, -1),
+        map_hit=np.where(known, 1, -1),
+        group=[f"p{n // 2}" for n in range(160)] if grouped else [""] * 160,
+    )
+    results = summarise(scores, [], resamples=50)["open"]
+    first, mean, pooled = results["generators"]["g0"], results["mean"], results["pooled"]
+    real, fake, both, every = (7, 8, 15, 18) if grouped else (14, 16, 30, 36)
+    for figures, name, n in (
+        (first, "pointing_hit", fake),
+        (first, "map_hit_real", real),
+        (first, "map_hit", both),
+        (pooled, "pointing_hit", every),
+        (mean, "map_hit_real", real),
+    ):
+        ends = metrics.rate_interval(round(figures[name] * n), n)
+        assert figures["intervals"][name] == ends, name
+    of_mean = mean["intervals"]["pointing_hit"]
+    if grouped:
+        assert of_mean == metrics.rate_interval(0, 8)
+    else:
+        assert of_mean == mean_of_rates([(0, 16), (0, 20)])
+    assert "pointing_hit" not in results["generators"]["g2"]["intervals"]
+
+
 def test_one_number_has_one_interval() -> None:
     """Of many real images and few fakes: each error rate by the images that it is of."""
     scores = table(1000, 1, 10, score=np.concatenate([[0.9] * 3, [0.1] * 997, [0.9] * 10]))
