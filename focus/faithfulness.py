@@ -22,7 +22,7 @@ sure of everything it falls little, at the peak and elsewhere.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from tqdm.auto import tqdm
 from focus import metrics
 from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
+from focus.figures import SIDES, intervals
 from focus.inference import Autocast, evaluation_mode, images_only, predicted_batches
 from focus.results import Results, match
 from focus.scores import Scores
@@ -54,6 +55,7 @@ PLACES = 8
 RESAMPLES = 2000
 
 _MARK = "# focus-faithfulness "
+_SHARE = "share_peak_larger"
 _COLUMNS = ("path", "label", "generator", "test_set", "predicted", "fall_peak", "fall_elsewhere")
 
 Box = tuple[int, int]
@@ -197,17 +199,17 @@ def summary(falls: Falls, rows: ArrayLike, scores: Scores | None = None) -> dict
     mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: of the
     images, those where the peak's fall is larger than the mean of the others. intervals: 95 %, the
     percentiles of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none
-    for fewer than two images.
+    where a class has fewer than two of them. A share that no resample moves from 0 or 1 gets that
+    of a rate over all of them; other means that do not move have none.
     """
     chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
     peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)
     larger = (peak > elsewhere).astype(np.float64)
     values = np.stack([peak, elsewhere, peak - elsewhere, larger])
-    names = ("fall_peak", "fall_elsewhere", "difference", "share_peak_larger")
-    found: dict[str, Any] = {"n": len(chosen)}
-    found |= {name: metrics.mean(own) for name, own in zip(names, values, strict=True)}
-    found["intervals"] = dict(zip(names, _intervals(values, chosen, scores), strict=False))
-    return found
+    names = ("fall_peak", "fall_elsewhere", "difference", _SHARE)
+    means = {name: metrics.mean(own) for name, own in zip(names, values, strict=True)}
+    spread = _intervals(dict(zip(names, values, strict=True)), chosen, scores)
+    return {"n": len(chosen), **means, "intervals": spread}
 
 
 def by_class(
@@ -320,17 +322,22 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 def _intervals(
-    values: NDArray[np.float64], rows: NDArray[np.int64], scores: Scores | None
-) -> list[metrics.Interval | None]:
-    """Of the means of ``values`` [F, N] of the images in ``rows``; empty for fewer than two."""
-    if len(rows) < 2:
-        return []
+    values: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64], scores: Scores | None
+) -> dict[str, metrics.Interval]:
+    """Of the means of ``values`` [N], by name, of the images in ``rows``."""
     strata = np.zeros(len(rows)) if scores is None else scores.label[rows]
     groups = np.full(len(rows), "") if scores is None else scores.group[rows]
     resampler, random = metrics.Resampler(strata, groups), np.random.default_rng(0)
+    classes = [resampler.units(np.flatnonzero(strata == label)) for label in np.unique(strata)]
+    fewest = min(classes, default=0)
+    if fewest < 2:
+        return {}
     at_once = max(1, 2**20 // len(rows))
-    means = []
+    joined, means = np.stack(list(values.values())), []
     for done in range(0, RESAMPLES, at_once):
         times = resampler.draw(random, min(at_once, RESAMPLES - done))
-        means.append(values @ times.T / times.sum(axis=1))
-    return [metrics.percentiles(own) for own in np.concatenate(means, axis=1)]
+        means.append(joined @ times.T / times.sum(axis=1))
+    units = dict.fromkeys(SIDES, fewest) | {_SHARE: resampler.units(np.arange(len(rows)))}
+    found = {name: float(own.mean()) for name, own in values.items()}
+    draws = dict(zip(values, np.concatenate(means, axis=1), strict=True))
+    return intervals(found, draws, {}, units)

@@ -334,7 +334,7 @@ def intervals(
 _UPWARD = ("ece", "peak_share", "apcer_max", "acer_max")
 _SHARES = (
     *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
-    *("map_hit", "pointing_hit", "peak_share"),
+    *("map_hit", "pointing_hit", "peak_share", "share_peak_larger"),
 )
 
 

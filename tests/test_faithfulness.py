@@ -243,6 +243,29 @@ def test_images_of_one_person_are_not_independent() -> None:
     assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
+def test_means_that_no_resample_moves_are_not_certain() -> None:
+    """All ten peaks matter more, each by another fall; then those of one person, and of two."""
+    peak = np.linspace(0.1, 0.5, 10)
+    falls, label = Falls(peak, np.zeros((10, 3))), np.repeat([0, 1], 5)
+    table: dict[str, Any] = {field.name: [0] * 10 for field in fields(Scores)}
+    table |= dict.fromkeys(("path", "generator", "family", "split", "test_set"), [""] * 10)
+
+    def found(groups: list[str]) -> dict[str, Any]:
+        scores = Scores(**table | {"label": label, "group": groups})
+        return summary(falls, np.arange(10), scores)["intervals"]
+
+    alone = found([""] * 10)
+    assert alone["share_peak_larger"] == (pytest.approx(0.025 ** (1 / 10)), 1)
+    low, high = alone["difference"]
+    assert low < 0.3 < high
+    assert "fall_elsewhere" not in alone  # it is 0 in each
+    assert found(["p"] * 10) == {}
+    assert found([*"aabbb", *"ccccc"]) == {}  # one fake, in truth
+    pairs = found([*"aabbb", *"ccddd"])
+    assert pairs["share_peak_larger"] == (pytest.approx(0.025 ** (1 / 4)), 1)
+    assert summary(falls, [0, 9], Scores(**table | {"label": label}))["intervals"] == {}
+
+
 def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     falls = measured(manifest)
     scores = score_images(OneCell(), manifest, batch_size=4, progress=False)

@@ -369,3 +369,28 @@ def test_intervals_of_images_alone_and_in_groups() -> None:
         assert found[0] is not None
         low, high = metrics.auc_interval(twice[real], twice[fake]) or (0, 0)
         assert found[0][1] - found[0][0] == pytest.approx(widening * (high - low), rel=0.2)
+
+
+def test_grouped_images_that_no_resample_moves_are_not_certain() -> None:
+    """As images alone: four people a class whose scores are apart, and one person a class."""
+    table: dict[str, Any] = {field.name: [0] * 16 for field in fields(Scores)}
+    table |= dict.fromkeys(("path", "family", "split", "test_set"), [""] * 16)
+    table |= {"label": [0] * 8 + [1] * 8, "generator": [""] * 8 + ["uB"] * 8}
+    apart = np.repeat([0.1, 0.9], 8).astype(np.float32)
+
+    def found(before: np.ndarray, people: int) -> tuple[Any, Any]:
+        groups = [f"{row // (8 // people)}" for row in range(16)]
+        scores = Scores(**table | {"group": groups, "score": before})
+        return _intervals(apart, scores, match(scores, [])[0])
+
+    bound = 0.025 ** (1 / 4)
+    interval, change = found(apart, 4)
+    assert interval == (pytest.approx(bound), 1)
+    assert change == (pytest.approx(bound - 1), pytest.approx(1 - bound))
+    _, change = found(1 - apart, 4)  # from 0 to 1
+    assert change == (pytest.approx(bound), 1)
+    assert found(apart, 1) == (None, None)
+    # Ranks that are the same do not change, whatever is drawn.
+    mixed = np.tile([0.1, 0.1, 0.9, 0.9], 4).astype(np.float32)
+    scores = Scores(**table | {"group": [f"{row // 2}" for row in range(16)], "score": mixed})
+    assert _intervals(mixed, scores, match(scores, [])[0])[1] == (0, 0)
