@@ -156,7 +156,8 @@ class Scores:
     def from_csv(path: str | Path) -> "Scores":
         """Reads what :meth:`to_csv` wrote; columns that are not ours are ignored.
 
-        Raises InputError for another version, a missing column or a cell that cannot be read.
+        Raises InputError for another version, a missing column, a cell that cannot be read or a
+        score outside [0, 1].
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             first = file.readline().rstrip("\r\n")
@@ -166,7 +167,13 @@ class Scores:
                     "give a scores.csv that this version wrote."
                 )
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+            try:
+                rows = list(reader)
+            except csv.Error as error:
+                line = reader.reader.line_num + 1
+                raise InputError(
+                    f"{path}, line {line}: {error}; mend the line or write the file anew."
+                ) from error
         stored = [field for field in _FIELDS if field.name != "index"]
         missing = [field.name for field in stored if field.name not in (reader.fieldnames or ())]
         if missing:
@@ -205,7 +212,10 @@ def _from_text(cells: list[str | None], name: str, dtype: type, path: str | Path
         try:
             if cell is None:  # a row that ends early
                 raise ValueError
-            values.append(_UNKNOWN[name] if name in _UNKNOWN and cell == "" else dtype(cell))
+            value = _UNKNOWN[name] if name in _UNKNOWN and cell == "" else dtype(cell)
+            if name == "score" and not 0 <= value <= 1:
+                raise ValueError
+            values.append(value)
         except ValueError as error:
             raise InputError(
                 f"{path}, line {number}: {name} is {cell!r}; mend the line or write the file anew."

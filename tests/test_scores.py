@@ -55,7 +55,8 @@ def assert_same(left: Scores, right: Scores) -> None:
 def test_the_file_brings_back_every_bit(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     bits = generator.integers(0, 0x7F800000, 2000, dtype=np.uint32).view(np.float32)
-    scores = table(2000, score=bits, cam_range=bits[::-1])
+    to_one = generator.integers(0, 0x3F800001, 2000, dtype=np.uint32).view(np.float32)
+    scores = table(2000, score=to_one, cam_range=bits)
     scores.to_csv(tmp_path / "scores.csv")
     assert_same(Scores.from_csv(tmp_path / "scores.csv"), scores)
 
@@ -93,6 +94,11 @@ def test_an_empty_table_has_a_file(tmp_path: Path) -> None:
         ("entropy_sum", "entropy_total", "lacks the column 'entropy_sum'"),
         ("/faces/1.png,1,", "/faces/1.png,fake,", "line 4: label is 'fake'"),
         (",0.16666667,0,", ",,0,", "line 3: score is ''"),
+        (",0.16666667,0,", ",nan,0,", "line 3: score is 'nan'"),
+        (",0.16666667,0,", ",1.01,0,", "line 3: score is '1.01'"),
+        (",0.16666667,0,", ",-0.1,0,", "line 3: score is '-0.1'"),
+        ("/faces/1.png,", '"/faces/1.png"",', "line 5: unexpected end of data; mend"),
+        ("/faces/1.png,", '"/faces/1.png"x,', "line 4: ',' expected after '\"'; mend"),
     ],
 )
 def test_a_file_that_is_not_ours_is_refused(
