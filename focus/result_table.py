@@ -143,12 +143,14 @@ def difference_lines(
     same for both, since they know other generators.
     """
     (name, scores, results), (other, others, others_results) = first, second
-    if (scores.group != "").any() or scores.path.tolist() != others.path.tolist():
+    grouped = any((each.group != "").any() for each in (scores, others))
+    if grouped or scores.path.tolist() != others.path.tolist():
         return []
     lines = []
     for test_set in ("closed", "closed_balanced", "open"):
-        real, fake = _images_of(test_set, scores, results)
-        if fake.tolist() != _images_of(test_set, others, others_results)[1].tolist():
+        real, fake = ours = _images_of(test_set, scores, results)
+        theirs = _images_of(test_set, others, others_results)
+        if any(a.tolist() != b.tolist() for a, b in zip(ours, theirs, strict=True)):
             continue
         found = auc_difference(
             scores.score[real], scores.score[fake], others.score[real], others.score[fake]

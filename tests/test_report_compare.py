@@ -99,14 +99,20 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
     grouped["group"] = np.array(["g"] * len(scores), dtype=object)
     write_results(tmp_path / "grouped", Scores(**grouped), results)
     write_results(tmp_path / "fewer", fewer, summarise(fewer, ["kA"], resamples=0))
-    names = "grouped", "fewer"
+    swapped = Scores(**(scores.columns() | {"label": 1 - scores.label}))
+    write_results(tmp_path / "swapped", swapped, summarise(swapped, ["kA"], resamples=0))
+    names = "grouped", "fewer", "swapped"
     found = compare([runs[0], *(tmp_path / name for name in names)], tmp_path / "out")
     assert "grouped - first: the difference is not tested, images come in groups." in found.text
     assert (
         "fewer - first: the difference is not tested, their images are not the same files."
         in found.text
     )
+    why = "their images have other labels, generators or test sets"
+    assert f"swapped - first: the difference is not tested, {why}." in found.text
     assert "p-values" not in found.text
+    other_way = compare([tmp_path / "grouped", runs[0]], tmp_path / "other")
+    assert "first - grouped: the difference is not tested, images come in groups." in other_way.text
 
 
 def test_models_that_know_other_generators_have_no_test_set_in_common(

@@ -335,7 +335,16 @@ def test_the_difference_of_two_models_by_hand() -> None:
     assert line.startswith("open-set AUC, all images: one - other = +0.333 [")
     grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
     assert difference_lines(("one", grouped, given[0][2]), given[1]) == []
+    assert difference_lines(given[1], ("one", grouped, given[0][2])) == []
     assert difference_lines(("one", one.select(range(5)), given[0][2]), given[1]) == []
+
+
+def test_no_difference_where_the_real_images_are_not_the_same() -> None:
+    """The models know other names of a generator, so that its fakes have other real images."""
+    rows = [(0, "", "", 0.1), (0, "", "", 0.4), (1, "new", "", 0.8), (1, "new", "", 0.9)]
+    more = [*rows[:1], (0, "new", "", 0.4), *rows[2:]]
+    given = [(n, table(r), summarise(table(r), [])) for n, r in (("one", rows), ("two", more))]
+    assert difference_lines(*given) == difference_lines(*given[::-1]) == []
 
 
 def test_table_with_intervals_and_an_operating_point() -> None:

@@ -140,10 +140,12 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
         if not found:
             if other[1].path.tolist() != first[1].path.tolist():
                 why = "their images are not the same files"
-            elif (other[1].group != "").any():
+            elif any((scores.group != "").any() for _, scores, _ in (first, other)):
                 why = "images come in groups"
             elif other[2]["training_generators"] != first[2]["training_generators"]:
                 why = "they know other generators, so that their test sets differ"
+            elif _differ_in(other[1], first[1], "label", "generator", "test_set"):
+                why = "their images have other labels, generators or test sets"
             else:
                 why = "a class has fewer than two images"
             found = [f"{other[0]} - {first[0]}: the difference is not tested, {why}."]
@@ -151,6 +153,10 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
     if tested > 1:
         lines.append(f"The p-values are not adjusted for {tested} runs compared with one.")
     return lines
+
+
+def _differ_in(one: Scores, other: Scores, *columns: str) -> bool:
+    return any((getattr(one, name) != getattr(other, name)).any() for name in columns)
 
 
 def _differ(auc: float | None, rounded: float | None) -> bool:
