@@ -260,15 +260,23 @@ def _read_argv(
             while nargs[name] == "many" and words and not words[0].startswith("-"):
                 values.append(words.popleft())
         elif get_origin(kind) is dict:
-            key, equals, path = value.partition("=")
-            if not (key and equals and path):
-                raise InputError(f"{head} got {value!r}: give NAME=PATH.")
-            if key in given.setdefault(name, {}):
-                raise InputError(f"{head} has the name {key!r} twice: give each its own.")
-            given[name][key] = path
+            add_named(given.setdefault(name, {}), head, value)
         else:
             given[name] = value
     return given, files
+
+
+def add_named(given: dict[str, str], flag: str, value: str) -> None:
+    """Put the NAME=PATH of a flag into ``given``.
+
+    Raises InputError for what is no NAME=PATH, and for a name that is there.
+    """
+    name, equals, path = value.partition("=")
+    if not (name and equals and path):
+        raise InputError(f"{flag} got {value!r}: give NAME=PATH.")
+    if name in given:
+        raise InputError(f"{flag} has the name {name!r} twice: give each its own.")
+    given[name] = path
 
 
 class _TextLoader(yaml.BaseLoader):

@@ -20,7 +20,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment import collect, frozen, search
-from focus.experiment.__main__ import make_parser
+from focus.experiment.__main__ import _setup, main, make_parser
 from focus.experiment.collect import Outcome, drawn_aucs
 from focus.experiment.compare import analyse
 from focus.experiment.data import centered_maps, shuffled_maps, without_tests, write_once
@@ -116,12 +116,41 @@ def test_unknown_losses_and_weights_are_answered_with_the_one_meant(tmp_path: Pa
     assert recipe == {"lr": 0.004}
     assert weights["focus"] == {"focus_weight": 0.3}
     assert weights["blend"] == frozen.WEIGHTS["blend"]
+    path.write_text("focus: {focus_weight: 0.3}\n")
+    assert read_weights(path)[0] is None
     path.write_text("focus: {focus_wait: 0.3}\n")
     with pytest.raises(InputError, match=r"'focus_wait' .did you mean focus_weight"):
         read_weights(path)
     path.write_text("blend-center: {focus_weight: 0.3}\n")  # it has the weights of blend
     with pytest.raises(InputError, match="blend-center"):
         read_weights(path)
+
+
+def test_weights_of_some_losses_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
+    """A search of ``focus`` alone trains with the frozen recipe, and says nothing of it."""
+    path = tmp_path / "weights.yaml"
+    path.write_text("focus: {focus_weight: 0.3}\n")
+    flags = ["--weights", str(path)]
+    made = _setup(make_parser().parse_args(flags))
+    assert (made.recipe_settings, made.weights["focus"]) == (frozen.RECIPE, {"focus_weight": 0.3})
+    assert _setup(make_parser().parse_args([*flags, "--recipe", "paper"])).recipe_settings == {}
+    path.write_text("ce: {lr: 0.004}\n")
+    assert _setup(make_parser().parse_args(flags)).recipe_settings == {"lr": 0.004}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--test-data", "fakes/"], "--test-data got 'fakes/': give NAME=PATH."),
+        (["--test-real", "A=x", "--test-real", "A=y"], "--test-real has the name 'A' twice"),
+    ],
+)
+def test_a_name_given_twice_or_not_at_all_is_refused(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        main(["--report", "--output", str(tmp_path), *words])
+    assert not any(tmp_path.iterdir())
 
 
 def faces(folder: Path) -> Manifest:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from focus.cli import leave_checkout, run
+from focus.cli import add_named, leave_checkout, run
 from focus.config import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
 from focus.data.machine import usable_cores
@@ -82,7 +82,8 @@ def _setup(given: argparse.Namespace) -> Setup:
     settings = frozen.RECIPE if recipe == "demo" else {}
     weights = frozen.WEIGHTS
     if given.weights:
-        settings, weights = read_weights(Path(given.weights))
+        chosen, weights = read_weights(Path(given.weights))
+        settings = settings if chosen is None else chosen
     return Setup(
         output=Path(given.output).absolute(),
         recipe=recipe,
@@ -103,15 +104,18 @@ def _images(setup: Setup, given: argparse.Namespace) -> Manifest:
         data=tuple(given.data or ()),
         data_root=given.data_root,
         heatmaps=given.heatmaps,
-        test_data=_named(given.test_data),
-        test_real=_named(given.test_real),
+        test_data=_named("--test-data", given.test_data),
+        test_real=_named("--test-real", given.test_real),
         recipe=setup.recipe,
     )
     return training_manifest(resolve(config))
 
 
-def _named(pairs: Sequence[str]) -> dict[str, str]:
-    return {name: path for name, _, path in (pair.partition("=") for pair in pairs)}
+def _named(flag: str, pairs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        add_named(found, flag, pair)
+    return found
 
 
 def _search(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -> int:

@@ -158,11 +158,11 @@ def check_arms(arms: Iterable[str], known: Mapping[str, object] = ARMS) -> None:
             )
 
 
-def read_weights(path: Path) -> tuple[Settings, dict[str, Settings]]:
+def read_weights(path: Path) -> tuple[Settings | None, dict[str, Settings]]:
     """Recipe settings and weights by arm, from the YAML file that ``--search`` writes.
 
     They take the place of the frozen ones; an arm that the file has not keeps those. The recipe's
-    settings stand under ``ce``.
+    settings stand under ``ce``: None where a search of some losses left it as it was.
 
     Raises InputError for what cannot be read, an unknown arm, a setting that the search has not.
     """
@@ -180,7 +180,7 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Settings]]:
                 f"--weights {path}: {arm} has {unknown[0]!r}{did_you_mean(unknown[0], known)}, "
                 f"which is none of {', '.join(sorted(known))}."
             )
-    return content.pop(frozen.BASELINE, {}), {**frozen.WEIGHTS, **content}
+    return content.pop(frozen.BASELINE, None), {**frozen.WEIGHTS, **content}
 
 
 def _run(setup: Setup, model: str, arm: str, length: int, seed: int, dose: float | None) -> Run:
