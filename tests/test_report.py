@@ -17,7 +17,8 @@ from focus import report
 from focus.data.manifest import Manifest, Sample
 from focus.metrics import ece, tpr_at_fpr
 from focus.models import Detector
-from focus.report import curves, gallery, page, plots
+from focus.operating_points import OperatingPoints
+from focus.report import curves, gallery, page, plots, tables
 from focus.result_table import figure
 from focus.results import Results, summarise
 from focus.robustness import Kept
@@ -344,3 +345,18 @@ def test_a_test_set_without_images(tmp_path: Path, detector: Detector) -> None:
     page.write(tmp_path, "a", detector, Manifest([]), scores, results, progress=False)
     assert "There are no fake images" in Page(tmp_path / report.REPORT).text
     assert json.dumps(results)
+
+
+def test_thresholds_can_be_used_as_they_are_shown() -> None:
+    """Those next to 1, too; a test set without a generator has no table."""
+    points = OperatingPoints({"eer": 0.9999961, "balanced": 0.03125}, None, 9, 9)
+    scores = Scores(
+        **{name: [0, 0, 0] for name in Scores.__annotations__}
+        | {name: [""] * 3 for name in ("path", "generator", "family", "test_set", "group")}
+        | {"label": [0, 0, 1]}
+    )
+    results = summarise(scores, [], None, points, resamples=0)
+    assert results["closed"]["operating_points"]["eer"]["bpcer"] is None
+    (table,) = tables.operating_points(results)
+    assert table.title == "Open set, at thresholds"
+    assert [cells[0] for _, cells, _ in table.rows] == ["1 - 3.9e-06", "0.03125"]

@@ -120,20 +120,26 @@ def operating_points(results: Results) -> list[Table]:
     thresholds = results["thresholds"] or {}
     tables = []
     for test_set, title in TEST_SETS.items():
-        found = results.get(test_set, {}).get("operating_points", {})
+        found = results.get(test_set, {})
+        found = found["operating_points"] if found.get("generators") else {}
+        worst = {p: printable(found[p]["apcer_max_generator"] or "-") for p in POINTS if p in found}
         rows = [
             (
                 _POINTS[point],
-                [f"{thresholds[point]:.4g}", printable(found[point]["apcer_max_generator"] or "-")],
+                [_threshold(thresholds[point]), worst[point]],
                 [cell(results, (test_set, "operating_points", point, rate)) for rate in _RATES],
             )
-            for point in POINTS
-            if point in found
+            for point in worst
         ]
         if rows:
             heads = ["threshold", "most missed", *_RATES.values()]
             tables.append(Table(f"{title.capitalize()}, at thresholds", heads, rows, []))
     return tables
+
+
+def _threshold(value: float) -> str:
+    """With the digits that tell it from 1, near which most scores lie."""
+    return f"1 - {1 - value:.2g}" if 0.999 < value < 1 else f"{value:.4g}"
 
 
 def _relation(entry: Mapping[str, Any]) -> str:
