@@ -51,6 +51,7 @@ class TestSet:
         ]
         # One generator is the whole test set.
         self._pooled = self._groups[0] if len(members) == 1 else Group(table, *rows)
+        self._defining = _defining([group.figures() for group in self._groups])
         self._found = [{n: float(v[0]) for n, v in f.items()} for f in self._all_figures()]
         self._draws: list[dict[str, list[Floats]]] = [{n: [] for n in f} for f in self._found]
 
@@ -101,15 +102,20 @@ class TestSet:
         """Of each generator; of all images; means over the generators; at the operating points."""
         of_generators = [group.figures() for group in self._groups]
         pooled = of_generators[0] if len(self._groups) == 1 else self._pooled.figures()
+        known = {
+            name: [of_generators[place][name] for place in places]
+            for name, places in self._defining.items()
+        }
+        undefined = np.full_like(pooled["auc"], np.nan)
         mean = {
-            name: _mean([f[name] for f in of_generators], values) for name, values in pooled.items()
+            name: np.mean(known[name], axis=0) if name in known else undefined for name in pooled
         }
         points: Figures = {}
         for point in POINTS:
             bpcer, apcer = (f"operating_points/{point}/{rate}" for rate in ("bpcer", "apcer"))
             if bpcer not in pooled:
                 continue
-            worst = _largest([f[apcer] for f in of_generators], pooled[apcer])
+            worst = np.max(known[apcer], axis=0) if apcer in known else undefined
             points |= {
                 f"{point}/bpcer": pooled[bpcer],
                 f"{point}/apcer_pooled": pooled[apcer],
@@ -183,6 +189,19 @@ def union(
     return found[np.sort(np.unique(images[found], return_index=True)[1])]
 
 
+def _defining(figures: list[Figures]) -> dict[str, list[int]]:
+    """By name the places of the generators that have a figure, by the images as they are.
+
+    A mean is over these in each resample, and undefined in one that leaves a generator without.
+    """
+    found: dict[str, list[int]] = {}
+    for place, own in enumerate(figures):
+        for name, values in own.items():
+            if not np.isnan(values).all():
+                found.setdefault(name, []).append(place)
+    return found
+
+
 def _fewest(units: list[dict[str, int]]) -> dict[str, int]:
     """Of several groups; one that has no map or mask is in no mean of hit rates."""
     return {
@@ -193,14 +212,3 @@ def _fewest(units: list[dict[str, int]]) -> dict[str, int]:
 
 def _without_points(figures: Figures) -> Figures:
     return {n: v for n, v in figures.items() if not n.startswith("operating_points/")}
-
-
-def _mean(values: list[Floats], alike: Floats) -> Floats:
-    """[R] over the generators that define the figure; NaN, shaped as ``alike``, if none does."""
-    known = [value for value in values if not np.isnan(value).all()]
-    return np.mean(known, axis=0) if known else np.full_like(alike, np.nan)
-
-
-def _largest(values: list[Floats], alike: Floats) -> Floats:
-    known = [value for value in values if not np.isnan(value).all()]
-    return np.max(known, axis=0) if known else np.full_like(alike, np.nan)

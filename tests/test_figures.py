@@ -274,6 +274,21 @@ def test_intervals_of_the_mean_over_generators_cover_it() -> None:
     assert covered >= 0.88 * 120
 
 
+def test_a_mean_is_over_the_same_generators_in_each_resample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two fakes of g0 have a mask: neither is drawn in one of eight resamples."""
+    masks = np.full(80, -1)
+    masks[[40, 41, *range(60, 80)]] = np.arange(22) % 2
+    scores = table(40, 2, 20, pointing_hit=masks, group=[f"{row}" for row in range(80)])
+    for at_once in (200, 1):  # so many resamples, as of few images and of many
+        monkeypatch.setattr("focus.results._AT_ONCE", 80 * at_once)
+        mean = summarise(scores, [], resamples=200)["open"]["mean"]
+        assert mean["pointing_hit"] == 0.5
+        # No interval, rather than that of g1 alone in some of them.
+        assert "pointing_hit" not in mean["intervals"]
+
+
 def test_always_the_same_intervals() -> None:
     scores = table(30, 2, 20)
     first = summarise(scores, [], resamples=40)
