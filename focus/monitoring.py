@@ -75,7 +75,7 @@ def validation_figures(scores: Scores) -> dict[str, float]:
     return {
         "eval_auc": ranked,
         "eval_average_precision": float(average_precision_score(label, score)),
-        "eval_balanced_accuracy": float(balanced_accuracy_score(label, scores.predicted)),
+        "eval_balanced_accuracy": float(balanced_accuracy_score(label, scores.predicted != REAL)),
         "eval_log_loss": float(log_loss(label, score)),
         "eval_entropy": float(scores.entropy_predicted.mean()),
         "eval_entropy_sum": float(scores.entropy_sum.mean()),

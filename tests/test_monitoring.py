@@ -64,6 +64,17 @@ def test_figures_by_hand() -> None:
     )
 
 
+def test_every_class_but_the_first_is_synthetic() -> None:
+    """Of a network with a class for each generator."""
+    found = validation_figures(scores(predicted=[0, 0, 2, 3]))
+    assert found["eval_balanced_accuracy"] == 1
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.9, True), (0.899, False)])
+def test_from_nine_tenths_on_there_is_an_alarm(share: float, warns: bool) -> None:
+    assert bool(collapse_warning({"eval_peak_share": share})) == warns
+
+
 def test_scores_of_0_and_1_have_a_log_loss() -> None:
     found = validation_figures(scores(score=[0.0, 1.0, 0.0, 1.0]))
     assert math.isfinite(found["eval_log_loss"])
