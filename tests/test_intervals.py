@@ -9,7 +9,11 @@ from scipy import stats
 from focus import metrics
 from focus.metrics import Resampler
 
-RANDOM = np.random.default_rng(0)
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Its own for each test: no order of tests changes what is drawn."""
+    return np.random.default_rng(0)
 
 
 def test_intervals_of_rates_by_hand() -> None:
@@ -23,8 +27,10 @@ def test_intervals_of_rates_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
-def test_intervals_of_rates_cover_at_least_95_percent(rate: float) -> None:
-    found = [metrics.rate_interval(int(k), 80) for k in RANDOM.binomial(80, rate, 1500)]
+def test_intervals_of_rates_cover_at_least_95_percent(
+    random: np.random.Generator, rate: float
+) -> None:
+    found = [metrics.rate_interval(int(k), 80) for k in random.binomial(80, rate, 1500)]
     covered = np.mean([low <= rate <= high for low, high in filter(None, found)])
     assert covered > 0.95 - 2.6 * np.sqrt(0.95 * 0.05 / 1500)
 
@@ -33,20 +39,22 @@ def test_intervals_of_rates_cover_at_least_95_percent(rate: float) -> None:
     ("real", "fake", "apart"),
     [(50, 50, 1.0), (30, 20, 2.0), (150, 75, 3.0), (10, 300, 1.5), (200, 200, 4.0)],
 )
-def test_intervals_of_an_auc_cover_95_percent(real: int, fake: int, apart: float) -> None:
+def test_intervals_of_an_auc_cover_95_percent(
+    random: np.random.Generator, real: int, fake: int, apart: float
+) -> None:
     true, covered = stats.norm.cdf(apart / np.sqrt(2)), []
     for _ in range(1500):
         low, high = metrics.auc_interval(
-            RANDOM.normal(size=real), RANDOM.normal(apart, size=fake)
+            random.normal(size=real), random.normal(apart, size=fake)
         ) or (1, 0)
         covered.append(low <= true <= high)
     # Of ten images of a class it covers a little less.
     assert (0.91 if min(real, fake) <= 10 else 0.925) <= np.mean(covered) <= 0.99
 
 
-def test_interval_of_an_auc_agrees_with_its_definition() -> None:
+def test_interval_of_an_auc_agrees_with_its_definition(random: np.random.Generator) -> None:
     """The variance by all pairs of images, as DeLong et al. write it."""
-    real, fake = RANDOM.normal(size=13).round(1), RANDOM.normal(0.8, size=9).round(1)
+    real, fake = random.normal(size=13).round(1), random.normal(0.8, size=9).round(1)
     above = (fake[:, None] > real) + 0.5 * (fake[:, None] == real)
     variance = above.mean(1).var(ddof=1) / 9 + above.mean(0).var(ddof=1) / 13
     auc = above.mean()
@@ -86,13 +94,13 @@ def test_the_mean_of_rates_by_hand() -> None:
     assert metrics.mean_interval([]) is None
 
 
-def test_the_difference_of_two_models_on_the_same_images() -> None:
+def test_the_difference_of_two_models_on_the_same_images(random: np.random.Generator) -> None:
     """Covered in 95 of 100; p below 0.05 in 5 of 100 where there is none."""
     true = stats.norm.cdf(1.5 / np.sqrt(2)) - stats.norm.cdf(1 / np.sqrt(2))
     covered, small = [], []
     for _ in range(1000):
-        real, fake = RANDOM.normal(size=60), RANDOM.normal(size=40)
-        own = [(RANDOM.normal(size=60), RANDOM.normal(size=40)) for _ in range(3)]
+        real, fake = random.normal(size=60), random.normal(size=40)
+        own = [(random.normal(size=60), random.normal(size=40)) for _ in range(3)]
         scores = [(0.8 * real + 0.6 * a, 0.8 * fake + 0.6 * b) for a, b in own]
         first, second, third = ((a, b + by) for (a, b), by in zip(scores, (1.5, 1, 1), strict=True))
         found = metrics.auc_difference(*first, *second)
@@ -105,18 +113,18 @@ def test_the_difference_of_two_models_on_the_same_images() -> None:
     assert np.mean(small) == pytest.approx(0.05, abs=0.025)
 
 
-def test_the_same_model_twice_does_not_differ() -> None:
-    real, fake = RANDOM.normal(size=20), RANDOM.normal(1, size=20)
+def test_the_same_model_twice_does_not_differ(random: np.random.Generator) -> None:
+    real, fake = random.normal(size=20), random.normal(1, size=20)
     assert metrics.auc_difference(real, fake, real, fake) == (0.0, 0.0, 0.0, 1.0)
     with pytest.raises(ValueError, match="the same images"):
         metrics.auc_difference(real, fake, real[1:], fake)
 
 
-def test_strata_keep_their_size_and_groups_stay_together() -> None:
+def test_strata_keep_their_size_and_groups_stay_together(random: np.random.Generator) -> None:
     strata = [0, 0, 0, 1, 1, 1, 1, 2, 2]
     groups = ["", "", "", "a", "a", "b", "b", "c", "c"]
     resampler = Resampler(np.array(strata), np.array(groups, dtype=object))
-    times = resampler.draw(RANDOM, 4000)
+    times = resampler.draw(random, 4000)
     assert times.shape == (4000, 9)
     assert (times[:, :3].sum(1) == 3).all()
     assert (times[:, 3] == times[:, 4]).all()
@@ -129,36 +137,38 @@ def test_strata_keep_their_size_and_groups_stay_together() -> None:
     assert resampler.grouped
 
 
-def test_a_group_in_two_strata_is_drawn_once() -> None:
+def test_a_group_in_two_strata_is_drawn_once(random: np.random.Generator) -> None:
     """A person with a real photograph and a fake of it."""
     groups = np.array(["a", "b", "a", "b", "", ""], dtype=object)
-    times = Resampler(np.array([0, 0, 1, 1, 0, 1]), groups).draw(RANDOM, 500)
+    times = Resampler(np.array([0, 0, 1, 1, 0, 1]), groups).draw(random, 500)
     assert (times[:, :2] == times[:, 2:4]).all()
     assert (times[:, :2].sum(1) == 2).all()
     assert times[:, 0].std() > 0.5
 
 
-def test_groups_in_strata_of_their_own_combinations_are_drawn_all_the_same() -> None:
+def test_groups_in_strata_of_their_own_combinations_are_drawn_all_the_same(
+    random: np.random.Generator,
+) -> None:
     """Each person has a real image and fakes of another pair of generators."""
     pairs = [(a, b) for a in range(1, 7) for b in range(a + 1, 7)]
     strata = np.array([s for pair in pairs for s in (0, *pair)])
     groups = np.array([f"p{i}" for i in range(len(pairs)) for _ in range(3)], dtype=object)
-    times = Resampler(strata, groups).draw(RANDOM, 3000)
+    times = Resampler(strata, groups).draw(random, 3000)
     assert (times.reshape(3000, -1, 3) == times.reshape(3000, -1, 3)[:, :, :1]).all()
     assert (times[:, ::3].sum(1) == len(pairs)).all()
     assert times.mean(0) == pytest.approx(np.ones(times.shape[1]), abs=0.1)
     assert times.var(0) == pytest.approx(np.full(times.shape[1], 14 / 15), abs=0.15)
 
 
-def test_resampling_covers_the_mean_of_grouped_images() -> None:
+def test_resampling_covers_the_mean_of_grouped_images(random: np.random.Generator) -> None:
     """Ten images of a person are not ten images."""
     covered = {True: 0, False: 0}
     for _ in range(200):
         person = np.repeat(np.arange(30), 10)
-        values = RANDOM.normal(size=30)[person] + 0.3 * RANDOM.normal(size=300)
+        values = random.normal(size=30)[person] + 0.3 * random.normal(size=300)
         for grouped in covered:
             names = np.array([f"p{p}" if grouped else "" for p in person], dtype=object)
-            times = Resampler(np.zeros(300), names).draw(RANDOM, 400)
+            times = Resampler(np.zeros(300), names).draw(random, 400)
             low, high = metrics.percentiles(times @ values / 300) or (1, 0)
             covered[grouped] += low <= 0 <= high
     assert covered[True] > 0.89 * 200

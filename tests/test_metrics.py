@@ -85,6 +85,14 @@ def test_entropy_of_maps_without_a_shape(entropy: object) -> None:
     assert entropy(np.zeros((0, 4, 4))).tolist() == []
 
 
+@pytest.mark.parametrize(("steps", "flat"), [(32, True), (64, True), (128, False)])
+def test_a_map_is_constant_up_to_64_steps_of_rounding(steps: int, flat: bool) -> None:
+    cam = np.full((1, 3, 3), 2.0, np.float32)
+    cam[0, 1, 1] += 2 * steps * np.finfo(np.float32).eps
+    assert (metrics.sum_entropy(cam)[0] == 1) == flat
+    assert (metrics.stretched(cam).max() == 0) == flat
+
+
 def test_cams_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[N, H, W\] are needed, got \[4, 4\]"):
         metrics.peak_cell(np.zeros((4, 4)))

@@ -11,7 +11,11 @@ from focus.errors import InputError
 from focus.metrics import Calibration, cllr, fit_calibration
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
-RANDOM = np.random.default_rng(0)
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Its own for each test: no order of tests changes what is drawn."""
+    return np.random.default_rng(0)
 
 
 def test_points_by_hand() -> None:
@@ -74,10 +78,10 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
             OperatingPoints.read(tmp_path)
 
 
-def test_a_calibration_finds_the_likelihood_ratio() -> None:
+def test_a_calibration_finds_the_likelihood_ratio(random: np.random.Generator) -> None:
     """Of normal densities a distance d apart, ln of the ratio is d (x - d / 2)."""
     distance = 2.0
-    real, fake = RANDOM.normal(0, 1, 20_000), RANDOM.normal(distance, 1, 4_000)
+    real, fake = random.normal(0, 1, 20_000), random.normal(distance, 1, 4_000)
     scores = [special.expit(3 * x - 4) for x in (real, fake)]  # badly calibrated
     line = fit_calibration(*scores)
     assert line is not None
@@ -89,9 +93,9 @@ def test_a_calibration_finds_the_likelihood_ratio() -> None:
     assert told == pytest.approx(best, abs=0.01)
 
 
-def test_a_temperature_undoes_another() -> None:
-    logit = RANDOM.normal(0, 2, 20_000)
-    label = RANDOM.random(20_000) < special.expit(logit)
+def test_a_temperature_undoes_another(random: np.random.Generator) -> None:
+    logit = random.normal(0, 2, 20_000)
+    label = random.random(20_000) < special.expit(logit)
     score = special.expit(3 * logit)
     line = fit_calibration(score[~label], score[label])
     assert line is not None
@@ -100,6 +104,15 @@ def test_a_temperature_undoes_another() -> None:
     assert line.tempered(score)[inside] == pytest.approx(
         special.expit(3 * logit / line.temperature)[inside], abs=1e-6
     )
+
+
+def test_a_temperature_weighs_the_classes_alike(random: np.random.Generator) -> None:
+    """Ten times as many real images: each fake counts as ten."""
+    real, fake = special.expit(random.normal(-2, 3, 2000)), special.expit(random.normal(4, 1, 200))
+    few, many = fit_calibration(real, fake), fit_calibration(real, np.repeat(fake, 10))
+    assert few is not None
+    assert many is not None
+    assert few.temperature == pytest.approx(many.temperature, rel=1e-4)
 
 
 def test_classes_that_are_apart_and_scores_of_0_and_1() -> None:

@@ -1,5 +1,6 @@
 """Figures of a ranking: scikit-learn's, hand-worked ones, and resamples against repeated images."""
 
+import itertools
 import math
 from typing import Any
 
@@ -19,12 +20,17 @@ from focus import metrics
 from focus.metrics import Ranking
 
 Array = NDArray[Any]
-RANDOM = np.random.default_rng(0)
 
 
-def drawn(ties: bool) -> tuple[Array, Array]:
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Its own for each test: no order of tests changes what is drawn."""
+    return np.random.default_rng(0)
+
+
+def drawn(random: np.random.Generator, ties: bool) -> tuple[Array, Array]:
     """Scores of 1 to 40 real images and fakes."""
-    real, fake = (RANDOM.random(RANDOM.integers(1, 40)) for _ in range(2))
+    real, fake = (random.random(random.integers(1, 40)) for _ in range(2))
     return (real.round(1), fake.round(1)) if ties else (real * 0.8, 0.2 + 0.8 * fake)
 
 
@@ -33,9 +39,9 @@ def joined(real: Array, fake: Array) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_scikit_learn_says_the_same(ties: bool) -> None:
+def test_scikit_learn_says_the_same(random: np.random.Generator, ties: bool) -> None:
     for _ in range(100):
-        real, fake = drawn(ties)
+        real, fake = drawn(random, ties)
         label, score = joined(real, fake)
         rates = Ranking.of(real, fake).at()
         said = score > 0.5
@@ -57,9 +63,9 @@ def test_scikit_learn_says_the_same(ties: bool) -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_error_rates_of_the_roc_curve(ties: bool) -> None:
+def test_error_rates_of_the_roc_curve(random: np.random.Generator, ties: bool) -> None:
     for _ in range(100):
-        real, fake = drawn(ties)
+        real, fake = drawn(random, ties)
         fpr, tpr, _ = roc_curve(*joined(real, fake), drop_intermediate=False)
         # The line from (0, 1) to (1, 0) meets the ROC where it has gone half of the way.
         along, across = fpr + 1 - tpr, fpr - (1 - tpr)
@@ -91,7 +97,7 @@ def test_a_rate_that_the_sample_cannot_support() -> None:
     assert metrics.tpr_at_fpr(np.append(real, 0.5), fake, 0.01) == 1.0
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_by_hand(random: np.random.Generator) -> None:
     # 15 bins of two images; in each the scores are 0.2 and the share of fakes 1/2, but in one 1.
     real, fake = np.full(14, 0.2), np.full(16, 0.2)
     spread = np.arange(15) * 1e-9
@@ -102,18 +108,36 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.ece(np.full(3, 0.25), np.full(1, 0.25)) == 0
     assert metrics.ece(np.full(3, 0.25), np.full(1, 0.25), balanced=True) == pytest.approx(0.25)
     # A score that is the frequency.
-    score = RANDOM.random(200_000)
-    label = RANDOM.random(200_000) < score
+    score = random.random(200_000)
+    label = random.random(200_000) < score
     error = metrics.ece(score[~label], score[label])
     assert error is not None
     assert error < 0.01
     assert metrics.ece(score[~label] ** 2, score[label] ** 2) == pytest.approx(1 / 6, abs=0.01)
 
 
-def test_calibration_error_of_other_probabilities() -> None:
+@pytest.mark.parametrize("n", [150, 157, 1000])
+def test_calibration_error_is_that_of_15_bins_as_full_as_each_other(
+    random: np.random.Generator, n: int
+) -> None:
+    """From bin to bin there are too many fakes and too few: fewer bins, or others, hide that."""
+    score = np.sort(random.random(n))
+    edges = [math.ceil(n * k / 15) for k in range(16)]
+    sign = np.repeat([1, -1] * 7 + [1], np.diff(edges))
+    label = random.random(n) < score + 0.3 * sign
+    bins = [slice(*pair) for pair in itertools.pairwise(edges)]
+    expected = sum(abs((score[b] - label[b]).sum()) for b in bins) / n
+    assert metrics.ece(score[~label], score[label]) == pytest.approx(expected, abs=1e-12)
+    mass, _, _ = Ranking.of(score[~label], score[label]).at().calibration_bins()
+    assert mass.tolist() == [np.diff(edges).tolist()]
+    # Of one bin it would be the distance of the means.
+    assert expected > 0.15 > 0.1 > abs((score - label).mean())
+
+
+def test_calibration_error_of_other_probabilities(random: np.random.Generator) -> None:
     """A tempered score keeps its rank, so its bins are the same."""
-    score = RANDOM.random(300)
-    label = RANDOM.random(300) < score
+    score = random.random(300)
+    label = random.random(300) < score
     real, fake = score[~label], score[label]
     rates = Ranking.of(real, fake).at()
     squared = np.sort(real) ** 2, np.sort(fake) ** 2
@@ -121,12 +145,12 @@ def test_calibration_error_of_other_probabilities() -> None:
     assert rates.ece(moments=moments)[0] == pytest.approx(metrics.ece(real**2, fake**2))
 
 
-def test_weights_are_repetitions() -> None:
+def test_weights_are_repetitions(random: np.random.Generator) -> None:
     """Also of no image, and many resamples at once."""
     for _ in range(60):
-        real, fake = drawn(ties=bool(RANDOM.integers(2)))
+        real, fake = drawn(random, ties=bool(random.integers(2)))
         ranking = Ranking.of(real, fake)
-        times = [RANDOM.integers(0, 4, (3, len(side))) for side in (real, fake)]
+        times = [random.integers(0, 4, (3, len(side))) for side in (real, fake)]
         rates = ranking.at(ranking.real.at(times[0]), ranking.fake.at(times[1]))
         for row in range(3):
             alone = Ranking.of(np.repeat(real, times[0][row]), np.repeat(fake, times[1][row])).at()
