@@ -21,7 +21,7 @@ from focus.figures import (
     nested,
     thresholds,
 )
-from focus.metrics import LEVEL, Resampler, mean_interval, rate_interval
+from focus.metrics import LEVEL, Resampler, mean_auc_interval, mean_interval, rate_interval
 from focus.operating_points import POINTS
 
 UNNAMED = "(unnamed)"
@@ -70,7 +70,7 @@ class TestSet:
         exact: list[Intervals] = [{} for _ in self._found]
         if not resampler.grouped:
             exact = [group.exact_intervals() for group in groups]
-            exact += [self._exact_hits(), self._exact_errors()]
+            exact += [self._exact_means(), self._exact_errors()]
         biases = [group.ece_if_calibrated() for group in groups]
         biases += [max(biases[:-1], default=0.0), 0.0]
         made = []
@@ -126,16 +126,24 @@ class TestSet:
             }
         return [*of_generators, _without_points(pooled), _without_points(mean), points]
 
-    def _exact_hits(self) -> Intervals:
-        """Of the means of hit rates of fakes, which no two generators share."""
+    def _exact_means(self) -> Intervals:
+        """Of the mean AUC, and of the means of hit rates of fakes, which no generators share."""
+        scores, images = self._table.scores.score, self._table.images
+        sides = [
+            (self._groups[place].real.rows, self._groups[place].fake.rows)
+            for place in self._defining.get("auc", [])
+        ]
+        mean = mean_auc_interval([(scores[r], scores[f], images[r]) for r, f in sides])
         counts = [
             {name: (int(hits.sum()), len(hits)) for name, (_, hits) in group.hits().items()}
             for group in self._groups
         ]
-        return {
+        found: Intervals = {
             name: mean_of_rates([own[name] for own in counts if own[name][1]])
             for name in HITS_OF_FAKES
         }
+        # Where generators have too few images in common it is resampled.
+        return found if mean is None else found | {"auc": mean}
 
     def _exact_errors(self) -> Intervals:
         """At the operating points, over independent images."""

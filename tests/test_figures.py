@@ -93,13 +93,13 @@ def test_resampled_intervals_are_those_of_repeated_images() -> None:
     for row in times:
         drawn = [scores.select(np.repeat(c.real, row[c.real])) for c in (first, second)]
         fakes = [scores.select(np.repeat(c.fake, row[c.fake])) for c in (first, second)]
-        aucs = [metrics.auc(r.score, f.score) for r, f in zip(drawn, fakes, strict=True)]
-        means.append(np.mean(np.array(aucs, dtype=float)))
-        eers.append(metrics.eer(drawn[0].score, fakes[0].score))
+        both = [metrics.eer(r.score, f.score) for r, f in zip(drawn, fakes, strict=True)]
+        means.append(np.mean(np.array(both, dtype=float)))
+        eers.append(both[0])
         cells = np.concatenate([drawn[0].peak_row, fakes[0].peak_row])
         peaks.append(metrics.commonest_peak_share(cells))
     ranges = results["generators"]["g0"]["intervals"]
-    assert results["mean"]["intervals"]["auc"] == pytest.approx(
+    assert results["mean"]["intervals"]["eer"] == pytest.approx(
         metrics.percentiles(np.array(means))
     )
     assert ranges["eer"] == pytest.approx(metrics.percentiles(np.array(eers)))
@@ -137,7 +137,8 @@ def test_figures_that_no_resample_moves_are_not_certain() -> None:
         assert ranges[name] == (pytest.approx(bound), 1.0), name
     assert ranges["balanced_accuracy"] == mean_of_rates([(40, 40), (30, 30)])
     assert ranges["eer"] == (0.0, pytest.approx(1 - bound))
-    assert results["mean"]["intervals"]["auc"] == (pytest.approx(bound), 1.0)
+    # All 40 real images and 60 fakes.
+    assert results["mean"]["intervals"]["auc"] == (pytest.approx(0.025 ** (1 / 40)), 1.0)
     # The largest of two rates: each interval at 97.5 %.
     assert results["operating_points"]["intervals"]["eer"]["apcer_max"] == (
         0.0,
@@ -268,10 +269,10 @@ def test_intervals_of_the_mean_over_generators_cover_it() -> None:
     """Given these generators: the share of samples whose interval holds the true mean."""
     true, covered = stats.norm.cdf(2.0 / np.sqrt(2) / 1.5), 0
     for seed in range(120):
-        results = summarise(table(80, 3, 40, seed), [], resamples=250)["open"]["mean"]
+        results = summarise(table(80, 3, 40, seed), [], resamples=1)["open"]["mean"]
         low, high = results["intervals"]["auc"]
         covered += low <= true <= high
-    assert covered >= 0.88 * 120
+    assert 0.92 * 120 <= covered < 120
 
 
 def test_a_mean_is_over_the_same_generators_in_each_resample(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from focus import metrics
 from focus.metrics import Resampler
@@ -64,6 +64,51 @@ def test_interval_of_an_auc_agrees_with_its_definition(random: np.random.Generat
     logit = np.log(auc / (1 - auc))
     expected = 1 / (1 + np.exp(-(logit + np.array([-half, half]))))
     assert metrics.auc_interval(real, fake) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_interval_of_one_auc_is_that_of_its_mean(random: np.random.Generator) -> None:
+    for apart in (1, 4, 9):
+        real, fake = random.normal(size=30), random.normal(apart, size=20)
+        mean = metrics.mean_auc_interval([(real, fake, np.arange(30))])
+        assert mean == pytest.approx(metrics.auc_interval(real, fake), abs=1e-12)
+
+
+def test_interval_of_a_mean_auc_agrees_with_its_definition(random: np.random.Generator) -> None:
+    """The first two share 20 real images, of which the first has 5 more; the third its own."""
+    sides = (np.arange(25), 12), (np.arange(5, 25), 9), (np.arange(30, 40), 7)
+    score = random.normal(size=40)
+    given = [(score[rows], random.normal(0.9, size=n), rows) for rows, n in sides]
+    auc, of_image, fakes = 0.0, np.zeros(40), []
+    for real, fake, rows in given:
+        above = (fake[:, None] > real) / 3
+        auc += above.mean()
+        of_image[rows] += above.mean(0) / len(rows)
+        fakes.append(above.mean(1))
+    samples = [of_image[:5] * 5, of_image[5:25] * 20, of_image[30:] * 10, *fakes]
+    parts = np.array([s.var(ddof=1) / len(s) for s in samples])
+    freedom = parts.sum() ** 2 / (parts**2 / [len(s) - 1 for s in samples]).sum()
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()) / (auc * (1 - auc))
+    expected = special.expit(special.logit(auc) + np.array([-half, half]))
+    assert metrics.mean_auc_interval(given) == pytest.approx(tuple(expected), abs=1e-12)
+    # One that no other is like, by the comparisons that it is in, tells of no variance.
+    real, fake, rows = given[1]
+    assert metrics.mean_auc_interval([given[1], (real[1:], fake, rows[1:])]) is None
+    assert metrics.mean_auc_interval([]) is None
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("real", "fake", "apart"), [(80, 40, 1.33), (80, 40, 3.0), (50, 20, 2.5)])
+def test_intervals_of_a_mean_auc_cover_95_percent(
+    random: np.random.Generator, real: int, fake: int, apart: float, shared: bool
+) -> None:
+    true, covered = stats.norm.cdf(apart / np.sqrt(2)), []
+    for _ in range(400):
+        score = random.normal(size=3 * real)
+        rows = [np.arange(real) + (0 if shared else real * own) for own in range(3)]
+        given = [(score[own], random.normal(apart, size=fake), own) for own in rows]
+        low, high = metrics.mean_auc_interval(given) or (1, 0)
+        covered.append(low <= true <= high)
+    assert 0.91 <= np.mean(covered) <= 0.99
 
 
 def test_an_auc_of_1_is_not_certain() -> None:

@@ -49,17 +49,57 @@ def auc_interval(real_scores: Array, fake_scores: Array) -> Interval | None:
     if min(len(real_scores), len(fake_scores)) < 2:
         return None
     auc, of_real, of_fake = _placements(real_scores, fake_scores)
-    error, quantile = _error([of_real, of_fake])
+    wrong = min(int((placed < 1).sum()) for placed in (of_real, of_fake))
+    right = min(int((placed > 0).sum()) for placed in (of_real, of_fake))
     pairs = min(len(real_scores), len(fake_scores))
+    return _by_delong(auc, [of_real, of_fake], pairs, min(wrong, right))
+
+
+def mean_auc_interval(comparisons: Sequence[tuple[Array, Array, Array]]) -> Interval | None:
+    """Interval of the mean AUC over ``comparisons``, as :func:`auc_interval`.
+
+    Each has real_scores [M], fake_scores [N] and images [M]: numbers of its real images, the same
+    where several share one. The mean's placement of an image is the sum of those that it has, each
+    divided by the number of comparisons and by the images of its class there; real images that are
+    in the same comparisons are a sample. The pairs are those of as many images of equal weight
+    (Kish, 1965). None where a sample has fewer than two images.
+    """
+    count = len(comparisons)
+    if any(min(len(real), len(fake)) < 2 for real, fake, _ in comparisons) or not count:
+        return None
+    everyone = np.unique(np.concatenate([images for *_, images in comparisons]))
+    weight, reals = np.zeros((count, len(everyone))), np.zeros(len(everyone))
+    aucs, fakes = [], []
+    for own, (real_scores, fake_scores, images) in zip(weight, comparisons, strict=True):
+        auc, of_real, of_fake = _placements(real_scores, fake_scores)
+        aucs.append(auc)
+        fakes.append(of_fake / count)
+        places = np.searchsorted(everyone, images)
+        own[places] = 1 / (count * len(real_scores))
+        reals[places] += of_real / (count * len(real_scores))
+    _, sample, sizes = np.unique(weight > 0, axis=1, return_inverse=True, return_counts=True)
+    if sizes.min() < 2:
+        return None
+    sample = sample.reshape(-1)  # in numpy 2.0 it has another shape
+    placed = [size * reals[sample == number] for number, size in enumerate(sizes)]
+    most = weight.sum(axis=0)
+    alike = 1 / (most**2).sum(), count**2 / sum(1 / len(own) for own in fakes)
+    wrong = int((reals < most * (1 - 1e-9)).sum()), sum(int((f < 1 / count).sum()) for f in fakes)
+    right = int((reals > 0).sum()), sum(int((f > 0).sum()) for f in fakes)
+    pairs = int(min(alike) + 1e-6)  # what is whole but for rounding stays whole
+    return _by_delong(float(np.mean(aucs)), [*placed, *fakes], pairs, min(*wrong, *right))
+
+
+def _by_delong(auc: float, placed: Sequence[Floats], pairs: int, fewest: int) -> Interval | None:
+    """From the placements of each sample; fewest: images on the wrong side, or on the right."""
+    error, quantile = _error(placed)
     by_pairs = rate_interval(round(auc * pairs), pairs)
     if error == 0 or auc in (0.0, 1.0) or by_pairs is None:
         return by_pairs
     half = quantile * error / (auc * (1 - auc))
     low, high = special.expit(special.logit(auc) + np.array([-half, half]))
     # A variance that a handful of images makes is itself not known.
-    wrong = min(int((placed < 1).sum()) for placed in (of_real, of_fake))
-    right = min(int((placed > 0).sum()) for placed in (of_real, of_fake))
-    if min(wrong, right) < SUPPORT:
+    if fewest < SUPPORT:
         low, high = min(low, by_pairs[0]), max(high, by_pairs[1])
     return float(low), float(high)
 
