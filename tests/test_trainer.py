@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,90 @@ def test_random_numbers_of_a_step_depend_on_its_number_alone(
     assert len(set(drawn[0].tolist())) == len(drawn[0])
 
 
+def drawn(run: Trainer) -> Tensor:
+    """What a network that asks for it gets of the random numbers of the first step."""
+    seen: list[Tensor] = []
+    hook = run.detector.backbone.register_forward_hook(lambda *_: seen.append(torch.rand(5)))
+    run.train_step(*next(steps_of(run)))
+    hook.remove()
+    return torch.cat(seen)
+
+
+def test_the_seed_decides_order_augmentation_and_random_numbers(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    zero, one, again = (
+        trainer(faces, tmp_path, seed=seed, augment="shift,flip") for seed in (0, 1, 0)
+    )
+    order = zero.plan.order(0)
+    assert (order == again.plan.order(0)).all()
+    assert (order != one.plan.order(0)).any()
+    images, others, same = (
+        torch.stack([run.dataset[row].images for row in range(20)]) for run in (zero, one, again)
+    )
+    assert images.equal(same)
+    assert not images.equal(others)
+    first = drawn(zero)
+    assert first.equal(drawn(again))
+    assert not first.equal(drawn(one))
+
+
+def test_each_process_draws_random_numbers_of_its_own(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = trainer(faces, tmp_path), trainer(faces, tmp_path)
+    found = drawn(first)
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    assert not found.equal(drawn(second))
+
+
+def spoilt(loaded: Iterator[Batch]) -> Iterator[Batch]:
+    """The next batch, with one number that is none."""
+    batch = next(loaded)
+    batch.images[3, 1, 2, 2] = torch.nan
+    return iter([batch])
+
+
+def test_a_first_step_that_is_skipped_after_a_stop_takes_back_the_saved_statistics(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 0.01}
+    first = trainer(faces, tmp_path, **given)
+    first._open_folder()
+    for batches, loaded in islice(steps_of(first), 2):
+        first.train_step(batches, loaded)
+    first._save()
+    second = trainer(faces, tmp_path, resume=True, **given)
+    second._open_folder()
+    batches, loaded = next(steps_of(second))
+    assert not second.train_step(batches, spoilt(loaded)).finite
+    statistics = dict(first.detector.named_buffers())
+    assert any("running_var" in name for name in statistics)
+    for name, value in second.detector.named_buffers():
+        if value.is_floating_point():
+            assert value.equal(statistics[name]), name
+
+
+def test_the_scale_of_fp16_goes_on_from_what_was_saved(
+    faces: Manifest, tmp_path: Path, scaled: Accelerator
+) -> None:
+    """It doubles with each step: from 64 to 256 in two."""
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3}
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=1)
+    first = trainer(faces, tmp_path, scaled, **given)
+    first._open_folder()
+    for batches, loaded in islice(steps_of(first), 2):
+        first.train_step(batches, loaded)
+    assert first.state.updates == 2
+    first._save()
+    other = Accelerator(cpu=True)
+    other.native_amp = True
+    other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    second = trainer(faces, tmp_path, other, resume=True, **given)
+    second._open_folder()
+    assert other.scaler.get_scale() == 256
+
+
 def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     faces: Manifest, tmp_path: Path
 ) -> None:
@@ -165,9 +250,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     before = {k: v.clone() for k, v in run.detector.state_dict().items()}
     averaged = {k: v.clone() for k, v in run.kept.state_dict().items()}
     planned, loaded = next(batches)
-    spoilt = next(loaded)
-    spoilt.images[3, 1, 2, 2] = torch.nan
-    skipped = run.train_step(planned, iter([spoilt]))
+    skipped = run.train_step(planned, spoilt(loaded))
     assert not skipped.updated
     assert not skipped.finite
     assert (run.state.step, run.state.updates) == (2, 1)

@@ -101,6 +101,65 @@ def test_best_patience_and_what_is_written(faces: Manifest, tmp_path: Path) -> N
     assert kept.config.training_generators == ("g",)
 
 
+def test_the_thresholds_are_those_of_the_kept_epoch(faces: Manifest, tmp_path: Path) -> None:
+    """4 reals and 6 fakes that the kept network tells apart."""
+    fewer = Manifest(list(faces)[:-2])
+    run = trainer(fewer, tmp_path, model="test_resnet", optimizer="adamw", lr=3e-3, epochs=4)
+    run.fit()
+    kept = Detector.from_pretrained(tmp_path / "run" / "model")
+    samples = list(run.validation)
+    score = kept.predict([sample.path for sample in samples]).score.double()
+    fake = torch.tensor([sample.label == 1 for sample in samples])
+
+    def balance(threshold: float) -> float:
+        called = score > threshold
+        return float((called[fake].double().mean() + (~called[~fake]).double().mean()) / 2)
+
+    assert kept.points is not None
+    assert (kept.points.n_real, kept.points.n_fake) == (4, 6)
+    ordered = [-1.0, *score.sort().values.tolist()]
+    best = max(map(balance, ordered))
+    assert best > 0.7
+    chosen = kept.points.thresholds["balanced"]
+    assert chosen is not None
+    assert balance(chosen) == best
+    assert kept.points.calibration is not None
+    assert kept.points.calibration.slope > 0
+
+
+def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(faces, tmp_path, epochs=2, augment="shift,flip", lr=1e-6, batch_size=35)
+    seen: list[Tensor] = []
+    run.detector.register_forward_pre_hook(
+        lambda detector, given: seen.append(given[0].clone()) if detector.training else None
+    )
+    run.fit()
+    epochs = []
+    for epoch in range(2):
+        rows = [row for step in run.plan.epoch(epoch) for batch in step for row in batch.rows]
+        images = torch.cat(seen[2 * epoch : 2 * epoch + 2])
+        epochs.append(images[torch.tensor(rows).argsort()])
+    # One in 50 is moved and flipped alike: 25 places, 2 sides.
+    alike = sum(one.equal(other) for one, other in zip(*epochs, strict=True))
+    assert alike < 10
+
+
+def test_bad_steps_that_do_not_follow_each_other_end_no_run(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    """4 of 9 steps, of which 2 in a row would be too many."""
+    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1, max_nonfinite=2)
+
+    def spoil(detector: Detector, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not detector.training or run.state.step % 2 == 0:
+            return None
+        return torch.full_like(given[0], torch.nan), *given[1:]
+
+    run.detector.register_forward_pre_hook(spoil)
+    run.fit()
+    assert (run.state.step, run.state.nonfinite, run.state.in_a_row) == (9, 4, [])
+
+
 def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
     faces: Manifest, tmp_path: Path
 ) -> None:
