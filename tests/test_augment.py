@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torchvision.io import decode_image, encode_jpeg
 
 from focus.data.augment import Augmentation
 from focus.errors import InputError
@@ -72,6 +73,41 @@ def test_a_blur_is_that_of_a_gaussian() -> None:
         found.append(max(variance, 0) ** 0.5)
     assert 2.2 < max(found) < 3.1
     assert min(found) < 0.1
+
+
+def test_qualities_of_jpeg_are_from_30_to_100() -> None:
+    """Each is told by its picture: torchvision's own encoder makes one of each quality."""
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8, generator=draw)
+    known = {}
+    for quality in range(10, 101):
+        decoded = decode_image(encode_jpeg(image, quality))
+        known[decoded.numpy().tobytes()] = quality
+    assert len(known) == 91
+    change, found = Augmentation(("jpeg",), SIZE), []
+    for epoch in range(200):
+        painted, _ = change(image, None, (0, epoch, 0))
+        if not painted.equal(image):
+            found.append(known[painted.numpy().tobytes()])
+    assert 30 <= min(found) < 40
+    assert max(found) > 95
+
+
+def test_a_crop_keeps_half_of_the_area_at_least() -> None:
+    """A ramp that tells its row in thousands and its column in ones: its slopes tell the sides."""
+    place = torch.arange(SIZE, dtype=torch.float32)
+    ramp = (1000 * place[:, None] + place)[None]
+    image = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
+    change, areas = Augmentation(("crop",), SIZE), []
+    for epoch in range(200):
+        _, moved = change(image, ramp, (0, epoch, 0))
+        assert moved is not None
+        height = round(float(moved[0, 48, 32] - moved[0, 16, 32]) * SIZE / 32 / 1000)
+        width = round(float(moved[0, 32, 48] - moved[0, 32, 16]) * SIZE / 32)
+        areas.append(height * width / SIZE**2)
+    # Sides are whole pixels: half a pixel less of each is 1.2 % of the area.
+    assert 0.485 < min(areas) < 0.6
+    assert 0.9 < max(areas) <= 1
 
 
 def test_all_together_without_a_map() -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate, start_worker
+from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 
@@ -182,6 +183,30 @@ def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
         alone.set_epoch(epoch)
         seen = {k: v for batch in loader for k, v in fingerprint(batch).items()}
         assert seen == run(alone, list(range(12)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "spare", "times"), [(True, 0, 1), (True, -1, 2), (False, 0, 2)], ids=str
+)
+def test_what_fits_is_decoded_once(
+    faces: list[Sample], keep: bool, spare: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 images of 16 x 16 pixels with 3 bytes each, and 4 more for the map."""
+    loaded: list[str] = []
+
+    def load(path: str) -> Image.Image:
+        loaded.append(path)
+        return load_image(path)
+
+    monkeypatch.setattr("focus.data.dataset.load_image", load)
+    monkeypatch.setattr("focus.data.dataset.KEPT_BYTES", 12 * 16 * 16 * 7 + spare)
+    data = dataset(faces, image_size=16, keep=keep)
+    images = []
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        images.append(torch.stack([data[row].images for row in range(12)]))
+    assert images[0].equal(images[1])
+    assert sorted(loaded) == sorted([face.path for face in faces] * times)
 
 
 def test_a_batch(faces: list[Sample]) -> None:

@@ -48,6 +48,15 @@ def test_groups_of_several_generators_are_cut_by_the_share_of_each() -> None:
             assert 0.1 * total <= counts[generator, split] <= 0.15 * total + 1
 
 
+def test_a_share_is_the_nearest_whole_number() -> None:
+    """15 % of 17 are 2.55, of 14 they are 2.1."""
+    samples = [Sample(f"/{i}.png", 0) for i in range(17)]
+    samples += [Sample(f"/f{i}.png", 1, "g") for i in range(14)]
+    counts = Counter((s.label, s.split) for s in assign_splits(Manifest(samples), seed=0))
+    assert [counts[0, name] for name in ("train", "validation", "test")] == [11, 3, 3]
+    assert [counts[1, name] for name in ("train", "validation", "test")] == [10, 2, 2]
+
+
 def test_groups_that_are_all_different_still_give_a_validation_split() -> None:
     """No two groups have the same generators, so there is nothing to draw from within one kind."""
     samples = []

@@ -106,3 +106,4 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The eager form takes two samples of a [7,6,3,3] at a time, and products of three."""
     monkeypatch.setattr(eager, "PART_ELEMENTS", 80)
     monkeypatch.setattr(eager, "PRODUCT_SAMPLES", 3)
+    assert eager._part_size(torch.empty(7, 6, 3, 3)) == 2
