@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from focus.models import Detector
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEFT_OUT = pytest.StashKey[int]()
 
 
@@ -24,6 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = 0
+    # What a launcher, or the user's Accelerate config, says is not for the programs that tests run,
+    # and what these keep goes when the tests end.
+    for name in list(os.environ):
+        launched = name.startswith(("ACCELERATE_", "TORCHELASTIC_")) or name in LAUNCHED
+        if launched and name != "ACCELERATE_USE_CPU":
+            del os.environ[name]
+    caches = TemporaryDirectory(prefix="focus-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(caches.cleanup)
+    os.environ["HF_HOME"] = str(Path(caches.name) / "huggingface")
+    os.environ["FOCUS_CACHE"] = str(Path(caches.name) / "focus")
     # Programs that tests run take the CPU, whose bits repeat; tests of a GPU say so.
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     # A shell's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
