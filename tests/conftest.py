@@ -2,16 +2,19 @@
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from focus.models import Detector
+
+    from .launching import Begin
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEFT_OUT = pytest.StashKey[int]()
@@ -88,6 +91,23 @@ def detector() -> "Detector":
     detector = Detector(image_size=32)
     detector.head.fc.weight.data.normal_(0, 1)
     return detector
+
+
+@pytest.fixture
+def begin() -> "Iterator[Begin]":
+    """Start a program, as ``subprocess.Popen`` does; with the test it ends, and what it started."""
+    from .launching import end
+
+    begun: list[subprocess.Popen[str]] = []
+
+    def popen(command: Sequence[object], **options: Any) -> "subprocess.Popen[str]":
+        words = [str(word) for word in command]
+        begun.append(subprocess.Popen(words, text=True, start_new_session=True, **options))
+        return begun[-1]
+
+    yield popen
+    for program in begun:
+        end(program)
 
 
 @pytest.fixture

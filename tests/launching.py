@@ -6,29 +6,57 @@ any, but start in a fraction of the seconds that the imports take.
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 CHECKOUT = Path(__file__).parents[1]
+Begin = Callable[..., "subprocess.Popen[str]"]
+"""The fixture ``begin``."""
+
+
+def end(program: "subprocess.Popen[Any]") -> None:
+    """End it, and what it started, if it has not ended."""
+    if program.poll() is None:
+        program.terminate()  # torchrun ends its processes, which have groups of their own
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(40)
+    with program, suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)  # and orphans
+
+
+def run(
+    *words: object, cwd: Path | None = None, timeout: float = 600, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """This Python, run with these words for so many seconds at most; what it said."""
+    program = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = program.communicate(timeout=timeout)
+    except BaseException:
+        end(program)
+        raise
+    return subprocess.CompletedProcess(program.args, program.returncode, output, errors)
 
 
 def python(*words: object, cwd: Path | None = None, **environment: str) -> str:
     """What this Python says, run with these words; it has to succeed."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run(*words, cwd=cwd, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -20,6 +20,8 @@ from focus.data.demo.render import MASK_THRESHOLD, REAL_FAMILY, Item, items
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 
+from .launching import Begin
+
 SMALL = {
     "train": {REAL_FAMILY: 4, "kA": 3, "kB": 3},
     "validation": {REAL_FAMILY: 2, "kA": 1, "kB": 1},
@@ -282,7 +284,7 @@ def test_two_programs_at_once_both_get_a_whole_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_interruption_leaves_nothing_behind(tmp_path: Path, begin: Begin) -> None:
     """SIGINT while workers render: no set, no half-written folder, no orphan that writes on."""
     program = (
         # A shell starts what it puts in the background with SIGINT ignored: not so here.
@@ -290,11 +292,11 @@ def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
         "from focus.data.demo import demo_manifest\n"
         "demo_manifest(sys.argv[1], processes=2, progress=False)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.PIPE, text=True
-    )
+    process = begin([sys.executable, "-c", program, tmp_path], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not list(tmp_path.rglob("*.png")):
+    while not list(tmp_path.rglob("*.png")):
+        assert process.poll() is None, "it ended before it was interrupted"
+        assert time.monotonic() < deadline, "nothing is rendered"
         time.sleep(0.02)
     process.send_signal(2)
     _, errors = process.communicate(timeout=10)  # well before the set would be complete

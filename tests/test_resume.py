@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, starved of disk, or shared by two processes: real ones, slow."""
 
 import csv
+import multiprocessing
 import os
 import random
 import re
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from focus.scores import Scores
 
-from .launching import CHECKOUT, launch, python, write_faces
+from .launching import CHECKOUT, Begin, launch, python, run, write_faces
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,15 @@ INTERVAL = 5  # steps between checkpoints
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"), 60)
+
+
+@pytest.fixture(autouse=True)
+def none_outlives_its_test() -> Iterator[None]:
+    """What was launched and still runs, since a test has failed."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 def checkpoints(output: Path) -> list[Path]:
@@ -193,14 +203,15 @@ def test_a_disk_that_fills_up(faces: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_program(number: signal.Signals, faces: Path, tmp_path: Path) -> None:
+def test_a_signal_to_the_program(
+    number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
+) -> None:
     words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path]
-    process = subprocess.Popen(
-        [sys.executable, str(CHECKOUT / "train.py"), *map(str, words)],
+    process = begin(
+        [sys.executable, CHECKOUT / "train.py", *words],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     until_saved(tmp_path, process)
     process.send_signal(number)
@@ -212,17 +223,14 @@ def test_a_signal_to_the_program(number: signal.Signals, faces: Path, tmp_path: 
     assert "Traceback" not in errors
 
 
-def test_a_signal_to_the_launcher_reaches_the_orphan(faces: Path, tmp_path: Path) -> None:
+def test_a_signal_to_the_launcher_reaches_the_orphan(
+    faces: Path, tmp_path: Path, begin: Begin
+) -> None:
     words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path]
     with (tmp_path / "log").open("w") as log:
-        launcher = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
-                *(str(CHECKOUT / "train.py"), *map(str, words)),
-            ],
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+        launcher = begin(
+            [*command, CHECKOUT / "train.py", *words], cwd=tmp_path, stdout=log, stderr=log
         )
     until_saved(tmp_path, launcher)
     launcher.terminate()
@@ -289,15 +297,8 @@ def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores[1].score, scores[0].score, atol=1e-4)
 
     # And on: two processes are not silently replaced by one.
-    refused = subprocess.run(
-        [
-            *(sys.executable, str(CHECKOUT / "train.py"), *map(str, words)),
-            *("--batch-size", "9", "--output", str(tmp_path / "2"), "--resume"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    more = ("--batch-size", "9", "--output", tmp_path / "2", "--resume")
+    refused = run(CHECKOUT / "train.py", *words, *more)
     assert refused.returncode == 2
     assert "trained by 2 processes, not 1" in refused.stderr
 
@@ -310,7 +311,7 @@ def test_two_processes_train_twice_to_compare(faces: Path, tmp_path: Path) -> No
         assert (tmp_path / name / "results.json").exists()
 
 
-def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> None:
+def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path, begin: Begin) -> None:
     words = [
         *SMALL,
         *("--data", faces, "--epochs", "25", "--batch-size", "4", "--report-to", "none"),
@@ -318,15 +319,14 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> N
     ]
     torchrun(2, *words, "--output", tmp_path / "whole", cwd=tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    process = subprocess.Popen(
+    process = begin(
         [
-            *(*command, "--nproc_per_node", "2", str(CHECKOUT / "train.py")),
-            *(*map(str, words), "--output", str(tmp_path / "stopped")),
+            *(*command, "--nproc_per_node", "2", CHECKOUT / "train.py"),
+            *(*words, "--output", tmp_path / "stopped"),
         ],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
     )
     until_saved(tmp_path / "stopped", process)
     process.terminate()  # torchrun hands it on to its processes
@@ -339,7 +339,7 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path) -> N
 
 
 def test_two_machines_without_a_shared_folder_are_refused_at_once(
-    faces: Path, tmp_path: Path
+    faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
     """As two machines: each process has its own, and a folder of its own by the same name."""
     words = [*SMALL, "--data", faces, "--epochs", "1", "--output", "runs", "--report-to", "none"]
@@ -352,13 +352,12 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
         launched = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         started.append(
-            subprocess.Popen(
-                [sys.executable, str(CHECKOUT / "train.py"), *map(str, words)],
+            begin(
+                [sys.executable, CHECKOUT / "train.py", *words],
                 cwd=tmp_path / str(rank),
                 env=os.environ | {name: str(value) for name, value in launched.items()},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                text=True,
             )
         )
     errors = [process.communicate(timeout=100)[1] for process in started]
