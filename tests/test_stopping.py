@@ -12,13 +12,17 @@ import pytest
 from focus.stopping import StopSignals
 
 # Says that it is ready, counts what it could not be stopped from, and ends with the signal's code.
+# Told to, it ends its one step when it is given a line.
 PROGRAM = """
-import sys, time
+import select, sys, time
 from focus.stopping import StopSignals
 with StopSignals() as signals:
     print("ready", flush=True)
-    for step in range(400):
-        time.sleep(0.05)
+    for step in range(1 if "waits" in sys.argv else 400):
+        if "waits" in sys.argv:
+            select.select([sys.stdin], [], [], 20)
+        else:
+            time.sleep(0.05)
         if signals.pending() and "deaf" not in sys.argv:
             print("saved", flush=True)
             sys.exit(128 + signals.pending())
@@ -32,6 +36,7 @@ def start(*words: str, launched: bool = False, elastic: bool = False) -> "subpro
     extra |= {"TORCHELASTIC_RUN_ID": "none"} if elastic else {}
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,6 +45,12 @@ def start(*words: str, launched: bool = False, elastic: bool = False) -> "subpro
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
     return program
+
+
+def until_noted(program: "subprocess.Popen[str]") -> None:
+    """Of two equal signals that wait, a system may deliver one."""
+    assert program.stderr is not None
+    assert any("finishing the step" in line for line in program.stderr)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -52,20 +63,20 @@ def test_the_first_signal_lets_the_step_end(number: signal.Signals) -> None:
 
 
 def test_torchrun_may_hand_on_what_came_to_all() -> None:
-    program = start(elastic=True)
-    for _ in range(2):
-        program.send_signal(signal.SIGTERM)
-        time.sleep(0.01)
-    out, _ = program.communicate(timeout=20)
+    program = start("waits", elastic=True)
+    program.send_signal(signal.SIGTERM)
+    until_noted(program)
+    program.send_signal(signal.SIGTERM)
+    out, _ = program.communicate("\n", timeout=20)
     assert (program.returncode, out) == (128 + signal.SIGTERM, "saved\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_stops_at_once(number: signal.Signals) -> None:
     program = start("deaf")
-    for _ in range(2):
-        program.send_signal(number)
-        time.sleep(0.3)
+    program.send_signal(number)
+    until_noted(program)
+    program.send_signal(number)
     out, _ = program.communicate(timeout=20)
     assert (program.returncode, out) == (-number, "")
 
