@@ -1,6 +1,5 @@
 """``python -m bench.data``: that it times what it says, and refuses wrong tensors."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import data  # noqa: E402
+
+from .launching import python  # noqa: E402
 
 
 def test_both_load_the_same_tensors(tmp_path: Path) -> None:
@@ -25,13 +26,6 @@ def test_both_load_the_same_tensors(tmp_path: Path) -> None:
 
 
 def test_the_program_prints_each_ratio_and_the_bar() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.data", "--rounds", "3", "--images", "2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = done.stdout.splitlines()
+    lines = python("-m", "bench.data", "--rounds", 3, "--images", 2, cwd=ROOT).splitlines()
     assert sum("ours / ImageFolder" in line and "bar <= 1.10" in line for line in lines) == 3
     assert sum("A/A" in line for line in lines) == 3

@@ -241,6 +241,7 @@ def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env=inherited | environment,
         capture_output=True,
         text=True,
+        timeout=600,
     )
 
 

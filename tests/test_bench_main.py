@@ -1,11 +1,12 @@
 """``python -m bench``: which programs run, with what, and what becomes of failures."""
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from .launching import python, run
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
@@ -38,17 +39,13 @@ def test_one_program_runs_alone(
 
 @pytest.mark.parametrize("program", everything.PROGRAMS)
 def test_each_program_takes_what_all_are_given(program: str) -> None:
-    command = [sys.executable, "-m", f"bench.{program}", "--short", "--output", "o", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-m", f"bench.{program}", "--short", "--output", "o", "--help", cwd=ROOT)
 
 
 @pytest.mark.slow
 def test_the_short_growth_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", "growth", "--short", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "bench.growth" in done.stdout
+    said = python("-m", "bench", "growth", "--short", "--output", tmp_path, cwd=ROOT)
+    assert "bench.growth" in said
     names = {f"growth{end}" for end in (".csv", ".json", "-slopes.csv", "-slopes.json")}
     assert {path.name for path in tmp_path.iterdir()} == names
 
@@ -56,7 +53,6 @@ def test_the_short_growth_runs(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    command = [sys.executable, "-m", "bench", "head", "--output", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run("-m", "bench", "head", "--output", file, cwd=ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: --output {file} cannot be written to")

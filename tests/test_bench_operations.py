@@ -1,7 +1,6 @@
 """``pytest bench/``: figures in CPU time, of results that are right."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import test_operations as bench  # noqa: E402
 from bench.gpu_steps import Case  # noqa: E402
+
+from .launching import python  # noqa: E402
 
 
 def test_it_runs_apart_from_the_tests(request: pytest.FixtureRequest) -> None:
@@ -33,15 +34,8 @@ def test_wrong_results_are_not_timed(operation: str, dtype: str) -> None:
 
 def test_figures_are_cpu_time_by_operation(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    command = ["bench/", "-k", "20x1024x49 and fp32 and nchw", f"--benchmark-json={report}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    words = ["bench/", "-k", "20x1024x49 and fp32 and nchw", f"--benchmark-json={report}"]
+    python("-m", "pytest", "-p", "no:cacheprovider", *words, cwd=ROOT)
     benchmarks = json.loads(report.read_text())["benchmarks"]
     assert [entry["group"] for entry in benchmarks] == list(bench.OPERATIONS)
     assert {entry["options"]["timer"] for entry in benchmarks} == {"process_time"}

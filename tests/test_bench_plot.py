@@ -15,6 +15,8 @@ sys.path.append(str(ROOT))  # the programs of bench are not installed
 from bench import plot, tables  # noqa: E402
 from focus.errors import InputError  # noqa: E402
 
+from . import launching  # noqa: E402
+
 SETTINGS = {
     "command": "python -m bench.x",
     "commit": "abc1234",
@@ -225,8 +227,7 @@ def test_picture_of_the_step() -> None:
 
 
 def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.plot", *map(str, options)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return launching.run("-m", "bench.plot", *options, cwd=ROOT)
 
 
 def test_program_draws_what_there_is(results: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def program(*words: str | Path) -> subprocess.CompletedProcess[str]:
         env={name: value for name, value in os.environ.items() if name not in timing.ALLOCATOR},
         capture_output=True,
         text=True,
+        timeout=600,
         check=False,
     )
 

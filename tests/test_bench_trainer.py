@@ -1,6 +1,5 @@
 """What the trainer costs beside the network, measured."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import trainer as bench  # noqa: E402
+
+from .launching import python  # noqa: E402
 
 
 def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,13 +51,7 @@ def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_the_trainer_adds_at_most_2_percent_to_a_step_of_densenet121() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.trainer", "--steps", "8"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith("densenet121, 8 images of 224 x 224: ")
-    share = float(done.stdout.partition(" ms (")[2].partition(" %")[0])
+    said = python("-m", "bench.trainer", "--steps", 8, cwd=ROOT)
+    assert said.startswith("densenet121, 8 images of 224 x 224: ")
+    share = float(said.partition(" ms (")[2].partition(" %")[0])
     assert share <= 100 * bench.BAR

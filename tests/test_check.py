@@ -23,6 +23,8 @@ from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.training import training_manifest
 
+from .launching import python
+
 CHECKOUT = Path(__file__).parents[1]
 COUNTS: dict[Split, int] = {"train": 24, "validation": 10, "test": 10}
 
@@ -469,8 +471,5 @@ def test_help_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
         "import sys\nfrom focus.data.check import main\n"
         "try: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout.endswith("\nFalse\n")
+    assert python("-c", code, cwd=CHECKOUT).endswith("\nFalse\n")
     assert "usage: python -m focus.data COMMAND" in program("--help").stdout

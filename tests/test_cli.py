@@ -18,7 +18,8 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
 from focus.use_config import ExplainConfig, ExportConfig
 
-from .launching import python, run
+from .launching import python
+from .launching import run as run_python
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -431,7 +432,7 @@ def test_an_installed_package_does_not_hide_its_neighbours(tmp_path: Path) -> No
 def test_a_checkout_without_kernels_of_its_own_is_refused(tmp_path: Path) -> None:
     """Called in one checkout where another, or nothing, is installed."""
     shutil.copytree(CHECKOUT / "focus", tmp_path / "focus")
-    done = run("-m", "focus", "--help", cwd=tmp_path)
+    done = run_python("-m", "focus", "--help", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
         f"error: {tmp_path} is a checkout that is not the installed one: "

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -22,6 +19,7 @@ from focus.losses import LossConfig
 from focus.models import Detector
 
 from .detectors import assert_one_sentence, images, lifelike, small_detector
+from .launching import python
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,18 +53,12 @@ def test_pretrained_weights_come_from_the_cache_and_nowhere_else(tmp_path: Path)
     snapshot.mkdir(parents=True)
     safetensors.torch.save_file(published.state_dict(), snapshot / "model.safetensors")
     got = tmp_path / "got.safetensors"
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(got)],
-        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    said = python("-c", OFFLINE, got, cwd=tmp_path, **offline)
     loaded, state = safetensors.torch.load_file(got), published.state_dict()
     assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
     assert all(tensor.equal(state[key]) for key, tensor in loaded.items())
-    (line,) = done.stdout.splitlines()
+    (line,) = said.splitlines()
     assert "pretrained weights of 'test_vit' could not be loaded" in line
     assert "--initial-checkpoint FILE" in line
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from focus.models import Detector
 from focus.result_table import format_table
 from focus.runtime import start
 from focus.scores import Scores
+
+from .launching import python, run
 
 PROGRAM = Path(__file__).parents[1] / "evaluate.py"
 
@@ -260,9 +260,9 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
     noise(tmp_path / "data" / "known" / "1_fake", 4)
     data = str(tmp_path / "data")
     evaluate(model_dir=str(model), data=(data,), output=str(tmp_path / "one"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    flags = ["--model-dir", str(model), "--data", data, "--output", str(tmp_path / "two")]
-    subprocess.run([*launch, str(PROGRAM), *flags], check=True, cwd=tmp_path, capture_output=True)
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    flags = ("--model-dir", model, "--data", data, "--output", tmp_path / "two")
+    python(*launch, PROGRAM, *flags, cwd=tmp_path)
     one, two = (Scores.from_csv(tmp_path / name / "scores.csv") for name in ("one", "two"))
     assert one.path.tolist() == two.path.tolist()
     # Other batches, other rounding.
@@ -272,8 +272,7 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
 
 
 def test_the_program_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROGRAM), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = run(PROGRAM, "--output", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "evaluate.py: error: Give one of --run and --model-dir, got neither."
@@ -287,11 +286,9 @@ def test_help_is_quick_because_it_loads_no_torch(tmp_path: Path) -> None:
         "except SystemExit:\n    pass\n"
         "print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    assert "--model-dir DIR" in done.stdout
-    assert done.stdout.endswith("[]\n")
+    said = python("-c", code, cwd=tmp_path)
+    assert "--model-dir DIR" in said
+    assert said.endswith("[]\n")
 
 
 @pytest.mark.parametrize(

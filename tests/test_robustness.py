@@ -2,8 +2,6 @@
 
 import csv
 import io
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +25,8 @@ from focus.perturbations import STRENGTHS
 from focus.results import match
 from focus.robustness import Kept, _intervals, check_labels, draw, lines, measure, read, write
 from focus.scores import Scores
+
+from .launching import python
 
 PROGRAM = Path(__file__).parents[1] / "evaluate.py"
 SIZE = 32
@@ -330,10 +330,9 @@ def test_evaluate_refuses_robustness_without_reals(model: Path, tmp_path: Path) 
 def test_several_processes_find_what_one_does(model: Path, tmp_path: Path) -> None:
     data = tree(tmp_path / "data")
     evaluate(model, data, tmp_path / "one", robustness=True, faithfulness=True)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    flags = ["--model-dir", str(model), "--data", str(data), "--output", str(tmp_path / "two")]
-    command = [*launch, str(PROGRAM), *flags, "--robustness", "--faithfulness"]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    flags = ("--model-dir", model, "--data", data, "--output", tmp_path / "two")
+    python(*launch, PROGRAM, *flags, "--robustness", "--faithfulness", cwd=tmp_path)
     for name in ("robustness.csv", "faithfulness.csv"):
         one, two = ((tmp_path / n / name).read_text().splitlines()[1:] for n in ("one", "two"))
         for left, right in zip(csv.DictReader(one), csv.DictReader(two), strict=True):

@@ -100,7 +100,9 @@ def test_grid_that_no_kernel_holds_warns_on_a_gpu() -> None:
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, env=environment, check=False, text=True, capture_output=True)
+    return subprocess.run(
+        command, env=environment, check=False, text=True, capture_output=True, timeout=300
+    )
 
 
 def test_import_of_the_package_imports_neither_triton_nor_a_kernel() -> None:

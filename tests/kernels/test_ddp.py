@@ -5,7 +5,6 @@ Run as a program, this file is what each of the two processes does:
     torchrun --nproc-per-node 2 tests/kernels/test_ddp.py FOLDER
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -61,11 +60,11 @@ def work(folder: Path) -> None:
 def test_two_processes_give_what_one_gives_on_the_whole_batch(
     tmp_path: Path, two_threads: None
 ) -> None:
+    from ..launching import python  # which the processes do not find
+
     # Two threads here: as the processes do, a convolution then sums two halves of the batch.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node", str(PROCESSES), __file__, str(tmp_path)]
-    ended = subprocess.run(launch, check=False, text=True, capture_output=True)
-    assert ended.returncode == 0, ended.stderr
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", PROCESSES)
+    python(*launch, __file__, tmp_path)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES)]
     whole = step(detector(), slice(None))
 
