@@ -357,7 +357,7 @@ def samples_in_registers(seen: dict[str, Any], samples: int, threads: int) -> in
     if not seen["V"]:
         return samples
     vectors = seen["BLOCK_P"] * channels_per_row(seen["CELLS"], seen["V"]) // seen["V"]
-    return max(1, min(samples, samples * threads // vectors))
+    return int(max(1, min(samples, samples * threads // vectors)))
 
 
 def stages_ahead(seen: dict[str, Any], samples: int, features: Tensor, most: int) -> int:
@@ -365,7 +365,7 @@ def stages_ahead(seen: dict[str, Any], samples: int, features: Tensor, most: int
     if on_amd():
         return 1  # They would go through registers, of which it would take more than 128.
     tile = samples * seen["BLOCK_C"] * seen["BLOCK_P"] * features.element_size()
-    return max(2, min(BYTES_AHEAD // tile + 1, most))
+    return int(max(2, min(BYTES_AHEAD // tile + 1, most)))
 
 
 def small_options(values: int) -> dict[str, Any]:
@@ -386,21 +386,18 @@ def warp_size() -> int:
 
 def on_amd() -> bool:
     """Whether kernels are compiled for an AMD GPU: warps of 64, and no asynchronous copies."""
-    return _target() == "hip"
+    return not knobs.runtime.interpret and bool(_target(driver.active).backend == "hip")
 
 
 def before_sm_90() -> bool:
-    """Whether kernels are compiled for a GPU of NVIDIA that is older."""
-    return isinstance(_target(), int) and _target() < 90
-
-
-def _target() -> str | int:
-    """The compute capability of a GPU of NVIDIA, else the backend; "" in the interpreter."""
-    return "" if knobs.runtime.interpret else _target_of(driver.active)
+    """Whether kernels are compiled for an older GPU of NVIDIA."""
+    if knobs.runtime.interpret:
+        return False
+    target = _target(driver.active)
+    return bool(target.backend == "cuda" and target.arch < 90)
 
 
 @functools.lru_cache
-def _target_of(active: Any) -> str | int:
-    # Remembered, as drivers are asked several times a launch.
-    target = active.get_current_target()
-    return target.arch if target.backend == "cuda" else target.backend
+def _target(active: Any) -> Any:
+    # Remembered, as a launch asks for it several times.
+    return active.get_current_target()
