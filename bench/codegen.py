@@ -50,7 +50,8 @@ LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format
 GRIDS = ((7, 7), (8, 8), (10, 10))
 BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES, MANY_CLASSES = 20, 2048, 2, 16, 1000
 
-# What the code is held to: the widest access, occupancy at 4 warps, shared memory of sm_86 and 120.
+# What the code is held to: the widest access, two programs of eight warps to a multiprocessor, the
+# shared memory of sm_86 and 120.
 WIDE = 16
 MAX_REGISTERS = 128
 MAX_SHARED = 99 * 1024

@@ -51,7 +51,7 @@ class SharedConfig:
         None,
         "data",
         "folder of human saliency maps, named as the images, or a COCO .json file (default: "
-        "heatmaps beside the data)",
+        "heatmaps in a folder of images, or beside a table)",
         "DIR",
     )
     test_data: dict[str, str] = field(
