@@ -229,7 +229,7 @@ def by_class(
 def add(falls: Falls, scores: Scores, results: Results) -> None:
     """Put :func:`by_class` into each test set and generator of ``results``, as "faithfulness"."""
     members: dict[str, list[Comparison]] = {}
-    images = scores.images()
+    images = scores.images
     for comparison in match(scores, results["training_generators"]):
         members.setdefault(comparison.test_set, []).append(comparison)
     for test_set, comparisons in members.items():
@@ -261,7 +261,7 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
 
 def lines(falls: Falls, scores: Scores, training_generators: Sequence[str]) -> list[str]:
     """What the console says: a line a test set, or one if no image has a label."""
-    comparisons, images = match(scores, training_generators), scores.images()
+    comparisons, images = match(scores, training_generators), scores.images
     groups = {
         test_set: union(
             (r for c in comparisons if c.test_set == test_set for r in (c.real, c.fake)), images

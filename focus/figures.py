@@ -73,7 +73,7 @@ class Table:
 
     def __init__(self, scores: Scores, points: OperatingPoints | None) -> None:
         self.scores, self.points = scores, points
-        self.images = scores.images()
+        self.images = scores.images
         columns = [getattr(scores, name).astype(np.float64) for name in _COLUMNS]
         self._values = np.stack(columns)
         for name, values in zip(_COLUMNS, self._values, strict=True):

@@ -92,7 +92,7 @@ def local_folder(name: str | Path, **options: Any) -> Path:
     for option in options:
         if option not in _OPTIONS:
             raise InputError(
-                f"A detector is not loaded with {option}={did_you_mean(option, _OPTIONS)}: give "
+                f"A detector is not loaded with {option!r}{did_you_mean(option, _OPTIONS)}: give "
                 f"some of {', '.join(_OPTIONS)}."
             )
     folder = Path(name)

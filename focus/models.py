@@ -154,9 +154,6 @@ class FocusHead(nn.Module):
 class Detector(nn.Module, PyTorchModelHubMixin):
     """A detector of synthetic faces: class 0 real, class 1 synthetic.
 
-    ``push_to_hub`` is that of :class:`huggingface_hub.PyTorchModelHubMixin`; what it uploads is the
-    folder that :meth:`save_pretrained` writes.
-
     Args:
         model: "focus_small" or a timm name. The features are those after the network's last norm;
             a transformer's prefix tokens are dropped and its patch tokens folded to the grid.

@@ -168,7 +168,7 @@ def _images_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the real images and of the fakes that a test set has for this model."""
     found = [c for c in match(scores, results["training_generators"]) if c.test_set == test_set]
-    images = scores.images()
+    images = scores.images
     return union((c.real for c in found), images), union((c.fake for c in found), images)
 
 

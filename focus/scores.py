@@ -4,6 +4,7 @@
 """
 
 import csv
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -93,6 +94,7 @@ class Scores:
             chosen = chosen.astype(np.int64)
         return Scores(**{name: column[chosen] for name, column in self.columns().items()})
 
+    @functools.cached_property
     def images(self) -> Integers:
         """[N] for each row the first row of its image, which several generators may list.
 

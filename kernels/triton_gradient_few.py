@@ -206,7 +206,7 @@ def few_classes(
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
-                STAGES=stages_ahead(seen, samples, features, 3 if crowded else 6),
+                STAGES=stages_ahead(seen, samples, lead, features, 3 if crowded else 6),
                 L=lead,
                 **seen,
                 **OPTIONS,

@@ -225,7 +225,7 @@ def class_maps(
             CONTRAST=rest is not None,
             POOL=pool,
             SAMPLES=samples,
-            STAGES=stages_ahead(seen, samples, features, most),
+            STAGES=stages_ahead(seen, samples, lead, features, most),
             L=lead,
             **seen,
             **OPTIONS,

@@ -28,6 +28,8 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime.driver import driver
 
+from focus.kernels.types import accumulation_dtype
+
 # Explicit, since the default changes in triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}
 VECTOR_BYTES = 16
@@ -39,9 +41,9 @@ MIN_CHANNELS = 16
 MAX_VECTORS = 256
 # With more, fewer than two programs of 256 threads share a multiprocessor.
 MAX_REGISTERS = 128
-# Bytes of features that a program asks for before it needs them. Programs are few, so memory is as
-# busy as each of them keeps it.
-BYTES_AHEAD = 2**16
+# Bytes of features and weight that a program asks for before it needs them. Programs are few, so
+# memory is as busy as each of them keeps it.
+BYTES_AHEAD = 72 * 2**10
 # For tests in the interpreter, which takes a millisecond a step whatever the size of the tile.
 tile_scale = 1
 
@@ -310,7 +312,7 @@ def arrangement(
     shape, size = tensors[0].shape, tensors[0].element_size()
     strides = tuple(tensor.stride() for tensor in tensors)
     elements = tile_scale * (threads or 4 * warp_size()) * per_thread
-    return _arrangement(tuple(shape), strides, size, elements, classes, vectors)
+    return dict(_arrangement(tuple(shape), strides, size, elements, classes, vectors))
 
 
 @functools.lru_cache(4096)
@@ -360,12 +362,16 @@ def samples_in_registers(seen: dict[str, Any], samples: int, threads: int) -> in
     return int(max(1, min(samples, samples * threads // vectors)))
 
 
-def stages_ahead(seen: dict[str, Any], samples: int, features: Tensor, most: int) -> int:
-    """Stages of a loop over tiles of so many samples, one of which is at work."""
+def stages_ahead(
+    seen: dict[str, Any], samples: int, classes: int, features: Tensor, most: int
+) -> int:
+    """Stages of a loop over tiles of so many samples and the classes' rows, one being at work."""
     if on_amd():
         return 1  # They would go through registers, of which it would take more than 128.
-    tile = samples * seen["BLOCK_C"] * seen["BLOCK_P"] * features.element_size()
-    return int(max(2, min(BYTES_AHEAD // tile + 1, most)))
+    of_channel = samples * seen["BLOCK_P"] * features.element_size()
+    # W, and what the contrast takes off it, is in 32 bits, or in 64.
+    of_channel += 2 * classes * accumulation_dtype(features).itemsize
+    return int(max(2, min(BYTES_AHEAD // (seen["BLOCK_C"] * of_channel) + 1, most)))
 
 
 def small_options(values: int) -> dict[str, Any]:
@@ -399,5 +405,5 @@ def before_sm_90() -> bool:
 
 @functools.lru_cache
 def _target(active: Any) -> Any:
-    # Remembered, as a launch asks for it several times.
+    # Remembered, as a launch asks for it several times; GPUs of one machine count as alike.
     return active.get_current_target()

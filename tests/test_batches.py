@@ -30,8 +30,8 @@ def test_each_image_counts_once_and_alike(
         assert all(b.last == (b is batches[-1]) for batches in step for b in batches)
         total = sum(b.counted for batches in step for b in batches)
         for batch in (b for batches in step for b in batches):
-            # With what is left of the epoch, up to two images more.
-            assert 0 <= batch.counted <= batch_size + 2
+            # Only a batch of two, which has none to give, takes in what is left.
+            assert 0 <= batch.counted <= batch_size + 2 * (batch_size in (2, 3))
             assert len(batch.rows) == max(batch.counted, 1)
             assert batch.weight == batch.counted * processes / total
             seen.update(batch.rows[: batch.counted])
@@ -72,20 +72,23 @@ def test_a_single_image_is_no_batch() -> None:
         assert plan.steps == len(plan.epoch(0))
         return [[len(batch.rows) for batch in step] for step in plan.epoch(0)]
 
-    assert sizes(1821, 20) == [[20]] * 90 + [[21]]
+    assert sizes(1821, 20) == [[20]] * 90 + [[19], [2]]
     assert sizes(1822, 20) == [[20]] * 91 + [[2]]
-    # Of a step of three batches, the last one; and one that would be a step of its own.
-    assert sizes(25, 4, accumulation=3) == [[4, 4, 4], [4, 4, 5]]
-    assert sizes(21, 4, accumulation=3) == [[4, 4, 4], [4, 5]]
+    # Of a step of three batches, the last one; and one that is a step of its own.
+    assert sizes(21, 4, accumulation=3) == [[4, 4, 4], [4, 3, 2]]
+    assert sizes(13, 4, accumulation=3) == [[4, 4, 3], [2]]
     # Three images for two processes, then four.
     assert [sizes(19, 4, processes=2, rank=rank) for rank in (0, 1)] == [
-        [[4], [6]],
-        [[4], [5]],
+        [[4], [4], [2]],
+        [[4], [3], [2]],
     ]
     assert sizes(20, 4, processes=2, rank=1) == [[4], [4], [2]]
+    # A batch that has none to give takes it in.
+    assert sizes(5, 2) == [[2], [3]]
     # What was asked for, and all that there is.
     assert sizes(3, 1) == [[1]] * 3
     assert sizes(1, 4) == [[1]]
+    assert sizes(0, 4) == []
 
 
 def test_an_epoch_is_entered_at_any_step() -> None:

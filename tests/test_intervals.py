@@ -111,6 +111,20 @@ def test_intervals_of_a_mean_auc_cover_95_percent(
     assert 0.91 <= np.mean(covered) <= 0.99
 
 
+def test_small_comparisons_without_an_error_make_no_mean_certain(
+    random: np.random.Generator,
+) -> None:
+    aucs, sizes = np.array([0.98] * 6 + [0.76]), [10] * 6 + [400]
+    apart, covered = np.sqrt(2) * stats.norm.ppf(aucs), []
+    for _ in range(200):
+        real = random.normal(size=300)
+        fakes = [random.normal(a, size=n) for a, n in zip(apart, sizes, strict=True)]
+        given = [(real, fake, np.arange(300)) for fake in fakes]
+        low, high = metrics.mean_auc_interval(given) or (1, 0)
+        covered.append(low <= aucs.mean() <= high)
+    assert np.mean(covered) >= 0.94
+
+
 def test_an_auc_of_1_is_not_certain() -> None:
     low, high = metrics.auc_interval(np.zeros(30), np.ones(20)) or (0, 0)
     assert (low, high) == (pytest.approx(0.025 ** (1 / 20)), 1.0)

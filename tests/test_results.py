@@ -382,7 +382,7 @@ def listed_for_each(seed: int = 0, **columns: Any) -> tuple[Scores, Scores]:
 
 def test_a_real_image_that_is_listed_for_several_generators_is_one() -> None:
     shared, each = listed_for_each()
-    assert each.images().tolist() == [*range(30), *range(30), *range(60, 100)]
+    assert each.images.tolist() == [*range(30), *range(30), *range(60, 100)]
     once, twice = (summarise_with_intervals(s, [], resamples=200)["open"] for s in (shared, each))
     assert twice["pooled"] == once["pooled"]
     assert twice["mean"] == once["mean"]
@@ -393,11 +393,11 @@ def test_faces_of_one_file_are_images_of_their_own() -> None:
     """A file may hold several, each with its box; the second of A is the second of B."""
     rows = [(0, name, "open", 0.1) for name in "AABB"] + [(1, name, "open", 0.9) for name in "AB"]
     scores = table(rows, path=[*["x.png"] * 4, "", ""])
-    assert scores.images().tolist() == [0, 1, 0, 1, 4, 5]
+    assert scores.images.tolist() == [0, 1, 0, 1, 4, 5]
     assert summarise(scores, [])["open"]["pooled"]["n_real"] == 2
     # Of another class or test set they are no other listing of the same.
     rows = [(0, "", "closed", 0.1), (1, "", "open", 0.1), (0, "", "open", 0.1)]
-    assert table(rows, path=["x.png"] * 3).images().tolist() == [0, 1, 0]
+    assert table(rows, path=["x.png"] * 3).images.tolist() == [0, 1, 0]
 
 
 def test_the_difference_counts_a_listed_image_once() -> None:

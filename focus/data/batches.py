@@ -1,12 +1,14 @@
 """Which images make which batch: known for a whole epoch, and alike for any number of processes.
 
 A step of the optimiser takes the next ``batch_size * processes * accumulation`` images of the
-epoch's order, the last step what is left, which goes with the batch before if it is less than two
-images a process. A process takes its share of each batch; the loss being linear in the images
+epoch's order, the last step what is left; the batch before gives it images if it has less than two
+a process. A process takes its share of each batch; the loss being linear in the images
 (:mod:`focus.losses`), a share weighs as many images as it has. So neither the number of processes
-nor that of the accumulated batches changes a gradient, and an epoch is entered at any of its steps.
+nor that of the accumulated batches changes a gradient, but for which images the last two batches of
+an epoch have; and an epoch is entered at any of its steps.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -54,13 +56,13 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Of all processes together; the last step of an epoch may have fewer, or a few more."""
+        """Of all processes together; the last steps of an epoch may have fewer, or a few more."""
         return self.batch_size * self.processes * self.accumulation
 
     @property
     def steps(self) -> int:
         """Of the optimiser in an epoch."""
-        return -(-len(self._ends()) // self.accumulation)
+        return -(-len(self._ends) // self.accumulation)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch's images, of all processes."""
@@ -74,21 +76,25 @@ class BatchPlan:
     def epoch(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
         """This process's batches of each step from ``first_step`` on."""
         order = self.order(epoch)
-        batches = [order[start:end] for start, end in pairwise([0, *self._ends()])]
+        batches = [order[start:end] for start, end in pairwise([0, *self._ends])]
         starts = range(first_step * self.accumulation, len(batches), self.accumulation)
         return [self._step(batches[start : start + self.accumulation]) for start in starts]
 
+    @functools.cached_property
     def _ends(self) -> list[int]:
         """Where the batches of all processes end in an epoch's order.
 
         Of a single image a norm over the batch has no statistics: what would leave a process with
-        one goes with the batch before, unless one at a time is what was asked for.
+        one takes some from the batch before, or goes with it where that has none to give; unless
+        one at a time is what was asked for.
         """
-        total, size = len(self.labels), self.batch_size * self.processes
-        ends = [*range(size, total, size), total]
-        if len(ends) > 1 and self.batch_size > 1 and total - ends[-2] < 2 * self.processes:
-            del ends[-2]
-        return ends
+        total, size, least = len(self.labels), self.batch_size * self.processes, 2 * self.processes
+        ends = [0, *range(size, total, size), total] if total else [0]
+        if len(ends) > 2 and self.batch_size > 1 and total - ends[-2] < least:
+            ends[-2] = total - least
+            if ends[-2] - ends[-3] < least:
+                del ends[-2]
+        return ends[1:]
 
     def _step(self, batches: list[NDArray[np.int64]]) -> list[MicroBatch]:
         images = sum(map(len, batches))

@@ -70,7 +70,7 @@ def outcome(run: Run) -> Outcome:
     """
     results = read_json(run.folder / "results.json")
     scores = Scores.from_csv(run.folder / "scores.csv")
-    found, images = match(scores, results["training_generators"]), scores.images()
+    found, images = match(scores, results["training_generators"]), scores.images
     opened = results["open"]
     closed_auc, open_auc = _at(results, "closed", "pooled", "auc"), _at(opened, "mean", "auc")
     by_name = {name: found["auc"] for name, found in opened["generators"].items()}
@@ -125,7 +125,7 @@ def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict
             chosen = [row for row in comparison.fake if known.get(scores.path[row]) == mark]
             fake += chosen
             real += [comparison.real] if chosen else []
-        rows = union(real, scores.images())
+        rows = union(real, scores.images)
         found[name] = metrics.auc(scores.score[rows], scores.score[fake]) if fake else None
     return found
 

@@ -48,11 +48,9 @@ def auc_interval(real_scores: Array, fake_scores: Array) -> Interval | None:
     """
     if min(len(real_scores), len(fake_scores)) < 2:
         return None
-    auc, of_real, of_fake = _placements(real_scores, fake_scores)
-    wrong = min(int((placed < 1).sum()) for placed in (of_real, of_fake))
-    right = min(int((placed > 0).sum()) for placed in (of_real, of_fake))
+    auc, *placed = _placements(real_scores, fake_scores)
     pairs = min(len(real_scores), len(fake_scores))
-    return _by_delong(auc, [of_real, of_fake], pairs, min(wrong, right))
+    return _by_delong(auc, placed, pairs, _fewest(placed))
 
 
 def mean_auc_interval(comparisons: Sequence[tuple[Array, Array, Array]]) -> Interval | None:
@@ -62,17 +60,21 @@ def mean_auc_interval(comparisons: Sequence[tuple[Array, Array, Array]]) -> Inte
     where several share one. The mean's placement of an image is the sum of those that it has, each
     divided by the number of comparisons and by the images of its class there; real images that are
     in the same comparisons are a sample. The pairs are those of as many images of equal weight
-    (Kish, 1965). None where a sample has fewer than two images.
+    (Kish, 1965). Comparisons with fewer than ``SUPPORT`` images on the wrong side move the mean at
+    least as far as their own intervals tell, as in :func:`mean_interval`. None where a sample has
+    fewer than two images.
     """
     count = len(comparisons)
     if any(min(len(real), len(fake)) < 2 for real, fake, _ in comparisons) or not count:
         return None
     everyone = np.unique(np.concatenate([images for *_, images in comparisons]))
     weight, reals = np.zeros((count, len(everyone))), np.zeros(len(everyone))
-    aucs, fakes = [], []
+    aucs, fakes, unsure = [], [], []
     for own, (real_scores, fake_scores, images) in zip(weight, comparisons, strict=True):
         auc, of_real, of_fake = _placements(real_scores, fake_scores)
         aucs.append(auc)
+        if _fewest([of_real, of_fake]) < SUPPORT:
+            unsure.append((auc, auc_interval(real_scores, fake_scores) or (0.0, 1.0)))
         fakes.append(of_fake / count)
         places = np.searchsorted(everyone, images)
         own[places] = 1 / (count * len(real_scores))
@@ -87,7 +89,21 @@ def mean_auc_interval(comparisons: Sequence[tuple[Array, Array, Array]]) -> Inte
     wrong = int((reals < most * (1 - 1e-9)).sum()), sum(int((f < 1 / count).sum()) for f in fakes)
     right = int((reals > 0).sum()), sum(int((f > 0).sum()) for f in fakes)
     pairs = int(min(alike) + 1e-6)  # what is whole but for rounding stays whole
-    return _by_delong(float(np.mean(aucs)), [*placed, *fakes], pairs, min(*wrong, *right))
+    mean = float(np.mean(aucs))
+    interval = _by_delong(mean, [*placed, *fakes], pairs, min(*wrong, *right))
+    if interval is None:
+        return None
+    # A comparison without a fake on the wrong side has no variance, and is no more certain than it.
+    below, above = (
+        math.sqrt(sum((auc - ends[side]) ** 2 for auc, ends in unsure)) / count for side in (0, 1)
+    )
+    return min(interval[0], mean - below), max(interval[1], mean + above)
+
+
+def _fewest(placed: Sequence[Floats]) -> int:
+    """Images of a class on the wrong side, or on the right, whichever are the fewest."""
+    wrong = min(int((of_class < 1).sum()) for of_class in placed)
+    return min(wrong, *(int((of_class > 0).sum()) for of_class in placed))
 
 
 def _by_delong(auc: float, placed: Sequence[Floats], pairs: int, fewest: int) -> Interval | None:

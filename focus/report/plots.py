@@ -127,7 +127,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         return [_histogram(kind, "", everything) for kind in ("scores", "entropy")]
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator for c in comparisons))
-    plots, images = [], scores.images()
+    plots, images = [], scores.images
     for test_set, title in TEST_SETS.items():
         members = [c for c in comparisons if c.test_set == test_set and len(c.real) and len(c.fake)]
         if not members:
