@@ -3,7 +3,8 @@
 ``[<split>/][<generator>/[<class>/]]<label>/*`` (CNNDetection, UniversalFakeDetect, NPR, SIDBench)
 or ``<generator>/[<split>/]<label>/*`` (GenImage), in any case. Reals carry the generator of their
 folder, so that its fakes are scored against its own reals; the class is kept in ``extra``. What
-lies below a label's folder is of that label; ``[<split>/]fake/<generator>/*`` names generators too.
+lies below a label's folder is of that label; ``[<split>/]fake/<generator>/*`` names generators too,
+if one of them is known.
 """
 
 import logging
@@ -53,6 +54,10 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     apart = folders_called(root, _NO_IMAGES)
     others: Counter[str] = Counter()
     paths = [str(path) for path in images_below(root, skip=(maps, *apart), others=others)]
+    if images := _images_after_all(root, [path for path in apart if path != maps], paths):
+        apart = [path for path in apart if path not in images]
+        others.clear()
+        paths = [str(path) for path in images_below(root, skip=(maps, *apart), others=others)]
     _say_what_is_passed_over(root, [path for path in apart if path != maps], others)
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
@@ -74,6 +79,31 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
             _log.warning("%s: left out %d images that are in no folder %s", root, left, names)
     manifest = Manifest(samples, str(root))
     return found, with_maps(manifest, root, maps, required=required) if maps else manifest
+
+
+def _images_after_all(root: Path, apart: Iterable[Path], paths: Sequence[str]) -> list[Path]:
+    """The folders ``maps`` and ``masks`` that hold images: there are no others, or it is a class.
+
+    A class has both labels, as deep as another folder on top that is no split. Maps and masks may
+    have labels too, but below the folders of their images.
+    """
+    beside = {_labelled_part(_below(place, root)) for place in set(map(_folder, paths))} - {()}
+    found = []
+    for folder in (path for path in apart if path.name.casefold() != HEATMAPS):
+        places = {_folder(str(path)) for path in images_below(folder)}
+        labelled = {_labelled_part(_below(place, folder)) for place in places} - {()}
+        depths = {len(part) + 1 for part in labelled}
+        alike = any(len(part) in depths and split_of(part[0]) is None for part in beside)
+        both = len({part[-1] for part in labelled}) > 1
+        if not paths or (both and alike and labelled.isdisjoint(beside)):
+            found.append(folder)
+    return found
+
+
+def _labelled_part(folders: _Folders) -> _Folders:
+    """The folders down to the label's, in small letters; none if no layout has such a label."""
+    at = min((at for layout in TREES if (at := _label_at(folders, layout)) is not None), default=-1)
+    return tuple(name.casefold() for name in folders[: at + 1])
 
 
 def _say_what_is_passed_over(root: Path, apart: Iterable[Path], others: Counter[str]) -> None:
@@ -133,8 +163,8 @@ def _read_places(
     if any(place.above for place in found.values()):
         names = {at: place.above for at, place in found.items()}
     else:
-        names = _generators_below(found)
-    top = sorted({folders[0] for folders in names.values() if folders})
+        names = _generators_below(found, given, root)
+    top = sorted({place.above[0] for place in found.values() if place.above})
     are_classes = bool(given and top) and not any(map(family_of, top))
     if are_classes:
         _log.warning(
@@ -167,11 +197,24 @@ def _labelled(layout: Layout, places: Mapping[str, _Folders]) -> dict[str, _Plac
     return found
 
 
-def _generators_below(places: Mapping[str, _Place]) -> dict[str, _Folders]:
-    """The first folder below the label's, if all fakes are in such ones and none is a number."""
+def _generators_below(places: Mapping[str, _Place], given: str, root: Path) -> dict[str, _Folders]:
+    """The first folder below the label's, if all fakes are in such ones and one is known.
+
+    Any others may be parts, splits, videos or classes. None may be a number.
+    """
     fakes = [place.below[:1] for place in places.values() if place.label == SYNTHETIC]
-    named = all(folders and re.search(r"[^\W\d_]", folders[0]) for folders in fakes)
-    return {at: place.below[:1] if fakes and named else () for at, place in places.items()}
+    names = sorted({name for folders in fakes for name in folders})
+    named = all(fakes) and all(re.search(r"[^\W\d_]", name) for name in names)
+    if named and any(map(family_of, names)):
+        return {at: place.below[:1] for at, place in places.items()}
+    if named and len(names) > 1 and not given and not any(map(split_of, names)):
+        _log.warning(
+            "%s: the folders %s below the label are not taken for generators, since none has the "
+            "name of a known one; if they are, call them NAME/fake or give --test-data NAME=PATH "
+            "for each",
+            *(root, ", ".join(names[:3]) + ", ..." * (len(names) > 3)),
+        )
+    return dict.fromkeys(places, ())
 
 
 def _split_levels(layout: Layout, above: Iterable[_Folders]) -> Mapping[_Folders, int | None]:

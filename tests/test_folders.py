@@ -1,0 +1,82 @@
+"""Folders whose names may mislead: below the label, and those that are called as maps are."""
+
+from pathlib import Path
+
+import pytest
+
+from focus.data.readers import read_data, read_tests
+
+from .trees import write
+
+
+@pytest.mark.parametrize(
+    ("files", "advised"),
+    [
+        ("real/train/1 real/test/2 fake/train/3 fake/test/4", False),
+        ("nature/n01440764/1 nature/n01443537/2 ai/n01440764/3 ai/n01443537/4", True),
+        ("real/id0_0000/1 fake/id0_id1_0000/1 fake/id0_id2_0000/1 fake/id1_id0_0003/1", True),
+        ("real/images/1 fake/images/1", False),
+    ],
+)
+def test_unknown_folders_below_the_label_are_no_generators(
+    files: str, advised: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
+
+    def of_fakes(generator: str | None = None) -> set[str]:
+        found = read_data(tmp_path, generator=generator)
+        assert {(s.split, len(s.extra)) for s in found} == {("", 0)}
+        assert {s.generator for s in found if s.label == 0} == {""}
+        return {s.generator for s in found if s.label == 1}
+
+    assert of_fakes() == {"synthetic"}
+    assert ["call them NAME/fake or give --test-data" in text for text in caplog.messages] == [
+        True
+    ] * advised
+    caplog.clear()
+    assert of_fakes("X") == {"X"}
+    assert caplog.messages == []
+
+
+def test_test_data_with_equal_folders_below_the_label_stay_apart(tmp_path: Path) -> None:
+    write({f"{name}/fake/images/1.png": "face 1" for name in "ab"}, tmp_path)
+    found = read_tests({name: f"{tmp_path}/{name}" for name in "ab"})
+    assert [s.generator for s in found] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["maps", "Masks"])
+def test_a_class_may_be_called_as_maps_are(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [f"{top}/{label}/1.png" for top in ("horse", name) for label in ("0_real", "1_fake")]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    found = read_data(tmp_path)
+    assert {s.path.removeprefix(f"{tmp_path}/"): s.generator for s in found} == {
+        file: file.split("/")[0] for file in files
+    }
+    assert caplog.messages == []
+    # Maps lie below the folders of their images.
+    (tmp_path / name).rename(tmp_path / "horses")
+    write({f"{name}/Horse/1_fake/1.png": "face 1"}, tmp_path)
+    assert {s.generator for s in read_data(tmp_path)} == {"horse", "horses"}
+    # As are those of fakes alone, and of images in splits.
+    trees = (("a", ("x/0_real", "x/1_fake"), ("1_fake",)), ("b", ("train/fake",), ("real", "fake")))
+    for root, images, maps in trees:
+        names = [f"{root}/{image}/1.png" for image in images]
+        write(
+            dict.fromkeys([*names, *(f"{root}/{name}/{m}/1.png" for m in maps)], "face 1"), tmp_path
+        )
+        found = read_data(tmp_path / root)
+        assert [s.path for s in found] == [f"{tmp_path}/{image}" for image in names]
+
+
+@pytest.mark.parametrize("name", ["maps", "masks"])
+def test_folders_called_as_maps_hold_the_images_if_no_other_does(name: str, tmp_path: Path) -> None:
+    write({f"{name}/1.png": "face 1", "heatmaps/1.png": "face 1"}, tmp_path)
+    assert [s.path for s in read_data(tmp_path, allow_unlabelled=True)] == [
+        f"{tmp_path}/{name}/1.png"
+    ]
+    # Labels of maps alone are none of the images beside them.
+    write({f"{name}/{label}/1.png": "face 1" for label in ("real", "fake")}, tmp_path)
+    write({"2.png": "face 2"}, tmp_path)
+    assert [s.path for s in read_data(tmp_path, allow_unlabelled=True)] == [f"{tmp_path}/2.png"]
