@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from focus.config import TrainConfig
-from focus.data.readers import read_data, read_given
+from focus.config import EvaluateConfig, TrainConfig
+from focus.data.readers import read_data, read_given, read_tests
 from focus.errors import InputError
 
 from .trees import write
@@ -57,6 +57,58 @@ def test_columns_that_are_known_as_the_label(
     write({"a.png": "face 1"}, tmp_path)
     (tmp_path / "t.csv").write_text(f"path,{header}\na.png,{row}\n")
     assert [s.label for s in read_data(tmp_path / "t.csv")] == [label]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "may_be"),
+    [
+        ("width", "512 640 768", False),
+        ("width", "512 512 512", False),
+        ("id", "0 1 2", False),
+        ("caption", "dog cat horse", False),
+        ("nothing", "", False),
+        ("kind", "a b b", True),
+        ("kind", "a a a", True),
+        ("kind", "REAL sd15 sdxl", True),
+        ("answer", "yes no 1", True),
+        ("kind", "2 1 1", True),
+    ],
+)
+def test_which_columns_may_be_the_label(
+    tmp_path: Path, column: str, cells: str, may_be: bool
+) -> None:
+    files = ["a.png", "b.png", "c.png"]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    rows = zip(files, cells.split() or ["", "", ""], strict=True)
+    (tmp_path / "t.csv").write_text(f"path,{column}\n" + "\n".join(map(",".join, rows)))
+    test_data = {"X": f"{tmp_path}/t.csv"}
+    if may_be:
+        with pytest.raises(InputError, match=f"which one of {column} may be"):
+            read_tests(test_data)
+    else:
+        assert [s.label for s in read_tests(test_data)] == [1, 1, 1]
+
+
+def test_a_label_that_is_not_there_is_that_of_test_tables(tmp_path: Path) -> None:
+    write({"a.png": "face 1", "b.png": "face 2", "c.png": "face 3"}, tmp_path)
+    (tmp_path / "own.csv").write_text("path,label\na.png,real\nb.png,fake\n")
+    (tmp_path / "test.csv").write_text("path,kind\nc.png,portrait\n")
+    data = (f"{tmp_path}/own.csv",)
+    test_data = {"X": f"{tmp_path}/test.csv"}
+    own, tests = read_given(TrainConfig(data=data, test_data=test_data, columns="label="))
+    assert [[s.label for s in part] for part in (own, tests)] == [[0, 1], [1]]
+    with pytest.raises(InputError, match="have no label"):
+        read_given(TrainConfig(data=data, columns="label="))
+
+
+def test_a_generator_for_data_without_fakes_is_no_mistake(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write({"a.png": "face 1", "b/0_real/1.png": "face 2"}, tmp_path)
+    for data in ("a.png", "b"):
+        config = EvaluateConfig(model_dir="m", data=(f"{tmp_path}/{data}",), generator="X")
+        read_given(config, allow_unlabelled=True)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

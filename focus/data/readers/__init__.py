@@ -22,7 +22,7 @@ from focus.data.manifest import (
     open_csv,
 )
 from focus.data.readers import cyborg, folders, hub, tables
-from focus.data.readers.columns import NAMES, Columns
+from focus.data.readers.columns import NAMES, Columns, could_be_label
 from focus.data.readers.files import IMAGE_EXTENSIONS, Request, from_rows, join, with_maps
 from focus.errors import InputError
 
@@ -220,7 +220,8 @@ def read_given(
 
     Either is empty only if nothing was given. The main process prints a line for each path: the
     layout it was read as. name_fakes: whether those of ``--data`` whose generator is named nowhere
-    get the default one. Raises InputError for a path of ``--data`` that is given twice, for a
+    get the default one. A ``--columns label=``, for "there is none", is for the tables of the test
+    sets where there are any. Raises InputError for a path of ``--data`` that is given twice, for a
     ``--layout`` or ``--columns`` that no path has a use for, and what :func:`read_data` and
     :func:`read_tests` raise.
     """
@@ -232,6 +233,9 @@ def read_given(
     if layout and not any(takes(layout, path) for path in given):
         raise InputError(f"--layout {layout} suits none of the paths given: give another one.")
     columns = None if config.columns is None else parse_columns(config.columns)
+    own_columns = columns
+    if columns and columns.get("label") == "" and (config.test_data or config.test_real):
+        own_columns = {role: name for role, name in columns.items() if role != "label"}
     readings: list[Reading] = []
 
     def say(reading: Reading) -> None:
@@ -245,7 +249,7 @@ def read_given(
             layout=layout if layout and takes(layout, path) else None,
             data_root=config.data_root,
             heatmaps=config.heatmaps,
-            columns=columns,
+            columns=own_columns,
             allow_outside_root=config.allow_outside_root,
             generator=config.generator or (None if name_fakes else ""),
             allow_unlabelled=allow_unlabelled,
@@ -254,7 +258,8 @@ def read_given(
         for path in config.data
     ]
     own = parts[0] if len(parts) == 1 else join(parts)
-    if config.generator and config.generator not in own.generators():
+    named = own.generators()
+    if config.generator and any(named) and config.generator not in named:
         _log.warning(
             "--generator %s names no fake: the data name the generators of all", config.generator
         )
@@ -376,10 +381,14 @@ def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
 
 def _unclaimed(columns: Columns | None, found: Manifest) -> Sequence[str]:
     """The columns among which the label could be; those of a manifest have names of their own."""
-    if columns is not None:
-        return columns.unclaimed
     if any(sample.label is not None for sample in found):
         return ()
+    if columns is not None:
+        return [
+            name
+            for name in columns.unclaimed
+            if could_be_label(s.extra[name] for s in found if name in s.extra)
+        ]
     return sorted(
         {name for sample in found for name in sample.extra if name.casefold() in NAMES["label"]}
     )

@@ -46,6 +46,9 @@ LABELS = {
     **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
     **dict.fromkeys(("fake", "synthetic", "ai", "1_fake", "1"), SYNTHETIC),
 }
+# Words that nobody needs but for a label, and those of labels that may be anything.
+_TELLING = LABELS.keys() - {"0", "1"}
+_WORDS = LABELS.keys() | {"true", "false", "yes", "no"}
 PATHS = ("path", "map_path", "mask_path")
 # Columns that ask a question: 1 and "true" are the class that they ask for.
 _ASKED = {
@@ -59,7 +62,8 @@ class Columns:
     """The columns of one table.
 
     at: where each column of the manifest is; rest: all others. labels: what a label's words mean.
-    unclaimed: the columns among which the label could be, none if it is found or told to be absent.
+    unclaimed: the columns among which the label could be by name, none if it is found or told to be
+    absent; by what is in them, see :func:`could_be_label`.
     """
 
     header: Sequence[str]
@@ -148,6 +152,16 @@ class Columns:
         elif label is None and word:
             raise ValueError(f"label {word!r} is none of {', '.join(self.labels)}")
         return label, generator
+
+
+def could_be_label(cells: Iterable[str]) -> bool:
+    """Whether a column could be the label, by its cells that are not empty.
+
+    It has at most two values, which are no measures as 512 is, or some are words for labels.
+    """
+    values = {cell.strip().casefold() for cell in cells}
+    few = 0 < len(values) <= 2 and not all(re.fullmatch(r"[-+]?\d{2,}(\.\d*)?", v) for v in values)
+    return few or not values.isdisjoint(_TELLING) or (bool(values) and values <= _WORDS)
 
 
 def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, Sample]]:
