@@ -98,6 +98,7 @@ def test_what_was_found_before_a_stop_is_not_lost(
         yield from islice(found, 9)
         raise KeyboardInterrupt
 
+    # Also what came after it was last stored.
     monkeypatch.setattr(bad_files, "_STORED_EVERY", 4)
     with monkeypatch.context() as patch:
         patch.setattr(bad_files, "tqdm", interrupted)
@@ -105,4 +106,26 @@ def test_what_was_found_before_a_stop_is_not_lost(
             bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
     monkeypatch.setattr(bad_files, "load_image", looked.append)
     bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
-    assert looked == [sample.path for sample in manifest][8:]
+    assert looked == [sample.path for sample in manifest][9:]
+
+
+def test_what_was_found_is_added_to_what_is_known(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_data(folder / "data")[8:20]  # whole ones
+    cache = folder / "cache"
+    stored = cache / "decoded-3.bin"
+    looked: list[str] = []
+
+    def check(count: int) -> bytes:
+        bad_files.check_images(manifest[:count], threads=1, cache=cache, progress=False)
+        return stored.read_bytes()
+
+    first = check(4)
+    assert len(first) == 4 * 16
+    # A run that was killed has left a part of a digest.
+    stored.write_bytes(first + b"part")
+    assert check(8).startswith(first + b"part")
+    monkeypatch.setattr(bad_files, "load_image", looked.append)
+    check(8)
+    assert looked == []

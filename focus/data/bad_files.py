@@ -4,7 +4,6 @@ import csv
 import hashlib
 import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -144,14 +143,16 @@ def _verdicts(
             found, total=len(unknown), desc="checking files", unit="file", disable=not progress
         )
         good = []
-        for file, verdict in zip(unknown, bar, strict=True):
-            verdicts[file] = verdict
-            if verdict == "good":
-                good.append(file)
-            if len(good) == _STORED_EVERY:
-                known.add(good)
-                good = []
-    known.add(good)
+        try:
+            for file, verdict in zip(unknown, bar, strict=True):
+                verdicts[file] = verdict
+                if verdict == "good":
+                    good.append(file)
+                if len(good) == _STORED_EVERY:
+                    known.add(good)
+                    good = []
+        finally:  # what was found before Ctrl-C, too
+            known.add(good)
     return verdicts
 
 
@@ -205,15 +206,16 @@ class _Known:
         return bool(self._digests) and _digest(file) in self._digests
 
     def add(self, files: Iterable[tuple[str, Role]]) -> None:
-        new = {digest for file in files if (digest := _digest(file))}
-        if not new - self._digests:
+        new = {digest for file in files if (digest := _digest(file))} - self._digests
+        if not new:
             return
         self._digests |= new
-        try:  # a whole file replaces the old one, so another run never reads half of it
+        try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._file.parent, delete=False) as part:
-                part.write(b"".join(self._digests))
-            Path(part.name).replace(self._file)
+            with self._file.open("ab") as file:
+                # Part of a digest, of a run that was killed, is filled up to one that is nobody's.
+                padding = bytes(-file.tell() % _DIGEST_BYTES)
+                file.write(padding + b"".join(new))
         except OSError as error:
             _log.warning("cannot remember the checked files in %s: %s", self._file, error)
 
