@@ -1,10 +1,13 @@
 """Folders whose names may mislead: below the label, and those that are called as maps are."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
+from focus.data.readers import files as reader_files
 from focus.data.readers import read_data, read_tests
+from focus.data.readers.files import find_maps, folders_called
 
 from .trees import write
 
@@ -80,3 +83,23 @@ def test_folders_called_as_maps_hold_the_images_if_no_other_does(name: str, tmp_
     write({f"{name}/{label}/1.png": "face 1" for label in ("real", "fake")}, tmp_path)
     write({"2.png": "face 2"}, tmp_path)
     assert [s.path for s in read_data(tmp_path, allow_unlabelled=True)] == [f"{tmp_path}/2.png"]
+
+
+def test_the_folder_of_maps_is_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+
+    def called(place: Path, names: Collection[str]) -> list[Path]:
+        listed.append(place)
+        return folders_called(place, names)
+
+    monkeypatch.setattr(reader_files, "folders_called", called)
+    one, other = tmp_path / "one", tmp_path / "other"
+    other.mkdir()
+    (one / "HeatMaps").mkdir(parents=True)
+    assert find_maps(None, other, other, one) == (one / "HeatMaps", False)
+    assert listed == [other, one]
+    (other / "heatmaps").mkdir()
+    assert find_maps(None, other, one) == (other / "heatmaps", False)
+    assert listed == [other, one]

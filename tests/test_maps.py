@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.draw import polygon2mask
 
+from focus.config import TrainConfig
 from focus.data.bad_files import check_images
 from focus.data.check.survey import look_at_map
 from focus.data.dataset import FaceDataset
@@ -27,7 +29,7 @@ from focus.data.maps import (
     map_references,
     resized,
 )
-from focus.data.readers import read_data
+from focus.data.readers import read_data, read_given, read_tests
 from focus.data.readers.files import images_below
 from focus.errors import ImageError, InputError
 
@@ -386,6 +388,36 @@ def test_maps_of_nobody_and_of_two_are_said(
     read_data(tmp_path / "real.csv", heatmaps=file)
     (said,) = caplog.messages
     assert said.startswith(f"1 of 2 human maps in {file} belong to no image of ")
+
+
+def test_maps_that_several_paths_share_are_not_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    maps = tmp_path / "heatmaps"
+    for at, name in enumerate("abc"):
+        grey(tmp_path / f"{name}.png", np.zeros((4, 4, 3)))
+        grey(maps / f"{name}_1.png", [[0, 255]])
+        grey(maps / f"{name}_2.png", [[0, 255]])
+        (tmp_path / f"{name}.csv").write_text(f"path,label\n{name}.png,{min(at, 1)}\n")
+    a, b, c = (f"{tmp_path}/{name}.csv" for name in "abc")
+    cases: list[tuple[tuple[str, ...], dict[str, str]]] = [((a, b), {}), ((a,), {"X": b})]
+    for data, test_data in cases:
+        for heatmaps in (None, str(maps)):
+            caplog.clear()
+            config = TrainConfig(data=data, test_data=test_data, heatmaps=heatmaps)
+            own, tests = read_given(replace(config, test_data={**test_data, "Y": c}))
+            assert all(sample.map_path for sample in (*own, *tests))
+            assert caplog.messages == []
+            read_given(config)
+            assert caplog.messages == [
+                f"2 of 6 human maps in {maps} belong to no image of {a}, {b}, the first is "
+                f"'{maps}/c_1.png'"
+            ]
+    caplog.clear()
+    read_tests({"X": b, "Y": c}, {"Z": a})
+    assert caplog.messages == []
+    read_data(b)
+    assert len(caplog.messages) == 1
 
 
 def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:

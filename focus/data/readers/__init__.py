@@ -23,7 +23,14 @@ from focus.data.manifest import (
 )
 from focus.data.readers import cyborg, folders, hub, tables
 from focus.data.readers.columns import NAMES, Columns, could_be_label
-from focus.data.readers.files import IMAGE_EXTENSIONS, Request, from_rows, join, with_maps
+from focus.data.readers.files import (
+    IMAGE_EXTENSIONS,
+    Request,
+    from_rows,
+    join,
+    maps_may_be_shared,
+    with_maps,
+)
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -160,6 +167,7 @@ def takes(layout: Layout, path: str) -> bool:
     return layout not in _OF_FOLDERS or not Path(path).is_file()
 
 
+@maps_may_be_shared()
 def read_tests(
     test_data: Mapping[str, str],
     test_real: Mapping[str, str] = {},
@@ -210,6 +218,7 @@ def read_tests(
     return joined
 
 
+@maps_may_be_shared()
 def read_given(
     config: TrainConfig | EvaluateConfig,
     *,

@@ -4,13 +4,15 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from focus.data.manifest import REAL, Manifest, Sample, Split, TestSet, absolute
-from focus.data.maps import map_references
+from focus.data.maps import files_of, map_references
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -261,10 +263,13 @@ def find_maps(given: str | Path | None, *places: Path) -> tuple[Path | None, boo
     """The folder of human maps, and whether it was asked for."""
     if given is not None:
         return absolute(given), True
-    return next(filter(None, map(_maps_in, places)), None), False
+    return next(filter(None, map(_maps_in, dict.fromkeys(places))), None), False
 
 
 def _maps_in(place: Path) -> Path | None:
+    # A folder of a million images is not listed for what has its usual name.
+    if (usual := place / HEATMAPS).is_dir():
+        return usual
     return next(iter(folders_called(place, (HEATMAPS,))), None)
 
 
@@ -285,8 +290,8 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     folder, to the image of the same base name, the extension apart. If several images have that
     name, it is the training image's. Those of several annotators are averaged, see
     :func:`focus.data.maps.map_references`. Maps of no image are counted in a warning, unless they
-    all are: those are of other data. Raises InputError if that does not settle it or, when
-    ``required``, if no map belongs to any image.
+    all are: those are of other data; see :func:`maps_may_be_shared`. Raises InputError if that
+    does not settle it or, when ``required``, if no map belongs to any image.
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
         raise InputError(
@@ -319,7 +324,15 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
             f"None of the {len(maps)} human maps in {folder} has the name of an image of "
             f"{manifest.source}: name each human map as its image."
         )
-    _warn_of_odd_maps(maps, {sample.map_path for sample in found}, folder, manifest.source)
+    use = _Use(
+        manifest.source,
+        _map_files(maps.values(), folder),
+        set(_map_files((sample.map_path for sample in found), folder)),
+    )
+    if (shared_by := _uses.get()) is None:
+        _warn_of_odd_maps(folder, [use])
+    else:
+        shared_by.setdefault(folder, []).append(use)
     sharing = Counter(below_root.values())
     if shared := [s for s in found if maps.get(name := below_root[s.path]) and sharing[name] > 1]:
         _log.warning(
@@ -330,14 +343,48 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     return Manifest(found, manifest.source)
 
 
-def _warn_of_odd_maps(
-    maps: Mapping[str, str], used: Container[str | None], folder: Path, source: str
-) -> None:
-    without = [path for path in maps.values() if path not in used]
-    if 0 < len(without) < len(maps):
+class _Use(NamedTuple):
+    """The maps that were there for the images of one source, and those that they have."""
+
+    source: str
+    files: list[str]
+    used: set[str]
+
+
+_uses: ContextVar[dict[Path, list[_Use]] | None] = ContextVar("uses of folders", default=None)
+
+
+@contextmanager
+def maps_may_be_shared() -> Iterator[None]:
+    """Warn of maps of no image only after all paths are read: one folder may serve several."""
+    if _uses.get() is not None:
+        yield
+        return
+    uses: dict[Path, list[_Use]] = {}
+    token = _uses.set(uses)
+    try:
+        yield
+    finally:
+        _uses.reset(token)
+    for folder, of_sources in uses.items():
+        _warn_of_odd_maps(folder, of_sources)
+
+
+def _map_files(references: Iterable[str | None], folder: Path) -> list[str]:
+    """The files of maps, since annotators' are joined by the images; of a COCO file its images."""
+    given = filter(None, references)
+    return [f for r in given for f in files_of(r)] if folder.is_dir() else list(given)
+
+
+def _warn_of_odd_maps(folder: Path, uses: Sequence[_Use]) -> None:
+    files = dict.fromkeys(file for use in uses for file in use.files)
+    used = {file for use in uses for file in use.used}
+    without = [file for file in files if file not in used]
+    if 0 < len(without) < len(files):
         _log.warning(
             "%d of %d human maps in %s belong to no image of %s, the first is %r",
-            *(len(without), len(maps), folder, source, without[0]),
+            *(len(without), len(files), folder),
+            *(", ".join(use.source for use in uses), without[0]),
         )
 
 
