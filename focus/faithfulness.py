@@ -199,8 +199,8 @@ def summary(falls: Falls, rows: ArrayLike, scores: Scores | None = None) -> dict
     mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: of the
     images, those where the peak's fall is larger than the mean of the others. intervals: 95 %, the
     percentiles of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none
-    where a class has fewer than two of them. A share that no resample moves from 0 or 1 gets that
-    of a rate over all of them; other means that do not move have none.
+    where a class has fewer than two images, or groups. A share that no resample moves from 0 or 1
+    gets that of a rate over all of them; other means that do not move have none.
     """
     chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
     peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)
