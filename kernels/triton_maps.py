@@ -179,8 +179,10 @@ def class_maps(
     per_thread = 16 if lead <= 8 else 8
     seen = arrangement(features, per_thread=per_thread, classes=lead, vectors=in_place)
     # What vectors leave of the registers: more threads would take more channels, and more of them.
+    # And programs of one sample are many.
     crowded = seen["V"] > 0 and lead > 2
-    threads = 4 * warp_size() if seen["V"] == 8 or crowded else THREADS
+    few = seen["V"] == 8 or crowded or (seen["V"] > 0 and index is not None)
+    threads = 4 * warp_size() if few else THREADS
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
     samples = samples_in_registers(seen, share, threads) if index is None else 1
