@@ -101,6 +101,8 @@ class Scores:
         Of one class and file; where a generator lists a file several times, as for faces in it,
         each is an image, the same as that which another lists in that place.
         """
+        if len(set(self.path)) == len(self):
+            return np.arange(len(self))
         listed: Counter[tuple[Any, ...]] = Counter()
         first: dict[tuple[Any, ...], int] = {}
         found = np.arange(len(self))

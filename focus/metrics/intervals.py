@@ -182,6 +182,8 @@ class Resampler:
 
     def units(self, rows: NDArray[np.int64]) -> int:
         """How many independent draws some of the images are."""
+        if self.count == len(self._unit):
+            return len(rows)
         return len(np.unique(self._unit[rows]))
 
     def _units_alike(self, strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
