@@ -147,7 +147,7 @@ def test_a_download_that_breaks_off_is_one_sentence(
 def test_options_that_there_are_not(detector: Detector, tmp_path: Path) -> None:
     detector.save_pretrained(tmp_path / "m")
     for options, words in (
-        ({"revison": "v2"}, r"with revison= \(did you mean revision\?\): give some of revision, "),
+        ({"revison": "v2"}, r"with 'revison' \(did you mean revision\?\): give some of revision, "),
         ({"strict": True}, "not loaded with strict=: give some of"),
         (
             {"revision": "v2"},
