@@ -148,7 +148,7 @@ def test_options_that_there_are_not(detector: Detector, tmp_path: Path) -> None:
     detector.save_pretrained(tmp_path / "m")
     for options, words in (
         ({"revison": "v2"}, r"with 'revison' \(did you mean revision\?\): give some of revision, "),
-        ({"strict": True}, "not loaded with strict=: give some of"),
+        ({"strict": True}, "not loaded with 'strict': give some of"),
         (
             {"revision": "v2"},
             "revision 'v2' is that of a model on the Hub, and .*m is a folder: drop",
