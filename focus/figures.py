@@ -117,7 +117,10 @@ class Part:
         tempered: Floats | None,
     ) -> None:
         self.rows, self.side, self.values, self._tempered = rows, side, values, tempered
-        self._known = (~np.isnan(values)).astype(np.float64)
+        known = ~np.isnan(values)
+        self._wholly = known.all(axis=1)
+        self._partly = np.flatnonzero(known.any(axis=1) & ~self._wholly)
+        self._known = known[self._partly].astype(np.float64)
         self._filled = np.nan_to_num(values)
         self._costs = costs
         self._by_cell = np.argsort(cells, kind="stable")
@@ -134,7 +137,10 @@ class Part:
         """Sum up anew with ``weights`` [R, N]."""
         self.mass: Mass = self.side.at(weights)
         self.sums = dict(zip(_COLUMNS, self._filled @ weights.T, strict=True))
-        self.counts = dict(zip(_COLUMNS, self._known @ weights.T, strict=True))
+        # Weights are whole numbers, whose sums are exact in any order.
+        counts = np.outer(self._wholly, self.mass.total)
+        counts[self._partly] = self._known @ weights.T
+        self.counts = dict(zip(_COLUMNS, counts, strict=True))
         # [R, cells]: the weight of the images whose CAM peaks there.
         self.peaks = np.zeros((len(weights), 0))
         if len(self.rows):
