@@ -40,6 +40,13 @@ class BadFile:
 
 
 _Verdict = BadFile | Literal["good", "blank", "inverted", "faint"]
+_WARNINGS = {
+    "blank": "human maps have one single value and count as none",
+    "inverted": "human maps are bright over most of the image and may be inverted (bright is where "
+    "people looked)",
+    "faint": "artefact masks are nowhere half white and so count as empty (stored as 0 and 1 "
+    "instead of 0 and 255?)",
+}
 
 
 def check_images(
@@ -71,29 +78,10 @@ def check_images(
     )
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+    for verdict, what in _WARNINGS.items():
+        if odd := [path for (path, _), found in verdicts.items() if found == verdict]:
+            _log.warning("%d %s, the first is %r", len(odd), what, min(odd))
     blank = {path for (path, _), verdict in verdicts.items() if verdict == "blank"}
-    if blank:
-        _log.warning(
-            "%d human maps have one single value and count as none, the first is %r",
-            len(blank),
-            min(blank),
-        )
-    inverted = [path for (path, _), verdict in verdicts.items() if verdict == "inverted"]
-    if inverted:
-        _log.warning(
-            "%d human maps are bright over most of the image and may be inverted (bright is where "
-            "people looked), the first is %r",
-            len(inverted),
-            min(inverted),
-        )
-    faint = [path for (path, _), verdict in verdicts.items() if verdict == "faint"]
-    if faint:
-        _log.warning(
-            "%d artefact masks are nowhere half white and so count as empty (stored as 0 and 1 "
-            "instead of 0 and 255?), the first is %r",
-            len(faint),
-            min(faint),
-        )
     unusable = {(file.path, file.role) for file in bad} | {(path, "map") for path in blank}
     if not unusable:
         return manifest, bad

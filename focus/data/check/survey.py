@@ -18,6 +18,7 @@ from tqdm import tqdm
 from focus.data.images import load_image, load_map, reason, refuse_special, turn_upright
 from focus.data.machine import usable_cores
 from focus.data.maps import human_map, is_blank, is_faint, looks_inverted
+from focus.errors import ImageError
 
 R = TypeVar("R")
 
@@ -101,7 +102,7 @@ def look_at_mask(path: str) -> bool:
     """Whether an artefact mask is faint; never raises for what is in it."""
     try:
         return is_faint(load_map(path))
-    except Exception:
+    except ImageError:
         return False
 
 
