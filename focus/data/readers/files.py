@@ -18,17 +18,18 @@ from focus.errors import InputError
 _log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
-    (  # noqa: SIM905
-        ".png .apng .jpg .jpeg .jpe .jfif .jp2 .j2k .jpx .webp .avif .bmp .dib .gif .tga .tif "
-        ".tiff .ppm .pgm .pbm .pnm"
-    ).split()
+    [
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".webp"),
+        *(".avif", ".bmp", ".dib", ".gif", ".tga", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    ]
 )
 # What lies beside images and is not missed among them.
 _COMPANIONS = frozenset(
-    (  # noqa: SIM905
-        ".txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .pdf .log "
-        ".db .py .sh .npy .npz .pkl .mat .parquet .arrow .zip .tar .gz .md5 .sha256"
-    ).split()
+    [
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini"),
+        *(".cfg", ".md", ".rst", ".html", ".htm", ".pdf", ".log", ".db", ".py", ".sh", ".npy"),
+        *(".npz", ".pkl", ".mat", ".parquet", ".arrow", ".zip", ".tar", ".gz", ".md5", ".sha256"),
+    ]
 )
 HEATMAPS = "heatmaps"
 P = TypeVar("P")
