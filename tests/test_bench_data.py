@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from .launching import python
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import data  # noqa: E402
-
-from .launching import python  # noqa: E402
 
 
 def test_both_load_the_same_tensors(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from .launching import python
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import imports  # noqa: E402
-
-from .launching import python  # noqa: E402
 
 
 def test_kernels_and_help_are_there_in_no_time(tmp_path: Path) -> None:

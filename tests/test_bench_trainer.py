@@ -8,12 +8,12 @@ import pytest
 
 import focus.trainer
 
+from .launching import python
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 from bench import trainer as bench  # noqa: E402
-
-from .launching import python  # noqa: E402
 
 
 def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:

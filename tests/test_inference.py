@@ -240,13 +240,13 @@ def test_of_several_images_the_one_that_is_not_finite_is_named(
 def test_another_geometry_is_said_once_not_for_each_perturbation(
     pictures: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    detector = RedDetector()
+    detector: Any = RedDetector()
     detector.config = SimpleNamespace(geometry=("box margin 0.25",))
     for perturb, lines in ((None, 1), (lambda image, _: image, 0)):
         caplog.clear()
         score_shared(
             Accelerator(cpu=True),
-            detector,  # type: ignore[arg-type]
+            detector,
             pictures,
             batch_size=4,
             workers=0,
