@@ -324,7 +324,7 @@ def _arrangement(
     classes: int,
     vectors: bool,
 ) -> dict[str, Any]:
-    # Remembered: of what a launch costs the CPU this would be a tenth.
+    # Remembered, as a step asks for it four times.
     _, channels, height, width = shape
     cells = height * width
     vector = VECTOR_BYTES // element_size
