@@ -4,7 +4,9 @@
 
 Parts, in this order, each within its share of the time; what one leaves goes to the later ones:
 
-- ``tests``: ``pytest -m gpu`` of the kernels; counts, names and messages of failures.
+- ``tests``: ``pytest -m gpu`` of the kernels; counts, names and messages of failures. Nearly all
+  of its time goes to compiling, so that as many processes as there are cores share the tests.
+- ``compilation``: compiles, in as many processes, what the later parts launch.
 - ``copies``: measured bandwidth of a large copy, and of F -> dF at each size.
 - ``times``: the head (forward, backward, step) beside the plain head and the head written as
   separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
@@ -70,6 +72,8 @@ from focus.errors import InputError
 from focus.kernels import backend_for
 
 FORMAT = 1
+# Each has a context on the device, of some 500 MB, and the tensors of a test.
+MOST_PROCESSES, BYTES_OF_PROCESS = 16, 2 * 1024 * MIB
 SPLITS = (None, 1, 2, 4, 8, 16, 32)
 # How often F or dF passes through memory at the least.
 PASSES = {"forward": 1, "backward": 2, "step": 3}
@@ -100,16 +104,36 @@ class Run(NamedTuple):
 def tests(run: Run) -> None:
     """Part ``tests``."""
     out = run.out
-    out |= tools.kernel_tests(run.tests, run.part.left())
+    out |= tools.kernel_tests(run.tests, run.part.left(), processes(run.device))
     if out["failures"]:
         run.problem(f"{len(out['failures'])} failed")
     if not out["finished"]:
-        until = f"not all of them ran, the last was {out['last']}"
+        until = f"not all of them ran, the last {', '.join(out['last']) or 'unknown'}"
         run.problem(f"interrupted after {out['seconds']:.0f} s: {until}")
     elif out["exit_code"] not in (0, 1):
         run.problem(f"pytest ended with exit code {out['exit_code']}")
     elif run.device == "cuda" and not out["passed"]:
         run.problem("none passed")
+
+
+def processes(device: str) -> int:
+    """How many work side by side: one a core, as far as the device has memory for them."""
+    cores = len(os.sched_getaffinity(0))
+    if device == "cpu":
+        return cores
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return max(1, min(cores, MOST_PROCESSES, memory // BYTES_OF_PROCESS))
+
+
+def compilation(run: Run) -> None:
+    """Part ``compilation``: what they launch is kept on the disk, where the later parts find it."""
+    count = processes(run.device)
+    run.out["processes"] = count
+    command = steps_command("run", run.device, (*run.shapes, *WATCHED))
+    shares = [[*command, "--share", f"{number}/{count}"] for number in range(count)]
+    for ran in tools.run_at_once(shares, run.part.left()):
+        if ran.code or not ran.in_time:
+            run.out["obstacle"] = "not all were compiled, so later parts take longer"
 
 
 def copies(run: Run) -> None:
@@ -257,7 +281,7 @@ def traffic(run: Run) -> None:
 
 def sanitized(tool: str, run: Run) -> None:
     """Parts ``memcheck`` and ``racecheck``."""
-    out, command = run.out, steps_command("sanitize", run.device, WATCHED)
+    out, command = run.out, steps_command("run", run.device, WATCHED)
     out |= tools.sanitize(tool, command, DONE, run.part.left())
     if out.get("errors"):
         run.problem(f"{out['errors']} errors")
@@ -311,6 +335,7 @@ def machine(device: str) -> Row:
 
 PARTS: dict[str, tuple[float, Callable[[Run], None]]] = {
     "tests": (4, tests),
+    "compilation": (0.5, compilation),
     "copies": (0.3, copies),
     "times": (2.5, times),
     "compiled": (1, compiled),

@@ -1,9 +1,10 @@
 """What :mod:`bench.gpu` times: cases, steps, CUDA graphs, and a process for others to watch.
 
-    python -m bench.gpu_steps profile|sanitize [--device cuda] [--shapes BxCxHW,...]
+    python -m bench.gpu_steps profile|run [--device cuda] [--shapes BxCxHW,...] [--share I/N]
 
 runs one step a case between ``cudaProfilerStart`` and ``Stop``, forward and backward each followed
-by a kernel that divides them; or every operation once, for a sanitizer.
+by a kernel that divides them; or every operation once, for a sanitizer, or so that its kernels are
+compiled; of every N-th case, from the I-th on.
 """
 
 import argparse
@@ -232,10 +233,10 @@ def profiled(shapes: tuple[Shape, ...]) -> list[Case]:
     return [case for case in cases(shapes) if case.classes == 2]
 
 
-def profile(shapes: tuple[Shape, ...], device: str) -> None:
+def profile(given: list[Case], device: str) -> None:
     """A cold step of each case, marked for a profiler."""
     other = torch.zeros(128 * MIB if device == "cuda" else 1, device=device)
-    for case in profiled(shapes):
+    for case in given:
         inputs = inputs_of(case, device)
         head.ours(inputs)  # compiles
         other.amax()  # fills the L2 with what nobody has to write back
@@ -256,9 +257,9 @@ def _divide(device: str) -> None:
         torch.cuda._sleep(1)
 
 
-def sanitize(shapes: tuple[Shape, ...], device: str) -> None:
+def run(given: list[Case], device: str) -> None:
     """Forward and backward of the operations at each case."""
-    for case in cases(shapes):
+    for case in given:
         inputs = inputs_of(case, device)
         head.ours(inputs)
         cam, entropy = cam_entropy(inputs.features, inputs.weight, inputs.target)
@@ -275,13 +276,15 @@ def shapes_of(text: str) -> tuple[Shape, ...]:
 def main() -> None:
     """Run the steps, then say so: a program that watches cannot tell that they all ran."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=["profile", "sanitize"])
+    parser.add_argument("task", choices=["profile", "run"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--shapes", type=shapes_of, default=WATCHED)
+    parser.add_argument("--share", default="0/1", metavar="I/N")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    task = profile if arguments.task == "profile" else sanitize
-    task(arguments.shapes, arguments.device)
+    first, step = map(int, arguments.share.split("/"))
+    task, every = (profile, profiled) if arguments.task == "profile" else (run, cases)
+    task(every(arguments.shapes)[first::step], arguments.device)
     print(DONE)
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 
 # Seconds that an interrupted program has to write what it knows: pytest then ends its session.
 GRACE = 20
+# pytest's exit code where it collected none, or deselected all.
+NO_TESTS = 5
 
 DRAM = ("dram__bytes_read.sum", "dram__bytes_write.sum")
 L2 = ("lts__t_sectors_op_read.sum", "lts__t_sectors_op_write.sum")
@@ -49,36 +52,60 @@ class Ran(NamedTuple):
 
 def run(command: list[str], seconds: float, env: dict[str, str] | None = None) -> Ran:
     """Run a program for at most so long, then interrupt it, then kill it and its children."""
-    return _run(command, seconds, env, subprocess.PIPE)
+    return _run([command], seconds, env, [subprocess.PIPE])[0]
 
 
-def _run(command: list[str], seconds: float, env: dict[str, str] | None, stdout: int | None) -> Ran:
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"LC_ALL": "C"} | (env or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.STDOUT if stdout else None,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        output, in_time = "", True
+def run_at_once(commands: list[list[str]], seconds: float) -> list[Ran]:
+    """Run programs side by side, likewise; the first one's output goes to the terminal, as an
+    example, and that of the others nowhere."""
+    return _run(commands, seconds, None, [None, *[subprocess.DEVNULL] * (len(commands) - 1)])
+
+
+def _run(
+    commands: list[list[str]],
+    seconds: float,
+    env: dict[str, str] | None,
+    outputs: list[int | None],
+) -> list[Ran]:
+    with ExitStack() as stack:
+        begun = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=os.environ | {"LC_ALL": "C"} | (env or {}),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT if output else None,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                )
+            )
+            for command, output in zip(commands, outputs, strict=True)
+        ]
+        ended: dict[int, Ran] = {}
         try:
-            output, _ = process.communicate(timeout=max(seconds, 1))
-        except subprocess.TimeoutExpired:
-            in_time = False
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                output, _ = process.communicate(timeout=GRACE)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                output, _ = process.communicate()
+            for ending, patience in (
+                (None, max(seconds, 1)),
+                (signal.SIGINT, GRACE),
+                (signal.SIGKILL, None),
+            ):
+                running = [process for process in begun if process.pid not in ended]
+                for process in running if ending else ():
+                    os.killpg(process.pid, ending)
+                until = time.monotonic() + (patience or 0)
+                for process in running:
+                    left = None if patience is None else max(until - time.monotonic(), 0)
+                    with suppress(subprocess.TimeoutExpired):
+                        said, _ = process.communicate(timeout=left)
+                        ended[process.pid] = Ran(process.returncode, said or "", ending is None)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            for process in begun:
+                if process.pid not in ended:
+                    os.killpg(process.pid, signal.SIGKILL)
             raise
-    return Ran(process.returncode, output or "", in_time)
+    return [ended[process.pid] for process in begun]
 
 
 def one_line(text: object, length: int = 300) -> str:
@@ -116,21 +143,39 @@ def parse_smi(text: str) -> Result:
     return dict(zip(SMI, values, strict=True))
 
 
-def kernel_tests(target: str, seconds: float) -> Result:
-    """Run the tests marked ``gpu``; counts, the failures, and whether pytest came to its end."""
+def kernel_tests(target: str, seconds: float, processes: int) -> Result:
+    """Run the tests marked ``gpu``; counts, the failures, and whether pytest came to its end.
+
+    Each process takes a share of the tests: nearly all of the time is the CPU's, which compiles.
+    """
+    started = time.monotonic()
     with TemporaryDirectory() as folder:
-        junit = Path(folder) / "junit.xml"
-        started = time.monotonic()
+        files = [Path(folder) / f"{number}.xml" for number in range(processes)]
         command = [sys.executable, "-m", "pytest", target, "-m", "gpu", "-q", "--tb=short"]
-        command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
-        ran = _run(command, seconds, None, None)
-        text = junit.read_text("utf-8") if junit.exists() else ""
-        counted = parse_junit(text)
-    return counted | {
-        "exit_code": ran.code,
-        "finished": ran.in_time,
+        command += ["-p", "no:cacheprovider", "-p", "bench.gpu_share"]
+        shares = [
+            [*command, f"--share={number}/{processes}", f"--junitxml={file}"]
+            for number, file in enumerate(files)
+        ]
+        ran = run_at_once(shares, seconds)
+        found = [parse_junit(f.read_text("utf-8") if f.exists() else "") for f in files]
+    names = ("passed", "failed", "errors", "skipped", "failures")
+    return {name: sum((one[name] for one in found[1:]), found[0][name]) for name in names} | {
+        "processes": processes,
+        "exit_code": max(_share_code(one) for one in ran),
+        "finished": all(one.in_time for one in ran),
+        "last": [
+            one["last"]
+            for one, end in zip(found, ran, strict=True)
+            if one["last"] and not end.in_time
+        ],
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _share_code(ran: Ran) -> int:
+    """pytest's exit code, 0 where a share had no test."""
+    return 0 if ran.code == NO_TESTS else abs(ran.code)
 
 
 def parse_junit(text: str) -> Result:

@@ -131,6 +131,7 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     assert [name for name in report if name in gpu.PARTS] == list(gpu.PARTS)
     assert not [name for name in gpu.PARTS if "error" in report[name]]
     assert report["tests"]["passed"] == 1
+    assert report["compilation"].keys() == {"processes", "wall_seconds"}
 
     # F of 2 x 16 x 9 is 576 bytes in bfloat16.
     copied = {row["dtype"]: row["bytes"] for row in report["copies"]["rows"]}
@@ -233,7 +234,10 @@ def test_an_abort_loses_no_finished_case(tmp_path: Path, how: int) -> None:
     assert (code, report["problems"]) == ((1, ["interrupted"]) if how == 2 else (-9, []))
 
 
-def test_tests_that_take_too_long_are_interrupted_and_counted(tmp_path: Path) -> None:
+def test_tests_that_take_too_long_are_interrupted_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "processes", lambda device: 1)
     slow = write_tests(tmp_path / "test_ours.py", "assert True", "time.sleep(600)")
     for deadline in (8, 60):  # on a busy machine pytest may not have begun after 8 s
         run = a_run(tmp_path)._replace(tests=str(slow))
@@ -246,6 +250,26 @@ def test_tests_that_take_too_long_are_interrupted_and_counted(tmp_path: Path) ->
     assert run.out["passed"] == 1
     (problem,) = run.report.problems
     assert re.fullmatch(r"times: interrupted after \d+ s: not all .*test_ours::test_0", problem)
+
+
+def test_processes_share_the_tests(tmp_path: Path) -> None:
+    ours = write_tests(tmp_path / "test_ours.py", "assert True", "assert False", "assert 1 > 2")
+    for processes in (1, 2, 5):  # of five, two have none
+        found = gpu_tools.kernel_tests(str(ours), 100, processes)
+        failed = sorted(failure["test"].rpartition("::")[2] for failure in found["failures"])
+        assert (found["passed"], failed) == (1, ["test_1", "test_2"])
+        assert (found["exit_code"], found["finished"], found["last"]) == (1, True, [])
+
+
+def test_as_many_processes_as_there_are_cores() -> None:
+    assert gpu.processes("cpu") == len(os.sched_getaffinity(0))
+
+
+def test_of_programs_at_once_only_those_that_do_not_end_are_ended() -> None:
+    done, long = "exit(3)", "import time; time.sleep(60)"
+    ran = gpu_tools.run_at_once([[sys.executable, "-c", text] for text in (done, long, done)], 5)
+    assert [(one.code, one.in_time) for one in ran[::2]] == [(3, True)] * 2
+    assert (ran[1].code, ran[1].in_time) == (-signal.SIGINT, False)
 
 
 def test_a_program_that_does_not_end_is_ended() -> None:
@@ -489,5 +513,5 @@ def test_shapes_that_are_none_are_refused(shapes: str) -> None:
 
 def test_parts_run_in_their_order_and_one_that_does_not_exist_is_refused() -> None:
     assert gpu.parts_of("times,copies") == ["copies", "times"]
-    with pytest.raises(ArgumentTypeError, match="no part 'time'; there are tests, copies, times"):
+    with pytest.raises(ArgumentTypeError, match="no part 'time'; there are tests, compilation"):
         gpu.parts_of("times,time")
