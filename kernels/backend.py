@@ -24,7 +24,9 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 # What the small kernels hold of one sample; tests compile up to here.
 MAX_CELLS = 128 * 128
 
-_choice = "auto"
+Choice = BackendName | Literal["auto"]
+
+_choice: Choice = "auto"
 
 
 class Backend(NamedTuple):
@@ -82,7 +84,6 @@ def backend_for(features: Tensor) -> Backend:
         obstacle = "triton is not installed"
     elif not on_gpu and not interpreted:
         obstacle = f"features on {features.device.type} and TRITON_INTERPRET is not 1"
-
     elif features.dim() == 4 and features.shape[2] * features.shape[3] > MAX_CELLS:
         height, width = features.shape[2:]
         obstacle = (
@@ -94,8 +95,8 @@ def backend_for(features: Tensor) -> Backend:
         if obstacle:
             raise RuntimeError(f"backend triton cannot run: {obstacle}")
         return Backend("triton", "asked for")
-    if _choice in ("eager", "reference"):
-        return Backend("eager" if _choice == "eager" else "reference", "asked for")
+    if _choice != "auto":
+        return Backend(_choice, "asked for")
     if obstacle is None:
         return Backend("triton", "interpreter" if not on_gpu else "GPU features")
     if on_gpu and not torch.compiler.is_compiling():

@@ -1,6 +1,10 @@
-"""Checks of arguments, made once at an operation's entry, and their normal form."""
+"""Checks of arguments, made once at an operation's entry, and their normal form.
 
-from collections.abc import Sequence
+A value or shape that does not fit, or a device, raises ValueError; a type TypeError; a class that
+does not exist IndexError. Each names the argument.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +15,7 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_features(features: Tensor, weight: Tensor) -> None:
+    """Features ``[B,C,H,W]`` and weight ``[K,C]``, floating point, on one device."""
     if features.dim() != 4:
         raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
     if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
@@ -20,19 +25,27 @@ def check_features(features: Tensor, weight: Tensor) -> None:
             f"weight must be [K,C] with C = {features.shape[1]} as in features "
             f"{list(features.shape)}, got {list(weight.shape)}"
         )
-    for name, tensor in (("features", features), ("weight", weight)):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    check_float("features", features)
+    check_float("weight", weight)
     if features.device != weight.device:
         raise ValueError(f"features are on {features.device} but weight on {weight.device}")
 
 
+def check_float(name: str, tensor: Tensor) -> None:
+    """A tensor of a floating-point type that the operations take."""
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+
+
 def check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    """None, or ``[K]``, floating point."""
     if bias is not None:
         check_tensor("bias", bias, (len(weight),), weight)
+        check_float("bias", bias)
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
+    """A tensor of a shape on the features' device."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     if tensor.device != features.device:
@@ -40,26 +53,37 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Te
 
 
 def check_index(name: str, index: Tensor, features: Tensor) -> None:
+    """Class numbers ``[B]``; their range is for :func:`check_range`."""
     check_tensor(name, index, (len(features),), features)
     check_integer(name, index)
 
 
 def check_integer(name: str, index: Tensor) -> None:
+    """A tensor of int64."""
     if index.dtype != torch.int64:
         raise TypeError(f"{name} must be int64, got {index.dtype}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """One of the words."""
     if value not in choices:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
 def check_positive(name: str, value: float | Tensor) -> None:
+    """A number above 0; of a tensor nothing, since looking would wait for its device."""
     if not isinstance(value, Tensor) and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
 
 
+def check_share(name: str, value: float | Tensor, *, below: bool = False) -> None:
+    """A number in [0, 1], or ``below`` 1; of a tensor nothing."""
+    if not isinstance(value, Tensor) and not (0 <= value < 1 or (value == 1 and not below)):
+        raise ValueError(f"{name} must be in [0, 1{')' if below else ']'}, got {value}")
+
+
 def check_range(name: str, index: Tensor, classes: int) -> None:
+    """Class numbers in [0, K), on the CPU; on a GPU, looking would wait for it."""
     if index.device.type == "cpu" and index.numel():
         low, high = (int(v) for v in index.aminmax())
         _check_bounds(name, low, high, classes)
@@ -73,10 +97,13 @@ def _check_bounds(name: str, low: int, high: int, classes: int) -> None:
         )
 
 
-def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
-    """The values as one ``[n]`` tensor of the accumulation type on the features' device."""
+def scalar_tensor(values: Mapping[str, float | Tensor], features: Tensor) -> Tensor:
+    """The named values as one ``[n]`` tensor of the accumulation type on the features' device."""
     dtype, device = accumulation_dtype(features), features.device
-    numbers = [value for value in values if not isinstance(value, Tensor)]
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{name} must be a number or a 0-d tensor, got {list(value.shape)}")
+    numbers = [value for value in values.values() if not isinstance(value, Tensor)]
     filled = _filled(numbers, dtype, device)
     if len(numbers) == len(values):
         return filled
@@ -86,7 +113,7 @@ def scalar_tensor(values: Sequence[float | Tensor], features: Tensor) -> Tensor:
             value.detach().to(device, dtype).reshape(())
             if isinstance(value, Tensor)
             else next(left)
-            for value in values
+            for value in values.values()
         ]
     )
 

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focus.kernels.types import CamClass, Level, Reduction, accumulation_dtype, without_autocast
+from focus.kernels.types import (
+    CamClass,
+    Level,
+    Reduction,
+    accumulation_dtype,
+    inverse_log,
+    without_autocast,
+)
 
 # Elements of features that a product reads while they stay in a core's cache.
 PART_ELEMENTS = 2**20
@@ -96,7 +103,7 @@ def class_activation(
         found.append((_mean(matrix), torch.bmm(weight[_existing(chosen, len(weight))], matrix)))
     pooled, cams = (_join(field) for field in zip(*found, strict=True))
     cams = _nan_where_missing(cams, classes, len(weight))
-    logits = _linear(pooled, weight, bias)
+    logits = linear(pooled, weight, bias)
     entropy, _ = _entropy(cams, temperature)
     return logits, cams.unflatten(2, features.shape[2:]), entropy
 
@@ -127,13 +134,13 @@ def focus_head_forward(
         matrix = _matrix(part)
         pooled = _mean(matrix)
         if predicted:
-            guesses.append(_linear(pooled, weight, bias))
+            guesses.append(linear(pooled, weight, bias))
         index = guesses[-1].argmax(1) if predicted else index.clone()
         found.append((pooled, index, _products(_class_vectors(weight, index, total_row), matrix)))
     pooled, index, cam = (_join(field) for field in zip(*found, strict=True))
     cam = _nan_where_missing(cam, target, len(weight))
     # Of the whole batch where possible: with many classes each product reads a large weight.
-    logits = _join(guesses) if predicted else _linear(pooled, weight, bias)
+    logits = _join(guesses) if predicted else linear(pooled, weight, bias)
 
     classification, grad_logits = _cross_entropy(logits, target, class_weight, smoothing)
     entropy, slope = _entropy(cam, temperature)
@@ -280,7 +287,8 @@ def _mean(matrix: Tensor) -> Tensor:
     return _products(matrix.new_full((), 1 / cells).expand(batch, cells), matrix.transpose(1, 2))
 
 
-def _linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits ``[B,K]`` of pooled features ``[B,C]`` in the type of both; bias of any type."""
     return functional.linear(pooled, weight, None if bias is None else bias.to(weight.dtype))
 
 
@@ -351,7 +359,7 @@ def _write_products(
 def _entropy(cam: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     """``h`` and ``dh/dz`` of raw CAMs ``[..., P]``."""
     cells = cam.shape[-1]
-    scale = 1 / math.log(cells) if cells > 1 else 0.0
+    scale = inverse_log(cells)
     shifted = (cam - cam.amax(-1, keepdim=True)) / temperature
     # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
     shifted = shifted.clamp_min_(torch.finfo(cam.dtype).min)
@@ -400,9 +408,8 @@ def _focus(
     else:
         assert human is not None
         total = human.sum(1, keepdim=True)
-        cells = human.shape[1]
-        scale = 1 / math.log(cells) if cells > 1 else 0.0
-        own = torch.special.entr(human / torch.where(total > 0, total, 1)).sum(1) * scale
+        own = torch.special.entr(human / torch.where(total > 0, total, 1)).sum(1)
+        own = own * inverse_log(human.shape[1])
         excess = torch.where(total[:, 0] > 0, entropy - own, 0)
     if level == "hinge":
         return excess.relu(), (excess > 0).to(entropy.dtype)

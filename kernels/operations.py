@@ -5,7 +5,7 @@ inside a thin ``autograd.Function``.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from focus.kernels.checks import (
     check_integer,
     check_positive,
     check_range,
+    check_share,
     check_tensor,
     class_row,
     scalar_tensor,
@@ -64,8 +65,8 @@ def cam_entropy(
     """
     check_features(features, weight)
     check_index("index", index, features)
-    scale = scalar_tensor([temperature], features)[0]
     check_positive("temperature", temperature)
+    scale = scalar_tensor({"temperature": temperature}, features)[0]
     backend = backend_for(features).name
     if backend == "reference":
         check_range("index", index, len(weight))
@@ -112,7 +113,7 @@ def class_activation(
         check_range("classes", classes, len(weight))
     else:
         classes = class_row("classes", classes, weight).expand(len(features), -1)
-    scale = scalar_tensor([temperature], features)[0]
+    scale = scalar_tensor({"temperature": temperature}, features)[0]
     # Only the Triton form is a registered operator: torch.export can trace the others' torch calls.
     forms: dict[str, Callable[..., Any]] = {
         "triton": class_activation_op,
@@ -162,8 +163,8 @@ def focus_head(
             without a map, or with an all-zero one, has no focus term.
         classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
             or 0-d tensors (tensors, on the features' device, where the value changes with each
-            step); no gradient. The temperature is above 0 and the smoothing in [0, 1), which is
-            checked of floats.
+            step); no gradient. The temperature is above 0 and the smoothing in [0, 1), which, as
+            the range of ``entropy_target``, is checked of floats.
         level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
@@ -187,12 +188,11 @@ def focus_head(
     check_features(features, weight)
     check_bias(bias, weight)
     check_index("target", target, features)
-    check_choice("level", level, ("none", "match", "hinge", "minimize"))
-    check_choice("cam_class", cam_class, ("true", "predicted", "contrast"))
-    check_choice("reduction", reduction, ("mean", "sum", "none"))
+    check_choice("level", level, get_args(Level))
+    check_choice("cam_class", cam_class, get_args(CamClass))
+    check_choice("reduction", reduction, get_args(Reduction))
     check_positive("temperature", temperature)
-    if not isinstance(label_smoothing, Tensor) and not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    check_share("label_smoothing", label_smoothing, below=True)
     if cam_class == "contrast" and len(weight) < 2:
         raise ValueError(f"cam_class 'contrast' needs at least 2 classes, weight has {len(weight)}")
     batch, grid = features.shape[0], features.shape[2:]
@@ -205,16 +205,24 @@ def focus_head(
     if class_weight is not None:
         check_tensor("class_weight", class_weight, (len(weight),), features)
     if entropy_target is not None:
+        check_share("entropy_target", entropy_target)
         if not isinstance(entropy_target, Tensor) or entropy_target.dim() == 0:
-            entropy_target = scalar_tensor([entropy_target], features).expand(batch)
+            entropy_target = scalar_tensor({"entropy_target": entropy_target}, features)
+            entropy_target = entropy_target.expand(batch)
         check_tensor("entropy_target", entropy_target, (batch,), features)
         entropy_target = entropy_target.detach().to(accumulation_dtype(features))
 
+    if grad_scale is not None:
+        check_tensor("grad_scale", grad_scale, (), features)
+    scalars = {
+        "classification_weight": classification_weight,
+        "focus_weight": focus_weight,
+        "saliency_weight": saliency_weight,
+        "temperature": temperature,
+        "label_smoothing": label_smoothing,
+    }
     arguments = HeadArguments(
-        scalars=scalar_tensor(
-            [classification_weight, focus_weight, saliency_weight, temperature, label_smoothing],
-            features,
-        ),
+        scalars=scalar_tensor(scalars, features),
         level=level,
         cam_class=cam_class,
         reduction=reduction,

@@ -25,7 +25,6 @@ Everything is differentiable by autograd (twice, too) and runs in the accumulati
 float64 features, else float32.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from focus.kernels.types import (
     HeadArguments,
     accumulation_dtype,
     flat_threshold,
+    inverse_log,
     without_autocast,
 )
 
@@ -70,7 +70,7 @@ def normalised_entropy(cam: Tensor, temperature: float | Tensor = 1.0) -> Tensor
     """``h`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1]; 0 when P is 1."""
     cells = cam.shape[-1]
     log_p = functional.log_softmax(cam / temperature, dim=-1)
-    return -(log_p.exp() * log_p).sum(-1) * (1 / math.log(cells) if cells > 1 else 0.0)
+    return -(log_p.exp() * log_p).sum(-1) * inverse_log(cells)
 
 
 def map_entropy(saliency: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def map_entropy(saliency: Tensor) -> Tensor:
     total = saliency.sum(-1, keepdim=True)
     share = saliency / torch.where(total > 0, total, 1)
     entropy: Tensor = torch.special.entr(share).sum(-1)
-    return entropy * (1 / math.log(cells) if cells > 1 else 0.0)
+    return entropy * inverse_log(cells)
 
 
 def minmax(cam: Tensor) -> Tensor:
@@ -108,9 +108,7 @@ def class_activation(
     """Logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]`` of ``classes [B,k]``."""
     dtype = accumulation_dtype(features)
     features, weight = features.to(dtype), weight.to(dtype)
-    logits = features.mean((2, 3)) @ weight.T
-    if bias is not None:
-        logits = logits + bias.to(dtype)
+    logits = _logits(features, weight, None if bias is None else bias.to(dtype))
     cams = torch.einsum("bkc,bchw->bkhw", weight[classes], features)
     return logits, cams, normalised_entropy(cams.flatten(2), temperature)
 
@@ -129,9 +127,7 @@ def focus_head(
         weight = _scale_gradient(weight, arguments.grad_scale)
         bias = None if bias is None else _scale_gradient(bias, arguments.grad_scale)
 
-    logits = features.mean((2, 3)) @ weight.T
-    if bias is not None:
-        logits = logits + bias
+    logits = _logits(features, weight, bias)
     classification = _cross_entropy(logits, target, arguments.class_weight, smoothing)
 
     index = logits.argmax(1) if arguments.cam_class == "predicted" else target
@@ -175,6 +171,11 @@ def focus_head(
         focus.detach(),
         saliency_term.detach(),
     )
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits = features.mean((2, 3)) @ weight.T
+    return logits if bias is None else logits + bias
 
 
 def _cross_entropy(

@@ -10,17 +10,16 @@ The maps are made by ``triton_maps``, the gradients of features and weight from 
 ``triton_gradient``; the kernels here are small.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from focus.kernels.eager import linear
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import MAX_ROWS, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
-from focus.kernels.types import MapGradients, without_autocast
+from focus.kernels.types import MapGradients, inverse_log, without_autocast
 
 
 @triton.jit
@@ -110,7 +109,7 @@ def cam_entropy_backward(
                 grad_cam.contiguous(),
                 grad_entropy.contiguous(),
                 grad,
-                INVERSE_LOG=_inverse_log(grad.shape[1]),
+                INVERSE_LOG=inverse_log(grad.shape[1]),
                 CELLS=grad.shape[1],
                 **small_options(grad.shape[1]),
             )
@@ -128,8 +127,7 @@ def class_activation(
     parts = classes.split(MAX_ROWS, 1) if classes.shape[1] else [classes[:, :0]]
     maps, pooled = class_maps(features, weight, parts[0], pool=True)
     assert pooled is not None
-    wide = weight.to(pooled.dtype)
-    logits = pooled @ wide.T if bias is None else torch.addmm(bias.to(wide.dtype), pooled, wide.T)
+    logits = linear(pooled, weight.to(pooled.dtype), bias)
     found = [_cams(features, maps, weight, parts[0], temperature)]
     for part in parts[1:]:
         maps, _ = class_maps(features, weight, part)
@@ -159,12 +157,8 @@ def _cams(
                 splits,
                 len(weight),
                 ACC=triton_type(maps.dtype),
-                INVERSE_LOG=_inverse_log(cells),
+                INVERSE_LOG=inverse_log(cells),
                 CELLS=cells,
                 **small_options(cells),
             )
     return cams, entropy
-
-
-def _inverse_log(cells: int) -> float:
-    return 1 / math.log(cells) if cells > 1 else 0.0

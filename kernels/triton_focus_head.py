@@ -17,14 +17,12 @@ since there the upstream gradient is known: one other than 1, or one that differ
 nothing and is rounded once.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.eager import HeadForward
+from focus.kernels.eager import HeadForward, linear
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
@@ -34,8 +32,74 @@ from focus.kernels.types import (
     MapGradients,
     Reduction,
     accumulation_dtype,
+    inverse_log,
     without_autocast,
 )
+
+
+@triton.jit
+def _first_largest(logits, k, real, L: tl.constexpr):
+    """torch's argmax of logits [L], to which NaN is the largest; Triton's does not look at NaN."""
+    is_nan = real & (logits != logits)
+    known = tl.where(real & (logits == logits), logits, float("-inf"))
+    largest = real & (logits == tl.max(known, 0))
+    largest = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, is_nan, largest)
+    return tl.min(tl.where(largest, k, L), 0)
+
+
+@triton.jit
+def _cross_entropy(logits, share, hot, real):
+    """Cross-entropy of logits [L], each class with a share of the target; its gradient [L]."""
+    top = tl.max(tl.where(real, logits, float("-inf")), 0)
+    shifted = tl.where(real, logits - top, 0)
+    exps = tl.where(real, tl.exp(shifted), 0)
+    normaliser = tl.sum(exps, 0)
+    log_p = shifted - tl.log(normaliser)
+    # A share of 0 is no term at all, also where its log-probability is -inf.
+    term = -tl.sum(tl.where(share == 0, 0, share * log_p), 0)
+    grad = tl.where(real, exps / normaliser * tl.sum(share, 0) - share, 0)
+    # The row's sum is 0: minus the sum of the others keeps digits where p is near 1.
+    return term, tl.where(hot, -tl.sum(tl.where(hot, 0, grad), 0), grad)
+
+
+@triton.jit
+def _focus(entropy, excess, LEVEL: tl.constexpr):
+    """The focus term, and its derivative by the entropy, which exceeds its target by ``excess``."""
+    term = tl.zeros_like(entropy)
+    sign = tl.zeros_like(entropy)
+    if LEVEL == "minimize":
+        term = entropy
+        sign += 1
+    if LEVEL == "hinge":
+        # Written so that NaN stays visible.
+        term = tl.where(excess <= 0, 0, excess)
+        sign = tl.where(excess > 0, 1.0, 0.0).to(entropy.dtype)
+    if LEVEL == "match":
+        term = tl.abs(excess)
+        sign = tl.where(excess > 0, 1.0, tl.where(excess < 0, -1.0, 0.0)).to(entropy.dtype)
+    return term, sign
+
+
+@triton.jit
+def _saliency(z, human, inside, FLAT_RANGE: tl.constexpr, CELLS: tl.constexpr):
+    """Mean square of the min-max normalised CAM against the human map, and its gradient by z."""
+    half = z / 2  # the range of the halves cannot overflow
+    low = tl.min(tl.where(inside, half, float("inf")), 0)
+    high = tl.max(tl.where(inside, half, float("-inf")), 0)
+    largest = tl.max(tl.where(inside, tl.abs(half), 0), 0)
+    flat = (high - low) <= FLAT_RANGE * largest
+    span = tl.where(flat, 1, high - low)
+    # NaN has no minimum here, and so no range, but is not flat.
+    scaled = tl.where(flat, tl.where(half == half, 0, half), (half - low) / span)
+    scaled = tl.where(inside, scaled, 0)
+    error = tl.where(inside, scaled - human, 0)
+    slope = error * (2 / CELLS)
+    at_low = tl.where(inside & (half == low), 1.0, 0.0).to(z.dtype)
+    at_high = tl.where(inside & (half == high), 1.0, 0.0).to(z.dtype)
+    by_high = tl.sum(slope * scaled, 0)
+    by_low = tl.sum(slope, 0) - by_high
+    slope -= at_low * (by_low / tl.sum(at_low, 0)) + at_high * (by_high / tl.sum(at_high, 0))
+    return tl.sum(error * error, 0) / CELLS, tl.where(flat, 0, slope / (2 * span))
 
 
 @triton.jit
@@ -93,8 +157,6 @@ def _terms_kernel(
     temperature = tl.load(scalars_ptr + 3)
     smoothing = tl.load(scalars_ptr + 4)
     t = tl.load(target_ptr + b)
-    hot = (k == t) & real
-    lowest = float("-inf")
 
     # Logits, and the CAM of the class.
     if FROM_MAPS:
@@ -109,15 +171,7 @@ def _terms_kernel(
         logits = tl.sum(maps, 1) / CELLS
         if HAS_BIAS:
             logits += tl.load(bias_ptr + k, mask=real, other=0).to(ACC)
-        y = t
-        if CAM_CLASS == "predicted":
-            # torch's argmax, to which NaN is the largest; Triton's does not look at NaN.
-            is_nan = real & (logits != logits)
-            largest = real & (
-                logits == tl.max(tl.where(real & (logits == logits), logits, lowest), 0)
-            )
-            largest = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, is_nan, largest)
-            y = tl.min(tl.where(largest, k, L), 0).to(t.dtype)
+        y = _first_largest(logits, k, real, L).to(t.dtype) if CAM_CLASS == "predicted" else t
         chosen = (k == y)[:, None]
         if CAM_CLASS == "contrast":
             others = 1 / (classes - 1).to(ACC)
@@ -134,34 +188,21 @@ def _terms_kernel(
         for s in range(splits):
             row = b.to(tl.int64) * splits + s
             z += tl.load(maps_ptr + row * CELLS + p, mask=inside, other=0)
+    # A target that does not exist shows as NaN.
+    hot = (k == t) & real
+    exists = tl.sum(hot.to(tl.int32), 0) > 0
+    z = tl.where(exists, z, float("nan"))
+    tl.store(cam_ptr + sample_p, z, mask=inside)
 
-    # Classification. A target that does not exist shows as NaN.
-    top = tl.max(tl.where(real, logits, lowest), 0)
-    shifted = tl.where(real, logits - top, 0)
-    exps = tl.where(real, tl.exp(shifted), 0)
-    normaliser = tl.sum(exps, 0)
-    log_p = shifted - tl.log(normaliser)
+    # Classification.
     share = tl.where(hot, 1 - smoothing, 0.0) + smoothing / classes
     if HAS_CLASS_WEIGHT:
         share *= tl.load(class_weight_ptr + k, mask=real, other=0).to(ACC)
-    share = tl.where(real, share, 0)
-    # A share of 0 is no term at all, also where its log-probability is -inf.
-    classification = -tl.sum(tl.where(share == 0, 0, share * log_p), 0)
-    grad = tl.where(real, exps / normaliser * tl.sum(share, 0) - share, 0)
-    # The row's sum is 0: minus the sum of the others keeps digits where p is near 1.
-    grad = tl.where(hot, -tl.sum(tl.where(hot, 0, grad), 0), grad)
-    exists = tl.sum(hot.to(tl.int32), 0) > 0
-    z = tl.where(exists, z, float("nan"))
+    classification, slope = _cross_entropy(logits, tl.where(real, share, 0), hot, real)
     classification = tl.where(exists, classification, float("nan"))
-    grad = tl.where(exists, grad, float("nan"))
+    slope = tl.where(exists, slope, float("nan"))
     of_one = tl.full((), 1, ACC) / batch if MEAN else 1.0
-    tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * grad, mask=real)
-    tl.store(cam_ptr + sample_p, z, mask=inside)
-
-    # Entropy of the CAM.
-    q, cam_shifted, total, mean = softmax_entropy(z, inside, temperature)
-    entropy = (tl.log(total) - mean) * INVERSE_LOG
-    slope = q * (mean - cam_shifted) * (INVERSE_LOG / temperature)
+    tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * slope, mask=real)
 
     # The human map, zero where there is none.
     present = 0
@@ -174,51 +215,24 @@ def _terms_kernel(
         human = tl.load(saliency_ptr + sample_p, mask=p < readable, other=0)
         human = human.to(ACC)
 
-    # Focus.
-    focus = tl.zeros_like(entropy)
-    sign = tl.zeros_like(entropy)
-    if LEVEL == "minimize":
-        focus = entropy
-        sign += 1
-    if LEVEL == "match" or LEVEL == "hinge":
-        if HAS_TARGET_ENTROPY:
-            excess = entropy - tl.load(entropy_target_ptr + b)
-        else:
-            mass = tl.sum(human, 0)
-            part = human / tl.where(mass > 0, mass, 1)
-            own = -tl.sum(tl.where(part > 0, part * tl.log(tl.where(part > 0, part, 1)), 0), 0)
-            excess = tl.where(mass > 0, entropy - own * INVERSE_LOG, 0)
-        if LEVEL == "hinge":
-            # Written so that NaN stays visible.
-            focus = tl.where(excess <= 0, 0, excess)
-            sign = tl.where(excess > 0, 1.0, 0.0).to(ACC)
-        else:
-            focus = tl.abs(excess)
-            sign = tl.where(excess > 0, 1.0, tl.where(excess < 0, -1.0, 0.0)).to(ACC)
-    g = weight_focus * sign * slope
+    # Focus: the entropy of the CAM against its target.
+    q, cam_shifted, total, mean = softmax_entropy(z, inside, temperature)
+    entropy = (tl.log(total) - mean) * INVERSE_LOG
+    if HAS_TARGET_ENTROPY:
+        excess = entropy - tl.load(entropy_target_ptr + b)
+    else:
+        mass = tl.sum(human, 0)
+        part = human / tl.where(mass > 0, mass, 1)
+        own = -tl.sum(tl.where(part > 0, part * tl.log(tl.where(part > 0, part, 1)), 0), 0)
+        excess = tl.where(mass > 0, entropy - own * INVERSE_LOG, 0)
+    focus, sign = _focus(entropy, excess, LEVEL)
+    g = weight_focus * sign * (q * (mean - cam_shifted) * (INVERSE_LOG / temperature))
 
-    # Saliency: the min-max normalised CAM against the human map.
     saliency = tl.zeros_like(entropy)
     if HAS_SALIENCY:
-        half = z / 2  # the range of the halves cannot overflow
-        low = tl.min(tl.where(inside, half, float("inf")), 0)
-        high = tl.max(tl.where(inside, half, lowest), 0)
-        largest = tl.max(tl.where(inside, tl.abs(half), 0), 0)
-        flat = (high - low) <= FLAT_RANGE * largest
-        span = tl.where(flat, 1, high - low)
-        # NaN has no minimum here, and so no range, but is not flat.
-        scaled = tl.where(flat, tl.where(half == half, 0, half), (half - low) / span)
-        scaled = tl.where(inside, scaled, 0)
-        error = tl.where(inside, scaled - human, 0)
-        saliency = tl.where(present != 0, tl.sum(error * error, 0) / CELLS, 0)
-        along = error * (2 / CELLS)
-        at_low = tl.where(inside & (half == low), 1.0, 0.0).to(ACC)
-        at_high = tl.where(inside & (half == high), 1.0, 0.0).to(ACC)
-        by_high = tl.sum(along * scaled, 0)
-        by_low = tl.sum(along, 0) - by_high
-        along -= at_low * (by_low / tl.sum(at_low, 0)) + at_high * (by_high / tl.sum(at_high, 0))
-        along = along / (2 * span)
-        g += weight_saliency * tl.where(flat, 0, tl.where(present != 0, along, 0))
+        saliency, slope = _saliency(z, human, inside, FLAT_RANGE, CELLS)
+        saliency = tl.where(present != 0, saliency, 0)
+        g += weight_saliency * tl.where(present != 0, slope, 0)
 
     loss = weight_ce * classification + weight_focus * focus + weight_saliency * saliency
     tl.store(terms_ptr + b, loss)
@@ -296,7 +310,7 @@ def focus_head_forward(
             HAS_MASK=saliency_mask is not None,
             HAS_TARGET_ENTROPY=entropy_target is not None,
             HAS_CLASS_WEIGHT=class_weight is not None,
-            INVERSE_LOG=1 / math.log(cells) if cells > 1 else 0.0,
+            INVERSE_LOG=inverse_log(cells),
             FLAT_RANGE=64 * torch.finfo(dtype).eps,
             CELLS=cells,
             L=triton.next_power_of_2(classes),
@@ -318,8 +332,7 @@ def _pool_and_cam(
     rest = weight.sum(0, dtype=accumulation_dtype(features)) if cam_class == "contrast" else None
     maps, pooled = class_maps(features, weight, target[:, None], rest, pool=True, splits=splits)
     assert pooled is not None
-    wide = weight.to(pooled.dtype)
-    logits = pooled @ wide.T if bias is None else torch.addmm(bias.to(wide.dtype), pooled, wide.T)
+    logits = linear(pooled, weight.to(pooled.dtype), bias)
     if cam_class != "predicted":
         return maps, logits, None
     index = logits.argmax(1)

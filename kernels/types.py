@@ -1,6 +1,7 @@
-"""What the operations share: argument and result types, accumulation type, flatness."""
+"""What the operations share: argument and result types, accumulation type, scales."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
@@ -84,6 +85,11 @@ class HeadArguments:
 def accumulation_dtype(features: Tensor) -> torch.dtype:
     """float64 for float64 features, else float32."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def inverse_log(cells: int) -> float:
+    """``1 / log(cells)``, by which an entropy becomes a share of its largest; 0 of one cell."""
+    return 1 / math.log(cells) if cells > 1 else 0.0
 
 
 def flat_threshold(cam: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": W.to("meta")}, ValueError, "features are on cpu but weight on meta"),
     ({"temperature": 0.0}, ValueError, "temperature must be above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be above 0, got nan"),
+    (
+        {"temperature": torch.ones(2)},
+        ValueError,
+        r"temperature must be a number or a 0-d tensor, got \[2\]",
+    ),
 ]
 
 
@@ -71,6 +76,10 @@ def test_class_activation(wrong: dict[str, Any], error: type[Exception], message
         ({"class_weight": torch.ones(2)}, ValueError, r"class_weight must be \[5\], got \[2\]"),
         ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be"),
+        ({"entropy_target": 1.7}, ValueError, r"entropy_target must be in \[0, 1\], got 1.7"),
+        ({"focus_weight": B}, ValueError, r"focus_weight must be a number or a .* got \[5\]"),
+        ({"grad_scale": T}, ValueError, r"grad_scale must be \[\], got \[2\]"),
+        ({"bias": B.long()}, TypeError, "bias must be floating point, got torch.int64"),
         ({"level": "min"}, ValueError, "level 'min' is not one of none, match, hinge, minimize"),
         ({"cam_class": "top"}, ValueError, "cam_class 'top' is not one of true, predicted"),
         ({"reduction": "avg"}, ValueError, "reduction 'avg' is not one of mean, sum, none"),
@@ -90,8 +99,9 @@ def test_focus_head(wrong: dict[str, Any], error: type[Exception], message: str)
 def test_numbers_are_not_copied_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.empty(1, 2, 2, 2, device="meta")
     monkeypatch.setattr(torch, "tensor", None)  # on a GPU, its copy waits for the device
-    assert scalar_tensor([0.5, 2.0, torch.ones(())], features).shape == (3,)
-    assert scalar_tensor([0.5, 2.0], features).device.type == "meta"
+    numbers = {"a": 0.5, "b": 2.0}
+    assert scalar_tensor(numbers | {"c": torch.ones(())}, features).shape == (3,)
+    assert scalar_tensor(numbers, features).device.type == "meta"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64], ids=str)
