@@ -40,7 +40,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,43 +202,35 @@ def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
 
 
 def splits(run: Run) -> None:
-    """Part ``splits``: the launcher alone, if it takes a number of splits."""
-    from focus.kernels import triton_focus_head
-
-    launcher = getattr(triton_focus_head, "focus_head_forward", None)
-    known = signature(launcher).parameters if launcher else {}
-    if launcher is None or "splits" not in known:
-        run.out["obstacle"] = "the forward launcher takes no number of splits"
-        return
+    """Part ``splits``: the launcher alone."""
     if run.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         run.out["obstacle"] = "the launcher needs a device, or TRITON_INTERPRET=1"
         return
+    from focus.kernels.triton_focus_head import focus_head_forward
+
     for case in run.part.over([c for c in profiled(run.shapes) if c.dtype == "bf16"]):
         inputs = inputs_of(case, run.device)
-        features, weight, bias = (leaf.detach() for leaf in inputs.leaves)
         scalars = [1.0, head.FOCUS_WEIGHT, head.SALIENCY_WEIGHT, 1.0, 0.0]
-        given = {
-            "features": features,
-            "weight": weight,
-            "bias": bias,
-            "target": inputs.target,
-            "saliency": inputs.saliency,
-            "saliency_mask": None,
-            "entropy_target": None,
-            "class_weight": None,
-            "scalars": torch.tensor(scalars, device=run.device),
-            "level": "minimize",
-            "cam_class": "true",
-            "reduction": "mean",
-        }
-        call = partial(launcher, **{name: value for name, value in given.items() if name in known})
+        call = partial(
+            focus_head_forward,
+            *(leaf.detach() for leaf in inputs.leaves),
+            target=inputs.target,
+            saliency=inputs.saliency,
+            saliency_mask=None,
+            entropy_target=None,
+            class_weight=None,
+            scalars=torch.tensor(scalars, device=run.device),
+            level="minimize",
+            cam_class="true",
+            reduction="mean",
+        )
         for number in SPLITS:
             row: Row = case.labels() | {"splits": number}
             step = partial(call, splits=number)
             try:
                 launch = captured(partial(_same, step)) if run.device == "cuda" else step
                 row |= measure(launch, run.device)
-            except Exception as error:  # nor must a launcher that has changed
+            except Exception as error:  # nor must a number that cannot run
                 _leave_capture(run.device)
                 row["problem"] = tools.one_line(f"{type(error).__name__}: {error}")
             run.add(row)
