@@ -8,6 +8,7 @@ compiled; of every N-th case, from the I-th on.
 """
 
 import argparse
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -149,6 +150,7 @@ def operations(case: Case, inputs: head.Inputs) -> list[Operation]:
 
 def captured(make: Callable[[], Step]) -> Step:
     """The step as a CUDA graph; calling it replays the graph."""
+    gc.collect()  # a graph of autograd in a cycle, too, would keep the leaves' nodes out of it
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # backward runs on the stream that forward ran on
@@ -278,13 +280,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", choices=["profile", "run"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--shapes", type=shapes_of, default=WATCHED)
+    parser.add_argument("--shapes", type=shapes_of, action="append", help="can be repeated")
     parser.add_argument("--share", default="0/1", metavar="I/N")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first, step = map(int, arguments.share.split("/"))
     task, every = (profile, profiled) if arguments.task == "profile" else (run, cases)
-    task(every(arguments.shapes)[first::step], arguments.device)
+    given = [case for shapes in arguments.shapes or [WATCHED] for case in every(shapes)]
+    task(given[first::step], arguments.device)
     print(DONE)
 
 

@@ -21,6 +21,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import torch
+
+from focus.kernels import cam_entropy, use_backend
+
 ROOT = Path(__file__).parents[1]
 
 # Seconds that an interrupted program has to write what it knows: pytest then ends its session.
@@ -143,6 +147,18 @@ def parse_smi(text: str) -> Result:
     return dict(zip(SMI, values, strict=True))
 
 
+def kernel_obstacle() -> str | None:
+    """Why not even a small kernel runs: it takes a C compiler and Python's headers, for one."""
+    try:
+        features, weight = torch.ones(1, 8, 2, 2, device="cuda"), torch.ones(2, 8, device="cuda")
+        with use_backend("triton"):
+            cam_entropy(features, weight, torch.zeros(1, dtype=torch.int64, device="cuda"))
+        torch.cuda.synchronize()
+    except Exception as error:  # the compilers raise anything
+        return one_line(f"{type(error).__name__}: {error}")
+    return None
+
+
 def kernel_tests(target: str, seconds: float, processes: int) -> Result:
     """Run the tests marked ``gpu``; counts, the failures, and whether pytest came to its end.
 
@@ -214,6 +230,7 @@ def ncu_command(program: str, log: Path, metrics: tuple[str, ...], worker: list[
         *("--log-file", str(log), "--metrics", ",".join(metrics)),
         *("--cache-control", "none", "--clock-control", "none"),
         *("--replay-mode", "application", "--profile-from-start", "off"),
+        *("--target-processes", "application-only"),  # not the compilers that it starts
         *worker,
     ]
 
@@ -307,6 +324,7 @@ def traffic(forward: list[Result], backward: list[Result], features_bytes: int) 
 def sanitizer_command(program: str, tool: str, log: Path, worker: list[str]) -> list[str]:
     """Compute Sanitizer on a worker; the kernels' errors, not those of the CUDA interface."""
     options = ["--tool", tool, "--log-file", str(log), "--error-exitcode", "99"]
+    options += ["--target-processes", "application-only"]
     return [program, *options, "--print-limit", "50", "--report-api-errors", "no", *worker]
 
 

@@ -1,6 +1,7 @@
 """``python -m bench.gpu`` as far as a CPU can tell: a rehearsal of the whole program, what it makes
 of other programs' output, and how it divides its time. Nothing here runs on a GPU."""
 
+import gc
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,41 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     assert step["total"] == sum(o["count"] for o in step["operators"].values())
     # Whether they are on the path or not: there is nothing on a CPU that they could watch.
     assert all(report[name]["obstacle"] for name in ("traffic", "memcheck", "racecheck"))
+
+
+def test_nothing_of_the_eager_step_is_left_when_a_graph_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss would keep the nodes of the leaves on the stream that it ran on."""
+    case = Case((2, 16, 9), "fp32", "nchw")
+    inputs = inputs_of(case, "cpu")
+    _, backward, *_ = operations(case, inputs)
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(backward.make())
+        loss = made[-1].args[0]
+        alive.append(weakref.ref(loss.grad_fn))
+        return made.pop()
+
+    def capture(make: Any) -> Any:
+        gc.collect()
+        assert [ref() for ref in alive] == [None]
+        return make()
+
+    alive: list[Any] = []
+    monkeypatch.setattr(gpu, "captured", capture)
+    monkeypatch.setattr(gpu, "measure", lambda step, device: {})
+    run = a_run(tmp_path)._replace(device="cuda")
+    rows = list(gpu.time_operation(backward._replace(make=make), case, run))
+    assert [row["launch"] for row in rows] == ["eager", "graph"]
+    assert not [row for row in rows if "problem" in row], rows
+    assert len(alive) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_why_no_kernel_runs_is_one_line() -> None:
+    assert re.match(r"(AssertionError|RuntimeError): [^\n]+$", gpu_tools.kernel_obstacle() or "")
 
 
 def test_splits_in_the_interpreter(tmp_path: Path) -> None:
