@@ -133,7 +133,7 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     assert [name for name in report if name in gpu.PARTS] == list(gpu.PARTS)
     assert not [name for name in gpu.PARTS if "error" in report[name]]
     assert report["tests"]["passed"] == 1
-    assert report["compilation"].keys() == {"processes", "wall_seconds"}
+    assert report["compilation"]["processes"] == len(os.sched_getaffinity(0))
 
     # F of 2 x 16 x 9 is 576 bytes in bfloat16.
     copied = {row["dtype"]: row["bytes"] for row in report["copies"]["rows"]}
