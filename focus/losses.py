@@ -7,6 +7,7 @@ terms. The weights beyond CYBORG's are this project's own, chosen on the demo se
 from dataclasses import dataclass
 from typing import Literal
 
+# As in focus.kernels.types, which imports torch: --help does without.
 Level = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
 
@@ -20,8 +21,10 @@ class LossConfig:
     ``h*`` in [0, 1] of the levels match and hinge; None takes each sample's human map's.
     temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
 
-    The command line checks all of these ranges, ``focus_head`` those of temperature and smoothing.
     ``docs/losses.md`` says when to use which.
+
+    Raises:
+        ValueError: a number outside its range.
     """
 
     classification_weight: float = 1.0
@@ -32,6 +35,19 @@ class LossConfig:
     entropy_target: float | None = None
     temperature: float = 1.0
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("classification_weight", "focus_weight", "saliency_weight"):
+            _check(name, getattr(self, name) >= 0, getattr(self, name), "0 or more")
+        _check("temperature", self.temperature > 0, self.temperature, "above 0")
+        _check("label_smoothing", 0 <= self.label_smoothing < 1, self.label_smoothing, "in [0, 1)")
+        target = self.entropy_target
+        _check("entropy_target", target is None or 0 <= target <= 1, target, "in [0, 1]")
+
+
+def _check(name: str, fits: bool, value: object, wanted: str) -> None:
+    if not fits:
+        raise ValueError(f"{name} must be {wanted}, got {value}")
 
 
 LOSSES: dict[str, LossConfig] = {

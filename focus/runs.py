@@ -5,7 +5,10 @@ A run folder holds ``config.yaml``, ``manifest.csv`` (what it trains on, with th
 best on validation, never on test), ``results.json``, ``scores.csv`` and ``overlays.png``.
 """
 
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from focus.writing import written_whole
 MANIFEST = "manifest.csv"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.csv"
+LOCK = ".lock"
 _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
 # What may differ when a run goes on: it does not change what is computed.
@@ -85,6 +89,33 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
         )
     return _saved_run(config) if config.resume else None
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The run folder, made if need be, for this process alone; where locks are unknown, for all.
+
+    The lock is one that workers do not inherit: nothing of a process that was killed holds it.
+
+    Raises:
+        InputError: another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(
+                f"Another process trains in the run folder {folder}: wait for its end, or give "
+                "another --name."
+            ) from error
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """What ``train.py`` does: data, one run or two, and the table at the end."""
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 
 from accelerate.tracking import get_available_trackers
@@ -19,7 +20,7 @@ from focus.errors import InputError
 from focus.models import Detector
 from focus.result_table import difference_lines, format_table
 from focus.results import Results
-from focus.runs import SavedRun, check_folder, folder_of, recorded_manifest
+from focus.runs import SavedRun, check_folder, folder_of, held, recorded_manifest
 from focus.runtime import describe, ended_together, finish_trackers, main_first, start
 from focus.scores import Scores
 from focus.trainer import Trainer, make_detector
@@ -54,13 +55,14 @@ def train(config: TrainConfig) -> None:
     accelerator = start(run)
     _trackers(run)
     saved = [check_folder(each) for each in runs]
-    # Before the images, which may take long to check.
-    detectors = [_untrained(*each) for each in zip(runs, saved, strict=True)]
     main = accelerator.is_main_process
     records = map(recorded_manifest, runs, saved)
     recorded = next((record for record in records if record is not None), None)
+    # What takes seconds first, then weights, which may have to be fetched, then every image.
+    listed = main_first(accelerator, lambda: listed_images(run, recorded=recorded, progress=main))
+    detectors = [_untrained(*each) for each in zip(runs, saved, strict=True)]
     manifest, bad = main_first(
-        accelerator, lambda: training_images(run, recorded=recorded, progress=main)
+        accelerator, lambda: sound_images(listed, run, recorded=recorded, progress=main)
     )
     for line in data_lines(manifest, runs):
         accelerator.print(line)
@@ -74,7 +76,11 @@ def train(config: TrainConfig) -> None:
         each.name: _run(each, detector, manifest, bad, before)
         for each, detector, before in zip(runs, detectors, saved, strict=True)
     }
-    if main:
+    if main and not manifest.split("test"):
+        for name, found in results.items():
+            best = ", ".join(f"{key} {value:.4g}" for key, value in found["model"].items())
+            print(f"{name}: no test images (--test-data, --test-real); the best model: {best}")
+    elif main:
         print(f"\n{format_table(results)}\n")
         if len(runs) == 2:
             first, second = (
@@ -101,15 +107,19 @@ def _run(
     bad: list[BadFile],
     saved: SavedRun | None,
 ) -> Results:
-    accelerator = start(config, log_with=_trackers(config), project_dir=folder_of(config))
-    trainer = Trainer(config, detector, manifest, accelerator, saved)
-    accelerator.print(describe(accelerator, config))
-    if bad and accelerator.is_main_process:
-        trainer.folder.mkdir(parents=True, exist_ok=True)
-        write_bad_files(bad, trainer.folder / BAD_FILES)
-    trainer.fit()
-    results = trainer.evaluate()
-    finish_trackers(accelerator)
+    folder = folder_of(config)
+    # Without any, Accelerate would warn that none is installed.
+    accelerator = start(config, log_with=_trackers(config) or None, project_dir=folder)
+    with ExitStack() as stack:
+        main = accelerator.is_main_process
+        main_first(accelerator, lambda: stack.enter_context(held(folder)) if main else None)
+        trainer = Trainer(config, detector, manifest, accelerator, saved)
+        accelerator.print(describe(accelerator, config))
+        if bad and main:
+            write_bad_files(bad, folder / BAD_FILES)
+        trainer.fit()
+        results = trainer.evaluate()
+        finish_trackers(accelerator)
     return results
 
 
@@ -125,22 +135,20 @@ def _trackers(config: ResolvedTrainConfig) -> list[str]:
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
-    """The images of :func:`training_images` alone."""
-    return training_images(config, progress=progress)[0]
+    """The images that a run would take, with their splits; raises InputError as its two steps."""
+    listed = listed_images(config, progress=progress)
+    return sound_images(listed, config, progress=progress)[0]
 
 
-def training_images(
+def listed_images(
     config: ResolvedTrainConfig, *, recorded: Manifest | None = None, progress: bool = True
-) -> tuple[Manifest, list[BadFile]]:
+) -> Manifest:
     """All images of a run with their splits: the demo set, or ``--data`` and the test sets.
-
-    With the files that were left out because they cannot be decoded.
 
     recorded: what the run that is resumed trains on; its splits are taken, none is drawn.
 
     Raises:
-        InputError: no usable images, a split without one of the classes, too many bad files, other
-            data than those recorded.
+        InputError: no usable images, a split without one of the classes.
     """
     own, tests = read_given(config)
     if not own:
@@ -150,8 +158,24 @@ def training_images(
     manifest += tests
     if recorded is None:
         check_trainable(manifest)
-    bad: list[BadFile] = []
-    if own or tests:
+    return manifest
+
+
+def sound_images(
+    listed: Manifest,
+    config: ResolvedTrainConfig,
+    *,
+    recorded: Manifest | None = None,
+    progress: bool = True,
+) -> tuple[Manifest, list[BadFile]]:
+    """Those of the images that can be decoded, and the files of those that cannot.
+
+    Raises:
+        InputError: a split without one of the classes, too many bad files, other data than those
+            recorded.
+    """
+    manifest, bad = listed, list[BadFile]()
+    if config.data or config.test_data or config.test_real:
         # The demo set's own checksum has been verified.
         manifest, bad = check_images(manifest, progress=progress, max_bad=config.max_bad)
     if recorded is not None:

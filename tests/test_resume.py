@@ -367,6 +367,23 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert not checkpoints(tmp_path / "0" / "runs")
 
 
+def test_a_run_that_trains_is_not_resumed_beside_itself(faces: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", faces, "--epochs", "400", "--output", tmp_path]
+    process = launch(words, tmp_path / "log")
+    until(lambda: checkpoints(tmp_path), process)
+    second = run(CHECKOUT / "train.py", *words, "--resume")
+    assert second.returncode == 2, second.stderr
+    *_, line = second.stderr.strip().splitlines()
+    assert line.startswith("train.py: error: Another process trains in the run folder")
+    assert process.is_alive()
+    kill(process)
+    # A killed process holds nothing.
+    assert (tmp_path / "run" / ".lock").exists()
+    third = launch([*words, "--resume"], tmp_path / "third")
+    until(lambda: "resuming" in said_in(tmp_path / "third"), third)
+    kill(third)
+
+
 def test_a_run_without_finite_loss_keeps_its_last_good_checkpoint(
     faces: Path, tmp_path: Path
 ) -> None:

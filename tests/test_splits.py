@@ -18,8 +18,8 @@ from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.splits import assign_splits, check_trainable, recorded_splits
 from focus.errors import InputError
-from focus.runs import check_folder
-from focus.training import data_lines, recorded_manifest, training_images
+from focus.runs import check_folder, recorded_manifest
+from focus.training import data_lines, listed_images, sound_images
 
 
 def videos(count: int) -> list[Sample]:
@@ -248,6 +248,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedTrainConfig:
     return resolve(replace(config, resume=True))
 
 
+def taken_up(run: ResolvedTrainConfig, recorded: Manifest | None) -> Manifest:
+    listed = listed_images(run, recorded=recorded, progress=False)
+    return sound_images(listed, run, recorded=recorded, progress=False)[0]
+
+
 def splits_of(manifest: Manifest) -> dict[str, str]:
     return {Path(s.path).name: s.split for s in manifest}
 
@@ -256,7 +261,7 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     run: ResolvedTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = tmp_path / "runs" / "run" / "manifest.csv"
-    drawn, _ = training_images(run, progress=False)
+    drawn = training.training_manifest(run, progress=False)
     assert list(Manifest.from_csv(record)) == list(drawn)
 
     # Another draw than today's, as of another version.
@@ -267,7 +272,7 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     other.to_csv(record)
     recorded = recorded_manifest(run, check_folder(run))
     assert recorded_manifest(run, None) is None
-    again, _ = training_images(run, recorded=recorded, progress=False)
+    again = taken_up(run, recorded)
     assert list(again) == list(other)
     training.train(run)
     assert splits_of(Manifest.from_csv(record)) == splits_of(other)
@@ -277,9 +282,7 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     for name in ("tree", "runs"):
         shutil.copytree(tmp_path / name, elsewhere / name)
     monkeypatch.chdir(elsewhere)
-    moved, _ = training_images(
-        run, recorded=recorded_manifest(run, check_folder(run)), progress=False
-    )
+    moved = taken_up(run, recorded_manifest(run, check_folder(run)))
     assert splits_of(moved) == splits_of(other)
     assert all(Path(s.path).is_relative_to(elsewhere) for s in moved)
 

@@ -222,6 +222,18 @@ def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> Non
     assert re.search(r"closed-set AUC +\d\.\d+", out)
 
 
+def test_without_test_images_the_best_epoch_is_named(data: Path, tmp_path: Path) -> None:
+    table = data / "cyborg/csvs/original.csv"
+    words = [*SMALL, "--data", table, "--data-root", data / "cyborg/images", "--name", "untested"]
+    done = run("train.py", *words, "--report-to", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    best = r"untested: no test images \(--test-data, --test-real\); the best model: epoch 1, "
+    assert re.search(best + r"validation_auc [01]\.?\d*\n", done.stdout)
+    assert "open-set" not in done.stdout
+    assert "log_with" not in done.stderr  # Accelerate's, of no tracker
+    assert not list((tmp_path / "runs" / "untested").glob(".*"))
+
+
 def test_compare_ce_trains_both_and_shows_both(tree_runs: tuple[Path, str]) -> None:
     runs, out = tree_runs
     assert re.search(r"\btree +tree-ce\b", out)
@@ -397,6 +409,12 @@ def test_an_environment_told_another_accumulation_is_not_overruled_silently(
 TRAIN, EVALUATE = "train.py", "evaluate.py"
 BAD_INPUT = {
     "missing folder": (TRAIN, ["--data", "nowhere"], "nowhere"),
+    # The weights that the recipe has come from the Hub, which is not asked yet.
+    "missing folder before weights": (
+        TRAIN,
+        ["--recipe", "paper", "--model", "resnet18", "--data", "nowhere"],
+        "nowhere",
+    ),
     "unknown model": (TRAIN, ["--data", "DATA/tree", "--model", "resnet5o"], "resnet50"),
     "unknown flag": (TRAIN, ["--focus-wieght", "1"], "--focus-weight"),
     "one class": (TRAIN, ["--data", "DATA/one"], "0 real"),

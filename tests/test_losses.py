@@ -1,0 +1,30 @@
+"""The losses by name: their ranges, and that their words are the kernels'."""
+
+import math
+from typing import Any, get_args
+
+import pytest
+
+from focus import losses
+from focus.kernels import types
+from focus.losses import LossConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"focus_weight": -1.0}, "focus_weight must be 0 or more, got -1.0"),
+        ({"classification_weight": math.nan}, "classification_weight must be 0 or more, got nan"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"entropy_target": 1.5}, r"entropy_target must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_a_loss_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**values)
+
+
+def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:
+    assert get_args(losses.Level) == get_args(types.Level)
+    assert get_args(losses.CamClass) == get_args(types.CamClass)
