@@ -19,6 +19,17 @@ class ImageError(InputError):
     """
 
 
+class NotFiniteError(ImageError):
+    """A model's output for an image is not finite; ``path`` is the image."""
+
+    def __init__(self, path: str, advice: str) -> None:
+        super().__init__(path, advice)  # with which another process makes it anew
+        self.path, self.advice = path, advice
+
+    def __str__(self) -> str:
+        return f"The model's output for {self.path!r} is not finite: {self.advice}"
+
+
 def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
     """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
     close = difflib.get_close_matches(word, list(choices), n=1)

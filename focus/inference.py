@@ -19,7 +19,7 @@ from focus import agreement, metrics
 from focus.data.dataset import Batch, FaceDataset, Perturb, artefact_coverage, collate, start_worker
 from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
-from focus.errors import ImageError
+from focus.errors import NotFiniteError
 from focus.operating_points import OperatingPoints
 from focus.scores import Scores
 
@@ -104,10 +104,7 @@ def predicted_batches(
             at = first_not_finite(prediction)
         if at is not None:
             path = manifest[int(batch.index[at])].path
-            raise ImageError(
-                f"The model's output for {path!r} is not finite: try --mixed-precision no, or "
-                "another model."
-            )
+            raise NotFiniteError(path, "try --mixed-precision no, or another model.")
         yield batch, prediction
 
 

@@ -32,7 +32,7 @@ from focus.data.dataset import Batch, FaceDataset, collate, start_worker
 from focus.data.faces import geometries
 from focus.data.generators import training_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.errors import InputError
+from focus.errors import InputError, NotFiniteError
 from focus.inference import images_only, score_shared
 from focus.model_card import model_card, trained_on, write_card
 from focus.models import Detector
@@ -429,7 +429,15 @@ class Trainer:
             # Each process has statistics of its own images; those of the first are kept.
             for buffer in self.kept.buffers():
                 broadcast(buffer)
-        scores = self._score(self.kept, self._validated, progress=False, each=leave_if_told)
+        try:
+            scores = self._score(self.kept, self._validated, progress=False, each=leave_if_told)
+        except NotFiniteError as error:
+            half = "" if config.mixed_precision == "no" else ", or --mixed-precision no"
+            raise NotFiniteError(
+                error.path,
+                f"the run {config.name} has diverged in epoch {state.epoch + 1}, lower --lr or "
+                f"give --clip-grad{half}.",
+            ) from error
         figures = validation_figures(scores)
         state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]

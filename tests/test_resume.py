@@ -367,6 +367,20 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert not checkpoints(tmp_path / "0" / "runs")
 
 
+def test_a_run_that_diverges_before_it_gives_up_is_told_so(faces: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", faces, "--output", tmp_path, "--lr", "1e30", "--warmup", "0"]
+    words += ["--batch-size", "50", "--optimizer", "sgd", "--max-nonfinite", "100"]
+    process = launch(words, tmp_path / "log")
+    process.join(100)
+    assert process.exitcode == 2
+    line = (tmp_path / "log").read_text().strip().splitlines()[-1]
+    assert re.fullmatch(
+        r"train\.py: error: The model's output for '\S+' is not finite: the run run has diverged "
+        r"in epoch 1, lower --lr or give --clip-grad\.",
+        line,
+    )
+
+
 def test_a_run_that_trains_is_not_resumed_beside_itself(faces: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", faces, "--epochs", "400", "--output", tmp_path]
     process = launch(words, tmp_path / "log")
