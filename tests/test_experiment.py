@@ -386,6 +386,26 @@ def test_two_seeds_are_too_few_for_a_verdict(tmp_path: Path) -> None:
     assert "is above" not in text
 
 
+@pytest.mark.parametrize("gain", [0.6, -0.6])
+def test_a_verdict_needs_the_interval_over_seeds_as_well(tmp_path: Path, gain: float) -> None:
+    """That of the bootstrap leaves 0 out once three seeds agree in sign."""
+    outcomes = invented(tmp_path, gain)
+    analysis = analyse(outcomes, "focus_small", replicates=100)
+    primary, *others = analysis.comparisons
+    found = primary.matched
+    seeds = replace(found.over_seeds, low=-0.01, high=0.01)
+    unsure = replace(primary, matched=replace(found, over_seeds=seeds))
+    analysis = replace(analysis, comparisons=(unsure, *others))
+    text = write_report(outcomes, [analysis], tmp_path, missing=[])
+    assert found.low > 0 or found.high < 0
+    assert "At matched closed AUC no difference between `focus` and `ce` is shown: " in text
+    assert "(3 seeds), Student's interval over seeds [-.010, +.010]; unmatched " in text
+    with (tmp_path / "comparisons.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["matched_t_low"], row["matched_t_high"]) == ("-0.01", "0.01")
+    assert float(row["matched_high"]) == pytest.approx(found.high, abs=1e-5)
+
+
 def test_plots_are_drawn(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, 0)
     by_dose = doses(outcomes, "focus_small")

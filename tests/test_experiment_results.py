@@ -20,6 +20,7 @@ from focus.experiment.statistics import (
     Interval,
     common_slope,
     holm,
+    student_p,
     t_interval,
 )
 
@@ -138,11 +139,17 @@ def test_the_comparisons_are_those_of_the_runs() -> None:
             t_interval(auc[arm, length - 1] - auc[other, length - 1]) for auc in (opened, closed)
         )
         matched = in_open.mean - slope * in_closed.mean
-        names = ("difference", "t_low", "t_high", "closed_difference", "slope")
+        names = ("difference", "closed_difference", "slope")
         found = [number(row, name) for name in (*names, "matched_difference")]
-        expected = [in_open.mean, in_open.low, in_open.high, in_closed.mean, slope, matched]
+        expected = [in_open.mean, in_closed.mean, slope, matched]
         assert found == pytest.approx(expected, **DIGITS), row
         assert number(row, "matched_low") < matched < number(row, "matched_high")
+        each = (opened - slope * closed)[:, length - 1]
+        at_matched = t_interval(each[arm] - each[other])
+        for prefix, over_seeds in (("", in_open), ("matched_", at_matched)):
+            found = [number(row, f"{prefix}{name}") for name in ("t_low", "t_high")]
+            assert found == pytest.approx((over_seeds.low, over_seeds.high), **DIGITS), row
+            assert number(row, f"{prefix}p") >= student_p(over_seeds) - 1e-3
         primary = (row["loss"], row["other"], length) == (*frozen.PRIMARY, 1)
         assert row["primary"] == str(int(primary))
     others = [row for row in COMPARISONS if row["primary"] == "0"]
@@ -162,7 +169,7 @@ def line(arm: str) -> str:
             if (row["loss"], row["other"], row["length"]) == (arm, frozen.BASELINE, str(length)):
                 names = ("difference", "low", "high", "p")
                 figures = (number(row, f"matched_{name}") for name in names)
-                text = report.span(Compared(*figures, int(row["n_seeds"])))
+                text = report.span(Compared(*figures, t_interval([])))
                 return f"**{text}**" if row["primary"] == "1" else text
         return ""
 

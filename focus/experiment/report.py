@@ -165,7 +165,8 @@ def _comparison_lines(analysis: Analysis) -> list[str]:
     lines += [
         "Differences in open AUC; matched: at equal closed AUC by the slope "
         f"{number(analysis.slope)} of open on closed AUC within the losses, common to all "
-        f"{analysis.n_runs} runs.",
+        f"{analysis.n_runs} runs; p: the larger of the bootstrap's, whose intervals these are, and "
+        "of Student's paired test over seeds.",
         "",
         "| loss - other | epochs | Δ closed | Δ open | Δ open, matched [95 %] | p | p (Holm) |",
         "|---|---|---|---|---|---|---|",
@@ -185,36 +186,43 @@ def _primary(c: Comparison) -> str:
     found = c.matched
     if math.isnan(found.low):
         return f"`{c.arm}` against `{c.other}`: not defined with the runs that there are."
-    seeds = f"{found.n_seeds} seed{'s' * (found.n_seeds > 1)}"
-    if found.n_seeds < _SEEDS_AT_LEAST:
+    n = found.over_seeds.n
+    seeds = f"{n} seed{'s' * (n > 1)}"
+    # Seeds that agree in sign by chance are all that a bootstrap of a few of them sees.
+    low, high = min(found.low, found.over_seeds.low), max(found.high, found.over_seeds.high)
+    if n < _SEEDS_AT_LEAST:
         verdict = f"there are too few seeds to tell `{c.arm}` from `{c.other}`"
-    elif found.low > 0:
+    elif low > 0:
         verdict = f"`{c.arm}` is above `{c.other}`"
-    elif found.high < 0:
+    elif high < 0:
         verdict = f"`{c.arm}` is BELOW `{c.other}`"
     else:
         verdict = f"no difference between `{c.arm}` and `{c.other}` is shown"
     return (
         f"At matched closed AUC {verdict}: {span(found)} in mean open AUC over the unknown "
-        f"generators ({seeds}); unmatched {span(c.plain)}, Student's interval over seeds "
-        f"[{signed(c.paired.low)}, {signed(c.paired.high)}]. These are the generators of this "
-        "test set; a handful of them does not speak for all generators."
+        f"generators ({seeds}), Student's interval over seeds {_ends(found.over_seeds)}; unmatched "
+        f"{span(c.plain)}, Student's {_ends(c.plain.over_seeds)}. A difference is shown where both "
+        "intervals leave 0 out. These are the generators of this test set; a handful of them does "
+        "not speak for all generators."
     )
 
 
 _COMPARED = (
     *("model", "loss", "other", "length", "primary", "n_seeds", "slope", "closed_difference"),
     *("difference", "low", "high", "t_low", "t_high", "p"),
-    *("matched_difference", "matched_low", "matched_high", "matched_p", "p_holm"),
+    *("matched_difference", "matched_low", "matched_high", "matched_t_low", "matched_t_high"),
+    *("matched_p", "p_holm"),
 )
 
 
 def _compared(analysis: Analysis, c: Comparison) -> tuple[object, ...]:
+    figures = [analysis.slope, c.closed]
+    for found in (c.plain, c.matched):
+        student = found.over_seeds
+        figures += [found.difference, found.low, found.high, student.low, student.high, found.p]
     return (
-        *(analysis.model, c.arm, c.other, c.length, int(c.primary), c.plain.n_seeds),
-        *map(_plain, (analysis.slope, c.closed, c.plain.difference, c.plain.low, c.plain.high)),
-        *map(_plain, (c.paired.low, c.paired.high, c.plain.p)),
-        *map(_plain, (c.matched.difference, c.matched.low, c.matched.high, c.matched.p, c.p_holm)),
+        *(analysis.model, c.arm, c.other, c.length, int(c.primary), c.plain.over_seeds.n),
+        *map(_plain, (*figures, c.p_holm)),
     )
 
 
@@ -247,7 +255,11 @@ def cell(each: Interval, interval: bool) -> str:
 
 def span(found: Compared) -> str:
     """``+.012 [+.003, +.021]``: a difference and its interval."""
-    return f"{signed(found.difference)} [{signed(found.low)}, {signed(found.high)}]"
+    return f"{signed(found.difference)} {_ends(found)}"
+
+
+def _ends(found: Compared | Interval) -> str:
+    return f"[{signed(found.low)}, {signed(found.high)}]"
 
 
 def number(value: float) -> str:

@@ -49,6 +49,19 @@ def t_interval(values: Any, confidence: float = 0.95) -> Interval:
     return Interval(mean, sd, mean - half, mean + half, n)
 
 
+def student_p(found: Interval) -> float:
+    """Two-sided p-value of "the mean is 0" by Student's test of the values of ``found``.
+
+    It is below 0.05 where the 95 % interval of :func:`t_interval` leaves 0 out. In [0, 1]; NaN of
+    fewer than two values.
+    """
+    if found.n < 2:
+        return math.nan
+    if found.sd == 0:
+        return float(found.mean == 0)
+    return float(2 * stats.t.sf(abs(found.mean) * math.sqrt(found.n) / found.sd, found.n - 1))
+
+
 def holm(p_values: Any) -> Floats:
     """Holm's adjusted p-values [m], in the order given.
 
@@ -107,15 +120,17 @@ def common_slope(closed: Floats, opened: Floats, weights: Floats) -> Floats:
 class Compared:
     """One arm against another.
 
-    difference: of mean open AUC, at matched closed AUC if ``slope`` says so. low, high: of the
-    two-level bootstrap. p: two-sided, of the same. n_seeds: those that both arms have.
+    difference: of mean open AUC, at matched closed AUC if that was asked for. low, high: of the
+    two-level bootstrap. p: two-sided, the larger of the bootstrap's and of Student's paired test
+    over the seeds that both arms have; of a single seed the bootstrap's. over_seeds: Student's
+    interval of the same differences.
     """
 
     difference: float
     low: float
     high: float
     p: float
-    n_seeds: int
+    over_seeds: Interval
 
 
 class TwoLevel:
@@ -127,6 +142,10 @@ class TwoLevel:
     too small by (n - 1)/n; the part of a replicate that comes from the draw of seeds is stretched
     by ``sqrt(n / (n - 1))`` (Rao and Wu, *Resampling inference with complex survey data*, 1988). A
     single seed gives the images' part alone.
+
+    Of two or three seeds no replicate lies on the other side of 0 once all of them agree in sign,
+    which chance alone does with every fourth triple. So a p-value is also Student's (1908), paired
+    over seeds, which knows that a spread of few values is itself uncertain: the larger of the two.
 
     closed, opened [A, L, S]: AUC as observed. closed_drawn, opened_drawn [A, L, S, R]: of each
     replicate's images. NaN where there is no run.
@@ -153,9 +172,7 @@ class TwoLevel:
         # those would be left that draw every seed, and so nothing of what sets the seeds apart.
         self._slope = of_images, np.where(np.isnan(of_both), of_images, of_both)
 
-    def compare(
-        self, arm: int, other: int, length: int, *, matched: bool, confidence: float = 0.95
-    ) -> Compared:
+    def compare(self, arm: int, other: int, length: int, *, matched: bool) -> Compared:
         """Arm minus other, of one length of training, over the seeds that both have.
 
         matched: at the same closed AUC: ``Δopen - slope · Δclosed`` with the common slope, which is
@@ -164,34 +181,31 @@ class TwoLevel:
         pairs = [(values[arm, length] - values[other, length]) for values in self._all()]
         closed, opened, closed_drawn, opened_drawn = pairs
         both = ~np.isnan(closed) & ~np.isnan(opened)
-        n = int(both.sum())
-        if n == 0:
-            return Compared(math.nan, math.nan, math.nan, math.nan, 0)
+
+        def at(slope: Floats | float, x: Floats, y: Floats) -> Floats:
+            return np.asarray(y[both] - slope * x[both] if matched else y[both])
 
         def mean(values: Floats, weights: Floats) -> Floats:
             # A replicate that draws none of the pair's seeds has nothing to compare.
             total = weights[both].sum(0)
-            summed = (values[both] * weights[both]).sum(0)
+            summed = (values * weights[both]).sum(0)
             return np.asarray(np.where(total > 0, summed / np.where(total > 0, total, 1), np.nan))
 
-        def at(slope: Floats | float, x: Floats, y: Floats, weights: Floats) -> Floats:
-            moved = mean(x, weights) * slope if matched else 0.0
-            return np.asarray(mean(y, weights) - moved)
-
-        ones = np.ones(len(both))
-        observed = float(at(self.slope, closed, opened, ones))
-        all_seeds = at(self._slope[0], closed_drawn, opened_drawn, ones[:, None])
-        drawn = at(self._slope[1], closed_drawn, opened_drawn, self._counts)
+        over_seeds = t_interval(at(self.slope, closed, opened))
+        n = int(both.sum())
+        ones = np.ones((len(both), 1))
+        all_seeds = mean(at(self._slope[0], closed_drawn, opened_drawn), ones)
+        drawn = mean(at(self._slope[1], closed_drawn, opened_drawn), self._counts)
         if n > 1:
             replicates = all_seeds + math.sqrt(n / (n - 1)) * (drawn - all_seeds)
         else:
             replicates = all_seeds
         replicates = replicates[~np.isnan(replicates)]
         if not len(replicates):
-            return Compared(observed, math.nan, math.nan, math.nan, n)
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(replicates, [tail, 1 - tail])
-        return Compared(observed, float(low), float(high), bootstrap_p(replicates), n)
+            return Compared(over_seeds.mean, math.nan, math.nan, math.nan, over_seeds)
+        low, high = np.quantile(replicates, [0.025, 0.975])
+        p = float(np.fmax(bootstrap_p(replicates), student_p(over_seeds)))  # of one seed no NaN
+        return Compared(over_seeds.mean, float(low), float(high), p, over_seeds)
 
     def _all(self) -> tuple[Floats, Floats, Floats, Floats]:
         return self.closed, self.opened, self._closed, self._opened
