@@ -4,14 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from focus.data.generators import warnings
-from focus.metrics import auc_difference
+from focus.metrics.differences import mean_auc_difference
 from focus.results import Results, match
 from focus.scores import Scores
-from focus.test_sets import UNNAMED, union
+from focus.test_sets import UNNAMED
 
 UNTOLD = "?"
 """In the table: it cannot be told how far a generator is from training."""
@@ -136,11 +133,12 @@ def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
 def difference_lines(
     first: tuple[str, Scores, Results], second: tuple[str, Scores, Results]
 ) -> list[str]:
-    """What two models differ by on the same images: a line a test set, AUC by DeLong's test.
+    """What two models differ by on the same images: a line a test set, by DeLong's test.
 
-    Each is a name, scores and results. No line where images come in groups, which the test takes
-    for independent, where the models scored different images, or of a test set that is not the
-    same for both, since they know other generators.
+    Of the mean AUC over the generators, by which detectors compare. Each is a name, scores and
+    results. No line where images come in groups, which the test takes for independent, where the
+    models scored different images, or of a test set that is not the same for both, since they know
+    other generators, or that has too few images of a generator.
     """
     (name, scores, results), (other, others, others_results) = first, second
     grouped = any((each.group != "").any() for each in (scores, others))
@@ -148,28 +146,30 @@ def difference_lines(
         return []
     lines = []
     for test_set in ("closed", "closed_balanced", "open"):
-        real, fake = ours = _images_of(test_set, scores, results)
-        theirs = _images_of(test_set, others, others_results)
-        if any(a.tolist() != b.tolist() for a, b in zip(ours, theirs, strict=True)):
+        ours = _rows(test_set, scores, results)
+        if ours != _rows(test_set, others, others_results):
             continue
-        found = auc_difference(
-            scores.score[real], scores.score[fake], others.score[real], others.score[fake]
+        ones, twos, images = scores.score, others.score, scores.images
+        found = mean_auc_difference(
+            [(ones[r], ones[f], twos[r], twos[f], images[r]) for _, r, f in ours]
         )
         if found is not None:
             lines.append(
-                f"{test_set.replace('_', '-')}-set AUC, all images: {name} - {other} = "
+                f"{test_set.replace('_', '-')}-set AUC, mean of {len(ours)}: {name} - {other} = "
                 f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p_value:.2g}"
             )
     return lines
 
 
-def _images_of(
+def _rows(
     test_set: str, scores: Scores, results: Results
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the real images and of the fakes that a test set has for this model."""
-    found = [c for c in match(scores, results["training_generators"]) if c.test_set == test_set]
-    images = scores.images
-    return union((c.real for c in found), images), union((c.fake for c in found), images)
+) -> list[tuple[str, list[int], list[int]]]:
+    """Of each generator that has an AUC in a test set: its name, rows of its real images, fakes."""
+    return [
+        (c.generator, c.real.tolist(), c.fake.tolist())
+        for c in match(scores, results["training_generators"])
+        if c.test_set == test_set and len(c.real)
+    ]
 
 
 def _relations(everything: Iterable[Results], name: str) -> str:

@@ -11,14 +11,14 @@ from focus import evaluation
 from focus.cli import parse
 from focus.config import EvaluateConfig
 from focus.errors import InputError
-from focus.metrics import auc_difference
+from focus.metrics.differences import mean_auc_difference
 from focus.perturbations import STRENGTHS
 from focus.report import REPORT, comparison, plots
 from focus.result_table import figure
 from focus.results import summarise, write_results
 from focus.scores import Scores
 
-from .reports import Page, made, measured
+from .reports import KINDS, Page, made, measured
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,23 @@ def test_a_column_a_run_and_the_differences_on_the_same_images(
     printed = capsys.readouterr().out
     scored = [Scores.from_csv(run / "scores.csv") for run in runs]
     is_open = scored[0].test_set == "open"
-    sides = [is_open & (scored[0].label == label) for label in (0, 1)]
-    for name, scores in (("second", scored[1]), ("third", scored[2])):
-        sampled = [table.score[side] for table in (scores, scored[0]) for side in sides]
-        difference = auc_difference(*sampled)
+    real, *fakes = (
+        np.flatnonzero(is_open & (scored[0].label == label) & (scored[0].generator == generator))
+        for generator, label, test_set in KINDS
+        if test_set == "open"
+    )
+    means = [results["open"]["mean"]["auc"] for results in everything]
+    for name, scores, auc in zip(("second", "third"), scored[1:], means[1:], strict=True):
+        difference = mean_auc_difference(
+            [
+                (*(t.score[side] for t in (scores, scored[0]) for side in (real, fake)), real)
+                for fake in fakes
+            ]
+        )
         assert difference is not None
+        assert difference.value == pytest.approx(auc - means[0])
         words = (
-            f"open-set AUC, all images: {name} - first = {difference.value:+.3f} "
+            f"open-set AUC, mean of 2: {name} - first = {difference.value:+.3f} "
             f"[{difference.low:+.3f}, {difference.high:+.3f}], p = {difference.p_value:.2g}"
         )
         assert words in printed

@@ -332,11 +332,33 @@ def test_the_difference_of_two_models_by_hand() -> None:
     given = [(n, s, summarise(s, ["known"])) for n, s in (("one", one), ("other", other))]
     (line,) = difference_lines(*given)  # one fake is too few for a variance
     # Of six pairs four are in order, and two in the other model.
-    assert line.startswith("open-set AUC, all images: one - other = +0.333 [")
+    assert line.startswith("open-set AUC, mean of 1: one - other = +0.333 [")
     grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
     assert difference_lines(("one", grouped, given[0][2]), given[1]) == []
     assert difference_lines(given[1], ("one", grouped, given[0][2])) == []
     assert difference_lines(("one", one.select(range(5)), given[0][2]), given[1]) == []
+
+
+def test_the_difference_is_that_of_the_mean_over_generators() -> None:
+    """One is better on the generator with most fakes, and worse on the other three."""
+    random = np.random.default_rng(0)
+    rows: list[tuple[int, str, str, float]] = [(0, "", "open", s) for s in random.normal(size=200)]
+    for name, n in (("A", 400), ("B", 20), ("C", 20), ("D", 20), ("none", 1)):
+        rows += [(1, name, "open" if name != "none" else "closed", 0.0)] * n
+    one, other = rows[:], rows[:]
+    for place in range(200, len(rows)):
+        label, name, test_set, _ = rows[place]
+        score = random.normal()
+        for shift, table_of in ((1.6 if name == "A" else 0.4, one), (1.2, other)):
+            table_of[place] = (label, name, test_set, score + shift + 0.3 * random.normal())
+    given = [(n, table(r), summarise(table(r), [])) for n, r in (("one", one), ("other", other))]
+    (line,) = difference_lines(*given)
+    means = [results["open"]["mean"]["auc"] for *_, results in given]
+    assert line.startswith(f"open-set AUC, mean of 4: one - other = {means[0] - means[1]:+.3f} [")
+    assert means[0] < means[1]
+    assert float(line.rpartition("p = ")[2]) < 1e-4
+    pooled = [results["open"]["pooled"]["auc"] for *_, results in given]
+    assert pooled[0] > pooled[1]
 
 
 def test_no_difference_where_the_real_images_are_not_the_same() -> None:
