@@ -126,6 +126,13 @@ def run(
         _end(130, "interrupted.", prog, debug, is_main_process())
 
 
+def spoken_time(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``2.5 h``: as fine as an estimate of it is."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def leave_checkout() -> None:
     """Take a checkout's folder from Python's path: its kernels/ hides Hugging Face's package.
 

@@ -9,6 +9,7 @@ import yaml
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
+from focus.cli import spoken_time
 from focus.config import ResolvedTrainConfig
 from focus.data.dataset import Batch
 from focus.data.manifest import LABEL_NAMES, Manifest
@@ -48,8 +49,8 @@ def dry_run(
     total = steps * seconds + scoring / accelerator.num_processes
     say(
         f"steps: {config.epochs} epochs x {plan.steps} = {steps}, of {plan.images_per_step} images "
-        f"each\ntime: {_spoken(total)} (a step took {seconds:.3g} s, validation "
-        f"{_spoken(scoring / accelerator.num_processes)} of it), the test images apart"
+        f"each\ntime: {spoken_time(total)} (a step took {seconds:.3g} s, validation "
+        f"{spoken_time(scoring / accelerator.num_processes)} of it), the test images apart"
     )
 
 
@@ -122,9 +123,3 @@ def _seconds_per_image(trainer: Trainer) -> float:
         elif time.perf_counter() - began > _TIMED_SECONDS:
             break
     return (time.perf_counter() - began) / max(1, images)
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

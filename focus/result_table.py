@@ -18,14 +18,11 @@ _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 
 def remarks(scores: Scores, results: Results | None) -> list[str]:
     """What the reader of a table must know beside it: one line each, none if all is as it seems."""
-    unlabelled = int((scores.label < 0).sum())
+    if results is None:
+        return [f"None of the {len(scores)} images has a label: scores only, no results."]
     lines = []
-    if results is None:
-        lines.append(f"None of the {len(scores)} images has a label: scores only, no results.")
-    elif unlabelled:
+    if unlabelled := int((scores.label < 0).sum()):
         lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
-    if results is None:
-        return lines
     for kind, other in (("fake", "real"), ("real", "fake")):
         if results[f"n_{kind}"] == 0:
             lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")

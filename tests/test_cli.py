@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from focus.cli import parse, run
+from focus.cli import parse, run, spoken_time
 from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
 from focus.use_config import ExplainConfig, ExportConfig
@@ -438,3 +438,8 @@ def test_a_checkout_without_kernels_of_its_own_is_refused(tmp_path: Path) -> Non
         f"error: {tmp_path} is a checkout that is not the installed one: "
         "pip install -e it, or call this from another folder.\n"
     )
+
+
+def test_times_are_told_in_the_unit_that_is_read() -> None:
+    times = (44.6, 89, 91, 5340, 5400, 9000)
+    assert [*map(spoken_time, times)] == ["45 s", "89 s", "2 min", "89 min", "1.5 h", "2.5 h"]

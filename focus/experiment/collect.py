@@ -16,6 +16,7 @@ from focus.errors import InputError
 from focus.experiment.frozen import GLOBAL_GENERATORS
 from focus.experiment.grid import Run
 from focus.experiment.statistics import Floats
+from focus.result_table import figure
 from focus.results import match, strata
 from focus.runs import MANIFEST
 from focus.scores import Scores
@@ -71,27 +72,31 @@ def outcome(run: Run) -> Outcome:
     results = read_json(run.folder / "results.json")
     scores = Scores.from_csv(run.folder / "scores.csv")
     found, images = match(scores, results["training_generators"]), scores.images
-    opened = results["open"]
-    closed_auc, open_auc = _at(results, "closed", "pooled", "auc"), _at(opened, "mean", "auc")
-    by_name = {name: found["auc"] for name, found in opened["generators"].items()}
-    local = [auc for name, auc in by_name.items() if name not in GLOBAL_GENERATORS]
-    spread = [auc for name, auc in by_name.items() if name in GLOBAL_GENERATORS]
+
+    def at(*keys: str) -> float | None:
+        return figure(results, keys)[0]
+
+    closed_auc, open_auc = at("closed", "pooled", "auc"), at("open", "mean", "auc")
+    by_name = {name: each["auc"] for name, each in results["open"]["generators"].items()}
+    aucs = {name: auc for name, auc in by_name.items() if auc is not None}
+    local = [auc for name, auc in aucs.items() if name not in GLOBAL_GENERATORS]
+    spread = [auc for name, auc in aucs.items() if name in GLOBAL_GENERATORS]
     figures = {
         "closed": closed_auc,
-        "closed_balanced": _at(results, "closed_balanced", "pooled", "auc"),
+        "closed_balanced": at("closed_balanced", "pooled", "auc"),
         "open": open_auc,
         "gap": _difference(open_auc, closed_auc),
-        "open_local": _mean(local),
-        "open_global": _mean(spread),
+        "open_local": metrics.mean(np.array(local)),
+        "open_global": metrics.mean(np.array(spread)),
         **_by_artefact(run, scores, [c for c in found if c.test_set == "open"]),
-        "entropy_closed": _at(results, "closed", "pooled", "entropy"),
-        "entropy_open": _at(opened, "pooled", "entropy"),
-        "entropy_sum_open": _at(opened, "pooled", "entropy_sum"),
-        "pointing_closed": _at(results, "closed", "pooled", "pointing_hit"),
-        "pointing_open": _at(opened, "pooled", "pointing_hit"),
-        "peak_share_open": _at(opened, "pooled", "peak_share"),
-        "validation": _at(results, "model", "validation_auc"),
-        "best_epoch": _at(results, "model", "epoch"),
+        "entropy_closed": at("closed", "pooled", "entropy"),
+        "entropy_open": at("open", "pooled", "entropy"),
+        "entropy_sum_open": at("open", "pooled", "entropy_sum"),
+        "pointing_closed": at("closed", "pooled", "pointing_hit"),
+        "pointing_open": at("open", "pooled", "pointing_hit"),
+        "peak_share_open": at("open", "pooled", "peak_share"),
+        "validation": at("model", "validation_auc"),
+        "best_epoch": at("model", "epoch"),
         **{f"open.{name}": auc for name, auc in by_name.items()},
     }
     return Outcome(
@@ -228,18 +233,6 @@ def _same(one: Outcome, other: Outcome) -> bool:
     )
 
 
-def _at(results: Any, *keys: str) -> float | None:
-    """A figure of ``results.json``; None where it is not defined."""
-    for key in keys:
-        results = results.get(key) if isinstance(results, dict) else None
-    return None if results is None else float(results)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
-
-
 def _difference(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
@@ -251,4 +244,4 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): remove its folder and run again."
-        ) from (error)
+        ) from error

@@ -20,13 +20,13 @@ def without_tests(manifest: Manifest) -> Manifest:
     return manifest.where(lambda sample: sample.split in ("train", "validation"))
 
 
-def shuffled_maps(manifest: Manifest, seed: int = SHUFFLE_SEED) -> Manifest:
+def shuffled_maps(manifest: Manifest) -> Manifest:
     """Each training image gets the human map of another one of its class.
 
     The maps of a class are moved on by one place in a random order, so that, if there are two, none
     stays where it belongs. Images without a map stay without; the other splits are as they were.
     """
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(SHUFFLE_SEED)
     samples = list(manifest)
     rows: dict[int | None, list[int]] = {}
     for row, sample in enumerate(manifest):

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from focus.cli import load_config
+from focus.cli import load_config, spoken_time
 from focus.config import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment.grid import Run
@@ -119,8 +119,8 @@ def execute(
                     number = len(left) - len(waiting) - len(running)
                     end = str(failures[-1]) if code else f"{run.name} is done"
                     say(
-                        f"{number}/{len(left)}  {end}; {_minutes(passed)} passed, about "
-                        f"{_minutes(passed * (total - done) / done)} left"
+                        f"{number}/{len(left)}  {end}; {spoken_time(passed)} passed, about "
+                        f"{spoken_time(passed * (total - done) / done)} left"
                     )
         except KeyboardInterrupt:
             _stop(list(running))
@@ -131,10 +131,6 @@ def execute(
 def _cost(run: Run) -> float:
     """In epochs."""
     return _FIXED_COST + resolve(run.config).epochs
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 @contextmanager
