@@ -89,15 +89,13 @@ def _run(
             for command, output in zip(commands, outputs, strict=True)
         ]
         ended: dict[int, Ran] = {}
+        ways = [(None, max(seconds, 1)), (signal.SIGINT, GRACE), (signal.SIGKILL, None)]
         try:
-            for ending, patience in (
-                (None, max(seconds, 1)),
-                (signal.SIGINT, GRACE),
-                (signal.SIGKILL, None),
-            ):
+            for ending, patience in ways:
                 running = [process for process in begun if process.pid not in ended]
-                for process in running if ending else ():
-                    os.killpg(process.pid, ending)
+                for process in running:
+                    if ending is not None:
+                        os.killpg(process.pid, ending)
                 until = time.monotonic() + (patience or 0)
                 for process in running:
                     left = None if patience is None else max(until - time.monotonic(), 0)

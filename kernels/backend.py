@@ -11,7 +11,7 @@ import importlib.util
 import os
 import warnings
 from types import TracebackType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class use_backend:
         if name not in ("auto", *get_args(BackendName)):
             raise ValueError(f"backend {name!r} is not one of auto, triton, eager, reference")
         self._before = _choice
-        _choice = name
+        _choice = cast(Choice, name)
 
     def __enter__(self) -> None:
         return None

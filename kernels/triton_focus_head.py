@@ -192,7 +192,6 @@ def _terms_kernel(
     hot = (k == t) & real
     exists = tl.sum(hot.to(tl.int32), 0) > 0
     z = tl.where(exists, z, float("nan"))
-    tl.store(cam_ptr + sample_p, z, mask=inside)
 
     # Classification.
     share = tl.where(hot, 1 - smoothing, 0.0) + smoothing / classes
@@ -203,6 +202,8 @@ def _terms_kernel(
     slope = tl.where(exists, slope, float("nan"))
     of_one = tl.full((), 1, ACC) / batch if MEAN else 1.0
     tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * slope, mask=real)
+
+    tl.store(cam_ptr + sample_p, z, mask=inside)
 
     # The human map, zero where there is none.
     present = 0
