@@ -60,7 +60,7 @@ class Seen(NamedTuple):
     """What the detector makes of a view."""
 
     view: View
-    score: np.float32
+    score: np.float64
     predicted: np.int64
     cams: NDArray[np.float32]
     """[2, H, W], of the predicted and of the synthetic class."""
@@ -76,27 +76,26 @@ class Judge:
     threshold: float | None
     calibration: Calibration | None
 
-    def decision(self, score: np.float32) -> str:
+    def decision(self, score: np.float64) -> str:
         """``synthetic`` above the threshold, else ``real``; "" without one."""
         if self.threshold is None:
             return ""
-        # In float64, as evaluation compares: numpy would round the threshold to the score's type.
-        return LABEL_NAMES[SYNTHETIC if float(score) > self.threshold else REAL]
+        return LABEL_NAMES[SYNTHETIC if score > self.threshold else REAL]
 
-    def llr(self, score: np.float32) -> np.float32 | None:
+    def llr(self, score: np.float64) -> np.float32 | None:
         """Natural logarithm of the likelihood ratio, synthetic over real; None uncalibrated."""
         if self.calibration is None:
             return None
         return np.float32(self.calibration.llr(np.array([score]))[0])
 
 
-def video_score(scores: Sequence[np.float32]) -> np.float32:
+def video_score(scores: Sequence[np.float64]) -> np.float64:
     """The probability whose log-odds are the mean of those of the frames' scores.
 
     A mean of probabilities would let one undecided frame pull a video below a threshold near 1,
     whatever the others say. Frames of a video are alike, so their log-odds are not summed up.
     """
-    return np.float32(special.expit(logits(np.array(scores)).mean()))
+    return np.float64(special.expit(logits(np.array(scores)).mean()))
 
 
 class Writer:
@@ -217,7 +216,7 @@ class Writer:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             writer.writeheader()
             self._tables[name] = file, writer
-        # numpy prints a float32 with the fewest digits that read back to the same float32.
+        # numpy prints a float with the fewest digits that read back to the same one of its type.
         cells = {key: "" if value is None else str(value) for key, value in row.items()}
         self._tables[name][1].writerow(cells)
 

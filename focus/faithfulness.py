@@ -289,7 +289,7 @@ def _falls(
     autocast: Autocast,
 ) -> NDArray[np.float64]:
     """[B, 1 + places]: the fall for each of ``boxes`` [B, 1 + places, 2]."""
-    synthetic = prediction.predicted != REAL
+    synthetic = (prediction.predicted != REAL).cpu()
     mask = soft_box(box_sides(prediction.cams.shape[2:], images.shape[-1])).to(images.device)
     blurry = blurred(images)
     after = []
@@ -298,13 +298,12 @@ def _falls(
         with autocast():  # the network alone: the blur keeps its precision
             after.append(_decided(detector.predict_batch(changed).score, synthetic))
     before = _decided(prediction.score, synthetic)
-    falls: NDArray[np.float64] = (before[:, None] - torch.stack(after, 1)).cpu().numpy()
+    falls: NDArray[np.float64] = (before[:, None] - torch.stack(after, 1)).numpy()
     return falls
 
 
 def _decided(score: Tensor, synthetic: Tensor) -> Tensor:
     """The probability of the decision, real or synthetic, [B] float64."""
-    score = score.double()
     return torch.where(synthetic, score, 1 - score)
 
 

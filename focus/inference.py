@@ -110,7 +110,7 @@ def predicted_batches(
 
 def first_not_finite(prediction: "Prediction") -> int | None:
     """The place in the batch of the first image whose CAM or score is not finite."""
-    finite = prediction.cams.flatten(1).isfinite().all(1) & prediction.score.isfinite()
+    finite = prediction.cams.flatten(1).isfinite().all(1).cpu() & prediction.score.isfinite()
     return None if finite.all() else int(finite.int().argmin())
 
 

@@ -60,7 +60,7 @@ class Prediction(NamedTuple):
     """What is reported of images: never anything that needs a label."""
 
     score: Tensor
-    """``[B]`` float32, probability of synthetic."""
+    """``[B]`` float64, probability of synthetic; on the CPU, as not every device has the type."""
     predicted: Tensor
     """``[B]`` int64, class of the highest logit."""
     cams: Tensor
@@ -254,8 +254,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         logits, cams, entropy = self.head.activations(self.features(images))
         predicted = logits.argmax(1)
         return Prediction(
-            # Not 1 minus that of real, which rounds all below 6e-8 to 0.
-            score=logits.float().softmax(1)[:, 1:].sum(1),
+            # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
+            # sigmoid, whose last bit depends on the place in the batch.
+            score=logits.cpu().double().softmax(1)[:, 1:].sum(1),
             predicted=predicted,
             cams=torch.stack((_pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
             entropy=torch.stack((_pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),

@@ -139,7 +139,7 @@ def measure(
                 each=partial(_advance, bar, batch_size, end),
                 perturb=perturbation,
             )
-            score = np.full(len(clean), np.nan, dtype=np.float32)
+            score = np.full(len(clean), np.nan)
             score[rows] = scored.score
             results += [
                 Kept(
@@ -320,7 +320,7 @@ def _from_text(row: dict[str, str]) -> Kept:
 
 
 def _intervals(
-    score: NDArray[np.float32], clean: Scores, comparison: Comparison
+    score: NDArray[np.float64], clean: Scores, comparison: Comparison
 ) -> tuple[metrics.Interval | None, metrics.Interval | None]:
     """Of the AUC and of its change on the same images: DeLong's, by resampling where in groups.
 

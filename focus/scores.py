@@ -23,8 +23,14 @@ _MARK = "# focus-scores "
 Text = NDArray[np.object_]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
-_DTYPES: dict[object, type] = {Text: np.object_, Integers: np.int64, Floats: np.float32}
+_DTYPES: dict[object, type] = {
+    Text: np.object_,
+    Integers: np.int64,
+    Floats: np.float32,
+    Doubles: np.float64,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +40,8 @@ class Scores:
     index: row of the manifest that the image comes from.
     path, generator, family, split, test_set, group: as in the manifest, "" where unknown.
     label: 0 real, 1 synthetic, -1 unlabelled.
-    score: probability of synthetic, in [0, 1]. predicted: the class with the largest logit.
+    score: probability of synthetic, in [0, 1], float64 so that sure scores do not tie. predicted:
+    the class with the largest logit.
     entropy_predicted, entropy_synthetic: normalised entropy of the softmax of the CAM of the
     predicted and of the synthetic class, in [0, 1].
     Of the predicted class's CAM: entropy_sum and entropy_z (:mod:`focus.metrics`), cam_range
@@ -57,7 +64,7 @@ class Scores:
     split: Text
     test_set: Text
     group: Text
-    score: Floats
+    score: Doubles
     predicted: Integers
     entropy_predicted: Floats
     entropy_synthetic: Floats
@@ -147,7 +154,7 @@ class Scores:
         return ordered
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes ``scores.csv``; floats with as many digits as a float32 needs to come back."""
+        """Writes ``scores.csv``; floats with as many digits as they need to come back."""
         columns = [_to_text(name, column) for name, column in self._stored().items()]
         # File names that are not UTF-8 reach us as surrogates and leave as they came.
         with Path(path).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -203,7 +210,7 @@ _UNKNOWN: dict[str, float] = {
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:
-    # numpy prints a float32 with the fewest digits that read back to the same float32.
+    # numpy prints a float with the fewest digits that read back to the same one of its type.
     if name in _UNKNOWN:
         unknown = np.isnan(column) if column.dtype.kind == "f" else column < 0
         return ["" if gone else str(value) for value, gone in zip(column, unknown, strict=True)]

@@ -84,7 +84,7 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     out = tmp_path / "out"
     rows = run(saved(detector, tmp_path / "m", middle), out, pictures, overlay_size=50)
     assert [row["path"] for row in rows] == [str(file) for file in files]
-    assert [np.float32(row["score"]) for row in rows] == scores.score.tolist()
+    assert [float(row["score"]) for row in rows] == scores.score.tolist()
     entropy = [np.float32(row["entropy_predicted"]) for row in rows]
     assert entropy == scores.entropy_predicted.tolist()
     # A score above decides, not one that is equal.
@@ -145,10 +145,10 @@ def test_a_folder_of_frames_is_a_video(
         ("1", "2.bmp"),
         ("3", "10.png"),
     ]
-    scores = [np.float32(frame["score"]) for frame in frames]
+    scores = [float(frame["score"]) for frame in frames]
     files = [folder / frame["at"] for frame in frames]
     assert scores == detector.predict(files).score.tolist()
-    odds = np.array(scores, np.float64) / (1 - np.array(scores, np.float64))
+    odds = np.array(scores) / (1 - np.array(scores))
     mean = np.exp(np.log(odds).mean())
     assert float(row["score"]) == pytest.approx(mean / (1 + mean), rel=1e-5)
     assert (row["kind"], row["frames"], row["overlay"]) == ("video", "3", "")
@@ -189,8 +189,9 @@ def test_videos_and_images_in_one_folder(
 def test_the_mean_of_log_odds_by_hand() -> None:
     # Odds 9, 9 and 1/9: their geometric mean is 9 ** (1/3).
     expected = 9 ** (1 / 3) / (1 + 9 ** (1 / 3))
-    assert video_score(np.float32([0.9, 0.9, 0.1])) == pytest.approx(expected, rel=1e-6)
-    assert 0.5 < video_score(np.float32([1, 1, 0])) < 1, "a score that rounds to 0 or 1 is no end"
+    assert video_score([np.float64(score) for score in (0.9, 0.9, 0.1)]) == pytest.approx(expected)
+    whole = [np.float64(score) for score in (1, 1, 0)]
+    assert 0.5 < video_score(whole) < 1, "a score that rounds to 0 or 1 is no end"
 
 
 def test_without_thresholds_there_is_no_decision_and_it_is_said(
@@ -271,10 +272,9 @@ def test_a_folder_in_one_that_was_given_before(pictures: Path, tmp_path: Path) -
 
 
 def test_a_score_is_compared_as_in_evaluation() -> None:
-    score, threshold = np.float32(1), 0.9999999701976776  # 1 is the nearest float32 to it
-    assert (np.array([score], np.float64) > threshold).all()
+    score, threshold = np.float64(1 - 1e-12), 1 - 2e-12  # 1 is the nearest float32 to both
     assert Judge("eer", threshold, None).decision(score) == "synthetic"
-    assert Judge("eer", 1.0, None).decision(score) == "real"
+    assert Judge("eer", float(score), None).decision(score) == "real"
 
 
 def test_scores_and_thresholds_near_1_are_told_apart(
@@ -317,7 +317,7 @@ def one_seen() -> Seen:
         face=Image.new("RGB", (8, 8)),
         last=True,
     )
-    return Seen(view, np.float32(0.25), np.int64(0), np.zeros((2, 4, 4), np.float32), np.ones(2))
+    return Seen(view, np.float64(0.25), np.int64(0), np.zeros((2, 4, 4), np.float32), np.ones(2))
 
 
 def test_the_manifest_is_written_last(tmp_path: Path) -> None:

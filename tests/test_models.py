@@ -289,7 +289,7 @@ def test_the_score_is_the_probability_of_synthetic(small: Detector) -> None:
     with torch.no_grad():
         logits = small(x).logits
         out = small.head.activations(small.features(x))
-    torch.testing.assert_close(prediction.score, logits.softmax(1)[:, 1])
+    torch.testing.assert_close(prediction.score, logits.double().softmax(1)[:, 1])
     assert ((prediction.score >= 0) & (prediction.score <= 1)).all()
     assert prediction.predicted.equal(logits.argmax(1))
     of_predicted = out[1][torch.arange(5), prediction.predicted]
@@ -299,22 +299,33 @@ def test_the_score_is_the_probability_of_synthetic(small: Detector) -> None:
 
 
 def test_sure_scores_do_not_tie() -> None:
-    """1 - p(real) would round both to 0."""
+    """1 - p(real) would round the first two to 0, float32 the last two to 1."""
     detector = Detector(image_size=32).eval()
     nn.init.zeros_(detector.head.fc.weight)
     scores = []
-    for bias in (20.0, 21.0):
-        detector.head.fc.bias.data = torch.tensor([bias, 0.0])
+    for bias in ([20.0, 0.0], [21.0, 0.0], [0.0, 20.0], [0.0, 30.0]):
+        detector.head.fc.bias.data = torch.tensor(bias)
         scores.append(detector.predict_batch(images(1, 32)).score.item())
-    # 1 / (1 + exp(20)), 1 / (1 + exp(21))
-    assert scores == pytest.approx([2.0611536e-9, 7.5825604e-10], rel=1e-5, abs=0)
+    # 1 / (1 + exp(20)), 1 / (1 + exp(21)), 1 minus the first, 1 - 1 / (1 + exp(30))
+    assert scores[:2] == pytest.approx([2.0611536e-9, 7.5825604e-10], rel=1e-5, abs=0)
+    distances = [1 - score for score in scores[2:]]
+    assert distances == pytest.approx([2.0611536e-9, 9.3576e-14], rel=1e-2, abs=0)
+
+
+def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
+    """A sigmoid's vectors and what is left over of them differ in the last bit."""
+    detector = Detector(image_size=32).eval()
+    nn.init.zeros_(detector.head.fc.weight)
+    for margin in torch.linspace(-9, 9, 50):
+        detector.head.fc.bias.data = torch.stack([torch.tensor(0.0), margin])
+        assert len(detector.predict_batch(images(7, 32)).score.unique()) == 1
 
 
 def test_with_more_classes_all_but_real_are_synthetic() -> None:
     detector = Detector(image_size=32, num_classes=3).eval()
     x = images(4, 32)
     with torch.no_grad():
-        expected = 1 - detector(x).logits.softmax(1)[:, 0]
+        expected = 1 - detector(x).logits.double().softmax(1)[:, 0]
     torch.testing.assert_close(detector.predict_batch(x).score, expected)
 
 

@@ -55,7 +55,7 @@ def assert_same(left: Scores, right: Scores) -> None:
 def test_the_file_brings_back_every_bit(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     bits = generator.integers(0, 0x7F800000, 2000, dtype=np.uint32).view(np.float32)
-    to_one = generator.integers(0, 0x3F800001, 2000, dtype=np.uint32).view(np.float32)
+    to_one = generator.integers(0, 0x3FF0000000000001, 2000, dtype=np.uint64).view(np.float64)
     scores = table(2000, score=to_one, cam_range=bits)
     scores.to_csv(tmp_path / "scores.csv")
     assert_same(Scores.from_csv(tmp_path / "scores.csv"), scores)
@@ -79,7 +79,7 @@ def test_the_file_as_other_programs_see_it(tmp_path: Path) -> None:
     assert (unlabelled["path"], unlabelled["label"]) == ("/faces/0.png", "")
     assert (unlabelled["score"], unlabelled["pointing_hit"]) == ("0.1", "")
     assert (fake["label"], fake["pointing_hit"], fake["generator"]) == ("1", "0", "kA")
-    assert np.float32(fake["score"]) == np.float32(1 / 3)
+    assert float(fake["score"]) == 1 / 3
 
 
 def test_an_empty_table_has_a_file(tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_an_empty_table_has_a_file(tmp_path: Path) -> None:
         ("focus-scores 2", "focus-scores 3", "begins with '# focus-scores 3'"),
         ("entropy_sum", "entropy_total", "lacks the column 'entropy_sum'"),
         ("/faces/1.png,1,", "/faces/1.png,fake,", "line 4: label is 'fake'"),
-        (",0.16666667,0,", ",,0,", "line 3: score is ''"),
-        (",0.16666667,0,", ",nan,0,", "line 3: score is 'nan'"),
-        (",0.16666667,0,", ",1.01,0,", "line 3: score is '1.01'"),
-        (",0.16666667,0,", ",-0.1,0,", "line 3: score is '-0.1'"),
+        (",0.16666666666666666,0,", ",,0,", "line 3: score is ''"),
+        (",0.16666666666666666,0,", ",nan,0,", "line 3: score is 'nan'"),
+        (",0.16666666666666666,0,", ",1.01,0,", "line 3: score is '1.01'"),
+        (",0.16666666666666666,0,", ",-0.1,0,", "line 3: score is '-0.1'"),
         ("/faces/1.png,", '"/faces/1.png"",', "line 5: unexpected end of data; mend"),
         ("/faces/1.png,", '"/faces/1.png"x,', "line 4: ',' expected after '\"'; mend"),
     ],

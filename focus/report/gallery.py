@@ -171,7 +171,7 @@ def _below_one_folder(paths: Sequence[str]) -> tuple[str, list[str]]:
     return root, [path[length:] for path in paths]
 
 
-def _short(values: NDArray[np.float32]) -> list[float]:
+def _short(values: NDArray[np.floating[Any]]) -> list[float]:
     """With four digits behind the point; more are in scores.csv."""
     return [round(float(value), 4) for value in values]
 
