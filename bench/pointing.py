@@ -1,0 +1,134 @@
+"""How often a CAM that looks at no image would peak in the artefact, on the demo set.
+
+    python -m bench.pointing [--output FOLDER] [--grid N]
+
+What the shares of peaks in the artefact, and on the human maps, are to be read beside. Of the test
+fakes with an artefact mask, and of the validation images with a human map, the share that each
+detector of no image hits, by the rules of ``pointing_hit`` and ``map_hit``:
+
+    any cell      a cell drawn evenly: the mean share of the cells that would be a hit
+    middle cells  one of the four in the middle, drawn evenly
+    fixed cell    the one cell that most training fakes, or training maps, would be hit in
+    best cell     the one cell that these very images are hit in most: no fixed peak does better
+    mean map      the mean training map as the CAM of all, for human maps
+    other's map   the human map of another image, of the next one in the manifest, as the CAM
+
+With ``map_cosine`` of the last two and of the fixed cell. Nothing is trained and nothing is drawn
+at random, so that every machine gives the same figures.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.entry import end_in_a_line, make_folder
+from bench.timing import at_least, settings, write
+from focus import agreement, metrics
+from focus.data.dataset import FaceDataset, artefact_coverage
+from focus.data.demo import demo_manifest
+from focus.data.manifest import SYNTHETIC, Manifest
+
+Hits = NDArray[np.bool_]
+"""[N, H, W]: of each image, the cells where a peak would be a hit."""
+GRID = 8
+
+
+@dataclass
+class Row:
+    """One detector of no image. n: the images that it is asked of; cosine: None where no map is."""
+
+    figure: str
+    images: str
+    peak: str
+    n: int
+    hit: float
+    cosine: float | None = None
+
+
+def artefacts(manifest: Manifest, grid: int) -> Hits:
+    """Of the fakes that have a mask."""
+    paths = [s.mask_path for s in manifest if s.label == SYNTHETIC and s.mask_path is not None]
+    coverage = [artefact_coverage(path, (grid, grid)) for path in paths]
+    cells = range(grid * grid)
+    hits = [[metrics.pointing_hit(cell, cover) for cell in cells] for cover in coverage]
+    known = [row for row in hits if None not in row]
+    return np.array(known, dtype=bool).reshape(len(known), grid, grid)
+
+
+def human_maps(manifest: Manifest, grid: int) -> NDArray[np.float64]:
+    """[N, H, W] in [0, 1], of the images that have one."""
+    given = Manifest(sample for sample in manifest if sample.map_path is not None)
+    half = (0.5, 0.5, 0.5)  # and a size for images that are not looked at
+    faces = FaceDataset(given, image_size=8 * grid, grid=(grid, grid), mean=half, std=half)
+    return np.stack([faces[row].saliency.numpy() for row in range(len(faces))]).astype(np.float64)
+
+
+def of_peaks(figure: str, images: str, hits: Hits, trained: Hits) -> Iterator[Row]:
+    """The rows of the detectors that peak in a cell whatever the image. trained: of training."""
+    rate, middle = hits.mean(axis=0), slice(hits.shape[1] // 2 - 1, hits.shape[1] // 2 + 1)
+    fixed = np.unravel_index(trained.mean(axis=0).argmax(), rate.shape)
+    for peak, share in (
+        ("any cell", rate.mean()),
+        ("middle cells", rate[middle, middle].mean()),
+        ("fixed cell", rate[fixed]),
+        ("best cell", rate.max()),
+    ):
+        yield Row(figure, images, peak, len(hits), round(float(share), 4))
+
+
+def of_maps(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterator[Row]:
+    """The rows of human maps: peaks, with the fixed one's cosine, and whole maps as CAMs."""
+    looked, before = maps >= agreement.REGION, trained >= agreement.REGION
+    one_cell = np.zeros_like(maps)
+    one_cell[:, *np.unravel_index(before.mean(axis=0).argmax(), maps.shape[1:])] = 1
+    for row in of_peaks("map_hit", "validation", looked, before):
+        if row.peak == "fixed cell":
+            row.cosine = _mean(agreement.map_cosine(one_cell, maps))
+        yield row
+    mean = np.broadcast_to(trained.mean(axis=0), maps.shape)
+    for peak, cams in (("mean map", mean), ("other's map", np.roll(maps, -1, axis=0))):
+        hit, cosine = agreement.map_hit(cams, maps), agreement.map_cosine(cams, maps)
+        yield Row("map_hit", "validation", peak, len(maps), _mean(hit), _mean(cosine))
+
+
+def measure(manifest: Manifest, grid: int) -> list[Row]:
+    """A row for each figure, group of images and detector of no image."""
+    training = manifest.split("train")
+    tests, trained = manifest.split("test"), artefacts(training, grid)
+    rows: list[Row] = []
+    for name in ("closed", "open"):
+        own = Manifest(sample for sample in tests if sample.test_set == name)
+        rows += of_peaks("pointing_hit", name, artefacts(own, grid), trained)
+    validated = human_maps(manifest.split("validation"), grid)
+    return [*rows, *of_maps(validated, human_maps(training, grid))]
+
+
+def main() -> None:
+    """Measure, print a line each, and write them with ``--output``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, help="folder for pointing.csv and pointing.json")
+    parser.add_argument("--grid", type=at_least(2), default=GRID, help="cells a side of the CAM")
+    arguments = parser.parse_args()
+    if arguments.output:
+        make_folder(arguments.output)
+    rows = measure(demo_manifest(), arguments.grid)
+    for row in rows:
+        cosine = "" if row.cosine is None else f"  cosine {row.cosine:.3f}"
+        print(f"{row.figure:<13} {row.images:<11} {row.peak:<13} {row.hit:.3f}{cosine}")
+    if arguments.output:
+        measured_with = settings("python -m bench.pointing", 1)
+        write(arguments.output, "pointing", [asdict(row) for row in rows], measured_with)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return round(float(np.nanmean(values)), 4)
+
+
+if __name__ == "__main__":
+    end_in_a_line(main)
