@@ -1,6 +1,6 @@
 """Does the decision rest on what the CAM shows? How far it falls when that place is blurred.
 
-This project's own definition, after the deletion tests of RISE (Petsiuk et al. 2018) and the drop
+This project's own definition, modelled on the deletion tests of RISE (Petsiuk et al. 2018) and the drop
 in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input x, S pixels a side:
 
     region    a box of S/4 pixels a side, of a cell's side where cells of the CAM are larger; its
@@ -56,7 +56,10 @@ RESAMPLES = 2000
 
 _MARK = "# focus-faithfulness "
 _SHARE = "share_peak_larger"
-_COLUMNS = ("path", "label", "generator", "test_set", "predicted", "fall_peak", "fall_elsewhere")
+_COLUMNS = (
+    *("path", "label", "generator", "test_set", "predicted"),
+    *("fall_peak", "fall_elsewhere", "peak_larger"),
+)
 
 Box = tuple[int, int]
 """Of a region: the row of its upper edge and the column of its left one, in pixels."""
@@ -72,6 +75,15 @@ class Falls:
 
     peak: NDArray[np.float64]
     elsewhere: NDArray[np.float64]
+
+    def larger(self) -> NDArray[np.float64]:
+        """[N] share of the boxes elsewhere whose fall is below the peak's, equal ones half.
+
+        Of a place that is as any other its mean is one half, however skewed falls are; of the peak
+        against the mean of the others it would be less.
+        """
+        signs = np.sign(self.peak[:, None] - self.elsewhere)
+        return np.asarray((1 + signs.mean(axis=1)) / 2, dtype=np.float64)
 
 
 def measure(
@@ -196,16 +208,15 @@ def summary(falls: Falls, rows: ArrayLike, scores: Scores | None = None) -> dict
     """The figures of some images, for ``results.json``; None where there are no images.
 
     rows: a mask [N] or row numbers. fall_peak and fall_elsewhere: means over images, of each its
-    mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: of the
-    images, those where the peak's fall is larger than the mean of the others. intervals: 95 %, the
-    percentiles of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none
-    where a class has fewer than two images, or groups. A share that no resample moves from 0 or 1
-    gets that of a rate over all of them; other means that do not move have none.
+    mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: the
+    mean of :meth:`Falls.larger`, one half by chance. intervals: 95 %, the percentiles of
+    :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none where a class
+    has fewer than two images, or groups. A share that no resample moves from 0 or 1 gets that of a
+    rate over all of them; other means that do not move have none.
     """
     chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
     peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)
-    larger = (peak > elsewhere).astype(np.float64)
-    values = np.stack([peak, elsewhere, peak - elsewhere, larger])
+    values = np.stack([peak, elsewhere, peak - elsewhere, falls.larger()[chosen]])
     names = ("fall_peak", "fall_elsewhere", "difference", _SHARE)
     means = {name: metrics.mean(own) for name, own in zip(names, values, strict=True)}
     spread = _intervals(dict(zip(names, values, strict=True)), chosen, scores)
@@ -252,10 +263,11 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
         file.write(f"{_MARK}{VERSION}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for row, (peak, others) in enumerate(zip(falls.peak, falls.elsewhere, strict=True)):
+        figures = zip(falls.peak, falls.elsewhere.mean(axis=1), falls.larger(), strict=True)
+        for row, own in enumerate(figures):
             label = "" if scores.label[row] < 0 else scores.label[row]
             texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])
-            writer.writerow((*texts, scores.predicted[row], f"{peak:.6g}", f"{others.mean():.6g}"))
+            writer.writerow((*texts, scores.predicted[row], *(f"{value:.6g}" for value in own)))
     return path
 
 

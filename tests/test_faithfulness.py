@@ -206,7 +206,7 @@ def test_the_summary_by_hand() -> None:
         "fall_peak": 0.25,
         "fall_elsewhere": pytest.approx(0.15),
         "difference": pytest.approx(0.1),
-        "share_peak_larger": pytest.approx(1 / 3),  # ties are not larger
+        "share_peak_larger": pytest.approx((1 + 1 / 2 + 1 / 2) / 3),  # ties count half
     }
     # Of 27 resamples of (0.3, 0, 0), 8 have the mean 0 and 1 has 0.3.
     assert interval == pytest.approx((0.0, 0.3))
@@ -217,6 +217,19 @@ def test_the_summary_by_hand() -> None:
     both = by_class(falls, np.array([2]), np.array([0, 1]))
     assert both["n"] == 3
     assert (both["real"], both["fake"]) == (summary(falls, [2]), summary(falls, [0, 1]))
+
+
+def test_a_peak_that_is_as_any_other_place_is_larger_in_half() -> None:
+    """Falls are skewed: few draws of an exponential lie above the mean of eight."""
+    draws = np.random.default_rng(0).exponential(size=(4000, 9)) ** 3
+    falls = Falls(draws[:, 0], draws[:, 1:])
+    share = summary(falls, np.arange(4000))["share_peak_larger"]
+    assert share == pytest.approx(0.5, abs=0.015)  # three standard errors
+    assert (falls.peak > falls.elsewhere.mean(axis=1)).mean() < 0.3
+    # Of falls that are all in turn at the peak, whatever they are, it is exact.
+    every = np.stack([np.roll(np.array([0.0, 0.0, 0.1, 0.7, 0.2]), n) for n in range(5)])
+    turns = summary(Falls(every[:, 0], every[:, 1:]), np.arange(5))
+    assert turns["share_peak_larger"] == pytest.approx(0.5)
 
 
 def test_the_interval_has_the_width_of_the_mean() -> None:
@@ -272,9 +285,9 @@ def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     path = faithfulness.write(falls, scores, tmp_path)
     mark, head, *rows = path.read_text().splitlines()
     assert mark == "# focus-faithfulness 1"
-    assert head == "path,label,generator,test_set,predicted,fall_peak,fall_elsewhere"
+    assert head == "path,label,generator,test_set,predicted,fall_peak,fall_elsewhere,peak_larger"
     assert len(rows) == 6
-    assert rows[2].split(",")[1:] == ["1", "uB", "", "1", f"{falls.peak[2]:.6g}", "0"]
+    assert rows[2].split(",")[1:] == ["1", "uB", "", "1", f"{falls.peak[2]:.6g}", "0", "1"]
     assert rows[5].split(",")[1] == ""
     closed, opened = faithfulness.lines(falls, scores, ["kA"])
     found = summary(falls, [0, 1, 3, 4])
@@ -308,5 +321,5 @@ def test_it_is_in_the_results_of_each_group(tmp_path: Path) -> None:
     assert opened["generators"]["(unnamed)"]["faithfulness"]["fake"]["fall_peak"] == 0.2
     pooled = opened["pooled"]["faithfulness"]
     assert pooled["difference"] == pytest.approx((0 + 0.1 + 0.8 + 0.2) / 4 - 0.1)
-    assert pooled["real"]["share_peak_larger"] == 0.0
+    assert pooled["real"]["share_peak_larger"] == 0.25  # 0, and eight ties
     json.dumps(results, allow_nan=False)
