@@ -199,16 +199,15 @@ def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
         InputError: the model does not have the threshold that was asked for.
     """
     points, name = detector.points, config.threshold or "balanced"
-    value = None if points is None else points.thresholds[name]
-    calibration = None if points is None else points.calibration
-    if points is not None and value is not None:
-        return Judge(name, value, calibration), (
-            f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the "
-            f"model, fixed on {points.n_real} real and {points.n_fake} fake validation images)"
-        )
-    why = f"no {THRESHOLDS}" if points is None else f"no threshold {name}"
+    calibration, why = None, f"no {THRESHOLDS}"
     if points is not None:
-        why += f" (it {points.undefined()[name]})"
+        calibration, value = points.calibration, points.thresholds[name]
+        if value is not None:
+            return Judge(name, value, calibration), (
+                f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the "
+                f"model, fixed on {points.n_real} real and {points.n_fake} fake validation images)"
+            )
+        why = f"no threshold {name} (it {points.undefined()[name]})"
     if config.threshold is not None:
         raise InputError(
             f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag, or choose "

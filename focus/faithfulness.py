@@ -1,7 +1,8 @@
 """Does the decision rest on what the CAM shows? How far it falls when that place is blurred.
 
-This project's own definition, modelled on the deletion tests of RISE (Petsiuk et al. 2018) and the drop
-in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input x, S pixels a side:
+This project's own definition, modelled on the deletion tests of RISE (Petsiuk et al. 2018) and the
+drop in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input x, S pixels a
+side:
 
     region    a box of S/4 pixels a side, of a cell's side where cells of the CAM are larger; its
               middle is that of the cell where the predicted class's CAM peaks, moved as little as

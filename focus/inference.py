@@ -37,14 +37,13 @@ def predictions(
     *,
     batch_size: int,
     workers: int = 0,
-    device: torch.device | str | None = None,
     autocast: Autocast | None = None,
     indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], "Prediction"]]:
     """Yields rows of the manifest and the detector's :class:`~focus.models.Prediction` for them.
 
-    device: where the detector is (default: where its parameters are). autocast: makes the context
-    that the network runs in (``accelerator.autocast``). indices: the rows to take (default all).
+    autocast: makes the context that the network runs in (``accelerator.autocast``). indices: the
+    rows to take (default all).
     The network runs in evaluation and inference mode; every module is in its own mode again when
     a batch is handed out, and torch's global random state stays as it is.
 
@@ -55,7 +54,6 @@ def predictions(
         images_only(manifest),
         batch_size=batch_size,
         workers=workers,
-        device=device,
         autocast=autocast,
         indices=indices,
     )
@@ -69,7 +67,6 @@ def predicted_batches(
     *,
     batch_size: int,
     workers: int = 0,
-    device: torch.device | str | None = None,
     autocast: Autocast | None = None,
     indices: Sequence[int] | None = None,
     perturb: Perturb | None = None,
@@ -78,7 +75,7 @@ def predicted_batches(
 
     perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
     """
-    device = torch.device(device or next(detector.parameters()).device)
+    device = next(detector.parameters()).device
     images = FaceDataset(
         manifest,
         image_size=detector.image_size,
@@ -138,7 +135,6 @@ def score_images(
     *,
     batch_size: int,
     workers: int = 0,
-    device: torch.device | str | None = None,
     autocast: Autocast | None = None,
     indices: Sequence[int] | None = None,
     progress: bool = True,
@@ -160,7 +156,6 @@ def score_images(
         manifest,
         batch_size=batch_size,
         workers=workers,
-        device=device,
         autocast=autocast,
         indices=indices,
         perturb=perturb,

@@ -73,6 +73,9 @@ def contact_sheet(
     A face is followed by the CAM of the predicted class over it, with the artefact mask outlined,
     and by the human map, each where the manifest has it. Below stand the score (the probability
     of synthetic, in red where the predicted class is wrong) and the entropy of the CAM.
+
+    Raises:
+        ImageError: a file that cannot be decoded, or an output that is not finite.
     """
     known = detector.config.training_generators
     rows: dict[tuple[str, str], list[int]] = {}

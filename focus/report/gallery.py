@@ -23,6 +23,7 @@ from focus.plotting import printable
 from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED
+from focus.videos import evenly
 
 if TYPE_CHECKING:
     from focus.models import Detector
@@ -73,9 +74,7 @@ def choose(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple
     chosen = []
     for rows in kinds.values():
         ordered = np.array(rows)[np.argsort(scores.score[rows], kind="stable")]
-        count = min(each, len(ordered))
-        # The middle of each of ``count`` equal parts.
-        chosen.append(ordered[(2 * np.arange(count) + 1) * len(ordered) // (2 * count)])
+        chosen.append(ordered[evenly(len(ordered), each)])
     return np.sort(np.concatenate([np.zeros(0, np.int64), *chosen])), each
 
 
