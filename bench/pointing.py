@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from bench.entry import end_in_a_line, make_folder
 from bench.timing import at_least, settings, write
-from focus import agreement, metrics
+from focus import agreement
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.manifest import SYNTHETIC, Manifest
+from focus.metrics.cams import hit_cells
 
 Hits = NDArray[np.bool_]
 """[N, H, W]: of each image, the cells where a peak would be a hit."""
@@ -53,10 +54,7 @@ def artefacts(manifest: Manifest, grid: int) -> Hits:
     """Of the fakes that have a mask."""
     paths = [s.mask_path for s in manifest if s.label == SYNTHETIC and s.mask_path is not None]
     coverage = [artefact_coverage(path, (grid, grid)) for path in paths]
-    cells = range(grid * grid)
-    hits = [[metrics.pointing_hit(cell, cover) for cell in cells] for cover in coverage]
-    known = [row for row in hits if None not in row]
-    return np.array(known, dtype=bool).reshape(len(known), grid, grid)
+    return np.stack([hits for hits in map(hit_cells, coverage) if hits is not None])
 
 
 def human_maps(manifest: Manifest, grid: int) -> NDArray[np.float64]:

@@ -61,6 +61,7 @@ OF_BOTH = {
 OF_FAKES = {
     "pointing_hit": "pointing_hit",
     "pointing_hit_synthetic": "pointing_hit_synthetic",
+    "pointing_chance": "pointing_chance",
     "mask_mass": "mask_mass",
 }
 _COLUMNS = [*OF_BOTH.values(), *OF_FAKES.values()]
@@ -326,7 +327,7 @@ def intervals(
                 interval = _for_upward(value, interval, bias)
             if independent < 2:
                 interval = None
-            elif interval[0] == interval[1]:
+            elif math.isclose(*interval):  # equal up to the rounding of sums
                 share = value in (0, 1) and any(word in name for word in _SHARES)
                 count = round(value * independent)
                 interval = rate_interval(count, independent) if share else None

@@ -1,6 +1,7 @@
 """The detector over the images of a manifest: predictions batch by batch, and the whole table."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -20,6 +21,7 @@ from focus.data.dataset import Batch, FaceDataset, Perturb, artefact_coverage, c
 from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import NotFiniteError
+from focus.metrics.cams import hit_cells
 from focus.operating_points import OperatingPoints
 from focus.scores import Scores
 
@@ -265,6 +267,7 @@ def _rows(
         map_mass=agreement.map_mass(cams[:, 0], maps).astype(np.float32),
         mask_mass=agreement.mask_mass(cams[:, 0], masks).astype(np.float32),
         llr=(calibration.llr(score) if calibration else score * np.nan).astype(np.float32),
+        pointing_chance=np.array([_chance(cells) for cells in coverage], dtype=np.float32),
     )
 
 
@@ -272,6 +275,11 @@ def _coverage(sample: Sample, grid: tuple[int, ...]) -> NDArray[np.float32] | No
     if sample.label != SYNTHETIC or sample.mask_path is None:
         return None
     return artefact_coverage(sample.mask_path, (grid[0], grid[1]))
+
+
+def _chance(coverage: NDArray[np.float32] | None) -> float:
+    cells = None if coverage is None else hit_cells(coverage)
+    return math.nan if cells is None else float(cells.mean())
 
 
 def _hits(

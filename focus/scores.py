@@ -53,7 +53,8 @@ class Scores:
     looked, 0 it does not). mask_mass: its share in [0, 1] that lies on the artefact, NaN where
     pointing_hit is -1. A CAM that is constant has NaN and -1, too, but in map_mse.
     llr: natural logarithm of the likelihood ratio, synthetic over real, by the model's calibration
-    (:mod:`focus.operating_points`); NaN without one.
+    (:mod:`focus.operating_points`); NaN without one. pointing_chance: the share of the cells, in
+    [0, 1], where a peak would be a hit; NaN where pointing_hit is -1.
     """
 
     index: Integers
@@ -81,6 +82,7 @@ class Scores:
     map_mass: Floats
     mask_mass: Floats
     llr: Floats
+    pointing_chance: Floats
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -167,6 +169,8 @@ class Scores:
     def from_csv(path: str | Path) -> "Scores":
         """Reads what :meth:`to_csv` wrote; columns that are not ours are ignored.
 
+        What an earlier release did not write is "not known".
+
         Raises InputError for another version, a missing column, a cell that cannot be read or a
         score outside [0, 1].
         """
@@ -186,12 +190,13 @@ class Scores:
                     f"{path}, line {line}: {error}; mend the line or write the file anew."
                 ) from error
         stored = [field for field in _FIELDS if field.name != "index"]
-        missing = [field.name for field in stored if field.name not in (reader.fieldnames or ())]
+        needed = [field.name for field in stored if field.name not in _LATER]
+        missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
             raise InputError(f"{path} lacks the column {missing[0]!r}; write the file anew.")
         table: dict[str, Any] = {"index": np.arange(len(rows))}
         for field in stored:
-            cells = [row[field.name] for row in rows]
+            cells = [row.get(field.name, "") for row in rows]
             table[field.name] = _from_text(cells, field.name, _DTYPES[field.type], path)
         return Scores(**table)
 
@@ -202,10 +207,13 @@ class Scores:
 
 _FIELDS = fields(Scores)
 _EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
+# Columns that files of this version had not from the start.
+_LATER = ("pointing_chance",)
 # What means "not known" in a column, where the file has an empty cell.
 _UNKNOWN: dict[str, float] = {
     **dict.fromkeys(("label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), -1),
     **dict.fromkeys(("map_mse", "map_cosine", "map_mass", "mask_mass", "llr"), math.nan),
+    **dict.fromkeys(_LATER, math.nan),
 }
 
 

@@ -120,6 +120,10 @@ def test_every_column_by_hand(pictures: Manifest) -> None:
     # Only fakes are asked; the real image's mask plays no part.
     assert scores.pointing_hit.tolist() == [0, 0, -1, -1]
     assert scores.pointing_hit_synthetic.tolist() == [1, 0, -1, -1]
+    # One cell of eight is covered.
+    np.testing.assert_array_equal(
+        scores.pointing_chance, np.float32([1 / 8, 1 / 8, np.nan, np.nan])
+    )
     # Of the CAM's mass, stretched to 0 in the artefact's cell and 1 in the seven others, none lies
     # on the artefact; in image 1 the peak holds all of it.
     np.testing.assert_array_equal(scores.mask_mass, np.float32([0, 0, np.nan, np.nan]))

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from focus import metrics
+from focus.metrics.cams import hit_cells
 
 
 def test_auc_by_hand() -> None:
@@ -131,6 +132,8 @@ def test_commonest_peak_share() -> None:
 )
 def test_pointing_hit(coverage: list[list[float]], peak: int, hit: bool | None) -> None:
     assert metrics.pointing_hit(peak, np.array(coverage)) is hit
+    known = hit_cells(np.array(coverage))
+    assert (None if known is None else bool(known.ravel()[peak])) is hit
 
 
 def test_a_peak_outside_the_map_is_an_error() -> None:

@@ -37,7 +37,7 @@ def scores(**given: object) -> Scores:
         **given,
     }
     numbers = ("index", "entropy_synthetic", "pointing_hit", "pointing_hit_synthetic")
-    maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr")
+    maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr", "pointing_chance")
     texts = ("path", "generator", "family", "split", "test_set", "group")
     return Scores(
         **{name: np.zeros(4) for name in (*numbers, *maps)}

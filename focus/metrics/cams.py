@@ -76,17 +76,27 @@ def commonest_peak_share(peaks: Array) -> float | None:
 def pointing_hit(peak: int, coverage: Array) -> bool | None:
     """Whether the CAM's peak lies on the artefact.
 
-    peak: flat index (row-major) into ``coverage`` [H, W], the share of each cell that the
-    artefact mask covers, in [0, 1]. A hit: the peak's cell is covered to at least a quarter, or
-    no cell is covered more (an artefact smaller than a cell can still be hit). ``None`` when the
-    mask covers nothing.
+    peak: flat index (row-major) into ``coverage`` [H, W], as of :func:`hit_cells`. ``None`` when
+    the mask covers nothing. Raises ValueError for a peak that is none of the cells.
     """
-    cells = np.asarray(coverage, dtype=np.float64).ravel()
-    if not 0 <= peak < cells.size:
-        raise ValueError(f"peak {peak} is outside the {cells.size} cells of the coverage map")
+    size = np.size(coverage)
+    if not 0 <= peak < size:
+        raise ValueError(f"peak {peak} is outside the {size} cells of the coverage map")
+    cells = hit_cells(coverage)
+    return None if cells is None else bool(cells.flat[peak])
+
+
+def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
+    """The cells [H, W] where a peak is a hit; their share is what a peak hits by chance.
+
+    coverage [H, W]: the share of each cell that the artefact mask covers, in [0, 1]. A hit: the
+    cell is covered to at least a quarter, or no cell is covered more (an artefact smaller than a
+    cell can still be hit). ``None`` when the mask covers nothing.
+    """
+    cells = np.asarray(coverage, dtype=np.float64)
     if cells.max() <= 0:
         return None
-    return bool(cells[peak] >= HIT_COVERAGE or cells[peak] == cells.max())
+    return np.asarray((cells >= HIT_COVERAGE) | (cells == cells.max()))
 
 
 def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

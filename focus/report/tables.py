@@ -21,6 +21,7 @@ FIGURES = {
     "ece": "ECE",
     "entropy": "CAM entropy",
     "pointing_hit": "peaks in artefact",
+    "pointing_chance": "in it by chance",
     "map_cosine": "cosine with human map",
 }
 """The columns of the table of a test set, those that are defined for one of its generators."""
