@@ -45,9 +45,9 @@ def predictions(
     """Yields rows of the manifest and the detector's :class:`~focus.models.Prediction` for them.
 
     autocast: makes the context that the network runs in (``accelerator.autocast``). indices: the
-    rows to take (default all).
-    The network runs in evaluation and inference mode; every module is in its own mode again when
-    a batch is handed out, and torch's global random state stays as it is.
+    rows to take (default all). The network runs in evaluation and inference mode; every module is
+    in its own mode again when a batch is handed out, and torch's global random state stays as it
+    is.
 
     Raises ImageError when the output for an image is not finite, naming the image.
     """
