@@ -56,7 +56,7 @@ class Outcome:
 
     run: Run
     figures: Mapping[str, float]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float64]
     comparisons: Mapping[str, Sequence[Comparison]]
     strata: NDArray[np.int64]
     groups: NDArray[np.object_]
@@ -207,7 +207,7 @@ def drawn_aucs(
 
 
 def _auc(
-    scores: NDArray[np.float32], real: NDArray[np.int64], fake: NDArray[np.int64], weights: Floats
+    scores: NDArray[np.float64], real: NDArray[np.int64], fake: NDArray[np.int64], weights: Floats
 ) -> Floats:
     """[R] of some rows, with the weights [R, N] of all; NaN without images of a class."""
     ranking = metrics.Ranking.of(scores[real], scores[fake])
