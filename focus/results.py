@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from focus.data.generators import families, home_of, relation, with_families
+from focus.data.generators import families, home_of, relation, served_by, with_families
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.figures import Table
 from focus.metrics import Resampler
@@ -35,7 +35,7 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     A fake belongs to its test set; without one it is "closed" if training knew its generator, if
     by another of its names, else "open". Its real images are the first of these that there are
     any of: the generator's own in the same test set; those of the same test set that name no
-    generator; those given apart, with neither test set nor generator.
+    generator; the generator's own without a test set; those given apart, with neither.
     """
     known = list(training_generators)
     # What the results call a fake without a name is no name.
@@ -45,12 +45,20 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     home = np.array([homes[pair] for pair in given], dtype=np.object_)
     real, fake = scores.label == REAL, scores.label == SYNTHETIC
     nameless = real & (names == "")
+    serving = {text: served_by(text) for text in set(names[real])}
     comparisons = []
     for test_set, generator in sorted(set(zip(home[fake], names[fake], strict=True))):
+        own = np.zeros(len(scores), bool)
+        for text in (text for text, served in serving.items() if generator in served):
+            own |= real & (names == text)
+        here = scores.test_set == test_set
+        apart = scores.test_set == ""
+        at_home = home_of("", generator, known) == test_set
         candidates = (
-            real & (home == test_set) & (names == generator) & (generator != ""),
-            nameless & (scores.test_set == test_set),
-            nameless & (scores.test_set == ""),
+            own & (here | (apart & at_home)),
+            nameless & here,
+            own & apart,
+            nameless & apart,
         )
         chosen = next((rows for rows in candidates if rows.any()), np.zeros(len(scores), bool))
         fakes = fake & (home == test_set) & (names == generator)

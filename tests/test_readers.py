@@ -306,8 +306,11 @@ def test_bad_test_sets(
 def test_test_reals_of_a_generator_are_its_own_and_others_serve_all(tmp_path: Path) -> None:
     touch(tmp_path / "tree/sg/1_fake/f.png", tmp_path / "fakes/f.png", tmp_path / "reals/r.png")
     tests = {"set": f"{tmp_path}/tree", "new": f"{tmp_path}/fakes"}
-    reals = dict.fromkeys(("sg", "new", "set", "ffhq"), f"{tmp_path}/reals")
+    touch(tmp_path / "ffhq/r.png")
+    reals = dict.fromkeys(("sg", "new", "set", "again"), f"{tmp_path}/reals")
+    reals["ffhq"] = f"{tmp_path}/ffhq"
     found = read_tests(tests, reals).where(lambda sample: sample.label == 0)
+    # One folder by two names that are no generators ("set", "again") is there once.
     # "set" is where the layout names another generator: nothing there would be called that.
     assert [(s.extra["source"], s.generator) for s in found] == [
         ("sg", "sg"),
@@ -315,6 +318,45 @@ def test_test_reals_of_a_generator_are_its_own_and_others_serve_all(tmp_path: Pa
         ("set", ""),
         ("ffhq", ""),
     ]
+
+
+@pytest.fixture
+def two_sources(tmp_path: Path) -> dict[str, str]:
+    """Data with real images of their own, test fakes of three generators, and other real images."""
+    touch(tmp_path / "data/0_real/r.png", tmp_path / "data/1_fake/f.png", tmp_path / "ffhq/1.png")
+    touch(tmp_path / "b/1.png", tmp_path / "a/1.png")
+    touch(tmp_path / "both/0_real/1.png", tmp_path / "both/1_fake/1.png")
+    return {name: f"{tmp_path}/{name}" for name in ("data", "b", "a", "both", "ffhq")}
+
+
+def test_reals_given_apart_serve_the_test_fakes_and_those_of_the_data_the_data(
+    two_sources: dict[str, str], tmp_path: Path
+) -> None:
+    tests = {name: two_sources[name] for name in ("b", "a", "both")}
+    ffhq = {"ffhq": two_sources["ffhq"]}
+
+    def served(*data: str, reals: dict[str, str] = ffhq) -> list[tuple[str, str]]:
+        own, found = read_given(TrainConfig(data=data, test_data=tests, test_real=reals))
+        return [(Path(s.path).parts[-2], s.generator) for s in own + found if s.label == 0]
+
+    own, both = ("0_real", ""), ("0_real", "both")
+    assert served(two_sources["data"]) == [own, both, ("ffhq", "a | b")]
+    # The demo set's own, which have test sets, would otherwise come first.
+    assert served() == [both, ("ffhq", "a | b")]
+    assert served(two_sources["data"], reals={}) == [own, both]
+    # Data without real images to test on need those that there are.
+    table = tmp_path / "data.csv"
+    table.write_text("# focus-manifest 1\npath,label,split\n")
+    rows = "data/0_real/r.png,real,train\ndata/1_fake/f.png,synthetic,test\n"
+    table.write_text(table.read_text() + rows)
+    assert served(str(table)) == [own, both, ("ffhq", "")]
+    # All have their own: these are for whatever fakes of the data have none.
+    tests = {"both": two_sources["both"]}
+    assert served(two_sources["data"]) == [own, both, ("ffhq", "")]
+    # A manifest's own words count.
+    tests, table = {"a": two_sources["a"]}, tmp_path / "reals.csv"
+    table.write_text("# focus-manifest 1\npath,label,test_set\nffhq/1.png,real,closed\n")
+    assert served(reals={"ffhq": str(table)}) == [("ffhq", "")]
 
 
 def test_what_a_configuration_gives(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from focus.data.readers import read_tests
+from focus.config import TrainConfig
+from focus.data.readers import read_given, read_tests
 from focus.operating_points import POINTS, OperatingPoints
 from focus.result_table import difference_lines, format_table, remarks
 from focus.results import match, write_results
@@ -84,6 +85,40 @@ def test_reals_given_by_a_generators_name_are_its_own(tmp_path: Path) -> None:
     assert (results["open"]["pooled"]["n_real"], results["n_real_unused"]) == (15, 0)
 
 
+@pytest.mark.parametrize("test_set", ["", "open"])
+def test_the_open_figure_is_that_of_the_new_sets_alone(tmp_path: Path, test_set: str) -> None:
+    """Whatever real images the training data have, and whether a manifest names their test set."""
+    for folder in ("own", "new", "newer", "ffhq"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            (tmp_path / folder / f"{number}.png").touch()
+    rows = [
+        f"own/{n}.png,{label},{g},test,{test_set * (label == 'real')}"
+        for n, label, g in ((0, "real", ""), (1, "real", ""), (2, "synthetic", "known"))
+    ]
+    data = tmp_path / "data.csv"
+    head = "# focus-manifest 1\npath,label,generator,split,test_set\n"
+    data.write_text(head + "\n".join(rows))
+    given: dict[str, Any] = {
+        "test_data": {name: f"{tmp_path}/{name}" for name in ("new", "newer")},
+        "test_real": {"ffhq": f"{tmp_path}/ffhq"},
+    }
+
+    def results(*data: str) -> dict[str, Any]:
+        own, tests = read_given(TrainConfig(data=data, **given))
+        scored = [
+            (s.label or 0, s.generator, s.test_set, len(s.generator) / 50 + 0.3 * ("own" in s.path))
+            for s in own + tests
+        ]
+        return summarise(table(scored, path=[s.path for s in own + tests]), ["known"])
+
+    both, alone = results(str(data)), results()
+    assert both["open"] == alone["open"]
+    assert both["open"]["pooled"]["n_real"] == 3
+    if not test_set:
+        assert both["closed"]["pooled"]["n_real"] == 2
+
+
 def test_reals_of_the_same_test_set_come_before_those_given_apart() -> None:
     scores = table(
         [
@@ -103,6 +138,31 @@ def test_reals_of_the_same_test_set_come_before_those_given_apart() -> None:
         ("closed_balanced", "A"): ([0], [8]),
         ("open", "A"): ([3], [6, 7]),
         ("open", "known"): ([2], [5]),
+    }
+
+
+def test_a_real_image_may_serve_several_generators() -> None:
+    scores = table(
+        [
+            (0, "", "", 0.1),
+            (0, "A | B", "", 0.1),
+            (0, "", "open", 0.1),
+            (0, "C", "", 0.1),
+            (1, "A", "", 0.9),
+            (1, "B", "open", 0.9),
+            (1, "B", "closed_balanced", 0.9),  # in which no real image is
+            (1, "known", "", 0.9),
+            (1, "A | B", "", 0.9),  # may be a name, too
+            (1, "C", "closed", 0.9),
+        ]
+    )
+    assert matched(scores) == {
+        ("closed", "C"): ([3], [9]),
+        ("closed", "known"): ([0], [7]),
+        ("closed_balanced", "B"): ([1], [6]),
+        ("open", "A"): ([1], [4]),
+        ("open", "A | B"): ([1], [8]),
+        ("open", "B"): ([1], [5]),
     }
 
 

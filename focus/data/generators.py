@@ -14,6 +14,9 @@ from focus.data.manifest import SYNTHETIC, Sample
 
 Relation = Literal["closed", "near", "far"]
 
+SEVERAL = " | "
+"""Between the generators that a real image serves."""
+
 # What stands for a generator where the data name none.
 _NO_NAMES = frozenset({"", "synthetic", "fake", "ai", "unknown"})
 # Words that many data sets have in their names: these are aliases only if nothing stands beside.
@@ -104,6 +107,14 @@ def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation 
     if own and own in trained:
         return "near"
     return "far" if own and trained and "" not in trained else None
+
+
+def served_by(real: str) -> frozenset[str]:
+    """The generators whose fakes are compared with a real image: what its cell ``generator`` names.
+
+    One, or several with ``SEVERAL`` between them; none, which is empty, serves all.
+    """
+    return frozenset({real, *real.split(SEVERAL)}) if real else frozenset()
 
 
 def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:

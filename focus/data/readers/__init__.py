@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.generators import family_of
+from focus.data.generators import SEVERAL, family_of
 from focus.data.layouts import HUB_PREFIX, Layout, parse_columns
 from focus.data.machine import is_main_process
 from focus.data.manifest import (
@@ -214,7 +214,10 @@ def read_tests(
         joined += _test_fakes(read(path, name if family_of(name) else None), name)
     generators = joined.generators()
     for name, path in test_real.items():
-        joined += _test_reals(read(path), name, generator=name if name in generators else "")
+        reals = _test_reals(read(path), name, generator=name if name in generators else "")
+        # One folder under two names that are no generators is there once.
+        there = {(s.path, s.generator, s.test_set) for s in joined if s.label == REAL}
+        joined += reals.where(lambda s: (s.path, s.generator, s.test_set) not in there)  # noqa: B023
     return joined
 
 
@@ -227,8 +230,10 @@ def read_given(
 ) -> tuple[Manifest, Manifest]:
     """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
-    Either is empty only if nothing was given. The main process prints a line for each path: the
-    layout it was read as. name_fakes: whether those of ``--data`` whose generator is named nowhere
+    Either is empty only if nothing was given. Real images of ``--test-real`` that are no
+    generator's own are compared with the fakes of ``--test-data`` alone, unless ``--data`` has
+    none to test on. The main process prints a line for each path: the layout it was read as.
+    name_fakes: whether those of ``--data`` whose generator is named nowhere
     get the default one. A ``--columns label=``, for "there is none", is for the tables of the test
     sets where there are any. Raises InputError for a path of ``--data`` that is given twice, for a
     ``--layout`` or ``--columns`` that no path has a use for, and what :func:`read_data` and
@@ -283,7 +288,31 @@ def read_given(
     )
     if columns and not any(reading.columns for reading in readings):
         raise InputError("--columns is for tables, and no path is one: drop it.")
-    return own, tests
+    return own, _apart(own, tests) if config.test_real else tests
+
+
+def _apart(own: Manifest, tests: Manifest) -> Manifest:
+    """The test samples, their shared reals named after the generators that have no others.
+
+    Else they would be mixed with the reals of the data, which are of another source: the closed and
+    the open figures would be of both. Where the data have no reals to test on, or all generators
+    have their own, shared reals serve all.
+    """
+    tested = own.where(lambda s: s.split in ("", "test"))
+    reals = [s for s in (*tested, *tests) if s.label == REAL]
+    lacking = sorted(set(tests.generators()) - {s.generator for s in reals})
+    if not lacking or (own and not any(s.label == REAL and not s.generator for s in tested)):
+        return tests
+    serves = SEVERAL.join(lacking)
+    return Manifest(
+        (
+            replace(s, generator=serves)
+            if s.label == REAL and not s.generator and not s.test_set
+            else s
+            for s in tests
+        ),
+        tests.source,
+    )
 
 
 def _read(request: Request, layout: Layout | None) -> tuple[Layout, Columns | None, Manifest]:
