@@ -1,6 +1,6 @@
 """What ``evaluate.py`` does: a trained detector on images, to scores, results and a report."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from focus import faithfulness, report, robustness
@@ -9,7 +9,7 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.machine import default_workers, is_main_process
-from focus.data.manifest import Manifest
+from focus.data.manifest import Manifest, absolute, file_key
 from focus.data.readers import read_given
 from focus.errors import InputError
 from focus.inference import score_shared
@@ -93,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> None:
                 faithfulness.add(falls, scores, results)
                 write_results(output, scores, results)
     if main:
-        name = model.absolute().parent.name if model.name == "model" else model.name
+        name = model.parent.name if model.name == "model" else model.name
         if results is not None:
             print(format_table({name: results}), end="\n\n")
         said += remarks(scores, results)
@@ -110,13 +110,13 @@ def _model_folder(config: EvaluateConfig) -> Path:
     if config.model_dir is not None:
         if not Path(config.model_dir).is_dir():
             raise InputError(f"--model-dir {config.model_dir} is no folder: give one with a model.")
-        return Path(config.model_dir)
+        return absolute(config.model_dir)  # "." has no name
     run = Path(str(config.run))
     if not run.is_dir():
         raise InputError(f"--run {run} is no folder: give a run folder of train.py.")
     if not (run / "model").is_dir():
         raise InputError(f"--run {run} has no folder 'model': train it for an epoch at least.")
-    return run / "model"
+    return absolute(run / "model")
 
 
 def _output_folder(config: EvaluateConfig) -> Path:
@@ -141,7 +141,7 @@ def _images(
     That is the images given, else those that the run was tested on.
     """
     own, tests = read_given(config, allow_unlabelled=True)
-    given, record = own + tests, _record(model.absolute().parent)
+    given, record = own + tests, _record(model.parent)
     if not given and config.run is not None:
         given = record.split("test")
         if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
@@ -153,30 +153,24 @@ def _images(
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # What a model was trained or chosen on says nothing about new images.
-    known = {_place(s.path) for s in record if s.split in ("train", "validation")}
-    unseen = given.where(lambda s: s.split != "train" and _place(s.path) not in known)
+    known = record.where(lambda s: s.split in ("train", "validation"))
+    files, groups = {file_key(s.path) for s in known}, {s.group for s in known} - {""}
+    others = given.where(lambda s: s.split != "train" and file_key(s.path) not in files)
+    unseen = others.where(lambda s: s.group not in groups)
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
             "chosen on: give others."
         )
     if progress and len(unseen) < len(given):
+        related = len(others) - len(unseen)
         print(
             f"{len(given) - len(unseen)} of {len(given)} images are left out: they are for "
-            "training, or what the model was chosen on."
+            "training, or what the model was chosen on"
+            + (f", {related} of them by their group." if related else ".")
         )
     usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
     return usable, bad, default_workers()
-
-
-def _place(path: str) -> tuple[Path, str]:
-    """The same for a file by whatever links its folder is reached."""
-    return _resolved(Path(path).parent), Path(path).name
-
-
-@cache
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()
 
 
 def _record(run: Path) -> Manifest:

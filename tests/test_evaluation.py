@@ -1,6 +1,7 @@
 """What evaluate.py does: results, files, screen, bad input, several processes."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -180,12 +181,44 @@ def test_what_a_model_was_trained_or_chosen_on_is_left_out(
 
 
 def test_nor_do_links_and_short_names_hide_it(
-    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "images")
+    shutil.move(tmp_path / "images" / "4.png", noise(tmp_path / "new" / "1_fake", 1) / "4.png")
     monkeypatch.chdir(own_run / "model")
-    evaluate(model_dir=".", data=(str(tmp_path / "link"),), output=str(tmp_path / "out"))
-    assert names_of(tmp_path / "out") == ["3.png", "4.png", "5.png", "6.png"]
+    data = (str(tmp_path / "link"), str(tmp_path / "new"))
+    out = tmp_path / "out"
+    evaluate(model_dir=".", data=data, output=str(out), report=True)
+    assert names_of(out) == ["3.png", "5.png", "6.png", "0.png", "4.png"]
+    # The report, and the table, call it by its run.
+    assert "<title>run" in (out / "report.html").read_text()
+    assert "AUC" in (printed := capsys.readouterr().out)
+    assert re.search(r"^ +run$", printed, re.MULTILINE)
+
+
+def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another frame of a video, or another picture of a person, is no new image either."""
+    record = Manifest.from_csv(own_run / "manifest.csv")
+    groups = ("anna", "", "ben", "carl", "", "", "")
+    Manifest(replace(s, group=g) for s, g in zip(record, groups, strict=True)).to_csv(
+        own_run / "manifest.csv"
+    )
+    others = noise(tmp_path / "others", 4)
+    new = [
+        Sample(str(others / f"{number}.png"), number % 2, group=group)
+        for number, group in enumerate(("anna", "ben", "carl", ""))
+    ]
+    Manifest([*record[:1], *new]).to_csv(tmp_path / "new.csv")
+    out = tmp_path / "out"
+    evaluate(run=str(own_run), data=(str(tmp_path / "new.csv"),), output=str(out))
+    assert names_of(out) == ["2.png", "3.png"]
+    said = "3 of 5 images are left out: they are for training, or what the model was chosen on, "
+    assert f"{said}2 of them by their group.\n" in capsys.readouterr().out
 
 
 def test_a_manifest_beside_a_model_that_is_of_no_run_leaves_nothing_out(

@@ -157,6 +157,19 @@ def test_splits_that_cannot_be_trained_are_refused(more: list[Sample], message: 
     assert "\n" not in str(error.value)
 
 
+def test_a_file_is_one_by_whatever_links_its_folder_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "faces")
+    rows = [
+        Sample(f"{tmp_path}/link/1.png", 1, "g", split="train"),
+        Sample(f"{tmp_path}/faces/2.png", 1, "g", split="train"),
+    ]
+    check_trainable(Manifest([*GOOD, *rows]))
+    rows += [Sample(f"{tmp_path}/faces/1.png", 1, "g", split="validation")]
+    with pytest.raises(InputError, match=r"1 images .* is '.*/faces/1.png' in train and .*/link/1"):
+        check_trainable(Manifest([*GOOD, *rows]))
+
+
 def test_a_test_split_may_be_absent_or_unlabelled() -> None:
     check_trainable(Manifest([*GOOD, Sample("/x", split="test")]))
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, TextIO, cast, get_args, overload
 
@@ -305,6 +306,17 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
             f"path {path!r} leaves the data root {root}, which only --allow-outside-root permits"
         )
     return whole
+
+
+def file_key(path: str) -> str:
+    """The same text for a file by whatever links its folder is reached."""
+    folder, name = os.path.split(path)  # a million Path objects take seconds
+    return os.path.join(_resolved(folder), name)  # noqa: PTH118
+
+
+@cache
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def absolute(path: str | Path) -> Path:

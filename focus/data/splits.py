@@ -3,12 +3,12 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
 from focus.errors import InputError
 
 _Kind = tuple[int | None, str]
@@ -124,11 +124,15 @@ def check_trainable(manifest: Manifest) -> None:
 
 
 def _check_apart(manifest: Manifest, place: str) -> None:
-    for kind in ("group", "path"):
+    kinds: dict[str, Callable[[Sample], str]] = {
+        "groups": lambda sample: sample.group,
+        "images": lambda sample: file_key(sample.path),
+    }
+    for what, name_of in kinds.items():
         home: dict[str, Split] = {}
         torn: set[str] = set()
         for sample in manifest:
-            name: str = getattr(sample, kind)
+            name = name_of(sample)
             if name and sample.split and home.setdefault(name, sample.split) != sample.split:
                 torn.add(name)
         if not torn:
@@ -136,13 +140,12 @@ def _check_apart(manifest: Manifest, place: str) -> None:
         first = min(torn)
         members: defaultdict[str, list[str]] = defaultdict(list)
         for row, sample in enumerate(manifest, start=1):
-            if getattr(sample, kind) == first and sample.split:
+            if sample.split and name_of(sample) == first:
                 members[sample.split].append(f"image {row}, {sample.path!r}")
         where = "; ".join(
             f"{split}: {images[0]}{f' and {len(images) - 1} more' * (len(images) > 1)}"
             for split, images in sorted(members.items())
         )
-        what = "groups" if kind == "group" else "images"
         raise InputError(
             f"{len(torn)} {what} of {place} lie in more than one split, the first is {first!r} in "
             f"{' and '.join(sorted(members))} ({where}): give each one split."
