@@ -30,14 +30,10 @@ from focus.errors import ImageError, InputError, did_you_mean
 from focus.flags import GROUPS, Words, flag
 from focus.stopping import Stopped
 from focus.use_config import ExplainConfig, ExportConfig
+from focus.writing import REFUSED
 
 C = TypeVar("C", TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
 
-# What the system says of a place that cannot be written: full, a limit, forbidden, read-only.
-_REFUSED = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-)
 # What it says of a path that is none, or of something else than it is used for.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
@@ -115,7 +111,7 @@ def run(
         _end(2, _sentence(error), prog, debug, speaks)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        if error.errno in _REFUSED:
+        if error.errno in REFUSED:
             _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
         if error.errno not in _NO_PATH or not where:
             raise

@@ -330,33 +330,36 @@ def loss_config(config: TrainConfig) -> LossConfig:
                 " drop one of them."
             )
     elif loss.focus_weight == 0:
-        if config.focus_weight is None:
-            for name in ("focus_level", "entropy_target"):
-                if (value := getattr(config, name)) not in (None, "none"):
-                    raise InputError(
-                        f"{flag(name)} {value} has no effect while the focus term of the loss "
-                        f"{config.loss!r} weighs 0: give --focus-weight too."
-                    )
-        loss = replace(loss, level="none", entropy_target=None)
-    if loss.level in ("none", "minimize"):
-        if config.entropy_target is not None and loss.level == "minimize":
-            raise InputError(
-                "--entropy-target has no effect when the entropy is minimised: "
-                "add --focus-level match or hinge."
-            )
-        loss = replace(loss, entropy_target=None)
-    if config.target_from_maps:
-        if config.entropy_target is not None:
-            raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
-        if loss.level not in ("match", "hinge"):
-            raise InputError(
-                f"--target-from-maps has no effect with the focus level {loss.level}: add "
-                "--focus-level match or hinge."
-            )
+        loss = replace(loss, level="none")
+    aims = loss.level in ("match", "hinge")
+    _refuse_idle(config, loss, aims)
+    if config.target_from_maps and config.entropy_target is not None:
+        raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
+    if config.target_from_maps or not aims:
         loss = replace(loss, entropy_target=None)
     if loss.classification_weight == loss.focus_weight == loss.saliency_weight == 0:
         raise InputError("All three weights of the loss are 0: give one of them above 0.")
     return loss
+
+
+def _refuse_idle(config: TrainConfig, loss: LossConfig, aims: bool) -> None:
+    """Raise InputError for a flag of the focus term that nothing asks for. aims: at an entropy."""
+    idle = {
+        "focus_level": config.focus_level not in (None, loss.level),
+        "entropy_target": config.entropy_target is not None and not aims,
+        "target_from_maps": config.target_from_maps and not aims,
+    }
+    for name in (name for name, is_idle in idle.items() if is_idle):
+        given = getattr(config, name)
+        what = flag(name) if given is True else f"{flag(name)} {given}"
+        if loss.level == "none":
+            raise InputError(
+                f"{what} has no effect while the focus term of the loss {config.loss!r} weighs 0: "
+                "give --focus-weight and --focus-level, or drop it."
+            )
+        raise InputError(
+            f"{what} has no effect when the entropy is minimised: add --focus-level match or hinge."
+        )
 
 
 def resolve(config: TrainConfig) -> ResolvedTrainConfig:

@@ -15,7 +15,7 @@ from focus.detector_config import CONFIG_FILE
 from focus.errors import InputError, did_you_mean
 from focus.model_card import CARD
 from focus.operating_points import THRESHOLDS
-from focus.writing import flush
+from focus.writing import REFUSED, flush
 
 WEIGHTS_FILE = "model.safetensors"
 _ALWAYS, _PERHAPS = (CONFIG_FILE, WEIGHTS_FILE), (THRESHOLDS, CARD)
@@ -28,6 +28,8 @@ _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
 @contextmanager
 def replace_folder(folder: Path, *, keep_others: bool = False) -> Iterator[Path]:
     """An empty folder beside ``folder``, which takes its place when all is written to it.
+
+    An error leaves what was there, and nothing beside it.
 
     keep_others: move what is no part of a detector to the new folder.
 
@@ -53,9 +55,13 @@ def replace_folder(folder: Path, *, keep_others: bool = False) -> Iterator[Path]
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
-    for path in (*aside.iterdir(), aside):
-        flush(path)
+    try:
+        yield aside
+        for path in (*aside.iterdir(), aside):
+            flush(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk would stay full
+        raise
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
@@ -86,8 +92,8 @@ def local_folder(name: str | Path, **options: Any) -> Path:
     some of ``_OPTIONS``, as of :func:`huggingface_hub.hf_hub_download`.
 
     Raises:
-        InputError: there is no such folder, and the Hub does not give the model; an option that
-            there is not, or a revision of a folder.
+        InputError: there is no such folder, and the Hub does not give the model; the cache cannot
+            be written; an option that there is not, or a revision of a folder.
     """
     for option in options:
         if option not in _OPTIONS:
@@ -108,7 +114,13 @@ def local_folder(name: str | Path, **options: Any) -> Path:
         hf_hub_download(name, WEIGHTS_FILE, **options)
         for file in _PERHAPS:
             _fetch_if_there(name, file, options)
-    except Exception as error:  # the Hub's own errors, and those of the connection
+    except Exception as error:  # the Hub's own errors, those of the connection and of the disk
+        # Of errors of the system, those of files name one, those of a connection do not.
+        if isinstance(error, OSError) and (error.filename or error.errno in REFUSED):
+            raise InputError(
+                f"The model {name} cannot be kept in the Hub's cache ({first_line(error)}): free "
+                "the place, or choose another by HF_HOME."
+            ) from error
         raise InputError(
             f"There is no folder {name}, and the Hub gave no model of that name "
             f"({first_line(error)}): check the name and the connection."

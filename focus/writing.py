@@ -1,9 +1,16 @@
 """Files that are there whole or not at all, after a kill or a power cut too."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
+"""What the system says of a place that cannot be written: full, a limit, forbidden, read-only."""
 
 
 @contextmanager

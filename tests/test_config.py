@@ -160,7 +160,9 @@ def test_a_named_loss_is_taken_as_it_is(name: str) -> None:
         # No weight, or no level: no focus term, in one spelling.
         ({"loss": "focus", "focus_weight": 0}, LossConfig(1, 0, 0, "none")),
         ({"loss": "blend", "focus_level": "none"}, LossConfig(1, 0, 5, "none")),
-        ({"loss": "hinge", "focus_weight": 0, "entropy_target": 0.4}, LossConfig(1, 0, 0, "none")),
+        ({"loss": "hinge", "focus_weight": 0}, LossConfig(1, 0, 0, "none")),
+        ({"loss": "hinge", "focus_level": "none"}, LossConfig(1, 0, 0, "none")),
+        ({"loss": "focus", "focus_weight": 0, "focus_level": "none"}, LossConfig(1, 0, 0, "none")),
         # The named loss's target goes with its level.
         ({"loss": "hinge", "focus_level": "minimize"}, LossConfig(1, 1, 0, "minimize")),
         ({"loss": "hinge", "entropy_target": 0.4}, replace(LOSSES["hinge"], entropy_target=0.4)),
@@ -177,7 +179,7 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
 def test_resolving_twice_changes_nothing() -> None:
     tried = 0
     for loss, weight, level, target in itertools.product(
-        LOSSES, (None, 0.0, 0.3), (None, "none", "match", "hinge", "minimize"), (None, 0.5)
+        LOSSES, (None, 0.0, 0.3, 1.0), (None, "none", "match", "hinge", "minimize"), (None, 0.5)
     ):
         given = {"loss": loss, "focus_weight": weight, "focus_level": level}
         try:
@@ -228,6 +230,27 @@ def test_resolving_twice_changes_nothing() -> None:
         ({"loss": "ce", "focus_level": "hinge"}, "--focus-level hinge has no effect .*'ce'"),
         ({"loss": "ce", "entropy_target": 0.5}, "--entropy-target 0.5 has no effect"),
         ({"loss": "focus", "entropy_target": 0.5}, "add --focus-level match or hinge"),
+        (
+            {"loss": "focus", "focus_level": "none", "entropy_target": 0.5},
+            "--entropy-target 0.5 has no effect while the focus term of the loss 'focus' weighs 0",
+        ),
+        (
+            {"loss": "hinge", "focus_weight": 0, "entropy_target": 0.5},
+            "--entropy-target 0.5 has no effect while the focus term of the loss 'hinge' weighs 0",
+        ),
+        (
+            {"loss": "focus", "focus_weight": 0, "focus_level": "match"},
+            "--focus-level match has no effect while the focus term of the loss 'focus' weighs 0",
+        ),
+        ({"loss": "focus", "target_from_maps": True}, "--target-from-maps has no effect when the"),
+        (
+            {"loss": "hinge", "focus_weight": 0, "target_from_maps": True},
+            "--target-from-maps has no effect while .*: give --focus-weight and --focus-level, or",
+        ),
+        (
+            {"loss": "hinge", "entropy_target": 0.5, "target_from_maps": True},
+            "--target-from-maps and --entropy-target are two aims",
+        ),
         ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
         ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
     ],

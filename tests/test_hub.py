@@ -1,6 +1,8 @@
 """A saved detector: its model card, and its way through a server that answers as the Hub does."""
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, RepoUrl, close_session, constants
 
+import focus.hub
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.hub import WEIGHTS_FILE
@@ -142,6 +145,44 @@ def test_a_download_that_breaks_off_is_one_sentence(
     with pytest.raises(InputError, match=r"the Hub gave no model of that name \(") as caught:
         Detector.from_pretrained("user/name", **options)
     assert_one_sentence(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter_of_the_connection(
+    detector: Detector, hub: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, options = hub
+    detector.save_pretrained(folder)
+    options["cache_dir"].touch()
+    with pytest.raises(
+        InputError, match=r"user/name cannot be kept in .*/cache/.*'\): free"
+    ) as caught:
+        Detector.from_pretrained("user/name", **options)
+    assert_one_sentence(caught.value)
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(focus.hub, "hf_hub_download", full)
+    with pytest.raises(InputError, match=r"No space left on device\): free the place"):
+        Detector.from_pretrained("user/name", **options)
+
+
+def test_a_failed_save_leaves_nothing_beside_what_was_there(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector.save_pretrained(tmp_path / "m")
+    before = (tmp_path / "m" / "config.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for broken in (OperatingPoints, "write"), (focus.hub, "flush"):
+        with monkeypatch.context() as patch:
+            patch.setattr(*broken, full)
+            with pytest.raises(OSError, match="No space left"):
+                detector.save_pretrained(tmp_path / "m")
+        assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m" / "config.json").read_bytes() == before
 
 
 def test_options_that_there_are_not(detector: Detector, tmp_path: Path) -> None:
