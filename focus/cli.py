@@ -13,7 +13,8 @@ import sys
 import traceback
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
 from itertools import groupby
@@ -85,16 +86,31 @@ def run(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parse, call ``main``, and end the process with code 2 and one line on an InputError.
+    """Parse, call ``main``, and end the process as :func:`program` does.
+
+    ``--debug`` shows the traceback of an error too.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    prog = prog or Path(sys.argv[0]).name
+    with program(prog, debug="--debug" in argv):
+        config = parse(config_class, argv, prog=prog, description=description)
+    with program(prog, debug=config.debug):
+        main(config)
+
+
+@contextmanager
+def program(prog: str, *, debug: bool) -> Iterator[None]:
+    """End the process with code 2 and one line on an InputError.
 
     A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
     130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
     several processes only the main one writes the line, but for what one of them alone may meet:
-    an ImageError, a full disk. ``--debug`` shows the traceback too.
+    an ImageError, a full disk.
+
+    Args:
+        prog: the program's name, with which the line begins.
+        debug: show the traceback before it.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    prog = prog or Path(sys.argv[0]).name
-    debug = "--debug" in argv
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -103,9 +119,7 @@ def run(
         # cannot be encoded, as a file name that is not UTF-8, is shown escaped, as on stderr.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        config = parse(config_class, argv, prog=prog, description=description)
-        debug = config.debug
-        main(config)
+        yield
     except InputError as error:
         speaks = is_main_process() or isinstance(error, ImageError)
         _end(2, _sentence(error), prog, debug, speaks)
@@ -127,6 +141,39 @@ def spoken_time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def command(prog: str, about: Mapping[str, str], arguments: Sequence[str], more: str = "") -> str:
+    """Which of a program's commands the first argument names.
+
+    Without one, or after ``--help``, it prints what there are and ends the process.
+
+    Args:
+        prog: the program's name.
+        about: what each command does, in a few words.
+        arguments: the command line.
+        more: the last line of the help.
+
+    Raises:
+        InputError: there is no such command.
+        SystemExit: with code 0 after ``--help``, 2 without a command.
+    """
+    name = arguments[0] if arguments else ""
+    if name in ("", "-h", "--help"):
+        width = max(map(len, about)) + 2
+        print(f"usage: {prog} COMMAND [flags]\n")
+        for each, words in about.items():
+            print(f"  {each:{width}}{words}")
+        print(f"\n{prog} COMMAND --help lists the flags of a command.")
+        if more:
+            print(more)
+        raise SystemExit(0 if name else 2)
+    if name not in about:
+        raise InputError(
+            f"There is no command {name!r}{did_you_mean(name, about)}: it is one of "
+            f"{', '.join(about)}."
+        )
+    return name
 
 
 def leave_checkout() -> None:

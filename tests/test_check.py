@@ -463,6 +463,14 @@ def test_a_command_that_cannot_be_understood_is_one_line(words: list[str], said:
     assert done.stderr.count("\n") == 1
 
 
+def test_debug_shows_the_traceback_of_a_command(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = program("demo", tmp_path / "file", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("python -m focus.data: error: The demo set can")
+
+
 def test_help_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
     done = program("check", "--help")
     assert done.returncode == 0

@@ -389,17 +389,18 @@ def test_the_command_line(detector: Detector, pictures: Path, tmp_path: Path) ->
 )
 def test_usage(words: list[str], code: int, said: str, capfd: pytest.CaptureFixture[str]) -> None:
     from focus.__main__ import PROG, main
-    from focus.cli import run as run_program
-    from focus.config import TrainConfig
+    from focus.cli import program
 
-    with pytest.raises(SystemExit) as ended:
-        run_program(lambda _: main(words), TrainConfig, argv=[], prog=PROG)
+    with pytest.raises(SystemExit) as ended, program(PROG, debug=False):
+        main(words)
     assert ended.value.code == code
     captured = capfd.readouterr()
     assert said in captured.err
     if not said:
         assert captured.out.startswith("usage: python -m focus COMMAND [flags]\n")
-        assert "explain " in captured.out
+        assert "  export   write a detector as ONNX\n" in captured.out
+        for other in ("train.py", "evaluate.py", "-m focus.data", "-m focus.experiment"):
+            assert f"python {other}" in captured.out
     else:
         assert len(captured.err.splitlines()) == 1
 
