@@ -31,6 +31,7 @@ from focus.pictures import ahead, predict_pixels
 from focus.runtime import check_writable
 from focus.use_config import ExplainConfig
 from focus.videos import VIDEO_EXTENSIONS, evenly, frames_of, require_av
+from focus.writing import check_empty
 
 _PRINTED = 20  # items, each on a line
 
@@ -219,10 +220,7 @@ def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
 def _new_folder(name: str) -> Path:
     folder = Path(name)
     check_writable(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"--output: the folder {folder} is not empty: give another one, or remove it."
-        )
+    check_empty(folder)
     return folder
 
 

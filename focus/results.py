@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from focus.data.generators import families, home_of, relation, served_by, with_families
-from focus.data.manifest import REAL, SYNTHETIC
+from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.figures import Table
 from focus.metrics import Resampler
 from focus.operating_points import OperatingPoints
@@ -101,7 +101,7 @@ def summarise(
     table = Table(scores, points)
     test_sets = {
         name: TestSet(table, [c for c in comparisons if c.test_set == name])
-        for name in ("closed", "closed_balanced", "open")
+        for name in TEST_SETS
         if name != "closed_balanced" or any(c.test_set == name for c in comparisons)
     }
     images = table.images

@@ -1,10 +1,17 @@
 """Files that are there whole or not at all, after a kill or a power cut too."""
 
+import csv
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from focus.errors import InputError
+
+if TYPE_CHECKING:
+    from _csv import Writer as CsvWriter
 
 REFUSED = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -28,6 +35,36 @@ def written_whole(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def csv_written_whole(
+    path: str | Path, marker: str = "", end: str = "\r\n"
+) -> Iterator["CsvWriter"]:
+    """The writer of a CSV that is there whole or not at all, as :func:`written_whole` has it.
+
+    It is UTF-8; bytes of file names that are not stay as they are.
+
+    Args:
+        path: the file.
+        marker: its first line, none if empty.
+        end: of each line. Cells with a carriage return are quoted only with the default.
+    """
+    with (
+        written_whole(Path(path)) as aside,
+        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        if marker:
+            file.write(marker + end)
+        yield csv.writer(file, lineterminator=end)
+
+
+def check_empty(folder: Path) -> None:
+    """Raise InputError if the folder is there and holds something."""
+    if folder.exists() and next(folder.iterdir(), None) is not None:
+        raise InputError(
+            f"The folder {folder} holds files already: give another one, or remove it."
+        )
 
 
 def flush(path: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_folder_with_anything_in_it_is_not_written_to(
     model, out = saved(detector, tmp_path / "m", 0.5), tmp_path / "out"
     run(model, out, pictures / "a")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="is not empty: give another one, or remove it"):
+    with pytest.raises(InputError, match="holds files already: give another one, or remove it"):
         run(model, out, pictures / "b")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 

@@ -98,11 +98,8 @@ def test_a_manifest_csv_is_known_by_its_marker(tmp_path: Path) -> None:
     samples = [Sample(f"{tmp_path}/a.png", 0, group="g"), Sample(f"{tmp_path}/b.png", 1, "X")]
     Manifest(samples).to_csv(tmp_path / "m.csv")
     assert list(read_data(tmp_path / "m.csv")) == samples
-    found = read_data(tmp_path / "m.csv", heatmaps=tmp_path / "maps", split="test")
-    assert [(s.map_path, s.split) for s in found] == [
-        (None, "test"),
-        (f"{tmp_path}/maps/b.png", "test"),
-    ]
+    found = read_data(tmp_path / "m.csv", heatmaps=tmp_path / "maps")
+    assert [s.map_path for s in found] == [None, f"{tmp_path}/maps/b.png"]
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match=r"1 of the 2 images .*a.png"):
         read_data(tmp_path / "m.csv")
@@ -161,19 +158,17 @@ def test_a_bare_tree_with_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     touch(tmp_path / "0_real/1.png", tmp_path / "1_fake/1.png", tmp_path / "1_fake/sub/2.png")
     touch(tmp_path / "heatmaps/1_fake/1.jpg", tmp_path / "heatmaps/2.png", tmp_path / "cover.png")
     with caplog.at_level(logging.WARNING):
-        found = read_data(tmp_path, generator="SG3", split="train")
+        found = read_data(tmp_path, generator="SG3")
     assert list(found) == [
-        Sample(f"{tmp_path}/0_real/1.png", 0, "", split="train"),
+        Sample(f"{tmp_path}/0_real/1.png", 0, ""),
         Sample(
             f"{tmp_path}/1_fake/1.png",
             *(1, "SG3"),
-            split="train",
             map_path=f"{tmp_path}/heatmaps/1_fake/1.jpg",
         ),
         Sample(
             f"{tmp_path}/1_fake/sub/2.png",
             *(1, "SG3"),
-            split="train",
             map_path=f"{tmp_path}/heatmaps/2.png",
         ),
     ]

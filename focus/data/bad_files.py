@@ -1,6 +1,5 @@
 """Finding the files that cannot be decoded, before training starts."""
 
-import csv
 import hashlib
 import logging
 import os
@@ -18,6 +17,7 @@ from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
 from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError, InputError
+from focus.writing import csv_written_whole
 
 Role = Literal["image", "map", "mask", "video"]
 
@@ -99,9 +99,7 @@ def check_images(
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
     """Write ``bad_files.csv``: path, role, reason; a name's bytes that are no UTF-8 stay."""
-    with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.write(f"{_CSV_MARKER}\r\n")
-        writer = csv.writer(file)
+    with csv_written_whole(path, _CSV_MARKER) as writer:
         writer.writerow(("path", "role", "reason"))
         writer.writerows((entry.path, entry.role, entry.reason) for entry in bad)
 

@@ -4,7 +4,6 @@ The folder that is written holds ``manifest.csv``, which ``train.py --data`` tak
 ``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``.
 """
 
-import csv
 import logging
 import math
 import os
@@ -37,6 +36,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given
 from focus.errors import ImageError, InputError
+from focus.writing import check_empty, csv_written_whole
 
 MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
 _NO_FACE_MARKER = "# focus-no-face 1"
@@ -326,8 +326,7 @@ def _new_folder(output: str | Path) -> Path:
     folder = Path(output).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if next(folder.iterdir(), None) is not None:
-            raise InputError(f"The folder {folder} holds files already: give another --output.")
+        check_empty(folder)
     except OSError as error:
         raise InputError(
             f"Cannot write to {folder} ({error.strerror}): give another --output."
@@ -336,8 +335,6 @@ def _new_folder(output: str | Path) -> Path:
 
 
 def _write_no_face(rows: Sequence[tuple[str, str]], path: Path) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.write(f"{_NO_FACE_MARKER}\r\n")
-        writer = csv.writer(file)
+    with csv_written_whole(path, _NO_FACE_MARKER) as writer:
         writer.writerow(("path", "reason"))
         writer.writerows(rows)

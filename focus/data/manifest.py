@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TextIO, cast, get_args, overload
 
 from focus.errors import InputError
+from focus.writing import csv_written_whole
 
 REAL, SYNTHETIC = 0, 1
 LABEL_NAMES = ("real", "synthetic")
@@ -25,6 +26,8 @@ Split = Literal["", "train", "validation", "test"]
 TestSet = Literal["", "closed", "closed_balanced", "open"]
 
 _SPLITS, _TEST_SETS = get_args(Split), get_args(TestSet)
+TEST_SETS: tuple[TestSet, ...] = _TEST_SETS[1:]
+"""Those that a fake can be in, in the order in which they are reported."""
 
 CSV_MARKER = "# focus-manifest"
 _CSV_VERSION = "1"
@@ -118,21 +121,18 @@ class Manifest(Sequence[Sample]):
         extra = sorted({name for sample in self._samples for name in sample.extra})
         if taken := set(extra) & set(COLUMNS):
             raise ValueError(f"extra columns cannot be called {', '.join(sorted(taken))}")
-        # Python quotes a carriage return only if it is part of the line's end.
-        with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(f"{CSV_MARKER} {_CSV_VERSION}\r\n")
-            writer = csv.writer(file)
+        with csv_written_whole(path, f"{CSV_MARKER} {_CSV_VERSION}") as writer:
             writer.writerow([*COLUMNS, *extra])
             writer.writerows(_to_row(sample, folder, extra) for sample in self._samples)
 
     @classmethod
-    def from_csv(cls, path: str | Path, root: str | Path | None = None) -> "Manifest":
-        """Read the file form. root: what its paths are relative to, default the file's folder.
+    def from_csv(cls, path: str | Path) -> "Manifest":
+        """Read the file form, whose paths are relative to the file's folder.
 
         Raises InputError with the line number for a row that cannot be understood. Does not look
         whether the images exist.
         """
-        return cls((sample for _, sample in numbered_samples(path, root)), str(path))
+        return cls((sample for _, sample in numbered_samples(path)), str(path))
 
 
 def numbered_samples(
@@ -140,7 +140,8 @@ def numbered_samples(
 ) -> Iterator[tuple[int, Sample]]:
     """The samples of a manifest's file form, each with its line, as :meth:`Manifest.from_csv`.
 
-    confined: refuse a relative path that leaves the root.
+    root: what their paths are relative to, default the file's folder. confined: refuse a relative
+    path that leaves the root.
     """
     folder = _folder(path) if root is None else str(absolute(root))
     with open_csv(path) as file:

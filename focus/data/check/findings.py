@@ -81,38 +81,29 @@ def read(config: TrainConfig) -> Data:
         return Data(config, Manifest([]), str(error))
 
 
-def gather(data: Data, *, progress: bool = True) -> Findings:
+def gather(data: Data) -> Findings:
     """Look at every file."""
     config, manifest = data.config, data.manifest
     if not manifest:
         return Findings(config, manifest, data.obstacle)
     paths = list(dict.fromkeys(sample.path for sample in manifest))
-    by_path = dict(
-        zip(
-            paths,
-            in_processes(look, paths, title="looking at images", progress=progress),
-            strict=True,
-        )
-    )
+    by_path = dict(zip(paths, in_processes(look, paths, title="looking at images"), strict=True))
     looks = [by_path[sample.path] for sample in manifest]
     references = list(dict.fromkeys(s.map_path for s in manifest if s.map_path is not None))
-    maps = in_processes(look_at_map, references, title="looking at maps", progress=progress)
+    maps = in_processes(look_at_map, references, title="looking at maps")
     masks = list(dict.fromkeys(s.mask_path for s in manifest if s.mask_path is not None))
-    faint = in_processes(look_at_mask, masks, title="looking at masks", progress=progress)
-    bad = _bad_files(manifest, looks, progress)
+    faint = in_processes(look_at_mask, masks, title="looking at masks")
+    bad = _bad_files(manifest, looks)
     audited = _audited(manifest, looks, config.seed)
     labels = [manifest[row].label or REAL for row in audited]
     groups = [manifest[row].group for row in audited]
     statistics = in_processes(
-        pixel_statistics,
-        [manifest[row].path for row in audited],
-        title="measuring pixels",
-        progress=progress,
+        pixel_statistics, [manifest[row].path for row in audited], title="measuring pixels"
     )
     return Findings(
         config=config,
         manifest=manifest,
-        obstacle=_obstacle(config, progress),
+        obstacle=_obstacle(config, progress=True),
         looks=looks,
         maps=dict(zip(references, maps, strict=True)),
         n_unmatched=_unmatched(config, references),
@@ -153,9 +144,9 @@ def _obstacle(config: TrainConfig, progress: bool) -> str:
     return ""
 
 
-def _bad_files(manifest: Manifest, looks: Sequence[Look], progress: bool) -> Sequence[BadFile]:
+def _bad_files(manifest: Manifest, looks: Sequence[Look]) -> Sequence[BadFile]:
     try:
-        return check_images(manifest, max_bad=1.0, progress=progress)[1]
+        return check_images(manifest, max_bad=1.0)[1]
     except InputError:  # not one image is left
         errors = {look.path: look.error for look in looks if look.error}
         return [BadFile(path, "image", error) for path, error in errors.items()]

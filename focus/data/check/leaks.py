@@ -15,7 +15,6 @@ more easily: JPEG harms them less, and they differ more. Mirrored and cropped co
 for.
 """
 
-import csv
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 
 from focus.data.check.survey import THUMB, Look
 from focus.data.manifest import Manifest, Split
+from focus.writing import csv_written_whole
 
 MIN_SIMILARITY = 0.9775
 """From here on two thumbnails count as the same picture."""
@@ -101,9 +101,7 @@ def without_leaks(manifest: Manifest, leaks: Sequence[Leak]) -> Manifest:
 
 def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> None:
     """One row a leak; ``docs/formats.md`` describes it."""
-    with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.write(f"{CSV_MARKER}\r\n")
-        writer = csv.writer(file)
+    with csv_written_whole(path, CSV_MARKER) as writer:
         writer.writerow(["path", "split", "other_path", "other_split", "kind", "similarity"])
         for leak in leaks:
             one, other = manifest[leak.row], manifest[leak.other]

@@ -6,7 +6,6 @@ set's name and the artefact masks have no place in CYBORG's form. The open set i
 CYBORG has its test data, in a CSV for each source: ``reals.csv``, ``uNear.csv`` and so on.
 """
 
-import csv
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,11 +15,11 @@ from tqdm import tqdm
 
 from focus.data.arguments import Arguments
 from focus.data.demo.cache import demo_manifest
-from focus.data.manifest import REAL, Manifest, Sample
+from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample
 from focus.errors import InputError
+from focus.writing import check_empty, csv_written_whole
 
 TRAIN = "train.csv"
-TEST_SETS = ("closed", "closed_balanced", "open")
 REALS = "reals"
 _LABELS = ("Real", "Synthetic")
 
@@ -44,8 +43,7 @@ def write_demo(demo: Manifest, folder: str | Path, *, progress: bool = True) -> 
     folder = Path(folder).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if next(folder.iterdir(), None) is not None:
-            raise InputError(f"The folder {folder} holds files already: give another one.")
+        check_empty(folder)
         moved = [
             _copied(sample, folder)
             for sample in tqdm(demo, "writing demo files", unit="image", disable=not progress)
@@ -92,8 +90,7 @@ def _copied(sample: Sample, folder: Path) -> Sample:
 
 def _write_cyborg(samples: Iterable[Sample], path: Path, root: Path) -> None:
     """``split,label,/path,generator`` without header; reals have no generator."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    with csv_written_whole(path, end="\n") as rows:
         for sample in samples:
             row = [
                 "train" if sample.split == "train" else "test",

@@ -15,7 +15,6 @@ from focus.data.manifest import (
     SYNTHETIC,
     Manifest,
     Sample,
-    Split,
     absolute,
     csv_rows,
     numbered_samples,
@@ -69,6 +68,10 @@ class Reading:
         return f"{path}: layout {self.layout}{columns}, {len(self.manifest)} images, {found}"
 
 
+def _logged(reading: Reading) -> None:
+    _log.info("%s", reading)
+
+
 def read_data(
     path: str | Path,
     *,
@@ -78,9 +81,8 @@ def read_data(
     columns: Mapping[str, str] | None = None,
     allow_outside_root: bool = False,
     generator: str | None = None,
-    split: Split = "",
     allow_unlabelled: bool = False,
-    say: Callable[[Reading], object] | None = None,
+    say: Callable[[Reading], object] = _logged,
 ) -> Manifest:
     """Read images, labels and human maps from whichever layout ``path`` has.
 
@@ -104,8 +106,7 @@ def read_data(
     default those found by name. allow_outside_root: whether a path in a table may lead out of the
     root. generator: that of fakes for which the layout names none, default "synthetic"; "" leaves
     them without one. In folders it is that of all, unless one of them has a known generator's name:
-    they are classes. split: that of samples to which the layout gives none. say: is told what was
-    read, default: logged.
+    they are classes. say: is told what was read, default: logged.
 
     The order is that of the table's rows, or the natural one of the files' names. A row that says
     the same of the same path as one before is left out with a warning. Raises InputError, with the
@@ -132,10 +133,7 @@ def read_data(
         raise InputError(f"--layout {layout} reads {kind}, and {path} is none: give another one.")
     found, in_columns, manifest = _read(request, layout)
     manifest = Manifest(
-        (
-            _with_defaults(s, DEFAULT_GENERATOR if generator is None else generator, split)
-            for s in manifest
-        ),
+        (_named(s, DEFAULT_GENERATOR if generator is None else generator) for s in manifest),
         manifest.source,
     )
     reading = Reading(
@@ -147,15 +145,8 @@ def read_data(
     )
     if not allow_unlabelled:
         _refuse_unlabelled(reading, all_or_none=False)
-    _say(reading, say)
+    say(reading)
     return manifest
-
-
-def _say(reading: Reading, say: Callable[[Reading], object] | None) -> None:
-    if say is None:
-        _log.info("%s", reading)
-    else:
-        say(reading)
 
 
 def takes(layout: Layout, path: str) -> bool:
@@ -176,7 +167,7 @@ def read_tests(
     data_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     allow_outside_root: bool = False,
-    say: Callable[[Reading], object] | None = None,
+    say: Callable[[Reading], object] = _logged,
 ) -> Manifest:
     """The test samples of ``--test-data`` and ``--test-real``, each a NAME and a path.
 
@@ -205,7 +196,7 @@ def read_tests(
             say=readings.append,
         )
         (reading,) = readings
-        _say(reading, say)
+        say(reading)
         return reading
 
     joined = Manifest([])
@@ -368,18 +359,18 @@ def _read_manifest(request: Request) -> Manifest:
     return manifest
 
 
-def _with_defaults(sample: Sample, generator: str, split: Split) -> Sample:
-    """Named and split, if it is not. DEFAULT_GENERATOR is no name, also of reals to compare."""
+def _named(sample: Sample, generator: str) -> Sample:
+    """Named, if it is not. DEFAULT_GENERATOR is no name, also of reals to compare."""
     if sample.generator == DEFAULT_GENERATOR or (
         sample.label == SYNTHETIC and not sample.generator
     ):
-        sample = replace(sample, generator=generator)
-    return sample if sample.split or not split else replace(sample, split=split)
+        return replace(sample, generator=generator)
+    return sample
 
 
 def _test_fakes(reading: Reading, name: str) -> Manifest:
     found = reading.manifest
-    found = Manifest((_with_defaults(s, name, "") for s in found), found.source)
+    found = Manifest((_named(s, name) for s in found), found.source)
     _refuse_unlabelled(reading, all_or_none=True)
     if all(sample.label is None for sample in found):
         fakes = (replace(s, label=SYNTHETIC, generator=name, split="test") for s in found)
