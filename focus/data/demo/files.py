@@ -56,8 +56,8 @@ def write_demo(demo: Manifest, folder: str | Path, *, progress: bool = True) -> 
         for sample in moved:
             if sample.test_set == "open":
                 sources.setdefault(sample.generator or REALS, []).append(sample)
-        for name, samples in sources.items():
-            _write_cyborg(samples, folder / f"{name}.csv", folder)
+        for source, samples in sources.items():
+            _write_cyborg(samples, folder / f"{source}.csv", folder)
     except OSError as error:
         raise InputError(
             f"The demo set cannot be written to {folder} ({error.strerror}): give another folder."
