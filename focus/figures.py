@@ -207,11 +207,19 @@ class Group:
         flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
         return (flagged, len(real)), (missed, len(fake))
 
-    def exact_intervals(self) -> Intervals:
-        """Of what needs no resampling where images are independent: the AUC, and rates."""
+    def comparison(self, resampler: Resampler) -> tuple[Floats, Floats, Integers, Integers]:
+        """Scores of the real images and of the fakes, and the numbers of their draws."""
+        scores, unit = self._table.scores.score, resampler.unit
+        real, fake = self.real.rows, self.fake.rows
+        return scores[real], scores[fake], unit[real], unit[fake]
+
+    def exact_intervals(self, resampler: Resampler) -> Intervals:
+        """Of what needs no resampling: the AUC, and rates where images are independent."""
+        found = {"auc": auc_interval(*self.comparison(resampler))}
+        if resampler.grouped:
+            return found
         alarms, misses = self.errors(0.5)
-        found = {
-            "auc": auc_interval(self.real.side.scores, self.fake.side.scores),
+        found |= {
             "accuracy": rate_interval(
                 alarms[1] - alarms[0] + misses[1] - misses[0], alarms[1] + misses[1]
             ),

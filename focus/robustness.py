@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from focus import metrics
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
-from focus.figures import SIDES, intervals
 from focus.inference import images_only, score_shared
 from focus.perturbations import STRENGTHS, UNITS, perturbations
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_label
@@ -42,7 +41,6 @@ _COLUMNS = (
     *("auc", "auc_low", "auc_high", "auc_clean", "auc_change", "change_low", "change_high"),
     "auc_kept",
 )
-_RESAMPLES = 1000
 _CHANCE = 0.5
 _LEGEND_COLUMNS = 5
 
@@ -322,37 +320,14 @@ def _from_text(row: dict[str, str]) -> Kept:
 def _intervals(
     score: NDArray[np.float64], clean: Scores, comparison: Comparison
 ) -> tuple[metrics.Interval | None, metrics.Interval | None]:
-    """Of the AUC and of its change on the same images: DeLong's, by resampling where in groups.
-
-    None in groups where a class has fewer than two. An AUC that no resample moves from 0 or 1 gets
-    the interval of a rate over the groups of the class with fewer; so does its change.
-    """
+    """Of the AUC and of its change on the same images, by DeLong: None where a class has fewer than
+    two images or groups."""
     real, fake = comparison.real, comparison.fake
-    if not (len(real) and len(fake)):
-        return None, None
     after, before = (score[real], score[fake]), (clean.score[real], clean.score[fake])
-    groups = np.concatenate([clean.group[real], clean.group[fake]])
-    if (groups == "").all():
-        found = metrics.auc_difference(*after, *before)
-        return metrics.auc_interval(*after), found and (found.low, found.high)
-    label = np.repeat([0, 1], [len(real), len(fake)])
-    resampler = metrics.Resampler(label, groups)
-    units = {name: resampler.units(np.flatnonzero(label == n)) for n, name in enumerate(SIDES)}
-    times = resampler.draw(np.random.default_rng(0), _RESAMPLES)
-    drawn, aucs = [], []
-    for scores in (after, before):
-        ranking = metrics.Ranking.of(*scores)
-        sides = ranking.real.at(times[:, : len(real)]), ranking.fake.at(times[:, len(real) :])
-        drawn.append(ranking.at(*sides).auc())
-        aucs.append(float(ranking.at().auc()[0]))
-    interval = intervals({"auc": aucs[0]}, {"auc": drawn[0]}, {}, units).get("auc")
-    fewest, moved = min(units.values()), aucs[0] - aucs[1]
-    change = metrics.percentiles(drawn[0] - drawn[1]) if fewest > 1 else None
-    # As of images alone: equal scores are equal for any sample, perfect ones need not be.
-    if change is not None and change[0] == change[1] and (moved != 0 or aucs[0] in (0, 1)):
-        _, half = metrics.rate_interval(0, fewest) or change
-        change = max(-1.0, moved - half), min(1.0, moved + half)
-    return interval, change
+    unit = metrics.units(clean.group)
+    change = metrics.auc_difference(*after, *before, unit[real], unit[fake])
+    interval = metrics.auc_interval(*after, unit[real], unit[fake])
+    return interval, change and (change.low, change.high)
 
 
 def _auc(score: NDArray[Any], comparison: Comparison) -> float | None:

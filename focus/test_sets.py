@@ -62,15 +62,13 @@ class TestSet:
                 values.append(figures[name])
 
     def results(self, resampler: Resampler) -> dict[str, Any]:
-        """As results.json has them; where images come in groups, no interval is exact."""
+        """As results.json has them; where images come in groups, no rate's interval is exact."""
         groups = [*self._groups, self._pooled]
         units = [group.units(resampler) for group in groups]
         fewest = _fewest(units)
         units += [fewest, fewest]
-        exact: list[Intervals] = [{} for _ in self._found]
-        if not resampler.grouped:
-            exact = [group.exact_intervals() for group in groups]
-            exact += [self._exact_means(), self._exact_errors()]
+        exact = [group.exact_intervals(resampler) for group in groups]
+        exact += [self._exact_means(resampler), {} if resampler.grouped else self._exact_errors()]
         biases = [group.ece_if_calibrated() for group in groups]
         biases += [max(biases[:-1], default=0.0), 0.0]
         made = []
@@ -126,24 +124,21 @@ class TestSet:
             }
         return [*of_generators, _without_points(pooled), _without_points(mean), points]
 
-    def _exact_means(self) -> Intervals:
+    def _exact_means(self, resampler: Resampler) -> Intervals:
         """Of the mean AUC, and of the means of hit rates of fakes, which no generators share."""
-        scores, images = self._table.scores.score, self._table.images
-        sides = [
-            (self._groups[place].real.rows, self._groups[place].fake.rows)
-            for place in self._defining.get("auc", [])
-        ]
-        mean = mean_auc_interval([(scores[r], scores[f], images[r]) for r, f in sides])
+        compared = [self._groups[place] for place in self._defining.get("auc", [])]
+        mean = mean_auc_interval([group.comparison(resampler) for group in compared])
+        found: Intervals = {"auc": mean}
+        if resampler.grouped:
+            return found
         counts = [
             {name: (int(hits.sum()), len(hits)) for name, (_, hits) in group.hits().items()}
             for group in self._groups
         ]
-        found: Intervals = {
+        return found | {
             name: mean_of_rates([own[name] for own in counts if own[name][1]])
             for name in HITS_OF_FAKES
         }
-        # Where generators have too few images in common it is resampled.
-        return found if mean is None else found | {"auc": mean}
 
     def _exact_errors(self) -> Intervals:
         """At the operating points, over independent images."""

@@ -69,7 +69,7 @@ def test_interval_of_an_auc_agrees_with_its_definition(random: np.random.Generat
 def test_interval_of_one_auc_is_that_of_its_mean(random: np.random.Generator) -> None:
     for apart in (1, 4, 9):
         real, fake = random.normal(size=30), random.normal(apart, size=20)
-        mean = metrics.mean_auc_interval([(real, fake, np.arange(30))])
+        mean = metrics.mean_auc_interval([(real, fake, np.arange(30), np.arange(30, 50))])
         assert mean == pytest.approx(metrics.auc_interval(real, fake), abs=1e-12)
 
 
@@ -77,9 +77,11 @@ def test_interval_of_a_mean_auc_agrees_with_its_definition(random: np.random.Gen
     """The first two share 20 real images, of which the first has 5 more; the third its own."""
     sides = (np.arange(25), 12), (np.arange(5, 25), 9), (np.arange(30, 40), 7)
     score = random.normal(size=40)
-    given = [(score[rows], random.normal(0.9, size=n), rows) for rows, n in sides]
+    given = [
+        (score[rows], random.normal(0.9, size=n), rows, 100 * n + np.arange(n)) for rows, n in sides
+    ]
     auc, of_image, fakes = 0.0, np.zeros(40), []
-    for real, fake, rows in given:
+    for real, fake, rows, _ in given:
         above = (fake[:, None] > real) / 3
         auc += above.mean()
         of_image[rows] += above.mean(0) / len(rows)
@@ -90,10 +92,20 @@ def test_interval_of_a_mean_auc_agrees_with_its_definition(random: np.random.Gen
     half = stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()) / (auc * (1 - auc))
     expected = special.expit(special.logit(auc) + np.array([-half, half]))
     assert metrics.mean_auc_interval(given) == pytest.approx(tuple(expected), abs=1e-12)
-    # One that no other is like, by the comparisons that it is in, tells of no variance.
-    real, fake, rows = given[1]
-    assert metrics.mean_auc_interval([given[1], (real[1:], fake, rows[1:])]) is None
     assert metrics.mean_auc_interval([]) is None
+
+
+def test_an_image_that_no_other_is_like_leaves_a_mean_its_interval(
+    random: np.random.Generator,
+) -> None:
+    """Of 200 real images one is in the first comparison alone, which makes no difference."""
+    real, rows = random.normal(size=200), np.arange(200)
+    fakes = [(random.normal(1, size=50), np.arange(n, n + 50)) for n in (200, 250)]
+    (one, first), (two, second) = fakes
+    all_but_one = (real[1:], two, rows[1:], second)
+    found = metrics.mean_auc_interval([(real, one, rows, first), all_but_one])
+    expected = metrics.mean_auc_interval([(real[1:], one, rows[1:], first), all_but_one])
+    assert found == pytest.approx(expected, abs=0.003)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -105,7 +117,10 @@ def test_intervals_of_a_mean_auc_cover_95_percent(
     for _ in range(400):
         score = random.normal(size=3 * real)
         rows = [np.arange(real) + (0 if shared else real * own) for own in range(3)]
-        given = [(score[own], random.normal(apart, size=fake), own) for own in rows]
+        given = [
+            (score[own], random.normal(apart, size=fake), own, 1000 * n + np.arange(fake))
+            for n, own in enumerate(rows, 1)
+        ]
         low, high = metrics.mean_auc_interval(given) or (1, 0)
         covered.append(low <= true <= high)
     assert 0.91 <= np.mean(covered) <= 0.99
@@ -119,7 +134,10 @@ def test_small_comparisons_without_an_error_make_no_mean_certain(
     for _ in range(200):
         real = random.normal(size=300)
         fakes = [random.normal(a, size=n) for a, n in zip(apart, sizes, strict=True)]
-        given = [(real, fake, np.arange(300)) for fake in fakes]
+        given = [
+            (real, fake, np.arange(300), 1000 * n + np.arange(len(fake)))
+            for n, fake in enumerate(fakes, 1)
+        ]
         low, high = metrics.mean_auc_interval(given) or (1, 0)
         covered.append(low <= aucs.mean() <= high)
     assert np.mean(covered) >= 0.94
@@ -179,6 +197,35 @@ def test_the_same_model_twice_does_not_differ(random: np.random.Generator) -> No
         metrics.auc_difference(real, fake, real[1:], fake)
 
 
+@pytest.mark.parametrize(("n", "first", "second"), [(50, 0.999, 0.99), (100, 0.9995, 0.998)])
+def test_the_difference_of_two_models_near_an_auc_of_1_covers_95_percent(
+    random: np.random.Generator, n: int, first: float, second: float
+) -> None:
+    """A handful of images on the wrong side tell no variance. p agrees with the interval."""
+    apart, covered = np.sqrt(2) * stats.norm.ppf([first, second]), []
+    for _ in range(300):
+        scores = random.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=2 * n).T
+        scores[:, n:] += apart[:, None]
+        one, two = scores
+        found = metrics.auc_difference(one[:n], one[n:], two[:n], two[n:])
+        assert found is not None
+        covered.append(found.low <= first - second <= found.high)
+        assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
+    assert np.mean(covered) >= 0.95
+
+
+def test_two_models_with_one_error_each_are_not_the_same() -> None:
+    """Both rank one real image above one fake; the order within the classes is another."""
+    real, fake = np.linspace(0, 1, 20), np.linspace(2, 3, 20)
+    real[-1] = 2.03
+    found = metrics.auc_difference(real, fake, np.append(real[-2::-1], real[-1]), fake)
+    assert found is not None
+    assert (found.value, found.p_value) == (0, 1)
+    low, high = metrics.auc_interval(real, fake) or (0, 1)
+    half = np.hypot(399 / 400 - low, high - 399 / 400)
+    assert (found.low, found.high) == pytest.approx((-half, half))
+
+
 def test_strata_keep_their_size_and_groups_stay_together(random: np.random.Generator) -> None:
     strata = [0, 0, 0, 1, 1, 1, 1, 2, 2]
     groups = ["", "", "", "a", "a", "b", "b", "c", "c"]
@@ -217,6 +264,63 @@ def test_groups_in_strata_of_their_own_combinations_are_drawn_all_the_same(
     assert (times[:, ::3].sum(1) == len(pairs)).all()
     assert times.mean(0) == pytest.approx(np.ones(times.shape[1]), abs=0.1)
     assert times.var(0) == pytest.approx(np.full(times.shape[1], 14 / 15), abs=0.15)
+
+
+def people(random: np.random.Generator, count: int, apart: float) -> tuple[np.ndarray, ...]:
+    """Ten images of each of ``count`` persons a class, whose scores agree (intraclass 0.5)."""
+    person = np.repeat(np.arange(2 * count), 10)
+    score = random.normal(size=2 * count)[person] + random.normal(size=20 * count)
+    half = 10 * count
+    return score[:half], score[half:] + np.sqrt(2) * apart, person[:half], person[half:]
+
+
+@pytest.mark.parametrize(("count", "apart"), [(3, 2), (5, 4), (10, 2), (20, 4)])
+def test_intervals_of_an_auc_of_few_people_cover_95_percent(
+    random: np.random.Generator, count: int, apart: float
+) -> None:
+    true = stats.norm.cdf(apart / np.sqrt(2))
+    found = [metrics.auc_interval(*people(random, count, apart)) or (1, 0) for _ in range(300)]
+    assert np.mean([low <= true <= high for low, high in found]) >= 0.925
+
+
+def test_copies_of_images_are_no_more_images(random: np.random.Generator) -> None:
+    """Of the AUC, of the mean of two and of a difference, by hand: as of each image once."""
+    real, fake = random.normal(size=15), random.normal(1, size=15)
+    other = fake - 0.5 + 0.1 * random.normal(size=15)
+    units = np.arange(15), np.arange(15, 30)
+    many = [np.repeat(values, 4) for values in (real, fake, other, *units)]
+    copies = many[0], many[1], many[3], many[4]
+    assert metrics.auc_interval(*copies) == pytest.approx(metrics.auc_interval(real, fake))
+    # The fakes of the second generator are of the same people.
+    twice = [(real, fake, *units), (real, other, *units)]
+    mean = metrics.mean_auc_interval([copies, (many[0], many[2], many[3], many[4])])
+    assert mean == pytest.approx(metrics.mean_auc_interval(twice))
+    apart = [(real, other, *units), (real, fake, units[0], units[1] + 15)]
+    assert np.ptp(mean or ()) > np.ptp(metrics.mean_auc_interval(apart) or ())
+    found = metrics.auc_difference(*many[:2], many[0], *many[2:])
+    assert found == pytest.approx(metrics.auc_difference(real, fake, real, other))
+    assert metrics.auc_interval(real, fake, units[0], np.zeros(15)) is None
+
+
+def test_a_person_with_a_real_image_and_a_fake_by_hand(random: np.random.Generator) -> None:
+    """Obuchowski's variance where each of n persons has one of each: that of the sums."""
+    person = random.normal(size=12)
+    real, fake = person + random.normal(size=12), person + random.normal(0.7, size=12)
+    above = (fake[:, None] > real).mean(1) + (fake[:, None] > real).mean(0)
+    auc = above.mean() / 2
+    half = stats.t.ppf(0.975, 11) * above.std(ddof=1) / np.sqrt(12) / (auc * (1 - auc))
+    expected = special.expit(special.logit(auc) + np.array([-half, half]))
+    found = metrics.auc_interval(real, fake, np.arange(12), np.arange(12))
+    assert found == pytest.approx(tuple(expected))
+
+
+def test_names_that_group_nothing_are_no_groups() -> None:
+    names = np.array(["a", "b", "", ""], dtype=object)
+    assert not metrics.grouped(names)
+    assert metrics.grouped(np.array(["a", "a", "", ""], dtype=object))
+    # Two rows of one image, as where two generators list it.
+    assert not metrics.grouped(np.array(["a", "a", "b", ""], dtype=object), np.array([0, 0, 2, 3]))
+    assert not Resampler(np.zeros(4), names).grouped
 
 
 def test_resampling_covers_the_mean_of_grouped_images(random: np.random.Generator) -> None:

@@ -23,10 +23,12 @@ from focus.metrics.intervals import (
     Resampler,
     auc_difference,
     auc_interval,
+    grouped,
     mean_auc_interval,
     mean_interval,
     percentiles,
     rate_interval,
+    units,
 )
 from focus.metrics.ranking import (
     BINS,
@@ -68,6 +70,7 @@ __all__ = [
     "ece",
     "eer",
     "fit_calibration",
+    "grouped",
     "llr_costs",
     "logits",
     "mean",
@@ -80,5 +83,6 @@ __all__ = [
     "stretched",
     "sum_entropy",
     "tpr_at_fpr",
+    "units",
     "z_entropy",
 ]

@@ -15,6 +15,8 @@ LEVEL = 0.95
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
+Comparison = tuple[Array, Array, Array, Array]
+"""Scores of real images and of fakes, and the numbers of their units: see mean_auc_interval."""
 
 
 class Difference(NamedTuple):
@@ -37,121 +39,196 @@ def rate_interval(count: int, total: int, level: float = LEVEL) -> Interval | No
     return float(found.low), float(found.high)
 
 
-def auc_interval(real_scores: Array, fake_scores: Array) -> Interval | None:
+def auc_interval(
+    real_scores: Array,
+    fake_scores: Array,
+    real_units: Array | None = None,
+    fake_units: Array | None = None,
+) -> Interval | None:
     """Interval of the AUC by DeLong et al. (1988), on the scale of logits: it stays in (0, 1).
 
     With Student's quantile at Satterthwaite's degrees of freedom, for small classes. real_scores
-    [M], fake_scores [N]. Where every fake lies above every real image (or below), the variance is
-    0: then that of ``min(M, N)`` of as many pairs, by :func:`rate_interval`; and the wider of the
-    two where fewer than ``SUPPORT`` images of a class have any of the other on the wrong side.
-    None with fewer than two images in a class.
+    [M], fake_scores [N]. real_units [M], fake_units [N]: integers, the same for what is not
+    independent; default: each image by itself. Placements are summed by unit (Obuchowski, 1997).
+    Where every fake lies above every real image (or below), the variance is 0: then that of
+    ``min(M, N)`` of as many pairs (of units of equal weight: Kish, 1965), by
+    :func:`rate_interval`; and the wider of the two where fewer than ``SUPPORT`` images of a class
+    (of units: their effective number) have any of the other on the wrong side. None with fewer
+    than two units in a class.
     """
-    if min(len(real_scores), len(fake_scores)) < 2:
-        return None
-    auc, *placed = _placements(real_scores, fake_scores)
-    pairs = min(len(real_scores), len(fake_scores))
-    return _by_delong(auc, placed, pairs, _fewest(placed))
+    own_units = _units(real_units, fake_units, len(real_scores), len(fake_scores))
+    placed = _placed([(real_scores, fake_scores, *own_units)])
+    return None if placed is None else _by_delong(placed)
 
 
-def mean_auc_interval(comparisons: Sequence[tuple[Array, Array, Array]]) -> Interval | None:
+def mean_auc_interval(comparisons: Sequence[Comparison]) -> Interval | None:
     """Interval of the mean AUC over ``comparisons``, as :func:`auc_interval`.
 
-    Each has real_scores [M], fake_scores [N] and images [M]: numbers of its real images, the same
-    where several share one. The mean's placement of an image is the sum of those that it has, each
-    divided by the number of comparisons and by the images of its class there; real images that are
-    in the same comparisons are a sample. The pairs are those of as many images of equal weight
-    (Kish, 1965). Comparisons with fewer than ``SUPPORT`` images on the wrong side move the mean at
-    least as far as their own intervals tell, as in :func:`mean_interval`. None where a sample has
-    fewer than two images.
+    Each has real_scores [M], fake_scores [N] and the numbers of their units [M], [N]: the same
+    where comparisons share an image. The mean moves with a unit by the sum of what each AUC does,
+    divided by the number of comparisons; units that are in the same comparisons, of the same class,
+    are a sample. Comparisons with fewer than ``SUPPORT`` images on the wrong side move the mean at
+    least as far as their own intervals tell, as in :func:`mean_interval`. None where a class of a
+    comparison has fewer than two units.
     """
-    count = len(comparisons)
-    if any(min(len(real), len(fake)) < 2 for real, fake, _ in comparisons) or not count:
+    placed = _placed(comparisons)
+    if placed is None:
         return None
-    everyone = np.unique(np.concatenate([images for *_, images in comparisons]))
-    weight, reals = np.zeros((count, len(everyone))), np.zeros(len(everyone))
-    aucs, fakes, unsure = [], [], []
-    for own, (real_scores, fake_scores, images) in zip(weight, comparisons, strict=True):
-        auc, of_real, of_fake = _placements(real_scores, fake_scores)
-        aucs.append(auc)
-        if _fewest([of_real, of_fake]) < SUPPORT:
-            unsure.append((auc, auc_interval(real_scores, fake_scores) or (0.0, 1.0)))
-        fakes.append(of_fake / count)
-        places = np.searchsorted(everyone, images)
-        own[places] = 1 / (count * len(real_scores))
-        reals[places] += of_real / (count * len(real_scores))
-    _, sample, sizes = np.unique(weight > 0, axis=1, return_inverse=True, return_counts=True)
-    if sizes.min() < 2:
-        return None
-    sample = sample.reshape(-1)  # in numpy 2.0 it has another shape
-    placed = [size * reals[sample == number] for number, size in enumerate(sizes)]
-    most = weight.sum(axis=0)
-    alike = 1 / (most**2).sum(), count**2 / sum(1 / len(own) for own in fakes)
-    wrong = int((reals < most * (1 - 1e-9)).sum()), sum(int((f < 1 / count).sum()) for f in fakes)
-    right = int((reals > 0).sum()), sum(int((f > 0).sum()) for f in fakes)
-    pairs = int(min(alike) + 1e-6)  # what is whole but for rounding stays whole
-    mean = float(np.mean(aucs))
-    interval = _by_delong(mean, [*placed, *fakes], pairs, min(*wrong, *right))
-    if interval is None:
-        return None
+    low, high = _by_delong(placed)
+    count, alone = len(comparisons), [_placed([each]) for each in comparisons]
     # A comparison without a fake on the wrong side has no variance, and is no more certain than it.
+    unsure = [(own.auc, _by_delong(own)) for own in alone if own and own.fewest < SUPPORT]
     below, above = (
         math.sqrt(sum((auc - ends[side]) ** 2 for auc, ends in unsure)) / count for side in (0, 1)
     )
-    return min(interval[0], mean - below), max(interval[1], mean + above)
+    return min(low, placed.auc - below), max(high, placed.auc + above)
 
 
-def _fewest(placed: Sequence[Floats]) -> int:
-    """Images of a class on the wrong side, or on the right, whichever are the fewest."""
-    wrong = min(int((of_class < 1).sum()) for of_class in placed)
-    return min(wrong, *(int((of_class > 0).sum()) for of_class in placed))
+class _Placed(NamedTuple):
+    """What DeLong's interval of a (mean) AUC is made of.
+
+    samples: of units that are alike, [G] each, G times what each moves the AUC by. pairs: how many
+    pairs of units of equal weight there are. fewest: units of a class on the wrong side, or on the
+    right, whichever are the fewest, by the images that each has there (:func:`_effective`).
+    """
+
+    auc: float
+    samples: list[Floats]
+    pairs: int
+    fewest: float
 
 
-def _by_delong(auc: float, placed: Sequence[Floats], pairs: int, fewest: int) -> Interval | None:
-    """From the placements of each sample; fewest: images on the wrong side, or on the right."""
-    error, quantile = _error(placed)
+def _placed(comparisons: Sequence[Comparison]) -> _Placed | None:
+    """None without comparisons, and where a class of one has fewer than two units."""
+    count = len(comparisons)
+    if not count or any(len(np.unique(own)) < 2 for _, _, *units in comparisons for own in units):
+        return None
+    everyone = np.unique(np.concatenate([own for _, _, *units in comparisons for own in units]))
+    aucs, moved, weight = [], np.zeros(len(everyone)), np.zeros((2, len(everyone)))
+    member = np.zeros((2 * count, len(everyone)), dtype=bool)
+    wrong, right = np.zeros((2, *weight.shape))
+    for number, (real_scores, fake_scores, *units) in enumerate(comparisons):
+        auc, *placements = _placements(real_scores, fake_scores)
+        aucs.append(auc)
+        for side, (own, names) in enumerate(zip(placements, units, strict=True)):
+            unit = np.searchsorted(everyone, names)
+            share = 1 / (count * len(own))
+            moved += share * np.bincount(unit, own - auc, len(everyone))
+            weight[side] += share * np.bincount(unit, minlength=len(everyone))
+            member[2 * number + side, unit] = True
+            wrong[side] = np.maximum(wrong[side], np.bincount(unit, own < 1, len(everyone)))
+            right[side] = np.maximum(right[side], np.bincount(unit, own > 0, len(everyone)))
+    _, sample, sizes = np.unique(member, axis=1, return_inverse=True, return_counts=True)
+    sample = sample.reshape(-1)  # in numpy 2.0 it has another shape
+    # Those that no other is like are a sample together; one alone goes with the most.
+    lone = sizes[sample] < 2
+    sample[lone] = len(sizes) if lone.sum() > 1 else sizes.argmax()
+    samples = [moved[sample == each] for each in np.unique(sample)]
+    return _Placed(
+        float(np.mean(aucs)),
+        [len(own) * own for own in samples],
+        # What is whole but for rounding stays whole.
+        int((1 / (weight**2).sum(axis=1)).min() + 1e-6),
+        min(map(_effective, (*wrong, *right))),
+    )
+
+
+def _effective(counts: Floats) -> float:
+    """How many units share images alike that are ``counts`` [G] of each (Kish, 1965)."""
+    return float(counts.sum() ** 2 / (counts**2).sum()) if counts.any() else 0.0
+
+
+def _by_delong(placed: _Placed) -> Interval:
+    error, quantile = _error(placed.samples)
+    auc, pairs = placed.auc, placed.pairs
     by_pairs = rate_interval(round(auc * pairs), pairs)
-    if error == 0 or auc in (0.0, 1.0) or by_pairs is None:
+    assert by_pairs is not None
+    if error == 0 or auc in (0.0, 1.0):
         return by_pairs
     half = quantile * error / (auc * (1 - auc))
     low, high = special.expit(special.logit(auc) + np.array([-half, half]))
     # A variance that a handful of images makes is itself not known.
-    if fewest < SUPPORT:
+    if placed.fewest < SUPPORT:
         low, high = min(low, by_pairs[0]), max(high, by_pairs[1])
     return float(low), float(high)
 
 
 def auc_difference(
-    real_first: Array, fake_first: Array, real_second: Array, fake_second: Array
+    real_first: Array,
+    fake_first: Array,
+    real_second: Array,
+    fake_second: Array,
+    real_units: Array | None = None,
+    fake_units: Array | None = None,
 ) -> Difference | None:
     """Of the AUCs of two models on the same images, by DeLong et al. (1988).
 
-    real_* [M], fake_* [N]: the scores, the same image at the same place. Where both AUCs are 0 or
-    1, the variance is 0: the interval is then as wide as that of each AUC, and the p-value that of
-    a sign test on ``min(M, N)`` pairs. None with fewer than two images in a class.
+    real_* [M], fake_* [N]: the scores, the same image at the same place; units as for
+    :func:`auc_interval`. Where a model has fewer than ``SUPPORT`` images on the wrong side, that
+    variance is itself not known: the interval is then at least that of independent AUCs, by the
+    squares of the distances to the ends of :func:`auc_interval` (Zou and Donner, 2008), and the
+    p-value at least that which such an interval has (Altman and Bland, 2011). So 0 lies outside
+    where p is below 0.05. Scores in the same order do not differ, whatever the sample, unless the
+    AUC is 0 or 1. None with fewer than two units in a class.
 
     Raises ValueError if the models scored different numbers of images.
     """
     if len(real_first) != len(real_second) or len(fake_first) != len(fake_second):
         raise ValueError("the two models did not score the same images")
-    if min(len(real_first), len(fake_first)) < 2:
+    own_units = _units(real_units, fake_units, len(real_first), len(fake_first))
+    first = _placed([(real_first, fake_first, *own_units)])
+    second = _placed([(real_second, fake_second, *own_units)])
+    if first is None or second is None:
         return None
-    first, *placed_first = _placements(real_first, fake_first)
-    second, *placed_second = _placements(real_second, fake_second)
-    value = first - second
-    error, quantile = _error([a - b for a, b in zip(placed_first, placed_second, strict=True)])
-    pairs = min(len(real_first), len(fake_first))
-    if error == 0:
-        bound = rate_interval(pairs, pairs)
-        assert bound is not None
-        half, p_value = 1 - bound[0], 1.0 if value == 0 else min(1.0, 2.0 ** (1 - pairs))
-        # Equal scores are equal for any sample; perfect ones need not be.
-        if value == 0 and 0 < first < 1:
-            half = 0.0
-    else:
-        half = quantile * error
-        freedom = _freedom([a - b for a, b in zip(placed_first, placed_second, strict=True)])
-        p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
-    return Difference(value, max(-1.0, value - half), min(1.0, value + half), p_value)
+    value = first.auc - second.auc
+    apart = [a - b for a, b in zip(first.samples, second.samples, strict=True)]
+    error, quantile = _error(apart)
+    low, high = value - quantile * error, value + quantile * error
+    p_value = float(2 * stats.t.sf(abs(value) / error, _freedom(apart))) if error else 1.0
+    ranks = (
+        stats.rankdata(np.concatenate(own))
+        for own in ((real_first, fake_first), (real_second, fake_second))
+    )
+    same = 0 < first.auc < 1 and np.array_equal(*ranks)
+    if min(first.fewest, second.fewest) < SUPPORT and not same:
+        (low_first, high_first), (low_second, high_second) = map(_by_delong, (first, second))
+        below = math.hypot(first.auc - low_first, high_second - second.auc)
+        above = math.hypot(high_first - first.auc, second.auc - low_second)
+        low, high = min(low, value - below), max(high, value + above)
+        quantiles = special.ndtri((1 + LEVEL) / 2) * abs(value) / (below if value > 0 else above)
+        p_value = max(p_value if error else 0.0, float(2 * stats.norm.sf(quantiles)))
+    return Difference(value, max(-1.0, low), min(1.0, high), p_value)
+
+
+def grouped(groups: Array, images: Array | None = None) -> bool:
+    """Whether a group holds more than one image: images are then not independent.
+
+    groups, images [N]: as for :class:`Resampler`.
+    """
+    count = len(groups) if images is None else len(np.unique(images))
+    return len(np.unique(units(groups, images))) < count
+
+
+def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
+    """[N] the number of the independent unit of each image: the first row that it has.
+
+    groups, images [N]: as for :class:`Resampler`.
+    """
+    groups = np.asarray(groups, dtype=np.object_)
+    unit, named = np.arange(len(groups)), np.flatnonzero(groups != "")
+    if len(named):
+        _, first, inverse = np.unique(
+            groups[named].astype(str), return_index=True, return_inverse=True
+        )
+        unit[named] = named[first][inverse]
+    return unit if images is None else unit[images]
+
+
+def _units(real: Array | None, fake: Array | None, reals: int, fakes: int) -> tuple[Array, Array]:
+    """As given, or of ``reals`` and ``fakes`` images that are each by itself."""
+    if real is None or fake is None:
+        return np.arange(reals), np.arange(reals, reals + fakes)
+    return real, fake
 
 
 class Resampler:
@@ -165,30 +242,21 @@ class Resampler:
     """
 
     def __init__(self, strata: Array, groups: Array, images: Array | None = None) -> None:
-        strata, groups = np.asarray(strata, dtype=np.int64), np.asarray(groups, dtype=np.object_)
-        self.grouped = bool((groups != "").any())
-        unit = np.arange(len(strata))
-        if self.grouped:
-            named = np.flatnonzero(groups != "")
-            _, first, inverse = np.unique(
-                groups[named].astype(str), return_index=True, return_inverse=True
-            )
-            unit[named] = named[first][inverse]
-        if images is not None:
-            unit = unit[images]
-        _, self._unit = np.unique(unit, return_inverse=True)
-        self.count = int(self._unit.max(initial=-1)) + 1
+        strata = np.asarray(strata, dtype=np.int64)
+        self.grouped = grouped(groups, images)
+        _, self.unit = np.unique(units(groups, images), return_inverse=True)
+        self.count = int(self.unit.max(initial=-1)) + 1
         self._alike = self._units_alike(strata)
 
     def units(self, rows: NDArray[np.int64]) -> int:
         """How many independent draws some of the images are."""
-        if self.count == len(self._unit):
+        if self.count == len(self.unit):
             return len(rows)
-        return len(np.unique(self._unit[rows]))
+        return len(np.unique(self.unit[rows]))
 
     def _units_alike(self, strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The units of each stratum, and those that lie in several."""
-        pairs = np.unique(np.stack([self._unit, strata]), axis=1)
+        pairs = np.unique(np.stack([self.unit, strata]), axis=1)
         first, lies_in = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
         pool = np.where(lies_in > 1, -1, pairs[1][first])
         # By their first unit: how strata are numbered makes no other draws.
@@ -203,7 +271,7 @@ class Resampler:
             drawn += len(units) * np.arange(resamples)[:, None]
             counts = np.bincount(drawn.ravel(), minlength=drawn.size)
             times[:, units] = counts.reshape(drawn.shape)
-        return times if self.count == len(self._unit) else times[:, self._unit]
+        return times if self.count == len(self.unit) else times[:, self.unit]
 
 
 def mean_interval(parts: Sequence[tuple[float, Interval]]) -> Interval | None:
