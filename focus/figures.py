@@ -25,6 +25,7 @@ from focus.metrics import (
     mean_interval,
     percentiles,
     rate_interval,
+    widened,
 )
 from focus.operating_points import OperatingPoints
 from focus.scores import Scores
@@ -319,29 +320,39 @@ def intervals(
 ) -> dict[str, Interval]:
     """95 % interval of each figure that has one: the exact one, else from its ``draws``.
 
-    units: a figure of fewer than two has none. A share of 0 or 1
-    that no resample moves gets the exact interval of a rate over them: resamples never show that it
-    could have been otherwise. ece_if_calibrated: that of the images.
+    units: for so many the percentiles are widened; a figure of fewer than two has none. A share of
+    0 or 1 that no resample moves gets the exact interval of a rate over them: resamples never show
+    that it could have been otherwise. ece_if_calibrated: that of the images.
     """
     made = {}
     for name, value in found.items():
         if name == "prevalence" or math.isnan(value):
             continue
-        independent = _units_of(name, units)
         interval = exact[name] if name in exact else percentiles(draws[name])
         if interval is not None and name not in exact:
-            if name.startswith(_UPWARD) or name.endswith(_UPWARD):
-                bias = ece_if_calibrated if name.startswith("ece") else 0.0
-                interval = _for_upward(value, interval, bias)
-            if independent < 2:
-                interval = None
-            elif math.isclose(*interval):  # equal up to the rounding of sums
-                share = value in (0, 1) and any(word in name for word in _SHARES)
-                count = round(value * independent)
-                interval = rate_interval(count, independent) if share else None
+            independent = _units_of(name, units)
+            bias = ece_if_calibrated if name.startswith("ece") else 0.0
+            interval = _of_draws(name, value, interval, independent, bias)
         if interval is not None:
             made[name] = interval
     return made
+
+
+def _of_draws(
+    name: str, value: float, interval: Interval, independent: int, bias: float
+) -> Interval | None:
+    """From the percentiles of a figure; None where they tell of no interval."""
+    if independent < 2:
+        return None
+    low, high = widened(interval, value, independent)
+    if name.startswith(_UPWARD) or name.endswith(_UPWARD):
+        low, high = _for_upward(value, (low, high), bias)
+    lowest, highest = next((ends for word, ends in _RANGES.items() if word in name), (0.0, 1.0))
+    low, high = max(low, lowest), min(high, highest)
+    if math.isclose(low, high, abs_tol=1e-12):  # equal up to the rounding of sums
+        share = value in (0, 1) and any(word in name for word in _SHARES)
+        return rate_interval(round(value * independent), independent) if share else None
+    return low, high
 
 
 # A sample makes these too large, the largest of several or a sum of distances, and a resample
@@ -351,17 +362,20 @@ _SHARES = (
     *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
     *("map_hit", "pointing_hit", "peak_share", "share_peak_larger"),
 )
+# By a word of their names, the ends of figures that are not in [0, 1].
+_RANGES = {"cllr": (0.0, math.inf), "cam_range": (0.0, math.inf)}
+_RANGES |= dict.fromkeys(("fall_", "difference"), (-1.0, 1.0))
 
 
 def _for_upward(value: float, interval: Interval, bias: float) -> Interval:
-    """Percentiles on both sides of a figure that is too large, within [0, 1].
+    """Percentiles on both sides of a figure that is too large.
 
     From the lower end of them or of their reflection in the value (the basic bootstrap), less
     ``bias``, to the higher one.
     """
     low, high = interval
     lowest = min(low, 2 * value - high) - bias
-    return max(0.0, lowest), min(1.0, max(high, 2 * value - low))
+    return lowest, max(high, 2 * value - low)
 
 
 def _units_of(name: str, units: Units) -> int:

@@ -99,13 +99,19 @@ def test_resampled_intervals_are_those_of_repeated_images() -> None:
         cells = np.concatenate([drawn[0].peak_row, fakes[0].peak_row])
         peaks.append(metrics.commonest_peak_share(cells))
     ranges = results["generators"]["g0"]["intervals"]
-    assert results["mean"]["intervals"]["eer"] == pytest.approx(
-        metrics.percentiles(np.array(means))
-    )
-    assert ranges["eer"] == pytest.approx(metrics.percentiles(np.array(eers)))
+
+    def percentiles(values: list[Any], value: float) -> tuple[float, float]:
+        """As wide as 25 images of a class ask for: Student's quantile, and a variance of n - 1."""
+        by = stats.t.ppf(0.975, 24) / stats.norm.ppf(0.975) * np.sqrt(25 / 24)
+        low, high = np.quantile(np.array(values, dtype=float), [0.025, 0.975])
+        return value + by * (low - value), value + by * (high - value)
+
+    of_mean, of_first = results["mean"], results["generators"]["g0"]
+    assert of_mean["intervals"]["eer"] == pytest.approx(percentiles(means, of_mean["eer"]))
+    assert ranges["eer"] == pytest.approx(percentiles(eers, of_first["eer"]))
     # The largest of several shares: the percentiles and their reflection in it, and all between.
-    low, high = metrics.percentiles(np.array(peaks)) or (0, 0)
-    share = results["generators"]["g0"]["peak_share"]
+    share = of_first["peak_share"]
+    low, high = percentiles(peaks, share)
     expected = min(low, 2 * share - high), max(high, 2 * share - low)
     assert ranges["peak_share"] == pytest.approx(expected)
 
@@ -126,6 +132,14 @@ def test_grouped_images_widen_every_interval() -> None:
         assert wide == pytest.approx(width, rel=0.25), name
     missed = [r["operating_points"]["eer"]["apcer"] for r in (alone, together)]
     assert np.ptp(missed[1]) == pytest.approx(np.ptp(missed[0]), rel=0.3)
+
+
+def test_no_interval_leaves_the_range_of_its_figure() -> None:
+    ranges = summarise(table(2, 1, 3), [], None, POINT, resamples=50)["open"]["pooled"]["intervals"]
+    ends = {name: value for name, value in ranges.items() if name != "operating_points"}
+    assert all(0 <= low < high for low, high in ends.values())
+    assert all(high <= 1 for name, (_, high) in ends.items() if name != "cllr")
+    assert ends["brier_balanced"][0] == 0
 
 
 def test_figures_that_no_resample_moves_are_not_certain() -> None:

@@ -338,6 +338,25 @@ def test_resampling_covers_the_mean_of_grouped_images(random: np.random.Generato
     assert covered[False] < 0.6 * 200
 
 
+@pytest.mark.parametrize(("people", "images"), [(2, 10), (3, 10), (5, 10), (5, 1), (10, 1)])
+def test_widened_percentiles_cover_means_of_few(
+    random: np.random.Generator, people: int, images: int
+) -> None:
+    """Without it 50, 72 and 80 to 90 % of the intervals hold the mean."""
+    person, covered = np.repeat(np.arange(people), images), []
+    names = np.array([f"p{n}" for n in person], dtype=object)
+    resampler = Resampler(np.zeros(len(person)), names)
+    for _ in range(400):
+        values = random.normal(size=people)[person] + 0.3 * random.normal(size=len(person))
+        draws = resampler.draw(random, 400) @ values / len(values)
+        percentiles = metrics.percentiles(draws)
+        assert percentiles is not None
+        low, high = metrics.widened(percentiles, values.mean(), people)
+        assert low <= percentiles[0] <= percentiles[1] <= high
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) >= 0.925
+
+
 def test_percentiles() -> None:
     draws = np.arange(1001.0)
     assert metrics.percentiles(draws) == (pytest.approx(25), pytest.approx(975))
@@ -346,3 +365,12 @@ def test_percentiles() -> None:
     draws[:60] = np.nan
     assert metrics.percentiles(draws) is None
     assert metrics.percentiles(np.array([])) is None
+
+
+def test_widened_percentiles_by_hand() -> None:
+    # Student's quantile for 3 is 4.303, the normal one 1.960.
+    by = 4.302653 / 1.959964 * np.sqrt(3 / 2)
+    assert metrics.widened((0.0, 0.3), 0.1, 3) == pytest.approx((0.1 - 0.1 * by, 0.1 + 0.2 * by))
+    # An end beyond the value stays where it is.
+    assert metrics.widened((0.2, 0.3), 0.1, 3) == pytest.approx((0.2, 0.1 + 0.2 * by))
+    assert metrics.widened((0.4, 0.4), 0.1, 3) == (0.4, 0.4)

@@ -29,6 +29,7 @@ from focus.metrics.intervals import (
     percentiles,
     rate_interval,
     units,
+    widened,
 )
 from focus.metrics.ranking import (
     BINS,
@@ -84,5 +85,6 @@ __all__ = [
     "sum_entropy",
     "tpr_at_fpr",
     "units",
+    "widened",
     "z_entropy",
 ]

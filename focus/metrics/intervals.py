@@ -301,6 +301,23 @@ def percentiles(draws: Array) -> Interval | None:
     return float(low), float(high)
 
 
+def widened(interval: Interval, value: float, count: int) -> Interval:
+    """Percentiles of a figure, whose estimate is ``value``, as wide as ``count`` units ask for.
+
+    A resample of n has (n - 1) / n of the variance, and its percentiles are as if that were known:
+    both ends move from the value by Student's quantile over the normal one, and by that root
+    (Hesterberg, 2015, takes outer quantiles instead, which two or three units do not have).
+    Percentiles that are equal remain so. count: 2 or more.
+    """
+    if interval[0] == interval[1]:
+        return interval
+    student, normal = stats.t.ppf((1 + LEVEL) / 2, count - 1), special.ndtri((1 + LEVEL) / 2)
+    by = float(student / normal * math.sqrt(count / (count - 1)))
+    low, high = (value + by * (end - value) for end in interval)
+    # Where a figure lies outside its percentiles, an end would move inwards.
+    return min(low, interval[0]), max(high, interval[1])
+
+
 def _placements(real_scores: Array, fake_scores: Array) -> tuple[float, Floats, Floats]:
     """The AUC, and the share of the other class on the right side of each real image and fake."""
     ranking = Ranking.of(real_scores, fake_scores)
