@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from focus.errors import InputError
-from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration
+from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration, largest_llr
 from focus.writing import written_whole
 
 THRESHOLDS = "thresholds.json"
@@ -89,18 +89,24 @@ class OperatingPoints:
     def from_values(cls, values: Mapping[str, Any]) -> "OperatingPoints":
         """From ``dataclasses.asdict`` of one."""
         given, line = values["thresholds"], values["calibration"]
-        if line is not None and not _number(line["temperature"]) > 0:
-            raise ValueError("the temperature is not above 0")
+        n_real, n_fake = int(values["n_real"]), int(values["n_fake"])
         return cls(
             {p: None if given[p] is None else _number(given[p]) for p in POINTS},
-            None
-            if line is None
-            else Calibration(
-                *(_number(line[name]) for name in ("slope", "intercept", "temperature"))
-            ),
-            int(values["n_real"]),
-            int(values["n_fake"]),
+            None if line is None else _calibration(line, n_real, n_fake),
+            n_real,
+            n_fake,
         )
+
+
+def _calibration(line: Mapping[str, Any], n_real: int, n_fake: int) -> Calibration:
+    slope, intercept = _number(line["slope"]), _number(line["intercept"])
+    # Files of before there was a largest ratio were fitted to as many images.
+    largest = line["largest_llr"] if "largest_llr" in line else largest_llr(n_real, n_fake)
+    temperature, largest = _number(line["temperature"]), largest and _number(largest)
+    for name, value in (("temperature", temperature), ("largest_llr", largest)):
+        if value is not None and not value > 0:
+            raise ValueError(f"the {name} is not above 0")
+    return Calibration(slope, intercept, temperature, largest)
 
 
 def needed(target: float) -> int:

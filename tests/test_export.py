@@ -110,7 +110,8 @@ def test_the_metadata_say_how_to_use_it(tmp_path: Path) -> None:
     assert values["focus_preprocessing"]["image_size"] == 32
     assert values["focus_preprocessing"]["mean"] == [0.5, 0.5, 0.5]
     assert values["focus_thresholds"]["eer"] == 0.25
-    assert values["focus_calibration"] == {"slope": 2, "intercept": 1, "temperature": 1}
+    line = {"slope": 2, "intercept": 1, "temperature": 1, "largest_llr": None}
+    assert values["focus_calibration"] == line
     assert values["focus_classes"] == ["real", "synthetic"]
     assert values["focus_temperature"] == 0.7
     detector.points = None

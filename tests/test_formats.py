@@ -90,7 +90,7 @@ def test_keys_of_thresholds(tmp_path: Path) -> None:
     written = json.loads((tmp_path / THRESHOLDS).read_text())
     assert listed(THRESHOLDS, "field") == list(written)
     assert set(written["thresholds"]) == set(POINTS)
-    assert set(written["calibration"]) == {"slope", "intercept", "temperature"}
+    assert set(written["calibration"]) == {"slope", "intercept", "temperature", "largest_llr"}
 
 
 def test_columns_of_robustness_and_faithfulness(tmp_path: Path) -> None:

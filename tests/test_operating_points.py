@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from focus.errors import InputError
-from focus.metrics import Calibration, cllr, fit_calibration
+from focus.metrics import Calibration, cllr, ece, fit_calibration
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
 
@@ -72,6 +72,10 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
             json.dumps(values | {"calibration": values["calibration"] | {"temperature": 0}}),
             "the temperature is not above 0",
         ),
+        (
+            json.dumps(values | {"calibration": values["calibration"] | {"largest_llr": -1}}),
+            "the largest_llr is not above 0",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):
@@ -107,12 +111,52 @@ def test_a_temperature_undoes_another(random: np.random.Generator) -> None:
 
 
 def test_a_temperature_weighs_the_classes_alike(random: np.random.Generator) -> None:
-    """Ten times as many real images: each fake counts as ten."""
-    real, fake = special.expit(random.normal(-2, 3, 2000)), special.expit(random.normal(4, 1, 200))
-    few, many = fit_calibration(real, fake), fit_calibration(real, np.repeat(fake, 10))
-    assert few is not None
-    assert many is not None
-    assert few.temperature == pytest.approx(many.temperature, rel=1e-4)
+    """Ten times as many real images; Platt's targets. By the slope of the loss at its lowest."""
+    real, fake = random.normal(-2, 3, 2000), random.normal(4, 1, 200)
+
+    def slope(temperature: float) -> float:
+        parts = ((real, 1 / 2002), (fake, 201 / 202))
+        return sum(
+            ((special.expit(own / temperature) - target) * own).mean() for own, target in parts
+        )
+
+    expected = optimize.brentq(slope, 0.1, 10)
+    line = fit_calibration(special.expit(real), special.expit(fake))
+    assert line is not None
+    assert line.temperature == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_temperature_of_classes_that_are_apart_is_not_0(random: np.random.Generator) -> None:
+    """What validation tells without an error is not told of images that lie nearer."""
+    real, fake = random.normal(-4, 1, 50).clip(max=-1), random.normal(4, 1, 50).clip(min=1)
+    line = fit_calibration(special.expit(real), special.expit(fake))
+    assert line is not None
+    assert line.temperature == pytest.approx(1, abs=0.2)
+    # Nearer to each other: the half of fakes that look real are not tempered into certainty.
+    near = special.expit(random.normal(-1, 1, 500)), special.expit(random.normal(1, 1, 500))
+    raw, tempered = ece(*near), ece(*map(line.tempered, near))
+    assert tempered == pytest.approx(raw, abs=0.05)
+
+
+def test_ratios_are_no_larger_than_the_images_can_tell(random: np.random.Generator) -> None:
+    real, fake = random.normal(-3, 0.5, 500).clip(max=-1), random.normal(3, 0.5, 50).clip(min=1)
+    line = fit_calibration(special.expit(real), special.expit(fake))
+    assert line is not None
+    assert line.largest_llr == pytest.approx(np.log(51))
+    llr = line.llr(np.array([0.0, 0.5, 1.0]))
+    assert llr[[0, 2]] == pytest.approx([-np.log(51), np.log(51)])
+    assert abs(llr[1]) < 2
+    assert Calibration(2.0, 0.5, 1.0).llr(np.array([1.0])) == pytest.approx([32.5])
+
+
+def test_a_file_without_a_largest_ratio_has_that_of_its_images(tmp_path: Path) -> None:
+    """Of models that were saved before there was one."""
+    points = choose(np.linspace(0, 0.4, 60), np.linspace(0.6, 1, 9))
+    points.write(tmp_path)
+    values = json.loads((tmp_path / THRESHOLDS).read_text())
+    assert values["calibration"].pop("largest_llr") == pytest.approx(np.log(10))
+    (tmp_path / THRESHOLDS).write_text(json.dumps(values))
+    assert OperatingPoints.read(tmp_path) == points
 
 
 def test_classes_that_are_apart_and_scores_of_0_and_1() -> None:

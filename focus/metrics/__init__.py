@@ -5,7 +5,14 @@ defined"), never 0 and never NaN. A number that is not finite is an error.
 """
 
 from focus.metrics.arrays import Array, mean
-from focus.metrics.calibration import Calibration, cllr, fit_calibration, llr_costs, logits
+from focus.metrics.calibration import (
+    Calibration,
+    cllr,
+    fit_calibration,
+    largest_llr,
+    llr_costs,
+    logits,
+)
 from focus.metrics.cams import (
     HIT_COVERAGE,
     cam_range,
@@ -72,6 +79,7 @@ __all__ = [
     "eer",
     "fit_calibration",
     "grouped",
+    "largest_llr",
     "llr_costs",
     "logits",
     "mean",

@@ -4,6 +4,7 @@ Both act on the logit of the score. A score in float32 rounds to 0 or 1 where it
 ``LARGEST_LOGIT``, so logits are clipped there.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,20 +25,25 @@ class Calibration:
 
     slope, intercept: the natural logarithm of p(score | synthetic) / p(score | real) is ``slope *
     logit(score) + intercept`` (Platt, 1999). temperature: the logit is divided by it (Guo et al.,
-    2017); above 1 where the scores are too sure.
+    2017); above 1 where the scores are too sure. largest_llr: ratios are clipped to what so few
+    images can support, above 0; None does not clip.
     """
 
     slope: float
     intercept: float
     temperature: float
+    largest_llr: float | None = None
 
     def llr(self, scores: Array) -> Floats:
         """[N] natural logarithm of the likelihood ratio, synthetic over real, of ``scores`` [N].
 
         Above 0 it speaks for synthetic whatever share of the images is; the logit of the
-        probability of synthetic is this plus the logit of that share.
+        probability of synthetic is this plus the logit of that share. Within ``largest_llr``.
         """
-        return self.slope * logits(scores) + self.intercept
+        llr = self.slope * logits(scores) + self.intercept
+        if self.largest_llr is None:
+            return llr
+        return np.asarray(np.clip(llr, -self.largest_llr, self.largest_llr), dtype=np.float64)
 
     def tempered(self, scores: Array) -> Floats:
         """[N] probability of synthetic after the temperature."""
@@ -53,12 +59,22 @@ def logits(scores: Array) -> Floats:
     return np.asarray(np.clip(found, -LARGEST_LOGIT, LARGEST_LOGIT), dtype=np.float64)
 
 
+def largest_llr(reals: int, fakes: int) -> float:
+    """What a likelihood ratio from so many images may be, as its logarithm: ``log(n + 1)``.
+
+    n: of the smaller class. Beyond the images a line is extrapolated: the ratio of n images on
+    their side to the one more that may lie on the other is as far as they bear (the bounds of
+    Vergeer et al., 2016, are of that size where no image misleads).
+    """
+    return math.log(min(reals, fakes) + 1)
+
+
 def fit_calibration(real_scores: Array, fake_scores: Array) -> Calibration | None:
     """Fitted to scores [M] of real images and [N] of fakes; None where a class is empty.
 
     The classes weigh alike, so that the line gives a likelihood ratio and not the prevalence of
-    the sample. Platt's targets, (n + 1) / (n + 2) for a class of n, keep the line finite where the
-    classes are apart.
+    the sample. Platt's targets, (n + 1) / (n + 2) for a class of n, keep the line and the
+    temperature finite where the classes are apart; ratios are within :func:`largest_llr`.
     """
     if not (len(real_scores) and len(fake_scores)):
         return None
@@ -74,10 +90,16 @@ def fit_calibration(real_scores: Array, fake_scores: Array) -> Calibration | Non
 
     def loss(log_temperature: float) -> float:
         wrong = np.where(label == 1, -logit, logit) / np.exp(log_temperature)
-        return float((np.logaddexp(0, wrong) / size).sum())
+        costs = own * np.logaddexp(0, wrong) + (1 - own) * np.logaddexp(0, -wrong)
+        return float((costs / size).sum())
 
     found = optimize.minimize_scalar(loss, bounds=(-3, 5), method="bounded")
-    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]), float(np.exp(found.x)))
+    return Calibration(
+        float(fit.coef_[0, 0]),
+        float(fit.intercept_[0]),
+        float(np.exp(found.x)),
+        largest_llr(len(real_scores), len(fake_scores)),
+    )
 
 
 def cllr(real_llr: Array, fake_llr: Array) -> float | None:
