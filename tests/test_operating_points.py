@@ -8,8 +8,11 @@ import pytest
 from scipy import optimize, special, stats
 
 from focus.errors import InputError
-from focus.metrics import Calibration, cllr, ece, fit_calibration
+from focus.metrics import Calibration, Ranking, cllr, ece, fit_calibration
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
+
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
@@ -33,6 +36,21 @@ def test_points_by_hand() -> None:
     eer = found["eer"]
     assert eer is not None
     assert abs((real > eer).mean() - (fake <= eer).mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_how_far_a_threshold_of_500_real_images_scatters(random: np.random.Generator) -> None:
+    """The numbers in evaluation.md; fakes that lie among the real images move a threshold little."""
+    shares = []
+    for _ in range(1500):
+        real, fake = random.normal(size=500), random.normal(2, size=200)
+        threshold = Ranking.of(real, fake).at().threshold_at_fpr(0.01)[0]
+        shares.append(stats.norm.sf(threshold))
+    low, high = np.quantile(shares, [0.025, 0.975])
+    more = np.mean(np.array(shares) > 0.01)
+    assert (low, high) == (pytest.approx(0.004, abs=0.001), pytest.approx(0.023, abs=0.001))
+    assert more > 0.55
+    sentence = "between 0.4 and 2.3 % in 95 of 100 draws, and\nabove 1 % in more than half of them"
+    assert sentence in (DOCS / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
