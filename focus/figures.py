@@ -15,6 +15,7 @@ from focus.data.manifest import REAL, SYNTHETIC
 from focus.metrics import (
     BINS,
     SUPPORT,
+    Array,
     Interval,
     Mass,
     Ranking,
@@ -208,7 +209,7 @@ class Group:
         flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
         return (flagged, len(real)), (missed, len(fake))
 
-    def comparison(self, resampler: Resampler) -> tuple[Floats, Floats, Integers, Integers]:
+    def comparison(self, resampler: Resampler) -> tuple[Array, Array, Array, Array]:
         """Scores of the real images and of the fakes, and the numbers of their draws."""
         scores, unit = self._table.scores.score, resampler.unit
         real, fake = self.real.rows, self.fake.rows

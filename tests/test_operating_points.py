@@ -11,7 +11,6 @@ from focus.errors import InputError
 from focus.metrics import Calibration, Ranking, cllr, ece, fit_calibration
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
-
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -39,7 +38,7 @@ def test_points_by_hand() -> None:
 
 
 def test_how_far_a_threshold_of_500_real_images_scatters(random: np.random.Generator) -> None:
-    """The numbers in evaluation.md; fakes that lie among the real images move a threshold little."""
+    """The numbers in evaluation.md; fakes among the real images move a threshold little."""
     shares = []
     for _ in range(1500):
         real, fake = random.normal(size=500), random.normal(2, size=200)
