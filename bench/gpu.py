@@ -214,9 +214,12 @@ def splits(run: Run) -> None:
     for case in run.part.over([c for c in profiled(run.shapes) if c.dtype == "bf16"]):
         inputs = inputs_of(case, run.device)
         scalars = [1.0, head.FOCUS_WEIGHT, head.SALIENCY_WEIGHT, 1.0, 0.0]
+        features, weight, bias = (leaf.detach() for leaf in inputs.leaves)
         call = partial(
             focus_head_forward,
-            *(leaf.detach() for leaf in inputs.leaves),
+            features,
+            weight,
+            bias,
             target=inputs.target,
             saliency=inputs.saliency,
             saliency_mask=None,

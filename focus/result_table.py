@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from focus import metrics
 from focus.data.generators import warnings
 from focus.metrics.differences import mean_auc_difference
 from focus.results import Results, match
@@ -138,7 +139,7 @@ def difference_lines(
     other generators, or that has too few images of a generator.
     """
     (name, scores, results), (other, others, others_results) = first, second
-    grouped = any((each.group != "").any() for each in (scores, others))
+    grouped = any(metrics.grouped(each.group, each.images) for each in (scores, others))
     if grouped or scores.path.tolist() != others.path.tolist():
         return []
     lines = []

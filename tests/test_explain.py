@@ -29,7 +29,8 @@ from focus.operating_points import POINTS, OperatingPoints
 from focus.overlays import overlay
 from focus.use_config import ExplainConfig, Point
 
-pytestmark = pytest.mark.usefixtures("plain_cpu")
+# The program runs in one thread, as what is expected of it: sums over two differ in the last bit.
+pytestmark = pytest.mark.usefixtures("plain_cpu", "one_thread")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focus import robustness
+from focus import metrics, robustness
 from focus.errors import InputError
 from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
@@ -140,7 +140,9 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
         if not found:
             if other[1].path.tolist() != first[1].path.tolist():
                 why = "their images are not the same files"
-            elif any((scores.group != "").any() for _, scores, _ in (first, other)):
+            elif any(
+                metrics.grouped(scores.group, scores.images) for _, scores, _ in (first, other)
+            ):
                 why = "images come in groups"
             elif other[2]["training_generators"] != first[2]["training_generators"]:
                 why = "they know other generators, so that their test sets differ"
