@@ -6,7 +6,6 @@ from typing import Any
 
 from focus import metrics
 from focus.data.generators import warnings
-from focus.metrics.differences import mean_auc_difference
 from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED
@@ -134,23 +133,24 @@ def difference_lines(
     """What two models differ by on the same images: a line a test set, by DeLong's test.
 
     Of the mean AUC over the generators, by which detectors compare. Each is a name, scores and
-    results. No line where images come in groups, which the test takes for independent, where the
-    models scored different images, or of a test set that is not the same for both, since they know
-    other generators, or that has too few images of a generator.
+    results. No line where the models scored different images, or the same in other groups, or of a
+    test set that is not the same for both, since they know other generators, or that has too few
+    images of a generator.
     """
     (name, scores, results), (other, others, others_results) = first, second
-    grouped = any(metrics.grouped(each.group, each.images) for each in (scores, others))
-    if grouped or scores.path.tolist() != others.path.tolist():
+    if [*scores.path, *scores.group] != [*others.path, *others.group]:
         return []
     lines = []
     for test_set in ("closed", "closed_balanced", "open"):
         ours = _rows(test_set, scores, results)
         if ours != _rows(test_set, others, others_results):
             continue
-        ones, twos, images = scores.score, others.score, scores.images
-        found = mean_auc_difference(
-            [(ones[r], ones[f], twos[r], twos[f], images[r]) for _, r, f in ours]
+        unit = metrics.units(scores.group, scores.images)
+        first_scores, second_scores = (
+            [(each.score[r], each.score[f], unit[r], unit[f]) for _, r, f in ours]
+            for each in (scores, others)
         )
+        found = metrics.mean_auc_difference(first_scores, second_scores)
         if found is not None:
             lines.append(
                 f"{test_set.replace('_', '-')}-set AUC, mean of {len(ours)}: {name} - {other} = "

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from focus.metrics import auc_difference
-from focus.metrics.differences import mean_auc_difference
+from focus.metrics import Difference, auc_difference, mean_auc_difference
 
 
 @pytest.fixture
@@ -14,12 +13,15 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_of_one_comparison_it_is_that_of_its_auc(random: np.random.Generator) -> None:
-    some = [random.normal(shift, size=n) for shift in (0, 0.5) for n in (30, 20)]
-    perfect, wrong = (np.zeros(30), np.ones(20)), (np.ones(30), np.zeros(20))
-    for given in (some, [*some[:2], *some[:2]], [*perfect, *perfect], [*perfect, *wrong]):
-        found = mean_auc_difference([(*given, np.arange(30))])
-        assert found == pytest.approx(auc_difference(*given), abs=1e-12)
+def difference(given: list[tuple[np.ndarray, ...]]) -> Difference | None:
+    """Of comparisons with real and fake scores of two models, and numbers of the real images."""
+    last, first, second = 10_000, [], []
+    for *scores, images in given:
+        fakes = last + np.arange(len(scores[1]))
+        last += len(fakes)
+        first.append((*scores[:2], images, fakes))
+        second.append((*scores[2:], images, fakes))
+    return mean_auc_difference(first, second)
 
 
 def test_it_agrees_with_its_definition(random: np.random.Generator) -> None:
@@ -39,13 +41,10 @@ def test_it_agrees_with_its_definition(random: np.random.Generator) -> None:
     freedom = parts.sum() ** 2 / (parts**2 / [len(s) - 1 for s in samples]).sum()
     half = stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum())
     p_value = 2 * stats.t.sf(abs(value) / np.sqrt(parts.sum()), freedom)
-    found = mean_auc_difference(given)
+    found = difference(given)
     assert found == pytest.approx((value, value - half, value + half, p_value), abs=1e-12)
-    # One that no other is like, by the comparisons that it is in, tells of no variance.
-    fewer = tuple(each[1:] if len(each) == 20 else each for each in given[1])
-    assert mean_auc_difference([given[1], fewer]) is None
-    assert mean_auc_difference([given[0], (*(each[:1] for each in given[1][:4]), [0])]) is None
-    assert mean_auc_difference([]) is None
+    assert difference([given[0], (*(each[:1] for each in given[1][:4]), [0])]) is None
+    assert difference([]) is None
 
 
 def drawn(
@@ -72,10 +71,10 @@ def test_it_covers_95_percent_and_the_test_keeps_its_level(
     true = np.subtract(*stats.norm.cdf(apart / np.sqrt(2)).mean(1))
     covered, small, of_pooled = [], [], []
     for _ in range(300):
-        found = mean_auc_difference(drawn(random, apart, shared))
+        found = difference(drawn(random, apart, shared))
         covered.append(found.low <= true <= found.high)
         given = drawn(random, alike, shared)
-        small.append(mean_auc_difference(given).p_value < 0.05)
+        small.append(difference(given).p_value < 0.05)
         pooled = [np.concatenate(scores) for scores in list(zip(*given, strict=True))[:4]]
         of_pooled.append(auc_difference(*pooled).p_value < 0.05)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
@@ -91,14 +90,34 @@ def test_small_comparisons_without_an_error_make_no_mean_certain(
     real, fake = random.normal(size=300), random.normal(1, size=400)
     alike = real, fake, real + 0.01 * random.normal(size=300), fake, images
     perfect = real, np.full(10, 9.0), real, np.full(10, 8.0), images
-    found, alone = mean_auc_difference([alike, perfect]), auc_difference(*perfect[:4])
+    found, alone = difference([alike, perfect]), auc_difference(*perfect[:4])
     assert found.high - found.value == pytest.approx(alone.high / 2)
     assert found.p_value > 0.9
-    # Of nothing but such comparisons, the surest one's p-value for all of them.
+    # Of nothing but such comparisons: as if they were independent.
     wrong = *perfect[:2], real, np.full(10, -9.0), images
-    both = mean_auc_difference([perfect, wrong])
+    both, apart = difference([perfect, wrong]), auc_difference(*wrong[:4])
     assert both.value == 0.5
-    assert both.p_value == pytest.approx(2 * 2**-9)
+    assert both.low == pytest.approx(0.5 - np.hypot(alone.low, apart.value - apart.low) / 2)
+    assert both.low > 0
+    assert 0 < both.p_value < 0.05
+
+
+def test_the_interval_holds_where_images_come_in_groups(random: np.random.Generator) -> None:
+    """Twelve people a class with ten images each; the models see the same of a person."""
+    person = np.repeat(np.arange(24), 10)
+    true = float(np.subtract(*stats.norm.cdf(np.array([1.5, 0.9]) / np.sqrt(4))))
+    covered, alone = [], []
+    for _ in range(200):
+        of_person = random.normal(size=24)[person]
+        scores = of_person + 0.6 * random.normal(size=(2, 240)) + 0.8 * random.normal(size=240)
+        scores[:, 120:] += np.array([[1.5], [0.9]])
+        sides = [scores[0, :120], scores[0, 120:], scores[1, :120], scores[1, 120:]]
+        found = auc_difference(*sides, person[:120], person[120:])
+        covered.append(found.low <= true <= found.high)
+        single = auc_difference(*sides)
+        alone.append(single.high - single.low < found.high - found.low)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.04)
+    assert np.mean(alone) > 0.5
 
 
 def test_what_cancels_in_each_image_is_no_difference() -> None:
@@ -108,4 +127,6 @@ def test_what_cancels_in_each_image_is_no_difference() -> None:
         (one, fakes, other, fakes, np.arange(2))
         for one, other in ((first, second), (second, first))
     ]
-    assert mean_auc_difference(given) == (0.0, 0.0, 0.0, 1.0)
+    found = difference(given)
+    assert (found.value, found.p_value) == (0.0, 1.0)
+    assert found.low == -found.high

@@ -1,6 +1,7 @@
 """``evaluate.py --compare``: several runs side by side, from the files that they left."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from focus import evaluation
 from focus.cli import parse
 from focus.config import EvaluateConfig
 from focus.errors import InputError
-from focus.metrics.differences import mean_auc_difference
+from focus.metrics import mean_auc_difference
 from focus.perturbations import STRENGTHS
 from focus.report import REPORT, comparison, plots
 from focus.result_table import figure
@@ -67,10 +68,10 @@ def test_a_column_a_run_and_the_differences_on_the_same_images(
     means = [results["open"]["mean"]["auc"] for results in everything]
     for name, scores, auc in zip(("second", "third"), scored[1:], means[1:], strict=True):
         difference = mean_auc_difference(
-            [
-                (*(t.score[side] for t in (scores, scored[0]) for side in (real, fake)), real)
-                for fake in fakes
-            ]
+            *(
+                [(t.score[real], t.score[fake], real, fake) for fake in fakes]
+                for t in (scores, scored[0])
+            )
         )
         assert difference is not None
         assert difference.value == pytest.approx(auc - means[0])
@@ -113,16 +114,33 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
     write_results(tmp_path / "swapped", swapped, summarise(swapped, ["kA"], resamples=0))
     names = "grouped", "fewer", "swapped"
     found = compare([runs[0], *(tmp_path / name for name in names)], tmp_path / "out")
-    assert "grouped - first: the difference is not tested, images come in groups." in found.text
     assert (
         "fewer - first: the difference is not tested, their images are not the same files."
         in found.text
     )
-    why = "their images have other labels, generators or test sets"
-    assert f"swapped - first: the difference is not tested, {why}." in found.text
+    why = "their images have other labels, generators, test sets or groups"
+    for name in ("grouped", "swapped"):
+        assert f"{name} - first: the difference is not tested, {why}." in found.text
     assert "p-values" not in found.text
-    other_way = compare([tmp_path / "grouped", runs[0]], tmp_path / "other")
-    assert "first - grouped: the difference is not tested, images come in groups." in other_way.text
+
+
+def test_groups_of_both_runs_are_told_apart_together(runs: list[Path], tmp_path: Path) -> None:
+    lows = []
+    for name in ("alone", "pairs"):
+        for run in runs[:2]:
+            columns = Scores.from_csv(run / "scores.csv").columns()
+            if name == "pairs":
+                columns["group"] = np.array(
+                    [f"g{n // 2}" for n in range(len(columns["path"]))], object
+                )
+            scores = Scores(**columns)
+            write_results(
+                tmp_path / name / run.name, scores, summarise(scores, ["kA"], resamples=0)
+            )
+        found = compare([tmp_path / name / run.name for run in runs[:2]], tmp_path / "out" / name)
+        (low,) = re.findall(r"open-set AUC, mean of 2: .* = \S+ \[(\S+),", found.text)
+        lows.append(float(low))
+    assert lows[0] != lows[1]
 
 
 def test_models_that_know_other_generators_have_no_test_set_in_common(

@@ -161,43 +161,66 @@ def auc_difference(
     real_units: Array | None = None,
     fake_units: Array | None = None,
 ) -> Difference | None:
-    """Of the AUCs of two models on the same images, by DeLong et al. (1988).
+    """Of the AUCs of two models on the same images, as :func:`mean_auc_difference`.
 
     real_* [M], fake_* [N]: the scores, the same image at the same place; units as for
-    :func:`auc_interval`. Where a model has fewer than ``SUPPORT`` images on the wrong side, that
-    variance is itself not known: the interval is then at least that of independent AUCs, by the
-    squares of the distances to the ends of :func:`auc_interval` (Zou and Donner, 2008), and the
-    p-value at least that which such an interval has (Altman and Bland, 2011). So 0 lies outside
-    where p is below 0.05. Scores in the same order do not differ, whatever the sample, unless the
-    AUC is 0 or 1. None with fewer than two units in a class.
+    :func:`auc_interval`.
 
     Raises ValueError if the models scored different numbers of images.
     """
-    if len(real_first) != len(real_second) or len(fake_first) != len(fake_second):
-        raise ValueError("the two models did not score the same images")
     own_units = _units(real_units, fake_units, len(real_first), len(fake_first))
-    first = _placed([(real_first, fake_first, *own_units)])
-    second = _placed([(real_second, fake_second, *own_units)])
-    if first is None or second is None:
+    first, second = (real_first, fake_first, *own_units), (real_second, fake_second, *own_units)
+    return mean_auc_difference([first], [second])
+
+
+def mean_auc_difference(
+    first: Sequence[Comparison], second: Sequence[Comparison]
+) -> Difference | None:
+    """Of two models' mean AUCs over the same comparisons, by DeLong et al. (1988).
+
+    Each comparison as for :func:`mean_auc_interval`, the same images at the same places: the
+    variance is that of what a unit moves the first mean by less what it moves the second by. Where
+    in a comparison a model has fewer than ``SUPPORT`` images on the wrong side, that variance is
+    itself not known: the interval is then at least that of independent AUCs in these comparisons,
+    by the squares of the distances to the ends of :func:`auc_interval` (Zou and Donner, 2008), and
+    the p-value at least that which such an interval has (Altman and Bland, 2011). So 0 lies outside
+    where p is below 0.05. Scores in the same order do not differ, whatever the sample, unless the
+    AUC is 0 or 1. None with fewer than two units in a class of a comparison.
+
+    Raises ValueError if the models scored different numbers of images.
+    """
+    pairs = list(zip(first, second, strict=True))
+    if any(len(a[side]) != len(b[side]) for a, b in pairs for side in (0, 1)):
+        raise ValueError("the two models did not score the same images")
+    one, other = _placed(first), _placed(second)
+    if one is None or other is None:
         return None
-    value = first.auc - second.auc
-    apart = [a - b for a, b in zip(first.samples, second.samples, strict=True)]
+    value = one.auc - other.auc
+    apart = [a - b for a, b in zip(one.samples, other.samples, strict=True)]
     error, quantile = _error(apart)
     low, high = value - quantile * error, value + quantile * error
     p_value = float(2 * stats.t.sf(abs(value) / error, _freedom(apart))) if error else 1.0
-    ranks = (
-        stats.rankdata(np.concatenate(own))
-        for own in ((real_first, fake_first), (real_second, fake_second))
-    )
-    same = 0 < first.auc < 1 and np.array_equal(*ranks)
-    if min(first.fewest, second.fewest) < SUPPORT and not same:
-        (low_first, high_first), (low_second, high_second) = map(_by_delong, (first, second))
-        below = math.hypot(first.auc - low_first, high_second - second.auc)
-        above = math.hypot(high_first - first.auc, second.auc - low_second)
+    if unsure := [found for pair in pairs if (found := _unsure(*pair)) is not None]:
+        below, above = (math.hypot(*ends) / len(pairs) for ends in zip(*unsure, strict=True))
         low, high = min(low, value - below), max(high, value + above)
         quantiles = special.ndtri((1 + LEVEL) / 2) * abs(value) / (below if value > 0 else above)
         p_value = max(p_value if error else 0.0, float(2 * stats.norm.sf(quantiles)))
     return Difference(value, max(-1.0, low), min(1.0, high), p_value)
+
+
+def _unsure(first: Comparison, second: Comparison) -> Interval | None:
+    """How far two AUCs may differ below and above what they do, if the variance is not known."""
+    one, other = _placed([first]), _placed([second])
+    if one is None or other is None or min(one.fewest, other.fewest) >= SUPPORT:
+        return None
+    ranks = (stats.rankdata(np.concatenate(own[:2])) for own in (first, second))
+    if 0 < one.auc < 1 and np.array_equal(*ranks):
+        return None
+    (low_one, high_one), (low_other, high_other) = _by_delong(one), _by_delong(other)
+    return (
+        math.hypot(one.auc - low_one, high_other - other.auc),
+        math.hypot(high_one - one.auc, other.auc - low_other),
+    )
 
 
 def grouped(groups: Array, images: Array | None = None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focus import metrics, robustness
+from focus import robustness
 from focus.errors import InputError
 from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
@@ -140,16 +140,12 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
         if not found:
             if other[1].path.tolist() != first[1].path.tolist():
                 why = "their images are not the same files"
-            elif any(
-                metrics.grouped(scores.group, scores.images) for _, scores, _ in (first, other)
-            ):
-                why = "images come in groups"
             elif other[2]["training_generators"] != first[2]["training_generators"]:
                 why = "they know other generators, so that their test sets differ"
-            elif _differ_in(other[1], first[1], "label", "generator", "test_set"):
-                why = "their images have other labels, generators or test sets"
+            elif _differ_in(other[1], first[1], "label", "generator", "test_set", "group"):
+                why = "their images have other labels, generators, test sets or groups"
             else:
-                why = "a class has fewer than two images"
+                why = "a class has fewer than two independent images"
             found = [f"{other[0]} - {first[0]}: the difference is not tested, {why}."]
         lines += found
     if tested > 1:
