@@ -97,7 +97,7 @@ def save_checkpoint(
     flush(folder)
     shutil.rmtree(earlier, ignore_errors=True)  # which would count as one that is kept
     # Those after this step are damaged, since the run went on from before them.
-    found = _checkpoints(folder)
+    found = checkpoints(folder)
     here = found.index(target)
     for old in (*found[: max(here + 1 - keep, 0)], *found[here + 1 :]):
         shutil.rmtree(old)
@@ -113,7 +113,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         InputError: all are damaged, or the last whole one is of another version.
     """
     damaged: list[str] = []
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(checkpoints(folder)):
         try:
             return path, _verified(path)
         except _Damaged as error:
@@ -212,7 +212,7 @@ def _write(path: Path, content: bytes) -> None:
     flush(path)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """By step; one that was being replaced when the run was killed comes before the new one."""
+def checkpoints(folder: Path) -> list[Path]:
+    """All, by step; one that was being replaced when the run was killed is before the new one."""
     found = (*folder.glob("step-*"), *folder.glob(f"{_EARLIER}step-*"))
     return sorted(found, key=lambda path: (path.name.removeprefix(_EARLIER), path.name[0] != "."))

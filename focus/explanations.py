@@ -20,7 +20,6 @@ from torch import Tensor
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.metrics import Calibration
-from focus.metrics.calibration import logits
 from focus.overlays import overlay
 from focus.writing import written_whole
 
@@ -95,7 +94,9 @@ def video_score(scores: Sequence[np.float64]) -> np.float64:
     A mean of probabilities would let one undecided frame pull a video below a threshold near 1,
     whatever the others say. Frames of a video are alike, so their log-odds are not summed up.
     """
-    return np.float64(special.expit(logits(np.array(scores)).mean()))
+    # Beyond 37 float64 rounds to 1; a 0 or a 1 is as sure as that, and no surer.
+    log_odds = special.logit(np.array(scores, np.float64)).clip(-37, 37)
+    return np.float64(special.expit(log_odds.mean()))
 
 
 class Writer:

@@ -22,7 +22,6 @@ sure of everything it falls little, at the peak and elsewhere.
 ``docs/formats.md`` describes ``faithfulness.csv``.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ from focus.inference import Autocast, evaluation_mode, images_only, predicted_ba
 from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
-from focus.writing import written_whole
+from focus.writing import csv_written_whole
 
 if TYPE_CHECKING:
     from focus.models import Detector, Prediction
@@ -257,12 +256,7 @@ def add(falls: Falls, scores: Scores, results: Results) -> None:
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     """Writes ``faithfulness.csv``, a row an image, into ``folder``; returns its path."""
     path = folder / FILE
-    with (
-        written_whole(path) as aside,
-        aside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        file.write(f"{_MARK}{VERSION}\n")
-        writer = csv.writer(file, lineterminator="\n")
+    with csv_written_whole(path, f"{_MARK}{VERSION}", end="\n") as writer:
         writer.writerow(_COLUMNS)
         figures = zip(falls.peak, falls.elsewhere.mean(axis=1), falls.larger(), strict=True)
         for row, own in enumerate(figures):

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
 
 from focus.data.manifest import REAL, SYNTHETIC
@@ -68,7 +67,7 @@ class EpochSums:
 
 def validation_figures(scores: Scores) -> dict[str, float]:
     """``eval_*`` figures of the validation images; the CAM is that of the predicted class."""
-    label, score = scores.label, scores.score.astype(np.float64)
+    label, score = scores.label, scores.score
     ranked = auc(score[label == REAL], score[label == SYNTHETIC])
     assert ranked is not None, "both classes are in the validation split"
     share = commonest_peak_share(scores.peak_row * 10_000 + scores.peak_col)

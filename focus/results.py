@@ -162,8 +162,7 @@ def write_results(folder: str | Path, scores: Scores, results: Results | None) -
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "scores.csv"]
-    with written_whole(written[0]) as aside:
-        scores.to_csv(aside)
+    scores.to_csv(written[0])
     target = folder / "results.json"
     if results is None:
         target.unlink(missing_ok=True)

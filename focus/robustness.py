@@ -27,7 +27,7 @@ from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_label
 from focus.results import match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
-from focus.writing import written_whole
+from focus.writing import csv_written_whole, written_whole
 
 if TYPE_CHECKING:
     from focus.models import Detector
@@ -159,12 +159,7 @@ def measure(
 def write(results: Sequence[Kept], folder: Path) -> list[Path]:
     """Writes ``robustness.csv`` and ``robustness.png`` into ``folder``; returns their paths."""
     written = [folder / name for name in FILES]
-    with (
-        written_whole(written[0]) as aside,
-        aside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        file.write(f"{_MARK}{VERSION}\n")
-        writer = csv.writer(file, lineterminator="\n")
+    with csv_written_whole(written[0], f"{_MARK}{VERSION}", end="\n") as writer:
         writer.writerow(_COLUMNS)
         for r in results:
             head = (r.perturbation, f"{r.strength:g}", UNITS[r.perturbation], r.test_set)

@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from focus.checkpoint import last_checkpoint
+from focus.checkpoint import checkpoints, last_checkpoint
 from focus.config import ResolvedTrainConfig, write_config
 from focus.data.manifest import Manifest
 from focus.errors import InputError
@@ -64,11 +64,15 @@ class TrainState:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A checkpoint to go on from: its folder, its JSON values, the state of the run."""
+    """A checkpoint to go on from: its folder, its JSON values, the state of the run.
+
+    beside: all checkpoints that there were.
+    """
 
     path: Path
     values: dict[str, Any]
     state: TrainState
+    beside: list[Path]
 
 
 def folder_of(config: ResolvedTrainConfig) -> Path:
@@ -92,17 +96,20 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The run folder, made if need be, for this process alone; where locks are unknown, for all.
+def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
+    """The run folder, made if need be, for this process alone, as long as it trains.
 
-    The lock is one that workers do not inherit: nothing of a process that was killed holds it.
+    The lock is one that workers do not inherit: nothing of a process that was killed holds it. On
+    a file system without locks nothing is held.
+
+    saved: what :func:`check_folder` found, minutes ago.
 
     Raises:
-        InputError: another process trains there.
+        InputError: another process trains there, or has in the meantime.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    with path.open("w") as file:
+    folder = folder_of(config)
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    with (folder / CHECKPOINTS / LOCK).open("w") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -112,10 +119,12 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         except OSError:
             pass
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        if checkpoints(folder / CHECKPOINTS) != ([] if saved is None else saved.beside):
+            raise InputError(
+                f"Another process has trained in the run folder {folder} since this one looked: "
+                "give the command again."
+            )
+        yield
 
 
 def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
@@ -125,8 +134,7 @@ def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
     # Without --resume: given as --config, it must not go on with this folder unasked.
     with written_whole(folder / "config.yaml") as aside:
         write_config(replace(config, resume=False), aside)
-    with written_whole(folder / MANIFEST) as aside:
-        manifest.to_csv(aside)
+    manifest.to_csv(folder / MANIFEST)
 
 
 def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, step: int) -> None:
@@ -164,6 +172,7 @@ def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
         InputError: all are damaged, or it is of a run with other settings.
     """
     folder = folder_of(config)
+    beside = checkpoints(folder / CHECKPOINTS)
     found = last_checkpoint(folder / CHECKPOINTS)
     if found is None:
         return None
@@ -176,7 +185,7 @@ def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
             f"{error}): remove its folder to go on from the one before."
         ) from error
     _same_run(then, config, folder)
-    return SavedRun(path, values, state)
+    return SavedRun(path, values, state, beside)
 
 
 def recorded_manifest(config: ResolvedTrainConfig, saved: SavedRun | None) -> Manifest | None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from focus.errors import InputError
+from focus.writing import csv_written_whole
 
 VERSION = 2
 _MARK = "# focus-scores "
@@ -158,10 +159,7 @@ class Scores:
     def to_csv(self, path: str | Path) -> None:
         """Writes ``scores.csv``; floats with as many digits as they need to come back."""
         columns = [_to_text(name, column) for name, column in self._stored().items()]
-        # File names that are not UTF-8 reach us as surrogates and leave as they came.
-        with Path(path).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{_MARK}{VERSION}\n")
-            writer = csv.writer(file, lineterminator="\n")
+        with csv_written_whole(path, f"{_MARK}{VERSION}", end="\n") as writer:
             writer.writerow(self._stored())
             writer.writerows(zip(*columns, strict=True))
 

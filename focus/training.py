@@ -112,7 +112,7 @@ def _run(
     accelerator = start(config, log_with=_trackers(config) or None, project_dir=folder)
     with ExitStack() as stack:
         main = accelerator.is_main_process
-        main_first(accelerator, lambda: stack.enter_context(held(folder)) if main else None)
+        main_first(accelerator, lambda: stack.enter_context(held(config, saved)) if main else None)
         trainer = Trainer(config, detector, manifest, accelerator, saved)
         accelerator.print(describe(accelerator, config))
         if bad and main:

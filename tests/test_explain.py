@@ -193,6 +193,8 @@ def test_the_mean_of_log_odds_by_hand() -> None:
     assert video_score([np.float64(score) for score in (0.9, 0.9, 0.1)]) == pytest.approx(expected)
     whole = [np.float64(score) for score in (1, 1, 0)]
     assert 0.5 < video_score(whole) < 1, "a score that rounds to 0 or 1 is no end"
+    sure = np.float64(1 - 1e-12)  # frames that are alike decide as each of them does
+    assert video_score([sure] * 4) == pytest.approx(sure, abs=1e-15)
 
 
 def test_without_thresholds_there_is_no_decision_and_it_is_said(

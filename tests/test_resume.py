@@ -21,6 +21,9 @@ import pytest
 import safetensors.torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from focus.config import TrainConfig, resolve
+from focus.errors import InputError
+from focus.runs import SavedRun, TrainState, held
 from focus.scores import Scores
 
 from .launching import CHECKOUT, Begin, launch, python, run, write_faces
@@ -392,10 +395,21 @@ def test_a_run_that_trains_is_not_resumed_beside_itself(faces: Path, tmp_path: P
     assert process.is_alive()
     kill(process)
     # A killed process holds nothing.
-    assert (tmp_path / "run" / ".lock").exists()
     third = launch([*words, "--resume"], tmp_path / "third")
     until(lambda: "resuming" in said_in(tmp_path / "third"), third)
     kill(third)
+
+
+def test_a_run_that_went_on_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
+    config = resolve(TrainConfig(output=str(tmp_path), name="run", resume=True))
+    step = tmp_path / "run" / "checkpoints" / "step-00000005"
+    step.mkdir(parents=True)
+    words = "has trained in the run folder"
+    with pytest.raises(InputError, match=words), held(config, None):
+        pass
+    before = SavedRun(step, {}, TrainState(), [step])
+    with held(config, before):
+        pass
 
 
 def test_a_run_without_finite_loss_keeps_its_last_good_checkpoint(

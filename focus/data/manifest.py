@@ -50,10 +50,10 @@ class Sample:
     """One image and what is known of it.
 
     path: the image file, absolute. label: 0 real, 1 synthetic, None unlabelled.
-    generator: for fakes the program that made them; for reals the generator whose test set they
-    belong to, "" for reals that serve all. family: the generator's family, "" if unknown.
-    split: "" until assigned. test_set: which test it belongs to, "" = decided by the generator
-    (closed if training knew it, else open). map_path: human saliency map, a reference that
+    generator: for fakes the program that made them; for reals the generator whose fakes they
+    are compared with, or several with " | " between them, "" for reals that serve all. family: the
+    generator's family, "" if unknown. split: "" until assigned. test_set: which test it belongs to,
+    "" = decided by the generator (closed if training knew it, else open). map_path: human saliency map, a reference that
     :mod:`focus.data.maps` resolves. mask_path: artefact mask, evaluation only. box: face box (left,
     top, right, bottom) in pixels of the upright image. group: what must not be split (a video, an
     identity). extra: other columns.

@@ -1,7 +1,7 @@
 """From scores to log-likelihood ratios: Platt's line and a temperature, fitted on validation.
 
-Both act on the logit of the score. A score in float32 rounds to 0 or 1 where its logit is beyond
-``LARGEST_LOGIT``, so logits are clipped there.
+Both act on the logit of the score, which is clipped at ``LARGEST_LOGIT``: beyond it a detector says
+no more than that it is sure, and a line through such logits would follow the surest images.
 """
 
 import math

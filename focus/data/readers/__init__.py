@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.generators import SEVERAL, family_of
+from focus.data.generators import SEVERAL, family_of, served_by
 from focus.data.layouts import HUB_PREFIX, Layout, parse_columns
 from focus.data.machine import is_main_process
 from focus.data.manifest import (
@@ -291,7 +291,8 @@ def _apart(own: Manifest, tests: Manifest) -> Manifest:
     """
     tested = own.where(lambda s: s.split in ("", "test"))
     reals = [s for s in (*tested, *tests) if s.label == REAL]
-    lacking = sorted(set(tests.generators()) - {s.generator for s in reals})
+    served = frozenset[str]().union(*(served_by(s.generator) for s in reals))
+    lacking = sorted(set(tests.generators()) - served)
     if not lacking or (own and not any(s.label == REAL and not s.generator for s in tested)):
         return tests
     serves = SEVERAL.join(lacking)
