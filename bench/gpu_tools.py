@@ -72,9 +72,12 @@ def _run(
     outputs: list[int | None],
 ) -> list[Ran]:
     with ExitStack() as stack:
-        begun = [
-            stack.enter_context(
-                subprocess.Popen(
+        begun: list[subprocess.Popen[str]] = []
+        ended: dict[int, Ran] = {}
+        ways = [(None, max(seconds, 1)), (signal.SIGINT, GRACE), (signal.SIGKILL, None)]
+        try:
+            for command, output in zip(commands, outputs, strict=True):
+                process = subprocess.Popen(
                     command,
                     cwd=ROOT,
                     env=os.environ | {"LC_ALL": "C"} | (env or {}),
@@ -85,12 +88,7 @@ def _run(
                     errors="replace",
                     start_new_session=True,
                 )
-            )
-            for command, output in zip(commands, outputs, strict=True)
-        ]
-        ended: dict[int, Ran] = {}
-        ways = [(None, max(seconds, 1)), (signal.SIGINT, GRACE), (signal.SIGKILL, None)]
-        try:
+                begun.append(stack.enter_context(process))
             for ending, patience in ways:
                 running = [process for process in begun if process.pid not in ended]
                 for process in running:

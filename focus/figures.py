@@ -187,21 +187,24 @@ class Group:
     def units(self, resampler: Resampler) -> dict[str, int]:
         """As :data:`Units`: the draws of ``resampler``."""
         rows = {"real": self.real.rows, "fake": self.fake.rows}
-        rows |= {name: known for name, (known, _) in self.hits().items()}
+        rows |= {name: known for name, (known, _) in self.means().items()}
         return {name: resampler.units(own) for name, own in rows.items()}
 
-    def hits(self) -> dict[str, tuple[Integers, Floats]]:
-        """By the name of each hit rate: the rows that have a map or mask, and their 0s and 1s."""
+    def means(self) -> dict[str, tuple[Integers, Floats]]:
+        """By the name of each mean over images: the rows that have a value, and the values."""
         found = {}
         for name, column in (OF_BOTH | OF_FAKES).items():
-            if name in _RATES:
-                both = [part.known(column) for part in (self.real, self.fake)]
-                if name in OF_BOTH:
-                    found[f"{name}_real"], found[f"{name}_fake"] = both
-                    (rows, hits), (more_rows, more_hits) = both
-                    both[1] = np.append(rows, more_rows), np.append(hits, more_hits)
-                found[name] = both[1]
+            real, fake = (part.known(column) for part in (self.real, self.fake))
+            found[name] = fake
+            if name in OF_BOTH:
+                found |= {f"{name}_real": real, f"{name}_fake": fake}
+                found[name] = np.append(real[0], fake[0]), np.append(real[1], fake[1])
         return found
+
+    def hits(self) -> dict[str, tuple[Integers, Floats]]:
+        """Those whose values are 0s and 1s."""
+        rates = [f"{name}{side}" for name in _RATES for side in ("", "_real", "_fake")]
+        return {name: known for name, known in self.means().items() if name in rates}
 
     def errors(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
         """Real images above ``threshold``, of how many; fakes that are not, of how many."""

@@ -102,7 +102,7 @@ def scalar_tensor(values: Mapping[str, float | Tensor], features: Tensor) -> Ten
     dtype, device = accumulation_dtype(features), features.device
     for name, value in values.items():
         if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"{name} must be a number or a 0-d tensor, got {list(value.shape)}")
+            raise ValueError(f"{name} must be a number or a tensor of one, got {list(value.shape)}")
     numbers = [value for value in values.values() if not isinstance(value, Tensor)]
     filled = _filled(numbers, dtype, device)
     if len(numbers) == len(values):

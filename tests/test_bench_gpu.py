@@ -302,7 +302,7 @@ def test_as_many_processes_as_there_are_cores() -> None:
 
 def test_of_programs_at_once_only_those_that_do_not_end_are_ended() -> None:
     done, long = "exit(3)", "import time; time.sleep(60)"
-    ran = gpu_tools.run_at_once([[sys.executable, "-c", text] for text in (done, long, done)], 5)
+    ran = gpu_tools.run_at_once([[sys.executable, "-c", text] for text in (done, long, done)], 15)
     assert [(one.code, one.in_time) for one in ran[::2]] == [(3, True)] * 2
     assert (ran[1].code, ran[1].in_time) == (-signal.SIGINT, False)
 

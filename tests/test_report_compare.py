@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus import evaluation
+from focus import evaluation, metrics
 from focus.cli import parse
 from focus.config import EvaluateConfig
 from focus.errors import InputError
@@ -43,6 +43,16 @@ def compare(folders: list[Path], output: Path) -> Page:
     return Page(output / REPORT)
 
 
+def open_rows(scores: Scores) -> list[np.ndarray]:
+    """The real images of the open set, and the fakes of each of its generators."""
+    is_open = scores.test_set == "open"
+    return [
+        np.flatnonzero(is_open & (scores.label == label) & (scores.generator == generator))
+        for generator, label, test_set in KINDS
+        if test_set == "open"
+    ]
+
+
 def test_a_column_a_run_and_the_differences_on_the_same_images(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,12 +69,7 @@ def test_a_column_a_run_and_the_differences_on_the_same_images(
             assert text.strip() == expected, keys
     printed = capsys.readouterr().out
     scored = [Scores.from_csv(run / "scores.csv") for run in runs]
-    is_open = scored[0].test_set == "open"
-    real, *fakes = (
-        np.flatnonzero(is_open & (scored[0].label == label) & (scored[0].generator == generator))
-        for generator, label, test_set in KINDS
-        if test_set == "open"
-    )
+    real, *fakes = open_rows(scored[0])
     means = [results["open"]["mean"]["auc"] for results in everything]
     for name, scores, auc in zip(("second", "third"), scored[1:], means[1:], strict=True):
         difference = mean_auc_difference(
@@ -125,8 +130,8 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
 
 
 def test_groups_of_both_runs_are_told_apart_together(runs: list[Path], tmp_path: Path) -> None:
-    lows = []
     for name in ("alone", "pairs"):
+        scored = []
         for run in runs[:2]:
             columns = Scores.from_csv(run / "scores.csv").columns()
             if name == "pairs":
@@ -134,13 +139,21 @@ def test_groups_of_both_runs_are_told_apart_together(runs: list[Path], tmp_path:
                     [f"g{n // 2}" for n in range(len(columns["path"]))], object
                 )
             scores = Scores(**columns)
+            scored.append(scores)
             write_results(
                 tmp_path / name / run.name, scores, summarise(scores, ["kA"], resamples=0)
             )
         found = compare([tmp_path / name / run.name for run in runs[:2]], tmp_path / "out" / name)
         (low,) = re.findall(r"open-set AUC, mean of 2: .* = \S+ \[(\S+),", found.text)
-        lows.append(float(low))
-    assert lows[0] != lows[1]
+        unit = metrics.units(scored[0].group, scored[0].images)
+        real, *fakes = open_rows(scored[0])
+        wanted = mean_auc_difference(
+            *(
+                [(t.score[real], t.score[fake], unit[real], unit[fake]) for fake in fakes]
+                for t in reversed(scored)
+            )
+        )
+        assert low == f"{wanted.low:+.3f}"
 
 
 def test_models_that_know_other_generators_have_no_test_set_in_common(

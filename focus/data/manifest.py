@@ -53,10 +53,10 @@ class Sample:
     generator: for fakes the program that made them; for reals the generator whose fakes they
     are compared with, or several with " | " between them, "" for reals that serve all. family: the
     generator's family, "" if unknown. split: "" until assigned. test_set: which test it belongs to,
-    "" = decided by the generator (closed if training knew it, else open). map_path: human saliency map, a reference that
-    :mod:`focus.data.maps` resolves. mask_path: artefact mask, evaluation only. box: face box (left,
-    top, right, bottom) in pixels of the upright image. group: what must not be split (a video, an
-    identity). extra: other columns.
+    "" = decided by the generator (closed if training knew it, else open). map_path: human saliency
+    map, a reference that :mod:`focus.data.maps` resolves. mask_path: artefact mask, evaluation
+    only. box: face box (left, top, right, bottom) in pixels of the upright image. group: what must
+    not be split (a video, an identity). extra: other columns.
     """
 
     path: str

@@ -180,18 +180,20 @@ def mean_auc_difference(
 
     Each comparison as for :func:`mean_auc_interval`, the same images at the same places: the
     variance is that of what a unit moves the first mean by less what it moves the second by. Where
-    in a comparison a model has fewer than ``SUPPORT`` images on the wrong side, that variance is
-    itself not known: the interval is then at least that of independent AUCs in these comparisons,
-    by the squares of the distances to the ends of :func:`auc_interval` (Zou and Donner, 2008), and
-    the p-value at least that which such an interval has (Altman and Bland, 2011). So 0 lies outside
+    a model has fewer than ``SUPPORT`` images on the wrong side, in a comparison or in all, that
+    variance is itself not known: the interval is then at least that of models that are independent
+    there, by the squares of the distances to the ends of their own (Zou and Donner, 2008), and the
+    p-value at least that which such an interval has (Altman and Bland, 2011). So 0 lies outside
     where p is below 0.05. Scores in the same order do not differ, whatever the sample, unless the
     AUC is 0 or 1. None with fewer than two units in a class of a comparison.
 
-    Raises ValueError if the models scored different numbers of images.
+    Raises ValueError if the models did not score the same numbers of images, of the same units.
     """
     pairs = list(zip(first, second, strict=True))
-    if any(len(a[side]) != len(b[side]) for a, b in pairs for side in (0, 1)):
-        raise ValueError("the two models did not score the same images")
+    for (*one_scores, one_real, one_fake), (*other_scores, other_real, other_fake) in pairs:
+        same_units = np.array_equal(one_real, other_real) and np.array_equal(one_fake, other_fake)
+        if list(map(len, one_scores)) != list(map(len, other_scores)) or not same_units:
+            raise ValueError("the two models did not score the same images")
     one, other = _placed(first), _placed(second)
     if one is None or other is None:
         return None
@@ -200,21 +202,33 @@ def mean_auc_difference(
     error, quantile = _error(apart)
     low, high = value - quantile * error, value + quantile * error
     p_value = float(2 * stats.t.sf(abs(value) / error, _freedom(apart))) if error else 1.0
-    if unsure := [found for pair in pairs if (found := _unsure(*pair)) is not None]:
+    apart_in = [pair for pair in pairs if not _alike(*pair)]
+    if unsure := [found for pair in apart_in if (found := _unsure(*map(_of_one, pair)))]:
         below, above = (math.hypot(*ends) / len(pairs) for ends in zip(*unsure, strict=True))
+        # Comparisons that share images are not independent of each other.
+        whole = _unsure(one, other) or (0.0, 0.0)
+        below, above = max(below, whole[0]), max(above, whole[1])
         low, high = min(low, value - below), max(high, value + above)
         quantiles = special.ndtri((1 + LEVEL) / 2) * abs(value) / (below if value > 0 else above)
         p_value = max(p_value if error else 0.0, float(2 * stats.norm.sf(quantiles)))
     return Difference(value, max(-1.0, low), min(1.0, high), p_value)
 
 
-def _unsure(first: Comparison, second: Comparison) -> Interval | None:
-    """How far two AUCs may differ below and above what they do, if the variance is not known."""
-    one, other = _placed([first]), _placed([second])
-    if one is None or other is None or min(one.fewest, other.fewest) >= SUPPORT:
-        return None
+def _of_one(comparison: Comparison) -> _Placed:
+    placed = _placed([comparison])
+    assert placed is not None, "all of the comparisons have been placed"
+    return placed
+
+
+def _alike(first: Comparison, second: Comparison) -> bool:
+    """Whether two models have the images in the same order, some of them on the wrong side."""
     ranks = (stats.rankdata(np.concatenate(own[:2])) for own in (first, second))
-    if 0 < one.auc < 1 and np.array_equal(*ranks):
+    return 0 < _of_one(first).auc < 1 and np.array_equal(*ranks)
+
+
+def _unsure(one: _Placed, other: _Placed) -> Interval | None:
+    """How far two AUCs may differ below and above what they do, if the variance is not known."""
+    if min(one.fewest, other.fewest) >= SUPPORT:
         return None
     (low_one, high_one), (low_other, high_other) = _by_delong(one), _by_delong(other)
     return (

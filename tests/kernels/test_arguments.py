@@ -25,7 +25,7 @@ COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"temperature": torch.ones(2)},
         ValueError,
-        r"temperature must be a number or a 0-d tensor, got \[2\]",
+        r"temperature must be a number or a tensor of one, got \[2\]",
     ),
 ]
 
