@@ -5,6 +5,7 @@ field's name with dashes; :mod:`focus.cli` makes the command line from these cla
 programs take is in :mod:`focus.shared_config`.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 from focus.data.machine import default_workers
 from focus.errors import InputError, did_you_mean
-from focus.flags import declare, flag
+from focus.flags import check_utf8, declare, flag
 from focus.losses import LOSSES, CamClass, Level, LossConfig
 from focus.recipes import (
     PAPER_IMAGE_SIZES,
@@ -198,6 +199,9 @@ class TrainConfig(SharedConfig):
                 f"--name got {self.name!r}: give the name of one folder, without slashes; "
                 "--output says where it goes."
             )
+        # Below such a folder safetensors reads no file.
+        check_utf8("--name got", self.name)
+        check_utf8("--output got", self.output)
         if self.pretrained and self.initial_checkpoint is not None:
             raise InputError(
                 "--pretrained and --initial-checkpoint are two places to start from: give one."
@@ -388,6 +392,7 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
         values["workers"] = default_workers() if config.data else 0
     if config.name is None:
         data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
+        data = re.sub("[\ud800-\udfff]", "_", data)  # bytes that are not UTF-8
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"
     return ResolvedTrainConfig(**values)
 

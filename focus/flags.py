@@ -9,6 +9,7 @@ from dataclasses import field
 from typing import Literal, TypeVar
 
 from focus.errors import InputError
+from focus.writing import is_utf8
 
 GROUPS = ("data", "model", "loss", "training", "output", "machine")
 """The groups of flags, in the order in which ``--help`` shows them."""
@@ -80,3 +81,9 @@ def check_ranges(config: object) -> None:
         value = getattr(config, name, None)
         if value is not None and not (math.isfinite(value) and allowed(value)):
             raise InputError(f"{flag(name)} must be {words}, got {value}.")
+
+
+def check_utf8(what: str, value: str | None) -> None:
+    """Raise InputError for a value that is none. what: the flag, and what it has."""
+    if value is not None and not is_utf8(value):
+        raise InputError(f"{what} {value!r}, which is not UTF-8: give another one.")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from focus.data.layouts import Layout, parse_columns
 from focus.errors import InputError
-from focus.flags import about, check_ranges, declare, flag
+from focus.flags import about, check_ranges, check_utf8, declare, flag
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -100,6 +100,7 @@ class SharedConfig:
                     raise InputError(
                         f"{flag(name)} got {key}={path}: give NAME=PATH, a name without slashes."
                     )
+                check_utf8(f"{flag(name)} has the name", key)
         for name in ("data_root", "layout", "columns", "allow_outside_root"):
             if getattr(self, name) not in (None, False) and not (
                 self.data or self.test_data or self.test_real
@@ -109,5 +110,6 @@ class SharedConfig:
             value = getattr(self, name)
             if value is not None and not (self.data and value.strip()):
                 raise InputError(f"{flag(name)} {value} is of no use without --data.")
+        check_utf8("--generator got", self.generator)
         if self.columns is not None:
             parse_columns(self.columns)

@@ -59,6 +59,15 @@ def csv_written_whole(
         yield csv.writer(file, lineterminator=end)
 
 
+def is_utf8(text: str) -> bool:
+    """False for a name, of a file or on the command line, that holds other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_empty(folder: Path) -> None:
     """Raise InputError if the folder is there and holds something."""
     if folder.exists() and next(folder.iterdir(), None) is not None:

@@ -136,6 +136,7 @@ def test_run_names_tell_data_loss_and_seed() -> None:
     named = TrainConfig(data=("sets/original.csv",), loss="ce", seed=7)
     assert resolve(named).name == "original-ce-seed7"
     assert resolve(TrainConfig(name="first")).name == "first"
+    assert resolve(TrainConfig(data=("caf\udce9?.csv",))).name == "caf_?-blend-seed0"
     assert resolve(TrainConfig(data=("tests/..",))).name == f"{Path.cwd().stem}-blend-seed0"
 
 
@@ -225,6 +226,13 @@ def test_resolving_twice_changes_nothing() -> None:
         ({"data": ("a",), "columns": "paht=x"}, "--columns got 'paht=x': give path=NAME"),
         ({"data": ("a",), "columns": "map=x,heatmap=y"}, "--columns names map_path twice"),
         ({"test_data": {"a/b": "x"}}, "--test-data got a/b=x: give NAME=PATH"),
+        (
+            {"test_real": {"G\udce9": "x"}},
+            r"--test-real has the name 'G\\udce9', which is not UTF-8",
+        ),
+        ({"data": ("a",), "generator": "\udce9"}, r"--generator got '\\udce9', which is not UTF-8"),
+        ({"name": "nm\udce9"}, r"--name got 'nm\\udce9', which is not UTF-8: give another one"),
+        ({"output": "o\udce9"}, r"--output got 'o\\udce9', which is not UTF-8"),
         ({"pretrained": True, "initial_checkpoint": "w"}, "--pretrained and --initial-checkpoint"),
         ({"loss": "ce", "compare_ce": True}, "--compare-ce with --loss ce"),
         ({"loss": "ce", "focus_level": "hinge"}, "--focus-level hinge has no effect .*'ce'"),

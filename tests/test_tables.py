@@ -1,5 +1,6 @@
 """Rows of tables: what their cells may say, which are left out, and which are refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,24 @@ def test_utf16_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\na.png,real\n", "utf-16")
     with pytest.raises(InputError, match=r"t.csv is UTF-16 text: save it as UTF-8"):
         read_data(tmp_path / "t.csv")
+
+
+def test_generators_that_are_not_utf8_are_refused_and_paths_are_not(tmp_path: Path) -> None:
+    """No config.json and no report could name them; a file may have any name."""
+    odd = os.fsdecode(b"a\xe9.png")
+    write({odd: "face 1", "b.png": "face 2"}, tmp_path)
+    for column in ("generator", "family"):
+        text = f"path,label,{column}\n{odd},real,\nb.png,fake,SG\udce9\n"
+        (tmp_path / "t.csv").write_bytes(os.fsencode(text))
+        words = r"t.csv names a generator or family 'SG\\udce9', which is not UTF-8: save the table"
+        with pytest.raises(InputError, match=words):
+            read_data(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_bytes(os.fsencode(f"path,label\n{odd},real\nb.png,fake\n"))
+    assert Path(read_data(tmp_path / "t.csv")[0].path).name == odd
+    folder = os.fsdecode(b"SG\xe9")
+    write({f"x/{folder}/0_real/1.png": "face 1", f"x/{folder}/1_fake/2.png": "face 2"}, tmp_path)
+    with pytest.raises(InputError, match=r"x names .* or rename the folder"):
+        read_data(tmp_path / "x")
 
 
 def test_two_paths_that_disagree(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from focus.data.readers.files import (
     with_maps,
 )
 from focus.errors import InputError
+from focus.writing import is_utf8
 
 _log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ def read_data(
         (_named(s, DEFAULT_GENERATOR if generator is None else generator) for s in manifest),
         manifest.source,
     )
+    _refuse_other_encodings(manifest)
     reading = Reading(
         name if is_hub else str(path),
         found,
@@ -367,6 +369,19 @@ def _named(sample: Sample, generator: str) -> Sample:
     ):
         return replace(sample, generator=generator)
     return sample
+
+
+def _refuse_other_encodings(manifest: Manifest) -> None:
+    """Raise InputError for a generator or family that no config or report could name.
+
+    Paths may have any bytes, as file systems allow.
+    """
+    names = {name for sample in manifest for name in (sample.generator, sample.family)}
+    if odd := sorted(name for name in names if not is_utf8(name)):
+        raise InputError(
+            f"{manifest.source} names a generator or family {odd[0]!r}, which is not UTF-8: save "
+            "the table as UTF-8, or rename the folder."
+        )
 
 
 def _test_fakes(reading: Reading, name: str) -> Manifest:
