@@ -9,8 +9,9 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.machine import default_workers, is_main_process
-from focus.data.manifest import Manifest, absolute, file_key
+from focus.data.manifest import LABEL_NAMES, Manifest, absolute, file_key
 from focus.data.readers import read_given
+from focus.detector_config import CONFIG_FILE
 from focus.errors import InputError
 from focus.inference import score_shared
 from focus.models import Detector
@@ -19,6 +20,12 @@ from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
 from focus.runs import MANIFEST, SUMMARY
 from focus.runtime import check_writable, ended_together, main_first, start
+
+# What an evaluation leaves, or removes since it was of other scores.
+_FILES = (
+    *("results.json", "scores.csv", "overlays.png", BAD_FILES),
+    *(*robustness.FILES, faithfulness.FILE, report.REPORT),
+)
 
 
 @ended_together()
@@ -42,6 +49,8 @@ def evaluate(config: EvaluateConfig) -> None:
     manifest, bad, workers = main_first(accelerator, lambda: _images(config, model, progress=main))
     if config.robustness:
         robustness.check_labels(manifest)
+    if main and (earlier := [name for name in _FILES if (output / name).exists()]):
+        print(f"replaced or removed in {output}: {', '.join(earlier)}")
     size = config.batch_size
     workers = workers if config.workers is None else config.workers
     scores = score_shared(
@@ -114,6 +123,8 @@ def _model_folder(config: EvaluateConfig) -> Path:
     run = Path(str(config.run))
     if not run.is_dir():
         raise InputError(f"--run {run} is no folder: give a run folder of train.py.")
+    if (run / CONFIG_FILE).is_file():
+        raise InputError(f"--run {run} is a model's folder, not a run's: give it by --model-dir.")
     if not (run / "model").is_dir():
         raise InputError(f"--run {run} has no folder 'model': train it for an epoch at least.")
     return absolute(run / "model")
@@ -122,7 +133,17 @@ def _model_folder(config: EvaluateConfig) -> Path:
 def _output_folder(config: EvaluateConfig) -> Path:
     output = Path(config.output or Path(config.run or "") / "evaluation")
     check_writable(output)
+    if _is_run(output) or (output / CONFIG_FILE).is_file():
+        what = "a run's" if _is_run(output) else "a model's"
+        raise InputError(
+            f"--output {output} is {what} own folder, whose files would be replaced: give another "
+            f"one, as {output / 'evaluation'}."
+        )
     return output
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and (folder / "config.yaml").is_file()
 
 
 def _eval_metric(run: Path) -> str | None:
@@ -169,12 +190,19 @@ def _images(
             "training, or what the model was chosen on"
             + (f", {related} of them by their group." if related else ".")
         )
+        tests = given.where(lambda s: s.split in ("", "test"))
+        if gone := sorted(_kinds(tests) - _kinds(unseen)):
+            print(f"warning: all images of these are left out, give others: {', '.join(gone)}")
     usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
     return usable, bad, default_workers()
 
 
 def _record(run: Path) -> Manifest:
     """What a run trains, validates and tests on; empty for a folder that is no run's."""
-    path = run / MANIFEST
-    is_run = path.is_file() and (run / "config.yaml").is_file()
-    return Manifest.from_csv(path) if is_run else Manifest(())
+    return Manifest.from_csv(run / MANIFEST) if _is_run(run) else Manifest(())
+
+
+def _kinds(manifest: Manifest) -> set[str]:
+    """Whose images there are, in words."""
+    kinds = {(LABEL_NAMES[s.label], s.generator) for s in manifest if s.label is not None}
+    return {f"{label} of {name}" if name else label for label, name in kinds}

@@ -180,6 +180,39 @@ def test_what_a_model_was_trained_or_chosen_on_is_left_out(
     assert line in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("by", [{"run": "run"}, {"model_dir": "run/model"}])
+def test_the_results_of_a_run_are_not_replaced(
+    own_run: Path, by: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (own_run / "results.json").write_text("of training")
+    with pytest.raises(InputError, match=r"--output run is a run's own folder.*as run/evaluation"):
+        evaluate(**by, output="run")
+    assert (own_run / "results.json").read_text() == "of training"
+
+
+def test_what_goes_of_an_earlier_evaluation_is_said(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    evaluate(run=str(own_run), output=str(out), robustness=True)
+    assert "replaced" not in capsys.readouterr().out
+    evaluate(run=str(own_run), output=str(out))
+    files = "results.json, scores.csv, overlays.png, robustness.csv, robustness.png"
+    assert f"replaced or removed in {out}: {files}\n" in capsys.readouterr().out
+    assert not (out / "robustness.csv").exists()
+
+
+def test_a_test_set_that_lost_all_its_images_is_named(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "images/1.png,fake,A\nimages/3.png,fake,B\nimages/2.png,real,\nimages/4.png,real,\n"
+    (tmp_path / "t.csv").write_text(f"path,label,generator\n{rows}")
+    evaluate(run=str(own_run), data=(str(tmp_path / "t.csv"),))
+    said = "warning: all images of these are left out, give others: synthetic of A\n"
+    assert said in capsys.readouterr().out
+
+
 def test_nor_do_links_and_short_names_hide_it(
     own_run: Path,
     tmp_path: Path,
@@ -263,7 +296,9 @@ def test_evaluate_says_that_one_class_has_no_auc(
     [
         ({"run": "nowhere"}, "--run nowhere is no folder"),
         ({"model_dir": "nowhere"}, "--model-dir nowhere is no folder"),
-        ({"run": "RUN/model"}, "has no folder 'model'"),
+        ({"run": "RUN/model"}, "is a model's folder, not a run's: give it by --model-dir"),
+        ({"run": "RUN/.."}, "has no folder 'model'"),
+        ({"run": "RUN", "output": "RUN/model"}, "--output .* is a model's own folder, whose files"),
         ({"run": "RUN"}, "There are no images to score"),
         ({"model_dir": "RUN/model"}, "There are no images to score"),
         ({"model_dir": "RUN", "data": ("x",)}, "holds no detector"),
