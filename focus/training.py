@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
@@ -14,7 +15,7 @@ from focus.data.demo import demo_manifest
 from focus.data.generators import families_tested, training_families, warnings
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
-from focus.data.splits import assign_splits, check_trainable, recorded_splits
+from focus.data.splits import SHARE, assign_splits, check_trainable, recorded_splits
 from focus.dry_run import dry_run
 from focus.errors import InputError
 from focus.models import Detector
@@ -154,6 +155,8 @@ def listed_images(
     if not own:
         manifest = demo_manifest(progress=progress)
     else:
+        if progress and recorded is None and not any(sample.split for sample in own):
+            print(_drawn_line(config))
         manifest = own if recorded is not None else assign_splits(own, seed=config.seed)
     manifest += tests
     if recorded is None:
@@ -222,6 +225,15 @@ def other_size(detector: Detector) -> str:
         f"the recipe gives {detector.config.model} images of {size} x {size} pixels, it is made "
         f"for {native} x {native}: say which by --image-size"
     )
+
+
+def _drawn_line(config: TrainConfig) -> str:
+    """What to say of data that have no split; a table may have a column for it by another name."""
+    in_tables = not all(Path(path).is_dir() for path in config.data)
+    return (
+        f"no column or folder names a split: {SHARE:.0%} validation and {SHARE:.0%} test are drawn"
+        + (" (--columns split=NAME names a column)" if in_tables else "")
+    ).replace("%", " %")
 
 
 def _generator_warnings(manifest: Manifest) -> list[str]:

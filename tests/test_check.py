@@ -391,6 +391,8 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
         "trainable": True,
         "obstacle": None,
     }
+    advice = f"86 images, it would start: give train.py --data {written} instead of the data"
+    assert advice in (tmp_path / "dropped" / "check.txt").read_text()
     taken = training_manifest(resolve(TrainConfig(data=(str(written),))), progress=False)
     gone = {"train-real-0.png", "validation-kA-0.png", "train-kB-0.png"}
     assert list(taken)[:-1] == [s for s in manifest if Path(s.path).name not in gone]
@@ -436,6 +438,16 @@ def test_any_file_name_and_generator(own_set: Path, tmp_path: Path) -> None:
     assert found["leaks"]["images"] == 1
     text = (tmp_path / "o" / "check.txt").read_text(encoding="utf-8")
     assert r"line\nbreak" in text
+
+
+def test_a_manifest_without_leaks_that_cannot_train_is_not_recommended(
+    own_set: Path, tmp_path: Path
+) -> None:
+    rewrite(own_set / "faces.csv", one_class)
+    found = check(own_set / "faces.csv", "--drop-leaks", output=tmp_path / "out")
+    assert found["without_leaks"]["trainable"] is False
+    last = (tmp_path / "out" / "check.txt").read_text().splitlines()[-1]
+    assert last.endswith("it would not start: " + found["without_leaks"]["obstacle"])
 
 
 def test_the_exit_code_of_the_program(own_set: Path, tmp_path: Path) -> None:

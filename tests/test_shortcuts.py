@@ -132,6 +132,12 @@ def test_what_is_not_there_tells_as_much_as_what_is() -> None:
     assert found is not None
     assert found.low >= 0.99
     assert (found.causes[0].real, found.causes[0].synthetic) == ("3.9", "none")
+    # Where one value is in all of the fakes and in few reals, it is not the value that tells.
+    column = np.where((np.arange(80) % 2 == 0) & (np.arange(80) >= 8), math.nan, 43.44)
+    found = audit({"quantisation": column}, [0, 1] * 40)
+    assert found is not None
+    said = "quantisation (real: 43.44 in 10 %, synthetic: 43.44 in 100 %)"
+    assert describe(found.causes[0]) == said
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from focus.errors import InputError
 from focus.runs import check_folder, recorded_manifest
 from focus.training import data_lines, listed_images, sound_images
 
+from .trees import write
+
 
 def videos(count: int) -> list[Sample]:
     """Each group has two reals and a fake of each of two of five generators."""
@@ -268,6 +270,26 @@ def taken_up(run: ResolvedTrainConfig, recorded: Manifest | None) -> Manifest:
 
 def splits_of(manifest: Manifest) -> dict[str, str]:
     return {Path(s.path).name: s.split for s in manifest}
+
+
+def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also that a table's column may be named, which is no split by its name."""
+    labels = ("real", "fake")
+    tree = write(
+        {f"x/{label}/{i}.png": f"face {i}" for label in labels for i in range(4)}, tmp_path
+    )
+    said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
+    config = resolve(TrainConfig(data=(str(tree / "x"),)))
+    listed_images(config)
+    assert f"{said}\n" in capsys.readouterr().out
+    phases = ("train", "train", "val", "test")
+    rows = (f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4))
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows)}")
+    config = replace(config, data=(str(tmp_path / "t.csv"),))
+    listed_images(config)
+    assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
+    listed_images(replace(config, columns="split=phase"))
+    assert said not in capsys.readouterr().out
 
 
 def test_a_resumed_run_takes_the_splits_that_it_recorded(

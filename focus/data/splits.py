@@ -14,6 +14,9 @@ from focus.errors import InputError
 _Kind = tuple[int | None, str]
 """What shares are taken of: a label and a generator."""
 
+SHARE = 0.15
+"""Of the images, for validation and for test, where the data have no split."""
+
 
 class _Unit:
     """Rows of the manifest that stay together, a group or the rows of one file, and their kinds."""
@@ -25,7 +28,7 @@ class _Unit:
 
 
 def assign_splits(
-    manifest: Manifest, *, seed: int, validation: float = 0.15, test: float = 0.15
+    manifest: Manifest, *, seed: int, validation: float = SHARE, test: float = SHARE
 ) -> Manifest:
     """Give every sample a split, in the manifest's order.
 

@@ -94,11 +94,12 @@ def text(found: Findings) -> str:
         f"training would not start: {found.obstacle}" if found.obstacle else "training would start"
     )
     if found.kept is not None:
-        verdict = f"not start: {found.kept.obstacle}" if found.kept.obstacle else "start"
-        lines.append(
-            f"without leaks, {found.kept.n_images} images, it would {verdict}; "
-            f"give train.py --data {found.kept.path} instead of the data and test flags"
+        verdict = (
+            f"not start: {found.kept.obstacle}"
+            if found.kept.obstacle
+            else f"start: give train.py --data {found.kept.path} instead of the data and test flags"
         )
+        lines.append(f"without leaks, {found.kept.n_images} images, it would {verdict}")
     # Names may hold bytes that no console shows.
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 

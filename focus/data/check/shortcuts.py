@@ -45,7 +45,8 @@ class Cause:
 
     importance: what the AUC loses when its values are shuffled among the held-out images; 0 where
     another property says the same. auc_alone: of a small tree that knows nothing else. real,
-    synthetic: the commonest value of the class with its share, or the median.
+    synthetic: the commonest value of the class with its share, or the median, and where that is the
+    same in both the share of the images that have a value.
     """
 
     name: str
@@ -101,7 +102,7 @@ def audit(
                 name,
                 importance[at],
                 _alone(values[:, [at]], target, folds),
-                *(_typical(table[name], target == label) for label in (REAL, SYNTHETIC)),
+                *_typical_of_classes(table[name], target),
             )
             for at, name in enumerate(names)
         ]
@@ -242,6 +243,16 @@ def _encoded(column: Column) -> _Float:
         return np.where(np.isnan(column), np.nanmin(column) - 1, column)
     order = {text: at for at, (text, _) in enumerate(Counter(column).most_common())}
     return np.array([order[text] for text in column], dtype=np.float64)
+
+
+def _typical_of_classes(column: Column, target: NDArray[np.int64]) -> tuple[str, str]:
+    """Of real and of synthetic; where the same value is in some images only, in how many."""
+    classes = [target == label for label in (REAL, SYNTHETIC)]
+    real, synthetic = (_typical(column, chosen) for chosen in classes)
+    if real == synthetic and not isinstance(column, list) and np.isnan(column).any():
+        shares = [100 * (1 - np.isnan(column[chosen]).mean()) for chosen in classes]
+        real, synthetic = (f"{real} in {share:.0f} %" for share in shares)
+    return real, synthetic
 
 
 def _typical(column: Column, chosen: NDArray[np.bool_]) -> str:
