@@ -115,11 +115,14 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            return path, _verified(path)
+            values = _verified(path)
         except _Damaged as error:
             damaged.append(str(error))
-            if is_main_process():
-                _log.warning("%s; going on from the one before", error)
+            continue
+        if is_main_process():
+            for text in damaged:
+                _log.warning("%s; going on from the one before", text)
+        return path, values
     if damaged:
         raise InputError(
             f"{damaged[0]}, and there is no whole one before it: remove {folder} to start anew."

@@ -13,6 +13,7 @@ from focus.errors import InputError
 
 CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
+_REQUIRED = ("version", "model", "image_size")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class DetectorConfig:
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            if lacking := [name for name in _REQUIRED if name not in values]:
+                raise _no_config(path, f"it has no {lacking[0]!r}")
             version = values.pop("version")
             if version > CONFIG_VERSION:
                 raise InputError(f"{path} has version {version}: update focus to read it.")
@@ -69,12 +72,16 @@ class DetectorConfig:
             ) from None
         except (TypeError, KeyError, AttributeError, ValueError, ArgumentError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(
-                f"{path} is not the config of a detector ({type(error).__name__}: {reason}): give "
-                "the folder that training wrote, runs/NAME/model."
-            ) from None
+            raise _no_config(path, f"{type(error).__name__}: {reason}") from None
 
     def write(self, path: Path) -> None:
         """Write a ``config.json``."""
         text = json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def _no_config(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"{path} is not the config of a detector ({reason}): give the folder that training wrote, "
+        "runs/NAME/model."
+    )

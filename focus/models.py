@@ -371,7 +371,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         detector.config = config
         detector.points = OperatingPoints.read(folder)
         detector.card = read_card(folder)
-        detector._load(read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        weights = folder / WEIGHTS_FILE
+        advice = "the file is damaged, copy or train the model again"
+        detector._load(read_weights(weights, advice), weights)
         return detector.eval()
 
     def _probe(self, size: int, model: str) -> tuple[tuple[int, int], int]:

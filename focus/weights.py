@@ -36,12 +36,18 @@ _DISPENSABLE = (
 )
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+_ADVICE = "give a safetensors file, or a checkpoint that holds tensors only"
+# How files of torch.save begin: those of today are archives.
+_PICKLES = (b"PK", b"\x80")
+
+
+def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a pickle read with ``weights_only``, by their names.
 
     They may lie under ``state_dict`` or ``model``, and have the prefixes ``module.`` and
     ``_orig_mod.``, which are taken off. Of a training checkpoint that has averaged weights too
-    (``state_dict_ema``, ``model_ema``), these are read, as timm itself does.
+    (``state_dict_ema``, ``model_ema``), these are read, as timm itself does. advice: what to do
+    with a file that cannot be read.
 
     Raises:
         InputError: there is no such file, it holds no weights, or it is a pickle that would run
@@ -53,16 +59,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = load_state_dict(str(path), weights_only=True)
         return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:
-        if _is_refused_pickle(error):
+        refused = _is_refused_pickle(error)  # also a text, in which torch sees one
+        if refused and _begins(path, _PICKLES):
             raise InputError(
                 f"{path} could not be read as weights: it is a pickle of more than tensors"
                 f"{_what_it_would_call(path)}, which reading would run; save the network's "
                 "state_dict() alone."
             ) from error
-        raise InputError(
-            f"{path} could not be read as weights ({first_line(error)}): give a "
-            "safetensors file, or a checkpoint that holds tensors only."
-        ) from error
+        reason = "neither safetensors nor a pickle" if refused else first_line(error)
+        raise InputError(f"{path} could not be read as weights ({reason}): {advice}.") from error
 
 
 def backbone_weights(
@@ -173,6 +178,11 @@ def _is_refused_pickle(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
+    with path.open("rb") as file:
+        return file.read(max(map(len, heads))).startswith(heads)
 
 
 def _what_it_would_call(path: Path) -> str:

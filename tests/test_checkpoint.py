@@ -292,8 +292,10 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
     assert f"{tmp_path / 'step-00000002'} is damaged" in line
     assert "\n" not in line
     # And with none before it, that is an error.
-    shutil.rmtree(tmp_path / "step-00000001")
+    DAMAGE[damage](tmp_path / "step-00000001" / file)
+    caplog.clear()
     refused(run, tmp_path, "step-00000002 is damaged.*no whole one before it: remove")
+    assert not caplog.messages
 
 
 def sign(folder: Path) -> None:

@@ -206,6 +206,14 @@ def test_a_pickle_with_code_is_refused_and_named(tmp_path: Path) -> None:
     assert trace.exists()
 
 
+def test_a_text_is_no_pickle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"version": 1}')
+    with pytest.raises(
+        InputError, match=r"config.json could not .* \(neither safetensors nor a pick"
+    ):
+        read_weights(tmp_path / "config.json")
+
+
 def test_a_whole_network_is_refused(tmp_path: Path) -> None:
     text = refusal("resnet18", timm.create_model("resnet18"), tmp_path / "w.pth")
     assert "save the network's state_dict() alone" in text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from focus.cli import add_named, leave_checkout, run
+from focus.cli import add_named, leave_checkout, program
 from focus.config import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
 from focus.data.machine import usable_cores
@@ -232,10 +232,7 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     leave_checkout()
-    flags = sys.argv[1:]
-    code: list[int] = []
-    # This lends it the programs' way of ending on an error.
-    debug = [word for word in flags if word == "--debug"]
-    words = [word for word in flags if word != "--debug"]
-    run(lambda _: code.append(main(words)), TrainConfig, argv=debug, prog=PROG)
-    sys.exit(code[0])
+    # The parser does not know this flag of the programs'.
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    with program(PROG, debug="--debug" in sys.argv):
+        sys.exit(main(words))
