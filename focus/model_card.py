@@ -114,6 +114,7 @@ def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
     )
     # The last part of a path: where it lay on somebody's disk is nobody's business.
     names = ", ".join(path.rstrip("/").rpartition("/")[2] for path in paths)
+    names = names.encode("utf-8", "replace").decode()  # file systems allow any bytes
     return (
         f"{real} real and {fake} synthetic images of "
         f"{names or 'the embedded demo set, whose faces are drawn'}, {maps} with a human map"

@@ -282,6 +282,7 @@ def test_the_card_says_what_is_not_known(detector: Detector) -> None:
     samples = [Sample("a", 0), Sample("b", 1, map_path="m"), Sample("c", 1)]
     words = trained_on(Manifest(samples), ["/home/somebody/faces.csv", "more/"])
     assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
+    assert " of t?.csv, 0 with" in trained_on(Manifest([]), ["t\udce9.csv"])  # the card is UTF-8
 
 
 def test_a_card_is_kept_and_no_other_readme_is_lost(detector: Detector, tmp_path: Path) -> None:
