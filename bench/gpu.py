@@ -12,6 +12,7 @@ Parts, in this order, each within its share of the time; what one leaves goes to
   separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
   checked against the float64 reference. ``compiled``: the branches under torch.compile.
 - ``splits``: the forward launcher alone, with the channels divided among 1 to 32 programs a sample.
+- ``stages``: a step, with 8 to 144 KB of F and W under way in each program.
 - ``launches``: kernels by name, and the peak of memory, of a forward, a backward, a step; bf16.
 - ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path.
 - ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
@@ -67,6 +68,7 @@ from bench.gpu_steps import (
     shapes_of,
 )
 from bench.head_table import Shape
+from bench.timing import Step
 from focus.errors import InputError
 from focus.kernels import backend_for
 
@@ -74,6 +76,7 @@ FORMAT = 1
 # Each has a context on the device, of some 500 MB, and the tensors of a test.
 MOST_PROCESSES, BYTES_OF_PROCESS = 16, 2 * 1024 * MIB
 SPLITS = (None, 1, 2, 4, 8, 16, 32)
+KIB_AHEAD = (8, 24, 72, 144)
 # How often F or dF passes through memory at the least.
 PASSES = {"forward": 1, "backward": 2, "step": 3}
 
@@ -206,8 +209,7 @@ def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
 
 def splits(run: Run) -> None:
     """Part ``splits``: the launcher alone."""
-    if run.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        run.out["obstacle"] = "the launcher needs a device, or TRITON_INTERPRET=1"
+    if _without_kernels(run):
         return
     from focus.kernels.triton_focus_head import focus_head_forward
 
@@ -231,15 +233,42 @@ def splits(run: Run) -> None:
             reduction="mean",
         )
         for number in SPLITS:
-            row: Row = case.labels() | {"splits": number}
-            step = partial(call, splits=number)
-            try:
-                launch = captured(partial(_same, step)) if run.device == "cuda" else step
-                row |= measure(launch, run.device)
-            except Exception as error:  # nor must a number that cannot run
-                _leave_capture(run.device)
-                row["problem"] = tools.one_line(f"{type(error).__name__}: {error}")
-            run.add(row)
+            add_timed(run, case.labels() | {"splits": number}, partial(call, splits=number))
+
+
+def stages(run: Run) -> None:
+    """Part ``stages``: the step, by how many bytes a program asks for before it needs them."""
+    if _without_kernels(run):
+        return
+    from focus.kernels import triton_tiles
+
+    usual = triton_tiles.BYTES_AHEAD
+    try:
+        for case in run.part.over([c for c in profiled(run.shapes) if c.dtype == "bf16"]):
+            inputs = inputs_of(case, run.device)
+            for kib in KIB_AHEAD:
+                triton_tiles.BYTES_AHEAD = 1024 * kib
+                add_timed(run, case.labels() | {"kib_ahead": kib}, partial(head.ours, inputs))
+    finally:
+        triton_tiles.BYTES_AHEAD = usual
+
+
+def _without_kernels(run: Run) -> bool:
+    """Whether the launchers cannot run; it is then said."""
+    if run.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        run.out["obstacle"] = "the launchers need a device, or TRITON_INTERPRET=1"
+    return "obstacle" in run.out
+
+
+def add_timed(run: Run, row: Row, step: Step) -> None:
+    """Add a row with the time of a step, from a CUDA graph where there is a device."""
+    try:
+        launch = captured(partial(_same, step)) if run.device == "cuda" else step
+        row |= measure(launch, run.device)
+    except Exception as error:  # a number that cannot run must not end the others
+        _leave_capture(run.device)
+        row["problem"] = tools.one_line(f"{type(error).__name__}: {error}")
+    run.add(row)
 
 
 def _same(step: Any) -> Any:
@@ -338,6 +367,7 @@ PARTS: dict[str, tuple[float, Callable[[Run], None]]] = {
     "times": (2.5, times),
     "compiled": (1, compiled),
     "splits": (0.4, splits),
+    "stages": (0.4, stages),
     "launches": (0.5, launches),
     "traffic": (1, traffic),
     "memcheck": (1.2, partial(sanitized, "memcheck")),

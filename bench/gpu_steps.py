@@ -184,6 +184,7 @@ def measure(step: Callable[[], object], device: str) -> Row:
     if device == "cuda":
         named["host_us"] = np.median(_clocked(step, 20))
         torch.cuda.synchronize()
+        named["warm_us"] = _one_after_the_other(step, 20)
     return {name: round(1e6 * float(s), 3) for name, s in named.items()} | {"repeats": len(seconds)}
 
 
@@ -194,6 +195,17 @@ def _clocked(step: Callable[[], object], repeats: int) -> np.ndarray:
         step()
         seconds[number] = time.perf_counter() - start
     return seconds
+
+
+def _one_after_the_other(step: Callable[[], object], repeats: int) -> float:
+    """Seconds on the device, of each."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(repeats):
+        step()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / repeats
 
 
 def launched(step: Step, device: str, features_bytes: int) -> Row:

@@ -129,7 +129,9 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     assert report["problems"] == []
     assert report["machine"]["torch"] == torch.__version__
     assert not {"card", "driver", "cuda", "nvidia_smi"} & set(report["machine"])
-    assert not re.search(r"\b(kernels|graph|peak_memory_of_features|host_us)\b", path.read_text())
+    assert not re.search(
+        r"\b(kernels|graph|peak_memory_of_features|host_us|warm_us)\b", path.read_text()
+    )
     assert [name for name in report if name in gpu.PARTS] == list(gpu.PARTS)
     assert not [name for name in gpu.PARTS if "error" in report[name]]
     assert report["tests"]["passed"] == 1
@@ -201,17 +203,20 @@ def test_why_no_kernel_runs_is_one_line() -> None:
     assert re.match(r"(AssertionError|RuntimeError): [^\n]+$", gpu_tools.kernel_obstacle() or "")
 
 
-def test_splits_in_the_interpreter(tmp_path: Path) -> None:
+def test_splits_and_stages_in_the_interpreter(tmp_path: Path) -> None:
     triton = pytest.importorskip("triton", reason="triton is not installed")
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("this triton's interpreter needs numpy < 2.4")
     path = tmp_path / "report.json"
-    options = ("--device", "cpu", "--parts", "splits", "--minutes", "0.5")
+    options = ("--device", "cpu", "--parts", "splits,stages", "--minutes", "1")
     done = bench_gpu(*options, "--shapes", "2x64x9", "--output", str(path), TRITON_INTERPRET="1")
-    splits = json.loads(path.read_text())["splits"]
+    report = json.loads(path.read_text())
+    splits = report["splits"]
     assert "error" not in splits, splits
     assert done.returncode == 0, done.stdout
     assert [row["splits"] for row in splits["rows"][:7]] == list(gpu.SPLITS)
+    assert "error" not in report["stages"], report["stages"]
+    assert [row["kib_ahead"] for row in report["stages"]["rows"][:4]] == list(gpu.KIB_AHEAD)
 
 
 def test_without_a_device_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
