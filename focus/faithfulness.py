@@ -210,9 +210,9 @@ def summary(falls: Falls, rows: ArrayLike, scores: Scores | None = None) -> dict
     rows: a mask [N] or row numbers. fall_peak and fall_elsewhere: means over images, of each its
     mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: the
     mean of :meth:`Falls.larger`, one half by chance. intervals: 95 %, the widened percentiles
-    of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none where a class
-    has fewer than two images, or groups. A share that no resample moves from 0 or 1 gets that of a
-    rate over all of them; other means that do not move have none.
+    of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none where a
+    class has fewer than two images, or groups. A share that no resample moves from 0 or 1 gets that
+    of a rate over all of them; other means that do not move have none.
     """
     chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
     peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)

@@ -203,11 +203,12 @@ def mean_auc_difference(
     low, high = value - quantile * error, value + quantile * error
     p_value = float(2 * stats.t.sf(abs(value) / error, _freedom(apart))) if error else 1.0
     apart_in = [pair for pair in pairs if not _alike(*pair)]
-    if unsure := [found for pair in apart_in if (found := _unsure(*map(_of_one, pair)))]:
-        below, above = (math.hypot(*ends) / len(pairs) for ends in zip(*unsure, strict=True))
-        # Comparisons that share images are not independent of each other.
-        whole = _unsure(one, other) or (0.0, 0.0)
-        below, above = max(below, whole[0]), max(above, whole[1])
+    unsure = [found for pair in apart_in if (found := _unsure(*map(_of_one, pair)))]
+    # Of all, too: comparisons that share images are not independent of each other.
+    whole = _unsure(one, other) if apart_in else None
+    if unsure or whole:
+        parts = [math.hypot(*ends) / len(pairs) for ends in zip(*unsure, strict=True)]
+        below, above = map(max, parts or (0.0, 0.0), whole or (0.0, 0.0))
         low, high = min(low, value - below), max(high, value + above)
         quantiles = special.ndtri((1 + LEVEL) / 2) * abs(value) / (below if value > 0 else above)
         p_value = max(p_value if error else 0.0, float(2 * stats.norm.sf(quantiles)))
