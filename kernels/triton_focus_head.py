@@ -93,13 +93,14 @@ def _saliency(z, human, inside, FLAT_RANGE: tl.constexpr, CELLS: tl.constexpr):
     scaled = tl.where(flat, tl.where(half == half, 0, half), (half - low) / span)
     scaled = tl.where(inside, scaled, 0)
     error = tl.where(inside, scaled - human, 0)
+    term = tl.sum(error * error, 0) / CELLS
     slope = error * (2 / CELLS)
     at_low = tl.where(inside & (half == low), 1.0, 0.0).to(z.dtype)
     at_high = tl.where(inside & (half == high), 1.0, 0.0).to(z.dtype)
     by_high = tl.sum(slope * scaled, 0)
     by_low = tl.sum(slope, 0) - by_high
     slope -= at_low * (by_low / tl.sum(at_low, 0)) + at_high * (by_high / tl.sum(at_high, 0))
-    return tl.sum(error * error, 0) / CELLS, tl.where(flat, 0, slope / (2 * span))
+    return term, tl.where(flat, 0, slope / (2 * span))
 
 
 @triton.jit
@@ -205,6 +206,11 @@ def _terms_kernel(
 
     tl.store(cam_ptr + sample_p, z, mask=inside)
 
+    # Entropy of the CAM, before other maps are there: of large grids they fill the registers.
+    q, cam_shifted, total, mean = softmax_entropy(z, inside, temperature)
+    entropy = (tl.log(total) - mean) * INVERSE_LOG
+    slope_by_z = q * (mean - cam_shifted) * (INVERSE_LOG / temperature)
+
     # The human map, zero where there is none.
     present = 0
     human = tl.zeros((padded(CELLS),), ACC)
@@ -216,9 +222,7 @@ def _terms_kernel(
         human = tl.load(saliency_ptr + sample_p, mask=p < readable, other=0)
         human = human.to(ACC)
 
-    # Focus: the entropy of the CAM against its target.
-    q, cam_shifted, total, mean = softmax_entropy(z, inside, temperature)
-    entropy = (tl.log(total) - mean) * INVERSE_LOG
+    # Focus: the entropy against its target.
     if HAS_TARGET_ENTROPY:
         excess = entropy - tl.load(entropy_target_ptr + b)
     else:
@@ -227,7 +231,7 @@ def _terms_kernel(
         own = -tl.sum(tl.where(part > 0, part * tl.log(tl.where(part > 0, part, 1)), 0), 0)
         excess = tl.where(mass > 0, entropy - own * INVERSE_LOG, 0)
     focus, sign = _focus(entropy, excess, LEVEL)
-    g = weight_focus * sign * (q * (mean - cam_shifted) * (INVERSE_LOG / temperature))
+    g = weight_focus * sign * slope_by_z
 
     saliency = tl.zeros_like(entropy)
     if HAS_SALIENCY:

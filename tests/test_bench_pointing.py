@@ -78,7 +78,7 @@ def test_the_documents_say_what_the_file_says(document: str) -> None:
         assert list(said) == fixed
         assert f"a cell drawn evenly in {even[0]} of each" in text
         assert even[0] == even[1]
-        assert f"one fixed cell is hit in {fixed[0]} of them" in text
+        assert f"of which one fixed cell hits {fixed[0]}." in text
         assert f"no loss reaches the {fixed[1]} of the fixed cell" in text
         return
     assert f"drawn evenly hits {even[0]} (closed) and {even[1]} (open)" in text

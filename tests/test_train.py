@@ -278,7 +278,7 @@ def test_a_checkpoint_without_its_state_is_named(
     tree_runs: tuple[Path, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(tree_runs[0] / "tree", tmp_path / "tree")
-    for folder in (tmp_path / "tree" / "checkpoints").iterdir():
+    for folder in (tmp_path / "tree" / "checkpoints").glob("step-*"):
         text = json.dumps({"version": CHECKPOINT_VERSION})
         (folder / "state.json").write_text(text)
         checksums = json.loads((folder / "checksums.json").read_text())
