@@ -6,6 +6,7 @@ from typing import Any
 
 from focus import metrics
 from focus.data.generators import warnings
+from focus.data.manifest import TEST_SETS
 from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED
@@ -27,7 +28,7 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
         if results[f"n_{kind}"] == 0:
             lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")
             return lines
-    for test_set in ("closed", "closed_balanced", "open"):
+    for test_set in TEST_SETS:
         for name, figures in results.get(test_set, {}).get("generators", {}).items():
             if figures["auc"] is None:
                 lines.append(f"{name} has no real images to be told from: its AUC is not defined.")
@@ -41,7 +42,7 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
 def _generator_warnings(results: Results) -> list[str]:
     tests = {
         (test_set, "" if name == UNNAMED else name): figures["family"] or ""
-        for test_set in ("closed", "closed_balanced", "open")
+        for test_set in TEST_SETS
         for name, figures in results.get(test_set, {}).get("generators", {}).items()
     }
     return warnings(tests, {name: f or "" for name, f in results["training_families"].items()})
@@ -141,7 +142,7 @@ def difference_lines(
     if [*scores.path, *scores.group] != [*others.path, *others.group]:
         return []
     lines = []
-    for test_set in ("closed", "closed_balanced", "open"):
+    for test_set in TEST_SETS:
         ours = _rows(test_set, scores, results)
         if ours != _rows(test_set, others, others_results):
             continue

@@ -176,7 +176,7 @@ def _mean_kept(
         elif not run.kept and any(other.kept for other in runs):
             said.append(f"{run.name}: robustness was not measured (evaluate.py --robustness).")
     found = {}
-    for test_set, title in plots.TEST_SETS.items():
+    for test_set, title in plots.SET_TITLES.items():
         by_run = {run.name: _by_generator(run.kept, test_set) for run in runs}
         by_run = {run: curves for run, curves in by_run.items() if curves}
         if not by_run:

@@ -27,7 +27,7 @@ from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
 
-TEST_SETS = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
+SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
 PREFIXES = ("roc", "det", "scores", "entropy", "reliability", "training", "robustness")
 """The name of a figure's file is one of these, or begins with one and a dash."""
 
@@ -128,7 +128,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator for c in comparisons))
     plots, images = [], scores.images
-    for test_set, title in TEST_SETS.items():
+    for test_set, title in SET_TITLES.items():
         members = [c for c in comparisons if c.test_set == test_set and len(c.real) and len(c.fake)]
         if not members:
             continue
@@ -144,7 +144,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         ]
         plots += [_histogram(kind, test_set, groups) for kind in ("scores", "entropy")]
     pooled = {
-        test_set: [c for c in comparisons if c.test_set == test_set] for test_set in TEST_SETS
+        test_set: [c for c in comparisons if c.test_set == test_set] for test_set in SET_TITLES
     }
     found = {
         test_set: [
@@ -210,7 +210,7 @@ def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]], runs: Sequence[str
     """ROC and DET of several runs, by test set and generator; runs: all, each with its colour."""
     plots, legend = [], _legend_names(runs)
     for number, ((test_set, generator), lines) in enumerate(named.items()):
-        title = f"{generator or UNNAMED}, {TEST_SETS[test_set]}"
+        title = f"{generator or UNNAMED}, {SET_TITLES[test_set]}"
         colours = [_colour(runs.index(line.label)) for line in lines]
         name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}").strip("-")
         shown = [replace(line, legend=legend[line.label]) for line in lines]
@@ -222,7 +222,7 @@ def of_runs_robustness(named: Mapping[str, MeanKept], runs: Sequence[str]) -> li
     """A figure a test set and perturbation, a line a run; runs: all, each with its colour."""
     plots, legend = [], _legend_names(runs)
     for test_set, kept in named.items():
-        title = TEST_SETS[test_set]
+        title = SET_TITLES[test_set]
         of = ", ".join(kept.generators)
         many = len(kept.generators) > 1
         lowest = min(0.5, *(auc for aucs in kept.aucs.values() for auc in aucs))
@@ -352,7 +352,7 @@ def _histogram(kind: str, test_set: str, groups: Sequence[Group]) -> Plot:
     """Of the scores or of the entropy: real images as an area, each generator's fakes as a line."""
     column = {"scores": "score", "entropy": "entropy_predicted"}[kind]
     words = {"scores": "Scores", "entropy": "CAM entropy"}[kind]
-    where = f", {TEST_SETS[test_set]}" if test_set else ""
+    where = f", {SET_TITLES[test_set]}" if test_set else ""
     values = [(g, getattr(g.scores, column)) for g in groups if len(g.scores)]
     means = ", ".join(f"{group.label} {array.mean():.3f}" for group, array in values)
     suffix = f"-{test_set.replace('_', '-')}" if test_set else ""
@@ -392,7 +392,7 @@ def _histograms(values: Sequence[tuple[Group, Array]], xlabel: str) -> Figure:
 
 def _reliability(found: Mapping[str, Sequence[Array]], results: Results) -> Plot:
     errors = {test_set: results[test_set]["pooled"]["ece"] for test_set in found}
-    words = ", ".join(f"{TEST_SETS[name]} {_number(error)}" for name, error in errors.items())
+    words = ", ".join(f"{SET_TITLES[name]} {_number(error)}" for name, error in errors.items())
     alt = (
         "Share of fakes by the mean score, in 15 bins of as many images each; on the diagonal "
         f"scores are calibrated. Expected calibration error: {words}."
@@ -407,7 +407,7 @@ def _reliabilities(
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     for number, (test_set, (real, fake)) in enumerate(found.items()):
         scored, fakes, _ = curves.reliability(real, fake)
-        label = f"{TEST_SETS[test_set]}, ECE {_number(errors[test_set])}"
+        label = f"{SET_TITLES[test_set]}, ECE {_number(errors[test_set])}"
         axes.plot(
             scored, fakes, marker="o", markersize=3.5, lw=1.2, color=COLOURS[number], label=label
         )

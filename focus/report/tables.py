@@ -7,7 +7,7 @@ from typing import Any
 
 from focus.operating_points import POINTS
 from focus.plotting import printable
-from focus.report.plots import TEST_SETS
+from focus.report.plots import SET_TITLES
 from focus.result_table import UNTOLD, figure, footnotes, table_rows
 from focus.results import Results
 
@@ -88,7 +88,7 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
 def by_generator(results: Results) -> list[Table]:
     """A table a test set: its generators, their mean and all images together."""
     tables = []
-    for test_set, title in TEST_SETS.items():
+    for test_set, title in SET_TITLES.items():
         found = results.get(test_set)
         if not found or not found["generators"]:
             continue
@@ -120,7 +120,7 @@ def operating_points(results: Results) -> list[Table]:
     """A table a test set: error rates at the thresholds that validation fixed."""
     thresholds = results["thresholds"] or {}
     tables = []
-    for test_set, title in TEST_SETS.items():
+    for test_set, title in SET_TITLES.items():
         found = results.get(test_set, {})
         found = found["operating_points"] if found.get("generators") else {}
         worst = {p: printable(found[p]["apcer_max_generator"] or "-") for p in POINTS if p in found}
