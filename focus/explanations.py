@@ -191,8 +191,7 @@ class Writer:
 
     def _write_bad(self) -> None:
         if self.written and self.bad:
-            with written_whole(self.folder / BAD_FILES) as aside:
-                write_bad_files(self.bad, aside)
+            write_bad_files(self.bad, self.folder / BAD_FILES)
 
     def _of_frames(self) -> dict[str, Any]:
         def mean(name: str) -> np.float32:

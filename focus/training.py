@@ -111,10 +111,10 @@ def _run(
     folder = folder_of(config)
     # Without any, Accelerate would warn that none is installed.
     accelerator = start(config, log_with=_trackers(config) or None, project_dir=folder)
-    with ExitStack() as stack:
+    trainer = Trainer(config, detector, manifest, accelerator, saved)
+    with ExitStack() as stack:  # which makes the folder: what is wrong before leaves nothing
         main = accelerator.is_main_process
         main_first(accelerator, lambda: stack.enter_context(held(config, saved)) if main else None)
-        trainer = Trainer(config, detector, manifest, accelerator, saved)
         accelerator.print(describe(accelerator, config))
         if bad and main:
             write_bad_files(bad, folder / BAD_FILES)

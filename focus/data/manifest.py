@@ -312,12 +312,13 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
 def file_key(path: str) -> str:
     """The same text for a file by whatever links its folder is reached."""
     folder, name = os.path.split(path)  # a million Path objects take seconds
-    return f"{_resolved(folder)}{os.sep}{name}"
+    return _resolved(folder) + name
 
 
 @cache
 def _resolved(folder: str) -> str:
-    return os.path.realpath(folder)
+    """With a separator at its end."""
+    return os.path.realpath(folder).rstrip(os.sep) + os.sep
 
 
 def absolute(path: str | Path) -> Path:
