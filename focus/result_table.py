@@ -40,7 +40,7 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
 
 
 def _generator_warnings(results: Results) -> list[str]:
-    tests = {
+    tests: dict[tuple[str, str], str] = {
         (test_set, "" if name == UNNAMED else name): figures["family"] or ""
         for test_set in TEST_SETS
         for name, figures in results.get(test_set, {}).get("generators", {}).items()
