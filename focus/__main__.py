@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 from focus.cli import command, leave_checkout, program, run
 from focus.use_config import ExplainConfig, ExportConfig
@@ -39,9 +40,14 @@ def _export(config: ExportConfig) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Call the command that comes first. Raises InputError for an unknown one."""
-    name = command(PROG, _COMMANDS, arguments, _OTHERS)
-    prog, words = f"{PROG} {name}", arguments[1:]
+    """Call the command that comes first, behind ``--debug`` if that does.
+
+    Raises InputError for an unknown one.
+    """
+    before = list(takewhile("--debug".__eq__, arguments))
+    rest = arguments[len(before) :]
+    name = command(PROG, _COMMANDS, rest, _OTHERS)
+    prog, words = f"{PROG} {name}", [*rest[1:], *before]
     if name == "explain":
         run(_explain, ExplainConfig, description=_about(_explain), argv=words, prog=prog)
     else:

@@ -408,6 +408,28 @@ def test_usage(words: list[str], code: int, said: str, capfd: pytest.CaptureFixt
         assert len(captured.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--debug", "explain", "x.png"], "explain"),  # no model: while the flags are read
+        (["explain", "x.png", "--debug"], "explain"),
+        (["--debug", "explain", "x.png", "--model-dir", "nowhere"], "explain"),  # in the command
+        (["--debug", "--debug", "export", "--onnx", "x.onnx"], "export"),
+    ],
+)
+def test_debug_may_stand_before_the_command(
+    words: list[str], name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from focus.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith(f"python -m focus {name}: error: ")
+
+
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     from focus.__main__ import main
 
