@@ -36,9 +36,10 @@ _DISPENSABLE = (
 )
 
 
-_ADVICE = "give a safetensors file, or a checkpoint that holds tensors only"
+_ADVICE = "give an undamaged file of safetensors, or a checkpoint that holds tensors only"
 # How files of torch.save begin: those of today are archives.
-_PICKLES = (b"PK", b"\x80")
+_PICKLES = (b"PK\x03\x04", b"\x80")
+_SAFETENSORS = ".safetensors"  # how their names end, by which timm tells them
 
 
 def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
@@ -50,24 +51,28 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
     with a file that cannot be read.
 
     Raises:
-        InputError: there is no such file, it holds no weights, or it is a pickle that would run
-            code, which is not run.
+        InputError: there is no such file, it is a folder, it holds no weights or is damaged, or it
+            is a pickle that would run code, which is not run.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file with weights: give the file in it.")
     if not path.is_file():
         raise InputError(f"There is no file {path} with weights: check the path.")
     try:
         state = load_state_dict(str(path), weights_only=True)
         return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:
-        refused = _is_refused_pickle(error)  # also a text, in which torch sees one
-        if refused and _begins(path, _PICKLES):
+        head = b"" if isinstance(error, OSError) else _head(path)
+        # torch may see a pickle in a text, too.
+        if _is_refused_pickle(error) and head.startswith(_PICKLES):
             raise InputError(
                 f"{path} could not be read as weights: it is a pickle of more than tensors"
                 f"{_what_it_would_call(path)}, which reading would run; save the network's "
                 "state_dict() alone."
             ) from error
-        reason = "neither safetensors nor a pickle" if refused else first_line(error)
-        raise InputError(f"{path} could not be read as weights ({reason}): {advice}.") from error
+        raise InputError(
+            f"{path} could not be read as weights ({_reason(path, head, error)}): {advice}."
+        ) from error
 
 
 def backbone_weights(
@@ -180,9 +185,32 @@ def _is_refused_pickle(error: BaseException | None) -> bool:
     return False
 
 
-def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
+def _head(path: Path) -> bytes:
+    """The first 9 bytes: of safetensors the length of the JSON behind it, and how that begins."""
     with path.open("rb") as file:
-        return file.read(max(map(len, heads))).startswith(heads)
+        return file.read(9)
+
+
+def _reason(path: Path, head: bytes, error: Exception) -> str:
+    """Why a file could not be read. What libraries say of one that is no weights misleads."""
+    if isinstance(error, OSError):
+        return first_line(error)
+    if not head:
+        return "it is empty"
+    if head[8:] == b"{":
+        kind = "safetensors"
+    elif head.startswith(_PICKLES):
+        kind = "a pickle or an archive"
+    else:
+        return "neither safetensors nor a pickle"
+    if (kind == "safetensors") != (named := path.name.endswith(_SAFETENSORS)):
+        return f"{kind}, and the name {'ends' if named else 'does not end'} in {_SAFETENSORS}"
+    if isinstance(error, AttributeError):  # of timm, about what is no mapping from texts
+        return "it holds no tensors by their names"
+    # Some messages of torch go on with what may have happened.
+    said = re.split(r"(?<=\S)\. ", first_line(error))[0].rstrip(".")
+    other = "" if kind == "safetensors" else ", or of something else"
+    return f"{kind}, cut off or damaged{other}: {said}"
 
 
 def _what_it_would_call(path: Path) -> str:

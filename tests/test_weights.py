@@ -1,5 +1,6 @@
 """Weights from elsewhere: torchvision's networks give the same features, others are refused."""
 
+import io
 import os
 import warnings
 from collections.abc import Callable
@@ -206,12 +207,67 @@ def test_a_pickle_with_code_is_refused_and_named(tmp_path: Path) -> None:
     assert trace.exists()
 
 
-def test_a_text_is_no_pickle(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"version": 1}')
-    with pytest.raises(
-        InputError, match=r"config.json could not .* \(neither safetensors nor a pick"
-    ):
-        read_weights(tmp_path / "config.json")
+def pickled(value: object) -> bytes:
+    torch.save(value, file := io.BytesIO())
+    return file.getvalue()
+
+
+TENSORS = {"a": torch.arange(100.0)}
+SAFE = safetensors.torch.save(TENSORS)
+NEITHER = "neither safetensors nor a pickle"
+CUT = "cut off or damaged"
+
+
+# torch takes the letters of a text for the opcodes of a pickle: h fetches what is stored.
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", b"hello", NEITHER),
+        ("a.yaml", b"epochs: 3\n", NEITHER),
+        ("a.json", b'{"version": 1}', NEITHER),
+        ("a.pth", b"PKs are scored", NEITHER),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", NEITHER),
+        ("a.safetensors", b"", "it is empty"),
+        ("a.pth", b"", "it is empty"),
+        ("a.safetensors", SAFE[:30], f"safetensors, {CUT}: SafetensorError: Error while"),
+        ("a.safetensors", SAFE[:-10], f"safetensors, {CUT}: SafetensorError: Error while"),
+        ("a.pth", SAFE, "safetensors, and the name does not end in .safetensors"),
+        ("a.safetensors", pickled(TENSORS), "a pickle or an archive, and the name ends in .safe"),
+        ("a.pth", pickled(TENSORS)[:500], f"a pickle or an archive, {CUT}, or of something else: "),
+        ("a.pth", pickled([1, 2]), "it holds no tensors by their names"),
+        ("a.pth", pickled({1: torch.zeros(3)}), "it holds no tensors by their names"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_file_without_weights_is(
+    name: str, content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (path := tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path} could not be read as weights ({reason}")
+    assert text.endswith(
+        "): give an undamaged file of safetensors, or a checkpoint that holds tensors only."
+    )
+    assert ". " not in text.replace(str(path), "")
+    assert "\n" not in text
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (path := tmp_path / "w.pth").write_bytes(SAFE)
+    monkeypatch.setattr("focus.weights.load_state_dict", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"\(PermissionError: \[Errno 13\] Permission denied\)"):
+        read_weights(path)
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"^{tmp_path} is a folder, .*: give the file in it.$"):
+        read_weights(tmp_path)
 
 
 def test_a_whole_network_is_refused(tmp_path: Path) -> None:
