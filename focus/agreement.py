@@ -59,6 +59,15 @@ def map_hit(cams: Array, maps: Array) -> Numbers:
     return np.where(_says(z) & _says(s), hits, np.nan)
 
 
+def map_chance(cams: Array, maps: Array) -> Numbers:
+    """Share of the cells that people looked at, in (0, 1): what a peak in a cell drawn evenly hits.
+
+    The chance level of :func:`map_hit`, and NaN where that is.
+    """
+    z, s = _normalised(cams, maps)
+    return np.where(_says(z) & _says(s), (s >= REGION).mean(axis=1), np.nan)
+
+
 def map_mass(cams: Array, maps: Array) -> Numbers:
     """Share of the CAM's mass that lies where people looked, in [0, 1].
 

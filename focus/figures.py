@@ -57,6 +57,7 @@ OF_BOTH = {
     "map_mse": "map_mse",
     "map_cosine": "map_cosine",
     "map_hit": "map_hit",
+    "map_chance": "map_chance",
     "map_mass": "map_mass",
 }
 # Of the fakes alone.

@@ -268,6 +268,7 @@ def _rows(
         mask_mass=agreement.mask_mass(cams[:, 0], masks).astype(np.float32),
         llr=(calibration.llr(score) if calibration else score * np.nan).astype(np.float32),
         pointing_chance=np.array([_chance(cells) for cells in coverage], dtype=np.float32),
+        map_chance=agreement.map_chance(cams[:, 0], maps).astype(np.float32),
     )
 
 

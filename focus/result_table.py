@@ -86,7 +86,12 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
     if any("eer" in results["open"]["operating_points"] for results in everything):
         for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
             rows.append(Row(f"{label}, open, at *", ("open", "operating_points", "eer", rate)))
-    for label, key in (("CAM entropy", "entropy"), ("CAM peaks in the artefact", "pointing_hit")):
+    of_cams = {"entropy": "CAM entropy", "pointing_hit": "CAM peaks in the artefact"}
+    chances = [(test_set, "pooled", "pointing_chance") for test_set in ("closed", "open")]
+    # Of earlier releases there are results without it.
+    if any(_at(results, keys) is not None for results in everything for keys in chances):
+        of_cams["pointing_chance"] = "in it by chance"
+    for key, label in of_cams.items():
         for test_set in ("closed", "open"):
             rows.append(Row(f"{label}, {test_set}", (test_set, "pooled", key)))
     return rows

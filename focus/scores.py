@@ -55,7 +55,8 @@ class Scores:
     pointing_hit is -1. A CAM that is constant has NaN and -1, too, but in map_mse.
     llr: natural logarithm of the likelihood ratio, synthetic over real, by the model's calibration
     (:mod:`focus.operating_points`); NaN without one. pointing_chance: the share of the cells, in
-    [0, 1], where a peak would be a hit; NaN where pointing_hit is -1.
+    [0, 1], where a peak would be a hit; NaN where pointing_hit is -1. map_chance: the same of
+    map_hit.
     """
 
     index: Integers
@@ -84,6 +85,7 @@ class Scores:
     mask_mass: Floats
     llr: Floats
     pointing_chance: Floats
+    map_chance: Floats
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -206,7 +208,7 @@ class Scores:
 _FIELDS = fields(Scores)
 _EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
 # Columns that files of this version had not from the start.
-_LATER = ("pointing_chance",)
+_LATER = ("pointing_chance", "map_chance")
 # What means "not known" in a column, where the file has an empty cell.
 _UNKNOWN: dict[str, float] = {
     **dict.fromkeys(("label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), -1),

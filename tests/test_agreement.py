@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from focus.agreement import map_cosine, map_hit, map_mass, map_mse, mask_mass
+from focus.agreement import map_chance, map_cosine, map_hit, map_mass, map_mse, mask_mass
 from focus.kernels import focus_head
 
-ALL = (map_mse, map_cosine, map_hit, map_mass, mask_mass)
+ALL = (map_mse, map_cosine, map_hit, map_chance, map_mass, mask_mass)
 Measure = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 CAM = np.array([[[-2.0, 0.0], [6.0, 2.0]]])  # normalised: 0, 1/4, 1, 1/2
@@ -26,6 +26,9 @@ def test_by_hand() -> None:
     assert map_hit(CAM, MAP).tolist() == [1.0]
     assert map_mass(CAM, MAP) == pytest.approx([(1 / 4 + 1) / (7 / 4)])
     assert map_hit(CAM, np.array([[[0.25, 0.75], [0.49, 0.25]]])).tolist() == [0.0]
+    # Two of the four cells have at least half of it; with the third below, one.
+    assert map_chance(CAM, MAP).tolist() == [0.5]
+    assert map_chance(CAM, np.array([[[0.25, 0.75], [0.49, 0.25]]])).tolist() == [0.25]
     assert map_mass(CAM, np.array([[[0.25, 0.75], [0.49, 0.25]]])) == pytest.approx([1 / 7])
     # A mask is taken as it is: it covers all of one cell and a fifth of another.
     mask = np.array([[[1.0, 0.0], [0.2, 0.0]]])
@@ -55,7 +58,7 @@ def test_maps_that_are_alike_and_opposite(measure: Measure) -> None:
 def test_a_map_that_says_nothing_has_no_agreement_whatever_its_value() -> None:
     cams = np.repeat(CAM, 3, axis=0)
     maps = np.stack([np.full((2, 2), value) for value in (0.0, 0.7, 1.0)])
-    for measure in (map_mse, map_cosine, map_hit, map_mass):
+    for measure in (map_mse, map_cosine, map_hit, map_chance, map_mass):
         assert np.isnan(measure(cams, maps)).all(), measure
     # A mask may well cover everything; one that covers nothing says nothing.
     assert mask_mass(cams, maps) == pytest.approx([math.nan, 0.7, 1.0], nan_ok=True)
@@ -64,7 +67,7 @@ def test_a_map_that_says_nothing_has_no_agreement_whatever_its_value() -> None:
 def test_a_constant_cam_has_a_distance_but_no_place() -> None:
     flat = np.full((1, 2, 2), 3.0, np.float32) + np.float32(2e-7) * np.eye(2, dtype=np.float32)
     assert map_mse(flat, MAP) == pytest.approx([(1 + 1 / 4) / 4])
-    for measure in (map_cosine, map_hit, map_mass, mask_mass):
+    for measure in (map_cosine, map_hit, map_chance, map_mass, mask_mass):
         assert np.isnan(measure(flat, MAP)).all(), measure
 
 

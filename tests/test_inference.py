@@ -127,7 +127,7 @@ def test_every_column_by_hand(pictures: Manifest) -> None:
     # Of the CAM's mass, stretched to 0 in the artefact's cell and 1 in the seven others, none lies
     # on the artefact; in image 1 the peak holds all of it.
     np.testing.assert_array_equal(scores.mask_mass, np.float32([0, 0, np.nan, np.nan]))
-    for name in ("map_mse", "map_cosine", "map_mass"):
+    for name in ("map_mse", "map_cosine", "map_mass", "map_chance"):
         assert np.isnan(getattr(scores, name)).all(), "no image has a human map"
     assert scores.map_hit.tolist() == [-1] * 4
     # z-scores of one cell among eight: sqrt(7) and -1/sqrt(7), here negated.
@@ -157,6 +157,8 @@ def test_agreement_with_human_maps_by_hand(pictures: Manifest, tmp_path: Path) -
         "map_mse": [1.0, 0.5**2 / 8, math.nan, math.nan],
         "map_cosine": [0.0, 1 / math.sqrt(1.25), math.nan, math.nan],
         "map_mass": [0.0, 1.0, math.nan, math.nan],
+        # One of eight cells; in the second map two, one of them with half of its maximum.
+        "map_chance": [1 / 8, 2 / 8, math.nan, math.nan],
     }
     for name, column in expected.items():
         np.testing.assert_allclose(getattr(scores, name), column, atol=2e-3, err_msg=name)

@@ -37,10 +37,11 @@ def scores(**given: object) -> Scores:
         **given,
     }
     numbers = ("index", "entropy_synthetic", "pointing_hit", "pointing_hit_synthetic")
-    maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr", "pointing_chance")
+    maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr")
+    chances = ("pointing_chance", "map_chance")
     texts = ("path", "generator", "family", "split", "test_set", "group")
     return Scores(
-        **{name: np.zeros(4) for name in (*numbers, *maps)}
+        **{name: np.zeros(4) for name in (*numbers, *maps, *chances)}
         | {name: np.array([""] * 4, dtype=object) for name in texts}
         | {name: np.array(column) for name, column in columns.items()}
     )

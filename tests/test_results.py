@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from focus.config import TrainConfig
 from focus.data.readers import read_given, read_tests
 from focus.operating_points import POINTS, OperatingPoints
+from focus.report.tables import by_generator
 from focus.result_table import difference_lines, format_table, remarks
 from focus.results import match, write_results
 from focus.results import summarise as summarise_with_intervals
@@ -222,6 +223,9 @@ def test_focus_figures_by_hand() -> None:
         entropy_sum=[1, 0, 0, 0, 1, 1, 1],
         pointing_hit=[-1, -1, 1, 0, 1, -1, -1],
         pointing_hit_synthetic=[-1, -1, 1, 1, 1, -1, -1],
+        pointing_chance=[math.nan, math.nan, 0.25, 0.125, 0.5, math.nan, math.nan],
+        map_hit=[1, -1, 0, -1, 1, -1, -1],
+        map_chance=[0.25, math.nan, 0.75, math.nan, 0.125, math.nan, math.nan],
         peak_row=[1, 1, 0, 1, 0, 0, 0],
         peak_col=[0, 0, 1, 0, 2, 0, 0],
     )
@@ -230,6 +234,10 @@ def test_focus_figures_by_hand() -> None:
     assert (a["entropy"], a["entropy_real"], a["entropy_fake"]) == (0.28125, 0.375, 0.1875)
     assert (a["entropy_sum"], b["entropy_sum"]) == (0.25, 1.0)
     assert (a["pointing_hit"], a["pointing_hit_synthetic"], a["n_pointing"]) == (0.5, 1.0, 2)
+    assert (a["pointing_chance"], b["pointing_chance"]) == (0.1875, 0.5)
+    # Of the images with a map, each chance level over those that its hit rate is over.
+    assert (a["map_hit"], a["map_chance"], a["map_chance_real"]) == (0.5, 0.5, 0.25)
+    assert (b["map_hit"], b["map_chance"], b["map_chance_real"]) == (1.0, 0.125, None)
     assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
     assert results["open"]["pooled"]["pointing_hit"] == pytest.approx(2 / 3)
     assert results["open"]["pooled"]["peak_share"] == 0.5
@@ -340,10 +348,17 @@ def test_table() -> None:
     reals = [(0, "", "", 0.2), (0, "", "", 0.6)]
     fakes = [(1, "known", "", 0.4), (1, "uEars", "", 0.7), (1, "uSwap", "", 0.4)]
     blend = summarise(
-        table(reals + fakes, pointing_hit=[-1, -1, 0, 1, 1], entropy_predicted=[0.25] * 5),
+        table(
+            reals + fakes,
+            pointing_hit=[-1, -1, 0, 1, 1],
+            pointing_chance=[math.nan, math.nan, 0.0625, 0.125, 0.25],
+            entropy_predicted=[0.25] * 5,
+        ),
         ["known"],
     )
-    ce = summarise(table([*reals, (1, "uEars", "", 0.1)]), ["known"])
+    ce = summarise(
+        table([*reals, (1, "uEars", "", 0.1)], pointing_chance=[math.nan] * 3), ["known"]
+    )
     assert format_table({"blend": blend, "ce": ce}).splitlines() == [
         "                                     blend       ce",
         "---------------------------------------------------",
@@ -355,10 +370,31 @@ def test_table() -> None:
         "CAM entropy, open                    0.250    0.000",
         "CAM peaks in the artefact, closed    0.000        -",
         "CAM peaks in the artefact, open      1.000        -",
+        "in it by chance, closed              0.062        -",
+        "in it by chance, open                0.188        -",
         "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)",
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
     assert "open-set AUC, mean of 2              0.750" in format_table({"blend": blend})
+
+
+def test_results_of_before_there_were_chance_levels() -> None:
+    rows = [(0, "", "", 0.2), (1, "uEars", "", 0.7)]
+    given = {"pointing_hit": [-1, 1], "map_hit": [0, 1], "pointing_chance": [math.nan, 0.5]}
+    new, old = (summarise(table(rows, **given), []) for _ in range(2))
+    for figures in (old["closed"]["pooled"], old["open"]["pooled"], old["open"]["mean"]):
+        for name in [name for name in figures if "_chance" in name]:
+            del figures[name]
+    old["open"]["generators"] = {"uEars": old["open"]["pooled"]}
+    old["open"]["pooled"] |= {"family": None, "relation": None}
+    words = "in it by chance"
+    lines = format_table({"old": old, "new": new}).splitlines()
+    (row,) = [line.split() for line in lines if line.startswith(f"{words}, open")]
+    assert row[-2:] == ["-", "0.500"]
+    assert words not in format_table({"old": old})
+    (made,), (earlier,) = by_generator(new), by_generator(old)
+    assert made.columns[-5:-3] == ["peaks in artefact", words]
+    assert earlier.columns == [c for c in made.columns if c not in (words, "there by chance")]
 
 
 def test_table_fits_a_terminal_with_long_names() -> None:

@@ -39,6 +39,7 @@ def table(n: int, **columns: Any) -> Scores:
         "map_cosine": [math.nan if row % 3 == 0 else row / 75 for row in rows],
         "map_hit": [-1 if row % 3 == 0 else row % 2 for row in rows],
         "map_mass": [math.nan if row % 3 == 0 else row / 76 for row in rows],
+        "map_chance": [math.nan if row % 3 == 0 else row / 79 for row in rows],
         "pointing_chance": [math.nan if row % 2 == 0 else row / 78 for row in rows],
         "mask_mass": [math.nan if row % 2 == 0 else row / 77 for row in rows],
         "llr": [math.nan if row % 5 == 4 else (row - 2) / 78 for row in rows],
@@ -132,12 +133,13 @@ def test_columns_added_by_others_are_ignored(tmp_path: Path) -> None:
 
 def test_a_file_from_before_a_column_lacks_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
-    table(3, pointing_chance=[math.nan] * 3).to_csv(file)
+    unknown = {name: [math.nan] * 3 for name in ("pointing_chance", "map_chance")}
+    table(3, **unknown).to_csv(file)
     mark, head, *rows = file.read_text().splitlines()
-    assert head.endswith(",pointing_chance")
-    shorter = (line.rpartition(",")[0] for line in (head, *rows))
+    assert head.endswith(",pointing_chance,map_chance")
+    shorter = (line.rsplit(",", 2)[0] for line in (head, *rows))
     file.write_text("\n".join([mark, *shorter]))
-    assert_same(Scores.from_csv(file), table(3, pointing_chance=[math.nan] * 3))
+    assert_same(Scores.from_csv(file), table(3, **unknown))
 
 
 def test_merge_orders_the_parts_of_several_processes() -> None:

@@ -22,6 +22,8 @@ FIGURES = {
     "entropy": "CAM entropy",
     "pointing_hit": "peaks in artefact",
     "pointing_chance": "in it by chance",
+    "map_hit": "peaks where people looked",
+    "map_chance": "there by chance",
     "map_cosine": "cosine with human map",
 }
 """The columns of the table of a test set, those that are defined for one of its generators."""
