@@ -114,10 +114,16 @@ def needed(target: float) -> int:
     return math.ceil(SUPPORT / target)
 
 
-def choose(real_scores: Array, fake_scores: Array) -> OperatingPoints:
+def choose(
+    real_scores: Array,
+    fake_scores: Array,
+    real_units: Array | None = None,
+    fake_units: Array | None = None,
+) -> OperatingPoints:
     """From the scores [M] of real and [N] of fake validation images.
 
-    A point that the sample cannot support is None: all of them where a class is empty.
+    A point that the sample cannot support is None: all of them where a class is empty. real_units
+    [M], fake_units [N]: for the calibration, as of :func:`focus.metrics.fit_calibration`.
     """
     rates = Ranking.of(real_scores, fake_scores).at()
     found: dict[str, float | None] = dict.fromkeys(POINTS)
@@ -127,7 +133,7 @@ def choose(real_scores: Array, fake_scores: Array) -> OperatingPoints:
         for point, target in TARGETS.items():
             if len(real_scores) >= needed(target):
                 found[point] = float(rates.threshold_at_fpr(target)[0])
-    calibration = fit_calibration(real_scores, fake_scores)
+    calibration = fit_calibration(real_scores, fake_scores, real_units, fake_units)
     return OperatingPoints(found, calibration, len(real_scores), len(fake_scores))
 
 

@@ -34,6 +34,7 @@ from focus.data.generators import training_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError, NotFiniteError
 from focus.inference import images_only, score_shared
+from focus.metrics import units
 from focus.model_card import model_card, trained_on, write_card
 from focus.models import Detector
 from focus.monitoring import (
@@ -443,8 +444,10 @@ class Trainer:
         value = figures[f"eval_{config.eval_metric}"]
         if is_better(config.eval_metric, value, state.best):
             state.best, state.best_epoch = value, state.epoch
-            real, fake = (scores.score[scores.label == label] for label in (REAL, SYNTHETIC))
-            state.points = asdict(choose(real, fake))
+            real, fake = (scores.label == label for label in (REAL, SYNTHETIC))
+            unit = units(scores.group, scores.images)
+            points = choose(scores.score[real], scores.score[fake], unit[real], unit[fake])
+            state.points = asdict(points)
         row = {
             "epoch": state.epoch,
             **EpochSums(state.sums).means(),

@@ -1,6 +1,7 @@
 """Thresholds and the calibration: chosen on validation, stored with the model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from scipy import optimize, special, stats
 
 from focus.errors import InputError
-from focus.metrics import Calibration, Ranking, cllr, ece, fit_calibration
+from focus.metrics import Calibration, Ranking, cllr, ece, fit_calibration, units
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -183,6 +184,31 @@ def test_classes_that_are_apart_and_scores_of_0_and_1() -> None:
     assert np.isfinite(llr).all()
     # Platt's targets: no ratio beyond that of eleven in twelve.
     assert llr == pytest.approx([-np.log(11), np.log(11)], rel=1e-3)
+
+
+def test_images_of_one_group_count_as_one(random: np.random.Generator) -> None:
+    """Real images of two videos and fakes of three, all apart: the targets are 3/4 and 4/5."""
+    groups = np.array([*"aaaaab", *"cdddde", *"dd"])
+    unit = units(groups)
+    line = fit_calibration(np.zeros(6), np.ones(8), unit[:6], unit[6:])
+    assert line is not None
+    assert line.largest_llr == np.log(3)
+    # So the ratio is 1 to 3 where the real images are, and 4 to 1 where the fakes are.
+    told = replace(line, largest_llr=None).llr(np.array([0.0, 1.0]))
+    assert told == pytest.approx([-np.log(3), np.log(4)], rel=1e-3)
+    real, fake = random.normal(-1, 2, 40), random.normal(1, 2, 40)
+    scores = special.expit(real), special.expit(fake)
+    alone, each, four = (
+        fit_calibration(*scores, *own)
+        for own in ((), (np.arange(40), np.arange(40)), (np.arange(40) // 10, np.arange(40) // 10))
+    )
+    assert alone == each
+    assert four is not None
+    assert four.largest_llr == np.log(5)
+    points = choose(*scores, np.zeros(40), np.arange(40))
+    assert points.calibration is not None
+    assert points.calibration.largest_llr == np.log(2)
+    assert (points.n_real, points.n_fake) == (40, 40)
 
 
 def test_cost_of_ratios_by_hand() -> None:

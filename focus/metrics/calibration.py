@@ -62,26 +62,39 @@ def logits(scores: Array) -> Floats:
 def largest_llr(reals: int, fakes: int) -> float:
     """What a likelihood ratio from so many images may be, as its logarithm: ``log(n + 1)``.
 
-    n: of the smaller class. Beyond the images a line is extrapolated: the ratio of n images on
-    their side to the one more that may lie on the other is as far as they bear (the bounds of
-    Vergeer et al., 2016, are of that size where no image misleads).
+    n: of the smaller class, those that are not independent counting as one. Beyond the
+    images a line is extrapolated: the ratio of n images on their side to the one more that may lie
+    on the other is as far as they bear (the bounds of Vergeer et al., 2016, are of that size where
+    no image misleads).
     """
     return math.log(min(reals, fakes) + 1)
 
 
-def fit_calibration(real_scores: Array, fake_scores: Array) -> Calibration | None:
+def fit_calibration(
+    real_scores: Array,
+    fake_scores: Array,
+    real_units: Array | None = None,
+    fake_units: Array | None = None,
+) -> Calibration | None:
     """Fitted to scores [M] of real images and [N] of fakes; None where a class is empty.
 
-    The classes weigh alike, so that the line gives a likelihood ratio and not the prevalence of
-    the sample. Platt's targets, (n + 1) / (n + 2) for a class of n, keep the line and the
-    temperature finite where the classes are apart; ratios are within :func:`largest_llr`.
+    real_units [M], fake_units [N]: integers, the same for what is not independent, as frames of a
+    video (:func:`focus.metrics.units`); default: each image by itself. The classes weigh alike, so
+    that the line gives a likelihood ratio and not the prevalence of the sample, and so do the
+    images of one. Platt's targets, (n + 1) / (n + 2) for a class of n units, keep the line and the
+    temperature finite where the classes are apart; ratios are within :func:`largest_llr` of as
+    many.
     """
     if not (len(real_scores) and len(fake_scores)):
         return None
+    images = np.array([len(real_scores), len(fake_scores)])
+    n = images.copy()
+    for side, units in enumerate((real_units, fake_units)):
+        if units is not None:
+            n[side] = len(np.unique(units))
     logit = logits(np.concatenate([real_scores, fake_scores]))
-    label = np.repeat([0, 1], [len(real_scores), len(fake_scores)])
-    size = np.where(label == 1, len(fake_scores), len(real_scores))
-    own = (size + 1) / (size + 2)
+    label = np.repeat([0, 1], images)
+    size, own = images[label], ((n + 1) / (n + 2))[label]
     fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
         np.tile(logit, 2)[:, None],
         np.concatenate([label, 1 - label]),
@@ -98,7 +111,7 @@ def fit_calibration(real_scores: Array, fake_scores: Array) -> Calibration | Non
         float(fit.coef_[0, 0]),
         float(fit.intercept_[0]),
         float(np.exp(found.x)),
-        largest_llr(len(real_scores), len(fake_scores)),
+        largest_llr(*n.tolist()),
     )
 
 
