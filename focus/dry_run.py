@@ -11,7 +11,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from focus.cli import spoken_time
 from focus.config import ResolvedTrainConfig
-from focus.data.dataset import Batch
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.inference import predictions
 from focus.models import Detector
@@ -84,8 +83,7 @@ def _timed(trainer: Trainer) -> tuple[float, int | None]:
     if on_gpu:
         before += -(-_PREFETCHED // trainer.config.gradient_accumulation_steps)
     steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS + on_gpu]
-    trainer.batches.plan(steps)
-    loaded = (Batch(*batch) for batch in trainer.loader)
+    loaded = trainer.images.load(0, steps)
     launches, seconds = None, []
     for number, step in enumerate(steps):
         began = time.perf_counter()

@@ -21,16 +21,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from focus import report
 from focus.checkpoint import load_checkpoint, save_checkpoint
 from focus.config import ResolvedTrainConfig, loss_config
-from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
-from focus.data.dataset import Batch, FaceDataset, collate, start_worker
+from focus.data.batches import MicroBatch
+from focus.data.dataset import Batch
 from focus.data.faces import geometries
 from focus.data.generators import training_families
+from focus.data.loading import TrainingImages
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError, NotFiniteError
 from focus.inference import images_only, score_shared
@@ -53,7 +53,6 @@ from focus.optimization import (
     synchronise_batch_norms,
 )
 from focus.overlays import contact_sheet
-from focus.recipes import parse_augment
 from focus.results import Results, summarise, write_results
 from focus.run_log import RunLog, give_up
 from focus.runs import (
@@ -117,37 +116,8 @@ class Trainer:
             training_families=training_families(self.train),
             geometry=tuple(sorted(geometries(self.train))),
         )
-        self.plan = BatchPlan(
-            labels=[int(sample.label or 0) for sample in self.train],
-            batch_size=config.batch_size,
-            accumulation=config.gradient_accumulation_steps,
-            processes=accelerator.num_processes,
-            rank=accelerator.process_index,
-            sampling=config.sampling,
-            seed=config.seed,
-        )
-        self.dataset = FaceDataset(
-            self.train,
-            image_size=config.image_size,
-            grid=detector.grid,
-            mean=detector.mean,
-            std=detector.std,
-            augment=parse_augment(config.augment),
-            seed=config.seed,
-            keep=True,
-        )
-        self.batches = PlannedBatches()
-        self.loader = DataLoader(
-            self.dataset,
-            batch_sampler=self.batches,
-            num_workers=config.workers,
-            collate_fn=collate,
-            worker_init_fn=start_worker,
-            persistent_workers=config.workers > 0,
-            pin_memory=accelerator.device.type == "cuda",
-            # A loader draws a seed when it starts, which must not come from the model's.
-            generator=torch.Generator(),
-        )
+        self.images = TrainingImages(config, self.train, detector, accelerator)
+        self.plan = self.images.plan
         self.schedules = [
             parse_points("", points or "0:1")
             for points in (config.focus_schedule, config.saliency_schedule)
@@ -365,7 +335,7 @@ class Trainer:
         if self.state.entropy_target is None:
             found: list[float | None] = [None]
             if self.accelerator.is_main_process:
-                found = [self.dataset.mean_map_entropy(progress=True)]
+                found = [self.images.dataset.mean_map_entropy(progress=True)]
             self.state.entropy_target = broadcast_object_list(found)[0]
         if self.state.entropy_target is None:
             raise InputError(
@@ -382,11 +352,9 @@ class Trainer:
         """The rest of an epoch's steps."""
         config, state = self.config, self.state
         self.model.train()
-        self.dataset.set_epoch(state.epoch)
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
-        self.batches.plan(steps)
         sums = EpochSums(state.sums)
-        loaded = (Batch(*batch) for batch in self.loader) if steps else iter(())
+        loaded = self.images.load(state.epoch, steps)
         self.log.start(state.step)
         for batches in steps:
             step = self.train_step(batches, loaded)

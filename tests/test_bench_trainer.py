@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import focus.trainer
+import focus.data.loading
 
 from .launching import python
 
@@ -37,14 +37,14 @@ def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -
     assert loading.step > plain.step + 0.05
     assert loading.own < plain.own + 0.02
 
-    collate = focus.trainer.collate
+    collate = focus.data.loading.collate
 
     def slow_collate(items: object) -> object:
         burn(0.06)
         return collate(items)
 
     with monkeypatch.context() as patch:
-        patch.setattr(focus.trainer, "collate", slow_collate)
+        patch.setattr(focus.data.loading, "collate", slow_collate)
         collating = bench.measure("test_resnet", 64, 2, 6)
     assert collating.own > plain.own + 0.05
 

@@ -45,10 +45,8 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
 def steps_of(run: Trainer, epoch: int = 0) -> Iterator[tuple[list[Any], Iterator[Batch]]]:
     """Each step's batches, and the loader that they come from."""
     run.model.train()
-    run.dataset.set_epoch(epoch)
     steps = run.plan.epoch(epoch)
-    run.batches.plan(steps)
-    loaded = (Batch(*batch) for batch in run.loader)
+    loaded = run.images.load(epoch, steps)
     return ((step, loaded) for step in steps)
 
 
@@ -99,7 +97,7 @@ def test_a_step_is_that_of_plain_torch(faces: Manifest, tmp_path: Path) -> None:
     torch.manual_seed(5)
     plain = make_detector(config)
     batches, loaded = next(steps_of(run))
-    items = [run.dataset[row] for row in batches[0].rows]
+    items = [run.images.dataset[row] for row in batches[0].rows]
     images, target = (torch.stack([getattr(i, n) for i in items]) for n in ("images", "target"))
     out = plain.train()(images.contiguous(memory_format=torch.channels_last), target)
     out.loss.backward()
@@ -175,7 +173,8 @@ def test_the_seed_decides_order_augmentation_and_random_numbers(
     assert (order == again.plan.order(0)).all()
     assert (order != one.plan.order(0)).any()
     images, others, same = (
-        torch.stack([run.dataset[row].images for row in range(20)]) for run in (zero, one, again)
+        torch.stack([run.images.dataset[row].images for row in range(20)])
+        for run in (zero, one, again)
     )
     assert images.equal(same)
     assert not images.equal(others)
@@ -313,7 +312,7 @@ def test_a_hinge_that_aims_at_the_maps(
     run.fit()
     entropies = []
     for row in range(len(run.train)):
-        item = run.dataset[row]
+        item = run.images.dataset[row]
         if item.saliency_mask:
             share = (item.saliency / item.saliency.sum()).double().flatten()
             entropies.append(float(torch.special.entr(share).sum() / np.log(share.numel())))
@@ -412,13 +411,13 @@ def test_loading_goes_on_during_a_step(
     """Images that take 80 % of a step to load add next to nothing to an epoch."""
     step, batch = 0.25, 5
     run = trainer(faces, tmp_path, model="test_resnet", batch_size=batch, workers=1, lr=1e-6)
-    original = type(run.dataset).__getitem__
+    original = type(run.images.dataset).__getitem__
 
     def slow(self: Any, index: int) -> Batch:
         time.sleep(0.8 * step / batch)
         return original(self, index)
 
-    monkeypatch.setattr(type(run.dataset), "__getitem__", slow)
+    monkeypatch.setattr(type(run.images.dataset), "__getitem__", slow)
     run.detector.backbone = Slow(run.detector.backbone, step)
     seconds = []
     for epoch in range(2):  # the first starts the worker
