@@ -67,10 +67,10 @@ class SmallResNet(nn.Module):
 
     num_features = 96
 
-    def __init__(self, in_chans: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
         )
         self.blocks = nn.Sequential(
             _block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2), _block(64, 96, 1)

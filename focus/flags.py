@@ -50,6 +50,8 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "at least 0 and below 2**32"),
     "gradient_accumulation_steps": _AT_LEAST_1,
     "max_bad": (lambda v: 0 <= v <= 1, "from 0 to 1 (a share of the files)"),
+    "frames": _AT_LEAST_1,
+    "overlay_size": (lambda v: v >= 32, "at least 32 (pixels of the longest side)"),
     "threads": _AT_LEAST_1,
     "workers": _AT_LEAST_0,
 }

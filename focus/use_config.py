@@ -53,10 +53,6 @@ class ExplainConfig(_UseConfig):
         super().__post_init__()
         if not self.paths:
             raise InputError("There is nothing to explain: give an image, a video or a folder.")
-        if self.frames < 1:
-            raise InputError(f"--frames must be at least 1, got {self.frames}.")
-        if self.overlay_size < 32:
-            raise InputError(f"--overlay-size must be at least 32, got {self.overlay_size}.")
         if self.as_video and not any(Path(path).is_dir() for path in self.paths):
             raise InputError("--as-video is of no use: no PATH is a folder.")
 

@@ -483,7 +483,7 @@ def test_debug_shows_the_traceback_of_a_command(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("python -m focus.data: error: The demo set can")
 
 
-def test_help_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_loads_no_torch() -> None:
     done = program("check", "--help")
     assert done.returncode == 0
     assert "--drop-leaks" in done.stdout

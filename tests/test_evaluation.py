@@ -264,7 +264,7 @@ def test_a_manifest_beside_a_model_that_is_of_no_run_leaves_nothing_out(
 
 
 def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
-    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Manifest.from_csv(own_run / "manifest.csv")
     demo = record[:5]

@@ -143,9 +143,12 @@ def test_weights_of_some_losses_leave_the_recipe_as_it_is(tmp_path: Path) -> Non
     [
         (["--test-data", "fakes/"], "--test-data got 'fakes/': give NAME=PATH."),
         (["--test-real", "A=x", "--test-real", "A=y"], "--test-real has the name 'A' twice"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0."),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0."),
+        (["--workers", "-1"], "--workers must be at least 0, got -1."),
     ],
 )
-def test_a_name_given_twice_or_not_at_all_is_refused(
+def test_names_and_numbers_that_cannot_be_used_are_refused(
     words: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -268,7 +268,7 @@ def test_each_file_once_and_long_names_fit(detector: Detector, tmp_path: Path) -
     assert row["overlay"].encode() == b"overlays/000001-a" + "ü".encode() * 89 + b".png"
 
 
-def test_a_folder_in_one_that_was_given_before(pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_in_one_that_was_given_before(pictures: Path) -> None:
     paths = [str(path) for path in (pictures, pictures / "a", pictures)]
     names = [item.path.name for item in find_items(paths, as_video=False, frames=1)]
     assert names == ["1.jpg", "1.png", "1.png", "2.bmp", "5.png", "10.png"]

@@ -102,7 +102,7 @@ def test_onnxruntime_gives_what_the_detector_gives(
     assert {node.domain for node in onnx.load(str(file)).graph.node} <= {"", "ai.onnx"}
 
 
-def test_the_metadata_say_how_to_use_it(tmp_path: Path) -> None:
+def test_the_metadata_say_how_to_use_it() -> None:
     detector = make("focus_small", 32)
     found = exporting.metadata(detector)
     values = {key: json.loads(value) for key, value in found.items() if key != "focus_format"}
@@ -186,7 +186,8 @@ def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path
 
 
 def test_large_outputs_may_differ_by_their_rounding(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pictures: Path,
+    tmp_path: Path,
 ) -> None:
     detector = make("focus_small", 32)
     detector.head.fc.weight.data *= 1e5

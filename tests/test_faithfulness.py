@@ -302,7 +302,7 @@ def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     assert line.startswith("Faithfulness, all images: ")
 
 
-def test_it_is_in_the_results_of_each_group(tmp_path: Path) -> None:
+def test_it_is_in_the_results_of_each_group() -> None:
     label = [0, 0, 1, 1, 1]
     given: dict[str, Any] = {
         **{field.name: [0] * 5 for field in fields(Scores)},

@@ -58,6 +58,17 @@ def test_operating_points_by_hand() -> None:
     }
 
 
+def test_the_cost_of_ratios_weighs_the_classes_alike() -> None:
+    """Of the four real images one is told wrong, of g0's two fakes none, of g1's both."""
+    ratios = np.log([1 / 3, 1 / 3, 1 / 3, 3, 3, 3, 1 / 3, 1 / 3])
+    results = summarise(table(4, 2, 2, llr=ratios), [], None, POINT, resamples=0)["open"]
+    right, wrong = np.log2(4 / 3), 2.0
+    real = (3 * right + wrong) / 4
+    costs = {name: figures["cllr"] for name, figures in results["generators"].items()}
+    assert costs == pytest.approx({"g0": (real + right) / 2, "g1": (real + wrong) / 2})
+    assert results["pooled"]["cllr"] == pytest.approx((real + (right + wrong) / 2) / 2)
+
+
 def test_a_mean_is_over_the_generators_that_define_it() -> None:
     scores = table(5, 3, 4, generator=["g0"] * 5 + ["g0"] * 4 + ["g1"] * 4 + ["g2"] * 4)
     results = summarise(scores, [], None, POINT, resamples=50)["open"]

@@ -274,7 +274,7 @@ def test_the_card_states_what_was_measured(detector: Detector) -> None:
         assert f"\n## {heading}\n" in card
 
 
-def test_the_card_says_what_is_not_known(detector: Detector) -> None:
+def test_the_card_says_what_is_not_known() -> None:
     card = model_card(Detector(image_size=32).config, None)
     assert "- Data: not recorded" in card
     assert "Not measured on test images" in card

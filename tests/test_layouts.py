@@ -36,7 +36,7 @@ def relative(found: Manifest, folder: Path) -> list[Sample]:
     ]
 
 
-def read_tree(name: str, folder: Path, **options: Any) -> tuple[list[Sample], Reading]:
+def read_tree(folder: Path, **options: Any) -> tuple[list[Sample], Reading]:
     readings: list[Reading] = []
     place = folder / options.pop("file") if "file" in options else folder
     found = read_data(place, say=readings.append, **options)
@@ -47,9 +47,7 @@ def read_tree(name: str, folder: Path, **options: Any) -> tuple[list[Sample], Re
 
 def test_cyborg(tmp_path: Path) -> None:
     write(TREES["cyborg"], tmp_path)
-    found, reading = read_tree(
-        "cyborg", tmp_path, file="csvs/original.csv", data_root=tmp_path / "Data"
-    )
+    found, reading = read_tree(tmp_path, file="csvs/original.csv", data_root=tmp_path / "Data")
     assert found == [
         Sample("Data/real/10.png", 0, split="train"),
         Sample("Data/real/9.png", 0, split="train", map_path="Data/heatmaps/9.png"),
@@ -69,7 +67,7 @@ def test_cyborg(tmp_path: Path) -> None:
 
 def test_numbered_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(TREES["0_real-1_fake"], tmp_path)
-    found, reading = read_tree("0_real-1_fake", tmp_path)
+    found, reading = read_tree(tmp_path)
     airplane, train = {"class": "airplane"}, {"class": "train"}
     assert found == [
         Sample("progan/airplane/0_real/00009.png", 0, "progan", extra=airplane),
@@ -87,20 +85,20 @@ def test_numbered_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
     write(TREES["0_real-1_fake"], tmp_path)
-    found, _ = read_tree("", tmp_path / "progan")
+    found, _ = read_tree(tmp_path / "progan")
     assert [(s.generator, s.split) for s in found[-2:]] == [("train", "")] * 2
     write({"progan/train/0_real/1.png": "face 1"}, tmp_path / "alone")
-    found, _ = read_tree("", tmp_path / "alone")
+    found, _ = read_tree(tmp_path / "alone")
     assert [(s.generator, s.split, s.extra) for s in found] == [("progan", "", {"class": "train"})]
     write(
         {f"{name}/x.png": "face 1" for name in ("a/train/0_real", "a/val/1_fake")}, tmp_path / "z"
     )
-    found, _ = read_tree("", tmp_path / "z")
+    found, _ = read_tree(tmp_path / "z")
     assert [(s.generator, s.split) for s in found] == [("a", "train"), ("a", "validation")]
 
 
 def test_nature_and_ai(tmp_path: Path) -> None:
-    found, reading = read_tree("nature-ai", write(TREES["nature-ai"], tmp_path))
+    found, reading = read_tree(write(TREES["nature-ai"], tmp_path))
     sdv4, mj = "imagenet_ai_0419_sdv4", "imagenet_midjourney"
     assert found == [
         Sample(f"{sdv4}/train/ai/000_sdv4_2.png", 1, sdv4, split="train"),
@@ -124,7 +122,7 @@ def test_generators_of_different_depths_have_their_own_splits(tmp_path: Path) ->
         for label in ("ai", "nature")
     ]
     write(dict.fromkeys(files, "face 1"), tmp_path)
-    found, _ = read_tree("", tmp_path)
+    found, _ = read_tree(tmp_path)
     assert {s.path: (s.generator, s.split, s.extra.get("class")) for s in found} == {
         name: (
             name.split("/")[0],
@@ -174,7 +172,7 @@ def test_folders_of_classes(split: str, tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_real_and_fake(tmp_path: Path) -> None:
-    found, reading = read_tree("real-fake", write(TREES["real-fake"], tmp_path))
+    found, reading = read_tree(write(TREES["real-fake"], tmp_path))
     faces = {"class": "faces"}
     assert found == [
         Sample("DDPM/faces/fake/1.png", 1, "DDPM", extra=faces),
@@ -187,9 +185,7 @@ def test_real_and_fake(tmp_path: Path) -> None:
 
 
 def test_splits_on_top(tmp_path: Path) -> None:
-    found, _ = read_tree(
-        "split-real-fake", write(TREES["split-real-fake"], tmp_path), generator="X"
-    )
+    found, _ = read_tree(write(TREES["split-real-fake"], tmp_path), generator="X")
     assert [(s.path, s.label, s.generator, s.split) for s in found] == [
         ("test/fake/3.png", 1, "X", "test"),
         ("test/real/3.png", 0, "", "test"),
@@ -204,7 +200,7 @@ def test_splits_on_top(tmp_path: Path) -> None:
 def test_generators_below_the_label(split: str, tmp_path: Path) -> None:
     files = ("fake/SG2/1.png", "fake/mine/a/1.png", "real/1.png", "real/FFHQ/1.png")
     write(dict.fromkeys((split + file for file in files), "face 1"), tmp_path)
-    found, _ = read_tree("", tmp_path)
+    found, _ = read_tree(tmp_path)
     assert [(s.label, s.generator, dict(s.extra)) for s in found] == [
         (1, "mine", {}),
         (1, "SG2", {}),
@@ -213,10 +209,10 @@ def test_generators_below_the_label(split: str, tmp_path: Path) -> None:
     ]
     # A number is no name, and what lies in no folder has none.
     write({f"{split}fake/00000/1.png": "face 1"}, tmp_path)
-    assert Manifest(read_tree("", tmp_path)[0]).generators() == ["synthetic"]
+    assert Manifest(read_tree(tmp_path)[0]).generators() == ["synthetic"]
     (tmp_path / split / "fake/00000/1.png").unlink()
     write({f"{split}fake/1.png": "face 1"}, tmp_path)
-    assert Manifest(read_tree("", tmp_path)[0]).generators() == ["synthetic"]
+    assert Manifest(read_tree(tmp_path)[0]).generators() == ["synthetic"]
 
 
 def test_maps_in_the_folder_are_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,7 +240,7 @@ def test_names_that_may_be_missed_are_counted(
     names = ("a.jfif", "b.JPE", "c.avif", "d.tga")
     beside = ("e.heic", "f.HEIC", "g.mp4", "noname", "README", "x.txt", "Thumbs.db", "y.json")
     write(dict.fromkeys((*names, *beside), "face 1"), tmp_path)
-    found, _ = read_tree("", tmp_path, allow_unlabelled=True)
+    found, _ = read_tree(tmp_path, allow_unlabelled=True)
     assert [s.path for s in found] == list(names)
     assert caplog.messages == [
         f"{tmp_path}: left out 4 files that are no images by the ends of their names (.heic: 2, "
@@ -254,20 +250,20 @@ def test_names_that_may_be_missed_are_counted(
 
 def test_a_folder_real_alone_is_no_label(tmp_path: Path) -> None:
     write({"real/1.png": "face 1", "other/2.png": "face 2"}, tmp_path)
-    found, reading = read_tree("", tmp_path, allow_unlabelled=True)
+    found, reading = read_tree(tmp_path, allow_unlabelled=True)
     assert (reading.layout, [s.label for s in found]) == ("images", [None, None])
-    found, _ = read_tree("", tmp_path, layout="real-fake")
+    found, _ = read_tree(tmp_path, layout="real-fake")
     assert found == [Sample("real/1.png", 0)]
 
 
 def test_plain_images_with_odd_names_and_links(tmp_path: Path) -> None:
-    found, reading = read_tree("plain", write(TREES["plain"], tmp_path), allow_unlabelled=True)
+    found, reading = read_tree(write(TREES["plain"], tmp_path), allow_unlabelled=True)
     assert [s.path for s in found] == [
         *("9.png", "10.png", "album/1.tif", "gone.png", "itself.png", "latin1-\udce9.png"),
         "new\nline.png",
     ]
     assert reading.layout == "images"
-    odd, line = read_tree("", tmp_path, file="new\nline.png", allow_unlabelled=True)
+    odd, line = read_tree(tmp_path, file="new\nline.png", allow_unlabelled=True)
     assert len(odd) == 1
     assert str(line).isprintable()
 
@@ -287,7 +283,7 @@ def test_a_tree_deeper_than_calls_may_be(tmp_path: Path) -> None:
 
 def test_grip_names_the_generator_in_typ(tmp_path: Path) -> None:
     write(TREES["csv-grip"], tmp_path)
-    found, reading = read_tree("csv-grip", tmp_path, file="list.csv")
+    found, reading = read_tree(tmp_path, file="list.csv")
     assert found == [
         Sample("synthbuster/dalle2/r05839451t.png", 1, "dalle2"),
         Sample("real_RAISE_1k/r000da54ft.png", 0),
@@ -301,7 +297,7 @@ def test_grip_names_the_generator_in_typ(tmp_path: Path) -> None:
 
 def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
     write(TREES["csv-full"], tmp_path)
-    found, reading = read_tree("csv-full", tmp_path, file="faces.csv")
+    found, reading = read_tree(tmp_path, file="faces.csv")
     assert found == [
         Sample(
             *("a, b.png", 1, "SG2", "", "train"),
@@ -319,7 +315,7 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
         "path=Image, label=Target, generator=Model, split=Split, map_path=Heatmap, box=Box, "
         "group=Identity"
     )
-    found, _ = read_tree("", tmp_path, file="faces.csv", columns={"map_path": "", "generator": ""})
+    found, _ = read_tree(tmp_path, file="faces.csv", columns={"map_path": "", "generator": ""})
     assert found[3].map_path == "heatmaps/c.png"
     assert (found[0].generator, found[0].extra["Model"]) == ("synthetic", "SG2")
 
@@ -327,7 +323,7 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
 def test_columns_that_are_given_come_first(tmp_path: Path) -> None:
     write({"x.png": "face 1", "y.png": "face 2"}, tmp_path)
     (tmp_path / "t.csv").write_text("path,what,label\n1,x.png,ai\n2,y.png,real\n")
-    found, _ = read_tree("", tmp_path, file="t.csv", columns={"path": "what"})
+    found, _ = read_tree(tmp_path, file="t.csv", columns={"path": "what"})
     assert found[0] == Sample("x.png", 1, "synthetic", extra={"original_path": "1"})
     # And the manifest made of it can be written.
     Manifest(found).to_csv(tmp_path / "m.csv")
@@ -337,7 +333,7 @@ def test_a_layout_that_is_given(tmp_path: Path) -> None:
     write(TREES["real-fake"], tmp_path / "tree")
     write({"a.png": "face 1", "train": "face 2"}, tmp_path)
     (tmp_path / "list").write_text("path,label\ntrain,fake\na.png,real\n")
-    found, _ = read_tree("", tmp_path, file="list", layout="csv")
+    found, _ = read_tree(tmp_path, file="list", layout="csv")
     assert [s.label for s in found] == [1, 0]
     with pytest.raises(InputError, match=r"list is no CSV, no parquet file .*: give --layout"):
         read_data(tmp_path / "list")
@@ -347,7 +343,7 @@ def test_a_layout_that_is_given(tmp_path: Path) -> None:
         read_data(tmp_path, layout="cyborg")
     with pytest.raises(InputError, match=r"No image of .* is in a folder 0_real or 1_fake"):
         read_data(tmp_path / "tree", layout="0_real-1_fake")
-    found, _ = read_tree("", tmp_path / "tree", layout="images", allow_unlabelled=True)
+    found, _ = read_tree(tmp_path / "tree", layout="images", allow_unlabelled=True)
     assert {s.label for s in found} == {None}
 
 

@@ -429,7 +429,7 @@ def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
     assert human_map(f"{file}#1").tolist() == [[1, 0], [1, 0]]
 
 
-def test_blank_and_inverted_maps(tmp_path: Path) -> None:
+def test_blank_and_inverted_maps() -> None:
     y, x = np.mgrid[:32, :32]
     spot = np.exp(-((x - 20) ** 2 + (y - 9) ** 2) / 30).astype(np.float32)
     face = ((x - 16) ** 2 + (y - 16) ** 2 < 15**2).astype(np.float32)  # most of the image

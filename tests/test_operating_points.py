@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, special, stats
 
 from focus.errors import InputError
-from focus.metrics import Calibration, Ranking, cllr, ece, fit_calibration, units
+from focus.metrics import Calibration, Ranking, ece, fit_calibration, llr_costs, units
 from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -110,8 +110,11 @@ def test_a_calibration_finds_the_likelihood_ratio(random: np.random.Generator) -
     x = np.linspace(-0.5, 2.5, 7)
     expected = stats.norm.logpdf(x, distance) - stats.norm.logpdf(x)
     assert line.llr(special.expit(3 * x - 4)) == pytest.approx(expected, abs=0.15)
-    told = cllr(line.llr(scores[0]), line.llr(scores[1]))
-    best = cllr(distance * (real - distance / 2), distance * (fake - distance / 2))
+    exact = (distance * (x - distance / 2) for x in (real, fake))
+    told, best = (
+        np.mean([llr_costs(llr, label).mean() for label, llr in enumerate(ratios)])
+        for ratios in (map(line.llr, scores), exact)
+    )
     assert told == pytest.approx(best, abs=0.01)
 
 
@@ -212,7 +215,8 @@ def test_images_of_one_group_count_as_one(random: np.random.Generator) -> None:
 
 
 def test_cost_of_ratios_by_hand() -> None:
-    assert cllr(np.zeros(3), np.zeros(5)) == pytest.approx(1)
-    assert cllr(np.array([-np.log(3)]), np.array([np.log(3)])) == pytest.approx(np.log2(4 / 3))
-    assert cllr(np.array([]), np.array([1.0])) is None
+    """Of a ratio of 3 to 1 for the image's class, and against it; of one that tells nothing."""
+    ratios = np.log([1 / 3, 3, 1])
+    assert llr_costs(ratios, 0) == pytest.approx([np.log2(4 / 3), 2, 1])
+    assert llr_costs(ratios, 1) == pytest.approx([2, np.log2(4 / 3), 1])
     assert Calibration(2.0, 0.5, 1.0).llr(np.array([0.5])) == pytest.approx([0.5])

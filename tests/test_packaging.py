@@ -97,7 +97,7 @@ def test_both_kernels_packages_are_importable_side_by_side(site: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_train_py_runs_from_a_checkout_beside_both(site: Path, tmp_path: Path) -> None:
+def test_train_py_runs_from_a_checkout_beside_both(site: Path) -> None:
     # A checkout has a folder kernels/ too, and Python puts a script's folder first on its path.
     assert "--loss" in python("train.py", "--help", cwd=CHECKOUT, PYTHONPATH=str(site))
     script = CHECKOUT / "train.py"

@@ -158,7 +158,7 @@ def test_bad_parquet(
         read_data(path)
 
 
-def test_what_is_no_parquet(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_parquet(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1, or not")
     with pytest.raises(InputError, match=r"Cannot read .*x.parquet as parquet .*: check"):
         read_data(tmp_path / "x.parquet")

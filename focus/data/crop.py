@@ -36,6 +36,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given
 from focus.errors import ImageError, InputError
+from focus.flags import check_ranges
 from focus.writing import check_empty, csv_written_whole
 
 MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
@@ -88,8 +89,7 @@ def main(arguments: Sequence[str]) -> None:
 
     if not 0 <= given.margin < math.inf:
         raise InputError(f"--margin must be a number from 0 on, got {given.margin:g}.")
-    if given.threads is not None and given.threads < 1:
-        raise InputError(f"--threads must be at least 1, got {given.threads}.")
+    check_ranges(given)
     manifest, _ = read_given(data_config(given), allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
     cut = cut_faces(

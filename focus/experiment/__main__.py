@@ -23,6 +23,7 @@ from focus.experiment.grid import (
     search_runs,
     search_space,
 )
+from focus.flags import check_ranges
 
 PROG = "python -m focus.experiment"
 
@@ -75,7 +76,8 @@ def make_parser() -> Arguments:
 
 
 def _setup(given: argparse.Namespace) -> Setup:
-    for name in ("seeds", "epochs", "jobs", "threads"):
+    check_ranges(given)
+    for name in ("seeds", "jobs"):
         if (value := getattr(given, name)) is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, got {value}.")
     recipe = given.recipe or ("paper" if given.data else "demo")

@@ -7,7 +7,6 @@ defined"), never 0 and never NaN. A number that is not finite is an error.
 from focus.metrics.arrays import Array, mean
 from focus.metrics.calibration import (
     Calibration,
-    cllr,
     fit_calibration,
     largest_llr,
     llr_costs,
@@ -74,7 +73,6 @@ __all__ = [
     "average_precision",
     "brier",
     "cam_range",
-    "cllr",
     "commonest_peak_share",
     "ece",
     "eer",

@@ -115,18 +115,11 @@ def fit_calibration(
     )
 
 
-def cllr(real_llr: Array, fake_llr: Array) -> float | None:
-    """Cost of log-likelihood ratios, in bits (Brümmer and du Preez, 2006): 0 if they tell all, 1
-    if they tell nothing.
-
-    real_llr [M], fake_llr [N], natural logarithms; None where a class is empty.
-    """
-    if not (len(real_llr) and len(fake_llr)):
-        return None
-    return float(llr_costs(real_llr, 0).mean() + llr_costs(fake_llr, 1).mean()) / 2
-
-
 def llr_costs(llr: Array, label: int) -> Floats:
-    """[N] what each image of class ``label`` adds to its class's half of :func:`cllr`, in bits."""
+    """[N] the cost of each log-likelihood ratio of images of class ``label``, in bits.
+
+    llr [N], natural logarithms. The mean over the two classes of the mean of each is C_llr (Brümmer
+    and du Preez, 2006): 0 if the ratios tell all, 1 if they tell nothing.
+    """
     wrong = np.asarray(llr, dtype=np.float64) * (-1 if label else 1)
     return np.asarray(np.logaddexp(0, wrong) / np.log(2), dtype=np.float64)
