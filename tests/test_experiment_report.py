@@ -1,0 +1,196 @@
+"""What the experiment draws, tells and plots of its runs: on invented outcomes."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.errors import InputError
+from focus.experiment import collect, frozen
+from focus.experiment.collect import Outcome, drawn_aucs
+from focus.experiment.compare import analyse
+from focus.experiment.grid import Setup, grid
+from focus.experiment.plots import dose_response, scatter
+from focus.experiment.report import doses, write_report
+from focus.metrics import auc
+from focus.test_sets import Comparison
+
+
+def invented(tmp_path: Path, gain: float) -> list[Outcome]:
+    """Outcomes of the whole grid; ``focus`` and its like score unknown fakes higher by a gain."""
+    draw = np.random.default_rng(0)
+    label = np.repeat([0, 1, 0, 1, 1], 60)  # closed real, closed fake, open real, two open fakes
+    rows = np.split(np.arange(300), 5)
+    image = draw.normal(size=300)
+    comparisons = {
+        "closed": [Comparison("closed", "k", rows[0], rows[1])],
+        "open": [Comparison("open", n, rows[2], rows[g]) for n, g in (("u", 3), ("v", 4))],
+    }
+    setup = Setup(tmp_path, "demo", ("focus_small",), frozen.RECIPE)
+    runs = grid(setup, list(frozen.ARMS), seeds=3, lengths=(1, 2), doses=frozen.DOSES)
+    outcomes = []
+    for run in runs:
+        skill = 2.2 + 0.2 * draw.normal()
+        shift = skill * label * np.repeat([1, 1, 1, 0.4, 0.4], 60)
+        shift[180:] += gain * (run.arm == "focus")
+        scores = (image + 0.4 * draw.normal(size=300) + shift).astype(np.float32)
+        found = {n: auc(scores[rows[2]], scores[rows[g]]) or 0 for n, g in (("u", 3), ("v", 4))}
+        closed, opened = auc(scores[rows[0]], scores[rows[1]]) or 0, sum(found.values()) / 2
+        weight = run.dose or 0.0
+        figures = {
+            "closed": closed,
+            "open": opened,
+            "gap": opened - closed,
+            "entropy_open": 0.9 / (1 + 200 * weight) * (1 + 0.2 * draw.random()),
+            "entropy_closed": 0.7 / (1 + 200 * weight) * (1 + 0.2 * draw.random()),
+            "pointing_closed": 0.2 + 0.2 * weight + 0.1 * draw.random(),
+            "pointing_open": 0.1 + 0.1 * draw.random(),
+            "best_epoch": 20.0,
+            **{f"open.{name}": value for name, value in found.items()},
+        }
+        strata, groups = np.repeat(np.arange(5), 60), np.full(300, "", dtype=object)
+        each = np.arange(300)
+        outcomes.append(Outcome(run, figures, scores, comparisons, strata, groups, each))
+    return outcomes
+
+
+def test_drawn_images_are_the_same_for_all_runs(tmp_path: Path) -> None:
+    first, *_ = invented(tmp_path, 0)
+    copy = replace(first, run=replace(first.run, seed=1))
+    places = {(0, 0, 0): first, (0, 0, 1): copy}
+    drawn = drawn_aucs(places, (1, 1, 3), 400, np.random.default_rng(1))
+    for name, values in (("closed", drawn.closed), ("open", drawn.opened)):
+        assert np.array_equal(values[0, 0, 0], values[0, 0, 1])
+        assert np.isnan(values[0, 0, 2]).all()
+        assert values[0, 0, 0].mean() == pytest.approx(first.figures[name], abs=0.005)
+        assert values[0, 0, 0].std() > 0.005
+    other = replace(copy, comparisons={**copy.comparisons, "open": copy.comparisons["open"][:1]})
+    with pytest.raises(InputError, match="other images"):
+        drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
+
+
+def test_images_of_one_group_are_drawn_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four copies of an image are no more than one: the spread is that of a quarter of them."""
+    single, *_ = invented(tmp_path, 0)
+    first = {name: single.comparisons[name][0] for name in ("closed", "open")}
+    kept = np.concatenate([rows[:15] for c in first.values() for rows in (c.real, c.fake)])
+
+    def spread(scores: np.ndarray, strata: np.ndarray, groups: np.ndarray) -> float:
+        rows = [np.flatnonzero(strata == stratum) for stratum in range(4)]
+        pairs = {"closed": rows[:2], "open": rows[2:]}
+        comparisons = {name: [Comparison(name, "g", *two)] for name, two in pairs.items()}
+        each = np.arange(len(scores))
+        outcome = Outcome(single.run, single.figures, scores, comparisons, strata, groups, each)
+        drawn = drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 3000, np.random.default_rng(2))
+        return float(drawn.opened.std())
+
+    strata = np.repeat(np.arange(4), 15)
+    alone = spread(single.scores[kept], strata, np.full(60, "", dtype=object))
+    copied = [np.repeat(values, 4) for values in (single.scores[kept], strata)]
+    monkeypatch.setattr(collect, "_AT_ONCE", 240 * 7)  # seven replicates at a time, the last fewer
+    names = np.repeat([f"person{n}" for n in range(60)], 4).astype(object)
+    assert spread(*copied, names) == pytest.approx(alone, rel=0.06)
+    assert spread(*copied, np.full(240, "", dtype=object)) < 0.6 * alone
+
+
+def test_real_images_listed_for_each_generator_are_drawn_once(tmp_path: Path) -> None:
+    first, *_ = invented(tmp_path, 0)
+    real, fake = np.arange(20), (np.arange(40, 60), np.arange(60, 80))
+
+    def drawn(*own: np.ndarray) -> collect.Drawn:
+        outcome = replace(
+            first,
+            scores=np.concatenate([first.scores[:20], first.scores[:20], first.scores[40:80]]),
+            comparisons={
+                name: [Comparison(name, g, r, f) for g, r, f in zip("uv", own, fake, strict=True)]
+                for name in ("closed", "open")
+            },
+            strata=np.repeat([0, 1, 2], [40, 20, 20]),
+            groups=np.full(80, "", dtype=object),
+            images=np.r_[0:20, 0:20, 40:80],
+        )
+        return drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 50, np.random.default_rng(3))
+
+    once, twice = drawn(real, real), drawn(real, real + 20)
+    assert np.array_equal(once.closed, twice.closed)
+    assert np.array_equal(once.opened, twice.opened)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.6, "is above"), (-0.6, "is BELOW"), (0, "no di")])
+def test_the_report_says_it_whichever_way_it_came_out(
+    tmp_path: Path, gain: float, verdict: str
+) -> None:
+    outcomes = invented(tmp_path, gain)
+    analysis = analyse(outcomes, "focus_small", replicates=300)
+    primary, *others = analysis.comparisons
+    assert primary.primary
+    assert (primary.arm, primary.other, primary.length) == ("focus", "ce", 1)
+    assert np.isnan(primary.p_holm)
+    # 10 with cross-entropy and 3 controls, at both lengths; the primary is one of the first.
+    assert len(others) == 2 * 13 - 1
+    assert all(c.p_holm >= c.matched.p for c in others)
+    text = write_report(outcomes, [analysis], tmp_path, missing=["one run failed"])
+    assert verdict in text.partition("Primary endpoint")[2].partition("\n")[0]
+    assert "- one run failed" in text
+    assert "does not speak for all" in text
+    with (tmp_path / "table.csv").open(newline="") as file:
+        table = {(r["loss"], r["epochs"], r["figure"]): r for r in csv.DictReader(file)}
+    mine = [o.figures["open"] for o in outcomes if (o.run.arm, o.run.length) == ("blend", 2)]
+    row = table["blend", "40", "open"]
+    assert float(row["mean"]) == pytest.approx(np.mean(mine), abs=1e-5)
+    assert float(row["sd"]) == pytest.approx(np.std(mine, ddof=1), abs=1e-5)
+    assert row["n_seeds"] == "3"
+    assert "entropy_sum_open" not in text  # no run has it
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 78
+    assert all(
+        (tmp_path / run["folder"]) == o.run.folder for run, o in zip(runs, outcomes, strict=True)
+    )
+
+
+def test_two_seeds_are_too_few_for_a_verdict(tmp_path: Path) -> None:
+    """Those of --quick, however far apart the losses are."""
+    outcomes = [o for o in invented(tmp_path, 2) if o.run.seed < 2 and o.run.length == 1]
+    analysis = analyse(outcomes, "focus_small", replicates=100)
+    assert analysis.comparisons[0].matched.low > 0
+    text = write_report(outcomes, [analysis], tmp_path, missing=[])
+    assert "closed AUC there are too few seeds to tell `focus` from `ce`: +" in text
+    assert "is above" not in text
+
+
+@pytest.mark.parametrize("gain", [0.6, -0.6])
+def test_a_verdict_needs_the_interval_over_seeds_as_well(tmp_path: Path, gain: float) -> None:
+    """That of the bootstrap leaves 0 out once three seeds agree in sign."""
+    outcomes = invented(tmp_path, gain)
+    analysis = analyse(outcomes, "focus_small", replicates=100)
+    primary, *others = analysis.comparisons
+    found = primary.matched
+    seeds = replace(found.over_seeds, low=-0.01, high=0.01)
+    unsure = replace(primary, matched=replace(found, over_seeds=seeds))
+    analysis = replace(analysis, comparisons=(unsure, *others))
+    text = write_report(outcomes, [analysis], tmp_path, missing=[])
+    assert found.low > 0 or found.high < 0
+    assert "At matched closed AUC no difference between `focus` and `ce` is shown: " in text
+    assert "(3 seeds), Student's interval over seeds [-.010, +.010]; unmatched " in text
+    with (tmp_path / "comparisons.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["matched_t_low"], row["matched_t_high"]) == ("-0.01", "0.01")
+    assert float(row["matched_high"]) == pytest.approx(found.high, abs=1e-5)
+
+
+def test_plots_are_drawn(tmp_path: Path) -> None:
+    outcomes = invented(tmp_path, 0)
+    by_dose = doses(outcomes, "focus_small")
+    assert list(by_dose) == list(frozen.DOSES)
+    assert all(len(members) == 3 for members in by_dose.values())
+    scatter(outcomes, tmp_path / "scatter.png")
+    dose_response(by_dose, tmp_path / "dose.png")
+    for name in ("scatter.png", "dose.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
