@@ -7,6 +7,8 @@ terms. The weights beyond CYBORG's are this project's own, chosen on the demo se
 from dataclasses import dataclass
 from typing import Literal
 
+from focus.flags import RANGES
+
 # As in focus.kernels.types, which imports torch: --help does without.
 Level = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
@@ -37,17 +39,12 @@ class LossConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("classification_weight", "focus_weight", "saliency_weight"):
-            _check(name, getattr(self, name) >= 0, getattr(self, name), "0 or more")
-        _check("temperature", self.temperature > 0, self.temperature, "above 0")
-        _check("label_smoothing", 0 <= self.label_smoothing < 1, self.label_smoothing, "in [0, 1)")
-        target = self.entropy_target
-        _check("entropy_target", target is None or 0 <= target <= 1, target, "in [0, 1]")
-
-
-def _check(name: str, fits: bool, value: object, wanted: str) -> None:
-    if not fits:
-        raise ValueError(f"{name} must be {wanted}, got {value}")
+        given = vars(self).copy()
+        if self.entropy_target is None:
+            del given["entropy_target"]
+        for name, (allowed, words) in RANGES.items():
+            if name in given and not allowed(given[name]):
+                raise ValueError(f"{name} must be {words}, got {given[name]}")
 
 
 LOSSES: dict[str, LossConfig] = {

@@ -13,11 +13,11 @@ from focus.losses import LossConfig
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"focus_weight": -1.0}, "focus_weight must be 0 or more, got -1.0"),
-        ({"classification_weight": math.nan}, "classification_weight must be 0 or more, got nan"),
+        ({"focus_weight": -1.0}, "focus_weight must be at least 0, got -1.0"),
+        ({"classification_weight": math.nan}, "classification_weight must be at least 0, got nan"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ({"entropy_target": 1.5}, r"entropy_target must be in \[0, 1\], got 1.5"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
+        ({"entropy_target": 1.5}, "entropy_target must be from 0 to 1, got 1.5"),
     ],
 )
 def test_a_loss_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:
