@@ -328,7 +328,7 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
     noise(tmp_path / "data" / "known" / "1_fake", 4)
     data = str(tmp_path / "data")
     evaluate(model_dir=str(model), data=(data,), output=str(tmp_path / "one"))
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     flags = ("--model-dir", model, "--data", data, "--output", tmp_path / "two")
     python(*launch, PROGRAM, *flags, cwd=tmp_path)
     one, two = (Scores.from_csv(tmp_path / name / "scores.csv") for name in ("one", "two"))

@@ -330,7 +330,7 @@ def test_evaluate_refuses_robustness_without_reals(model: Path, tmp_path: Path) 
 def test_several_processes_find_what_one_does(model: Path, tmp_path: Path) -> None:
     data = tree(tmp_path / "data")
     evaluate(model, data, tmp_path / "one", robustness=True, faithfulness=True)
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     flags = ("--model-dir", model, "--data", data, "--output", tmp_path / "two")
     python(*launch, PROGRAM, *flags, "--robustness", "--faithfulness", cwd=tmp_path)
     for name in ("robustness.csv", "faithfulness.csv"):
