@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -74,21 +75,49 @@ def write_faces(folder: Path, count: int) -> Path:
     return folder
 
 
-def launch(words: Sequence[object], log: Path) -> BaseProcess:
-    """Start ``train.py`` with these words; what it says goes to ``log``."""
+def launch(
+    words: Sequence[object],
+    log: Path,
+    errors: Path | None = None,
+    cwd: Path | None = None,
+    **environment: str,
+) -> BaseProcess:
+    """Start ``train.py`` with these words; what it says goes to ``log``, stderr to ``errors``."""
     if str(CHECKOUT) not in sys.path:
         sys.path.append(str(CHECKOUT))  # where the new process finds this module
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["focus.training"])
-    process = context.Process(target=_train, args=([str(word) for word in words], str(log)))
+    given = [str(word) for word in words], log, errors or log, cwd or Path.cwd(), environment
+    process = context.Process(target=_train, args=given)
     process.start()
     return process
 
 
-def _train(words: list[str], log: str) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+def trained(
+    *words: object, cwd: Path, timeout: float = 300, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """:func:`launch`, to its end; what it said."""
+    with TemporaryDirectory() as folder:
+        log, errors = Path(folder) / "log", Path(folder) / "errors"
+        process = launch(words, log, errors, cwd, **environment)
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise TimeoutError(log.read_text() + errors.read_text())
+        return subprocess.CompletedProcess(
+            ["train.py", *map(str, words)], process.exitcode, log.read_text(), errors.read_text()
+        )
+
+
+def _train(
+    words: list[str], log: Path, errors: Path, cwd: Path, environment: dict[str, str]
+) -> None:
+    for number, path in ((1, log), (2, errors)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+    os.chdir(cwd)
+    os.environ.update(environment)
     from focus.cli import run
     from focus.config import TrainConfig
     from focus.training import train
