@@ -123,6 +123,15 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the experiment in this process: what it says of threads to those that it starts, it says
+    to no others."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.delenv(name)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     gpu = [r for r in terminalreporter.stats.get("skipped", []) if "gpu" in r.keywords]
     reason = " (no CUDA or ROCm device)" if gpu else ""

@@ -258,8 +258,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_threads")
 def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
-    tree: Path, tmp_path: Path
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     command = experiment(tree, output, "--losses", "ce,focus", "--seeds", "1", "--epochs", "1")
@@ -276,11 +277,11 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
 
     (folder / "ce-1ep-seed0").unlink()
     before = (folder / "focus-1ep-seed0" / "results.json").stat().st_mtime_ns
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 runs, 1 of them done before" in done.stdout
+    assert main(command[3:]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 1 of them done before" in said
     assert (folder / "focus-1ep-seed0" / "results.json").stat().st_mtime_ns == before
-    assert "| `ce` | 1 | 1 |" in done.stdout
+    assert "| `ce` | 1 | 1 |" in said
     assert "ended with" not in (output / "report.md").read_text()
 
     run = grid(setup_in(output), ["focus"], seeds=1, lengths=(1,))[0]
@@ -289,6 +290,7 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_threads")
 def test_told_to_stop_it_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = experiment(tree, output, "--losses", "ce", "--seeds", "1", "--epochs", "60")
@@ -307,20 +309,21 @@ def test_told_to_stop_it_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
     log = output / "logs" / "focus_small-ce-60ep-seed0.log"
     assert "--resume goes on" in log.read_text()
     assert not (folder / "results.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(command[3:]) == 0
     assert "resuming" in log.read_text()
     with (folder / "summary.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 60
 
 
 @pytest.mark.slow
-def test_the_search_of_a_tiny_tree(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_threads")
+def test_the_search_of_a_tiny_tree(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out"
     command = experiment(tree, output, "--search", "--losses", "ce", "--epochs", "1")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 runs" in done.stdout
+    assert main(command[3:]) == 0
+    assert "8 runs" in capsys.readouterr().out
     recipe, _ = read_weights(output / "search" / "weights.yaml")
     assert recipe in frozen.SEARCH["ce"]
     for path in (output / "search").glob("*/manifest.csv"):
