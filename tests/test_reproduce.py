@@ -34,9 +34,9 @@ from focus.models import Detector
 from focus.training import train
 
 from .documented import Command, of_document, program
+from .launching import CHECKOUT, trained
 from .trees import face
 
-CHECKOUT = Path(__file__).parents[1]
 DOCUMENT = "docs/reproduce.md"
 FAKES = ("ProGAN", "StarGANv2", "StyleGAN", "StyleGAN2", "StyleGAN2-ADA", "StyleGAN3")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -437,9 +437,10 @@ def test_a_dry_run_of_each_config(name: str, tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(face(number))
         rows.append(f"{cell},/{number}.png")
     (tmp_path / "original.csv").write_text("\n".join(rows), encoding="utf-8")
-    done = launched(
-        *("train.py", "--config", f"configs/cyborg-{name}.yaml", "--no-pretrained", "--dry-run"),
+    done = trained(
+        *("--config", f"configs/cyborg-{name}.yaml", "--no-pretrained", "--dry-run"),
         *(f"--data={tmp_path / 'original.csv'}", f"--output={tmp_path}", "--workers=0"),
+        cwd=CHECKOUT,
     )
     assert done.returncode == 0, done.stderr
     printed = re.findall(r"^(\w+): (.+)$", done.stdout, re.MULTILINE)

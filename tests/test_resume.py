@@ -2,10 +2,10 @@
 
 import csv
 import multiprocessing
-import os
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +26,7 @@ from focus.errors import InputError
 from focus.runs import SavedRun, TrainState, held
 from focus.scores import Scores
 
-from .launching import CHECKOUT, Begin, launch, python, run, write_faces
+from .launching import CHECKOUT, Begin, launch, trained, write_faces
 
 pytestmark = pytest.mark.slow
 
@@ -154,10 +154,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     faces: Path, tmp_path: Path
 ) -> None:
     words = [*SMALL, "--data", faces, "--epochs", "3", "--ema-decay", "0.9", "--output"]
-    for name in ("whole", "damaged"):
-        process = launch([*words, tmp_path / name], tmp_path / f"{name}.log")
-        process.join(100)
-        assert process.exitcode == 0
+    process = launch([*words, tmp_path / "whole"], tmp_path / "whole.log")
+    process.join(100)
+    assert process.exitcode == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
     last = checkpoints(tmp_path / "damaged")[-1]
     content = bytearray((last / "optimizer.safetensors").read_bytes())
     content[len(content) // 2] ^= 1
@@ -258,9 +258,33 @@ def logged(folder: Path) -> dict[int, dict[str, float]]:
     return found
 
 
-def torchrun(processes: int, *words: object, cwd: Path) -> str:
-    start = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
-    return python(*start, CHECKOUT / "train.py", *words, cwd=cwd)
+def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:
+    """What torchrun says to a process that it starts, one of so many on its machine."""
+    about = {"RANK": rank, "WORLD_SIZE": of, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
+    about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in about.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def together(processes: int, *words: object, cwd: Path) -> str:
+    """What so many processes of one run say, started as by torchrun, but forked."""
+    port, started = free_port(), []
+    logs = [cwd / f"process{rank}.log" for rank in range(processes)]
+    for rank, log in enumerate(logs):
+        log.unlink(missing_ok=True)
+        about = told(rank, processes, port, local=processes)
+        started.append(launch(words, log, cwd=cwd, **about))
+    for process in started:
+        process.join(300)
+    said = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in started] == [0] * processes, said
+    return said
 
 
 def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
@@ -280,8 +304,8 @@ def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
         ),
         *("--patience", "9", "--clip-grad", "1"),
     ]
-    alone = torchrun(1, *words, "--batch-size", "18", "--output", tmp_path / "1", cwd=tmp_path)
-    shared = torchrun(2, *words, "--batch-size", "9", "--output", tmp_path / "2", cwd=tmp_path)
+    alone = together(1, *words, "--batch-size", "18", "--output", tmp_path / "1", cwd=tmp_path)
+    shared = together(2, *words, "--batch-size", "9", "--output", tmp_path / "2", cwd=tmp_path)
     assert "1 process with" in alone
     assert "2 processes with" in shared
     one, two = (logged(tmp_path / n / "run") for n in "12")
@@ -301,14 +325,14 @@ def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
 
     # And on: two processes are not silently replaced by one.
     more = ("--batch-size", "9", "--output", tmp_path / "2", "--resume")
-    refused = run(CHECKOUT / "train.py", *words, *more)
+    refused = trained(*words, *more, cwd=tmp_path)
     assert refused.returncode == 2
     assert "trained by 2 processes, not 1" in refused.stderr
 
 
 def test_two_processes_train_twice_to_compare(faces: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", faces, "--epochs", "1", "--loss", "focus", "--compare-ce"]
-    said = torchrun(2, *words, "--output", tmp_path, cwd=tmp_path)
+    said = together(2, *words, "--output", tmp_path, cwd=tmp_path)
     assert re.findall(r"run folder: .*/(\S+)", said) == ["run", "run-ce"]
     for name in ("run", "run-ce"):
         assert (tmp_path / name / "results.json").exists()
@@ -317,10 +341,10 @@ def test_two_processes_train_twice_to_compare(faces: Path, tmp_path: Path) -> No
 def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path, begin: Begin) -> None:
     words = [
         *SMALL,
-        *("--data", faces, "--epochs", "25", "--batch-size", "4", "--report-to", "none"),
+        *("--data", faces, "--epochs", "12", "--batch-size", "4", "--report-to", "none"),
         *("--ema-decay", "0.9"),
     ]
-    torchrun(2, *words, "--output", tmp_path / "whole", cwd=tmp_path)
+    together(2, *words, "--output", tmp_path / "whole", cwd=tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     process = begin(
         [
@@ -336,35 +360,25 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path, begi
     _, errors = process.communicate(timeout=60)
     assert "train.py: stopped after step" in errors
     step = int(checkpoints(tmp_path / "stopped")[-1].name.removeprefix("step-"))
-    assert step < 25 * 11
-    torchrun(2, *words, "--output", tmp_path / "stopped", "--resume", cwd=tmp_path)
+    assert step < 12 * 11
+    together(2, *words, "--output", tmp_path / "stopped", "--resume", cwd=tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_two_machines_without_a_shared_folder_are_refused_at_once(
-    faces: Path, tmp_path: Path, begin: Begin
+    faces: Path, tmp_path: Path
 ) -> None:
     """As two machines: each process has its own, and a folder of its own by the same name."""
     words = [*SMALL, "--data", faces, "--epochs", "1", "--output", "runs", "--report-to", "none"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(2):
+    port, started, logs = free_port(), [], [tmp_path / f"{rank}.log" for rank in range(2)]
+    for rank, log in enumerate(logs):
         (tmp_path / str(rank)).mkdir()
-        launched = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(
-            begin(
-                [sys.executable, CHECKOUT / "train.py", *words],
-                cwd=tmp_path / str(rank),
-                env=os.environ | {name: str(value) for name, value in launched.items()},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
-        )
-    errors = [process.communicate(timeout=100)[1] for process in started]
-    assert [process.returncode for process in started] == [2, 2], errors
+        about = told(rank, 2, port, local=1)
+        started.append(launch(words, log, cwd=tmp_path / str(rank), **about))
+    for process in started:
+        process.join(100)
+    errors = [log.read_text() for log in logs]
+    assert [process.exitcode for process in started] == [2, 2], errors
     assert "Process 1 does not see the run folder runs/run" in errors[0]
     assert "give an --output that all machines share." in errors[0]
     assert not checkpoints(tmp_path / "0" / "runs")
@@ -388,7 +402,7 @@ def test_a_run_that_trains_is_not_resumed_beside_itself(faces: Path, tmp_path: P
     words = [*SMALL, "--data", faces, "--epochs", "400", "--output", tmp_path]
     process = launch(words, tmp_path / "log")
     until(lambda: checkpoints(tmp_path), process)
-    second = run(CHECKOUT / "train.py", *words, "--resume")
+    second = trained(*words, "--resume", cwd=tmp_path)
     assert second.returncode == 2, second.stderr
     *_, line = second.stderr.strip().splitlines()
     assert line.startswith("train.py: error: Another process trains in the run folder")
