@@ -25,6 +25,7 @@ from focus.data.__main__ import main as data_command
 from focus.data.check.command import _parse as parse_check
 from focus.errors import InputError
 from focus.evaluation import evaluate
+from focus.experiment.__main__ import main as experiment
 from focus.experiment.__main__ import make_parser
 from focus.flags import flag
 from focus.training import train
@@ -40,6 +41,7 @@ from .documented import (
     write_files,
     write_film,
 )
+from .launching import trained
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = ("docs/reproduce.md", "docs/experiment.md")
@@ -290,23 +292,30 @@ def test_a_long_command_runs_scaled_down(command: Command, place: Path, tmp_path
         words += ["--losses", "ce,focus", "--jobs", "1"]
         words += [] if "--quick" in words else ["--quick"]
     elif kind(command) == "train.py":
-        words = [str(CHECKOUT / "train.py"), *words[1:], *SMALL, "--epochs", "1"]
+        words = [*words[1:], *SMALL, "--epochs", "1"]
         words += [] if "--data" in words else OWN_DATA
         words += ["--output", str(tmp_path)]  # two commands may mean one run
+        done = trained(*words, cwd=place, FOCUS_CACHE=str(place / "cache"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
     launch(words, place)
 
 
 @pytest.mark.slow
-def test_the_experiments_commands_run_scaled_down(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_threads")
+def test_the_experiments_commands_run_scaled_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In their order, with cross-entropy alone, one epoch and one seed on a few images."""
     write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
     found = of_document("docs/experiment.md")
     assert {kind(command) for command in found} == {"focus.experiment"}
     for command in found:
-        words = [*program(command), "--recipe", "demo", "--epochs", "1", "--seeds", "1"]
+        words = [*program(command)[2:], "--recipe", "demo", "--epochs", "1", "--seeds", "1"]
         words += [*("--losses", "ce"), *("--jobs", "1")]
         words += [] if "--data" in words else [*OWN_DATA, *TESTS]
-        launch(words, tmp_path)
+        assert experiment(words) == 0, command
     for output in ("experiment", "own"):
         assert (tmp_path / output / "search" / "weights.yaml").exists()
         assert (tmp_path / output / "report.md").exists()
