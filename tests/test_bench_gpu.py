@@ -34,7 +34,7 @@ def bench_gpu(*arguments: str, **environment: str) -> subprocess.CompletedProces
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -56,7 +56,7 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     passing = write_tests(tmp_path / "test_ours.py", "assert True")
     path = tmp_path / "results" / "report.json"
     done = bench_gpu(
-        *("--device", "cpu", "--shapes", "2x16x9", "--minutes", "1"),
+        *("--device", "cpu", "--shapes", "2x16x9", "--minutes", "4"),
         *("--tests", str(passing), "--output", str(path)),
     )
     assert done.returncode == 0, done.stderr
@@ -146,7 +146,8 @@ def test_splits_and_stages_in_the_interpreter(tmp_path: Path) -> None:
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("this triton's interpreter needs numpy < 2.4")
     path = tmp_path / "report.json"
-    options = ("--device", "cpu", "--parts", "splits,stages", "--minutes", "1")
+    # Where other programs share the cores, a minute is too short for all rows.
+    options = ("--device", "cpu", "--parts", "splits,stages", "--minutes", "4")
     done = bench_gpu(*options, "--shapes", "2x64x9", "--output", str(path), TRITON_INTERPRET="1")
     report = json.loads(path.read_text())
     splits = report["splits"]
