@@ -22,10 +22,18 @@ class Form:
     backend: str
     device: str = "cpu"
     tile_scale: int = 16
+    emulated: str | None = None
+    """The target of an emulated GPU, which takes the interpreter's place."""
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Operations called inside take this form."""
+        if self.emulated:
+            from bench.emulated_gpu import emulated_gpu
+
+            with emulated_gpu(self.emulated):
+                yield
+            return
         interpreted = self.backend == "triton" and self.device == "cpu"
         tiles = interpreter(tile_scale=self.tile_scale) if interpreted else nullcontext()
         with tiles, use_backend(self.backend):

@@ -5,6 +5,7 @@ import torch
 
 from focus.kernels import cam_entropy
 
+from .as_reference import assert_cam_entropy
 from .cases import (
     CAM_ENTROPY,
     DTYPES,
@@ -36,43 +37,34 @@ CORNERS = {
 }
 
 
-def assert_as_reference(form: Form, case: Case, **options) -> None:
-    inputs = make_inputs(case, form.device)
-    actual = run_cam_entropy(form, inputs, **options)
-    expected = run_cam_entropy(REFERENCE, inputs.double(), **options)
-    for name, tensor in actual.items():
-        addends = () if name == "dF" else None
-        assert_close(name, tensor, expected[name], inputs.features.dtype, addends)
-
-
 @pytest.mark.parametrize("case", pairwise(SHAPES, in_pytorch), ids=name_of)
 @pytest.mark.parametrize("form", [EAGER, TRITON_GPU, EAGER_GPU])
 def test_as_reference(form: Form, case: Case) -> None:
-    assert_as_reference(form, case)
+    assert_cam_entropy(form, case)
 
 
 @pytest.mark.parametrize("case", pairwise(SHAPES, in_interpreter), ids=name_of)
 @pytest.mark.parametrize("form", [INTERPRETER])
 def test_as_reference_interpreted(form: Form, case: Case) -> None:
-    assert_as_reference(form, case)
+    assert_cam_entropy(form, case)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_as_reference_in_parts(layout: str, small_parts: None) -> None:
-    assert_as_reference(Form("eager"), SMALL | {"batch": 7, "layout": layout})
+    assert_cam_entropy(Form("eager"), SMALL | {"batch": 7, "layout": layout})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_corners_as_reference(form: Form, corner: str, dtype: torch.dtype) -> None:
-    assert_as_reference(form, CORNERS[corner] | {"dtype": dtype})
+    assert_cam_entropy(form, CORNERS[corner] | {"dtype": dtype})
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 7.0, torch.tensor(2.5)], ids=float)
 @pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_temperature(form: Form, temperature) -> None:
-    assert_as_reference(form, SMALL, temperature=temperature)
+    assert_cam_entropy(form, SMALL, temperature=temperature)
 
 
 @pytest.mark.parametrize("form", CAM_ENTROPY)

@@ -5,6 +5,7 @@ import torch
 
 from focus.kernels import cam_entropy, class_activation, focus_head
 
+from .as_reference import assert_class_activation
 from .cases import (
     CLASS_ACTIVATION,
     REFERENCE,
@@ -21,31 +22,15 @@ from .tolerances import assert_close
 SMALL: Case = {"batch": 4, "channels": 6, "grid": (3, 3), "classes": 5}
 
 
-def assert_as_reference(form: Form, case: Case) -> None:
-    inputs = make_inputs(case, form.device)
-    classes = torch.stack([inputs.index, inputs.index.flip(0), inputs.index], 1)
-    with form.active():
-        actual = class_activation(
-            inputs.features, inputs.weight, inputs.bias, classes, temperature=0.7
-        )
-    wide = inputs.double()
-    with REFERENCE.active():
-        expected = class_activation(
-            wide.features, wide.weight, wide.bias, classes.cpu(), temperature=0.7
-        )
-    for name, *pair in zip(("logits", "cams", "entropy"), actual, expected, strict=True):
-        assert_close(name, *pair, inputs.features.dtype)
-
-
 @pytest.mark.parametrize("case", pairwise(SHAPES, in_pytorch)[::3], ids=name_of)
 @pytest.mark.parametrize("form", CLASS_ACTIVATION)
 def test_as_reference(form: Form, case: Case) -> None:
-    assert_as_reference(form, case)
+    assert_class_activation(form, case)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_as_reference_in_parts(layout: str, small_parts: None) -> None:
-    assert_as_reference(Form("eager"), SMALL | {"batch": 7, "layout": layout})
+    assert_class_activation(Form("eager"), SMALL | {"batch": 7, "layout": layout})
 
 
 @pytest.mark.parametrize("rows", [1, 3, 17])

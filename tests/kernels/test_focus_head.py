@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from focus.kernels import focus_head
 
+from .as_reference import assert_focus_head
 from .cases import (
     CAM_CLASSES,
     EAGER,
@@ -42,35 +43,18 @@ SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
 TERMS = ("classification", "focus", "saliency")
 
 
-def assert_as_reference(form: Form, inputs: Inputs, options: dict[str, Any]) -> None:
-    wide = {
-        name: value.cpu().double()
-        if torch.is_tensor(value) and value.is_floating_point()
-        else value
-        for name, value in options.items()
-    }
-    wide = {name: value.cpu() if torch.is_tensor(value) else value for name, value in wide.items()}
-    actual = run_focus_head(form, inputs, **options)
-    expected = run_focus_head(REFERENCE, inputs.double(), **wide)
-    without_cam = wide | {"focus_weight": 0.0, "saliency_weight": 0.0}
-    pooling = run_focus_head(REFERENCE, inputs.double(), **without_cam)["dF"]
-    for name, tensor in actual.items():
-        addends = (pooling, expected["dF"] - pooling) if name == "dF" else None
-        assert_close(name, tensor, expected[name], inputs.features.dtype, addends)
-
-
 @pytest.mark.parametrize("case", pairwise(HEAD, in_pytorch), ids=name_of)
 @pytest.mark.parametrize("form", [EAGER, EAGER_GPU])
 def test_as_reference(form: Form, case: Case) -> None:
     inputs = make_inputs(case, form.device)
-    assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
+    assert_focus_head(form, inputs, head_options(case, inputs) | {"reduction": "none"})
 
 
 @pytest.mark.parametrize("case", pairwise(HEAD, in_interpreter), ids=name_of)
 @pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
 def test_as_reference_in_triton(form: Form, case: Case) -> None:
     inputs = make_inputs(case, form.device)
-    assert_as_reference(form, inputs, head_options(case, inputs) | {"reduction": "none"})
+    assert_focus_head(form, inputs, head_options(case, inputs) | {"reduction": "none"})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -82,7 +66,7 @@ def test_as_reference_in_parts(
 ) -> None:
     case = SMALL | {"batch": batch, "cam_class": cam_class, "layout": layout, "dtype": dtype}
     inputs = make_inputs(case)
-    assert_as_reference(Form("eager"), inputs, head_options(case, inputs) | {"reduction": "none"})
+    assert_focus_head(Form("eager"), inputs, head_options(case, inputs) | {"reduction": "none"})
 
 
 # Tiles as a GPU has them, more than one in each direction, and the edges of vectors.
@@ -109,7 +93,7 @@ CORNERS: tuple[Case, ...] = (
 def test_as_reference_with_the_tiles_of_a_gpu(corner: Case, layout: str) -> None:
     case = SMALL | corner | {"layout": layout}
     inputs = make_inputs(case)
-    assert_as_reference(Form("triton", tile_scale=1), inputs, head_options(case, inputs))
+    assert_focus_head(Form("triton", tile_scale=1), inputs, head_options(case, inputs))
 
 
 @pytest.mark.parametrize("classes", [3, 17])
@@ -125,7 +109,7 @@ def test_any_number_of_splits_gives_the_same(splits: int, cam_class: str, classe
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_maps, "default_splits", lambda *_: splits)
         form = Form("triton", tile_scale=1)
-        assert_as_reference(form, inputs, head_options(case, inputs))
+        assert_focus_head(form, inputs, head_options(case, inputs))
 
 
 @pytest.mark.parametrize("programs", [1, 3, 1000])
@@ -137,7 +121,7 @@ def test_any_number_of_programs_gives_the_same(programs: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_gradient_few, "PROGRAMS", programs)
         form = Form("triton", tile_scale=1)
-        assert_as_reference(form, inputs, head_options(case, inputs))
+        assert_focus_head(form, inputs, head_options(case, inputs))
 
 
 OPTIONS = {
@@ -161,7 +145,7 @@ def test_options_as_reference(form: Form, choice: Case) -> None:
         "class_weight": choice["class_weight"]
         and torch.tensor(choice["class_weight"], device=form.device),
     }
-    assert_as_reference(form, inputs, options)
+    assert_focus_head(form, inputs, options)
 
 
 def strided(tensor: Tensor) -> Tensor:
@@ -193,9 +177,9 @@ def test_small_tensors_of_any_strides_as_reference(
     }
     assert not inputs.bias.is_contiguous()
     for reduction in ("mean", "none"):
-        assert_as_reference(form, inputs, options | {"reduction": reduction})
+        assert_focus_head(form, inputs, options | {"reduction": reduction})
     of_map = {name: value for name, value in options.items() if name != "entropy_target"}
-    assert_as_reference(form, inputs, of_map)
+    assert_focus_head(form, inputs, of_map)
     _upstream_of_any_strides(form, inputs, options, arranged)
 
 
@@ -218,7 +202,7 @@ def test_entropy_target_of_each_sample_as_reference(form: Form, maps: str) -> No
     case = SMALL | {"maps": maps}
     inputs = make_inputs(case, form.device)
     target = torch.linspace(0.3, 0.9, case["batch"], device=form.device)
-    assert_as_reference(form, inputs, head_options(case, inputs) | {"entropy_target": target})
+    assert_focus_head(form, inputs, head_options(case, inputs) | {"entropy_target": target})
 
 
 @pytest.mark.parametrize("form", FOCUS_HEAD)
@@ -389,7 +373,7 @@ def test_grad_scale_acts_before_rounding(form: Form) -> None:
     options |= {n: options[n] * 2.0**-26 for n in options if n.endswith("_weight")}
     scale = torch.tensor(2.0**26, device=form.device)
     assert run_focus_head(form, inputs, **options)["dF"].count_nonzero() == 0
-    assert_as_reference(form, inputs, options | {"grad_scale": scale})
+    assert_focus_head(form, inputs, options | {"grad_scale": scale})
     assert run_focus_head(form, inputs, grad_scale=scale, **options)["dF"].all()
 
 

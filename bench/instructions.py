@@ -1,0 +1,110 @@
+"""The instructions of a training step, counted on an emulated GPU, and how long issuing them takes.
+
+    python -m bench.instructions [--target sm_90] [--output FOLDER]
+
+prints a line per kernel of the head's step: its programs, their warps, the instructions of PTX that
+a warp executes, and the least time on an H100 by these alone, beside that by the bytes of the
+features. Nothing is timed: a multiprocessor issues at most four instructions per cycle, one for each
+quarter of its warps, and waits for memory and for earlier results besides. ``--output`` writes the
+same as ``instructions.csv``.
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from bench.codegen import DTYPES, LAYOUTS
+from bench.emulated_gpu import EmulatedGPU, emulated_gpu
+from bench.entry import end_in_a_line, make_folder
+from focus.kernels import focus_head
+
+BATCHES = (20, 128)
+CHANNELS, GRID, CLASSES = 1024, (7, 7), 2
+# An H100 SXM: multiprocessors, each of four schedulers; its clock and its memory at their best.
+MULTIPROCESSORS, SCHEDULERS, CYCLES_PER_US, BYTES_PER_US = 132, 4, 1980, 3.35e6
+# Programs of a launch execute as many instructions each, but for those at its end.
+PROGRAMS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel of a step; times in microseconds, of an H100 that does nothing else."""
+
+    batch: int
+    dtype: str
+    layout: str
+    kernel: str
+    programs: int
+    warps: int
+    instructions: int
+    issue_us: float
+    shared_us: float
+    features_us: float
+
+
+def rows(target: str) -> Iterator[Row]:
+    """The table, line by line."""
+    for batch, dtype, layout in product(BATCHES, DTYPES, LAYOUTS):
+        features = torch.randn(batch, CHANNELS, *GRID).to(DTYPES[dtype])
+        features = features.to(memory_format=LAYOUTS[layout]).requires_grad_()
+        weight = torch.randn(CLASSES, CHANNELS, requires_grad=True)
+        bias = torch.zeros(CLASSES, requires_grad=True)
+        labels = torch.arange(batch) % CLASSES
+        size = features.numel() * features.itemsize
+        # Results are of no use here, as most programs do not run.
+        with emulated_gpu(EmulatedGPU(target, most=PROGRAMS)) as gpu:
+            out = focus_head(features, weight, bias, labels, saliency=torch.rand(batch, *GRID))
+            out.loss.backward()
+        for launch in gpu.launches:
+            passes = sum(len(region.data) == size for region in launch.memory.regions)
+            waves = math.ceil(launch.programs / MULTIPROCESSORS)
+            cycles = waves * launch.warps * launch.instructions / SCHEDULERS
+            yield Row(
+                batch,
+                dtype,
+                layout,
+                launch.kernel.strip("_").removesuffix("_kernel"),
+                launch.programs,
+                launch.warps,
+                round(launch.instructions),
+                round(cycles / CYCLES_PER_US, 2),
+                round(waves * launch.passes / CYCLES_PER_US, 2),
+                round(passes * size / BYTES_PER_US, 2),
+            )
+
+
+COLUMNS = "{:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>8} {:>9} {:>11}"
+HEADER = COLUMNS.format(*(field.name for field in fields(Row)))
+
+
+def main() -> None:
+    """Print the table as it grows, then write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--target", default="sm_90", choices=("sm_80", "sm_90", "sm_100"))
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV")
+    arguments = parser.parse_args()
+    output: Path | None = arguments.output
+    if output:
+        make_folder(output)
+    torch.manual_seed(0)
+    print(f"C {CHANNELS}, {GRID[0]}x{GRID[1]} cells, K {CLASSES}; {arguments.target}, not timed")
+    print(HEADER)
+    table = []
+    for row in rows(arguments.target):
+        table.append(row)
+        print(COLUMNS.format(*asdict(row).values()), flush=True)
+    if output:
+        with (output / "instructions.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows(map(asdict, table))
+
+
+if __name__ == "__main__":
+    end_in_a_line(main)
