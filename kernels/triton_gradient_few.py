@@ -170,7 +170,11 @@ def few_classes(
     # What vectors and their classes leave of the registers.
     crowded = seen["V"] > 0 and lead > 2
     threads, share = (4 * warp_size(), 2) if crowded else (THREADS, SAMPLES)
-    if seen["V"]:
+    if seen["V"] < 0:
+        # Warps share the cells: twice as many hold half as much of h, each.
+        threads = 2 * THREADS
+        seen = arrangement(features, written, per_thread=4, classes=lead, threads=threads)
+    if seen["V"] > 0:
         seen = arrangement(features, written, per_thread=seen["V"], classes=lead, threads=threads)
     samples = samples_in_registers(seen, share, threads)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])

@@ -177,7 +177,7 @@ def many_classes(
         if batch:
             rows = factors.flatten(0, 1) @ weight.to(dtype) if needs[0] else factors
             seen = arrangement(features, written, per_thread=16)
-            if seen["V"]:
+            if seen["V"] > 0:
                 seen = arrangement(features, written, per_thread=seen["V"])
             if needs[0] or needs[1]:
                 _rows_kernel[(batch, triton.cdiv(channels, seen["BLOCK_C"]))](

@@ -187,7 +187,7 @@ def class_maps(
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
     samples = samples_in_registers(seen, share, threads) if index is None else 1
     if in_place:
-        per_thread = seen["V"] or (16 if samples == 1 and lead <= 2 else 8)
+        per_thread = max(seen["V"], 0) or (16 if samples == 1 and lead <= 2 else 8)
     seen = arrangement(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )

@@ -51,7 +51,7 @@ tile_scale = 1
 @triton.constexpr_function
 def channels_per_row(cells, vector):
     """M: how many channels it takes until the next begins on a vector's boundary; 1 in rows."""
-    return vector // math.gcd(cells, vector) if vector else 1
+    return vector // math.gcd(cells, vector) if vector > 0 else 1
 
 
 @triton.constexpr_function
@@ -79,6 +79,8 @@ def zero_tile(
     if V > 0:
         rows: tl.constexpr = BLOCK_C // channels_per_row(CELLS, V)
         out = tl.zeros((L, rows, V, padded(vectors_per_row(CELLS, V))), ACC)
+    elif V < 0:
+        out = tl.zeros((L, BLOCK_P, BLOCK_C), ACC)
     else:
         out = tl.zeros((L, BLOCK_C, BLOCK_P), ACC)
     return out
@@ -118,8 +120,12 @@ def tile_offsets(
             cell = p.to(tl.int64) * strides[3]
         else:
             cell = (p // width).to(tl.int64) * strides[2] + (p % width).to(tl.int64) * strides[3]
-        offsets = channel.to(tl.int64)[:, None] * strides[1] + cell[None, :]
-        mask = (channel < channels)[:, None] & (p < CELLS)[None, :]
+        if V < 0:
+            offsets = cell[:, None] + channel.to(tl.int64)[None, :] * strides[1]
+            mask = (p < CELLS)[:, None] & (channel < channels)[None, :]
+        else:
+            offsets = channel.to(tl.int64)[:, None] * strides[1] + cell[None, :]
+            mask = (channel < channels)[:, None] & (p < CELLS)[None, :]
     return offsets, mask
 
 
@@ -187,6 +193,8 @@ def spread_channels(parts, CELLS: tl.constexpr, V: tl.constexpr):
             here = tl.where(lead[None, None, :] == j, value, here)
             after = tl.where(lead[None, None, :] + 1 == j, value, after)
         out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
+    elif V < 0:
+        out = parts[0][:, None, :]
     else:
         out = parts[0][:, :, None]
     return out
@@ -206,6 +214,8 @@ def spread_block(x, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr)
         here = tl.sum(tl.where((lead[None, :] == m)[None, None, :, :], x, 0), 2)
         after = tl.sum(tl.where((lead[None, :] + 1 == m)[None, None, :, :], x, 0), 2)
         out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
+    elif V < 0:
+        out = x[:, None, :]
     else:
         out = x[:, :, None]
     return out
@@ -223,6 +233,8 @@ def spread_cells(x, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
             index = tl.broadcast_to(((start + e) % CELLS)[None, :], (L, vectors))
             of_e = (tl.arange(0, V) == e)[None, None, :, None]
             out = tl.where(of_e, tl.gather(x, index, 1)[:, None, None, :], out)
+    elif V < 0:
+        out = x[:, :, None]
     else:
         out = x[:, None, :]
     return out
@@ -231,7 +243,7 @@ def spread_cells(x, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
 @triton.jit
 def sum_channels(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
     """A tile ``[L, ...]`` summed over its channels, ``[L, BLOCK_P]``."""
-    out = tl.sum(tile, 1)
+    out = tl.sum(tile, 2 if V < 0 else 1)
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
@@ -272,7 +284,7 @@ def sum_cells(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr, BLOCK
         parts += tl.where(after, of_next[:, :, None, :], 0)
         out = tl.reshape(tl.sum(parts, 3), (L, BLOCK_C))
     else:
-        out = tl.sum(tile, 2)
+        out = tl.sum(tile, 1 if V < 0 else 2)
     return out
 
 
@@ -312,7 +324,8 @@ def arrangement(
     shape, size = tensors[0].shape, tensors[0].element_size()
     strides = tuple(tensor.stride() for tensor in tensors)
     elements = tile_scale * (threads or 4 * warp_size()) * per_thread
-    return dict(_arrangement(tuple(shape), strides, size, elements, classes, vectors))
+    columns = not on_amd() and all(stride[1] == 1 for stride in strides) and shape[1] > 1
+    return dict(_arrangement(tuple(shape), strides, size, elements, classes, vectors, columns))
 
 
 @functools.lru_cache(4096)
@@ -323,6 +336,7 @@ def _arrangement(
     elements: int,
     classes: int,
     vectors: bool,
+    columns: bool,
 ) -> dict[str, Any]:
     # Remembered, as a step asks for it four times.
     _, channels, height, width = shape
@@ -335,6 +349,8 @@ def _arrangement(
     fit = vector <= cells and vectors_per_row(cells, vector) * max(classes, 2) <= 2 * MAX_VECTORS
     if aligned or not (vectors and packed and fit and channels % row == 0):
         row = vector = 0
+    if columns:
+        row, vector = 0, -1
     block_p = padded(cells)
     if row:
         of_channel = padded(vectors_per_row(cells, vector)) * vector // row
@@ -356,7 +372,7 @@ def samples_in_registers(seen: dict[str, Any], samples: int, threads: int) -> in
 
     A tile of vectors cannot have fewer than M channels, whatever their cells are.
     """
-    if not seen["V"]:
+    if seen["V"] <= 0:
         return samples
     vectors = seen["BLOCK_P"] * channels_per_row(seen["CELLS"], seen["V"]) // seen["V"]
     return int(max(1, min(samples, samples * threads // vectors)))
