@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from focus import agreement, metrics
-from focus.data.dataset import Batch, FaceDataset, Perturb, artefact_coverage, collate, start_worker
+from focus.data.dataset import (
+    Batch,
+    FaceDataset,
+    Perturb,
+    artefact_coverage,
+    collate,
+    worker_options,
+)
 from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import NotFiniteError
@@ -91,7 +98,7 @@ def predicted_batches(
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=start_worker,
+        **worker_options(workers),
         # A loader draws a seed when it starts: not from the generator that training uses.
         generator=torch.Generator(),
         pin_memory=device.type == "cuda",

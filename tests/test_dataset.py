@@ -1,7 +1,9 @@
 """Items and batches: hand-worked maps, augmentation and its determinism, workers."""
 
 import multiprocessing
+import os
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate, start_worker
+from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate, worker_options
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
+
+from .launching import run as run_program
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -234,6 +238,42 @@ def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:
         list(loader)
 
 
+class Signalled(Dataset[int]):
+    """Its items send a signal to the process that loads them."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), self.number)
+        return index
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
+    loader = DataLoader(Signalled(number), batch_size=None, num_workers=1, **worker_options(1))
+    assert list(loader) == [0, 1, 2]
+
+
+def test_workers_end_with_a_program_that_has_an_error(tmp_path: Path) -> None:
+    """Which holds the loader: Python ends its workers by SIGTERM, and waits for them."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "from torch.utils.data import DataLoader\n"
+        "from focus.data.dataset import worker_options\n"
+        "options = worker_options(1) | {'num_workers': 1, 'persistent_workers': True}\n"
+        "batches = iter(DataLoader(range(100), **options))\n"
+        "next(batches)\n"
+        "raise RuntimeError('of the program')\n"
+    )
+    done = run_program(script, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: of the program\n")
+
+
 def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
     mask = np.zeros((4, 6))
     mask[0, 0] = mask[1, 4] = mask[1, 5] = 255
@@ -260,7 +300,7 @@ def test_memory_is_flat_over_100000_images(tmp_path: Path) -> None:
     samples = [Sample(path, row % 2) for row in range(500) for path in paths]
     data = dataset(samples, image_size=32, grid=(2, 2))
     loader = DataLoader(
-        data, batch_size=100, num_workers=1, collate_fn=collate, worker_init_fn=start_worker
+        data, batch_size=100, num_workers=1, collate_fn=collate, **worker_options(1)
     )
     sizes = []
     iterator = iter(loader)

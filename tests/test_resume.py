@@ -226,6 +226,28 @@ def test_a_signal_to_the_program(
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
+    number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
+) -> None:
+    """As of a terminal, of torchrun, and of a cluster: the workers get it too."""
+    words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path, "--workers", "1"]
+    process = begin(
+        [sys.executable, CHECKOUT / "train.py", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    until_saved(tmp_path, process)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    step = int(checkpoints(tmp_path)[-1].name.removeprefix("step-"))
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(f"train.py: stopped after step {step}, saved in ")
+    assert "Traceback" not in errors
+
+
 def test_a_signal_to_the_launcher_reaches_the_orphan(
     faces: Path, tmp_path: Path, begin: Begin
 ) -> None:

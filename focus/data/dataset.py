@@ -1,9 +1,16 @@
 """From a manifest to batches: images, targets and human maps on the CAM's grid."""
 
+import functools
 import gc
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -189,9 +196,44 @@ class _Texts:
         return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
 
 
+def worker_options(workers: int) -> dict[str, Any]:
+    """For a DataLoader with so many workers: how they start.
+
+    On Linux they are forked, also where Python 3.14 would start each by importing torch anew, for
+    every validation: a fork shares the manifest. It may follow CUDA's start, since a worker has to
+    do with tensors of the CPU only.
+    """
+    forked = workers > 0 and sys.platform == "linux"
+    if forked:
+        _ending(os.getpid())
+    return {
+        "worker_init_fn": start_worker,
+        "multiprocessing_context": "fork" if forked else None,
+    }
+
+
 def start_worker(_: int) -> None:
-    """Of a DataLoader: leave the memory that a worker shares alone, garbage collection included."""
+    """Of a DataLoader: leave to the parent what ends a run, and the memory that is shared alone.
+
+    What signals a whole group of processes, as torchrun and a terminal do, has the parent finish
+    its step and save, for which it needs its workers. At its end, it is by SIGTERM that it ends
+    those that it still has, as after an error, and waits for them.
+    """
     gc.freeze()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and sys.platform == "linux":
+        ending = _ending(parent.pid)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending[0] else None)
+
+
+@functools.cache
+def _ending(process: int) -> mmap.mmap:
+    """A byte that a process shares with the workers it forks: 1 once it is at its end."""
+    ending = mmap.mmap(-1, 1)
+    # Before multiprocessing ends the workers.
+    Finalize(None, ending.__setitem__, (0, 1), exitpriority=0)
+    return ending
 
 
 def collate(items: Sequence[Batch]) -> Batch:

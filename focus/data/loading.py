@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from focus.config import ResolvedTrainConfig
 from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
-from focus.data.dataset import Batch, FaceDataset, collate, start_worker
+from focus.data.dataset import Batch, FaceDataset, collate, worker_options
 from focus.data.manifest import Manifest
 from focus.models import Detector
 from focus.recipes import parse_augment
@@ -52,7 +52,7 @@ class TrainingImages:
             batch_sampler=self._planned,
             num_workers=config.workers,
             collate_fn=collate,
-            worker_init_fn=start_worker,
+            **worker_options(config.workers),
             persistent_workers=config.workers > 0,
             pin_memory=accelerator.device.type == "cuda",
             # A loader draws a seed when it starts, which must not come from the model's.
