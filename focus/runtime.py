@@ -71,7 +71,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: fp16 without a GPU, where Accelerate would train in float32 without a word; a
             launcher that was told another precision, or accumulation, than the program; more
-            processes than GPUs.
+            processes than GPUs; a FOCUS_BACKEND that is none, or that cannot run here.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -103,6 +103,11 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")
+    try:
+        # Here Triton's driver is compiled: before data are read, and not where a step is traced.
+        backend_for(torch.empty(0, device=accelerator.device))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator

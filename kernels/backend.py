@@ -26,7 +26,10 @@ MAX_CELLS = 128 * 128
 
 Choice = BackendName | Literal["auto"]
 
-_choice: Choice = "auto"
+_choice: Choice | None = None  # until one is made, that of the environment
+
+_driver_asked = False
+_driver_obstacle: str | None = None
 
 
 class Backend(NamedTuple):
@@ -39,7 +42,8 @@ class Backend(NamedTuple):
 class use_backend:
     """Choose the backend of the operations: "auto", "triton", "eager" or "reference".
 
-    Acts at once, and as a context manager restores the earlier choice on leaving::
+    Until then it is that of the environment variable FOCUS_BACKEND, "auto" without one. Acts at
+    once, and as a context manager restores the earlier choice on leaving::
 
         use_backend("reference")            # from here on
         with use_backend("eager"): ...      # here only
@@ -50,10 +54,9 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         global _choice
-        if name not in ("auto", *get_args(BackendName)):
-            raise ValueError(f"backend {name!r} is not one of auto, triton, eager, reference")
+        chosen = _known(name, "backend ")
         self._before = _choice
-        _choice = cast(Choice, name)
+        _choice = chosen
 
     def __enter__(self) -> None:
         return None
@@ -68,6 +71,29 @@ class use_backend:
         _choice = self._before
 
 
+def _known(name: str, where: str) -> Choice:
+    if name not in ("auto", *get_args(BackendName)):
+        raise ValueError(f"{where}{name!r} is not one of auto, triton, eager, reference")
+    return cast(Choice, name)
+
+
+def driver_obstacle() -> str | None:
+    """Why Triton does not reach the GPU, in one line; it takes a C compiler and Python's headers.
+
+    Asked once, and not where torch.compile traces, which takes what is known by then.
+    """
+    global _driver_asked, _driver_obstacle
+    if not _driver_asked and not torch.compiler.is_compiling():
+        try:
+            from triton.runtime import driver
+
+            driver.active.get_current_target()
+        except Exception as error:  # the compiler's, the linker's, the driver's
+            _driver_obstacle = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        _driver_asked = True
+    return _driver_obstacle
+
+
 def backend_for(features: Tensor) -> Backend:
     """The backend that the operations take for ``features [B,C,H,W]``, and why.
 
@@ -76,7 +102,9 @@ def backend_for(features: Tensor) -> Backend:
 
     Raises:
         RuntimeError: if "triton" was asked for and cannot run here.
+        ValueError: FOCUS_BACKEND names no backend.
     """
+    choice = _choice or _known(os.environ.get("FOCUS_BACKEND", "auto"), "FOCUS_BACKEND=")
     on_gpu = features.device.type == "cuda"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     obstacle = None
@@ -90,13 +118,15 @@ def backend_for(features: Tensor) -> Backend:
             f"features have {height} x {width} cells and a kernel takes at most {MAX_CELLS}: "
             "pool them first"
         )
+    elif not interpreted and choice in ("auto", "triton"):
+        obstacle = driver_obstacle()
 
-    if _choice == "triton":
+    if choice == "triton":
         if obstacle:
             raise RuntimeError(f"backend triton cannot run: {obstacle}")
         return Backend("triton", "asked for")
-    if _choice != "auto":
-        return Backend(_choice, "asked for")
+    if choice != "auto":
+        return Backend(choice, "asked for")
     if obstacle is None:
         return Backend("triton", "interpreter" if not on_gpu else "GPU features")
     if on_gpu and not torch.compiler.is_compiling():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,8 +98,9 @@ def test_grid_that_no_kernel_holds_warns_on_a_gpu() -> None:
             assert backend_for(features).name == "eager"
 
 
-def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+def run_python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
+    unset = ("TRITON_INTERPRET", "CC", "FOCUS_BACKEND")
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | more
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(
         command, env=environment, check=False, text=True, capture_output=True, timeout=300
@@ -134,6 +136,52 @@ def test_everything_but_triton_runs_where_triton_cannot_be_imported() -> None:
         print(*backend_for(features))
     """)
     assert ended.stdout.strip() == "eager triton is not installed", ended.stderr
+
+
+def test_without_a_compiler_eager_is_taken_with_a_warning(tmp_path: Path) -> None:
+    """Triton compiles its driver; that there is a GPU is all that is made up here."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    ended = run_python(
+        """
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from focus.kernels import backend_for, use_backend
+
+        torch.cuda.is_available = lambda: True
+        torch.version.hip = None
+        with FakeTensorMode():
+            features = torch.empty(1, 8, 2, 2, device="cuda")
+        print(*backend_for(features))
+        try:
+            with use_backend("triton"):
+                backend_for(features)
+        except RuntimeError as error:
+            print(error)
+        """,
+        PATH=str(tmp_path),
+        TRITON_CACHE_DIR=str(tmp_path),
+        TRITON_LIBCUDA_PATH=str(tmp_path),
+    )
+    reason = "RuntimeError: Failed to find C compiler"
+    assert ended.returncode == 0, ended.stderr
+    taken, refused = ended.stdout.splitlines()
+    assert taken.startswith(f"eager {reason}")
+    assert refused.startswith(f"backend triton cannot run: {reason}")
+    assert f"focus.kernels runs in eager torch on the GPU: {reason}" in ended.stderr
+
+
+def test_the_environment_chooses_until_a_call_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_choice", None)
+    assert backend_for(FEATURES).name == "eager"
+    monkeypatch.setenv("FOCUS_BACKEND", "reference")
+    assert backend_for(FEATURES) == ("reference", "asked for")
+    with use_backend("auto"):
+        assert backend_for(FEATURES).name == "eager"
+    assert backend_for(FEATURES).name == "reference"
+    monkeypatch.setenv("FOCUS_BACKEND", "cuda")
+    sentence = "^FOCUS_BACKEND='cuda' is not one of auto, triton, eager, reference$"
+    with pytest.raises(ValueError, match=sentence):
+        backend_for(FEATURES)
 
 
 def test_interpreter_leaves_no_trace() -> None:
