@@ -121,7 +121,9 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        speaks = is_main_process() or isinstance(error, ImageError)
+        # The first process of another machine, too, which may lack what the others have.
+        first = is_main_process() or os.environ.get("LOCAL_RANK") == "0"
+        speaks = first or isinstance(error, ImageError)
         _end(2, _sentence(error), prog, debug, speaks)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

@@ -19,7 +19,7 @@ from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
 from focus.runs import MANIFEST, SUMMARY
-from focus.runtime import check_writable, ended_together, main_first, start
+from focus.runtime import check_writable, ended_together, main_first, start, together
 
 # What an evaluation leaves, or removes since it was of other scores.
 _FILES = (
@@ -42,9 +42,8 @@ def evaluate(config: EvaluateConfig) -> None:
         if is_main_process():
             report.compare(config.compare, Path(config.output or "comparison"))
         return
-    model, output = _model_folder(config), _output_folder(config)
-    detector = Detector.from_pretrained(model)
     accelerator = start(config)
+    model, output, detector = together(accelerator, lambda: _loaded(config))
     main = accelerator.is_main_process
     manifest, bad, workers = main_first(accelerator, lambda: _images(config, model, progress=main))
     if config.robustness:
@@ -113,6 +112,12 @@ def evaluate(config: EvaluateConfig) -> None:
             run = model.parent
             page = partial(write, summary=run / SUMMARY, eval_metric=_eval_metric(run))
             print(report.attempt(partial(page, kept=kept)))
+
+
+def _loaded(config: EvaluateConfig) -> tuple[Path, Path, Detector]:
+    """The folders of the model and of what is written, and the detector."""
+    model, output = _model_folder(config), _output_folder(config)
+    return model, output, Detector.from_pretrained(model)
 
 
 def _model_folder(config: EvaluateConfig) -> Path:

@@ -11,7 +11,12 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
@@ -129,8 +134,9 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """What ``work`` gives; the main process does it first and leaves the others its caches.
 
     Raises:
-        InputError: that of the main process, in every process. With Accelerate's own
-            ``main_process_first`` the others would wait for it and end with a traceback.
+        InputError: that of the main process, in every process, else as :func:`together`. With
+            Accelerate's own ``main_process_first`` the others would wait for it and end with a
+            traceback.
     """
     error: InputError | None = None
     if accelerator.is_main_process:
@@ -141,7 +147,28 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     (error,) = broadcast_object_list([error])
     if error is not None:
         raise error
-    return made if accelerator.is_main_process else work()
+    return together(accelerator, lambda: made if accelerator.is_main_process else work())
+
+
+def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` gives, once it has given it in every process.
+
+    Raises:
+        InputError: of the first process that has one, in all of them, so that none waits for it and
+            the main process says which it is of: another machine may lack a file.
+    """
+    error: InputError | None = None
+    try:
+        made = work()
+    except InputError as caught:
+        error = caught
+    errors = gather_object([error])
+    rank = next((rank for rank, each in enumerate(errors) if each is not None), None)
+    if rank is None:
+        return made
+    if rank == 0:
+        raise error or errors[0]  # its own has a traceback, for --debug
+    raise InputError(f"Process {rank}: {errors[rank]}")
 
 
 def check_writable(folder: Path) -> None:

@@ -22,7 +22,7 @@ from focus.models import Detector
 from focus.result_table import difference_lines, format_table
 from focus.results import Results
 from focus.runs import SavedRun, check_folder, folder_of, held, recorded_manifest
-from focus.runtime import describe, ended_together, finish_trackers, main_first, start
+from focus.runtime import describe, ended_together, finish_trackers, main_first, start, together
 from focus.scores import Scores
 from focus.trainer import Trainer, make_detector
 
@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> None:
     recorded = next((record for record in records if record is not None), None)
     # What takes seconds first, then weights, which may have to be fetched, then every image.
     listed = main_first(accelerator, lambda: listed_images(run, recorded=recorded, progress=main))
-    detectors = [_untrained(*each) for each in zip(runs, saved, strict=True)]
+    detectors = together(accelerator, lambda: [*map(_untrained, runs, saved)])
     manifest, bad = main_first(
         accelerator, lambda: sound_images(listed, run, recorded=recorded, progress=main)
     )

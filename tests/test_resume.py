@@ -387,20 +387,42 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path, begi
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+def refused_together(words: list[object], folder: Path, machines: int) -> list[str]:
+    """What two processes of a launch say, each in a folder of its own; both have to end with 2."""
+    port, started, logs = free_port(), [], [folder / f"{rank}.log" for rank in range(2)]
+    for rank, log in enumerate(logs):
+        (folder / str(rank)).mkdir(exist_ok=True)
+        about = told(rank, 2, port, local=2 // machines)
+        output = log.with_suffix(".out")
+        started.append(launch(words, output, log, cwd=folder / str(rank), **about))
+    for process in started:
+        process.join(100)
+    errors = [log.read_text() for log in logs]
+    assert [process.exitcode for process in started] == [2, 2], errors
+    return errors
+
+
+def test_what_one_process_alone_lacks_is_said_with_its_rank(faces: Path, tmp_path: Path) -> None:
+    """A table that only the folder of process 0 has."""
+    (tmp_path / "0").mkdir()
+    rows = [f"{path},{'fake' in str(path):d}" for path in sorted(faces.rglob("*.png"))]
+    (tmp_path / "0" / "faces.csv").write_text("\n".join(["path,label", *rows]))
+    flags = ("--data", "faces.csv", "--allow-outside-root", "--output", tmp_path / "runs")
+    errors = refused_together([*SMALL, *flags], tmp_path, machines=1)
+    said = [[line for line in text.splitlines() if "error" in line] for text in errors]
+    assert len(said[0]) == 1
+    assert said[0][0].startswith("train.py: error: Process 1: ")
+    assert "faces.csv" in said[0][0]
+    assert not said[1]
+    assert "Traceback" not in "".join(errors)
+
+
 def test_two_machines_without_a_shared_folder_are_refused_at_once(
     faces: Path, tmp_path: Path
 ) -> None:
     """As two machines: each process has its own, and a folder of its own by the same name."""
     words = [*SMALL, "--data", faces, "--epochs", "1", "--output", "runs", "--report-to", "none"]
-    port, started, logs = free_port(), [], [tmp_path / f"{rank}.log" for rank in range(2)]
-    for rank, log in enumerate(logs):
-        (tmp_path / str(rank)).mkdir()
-        about = told(rank, 2, port, local=1)
-        started.append(launch(words, log, cwd=tmp_path / str(rank), **about))
-    for process in started:
-        process.join(100)
-    errors = [log.read_text() for log in logs]
-    assert [process.exitcode for process in started] == [2, 2], errors
+    errors = refused_together(words, tmp_path, machines=2)
     assert "Process 1 does not see the run folder runs/run" in errors[0]
     assert "give an --output that all machines share." in errors[0]
     assert not checkpoints(tmp_path / "0" / "runs")
