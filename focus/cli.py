@@ -27,7 +27,7 @@ from jsonargparse import ArgumentParser
 
 from focus.config import CONFIG_VERSION, EvaluateConfig, TrainConfig
 from focus.data.machine import is_main_process
-from focus.errors import ImageError, InputError, did_you_mean
+from focus.errors import ImageError, InputError, OneProcessError, did_you_mean
 from focus.flags import GROUPS, Words, flag
 from focus.stopping import Stopped
 from focus.use_config import ExplainConfig, ExportConfig
@@ -123,7 +123,7 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     except InputError as error:
         # The first process of another machine, too, which may lack what the others have.
         first = is_main_process() or os.environ.get("LOCAL_RANK") == "0"
-        speaks = first or isinstance(error, ImageError)
+        speaks = first or isinstance(error, ImageError | OneProcessError)
         _end(2, _sentence(error), prog, debug, speaks)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

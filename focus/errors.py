@@ -12,6 +12,10 @@ class InputError(ValueError):
     """
 
 
+class OneProcessError(InputError):
+    """What one process of a launch finds, and the main one does not: it prints the line itself."""
+
+
 class ImageError(InputError):
     """An image that cannot be used, found in the midst of a run.
 

@@ -20,11 +20,14 @@ from accelerate.utils import (
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
-from focus.errors import ImageError, InputError
+from focus.errors import ImageError, InputError, OneProcessError
 from focus.kernels import backend_for
 from focus.stopping import Stopped
 
 T = TypeVar("T")
+
+# What shows a process some of a machine's GPUs.
+_SHOWN = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 # For what the main process does first: a million images take an hour to decode, and NCCL would wait
 # ten minutes. A launcher ends the processes of one that has died, however long they would wait.
@@ -74,9 +77,10 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         options: for the Accelerator.
 
     Raises:
-        InputError: fp16 without a GPU, where Accelerate would train in float32 without a word; a
-            launcher that was told another precision, or accumulation, than the program; more
-            processes than GPUs; a FOCUS_BACKEND that is none, or that cannot run here.
+        InputError: bf16 on a GPU that emulates it; fp16 without a GPU, where Accelerate would train
+            in float32 without a word; a launcher that was told another precision, or accumulation,
+            than the program; more processes than GPUs; a FOCUS_BACKEND that is none, or that cannot
+            run here.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -95,19 +99,13 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         )
     devices = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.accelerator.device_count()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # One may be what a launcher shows to each of its processes.
-    if 0 < devices < local and (devices > 1 or "CUDA_VISIBLE_DEVICES" not in os.environ):
-        raise InputError(
-            f"{local} processes would share {devices} GPU{'s' * (devices > 1)}: start {devices}, "
-            "or set ACCELERATE_USE_CPU=true to use the CPU."
-        )
+    check_shown(devices, local)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not devices:
         # Else, started by torchrun without a GPU, each process would believe that it is alone.
         options["cpu"] = True
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
-    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")
+    check_precision(config.mixed_precision, accelerator.device)
     try:
         # Here Triton's driver is compiled: before data are read, and not where a step is traced.
         backend_for(torch.empty(0, device=accelerator.device))
@@ -116,6 +114,36 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Raise InputError for a precision that the device only pretends to have, or lacks."""
+    if name == "fp16" and device.type == "cpu":
+        raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")
+    cuda = device.type == "cuda"
+    # Emulated, it saves no time, and without this nothing says so.
+    if name == "bf16" and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        gpu = torch.cuda.get_device_name(device)
+        raise InputError(f"{gpu} has no bf16: give --mixed-precision fp16, or no.")
+
+
+def check_shown(devices: int, local: int) -> None:
+    """Raise InputError if so many processes of a machine share GPUs, of which fewer are seen.
+
+    A launcher may show each process one of its own, which is then the first that it sees. Of a
+    single one that is shown to all, only the processes beyond the first can tell.
+    """
+    if devices == 0 or devices >= local:
+        return
+    place, one = os.environ.get("LOCAL_RANK"), devices == 1 and any(map(os.environ.get, _SHOWN))
+    if one and place == "0":
+        return
+    own = ", or set LOCAL_RANK=0 where each is shown a GPU of its own" if one else ""
+    kind = OneProcessError if one and place == "1" else InputError
+    raise kind(
+        f"{local} processes would share {devices} GPU{'s' * (devices > 1)}: start {devices}, "
+        f"or set ACCELERATE_USE_CPU=true to use the CPU{own}."
+    )
 
 
 def describe(accelerator: Accelerator, config: TrainConfig) -> str:
