@@ -1,6 +1,7 @@
 """Tables of the docs are those of the code."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,11 @@ def test_every_figure_is_explained() -> None:
     document = text("evaluation.md")
     explained = {re.sub(suffix, "", name) for name in re.findall(r"`([a-z_]+)", document)}
     assert stems - explained == set()
+
+
+def test_what_is_installed_beside_rocm_is_all_but_torch_and_triton() -> None:
+    with (DOCS.parent / "pyproject.toml").open("rb") as file:
+        needed = tomllib.load(file)["project"]["dependencies"]
+    (line,) = re.findall(r'^pip install "(.*)"$', text("training.md"), re.MULTILINE)
+    left_out = ("torch>=", "torchvision>=", "triton>=")
+    assert line.split('" "') == [one for one in needed if not one.startswith(left_out)]
