@@ -9,6 +9,7 @@ text on the command line is, so ``mixed_precision: no`` is not a boolean.
 import errno
 import io
 import os
+import re
 import sys
 import traceback
 from argparse import ArgumentError, RawDescriptionHelpFormatter
@@ -105,7 +106,7 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
     130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
     several processes only the main one writes the line, but for what one of them alone may meet:
-    an ImageError, a full disk.
+    an ImageError, a full disk, a GPU without memory left, which ends it alike.
 
     Args:
         prog: the program's name, with which the line begins.
@@ -132,6 +133,18 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
         if error.errno not in _NO_PATH or not where:
             raise
         _end(2, f"{error.strerror}{where}: check the path.", prog, debug, True)
+    except RuntimeError as error:
+        # torch is imported where there can be such an error, and takes seconds where it is not.
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        size = f" (tried to allocate {wanted[1]})" if wanted else ""
+        message = (
+            f"A GPU is out of memory{size}: give a smaller "
+            "--batch-size; in training, --gradient-accumulation-steps N takes N of them for a step."
+        )
+        _end(2, message, prog, debug, True)
     except Stopped as stopped:
         _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
     except KeyboardInterrupt:

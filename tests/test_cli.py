@@ -106,6 +106,37 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     )
 
 
+OUT_OF_MEMORY = """
+import sys
+from focus.cli import run
+from focus.config import TrainConfig
+
+def main(config):
+    import torch
+    if config.name == "other":
+        raise RuntimeError("another")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 14.74 GiB "
+        "of which 1.06 GiB is free. See documentation for Memory Management"
+    )
+
+run(main, TrainConfig)
+"""
+
+
+def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
+    """Raised here as torch does: there is no GPU to fill."""
+    done = program(tmp_path, source=OUT_OF_MEMORY, RANK="1", LOCAL_RANK="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): give a smaller "
+        "--batch-size; in training, --gradient-accumulation-steps N takes N of them for a step.\n"
+    )
+    other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
+    assert other.returncode == 1
+    assert other.stderr.endswith("RuntimeError: another\n")
+
+
 @pytest.mark.parametrize(
     ("path", "use", "words"),
     [
