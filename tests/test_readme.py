@@ -343,7 +343,7 @@ def test_flags_and_files_that_are_named_exist(document: str) -> None:
     # Flags of the launcher, of pip and pytest.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
     known |= {"--expect", "--cpu", "--signal", "--num_processes", "--config_file"}
-    known |= {"--nproc_per_node"}
+    known |= {"--nproc_per_node", "--no-deps"}
     known |= {name for action in make_parser()._actions for name in action.option_strings}
     for command in of_document(document):
         if program(command)[:1] == ("-m",):
