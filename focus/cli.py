@@ -105,8 +105,8 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
 
     A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
     130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
-    several processes only the main one writes the line, but for what one of them alone may meet:
-    an ImageError, a full disk, a GPU without memory left, which ends it alike.
+    several processes only the first of each machine writes the line, but for what one alone may
+    meet: an ImageError, a full disk, a GPU without memory left, which ends it alike.
 
     Args:
         prog: the program's name, with which the line begins.
@@ -123,9 +123,12 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
         yield
     except InputError as error:
         # The first process of another machine, too, which may lack what the others have.
-        first = is_main_process() or os.environ.get("LOCAL_RANK") == "0"
-        speaks = first or isinstance(error, ImageError | OneProcessError)
-        _end(2, _sentence(error), prog, debug, speaks)
+        elsewhere = not is_main_process() and os.environ.get("LOCAL_RANK") == "0"
+        said = _sentence(error)
+        if elsewhere and not said.startswith("Process "):
+            said = f"Process {os.environ['RANK']}: {said}"
+        alone = elsewhere or isinstance(error, ImageError | OneProcessError)
+        _end(2, said, prog, debug, alone or is_main_process())
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in REFUSED:
