@@ -196,7 +196,7 @@ def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
         return made
     if rank == 0:
         raise error or errors[0]  # its own has a traceback, for --debug
-    raise InputError(f"Process {rank}: {errors[rank]}")
+    raise InputError(f"Process {rank}: {str(errors[rank]).removesuffix('.')}.")
 
 
 def check_writable(folder: Path) -> None:
