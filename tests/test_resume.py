@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import random
+import os
 import re
 import resource
 import shutil
