@@ -35,8 +35,8 @@ SHARED = 99 * 1024
 class Launched(NamedTuple):
     """A kernel as it was launched.
 
-    ``instructions`` are those that a warp executes, ``passes`` those of a program over the banks of
-    shared memory, in the mean of the programs that ran.
+    In the mean of the programs that ran: ``instructions`` that a warp executes, ``passes`` over the
+    banks of shared memory, and ``least_passes``, which it would take without conflicts.
     """
 
     kernel: str
@@ -44,6 +44,7 @@ class Launched(NamedTuple):
     warps: int
     instructions: float
     passes: float
+    least_passes: float
     memory: GlobalMemory
 
 
@@ -112,10 +113,10 @@ class EmulatedGPU:
             for place in places[: self.most]:
                 block = Block(program, arguments, memory, metadata.shared, place, grid)
                 block.run()
-                executed.append((block.executed, block.shared.passes))
-        instructions, passes = np.mean(executed, 0).tolist()
-        warps = program.threads // WARP
-        return Launched(metadata.name, len(places), warps, instructions, passes, memory)
+                shared = block.shared
+                executed.append((block.executed, shared.passes, shared.least_passes))
+        means = np.mean(executed, 0).tolist()
+        return Launched(metadata.name, len(places), program.threads // WARP, *means, memory)
 
 
 def region(tensor: Tensor) -> Region:

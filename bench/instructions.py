@@ -1,12 +1,12 @@
-"""The instructions of a training step, counted on an emulated GPU, and how long issuing them takes.
+"""What a training step's kernels do inside of a multiprocessor, counted on an emulated GPU.
 
     python -m bench.instructions [--target sm_90] [--output FOLDER]
 
-prints a line per kernel of the head's step: its programs, their warps, the instructions of PTX that
-a warp executes, and the least time on an H100 by these alone, beside that by the bytes of the
-features. Nothing is timed: a multiprocessor issues at most four instructions per cycle, one for each
-quarter of its warps, and waits for memory and for earlier results besides. ``--output`` writes the
-same as ``instructions.csv``.
+prints a line per kernel: its programs and their warps, the instructions of PTX that a warp
+executes, the passes of a program over the banks of shared memory, and how many times the least
+these are. Then the least time on an H100 by each of them, beside that by the bytes of the features.
+Nothing is timed: a multiprocessor issues four instructions a cycle at most and makes one pass, and
+waits for memory and for earlier results besides. ``--output`` writes ``instructions.csv``.
 """
 
 import argparse
@@ -43,6 +43,8 @@ class Row:
     programs: int
     warps: int
     instructions: int
+    passes: int
+    conflicts: float
     issue_us: float
     shared_us: float
     features_us: float
@@ -50,7 +52,7 @@ class Row:
 
 def rows(target: str) -> Iterator[Row]:
     """The table, line by line."""
-    for batch, dtype, layout in product(BATCHES, DTYPES, ("channels_last",)):
+    for batch, dtype, layout in product(BATCHES, DTYPES, LAYOUTS):
         features = torch.randn(batch, CHANNELS, *GRID).to(DTYPES[dtype])
         features = features.to(memory_format=LAYOUTS[layout]).requires_grad_()
         weight = torch.randn(CLASSES, CHANNELS, requires_grad=True)
@@ -73,13 +75,15 @@ def rows(target: str) -> Iterator[Row]:
                 launch.programs,
                 launch.warps,
                 round(launch.instructions),
+                round(launch.passes),
+                round(launch.passes / max(launch.least_passes, 1), 2),
                 round(cycles / CYCLES_PER_US, 2),
                 round(waves * launch.passes / CYCLES_PER_US, 2),
                 round(passes * size / BYTES_PER_US, 2),
             )
 
 
-COLUMNS = "{:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>8} {:>9} {:>11}"
+COLUMNS = "{:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>6} {:>9} {:>8} {:>9} {:>11}"
 HEADER = COLUMNS.format(*(field.name for field in fields(Row)))
 
 

@@ -108,8 +108,9 @@ class SharedMemory:
         self.writer = np.full(size, -1, np.int64)
         self.read = np.zeros((warps, size), bool)
         self.copying = np.zeros(size, bool)
-        # Passes over the banks that all accesses took.
-        self.passes = 0
+        # Passes over the banks that all accesses took, and would take if no two words of a pass
+        # were of one bank.
+        self.passes = self.least_passes = 0
 
     def count(self, addresses: Array, width: int, warps: Array) -> None:
         """Each bank gives a word of 4 bytes at a time; a pass takes 128 bytes of one warp."""
@@ -124,6 +125,7 @@ class SharedMemory:
         longest = np.zeros(int(turn.max()) + 1, np.int64)
         np.maximum.at(longest, banks // BANKS, count)
         self.passes += int(longest.sum())
+        self.least_passes += len(np.unique(turn))
 
     def barrier(self) -> None:
         """What came before it is known to all."""

@@ -22,7 +22,9 @@ from focus.kernels.triton_maps import (
 from focus.kernels.triton_tiles import (
     MAX_REGISTERS,
     OPTIONS,
+    VECTOR_BYTES,
     arrangement,
+    before_sm_90,
     load_channels,
     on_amd,
     samples_in_registers,
@@ -64,6 +66,7 @@ def _few_kernel(
     NEED_WEIGHT: tl.constexpr,
     SAMPLES: tl.constexpr,
     STAGES: tl.constexpr,
+    HOIST: tl.constexpr,
     CELLS: tl.constexpr,
     FLAT: tl.constexpr,
     V: tl.constexpr,
@@ -88,9 +91,12 @@ def _few_kernel(
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     # A CAM's gradient alone stays in its class, also where 0 times the features is NaN.
     ONE_CLASS: tl.constexpr = not LOGITS and not CONTRAST
-    # Of each sample: h, or g where that is in one class, and the class.
-    cams = ()
+    # A thread has a few cells of a row, but more of a column than it has registers for h.
+    KEEP_G: tl.constexpr = ONE_CLASS or V < 0
+    # Of each sample: the class; h, or g of which h is made at each step; and d / HW for that.
     chosen = ()
+    cams = ()
+    evens = ()
     for i in tl.static_range(SAMPLES):
         b = (group * SAMPLES + i).to(tl.int64)
         limit = tl.where(b < batch, classes, 0)
@@ -99,41 +105,40 @@ def _few_kernel(
         inside = p < tl.where(b < batch, CELLS, 0)
         g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=inside, other=0)
         hot = ((k == y) & real)[:, None]
-        if ONE_CLASS:
+        d = tl.zeros((L,), ACC)
+        if LOGITS:
+            d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0) / CELLS
+        if KEEP_G:
             g = spread_cells(g[None, :], 1, CELLS, V)
         else:
             g = tl.where(hot, g[None, :], others * g[None, :] if CONTRAST else 0)
             if LOGITS:
-                d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0) / CELLS
                 g += d[:, None]
             g = spread_cells(tl.where(inside[None, :], g, 0), L, CELLS, V)
-        cams += (g,)
         chosen += (hot,)
+        cams += (g,)
+        evens += (d,)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
     rows = weight_ptr + k.to(tl.int64) * stride_w[0]
-    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
+    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
         w = load_channels(rows, real, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         grad_w = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
         for i in tl.static_range(SAMPLES):
             b = (group * SAMPLES + i).to(tl.int64)
             readable = tl.where(b < batch, channels, 0)
-            if NEED_WEIGHT:
-                offsets, mask = tile_offsets(
-                    start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
-                )
-                tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-                tile = tile.to(ACC)[None]
-            if ONE_CLASS:
-                own = chosen[i][:, :, None, None] if V > 0 else chosen[i][:, :, None]
-                grad_f = tl.sum(tl.sum(tl.where(own, w, 0), 0)[None] * cams[i], 0)
-                if NEED_WEIGHT:
-                    grad_w += tl.where(own, cams[i] * tile, 0)
-            else:
-                grad_f = tl.sum(w * cams[i], 0)
-                if NEED_WEIGHT:
-                    grad_w += cams[i] * tile
+            own = chosen[i][:, :, None, None] if V > 0 else chosen[i][:, :, None]
+            h = cams[i]
+            if KEEP_G and not ONE_CLASS:
+                h = tl.where(own, h, others * h if CONTRAST else 0)
+                if LOGITS:
+                    h = tl.where((p < CELLS)[None, :, None], h + evens[i][:, None, None], 0)
+            # dF before F is there: together they do not fit into registers.
             if NEED_FEATURES:
+                if ONE_CLASS:
+                    grad_f = tl.sum(tl.sum(tl.where(own, w, 0), 0)[None] * h, 0)
+                else:
+                    grad_f = tl.sum(w * h, 0)
                 offsets, mask = tile_offsets(
                     start, readable, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
@@ -142,6 +147,13 @@ def _few_kernel(
                     grad_f.to(grad_features_ptr.dtype.element_ty),
                     mask=mask,
                 )
+            if NEED_WEIGHT:
+                offsets, mask = tile_offsets(
+                    start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
+                )
+                tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
+                tile = tile.to(ACC)[None]
+                grad_w += tl.where(own, h * tile, 0) if ONE_CLASS else h * tile
         if NEED_WEIGHT:
             channel = start + tl.arange(0, BLOCK_C)
             part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
@@ -173,7 +185,8 @@ def few_classes(
     if seen["V"] < 0:
         # Warps share the cells: twice as many hold half as much of h, each.
         threads = 2 * THREADS
-        seen = arrangement(features, written, per_thread=4, classes=lead, threads=threads)
+        vector = VECTOR_BYTES // features.element_size()
+        seen = arrangement(features, written, per_thread=vector, classes=lead, threads=threads)
     if seen["V"] > 0:
         seen = arrangement(features, written, per_thread=seen["V"], classes=lead, threads=threads)
     samples = samples_in_registers(seen, share, threads)
@@ -211,6 +224,8 @@ def few_classes(
                 NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
                 STAGES=stages_ahead(seen, samples, lead, features, 3 if crowded else 6),
+                # What is the same at each step is kept, or made again, as registers allow.
+                HOIST=seen["V"] >= 0 or before_sm_90(),
                 L=lead,
                 **seen,
                 **OPTIONS,

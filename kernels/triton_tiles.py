@@ -1,11 +1,14 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment"
-"""How the Triton kernels see features: tiles of channels and cells, in two arrangements.
+"""How the Triton kernels see features: tiles of channels and cells, in three arrangements.
 
 A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells:
 
-- rows (V = 0): ``[BLOCK_C, BLOCK_P]``. Right where channels are contiguous (channels_last), or
-  where a channel's cells are a multiple of 16. Few cells are one block, with padding; of more,
-  programs or steps take a block each, so that a tile always has MIN_CHANNELS.
+- rows (V = 0): ``[BLOCK_C, BLOCK_P]``. Right where a channel's cells are a multiple of 16. Few
+  cells are one block, with padding; of more, programs or steps take a block each, so that a tile
+  always has MIN_CHANNELS.
+- columns (V = -1): ``[BLOCK_P, BLOCK_C]``, else as rows, where channels are contiguous
+  (channels_last). A warp's threads go along the last axis, also when they read what was copied to
+  shared memory: along the cells, 64 bytes apart, they would all ask two banks. On AMD, rows.
 - vectors (V > 0): ``[BLOCK_C / M, V, N]``, N vectors of V elements and padding, which are all
   cells (BLOCK_P = P, the cells and their padding). In NCHW with 49 cells a channel's row of 98
   bytes is not aligned, but M = 8 of them are 392 values without a gap, which is 49 vectors of 16
@@ -316,10 +319,10 @@ def arrangement(
 ) -> dict[str, Any]:
     """The constants by which a kernel sees features (and their gradient), BLOCK_C and BLOCK_P.
 
-    V is above 0 only where ``vectors`` are allowed and serve all tensors, rows would not be
-    aligned, and the sums in place for all ``classes`` still fit into registers. A tile has about
-    ``per_thread`` elements for each of so many ``threads`` (0: of four warps), padding included;
-    fewer where classes outnumber its cells.
+    V is -1 where the channels of all tensors are contiguous; and above 0 only where ``vectors`` are
+    allowed and serve all tensors, rows would not be aligned, and the sums in place for all
+    ``classes`` still fit into registers. A tile has about ``per_thread`` elements for each of so
+    many ``threads`` (0: of four warps), padding included; fewer where classes outnumber its cells.
     """
     shape, size = tensors[0].shape, tensors[0].element_size()
     strides = tuple(tensor.stride() for tensor in tensors)

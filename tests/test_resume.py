@@ -2,8 +2,8 @@
 
 import csv
 import multiprocessing
-import random
 import os
+import random
 import re
 import resource
 import shutil

@@ -46,6 +46,9 @@ CORNERS: tuple[Case, ...] = (
 )
 
 
+WIDE = ("_maps_kernel", "_few_kernel")
+
+
 def cheap(case: Case) -> bool:
     """A program takes some ten milliseconds."""
     rows = case.get("batch", 0) * case.get("classes", 1)
@@ -110,9 +113,15 @@ def test_memory_moves_the_features_twice_and_their_gradient_once(layout: str) ->
     assert [launch.kernel for launch in gpu.launches] == [
         f"_{name}_kernel" for name in ("maps", "terms", "few", "sum_groups")
     ]
-    assert 2 * size <= moved["F read"] <= 1.06 * 2 * size
+    # The asynchronous copies of triton 3.6 give a warp vectors of several rows.
+    apart = layout == "nchw" and triton.__version__.startswith("3.6.")
+    assert 2 * size <= moved["F read"] <= (1.12 if apart else 1.06) * 2 * size
     assert size <= moved["dF written"] <= 1.06 * size
     assert moved["F written"] == moved["dF read"] == 0
+    # Of channels_last no two threads want different words of one bank.
+    of_features = [launch for launch in gpu.launches if launch.kernel in WIDE]
+    conflicts = [launch.passes / launch.least_passes for launch in of_features]
+    assert max(conflicts) <= (1.05 if layout == "channels_last" else 2.5), conflicts
 
 
 @pytest.mark.parametrize("missing", ["bar.sync", "cp.async.wait_group"])
