@@ -24,9 +24,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.cache import get_cache_manager
 from triton.runtime.driver import driver
 
+import focus.kernels.operations
 from bench.ptx import UNSIGNED, WARP, Block, GlobalMemory, Program, Region
 from bench.ptx_instructions import parse
-from focus.kernels import Backend, operations
+from focus.kernels import Backend
 
 # Of sm_86, sm_89 and sm_120, the least of the targets.
 SHARED = 99 * 1024
@@ -115,15 +116,16 @@ class EmulatedGPU:
                 block.run()
                 shared = block.shared
                 executed.append((block.executed, shared.passes, shared.least_passes))
-        means = np.mean(executed, 0).tolist()
-        return Launched(metadata.name, len(places), program.threads // WARP, *means, memory)
+        instructions, passes, least = np.mean(executed, 0).tolist()
+        warps = program.threads // WARP
+        return Launched(metadata.name, len(places), warps, instructions, passes, least, memory)
 
 
 def region(tensor: Tensor) -> Region:
     """All of the memory that a tensor is a view of."""
     storage = tensor.untyped_storage()
     size = storage.nbytes()
-    buffer = (ctypes.c_uint8 * size).from_address(storage.data_ptr()) if size else b""
+    buffer: Any = (ctypes.c_uint8 * size).from_address(storage.data_ptr()) if size else b""
     name = f"{list(tensor.shape)} of {tensor.dtype}"
     return Region(name, storage.data_ptr(), np.frombuffer(buffer, np.uint8))
 
@@ -160,6 +162,7 @@ def emulated_gpu(gpu: EmulatedGPU | str) -> Iterator[EmulatedGPU]:
     if isinstance(gpu, str):
         gpu = _of_target(gpu)
     gpu.launches.clear()
+    operations: Any = focus.kernels.operations
     chosen, active = operations.backend_for, driver._active
     with knobs.runtime.scope():
         knobs.runtime.add_stages_inspection_hook = without_cubin

@@ -181,7 +181,7 @@ class Instruction:
     modifiers: list[str]
     operands: list[Any]
     guard: tuple[str, bool] | None
-    run: Callable[["Block", Array | None], None] = field(init=False)
+    run: Callable[["Block", Array | None], Array | None] = field(init=False)
 
 
 @dataclass
@@ -218,8 +218,6 @@ class Block:
         for axis, at, count in zip("xyz", place, grid, strict=True):
             self.special[f"%ctaid.{axis}"] = np.full(1, at, np.uint32)
             self.special[f"%nctaid.{axis}"] = np.full(1, count, np.uint32)
-        self.at = np.zeros(self.threads, np.int64)
-        self.jump: Array | None = None
         # Instructions that a warp has executed.
         self.executed = 0
 
@@ -229,22 +227,20 @@ class Block:
         together = 0
         while together < end:
             instruction = instructions[together]
-            self.step(instruction, None)
-            if self.jump is None:
+            jump = self.step(instruction, None)
+            if jump is None:
                 together += 1
                 continue
-            self.at, self.jump = self.jump, None
-            while (self.at != self.at[0]).any():
-                first = int(self.at.min())
-                active = self.at == first
-                self.at[active] += 1
-                self.step(instructions[first], active)
-                if self.jump is not None:
-                    self.at[active], self.jump = self.jump[active], None
-            together = int(self.at[0])
+            at = jump
+            while (at != at[0]).any():
+                first = int(at.min())
+                active = at == first
+                jump = self.step(instructions[first], active)
+                at = np.where(active, first + 1 if jump is None else jump, at)
+            together = int(at[0])
 
-    def step(self, instruction: Instruction, active: Array | None) -> None:
-        """One instruction for the active threads; None: all."""
+    def step(self, instruction: Instruction, active: Array | None) -> Array | None:
+        """One instruction for the active threads, None: all; where they go on, None: behind it."""
         self.executed += 1
         if instruction.guard and instruction.name != "bra":
             name, negated = instruction.guard
@@ -254,13 +250,13 @@ class Block:
             if active.all():
                 active = None
         try:
-            instruction.run(self, active)
+            return instruction.run(self, active)
         except Fault as fault:
             raise Fault(f"{fault}, in: {instruction.text}") from None
 
     def read(self, operand: Any, kind: str) -> Array:
         """An operand as numbers of a type, of each thread or ``[1]`` of all."""
-        value = operand
+        value: Array = operand
         if isinstance(operand, str):
             value = self.special[operand] if operand in self.special else self.register(operand)
         if value.dtype == bool:

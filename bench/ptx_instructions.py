@@ -31,7 +31,7 @@ WORDS |= {"num", "nan", "NaN", "sync", "aligned", "uni", "warp", "bfly", "idx", 
 WORDS |= {"param", "global", "shared", "async", "ca", "cg", "commit_group", "wait_group"}
 WORDS |= {"v2", "v4", "x1", "x2", "x4", "m8n8", "trans", "L1", "L2", "evict_first", "evict_last"}
 
-Handler = Callable[[Instruction, Block, Array | None], None]
+Handler = Callable[[Instruction, Block, Array | None], Array | None]
 HANDLERS: dict[str, Handler] = {}
 
 
@@ -106,8 +106,9 @@ def _divide(it: Instruction, a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return a / b
     # Towards zero, where Python's goes down.
-    quotient = np.abs(a.astype(np.int64)) // np.abs(b.astype(np.int64))
-    return (quotient * np.sign(a.astype(np.int64)) * np.sign(b.astype(np.int64))).astype(a.dtype)
+    quotient: Array = np.abs(a.astype(np.int64)) // np.abs(b.astype(np.int64))
+    quotient = quotient * np.sign(a.astype(np.int64)) * np.sign(b.astype(np.int64))
+    return quotient.astype(a.dtype)
 
 
 def _remainder(it: Instruction, a: Array, b: Array) -> Array:
@@ -413,17 +414,17 @@ def _store_matrices(it: Instruction, block: Block, active: Array | None) -> None
 
 
 @handles("bra")
-def _branch(it: Instruction, block: Block, active: Array | None) -> None:
+def _branch(it: Instruction, block: Block, active: Array | None) -> Array:
     target = block.program.labels[it.operands[0]]
     taken = np.ones(block.threads, bool)
     if it.guard:
         taken = np.broadcast_to(block.predicate(it.guard[0]) != it.guard[1], (block.threads,))
     follow = it.number + 1
-    block.jump = np.where(taken, target, follow)
+    return np.where(taken, target, follow)
 
 
 @handles("ret")
-def _return(it: Instruction, block: Block, active: Array | None) -> None:
+def _return(it: Instruction, block: Block, active: Array | None) -> Array:
     end = len(block.program.instructions)
     block.jump = (
         np.full(block.threads, end) if active is None else np.where(active, end, it.number + 1)

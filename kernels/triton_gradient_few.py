@@ -5,6 +5,8 @@ A program holds one block of channels of W and walks over a group of samples, so
 written, once a group (and block of cells, where they are many).
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -178,7 +180,9 @@ def few_classes(
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
     lead = triton.next_power_of_2(count)
-    seen = arrangement(features, written, per_thread=8, classes=lead, threads=THREADS)
+    # Columns of more classes spill.
+    options: dict[str, Any] = {"classes": lead, "columns": lead <= 2}
+    seen = arrangement(features, written, per_thread=8, threads=THREADS, **options)
     # What vectors and their classes leave of the registers.
     crowded = seen["V"] > 0 and lead > 2
     threads, share = (4 * warp_size(), 2) if crowded else (THREADS, SAMPLES)
@@ -186,9 +190,9 @@ def few_classes(
         # Warps share the cells: twice as many hold half as much of h, each.
         threads = 2 * THREADS
         vector = VECTOR_BYTES // features.element_size()
-        seen = arrangement(features, written, per_thread=vector, classes=lead, threads=threads)
+        seen = arrangement(features, written, per_thread=vector, threads=threads, **options)
     if seen["V"] > 0:
-        seen = arrangement(features, written, per_thread=seen["V"], classes=lead, threads=threads)
+        seen = arrangement(features, written, per_thread=seen["V"], threads=threads, **options)
     samples = samples_in_registers(seen, share, threads)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels)

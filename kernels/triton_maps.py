@@ -182,12 +182,15 @@ def class_maps(
     # And programs of one sample are many.
     crowded = seen["V"] > 0 and lead > 2
     few = seen["V"] == 8 or crowded or (seen["V"] > 0 and index is not None)
-    threads = 4 * warp_size() if few else THREADS
+    # Columns of 32 bits have a vector for each of twice the threads, and registers to spare then.
+    wide = seen["V"] < 0 and lead <= 2 and features.element_size() > 2
+    threads = 4 * warp_size() if few else 2 * THREADS if wide else THREADS
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
     samples = samples_in_registers(seen, share, threads) if index is None else 1
     if in_place:
         per_thread = max(seen["V"], 0) or (16 if samples == 1 and lead <= 2 else 8)
+        per_thread //= 2 if wide else 1
     seen = arrangement(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )

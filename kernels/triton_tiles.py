@@ -315,19 +315,25 @@ def triton_type(dtype: torch.dtype) -> tl.dtype:
 
 
 def arrangement(
-    *tensors: Tensor, per_thread: int, classes: int = 1, vectors: bool = True, threads: int = 0
+    *tensors: Tensor,
+    per_thread: int,
+    classes: int = 1,
+    vectors: bool = True,
+    columns: bool = True,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """The constants by which a kernel sees features (and their gradient), BLOCK_C and BLOCK_P.
 
-    V is -1 where the channels of all tensors are contiguous; and above 0 only where ``vectors`` are
-    allowed and serve all tensors, rows would not be aligned, and the sums in place for all
-    ``classes`` still fit into registers. A tile has about ``per_thread`` elements for each of so
-    many ``threads`` (0: of four warps), padding included; fewer where classes outnumber its cells.
+    V is -1 only where ``columns`` are allowed and the channels of all tensors are contiguous; and
+    above 0 only where ``vectors`` are allowed and serve all tensors, rows would not be aligned, and
+    the sums in place for all ``classes`` still fit into registers. A tile has about ``per_thread``
+    elements for each of so many ``threads`` (0: of four warps), padding included; fewer where
+    classes outnumber its cells.
     """
     shape, size = tensors[0].shape, tensors[0].element_size()
     strides = tuple(tensor.stride() for tensor in tensors)
     elements = tile_scale * (threads or 4 * warp_size()) * per_thread
-    columns = not on_amd() and all(stride[1] == 1 for stride in strides) and shape[1] > 1
+    columns &= not on_amd() and all(stride[1] == 1 for stride in strides) and shape[1] > 1
     return dict(_arrangement(tuple(shape), strides, size, elements, classes, vectors, columns))
 
 
