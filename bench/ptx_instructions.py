@@ -112,7 +112,8 @@ def _divide(it: Instruction, a: Array, b: Array) -> Array:
 
 
 def _remainder(it: Instruction, a: Array, b: Array) -> Array:
-    return (a - _divide(it, a, b) * b).astype(a.dtype)
+    rest: Array = a - _divide(it, a, b) * b
+    return rest.astype(a.dtype)
 
 
 def _reciprocal(it: Instruction, a: Array) -> Array:
@@ -425,10 +426,8 @@ def _branch(it: Instruction, block: Block, active: Array | None) -> Array:
 
 @handles("ret")
 def _return(it: Instruction, block: Block, active: Array | None) -> Array:
-    end = len(block.program.instructions)
-    block.jump = (
-        np.full(block.threads, end) if active is None else np.where(active, end, it.number + 1)
-    )
+    gone = np.ones(block.threads, bool) if active is None else active
+    return np.where(gone, len(block.program.instructions), it.number + 1)
 
 
 STATEMENT = re.compile(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*)")

@@ -165,8 +165,12 @@ def test_threads_go_apart_and_come_together() -> None:
     $END:
     add.s32 %r9, %r9, 1000;
     bar.sync 0;
+    setp.ne.u32 %p3, %r1, 5;
+    @%p3 ret;
+    mov.b32 %r9, 7;
     """
     expected = np.where(LANES < 40, np.maximum(LANES, 1), 100) + 1000
+    expected[5] = 7
     np.testing.assert_array_equal(result(code), expected)
 
 
