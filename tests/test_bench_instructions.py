@@ -1,0 +1,54 @@
+"""``python -m bench.instructions``: its rows, and what the docs say of its file."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from bench import instructions
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def test_rows_of_a_small_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "BATCHES", (4,))
+    monkeypatch.setattr(instructions, "CHANNELS", 64)
+    monkeypatch.setattr(instructions, "DTYPES", {"fp32": torch.float32})
+    monkeypatch.setattr(instructions, "LAYOUTS", {"channels_last": torch.channels_last})
+    rows = {row.kernel: row for row in instructions.rows("sm_90")}
+    assert list(rows) == ["maps", "terms", "few", "sum_groups"]
+    assert rows["terms"].programs == 4
+    size = 4 * 64 * 49 * 4
+    assert rows["maps"].features_us == round(size / 3.35e6, 2)
+    assert rows["few"].features_us == round(2 * size / 3.35e6, 2)
+    for row in rows.values():
+        assert row.instructions > 50
+        assert row.conflicts >= 1
+        cycles = row.warps * row.instructions / 4
+        assert row.issue_us == pytest.approx(cycles / 1980, abs=0.01)
+        assert row.shared_us == pytest.approx(row.passes / 1980, abs=0.01)
+    assert rows["maps"].conflicts == rows["few"].conflicts == 1
+
+
+def test_the_document_says_what_the_file_says() -> None:
+    with (CHECKOUT / "bench/results/instructions.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    text = (CHECKOUT / "docs/kernels.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (\d+), (\S+) \| (\S+): (.+?) \| (\S+): (.+?) \|$", text, re.MULTILINE)
+    assert len(table) == 4
+    for batch, layout, *said in table:
+        of_case = {
+            row["kernel"]: row
+            for row in rows
+            if (row["batch"], row["layout"], row["dtype"]) == (batch, layout, "bf16")
+        }
+        for kernel, programs, times in zip(("maps", "few"), said[::2], said[1::2], strict=True):
+            row = of_case[kernel]
+            figures = [float(row[f"{what}_us"]) for what in ("issue", "shared", "features")]
+            assert programs == row["programs"]
+            assert times == " / ".join(f"{figure:.1f}" for figure in figures)
+    assert f"columns\n  make {int(rows[0]['passes']):,}." in text
