@@ -113,8 +113,8 @@ def assert_resources(row: dict[str, Any]) -> None:
     known = TRITON_3_6 if triton.__version__.startswith("3.6.") else {}
     limit = known.get((row["kernel"], row["dtype"], row["layout"]), MAX_REGISTERS)
     assert row["spills"] == row["local"] == row["atomics"] == 0, row
-    # Of either number as many threads share a multiprocessor.
-    assert row["warps"] in (4, 8), row
+    # Of each of these as many threads share a multiprocessor, 512 with all registers.
+    assert row["warps"] in (4, 8, 16), row
     assert 0 < row["registers"] <= limit, row
     assert row["shared"] <= 99 * 1024, row
 
