@@ -25,7 +25,7 @@ from triton.runtime.cache import get_cache_manager
 from triton.runtime.driver import driver
 
 import focus.kernels.operations
-from bench.ptx import UNSIGNED, WARP, Block, GlobalMemory, Program, Region
+from bench.ptx import UNSIGNED, WARP, Block, Fault, GlobalMemory, Program, Region
 from bench.ptx_instructions import parse
 from focus.kernels import Backend
 
@@ -105,6 +105,8 @@ class EmulatedGPU:
                 seen = region(value)
                 regions[seen.start] = seen
                 value = value.data_ptr()
+            if not isinstance(value, int):
+                raise Fault(f"an argument of {type(value).__name__} is not modelled")
             arguments[name] = np.array([value % 2**bits], UNSIGNED[bits])
         memory = GlobalMemory(list(regions.values()))
         places = list(np.ndindex(grid))

@@ -8,9 +8,10 @@ Beside the results it finds what a GPU would not tell, or by a crash alone: an a
 every tensor or not on a multiple of its width, shared memory that one warp reads or writes while
 another writes it with no barrier between, an asynchronous copy read before it was waited for.
 
-Semantics are those of NVIDIA's "PTX ISA" 8 and 9. Not modelled: the last bits of ``ex2.approx``,
-``lg2.approx`` and ``div.full`` (here they are rounded rightly), one rounding of ``fma`` in float64
-(here two), and time. An instruction that is not known raises.
+Semantics are those of NVIDIA's "PTX ISA" 8 and 9. Not modelled: the last bits of approximations
+(``ex2``, ``lg2``, ``rcp``, ``sqrt``, ``div.full``: here they are rounded rightly), the sign of a
+zero that ``min`` and ``max`` give, the single rounding of ``fma`` in float32 (here by way of
+float64, whose own may tip it), and time. An instruction that is not known raises.
 """
 
 import re
@@ -62,7 +63,7 @@ class GlobalMemory:
         self.regions = regions
 
     def parts(
-        self, addresses: Array, width: int, warps: Array, write: bool
+        self, addresses: Array, width: int, lanes: Array, write: bool
     ) -> list[tuple[Array, Region, Array]]:
         """Which lanes access a region, the region, and where in it, ``[n, width]``."""
         found = []
@@ -73,8 +74,8 @@ class GlobalMemory:
             if here.any():
                 if (addresses[here] % width).any():
                     raise Fault(f"an access of {width} bytes to {region.name} is not aligned")
-                sectors = warps[here] * 2**48 + addresses[here].astype(np.int64) // SECTOR
-                moved = max(len(np.unique(sectors)), 1) * SECTOR
+                sectors = lanes[here] // WARP * 2**48 + addresses[here].astype(np.int64) // SECTOR
+                moved = len(np.unique(sectors)) * SECTOR
                 if write:
                     region.written += moved
                 else:
@@ -87,17 +88,19 @@ class GlobalMemory:
             )
         return found
 
-    def load(self, addresses: Array, width: int, warps: Array) -> Array:
+    def load(self, addresses: Array, width: int, lanes: Array) -> Array:
         """Bytes ``[n, width]``."""
         out = np.empty((len(addresses), width), np.uint8)
-        for here, region, places in self.parts(addresses, width, warps, write=False):
+        for here, region, places in self.parts(addresses, width, lanes, write=False):
             out[here] = region.data[places]
         return out
 
-    def store(self, addresses: Array, values: Array, warps: Array) -> None:
+    def store(self, addresses: Array, values: Array, lanes: Array) -> None:
         """Bytes ``[n, width]``."""
-        for here, region, places in self.parts(addresses, values.shape[1], warps, write=True):
+        for here, region, places in self.parts(addresses, values.shape[1], lanes, write=True):
             region.data[places] = values[here]
+            if (region.data[places] != values[here]).any():
+                raise Fault(f"threads write different values to one place of {region.name}")
 
 
 class SharedMemory:
@@ -112,11 +115,9 @@ class SharedMemory:
         # were of one bank.
         self.passes = self.least_passes = 0
 
-    def count(self, addresses: Array, width: int, warps: Array) -> None:
+    def count(self, addresses: Array, width: int, lanes: Array) -> None:
         """Each bank gives a word of 4 bytes at a time; a pass takes 128 bytes of one warp."""
-        lanes = np.arange(len(addresses))
-        first = np.searchsorted(warps, warps)  # Of the warp's accesses.
-        turn = warps * 4 + (lanes - first) * max(width, 4) // 128
+        turn = lanes // WARP * 4 + lanes % WARP * max(width, 4) // 128
         words = addresses.astype(np.int64) // 4
         words = (words[:, None] + np.arange(max(width // 4, 1))).ravel()
         turn = np.repeat(turn, max(width // 4, 1))
@@ -137,14 +138,15 @@ class SharedMemory:
         if (addresses % min(width, 16)).any():
             raise Fault(f"an access of {width} bytes to shared memory is not aligned")
         places = addresses.astype(np.int64)[:, None] + np.arange(width)
-        if places.size and int(places.max()) >= len(self.data):
-            raise Fault(f"shared memory of {len(self.data)} bytes is accessed at {places.max()}")
+        for place in (int(places.min()), int(places.max())):
+            if not 0 <= place < len(self.data):
+                raise Fault(f"shared memory of {len(self.data)} bytes is accessed at {place}")
         return places
 
-    def load(self, addresses: Array, width: int, warps: Array) -> Array:
+    def load(self, addresses: Array, width: int, lanes: Array) -> Array:
         """Bytes ``[n, width]``."""
-        places = self.places(addresses, width)
-        self.count(addresses, width, warps)
+        places, warps = self.places(addresses, width), lanes // WARP
+        self.count(addresses, width, lanes)
         if self.copying[places].any():
             raise Fault("shared memory is read before the asynchronous copy to it was waited for")
         writer = self.writer[places]
@@ -161,14 +163,30 @@ class SharedMemory:
             raise Fault("a warp writes shared memory that another uses, with no barrier between")
         self.writer[places] = warps[:, None]
 
-    def store(self, addresses: Array, values: Array, warps: Array) -> None:
+    def store(self, addresses: Array, values: Array, lanes: Array) -> None:
         """Bytes ``[n, width]``."""
         places = self.places(addresses, values.shape[1])
-        self.count(addresses, values.shape[1], warps)
+        self.count(addresses, values.shape[1], lanes)
         if self.copying[places].any():
             raise Fault("shared memory is written while an asynchronous copy writes it")
-        self.touch(places, warps)
+        self.touch(places, lanes // WARP)
+        self.write(places, values)
+
+    def copy(self, addresses: Array, width: int, lanes: Array) -> Array:
+        """Begin a copy that may write from now on; the bytes' places ``[n, width]``."""
+        places = self.places(addresses, width)
+        self.count(addresses, width, lanes)
+        if self.copying[places].any():
+            raise Fault("an asynchronous copy begins while another writes to its place")
+        self.touch(places, lanes // WARP)
+        self.copying[places] = True
+        return places
+
+    def write(self, places: Array, values: Array) -> None:
+        """All threads at once: who comes last is not known."""
         self.data[places] = values
+        if (self.data[places] != values).any():
+            raise Fault("threads write different values to one place of shared memory")
 
 
 @dataclass
@@ -186,7 +204,7 @@ class Instruction:
 
 @dataclass
 class Program:
-    """A kernel's instructions, where its labels are, and the types of its registers."""
+    """A kernel's instructions, where its labels are, names and bits of its parameters, threads."""
 
     instructions: list[Instruction]
     labels: dict[str, int]
@@ -218,7 +236,7 @@ class Block:
         for axis, at, count in zip("xyz", place, grid, strict=True):
             self.special[f"%ctaid.{axis}"] = np.full(1, at, np.uint32)
             self.special[f"%nctaid.{axis}"] = np.full(1, count, np.uint32)
-        # Instructions that a warp has executed.
+        # Instructions, of every path where threads go apart.
         self.executed = 0
 
     def run(self) -> None:
@@ -312,7 +330,7 @@ class Block:
             for places, values, warps in self.groups.pop(0):
                 self.shared.copying[places] = False
                 self.shared.touch(places, warps)
-                self.shared.data[places] = values
+                self.shared.write(places, values)
 
 
 def as_kind(bits: Array, kind: str) -> Array:
@@ -336,8 +354,9 @@ def width_of(kind: str) -> int:
 @cache
 def register_width(name: str) -> int:
     """Bits of a register, by its name."""
-    kind = re.match(r"%([a-z]+)", name)
-    assert kind, name
+    kind = re.fullmatch(r"%(rs|h|r|f|hh|rd|fd)\d+", name)
+    if not kind:
+        raise Fault(f"{name} is no register that is modelled")
     return {"rs": 16, "h": 16, "r": 32, "f": 32, "hh": 32, "rd": 64, "fd": 64}[kind[1]]
 
 

@@ -16,8 +16,10 @@ from bench.ptx import (
     Array,
     Block,
     Fault,
+    GlobalMemory,
     Instruction,
     Program,
+    SharedMemory,
     as_kind,
     flushed,
     to_bf16,
@@ -181,6 +183,8 @@ def _bit_field(it: Instruction, block: Block, active: Array | None) -> None:
     kind = it.modifiers[-1]
     value = block.read(it.operands[1], "u32").astype(np.int64)
     first, count = (block.read(o, "u32").astype(np.int64) & 0xFF for o in it.operands[2:])
+    if width_of(kind) != 32:
+        raise Fault("a bit field of 64 bits is not modelled")
     field = (value >> np.minimum(first, 32)) & ((1 << np.minimum(count, 32)) - 1)
     if kind == "s32":
         if ((first + count > 32) | (count == 0)).any():
@@ -219,7 +223,7 @@ def _select(it: Instruction, block: Block, active: Array | None) -> None:
 def _compare(it: Instruction, block: Block, active: Array | None) -> None:
     comparison, kind = it.modifiers[0], it.modifiers[-1]
     a, b = (flushed(block.read(o, kind), it) for o in it.operands[1:])
-    unordered = np.isnan(a) | np.isnan(b) if kind in FLOATS else np.zeros(1, bool)
+    unordered = np.isnan(a) | np.isnan(b) if a.dtype.kind == "f" else np.zeros(1, bool)
     if comparison in ("num", "nan"):
         result = unordered == (comparison == "nan")
     else:  # "ltu": less, or unordered.
@@ -247,7 +251,11 @@ def _convert(it: Instruction, block: Block, active: Array | None) -> None:
         if value.dtype.kind == "f":
             if "rzi" not in modes:
                 raise Fault("floats are converted to integers towards zero alone")
-            value = np.nan_to_num(np.trunc(value))
+            value = np.nan_to_num(np.trunc(value.astype(np.float64)))
+            limits = np.iinfo((SIGNED if to[0] == "s" else UNSIGNED)[width_of(to)])
+            if width_of(to) > 32:
+                raise Fault("floats are converted to integers of up to 32 bits alone")
+            value = np.clip(value, limits.min, limits.max)
         result = value.astype((SIGNED if to[0] == "s" else UNSIGNED)[width_of(to)])
     block.write(it.operands[0], flushed(result, it), active)
 
@@ -292,15 +300,24 @@ def _load(it: Instruction, block: Block, active: Array | None) -> None:
     to = it.operands[0] if isinstance(it.operands[0], tuple) else (it.operands[0],)
     item = width_of(kind) // 8
     lanes = _lanes(block, active)
-    memory = block.memory if "global" in it.modifiers else block.shared
+    if kind[0] == "s" and item < 4:
+        raise Fault("a load of a small signed integer is not modelled")
     if not len(lanes):
         return
-    loaded = memory.load(block.address(place)[lanes], item * len(to), block.warps[lanes])
+    loaded = _memory(it, block).load(block.address(place)[lanes], item * len(to), lanes)
     for n, name in enumerate(to):
         value = np.zeros(block.threads, UNSIGNED[item * 8])
         part = np.ascontiguousarray(loaded[:, n * item : (n + 1) * item])
         value[lanes] = part.view(UNSIGNED[item * 8])[:, 0]
         block.write(name, value, active)
+
+
+def _memory(it: Instruction, block: Block) -> GlobalMemory | SharedMemory:
+    if "global" in it.modifiers:
+        return block.memory
+    if "shared" not in it.modifiers:
+        raise Fault("an address of any kind of memory is not modelled")
+    return block.shared
 
 
 @handles("st")
@@ -314,12 +331,13 @@ def _store(it: Instruction, block: Block, active: Array | None) -> None:
     for part in parts:
         value = np.broadcast_to(block.read(part, f"b{width_of(kind)}"), (block.threads,))[lanes]
         columns.append(np.ascontiguousarray(value)[:, None].view(np.uint8))
-    memory = block.memory if "global" in it.modifiers else block.shared
-    memory.store(block.address(place)[lanes], np.concatenate(columns, 1), block.warps[lanes])
+    _memory(it, block).store(block.address(place)[lanes], np.concatenate(columns, 1), lanes)
 
 
 @handles("cp")
 def _copy(it: Instruction, block: Block, active: Array | None) -> None:
+    if it.modifiers[1] in ("commit_group", "wait_group") and active is not None:
+        raise Fault("copies of a part of the threads are committed or waited for")
     if it.modifiers[1] == "commit_group":
         block.groups.append(block.copies)
         block.copies = []
@@ -336,15 +354,13 @@ def _copy(it: Instruction, block: Block, active: Array | None) -> None:
     lanes = _lanes(block, active)
     if not len(lanes):
         return
-    places = block.shared.places(block.address(it.operands[0])[lanes], width)
+    places = block.shared.copy(block.address(it.operands[0])[lanes], width, lanes)
     warps = block.warps[lanes]
     values = np.zeros((len(lanes), width), np.uint8)
     full = size[lanes] > 0
     if full.any():
         source = block.address(it.operands[1])[lanes]
-        values[full] = block.memory.load(source[full], width, warps[full])
-    block.shared.touch(places, warps)
-    block.shared.copying[places] = True
+        values[full] = block.memory.load(source[full], width, lanes[full])
     block.copies.append((places, values, warps))
 
 
@@ -354,13 +370,15 @@ def _barrier(it: Instruction, block: Block, active: Array | None) -> None:
         return
     if active is not None:
         raise Fault("a barrier is reached by a part of the threads")
+    if [int(operand[0]) for operand in it.operands] not in ([0], [0, block.threads]):
+        raise Fault("a barrier of a part of the threads is not modelled")
     block.shared.barrier()
 
 
 @handles("shfl")
 def _shuffle(it: Instruction, block: Block, active: Array | None) -> None:
-    to, source, by, clamp, _ = it.operands
-    if int(block.read(clamp, "u32")[0]) != WARP - 1:
+    to, source, by, clamp, members = it.operands
+    if int(block.read(clamp, "u32")[0]) != WARP - 1 or int(block.read(members, "s32")[0]) != -1:
         raise Fault("a shuffle of a part of a warp is not modelled")
     lane, by = block.lanes % WARP, block.read(by, "u32").astype(np.int64)
     mode = it.modifiers[1]
@@ -374,16 +392,22 @@ def _shuffle(it: Instruction, block: Block, active: Array | None) -> None:
 
 @handles("redux")
 def _reduce(it: Instruction, block: Block, active: Array | None) -> None:
-    if active is not None:
+    if active is not None or int(block.read(it.operands[2], "s32")[0]) != -1:
         raise Fault("a reduction over a part of a warp is not modelled")
     value = np.broadcast_to(block.read(it.operands[1], it.modifiers[-1]), (block.threads,))
-    function = {"add": np.add, "min": np.minimum, "max": np.maximum}[it.modifiers[1]]
-    out = function.reduce(value.reshape(-1, WARP), 1).astype(value.dtype)
+    functions = {"add": np.add, "min": np.minimum, "max": np.maximum}
+    if value.dtype.kind == "f" and "NaN" not in it.modifiers:
+        functions = {"min": np.fmin, "max": np.fmax}
+    out = functions[it.modifiers[1]].reduce(value.reshape(-1, WARP), 1).astype(value.dtype)
     block.write(it.operands[0], np.repeat(out, WARP), active)
 
 
-def _matrix_rows(block: Block, it: Instruction, place: Any) -> tuple[int, Array, Array]:
+def _matrix_rows(
+    it: Instruction, block: Block, active: Array | None, place: Any
+) -> tuple[int, Array, Array]:
     """How many matrices, the lanes that name their rows, and the addresses of these."""
+    if active is not None:
+        raise Fault("matrices of a part of the threads are not modelled")
     count = next(int(m[1:]) for m in it.modifiers if re.fullmatch(r"x\d", m))
     lanes = block.lanes[block.lanes % WARP < 8 * count]
     return count, lanes, block.address(place)[lanes]
@@ -392,8 +416,8 @@ def _matrix_rows(block: Block, it: Instruction, place: Any) -> tuple[int, Array,
 @handles("ldmatrix")
 def _load_matrices(it: Instruction, block: Block, active: Array | None) -> None:
     to = it.operands[0]
-    count, lanes, addresses = _matrix_rows(block, it, it.operands[1])
-    rows = block.shared.load(addresses, 16, block.warps[lanes]).view(np.uint16)
+    count, lanes, addresses = _matrix_rows(it, block, active, it.operands[1])
+    rows = block.shared.load(addresses, 16, lanes).view(np.uint16)
     matrices = rows.reshape(-1, count, 8, 8)
     if "trans" in it.modifiers:
         matrices = matrices.swapaxes(2, 3)
@@ -404,14 +428,14 @@ def _load_matrices(it: Instruction, block: Block, active: Array | None) -> None:
 
 @handles("stmatrix")
 def _store_matrices(it: Instruction, block: Block, active: Array | None) -> None:
-    _, lanes, addresses = _matrix_rows(block, it, it.operands[0])
+    _, lanes, addresses = _matrix_rows(it, block, active, it.operands[0])
     values = [np.broadcast_to(block.read(o, "b32"), (block.threads,)) for o in it.operands[1]]
     pairs = np.stack([v.reshape(-1, 8, 4) for v in values], 1)
     matrices = np.ascontiguousarray(pairs).view(np.uint16)  # [warps, count, 8, 8]
     if "trans" in it.modifiers:
         matrices = np.ascontiguousarray(matrices.swapaxes(2, 3))
     rows = matrices.reshape(-1, 8).view(np.uint8)
-    block.shared.store(addresses, rows, block.warps[lanes])
+    block.shared.store(addresses, rows, lanes)
 
 
 @handles("bra")
@@ -486,6 +510,8 @@ def _operand(text: str) -> Any:
         return np.array([int(text[2:], 16)], np.uint32)
     if text[:2] == "0d":
         return np.array([int(text[2:], 16)], np.uint64)
+    if "|" in text:
+        raise Fault(f"a second result is not modelled: {text}")
     if re.fullmatch(r"-?\d\w*", text):
         return np.array([int(text.rstrip("U"), 0) % 2**64], np.uint64)
     return text

@@ -182,7 +182,8 @@ def several_classes(
                 STAGES=1 if on_amd() else 3 if narrow and not wide_tiles else 2,
                 L=MAX_CLASSES,
                 **seen,
-                **OPTIONS,
+                # Fused, the threads that hold the sum over classes of d W would not agree on it.
+                **OPTIONS | {"enable_fp_fusion": False},
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
     return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])

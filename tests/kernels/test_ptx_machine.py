@@ -16,6 +16,7 @@ from bench.ptx_instructions import parse
 
 THREADS = 64
 LANES = np.arange(THREADS, dtype=np.uint32)
+COPY = "cp.async.ca.shared.global [ %r2 + 0 ], [ %rd1 + 0 ], 0x4; cp.async.commit_group;"
 
 
 def machine(instructions: str, *tensors: torch.Tensor, **registers: Array) -> Block:
@@ -133,6 +134,9 @@ def test_comparisons_know_nan() -> None:
         assert (found[:8] == expected).all()
         assert (found[8:] == 0).all()
     assert (result("max.f32 %r9, %r1, %r2;", r1=a, r2=one).view(np.float32) == 1).all()
+    half = np.where(LANES < 8, 0x7FC0, 0x3F80).astype(np.uint16)
+    found = result("setp.nan.bf16 %p1, %rs1, %rs1; selp.b32 %r9, 1, 0, %p1;", rs1=half)
+    assert (found == (LANES < 8)).all()
     assert np.isnan(result("max.NaN.f32 %r9, %r1, %r2;", r1=a, r2=one).view(np.float32)[:8]).all()
 
 
@@ -148,6 +152,39 @@ def test_shuffles_stay_within_a_warp() -> None:
     assert (of_third == LANES // 32 * 32 + 3).all()
     total = result("redux.sync.add.s32 %r9, %r1, -1;", r1=LANES)
     assert list(total[[0, 31, 32]]) == [496, 496, 1520]
+
+
+def test_extremes_of_a_warp_drop_nan_but_where_it_is_asked_for() -> None:
+    values = np.where(LANES == 7, np.nan, LANES).astype(np.float32)
+    found = result("redux.sync.max.f32 %r9, %r1, -1;", r1=values).view(np.float32)
+    assert list(found[[0, 63]]) == [31, 63]
+    found = result("redux.sync.max.NaN.f32 %r9, %r1, -1;", r1=values).view(np.float32)
+    assert np.isnan(found[0])
+    assert found[63] == 63
+
+
+@pytest.mark.parametrize(
+    ("code", "passes", "least"),
+    [
+        # Of two warps: words side by side, one word for all, a word of each second bank.
+        ("ld.shared.b32 %r9, [%r2];", 2, 2),
+        ("ld.shared.b32 %r9, [%r0];", 2, 2),
+        ("shl.b32 %r3, %r2, 1; ld.shared.b32 %r9, [%r3];", 4, 2),
+        # 2 bytes of cells that are 32 bytes apart: each eighth bank, of four.
+        ("shl.b32 %r3, %r2, 3; and.b32 %r3, %r3, 1023; ld.shared.b16 %rs9, [%r3];", 16, 2),
+        # A warp's vectors of 16 bytes go in four quarters, of 8 bytes in two halves.
+        ("shl.b32 %r3, %r2, 2; ld.shared.v4.b32 {%r4, %r5, %r6, %r7}, [%r3];", 8, 8),
+        ("shl.b32 %r3, %r2, 1; ld.shared.b64 %rd9, [%r3];", 4, 4),
+        ("shl.b32 %r3, %r2, 1; @%p1 ld.shared.b64 %rd9, [%r3];", 4, 4),
+        (f"{COPY}", 2, 2),
+    ],
+)
+def test_passes_over_the_banks(code: str, passes: int, least: int) -> None:
+    values = torch.zeros(THREADS, dtype=torch.int32)
+    address = values.data_ptr() + LANES.astype(np.uint64) * 4
+    given = {"r0": np.zeros(1, np.uint32), "r2": LANES * 4, "rd1": address, "p1": LANES % 2 == 1}
+    shared = machine(code, values, **given).shared
+    assert (shared.passes, shared.least_passes) == (passes, least)
 
 
 def test_threads_go_apart_and_come_together() -> None:
@@ -198,7 +235,6 @@ def test_matrices_lie_as_the_manual_has_them(transposed: str) -> None:
         np.testing.assert_array_equal(block.registers[f"%r2{n + 1}"], rows[:, n])
 
 
-COPY = "cp.async.ca.shared.global [ %r2 + 0 ], [ %rd1 + 0 ], 0x4; cp.async.commit_group;"
 READ_OF_OTHERS = "xor.b32 %r3, %r2, 128; ld.shared.b32 %r9, [%r3];"
 FAULTS = {
     "a read of what another warp wrote": f"""
@@ -265,6 +301,15 @@ def test_races_and_unfinished_copies_are_found(fault: str) -> None:
         ("st.global.b32 [%rd1+2], %r1;", "not aligned"),
         ("ld.shared.b64 %rd9, [%r1+4];", "not aligned"),
         ("ld.shared.b32 %r9, [%r1+1024];", "1024 bytes is accessed at"),
+        ("ld.shared.b32 %r9, [%r1+-4];", "1024 bytes is accessed at -4"),
+        ("st.shared.b32 [%r1], %r5;", "different values to one place of shared memory"),
+        ("st.global.b32 [%rd1], %r5;", "different values to one place"),
+        (f"{COPY} {COPY}", "begins while another"),
+        ("bar.sync 1, 32;", "of a part of the threads"),
+        ("setp.lt.u32 %p1, %r5, 9; @%p1 cp.async.commit_group;", "committed or waited for"),
+        ("shfl.sync.bfly.b32 %r9, %r1, 1, 31, 1;", "part of a warp"),
+        ("shfl.sync.bfly.b32 %r9|%p1, %r1, 1, 31, -1;", "second result"),
+        ("ld.b32 %r9, [%r1];", "any kind of memory"),
         ("setp.lt.u32 %p1, %r5, 9; @%p1 bra $E; bar.sync 0;\n$E:", "by a part of the threads"),
         ("tanh.approx.f32 %r9, %r1;", "no such instruction"),
         ("cvt.rn.e4m3x2.f32 %r9, %r1;", "no such instruction"),
@@ -275,4 +320,4 @@ def test_what_is_wrong_is_said(code: str, words: str) -> None:
     values = torch.zeros(64, dtype=torch.int32)
     address = np.full(1, values.data_ptr(), np.uint64)
     with pytest.raises(Fault, match=words):
-        machine(code, values, rd1=address, r1=np.zeros(1, np.uint32), r5=LANES)
+        machine(code, values, rd1=address, r1=np.zeros(1, np.uint32), r2=LANES * 4, r5=LANES)
