@@ -4,9 +4,10 @@
 
 prints a line per kernel: its programs and their warps, the instructions of PTX that a warp
 executes, the passes of a program over the banks of shared memory, and how many times the least
-these are. Then the least time on an H100 by each of them, beside that by the bytes of the features.
+these are. Then the time of each on an H100, were it all, beside that by the bytes of the features.
 Nothing is timed: a multiprocessor issues four instructions a cycle at most and makes one pass, and
-waits for memory and for earlier results besides. ``--output`` writes ``instructions.csv``.
+waits for memory and for earlier results besides; and the assembler makes fewer instructions of
+those of PTX. ``--output`` writes ``instructions.csv``.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def rows(target: str) -> Iterator[Row]:
             out = focus_head(features, weight, bias, labels, saliency=torch.rand(batch, *GRID))
             out.loss.backward()
         for launch in gpu.launches:
-            passes = sum(len(region.data) == size for region in launch.memory.regions)
+            touched = sum(len(region.data) == size for region in launch.memory.regions)
             waves = math.ceil(launch.programs / MULTIPROCESSORS)
             cycles = waves * launch.warps * launch.instructions / SCHEDULERS
             yield Row(
@@ -79,7 +80,7 @@ def rows(target: str) -> Iterator[Row]:
                 round(launch.passes / max(launch.least_passes, 1), 2),
                 round(cycles / CYCLES_PER_US, 2),
                 round(waves * launch.passes / CYCLES_PER_US, 2),
-                round(passes * size / BYTES_PER_US, 2),
+                round(touched * size / BYTES_PER_US, 2),
             )
 
 
@@ -90,7 +91,9 @@ HEADER = COLUMNS.format(*(field.name for field in fields(Row)))
 def main() -> None:
     """Print the table as it grows, then write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--target", default="sm_90", choices=("sm_80", "sm_90", "sm_100"))
+    targets = ("sm_80", "sm_90", "sm_100")
+    words = "whose code is counted; times are an H100's with any"
+    parser.add_argument("--target", default="sm_90", choices=targets, help=words)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV")
     arguments = parser.parse_args()
     output: Path | None = arguments.output

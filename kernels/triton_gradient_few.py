@@ -135,7 +135,7 @@ def _few_kernel(
                 h = tl.where(own, h, others * h if CONTRAST else 0)
                 if LOGITS:
                     h = tl.where((p < CELLS)[None, :, None], h + evens[i][:, None, None], 0)
-            # dF before F is there: together they do not fit into registers.
+            # dF before F is there: of columns, both do not fit into registers.
             if NEED_FEATURES:
                 if ONE_CLASS:
                     grad_f = tl.sum(tl.sum(tl.where(own, w, 0), 0)[None] * h, 0)

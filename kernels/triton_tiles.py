@@ -8,14 +8,15 @@ A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells:
   always has MIN_CHANNELS.
 - columns (V = -1): ``[BLOCK_P, BLOCK_C]``, else as rows, where channels are contiguous
   (channels_last). A warp's threads go along the last axis, also when they read what was copied to
-  shared memory: along the cells, 64 bytes apart, they would all ask two banks. On AMD, rows.
+  shared memory: along the cells, 64 bytes apart, they would all ask two banks. On AMD, and where
+  columns spill, rows.
 - vectors (V > 0): ``[BLOCK_C / M, V, N]``, N vectors of V elements and padding, which are all
   cells (BLOCK_P = P, the cells and their padding). In NCHW with 49 cells a channel's row of 98
   bytes is not aligned, but M = 8 of them are 392 values without a gap, which is 49 vectors of 16
   bytes. Element e of vector n is value n V + e of M channels in a row: of the (n V + e) //
   CELLS-th of them, the cell (n V + e) % CELLS.
 
-The kernels are written once, in what both arrangements have: values of channels or of cells spread
+The kernels are written once, in what all arrangements have: values of channels or of cells spread
 over a tile, and tiles summed over cells ``[L, BLOCK_C]`` or over channels ``[L, BLOCK_P]``. L is a
 leading axis, of classes or of length 1.
 """
@@ -36,13 +37,13 @@ from focus.kernels.types import accumulation_dtype
 # Explicit, since the default changes in triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}
 VECTOR_BYTES = 16
-# Channels of a tile of rows: where they are contiguous, 32 bytes of them in 16 bits are the sector
-# that memory moves at once.
+# Channels of a tile of rows or columns: where they are contiguous, 32 bytes of them in 16 bits are
+# the sector that memory moves at once.
 MIN_CHANNELS = 16
 # Vectors of M channels that a tile takes, before its elements, for one class or two, are too many
 # for the registers.
 MAX_VECTORS = 256
-# With more, fewer than two programs of 256 threads share a multiprocessor.
+# With more, fewer than 512 threads share a multiprocessor.
 MAX_REGISTERS = 128
 # Bytes of features and weight that a program asks for before it needs them. Programs are few, so
 # memory is as busy as each of them keeps it.
@@ -53,7 +54,7 @@ tile_scale = 1
 
 @triton.constexpr_function
 def channels_per_row(cells, vector):
-    """M: how many channels it takes until the next begins on a vector's boundary; 1 in rows."""
+    """M: how many channels it takes until the next begins on a vector's boundary; else 1."""
     return vector // math.gcd(cells, vector) if vector > 0 else 1
 
 

@@ -22,13 +22,7 @@ def assert_cam_entropy(form: Form, case: Case, **options: Any) -> None:
 
 def assert_focus_head(form: Form, inputs: Inputs, options: dict[str, Any]) -> None:
     """Results, and gradients for a random upstream gradient of the loss."""
-    wide = {
-        name: value.cpu().double()
-        if torch.is_tensor(value) and value.is_floating_point()
-        else value
-        for name, value in options.items()
-    }
-    wide = {name: value.cpu() if torch.is_tensor(value) else value for name, value in wide.items()}
+    wide = {name: widened(value) for name, value in options.items()}
     actual = run_focus_head(form, inputs, **options)
     expected = run_focus_head(REFERENCE, inputs.double(), **wide)
     without_cam = wide | {"focus_weight": 0.0, "saliency_weight": 0.0}
@@ -36,6 +30,13 @@ def assert_focus_head(form: Form, inputs: Inputs, options: dict[str, Any]) -> No
     for name, tensor in actual.items():
         addends = (pooling, expected["dF"] - pooling) if name == "dF" else None
         assert_close(name, tensor, expected[name], inputs.features.dtype, addends)
+
+
+def widened(value: Any) -> Any:
+    """A tensor on the CPU, of floats in float64; anything else as it is."""
+    if not torch.is_tensor(value):
+        return value
+    return value.cpu().double() if value.is_floating_point() else value.cpu()
 
 
 def assert_class_activation(form: Form, case: Case) -> None:
