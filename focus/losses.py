@@ -4,6 +4,7 @@ The loss is ``(1/B) sum_b (a CE_b + b focus_b + c saliency_b)``; see :mod:`focus
 terms. The weights beyond CYBORG's are this project's own, chosen on the demo set's closed split.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +44,7 @@ class LossConfig:
         if self.entropy_target is None:
             del given["entropy_target"]
         for name, (allowed, words) in RANGES.items():
-            if name in given and not allowed(given[name]):
+            if name in given and not (math.isfinite(given[name]) and allowed(given[name])):
                 raise ValueError(f"{name} must be {words}, got {given[name]}")
 
 

@@ -15,7 +15,9 @@ from focus.losses import LossConfig
     [
         ({"focus_weight": -1.0}, "focus_weight must be at least 0, got -1.0"),
         ({"classification_weight": math.nan}, "classification_weight must be at least 0, got nan"),
+        ({"focus_weight": math.inf}, "focus_weight must be at least 0, got inf"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"temperature": math.inf}, "temperature must be above 0, got inf"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ({"entropy_target": 1.5}, "entropy_target must be from 0 to 1, got 1.5"),
     ],
