@@ -30,11 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = 0
-    # What a launcher, or the user's Accelerate config, says is not for the programs that tests run,
-    # and what these keep goes when the tests end.
+    # What a launcher, the user's Accelerate config, or the user says of backends is not for the
+    # programs that tests run, and what these keep goes when the tests end.
     for name in list(os.environ):
         launched = name.startswith(("ACCELERATE_", "TORCHELASTIC_")) or name in LAUNCHED
-        if launched and name != "ACCELERATE_USE_CPU":
+        if (launched and name != "ACCELERATE_USE_CPU") or name == "FOCUS_BACKEND":
             del os.environ[name]
     caches = TemporaryDirectory(prefix="focus-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(caches.cleanup)
