@@ -78,7 +78,7 @@ def _known(name: str, where: str) -> Choice:
 
 
 def driver_obstacle() -> str | None:
-    """Why Triton does not reach the GPU, in one line; it takes a C compiler and Python's headers.
+    """Why Triton does not reach the GPU, as a clause; it takes a C compiler and Python's headers.
 
     Asked once, and not where torch.compile traces, which takes what is known by then.
     """
@@ -89,7 +89,8 @@ def driver_obstacle() -> str | None:
 
             driver.active.get_current_target()
         except Exception as error:  # the compiler's, the linker's, the driver's
-            _driver_obstacle = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            _driver_obstacle = said.partition(". ")[0].removesuffix(".")
         _driver_asked = True
     return _driver_obstacle
 
