@@ -28,7 +28,7 @@ from focus.inference import other_geometry
 from focus.models import Detector
 from focus.operating_points import THRESHOLDS
 from focus.pictures import ahead, predict_pixels
-from focus.runtime import check_writable
+from focus.runtime import check_backend, check_writable
 from focus.use_config import ExplainConfig
 from focus.videos import VIDEO_EXTENSIONS, evenly, frames_of, require_av
 from focus.writing import check_empty
@@ -48,6 +48,8 @@ def explain(config: ExplainConfig) -> None:
             before anything is written.
     """
     torch.set_num_threads(config.threads or usable_cores())
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    check_backend(device)
     output = _new_folder(config.output)
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
     folder = local_folder(str(config.model_dir))
@@ -59,7 +61,6 @@ def explain(config: ExplainConfig) -> None:
     manifest = Manifest(Sample(str(item.path)) for item in items)
     if warning := other_geometry(detector, manifest):
         _log.warning(warning)
-    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     detector.to(device)
     with (
         Writer(output, judge) as writer,

@@ -24,6 +24,7 @@ from focus.errors import InputError
 from focus.inference import evaluation_mode
 from focus.kernels.reference import normalised_entropy
 from focus.models import Detector
+from focus.runtime import check_backend
 from focus.use_config import ExportConfig
 from focus.videos import evenly
 from focus.writing import written_whole
@@ -66,6 +67,7 @@ def export(config: ExportConfig) -> None:
     onnx, runtime = _package("onnx"), _package("onnxruntime")
     _package("onnxscript")  # torch's exporter needs it
     torch.set_num_threads(config.threads or usable_cores())
+    check_backend("cpu")
     path = Path(str(config.onnx))
     if path.exists():
         raise InputError(f"--onnx {path} is there already: give another name, or remove it.")

@@ -105,15 +105,27 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         options["cpu"] = True
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
-    check_precision(config.mixed_precision, accelerator.device)
-    try:
-        # Here Triton's driver is compiled: before data are read, and not where a step is traced.
-        backend_for(torch.empty(0, device=accelerator.device))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
+    together(accelerator, lambda: _check_device(config.mixed_precision, accelerator.device))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator
+
+
+def _check_device(precision: str, device: torch.device) -> None:
+    check_precision(precision, device)
+    check_backend(device)
+
+
+def check_backend(device: torch.device | str) -> None:
+    """Raise InputError for a FOCUS_BACKEND that is none, or that cannot run on the device.
+
+    Here Triton's driver is compiled: before data are read, and not where a step is traced.
+    """
+    empty = torch.empty(0, device=device)  # an error of the device's own is no backend's
+    try:
+        backend_for(empty)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
 
 
 def check_precision(name: str, device: torch.device) -> None:
@@ -196,7 +208,7 @@ def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
         return made
     if rank == 0:
         raise error or errors[0]  # its own has a traceback, for --debug
-    raise InputError(f"Process {rank}: {str(errors[rank]).removesuffix('.')}.")
+    raise InputError(f"Process {rank}: {str(errors[rank]).removesuffix('.')}.") from error
 
 
 def check_writable(folder: Path) -> None:

@@ -20,7 +20,7 @@ from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError, OneProcessError
 from focus.models import Detector
 from focus.result_table import format_table
-from focus.runtime import check_precision, check_shown
+from focus.runtime import check_backend, check_precision, check_shown, start
 from focus.scores import Scores
 
 from .launching import python, run
@@ -398,6 +398,24 @@ def test_more_processes_than_gpus_are_refused(
     assert f"start {devices}, or set ACCELERATE_USE_CPU=true to use the CPU" in str(error.value)
     # What the main process does not find, the first that does has to say.
     assert isinstance(error.value, OneProcessError) == (place == "1")
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_a_program_with_more_processes_than_gpus_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"^4 processes would share 2 GPUs: start 2, or set "):
+        start(TrainConfig())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_an_error_of_the_device_is_not_called_one_of_the_backend() -> None:
+    with pytest.raises((RuntimeError, AssertionError)) as caught:
+        check_backend("cuda")
+    assert "FOCUS_BACKEND" not in str(caught.value)
 
 
 @pytest.mark.parametrize("major", [7, 8])

@@ -256,6 +256,23 @@ def test_what_cannot_be_explained(detector: Detector, pictures: Path, tmp_path: 
     assert not out.exists(), "nothing is made for nothing"
 
 
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("foo", "FOCUS_BACKEND='foo' is not one of auto, triton, eager, reference"),
+        ("triton", "backend triton cannot run: features on cpu and TRITON_INTERPRET is not 1"),
+    ],
+)
+def test_a_backend_that_cannot_run_is_refused_first(
+    backend: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("FOCUS_BACKEND", backend)
+    sentence = f"^{said}: set FOCUS_BACKEND=auto, or leave it unset\\.$"
+    with pytest.raises(InputError, match=sentence):
+        explain(ExplainConfig(paths=("lost.png",), model_dir="lost"))
+
+
 def test_each_file_once_and_long_names_fit(detector: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "f"
     folder.mkdir()

@@ -228,6 +228,10 @@ def test_what_cannot_be_exported(
     for place, words in (("lost", "no file or folder .*lost"), ("m", "no images in .*m: give")):
         with pytest.raises(InputError, match=words):
             export(detector, tmp_path, tmp_path / place)
+    with monkeypatch.context() as patch:
+        patch.setenv("FOCUS_BACKEND", "foo")
+        with pytest.raises(InputError, match=r"^FOCUS_BACKEND='foo' is not .*: set FOCUS_BACKEND="):
+            export(detector, tmp_path, pictures)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as what cannot be imported
     with pytest.raises(InputError, match=r"pip install 'focus-faces\[onnx\]'"):
         export(detector, tmp_path, pictures)
