@@ -54,11 +54,8 @@ def train(config: TrainConfig) -> None:
         )
         runs.append(resolve(plain))
     accelerator = start(run)
-    _trackers(run)
-    saved = [check_folder(each) for each in runs]
     main = accelerator.is_main_process
-    records = map(recorded_manifest, runs, saved)
-    recorded = next((record for record in records if record is not None), None)
+    saved, recorded = together(accelerator, lambda: _before(runs))
     # What takes seconds first, then weights, which may have to be fetched, then every image.
     listed = main_first(accelerator, lambda: listed_images(run, recorded=recorded, progress=main))
     detectors = together(accelerator, lambda: [*map(_untrained, runs, saved)])
@@ -92,6 +89,14 @@ def train(config: TrainConfig) -> None:
                 print(line)
     for each in runs:
         accelerator.print(f"run folder: {folder_of(each)}")
+
+
+def _before(runs: list[ResolvedTrainConfig]) -> tuple[list[SavedRun | None], Manifest | None]:
+    """What the runs go on from if they are resumed, and what they train on."""
+    _trackers(runs[0])
+    saved = [check_folder(each) for each in runs]
+    records = map(recorded_manifest, runs, saved)
+    return saved, next((record for record in records if record is not None), None)
 
 
 def _untrained(config: ResolvedTrainConfig, saved: SavedRun | None) -> Detector:

@@ -388,12 +388,15 @@ def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path, begi
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def refused_together(words: list[object], folder: Path, machines: int) -> list[str]:
-    """What two processes of a launch say, each in a folder of its own; both have to end with 2."""
+def refused_together(words: list[object], folder: Path, machines: int, **second: str) -> list[str]:
+    """What two processes of a launch say, each in a folder of its own; both have to end with 2.
+
+    second: what the environment says to the second alone.
+    """
     port, started, logs = free_port(), [], [folder / f"{rank}.log" for rank in range(2)]
     for rank, log in enumerate(logs):
         (folder / str(rank)).mkdir(exist_ok=True)
-        about = told(rank, 2, port, local=2 // machines)
+        about = told(rank, 2, port, local=2 // machines) | (second if rank else {})
         output = log.with_suffix(".out")
         started.append(launch(words, output, log, cwd=folder / str(rank), **about))
     for process in started:
@@ -418,12 +421,57 @@ def test_what_one_process_alone_lacks_is_said_with_its_rank(faces: Path, tmp_pat
     assert "Traceback" not in "".join(errors)
 
 
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_backend_that_one_process_alone_cannot_take(machines: int, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", "lost", "--debug"]
+    errors = refused_together(words, tmp_path, machines, FOCUS_BACKEND="foo")
+    *_, last = errors[0].splitlines()
+    assert last == (
+        "train.py: error: Process 1: FOCUS_BACKEND='foo' is not one of auto, triton, eager, "
+        "reference: set FOCUS_BACKEND=auto, or leave it unset."
+    )
+    if machines == 1:
+        assert "train.py: error" not in errors[1]
+    else:  # whose first process says where it was
+        assert "ValueError: FOCUS_BACKEND='foo'" in errors[1]
+        assert errors[1].splitlines()[-1] == last
+
+
+def test_a_run_folder_that_one_process_alone_has(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "1" / "runs" / "run").mkdir(parents=True)
+    words = [*SMALL, "--data", faces, "--output", "runs"]
+    errors = refused_together(words, tmp_path, machines=1)
+    assert errors[0].splitlines()[-1] == (
+        "train.py: error: Process 1: The run folder runs/run exists already: give another --name, "
+        "or --resume to go on."
+    )
+    assert "Traceback" not in "".join(errors)
+
+
 def test_two_machines_without_a_shared_folder_are_refused_at_once(
-    faces: Path, tmp_path: Path
+    faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
-    """As two machines: each process has its own, and a folder of its own by the same name."""
+    """As two machines: each process has its own, and a folder of its own by the same name.
+
+    Not forked: what is left of the group must not abort the interpreter at its end.
+    """
     words = [*SMALL, "--data", faces, "--epochs", "1", "--output", "runs", "--report-to", "none"]
-    errors = refused_together(words, tmp_path, machines=2)
+    port, started = free_port(), []
+    for rank in range(2):
+        (folder := tmp_path / str(rank)).mkdir()
+        with (tmp_path / f"{rank}.log").open("w") as log:
+            started.append(
+                begin(
+                    [sys.executable, CHECKOUT / "train.py", *words],
+                    cwd=folder,
+                    env=os.environ | told(rank, 2, port, local=1),
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                )
+            )
+    codes = [process.wait(200) for process in started]
+    errors = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
+    assert codes == [2, 2], errors
     assert "Process 1 does not see the run folder runs/run" in errors[0]
     assert "give an --output that all machines share." in errors[0]
     assert not checkpoints(tmp_path / "0" / "runs")
