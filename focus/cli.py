@@ -14,7 +14,7 @@ import sys
 import traceback
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
@@ -95,12 +95,12 @@ def run(
     prog = prog or Path(sys.argv[0]).name
     with program(prog, debug="--debug" in argv):
         config = parse(config_class, argv, prog=prog, description=description)
-    with program(prog, debug=config.debug):
+    with program(prog, debug=config.debug, flags=[field.name for field in fields(config)]):
         main(config)
 
 
 @contextmanager
-def program(prog: str, *, debug: bool) -> Iterator[None]:
+def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[None]:
     """End the process with code 2 and one line on an InputError.
 
     A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
@@ -111,6 +111,7 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     Args:
         prog: the program's name, with which the line begins.
         debug: show the traceback before it.
+        flags: the names of what it takes, of which it is said which help.
     """
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
@@ -143,11 +144,7 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
             raise
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         size = f" (tried to allocate {wanted[1]})" if wanted else ""
-        message = (
-            f"A GPU is out of memory{size}: give a smaller "
-            "--batch-size; in training, --gradient-accumulation-steps N takes N of them for a step."
-        )
-        _end(2, message, prog, debug, True)
+        _end(2, f"A GPU is out of memory{size}: {_less_memory(flags)}.", prog, debug, True)
     except Stopped as stopped:
         _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
     except KeyboardInterrupt:
@@ -222,6 +219,19 @@ def _sentence(error: InputError) -> str:
     if text.startswith("Caught "):
         text = text.rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2]
     return " ".join(text.split())
+
+
+def _less_memory(flags: Collection[str]) -> str:
+    """What a program with these flags may do to take less of a GPU's memory."""
+    if "batch_size" not in flags:
+        return "free some of it, or take a larger GPU"
+    if "gradient_accumulation_steps" not in flags:
+        return "give a smaller --batch-size"
+    # A fixed number, since the last digits of a score may differ with the size of its batch.
+    return (
+        "give a smaller --batch-size, of which --gradient-accumulation-steps N takes N for a step, "
+        "or, where it scores, 64 images at a time, a smaller --image-size"
+    )
 
 
 def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoReturn:

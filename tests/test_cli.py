@@ -107,34 +107,54 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 OUT_OF_MEMORY = """
-import sys
+import os
 from focus.cli import run
-from focus.config import TrainConfig
+from focus.config import EvaluateConfig, TrainConfig
+from focus.use_config import ExportConfig
 
 def main(config):
     import torch
-    if config.name == "other":
+    if getattr(config, "name", "") == "other":
         raise RuntimeError("another")
     raise torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 14.74 GiB "
         "of which 1.06 GiB is free. See documentation for Memory Management"
     )
 
-run(main, TrainConfig)
+run(main, globals()[os.environ.get("CONFIG", "TrainConfig")])
 """
 
 
 def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
     """Raised here as torch does: there is no GPU to fill."""
+    from focus.trainer import EVALUATION_BATCH
+
     done = program(tmp_path, source=OUT_OF_MEMORY, RANK="1", LOCAL_RANK="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): give a smaller "
-        "--batch-size; in training, --gradient-accumulation-steps N takes N of them for a step.\n"
+        "--batch-size, of which --gradient-accumulation-steps N takes N for a step, or, where it "
+        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size.\n"
     )
     other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
     assert other.returncode == 1
     assert other.stderr.endswith("RuntimeError: another\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "advice"),
+    [
+        ("EvaluateConfig", [], "give a smaller --batch-size."),
+        ("ExportConfig", ["--onnx=x"], "free some of it, or take a larger GPU."),
+    ],
+)
+def test_what_helps_against_too_little_memory_is_a_flag_of_the_program(
+    kind: str, words: list[str], advice: str, tmp_path: Path
+) -> None:
+    done = program(tmp_path, "--model-dir=m", *words, source=OUT_OF_MEMORY, CONFIG=kind)
+    assert done.stderr == (
+        f"program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): {advice}\n"
+    )
 
 
 @pytest.mark.parametrize(
