@@ -258,14 +258,21 @@ def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
     assert list(loader) == [0, 1, 2]
 
 
-def test_workers_end_with_a_program_that_has_an_error(tmp_path: Path) -> None:
-    """Which holds the loader: Python ends its workers by SIGTERM, and waits for them."""
+@pytest.mark.parametrize("items", ["range(100)", "Slow()"])
+def test_workers_end_with_a_program_that_has_an_error(items: str, tmp_path: Path) -> None:
+    """Which holds the loader: multiprocessing ends its workers by SIGTERM, and waits for them.
+
+    One of them may be at work where Python looks at no signal.
+    """
     script = tmp_path / "program.py"
     script.write_text(
         "from torch.utils.data import DataLoader\n"
         "from focus.data.dataset import worker_options\n"
-        "options = worker_options(1) | {'num_workers': 1, 'persistent_workers': True}\n"
-        "batches = iter(DataLoader(range(100), **options))\n"
+        "class Slow:\n"
+        "    def __len__(self): return 100\n"
+        "    def __getitem__(self, index): return index % 2 and sum(range(10**11))\n"
+        "options = worker_options(2) | {'num_workers': 2, 'persistent_workers': True}\n"
+        f"batches = iter(DataLoader({items}, **options))\n"
         "next(batches)\n"
         "raise RuntimeError('of the program')\n"
     )

@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import mmap
 import multiprocessing
 import os
 import signal
@@ -205,7 +204,7 @@ def worker_options(workers: int) -> dict[str, Any]:
     """
     forked = workers > 0 and sys.platform == "linux"
     if forked:
-        _ending(os.getpid())
+        _ended_at_exit(os.getpid())
     return {
         "worker_init_fn": start_worker,
         "multiprocessing_context": "fork" if forked else None,
@@ -216,24 +215,30 @@ def start_worker(_: int) -> None:
     """Of a DataLoader: leave to the parent what ends a run, and the memory that is shared alone.
 
     What signals a whole group of processes, as torchrun and a terminal do, has the parent finish
-    its step and save, for which it needs its workers. At its end, it is by SIGTERM that it ends
-    those that it still has, as after an error, and waits for them.
+    its step and save, for which it needs its workers. Those that it still has at its end, as after
+    an error, it kills.
     """
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None and sys.platform == "linux":
-        ending = _ending(parent.pid)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending[0] else None)
+    if sys.platform == "linux":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @functools.cache
-def _ending(process: int) -> mmap.mmap:
-    """A byte that a process shares with the workers it forks: 1 once it is at its end."""
-    ending = mmap.mmap(-1, 1)
-    # Before multiprocessing ends the workers.
-    Finalize(None, ending.__setitem__, (0, 1), exitpriority=0)
-    return ending
+def _ended_at_exit(process: int) -> None:
+    """Have a process kill the workers it still has, once for each process.
+
+    Before multiprocessing ends them, which is by SIGTERM, and waits for them.
+    """
+    Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    # torch's handler would raise an error for each worker that is killed.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def collate(items: Sequence[Batch]) -> Batch:
