@@ -252,10 +252,11 @@ def _convert(it: Instruction, block: Block, active: Array | None) -> None:
             if "rzi" not in modes:
                 raise Fault("floats are converted to integers towards zero alone")
             value = np.nan_to_num(np.trunc(value.astype(np.float64)))
-            limits = np.iinfo((SIGNED if to[0] == "s" else UNSIGNED)[width_of(to)])
-            if width_of(to) > 32:
+            bits = width_of(to)
+            if bits > 32:
                 raise Fault("floats are converted to integers of up to 32 bits alone")
-            value = np.clip(value, limits.min, limits.max)
+            least = -(2 ** (bits - 1)) if to[0] == "s" else 0
+            value = np.clip(value, least, least + 2**bits - 1)
         result = value.astype((SIGNED if to[0] == "s" else UNSIGNED)[width_of(to)])
     block.write(it.operands[0], flushed(result, it), active)
 

@@ -108,6 +108,13 @@ def test_fused_products_are_rounded_once() -> None:
         assert (found != 0).any()
 
 
+def test_floats_to_integers_stop_at_the_ends() -> None:
+    values = np.array([3e9, -3e9, -1.9, np.nan] * 16, np.float32)
+    signed = result("cvt.rzi.s32.f32 %r9, %r1;", r1=values).view(np.int32)
+    assert list(signed[:4]) == [2**31 - 1, -(2**31), -1, 0]
+    assert list(result("cvt.rzi.u32.f32 %r9, %r1;", r1=values)[:3]) == [3 * 10**9, 0, 0]
+
+
 def test_two_numbers_in_a_register() -> None:
     pair = np.array([1.5, -2.0], np.float32).view(np.uint64)
     found = result("fma.rn.f32x2 %rd9, %rd1, %rd1, %rd1;", "rd9", rd1=pair)[:1].view(np.float32)
