@@ -113,11 +113,11 @@ def test_memory_moves_the_features_twice_and_their_gradient_once(layout: str) ->
     assert [launch.kernel for launch in gpu.launches] == [
         f"_{name}_kernel" for name in ("maps", "terms", "few", "sum_groups")
     ]
-    # The asynchronous copies of triton 3.6 give a warp vectors of several rows.
+    # Triton 3.6 gives a warp vectors of several rows of NCHW at a time.
     oldest = triton.__version__.startswith("3.6.")
-    apart = oldest and layout == "nchw"
-    assert 2 * size <= moved["F read"] <= (1.12 if apart else 1.06) * 2 * size
-    assert size <= moved["dF written"] <= 1.06 * size
+    beside = 1.15 if oldest and layout == "nchw" else 1.06
+    assert 2 * size <= moved["F read"] <= beside * 2 * size
+    assert size <= moved["dF written"] <= beside * size
     assert moved["F written"] == moved["dF read"] == 0
     # Of channels_last no two threads want different words of one bank; but of triton 3.6, where dF
     # takes its way to the layout of its stores.
