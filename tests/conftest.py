@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from .launching import Begin
 
+# The programs of bench are not installed.
+sys.path.append(str(Path(__file__).parents[1]))
+
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEFT_OUT = pytest.StashKey[int]()
 

@@ -194,6 +194,12 @@ def test_passes_over_the_banks(code: str, passes: int, least: int) -> None:
     assert (shared.passes, shared.least_passes) == (passes, least)
 
 
+def test_threads_that_disagree_on_a_place_are_counted() -> None:
+    zero = np.zeros(1, np.uint32)
+    assert machine("st.shared.b32 [%r1], 7;", r1=zero).shared.disagreements == 0
+    assert machine("st.shared.b32 [%r1], %r2;", r1=zero, r2=LANES // 32).shared.disagreements == 1
+
+
 def test_threads_go_apart_and_come_together() -> None:
     code = """
     mov.u32 %r1, %tid.x;
@@ -309,7 +315,6 @@ def test_races_and_unfinished_copies_are_found(fault: str) -> None:
         ("ld.shared.b64 %rd9, [%r1+4];", "not aligned"),
         ("ld.shared.b32 %r9, [%r1+1024];", "1024 bytes is accessed at"),
         ("ld.shared.b32 %r9, [%r1+-4];", "1024 bytes is accessed at -4"),
-        ("st.shared.b32 [%r1], %r5;", "different values to one place of shared memory"),
         ("st.global.b32 [%rd1], %r5;", "different values to one place"),
         (f"{COPY} {COPY}", "begins while another"),
         ("bar.sync 1, 32;", "of a part of the threads"),
