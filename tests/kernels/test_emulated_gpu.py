@@ -12,6 +12,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="triton is not installed")
+
+import triton
+import triton.language as tl
+
+from bench.emulated_gpu import EmulatedGPU, emulated_gpu
+from bench.ptx import Fault
 from focus.kernels import focus_head
 
 from .as_reference import assert_cam_entropy, assert_class_activation, assert_focus_head
@@ -27,12 +34,6 @@ from .cases import (
     name_of,
     pairwise,
 )
-
-triton = pytest.importorskip("triton", reason="triton is not installed")
-tl = triton.language
-
-from bench.emulated_gpu import EmulatedGPU, emulated_gpu  # noqa: E402
-from bench.ptx import Fault  # noqa: E402
 
 OPTIONS: Case = {"level": "match", "cam_class": "true", "maps": "masked maps"}
 # Each kernel in each arrangement of a tile, vectors across the end of a channel, blocks cut short.
