@@ -6,7 +6,8 @@ and the barriers. An instruction is executed for all threads at once, as one num
 
 Beside the results it finds what a GPU would not tell, or by a crash alone: an access outside of
 every tensor or not on a multiple of its width, shared memory that one warp reads or writes while
-another writes it with no barrier between, an asynchronous copy read before it was waited for.
+another writes it with no barrier between, an asynchronous copy read before it was waited for,
+threads that write different values to one place.
 
 Semantics are those of NVIDIA's "PTX ISA" 8 and 9. Not modelled: the last bits of approximations
 (``ex2``, ``lg2``, ``rcp``, ``sqrt``, ``div.full``: here they are rounded rightly), the sign of a
@@ -114,9 +115,6 @@ class SharedMemory:
         # Passes over the banks that all accesses took, and would take if no two words of a pass
         # were of one bank.
         self.passes = self.least_passes = 0
-        # Instructions by which threads wrote different values to one place. Sums over threads may
-        # differ in their last bit, where products are fused into them.
-        self.disagreements = 0
 
     def count(self, addresses: Array, width: int, lanes: Array) -> None:
         """Each bank gives a word of 4 bytes at a time; a pass takes 128 bytes of one warp."""
@@ -186,9 +184,10 @@ class SharedMemory:
         return places
 
     def write(self, places: Array, values: Array) -> None:
-        """All threads at once; where they disagree, who comes last is not known."""
+        """All threads at once: where they disagreed, who comes last would not be known."""
         self.data[places] = values
-        self.disagreements += int((self.data[places] != values).any())
+        if (self.data[places] != values).any():
+            raise Fault("threads write different values to one place of shared memory")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from focus.kernels import triton_tiles
 from focus.kernels.eager import empty_gradient
 from focus.kernels.triton_tiles import (
     OPTIONS,
+    ROUNDED,
     arrangement,
     load_channels,
     spread_cells,
@@ -195,7 +196,7 @@ def many_classes(
                     NEED_FEATURES=needs[0],
                     NEED_WEIGHT=needs[1],
                     **seen,
-                    **OPTIONS,
+                    **ROUNDED,
                 )
     grad_weight = None
     if sums is not None:

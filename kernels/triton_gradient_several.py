@@ -16,7 +16,7 @@ from focus.kernels.eager import empty_gradient
 from focus.kernels.triton_gradient_sums import sum_groups
 from focus.kernels.triton_tiles import (
     MAX_REGISTERS,
-    OPTIONS,
+    ROUNDED,
     arrangement,
     on_amd,
     spread_block,
@@ -182,8 +182,7 @@ def several_classes(
                 STAGES=1 if on_amd() else 3 if narrow and not wide_tiles else 2,
                 L=MAX_CLASSES,
                 **seen,
-                # Fused, the threads that hold the sum over classes of d W would not agree on it.
-                **OPTIONS | {"enable_fp_fusion": False},
+                **ROUNDED,
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )
     return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])

@@ -36,6 +36,9 @@ from focus.kernels.types import accumulation_dtype
 
 # Explicit, since the default changes in triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}
+# Products are rounded before they are summed: fused into a sum over threads, each thread would
+# round another of them, and hold another sum.
+ROUNDED = {"enable_fp_fusion": False}
 VECTOR_BYTES = 16
 # Channels of a tile of rows or columns: where they are contiguous, 32 bytes of them in 16 bits are
 # the sector that memory moves at once.
@@ -403,12 +406,11 @@ def stages_ahead(
 def small_options(values: int) -> dict[str, Any]:
     """Options of a kernel whose program holds so many cells or classes: eight or more to a thread.
 
-    Products are rounded before they are summed: fused into a sum over threads, each thread would
-    round another of them, and hold another sum; fused into ``entropy - target``, the rounding of
-    the entropy would be left where nothing is.
+    Of products that are not rounded, fused into ``entropy - target``, the rounding of the entropy
+    would be left where nothing is.
     """
     warps = min(max(triton.next_power_of_2(values) // 256, 4), 16)
-    return {"enable_fp_fusion": False, "num_warps": warps}
+    return ROUNDED | {"num_warps": warps}
 
 
 def warp_size() -> int:

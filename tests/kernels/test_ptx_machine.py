@@ -194,10 +194,11 @@ def test_passes_over_the_banks(code: str, passes: int, least: int) -> None:
     assert (shared.passes, shared.least_passes) == (passes, least)
 
 
-def test_threads_that_disagree_on_a_place_are_counted() -> None:
+def test_threads_agree_on_a_place() -> None:
     zero = np.zeros(1, np.uint32)
-    assert machine("st.shared.b32 [%r1], 7;", r1=zero).shared.disagreements == 0
-    assert machine("st.shared.b32 [%r1], %r2;", r1=zero, r2=LANES // 32).shared.disagreements == 1
+    assert machine("st.shared.b32 [%r1], 7;", r1=zero).shared.passes == 2
+    with pytest.raises(Fault, match="threads write different values to one place of shared memory"):
+        machine("st.shared.b32 [%r1], %r2;", r1=zero, r2=LANES // 32)
 
 
 def test_threads_go_apart_and_come_together() -> None:
