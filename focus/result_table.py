@@ -68,15 +68,13 @@ class Row:
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
     """The rows of the table at the end of a run, for the results of one model or of several."""
-    rows = [Row("closed-set AUC", ("closed", "pooled", "auc"))]
+    rows = [_mean_auc(everything, "closed-set AUC", "closed")]
     if any("closed_balanced" in results for results in everything):
-        rows.append(Row("closed-balanced AUC", ("closed_balanced", "pooled", "auc")))
+        rows.append(_mean_auc(everything, "closed-balanced AUC", "closed_balanced"))
     for name in sorted({name for results in everything for name in results["open"]["generators"]}):
         place = ("open", "generators", name, "auc")
         rows.append(Row("open-set AUC, ", place, name, _relations(everything, name)))
-    counts = {results["open"]["n_generators"] for results in everything}
-    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
-    rows.append(Row(f"open-set AUC, {mean}", ("open", "mean", "auc")))
+    rows.append(_mean_auc(everything, "open-set AUC", "open"))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
@@ -95,6 +93,13 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         for test_set in ("closed", "open"):
             rows.append(Row(f"{label}, {test_set}", (test_set, "pooled", key)))
     return rows
+
+
+def _mean_auc(everything: Sequence[Results], label: str, test_set: str) -> Row:
+    """The mean over the generators of a test set, whose number is said where it is one."""
+    counts = {results[test_set]["n_generators"] for results in everything if test_set in results}
+    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
+    return Row(f"{label}, {mean}", (test_set, "mean", "auc"))
 
 
 AT_POINT = "* the threshold at which both errors are as frequent on validation images"

@@ -31,7 +31,7 @@ def test_table() -> None:
     assert format_table({"blend": blend, "ce": ce}).splitlines() == [
         "                                     blend       ce",
         "---------------------------------------------------",
-        "closed-set AUC                       0.500        -",
+        "closed-set AUC, mean                 0.500        -",
         "open-set AUC, uEars (?)              1.000    0.000",
         "open-set AUC, uSwap (?)              0.500        -",
         "open-set AUC, mean                   0.750    0.000",
@@ -45,6 +45,20 @@ def test_table() -> None:
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
     assert "open-set AUC, mean of 2              0.750" in format_table({"blend": blend})
+
+
+def test_a_set_is_summed_up_by_the_mean_over_its_generators() -> None:
+    """Nine fakes of one are found, the one of the other is not: pooled, 0.9."""
+    fakes = [(1, "many", test_set, 0.9) for test_set in ("closed", "closed_balanced")] * 9
+    fakes += [(1, "few", test_set, 0.1) for test_set in ("closed", "closed_balanced")]
+    reals = [(0, "", test_set, 0.5) for test_set in ("closed", "closed_balanced", "open")]
+    results = summarise(table([*reals, *fakes]), ["many", "few"])
+    assert results["closed"]["pooled"]["auc"] == 0.9
+    cells = dict(line.rsplit("  ", 1) for line in format_table({"ce": results}).splitlines()[2:4])
+    assert {name.strip(): cell.strip() for name, cell in cells.items()} == {
+        "closed-set AUC, mean of 2": "0.500",
+        "closed-balanced AUC, mean of 2": "0.500",
+    }
 
 
 def test_results_of_before_there_were_chance_levels() -> None:

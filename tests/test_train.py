@@ -231,7 +231,7 @@ def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> Non
     assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
     assert results["closed"]["pooled"]["auc"] is not None
     assert results["open"]["mean"]["auc"] is None
-    assert re.search(r"closed-set AUC +\d\.\d+", out)
+    assert re.search(r"closed-set AUC, mean of 2 +\d\.\d+", out)
 
 
 def test_without_test_images_the_best_epoch_is_named(data: Path, tmp_path: Path) -> None:

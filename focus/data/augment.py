@@ -1,8 +1,9 @@
 """Random changes of training images, made to the human map alike: torchvision's v2 transforms.
 
 Crop, shift and flip move the map with its image. Blur and JPEG leave the map as it is; they are
-drawn as in Wang et al., *CNN-generated images are surprisingly easy to spot... for now* (2020):
-each with probability 1/2, a blur of up to 3 pixels, then a JPEG of quality 30 to 100.
+drawn as in Wang et al., *CNN-generated images are surprisingly easy to spot... for now* (2020),
+each with probability 1/2, a blur of up to 3 pixels, then a JPEG of quality 30 to 100; but at the
+size of the network, where they change the image at its own.
 """
 
 import numpy as np

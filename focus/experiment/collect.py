@@ -76,14 +76,14 @@ def outcome(run: Run) -> Outcome:
     def at(*keys: str) -> float | None:
         return figure(results, keys)[0]
 
-    closed_auc, open_auc = at("closed", "pooled", "auc"), at("open", "mean", "auc")
+    closed_auc, open_auc = at("closed", "mean", "auc"), at("open", "mean", "auc")
     by_name = {name: each["auc"] for name, each in results["open"]["generators"].items()}
     aucs = {name: auc for name, auc in by_name.items() if auc is not None}
     local = [auc for name, auc in aucs.items() if name not in GLOBAL_GENERATORS]
     spread = [auc for name, auc in aucs.items() if name in GLOBAL_GENERATORS]
     figures = {
         "closed": closed_auc,
-        "closed_balanced": at("closed_balanced", "pooled", "auc"),
+        "closed_balanced": at("closed_balanced", "mean", "auc"),
         "open": open_auc,
         "gap": _difference(open_auc, closed_auc),
         "open_local": metrics.mean(np.array(local)),
