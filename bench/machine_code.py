@@ -1,7 +1,9 @@
 """Compile a Triton kernel for a GPU that need not be there, and read what its machine code does.
 
 Which tensor an instruction touches: the pointer is followed in Triton's first representation from
-the kernel's argument to a load or store, whose source line is looked up in the machine code.
+the kernel's argument to a load or store, whose source line is looked up in the machine code. An
+instruction for AMD that has lost its line may be of any tensor, but for those whose accesses in
+LLVM's representation are all there, on their lines.
 """
 
 import re
@@ -40,7 +42,8 @@ class MachineCode:
     """Registers are per thread; ``local`` and ``shared`` are bytes.
 
     ``spills`` counts the instructions on local memory, which AMD calls scratch. ``arguments`` maps
-    kind and line of an access to the kernel's pointer argument.
+    kind and line of an access to the kernel's pointer argument. ``complete``: kind and argument,
+    where no access of the argument can be missing from its lines.
     """
 
     warps: int
@@ -51,19 +54,21 @@ class MachineCode:
     atomics: int
     accesses: list[Access]
     arguments: dict[tuple[str, str], str]
+    complete: frozenset[tuple[str, str]] = frozenset()
 
     def of(self, kind: str, argument: str) -> list[Access] | None:
         """The loads from, or stores to, an argument; None where the source has none.
 
-        What the compiler moved to a line without an access counts for every argument, so that none
-        escapes a limit.
+        What the compiler moved to a line without an access counts for every argument that is not
+        complete, so that none escapes a limit.
         """
         if argument not in (name for (k, _), name in self.arguments.items() if k == kind):
             return None
+        lost = None if (kind, argument) in self.complete else argument
         return [
             a
             for a in self.accesses
-            if a.kind == kind and self.arguments.get((a.kind, a.line), argument) == argument
+            if a.kind == kind and self.arguments.get((a.kind, a.line), lost) == argument
         ]
 
 
@@ -88,11 +93,18 @@ def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> Mach
                 f"The {access.kind} at {access.line} touches one of {sorted(names)}: give each "
                 "load and store a line of its own."
             )
+    of_line = {place: min(names) for place, names in arguments.items()}
+    complete = frozenset[tuple[str, str]]()
+    if target.backend == "hip":
+        seen = Counter((a.kind, of_line.get((a.kind, a.line), "")) for a in accesses)
+        sought = _accesses_in_llvm(kernel.asm["llir"], kernel.asm["ttir"])
+        complete = frozenset(key for key, count in seen.items() if count == sought[key])
     return MachineCode(
         warps=kernel.metadata.num_warps,
         shared=kernel.metadata.shared,
         accesses=accesses,
-        arguments={place: min(names) for place, names in arguments.items()},
+        arguments=of_line,
+        complete=complete,
         **resources,
     )
 
@@ -149,6 +161,26 @@ def _arguments_by_line(ttir: str) -> dict[tuple[str, str], set[str]]:
                 if value in root:
                     root[result[1]] = root[value]
     return arguments
+
+
+def _accesses_in_llvm(llir: str, ttir: str) -> Counter[tuple[str, str]]:
+    """How many accesses LLVM's representation for AMD has, by kind and pointer argument."""
+    (signature,) = re.findall(r"tt\.func public @\w+\((.*)$", ttir, re.MULTILINE)
+    root = {f"%{n}": name for n, name in enumerate(re.findall(r"%(\w+): ", signature))}
+    access = re.compile(
+        r"\b(load|store)\b.*, ptr addrspace\(1\) (%\d+)"
+        r"|\.buffer\.(load|store)\.\w+\(.*ptr addrspace\(8\) (%\d+)"
+    )
+    counts = Counter[tuple[str, str]]()
+    for line in llir.splitlines():
+        if found := access.search(line):
+            kind, pointer = found[1] or found[3], found[2] or found[4]
+            counts[kind, root[pointer]] += 1
+        elif result := re.match(r"\s*(%\d+) = (.*\bptr addrspace\([18]\).*)", line):
+            for value in re.findall(r"%\d+", result[2]):
+                if value in root:
+                    root[result[1]] = root[value]
+    return counts
 
 
 def _innermost(definitions: dict[str, str], location: str) -> str:

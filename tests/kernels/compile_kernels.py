@@ -110,7 +110,7 @@ TABLES: dict[str, list[Job]] = {
     "grids": [
         ((target,), (grid,), BOTH, (dtype,))
         for grid in ((8, 8), (10, 10))
-        for target, dtype in (("sm_80", "fp32"), ("sm_90", "bf16"))
+        for target, dtype in (("sm_80", "fp32"), ("sm_90", "bf16"), ("gfx942", "bf16"))
     ],
     # Four bytes an element are the most shared memory.
     "smaller": [

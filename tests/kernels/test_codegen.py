@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,7 +157,9 @@ def test_resources_and_width_of_further_targets(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["channels_last", "NCHW"])
-@pytest.mark.parametrize(("target", "dtype"), [("sm_80", "fp32"), ("sm_90", "bf16")])
+@pytest.mark.parametrize(
+    ("target", "dtype"), [("sm_80", "fp32"), ("sm_90", "bf16"), ("gfx942", "bf16")]
+)
 @pytest.mark.parametrize("cells", [64, 100])
 def test_resources_and_width_at_other_grids(
     compiled_further: Compiled, target: str, dtype: str, layout: str, cells: int
@@ -227,6 +230,47 @@ def test_planted_faults_are_found(compiled: Compiled, target: str) -> None:
     assert faults["atomics"] == ["atomics"]
     assert "spills" in faults["spills"]
     assert "touches one of ['features_ptr', 'weight_ptr']" in planted["one line"]["error"]
+
+
+def test_an_access_without_a_line_is_held_to_the_limits_of_what_may_miss_it() -> None:
+    from bench.machine_code import Access, MachineCode
+
+    on_its_line, lost = Access("load", 16, False, "few.py:1"), Access("load", 4, False, "few.py:0")
+    code = MachineCode(
+        warps=4,
+        registers=1,
+        spills=0,
+        local=0,
+        shared=0,
+        atomics=0,
+        accesses=[on_its_line, lost],
+        arguments={("load", "few.py:1"): "features_ptr", ("load", "few.py:2"): "weight_ptr"},
+    )
+    assert code.of("load", "features_ptr") == [on_its_line, lost]
+    found = replace(code, complete=frozenset({("load", "features_ptr")}))
+    assert found.of("load", "features_ptr") == [on_its_line]
+    assert found.of("load", "weight_ptr") == [lost]
+
+
+def test_accesses_in_llvm() -> None:
+    from bench.machine_code import _accesses_in_llvm
+
+    ttir = "tt.func public @k(%x_ptr: !tt.ptr<f32>, %n: i32, %y_ptr: !tt.ptr<f32>) {"
+    llir = """
+  %4 = tail call ptr addrspace(8) @llvm.amdgcn.make.buffer.rsrc.p8.p1(ptr addrspace(1) %0, i16 0)
+  %5 = tail call <4 x i32> @llvm.amdgcn.raw.ptr.buffer.load.v4i32(ptr addrspace(8) %4, i32 %1)
+  %6 = getelementptr float, ptr addrspace(1) %2, i64 %9
+  %7 = load <1 x float>, ptr addrspace(1) %6, align 4
+  %8 = load float, ptr addrspace(3) %3, align 4
+  store <4 x float> %5, ptr addrspace(1) %6, align 16
+  tail call void @llvm.amdgcn.raw.ptr.buffer.store.f32(float %7, ptr addrspace(8) %4, i32 %1)
+"""
+    assert _accesses_in_llvm(llir, ttir) == {
+        ("load", "x_ptr"): 1,
+        ("load", "y_ptr"): 1,
+        ("store", "y_ptr"): 1,
+        ("store", "x_ptr"): 1,
+    }
 
 
 def test_asynchronous_copies_count_as_loads(compiled: Compiled) -> None:
