@@ -105,7 +105,9 @@ class Trainer:
         self.folder, self.manifest, self.saved = folder_of(config), manifest, saved
         self.signals: StopSignals | None = None
         self._told = 0  # the signal that one of the processes had for the last step
-        self.state = TrainState(processes=accelerator.num_processes)
+        self.state = (
+            TrainState(processes=accelerator.num_processes) if saved is None else saved.state
+        )
         self.train, self.validation, self.test = (
             manifest.split(name) for name in ("train", "validation", "test")
         )
@@ -134,6 +136,7 @@ class Trainer:
             description="test images",
         )
         self._prepare()
+        self._aim_at_maps()  # before there is a folder, since it may refuse
 
     def _prepare(self) -> None:
         config, detector = self.config, self.detector
@@ -291,7 +294,6 @@ class Trainer:
         checkpoints = self.folder / CHECKPOINTS
         run = self.saved
         if run is not None:
-            self.state = run.state
             if self.state.processes != accelerator.num_processes:
                 raise InputError(
                     f"The run {self.folder} was trained by {self.state.processes} processes, not "
@@ -323,7 +325,6 @@ class Trainer:
             if run is not None and self.state.best_epoch == self.state.epoch > 0 and not done:
                 self._save_best()
         check_shared(accelerator, config, self.state.step)
-        self._aim_at_maps()
         # TensorBoard's tracker takes the project's name for its folder.
         only = config.report_to == ("tensorboard",)
         accelerator.init_trackers("tensorboard" if only else "focus-faces")

@@ -459,6 +459,16 @@ BAD_INPUT = {
         ["--data", "DATA/tree", "--loss", "hinge", "--entropy-target", "0.5", "--target-from-maps"],
         "two aims",
     ),
+    "no maps to aim at": (
+        TRAIN,
+        ["--data", "DATA/tree", "--loss", "match", "--target-from-maps"],
+        "no training image has a human map",
+    ),
+    "no maps to aim at, dry": (
+        TRAIN,
+        ["--data", "DATA/tree", "--loss", "match", "--target-from-maps", "--dry-run"],
+        "no training image has a human map",
+    ),
     "no model": (EVALUATE, ["--model-dir", "DATA/empty", "--data", "DATA/tree"], "config.json"),
     "no run": (EVALUATE, ["--run", "nowhere"], "nowhere"),
 }
