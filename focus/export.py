@@ -24,7 +24,7 @@ from focus.errors import InputError
 from focus.inference import evaluation_mode
 from focus.kernels.reference import normalised_entropy
 from focus.models import Detector
-from focus.runtime import check_backend
+from focus.runtime import check_backend, check_writable
 from focus.use_config import ExportConfig
 from focus.videos import evenly
 from focus.writing import written_whole
@@ -73,6 +73,7 @@ def export(config: ExportConfig) -> None:
         raise InputError(f"--onnx {path} is there already: give another name, or remove it.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--onnx {path}: there is no folder {path.parent}: make it, or mend it.")
+    check_writable(path.parent, "--onnx")
     detector = Detector.from_pretrained(str(config.model_dir))
     size = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
     if size > _LARGEST:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -211,15 +212,26 @@ def together(accelerator: Accelerator, work: Callable[[], T]) -> T:
     raise InputError(f"Process {rank}: {str(errors[rank]).removesuffix('.')}.") from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, flag: str = "--output") -> None:
     """Raise InputError if the folder is not there and cannot be made, or is not to be written to.
 
-    Nothing is made: a program that ends early leaves no empty folder.
+    Nothing stays: a program that ends early leaves no empty folder.
+
+    flag: that named it.
     """
-    place = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "read-only" if place.is_dir() else "a file"
-        raise InputError(f"--output: {folder} cannot be written, {place} is {what}: give a folder.")
+    # The name of a link that leads nowhere is taken too.
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir():
+        what = "a file" if place.exists() else "a link that leads nowhere"
+        raise InputError(f"{flag}: {folder} cannot be written, {place} is {what}: give a folder.")
+    try:
+        # Only an attempt tells: /proc, say, has the permissions and takes nothing.
+        Path(tempfile.mkdtemp(dir=place)).rmdir()
+    except OSError as error:
+        raise InputError(
+            f"{flag}: {folder} cannot be written, nothing can be made in {place} "
+            f"({error.strerror}): give another folder."
+        ) from error
     longest = os.pathconf(place, "PC_NAME_MAX")
     for name in folder.absolute().parts[len(place.absolute().parts) :]:
         if len(os.fsencode(name)) > longest:
@@ -227,11 +239,3 @@ def check_writable(folder: Path) -> None:
                 f"The folder {name[:20]}... cannot be made in {place}, where a name has at most "
                 f"{longest} bytes: give a shorter one."
             )
-
-
-def _exists(path: Path) -> bool:
-    """Also of a name that is too long, or lies in a folder that is closed: then it is not there."""
-    try:
-        return path.exists()
-    except OSError:
-        return False

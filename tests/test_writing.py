@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from focus.errors import InputError
+from focus.runtime import check_writable
 from focus.writing import check_empty, csv_written_whole, written_whole
 
 
@@ -66,3 +67,28 @@ def test_nothing_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "results.json"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("dangling", "TMP/dangling is a link that leads nowhere: give a folder."),
+        ("dangling/run", "TMP/dangling is a link that leads nowhere: give a folder."),
+        ("file/run", "TMP/file is a file: give a folder."),
+        ("/proc/run", "nothing can be made in /proc (No such file or directory): give another"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_before(
+    folder: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "dangling").symlink_to("/gone/nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as error:
+        check_writable(tmp_path / folder, "--onnx")
+    said = f"--onnx: {tmp_path / folder} cannot be written, {reason.replace('TMP', str(tmp_path))}"
+    assert str(error.value).startswith(said)
+
+
+def test_looking_whether_a_folder_can_be_made_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -76,6 +76,8 @@ def make_parser() -> Arguments:
 
 
 def _setup(given: argparse.Namespace) -> Setup:
+    from focus.runtime import check_writable  # torch: --help does without
+
     check_ranges(given)
     for name in ("seeds", "jobs"):
         if (value := getattr(given, name)) is not None and value < 1:
@@ -86,8 +88,9 @@ def _setup(given: argparse.Namespace) -> Setup:
     if given.weights:
         chosen, weights = read_weights(Path(given.weights))
         settings = settings if chosen is None else chosen
+    check_writable(output := Path(given.output).absolute())
     return Setup(
-        output=Path(given.output).absolute(),
+        output=output,
         recipe=recipe,
         models=tuple(given.model or [resolve(TrainConfig(recipe=recipe)).model]),
         recipe_settings=settings,
