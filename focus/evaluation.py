@@ -198,7 +198,8 @@ def _images(
         tests = given.where(lambda s: s.split in ("", "test"))
         if gone := sorted(_kinds(tests) - _kinds(unseen)):
             print(f"warning: all images of these are left out, give others: {', '.join(gone)}")
-    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad)
+    # The share is of all that was given, as training has it: what passes there passes here.
+    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad, of=given)
     return usable, bad, default_workers()
 
 

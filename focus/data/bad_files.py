@@ -56,6 +56,7 @@ def check_images(
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = MAX_BAD,
+    of: Manifest | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
     """Decode every file once, in parallel, and take out what cannot be decoded.
 
@@ -68,14 +69,14 @@ def check_images(
     threads: default one per usable core (decoders release the GIL). cache: folder that remembers
     the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
     max_bad: the share of bad images, of bad maps or of bad masks above which InputError is raised;
-    so is it when no image is left.
+    so is it when no image is left. of: what these images were taken from, if the share is of that.
     """
     known = _Known(Path(cache) if cache is not None else cache_dir())
     verdicts = _verdicts(_files(manifest), known, threads, progress)
     bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
-    _refuse_too_many(
-        bad, Counter(role for _, role in verdicts), max_bad, manifest.source or "the data"
-    )
+    checked = Counter(role for _, role in verdicts)
+    total = checked if of is None else Counter(role for _, role in _files(of))
+    _refuse_too_many(bad, checked, total, max_bad, manifest.source or "the data")
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
     for verdict, what in _WARNINGS.items():
@@ -161,13 +162,20 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
     return "good"
 
 
-def _refuse_too_many(bad: list[BadFile], total: Counter[Role], max_bad: float, place: str) -> None:
+def _refuse_too_many(
+    bad: list[BadFile],
+    checked: Counter[Role],
+    total: Counter[Role],
+    max_bad: float,
+    place: str,
+) -> None:
     for role, n_bad in Counter(file.role for file in bad).items():
-        none_left = role == "image" and n_bad == total[role]
+        none_left = role == "image" and n_bad == checked[role]
         if none_left or n_bad > max_bad * total[role]:
             first = next(file for file in bad if file.role == role)
+            count = checked[role] if none_left else total[role]
             raise InputError(
-                f"{n_bad} of {total[role]} {role} files of {place} cannot be decoded, more than "
+                f"{n_bad} of {count} {role} files of {place} cannot be decoded, more than "
                 f"the share of {max_bad:g} that --max-bad allows: mend or remove them, the first "
                 f"is {first.path!r} ({first.reason})."
             )
