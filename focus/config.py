@@ -347,7 +347,19 @@ def loss_config(config: TrainConfig) -> LossConfig:
 
 
 def _refuse_idle(config: TrainConfig, loss: LossConfig, aims: bool) -> None:
-    """Raise InputError for a flag of the focus term that nothing asks for. aims: at an entropy."""
+    """Raise InputError for a flag of a term that nothing asks for. aims: at an entropy.
+
+    What :func:`resolve` fills in is no flag that was given.
+    """
+    if (
+        loss.focus_weight == loss.saliency_weight == 0
+        and loss.cam_class != LOSSES[config.loss].cam_class
+    ):
+        raise InputError(
+            f"--cam-class {loss.cam_class} has no effect while the focus and the saliency term of "
+            f"the loss {config.loss!r} weigh 0: give --focus-weight or --saliency-weight, or drop "
+            "it."
+        )
     idle = {
         "focus_level": config.focus_level not in (None, loss.level),
         "entropy_target": config.entropy_target is not None and not aims,
@@ -386,6 +398,13 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
         if values[f.name] is None:
             values[f.name] = getattr(recipe, f.name)
     values["momentum"] = _momentum(config, values)
+    for name in ("step_epochs", "step_gamma"):
+        # Resolved before, it has the recipe's.
+        if values["schedule"] != "step" and values[name] != getattr(recipe, name):
+            raise InputError(
+                f"{flag(name)} {values[name]:g} has no effect with the schedule "
+                f"{values['schedule']}: give --schedule step, or drop it."
+            )
     loss = asdict(loss_config(config))
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:

@@ -236,6 +236,15 @@ def test_resolving_twice_changes_nothing() -> None:
         ({"pretrained": True, "initial_checkpoint": "w"}, "--pretrained and --initial-checkpoint"),
         ({"loss": "ce", "compare_ce": True}, "--compare-ce with --loss ce"),
         ({"loss": "ce", "focus_level": "hinge"}, "--focus-level hinge has no effect .*'ce'"),
+        (
+            {"loss": "ce", "cam_class": "contrast"},
+            "--cam-class contrast has no effect while the focus and the saliency term of the loss "
+            "'ce' weigh 0: give --focus-weight or --saliency-weight, or drop it",
+        ),
+        (
+            {"loss": "cyborg", "saliency_weight": 0.0, "cam_class": "true"},
+            "--cam-class true has no effect",
+        ),
         ({"loss": "ce", "entropy_target": 0.5}, "--entropy-target 0.5 has no effect"),
         ({"loss": "focus", "entropy_target": 0.5}, "add --focus-level match or hinge"),
         (
@@ -267,6 +276,26 @@ def test_what_cannot_work_is_refused_in_one_sentence(given: dict[str, Any], word
     with pytest.raises(InputError, match=words) as caught:
         TrainConfig(**given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"recipe": "demo", "step_epochs": 3},
+            "--step-epochs 3 has no effect with the schedule one-cycle: give --schedule step, or "
+            "drop it",
+        ),
+        (
+            {"recipe": "paper", "schedule": "cosine", "step_gamma": 0.3},
+            "--step-gamma 0.3 has no effect with the schedule cosine",
+        ),
+    ],
+)
+def test_steps_that_no_schedule_takes_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        resolve(TrainConfig(**given))
+    assert resolve(TrainConfig(**given | {"schedule": "step"})).schedule == "step"
 
 
 def test_each_range_is_that_of_a_field() -> None:
