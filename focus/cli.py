@@ -39,6 +39,21 @@ C = TypeVar("C", TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
 # What it says of a path that is none, or of something else than it is used for.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
+# What Hugging Face's trainer and timm's script call them, where no word is like ours.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "batch_size",
+    "max_grad_norm": "clip_grad",
+    "dataloader_num_workers": "workers",
+    "save_steps": "checkpoint_steps",
+    "opt": "optimizer",
+    "amp": "mixed_precision",
+    "fp16": "mixed_precision",
+    "bf16": "mixed_precision",
+}
+
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
 
 
@@ -321,7 +336,7 @@ def _read_argv(
         kind = str if name == "config" else types.get(name)
         if not head.startswith("--") or kind is None:
             known = [n.replace("_", "-") for n in (*types, "config", "help")]
-            meant = did_you_mean(name.replace("_", "-"), known, "--")
+            meant = did_you_mean(_ELSEWHERE.get(name, name).replace("_", "-"), known, "--")
             raise InputError(f"There is no flag {head}{meant}; --help lists them all.")
         if not equals:
             follows = bool(words) and not words[0].startswith("--") and words[0] not in ("-c", "-h")
@@ -394,7 +409,8 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in types:
-            raise InputError(f"{path} has an unknown key {key!r}{did_you_mean(name, types)}.")
+            meant = did_you_mean(_ELSEWHERE.get(name, name), types)
+            raise InputError(f"{path} has an unknown key {key!r}{meant}.")
         values[name] = (
             [value] if get_origin(types[name]) is tuple and value == str(value) else value
         )

@@ -294,6 +294,8 @@ def test_an_undecided_switch_stays_undecided() -> None:
         # An abbreviation is no flag, not even an unambiguous one.
         (["--epoch", "3"], "There is no flag --epoch .did you mean --epochs"),
         (["--grad", "3"], "There is no flag --grad"),
+        (["--learning-rate", "1"], "There is no flag --learning-rate .did you mean --lr"),
+        (["--per_device_train_batch_size=1"], "train_batch_size .did you mean --batch-size"),
         (["--zzz"], "There is no flag --zzz; --help lists"),
         (["-e", "3"], "There is no flag -e"),
         (["-lr", "3"], "There is no flag -lr"),
@@ -339,6 +341,7 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     ("text", "message"),
     [
         ("epoch: 3", "unknown key 'epoch' .did you mean epochs"),
+        ("learning_rate: 1", "unknown key .learning_rate. .did you mean lr"),
         ("config: other.yaml", "unknown key 'config'"),
         ("epochs: many", "epochs in .*config.yaml takes a whole number, got 'many'"),
         ("epochs: [1, 2]", "epochs in .*config.yaml takes a whole number"),
