@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 def main() -> int:
     """Run what is asked for, also where an earlier program failed; the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m bench",  # Python 3.14 says it so, those before "__main__.py"
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("programs", nargs="?", choices=(*PROGRAMS, "all"), default="all")
     parser.add_argument("--short", action="store_true", help="fewer cases and rounds")

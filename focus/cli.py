@@ -290,7 +290,7 @@ def _parser(config_class: type[C], prog: str, description: str) -> ArgumentParse
     for title, members in groupby(by_group, key=lambda f: f.metadata["group"]):
         group = parser.add_argument_group(title)
         for f in members:
-            plain = isinstance(f.default, str | int) and f.default is not False
+            plain = isinstance(f.default, str | int | float) and f.default is not False
             group.add_argument(
                 flag(f.name),
                 type=hints[f.name],

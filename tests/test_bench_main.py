@@ -42,6 +42,15 @@ def test_each_program_takes_what_all_are_given(program: str) -> None:
     python("-m", f"bench.{program}", "--short", "--output", "o", "--help", cwd=ROOT)
 
 
+def test_help_names_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench/__main__.py", "--help"])
+    with pytest.raises(SystemExit):
+        everything.main()
+    assert capsys.readouterr().out.startswith("usage: python -m bench [-h]")
+
+
 @pytest.mark.slow
 def test_the_short_growth_runs(tmp_path: Path) -> None:
     said = python("-m", "bench", "growth", "--short", "--output", tmp_path, cwd=ROOT)

@@ -253,6 +253,13 @@ def test_types() -> None:
     assert train("--lr", "1", "--lr", "2").lr == 2
 
 
+@pytest.mark.parametrize("config", [TrainConfig, EvaluateConfig])
+def test_help_says_the_default_of_a_number(config: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(config, ["--help"])
+    assert "cannot be decoded (default: 0.01)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
     config = train(
         *("--data", "a.csv", "--data=b=c.csv"),
