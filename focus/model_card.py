@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from focus.data.faces import WHOLE
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.detector_config import DetectorConfig
 from focus.operating_points import OperatingPoints
@@ -41,7 +42,7 @@ found = detector.predict(["face.png"])  # found.score, .predicted, .cams, .entro
 
 - Data: {data}
 - Generators of its fakes: {generators}
-- Faces were cut out: {geometry}
+- Faces: {geometry}
 - Network: `{model}`, pictures squashed to {size} x {size} pixels, RGB normalised with mean {mean}
   and standard deviation {std}
 
@@ -92,7 +93,7 @@ def model_card(
         data=data or "not recorded",
         generators=", ".join(map(_with_family(config), config.training_generators))
         or "not recorded",
-        geometry=", ".join(config.geometry) or "not recorded",
+        geometry="; ".join(map(_cut_out, config.geometry)) or "not recorded",
         model=config.model,
         size=config.image_size,
         mean=", ".join(f"{value:g}" for value in config.mean),
@@ -133,6 +134,10 @@ def read_card(folder: Path) -> str | None:
         return (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _cut_out(geometry: str) -> str:
+    return "not cut out, whole pictures" if geometry == WHOLE else f"cut out ({geometry})"
 
 
 def _with_family(config: DetectorConfig) -> Callable[[str], str]:

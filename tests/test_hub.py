@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -263,6 +264,10 @@ def test_the_card_states_what_was_measured(detector: Detector) -> None:
     sure = OperatingPoints(dict.fromkeys(POINTS, 0.9999999701976776), None, 90, 80)
     assert "| eer | 0.9999999701976776 |" in model_card(detector.config, sure)
     assert "| bpcer1 | needs >= 500 real validation images |" in card
+    ways = replace(detector.config, geometry=("box margin 0.25", "whole"))
+    assert "- Faces: cut out (box margin 0.25); not cut out, whole pictures\n" in model_card(
+        ways, None
+    )
     closed = measured["closed"]["generators"]["kA"]
     low, high = closed["intervals"]["auc"]
     assert f"| kA | closed | 20 | 10 | 1.000 [{low:.3f}, {high:.3f}] |" in card
@@ -277,6 +282,7 @@ def test_the_card_states_what_was_measured(detector: Detector) -> None:
 def test_the_card_says_what_is_not_known() -> None:
     card = model_card(Detector(image_size=32).config, None)
     assert "- Data: not recorded" in card
+    assert "- Faces: not recorded" in card
     assert "Not measured on test images" in card
     assert "saved without validation images" in card
     samples = [Sample("a", 0), Sample("b", 1, map_path="m"), Sample("c", 1)]
