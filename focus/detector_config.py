@@ -3,9 +3,10 @@
 import json
 import math
 from argparse import ArgumentError
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from jsonargparse import ArgumentParser
 
@@ -22,9 +23,9 @@ class DetectorConfig:
 
     model: timm name. image_size: pixels a side; images are squashed to it. mean, std: of the
     normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
-    generators whose images training saw. training_families: the family of each, "" if it is not
-    known. geometry: how faces were cut out of the images that training saw, each way once (see
-    :mod:`focus.data.faces`); empty if it is not known.
+    generators whose images training saw, also that of the weights it began with. training_families:
+    the family of each, "" if it is not known. geometry: how faces were cut out of the images that
+    training saw, each way once (see :mod:`focus.data.faces`); empty if it is not known.
     """
 
     model: str
@@ -45,6 +46,30 @@ class DetectorConfig:
         ):
             if not all(0 < value < math.inf for value in values):
                 raise ValueError(f"{name} is {getattr(self, name)}, it has to be above 0")
+
+    def seen(self) -> dict[str, Any]:
+        """What training saw, as JSON: the fields that a run keeps, since it may have to resume
+        without the config of the weights that it began with."""
+        return {
+            "training_generators": list(self.training_generators),
+            "training_families": self.training_families,
+            "geometry": list(self.geometry),
+        }
+
+    def after(
+        self, generators: Iterable[str], families: Mapping[str, str], geometry: Iterable[str]
+    ) -> Self:
+        """Of the same network after a training on these: what it saw before stays seen."""
+        before = self.training_families
+        return replace(
+            self,
+            training_generators=tuple(sorted({*self.training_generators, *generators})),
+            training_families={
+                name: families.get(name) or before.get(name, "")
+                for name in sorted({*before, *families})
+            },
+            geometry=tuple(sorted({*self.geometry, *geometry})),
+        )
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -163,7 +163,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         initial_checkpoint: a file with weights of the network by timm's or torchvision's names
             (safetensors, or a pickle read with ``weights_only``), or of a whole detector.
         loss: weights and settings of the loss.
-        training_generators: kept in the config, for evaluation.
+        training_generators: kept in the config, for evaluation, beside those that a detector of
+            ``initial_checkpoint`` was trained on, if its config.json lies beside.
 
     Raises:
         InputError: an unknown network, one without a spatial map at this size, weights that do
@@ -423,15 +424,19 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             }
             own = {f"backbone.{key}": value for key, value in resized(own, self.backbone).items()}
             self._load(state | own, path)
-            self._check_normalisation(path)
+            self._take_over(path)
             return
         weights = backbone_weights(state, self.backbone, self.config.model, path)
         wanted = {f"backbone.{key}": value for key, value in weights.items()}
         own_head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         self._load(wanted | own_head, path)
 
-    def _check_normalisation(self, path: Path) -> None:
-        """Refuse weights of a detector that saw images otherwise, if its config lies beside."""
+    def _take_over(self, path: Path) -> None:
+        """What a detector was trained on, if its config lies beside its weights.
+
+        Raises:
+            InputError: it saw images normalised otherwise.
+        """
         if not (beside := path.with_name(CONFIG_FILE)).exists():
             return
         then = DetectorConfig.read(beside)
@@ -443,6 +448,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
                     f"{', '.join(map(str, before))}, and {self.config.model} takes "
                     f"{', '.join(map(str, now))}: give --model {then.model}."
                 )
+        self.config = self.config.after(
+            then.training_generators, then.training_families, then.geometry
+        )
 
     def _load(self, state: Mapping[str, Tensor], path: Path) -> None:
         own = self.state_dict()

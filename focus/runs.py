@@ -45,7 +45,8 @@ class TrainState:
     since the last update, by number, counted from 1. best: of the chosen metric on validation, None
     before the first epoch; best_epoch: counted from 1; points: its operating points.
     entropy_target: measured on the training set's maps. sums: of the epoch that is under way. rows:
-    of summary.csv. processes: of the launch.
+    of summary.csv. processes: of the launch. seen: what the detector's config says of its training,
+    of the weights that the run began with too.
     """
 
     epoch: int = 0
@@ -60,6 +61,7 @@ class TrainState:
     sums: list[float] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     processes: int = 1
+    seen: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

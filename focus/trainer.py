@@ -112,12 +112,10 @@ class Trainer:
             manifest.split(name) for name in ("train", "validation", "test")
         )
         self._validated = images_only(self.validation)  # once: a sample is a copy
-        detector.config = replace(
-            detector.config,
-            training_generators=tuple(self.train.generators()),
-            training_families=training_families(self.train),
-            geometry=tuple(sorted(geometries(self.train))),
+        detector.config = detector.config.after(
+            self.train.generators(), training_families(self.train), geometries(self.train)
         )
+        self.state.seen = detector.config.seen()
         self.images = TrainingImages(config, self.train, detector, accelerator)
         self.plan = self.images.plan
         self.schedules = [

@@ -12,10 +12,11 @@ from timm.data import resolve_model_data_config
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.generators import families_tested, training_families, warnings
+from focus.data.generators import families_tested, training_families, warnings, with_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
 from focus.data.splits import SHARE, assign_splits, check_trainable, recorded_splits
+from focus.detector_config import DetectorConfig
 from focus.dry_run import dry_run
 from focus.errors import InputError
 from focus.models import Detector
@@ -62,7 +63,7 @@ def train(config: TrainConfig) -> None:
     manifest, bad = main_first(
         accelerator, lambda: sound_images(listed, run, recorded=recorded, progress=main)
     )
-    for line in data_lines(manifest, runs):
+    for line in data_lines(manifest, runs, detectors[0].config):
         accelerator.print(line)
     if config.image_size is None and (warning := other_size(detectors[0])):
         accelerator.print(f"warning: {warning}")
@@ -103,7 +104,10 @@ def _untrained(config: ResolvedTrainConfig, saved: SavedRun | None) -> Detector:
     """The detector to train; what it starts from is not needed where a checkpoint replaces it."""
     if saved is not None:
         config = replace(config, pretrained=False, initial_checkpoint=None)
-    return make_detector(config)
+    detector = make_detector(config)
+    if saved is not None:
+        detector.config = replace(detector.config, **saved.state.seen)
+    return detector
 
 
 def _run(
@@ -192,11 +196,13 @@ def sound_images(
     return manifest, bad
 
 
-def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]:
+def data_lines(
+    manifest: Manifest, runs: list[ResolvedTrainConfig], before: DetectorConfig | None = None
+) -> list[str]:
     """What is trained on, in a line, and a line for whatever is not as it seems.
 
     That is, a test generator that training knows or that is near it, and a loss that misses human
-    maps.
+    maps. before: of the weights that training begins with.
     """
     counts = []
     for split in ("train", "validation", "test"):
@@ -205,7 +211,7 @@ def data_lines(manifest: Manifest, runs: list[ResolvedTrainConfig]) -> list[str]
     train = manifest.split("train")
     n_maps = sum(sample.map_path is not None for sample in train)
     lines = [f"images: {', '.join(counts)}; {n_maps} training images have a human map"]
-    lines += [f"warning: {line}" for line in _generator_warnings(manifest)]
+    lines += [f"warning: {line}" for line in _generator_warnings(manifest, before)]
     for run in runs:
         terms = []
         if run.saliency_weight:
@@ -241,8 +247,11 @@ def _drawn_line(config: TrainConfig) -> str:
     ).replace("%", " %")
 
 
-def _generator_warnings(manifest: Manifest) -> list[str]:
+def _generator_warnings(manifest: Manifest, before: DetectorConfig | None) -> list[str]:
     known = training_families(manifest.split("train"))
+    if before is not None:
+        seen = before.after(known, known, ())
+        known = with_families(seen.training_generators, seen.training_families)
     fakes = manifest.where(lambda sample: sample.split == "test" and sample.label == SYNTHETIC)
     return warnings(
         families_tested(((s.test_set, s.generator, s.family) for s in fakes), known), known

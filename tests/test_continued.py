@@ -1,0 +1,104 @@
+"""A run that begins with the weights of another: what that one was trained on stays known."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.config import TrainConfig
+from focus.detector_config import DetectorConfig
+from focus.stopping import Stopped
+from focus.trainer import Trainer
+from focus.training import train
+
+pytestmark = pytest.mark.usefixtures("plain_cpu")
+
+
+def faces(folder: Path, *generators: str, count: int = 8) -> str:
+    """A 0_real/1_fake tree without splits."""
+    draw = np.random.default_rng(0)
+    for generator in generators:
+        for label in ("0_real", "1_fake"):
+            (folder / generator / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (24, 24, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / generator / label / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Callable[..., Path]:
+    """Train in ``tmp_path``, on from the run ``after`` if one is given; the run's folder."""
+
+    def fit(name: str, data: str, after: str | None = None, **flags: Any) -> Path:
+        if after is not None:
+            flags["initial_checkpoint"] = str(tmp_path / after / "model" / "model.safetensors")
+        flags = {"epochs": 1, "batch_size": 8, "workers": 0, "threads": 1, "report": False} | flags
+        flags |= {"recipe": "demo", "report_to": ("none",), "output": str(tmp_path), "name": name}
+        train(TrainConfig(data=(data,), **flags))
+        return tmp_path / name
+
+    return fit
+
+
+def known(run: Path) -> tuple[str, ...]:
+    return DetectorConfig.read(run / "model" / "config.json").training_generators
+
+
+def test_generators_that_the_weights_knew_stay_closed(
+    fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run from a run from a run, where a manifest says the family that no table has."""
+    faces(tmp_path / "a", "genA")
+    rows = [
+        f"{path},{label},{generator},{family}"
+        for place, label, generator, family in (
+            ("0_real", "real", "", ""),
+            ("1_fake", "synthetic", "genA", "mine"),
+        )
+        for path in sorted((tmp_path / "a" / "genA" / place).iterdir())
+    ]
+    (tmp_path / "one.csv").write_text("path,label,generator,family\n" + "\n".join(rows))
+    fit("first", str(tmp_path / "one.csv"))
+    fit("second", faces(tmp_path / "b", "genB"), after="first")
+    capsys.readouterr()
+    new = faces(tmp_path / "new", "gen-a")
+    third = fit("third", faces(tmp_path / "c", "genC"), after="second", test_data={"gen-a": new})
+    renamed = "warning: Tested as known, since training knew it by another name: gen-a (as genA)."
+    assert renamed in capsys.readouterr().out
+    assert known(third) == ("genA", "genB", "genC")
+    config = DetectorConfig.read(third / "model" / "config.json")
+    assert config.training_families == {"genA": "mine", "genB": "", "genC": ""}
+    results = json.loads((third / "results.json").read_text())
+    assert sorted(results["closed"]["generators"]) == ["gen-a", "genC"]
+    assert not results["open"]["generators"]
+    card = (third / "model" / "README.md").read_text()
+    assert "- Generators of its fakes: genA (family mine), genB, genC\n" in card
+
+
+def test_a_resumed_run_knows_them_without_the_weights(
+    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped before there was a model of its own."""
+    first = fit("first", faces(tmp_path / "a", "genA"))
+    two = faces(tmp_path / "b", "genB")
+    step = Trainer.train_step
+
+    def stopped(self: Trainer, *given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopped)
+        with pytest.raises(Stopped):
+            fit("second", two, after="first")
+    assert not (tmp_path / "second" / "model").exists()
+    shutil.rmtree(first)
+    assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
