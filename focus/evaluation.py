@@ -9,8 +9,9 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.machine import default_workers, is_main_process
-from focus.data.manifest import LABEL_NAMES, Manifest, absolute, file_key
+from focus.data.manifest import LABEL_NAMES, Manifest, absolute
 from focus.data.readers import read_given
+from focus.data.splits import tell_known
 from focus.detector_config import CONFIG_FILE
 from focus.errors import InputError
 from focus.inference import score_shared
@@ -18,7 +19,7 @@ from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
-from focus.runs import MANIFEST, SUMMARY
+from focus.runs import SUMMARY, is_run, known_to, record_of
 from focus.runtime import check_writable, ended_together, main_first, start, together
 
 # What an evaluation leaves, or removes since it was of other scores.
@@ -138,17 +139,13 @@ def _model_folder(config: EvaluateConfig) -> Path:
 def _output_folder(config: EvaluateConfig) -> Path:
     output = Path(config.output or Path(config.run or "") / "evaluation")
     check_writable(output)
-    if _is_run(output) or (output / CONFIG_FILE).is_file():
-        what = "a run's" if _is_run(output) else "a model's"
+    if is_run(output) or (output / CONFIG_FILE).is_file():
+        what = "a run's" if is_run(output) else "a model's"
         raise InputError(
             f"--output {output} is {what} own folder, whose files would be replaced: give another "
             f"one, as {output / 'evaluation'}."
         )
     return output
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() and (folder / "config.yaml").is_file()
 
 
 def _eval_metric(run: Path) -> str | None:
@@ -167,7 +164,7 @@ def _images(
     That is the images given, else those that the run was tested on.
     """
     own, tests = read_given(config, allow_unlabelled=True)
-    given, record = own + tests, _record(model.parent)
+    given, record = own + tests, record_of(model.parent)
     if not given and config.run is not None:
         given = record.split("test")
         if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
@@ -179,10 +176,9 @@ def _images(
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # What a model was trained or chosen on says nothing about new images.
-    known = record.where(lambda s: s.split in ("train", "validation"))
-    files, groups = {file_key(s.path) for s in known}, {s.group for s in known} - {""}
-    others = given.where(lambda s: s.split != "train" and file_key(s.path) not in files)
-    unseen = others.where(lambda s: s.group not in groups)
+    by_what = tell_known(known_to(model))
+    others = given.where(lambda s: s.split != "train" and by_what(s) != "file")
+    unseen = others.where(lambda s: not by_what(s))
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
@@ -201,11 +197,6 @@ def _images(
     # The share is of all that was given, as training has it: what passes there passes here.
     usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad, of=given)
     return usable, bad, default_workers()
-
-
-def _record(run: Path) -> Manifest:
-    """What a run trains, validates and tests on; empty for a folder that is no run's."""
-    return Manifest.from_csv(run / MANIFEST) if _is_run(run) else Manifest(())
 
 
 def _kinds(manifest: Manifest) -> set[str]:

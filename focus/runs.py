@@ -1,8 +1,10 @@
 """Run folders: which may be written, and which a resumed run goes on with.
 
 A run folder holds ``config.yaml``, ``manifest.csv`` (what it trains on, with the splits),
-``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``, ``sheets/``, ``model/`` (the
-best on validation, never on test), ``results.json``, ``scores.csv`` and ``overlays.png``.
+``trained_before.csv`` (what the weights of another run, if it begins with such, were trained or
+chosen on), ``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``, ``sheets/``,
+``model/`` (the best on validation, never on test), ``results.json``, ``scores.csv`` and
+``overlays.png``.
 """
 
 import fcntl
@@ -17,8 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from focus.checkpoint import checkpoints, last_checkpoint
-from focus.config import ResolvedTrainConfig, write_config
-from focus.data.manifest import Manifest
+from focus.config import ResolvedTrainConfig, TrainConfig, write_config
+from focus.data.manifest import Manifest, absolute
 from focus.errors import InputError
 from focus.runtime import check_writable
 from focus.writing import written_whole
@@ -26,6 +28,7 @@ from focus.writing import written_whole
 MANIFEST = "manifest.csv"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.csv"
+BEFORE = "trained_before.csv"
 LOCK = ".lock"
 _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
@@ -127,6 +130,31 @@ def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
                 "give the command again."
             )
         yield
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is a run's."""
+    return (folder / MANIFEST).is_file() and (folder / "config.yaml").is_file()
+
+
+def record_of(run: Path) -> Manifest:
+    """What a run trains, validates and tests on; empty for a folder that is no run's."""
+    return Manifest.from_csv(run / MANIFEST) if is_run(run) else Manifest(())
+
+
+def known_to(model: Path) -> Manifest:
+    """What the model of a run was trained or chosen on, also by the runs whose weights it began
+    with; empty for a model that lies in no run."""
+    run = absolute(model).parent
+    known = record_of(run).where(lambda sample: sample.split in ("train", "validation"))
+    before = run / BEFORE
+    return known + Manifest.from_csv(before) if known and before.is_file() else known
+
+
+def known_before(config: TrainConfig) -> Manifest:
+    """:func:`known_to` of the model whose weights the run begins with; empty without one."""
+    weights = config.initial_checkpoint
+    return Manifest(()) if weights is None else known_to(Path(weights).parent)
 
 
 def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:

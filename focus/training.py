@@ -15,14 +15,22 @@ from focus.data.demo import demo_manifest
 from focus.data.generators import families_tested, training_families, warnings, with_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
-from focus.data.splits import SHARE, assign_splits, check_trainable, recorded_splits
+from focus.data.splits import SHARE, assign_splits, check_trainable, check_unseen, recorded_splits
 from focus.detector_config import DetectorConfig
 from focus.dry_run import dry_run
 from focus.errors import InputError
 from focus.models import Detector
 from focus.result_table import difference_lines, format_table
 from focus.results import Results
-from focus.runs import SavedRun, check_folder, folder_of, held, recorded_manifest
+from focus.runs import (
+    BEFORE,
+    SavedRun,
+    check_folder,
+    folder_of,
+    held,
+    known_before,
+    recorded_manifest,
+)
 from focus.runtime import describe, ended_together, finish_trackers, main_first, start, together
 from focus.scores import Scores
 from focus.trainer import Trainer, make_detector
@@ -127,6 +135,8 @@ def _run(
         accelerator.print(describe(accelerator, config))
         if bad and main:
             write_bad_files(bad, folder / BAD_FILES)
+        if main and saved is None and (before := known_before(config)):
+            before.to_csv(folder / BEFORE)
         trainer.fit()
         results = trainer.evaluate()
         finish_trackers(accelerator)
@@ -158,7 +168,8 @@ def listed_images(
     recorded: what the run that is resumed trains on; its splits are taken, none is drawn.
 
     Raises:
-        InputError: no usable images, a split without one of the classes.
+        InputError: no usable images, a split without one of the classes, images to validate or
+            test on that the weights which training begins with know.
     """
     own, tests = read_given(config)
     if not own:
@@ -170,6 +181,7 @@ def listed_images(
     manifest += tests
     if recorded is None:
         check_trainable(manifest)
+        check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     return manifest
 
 

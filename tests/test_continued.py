@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.config import TrainConfig
+from focus.config import EvaluateConfig, TrainConfig
+from focus.data.manifest import Manifest, Sample
+from focus.data.splits import assign_splits, check_unseen
 from focus.detector_config import DetectorConfig
+from focus.errors import InputError
+from focus.evaluation import evaluate
+from focus.scores import Scores
 from focus.stopping import Stopped
 from focus.trainer import Trainer
 from focus.training import train
@@ -102,3 +108,65 @@ def test_a_resumed_run_knows_them_without_the_weights(
     assert not (tmp_path / "second" / "model").exists()
     shutil.rmtree(first)
     assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
+
+
+def test_images_that_the_weights_know_are_no_test(fit: Callable[..., Path], tmp_path: Path) -> None:
+    """By their files, whatever links lead there, and by their groups; the remedies work."""
+    data = faces(tmp_path / "a", "genA", count=20)
+    first = fit("first", data)
+    record = Manifest.from_csv(first / "manifest.csv")
+    (tmp_path / "link").symlink_to(data)
+    with pytest.raises(InputError) as caught:
+        fit("second", str(tmp_path / "link"), after="first", seed=1)
+    drawn = assign_splits(Manifest(replace(s, split="") for s in record), seed=1)
+    then = {s.path: s.split for s in record}
+    validated = sum(s.split == "validation" and then[s.path] == "train" for s in drawn)
+    tested = sum(s.split == "test" and then[s.path] != "test" for s in drawn)
+    assert validated
+    assert tested
+    assert str(caught.value) == (
+        f"{validated} validation and {tested} test images of {tmp_path / 'link'}, or others of "
+        f"their groups, are among those that {first}/model/model.safetensors was trained or chosen "
+        "on: give the manifest.csv of its run as --data, the --seed of that run, or other images."
+    )
+    assert not (tmp_path / "second").exists()
+    fit("same-seed", data, after="first")
+    second = fit("second", str(first / "manifest.csv"), after="first", seed=1)
+    assert list(Manifest.from_csv(second / "manifest.csv")) == list(record)
+
+
+def test_nor_are_others_of_their_groups() -> None:
+    before = Manifest(
+        [Sample("/1", 0, split="train", group="anna"), Sample("/2", split="validation")]
+    )
+    sound = [
+        Sample("/3", split="test", group="ben"),
+        Sample("/2", split="validation"),
+        Sample("/1", split="train", group="anna"),
+    ]
+    check_unseen(Manifest(sound), before, "w")
+    for bad, counts in (
+        (Sample("/4", split="test", group="anna"), "1 test"),
+        (Sample("/4", split="validation", group="anna"), "1 validation"),
+        (Sample("/2", split="test"), "1 test"),
+    ):
+        with pytest.raises(InputError, match=f"^{counts} images of the data, or others of their"):
+            check_unseen(Manifest([*sound, bad]), before, "w")
+
+
+def test_evaluation_leaves_out_what_the_weights_before_knew(
+    fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run from a run from a run, where that one and the first have been moved or are gone."""
+    one = faces(tmp_path / "a", "genA")
+    first = fit("first", one)
+    n_known = sum(s.split != "test" for s in Manifest.from_csv(first / "manifest.csv"))
+    fit("second", faces(tmp_path / "b", "genB"), after="first")
+    third = fit("third", faces(tmp_path / "c", "genC"), after="second")
+    shutil.rmtree(first)
+    moved = shutil.move(third, tmp_path / "elsewhere")
+    capsys.readouterr()
+    out = tmp_path / "out"
+    evaluate(EvaluateConfig(run=str(moved), data=(one,), output=str(out), workers=0, report=False))
+    assert f"{n_known} of 16 images are left out: they are for" in capsys.readouterr().out
+    assert len(Scores.from_csv(out / "scores.csv")) == 16 - n_known

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Literal
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
 from focus.errors import InputError
@@ -95,6 +96,43 @@ def recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manife
             )
         samples.append(replace(now, split=then.split))
     return Manifest(samples, manifest.source)
+
+
+def tell_known(known: Manifest) -> Callable[[Sample], Literal["", "file", "group"]]:
+    """A function that says by what an image is among the known ones; "" if it is not."""
+    files, groups = {file_key(s.path) for s in known}, {s.group for s in known} - {""}
+
+    def by_what(sample: Sample) -> Literal["", "file", "group"]:
+        if file_key(sample.path) in files:
+            return "file"
+        return "group" if sample.group in groups else ""
+
+    return by_what
+
+
+def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
+    """Raise InputError if images to be tested or validated on are known to the weights.
+
+    Neither may be among those that the weights were trained on, nor a test image among those that
+    they were chosen on.
+
+    Args:
+        before: what the weights were trained on (``train``) and chosen on (``validation``).
+        weights: their file, for the message.
+    """
+    forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
+    found = {}
+    for split, known in forbidden.items():
+        by_what = tell_known(known)
+        if count := sum(bool(by_what(sample)) for sample in manifest.split(split)):
+            found[split] = count
+    if found:
+        counts = " and ".join(f"{count} {split}" for split, count in found.items())
+        raise InputError(
+            f"{counts} images of {manifest.source or 'the data'}, or others of their groups, are "
+            f"among those that {weights} was trained or chosen on: give the manifest.csv of its "
+            "run as --data, the --seed of that run, or other images."
+        )
 
 
 def check_trainable(manifest: Manifest) -> None:
