@@ -175,6 +175,11 @@ def _images(
                 return given, [], 0
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
+    if progress and not is_run(model.parent):
+        print(
+            "The model lies in no run folder (with config.yaml and manifest.csv), so that images "
+            "it was trained on cannot be left out: give --run, or be sure that these are new."
+        )
     # What a model was trained or chosen on says nothing about new images.
     by_what = tell_known(known_to(model))
     others = given.where(lambda s: s.split != "train" and by_what(s) != "file")

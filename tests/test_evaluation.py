@@ -256,12 +256,20 @@ def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
 
 
 def test_a_manifest_beside_a_model_that_is_of_no_run_leaves_nothing_out(
-    own_run: Path, tmp_path: Path
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Which a line says."""
+    line = (
+        "The model lies in no run folder (with config.yaml and manifest.csv), so that images "
+        "it was trained on cannot be left out: give --run, or be sure that these are new.\n"
+    )
+    flags = {"model_dir": str(own_run / "model"), "data": (str(tmp_path / "images"),)}
+    evaluate(**flags, output=str(tmp_path / "known"))
+    assert line not in capsys.readouterr().out
     (own_run / "config.yaml").unlink()
-    images = (str(tmp_path / "images"),)
-    evaluate(model_dir=str(own_run / "model"), data=images, output=str(tmp_path / "out"))
+    evaluate(**flags, output=str(tmp_path / "out"))
     assert len(names_of(tmp_path / "out")) == 7
+    assert capsys.readouterr().out.count(line) == 1
 
 
 def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
