@@ -120,8 +120,8 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
     names = "grouped", "fewer", "swapped"
     found = compare([runs[0], *(tmp_path / name for name in names)], tmp_path / "out")
     assert (
-        "fewer - first: the difference is not tested, their images are not the same files."
-        in found.text
+        "fewer - first: the difference is not tested, their images are not the same files; give "
+        "one run's manifest.csv as --data of the other." in found.text
     )
     why = "their images have other labels, generators, test sets or groups"
     for name in ("grouped", "swapped"):

@@ -139,7 +139,10 @@ def _differences(runs: Sequence[Scored]) -> list[str]:
         tested += bool(found)
         if not found:
             if other[1].path.tolist() != first[1].path.tolist():
-                why = "their images are not the same files"
+                why = (
+                    "their images are not the same files; give one run's manifest.csv as --data of "
+                    "the other"
+                )
             elif other[2]["training_generators"] != first[2]["training_generators"]:
                 why = "they know other generators, so that their test sets differ"
             elif _differ_in(other[1], first[1], "label", "generator", "test_set", "group"):
