@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
@@ -28,6 +27,7 @@ from focus.inference import other_geometry
 from focus.models import Detector
 from focus.operating_points import THRESHOLDS
 from focus.pictures import ahead, predict_pixels
+from focus.progress import progress_bar
 from focus.runtime import check_backend, check_writable
 from focus.use_config import ExplainConfig
 from focus.videos import VIDEO_EXTENSIONS, evenly, frames_of, require_av
@@ -65,7 +65,7 @@ def explain(config: ExplainConfig) -> None:
     with (
         Writer(output, judge) as writer,
         ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(total=len(items), desc="explaining", unit="file") as bar,
+        progress_bar(total=len(items), desc="explaining", unit="file") as bar,
         logging_redirect_tqdm(),
     ):
         for row in _rows(config, detector, items, writer, pool, bar):

@@ -33,13 +33,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from focus import metrics
 from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
 from focus.figures import SIDES, intervals
 from focus.inference import Autocast, evaluation_mode, images_only, predicted_batches
+from focus.progress import progress_bar
 from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
@@ -116,7 +116,7 @@ def measure(
     )
     rows: list[int] = []
     found: list[NDArray[np.float64]] = []
-    with tqdm(
+    with progress_bar(
         total=len(indices),
         desc="faithfulness",
         unit="image",

@@ -14,7 +14,6 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
 from focus import agreement, metrics
 from focus.data.dataset import (
@@ -30,6 +29,7 @@ from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import NotFiniteError
 from focus.metrics.cams import hit_cells
 from focus.operating_points import OperatingPoints
+from focus.progress import progress_bar
 from focus.scores import Scores
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def score_images(
         perturb=perturb,
     )
     parts = []
-    with tqdm(total=total, desc=description, unit="image", disable=not progress) as bar:
+    with progress_bar(total=total, desc=description, unit="image", disable=not progress) as bar:
         for batch, prediction in batches:
             arrays = [field.cpu().numpy() for field in prediction]
             parts.append(_rows(manifest, batch, arrays, detector.points))

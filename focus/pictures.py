@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from focus.data.dataset import Normalise, squashed
 from focus.data.images import as_rgb, load_image, reason, turn_upright
 from focus.data.machine import usable_cores
 from focus.errors import ImageError, InputError
+from focus.progress import progress_bar
 
 if TYPE_CHECKING:
     from focus.models import Detector, Prediction
@@ -87,7 +87,7 @@ def predict(
     total = len(given) if isinstance(given, Sized) else None
     with (
         ThreadPoolExecutor(usable_cores()) as pool,
-        tqdm(total=total, desc="scoring", unit="image", disable=not progress) as bar,
+        progress_bar(total=total, desc="scoring", unit="image", disable=not progress) as bar,
     ):
         loaded = ahead(pool, load, _handed_out(given))
         while batch := list(islice(loaded, batch_size)):

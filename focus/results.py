@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from focus.data.generators import families, home_of, relation, served_by, with_families
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.figures import Table
 from focus.metrics import Resampler
 from focus.operating_points import OperatingPoints
+from focus.progress import progress_bar
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, TestSet, union
 from focus.writing import written_whole
@@ -111,7 +111,7 @@ def summarise(
     # Narrow matrix products, for which a second thread of BLAS only waits, at the price of a first.
     with (
         threadpool_limits(1, "blas"),
-        tqdm(total=resamples, desc="resampling", delay=3, disable=not progress) as bar,
+        progress_bar(total=resamples, desc="resampling", delay=3, disable=not progress) as bar,
     ):
         for done in range(0, resamples, at_once):
             count = min(at_once, resamples - done)

@@ -24,6 +24,7 @@ from focus.errors import InputError
 from focus.inference import images_only, score_shared
 from focus.perturbations import STRENGTHS, UNITS, perturbations
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_label
+from focus.progress import progress_bar
 from focus.results import match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
@@ -118,7 +119,7 @@ def measure(
     share = len(range(accelerator.process_index, len(images), accelerator.num_processes))
     todo = list(perturbations(seed))
     results: list[Kept] = []
-    with tqdm(
+    with progress_bar(
         total=share * len(todo),
         desc="robustness",
         unit="image",

@@ -7,7 +7,6 @@ seeded anew for each step. So a run that is resumed at any step goes on with the
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,7 +20,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from tqdm.auto import tqdm
 
 from focus import report
 from focus.checkpoint import load_checkpoint, save_checkpoint
@@ -53,6 +51,7 @@ from focus.optimization import (
     synchronise_batch_norms,
 )
 from focus.overlays import contact_sheet
+from focus.progress import progress_bar
 from focus.results import Results, summarise, write_results
 from focus.run_log import RunLog, give_up
 from focus.runs import (
@@ -179,12 +178,11 @@ class Trainer:
         config, state = self.config, self.state
         with (
             StopSignals() as self.signals,
-            tqdm(
+            progress_bar(
                 total=config.epochs * self.plan.steps,
                 initial=state.step,
                 desc=config.name,
                 unit="step",
-                mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file grows
                 disable=not self.accelerator.is_main_process,
             ) as bar,
         ):

@@ -101,7 +101,7 @@ def test_what_was_found_before_a_stop_is_not_lost(
     # Also what came after it was last stored.
     monkeypatch.setattr(bad_files, "_STORED_EVERY", 4)
     with monkeypatch.context() as patch:
-        patch.setattr(bad_files, "tqdm", interrupted)
+        patch.setattr(bad_files, "progress_bar", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
     monkeypatch.setattr(bad_files, "load_image", looked.append)

@@ -10,13 +10,12 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from focus.data.images import load_image, load_map, reason
 from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
 from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError, InputError
+from focus.progress import progress_bar
 from focus.writing import csv_written_whole
 
 Role = Literal["image", "map", "mask", "video"]
@@ -126,7 +125,7 @@ def _verdicts(
         return verdicts
     with ThreadPool(threads or usable_cores()) as pool:
         found = pool.imap(_verdict, unknown, chunksize=8)
-        bar = tqdm(
+        bar = progress_bar(
             found, total=len(unknown), desc="checking files", unit="file", disable=not progress
         )
         good = []

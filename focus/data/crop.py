@@ -16,7 +16,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from focus.data.arguments import Arguments, data_config
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
@@ -37,6 +36,7 @@ from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given
 from focus.errors import ImageError, InputError
 from focus.flags import check_ranges
+from focus.progress import progress_bar
 from focus.writing import check_empty, csv_written_whole
 
 MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
@@ -133,7 +133,7 @@ def cut_faces(
     cutter = _Cutter(_new_folder(output), source, margin)
     jobs = _jobs(manifest, given=source == GIVEN)
     with ThreadPool(threads or usable_cores()) as pool:
-        bar = tqdm(
+        bar = progress_bar(
             pool.imap(cutter, jobs),
             total=len(jobs),
             desc="cutting faces",

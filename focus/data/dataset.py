@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import Dataset, default_collate
-from tqdm.auto import tqdm
 
 from focus.data.augment import Augmentation
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.kernels.reference import map_entropy
+from focus.progress import progress_bar
 
 UNLABELLED = -1
 KEPT_BYTES = 64 * 2**20
@@ -114,7 +114,7 @@ class FaceDataset(Dataset[Batch]):
         """Mean entropy in [0, 1] of the human maps on the grid, not augmented; None without any."""
         found = []
         with_map = [row for row in range(len(self)) if self._map_paths[row]]
-        for row in tqdm(with_map, "entropy of the maps", unit="map", disable=not progress):
+        for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
             heat = self._heat(row)
             saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
             if saliency is not None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from tqdm.auto import tqdm
 
 from focus import __version__, faithfulness, robustness
 from focus.data.manifest import Manifest
 from focus.monitoring import best_epoch
 from focus.plotting import printable
+from focus.progress import progress_bar
 from focus.report import gallery, plots, tables
 from focus.result_table import remarks
 from focus.results import Results
@@ -114,7 +114,7 @@ def write(
     ]
     shown, each = gallery.choose(scores, results)
     pictures = dict(
-        tqdm(
+        progress_bar(
             gallery.pictures(detector, manifest, shown.tolist()),
             total=len(shown),
             desc="report",
@@ -163,7 +163,7 @@ def render(
     files: dict[str, bytes] = {}
     shown = []
     todo = sum(len(section.plots) for section in sections)
-    with tqdm(total=todo, desc="figures", delay=3, disable=not progress) as bar:
+    with progress_bar(total=todo, desc="figures", delay=3, disable=not progress) as bar:
         for section in sections:
             inlined = []
             for plot in section.plots:

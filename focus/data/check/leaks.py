@@ -24,10 +24,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from tqdm.auto import tqdm
 
 from focus.data.check.survey import THUMB, Look
 from focus.data.manifest import Manifest, Split
+from focus.progress import progress_bar
 from focus.writing import csv_written_whole
 
 MIN_SIMILARITY = 0.9775
@@ -137,7 +137,7 @@ def _same_pictures(ones: _Pictures, others: _Pictures) -> Iterator[tuple[int, in
     parts = list(
         itertools.product(range(0, len(ones.rows), _PART), range(0, len(others.rows), _PART))
     )
-    for i, j in tqdm(parts, "comparing", unit="block", delay=5, leave=False):
+    for i, j in progress_bar(parts, "comparing", unit="block", delay=5, leave=False):
         similar = similarity(ones.features[i : i + _PART], others.features[j : j + _PART])
         for a, b in np.argwhere(similar >= MIN_SIMILARITY):
             yield int(ones.rows[i + a]), int(others.rows[j + b]), float(similar[a, b])

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from focus.data.images import load_image, load_map, reason, refuse_special, turn_upright
 from focus.data.machine import usable_cores
 from focus.data.maps import human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError
+from focus.progress import progress_bar
 
 R = TypeVar("R")
 
@@ -121,7 +121,7 @@ def in_processes(
     """
     n = processes or usable_cores()
     hidden = not (progress and paths)
-    with tqdm(total=len(paths), desc=title, unit="file", disable=hidden) as bar:
+    with progress_bar(total=len(paths), desc=title, unit="file", disable=hidden) as bar:
         results: list[R] = []
         if n == 1 or len(paths) < _WORTH_PROCESSES:
             for path in paths:

@@ -14,14 +14,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tqdm import tqdm
-
 from focus.data.demo.artefacts import KNOWN_ARTEFACTS
 from focus.data.demo.render import REAL_FAMILY, SPLITS, VERSION, Splits, items
 from focus.data.demo.storage import Record, files, make_folders, render_share
 from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
+from focus.progress import progress_bar
 
 _INDEX = "index.json"
 _TEST_SETS: dict[str, TestSet] = {
@@ -161,7 +160,9 @@ def _render(folder: Path, splits: Splits, processes: int, progress: bool) -> lis
         workers = _in_processes if processes > 1 else _in_this_process
         # Closing ends the workers before the folder they write to goes, even on Ctrl-C.
         with (
-            tqdm(total=total, desc="rendering demo faces", unit="img", disable=not progress) as bar,
+            progress_bar(
+                total=total, desc="rendering demo faces", unit="img", disable=not progress
+            ) as bar,
             closing(workers(fresh, splits, processes)) as records,
         ):
             for position, names in records:

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from focus.data.arguments import Arguments
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample
 from focus.errors import InputError
+from focus.progress import progress_bar
 from focus.writing import check_empty, csv_written_whole
 
 TRAIN = "train.csv"
@@ -46,7 +45,9 @@ def write_demo(demo: Manifest, folder: str | Path, *, progress: bool = True) -> 
         check_empty(folder)
         moved = [
             _copied(sample, folder)
-            for sample in tqdm(demo, "writing demo files", unit="image", disable=not progress)
+            for sample in progress_bar(
+                demo, "writing demo files", unit="image", disable=not progress
+            )
         ]
         seen = [sample for sample in moved if sample.split != "test"]
         _write_cyborg(seen, folder / TRAIN, folder)

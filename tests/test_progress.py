@@ -1,0 +1,40 @@
+"""Progress bars on a terminal and in a log file."""
+
+import ast
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+import focus
+from focus.progress import progress_bar
+
+
+class Stderr(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize(("terminal", "seconds"), [(True, 0.5), (False, 10)])
+def test_a_log_file_gets_a_line_now_and_then(
+    terminal: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Stderr(terminal))
+    with progress_bar(total=3, desc="faces", unit="image") as bar:
+        assert bar.mininterval == seconds
+        assert (bar.total, bar.desc, bar.unit) == (3, "faces", "image")
+
+
+def test_all_bars_are_made_here() -> None:
+    made = [
+        path.name
+        for path in Path(focus.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm"
+    ]
+    assert made == ["progress.py"]
