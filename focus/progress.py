@@ -11,5 +11,7 @@ _SHOWN_EVERY = 0.5
 
 def progress_bar(*given: Any, **settings: Any) -> "tqdm[Any]":
     """A bar of tqdm, with its arguments."""
-    every = _SHOWN_EVERY if sys.stderr.isatty() else _LOGGED_EVERY
+    # A notebook's is no terminal, and is redrawn all the same.
+    redrawn = sys.stderr.isatty() or "ipykernel" in sys.modules
+    every = _SHOWN_EVERY if redrawn else _LOGGED_EVERY
     return tqdm(*given, mininterval=every, **settings)

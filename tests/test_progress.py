@@ -4,6 +4,7 @@ import ast
 import io
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -20,11 +21,17 @@ class Stderr(io.StringIO):
         return self.terminal
 
 
-@pytest.mark.parametrize(("terminal", "seconds"), [(True, 0.5), (False, 10)])
+@pytest.mark.parametrize(
+    ("terminal", "notebook", "seconds"),
+    [(True, False, 0.5), (False, True, 0.5), (False, False, 10)],
+)
 def test_a_log_file_gets_a_line_now_and_then(
-    terminal: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+    terminal: bool, notebook: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Stderr(terminal))
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
     with progress_bar(total=3, desc="faces", unit="image") as bar:
         assert bar.mininterval == seconds
         assert (bar.total, bar.desc, bar.unit) == (3, "faces", "image")
