@@ -371,7 +371,10 @@ HEAD: Case = {"grid": (3, 3), "level": "match", "cam_class": "true", "maps": "ma
     ("batch", "channels", "classes"),
     [(1, 256, 2), (5, 100, 3), (9, 48, 2), (17, 24, 5), (3, 40, 17)],
 )
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+# Sums are in 32 bits whichever the type is.
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.bfloat16, marks=pytest.mark.slow), torch.float32], ids=str
+)
 def test_any_order_of_programs_gives_the_same_bits(
     batch: int, channels: int, classes: int, dtype: torch.dtype
 ) -> None:
