@@ -1,17 +1,15 @@
 """``python -m bench.data``: that it times what it says, and refuses wrong tensors."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import data
+
 from .launching import python
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import data  # noqa: E402
 
 
 def test_both_load_the_same_tensors(tmp_path: Path) -> None:

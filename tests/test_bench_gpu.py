@@ -18,13 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
+from bench import gpu, gpu_tools
+from bench.gpu_report import Budget, Part, Report
+from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations
+from focus.errors import InputError
 
-from bench import gpu, gpu_tools  # noqa: E402
-from bench.gpu_report import Budget, Part, Report  # noqa: E402
-from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations  # noqa: E402
-from focus.errors import InputError  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 
 def bench_gpu(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

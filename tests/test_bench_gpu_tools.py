@@ -1,14 +1,8 @@
 """What ``bench.gpu`` makes of the output of other programs, as they write it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import gpu_tools  # noqa: E402
+from bench import gpu_tools
 
 COLUMNS = (
     '"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size",'

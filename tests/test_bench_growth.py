@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import growth, tables, timing  # noqa: E402
-from bench.growth import Point  # noqa: E402
+from bench import growth, tables, timing
+from bench.growth import Point
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])

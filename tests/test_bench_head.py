@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bench import head, head_table, timing
+from bench.head_table import Case
 from focus.kernels import use_backend
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import head, head_table, timing  # noqa: E402
-from bench.head_table import Case  # noqa: E402
 
 
 def test_peak_is_what_lives_at_once() -> None:

@@ -1,16 +1,14 @@
 """How long imports take, and that ``python -m bench.imports`` would see it if they took longer."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from bench import imports
+
 from .launching import python
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import imports  # noqa: E402
 
 
 def test_kernels_and_help_are_there_in_no_time(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from .launching import python, run
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
 
 everything = importlib.import_module("bench.__main__")
 

@@ -1,18 +1,16 @@
 """``pytest bench/``: figures in CPU time, of results that are right."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from bench import test_operations as bench
+from bench.gpu_steps import Case
+
 from .launching import python
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import test_operations as bench  # noqa: E402
-from bench.gpu_steps import Case  # noqa: E402
 
 
 def test_it_runs_apart_from_the_tests(request: pytest.FixtureRequest) -> None:

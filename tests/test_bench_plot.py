@@ -3,19 +3,17 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 
+from bench import plot, tables
+from focus.errors import InputError
+
 from . import launching
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import plot, tables  # noqa: E402
-from focus.errors import InputError  # noqa: E402
 
 SETTINGS = {
     "command": "python -m bench.x",

@@ -12,14 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import step, timing
+from bench.predecessor import predecessor
 from focus.data.dataset import Batch
 from focus.models import Detector
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import step, timing  # noqa: E402
-from bench.predecessor import predecessor  # noqa: E402
 
 SMALL = "test_resnet"
 

@@ -1,14 +1,8 @@
 """``bench/timing.py``: with what settings a benchmark begins."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import timing  # noqa: E402
+from bench import timing
 
 
 @pytest.mark.usefixtures("plain_cpu")

@@ -1,19 +1,16 @@
 """What the trainer costs beside the network, measured."""
 
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import focus.data.loading
+from bench import trainer as bench
 
 from .launching import python
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the programs of bench are not installed
-
-from bench import trainer as bench  # noqa: E402
 
 
 def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:

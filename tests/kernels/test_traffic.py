@@ -1,5 +1,4 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: E402
 """The bytes that kernels and torch calls move, counted in the interpreter; order and range of
 their addresses."""
 
@@ -18,12 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
 
+import triton
 import triton.language as tl
-
-# The programs of bench are not installed.
-sys.path.append(str(Path(__file__).parents[2]))
 
 from bench import traffic
 from bench.interpreter_counter import BadAccess, Extent, measure
