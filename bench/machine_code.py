@@ -97,7 +97,7 @@ def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> Mach
     complete = frozenset[tuple[str, str]]()
     if target.backend == "hip":
         seen = Counter((a.kind, of_line.get((a.kind, a.line), "")) for a in accesses)
-        sought = _accesses_in_llvm(kernel.asm["llir"], kernel.asm["ttir"])
+        sought = accesses_in_llvm(kernel.asm["llir"], kernel.asm["ttir"])
         complete = frozenset(key for key, count in seen.items() if count == sought[key])
     return MachineCode(
         warps=kernel.metadata.num_warps,
@@ -163,7 +163,7 @@ def _arguments_by_line(ttir: str) -> dict[tuple[str, str], set[str]]:
     return arguments
 
 
-def _accesses_in_llvm(llir: str, ttir: str) -> Counter[tuple[str, str]]:
+def accesses_in_llvm(llir: str, ttir: str) -> Counter[tuple[str, str]]:
     """How many accesses LLVM's representation for AMD has, by kind and pointer argument."""
     (signature,) = re.findall(r"tt\.func public @\w+\((.*)$", ttir, re.MULTILINE)
     root = {f"%{n}": name for n, name in enumerate(re.findall(r"%(\w+): ", signature))}

@@ -7,7 +7,6 @@ A process of its own compiles: here the interpreter may have taken the compiler'
 import csv
 import json
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,6 @@ from .background import Background, background
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-# The programs of bench are not installed.
-sys.path.append(str(Path(__file__).parents[2]))
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # Targets and types at a grid of 7 x 7: of plain `pytest`, and with the slow tests.
@@ -252,8 +249,8 @@ def test_an_access_without_a_line_is_held_to_the_limits_of_what_may_miss_it() ->
     assert found.of("load", "weight_ptr") == [lost]
 
 
-def test_accesses_in_llvm() -> None:
-    from bench.machine_code import _accesses_in_llvm
+def testaccesses_in_llvm() -> None:
+    from bench.machine_code import accesses_in_llvm
 
     ttir = "tt.func public @k(%x_ptr: !tt.ptr<f32>, %n: i32, %y_ptr: !tt.ptr<f32>) {"
     llir = """
@@ -265,7 +262,7 @@ def test_accesses_in_llvm() -> None:
   store <4 x float> %5, ptr addrspace(1) %6, align 16
   tail call void @llvm.amdgcn.raw.ptr.buffer.store.f32(float %7, ptr addrspace(8) %4, i32 %1)
 """
-    assert _accesses_in_llvm(llir, ttir) == {
+    assert accesses_in_llvm(llir, ttir) == {
         ("load", "x_ptr"): 1,
         ("load", "y_ptr"): 1,
         ("store", "y_ptr"): 1,
