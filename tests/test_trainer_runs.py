@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import resource
-import shutil
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -130,25 +129,6 @@ def test_the_thresholds_are_those_of_the_kept_epoch(faces: Manifest, tmp_path: P
     assert kept.points.calibration is not None
     assert kept.points.calibration.slope > 0
     assert kept.points.calibration.largest_llr == math.log(2)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_is_trained_and_saved_as_another(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    updates = []
-    for compiled in (False, True):
-        # So low that the order of sums does not grow into another network.
-        shared = {"model": "test_resnet", "lr": 1e-4, "batch_size": 16, "epochs": 1}
-        run = trainer(faces, tmp_path / str(compiled), compile=compiled, **shared)
-        before = {name: value.clone() for name, value in run.detector.named_parameters()}
-        run.fit()
-        kept = Detector.from_pretrained(tmp_path / str(compiled) / "run" / "model")
-        updates.append({name: p - before[name] for name, p in kept.named_parameters()})
-    plain, other = updates
-    for name, update in plain.items():
-        assert (other[name] - update).norm() <= 0.05 * update.norm(), name
 
 
 def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
