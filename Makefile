@@ -32,7 +32,7 @@ typecheck:  ## check the types
 test:  ## run the tests that take minutes
 	$(PYTHON) -m pytest
 
-test-all:  ## run all tests, also those that launch several processes or download packages
+test-all:  ## run all tests, also those that take long, launch several processes or download packages
 	$(PYTHON) -m pytest --run-slow
 
 test-gpu:  ## on a CUDA or ROCm device: the kernels' tests, times, traffic, races, in 10 minutes and one JSON

@@ -26,7 +26,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import yaml
 from jsonargparse import ArgumentParser
 
-from focus.config import CONFIG_VERSION, EvaluateConfig, TrainConfig
+from focus.config import CONFIG_VERSION, EvaluateConfig, TrainConfig, overlaid
 from focus.data.machine import is_main_process
 from focus.errors import ImageError, InputError, OneProcessError, did_you_mean
 from focus.flags import GROUPS, Words, flag
@@ -66,7 +66,8 @@ def parse(
 ) -> C:
     """Read the command line (default: the process's) and the files that ``--config`` names.
 
-    The command line wins over the files, a later file over an earlier one.
+    The command line wins over the files, a later file over an earlier one, as
+    :func:`focus.config.overlaid` has it.
 
     Raises:
         InputError: something on the command line or in a file cannot be used.
@@ -82,11 +83,11 @@ def parse(
         raise SystemExit(0)
     values: dict[str, Any] = {}
     for path in files:
-        for name, value in _read_file(path, types).items():
-            values[name] = _typed(parser, types, name, value, f"{name} in {path}")
-    for name, value in flags.items():
-        values[name] = _typed(parser, types, name, value, flag(name))
-    return config_class(**values)
+        found = _read_file(path, types).items()
+        typed = {n: _typed(parser, types, n, value, f"{n} in {path}") for n, value in found}
+        values = overlaid(values, typed)
+    typed = {name: _typed(parser, types, name, value, flag(name)) for name, value in flags.items()}
+    return config_class(**overlaid(values, typed))
 
 
 def load_config(config_class: type[C], path: str | Path) -> C:

@@ -31,6 +31,14 @@ from focus.schedules import parse_points
 from focus.shared_config import SharedConfig
 
 CONFIG_VERSION = 1
+DECIDED_BY = {
+    "loss": (
+        *("focus_level" if f.name == "level" else f.name for f in fields(LossConfig)),
+        *("focus_schedule", "saliency_schedule", "target_from_maps"),
+    ),
+    "recipe": tuple(f.name for f in fields(Recipe)),
+}
+"""Which fields go with the loss or the recipe that is named beside them."""
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
@@ -208,6 +216,11 @@ class TrainConfig(SharedConfig):
             )
         if self.compare_ce and self.loss == "ce":
             raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
+        if self.sampling == self.class_weight == "balanced":
+            raise InputError(
+                "--sampling balanced and --class-weight balanced each make the classes count "
+                "alike, and together the rare one for more: give one."
+            )
         if self.augment is not None:
             parse_augment(self.augment)
         _check_schedules(self, loss_config(self))
@@ -360,6 +373,13 @@ def _refuse_idle(config: TrainConfig, loss: LossConfig, aims: bool) -> None:
             f"the loss {config.loss!r} weigh 0: give --focus-weight or --saliency-weight, or drop "
             "it."
         )
+    if loss.classification_weight == 0 and (loss.label_smoothing or config.class_weight != "none"):
+        given = (
+            f"--label-smoothing {loss.label_smoothing:g}"
+            if loss.label_smoothing
+            else f"--class-weight {config.class_weight}"
+        )
+        raise InputError(f"{given} has no effect with --classification-weight 0: drop one of them.")
     idle = {
         "focus_level": config.focus_level not in (None, loss.level),
         "entropy_target": config.entropy_target is not None and not aims,
@@ -414,6 +434,21 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
         data = re.sub("[\ud800-\udfff]", "_", data)  # bytes that are not UTF-8
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"
     return ResolvedTrainConfig(**values)
+
+
+def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field name, those of ``over`` winning.
+
+    Where it names another loss or recipe than ``under`` does, what stood there beside the old name
+    goes too: the ``config.yaml`` of a run spells all of it out.
+    """
+    gone = {
+        name
+        for choice, decided in DECIDED_BY.items()
+        if choice in under and over.get(choice, under[choice]) != under[choice]
+        for name in decided
+    }
+    return {name: value for name, value in under.items() if name not in gone} | dict(over)
 
 
 def _momentum(config: TrainConfig, values: Mapping[str, Any]) -> float | None:

@@ -97,7 +97,26 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
         raise InputError(
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
         )
-    return _saved_run(config) if config.resume else None
+    saved = _saved_run(config) if config.resume else None
+    if config.resume:
+        _check_model(folder, saved)
+    return saved
+
+
+def _check_model(folder: Path, saved: SavedRun | None) -> None:
+    """Raise InputError where a resumed run would write over a model, or end without its best."""
+    there = (folder / "model").exists()
+    if saved is None and there:
+        raise InputError(
+            f"The run {folder} has a model and no checkpoint to go on from: give another --name, "
+            "or move the folder away."
+        )
+    # That of the epoch of the checkpoint is written again.
+    if saved is not None and not there and 0 < saved.state.best_epoch < saved.state.epoch:
+        raise InputError(
+            f"The run {folder} lacks model/, the best so far, of epoch {saved.state.best_epoch}: "
+            "put it back, or give another --name."
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -16,18 +17,31 @@ from focus.data.machine import is_main_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Either launcher leaves one of these behind.
-_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
-_parent = os.getppid()
-"""Of the program at its start: later, the launcher may be gone unnoticed."""
+def _launched_by(parent: int) -> bool:
+    """Whether that process is ``accelerate launch`` or ``torchrun``, which leave their variables.
+
+    Accelerate's may be a user's own, too, and what started the program a shell that is closed
+    before the run ends.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return False
+    try:
+        return b"accelerate" in Path(f"/proc/{parent}/cmdline").read_bytes()
+    except OSError:  # a system without
+        return True
 
 
 def _note_parent() -> None:
-    global _parent
+    global _parent, _launched
     _parent = os.getppid()
+    _launched = _launched_by(_parent)
 
 
+# At the program's start: later, the launcher may be gone unnoticed.
+_note_parent()
 os.register_at_fork(after_in_child=_note_parent)
 
 
@@ -44,7 +58,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._launched = any(name in os.environ for name in _LAUNCHED)
         self._received = 0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -64,7 +77,7 @@ class StopSignals:
 
     def pending(self) -> int:
         """The number of the signal to stop for, 0 if there is none."""
-        if not self._received and self._launched and os.getppid() != _parent:
+        if not self._received and _launched and os.getppid() != _parent:
             self._received = signal.SIGTERM
             _say("the launcher has ended: finishing the step, then saving.")
         return self._received

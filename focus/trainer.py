@@ -273,7 +273,8 @@ class Trainer:
             updated = not self.accelerator.optimizer_step_was_skipped
             if updated:
                 state.updates += 1
-                self.scheduler.step()
+                if state.updates < config.epochs * self.plan.steps:
+                    self.scheduler.step()  # not past its end, where one-cycle would rise again
                 if self.ema is not None:
                     self.ema.update(self.detector, step=state.updates)
             self.buffers.keep()
@@ -354,6 +355,7 @@ class Trainer:
         loaded = self.images.load(state.epoch, steps)
         self.log.start(state.step)
         for batches in steps:
+            rate = self.optimizer.param_groups[0]["lr"]
             step = self.train_step(batches, loaded)
             if step.updated:
                 state.in_a_row.clear()
@@ -368,8 +370,10 @@ class Trainer:
             state.sums = sums.values
             bar.update()
             if state.step % config.log_steps == 0:
-                self.log.step(step, state.step, self.optimizer.param_groups[0]["lr"])
-            if config.checkpoint_steps and state.step % config.checkpoint_steps == 0:
+                self.log.step(step, state.step, rate)
+            # Not while steps are skipped: what has diverged would push out what had not.
+            due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
+            if due and not state.in_a_row:
                 self._save()
             if self._told:
                 self._save_and_leave(self._told)

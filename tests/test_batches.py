@@ -1,6 +1,7 @@
 """Batches: each image once, weights that add up, the same for any number of processes."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
 LABELS = [0] * 30 + [1] * 13
 
 
-def ranks(**settings: int) -> list[BatchPlan]:
+def ranks(**settings: Any) -> list[BatchPlan]:
     return [BatchPlan(LABELS, rank=rank, **settings) for rank in range(settings["processes"])]
 
 
@@ -55,13 +56,25 @@ def test_an_epoch_by_hand() -> None:
     plan = BatchPlan([0] * 7, batch_size=2, accumulation=2)
     order = plan.order(0).tolist()
     assert plan.epoch(0) == [
-        [MicroBatch(order[:2], 2, 0.5, False), MicroBatch(order[2:4], 2, 0.5, True)],
-        [MicroBatch(order[4:], 3, 1.0, True)],
+        [
+            MicroBatch(order[:2], [0] * 2, 2, 0.5, False),
+            MicroBatch(order[2:4], [0] * 2, 2, 0.5, True),
+        ],
+        [MicroBatch(order[4:], [0] * 3, 3, 1.0, True)],
     ]
     # One image for two processes: the second runs it for company.
     second = BatchPlan([0] * 3, batch_size=1, processes=2, rank=1)
     last = second.epoch(0)[-1]
-    assert last == [MicroBatch([int(second.order(0)[2])], 0, 0.0, True)]
+    assert last == [MicroBatch([int(second.order(0)[2])], [0], 0, 0.0, True)]
+
+
+def test_an_image_that_is_drawn_again_is_told_from_its_first() -> None:
+    plans = ranks(batch_size=8, accumulation=2, processes=2, sampling="balanced")
+    steps = [step for plan in plans for step in plan.epoch(3)]
+    drawn = [pair for step in steps for b in step for pair in zip(b.rows, b.again, strict=True)]
+    times = Counter(row for row, _ in drawn)
+    assert max(times.values()) > 2
+    assert sorted(drawn) == sorted((row, n) for row in times for n in range(times[row]))
 
 
 def test_a_single_image_is_no_batch() -> None:
@@ -127,4 +140,5 @@ def test_what_a_loader_is_given() -> None:
     plan = BatchPlan(LABELS, batch_size=4, accumulation=2)
     planned.plan(plan.epoch(0, 3))
     assert len(planned) == len(list(planned))
-    assert [row for rows in planned for row in rows] == plan.order(0)[24:].tolist()
+    rows = plan.order(0)[24:].tolist()
+    assert [pair for pairs in planned for pair in pairs] == [(row, 0) for row in rows]

@@ -339,6 +339,7 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     config = train("--seed", "2", "--data", "c", "-c", str(first), f"--config={second}")
     assert (config.lr, config.epochs, config.seed, config.data) == (1e-3, 5, 2, ("c",))
     assert (config.image_size, config.mixed_precision, config.cam_class) == (96, "no", "true")
+    assert train("-c", str(second), "--loss", "hinge").cam_class == "true"  # names no loss itself
     first.write_text("data: a.csv\ntest_data:\n  sg2: x\n")
     config = train("--config", str(first))
     assert (config.data, config.test_data) == (("a.csv",), {"sg2": "x"})

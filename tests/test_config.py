@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from focus.cli import load_config
+from focus.cli import load_config, parse
 from focus.config import (
     EvaluateConfig,
     TrainConfig,
@@ -269,6 +269,18 @@ def test_resolving_twice_changes_nothing() -> None:
             "--target-from-maps and --entropy-target are two aims",
         ),
         ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
+        (
+            {"sampling": "balanced", "class_weight": "balanced"},
+            "--sampling balanced and --class-weight balanced .*: give one",
+        ),
+        (
+            {"loss": "saliency", "classification_weight": 0.0, "label_smoothing": 0.2},
+            "--label-smoothing 0.2 has no effect with --classification-weight 0: drop one",
+        ),
+        (
+            {"loss": "saliency", "classification_weight": 0.0, "class_weight": "balanced"},
+            "--class-weight balanced has no effect with --classification-weight 0",
+        ),
         ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
     ],
 )
@@ -340,6 +352,26 @@ def test_a_written_configuration_reads_back_the_same(tmp_path: Any) -> None:
     evaluation = EvaluateConfig(run="runs/a", data=("b",), batch_size=3)
     write_config(evaluation, path)
     assert load_config(EvaluateConfig, path) == evaluation
+
+
+def _train(*words: str) -> TrainConfig:
+    return parse(TrainConfig, words)
+
+
+def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> None:
+    """It spells out what its own loss and recipe decided, which no other takes over."""
+    file = tmp_path / "config.yaml"
+    run = _train("--loss", "match", "--focus-schedule", "0:0,5:1", "--temperature", "2")
+    write_config(resolve(run), file)
+    config = ["--config", str(file)]
+    assert resolve(_train(*config)) == resolve(run)
+    assert resolve(_train(*config, "--loss", "match")) == resolve(run)
+    name = resolve(run).name
+    for given in (["--loss", "ce"], ["--loss", "hinge", "--entropy-target", "0.4"]):
+        assert resolve(_train(*config, *given)) == resolve(_train(*given, "--name", name))
+    paper = resolve(_train(*config, "--recipe", "paper", "--lr", "0.1"))
+    assert (paper.model, paper.optimizer, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
+    assert loss_config(paper) == loss_config(run)
 
 
 def test_did_you_mean_is_silent_when_nothing_is_like_it() -> None:

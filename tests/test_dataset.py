@@ -176,6 +176,15 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(faces: list[Sample]) -
     assert run(data, rows) == first
 
 
+def test_an_image_that_is_drawn_again_is_changed_anew(faces: list[Sample]) -> None:
+    data = dataset(faces, augment=("shift", "flip"), image_size=64)
+    first = data[3]
+    assert data[3, 0].images.equal(first.images)
+    others = [data[3, again] for again in (1, 2, 3)]
+    assert not any(other.images.equal(first.images) for other in others)
+    assert {int(other.index) for other in others} == {3}
+
+
 def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
     settings: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}
     data, alone = dataset(faces, **settings), dataset(faces, **settings)

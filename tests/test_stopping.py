@@ -81,33 +81,44 @@ def test_the_second_stops_at_once(number: signal.Signals) -> None:
     assert (program.returncode, out) == (-number, "")
 
 
-def test_a_process_without_its_launcher_stops(tmp_path: Path) -> None:
-    """What `accelerate launch` starts, when a signal has ended accelerate alone."""
+@pytest.mark.parametrize(("parent", "then"), [("accelerate", "saved\n"), ("a shell", "")])
+def test_a_process_without_its_launcher_stops(parent: str, then: str, tmp_path: Path) -> None:
+    """What `accelerate launch` starts, when a signal has ended accelerate alone.
+
+    A shell may set the same variable, and is closed by who has given its program to nohup.
+    """
     launcher = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {PROGRAM!r}], stdout=open("out", "w"))
+print(child.pid, flush=True)
 time.sleep(60)
 """
     program = subprocess.Popen(
-        [sys.executable, "-c", launcher],
+        [sys.executable, "-c", launcher, parent],
         cwd=tmp_path,
         env=os.environ | {"ACCELERATE_MIXED_PRECISION": "no"},
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     )
+    assert program.stdout is not None
+    child = int(program.stdout.readline())
     out = tmp_path / "out"
     deadline = time.monotonic() + 20
     while not (out.exists() and out.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     program.terminate()
-    program.wait(timeout=10)
+    program.communicate(timeout=10)
+    deadline = min(deadline, time.monotonic() + (20 if then else 1))
     while out.read_text() == "ready\n" and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert out.read_text() == "ready\nsaved\n"
+    assert out.read_text() == "ready\n" + then
+    if not then:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_shell_that_is_closed_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("focus.stopping._launched", False)
     signals = StopSignals()
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert signals.pending() == 0
@@ -117,13 +128,13 @@ def test_a_launcher_that_ends_before_the_first_step_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between the program's start and its first step the images are read, for minutes maybe."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr("focus.stopping._launched", True)
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert StopSignals().pending() == signal.SIGTERM
 
 
 def test_the_parent_of_a_fork_is_the_process_that_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     child = os.fork()
     if child == 0:
         os._exit(StopSignals().pending())

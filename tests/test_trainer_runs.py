@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import resource
+import shutil
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,6 +57,8 @@ def test_a_run_gives_up_and_names_the_images(faces: Manifest, tmp_path: Path) ->
     # The last checkpoint has weights that are numbers.
     saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
+    # None of the steps that were skipped has pushed out one that was taken.
+    assert int(saved.name.removeprefix("step-")) < run.state.in_a_row[0]
 
 
 def test_images_of_earlier_epochs_and_of_before_a_stop_are_named_too(
@@ -304,6 +307,46 @@ def test_of_several_processes_the_main_one_saves_before_it_ends_a_validation(
         run.fit()
     assert there == [[f"step-{run.plan.steps:08d}"]]
     assert run.state.epoch == 1
+
+
+def test_no_run_goes_on_over_a_model_without_its_checkpoints(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    given = {"lr": 1e-9, "epochs": 2, "eval_metric": "log_loss", "loss": "ce"}
+    trainer(faces, tmp_path, **given).fit()
+    run = trainer(faces, tmp_path, **given, resume=True)
+    model, checkpoints = tmp_path / "run" / "model", tmp_path / "run" / "checkpoints"
+    if run.state.best_epoch < 2:  # else it would be written again
+        model.rename(tmp_path / "aside")
+        with pytest.raises(InputError, match=r"lacks model/, .* of epoch 1: put it back"):
+            trainer(faces, tmp_path, **given, resume=True)
+        (tmp_path / "aside").rename(model)
+    before = sorted(file.name for file in model.iterdir())
+    for path in checkpoints.glob("step-*"):
+        shutil.rmtree(path)
+    with pytest.raises(InputError, match="has a model and no checkpoint to go on from: give"):
+        trainer(faces, tmp_path, **given | {"loss": "blend"}, resume=True)
+    assert sorted(file.name for file in model.iterdir()) == before
+
+
+def test_the_rates_that_are_logged_are_those_of_the_steps(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"lr": 1e-3, "schedule": "one-cycle", "warmup": 0.25, "epochs": 2, "batch_size": 18}
+    run = trainer(faces, tmp_path, optimizer="adamw", log_steps=1, **given)
+    logged = []
+    monkeypatch.setattr(run.log, "step", lambda done, step, lr: logged.append(lr))
+    run.fit()
+    optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=8, pct_start=0.25)
+    expected = []
+    for _ in range(8):
+        expected += theirs.get_last_lr()
+        optimizer.step()
+        theirs.step()
+    assert logged == expected
+    rows = list(csv.DictReader((tmp_path / "run" / "summary.csv").open()))
+    assert [float(row["lr"]) for row in rows] == [expected[4], expected[7]]
 
 
 def test_a_summary_that_was_lost_is_written_again(faces: Manifest, tmp_path: Path) -> None:

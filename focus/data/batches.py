@@ -24,13 +24,15 @@ from focus.recipes import Sampling
 class MicroBatch(NamedTuple):
     """What one process takes of one batch.
 
-    rows: of the training manifest, at least one. counted: how many of them count; 0 where fewer
+    rows: of the training manifest, at least one. again: how often the epoch had each of them
+    before, which a sampling with replacement may. counted: how many of them count; 0 where fewer
     images are left than there are processes, so that this one runs an image for company. weight:
     of its mean loss in the step, times the number of processes, whose gradients are averaged. last:
     whether the optimiser steps after it.
     """
 
     rows: list[int]
+    again: list[int]
     counted: int
     weight: float
     last: bool
@@ -76,7 +78,8 @@ class BatchPlan:
     def epoch(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
         """This process's batches of each step from ``first_step`` on."""
         order = self.order(epoch)
-        batches = [order[start:end] for start, end in pairwise([0, *self._ends])]
+        drawn = np.stack([order, _times_before(order)], 1)
+        batches = [drawn[start:end] for start, end in pairwise([0, *self._ends])]
         starts = range(first_step * self.accumulation, len(batches), self.accumulation)
         return [self._step(batches[start : start + self.accumulation]) for start in starts]
 
@@ -101,9 +104,11 @@ class BatchPlan:
         made = []
         for number, batch in enumerate(batches, start=1):
             mine = np.array_split(batch, self.processes)[self.rank]
+            rows, again = (mine if len(mine) else batch[:1]).T.tolist()
             made.append(
                 MicroBatch(
-                    rows=(mine if len(mine) else batch[:1]).tolist(),
+                    rows=rows,
+                    again=again,
                     counted=len(mine),
                     weight=len(mine) * self.processes / images,
                     last=number == len(batches),
@@ -112,8 +117,18 @@ class BatchPlan:
         return made
 
 
-class PlannedBatches(Sampler[list[int]]):
-    """The rows of the batches that were planned last, for a DataLoader."""
+def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each element stands before it."""
+    by_row = np.argsort(order, kind="stable")
+    ordered = order[by_row]
+    before = np.empty_like(order)
+    before[by_row] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return before
+
+
+class PlannedBatches(Sampler[list[tuple[int, int]]]):
+    """The batches that were planned last, for a DataLoader: of each image the row, and how often
+    the epoch had it before."""
 
     def __init__(self) -> None:
         self._planned: list[list[MicroBatch]] = []
@@ -125,5 +140,9 @@ class PlannedBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return sum(map(len, self._planned))
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch.rows for step in self._planned for batch in step)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (
+            list(zip(batch.rows, batch.again, strict=True))
+            for step in self._planned
+            for batch in step
+        )

@@ -121,18 +121,21 @@ class FaceDataset(Dataset[Batch]):
                 found.append(float(map_entropy(saliency.double().flatten())))
         return float(np.mean(found)) if found else None
 
-    def __getitem__(self, index: int) -> Batch:
-        pixels, heat = self._decoded(index)
+    def __getitem__(self, index: int | tuple[int, int]) -> Batch:
+        """The image of a row; of the row and how often the epoch had it before, changed anew."""
+        row, again = index if isinstance(index, tuple) else (index, 0)
+        pixels, heat = self._decoded(row)
         if self.augment is not None:
-            pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), index))
+            draw = row + again * len(self)
+            pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), draw))
 
         saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
         return Batch(
             images=self._normalise(pixels),
-            target=torch.tensor(int(self._labels[index])),
+            target=torch.tensor(int(self._labels[row])),
             saliency=torch.zeros(self.grid) if saliency is None else saliency,
             saliency_mask=torch.tensor(saliency is not None),
-            index=torch.tensor(index),
+            index=torch.tensor(row),
         )
 
     def _decoded(self, row: int) -> tuple[Tensor, Tensor | None]:
