@@ -34,6 +34,9 @@ def _launched_by(parent: int) -> bool:
         return True
 
 
+_parent, _launched = 0, False
+
+
 def _note_parent() -> None:
     global _parent, _launched
     _parent = os.getppid()
