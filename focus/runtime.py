@@ -30,6 +30,9 @@ T = TypeVar("T")
 # What shows a process some of a machine's GPUs.
 _SHOWN = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
+# What Accelerate may be told that the programs do not take: checkpoints hold whole networks.
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+
 # For what the main process does first: a million images take an hour to decode, and NCCL would wait
 # ten minutes. A launcher ends the processes of one that has died, however long they would wait.
 _LONGEST_WAIT = timedelta(hours=3)
@@ -80,7 +83,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: bf16 on a GPU that emulates it; fp16 without a GPU, where Accelerate would train
             in float32 without a word; a launcher that was told another precision, or accumulation,
-            than the program; more processes than GPUs; a FOCUS_BACKEND that is none, or that cannot
+            than the program, or to share a network out; more processes than GPUs; a FOCUS_BACKEND that is none, or that cannot
             run here.
     """
     # The launcher says "no" where nobody asked it for anything.
@@ -98,6 +101,13 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
             f"{config.mixed_precision}: give the program --mixed-precision {launched}, or launch "
             f"with --mixed_precision {config.mixed_precision}."
         )
+    for kind in _SHARDED:
+        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):
+            raise InputError(
+                f"The launcher was told {kind}, which shares a network out among processes, where "
+                "here each has all of it: launch with --multi_gpu in place of "
+                f"--use_{kind.lower()}."
+            )
     devices = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.accelerator.device_count()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     check_shown(devices, local)

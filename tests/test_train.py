@@ -407,13 +407,20 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
         inside("train.py", *words[:-1], "another")
 
 
-def test_an_environment_told_another_accumulation_is_not_overruled_silently(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        # Accelerate would divide the loss by it, whatever the program says.
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "told 4 gradient accumulation steps"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "told FSDP, which .*: launch with --multi_gpu"),
+    ],
+)
+def test_what_the_launcher_was_told_is_not_overruled_silently(
+    told: dict[str, str], words: str, tmp_path: Path
 ) -> None:
-    """Accelerate would divide the loss by it, whatever the program says."""
-    done = forked(*SMALL, cwd=tmp_path, ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4")
+    done = forked(*SMALL, cwd=tmp_path, **told)
     assert done.returncode == 2
-    assert "train.py: error: The launcher was told 4 gradient accumulation steps" in done.stderr
+    assert re.search(f"train.py: error: The launcher was {words}", done.stderr)
     assert not (tmp_path / "runs").exists()
 
 
