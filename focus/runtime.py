@@ -83,8 +83,8 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: bf16 on a GPU that emulates it; fp16 without a GPU, where Accelerate would train
             in float32 without a word; a launcher that was told another precision, or accumulation,
-            than the program, or to share a network out; more processes than GPUs; a FOCUS_BACKEND that is none, or that cannot
-            run here.
+            than the program, or to share a network out; more processes than GPUs; a FOCUS_BACKEND
+            that is none, or that cannot run here.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
