@@ -14,6 +14,7 @@ import safetensors.torch
 import timm
 import torch
 
+from focus.detector_config import DetectorConfig
 from focus.errors import InputError
 from focus.losses import LossConfig
 from focus.models import Detector
@@ -324,6 +325,17 @@ def test_a_damaged_config(text: str, saved: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json is not the config") as caught:
         Detector.from_pretrained(saved)
     assert_one_sentence(caught.value)
+
+
+def test_what_an_earlier_training_saw_stays_seen() -> None:
+    """Of a generator's family the later word holds, if it says one."""
+    first = DetectorConfig("timm", 64).after(
+        ["b", "a"], {"a": "GAN", "b": "GAN", "d": "GAN"}, ["mtcnn"]
+    )
+    second = first.after(["c"], {"a": "diffusion", "b": "", "c": ""}, ["dlib"])
+    assert second.training_generators == ("a", "b", "c")
+    assert second.training_families == {"a": "diffusion", "b": "GAN", "c": "", "d": "GAN"}
+    assert second.geometry == ("dlib", "mtcnn")
 
 
 def test_a_folder_without_a_detector(tmp_path: Path, saved: Path) -> None:

@@ -58,6 +58,20 @@ def test_operating_points_by_hand() -> None:
     }
 
 
+def test_a_mean_error_weighs_generators_alike_and_a_pooled_one_images() -> None:
+    """The one fake of g0 is found, the three of g1 are missed."""
+    scores = table(
+        4,
+        1,
+        4,
+        generator=[""] * 4 + ["g0"] + ["g1"] * 3,
+        score=[0.1, 0.2, 0.6, 0.3, 0.9, 0.4, 0.3, 0.2],
+    )
+    found = summarise(scores, [], None, POINT, resamples=0)["open"]["operating_points"]["eer"]
+    assert (found["apcer_mean"], found["apcer_pooled"], found["bpcer"]) == (0.5, 0.75, 0.25)
+    assert found["acer_mean"] == 0.375
+
+
 def test_the_cost_of_ratios_weighs_the_classes_alike() -> None:
     """Of the four real images one is told wrong, of g0's two fakes none, of g1's both."""
     ratios = np.log([1 / 3, 1 / 3, 1 / 3, 3, 3, 3, 1 / 3, 1 / 3])

@@ -97,14 +97,15 @@ def test_both_kernels_packages_are_importable_side_by_side(site: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_train_py_runs_from_a_checkout_beside_both(site: Path) -> None:
+@pytest.mark.parametrize(("name", "flag"), [("train.py", "--loss"), ("evaluate.py", "--compare")])
+def test_a_program_runs_from_a_checkout_beside_both(site: Path, name: str, flag: str) -> None:
     # A checkout has a folder kernels/ too, and Python puts a script's folder first on its path.
-    assert "--loss" in python("train.py", "--help", cwd=CHECKOUT, PYTHONPATH=str(site))
-    script = CHECKOUT / "train.py"
+    assert flag in python(name, "--help", cwd=CHECKOUT, PYTHONPATH=str(site))
+    script = CHECKOUT / name
     code = (
         "import runpy, sys; "
         f"sys.path[0] = {str(CHECKOUT)!r}; sys.argv = [{str(script)!r}]; "
-        f"runpy.run_path({str(script)!r}, run_name='train'); "
+        f"runpy.run_path({str(script)!r}, run_name={script.stem!r}); "
         "import kernels, focus.kernels; print(kernels.__file__, focus.kernels.__file__)"
     )
     theirs, ours = python("-c", code, cwd=CHECKOUT, PYTHONPATH=str(site)).split()

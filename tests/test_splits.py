@@ -50,6 +50,15 @@ def test_groups_of_several_generators_are_cut_by_the_share_of_each() -> None:
             assert 0.1 * total <= counts[generator, split] <= 0.15 * total + 1
 
 
+def test_the_seed_decides_the_splits() -> None:
+    samples = [Sample(f"/{i}.png", 0) for i in range(200)]
+    zero, one, again = (
+        [s.split for s in assign_splits(Manifest(samples), seed=seed)] for seed in (0, 1, 0)
+    )
+    assert zero == again
+    assert zero != one
+
+
 def test_a_share_is_the_nearest_whole_number() -> None:
     """15 % of 17 are 2.55, of 14 they are 2.1."""
     samples = [Sample(f"/{i}.png", 0) for i in range(17)]

@@ -91,6 +91,20 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         assert one.norm() == pytest.approx(clip, rel=1e-4)
 
 
+def test_batches_of_unequal_size_make_the_step_of_one(faces: Manifest, tmp_path: Path) -> None:
+    """20, 20, 20 and 10 images: each counts alike, in whichever batch it is."""
+    moved = []
+    for sizes in ({"batch_size": 70}, {"batch_size": 20, "gradient_accumulation_steps": 4}):
+        run = trainer(faces, tmp_path, **sizes)
+        run.detector.double()
+        run.detector.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
+        before = parameters(run)
+        assert run.train_step(*next(steps_of(run))).images == 70
+        moved.append(parameters(run) - before)
+    one, four = moved
+    assert (one - four).abs().max() <= 1e-12 * one.abs().max()
+
+
 def test_a_step_is_that_of_plain_torch(faces: Manifest, tmp_path: Path) -> None:
     run = trainer(faces, tmp_path, loss="focus", lr=0.1)
     config = replace(run.config, name="other")
@@ -181,6 +195,12 @@ def test_the_seed_decides_order_augmentation_and_random_numbers(
     first = drawn(zero)
     assert first.equal(drawn(again))
     assert not first.equal(drawn(one))
+
+
+def test_the_first_weights_follow_the_seed(faces: Manifest, tmp_path: Path) -> None:
+    zero, one, again = (parameters(trainer(faces, tmp_path, seed=seed)) for seed in (0, 1, 0))
+    assert zero.equal(again)
+    assert not zero.equal(one)
 
 
 def test_each_process_draws_random_numbers_of_its_own(
