@@ -171,8 +171,8 @@ class Scores:
 
         What an earlier release did not write is "not known".
 
-        Raises InputError for another version, a missing column, a cell that cannot be read or a
-        score outside [0, 1].
+        Raises InputError for another version, a missing column, or a cell that cannot be read or
+        holds what no image can have, such as a score outside [0, 1].
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             first = file.readline().rstrip("\r\n")
@@ -209,6 +209,14 @@ _FIELDS = fields(Scores)
 _EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
 # Columns that files of this version had not from the start.
 _LATER = ("pointing_chance", "map_chance")
+_LARGEST = 2**31 - 1  # of a class and of a cell's row and column, whose products have to fit
+# What a cell that is not empty may hold.
+_RANGES: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("predicted", "peak_row", "peak_col"), (0, _LARGEST)),
+    **dict.fromkeys(
+        ("score", "label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), (0, 1)
+    ),
+}
 # What means "not known" in a column, where the file has an empty cell.
 _UNKNOWN: dict[str, float] = {
     **dict.fromkeys(("label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), -1),
@@ -227,12 +235,17 @@ def _to_text(name: str, column: NDArray[Any]) -> list[str]:
 
 def _from_text(cells: list[str | None], name: str, dtype: type, path: str | Path) -> list[Any]:
     values = []
+    read = int if dtype is np.int64 else dtype  # numpy's has no sentence for what does not fit
+    low, high = _RANGES.get(name, (None, None))
     for number, cell in enumerate(cells, start=3):
         try:
             if cell is None:  # a row that ends early
                 raise ValueError
-            value = _UNKNOWN[name] if name in _UNKNOWN and cell == "" else dtype(cell)
-            if name == "score" and not 0 <= value <= 1:
+            if cell == "" and name in _UNKNOWN:
+                values.append(_UNKNOWN[name])
+                continue
+            value = read(cell)
+            if low is not None and not low <= value <= high:
                 raise ValueError
             values.append(value)
         except ValueError as error:

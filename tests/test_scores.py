@@ -115,6 +115,29 @@ def test_a_file_that_is_not_ours_is_refused(
         Scores.from_csv(file)
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("label", ("-1", "2")),
+        ("predicted", ("", "-1")),
+        *((name, ("", "-1", str(2**31))) for name in ("peak_row", "peak_col")),
+        *((name, ("-1", "2")) for name in ("pointing_hit", "pointing_hit_synthetic", "map_hit")),
+    ],
+)
+def test_a_cell_that_no_image_can_have_is_refused(
+    tmp_path: Path, name: str, cells: tuple[str, ...]
+) -> None:
+    file = tmp_path / "scores.csv"
+    table(3).to_csv(file)
+    mark, head, *rows = file.read_text().splitlines()
+    for cell in (*cells, "9" * 23, "0.5"):
+        changed = rows[1].split(",")
+        changed[head.split(",").index(name)] = cell
+        file.write_text("\n".join([mark, head, rows[0], ",".join(changed), rows[2]]))
+        with pytest.raises(InputError, match=f"line 4: {name} is '{cell}'; mend the line or "):
+            Scores.from_csv(file)
+
+
 def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     table(3).to_csv(file)
