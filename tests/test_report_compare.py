@@ -192,8 +192,7 @@ def test_robustness_is_the_mean_over_the_generators_that_all_have(
     ]
     folders = [str(tmp_path / name) for name in names]
     found = [
-        comparison.Scored(name, *comparison._read(Path(folder)))
-        for name, folder in zip(names, folders, strict=True)
+        comparison._read(name, Path(folder)) for name, folder in zip(names, folders, strict=True)
     ]
     kept, said = comparison._mean_kept(found, folders)
     assert said == ["three: robustness was not measured (evaluate.py --robustness)."]
@@ -227,8 +226,7 @@ def test_a_run_has_one_colour(runs: list[Path], tmp_path: Path) -> None:
     folders = [str(tmp_path / name) for name in ("one", "two")]
     names = ["one", "two"]
     found = [
-        comparison.Scored(name, *comparison._read(Path(folder)))
-        for name, folder in zip(names, folders, strict=True)
+        comparison._read(name, Path(folder)) for name, folder in zip(names, folders, strict=True)
     ]
     kept, _ = comparison._mean_kept(found, folders)
     roc = plots.of_runs(comparison._curves(found), names)[0].draw().axes[0]
@@ -290,6 +288,7 @@ def test_robustness_on_no_common_generator_is_said(
         ({"compare": ("RUN", "OLD")}, "results.json has version 1, this program reads 2"),
         ({"compare": ("RUN", "BROKEN")}, "BROKEN cannot be read .JSONDecodeError.*evaluate the"),
         ({"compare": ("RUN", "HALF")}, "HALF cannot be read .FileNotFoundError"),
+        ({"compare": ("RUN", "DEEP")}, "DEEP cannot be read .RecursionError.*evaluate the"),
         ({"compare": ("RUN", "RUN"), "run": "x"}, "--run has no effect with --compare"),
         ({"compare": ("RUN", "RUN"), "data": ("x",)}, "--data has no effect with --compare"),
         ({"compare": ("RUN", "RUN"), "robustness": True}, "--robustness has no effect with"),
@@ -299,16 +298,55 @@ def test_robustness_on_no_common_generator_is_said(
 def test_bad_input_is_one_line_and_nothing_is_written(
     runs: list[Path], tmp_path: Path, given: dict[str, Any], message: str
 ) -> None:
-    for name, text in (("OLD", '{"version": 1}'), ("BROKEN", "{"), ("HALF", '{"version": 2}')):
+    texts = {"OLD": '{"version": 1}', "BROKEN": "{", "HALF": '{"version": 2}', "DEEP": "[" * 99_999}
+    for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
     scores = (runs[0] / "scores.csv").read_bytes()
     for name in ("OLD", "BROKEN"):
         (tmp_path / name / "scores.csv").write_bytes(scores)
-    places = {"RUN": str(runs[0])} | {n: str(tmp_path / n) for n in ("OLD", "BROKEN", "HALF")}
+    places = {"RUN": str(runs[0])} | {name: str(tmp_path / name) for name in texts}
     given = given | {"compare": tuple(places.get(name, name) for name in given["compare"])}
     with pytest.raises(InputError, match=message) as caught:
         evaluation.evaluate(EvaluateConfig(output=str(tmp_path / "out"), **given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        ((), {"version": 2, "closed": 3}),
+        (("training_generators",), 3),
+        (("training_generators",), [3]),
+        (("training_generators",), ["kA", "uB"]),  # by which the fakes of uB are in another set
+        (("closed",), 3),
+        (("closed", "generators"), {}),
+        (("closed", "generators", "kA"), 3),
+        (("closed", "generators", "kA", "auc"), "high"),
+        (("open", "pooled"), []),
+        pytest.param(("open", "pooled", "entropy"), 10**400, id="huge"),
+        (("open", "operating_points"), None),
+        (("open", "generators", "uB"), {}),
+        (("open", "mean", "intervals", "auc"), [0.5]),
+    ],
+)
+def test_results_of_another_shape_are_refused(
+    runs: list[Path], tmp_path: Path, keys: tuple[str, ...], value: Any
+) -> None:
+    scores = Scores.from_csv(runs[0] / "scores.csv")
+    scores.test_set[:] = ""
+    write_results(tmp_path / "odd", scores, summarise(scores, ["kA"], resamples=20))
+    path = tmp_path / "odd" / "results.json"
+    within = {"": json.loads(path.read_text())}
+    *outer, last = ("", *keys)
+    place: Any = within
+    for key in outer:
+        place = place[key]
+    place[last] = value
+    path.write_text(json.dumps(within[""]))
+    with pytest.raises(InputError, match=r"odd cannot be read .*: evaluate the run anew") as caught:
+        compare([runs[0], tmp_path / "odd"], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

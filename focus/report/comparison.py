@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,7 @@ def compare(folders: Sequence[str], output: Path) -> None:
                 "another folder."
             )
     runs = [
-        Scored(name, *_read(Path(folder)))
-        for name, folder in zip(_names(folders), folders, strict=True)
+        _read(name, Path(folder)) for name, folder in zip(_names(folders), folders, strict=True)
     ]
     results = {run.name: run.results for run in runs}
     kept, unmeasured = _mean_kept(runs, folders)
@@ -89,7 +88,7 @@ def _names(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def _read(folder: Path) -> tuple[Scores, Results, list[robustness.Kept]]:
+def _read(name: str, folder: Path) -> Scored:
     path = folder / "results.json"
     if not path.is_file():
         raise InputError(
@@ -97,20 +96,27 @@ def _read(folder: Path) -> tuple[Scores, Results, list[robustness.Kept]]:
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        version = results["version"]
-        scores = Scores.from_csv(folder / "scores.csv")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if (version := results["version"]) != VERSION:
+            raise InputError(
+                f"{path} has version {version}, this program reads {VERSION}: evaluate the run "
+                "anew."
+            )
+        run = Scored(name, Scores.from_csv(folder / "scores.csv"), results, [])
+        # All that the page takes of the results, so that what they lack is found here.
+        tables.headline({name: results})
+        tables.by_generator(results)
+        _curves([run])
+    except (
+        *(OSError, ValueError, TypeError, KeyError),
+        *(AttributeError, IndexError, OverflowError, RecursionError),
+    ) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"--compare {folder} cannot be read ({type(error).__name__}: {error}): evaluate the "
             "run anew."
         ) from error
-    if version != VERSION:
-        raise InputError(
-            f"{path} has version {version}, this program reads {VERSION}: evaluate the run anew."
-        )
-    return scores, results, _read_kept(folder / robustness.FILES[0], results)
+    return replace(run, kept=_read_kept(folder / robustness.FILES[0], results))
 
 
 def _read_kept(path: Path, results: Results) -> list[robustness.Kept]:
