@@ -95,7 +95,10 @@ class DetectorConfig:
                 f"{path.parent} holds no detector ({path.name}: {error.strerror}): give the folder "
                 "that training wrote, runs/NAME/model."
             ) from None
-        except (TypeError, KeyError, AttributeError, ValueError, ArgumentError) as error:
+        except (
+            *(TypeError, KeyError, AttributeError, ValueError),
+            *(ArgumentError, RecursionError),
+        ) as error:
             reason = " ".join(str(error).split())
             raise _no_config(path, f"{type(error).__name__}: {reason}") from None
 

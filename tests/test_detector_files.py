@@ -319,7 +319,9 @@ def test_a_config_that_cannot_be_used(change: dict[str, Any], words: str, saved:
     assert_one_sentence(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"version": "one"}', "\udcff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '{"version": "one"}', "\udcff", "[" * 99_999]
+)
 def test_a_damaged_config(text: str, saved: Path) -> None:
     (saved / "config.json").write_text(text, errors="surrogateescape")
     with pytest.raises(InputError, match=r"config\.json is not the config") as caught:

@@ -21,6 +21,7 @@ from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment import frozen, search
 from focus.experiment.__main__ import _setup, main, make_parser
+from focus.experiment.collect import read_json
 from focus.experiment.data import centered_maps, shuffled_maps, without_tests, write_once
 from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
 from focus.experiment.run import is_finished, words
@@ -222,6 +223,14 @@ def test_a_search_that_saw_test_images_is_refused(tmp_path: Path) -> None:
     (run.folder / "results.json").write_text(json.dumps({**results, "n_fake": 3}))
     with pytest.raises(InputError, match="3 test images"):
         search.validation_auc(run)
+
+
+def test_results_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    for text in ("{", "[" * 99_999):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"results.json cannot be read .*: remove its folder"):
+            read_json(path)
 
 
 def test_the_search_takes_the_best_mean_and_says_whether_cross_entropy_is_trained(

@@ -241,7 +241,7 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises InputError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): remove its folder and run again."
         ) from error
