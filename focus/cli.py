@@ -393,18 +393,31 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_TextLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise InputError(f"--config {path} cannot be read: {reason}.") from error
+        raise InputError(
+            f"--config {path} cannot be read: {reason}; give a file of `name: value` lines."
+        ) from error
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"--config {path} is not valid YAML{line}: {error.problem}.") from error
+        raise InputError(
+            f"--config {path} is not valid YAML{line}: {error.problem}; mend the line."
+        ) from error
     except yaml.YAMLError as error:
-        raise InputError(f"--config {path} is not valid YAML: {error}.") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"--config {path} is not valid YAML: {reason}; mend the file.") from error
+    except (RecursionError, TypeError) as error:
+        raise InputError(
+            f"--config {path} is nested too deeply, or has a list as a key: write `name: value` "
+            "lines."
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"--config {path} holds no `name: value` lines.")
+        raise InputError(
+            f"--config {path} holds no `name: value` lines: give it some, or leave the flag out."
+        )
     version = content.pop("version", str(CONFIG_VERSION))
     if version != str(CONFIG_VERSION):
         raise InputError(
-            f"--config {path} has version {version}, this program reads version {CONFIG_VERSION}."
+            f"--config {path} has version {version}, this program reads version {CONFIG_VERSION}: "
+            "use the version that wrote it."
         )
     values: dict[str, Any] = {}
     for key, value in content.items():

@@ -357,11 +357,14 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
         ("data: {a: b}", "data in .* takes a list of texts"),
         ("focus_level: minimise", "did you mean minimize"),
         ("epochs: 0", "--epochs must be at least 1"),
-        ("lr: 1\nlr: 2", "not valid YAML in line 2: 'lr' stands there twice"),
-        ("lr: [1", "not valid YAML in line"),
-        ("version: 2\nlr: 1", "has version 2, this program reads version 1"),
-        ("- lr", "holds no `name: value` lines"),
-        ("", "holds no `name: value` lines"),
+        ("lr: 1\nlr: 2", "not valid YAML in line 2: 'lr' stands there twice; mend the line"),
+        ("lr: [1", "not valid YAML in line .*; mend the line"),
+        ("lr: \0", "not valid YAML: .*; mend the file"),
+        ("version: 2\nlr: 1", "version 2, this program reads version 1: use the version that"),
+        ("- lr", "holds no `name: value` lines: give it some, or leave the flag out"),
+        ("", "holds no `name: value` lines: give it some"),
+        ("data: " + "[" * 9999, "nested too deeply, .*: write `name: value` lines"),
+        ("[lr]: 1", "a list as a key: write `name: value` lines"),
     ],
 )
 def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> None:
@@ -374,7 +377,7 @@ def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> Non
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yaml", tmp_path):
-        with pytest.raises(InputError, match=f"--config {path} cannot be read"):
+        with pytest.raises(InputError, match=f"--config {path} cannot be read: .*; give a file"):
             train("--config", str(path))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="it is not text"):
