@@ -472,4 +472,4 @@ class Detector(nn.Module, PyTorchModelHubMixin):
 
 def _pick(per_class: Tensor, index: Tensor) -> Tensor:
     """``[B,K,...]`` to ``[B,...]``: each sample's class."""
-    return per_class[torch.arange(len(index), device=index.device), index]
+    return per_class[torch.arange(index.shape[0], device=index.device), index]

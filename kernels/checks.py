@@ -54,7 +54,7 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Te
 
 def check_index(name: str, index: Tensor, features: Tensor) -> None:
     """Class numbers ``[B]``; their range is for :func:`check_range`."""
-    check_tensor(name, index, (len(features),), features)
+    check_tensor(name, index, (features.shape[0],), features)
     check_integer(name, index)
 
 
@@ -83,8 +83,11 @@ def check_share(name: str, value: float | Tensor, *, below: bool = False) -> Non
 
 
 def check_range(name: str, index: Tensor, classes: int) -> None:
-    """Class numbers in [0, K), on the CPU; on a GPU, looking would wait for it."""
-    if index.device.type == "cpu" and index.numel():
+    """Class numbers in [0, K), on the CPU; on a GPU, looking would wait for it.
+
+    Nor while torch.compile or torch.export trace, where there is nothing to look at yet.
+    """
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and index.numel():
         low, high = (int(v) for v in index.aminmax())
         _check_bounds(name, low, high, classes)
 

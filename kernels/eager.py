@@ -96,9 +96,14 @@ def class_activation(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]``."""
     weight = weight.to(accumulation_dtype(features))
-    size = _part_size(features)
+    if torch.compiler.is_compiling():
+        # One part: a graph would have their number in it, and so be of one batch size.
+        parts = [(features, classes)]
+    else:
+        size = _part_size(features)
+        parts = list(zip(features.split(size), classes.split(size), strict=True))
     found = []
-    for part, chosen in zip(features.split(size), classes.split(size), strict=True):
+    for part, chosen in parts:
         matrix = _matrix(part)
         found.append((_mean(matrix), torch.bmm(weight[_existing(chosen, len(weight))], matrix)))
     pooled, cams = (_join(field) for field in zip(*found, strict=True))
@@ -221,8 +226,11 @@ def _scatter_rows(weight: Tensor, index: Tensor, grad_vectors: Tensor, contrast:
 
 
 def _unchecked(index: Tensor) -> bool:
-    """On a GPU nothing has looked whether the classes exist: that would wait for it."""
-    return index.device.type != "cpu"
+    """On a GPU nothing has looked whether the classes exist: that would wait for it.
+
+    Nor where torch.compile or torch.export trace.
+    """
+    return index.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _missing(index: Tensor, classes: int) -> Tensor | None:

@@ -99,20 +99,21 @@ def class_activation(
 
     Raises:
         ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers are checked on
-            every device.
+            every device. Of a tensor in what torch.compile or torch.export made, a class outside
+            [0, K) becomes NaN on the CPU too.
     """
     check_features(features, weight)
     check_bias(bias, weight)
     check_positive("temperature", temperature)
     if isinstance(classes, Tensor):
-        if classes.dim() != 2 or len(classes) != len(features):
+        if classes.dim() != 2 or classes.shape[0] != features.shape[0]:
             raise ValueError(
-                f"classes must be [B,k] with B = {len(features)}, got {list(classes.shape)}"
+                f"classes must be [B,k] with B = {features.shape[0]}, got {list(classes.shape)}"
             )
         check_integer("classes", classes)
         check_range("classes", classes, len(weight))
     else:
-        classes = class_row("classes", classes, weight).expand(len(features), -1)
+        classes = class_row("classes", classes, weight).expand(features.shape[0], -1)
     scale = scalar_tensor({"temperature": temperature}, features)[0]
     # Only the Triton form is a registered operator: torch.export can trace the others' torch calls.
     forms: dict[str, Callable[..., Any]] = {

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from focus import Detector, LossConfig
-from focus.kernels import cam_entropy, class_activation, focus_head
+from focus.kernels import cam_entropy, class_activation, eager, focus_head
 
 from .cases import (
     CAM_ENTROPY,
@@ -288,8 +288,11 @@ def test_compiled_detector_predicts_in_one_graph() -> None:
 
 
 @pytest.mark.parametrize("form", CLASS_ACTIVATION)
-def test_compiled_class_activation_is_one_graph(form: Form) -> None:
+def test_compiled_class_activation_is_one_graph(
+    form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a compiled detector validates: one for the first batch size, one more for all others."""
+    monkeypatch.setattr(eager, "PART_ELEMENTS", 300)  # of 72 a sample: one, two, four and seven
     torch.compiler.reset()
     counters.clear()
 
@@ -297,13 +300,54 @@ def test_compiled_class_activation_is_one_graph(form: Form) -> None:
     def compiled(inputs: Inputs) -> tuple[Tensor, ...]:
         return class_activation(inputs.features, inputs.weight, inputs.bias, range(2))
 
-    for batch, graphs in ((5, 1), (7, 2), (11, 2)):
+    for batch, graphs in ((5, 1), (7, 2), (11, 2), (20, 2), (33, 2)):
         inputs = make_inputs(SMALL | {"batch": batch}, form.device)
         with form.active():
             found = compiled(inputs)
             plain = class_activation(inputs.features, inputs.weight, inputs.bias, range(2))
         assert counters["stats"]["unique_graphs"] == graphs
         for one, other in zip(found, plain, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("form", CLASS_ACTIVATION)
+def test_compiled_class_activation_takes_a_tensor_of_classes(form: Form) -> None:
+    """A class that does not exist, of which nobody can look, is NaN as on a GPU."""
+    torch.compiler.reset()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(inputs: Inputs, classes: Tensor) -> tuple[Tensor, ...]:
+        return class_activation(inputs.features, inputs.weight, inputs.bias, classes)
+
+    for batch in (5, 7):
+        inputs = make_inputs(SMALL | {"batch": batch}, form.device)
+        classes = inputs.index[:, None].repeat(1, 2)
+        with form.active():
+            plain = class_activation(inputs.features, inputs.weight, inputs.bias, classes)
+            for one, other in zip(compiled(inputs, classes), plain, strict=True):
+                torch.testing.assert_close(one, other)
+            classes[1, 1], classes[2, 1] = -1, 2
+            logits, cams, entropy = compiled(inputs, classes)
+        torch.testing.assert_close(logits, plain[0])
+        for one, other in zip((cams, entropy), plain[1:], strict=True):
+            assert one[1:3, 1].isnan().all()
+            one[1:3, 1] = other[1:3, 1]
+            torch.testing.assert_close(one, other)
+
+
+def test_exported_detector_takes_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    detector = Detector(image_size=32).eval()
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(
+        detector, (images_of(5)[0],), dynamic_shapes={"images": {0: batch}}
+    )
+    program = exported.module()
+    elements = detector.features(images_of(1)[0]).numel()
+    monkeypatch.setattr(eager, "PART_ELEMENTS", 3 * elements)
+    for size in (2, 5, 7, 11):
+        (images, *_) = images_of(size)
+        for one, other in zip(program(images), detector(images), strict=True):
             torch.testing.assert_close(one, other)
 
 
