@@ -4,6 +4,7 @@ A value or shape that does not fit, or a device, raises ValueError; a type TypeE
 does not exist IndexError. Each names the argument.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,6 +17,8 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def check_features(features: Tensor, weight: Tensor) -> None:
     """Features ``[B,C,H,W]`` and weight ``[K,C]``, floating point, on one device."""
+    check_is_tensor("features", features)
+    check_is_tensor("weight", weight)
     if features.dim() != 4:
         raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
     if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
@@ -29,6 +32,12 @@ def check_features(features: Tensor, weight: Tensor) -> None:
     check_float("weight", weight)
     if features.device != weight.device:
         raise ValueError(f"features are on {features.device} but weight on {weight.device}")
+
+
+def check_is_tensor(name: str, value: object) -> None:
+    """A tensor, and no number, list or array."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def check_float(name: str, tensor: Tensor) -> None:
@@ -46,8 +55,14 @@ def check_bias(bias: Tensor | None, weight: Tensor) -> None:
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
     """A tensor of a shape on the features' device."""
+    check_is_tensor(name, tensor)
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+    check_device(name, tensor, features)
+
+
+def check_device(name: str, tensor: Tensor, features: Tensor) -> None:
+    """A tensor on the features' device."""
     if tensor.device != features.device:
         raise ValueError(f"{name} is on {tensor.device} but features on {features.device}")
 
@@ -123,11 +138,19 @@ def scalar_tensor(values: Mapping[str, float | Tensor], features: Tensor) -> Ten
 
 def class_row(name: str, classes: Sequence[int], weight: Tensor) -> Tensor:
     """Class numbers as ``[k]`` int64, checked, on the weight's device."""
-    if len(classes):
-        _check_bounds(name, min(classes), max(classes), len(weight))
     if isinstance(classes, range):
+        if len(classes):
+            _check_bounds(name, min(classes), max(classes), len(weight))
         return torch.arange(classes.start, classes.stop, classes.step, device=weight.device)
-    return _filled(classes, torch.int64, weight.device)
+    try:
+        numbers = [operator.index(number) for number in classes]
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an int64 tensor [B,k] or class numbers, got {classes!r}"
+        ) from None
+    if numbers:
+        _check_bounds(name, min(numbers), max(numbers), len(weight))
+    return _filled(numbers, torch.int64, weight.device)
 
 
 def _filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -136,7 +159,7 @@ def _filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) 
         zero = torch.zeros((), dtype=dtype, device=device)
         return torch.stack([zero + number for number in numbers])
     if device.type == "cpu":
-        return torch.tensor(numbers, dtype=dtype)
+        return torch.tensor(numbers, dtype=dtype, device=device)
     return fill(numbers, dtype, device)
 
 

@@ -15,6 +15,7 @@ from focus.kernels.backend import backend_for
 from focus.kernels.checks import (
     check_bias,
     check_choice,
+    check_device,
     check_features,
     check_index,
     check_integer,
@@ -111,6 +112,7 @@ def class_activation(
                 f"classes must be [B,k] with B = {features.shape[0]}, got {list(classes.shape)}"
             )
         check_integer("classes", classes)
+        check_device("classes", classes, features)
         check_range("classes", classes, len(weight))
     else:
         classes = class_row("classes", classes, weight).expand(features.shape[0], -1)

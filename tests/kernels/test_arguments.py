@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from focus.kernels import cam_entropy, class_activation, focus_head
 from focus.kernels.checks import fill, scalar_tensor
+
+from .cases import EAGER, INTERPRETER, REFERENCE, Form
 
 F, W, B = torch.ones(2, 3, 4, 4), torch.ones(5, 3), torch.ones(5)
 T = torch.zeros(2, dtype=torch.int64)
@@ -20,6 +23,8 @@ COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": W[:0]}, ValueError, "weight must be"),
     ({"weight": W.long()}, TypeError, "weight must be floating point"),
     ({"weight": W.to("meta")}, ValueError, "features are on cpu but weight on meta"),
+    ({"features": [[1.0]]}, TypeError, "features must be a tensor, got list"),
+    ({"weight": None}, TypeError, "weight must be a tensor, got NoneType"),
     ({"temperature": 0.0}, ValueError, "temperature must be above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be above 0, got nan"),
     (
@@ -53,6 +58,22 @@ def test_cam_entropy(wrong: dict[str, Any], error: type[Exception], message: str
         ({"classes": T}, ValueError, r"classes must be \[B,k\] with B = 2, got \[2\]"),
         ({"classes": T[:1, None]}, ValueError, r"classes must be .* got \[1, 1\]"),
         ({"classes": T[:, None].int()}, TypeError, "classes must be int64"),
+        (
+            {"classes": T[:, None].to("meta")},
+            ValueError,
+            "classes is on meta but features on cpu",
+        ),
+        *(
+            ({"classes": wrong}, TypeError, rf"classes must be .* or class numbers, got {words}")
+            for wrong, words in (
+                (1, "1"),
+                (None, "None"),
+                ([1.7], r"\[1\.7\]"),
+                (["a"], r"\['a'\]"),
+                ([[0], [1]], r"\[\[0\], \[1\]\]"),
+            )
+        ),
+        ({"bias": [0.0] * 5}, TypeError, "bias must be a tensor, got list"),
     ],
 )
 def test_class_activation(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -66,6 +87,8 @@ def test_class_activation(wrong: dict[str, Any], error: type[Exception], message
     [
         *COMMON,
         ({"bias": B[None]}, ValueError, r"bias must be \[5\], got \[1, 5\]"),
+        ({"target": [0, 0]}, TypeError, "target must be a tensor, got list"),
+        ({"grad_scale": 2.0}, TypeError, "grad_scale must be a tensor, got float"),
         ({"target": T[:1]}, ValueError, r"target must be \[2\], got \[1\]"),
         ({"target": T.float()}, TypeError, "target must be int64, got torch.float32"),
         ({"saliency": torch.ones(2, 1, 4, 4)}, ValueError, r"saliency must be \[2, 4, 4\], got"),
@@ -102,6 +125,28 @@ def test_numbers_are_not_copied_to_a_device(monkeypatch: pytest.MonkeyPatch) -> 
     numbers = {"a": 0.5, "b": 2.0}
     assert scalar_tensor(numbers | {"c": torch.ones(())}, features).shape == (3,)
     assert scalar_tensor(numbers, features).device.type == "meta"
+
+
+def test_class_numbers_of_any_integer_type_are_the_same() -> None:
+    weight = torch.arange(15.0).view(5, 3)
+    expected = class_activation(F, weight, B, [3, 1])
+    assert expected[1][0, :, 0, 0].tolist() == [30, 12]
+    for classes in ((3, 1), np.array([3, 1]), range(3, 0, -2), [torch.tensor(3), np.int8(1)]):
+        assert all(map(torch.equal, class_activation(F, weight, B, classes), expected))
+
+
+@pytest.mark.parametrize("form", [EAGER, INTERPRETER, pytest.param(REFERENCE, id="reference")])
+def test_another_default_device_changes_nothing(form: Form) -> None:
+    def results() -> list[torch.Tensor]:
+        numbers = {"focus_weight": 0.5, "level": "match", "entropy_target": 0.4}
+        head = focus_head(F, W, B, T, saliency=F[:, 0], saliency_weight=2.0, **numbers)
+        return [*cam_entropy(F, W, T), *class_activation(F, W, B, [3, 1]), *head]
+
+    with form.active():
+        expected = results()
+        with torch.device("meta"):
+            found = results()
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64], ids=str)
