@@ -315,6 +315,7 @@ class _FocusHead(torch.autograd.Function):
             forward.pooled,
             forward.grad_cam,
             forward.grad_logits,
+            bias,
             arguments.grad_scale,
         )
         ctx.cam_class, ctx.backend = arguments.cam_class, backend
@@ -324,14 +325,18 @@ class _FocusHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, grad_scale = ctx.saved_tensors
+        *saved, bias, grad_scale = ctx.saved_tensors
         (upstream,) = grads
         if grad_scale is not None:
             upstream = upstream * grad_scale.to(upstream.dtype)
+        upstream = upstream.expand(saved[0].shape[0])
         needs = ctx.needs_input_grad[:3]
-        out = focus_head_backward_op(
-            *saved, upstream.expand(len(saved[0])), ctx.cam_class, *needs, ctx.backend
-        )
+        if needs[2] and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # The gradients depend on the bias, which is no argument of the operator: without this
+            # a second derivative by it alone would not reach the operator, to raise there.
+            always = torch.ones_like(upstream, dtype=torch.bool)
+            upstream = torch.where(always, upstream, bias.sum().to(upstream.dtype))
+        out = focus_head_backward_op(*saved, upstream, ctx.cam_class, *needs, ctx.backend)
         grad_features, grad_weight, grad_bias = _asked_for(out, needs)
         if grad_bias is not None:
             grad_bias = grad_bias.to(ctx.bias_dtype)
