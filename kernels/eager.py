@@ -416,8 +416,9 @@ def _focus(
     else:
         assert human is not None
         total = human.sum(1, keepdim=True)
-        own = torch.special.entr(human / torch.where(total > 0, total, 1)).sum(1)
-        own = own * inverse_log(human.shape[1])
+        # A cell just below 0, as bicubic resizing leaves it, has no part; its entr were -inf.
+        share = (human / torch.where(total > 0, total, 1)).clamp_min_(0)
+        own = torch.special.entr(share).sum(1) * inverse_log(human.shape[1])
         excess = torch.where(total[:, 0] > 0, entropy - own, 0)
     if level == "hinge":
         return excess.relu(), (excess > 0).to(entropy.dtype)

@@ -74,10 +74,13 @@ def normalised_entropy(cam: Tensor, temperature: float | Tensor = 1.0) -> Tensor
 
 
 def map_entropy(saliency: Tensor) -> Tensor:
-    """``h*`` of maps ``[..., P]`` divided by their sum, with 0 log 0 = 0; 0 for an all-zero map."""
+    """``h*`` of maps ``[..., P]`` divided by their sum, with 0 log 0 = 0; 0 for an all-zero map.
+
+    A cell just below 0, as bicubic resizing leaves it, counts as 0.
+    """
     cells = saliency.shape[-1]
     total = saliency.sum(-1, keepdim=True)
-    share = saliency / torch.where(total > 0, total, 1)
+    share = (saliency / torch.where(total > 0, total, 1)).clamp_min(0)
     entropy: Tensor = torch.special.entr(share).sum(-1)
     return entropy * inverse_log(cells)
 

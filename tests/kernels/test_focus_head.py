@@ -513,6 +513,22 @@ def test_samples_without_a_map_have_no_map_terms(form: Form) -> None:
 
 @pytest.mark.parametrize("level", ["match", "hinge"])
 @pytest.mark.parametrize("form", [*FOCUS_HEAD, pytest.param(REFERENCE, id="reference")])
+def test_a_cell_of_a_map_below_0_has_no_part_in_its_entropy(form: Form, level: str) -> None:
+    """As bicubic resizing leaves them."""
+    inputs = make_inputs(SMALL, form.device)
+    options = {"level": level, "focus_weight": 1.0, "reduction": "none"}
+    saliency = inputs.saliency.square()
+    saliency[:, 0, :2], saliency[1, 2, 2] = 0, 0
+    expected = run_focus_head(form, inputs, saliency=saliency, **options)
+    saliency[:, 0, :2], saliency[1, 2, 2] = -1e-7, -1e-7
+    found = run_focus_head(form, inputs, saliency=saliency, **options)
+    assert expected["focus"].count_nonzero()
+    for name in ("focus", "loss", "dF", "dW", "db"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", ["match", "hinge"])
+@pytest.mark.parametrize("form", [*FOCUS_HEAD, pytest.param(REFERENCE, id="reference")])
 def test_no_gradient_at_the_target_entropy(form: Form, level: str) -> None:
     inputs = make_inputs(SMALL, form.device)
     options = {"level": level, "focus_weight": 1.0, "classification_weight": 0.0}
