@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from focus.kernels.types import (
+    FLAT_STEPS,
     CamClass,
     Level,
     Reduction,
@@ -435,7 +436,7 @@ def _saliency(cam: Tensor, human: Tensor, mask: Tensor | None) -> tuple[Tensor, 
     low, high = half.aminmax(dim=1, keepdim=True)
     span = high - low
     # That of flat_threshold: in a flat CAM max|z| is the mean of |min| and |max|, to rounding.
-    flat = span <= (low.abs() + high.abs()) * (32 * torch.finfo(cam.dtype).eps)
+    flat = span <= (low.abs() + high.abs()) * (FLAT_STEPS / 2 * torch.finfo(cam.dtype).eps)
     scaled = ((half - low) / span).masked_fill_(flat, 0)
     error = scaled - human
     by_high = (error * scaled).sum(1, keepdim=True)

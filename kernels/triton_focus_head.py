@@ -27,6 +27,7 @@ from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
 from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
 from focus.kernels.types import (
+    FLAT_STEPS,
     CamClass,
     Level,
     MapGradients,
@@ -316,7 +317,7 @@ def focus_head_forward(
             HAS_TARGET_ENTROPY=entropy_target is not None,
             HAS_CLASS_WEIGHT=class_weight is not None,
             INVERSE_LOG=inverse_log(cells),
-            FLAT_RANGE=64 * torch.finfo(dtype).eps,
+            FLAT_RANGE=FLAT_STEPS * torch.finfo(dtype).eps,
             CELLS=cells,
             L=triton.next_power_of_2(classes),
             **small_options(max(cells, classes)),

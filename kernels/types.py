@@ -16,6 +16,9 @@ Reduction = Literal["mean", "sum", "none"]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+FLAT_STEPS = 64
+"""A map whose range is no more rounding steps of its largest value is flat."""
+
 
 class FocusHeadOutput(NamedTuple):
     """What :func:`focus.kernels.focus_head` returns; only ``loss`` carries gradient.
@@ -93,12 +96,12 @@ def inverse_log(cells: int) -> float:
 
 
 def flat_threshold(cam: Tensor) -> Tensor:
-    """The range ``[..., 1]`` up to which CAMs ``[..., P]`` count as flat: 64 eps max|z|.
+    """The range ``[..., 1]`` up to which CAMs ``[..., P]`` count as flat: FLAT_STEPS eps max|z|.
 
     A test for ``max == min`` would not do: cells summed in different orders differ by rounding,
     and dividing by such a range makes the gradient explode.
     """
-    return 64 * torch.finfo(cam.dtype).eps * cam.abs().amax(-1, keepdim=True)
+    return FLAT_STEPS * torch.finfo(cam.dtype).eps * cam.abs().amax(-1, keepdim=True)
 
 
 def without_autocast(

@@ -24,6 +24,7 @@ from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.kernels.reference import map_entropy
+from focus.kernels.types import FLAT_STEPS
 from focus.progress import progress_bar
 
 UNLABELLED = -1
@@ -268,6 +269,6 @@ def _cell_means(values: Tensor, grid: tuple[int, int]) -> Tensor:
 def _stretched(heat: Tensor) -> Tensor | None:
     """Min-max normalised; None for a flat map, whose differences are those of rounding."""
     low, high = heat.aminmax()
-    if high - low <= 64 * torch.finfo(heat.dtype).eps * high:
+    if high - low <= FLAT_STEPS * torch.finfo(heat.dtype).eps * high:
         return None
     return (heat - low) / (high - low)
