@@ -91,6 +91,29 @@ def test_rates_by_hand() -> None:
     assert rates.threshold_of_best_balance().tolist() == [pytest.approx(0.325)]
 
 
+def test_of_thresholds_that_are_as_good_the_lowest_is_the_best_balance(
+    random: np.random.Generator,
+) -> None:
+    """By whole numbers of errors, which no division rounds: 1 - 8/10 is less than 2/10."""
+    real = np.array([0.1] * 7 + [0.65] + [0.97] * 2)
+    fake = np.array([0.05] * 2 + [0.6] + [0.96] * 7)
+    # Five are wrong: from 0.6 on three real images and two fakes, from 0.96 on two and three.
+    found = Ranking.of(real, fake).at().threshold_of_best_balance()
+    assert found.tolist() == [pytest.approx(0.35)]
+    for _ in range(200):
+        real, fake = drawn(random, ties=True)
+        levels = np.unique([*real, *fake])
+        wrong = [
+            int((real >= level).sum()) * len(fake) + int((fake < level).sum()) * len(real)
+            for level in [*levels, np.inf]
+        ]
+        best = wrong.index(min(wrong))
+        around = [levels[0] - 1, *levels, levels[-1]]
+        expected = levels[0] - 1 if best == 0 else (around[best] + around[best + 1]) / 2
+        found = Ranking.of(real, fake).at().threshold_of_best_balance()
+        assert found.tolist() == [pytest.approx(expected, abs=1e-12)]
+
+
 def test_a_rate_that_the_sample_cannot_support() -> None:
     real, fake = np.linspace(0, 0.5, 499), np.ones(3)
     assert metrics.tpr_at_fpr(real, fake, 0.01) is None

@@ -234,9 +234,11 @@ class Rates:
 
     def threshold_of_best_balance(self) -> Floats:
         """Where the balanced accuracy is largest; the lowest of several."""
-        every = np.arange(len(self.ranking.levels) + 1)
-        alarms, missed = self._errors(np.tile(every, (len(self.both), 1)))
-        return self._thresholds((alarms + missed).argmin(axis=1))
+        real, fake = self.real.total[:, None], self.fake.total[:, None]
+        alarms = real - self.real.below[:, self.ranking.real_at]
+        missed = self.fake.below[:, self.ranking.fake_at]
+        # Both rates times both totals: whole numbers, so that no rounding decides between equals.
+        return self._thresholds((alarms * fake + missed * real).argmin(axis=1))
 
     @cached_property
     def _called_at_fakes(self) -> tuple[Floats, Floats]:
