@@ -97,7 +97,7 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
         InputError: nothing is there by the name of a path, or nothing in a folder; or there is a
             video, and PyAV is not installed.
     """
-    found: dict[Path, tuple[Path, ...]] = {}
+    found: dict[Path, tuple[tuple[int, Path], ...]] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             if not path.exists():
@@ -107,7 +107,8 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
             files = list(images_below(path))
             if not files:
                 raise InputError(f"There are no images in the folder {path}: give one of frames.")
-            found[absolute(path)] = tuple(files[number] for number in evenly(len(files), frames))
+            chosen = evenly(len(files), frames)
+            found[absolute(path)] = tuple((number, files[number]) for number in chosen)
         else:
             extensions = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
             inside = [absolute(file) for file in images_below(path, extensions=extensions)]
@@ -178,7 +179,7 @@ def _load(item: Item, config: ExplainConfig, size: int) -> tuple[list[View], lis
         except ImageError as error:
             leave_out(item.path, "image", error)
     elif item.frames:
-        for number, file in enumerate(item.frames):
+        for number, file in item.frames:
             try:
                 take(number, file.name, load_image(file))
             except ImageError as error:

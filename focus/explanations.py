@@ -31,12 +31,15 @@ _LONGEST_NAME = 180  # bytes; most file systems take 255, with the number and th
 
 @dataclass(frozen=True)
 class Item:
-    """What is asked about. number: from 1. frames: the images of a folder that is a video."""
+    """What is asked about, number from 1.
+
+    frames: of a folder that is a video the images to look at, with their numbers in it from 0.
+    """
 
     number: int
     path: Path
     kind: Literal["image", "video"]
-    frames: tuple[Path, ...] = ()
+    frames: tuple[tuple[int, Path], ...] = ()
 
 
 class View(NamedTuple):

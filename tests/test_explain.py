@@ -160,7 +160,10 @@ def test_a_folder_of_frames_is_a_video(
     assert [frame["at"] for frame in item["frames"]] == [frame["at"] for frame in frames]
     # Of more frames than are wanted, those in the middle of equal parts.
     run(model, tmp_path / "two", folder, as_video=True, frames=2)
-    assert [f["at"] for f in rows_of(tmp_path / "two" / "frames.csv")] == ["2.bmp", "10.png"]
+    frames = rows_of(tmp_path / "two" / "frames.csv")
+    # Their numbers are those in the folder, as a video file's are those in the file.
+    assert [(f["frame"], f["at"]) for f in frames] == [("1", "2.bmp"), ("3", "10.png")]
+    assert all(f"frame00000{f['frame']}" in f["overlay"] for f in frames)
 
 
 def test_videos_and_images_in_one_folder(
