@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from focus.data.generators import home_of
 from focus.data.images import load_image, load_map
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.inference import predictions
 from focus.metrics import stretched
-from focus.plotting import short_label
+from focus.plotting import short_labels
+from focus.test_sets import UNNAMED
 
 if TYPE_CHECKING:
     from focus.models import Detector
@@ -85,6 +87,7 @@ def contact_sheet(
             row.append(index)
     chosen = [index for row in rows.values() for index in row]
     looked = _look(detector, manifest, chosen)
+    short = short_labels(name for name, _ in rows)
     with_map = any(manifest[index].map_path for index in chosen)
 
     width = _SIDE * (3 if with_map else 2)
@@ -99,7 +102,7 @@ def contact_sheet(
         middle = (bottom + _SIDE / 2) / size[1]
         name, kind = label
         right = (_LABELS - 0.14) / size[0]
-        figure.text(right, middle, name, ha="right", va="bottom", size=9, weight="bold")
+        figure.text(right, middle, short[name], ha="right", va="bottom", size=9, weight="bold")
         figure.text(right, middle, f"\n{kind}", ha="right", va="center", size=8, color=_RIGHT)
         for column, index in enumerate(row):
             left = _LABELS + column * (width + _GAP)
@@ -121,12 +124,14 @@ def _by_kind(manifest: Manifest) -> list[int]:
 
 
 def _row_label(sample: Sample, known: Collection[str]) -> tuple[str, str]:
+    """What a row is of, and below it whether the results have it among known generators."""
     if sample.label is None:
         return "unlabelled", ""
     if sample.label == REAL:
         return LABEL_NAMES[REAL], ""
-    kind = "known generator" if sample.generator in known else "unknown generator"
-    return short_label(sample.generator or "(unnamed)"), kind
+    name = sample.generator or UNNAMED
+    home = home_of(sample.test_set, "" if name == UNNAMED else name, known)
+    return name, "unknown generator" if home == "open" else "known generator"
 
 
 def _look(detector: "Detector", manifest: Manifest, chosen: list[int]) -> dict[int, _Looked]:

@@ -1,4 +1,8 @@
-"""What the plots of several modules share: colours, and names of generators as labels."""
+"""What plots and tables of several modules share: colours, and names cut short as labels."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 # Okabe and Ito's colours, which colour-blind people tell apart; without black, which is the mean.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a8a000")
@@ -8,18 +12,86 @@ DASHES = {"closed": "--", "closed_balanced": ":", "open": "-"}
 INK = "#1a1a1a"
 """Of text and axes; a report turns it into the colour of its own text."""
 
-_LONGEST = 16
+LONGEST = 16
+"""Characters of a name in a plot."""
+
+_ROUNDS = 3
 
 
-def short_label(name: str) -> str:
-    """A name as text of a plot: cut at 16 characters, whatever characters it is of.
+def short_labels(names: Iterable[str]) -> dict[str, str]:
+    """Of each name a text of a plot: :func:`shortened`, whatever characters it is of.
 
     Matplotlib takes what stands between dollar signs for mathematics, and leaves what begins with
-    an underscore out of a legend; bytes that are not UTF-8 cannot be drawn.
+    an underscore out of a legend.
     """
-    clean = printable(name)
-    short = clean if len(clean) <= _LONGEST else clean[: _LONGEST - 3] + "..."
-    return short.replace("$", r"\$").replace("_", "\u2009_", 1 if short.startswith("_") else 0)
+    return {
+        name: short.replace("$", r"\$").replace("_", "\u2009_", 1 if short.startswith("_") else 0)
+        for name, short in shortened(names).items()
+    }
+
+
+def shortened(names: Iterable[str], longest: int = LONGEST) -> dict[str, str]:
+    """Of each name a line of at most ``longest`` characters, no two alike.
+
+    Names are cut at the end. Those that would be alike lose what they share instead: a part of
+    their middle (``stable_d...v_1_4``), or their beginning where they go on for long. Where that
+    does not tell them apart either, all names are numbered.
+    """
+    lines = {name: _one_line(name) for name in names}
+    short = {name: _cut(line, longest) for name, line in lines.items()}
+    # Cut otherwise, a name may be like one that was alone until then.
+    for _ in range(_ROUNDS):
+        for alike in _alike(short):
+            long = [name for name in alike if len(lines[name]) > longest]
+            cut = _without_what_is_shared([lines[name] for name in long], longest)
+            short |= zip(long, cut, strict=True)
+    if _alike(short):
+        numbered = enumerate(lines.items(), start=1)
+        return {name: _cut(f"{number}: {line}", longest) for number, (name, line) in numbered}
+    return short
+
+
+def _alike(short: dict[str, str]) -> list[list[str]]:
+    """The names that are alike cut short, together."""
+    groups: dict[str, list[str]] = {}
+    for name, line in short.items():
+        groups.setdefault(line, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _without_what_is_shared(lines: Sequence[str], longest: int) -> list[str]:
+    """Each line cut to ``longest``: what it ends with is kept, or what follows what all share."""
+    room = longest - 3
+    most = 5 * room // 8  # for the end, so that the beginning can be recognised
+    words = [re.split("(?<=[-_/ ])", line) for line in lines]
+    same = takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))
+    shared = sum(len(each[0]) for each in same)
+    if any(len(line) - shared > most for line in lines):
+        cut = [_cut(f"...{line[shared:]}", longest) for line in lines]
+    else:
+        cut = [_without_middle(line, longest, _whole_words(line, most)) for line in lines]
+    if len(set(cut)) == len(lines):
+        return cut
+    return [_without_middle(line, longest, room // 2) for line in lines]
+
+
+def _whole_words(line: str, most: int) -> int:
+    """The length of the last words of a line, of as many as ``most`` characters hold."""
+    ends = [found.end() for found in re.finditer("[-_/ ]", line)]
+    return next((len(line) - end for end in ends if 0 < len(line) - end <= most), most)
+
+
+def _without_middle(line: str, longest: int, end: int) -> str:
+    return f"{line[: longest - 3 - end]}...{line[-end:]}"
+
+
+def _cut(line: str, longest: int) -> str:
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def _one_line(text: str) -> str:
+    """Question marks for what is not a character, which no font has, and for ends of lines."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def printable(text: str) -> str:

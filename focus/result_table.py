@@ -7,6 +7,7 @@ from typing import Any
 from focus import metrics
 from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
+from focus.plotting import shortened
 from focus.results import Results, match
 from focus.scores import Scores
 from focus.test_sets import UNNAMED
@@ -60,10 +61,9 @@ class Row:
     generator: str = ""
     relations: str = ""
 
-    def title(self, width: int | None = None) -> str:
-        """The label with the generator's name, which is cut at ``width`` characters."""
-        name = self.generator if width is None else _shorten(self.generator, width)
-        return f"{self.label}{name}{self.relations}"
+    def title(self, short: str = "") -> str:
+        """The label with the generator's name, or with ``short`` in its stead."""
+        return f"{self.label}{short or self.generator}{self.relations}"
 
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
@@ -113,13 +113,15 @@ def format_table(results_by_name: dict[str, Results]) -> str:
     Of one or two models the figures stand with their 95 % intervals; of more there is no room.
     """
     everything = list(results_by_name.values())
-    names = [_shorten(name, 20) for name in results_by_name]
+    names = list(shortened(results_by_name, 20).values())
     rows = table_rows(everything)
     cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
     columns = zip(*cells, strict=True)
     widths = [max(7, *map(len, (n, *column))) for n, column in zip(names, columns, strict=True)]
     room = _WIDTH - sum(2 + width for width in widths) - len("open-set AUC, ")
-    labels = [row.title(max(_SHORTEST, room - len(row.relations))) for row in rows]
+    room = max(_SHORTEST, room - max(len(row.relations) for row in rows))
+    short = shortened((row.generator for row in rows if row.generator), room)
+    labels = [row.title(short.get(row.generator, "")) for row in rows]
     first = max(map(len, labels))
     lines = [
         "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))])
@@ -216,7 +218,3 @@ def _at(results: Any, keys: Sequence[str]) -> Any:
     for key in keys:
         results = results.get(key) if isinstance(results, dict) else None
     return results
-
-
-def _shorten(name: str, width: int) -> str:
-    return name if len(name) <= width else name[: width - 3] + "..."

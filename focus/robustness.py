@@ -23,7 +23,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.inference import images_only, score_shared
 from focus.perturbations import STRENGTHS, UNITS, perturbations
-from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_label
+from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_labels
 from focus.progress import progress_bar
 from focus.results import match
 from focus.scores import Scores
@@ -263,6 +263,7 @@ def _draw_panel(axes: Axes, name: str, curves: dict[tuple[str, str], list[Kept]]
     places = np.arange(1 + len(strengths))
     unknown = []
     names = list(dict.fromkeys(generator for _, generator in curves))
+    short = short_labels(name or UNNAMED for name in names)
     for (test_set, generator), own in curves.items():
         number = names.index(generator)
         values = [v for r in own if r.perturbation == name and (v := r.auc) is not None]
@@ -277,7 +278,7 @@ def _draw_panel(axes: Axes, name: str, curves: dict[tuple[str, str], list[Kept]]
             markersize=3.5,
             linewidth=1.2,
             linestyle=DASHES[test_set],
-            label=f"{short_label(generator or UNNAMED)} ({test_set.replace('_', ' ')})",
+            label=f"{short[generator or UNNAMED]} ({test_set.replace('_', ' ')})",
         )
     if len(unknown) > 1:
         mean = np.mean(unknown, axis=0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from focus.config import TrainConfig, resolve
 from focus.data.check.command import main
@@ -142,6 +142,19 @@ def test_the_report_of_sound_data(
     assert "train       synthetic  kB             12        12  64x64  PNG     RGB\n" in text
     assert text.endswith("training would start\n")
     assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\r\n") == 2
+
+
+def test_the_contact_sheet_tells_generators_of_alike_names_apart(
+    own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, at, text, *a, **k: said.append(text))
+    table = own_set / "faces.csv"
+    text = table.read_text().replace(",kA,", ",stable_diffusion_v_1_4,")
+    table.write_text(text.replace(",kB,", ",stable_diffusion_v_1_5,"))
+    check(table, output=tmp_path / "out")
+    for name in ("stable_dif...v_1_4", "stable_dif...v_1_5"):
+        assert said.count(name) == 3, "in each split"
 
 
 def test_the_contact_sheet_shows_faces_and_maps(data_set: Path, tmp_path: Path) -> None:

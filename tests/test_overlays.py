@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from focus.data.manifest import Manifest, Sample
@@ -103,3 +104,43 @@ def test_the_artefact_is_outlined_on_the_cam(tmp_path: Path) -> None:
     assert len(cyan[1]) > 300
     # The second picture of the face: 1.4 to 3.6 inches at 170 dpi, so right of 2.5 inches.
     assert cyan[1][:, 1].min() > 2.5 * 170
+
+
+LONG = ("stable_diffusion_v_1_4", "stable_diffusion_v_1_5")
+
+
+def rows_of_sheet(
+    samples: list[Sample], known: tuple[str, ...], patch: pytest.MonkeyPatch
+) -> list[tuple[str, str]]:
+    """The names and kinds that a sheet shows at the left of its rows."""
+    figures: list[Figure] = []
+    patch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    detector = Detector(image_size=32, training_generators=known)
+    contact_sheet(detector, Manifest(samples), "sheet.png", columns=1)
+    texts = [text.get_text() for text in figures[0].texts][2:]  # below the head
+    return [(name, kind.strip()) for name, kind in zip(texts[::2], texts[1::2], strict=True)]
+
+
+def test_each_generator_has_a_row_and_no_two_are_called_alike(
+    faces: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [Sample(faces[0].path, 1, name) for name in LONG]
+    assert rows_of_sheet(samples, LONG[:1], monkeypatch) == [
+        ("stable_d...v_1_4", "known generator"),
+        ("stable_d...v_1_5", "unknown generator"),
+    ]
+
+
+def test_a_generator_is_known_as_in_the_results(
+    faces: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another of its names, too; and unknown where the data say so."""
+    path = faces[0].path
+    samples = [Sample(path, 1, "SG2"), Sample(path, 1, "StyleGAN2", test_set="open")]
+    samples += [Sample(path, 1, "new", test_set="closed"), Sample(path, 1)]
+    assert rows_of_sheet(samples, ("StyleGAN2",), monkeypatch) == [
+        ("(unnamed)", "unknown generator"),
+        ("SG2", "known generator"),
+        ("StyleGAN2", "unknown generator"),
+        ("new", "known generator"),
+    ]

@@ -277,6 +277,20 @@ def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation:
     assert legend.count('<g id="text_') == len(names)
 
 
+def test_generators_of_alike_names_are_told_apart_in_legends(evaluation: Made) -> None:
+    _, scores, _ = evaluation
+    names = [f"stable_diffusion_v_1_{at}" for at in (4, 5)]
+    fakes = np.flatnonzero(scores.label == 1)
+    generator = scores.generator.copy()
+    generator[fakes] = [names[at % 2] for at in range(len(fakes))]
+    found = replace(scores, generator=generator)
+    drawn = plots.of_scores(found, summarise(found, [names[0]], resamples=0))
+    for plot in (plot for plot in drawn if plot.name != "reliability"):
+        (legend,) = plot.draw().legends
+        said = {text.get_text().split("  ")[0] for text in legend.get_texts()}
+        assert said - {"real"} == {"stable_d...v_1_4", "stable_d...v_1_5"}, plot.name
+
+
 def test_an_error_leaves_no_part_of_a_report_and_costs_a_line(
     tmp_path: Path, detector: Detector, evaluation: Made
 ) -> None:

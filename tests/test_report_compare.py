@@ -245,7 +245,10 @@ def test_a_run_has_one_colour(runs: list[Path], tmp_path: Path) -> None:
             ["cyborg-densenet121-blend-seed0", "cyborg-densenet121-ce-seed0"],
             ["...blend-seed0", "...ce-seed0"],
         ),
-        (["/data/of/all/our/runs/a/x", "/data/of/all/our/runs/b/x"], ["...a/x", "...b/x"]),
+        (
+            ["/data/of/all/our/runs/a/x", "/data/of/all/our/runs/b/x"],
+            ["/data...runs/a/x", "/data...runs/b/x"],
+        ),
         ([f"{at}a-run-of-a-long-name" for at in "xyx"], None),
         ([f"a-run-of-a-long-name{end}" for end in ("", "-and-much-more", "$")], None),
         (["of-one-place-with-a-very-long-a", "of-one-place-with-a-very-long-b", "z"], None),

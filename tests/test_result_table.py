@@ -92,6 +92,19 @@ def test_table_fits_a_terminal_with_long_names() -> None:
     assert line.endswith(" (?)    1.000")
 
 
+def test_names_that_begin_alike_are_told_apart_in_the_table() -> None:
+    names = [f"stable_diffusion_of_the_first_version_1_{at}" for at in (4, 5)]
+    rows = [(0, "", "", 0.2), *((1, name, "", 0.4) for name in names)]
+    results = summarise(table(rows), ["known"])
+    models = [f"a model of an even longer name {i}" for i in range(2)]
+    lines = format_table(dict.fromkeys(models, results)).splitlines()
+    assert lines[0].split("  ")[-2:] == ["a model of ...name 0", "a model of ...name 1"]
+    assert [line.split("  ")[0] for line in lines[3:5]] == [
+        "open-set AUC, stable_diffu...1_4 (?)",
+        "open-set AUC, stable_diffu...1_5 (?)",
+    ]
+
+
 def test_remarks() -> None:
     scores = table([(0, "A", "", 0.1), (1, "B", "", 0.9), (-1, "", "", 0.5)])
     assert remarks(scores, summarise(scores, [])) == [

@@ -398,3 +398,23 @@ def test_grouped_images_that_no_resample_moves_are_not_certain() -> None:
     mixed = np.tile([0.1, 0.1, 0.9, 0.9], 4).astype(np.float32)
     scores = Scores(**table | {"group": [f"{row // 2}" for row in range(16)], "score": mixed})
     assert _intervals(mixed, scores, match(scores, [])[0])[1] == (0, 0)
+
+
+def test_generators_of_alike_names_are_told_apart_in_the_picture() -> None:
+    kept = [
+        Kept(name, strength, test_set, generator, 4, 4, 0.75, 0.875)
+        for name, strengths in STRENGTHS.items()
+        for strength in strengths
+        for test_set, generator in (
+            ("closed", "stable_diffusion_v_1_4"),
+            ("open", "stable_diffusion_v_1_5"),
+            ("open", "stable_diffusion_v_1_6"),
+        )
+    ]
+    (legend,) = draw(kept).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "stable_d...v_1_4 (closed)",
+        "stable_d...v_1_5 (open)",
+        "stable_d...v_1_6 (open)",
+        "mean (open)",
+    ]

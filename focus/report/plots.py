@@ -7,9 +7,8 @@ the page replaces both by those of its own.
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import matplotlib
@@ -21,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from focus import robustness
 from focus.metrics import Array
 from focus.perturbations import STRENGTHS, UNITS
-from focus.plotting import COLOURS, INK, short_label
+from focus.plotting import COLOURS, INK, short_labels
 from focus.report import curves
 from focus.results import Results, match
 from focus.scores import Scores
@@ -65,16 +64,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a ROC: what it is called, the scores [M] of real images and [N] of fakes.
-
-    legend: its name there, if it is not the label cut short.
-    """
+    """A line of a ROC: what it is called, the scores [M] of real images and [N] of fakes."""
 
     label: str
     real: Array
     fake: Array
     auc: float | None
-    legend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +118,11 @@ def inline(svg: str, name: str) -> str:
 def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
     """The figures of an evaluation; without results (no image has a label) no curves."""
     if results is None:
-        everything = [Group("unlabelled", scores)]
-        return [_histogram(kind, "", everything) for kind in ("scores", "entropy")]
+        everything, shown = [Group("unlabelled", scores)], {"unlabelled": "unlabelled"}
+        return [_histogram(kind, "", everything, shown) for kind in ("scores", "entropy")]
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator for c in comparisons))
+    legend = short_labels(["real", *(name or UNNAMED for name in names)])
     plots, images = [], scores.images
     for test_set, title in SET_TITLES.items():
         members = [c for c in comparisons if c.test_set == test_set and len(c.real) and len(c.fake)]
@@ -135,14 +131,14 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         colours = [_colour(names.index(c.generator)) for c in members]
         lines = [_curve(scores, results, c) for c in members]
         suffix = test_set.replace("_", "-")
-        plots += _rocs(suffix, title, lines, colours)
+        plots += _rocs(suffix, title, lines, colours, legend)
         real = scores.select(union((c.real for c in members), images))
         groups = [Group("real", real)]
         groups += [
             Group(c.generator or UNNAMED, scores.select(c.fake), colour)
             for c, colour in zip(members, colours, strict=True)
         ]
-        plots += [_histogram(kind, test_set, groups) for kind in ("scores", "entropy")]
+        plots += [_histogram(kind, test_set, groups, legend) for kind in ("scores", "entropy")]
     pooled = {
         test_set: [c for c in comparisons if c.test_set == test_set] for test_set in SET_TITLES
     }
@@ -208,19 +204,18 @@ def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> 
 
 def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]], runs: Sequence[str]) -> list[Plot]:
     """ROC and DET of several runs, by test set and generator; runs: all, each with its colour."""
-    plots, legend = [], _legend_names(runs)
+    plots, legend = [], short_labels(runs)
     for number, ((test_set, generator), lines) in enumerate(named.items()):
         title = f"{generator or UNNAMED}, {SET_TITLES[test_set]}"
         colours = [_colour(runs.index(line.label)) for line in lines]
         name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}").strip("-")
-        shown = [replace(line, legend=legend[line.label]) for line in lines]
-        plots += _rocs(f"{number:02d}-{name}", title, shown, colours)
+        plots += _rocs(f"{number:02d}-{name}", title, lines, colours, legend)
     return plots
 
 
 def of_runs_robustness(named: Mapping[str, MeanKept], runs: Sequence[str]) -> list[Plot]:
     """A figure a test set and perturbation, a line a run; runs: all, each with its colour."""
-    plots, legend = [], _legend_names(runs)
+    plots, legend = [], short_labels(runs)
     for test_set, kept in named.items():
         title = SET_TITLES[test_set]
         of = ", ".join(kept.generators)
@@ -263,36 +258,34 @@ def _colour(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], _LINES[number // len(COLOURS) % len(_LINES)]
 
 
-def _legend_names(runs: Sequence[str]) -> dict[str, str]:
-    """Of each run a short name, no two alike: runs are called by what they have in common first."""
-    parts = zip(*(re.split("(?<=[-_/])", run) for run in runs), strict=False)
-    cut = sum(len(same[0]) for same in takewhile(lambda same: len(set(same)) == 1, parts))
-    for names in (runs, [f"...{run[cut:]}" for run in runs]):
-        short = [short_label(name) for name in names]
-        if len(set(short)) == len(runs):
-            return dict(zip(runs, short, strict=True))
-    return {run: short_label(f"{at}: {run}") for at, run in enumerate(runs, start=1)}
-
-
 def _rocs(
-    suffix: str, title: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]
+    suffix: str,
+    title: str,
+    lines: Sequence[Curve],
+    colours: Sequence[tuple[str, str]],
+    legend: Mapping[str, str],
 ) -> list[Plot]:
     aucs = ", ".join(f"{line.label} {_number(line.auc)}" for line in lines)
     made = []
     for kind, name in (("roc", "ROC"), ("det", "DET")):
         alt = f"{name}, {title}, the false positive rate on a logarithmic axis. AUC: {aucs}."
-        draw = partial(_roc, kind, lines, colours)
+        draw = partial(_roc, kind, lines, colours, legend)
         made.append(Plot(f"{kind}-{suffix}", f"{name}, {title}", alt, draw))
     return made
 
 
-def _roc(kind: str, lines: Sequence[Curve], colours: Sequence[tuple[str, str]]) -> Figure:
+def _roc(
+    kind: str,
+    lines: Sequence[Curve],
+    colours: Sequence[tuple[str, str]],
+    legend: Mapping[str, str],
+) -> Figure:
     figure, axes = _panel(len(lines))
     lowest_alarms = min(1 / max(2, len(line.real)) for line in lines)
     lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
     for line, (colour, style) in zip(lines, colours, strict=True):
         alarms, found = curves.roc(line.real, line.fake)
-        label = f"{line.legend or short_label(line.label)}  {_number(line.auc)}"
+        label = f"{legend[line.label]}  {_number(line.auc)}"
         # A step: between two points the ROC has what the lower rate gives.
         height = found if kind == "roc" else np.maximum(1 - found, lowest_missed / 2)
         axes.plot(
@@ -348,7 +341,9 @@ def _robustness(
     return figure
 
 
-def _histogram(kind: str, test_set: str, groups: Sequence[Group]) -> Plot:
+def _histogram(
+    kind: str, test_set: str, groups: Sequence[Group], legend: Mapping[str, str]
+) -> Plot:
     """Of the scores or of the entropy: real images as an area, each generator's fakes as a line."""
     column = {"scores": "score", "entropy": "entropy_predicted"}[kind]
     words = {"scores": "Scores", "entropy": "CAM entropy"}[kind]
@@ -361,7 +356,7 @@ def _histogram(kind: str, test_set: str, groups: Sequence[Group]) -> Plot:
         f"{words}{where}",
         f"Histogram of {words[:1].lower() if kind == 'scores' else words[:1]}{words[1:]}{where}, "
         f"from 0 to 1. Means: {means}.",
-        partial(_histograms, values, _XLABELS[kind]),
+        partial(_histograms, values, legend, _XLABELS[kind]),
     )
 
 
@@ -371,11 +366,13 @@ _XLABELS = {
 }
 
 
-def _histograms(values: Sequence[tuple[Group, Array]], xlabel: str) -> Figure:
+def _histograms(
+    values: Sequence[tuple[Group, Array]], legend: Mapping[str, str], xlabel: str
+) -> Figure:
     figure, axes = _panel(len(values))
     for group, array in values:
         heights, edges = curves.shares(array)
-        label = short_label(group.label)
+        label = legend[group.label]
         if group.colour is None:
             axes.stairs(heights, edges, fill=True, color=_REAL, alpha=0.4, label=label)
         else:

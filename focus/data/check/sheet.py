@@ -11,12 +11,14 @@ from focus.data.images import load_image
 from focus.data.manifest import LABEL_NAMES, REAL, Sample
 from focus.data.maps import human_map
 from focus.overlays import overlay
+from focus.plotting import shortened
 
 CELLS = 8
 """In a row of the sheet; an image with its map takes two."""
 SIDE, GAP, LABELS, HEAD = 144, 10, 220, 48
 """Pixels: of a cell's side, between cells, of the column and the row of text."""
 MAX_ROWS = 40
+_LONGEST = 18  # characters of a name
 
 _BLACK, _GREY = "#000000", "#444444"
 
@@ -45,9 +47,11 @@ def draw(found: Findings, path: Path) -> None:
     if len(kinds) > MAX_ROWS:
         title += f"; {len(kinds) - MAX_ROWS} more generators are not shown"
     pen.text((GAP, HEAD // 2), title, _BLACK, _font(17, bold=True), anchor="lm")
+    names = shortened((_name(found.manifest[rows[kind][0]]) for kind in shown), _LONGEST)
     for line, kind in enumerate(shown):
         top = HEAD + line * (SIDE + GAP)
-        name, about = _label(found.manifest[rows[kind][0]], len(rows[kind]))
+        first = found.manifest[rows[kind][0]]
+        name, about = names[_name(first)], f"{first.split or 'no split'}, {len(rows[kind])}"
         right, middle = LABELS - 2 * GAP, top + SIDE // 2
         pen.text((right, middle), name, _BLACK, _font(17, bold=True), anchor="rb")
         pen.text((right, middle + 4), about, _GREY, _font(15), anchor="rt")
@@ -85,13 +89,10 @@ def _spread(rows: Sequence[int], limit: int) -> list[int]:
     return [rows[at * len(rows) // n] for at in range(n)]
 
 
-def _label(sample: Sample, count: int) -> tuple[str, str]:
-    name = "unlabelled" if sample.label is None else LABEL_NAMES[sample.label]
+def _name(sample: Sample) -> str:
     if sample.label != REAL and sample.generator:
-        name = sample.generator if len(sample.generator) <= 18 else sample.generator[:15] + "..."
-    # No font has what is not a character.
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    return name, f"{sample.split or 'no split'}, {count}"
+        return sample.generator
+    return "unlabelled" if sample.label is None else LABEL_NAMES[sample.label]
 
 
 def _pictures(sample: Sample, *, with_map: bool) -> list[Image.Image]:
