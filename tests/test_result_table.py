@@ -161,6 +161,33 @@ def test_no_difference_where_the_real_images_are_not_the_same() -> None:
     assert difference_lines(*given) == difference_lines(*given[::-1]) == []
 
 
+def test_errors_at_the_threshold_are_there_of_each_set_that_has_fakes() -> None:
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.5), None, 9, 9)
+    reals = [(0, "", test_set, score) for test_set in ("closed", "open") for score in (0.2, 0.6)]
+    broken = [(0, "", "closed_balanced", 0.2), (1, "kA", "closed_balanced", 0.9)]
+    known = [(1, "kA", "", 0.4), (1, "kA", "", 0.7), (1, "kA", "", 0.8), (1, "kA", "", 0.9)]
+
+    def shown(*rows: tuple[int, str, str, float]) -> list[tuple[str, str]]:
+        given = summarise_with_intervals(table(list(rows)), ["kA"], None, points, resamples=0)
+        lines = format_table({"one": given}).splitlines()
+        return [
+            (name.strip(), value)
+            for name, _, value in (x.rpartition("  ") for x in lines)
+            if name.startswith(("BPCER", "APCER"))
+        ]
+
+    closed = [("BPCER, closed, at *", "0.500"), ("APCER, mean, closed, at *", "0.250")]
+    assert shown(*reals, *known) == closed
+    assert shown(*reals, *known, *broken, (1, "new", "", 0.4)) == [
+        *closed,
+        ("BPCER, closed-balanced, at *", "0.000"),
+        ("APCER, mean, closed-balanced, at *", "0.000"),
+        ("BPCER, open, at *", "0.500"),
+        ("APCER, mean, open, at *", "1.000"),
+    ]
+    assert shown(*reals) == []
+
+
 def test_table_with_intervals_and_an_operating_point() -> None:
     random = np.random.default_rng(0)
     rows = [(0, "", "", score) for score in random.random(40) * 0.7]
