@@ -329,7 +329,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(
         (("closed", "generators", "kA", "auc"), "high"),
         (("open", "pooled"), []),
         pytest.param(("open", "pooled", "entropy"), 10**400, id="huge"),
-        (("open", "operating_points"), None),
         (("open", "generators", "uB"), {}),
         (("open", "mean", "intervals", "auc"), [0.5]),
     ],
