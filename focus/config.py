@@ -31,14 +31,16 @@ from focus.schedules import parse_points
 from focus.shared_config import SharedConfig
 
 CONFIG_VERSION = 1
-DECIDED_BY = {
-    "loss": (
-        *("focus_level" if f.name == "level" else f.name for f in fields(LossConfig)),
+# Which fields go with the loss or the recipe that is named beside them. Of the loss all but the
+# smoothing, which cross-entropy has whatever stands beside it.
+_DECIDED_BY = {
+    "loss": {
+        *("cam_class", "classification_weight", "focus_weight", "saliency_weight", "focus_level"),
+        *("entropy_target", "temperature"),
         *("focus_schedule", "saliency_schedule", "target_from_maps"),
-    ),
-    "recipe": tuple(f.name for f in fields(Recipe)),
+    },
+    "recipe": {f.name for f in fields(Recipe)},
 }
-"""Which fields go with the loss or the recipe that is named beside them."""
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
@@ -216,11 +218,6 @@ class TrainConfig(SharedConfig):
             )
         if self.compare_ce and self.loss == "ce":
             raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
-        if self.sampling == self.class_weight == "balanced":
-            raise InputError(
-                "--sampling balanced and --class-weight balanced each make the classes count "
-                "alike, and together the rare one for more: give one."
-            )
         if self.augment is not None:
             parse_augment(self.augment)
         _check_schedules(self, loss_config(self))
@@ -373,13 +370,6 @@ def _refuse_idle(config: TrainConfig, loss: LossConfig, aims: bool) -> None:
             f"the loss {config.loss!r} weigh 0: give --focus-weight or --saliency-weight, or drop "
             "it."
         )
-    if loss.classification_weight == 0 and (loss.label_smoothing or config.class_weight != "none"):
-        given = (
-            f"--label-smoothing {loss.label_smoothing:g}"
-            if loss.label_smoothing
-            else f"--class-weight {config.class_weight}"
-        )
-        raise InputError(f"{given} has no effect with --classification-weight 0: drop one of them.")
     idle = {
         "focus_level": config.focus_level not in (None, loss.level),
         "entropy_target": config.entropy_target is not None and not aims,
@@ -426,6 +416,7 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
                 f"{values['schedule']}: give --schedule step, or drop it."
             )
     loss = asdict(loss_config(config))
+    _refuse_of_classes(config, loss)
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:
         values["workers"] = default_workers() if config.data else 0
@@ -436,16 +427,36 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     return ResolvedTrainConfig(**values)
 
 
+def _refuse_of_classes(config: TrainConfig, loss: Mapping[str, Any]) -> None:
+    """Raise InputError for what of the classes is done twice, or for nothing.
+
+    Here and not in the class, which reads the configuration of each run that there is.
+    """
+    if config.sampling == config.class_weight == "balanced":
+        raise InputError(
+            "--sampling balanced and --class-weight balanced each make the classes count alike, "
+            "and together the rare one for more: give one."
+        )
+    if loss["classification_weight"] == 0 and not config.compare_ce:
+        given = {"label_smoothing": loss["label_smoothing"], "class_weight": config.class_weight}
+        for name, value in given.items():
+            if value not in (0, "none"):
+                raise InputError(
+                    f"{flag(name)} {value} has no effect with --classification-weight 0: drop one "
+                    "of them."
+                )
+
+
 def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Values by field name, those of ``over`` winning.
 
-    Where it names another loss or recipe than ``under`` does, what stood there beside the old name
-    goes too: the ``config.yaml`` of a run spells all of it out.
+    The ``config.yaml`` of a run spells out all that its loss and its recipe decided. Where ``over``
+    names another, that goes; of a file that somebody wrote, what stands there stays.
     """
     gone = {
         name
-        for choice, decided in DECIDED_BY.items()
-        if choice in under and over.get(choice, under[choice]) != under[choice]
+        for choice, decided in _DECIDED_BY.items()
+        if decided <= under.keys() and over.get(choice, under[choice]) != under[choice]
         for name in decided
     }
     return {name: value for name, value in under.items() if name not in gone} | dict(over)

@@ -12,8 +12,7 @@ DASHES = {"closed": "--", "closed_balanced": ":", "open": "-"}
 INK = "#1a1a1a"
 """Of text and axes; a report turns it into the colour of its own text."""
 
-LONGEST = 16
-"""Characters of a name in a plot."""
+_LONGEST = 16  # characters of a name in a plot
 
 _ROUNDS = 3
 
@@ -30,7 +29,7 @@ def short_labels(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def shortened(names: Iterable[str], longest: int = LONGEST) -> dict[str, str]:
+def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
     """Of each name a line of at most ``longest`` characters, no two alike.
 
     Names are cut at the end. Those that would be alike lose what they share instead: a part of

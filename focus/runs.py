@@ -99,11 +99,11 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
         )
     saved = _saved_run(config) if config.resume else None
     if config.resume:
-        _check_model(folder, saved)
+        check_model(folder, saved)
     return saved
 
 
-def _check_model(folder: Path, saved: SavedRun | None) -> None:
+def check_model(folder: Path, saved: SavedRun | None) -> None:
     """Raise InputError where a resumed run would write over a model, or end without its best."""
     there = (folder / "model").exists()
     if saved is None and there:
@@ -111,10 +111,14 @@ def _check_model(folder: Path, saved: SavedRun | None) -> None:
             f"The run {folder} has a model and no checkpoint to go on from: give another --name, "
             "or move the folder away."
         )
-    # That of the epoch of the checkpoint is written again.
-    if saved is not None and not there and 0 < saved.state.best_epoch < saved.state.epoch:
+    if saved is None or there:
+        return
+    state = saved.state
+    # Right after a validation that found the best one, it is written again.
+    just_found = state.best_epoch == state.epoch and state.sums is None
+    if state.best_epoch > 0 and not just_found:
         raise InputError(
-            f"The run {folder} lacks model/, the best so far, of epoch {saved.state.best_epoch}: "
+            f"The run {folder} lacks model/, the best so far, of epoch {state.best_epoch}: "
             "put it back, or give another --name."
         )
 

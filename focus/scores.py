@@ -171,8 +171,8 @@ class Scores:
 
         What an earlier release did not write is "not known".
 
-        Raises InputError for another version, a missing column, or a cell that cannot be read or
-        holds what no image can have, such as a score outside [0, 1].
+        Raises InputError for another version, a missing column, a cell that cannot be read, or a
+        score, label, class, place of a peak or hit that there is not.
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             first = file.readline().rstrip("\r\n")

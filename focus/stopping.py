@@ -22,19 +22,29 @@ def _launched_by(parent: int) -> bool:
     """Whether that process is ``accelerate launch`` or ``torchrun``, which leave their variables.
 
     Accelerate's may be a user's own, too, and what started the program a shell that is closed
-    before the run ends.
+    before the run ends: where there is a /proc, its words decide.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return True
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:
         return False
     try:
-        return b"accelerate" in Path(f"/proc/{parent}/cmdline").read_bytes()
-    except OSError:  # a system without
+        words = Path(f"/proc/{parent}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
         return True
+    # Behind those of Python: a script, or a module as in ``python -m accelerate.commands.launch``.
+    names = {word.rpartition("/")[2] for word in words[:5]}
+    return bool(names & _LAUNCHERS) or any(name.startswith("accelerate.") for name in names)
 
 
+_LAUNCHERS = {"accelerate", "accelerate-launch"}
 _parent, _launched = 0, False
+
+
+def launched() -> None:
+    """Say that the parent is a launcher: a run whose launcher is gone saves and stops."""
+    global _launched
+    _launched = True
 
 
 def _note_parent() -> None:

@@ -101,7 +101,7 @@ def class_activation(
     Raises:
         ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers are checked on
             every device. Of a tensor in what torch.compile or torch.export made, a class outside
-            [0, K) becomes NaN on the CPU too.
+            [0, K) becomes NaN on the CPU too (but in the reference form, which takes what it gets).
     """
     check_features(features, weight)
     check_bias(bias, weight)

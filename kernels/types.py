@@ -17,7 +17,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 FLAT_STEPS = 64
-"""A map whose range is no more rounding steps of its largest value is flat."""
+"""A map is flat whose range is at most so many rounding steps of its largest value."""
 
 
 class FocusHeadOutput(NamedTuple):

@@ -269,18 +269,6 @@ def test_resolving_twice_changes_nothing() -> None:
             "--target-from-maps and --entropy-target are two aims",
         ),
         ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
-        (
-            {"sampling": "balanced", "class_weight": "balanced"},
-            "--sampling balanced and --class-weight balanced .*: give one",
-        ),
-        (
-            {"loss": "saliency", "classification_weight": 0.0, "label_smoothing": 0.2},
-            "--label-smoothing 0.2 has no effect with --classification-weight 0: drop one",
-        ),
-        (
-            {"loss": "saliency", "classification_weight": 0.0, "class_weight": "balanced"},
-            "--class-weight balanced has no effect with --classification-weight 0",
-        ),
         ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
     ],
 )
@@ -308,6 +296,33 @@ def test_steps_that_no_schedule_takes_are_refused(given: dict[str, Any], words: 
     with pytest.raises(InputError, match=words):
         resolve(TrainConfig(**given))
     assert resolve(TrainConfig(**given | {"schedule": "step"})).schedule == "step"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"sampling": "balanced", "class_weight": "balanced"},
+            "--sampling balanced and --class-weight balanced .*: give one",
+        ),
+        (
+            {"loss": "saliency", "classification_weight": 0.0, "label_smoothing": 0.2},
+            "--label-smoothing 0.2 has no effect with --classification-weight 0: drop one",
+        ),
+        (
+            {"loss": "saliency", "classification_weight": 0.0, "class_weight": "balanced"},
+            "--class-weight balanced has no effect with --classification-weight 0",
+        ),
+    ],
+)
+def test_classes_that_count_twice_or_for_nothing_are_refused(
+    given: dict[str, Any], words: str
+) -> None:
+    config = TrainConfig(**given)  # as that of a run of earlier
+    with pytest.raises(InputError, match=words):
+        resolve(config)
+    if "classification_weight" in given:
+        resolve(replace(config, compare_ce=True))
 
 
 def test_each_range_is_that_of_a_field() -> None:
@@ -361,17 +376,31 @@ def _train(*words: str) -> TrainConfig:
 def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> None:
     """It spells out what its own loss and recipe decided, which no other takes over."""
     file = tmp_path / "config.yaml"
-    run = _train("--loss", "match", "--focus-schedule", "0:0,5:1", "--temperature", "2")
+    smoothed = ("--label-smoothing", "0.1")
+    run = _train("--loss", "match", "--focus-schedule", "0:0,5:1", "--temperature", "2", *smoothed)
     write_config(resolve(run), file)
     config = ["--config", str(file)]
     assert resolve(_train(*config)) == resolve(run)
     assert resolve(_train(*config, "--loss", "match")) == resolve(run)
     name = resolve(run).name
     for given in (["--loss", "ce"], ["--loss", "hinge", "--entropy-target", "0.4"]):
-        assert resolve(_train(*config, *given)) == resolve(_train(*given, "--name", name))
+        expected = resolve(_train(*given, *smoothed, "--name", name))
+        assert resolve(_train(*config, *given)) == expected
     paper = resolve(_train(*config, "--recipe", "paper", "--lr", "0.1"))
     assert (paper.model, paper.optimizer, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
     assert loss_config(paper) == loss_config(run)
+
+
+def test_what_somebody_wrote_into_a_file_stays_beside_another_loss_or_recipe(
+    tmp_path: Path,
+) -> None:
+    file, second = tmp_path / "mine.yaml", tmp_path / "second.yaml"
+    file.write_text("recipe: paper\nloss: match\nepochs: 5\ntemperature: 2\n")
+    second.write_text("loss: hinge\n")
+    files = ["--config", str(file), "--config", str(second)]
+    found = resolve(_train(*files, "--recipe", "demo"))
+    assert (found.loss, found.temperature, found.entropy_target) == ("hinge", 2, 0.6)
+    assert (found.epochs, found.image_size) == (5, 64)
 
 
 def test_did_you_mean_is_silent_when_nothing_is_like_it() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from focus.stopping import StopSignals
+from focus.stopping import StopSignals, launched
 
 # Says that it is ready, counts what it could not be stopped from, and ends with the signal's code.
 # Told to, it ends its one step when it is given a line.
@@ -81,7 +81,7 @@ def test_the_second_stops_at_once(number: signal.Signals) -> None:
     assert (program.returncode, out) == (-number, "")
 
 
-@pytest.mark.parametrize(("parent", "then"), [("accelerate", "saved\n"), ("a shell", "")])
+@pytest.mark.parametrize(("parent", "then"), [("bin/accelerate", "saved\n"), ("accelerate/go", "")])
 def test_a_process_without_its_launcher_stops(parent: str, then: str, tmp_path: Path) -> None:
     """What `accelerate launch` starts, when a signal has ended accelerate alone.
 
@@ -139,6 +139,19 @@ def test_the_parent_of_a_fork_is_the_process_that_forked(monkeypatch: pytest.Mon
     if child == 0:
         os._exit(StopSignals().pending())
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fork_may_say_that_its_parent_is_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run of an experiment does, whatever variables there are."""
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    child = os.fork()
+    if child == 0:
+        os.getppid = lambda: 1
+        before = StopSignals().pending()
+        launched()
+        os._exit(StopSignals().pending() if before == 0 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGTERM
 
 
 def test_the_handlers_are_those_of_before_afterwards() -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from focus.errors import InputError
 from focus.models import Detector
 from focus.monitoring import validation_figures
 from focus.run_log import NONFINITE
+from focus.runs import SavedRun, TrainState, check_model
 from focus.stopping import Stopped
 from focus.trainer import Trainer
 
@@ -312,21 +314,40 @@ def test_of_several_processes_the_main_one_saves_before_it_ends_a_validation(
 def test_no_run_goes_on_over_a_model_without_its_checkpoints(
     faces: Manifest, tmp_path: Path
 ) -> None:
-    given = {"lr": 1e-9, "epochs": 2, "eval_metric": "log_loss", "loss": "ce"}
-    trainer(faces, tmp_path, **given).fit()
-    run = trainer(faces, tmp_path, **given, resume=True)
-    model, checkpoints = tmp_path / "run" / "model", tmp_path / "run" / "checkpoints"
-    if run.state.best_epoch < 2:  # else it would be written again
-        model.rename(tmp_path / "aside")
-        with pytest.raises(InputError, match=r"lacks model/, .* of epoch 1: put it back"):
-            trainer(faces, tmp_path, **given, resume=True)
-        (tmp_path / "aside").rename(model)
+    trainer(faces, tmp_path, epochs=1, loss="ce").fit()
+    model = tmp_path / "run" / "model"
     before = sorted(file.name for file in model.iterdir())
-    for path in checkpoints.glob("step-*"):
+    for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
         shutil.rmtree(path)
     with pytest.raises(InputError, match="has a model and no checkpoint to go on from: give"):
-        trainer(faces, tmp_path, **given | {"loss": "blend"}, resume=True)
+        trainer(faces, tmp_path, resume=True)
     assert sorted(file.name for file in model.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "sums", "lost"),
+    [
+        (0, 0, [1.0], False),
+        (3, 3, None, False),  # right after the validation: written again
+        (3, 3, [1.0], True),
+        (3, 2, None, True),
+        (3, 2, [1.0], True),
+    ],
+)
+def test_a_best_model_that_is_lost_is_said_before_training(
+    epoch: int, best: int, sums: list[float] | None, lost: bool, tmp_path: Path
+) -> None:
+    state = TrainState(epoch=epoch, best_epoch=best, sums=sums)
+    saved = SavedRun(tmp_path / "step-1", {}, state, [])
+    (tmp_path / "model").mkdir()
+    check_model(tmp_path, saved)
+    (tmp_path / "model").rmdir()
+    with (
+        pytest.raises(InputError, match=rf"lacks model/, .* of epoch {best}: put it back")
+        if lost
+        else nullcontext()
+    ):
+        check_model(tmp_path, saved)
 
 
 def test_the_rates_that_are_logged_are_those_of_the_steps(

@@ -44,8 +44,9 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor | None]:
         """Image [3,S,S] uint8 and map [1,S,S] float32 in [0, 1], changed alike.
 
-        key: seed, epoch and row of the manifest, which alone decide what is drawn: not the order
-        of the images, nor the process that loads them. The global random state stays as it is.
+        key: seed, epoch, and a number of the row of the manifest and of how often the epoch had it
+        before. They alone decide what is drawn: not the order of the images, nor the process that
+        loads them. The global random state stays as it is.
         """
         (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):

@@ -175,11 +175,11 @@ def _train(flags: list[str], log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    # As under a launcher: a run whose experiment is gone saves and stops.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     from focus.cli import run
+    from focus.stopping import launched
     from focus.training import train
 
+    launched()
     print(f"train.py {' '.join(flags)}", flush=True)
     sys.argv[:] = ["train.py", *flags]
     run(train, TrainConfig, argv=flags, prog="train.py")

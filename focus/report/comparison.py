@@ -102,7 +102,7 @@ def _read(name: str, folder: Path) -> Scored:
                 "anew."
             )
         run = Scored(name, Scores.from_csv(folder / "scores.csv"), results, [])
-        # All that the page takes of the results, so that what they lack is found here.
+        # Figures that are none, or are not there, are found here, before a page is begun.
         tables.headline({name: results})
         tables.by_generator(results)
         _curves([run])
