@@ -98,7 +98,7 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
         )
     saved = _saved_run(config) if config.resume else None
-    if config.resume:
+    if config.resume and not config.dry_run:  # which writes nothing
         check_model(folder, saved)
     return saved
 
