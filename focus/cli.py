@@ -26,10 +26,11 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import yaml
 from jsonargparse import ArgumentParser
 
-from focus.config import CONFIG_VERSION, EvaluateConfig, TrainConfig, overlaid
+from focus.config import AS_THE_LOSS_SAYS, CONFIG_VERSION, EvaluateConfig, TrainConfig
 from focus.data.machine import is_main_process
 from focus.errors import ImageError, InputError, OneProcessError, did_you_mean
 from focus.flags import GROUPS, Words, flag
+from focus.recipes import Recipe
 from focus.stopping import Stopped
 from focus.use_config import ExplainConfig, ExportConfig
 from focus.writing import REFUSED
@@ -54,6 +55,7 @@ _ELSEWHERE = {
     "bf16": "mixed_precision",
 }
 
+_DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {f.name for f in fields(Recipe)}}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
 
 
@@ -66,8 +68,9 @@ def parse(
 ) -> C:
     """Read the command line (default: the process's) and the files that ``--config`` names.
 
-    The command line wins over the files, a later file over an earlier one, as
-    :func:`focus.config.overlaid` has it.
+    The command line wins over the files, a later file over an earlier one. The ``config.yaml`` of a
+    run spells out all that its loss and its recipe decided: beside another one, that goes. Of a
+    file that somebody wrote, what stands there stays.
 
     Raises:
         InputError: something on the command line or in a file cannot be used.
@@ -85,9 +88,20 @@ def parse(
     for path in files:
         found = _read_file(path, types).items()
         typed = {n: _typed(parser, types, n, value, f"{n} in {path}") for n, value in found}
-        values = overlaid(values, typed)
+        values = _overlaid(values, typed)
     typed = {name: _typed(parser, types, name, value, flag(name)) for name, value in flags.items()}
-    return config_class(**overlaid(values, typed))
+    return config_class(**_overlaid(values, typed))
+
+
+def _overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field name, those of ``over`` winning."""
+    gone = {
+        name
+        for choice, decided in _DECIDED_BY.items()
+        if decided <= under.keys() and over.get(choice, under[choice]) != under[choice]
+        for name in decided
+    }
+    return {name: value for name, value in under.items() if name not in gone} | dict(over)
 
 
 def load_config(config_class: type[C], path: str | Path) -> C:

@@ -31,16 +31,13 @@ from focus.schedules import parse_points
 from focus.shared_config import SharedConfig
 
 CONFIG_VERSION = 1
-# Which fields go with the loss or the recipe that is named beside them. Of the loss all but the
-# smoothing, which cross-entropy has whatever stands beside it.
-_DECIDED_BY = {
-    "loss": {
-        *("cam_class", "classification_weight", "focus_weight", "saliency_weight", "focus_level"),
-        *("entropy_target", "temperature"),
-        *("focus_schedule", "saliency_schedule", "target_from_maps"),
-    },
-    "recipe": {f.name for f in fields(Recipe)},
+AS_THE_LOSS_SAYS: dict[str, Any] = {
+    **dict.fromkeys(("cam_class", "classification_weight", "focus_weight", "saliency_weight")),
+    **dict.fromkeys(("focus_level", "entropy_target", "focus_schedule", "saliency_schedule")),
+    "target_from_maps": False,
 }
+"""What goes with the loss that is named beside it, as it is where nobody chose: all but temperature
+and label smoothing, which no named loss sets, and by which losses are compared."""
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
@@ -445,21 +442,6 @@ def _refuse_of_classes(config: TrainConfig, loss: Mapping[str, Any]) -> None:
                     f"{flag(name)} {value} has no effect with --classification-weight 0: drop one "
                     "of them."
                 )
-
-
-def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by field name, those of ``over`` winning.
-
-    The ``config.yaml`` of a run spells out all that its loss and its recipe decided. Where ``over``
-    names another, that goes; of a file that somebody wrote, what stands there stays.
-    """
-    gone = {
-        name
-        for choice, decided in _DECIDED_BY.items()
-        if decided <= under.keys() and over.get(choice, under[choice]) != under[choice]
-        for name in decided
-    }
-    return {name: value for name, value in under.items() if name not in gone} | dict(over)
 
 
 def _momentum(config: TrainConfig, values: Mapping[str, Any]) -> float | None:

@@ -9,7 +9,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from timm.data import resolve_model_data_config
 
-from focus.config import ResolvedTrainConfig, TrainConfig, resolve
+from focus.config import AS_THE_LOSS_SAYS, ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.generators import families_tested, training_families, warnings, with_families
@@ -49,15 +49,7 @@ def train(config: TrainConfig) -> None:
         plain = replace(
             config,
             loss="ce",
-            cam_class=None,
-            classification_weight=None,
-            focus_weight=None,
-            saliency_weight=None,
-            focus_level=None,
-            entropy_target=None,
-            focus_schedule=None,
-            saliency_schedule=None,
-            target_from_maps=False,
+            **AS_THE_LOSS_SAYS,
             compare_ce=False,
             name=f"{run.name}-ce",
         )

@@ -376,15 +376,15 @@ def _train(*words: str) -> TrainConfig:
 def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> None:
     """It spells out what its own loss and recipe decided, which no other takes over."""
     file = tmp_path / "config.yaml"
-    smoothed = ("--label-smoothing", "0.1")
-    run = _train("--loss", "match", "--focus-schedule", "0:0,5:1", "--temperature", "2", *smoothed)
+    shared = ("--label-smoothing", "0.1", "--temperature", "2")  # by these losses are compared
+    run = _train("--loss", "match", "--focus-schedule", "0:0,5:1", "--focus-weight", "2", *shared)
     write_config(resolve(run), file)
     config = ["--config", str(file)]
     assert resolve(_train(*config)) == resolve(run)
     assert resolve(_train(*config, "--loss", "match")) == resolve(run)
     name = resolve(run).name
     for given in (["--loss", "ce"], ["--loss", "hinge", "--entropy-target", "0.4"]):
-        expected = resolve(_train(*given, *smoothed, "--name", name))
+        expected = resolve(_train(*given, *shared, "--name", name))
         assert resolve(_train(*config, *given)) == expected
     paper = resolve(_train(*config, "--recipe", "paper", "--lr", "0.1"))
     assert (paper.model, paper.optimizer, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
