@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -300,22 +302,33 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_threads")
-def test_told_to_stop_it_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_stop_it_saves_and_goes_on(
+    told: signal.Signals, tree: Path, tmp_path: Path
+) -> None:
+    """SIGHUP is that of a terminal that is closed, which ends all but the run: that saves alone."""
     output = tmp_path / "out"
     command = experiment(tree, output, "--losses", "ce", "--seeds", "1", "--epochs", "60")
     folder = output / "runs" / "focus_small" / "ce-60ep-seed0"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    log = output / "logs" / "focus_small-ce-60ep-seed0.log"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
     try:
-        deadline = time.monotonic() + 300
         while not list(folder.glob("checkpoints/step-*")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.terminate()
-        assert process.wait(120) == 130
+        if told == signal.SIGTERM:
+            process.terminate()
+            assert process.wait(120) == 130
+        else:
+            os.killpg(process.pid, told)
+            assert process.wait(120) == -told
+            while "--resume goes on" not in log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert "the launcher has ended" in log.read_text()
     finally:
         process.kill()
-    log = output / "logs" / "focus_small-ce-60ep-seed0.log"
     assert "--resume goes on" in log.read_text()
     assert not (folder / "results.json").exists()
     assert main(command[3:]) == 0
