@@ -97,8 +97,10 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
         raise InputError(
             f"The run folder {folder} exists already: give another --name, or --resume to go on."
         )
-    saved = _saved_run(config) if config.resume else None
-    if config.resume and not config.dry_run:  # which writes nothing
+    if not config.resume:
+        return None
+    saved = _saved_run(config)
+    if not config.dry_run:  # which writes nothing
         check_model(folder, saved)
     return saved
 
@@ -106,17 +108,17 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
 def check_model(folder: Path, saved: SavedRun | None) -> None:
     """Raise InputError where a resumed run would write over a model, or end without its best."""
     there = (folder / "model").exists()
-    if saved is None and there:
-        raise InputError(
-            f"The run {folder} has a model and no checkpoint to go on from: give another --name, "
-            "or move the folder away."
-        )
-    if saved is None or there:
+    if saved is None:
+        if there:
+            raise InputError(
+                f"The run {folder} has a model and no checkpoint to go on from: give another "
+                "--name, or move the folder away."
+            )
         return
     state = saved.state
     # Right after a validation that found the best one, it is written again.
     just_found = state.best_epoch == state.epoch and state.sums is None
-    if state.best_epoch > 0 and not just_found:
+    if state.best_epoch > 0 and not (there or just_found):
         raise InputError(
             f"The run {folder} lacks model/, the best so far, of epoch {state.best_epoch}: "
             "put it back, or give another --name."
