@@ -129,9 +129,9 @@ def _row_label(sample: Sample, known: Collection[str]) -> tuple[str, str]:
         return "unlabelled", ""
     if sample.label == REAL:
         return LABEL_NAMES[REAL], ""
-    name = sample.generator or UNNAMED
-    home = home_of(sample.test_set, "" if name == UNNAMED else name, known)
-    return name, "unknown generator" if home == "open" else "known generator"
+    home = home_of(sample.test_set, sample.generator, known)
+    kind = "unknown generator" if home == "open" else "known generator"
+    return sample.generator or UNNAMED, kind
 
 
 def _look(detector: "Detector", manifest: Manifest, chosen: list[int]) -> dict[int, _Looked]:
