@@ -331,12 +331,7 @@ class _FocusHead(torch.autograd.Function):
             upstream = upstream * grad_scale.to(upstream.dtype)
         upstream = upstream.expand(saved[0].shape[0])
         needs = ctx.needs_input_grad[:3]
-        if needs[2] and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # The gradients depend on the bias, which is no argument of the operator: without this
-            # a second derivative by it alone would not reach the operator, to raise there.
-            always = torch.ones_like(upstream, dtype=torch.bool)
-            upstream = torch.where(always, upstream, bias.sum().to(upstream.dtype))
-        out = focus_head_backward_op(*saved, upstream, ctx.cam_class, *needs, ctx.backend)
+        out = focus_head_backward_op(*saved, upstream, ctx.cam_class, *needs, ctx.backend, bias)
         grad_features, grad_weight, grad_bias = _asked_for(out, needs)
         if grad_bias is not None:
             grad_bias = grad_bias.to(ctx.bias_dtype)

@@ -163,7 +163,10 @@ def focus_head_backward_op(
     need_weight: bool,
     need_bias: bool,
     backend: str,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    # The gradients depend on the bias, through the logits', and are not made of it: it is here for
+    # a second derivative by it alone to raise as well.
     _, backward = focus_head_form(backend)
     grad_features, grad_weight, grad_bias = backward(
         features,
@@ -185,7 +188,7 @@ def focus_head_backward_op(
 
 @focus_head_backward_op.register_fake
 def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, grad_logits, _, _, need_features, need_weight, need_bias, _ = others
+    *_, grad_logits, _, _, need_features, need_weight, need_bias, _, _ = others
     return (
         eager.empty_gradient(features) if need_features else features.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),

@@ -144,7 +144,7 @@ def backward_passes(
             torch.autograd.grad(loss, leaves, upstream)
         ((name, arguments),) = outside.operators
         assert name == "focus::focus_head_backward"
-        *arguments, features, weight, bias, _ = arguments
+        *arguments, features, weight, bias, _, _ = arguments
         _, backward = operators.focus_head_form(form.backend)
         with torch.no_grad(), inside:
             backward(*arguments, (features, weight, bias))
@@ -208,7 +208,7 @@ def test_what_is_frozen_costs_nothing(form: Form, layout: str) -> None:
             focus_head(*leaves, inputs.index, **head_options(CASE, inputs)).loss.backward()
         (_, first), (name, arguments) = calls.operators
         assert name == "focus::focus_head_backward"
-        *arguments, features, weight, bias, _ = arguments
+        *arguments, features, weight, bias, _, _ = arguments
         assert (features, weight, bias) == (False, True, False)
         forward, backward = operators.focus_head_form(form.backend)
 
