@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,41 +118,48 @@ time.sleep(60)
         os.kill(child, signal.SIGKILL)
 
 
+def in_a_fork(work: Callable[[], int]) -> int:
+    """What it gives in a child of this process, where the environment is looked at anew."""
+    child = os.fork()
+    if child == 0:
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def pending_without_its_parent() -> int:
+    os.getppid = lambda: 1
+    return StopSignals().pending()
+
+
 def test_a_shell_that_is_closed_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("focus.stopping._launched", False)
-    signals = StopSignals()
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert signals.pending() == 0
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert in_a_fork(pending_without_its_parent) == 0
 
 
 def test_a_launcher_that_ends_before_the_first_step_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between the program's start and its first step the images are read, for minutes maybe."""
-    monkeypatch.setattr("focus.stopping._launched", True)
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert StopSignals().pending() == signal.SIGTERM
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert in_a_fork(pending_without_its_parent) == signal.SIGTERM
 
 
 def test_the_parent_of_a_fork_is_the_process_that_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    child = os.fork()
-    if child == 0:
-        os._exit(StopSignals().pending())
-    assert os.waitpid(child, 0)[1] == 0
+    assert in_a_fork(lambda: StopSignals().pending()) == 0
 
 
 def test_a_fork_may_say_that_its_parent_is_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a run of an experiment does, whatever variables there are."""
     for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    child = os.fork()
-    if child == 0:
-        os.getppid = lambda: 1
-        before = StopSignals().pending()
+
+    def told() -> int:
         launched()
-        os._exit(StopSignals().pending() if before == 0 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGTERM
+        return pending_without_its_parent()
+
+    assert in_a_fork(told) == signal.SIGTERM
 
 
 def test_the_handlers_are_those_of_before_afterwards() -> None:
