@@ -302,11 +302,14 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_threads")
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGKILL])
 def test_told_to_stop_it_saves_and_goes_on(
     told: signal.Signals, tree: Path, tmp_path: Path
 ) -> None:
-    """SIGHUP is that of a terminal that is closed, which ends all but the run: that saves alone."""
+    """SIGKILL ends all but the run, as a terminal that is closed does: that saves alone.
+
+    Not SIGHUP, which nohup has everything below it ignore.
+    """
     output = tmp_path / "out"
     command = experiment(tree, output, "--losses", "ce", "--seeds", "1", "--epochs", "60")
     folder = output / "runs" / "focus_small" / "ce-60ep-seed0"
