@@ -25,6 +25,7 @@ from focus.kernels.types import (
     Level,
     Reduction,
     accumulation_dtype,
+    flat_floor,
     inverse_log,
     without_autocast,
 )
@@ -436,7 +437,8 @@ def _saliency(cam: Tensor, human: Tensor, mask: Tensor | None) -> tuple[Tensor, 
     low, high = half.aminmax(dim=1, keepdim=True)
     span = high - low
     # That of flat_threshold: in a flat CAM max|z| is the mean of |min| and |max|, to rounding.
-    flat = span <= (low.abs() + high.abs()) * (FLAT_STEPS / 2 * torch.finfo(cam.dtype).eps)
+    relative = (low.abs() + high.abs()) * (FLAT_STEPS / 2 * torch.finfo(cam.dtype).eps)
+    flat = span <= relative.clamp_min_(flat_floor(cam.dtype) / 2)
     scaled = ((half - low) / span).masked_fill_(flat, 0)
     error = scaled - human
     by_high = (error * scaled).sum(1, keepdim=True)

@@ -33,6 +33,7 @@ from focus.kernels.types import (
     MapGradients,
     Reduction,
     accumulation_dtype,
+    flat_floor,
     inverse_log,
     without_autocast,
 )
@@ -82,13 +83,15 @@ def _focus(entropy, excess, LEVEL: tl.constexpr):
 
 
 @triton.jit
-def _saliency(z, human, inside, FLAT_RANGE: tl.constexpr, CELLS: tl.constexpr):
+def _saliency(
+    z, human, inside, FLAT_RANGE: tl.constexpr, FLAT_FLOOR: tl.constexpr, CELLS: tl.constexpr
+):
     """Mean square of the min-max normalised CAM against the human map, and its gradient by z."""
     half = z / 2  # the range of the halves cannot overflow
     low = tl.min(tl.where(inside, half, float("inf")), 0)
     high = tl.max(tl.where(inside, half, float("-inf")), 0)
     largest = tl.max(tl.where(inside, tl.abs(half), 0), 0)
-    flat = (high - low) <= FLAT_RANGE * largest
+    flat = (high - low) <= tl.maximum(FLAT_RANGE * largest, FLAT_FLOOR / 2)
     span = tl.where(flat, 1, high - low)
     # NaN has no minimum here, and so no range, but is not flat.
     scaled = tl.where(flat, tl.where(half == half, 0, half), (half - low) / span)
@@ -135,6 +138,7 @@ def _terms_kernel(
     HAS_CLASS_WEIGHT: tl.constexpr,
     INVERSE_LOG: tl.constexpr,
     FLAT_RANGE: tl.constexpr,
+    FLAT_FLOOR: tl.constexpr,
     CELLS: tl.constexpr,
     L: tl.constexpr,
 ):
@@ -142,9 +146,10 @@ def _terms_kernel(
 
     FROM_MAPS: the rows are the classes, and logits and class are written. Else the logits are
     given, with the predicted class, and the one row is the CAM. scalars [5]: weights of the three
-    terms, temperature, label smoothing. INVERSE_LOG is 1 / log(HW), FLAT_RANGE 64 eps. terms [5,B]:
-    total, entropy, classification, focus, saliency. logits, grad_logits [B,K]; cam, grad_cam,
-    saliency [B,HW]; classes, target [B]. MEAN: the gradients are of the total's mean, not its sum.
+    terms, temperature, label smoothing. INVERSE_LOG is 1 / log(HW), FLAT_RANGE 64 eps, FLAT_FLOOR
+    the flat_floor. terms [5,B]: total, entropy, classification, focus, saliency. logits,
+    grad_logits [B,K]; cam, grad_cam, saliency [B,HW]; classes, target [B]. MEAN: the gradients are
+    of the total's mean, not its sum.
     """
     b = tl.program_id(0)
     k = tl.arange(0, L)
@@ -236,7 +241,7 @@ def _terms_kernel(
 
     saliency = tl.zeros_like(entropy)
     if HAS_SALIENCY:
-        saliency, slope = _saliency(z, human, inside, FLAT_RANGE, CELLS)
+        saliency, slope = _saliency(z, human, inside, FLAT_RANGE, FLAT_FLOOR, CELLS)
         saliency = tl.where(present != 0, saliency, 0)
         g += weight_saliency * tl.where(present != 0, slope, 0)
 
@@ -318,6 +323,7 @@ def focus_head_forward(
             HAS_CLASS_WEIGHT=class_weight is not None,
             INVERSE_LOG=inverse_log(cells),
             FLAT_RANGE=FLAT_STEPS * torch.finfo(dtype).eps,
+            FLAT_FLOOR=flat_floor(dtype),
             CELLS=cells,
             L=triton.next_power_of_2(classes),
             **small_options(max(cells, classes)),

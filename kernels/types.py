@@ -20,6 +20,11 @@ FLAT_STEPS = 64
 """A map is flat whose range is at most so many rounding steps of its largest value."""
 
 
+def flat_floor(dtype: torch.dtype) -> float:
+    """The range up to which a map is flat whatever its values: its inverse is near overflow."""
+    return torch.finfo(dtype).tiny / torch.finfo(dtype).eps
+
+
 class FocusHeadOutput(NamedTuple):
     """What :func:`focus.kernels.focus_head` returns; only ``loss`` carries gradient.
 
@@ -96,12 +101,14 @@ def inverse_log(cells: int) -> float:
 
 
 def flat_threshold(cam: Tensor) -> Tensor:
-    """The range ``[..., 1]`` up to which CAMs ``[..., P]`` count as flat: FLAT_STEPS eps max|z|.
+    """The range ``[..., 1]`` up to which CAMs ``[..., P]`` count as flat.
 
-    A test for ``max == min`` would not do: cells summed in different orders differ by rounding,
-    and dividing by such a range makes the gradient explode.
+    It is FLAT_STEPS eps max|z|, at least ``flat_floor``. A test for ``max == min`` would not do:
+    cells summed in different orders differ by rounding, and dividing by such a range makes the
+    gradient explode.
     """
-    return FLAT_STEPS * torch.finfo(cam.dtype).eps * cam.abs().amax(-1, keepdim=True)
+    relative = FLAT_STEPS * torch.finfo(cam.dtype).eps * cam.abs().amax(-1, keepdim=True)
+    return relative.clamp_min(flat_floor(cam.dtype))
 
 
 def without_autocast(

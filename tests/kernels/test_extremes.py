@@ -102,6 +102,23 @@ def test_entropy_at_its_limits(form: Form, make, entropy: float) -> None:
     torch.testing.assert_close(out, torch.full_like(out, entropy), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-32, 1e-40, 1e-45])
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_cam_of_hardly_any_range_is_flat(form: Form, scale: float, weight: float) -> None:
+    # Divided by such a range the gradient overflows, and is NaN where the weight of the term is 0.
+    inputs = extreme_inputs(lambda features: features * scale, form.device)
+    actual = run_focus_head(
+        form, inputs, saliency=inputs.saliency, focus_weight=0.5, saliency_weight=weight
+    )
+    inputs.features = torch.zeros_like(inputs.features)
+    expected = run_focus_head(
+        REFERENCE, inputs, saliency=inputs.saliency, focus_weight=0.5, saliency_weight=weight
+    )
+    for name, tensor in actual.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e37])
 @pytest.mark.parametrize("form", WITH_REFERENCE)
