@@ -100,6 +100,15 @@ def test_class_activation(wrong: dict[str, Any], error: type[Exception], message
         ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be"),
         ({"entropy_target": 1.7}, ValueError, r"entropy_target must be in \[0, 1\], got 1.7"),
+        *(
+            ({name: wrong}, TypeError, f"{name} must be a number or a tensor, got ")
+            for name, wrong in (
+                ("entropy_target", [0.1, 0.2]),
+                ("temperature", None),
+                ("label_smoothing", "0.1"),
+                ("focus_weight", None),
+            )
+        ),
         ({"focus_weight": B}, ValueError, r"focus_weight must be a number or a .* got \[5\]"),
         ({"grad_scale": T}, ValueError, r"grad_scale must be \[\], got \[2\]"),
         ({"bias": B.long()}, TypeError, "bias must be floating point, got torch.int64"),
