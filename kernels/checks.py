@@ -80,6 +80,15 @@ def check_integer(name: str, index: Tensor) -> None:
         raise TypeError(f"{name} must be int64, got {index.dtype}")
 
 
+def check_map(name: str, human: Tensor) -> None:
+    """Human maps in [0, 1]: floating point, or masks of bool. Not 0 to 255, as images are."""
+    if not (human.is_floating_point() or human.dtype == torch.bool):
+        raise TypeError(
+            f"{name} must be floating point in [0, 1], or bool, got {human.dtype}: divide by the "
+            "largest value."
+        )
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """One of the words."""
     if value not in choices:

@@ -19,6 +19,7 @@ from focus.kernels.checks import (
     check_features,
     check_index,
     check_integer,
+    check_map,
     check_positive,
     check_range,
     check_share,
@@ -159,8 +160,8 @@ def focus_head(
         features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
             bfloat16 or float16, any strides.
         weight: ``[K,C]``; bias: ``[K]`` or None; target: ``[B]`` int64 in [0, K).
-        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid; no gradient.
-        saliency_mask: ``[B]`` bool, which samples have a map; None means all.
+        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid, of any floating type or bool; no
+            gradient. saliency_mask: ``[B]`` bool, which samples have a map; None means all.
         entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or ``[B]``; no
             gradient. None means the entropy of the sample's map divided by its sum; then a sample
             without a map, or with an all-zero one, has no focus term.
@@ -201,7 +202,10 @@ def focus_head(
     batch, grid = features.shape[0], features.shape[2:]
     if saliency is not None:
         check_tensor("saliency", saliency, (batch, *grid), features)
+        check_map("saliency", saliency)
     if saliency_mask is not None:
+        if saliency is None:
+            raise ValueError("saliency_mask says which samples have a map, but saliency is None")
         check_tensor("saliency_mask", saliency_mask, (batch,), features)
         if saliency_mask.dtype != torch.bool:
             raise TypeError(f"saliency_mask must be bool, got {saliency_mask.dtype}")

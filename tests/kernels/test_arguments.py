@@ -12,7 +12,7 @@ from focus.kernels.checks import fill, scalar_tensor
 from .cases import EAGER, INTERPRETER, REFERENCE, Form
 
 F, W, B = torch.ones(2, 3, 4, 4), torch.ones(5, 3), torch.ones(5)
-T = torch.zeros(2, dtype=torch.int64)
+T, S = torch.zeros(2, dtype=torch.int64), torch.ones(2, 4, 4)
 
 COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"features": F[0]}, ValueError, r"features must be \[B,C,H,W\], got \[3, 4, 4\]"),
@@ -93,8 +93,19 @@ def test_class_activation(wrong: dict[str, Any], error: type[Exception], message
         ({"target": T.float()}, TypeError, "target must be int64, got torch.float32"),
         ({"saliency": torch.ones(2, 1, 4, 4)}, ValueError, r"saliency must be \[2, 4, 4\], got"),
         ({"saliency": torch.ones(2, 4, 5)}, ValueError, "saliency must be"),
-        ({"saliency_mask": torch.ones(3).bool()}, ValueError, r"saliency_mask must be \[2\]"),
-        ({"saliency_mask": torch.ones(2)}, TypeError, "saliency_mask must be bool, got"),
+        (
+            {"saliency": torch.ones(2, 4, 4, dtype=torch.uint8)},
+            TypeError,
+            r"saliency must be floating point in \[0, 1\], or bool, got torch.uint8",
+        ),
+        *(
+            ({"saliency": S, "saliency_mask": mask}, error, message)
+            for mask, error, message in (
+                (torch.ones(3).bool(), ValueError, r"saliency_mask must be \[2\]"),
+                (torch.ones(2), TypeError, "saliency_mask must be bool, got"),
+            )
+        ),
+        ({"saliency_mask": torch.ones(2).bool()}, ValueError, "saliency_mask .* saliency is None"),
         ({"entropy_target": torch.ones(3)}, ValueError, r"entropy_target must be \[2\], got \[3\]"),
         ({"class_weight": torch.ones(2)}, ValueError, r"class_weight must be \[5\], got \[2\]"),
         ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\), got 1.0"),
