@@ -7,6 +7,7 @@ does not exist IndexError. Each names the argument.
 import operator
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ def check_share(name: str, value: float | Tensor, *, below: bool = False) -> Non
         raise ValueError(f"{name} must be in [0, 1{')' if below else ']'}, got {value}")
 
 
-def _is_number(name: str, value: object) -> bool:
+def _is_number(name: str, value: object) -> TypeGuard[float]:
     """Whether it is a number, and not a tensor; anything else is refused."""
     if isinstance(value, Tensor):
         return False
