@@ -6,8 +6,9 @@ terms. The weights beyond CYBORG's are this project's own, chosen on the demo se
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from focus.errors import InputError, did_you_mean
 from focus.flags import RANGES
 
 # As in focus.kernels.types, which imports torch: --help does without.
@@ -27,7 +28,7 @@ class LossConfig:
     ``docs/losses.md`` says when to use which.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a number outside its range, a level or a class of the CAM that there is not.
     """
 
     classification_weight: float = 1.0
@@ -46,6 +47,12 @@ class LossConfig:
         for name, (allowed, words) in RANGES.items():
             if name in given and not (math.isfinite(given[name]) and allowed(given[name])):
                 raise ValueError(f"{name} must be {words}, got {given[name]}")
+        for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
+            if (value := given[name]) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {value!r}"
+                    f"{did_you_mean(str(value), choices)}"
+                )
 
 
 LOSSES: dict[str, LossConfig] = {
@@ -58,3 +65,19 @@ LOSSES: dict[str, LossConfig] = {
     "match": LossConfig(focus_weight=1.0, level="match"),
     "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
 }
+
+
+def loss_of(loss: LossConfig | str) -> LossConfig:
+    """The loss itself, or that of a name in :data:`LOSSES`.
+
+    Raises:
+        InputError: there is no loss of that name.
+    """
+    if isinstance(loss, LossConfig):
+        return loss
+    if loss not in LOSSES:
+        raise InputError(
+            f"There is no loss {loss!r}{did_you_mean(str(loss), LOSSES)}: give a LossConfig, or "
+            f"one of {', '.join(LOSSES)}."
+        )
+    return LOSSES[loss]

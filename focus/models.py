@@ -21,7 +21,7 @@ from focus.detector_config import CONFIG_FILE, DetectorConfig
 from focus.errors import InputError
 from focus.hub import WEIGHTS_FILE, local_folder, replace_folder
 from focus.kernels import class_activation, focus_head
-from focus.losses import LossConfig
+from focus.losses import LossConfig, loss_of
 from focus.model_card import CARD, model_card, read_card
 from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.pictures import Picture, predict
@@ -74,12 +74,22 @@ class FocusHead(nn.Module):
 
     ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share one
     weight.
+
+    Args:
+        channels: C of the features; num_classes: K.
+        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
+            ``LossConfig()``, cross-entropy alone.
+
+    Raises:
+        InputError: there is no loss of that name.
     """
 
-    def __init__(self, channels: int, num_classes: int, loss: LossConfig) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, loss: LossConfig | str | None = None
+    ) -> None:
         super().__init__()
         self.fc = nn.Linear(channels, num_classes)
-        self.loss = loss
+        self.loss = LossConfig() if loss is None else loss_of(loss)
         # Three weights as a tensor, once they change: numbers would compile anew with each change.
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", None, persistent=False)
@@ -157,18 +167,18 @@ class Detector(nn.Module, PyTorchModelHubMixin):
     Args:
         model: "focus_small" or a timm name. The features are those after the network's last norm;
             a transformer's prefix tokens are dropped and its patch tokens folded to the grid.
-        image_size: pixels a side; None takes the network's own.
+        image_size: pixels a side, from 1 on; None takes the network's own.
         num_classes: 2, unless real is not the only class beside synthetic.
         pretrained: load timm's weights (downloads).
         initial_checkpoint: a file with weights of the network by timm's or torchvision's names
             (safetensors, or a pickle read with ``weights_only``), or of a whole detector.
-        loss: weights and settings of the loss.
+        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``.
         training_generators: kept in the config, for evaluation, beside those that a detector of
             ``initial_checkpoint`` was trained on, if its config.json lies beside.
 
     Raises:
-        InputError: an unknown network, one without a spatial map at this size, weights that do
-            not load.
+        InputError: an unknown network or loss, a network without a spatial map at this size,
+            weights that do not load.
     """
 
     def __init__(
@@ -179,17 +189,18 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         num_classes: int = 2,
         pretrained: bool = False,
         initial_checkpoint: str | Path | None = None,
-        loss: LossConfig | None = None,
+        loss: LossConfig | str | None = None,
         training_generators: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
+        if image_size is not None and image_size < 1:
+            raise InputError(f"image_size is {image_size}: give at least 1, in pixels a side.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
-        size = image_size or int(data["input_size"][-1])
+        size = int(data["input_size"][-1]) if image_size is None else image_size
         self.grid, channels = self._probe(size, model)
-        loss = loss or LossConfig()
         self.head = FocusHead(channels, num_classes, loss)
         self.config = DetectorConfig(
             model=model,
@@ -197,7 +208,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             num_classes=num_classes,
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
-            temperature=loss.temperature,
+            temperature=self.head.loss.temperature,
             training_generators=training_generators,
         )
         self.points: OperatingPoints | None = None
@@ -390,7 +401,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             except (RuntimeError, AssertionError, ValueError) as error:
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
-                    f"({first_line(error)}): choose another --image-size."
+                    f"({first_line(error)}): choose another image size."
                 ) from None
         self.backbone.train(training)
         shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
@@ -410,7 +421,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             raise InputError(
                 f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
                 f"(its output is {shape or type(out).__name__}), so there is no CAM: choose "
-                "another --model or a larger --image-size."
+                "another network or a larger image size."
             )
         return grid, channels
 
@@ -446,7 +457,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
                 raise InputError(
                     f"{path} was trained on images normalised by the {name} "
                     f"{', '.join(map(str, before))}, and {self.config.model} takes "
-                    f"{', '.join(map(str, now))}: give --model {then.model}."
+                    f"{', '.join(map(str, now))}: give the network {then.model}."
                 )
         self.config = self.config.after(
             then.training_generators, then.training_families, then.geometry

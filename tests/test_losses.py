@@ -20,9 +20,15 @@ from focus.losses import LossConfig
         ({"temperature": math.inf}, "temperature must be above 0, got inf"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ({"entropy_target": 1.5}, "entropy_target must be from 0 to 1, got 1.5"),
+        (
+            {"level": "minimise"},
+            r"level must be one of none, match, hinge, minimize, got 'minimise' "
+            r"\(did you mean minimize\?\)",
+        ),
+        ({"cam_class": "target"}, "cam_class must be one of true, predicted, contrast, got"),
     ],
 )
-def test_a_loss_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:
+def test_a_loss_that_there_is_not_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossConfig(**values)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from focus.errors import InputError
 from focus.kernels import class_activation
-from focus.losses import LossConfig
-from focus.models import Detector
+from focus.losses import LOSSES, LossConfig
+from focus.models import Detector, FocusHead
 from focus.optimization import synchronise_batch_norms
 
 from .detectors import assert_one_sentence, images, lifelike, small_detector
@@ -335,13 +335,16 @@ def test_with_more_classes_all_but_real_are_synthetic() -> None:
         ("resnet18", {"image_size": 32}, r"'resnet18' has no spatial map .* 32 x 32 .*512, 1, 1"),
         ("vgg11", {}, "no spatial map"),
         ("efficientvim_m1", {}, "no spatial map .*list"),
-        ("coat_tiny", {}, "no map of features .*choose another --model"),
+        ("coat_tiny", {}, "no map of features .*choose another network"),
         ("inception_v3", {"image_size": 32}, "does not take 32 x 32 images"),
         ("resnet5", {}, r"no network 'resnet5' in timm.*did you mean.*resnet50"),
         ("resnet18.nonsense", {}, r"'resnet18.nonsense'"),
         ("focus_smal", {}, r"did you mean.*focus_small"),
-        ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),
+        ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*pretrained false"),
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
+        ("focus_small", {"image_size": 0}, "image_size is 0: give at least 1"),
+        ("focus_small", {"image_size": -64}, "image_size is -64"),
+        ("focus_small", {"loss": "blnd"}, r"no loss 'blnd' \(did you mean blend\?\)"),
         ("focus_small", {"initial_checkpoint": "nowhere.pth"}, "no file nowhere.pth"),
     ],
 )
@@ -349,3 +352,10 @@ def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], word
     with pytest.raises(InputError, match=words) as caught:
         Detector(model, **options)
     assert_one_sentence(caught.value)
+    assert "--" not in str(caught.value)  # who calls this may have no command line
+
+
+def test_a_loss_goes_by_its_name_too() -> None:
+    assert Detector(image_size=32, loss="blend").head.loss == LOSSES["blend"]
+    assert FocusHead(4, 2, "hinge").loss == LOSSES["hinge"]
+    assert FocusHead(4, 2).loss == LossConfig()
