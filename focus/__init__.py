@@ -8,16 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from focus.errors import InputError as InputError
+    from focus.losses import LOSSES as LOSSES
     from focus.losses import LossConfig as LossConfig
     from focus.models import Detector as Detector
     from focus.models import DetectorOutput as DetectorOutput
+    from focus.models import FocusHead as FocusHead
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "DetectorOutput", "InputError", "LossConfig", "__version__"]
+__all__ = [
+    "LOSSES",
+    "Detector",
+    "DetectorOutput",
+    "FocusHead",
+    "InputError",
+    "LossConfig",
+    "__version__",
+]
 
 _HOME = {
+    "LOSSES": "focus.losses",
     "Detector": "focus.models",
     "DetectorOutput": "focus.models",
+    "FocusHead": "focus.models",
     "InputError": "focus.errors",
     "LossConfig": "focus.losses",
 }

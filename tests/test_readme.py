@@ -62,14 +62,18 @@ def test_quick_start_is_two_commands() -> None:
     assert section.count("```") == 4
 
 
-def test_the_library_example_runs() -> None:
-    (example,) = blocks("python")
+def test_the_library_examples_run() -> None:
+    example, own_loop = blocks("python")
     assert len(example.splitlines()) <= 14
     names: dict[str, torch.Tensor] = {}
     exec(example, names)
     assert names["out"].loss.requires_grad
     assert names["out"].cam.shape == names["cam"].shape == (4, 7, 7)
     assert names["entropy"].requires_grad
+    exec(own_loop, names)
+    assert names["network"].fc.weight.grad.count_nonzero() > 0
+    assert names["network"].conv1.weight.grad.count_nonzero() > 0
+    assert names["out"].saliency.count_nonzero() == 4
 
 
 @functools.cache
