@@ -51,6 +51,10 @@ def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
     loaded = "import sys; print([name for name in {} if name in sys.modules])"
     code = "import focus; " + loaded.format("('torch', 'timm', 'focus.models', 'focus.kernels')")
     assert python("-c", code, cwd=tmp_path) == "[]\n"
+    code = "from focus import LOSSES; " + loaded.format("('torch', 'timm', 'focus.models')")
+    assert python("-c", code, cwd=tmp_path) == "[]\n"
+    code = "from focus import Detector, FocusHead; " + loaded.format("('sklearn', 'accelerate')")
+    assert python("-c", code, cwd=tmp_path) == "[]\n"
     code = "import focus.kernels; " + loaded.format("('timm', 'focus.models', 'accelerate')")
     assert python("-c", code, cwd=tmp_path) == "[]\n"
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
-from sklearn.linear_model import LogisticRegression
 
 from focus.metrics.arrays import Array, finite
 
@@ -87,6 +86,9 @@ def fit_calibration(
     """
     if not (len(real_scores) and len(fake_scores)):
         return None
+    # Imported late: it takes most of a second, and who loads a detector fits no line.
+    from sklearn.linear_model import LogisticRegression
+
     images = np.array([len(real_scores), len(fake_scores)])
     n = images.copy()
     for side, units in enumerate((real_units, fake_units)):
