@@ -21,9 +21,9 @@ from focus.data.images import load_image
 from focus.data.machine import usable_cores
 from focus.data.readers.files import images_below
 from focus.errors import InputError
-from focus.inference import evaluation_mode
 from focus.kernels.reference import normalised_entropy
 from focus.models import Detector
+from focus.modes import evaluation_mode
 from focus.runtime import check_backend, check_writable
 from focus.use_config import ExportConfig
 from focus.videos import evenly

@@ -38,7 +38,7 @@ from focus import metrics
 from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
 from focus.figures import SIDES, intervals
-from focus.inference import Autocast, evaluation_mode, images_only, predicted_batches
+from focus.inference import Autocast, images_only, predicted_batches
 from focus.progress import progress_bar
 from focus.results import Results, match
 from focus.scores import Scores
@@ -126,7 +126,7 @@ def measure(
             images = batch.images.to(accelerator.device)
             drawn = [(seed, row) for row in batch.index.tolist()]
             boxes = regions(prediction.cams[:, 0].cpu().numpy(), detector.image_size, places, drawn)
-            with evaluation_mode(detector), torch.inference_mode():
+            with torch.inference_mode():
                 falls = _falls(detector, images, prediction, boxes, accelerator.autocast)
             if not np.isfinite(falls).all():
                 path = manifest[int(batch.index[int(np.isfinite(falls).all(1).argmin())])].path

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from focus import agreement, metrics
@@ -104,38 +103,18 @@ def predicted_batches(
         pin_memory=device.type == "cuda",
     )
     for batch in loader:
-        with evaluation_mode(detector), torch.inference_mode():
-            with autocast() if autocast else nullcontext():
-                prediction = detector.predict_batch(batch.images.to(device, non_blocking=True))
-            at = first_not_finite(prediction)
-        if at is not None:
+        with torch.inference_mode(), autocast() if autocast else nullcontext():
+            prediction = detector.predict_batch(batch.images.to(device, non_blocking=True))
+        if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
         yield batch, prediction
-
-
-def first_not_finite(prediction: "Prediction") -> int | None:
-    """The place in the batch of the first image whose CAM or score is not finite."""
-    finite = prediction.cams.flatten(1).isfinite().all(1).cpu() & prediction.score.isfinite()
-    return None if finite.all() else int(finite.int().argmin())
 
 
 def images_only(manifest: Manifest) -> Manifest:
     """Without human maps and masks, which play no part in a prediction and need not be read."""
     bare = (replace(sample, map_path=None, mask_path=None) for sample in manifest)
     return Manifest(bare, manifest.source)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then every module has the mode it had, frozen ones too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def score_images(

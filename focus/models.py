@@ -23,6 +23,7 @@ from focus.hub import WEIGHTS_FILE, local_folder, replace_folder
 from focus.kernels import class_activation, focus_head
 from focus.losses import LossConfig, loss_of
 from focus.model_card import CARD, model_card, read_card
+from focus.modes import evaluation_mode
 from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
@@ -67,6 +68,11 @@ class Prediction(NamedTuple):
     """Raw CAMs ``[B,2,H,W]`` float32 of the predicted and of the synthetic class."""
     entropy: Tensor
     """``[B,2]`` in [0, 1] of these CAMs."""
+
+    def first_not_finite(self) -> int | None:
+        """The place in the batch of the first image whose CAM or score is not finite."""
+        finite = self.cams.flatten(1).isfinite().all(1).cpu() & self.score.isfinite()
+        return None if finite.all() else int(finite.int().argmin())
 
 
 class FocusHead(nn.Module):
@@ -262,8 +268,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def predict_batch(self, images: Tensor) -> Prediction:
-        """Scores, CAMs and entropies of images ``[B,3,S,S]``; call ``eval()`` before."""
-        logits, cams, entropy = self.head.activations(self.features(images))
+        """Scores, CAMs and entropies of images ``[B,3,S,S]``, in evaluation mode."""
+        with evaluation_mode(self):
+            logits, cams, entropy = self.head.activations(self.features(images))
         predicted = logits.argmax(1)
         return Prediction(
             # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
@@ -393,9 +400,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
 
         Some networks have a layer after their ``num_features``, so the output itself is asked.
         """
-        training = self.backbone.training
-        self.backbone.eval()
-        with torch.no_grad():
+        with evaluation_mode(self.backbone), torch.no_grad():
             try:
                 out = self.backbone(torch.zeros(1, 3, size, size))
             except (RuntimeError, AssertionError, ValueError) as error:
@@ -403,7 +408,6 @@ class Detector(nn.Module, PyTorchModelHubMixin):
                     f"The network {model!r} does not take {size} x {size} images "
                     f"({first_line(error)}): choose another image size."
                 ) from None
-        self.backbone.train(training)
         shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
         grid, channels = (1, 1), 0
         if len(shape) == 3:

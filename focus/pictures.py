@@ -109,14 +109,10 @@ def predict_pixels(
     Raises:
         ImageError: the output for an image is not finite.
     """
-    # Imported late: it needs Accelerate, and who only trains a network of one's own does not.
-    from focus.inference import evaluation_mode, first_not_finite
-
     like = next(detector.parameters())  # the device, and the type of detector.half()
     images = Normalise(detector.mean, detector.std)(torch.stack(list(pixels))).to(like)
-    with evaluation_mode(detector):
-        found = detector.predict_batch(images)
-    if (at := first_not_finite(found)) is not None:
+    found = detector.predict_batch(images)
+    if (at := found.first_not_finite()) is not None:
         raise ImageError(f"The model's output for {names[at]} is not finite: try another model.")
     return type(found)(*(field.cpu() for field in found))
 

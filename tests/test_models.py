@@ -298,6 +298,31 @@ def test_the_score_is_the_probability_of_synthetic(small: Detector) -> None:
     assert not any(field.requires_grad for field in prediction)
 
 
+def test_a_prediction_is_evaluation_and_leaves_the_detector_as_it_was() -> None:
+    detector = lifelike(Detector(image_size=32)).train()
+    detector.backbone.blocks[0].eval()  # frozen
+    modes = [module.training for module in detector.modules()]
+    before = deepcopy(detector.state_dict())
+    x = images(5, 32)
+    prediction = detector.predict_batch(x)
+    assert [module.training for module in detector.modules()] == modes
+    assert all(tensor.equal(before[key]) for key, tensor in detector.state_dict().items())
+    for found, expected in zip(prediction, detector.eval().predict_batch(x), strict=True):
+        assert found.equal(expected)
+    detector.backbone.train()  # the root alone does not tell
+    assert detector.predict_batch(x).score.equal(prediction.score)
+    assert detector.backbone.training
+    assert not detector.training
+    detector.backbone.stem.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="in the midst"):
+        detector.train().predict_batch(x)
+    assert all(module.training for module in detector.modules())
+
+
+def fail(*_: Any) -> None:
+    raise RuntimeError("in the midst")
+
+
 def test_sure_scores_do_not_tie() -> None:
     """1 - p(real) would round the first two to 0, float32 the last two to 1."""
     detector = Detector(image_size=32).eval()
