@@ -62,8 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         if drop_leaks and found.manifest:
             found = replace(found, kept=findings.drop_leaks(found, output / WITHOUT_LEAKS))
     sheet.draw(found, output / "contact_sheet.png")
-    report.write(found, output)
-    print(report.text(found))
+    print(report.write(found, output))
     print(f"\nreport: {output}")
     obstacle = found.kept.obstacle if found.kept else found.obstacle
     if obstacle or (found.expected and found.expected.unmet):

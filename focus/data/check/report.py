@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,18 @@ _AUDITS = (
 )
 
 
-def write(found: Findings, folder: Path) -> None:
-    """check.json, check.txt and leaks.csv."""
-    content = json.dumps(as_dict(found), indent=1, allow_nan=False)
-    (folder / "check.json").write_text(content + "\n", encoding="utf-8")
-    (folder / "check.txt").write_text(text(found) + "\n", encoding="utf-8")
+def write(found: Findings, folder: Path) -> str:
+    """check.json, check.txt and leaks.csv; returns the text of the second, for the console."""
+    content = _content(found)
+    said = _text(found, content)
+    written = json.dumps(content, indent=1, allow_nan=False)
+    (folder / "check.json").write_text(written + "\n", encoding="utf-8")
+    (folder / "check.txt").write_text(said + "\n", encoding="utf-8")
     write_leaks(found.manifest, found.leaks, folder / "leaks.csv")
+    return said
 
 
-def as_dict(found: Findings) -> dict[str, Any]:
+def _content(found: Findings) -> dict[str, Any]:
     """The content of check.json, which ``docs/formats.md`` describes."""
     readable = [look for look in found.looks if not look.error]
     n_real, n_synthetic = (
@@ -83,11 +86,12 @@ def as_dict(found: Findings) -> dict[str, Any]:
     }
 
 
-def text(found: Findings) -> str:
-    """What the console shows."""
-    lines = [*_table(as_dict(found)["kinds"]), ""] if found.manifest else []
+def _text(found: Findings, content: Mapping[str, Any]) -> str:
+    """What the console shows. content: of check.json."""
+    lines = [*_table(content["kinds"]), ""] if found.manifest else []
     if found.manifest:
-        lines += [*_file_lines(found), *_leak_lines(found), *_shortcut_lines(found), ""]
+        lines += [*_file_lines(found, content), *_leak_lines(found, content["leaks"])]
+        lines += [*_shortcut_lines(found), ""]
     if found.expected is not None:
         lines += [*_expected_lines(found.expected), ""]
     lines.append(
@@ -203,9 +207,8 @@ def _commonest(counts: dict[str, int]) -> str:
     return f"{first} +{len(counts) - 1}" if len(counts) > 1 else first
 
 
-def _file_lines(found: Findings) -> list[str]:
+def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
     lines = []
-    content = as_dict(found)
     if content["train_share_real"] is not None:
         lines.append(f"balance: {100 * content['train_share_real']:.0f} % of train is real")
     if found.maps or found.n_unmatched:
@@ -225,8 +228,7 @@ def _file_lines(found: Findings) -> list[str]:
     return lines + _more(len(found.bad))
 
 
-def _leak_lines(found: Findings) -> list[str]:
-    counts = as_dict(found)["leaks"]
+def _leak_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
     if not found.leaks:
         return ["leaks: none, no picture is in two splits"]
     between = ", ".join(f"{n} {pair}" for pair, n in counts["between"].items())
