@@ -9,7 +9,7 @@ chosen on), ``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ BEFORE = "trained_before.csv"
 LOCK = ".lock"
 _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
-# What may differ when a run goes on: it does not change what is computed.
+# What may differ between two that are one run: it does not change what is computed.
 _FREE = (
     *("resume", "debug", "threads", "workers", "compare_ce", "output", "dry_run"),
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
@@ -157,6 +157,21 @@ def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
         yield
 
 
+def other_setting(
+    then: Mapping[str, Any], config: ResolvedTrainConfig
+) -> tuple[str, Any, Any] | None:
+    """The first setting that makes it another run: its name, its value then, its value now.
+
+    then: the settings of the earlier one, by name. None where what is computed is the same.
+    """
+    for name, now in asdict(config).items():
+        before = then.get(name)
+        before = tuple(before) if isinstance(now, tuple) and before is not None else before
+        if name not in _FREE and before != now:
+            return name, before, now
+    return None
+
+
 def is_run(folder: Path) -> bool:
     """Whether it is a run's."""
     return (folder / MANIFEST).is_file() and (folder / "config.yaml").is_file()
@@ -239,7 +254,12 @@ def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
             f"The checkpoint {path} lacks what a run goes on from ({type(error).__name__}: "
             f"{error}): remove its folder to go on from the one before."
         ) from error
-    _same_run(then, config, folder)
+    if other := other_setting(then, config):  # the result would be neither run's
+        name, before, now = other
+        raise InputError(
+            f"The run {folder} was started with {name} {before}, not {now}: resume it with the "
+            "flags it was started with, or give another --name."
+        )
     return SavedRun(path, values, state, beside)
 
 
@@ -251,15 +271,3 @@ def recorded_manifest(config: ResolvedTrainConfig, saved: SavedRun | None) -> Ma
     """
     record = folder_of(config) / MANIFEST
     return Manifest.from_csv(record) if saved is not None and record.exists() else None
-
-
-def _same_run(then: dict[str, Any], config: ResolvedTrainConfig, folder: Path) -> None:
-    """Refuse to go on with other settings: the result would be neither run's."""
-    for name, value in asdict(config).items():
-        before = then.get(name)
-        before = tuple(before) if isinstance(value, tuple) and before is not None else before
-        if name not in _FREE and before != value:
-            raise InputError(
-                f"The run {folder} was started with {name} {before}, not {value}: resume it with "
-                "the flags it was started with, or give another --name."
-            )

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from focus.cli import parse
-from focus.config import TrainConfig, resolve
+from focus.config import TrainConfig, resolve, write_config
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
@@ -298,6 +298,20 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
     run = grid(setup_in(output), ["focus"], seeds=1, lengths=(1,))[0]
     with pytest.raises(InputError, match="was made with epochs 1, not 20"):
         is_finished(replace(run, config=replace(run.config, name="focus-1ep-seed0")))
+
+
+def test_a_finished_run_may_differ_in_what_does_not_change_it(tmp_path: Path) -> None:
+    """As --resume has it: how often it logs and saves computes nothing else."""
+    run = grid(setup_in(tmp_path), ["focus"], seeds=1, lengths=(1,))[0]
+    run.folder.mkdir(parents=True)
+    config = resolve(run.config)
+    write_config(replace(config, log_steps=7, workers=3), run.folder / "config.yaml")
+    assert not is_finished(run)
+    (run.folder / "results.json").write_text("{}")
+    assert is_finished(run)
+    write_config(replace(config, lr=0.5), run.folder / "config.yaml")
+    with pytest.raises(InputError, match=r"was made with lr 0\.5, not"):
+        is_finished(run)
 
 
 @pytest.mark.slow

@@ -22,11 +22,11 @@ from focus.config import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment.grid import Run
 from focus.flags import flag
+from focus.runs import other_setting
 
 LOGS = "logs"
 _FIXED_COST = 1.4
 """Of a run beside its epochs, in epochs: start, test images, overlays (measured: 7 s and 5 s)."""
-_MAY_DIFFER = ("threads", "workers", "resume", "debug", "report")
 _PATIENCE = 60.0  # seconds to save in, before a run that is told to stop is killed
 
 
@@ -69,13 +69,12 @@ def is_finished(run: Run) -> bool:
     record = run.folder / "config.yaml"
     if not record.exists():
         return False
-    before, now = asdict(load_config(TrainConfig, record)), asdict(resolve(run.config))
-    for name, value in now.items():
-        if name not in _MAY_DIFFER and before[name] != value:
-            raise InputError(
-                f"The run {run.folder} was made with {name} {before[name]}, not {value}: give "
-                "another --output."
-            )
+    then = asdict(load_config(TrainConfig, record))
+    if other := other_setting(then, resolve(run.config)):
+        name, before, now = other
+        raise InputError(
+            f"The run {run.folder} was made with {name} {before}, not {now}: give another --output."
+        )
     return (run.folder / "results.json").exists()
 
 
