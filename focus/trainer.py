@@ -192,10 +192,15 @@ class Trainer:
                 images = (state.step - before) * self.plan.images_per_step
                 self._validate(images / max(time.perf_counter() - began, 1e-9))
                 self._leave_if_told()
-        if state.epoch < config.epochs and self.accelerator.is_main_process:
-            print(
+        if state.epoch < config.epochs:
+            self.accelerator.print(
                 f"stopped after epoch {state.epoch}: none of the last {config.patience} was better "
                 f"than epoch {state.best_epoch}"
+            )
+        if state.nonfinite:
+            self.accelerator.print(
+                f"{state.nonfinite} of {state.step} steps were skipped: their loss or gradient was "
+                "not finite"
             )
         self.accelerator.wait_for_everyone()
 

@@ -283,7 +283,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
 
 
 def test_a_scale_that_is_too_large_skips_steps_and_is_no_fault(
-    faces: Manifest, tmp_path: Path, scaled: Accelerator
+    faces: Manifest, tmp_path: Path, scaled: Accelerator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-40)
     run = trainer(faces, tmp_path, scaled, max_nonfinite=1, epochs=1, model="test_resnet", lr=1e-3)
@@ -293,6 +293,7 @@ def test_a_scale_that_is_too_large_skips_steps_and_is_no_fault(
     assert 0 < skipped < run.plan.steps
     assert run.state.updates == run.plan.steps - skipped
     assert run.state.nonfinite == 0
+    assert "not finite" not in capsys.readouterr().out
     assert 0 < float(row["train_grad_norm"]) < 1e6
 
 

@@ -153,8 +153,8 @@ def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
     assert alike < 10
 
 
-def test_bad_steps_that_do_not_follow_each_other_end_no_run(
-    faces: Manifest, tmp_path: Path
+def test_bad_steps_that_do_not_follow_each_other_end_no_run_and_are_said(
+    faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """4 of 9 steps, of which 2 in a row would be too many."""
     run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1, max_nonfinite=2)
@@ -167,6 +167,9 @@ def test_bad_steps_that_do_not_follow_each_other_end_no_run(
     run.detector.register_forward_pre_hook(spoil)
     run.fit()
     assert (run.state.step, run.state.nonfinite, run.state.in_a_row) == (9, 4, [])
+    assert "4 of 9 steps were skipped: their loss or gradient was not finite" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
