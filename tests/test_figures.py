@@ -336,6 +336,7 @@ def test_always_the_same_intervals() -> None:
     assert summarise(scores, [], resamples=40) == first
 
 
+@pytest.mark.slow
 def test_2000_resamples_of_100_000_scores_take_40_seconds() -> None:
     """Of CPU; a tenth of them here, what is done once apart, the least of four of each.
 

@@ -1,6 +1,7 @@
 """Intervals: known values, and how often they cover what is true."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def slow(*case: float | bool) -> Any:
+    """A case of which another stands for all in the default run: a simulation takes seconds."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 def test_intervals_of_rates_by_hand() -> None:
     # Of 0 in n the upper end is where n misses have a chance of 2.5 %.
     assert metrics.rate_interval(0, 300) == (0.0, pytest.approx(1 - 0.025 ** (1 / 300)))
@@ -26,7 +32,7 @@ def test_intervals_of_rates_by_hand() -> None:
     assert stats.binom.cdf(3, 20, high) == pytest.approx(0.025)
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("rate", [0.01, slow(0.1), slow(0.5)])
 def test_intervals_of_rates_cover_at_least_95_percent(
     random: np.random.Generator, rate: float
 ) -> None:
@@ -37,7 +43,13 @@ def test_intervals_of_rates_cover_at_least_95_percent(
 
 @pytest.mark.parametrize(
     ("real", "fake", "apart"),
-    [(50, 50, 1.0), (30, 20, 2.0), (150, 75, 3.0), (10, 300, 1.5), (200, 200, 4.0)],
+    [
+        (30, 20, 2.0),
+        slow(50, 50, 1.0),
+        slow(150, 75, 3.0),
+        slow(10, 300, 1.5),
+        slow(200, 200, 4.0),
+    ],
 )
 def test_intervals_of_an_auc_cover_95_percent(
     random: np.random.Generator, real: int, fake: int, apart: float
@@ -108,8 +120,10 @@ def test_an_image_that_no_other_is_like_leaves_a_mean_its_interval(
     assert found == pytest.approx(expected, abs=0.003)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize(("real", "fake", "apart"), [(80, 40, 1.33), (80, 40, 3.0), (50, 20, 2.5)])
+@pytest.mark.parametrize("shared", [True, slow(False)])
+@pytest.mark.parametrize(
+    ("real", "fake", "apart"), [slow(80, 40, 1.33), slow(80, 40, 3.0), (50, 20, 2.5)]
+)
 def test_intervals_of_a_mean_auc_cover_95_percent(
     random: np.random.Generator, real: int, fake: int, apart: float, shared: bool
 ) -> None:
@@ -197,7 +211,7 @@ def test_the_same_model_twice_does_not_differ(random: np.random.Generator) -> No
         metrics.auc_difference(real, fake, real[1:], fake)
 
 
-@pytest.mark.parametrize(("n", "first", "second"), [(50, 0.999, 0.99), (100, 0.9995, 0.998)])
+@pytest.mark.parametrize(("n", "first", "second"), [(50, 0.999, 0.99), slow(100, 0.9995, 0.998)])
 def test_the_difference_of_two_models_near_an_auc_of_1_covers_95_percent(
     random: np.random.Generator, n: int, first: float, second: float
 ) -> None:
