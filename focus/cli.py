@@ -1,9 +1,9 @@
 """The command line and the configuration file of a program, from its configuration class.
 
-jsonargparse gives the types and the help. What it does not do is done here: dashes and underscores
-are alike, flags are never abbreviated, an unknown flag, key or choice is answered with the one
-that was probably meant, and every error is one sentence. A value in a file is read as the same
-text on the command line is, so ``mixed_precision: no`` is not a boolean.
+jsonargparse gives the help. All else is done here: dashes and underscores are alike, flags are
+never abbreviated, an unknown flag, key or choice is answered with the one that was probably meant,
+and every error is one sentence. A value in a file is read as the same text on the command line is,
+so ``mixed_precision: no`` is not a boolean and ``epochs: 1:30`` not 90; a bare ``null`` is none.
 """
 
 import errno
@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +32,7 @@ from focus.errors import ImageError, InputError, OneProcessError, did_you_mean
 from focus.flags import GROUPS, Words, flag
 from focus.recipes import Recipe
 from focus.stopping import Stopped
+from focus.typed import typed_value
 from focus.use_config import ExplainConfig, ExportConfig
 from focus.writing import REFUSED
 
@@ -56,7 +57,7 @@ _ELSEWHERE = {
 }
 
 _DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {f.name for f in fields(Recipe)}}
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one text"}
+_NULL = ("", "~", "null", "Null", "NULL")  # of YAML
 
 
 def parse(
@@ -77,19 +78,24 @@ def parse(
         SystemExit: with code 0, after ``--help``.
     """
     types = {name: _bare(hint) for name, hint in get_type_hints(config_class).items()}
-    parser = _parser(config_class, prog or Path(sys.argv[0]).name, description)
     words = sys.argv[1:] if argv is None else argv
     flags, files = _read_argv(words, types, _nargs_of(config_class))
     if flags.pop("help", None):
         if is_main_process():
-            parser.print_help()
+            _parser(config_class, prog or Path(sys.argv[0]).name, description).print_help()
         raise SystemExit(0)
+    undecided = {field.name for field in fields(config_class) if field.default is None}
     values: dict[str, Any] = {}
     for path in files:
         found = _read_file(path, types).items()
-        typed = {n: _typed(parser, types, n, value, f"{n} in {path}") for n, value in found}
+        typed = {
+            name: None
+            if value is None and name in undecided
+            else typed_value(types[name], value, f"{name} in {path}")
+            for name, value in found
+        }
         values = _overlaid(values, typed)
-    typed = {name: _typed(parser, types, name, value, flag(name)) for name, value in flags.items()}
+    typed = {name: typed_value(types[name], value, flag(name)) for name, value in flags.items()}
     return config_class(**_overlaid(values, typed))
 
 
@@ -291,7 +297,6 @@ def _parser(config_class: type[C], prog: str, description: str) -> ArgumentParse
         usage=f"%(prog)s {'PATH ... ' * ('positional' in _nargs_of(config_class).values())}[flags]",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
-        exit_on_error=False,
     )
     parser.add_argument(
         "-c",
@@ -388,7 +393,11 @@ def add_named(given: dict[str, str], flag: str, value: str) -> None:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Reads every scalar as the text it is, and refuses a key that stands twice in a mapping."""
+    """Reads every scalar but a bare null as the text it is, and refuses a key that stands twice."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        bare = node.style is None
+        return None if bare and node.value in _NULL else super().construct_scalar(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -443,20 +452,3 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
             [value] if get_origin(types[name]) is tuple and value == str(value) else value
         )
     return values
-
-
-def _typed(parser: ArgumentParser, types: dict[str, Any], name: str, value: Any, where: str) -> Any:
-    """The value in the field's type; ``where`` names it in the error."""
-    try:
-        return parser.parse_object({name: value}, defaults=False)[name]
-    except ArgumentError as error:
-        kind = types[name]
-        if get_origin(kind) is Literal:
-            choices = get_args(kind)
-            wanted = f"one of {', '.join(choices)}"
-            meant = did_you_mean(str(value), choices)
-        else:
-            containers = {tuple: "a list of texts", dict: "`name: path` lines"}
-            wanted = containers.get(get_origin(kind)) or _WORDS[kind]
-            meant = ""
-        raise InputError(f"{where} takes {wanted}, got {value!r}{meant}.") from error

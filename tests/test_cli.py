@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from focus.cli import parse, run, spoken_time
-from focus.config import EvaluateConfig, TrainConfig
+from focus.config import EvaluateConfig, TrainConfig, write_config
 from focus.errors import InputError
 from focus.use_config import ExplainConfig, ExportConfig
 
@@ -251,6 +251,25 @@ def test_types() -> None:
     )
     assert train("--cam-class", "true").cam_class == "true"
     assert train("--lr", "1", "--lr", "2").lr == 2
+    assert train("--epochs", "1_000").epochs == 1000
+    assert train("--seed", "010").seed == 10
+    assert (train("--report", "No").report, train("--report", "on").report) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["null", "~", "Null", "None", "1:30", "true"])
+def test_a_text_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    config = train("--name", name, "--data-root", name, "--generator", name, "--data", name)
+    assert (config.name, config.data_root, config.generator, config.data) == (*[name] * 3, (name,))
+    path = tmp_path / "config.yaml"
+    write_config(config, path)
+    assert train("--config", str(path)) == config
+
+
+def test_null_in_a_file_is_no_value(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: null\nlr: ~\nmodel:\npretrained: Null\ndata: a\ndata_root: 'null'")
+    expected = TrainConfig(data=("a",), data_root="null")
+    assert train("--config", str(path)) == expected
 
 
 @pytest.mark.parametrize("config", [TrainConfig, EvaluateConfig])
@@ -315,6 +334,14 @@ def test_an_undecided_switch_stays_undecided() -> None:
         (["--epochs", "2.5"], "--epochs takes a whole number, got '2.5'"),
         (["--lr", "fast"], "--lr takes a number, got 'fast'"),
         (["--lr", "nan"], "--lr takes a number, got 'nan'"),
+        # YAML 1.1 has numbers to the base 60.
+        (["--epochs", "1:30"], "--epochs takes a whole number, got '1:30'"),
+        (["--lr", "1:30.5"], "--lr takes a number, got '1:30.5'"),
+        (["--seed", "0x10"], "--seed takes a whole number, got '0x10'"),
+        (["--epochs", "null"], "--epochs takes a whole number, got 'null'"),
+        (["--lr", "null"], "--lr takes a number, got 'null'"),
+        (["--pretrained", "null"], "--pretrained takes true or false, got 'null'"),
+        (["--focus-level", "null"], "--focus-level takes one of .*, got 'null'"),
         (["--lr", "-1"], "--lr must be above 0, got -1.0"),
         (["--lr"], "--lr needs a value"),
         (["--lr", "--debug"], "--lr needs a value"),
@@ -353,6 +380,11 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
         ("config: other.yaml", "unknown key 'config'"),
         ("epochs: many", "epochs in .*config.yaml takes a whole number, got 'many'"),
         ("epochs: [1, 2]", "epochs in .*config.yaml takes a whole number"),
+        ("epochs: 1:30", "epochs in .*config.yaml takes a whole number, got '1:30'"),
+        ("lr: .inf", "lr in .*config.yaml takes a number, got '.inf'"),
+        ("seed: null", "seed in .*config.yaml takes a whole number, got None"),
+        ("data: [a, null]", "data in .*config.yaml takes a list of texts, got"),
+        ("test_data: {a: null}", "test_data in .* takes `name: path` lines, got"),
         ("test_data: x.csv", "test_data in .* takes `name: path` lines, got 'x.csv'"),
         ("data: {a: b}", "data in .* takes a list of texts"),
         ("focus_level: minimise", "did you mean minimize"),
