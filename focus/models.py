@@ -34,21 +34,21 @@ _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
 
 
 class DetectorOutput(NamedTuple):
-    """What the detector's forward returns.
+    """What the detector's forward returns: the fields of ``focus.kernels.FocusHeadOutput``.
 
     Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
     one, it is that of the class the loss looks at. Only ``loss`` and, without a target, ``logits``
     carry gradient.
     """
 
+    loss: Tensor | None
+    """Scalar mean over the batch."""
     logits: Tensor
     """``[B,K]``."""
     cam: Tensor
     """Raw CAM ``[B,H,W]``."""
     entropy: Tensor
     """Of the CAM, ``[B]`` in [0, 1]."""
-    loss: Tensor | None = None
-    """Scalar mean over the batch."""
     classification: Tensor | None = None
     """Cross-entropy ``[B]``, unweighted."""
     focus: Tensor | None = None
@@ -131,7 +131,7 @@ class FocusHead(nn.Module):
                 logits = self.fc(features.mean((2, 3), dtype=weight.dtype))
             _, cams, entropy = self.activations(features)
             predicted = logits.detach().argmax(1)
-            return DetectorOutput(logits, _pick(cams, predicted), _pick(entropy, predicted))
+            return DetectorOutput(None, logits, _pick(cams, predicted), _pick(entropy, predicted))
         # Not asdict, whose copies torch 2.11 does not compile.
         settings = {name: getattr(self.loss, name) for name in _SETTINGS}
         if self.loss_weights is not None:
@@ -146,15 +146,7 @@ class FocusHead(nn.Module):
             class_weight=self.class_weight,
             **settings,
         )
-        return DetectorOutput(
-            out.logits,
-            out.cam,
-            out.entropy,
-            out.loss,
-            out.classification,
-            out.focus,
-            out.saliency,
-        )
+        return DetectorOutput(*out)
 
     def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from focus.errors import InputError
-from focus.kernels import class_activation
+from focus.kernels import FocusHeadOutput, class_activation
 from focus.losses import LOSSES, LossConfig
-from focus.models import Detector, FocusHead
+from focus.models import Detector, DetectorOutput, FocusHead
 from focus.optimization import synchronise_batch_norms
 
 from .detectors import assert_one_sentence, images, lifelike, small_detector
@@ -378,6 +378,10 @@ def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], word
         Detector(model, **options)
     assert_one_sentence(caught.value)
     assert "--" not in str(caught.value)  # who calls this may have no command line
+
+
+def test_the_output_has_the_fields_of_the_heads() -> None:
+    assert DetectorOutput._fields == FocusHeadOutput._fields
 
 
 def test_a_loss_goes_by_its_name_too() -> None:
