@@ -1,9 +1,10 @@
-"""The wheel: what it holds, and that it lives beside Hugging Face's package ``kernels``."""
+"""Wheel and sdist: what they hold; the wheel lives beside Hugging Face's package ``kernels``."""
 
 import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -45,6 +46,31 @@ def test_the_wheel_holds_focus_and_nothing_else(wheel: Path) -> None:
     }
     assert {name for name in names if name.startswith("focus/")} == sources
     assert {"focus/py.typed", "focus/kernels/__init__.py"} <= names
+
+
+def test_the_sdist_holds_what_git_tracks_and_nothing_else(tmp_path: Path) -> None:
+    """Its README is about the programs, and its tests are to run in it."""
+    if not (CHECKOUT / ".git").exists():
+        pytest.skip("no git repository: it is not known which files are tracked")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    tracked = {name for name in listed.stdout.split("\0") if (CHECKOUT / name).is_file()}
+    tree = tmp_path / "tree"
+    left_by_work = ("runs/a/config.yaml", "focus/__pycache__/cli.pyc", "build/lib/focus/cli.py")
+    for name in (*tracked, *left_by_work):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+        if name in tracked:
+            shutil.copy(CHECKOUT / name, tree / name)
+    python("-m", "build", "--sdist", "--no-isolation", cwd=tree)
+    (built,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+    made = {"PKG-INFO", "setup.cfg"}
+    assert {n for n in names - made if not n.startswith("focus_faces.egg-info/")} == {
+        name for name in tracked if not name.startswith((".ci/", ".gitignore"))
+    }
 
 
 def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
