@@ -14,6 +14,8 @@ from focus.test_sets import UNNAMED
 
 UNTOLD = "?"
 """In the table: it cannot be told how far a generator is from training."""
+CHANCE = "chance level of that peak"
+"""What a peak in a cell drawn evenly hits, behind how often the CAM peaks in the artefact."""
 
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 
@@ -67,14 +69,19 @@ class Row:
 
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
-    """The rows of the table at the end of a run, for the results of one model or of several."""
-    rows = [_mean_auc(everything, "closed-set AUC", "closed")]
-    if any("closed_balanced" in results for results in everything):
-        rows.append(_mean_auc(everything, "closed-balanced AUC", "closed_balanced"))
+    """The rows of the table at the end of a run, for the results of one model or of several.
+
+    A test set of which none of them has fakes is in no row, unless none has any.
+    """
+    there = {s for s in TEST_SETS if any(_at(r, (s, "generators")) for r in everything)}
+    there = there or {"closed", "open"}
+    known = [s for s in ("closed", "closed_balanced") if s in there]
+    rows = [_mean_auc(everything, test_set) for test_set in known]
     for name in sorted({name for results in everything for name in results["open"]["generators"]}):
         place = ("open", "generators", name, "auc")
         rows.append(Row("open-set AUC, ", place, name, _relations(everything, name)))
-    rows.append(_mean_auc(everything, "open-set AUC", "open"))
+    if "open" in there:
+        rows.append(_mean_auc(everything, "open"))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
@@ -89,25 +96,34 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
             for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
                 title = f"{label}, {test_set.replace('_', '-')}, at *"
                 rows.append(Row(title, (*point, rate)))
-    of_cams = {"entropy": "CAM entropy", "pointing_hit": "CAM peaks in the artefact"}
+    # Pooled, where the AUCs above are means over generators.
+    of_cams = {
+        "entropy": "CAM entropy, all images",
+        "pointing_hit": "peaks in artefact, all fakes",
+    }
     chances = [(test_set, "pooled", "pointing_chance") for test_set in ("closed", "open")]
-    # Of earlier releases there are results without it.
+    # Files written before 0.1.0 lack it.
     if any(_at(results, keys) is not None for results in everything for keys in chances):
-        of_cams["pointing_chance"] = "in it by chance"
+        of_cams["pointing_chance"] = CHANCE
     for key, label in of_cams.items():
-        for test_set in ("closed", "open"):
+        for test_set in (s for s in ("closed", "open") if s in there):
             rows.append(Row(f"{label}, {test_set}", (test_set, "pooled", key)))
     return rows
 
 
-def _mean_auc(everything: Sequence[Results], label: str, test_set: str) -> Row:
+def _auc_of(test_set: str) -> str:
+    """What the AUC of a test set is called."""
+    return "closed-balanced AUC" if test_set == "closed_balanced" else f"{test_set}-set AUC"
+
+
+def _mean_auc(everything: Sequence[Results], test_set: str) -> Row:
     """The mean over the generators of a test set, whose number is said where it is one."""
     counts = {results[test_set]["n_generators"] for results in everything if test_set in results}
     mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
-    return Row(f"{label}, {mean}", (test_set, "mean", "auc"))
+    return Row(f"{_auc_of(test_set)}, {mean}", (test_set, "mean", "auc"))
 
 
-AT_POINT = "* the threshold at which both errors are as frequent on validation images"
+AT_POINT = "* the threshold at which both errors are equally frequent on validation images"
 UNDEFINED = "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)"
 NO_FAMILY = f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
 
@@ -171,7 +187,7 @@ def difference_lines(
         found = metrics.mean_auc_difference(first_scores, second_scores)
         if found is not None:
             lines.append(
-                f"{test_set.replace('_', '-')}-set AUC, mean of {len(ours)}: {name} - {other} = "
+                f"{_auc_of(test_set)}, mean of {len(ours)}: {name} - {other} = "
                 f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p_value:.2g}"
             )
     return lines

@@ -169,7 +169,7 @@ class Scores:
     def from_csv(path: str | Path) -> "Scores":
         """Reads what :meth:`to_csv` wrote; columns that are not ours are ignored.
 
-        What an earlier release did not write is "not known".
+        What files written before 0.1.0 lack is "not known".
 
         Raises InputError for another version, a missing column, a cell that cannot be read, or a
         score, label, class, place of a peak or hit that there is not.

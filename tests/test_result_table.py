@@ -29,22 +29,24 @@ def test_table() -> None:
         table([*reals, (1, "uEars", "", 0.1)], pointing_chance=[math.nan] * 3), ["known"]
     )
     assert format_table({"blend": blend, "ce": ce}).splitlines() == [
-        "                                     blend       ce",
-        "---------------------------------------------------",
-        "closed-set AUC, mean                 0.500        -",
-        "open-set AUC, uEars (?)              1.000    0.000",
-        "open-set AUC, uSwap (?)              0.500        -",
-        "open-set AUC, mean                   0.750    0.000",
-        "CAM entropy, closed                  0.250        -",
-        "CAM entropy, open                    0.250    0.000",
-        "CAM peaks in the artefact, closed    0.000        -",
-        "CAM peaks in the artefact, open      1.000        -",
-        "in it by chance, closed              0.062        -",
-        "in it by chance, open                0.188        -",
+        "                                        blend       ce",
+        "------------------------------------------------------",
+        "closed-set AUC, mean                    0.500        -",
+        "open-set AUC, uEars (?)                 1.000    0.000",
+        "open-set AUC, uSwap (?)                 0.500        -",
+        "open-set AUC, mean                      0.750    0.000",
+        "CAM entropy, all images, closed         0.250        -",
+        "CAM entropy, all images, open           0.250    0.000",
+        "peaks in artefact, all fakes, closed    0.000        -",
+        "peaks in artefact, all fakes, open      1.000        -",
+        "chance level of that peak, closed       0.062        -",
+        "chance level of that peak, open         0.188        -",
         "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)",
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
-    assert "open-set AUC, mean of 2              0.750" in format_table({"blend": blend})
+    assert "open-set AUC, mean of 2                 0.750" in format_table({"blend": blend})
+    # A set that none of them has is in no row.
+    assert "closed" not in format_table({"ce": ce})
 
 
 def test_a_set_is_summed_up_by_the_mean_over_its_generators() -> None:
@@ -70,14 +72,15 @@ def test_results_of_before_there_were_chance_levels() -> None:
             del figures[name]
     old["open"]["generators"] = {"uEars": old["open"]["pooled"]}
     old["open"]["pooled"] |= {"family": None, "relation": None}
-    words = "in it by chance"
+    words = "chance level of that peak"
     lines = format_table({"old": old, "new": new}).splitlines()
     (row,) = [line.split() for line in lines if line.startswith(f"{words}, open")]
     assert row[-2:] == ["-", "0.500"]
     assert words not in format_table({"old": old})
+    chances = (words, "chance level where people looked")
     (made,), (earlier,) = by_generator(new), by_generator(old)
     assert made.columns[-5:-3] == ["peaks in artefact", words]
-    assert earlier.columns == [c for c in made.columns if c not in (words, "there by chance")]
+    assert earlier.columns == [c for c in made.columns if c not in chances]
 
 
 def test_table_fits_a_terminal_with_long_names() -> None:
@@ -86,7 +89,7 @@ def test_table_fits_a_terminal_with_long_names() -> None:
     names = [f"a model of an even longer name {i}" for i in range(2)]
     lines = format_table(dict.fromkeys(names, results)).splitlines()
     assert max(map(len, lines)) == 80
-    assert "a-generator-of-... (?)" in lines[3]
+    assert "a-generator-of-... (?)" in lines[2]
     # Where there is room the name is whole.
     (line,) = (x for x in format_table({"one": results}).splitlines() if rows[1][1] in x)
     assert line.endswith(" (?)    1.000")
@@ -99,7 +102,7 @@ def test_names_that_begin_alike_are_told_apart_in_the_table() -> None:
     models = [f"a model of an even longer name {i}" for i in range(2)]
     lines = format_table(dict.fromkeys(models, results)).splitlines()
     assert lines[0].split("  ")[-2:] == ["a model of ...name 0", "a model of ...name 1"]
-    assert [line.split("  ")[0] for line in lines[3:5]] == [
+    assert [line.split("  ")[0] for line in lines[2:4]] == [
         "open-set AUC, stable_diffu...1_4 (?)",
         "open-set AUC, stable_diffu...1_5 (?)",
     ]
@@ -129,6 +132,15 @@ def test_the_difference_of_two_models_by_hand() -> None:
     assert difference_lines(("one", grouped, given[0][2]), given[1]) == []
     assert difference_lines(given[1], ("one", grouped, given[0][2])) == []
     assert difference_lines(("one", one.select(range(5)), given[0][2]), given[1]) == []
+
+
+def test_the_difference_in_the_closed_balanced_set_is_called_as_in_the_table() -> None:
+    rows = [(0, "", "closed_balanced", 0.1), (0, "", "closed_balanced", 0.4)]
+    rows += [(1, "known", "closed_balanced", 0.3), (1, "known", "closed_balanced", 0.6)]
+    scores = table(rows)
+    given = [(name, scores, summarise(scores, ["known"])) for name in ("one", "other")]
+    (line,) = difference_lines(*given)
+    assert line.startswith("closed-balanced AUC, mean of 1: one - other = +0.000 [")
 
 
 def test_the_difference_is_that_of_the_mean_over_generators() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from focus.operating_points import POINTS
 from focus.plotting import printable
 from focus.report.plots import SET_TITLES
-from focus.result_table import UNTOLD, figure, footnotes, table_rows
+from focus.result_table import CHANCE, UNTOLD, figure, footnotes, table_rows
 from focus.results import Results
 
 FIGURES = {
@@ -21,9 +21,9 @@ FIGURES = {
     "ece": "ECE",
     "entropy": "CAM entropy",
     "pointing_hit": "peaks in artefact",
-    "pointing_chance": "in it by chance",
+    "pointing_chance": CHANCE,
     "map_hit": "peaks where people looked",
-    "map_chance": "there by chance",
+    "map_chance": "chance level where people looked",
     "map_cosine": "cosine with human map",
 }
 """The columns of the table of a test set, those that are defined for one of its generators."""
@@ -34,7 +34,7 @@ _RATES = {
     "apcer_max": "APCER, largest",
 }
 _POINTS = {
-    "eer": "both errors as frequent",
+    "eer": "both errors equally frequent",
     "bpcer1": "BPCER of 1 %",
     "bpcer5": "BPCER of 5 %",
     "balanced": "best balanced accuracy",
