@@ -20,6 +20,7 @@ from focus.data.images import load_image, reason
 from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
+from focus.data.readers.folders import images_without_maps
 from focus.errors import ImageError, InputError
 from focus.explanations import Item, Judge, Seen, View, Writer
 from focus.hub import WEIGHTS_FILE, local_folder
@@ -90,8 +91,8 @@ def explain(config: ExplainConfig) -> None:
 def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Item]:
     """The images and videos that the paths hold, each once, in their order.
 
-    A folder is walked with all below it; with ``as_video`` it is one video, of whose images
-    ``frames`` are taken.
+    A folder is walked with all below it, but for folders of maps and masks on top, of which it is
+    said; with ``as_video`` it is one video, of whose images ``frames`` are taken.
 
     Raises:
         InputError: nothing is there by the name of a path, or nothing in a folder; or there is a
@@ -111,7 +112,7 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
             found[absolute(path)] = tuple((number, files[number]) for number in chosen)
         else:
             extensions = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
-            inside = [absolute(file) for file in images_below(path, extensions=extensions)]
+            inside = [absolute(f) for f in images_without_maps(path, extensions=extensions)]
             if not inside:
                 raise InputError(f"There are no images and no videos in {path}: give another one.")
             found |= dict.fromkeys(inside, ())

@@ -276,6 +276,24 @@ def test_a_backend_that_cannot_run_is_refused_first(
         explain(ExplainConfig(paths=("lost.png",), model_dir="lost"))
 
 
+def test_human_maps_and_masks_beside_the_pictures_are_none(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As evaluation has it, which says so too: by their folder on top."""
+    alone = find_items([str(pictures)], as_video=False, frames=1)
+    for name in ("heatmaps", "Masks", "maps"):
+        (pictures / name).mkdir()
+        for number in (1, 2):
+            Image.new("L", (8, 8)).save(pictures / name / f"{number}.png")
+    assert find_items([str(pictures)], as_video=False, frames=1) == alone
+    said = "%s: passed over 2 files in %s, which by its name holds maps and no images"
+    assert sorted(record.getMessage() for record in caplog.records) == sorted(
+        said % (pictures, name) for name in ("heatmaps", "Masks", "maps")
+    )
+    # A folder that is given itself is meant.
+    assert len(find_items([str(pictures / "heatmaps")], as_video=False, frames=1)) == 2
+
+
 def test_each_file_once_and_long_names_fit(detector: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "f"
     folder.mkdir()

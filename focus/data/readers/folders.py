@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from focus.data.layouts import Layout
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.readers.files import (
     HEATMAPS,
+    IMAGE_EXTENSIONS,
     Request,
     find_maps,
     folders_called,
@@ -51,14 +52,9 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     """
     root = request.path
     maps, required = find_maps(request.heatmaps, root)
-    apart = folders_called(root, _NO_IMAGES)
     others: Counter[str] = Counter()
-    paths = [str(path) for path in images_below(root, skip=(maps, *apart), others=others)]
-    if images := _images_after_all(root, [path for path in apart if path != maps], paths):
-        apart = [path for path in apart if path not in images]
-        others.clear()
-        paths = [str(path) for path in images_below(root, skip=(maps, *apart), others=others)]
-    _say_what_is_passed_over(root, [path for path in apart if path != maps], others)
+    paths = [str(path) for path in images_without_maps(root, maps, others=others)]
+    _say_what_is_no_image(root, others)
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     places = {place: _below(place, root) for place in {_folder(path) for path in paths}}
@@ -79,6 +75,33 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
             _log.warning("%s: left out %d images that are in no folder %s", root, left, names)
     manifest = Manifest(samples, str(root))
     return found, with_maps(manifest, root, maps, required=required) if maps else manifest
+
+
+def images_without_maps(
+    root: Path,
+    maps: Path | None = None,
+    extensions: Collection[str] = IMAGE_EXTENSIONS,
+    others: Counter[str] | None = None,
+) -> list[Path]:
+    """The image files below a folder, apart from what lies in folders of maps and masks on top.
+
+    Which folders are passed over is said, but for ``maps``, those of the human maps that are read.
+    extensions, others: as of :func:`focus.data.readers.files.images_below`.
+    """
+    apart = folders_called(root, _NO_IMAGES)
+    found = list(images_below(root, (maps, *apart), extensions, others))
+    if images := _images_after_all(root, [p for p in apart if p != maps], list(map(str, found))):
+        apart = [path for path in apart if path not in images]
+        if others is not None:
+            others.clear()
+        found = list(images_below(root, (maps, *apart), extensions, others))
+    for folder in (path for path in apart if path != maps):
+        if n_files := sum(1 for _ in images_below(folder)):
+            _log.warning(
+                "%s: passed over %d files in %s, which by its name holds maps and no images",
+                *(root, n_files, folder.name),
+            )
+    return found
 
 
 def _images_after_all(root: Path, apart: Iterable[Path], paths: Sequence[str]) -> list[Path]:
@@ -106,13 +129,7 @@ def _labelled_part(folders: _Folders) -> _Folders:
     return tuple(name.casefold() for name in folders[: at + 1])
 
 
-def _say_what_is_passed_over(root: Path, apart: Iterable[Path], others: Counter[str]) -> None:
-    for folder in apart:
-        if n_files := sum(1 for _ in images_below(folder)):
-            _log.warning(
-                "%s: passed over %d files in %s, which by its name holds maps and no images",
-                *(root, n_files, folder.name),
-            )
+def _say_what_is_no_image(root: Path, others: Counter[str]) -> None:
     if others:
         often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
         endings = ", ".join(f"{ending or 'none'}: {n}" for ending, n in often)
