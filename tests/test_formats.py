@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from PIL import Image
 from focus import faithfulness, robustness
 from focus.checkpoint import CHECKPOINT_VERSION, save_checkpoint
 from focus.config import CONFIG_VERSION
-from focus.data.manifest import Manifest
+from focus.data.check.command import main as check
+from focus.data.manifest import Manifest, Sample, Split
 from focus.detector_config import CONFIG_VERSION as MODEL_VERSION
 from focus.detector_config import DetectorConfig
 from focus.explain import explain
@@ -68,6 +70,55 @@ def keys(value: Any, names: set[str]) -> set[str]:
     if not isinstance(value, dict):
         return set()
     return set(value) - names | {k for inner in value.values() for k in keys(inner, names)}
+
+
+def checked(folder: Path) -> dict[str, Any]:
+    """check.json of data with each finding: a leak, a shortcut and what the paper's have not."""
+    random, samples = np.random.default_rng(0), list[Sample]()
+    splits: tuple[tuple[Split, int], ...] = (("train", 24), ("validation", 4), ("test", 4))
+    for split, n in splits:
+        for number, label in product(range(n), (0, 1)):
+            side = 64 - 8 * label
+            pixels = random.integers(0, 256, (side, side, 3), np.uint8)
+            path = str(folder / f"{split}-{label}-{number}.png")
+            Image.fromarray(pixels).save(path)
+            samples.append(Sample(path, label=label, generator="kA" * label, split=split))
+    leak = folder / "leak.png"
+    leak.write_bytes(Path(samples[0].path).read_bytes())
+    samples.append(Sample(str(leak), label=0, split="test"))
+    (folder / "broken.png").write_bytes(b"no image")
+    samples.append(Sample(str(folder / "broken.png"), label=0, split="train"))
+    Manifest(samples).to_csv(folder / "faces.csv")
+    words = [str(folder / "faces.csv"), "--expect", "cyborg", "--drop-leaks", "--max-bad", "0.1"]
+    with pytest.raises(SystemExit):  # they are not the paper's
+        check([*words, "--output", str(folder / "out")])
+    found: dict[str, Any] = json.loads((folder / "out" / "check.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_keys_of_the_check(tmp_path: Path) -> None:
+    written = checked(tmp_path)
+    assert listed("check.json", "key") == list(written)
+    parts = ("maps", "masks", "leaks", "without_leaks", "expected")
+    inner = {name: list(written[name]) for name in parts}
+    (inner["kinds"],) = {tuple(kind): list(kind) for kind in written["kinds"]}.values()
+    audits = written["shortcuts"]
+    inner["shortcuts"] = [*audits, *audits["metadata"]]
+    assert list(audits["metadata"]) == list(audits["pixels"])
+    for name, keys_of_part in inner.items():
+        assert listed("check.json", f"key of `{name}`") == [name, *keys_of_part]  # the head's too
+    assert written["leaks"]["between"] == {"train-test": 1}
+    # Lists of objects, whose keys the row names.
+    rows = section("check.json").splitlines()
+    lists = {
+        "bad_files": written["bad_files"],
+        "causes": audits["metadata"]["causes"],
+        "unmet": written["expected"]["unmet"],
+    }
+    for name, (first, *_) in lists.items():
+        (row,) = (row for row in rows if row.startswith(f"| `{name}` |"))
+        named = set(re.findall(r"`(\w+)`", row.split("|")[2]))
+        assert set(first) == named, name
 
 
 def test_keys_of_results() -> None:
