@@ -54,6 +54,14 @@ _ELSEWHERE = {
     "amp": "mixed_precision",
     "fp16": "mixed_precision",
     "bf16": "mixed_precision",
+    "b": "batch_size",
+    "j": "workers",
+    "data_dir": "data",
+    "experiment": "name",
+    "model_ema": "ema_decay",
+    "warmup_epochs": "warmup",
+    "log_interval": "log_steps",
+    "checkpoint_hist": "checkpoints_kept",
 }
 
 _DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {f.name for f in fields(Recipe)}}
@@ -356,7 +364,8 @@ def _read_argv(
         kind = str if name == "config" else types.get(name)
         if not head.startswith("--") or kind is None:
             known = [n.replace("_", "-") for n in (*types, "config", "help")]
-            meant = did_you_mean(_ELSEWHERE.get(name, name).replace("_", "-"), known, "--")
+            asked = head.lstrip("-").replace("-", "_")
+            meant = did_you_mean(_ELSEWHERE.get(asked, asked).replace("_", "-"), known, "--")
             raise InputError(f"There is no flag {head}{meant}; --help lists them all.")
         if not equals:
             follows = bool(words) and not words[0].startswith("--") and words[0] not in ("-c", "-h")
