@@ -14,8 +14,8 @@ _COMMANDS = {
     "export": "write a detector as ONNX",
 }
 _OTHERS = (
-    "python train.py, python evaluate.py, python -m focus.data and python -m focus.experiment do "
-    "the rest."
+    "The rest do python -m focus.data, python -m focus.experiment and, in a checkout of the "
+    "repository,\npython train.py and python evaluate.py."
 )
 
 

@@ -49,8 +49,8 @@ class TrainConfig(SharedConfig):
     recipe: str | None = declare(
         None,
         "training",
-        f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe' "
-        "(default: demo without --data, else paper)",
+        f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe', with paper those "
+        "of CYBORG's training (default: demo without --data, else paper)",
         "NAME",
     )
     model: str | None = declare(

@@ -439,6 +439,7 @@ def test_usage(words: list[str], code: int, said: str, capfd: pytest.CaptureFixt
     assert said in captured.err
     if not said:
         assert captured.out.startswith("usage: python -m focus COMMAND [flags]\n")
+        assert "in a checkout of the repository,\npython train.py and" in captured.out
         assert "  export   write a detector as ONNX\n" in captured.out
         for other in ("train.py", "evaluate.py", "-m focus.data", "-m focus.experiment"):
             assert f"python {other}" in captured.out

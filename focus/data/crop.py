@@ -84,7 +84,12 @@ def main(arguments: Sequence[str]) -> None:
         f"module:function of your own (default: {GIVEN} if there is one, else lbp)",
     )
     parser.add_data()
-    parser.add_argument("--threads", type=int, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that cut faces out (default: as many as there are processor cores to use)",
+    )
     given = parser.parse_args(arguments)
 
     if not 0 <= given.margin < math.inf:
