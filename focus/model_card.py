@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from focus.config import ResolvedTrainConfig
 from focus.data.faces import WHOLE
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.detector_config import DetectorConfig
@@ -43,6 +44,7 @@ found = detector.predict(["face.png"])  # found.score, .predicted, .cams, .entro
 - Data: {data}
 - Generators of its fakes: {generators}
 - Faces: {geometry}
+- Loss: {training}
 - Network: `{model}`, pictures squashed to {size} x {size} pixels, RGB normalised with mean {mean}
   and standard deviation {std}
 
@@ -77,11 +79,12 @@ def model_card(
     points: OperatingPoints | None,
     results: Mapping[str, Any] | None = None,
     data: str = "",
+    training: str = "",
 ) -> str:
     """The card's text, with the metadata that the Hub reads.
 
-    results: as in ``results.json``. data: what it was trained on, in words. What is not known is
-    said to be unknown.
+    results: as in ``results.json``. data, training: what it was trained on, and with which
+    loss, in words. What is not known is said to be unknown.
     """
     metadata = ModelCardData(
         library_name="focus-faces",
@@ -91,6 +94,7 @@ def model_card(
     return _TEXT.format(
         metadata=metadata.to_yaml(),
         data=data or "not recorded",
+        training=training or "not recorded",
         generators=", ".join(map(_with_family(config), config.training_generators))
         or "not recorded",
         geometry="; ".join(map(_cut_out, config.geometry)) or "not recorded",
@@ -120,6 +124,33 @@ def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
         f"{real} real and {fake} synthetic images of "
         f"{names or 'the embedded demo set, whose faces are drawn'}, {maps} with a human map"
     )
+
+
+def trained_how(config: ResolvedTrainConfig) -> str:
+    """What a card says of the loss, with what weights, for how long."""
+    level: str = config.focus_level
+    if config.entropy_target is not None:
+        level += f" at {config.entropy_target:g}"
+    terms = [f"{config.classification_weight:g} x cross-entropy"]
+    if config.focus_weight:
+        remarks = ", ".join(filter(None, (level, _over_epochs(config.focus_schedule))))
+        terms.append(f"{config.focus_weight:g} x focus term ({remarks})")
+    if config.saliency_weight:
+        remark = _over_epochs(config.saliency_schedule)
+        terms.append(f"{config.saliency_weight:g} x saliency term" + (remark and f" ({remark})"))
+    on_cam = (
+        "contrast CAM"
+        if config.cam_class == "contrast"
+        else (f"CAM of the {config.cam_class} class")
+    )
+    return (
+        f"`{config.loss}`, {' + '.join(terms)}{f', on the {on_cam}' * (len(terms) > 1)}; recipe "
+        f"`{config.recipe}`, {config.epochs} epoch{'s' * (config.epochs > 1)}, seed {config.seed}"
+    )
+
+
+def _over_epochs(schedule: str | None) -> str:
+    return "" if schedule is None else f"times {schedule} over the epochs"
 
 
 def write_card(folder: Path, card: str) -> None:

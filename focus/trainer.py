@@ -33,7 +33,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError, NotFiniteError
 from focus.inference import images_only, score_shared
 from focus.metrics import units
-from focus.model_card import model_card, trained_on, write_card
+from focus.model_card import model_card, trained_how, trained_on, write_card
 from focus.models import Detector
 from focus.monitoring import (
     TERMS,
@@ -490,7 +490,7 @@ class Trainer:
 
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)
-        return model_card(detector.config, detector.points, results, data)
+        return model_card(detector.config, detector.points, results, data, trained_how(self.config))
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.accelerator.device

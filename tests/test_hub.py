@@ -18,11 +18,12 @@ import torch
 from huggingface_hub import HfApi, ModelCard, RepoUrl, close_session, constants
 
 import focus.hub
+from focus.config import TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.hub import WEIGHTS_FILE
 from focus.metrics import Calibration
-from focus.model_card import CARD, model_card, trained_on, write_card
+from focus.model_card import CARD, model_card, trained_how, trained_on, write_card
 from focus.models import Detector
 from focus.operating_points import POINTS, OperatingPoints
 from focus.results import summarise
@@ -283,12 +284,40 @@ def test_the_card_says_what_is_not_known() -> None:
     card = model_card(Detector(image_size=32).config, None)
     assert "- Data: not recorded" in card
     assert "- Faces: not recorded" in card
+    assert "- Loss: not recorded" in card
     assert "Not measured on test images" in card
     assert "saved without validation images" in card
     samples = [Sample("a", 0), Sample("b", 1, map_path="m"), Sample("c", 1)]
     words = trained_on(Manifest(samples), ["/home/somebody/faces.csv", "more/"])
     assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
     assert " of t?.csv, 0 with" in trained_on(Manifest([]), ["t\udce9.csv"])  # the card is UTF-8
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loss": "ce"}, "`ce`, 1 x cross-entropy; recipe `demo`, 20 epochs, seed 0"),
+        (
+            {"loss": "blend", "focus_weight": 0.3, "cam_class": "contrast", "seed": 3},
+            "`blend`, 1 x cross-entropy + 0.3 x focus term (minimize) + 5 x saliency term, on the "
+            "contrast CAM; recipe `demo`, 20 epochs, seed 3",
+        ),
+        (
+            {"loss": "hinge", "focus_schedule": "0:0,5:1", "epochs": 7, "data": ("faces.csv",)},
+            "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6, times 0:0,5:1 over the "
+            "epochs), on the CAM of the true class; recipe `paper`, 7 epochs, seed 0",
+        ),
+        (
+            {"loss": "cyborg", "saliency_schedule": "0:1,9:0"},
+            "`cyborg`, 0.5 x cross-entropy + 0.5 x saliency term (times 0:1,9:0 over the epochs), "
+            "on the CAM of the predicted class; recipe `demo`, 20 epochs, seed 0",
+        ),
+    ],
+)
+def test_the_card_says_which_loss_it_was_trained_with(given: dict[str, Any], words: str) -> None:
+    config = Detector(image_size=32).config
+    how = trained_how(resolve(TrainConfig(**given)))
+    assert f"\n- Loss: {words}\n" in model_card(config, None, training=how)
 
 
 def test_a_card_is_kept_and_no_other_readme_is_lost(detector: Detector, tmp_path: Path) -> None:
