@@ -14,7 +14,7 @@ _COMMANDS = {
     "export": "write a detector as ONNX",
 }
 _OTHERS = (
-    "The rest do python -m focus.data, python -m focus.experiment and, in a checkout of the "
+    "python -m focus.data and python -m focus.experiment do the rest, and, in a checkout of the "
     "repository,\npython train.py and python evaluate.py."
 )
 

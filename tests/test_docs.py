@@ -48,6 +48,21 @@ def test_the_named_losses() -> None:
     }
 
 
+def test_the_readmes_table_of_the_losses() -> None:
+    """With a = 1, b = 0 and c = 0 where it says nothing else."""
+    after = (DOCS.parent / "README.md").read_text(encoding="utf-8").partition("\n## The loss\n")[2]
+    table = after.partition("\n| `--loss` |")[2].partition("\n\n")[0].splitlines()[2:]
+    documented = {}
+    for line in table:
+        _, name, _, weights, _ = line.split("|")
+        given = dict(re.findall(r"([abc]) = ([\d.]+)", weights))
+        documented[name.split("`")[1]] = [float(given.get(k, k == "a")) for k in "abc"]
+    assert documented == {
+        name: [loss.classification_weight, loss.focus_weight, loss.saliency_weight]
+        for name, loss in LOSSES.items()
+    }
+
+
 def test_min_max_before_softmax_leaves_little_entropy() -> None:
     """The number in losses.md; the lowest of all maps in [0, 1] has cells at its ends only."""
     lowest = []
