@@ -98,17 +98,17 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def check_positive(name: str, value: float | Tensor) -> None:
     """A number above 0; of a tensor nothing, since looking would wait for its device."""
-    if _is_number(name, value) and not value > 0:
+    if _is_number(value, name) and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def check_share(name: str, value: float | Tensor, *, below: bool = False) -> None:
     """A number in [0, 1], or ``below`` 1; of a tensor nothing."""
-    if _is_number(name, value) and not (0 <= value < 1 or (value == 1 and not below)):
+    if _is_number(value, name) and not (0 <= value < 1 or (value == 1 and not below)):
         raise ValueError(f"{name} must be in [0, 1{')' if below else ']'}, got {value}")
 
 
-def _is_number(name: str, value: object) -> TypeGuard[float]:
+def _is_number(value: object, name: str) -> TypeGuard[float]:
     """Whether it is a number, and not a tensor; anything else is refused."""
     if isinstance(value, Tensor):
         return False
@@ -141,7 +141,7 @@ def scalar_tensor(values: Mapping[str, float | Tensor], features: Tensor) -> Ten
     for name, value in values.items():
         if isinstance(value, Tensor) and value.numel() != 1:
             raise ValueError(f"{name} must be a number or a tensor of one, got {list(value.shape)}")
-    numbers = [value for name, value in values.items() if _is_number(name, value)]
+    numbers = [value for name, value in values.items() if _is_number(value, name)]
     filled = _filled(numbers, dtype, device)
     if len(numbers) == len(values):
         return filled
