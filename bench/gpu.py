@@ -42,65 +42,36 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from bench import gpu_tools as tools
 from bench import head
 from bench.entry import end_in_a_line
-from bench.gpu_report import Budget, Part, Report
+from bench.gpu_report import Budget, Report, Row, Run
 from bench.gpu_steps import (
-    DONE,
-    MIB,
     SHAPES,
     WATCHED,
     Case,
     Operation,
-    Row,
-    captured,
     cases,
     inputs_of,
-    launched,
-    measure,
     operations,
     profiled,
     shapes_of,
 )
+from bench.gpu_timing import MIB, captured, copy, launched, leave_capture, measure, same
+from bench.gpu_tuning import splits, stages
+from bench.gpu_worker import DONE
 from bench.head_table import Shape
-from bench.timing import Step
 from focus.errors import InputError
 from focus.kernels import backend_for
 
 FORMAT = 1
 # Each has a context on the device, of some 500 MB, and the tensors of a test.
 MOST_PROCESSES, BYTES_OF_PROCESS = 16, 2 * 1024 * MIB
-SPLITS = (None, 1, 2, 4, 8, 16, 32)
-KIB_AHEAD = (8, 24, 72, 144)
 # How often F or dF passes through memory at the least.
 PASSES = {"forward": 1, "backward": 2, "step": 3}
-
-
-class Run(NamedTuple):
-    """What the parts are given."""
-
-    device: str
-    shapes: tuple[Shape, ...]
-    tests: str
-    report: Report
-    part: Part
-    out: Row
-
-    def problem(self, text: str) -> None:
-        """Something that makes the exit code 1."""
-        self.report.problems.append(f"{self.part.name}: {text}")
-
-    def add(self, row: Row) -> None:
-        """A row of this part; its ``problem``, if it has one, is the report's, too."""
-        self.out.setdefault("rows", []).append(row)
-        if "problem" in row:
-            words = [str(value) for name, value in row.items() if name not in ("problem", "error")]
-            self.problem(f"{' '.join(words)}: {row['problem']}")
 
 
 def tests(run: Run) -> None:
@@ -152,14 +123,6 @@ def copies(run: Run) -> None:
         run.add(row | copy(case.features_bytes, run.device))
 
 
-def copy(nbytes: int, device: str) -> Row:
-    """Time and bandwidth of a copy."""
-    source = torch.ones(nbytes, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    row = measure(lambda: target.copy_(source), device)
-    return {"bytes": nbytes, "bytes_per_second": round(2e6 * nbytes / row["median_us"])} | row
-
-
 def times(run: Run) -> None:
     """Part ``times``."""
     for case in run.part.over(cases(run.shapes)):
@@ -177,7 +140,7 @@ def compiled(run: Run) -> None:
         inputs = inputs_of(case, run.device)
         step = head.compiled(inputs)
         branches = operations(case, inputs)[-1]
-        operation = Operation("branches compiled", "step", partial(_same, step), branches.expected)
+        operation = Operation("branches compiled", "step", partial(same, step), branches.expected)
         for row in time_operation(operation, case, run):
             run.add(row)
 
@@ -198,87 +161,13 @@ def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
             else:
                 row["problem"] = f"wrong: relative error {error:.1e} above {limit:.1e}"
         except Exception as error:  # one that cannot run must not end the others
-            _leave_capture(run.device)
+            leave_capture(run.device)
             kind = "problem" if operation.provider == "ours" else "obstacle"
             row[kind] = tools.one_line(f"{type(error).__name__}: {error}")
         if copied and operation.provider == "ours" and "median_us" in row:
             floor = PASSES[operation.phase] * case.features_bytes / copied
             row["of_copy"] = round(1e6 * floor / row["median_us"], 4)
         yield row
-
-
-def splits(run: Run) -> None:
-    """Part ``splits``: the launcher alone."""
-    if _without_kernels(run):
-        return
-    from focus.kernels.triton_focus_head import focus_head_forward
-
-    for case in run.part.over([c for c in profiled(run.shapes) if c.dtype == "bf16"]):
-        inputs = inputs_of(case, run.device)
-        scalars = [1.0, head.FOCUS_WEIGHT, head.SALIENCY_WEIGHT, 1.0, 0.0]
-        features, weight, bias = (leaf.detach() for leaf in inputs.leaves)
-        call = partial(
-            focus_head_forward,
-            features,
-            weight,
-            bias,
-            target=inputs.target,
-            saliency=inputs.saliency,
-            saliency_mask=None,
-            entropy_target=None,
-            class_weight=None,
-            scalars=torch.tensor(scalars, device=run.device),
-            level="minimize",
-            cam_class="true",
-            reduction="mean",
-        )
-        for number in SPLITS:
-            add_timed(run, case.labels() | {"splits": number}, partial(call, splits=number))
-
-
-def stages(run: Run) -> None:
-    """Part ``stages``: the step, by how many bytes a program asks for before it needs them."""
-    if _without_kernels(run):
-        return
-    from focus.kernels import triton_tiles
-
-    usual = triton_tiles.BYTES_AHEAD
-    try:
-        for case in run.part.over([c for c in profiled(run.shapes) if c.dtype == "bf16"]):
-            inputs = inputs_of(case, run.device)
-            for kib in KIB_AHEAD:
-                triton_tiles.BYTES_AHEAD = 1024 * kib
-                add_timed(run, case.labels() | {"kib_ahead": kib}, partial(head.ours, inputs))
-    finally:
-        triton_tiles.BYTES_AHEAD = usual
-
-
-def _without_kernels(run: Run) -> bool:
-    """Whether the launchers cannot run; it is then said."""
-    if run.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        run.out["obstacle"] = "the launchers need a device, or TRITON_INTERPRET=1"
-    return "obstacle" in run.out
-
-
-def add_timed(run: Run, row: Row, step: Step) -> None:
-    """Add a row with the time of a step, from a CUDA graph where there is a device."""
-    try:
-        launch = captured(partial(_same, step)) if run.device == "cuda" else step
-        row |= measure(launch, run.device)
-    except Exception as error:  # a number that cannot run must not end the others
-        _leave_capture(run.device)
-        row["problem"] = tools.one_line(f"{type(error).__name__}: {error}")
-    run.add(row)
-
-
-def _same(step: Any) -> Any:
-    return step
-
-
-def _leave_capture(device: str) -> None:
-    """A capture that fails leaves its stream in the place of the usual one."""
-    if device == "cuda":
-        torch.cuda.set_stream(torch.cuda.default_stream())
 
 
 def launches(run: Run) -> None:
@@ -320,7 +209,7 @@ def steps_command(task: str, device: str, *groups: tuple[Shape, ...]) -> list[st
     options = ["--device", device]
     for shapes in groups:
         options += ["--shapes", ",".join("x".join(map(str, shape)) for shape in shapes)]
-    return [sys.executable, "-m", "bench.gpu_steps", task, *options]
+    return [sys.executable, "-m", "bench.gpu_worker", task, *options]
 
 
 def smi() -> Row:

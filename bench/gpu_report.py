@@ -1,16 +1,18 @@
-"""The report that :mod:`bench.gpu` writes, and how its parts share the time."""
+"""What :mod:`bench.gpu` writes, how its parts share the time, and what they are given."""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
 
+from bench.head_table import Shape
 from focus.errors import InputError
 
+Row = dict[str, Any]
 Item = TypeVar("Item")
 
 
@@ -81,3 +83,25 @@ class Budget:
         of_all = self.shares[name] / sum(self.shares.values())
         del self.shares[name]
         return Part(name, now + max(self.end - now, 0) * of_all, self.clock, save)
+
+
+class Run(NamedTuple):
+    """What the parts are given."""
+
+    device: str
+    shapes: tuple[Shape, ...]
+    tests: str
+    report: Report
+    part: Part
+    out: Row
+
+    def problem(self, text: str) -> None:
+        """Something that makes the exit code 1."""
+        self.report.problems.append(f"{self.part.name}: {text}")
+
+    def add(self, row: Row) -> None:
+        """A row of this part; its ``problem``, if it has one, is the report's, too."""
+        self.out.setdefault("rows", []).append(row)
+        if "problem" in row:
+            words = [str(value) for name, value in row.items() if name not in ("problem", "error")]
+            self.problem(f"{' '.join(words)}: {row['problem']}")

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench import gpu, gpu_tools
-from bench.gpu_report import Budget, Part, Report
+from bench import gpu, gpu_tools, gpu_tuning
+from bench.gpu_report import Budget, Part, Report, Run
 from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations
 from focus.errors import InputError
 
@@ -45,10 +45,10 @@ def write_tests(path: Path, *bodies: str) -> Path:
     return path
 
 
-def a_run(tmp_path: Path, **data: Any) -> gpu.Run:
+def a_run(tmp_path: Path, **data: Any) -> Run:
     report = Report(tmp_path / "report.json", data)
     part = Part("times", 1e9, lambda: 0.0, report.save)
-    return gpu.Run("cpu", ((2, 16, 9),), "", report, part, {})
+    return Run("cpu", ((2, 16, 9),), "", report, part, {})
 
 
 def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_splits_and_stages_in_the_interpreter(tmp_path: Path) -> None:
     splits = report["splits"]
     assert "error" not in splits, splits
     assert done.returncode == 0, done.stdout
-    assert [row["splits"] for row in splits["rows"][:7]] == list(gpu.SPLITS)
+    assert [row["splits"] for row in splits["rows"][:7]] == list(gpu_tuning.SPLITS)
     assert "error" not in report["stages"], report["stages"]
-    assert [row["kib_ahead"] for row in report["stages"]["rows"][:4]] == list(gpu.KIB_AHEAD)
+    assert [row["kib_ahead"] for row in report["stages"]["rows"][:4]] == list(gpu_tuning.KIB_AHEAD)
 
 
 def test_without_a_device_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
