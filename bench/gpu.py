@@ -36,12 +36,14 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -289,6 +291,7 @@ def main() -> int:
     parser.add_argument("--tests", default="tests/kernels", help="of pytest (default: %(default)s)")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu: a rehearsal")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
     device = "cuda" if arguments.device == "gpu" else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip or "the CPU only"
@@ -309,11 +312,12 @@ def main() -> int:
     found = machine(device)
     card = re.sub(r"[^a-z0-9]+", "-", found.get("card", "cpu").lower()).strip("-")
     report = Report(
-        arguments.output or tools.ROOT / "bench" / "results" / f"gpu-{card}.json",
+        (arguments.output or tools.ROOT / "bench" / "results" / f"gpu-{card}.json").absolute(),
         {"format": FORMAT, "device": device, "complete": False, "started": time.strftime("%FT%T%z")}
         | {"arguments": sys.argv[1:], "machine": found},
     )
     report.save()
+    print(f"report: {report.path}", flush=True)
     absent = {name for name, program in NEEDS.items() if not shutil.which(program)}
     shares = {name: 0.01 if name in absent else PARTS[name][0] for name in arguments.parts}
     budget = Budget(60 * arguments.minutes, shares)
@@ -323,12 +327,20 @@ def main() -> int:
         report.data["complete"] = True
     except KeyboardInterrupt:
         report.problems.append("interrupted")
+        report.save()  # before anything else: there may be seconds left
     found |= {"nvidia_smi_afterwards": smi()} if device == "cuda" else {}
     report.save()
     for problem in report.problems:
         print(f"problem: {problem}")
     print(report.path)
     return 1 if report.problems else 0
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """As from the keyboard, so that children are ended and the report is written; once, since
+    ``timeout`` sends SIGTERM to the process and to its group."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run_part(

@@ -212,6 +212,43 @@ def test_an_abort_loses_no_finished_case(tmp_path: Path, how: int) -> None:
     assert (code, report["problems"]) == ((1, ["interrupted"]) if how == 2 else (-9, []))
 
 
+def test_sigterm_ends_what_was_started_and_keeps_the_parts_before(tmp_path: Path) -> None:
+    """It is what ``timeout`` sends, to the process and to its group, so that it comes twice."""
+    path, number = tmp_path / "report.json", tmp_path / "pid"
+    endless = tmp_path / "ncu"
+    endless.write_text(
+        f"#!/bin/sh\necho $$ > {number}.new; mv {number}.new {number}\nexec sleep 600\n"
+    )
+    endless.chmod(0o755)
+    command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--shapes", "2x16x9"]
+    command += ["--parts", "copies,traffic", "--output", str(path)]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            until = time.monotonic() + 60
+            while not number.exists() and time.monotonic() < until:
+                time.sleep(0.1)
+            before = json.loads(path.read_text())
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
+    report = json.loads(path.read_text())
+    assert report["copies"] == before["copies"]
+    assert (report["complete"], report["problems"]) == (False, ["interrupted"])
+    assert said.splitlines()[0] == f"report: {path}"
+    assert said.splitlines()[-2:] == ["problem: interrupted", str(path)]
+    assert process.returncode == 1
+
+
 def test_tests_that_take_too_long_are_interrupted_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
