@@ -12,7 +12,8 @@ Parts, in this order, each within its share of the time; what one leaves goes to
   separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
   checked against the float64 reference. ``compiled``: the branches under torch.compile.
 - ``splits``: the forward launcher alone, with the channels divided among 1 to 32 programs a sample.
-- ``stages``: a step, with 8 to 144 KB of F and W under way in each program.
+- ``stages``: a step, with up to 8 to 144 KB of F and W under way in each program, which makes
+  ``stages`` of its two loops, forward and backward.
 - ``launches``: kernels by name, and the peak of memory, of a forward, a backward, a step; bf16.
 - ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path.
 - ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
@@ -53,7 +54,6 @@ from bench.entry import end_in_a_line
 from bench.gpu_report import Budget, Report, Row, Run
 from bench.gpu_steps import (
     SHAPES,
-    WATCHED,
     Case,
     Operation,
     cases,
@@ -104,7 +104,7 @@ def compilation(run: Run) -> None:
     """Part ``compilation``: what they launch is kept on the disk, where the later parts find it."""
     count = processes(run.device)
     run.out["processes"] = count
-    command = steps_command("run", run.device, run.shapes, WATCHED)
+    command = steps_command("compile", run.device, run.shapes)
     shares = [[*command, "--share", f"{number}/{count}"] for number in range(count)]
     for ran in tools.run_at_once(shares, run.part.left()):
         if ran.code or not ran.in_time:
@@ -137,7 +137,7 @@ def times(run: Run) -> None:
 
 def compiled(run: Run) -> None:
     """Part ``compiled``: torch.compile, for each case anew, with fixed shapes."""
-    for case in run.part.over(profiled(run.shapes)):
+    for case in run.part.over([c for c in cases(run.shapes) if c.classes == 2]):
         torch.compiler.reset()
         inputs = inputs_of(case, run.device)
         step = head.compiled(inputs)
@@ -198,7 +198,7 @@ def traffic(run: Run) -> None:
 
 def sanitized(tool: str, run: Run) -> None:
     """Parts ``memcheck`` and ``racecheck``."""
-    out, command = run.out, steps_command("run", run.device, WATCHED)
+    out, command = run.out, steps_command("watch", run.device)
     out |= tools.sanitize(tool, command, DONE, run.part.left())
     if out.get("errors"):
         run.problem(f"{out['errors']} errors")
@@ -206,10 +206,10 @@ def sanitized(tool: str, run: Run) -> None:
         run.problem(f"the steps did not come to their end (exit code {out['exit_code']})")
 
 
-def steps_command(task: str, device: str, *groups: tuple[Shape, ...]) -> list[str]:
+def steps_command(task: str, device: str, shapes: tuple[Shape, ...] = ()) -> list[str]:
     """The process that compiles, or that a tool watches."""
     options = ["--device", device]
-    for shapes in groups:
+    if shapes:
         options += ["--shapes", ",".join("x".join(map(str, shape)) for shape in shapes)]
     return [sys.executable, "-m", "bench.gpu_worker", task, *options]
 

@@ -17,7 +17,7 @@ from focus.kernels import use_backend
 SHAPES = head.SHAPES
 # Small, since each access is watched; odd numbers of cells, and channels that fill no block.
 WATCHED: tuple[Shape, ...] = ((3, 70, 49), (5, 256, 64), (2, 129, 100))
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 LAYOUTS = ("channels_last", "nchw")
 MANY_CLASSES = (16, 1000)
 
@@ -84,7 +84,10 @@ class Operation(NamedTuple):
 def cases(shapes: tuple[Shape, ...]) -> list[Case]:
     """The most telling first, since time may run out."""
     found = [
-        Case(shape, dtype, layout) for dtype in DTYPES for layout in LAYOUTS for shape in shapes
+        Case(shape, dtype, layout)
+        for dtype in ("bf16", "fp32")
+        for layout in LAYOUTS
+        for shape in shapes
     ]
     wide = [Case(shapes[:2][-1], "bf16", "channels_last", k) for k in MANY_CLASSES]
     return [*found[: len(shapes)], *wide, *found[len(shapes) :]]
@@ -134,8 +137,8 @@ def operations(case: Case, inputs: head.Inputs) -> list[Operation]:
 
 
 def profiled(shapes: tuple[Shape, ...]) -> list[Case]:
-    """The cases of ``profile``: those with two classes."""
-    return [case for case in cases(shapes) if case.classes == 2]
+    """Those that are looked at more closely: as in training, of two classes."""
+    return [case for case in cases(shapes) if (case.dtype, case.classes) == ("bf16", 2)]
 
 
 def shapes_of(text: str) -> tuple[Shape, ...]:

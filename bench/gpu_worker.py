@@ -1,22 +1,42 @@
 """A process for :mod:`bench.gpu` to start, and for other programs to watch.
 
-    python -m bench.gpu_worker profile|run [--device cuda] [--shapes BxCxHW,...] [--share I/N]
+    python -m bench.gpu_worker profile|watch|compile [--device cuda] [--shapes BxCxHW,...]
+                               [--share I/N]
 
-runs one step a case between ``cudaProfilerStart`` and ``Stop``, forward and backward each followed
-by a kernel that divides them; or every operation once, for a sanitizer, or so that its kernels are
-compiled; of every N-th case, from the I-th on.
+``profile``: a step a case between ``cudaProfilerStart`` and ``Stop``, forward and backward each
+followed by a kernel that divides them. ``watch``: every operation once, on small tensors, for a
+sanitizer. ``compile``: what the other parts launch; of that every N-th, from the I-th on.
 """
 
 import argparse
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import torch
 
 from bench import head
-from bench.gpu_steps import WATCHED, Case, cases, inputs_of, loss_of, profiled, shapes_of
+from bench.gpu_steps import (
+    LAYOUTS,
+    SHAPES,
+    WATCHED,
+    Case,
+    cases,
+    inputs_of,
+    loss_of,
+    profiled,
+    shapes_of,
+)
 from bench.gpu_timing import MIB
-from focus.kernels import cam_entropy
+from bench.gpu_tuning import variants, without_kernels
+from bench.head_table import Shape
+from focus.kernels import cam_entropy, class_activation, focus_head
+from focus.kernels.types import CamClass
 
 DONE = "all steps done"
+
+Work = Callable[[str], None]
+"""Something to do on a device."""
 
 
 def profile(given: list[Case], device: str) -> None:
@@ -43,30 +63,78 @@ def _divide(device: str) -> None:
         torch.cuda._sleep(1)
 
 
-def run(given: list[Case], device: str) -> None:
-    """Forward and backward of the operations at each case."""
-    for case in given:
-        inputs = inputs_of(case, device)
-        head.ours(inputs)
-        cam, entropy = cam_entropy(inputs.features, inputs.weight, inputs.target)
-        torch.autograd.grad(cam.square().sum() + entropy.sum(), inputs.leaves[:2])
-        if device == "cuda":
-            torch.cuda.synchronize()
+def run(case: Case, device: str) -> None:
+    """Forward and backward of the operations."""
+    inputs = inputs_of(case, device)
+    head.ours(inputs)
+    cam, entropy = cam_entropy(inputs.features, inputs.weight, inputs.target)
+    torch.autograd.grad(cam.square().sum() + entropy.sum(), inputs.leaves[:2])
+
+
+def run_head(case: Case, cam_class: CamClass, device: str) -> None:
+    """The whole head with the CAM of another class, where some samples have no human map."""
+    inputs = inputs_of(case, device)
+    loss = focus_head(
+        *inputs.leaves,
+        inputs.target,
+        saliency=inputs.saliency,
+        saliency_mask=inputs.target != 0,
+        focus_weight=head.FOCUS_WEIGHT,
+        saliency_weight=head.SALIENCY_WEIGHT,
+        cam_class=cam_class,
+    ).loss
+    torch.autograd.grad(loss, inputs.leaves)
+
+
+def run_maps(case: Case, device: str) -> None:
+    """The maps of all classes."""
+    class_activation(*inputs_of(case, device).leaves, range(case.classes))
+
+
+def watched() -> list[Work]:
+    """What a sanitizer watches: each kernel, in both layouts."""
+    work: list[Work] = [partial(run, case) for case in cases(WATCHED)]
+    for shape, layout in zip(WATCHED, LAYOUTS, strict=False):
+        half, few, several = (
+            Case(shape, dtype, layout, classes)
+            for dtype, classes in (("fp16", 2), ("bf16", 4), ("bf16", 17))
+        )
+        work += [partial(run, half), partial(run, few), partial(run_maps, several)]
+        work += [partial(run_head, case, "contrast") for case in (few, several)]
+        work += [partial(run_head, case, "predicted") for case in (few, several)]
+    return work
+
+
+def compiled(shapes: tuple[Shape, ...], device: str) -> list[Work]:
+    """What the parts launch, the most telling first, since time may run out."""
+    work: list[Work] = [partial(run, case) for case in cases(shapes)]
+    if not without_kernels(device):
+        work += [variant for case in profiled(shapes) for variant in variants(case)]
+    return [*work, *watched()]
 
 
 def main() -> None:
     """Run the steps, then say so: a program that watches cannot tell that they all ran."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=["profile", "run"])
+    parser.add_argument("task", choices=["profile", "watch", "compile"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--shapes", type=shapes_of, action="append", help="can be repeated")
+    parser.add_argument("--shapes", type=shapes_of, default=SHAPES)
     parser.add_argument("--share", default="0/1", metavar="I/N")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    first, step = map(int, arguments.share.split("/"))
-    task, every = (profile, profiled) if arguments.task == "profile" else (run, cases)
-    given = [case for shapes in arguments.shapes or [WATCHED] for case in every(shapes)]
-    task(given[first::step], arguments.device)
+    device = arguments.device
+    if arguments.task == "profile":
+        profile(profiled(arguments.shapes), device)
+    elif arguments.task == "watch":
+        for work in watched():
+            work(device)
+            if device == "cuda":
+                torch.cuda.synchronize()
+    else:
+        first, step = map(int, arguments.share.split("/"))
+        for work in compiled(arguments.shapes, device)[first::step]:
+            with suppress(Exception):  # which the part that launches it will say
+                work(device)
     print(DONE)
 
 

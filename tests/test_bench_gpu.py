@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import gpu, gpu_tools, gpu_tuning
+from bench import gpu, gpu_tools, gpu_tuning, gpu_worker, head
 from bench.gpu_report import Budget, Part, Report, Run
 from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations
 from focus.errors import InputError
@@ -154,7 +154,9 @@ def test_splits_and_stages_in_the_interpreter(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert [row["splits"] for row in splits["rows"][:7]] == list(gpu_tuning.SPLITS)
     assert "error" not in report["stages"], report["stages"]
-    assert [row["kib_ahead"] for row in report["stages"]["rows"][:4]] == list(gpu_tuning.KIB_AHEAD)
+    rows = report["stages"]["rows"]
+    assert [row["kib_ahead"] for row in rows[:4]] == list(gpu_tuning.KIB_AHEAD)
+    assert all(len(row["stages"]) == 2 for row in rows)
 
 
 def test_without_a_device_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
@@ -299,6 +301,9 @@ def test_tools_run_the_steps_and_say_what_they_did_not_get() -> None:
     steps = gpu.steps_command("profile", "cpu", ((2, 16, 9),))
     ran = gpu_tools.run(["env", *steps], 60)
     assert ran == (0, f"{gpu.DONE}\n", True)
+    for task in ("watch", "compile"):
+        ran = gpu_tools.run(["env", *gpu.steps_command(task, "cpu", ((2, 16, 9),))], 60)
+        assert ran == (0, f"{gpu.DONE}\n", True)
     assert "is not on the path" in gpu_tools.profile(steps, 60, name="no-such-ncu")["obstacle"]
     assert (
         "is not on the path"
@@ -423,3 +428,90 @@ def test_parts_run_in_their_order_and_one_that_does_not_exist_is_refused() -> No
     assert gpu.parts_of("times,copies") == ["copies", "times"]
     with pytest.raises(ArgumentTypeError, match="no part 'time'; there are tests, compilation"):
         gpu.parts_of("times,time")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
+def test_each_number_of_bytes_ahead_gives_other_stages(
+    layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    from triton import knobs
+    from triton.runtime.driver import driver
+
+    from bench import codegen
+
+    if knobs.runtime.interpret:
+        pytest.skip("TRITON_INTERPRET is set: the kernels are not those of a GPU")
+    monkeypatch.setattr(driver, "_active", None)  # and put back, after capture() has set it
+    for grid in codegen.GRIDS:
+        steps = codegen.steps(torch.bfloat16, codegen.LAYOUTS[layout], grid)
+        found = []
+        for kib in gpu_tuning.KIB_AHEAD:
+            with gpu_tuning.bytes_ahead(kib) as stages:
+                for phase in ("forward", "backward"):
+                    codegen.capture("sm_90", steps[f"focus_head {phase} K 2"])
+            assert len(stages) == 2
+            found.append(tuple(stages))
+        assert len(set(found)) == len(found), found
+
+
+def test_more_bytes_ahead_than_a_card_has_are_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    from triton.runtime.errors import OutOfResources
+
+    from focus.kernels import triton_tiles
+
+    def step(inputs: head.Inputs) -> None:
+        if triton_tiles.BYTES_AHEAD > 100 * 2**10:
+            raise OutOfResources(141312, 101376, "shared memory")
+        if triton_tiles.BYTES_AHEAD == 8 * 2**10:
+            raise RuntimeError("another")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(head, "ours", step)
+    usual, run = triton_tiles.BYTES_AHEAD, a_run(tmp_path)
+    gpu_tuning.stages(run)
+    rows = run.out["rows"]
+    assert [row["kib_ahead"] for row in rows] == [*gpu_tuning.KIB_AHEAD] * 2
+    assert rows[0]["problem"] == "RuntimeError: another"
+    assert all(row["median_us"] >= 0 for row in rows[1:3])
+    assert "Required: 141312, Hardware limit: 101376" in rows[3]["obstacle"]
+    assert len(run.report.problems) == 2, run.report.problems
+    assert usual == triton_tiles.BYTES_AHEAD
+
+
+def test_what_the_parts_vary_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    from focus.kernels import triton_tiles
+
+    launched: list[Any] = []
+    ahead: list[int] = []
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(
+        gpu_tuning, "forward_of", lambda inputs: lambda splits: launched.append(splits)
+    )
+    monkeypatch.setattr(head, "ours", lambda inputs: ahead.append(triton_tiles.BYTES_AHEAD))
+    for work in gpu_worker.compiled(((2, 16, 9),), "cpu"):
+        if work.func in (gpu_tuning._splits, gpu_tuning._step):
+            work("cpu")
+    assert launched == [*gpu_tuning.SPLITS] * 2
+    assert ahead == [1024 * kib for kib in gpu_tuning.KIB_AHEAD] * 2
+
+
+def test_a_sanitizer_watches_all_kinds_of_kernels_in_both_layouts() -> None:
+    watched = gpu_worker.watched()
+    for layout in ("nchw", "channels_last"):
+        seen = {
+            (work.func.__name__, case.dtype, case.classes, *more)
+            for work in watched
+            for case, *more in [work.args]
+            if case.layout == layout
+        }
+        assert {("run", dtype, 2) for dtype in ("bf16", "fp32", "fp16")} <= seen
+        assert {("run", "bf16", 4), ("run_maps", "bf16", 17)} <= seen
+        for cam_class in ("contrast", "predicted"):
+            assert {("run_head", "bf16", k, cam_class) for k in (4, 17)} <= seen
+    assert {1000, 16} <= {work.args[0].classes for work in watched}
+    assert max(work.args[0].features_bytes for work in watched) < 2**20
