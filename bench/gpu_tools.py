@@ -54,6 +54,14 @@ class Ran(NamedTuple):
     in_time: bool
 
 
+class Outcome(NamedTuple):
+    """How a test ended: ``passed``, ``failure``, ``error`` or ``skipped``."""
+
+    test: str
+    kind: str
+    message: str
+
+
 def run(command: list[str], seconds: float, env: dict[str, str] | None = None) -> Ran:
     """Run a program for at most so long, then interrupt it, then kill it and its children."""
     return _run([command], seconds, env, [subprocess.PIPE])[0]
@@ -165,21 +173,31 @@ def kernel_tests(target: str, seconds: float, processes: int) -> Result:
         files = [Path(folder) / f"{number}.xml" for number in range(processes)]
         command = [sys.executable, "-m", "pytest", target, "-m", "gpu", "-q", "--tb=short"]
         command += ["-p", "no:cacheprovider", "-p", "bench.gpu_share"]
+        command += ["--continue-on-collection-errors"]
         shares = [
             [*command, f"--share={number}/{processes}", f"--junitxml={file}"]
             for number, file in enumerate(files)
         ]
         ran = run_at_once(shares, seconds)
         found = [parse_junit(f.read_text("utf-8") if f.exists() else "") for f in files]
-    names = ("passed", "failed", "errors", "skipped", "failures")
-    return {name: sum((one[name] for one in found[1:]), found[0][name]) for name in names} | {
+    # A file that cannot be collected, or is skipped as a whole, is so in each share.
+    outcomes = dict.fromkeys(outcome for one in found for outcome in one)
+    counts = Counter(outcome.kind for outcome in outcomes)
+    return {
+        "passed": counts["passed"],
+        "failed": counts["failure"],
+        "errors": counts["error"],
+        "skipped": counts["skipped"],
+        "failures": [
+            {"test": outcome.test, "message": outcome.message}
+            for outcome in outcomes
+            if outcome.kind in ("failure", "error")
+        ],
         "processes": processes,
         "exit_code": max(_share_code(one) for one in ran),
         "finished": all(one.in_time for one in ran),
         "last": [
-            one["last"]
-            for one, end in zip(found, ran, strict=True)
-            if one["last"] and not end.in_time
+            one[-1].test for one, end in zip(found, ran, strict=True) if one and not end.in_time
         ],
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -190,28 +208,23 @@ def _share_code(ran: Ran) -> int:
     return 0 if ran.code == NO_TESTS else abs(ran.code)
 
 
-def parse_junit(text: str) -> Result:
-    """Counts of a JUnit file, name and message of what failed, and what ended last."""
-    counts: Counter[str] = Counter()
-    failures, last = [], None
+def parse_junit(text: str) -> list[Outcome]:
+    """How the tests of a JUnit file ended, in their order."""
+    found = []
     for test in ElementTree.fromstring(text or "<testsuites/>").iter("testcase"):
         if test.get("name") is None:
             continue  # pytest was interrupted in it
-        last = name = f"{test.get('classname')}::{test.get('name')}"
-        outcomes = {child.tag: child for child in test}
-        tag = next((t for t in ("failure", "error", "skipped") if t in outcomes), "passed")
-        counts[tag] += 1
-        if tag in ("failure", "error"):
-            message = outcomes[tag].get("message") or outcomes[tag].text or ""
-            failures.append({"test": name, "message": one_line(message, 1000)})
-    return {
-        "passed": counts["passed"],
-        "failed": counts["failure"],
-        "errors": counts["error"],
-        "skipped": counts["skipped"],
-        "last": last,
-        "failures": failures,
-    }
+        children = {child.tag: child for child in test}
+        kind = next((k for k in ("failure", "error", "skipped") if k in children), "passed")
+        message = ""
+        if kind != "passed":
+            message, text = children[kind].get("message") or "", (children[kind].text or "").strip()
+            if message == "collection failure":  # it names no cause, which the traceback ends with
+                message += f": {text.rpartition(chr(10))[2]}"
+            message = message or text
+        name = f"{test.get('classname')}::{test.get('name')}"
+        found.append(Outcome(name, kind, one_line(message, 1000)))
+    return found
 
 
 def ncu_command(program: str, log: Path, metrics: tuple[str, ...], worker: list[str]) -> list[str]:

@@ -278,6 +278,23 @@ def test_processes_share_the_tests(tmp_path: Path) -> None:
         assert (found["exit_code"], found["finished"], found["last"]) == (1, True, [])
 
 
+def test_a_file_that_cannot_be_imported_is_counted_once_and_the_others_run(tmp_path: Path) -> None:
+    write_tests(tmp_path / "test_ours.py", "assert True", "assert False", "assert True")
+    (tmp_path / "test_broken.py").write_text("import no_such_module\n")
+    skipped = "import pytest\npytest.importorskip('no_such_module')\n"
+    (tmp_path / "test_skipped.py").write_text(skipped)
+    for processes in (1, 3):
+        found = gpu_tools.kernel_tests(str(tmp_path), 100, processes)
+        counts = [found[name] for name in ("passed", "failed", "errors", "skipped")]
+        assert counts == [2, 1, 1, 1]
+        (broken, failed) = sorted(found["failures"], key=lambda failure: failure["test"])
+        assert broken["test"].endswith("test_broken")
+        assert "collection failure" in broken["message"]
+        assert "No module named 'no_such_module'" in broken["message"]
+        assert failed["test"].endswith("test_1")
+        assert (found["exit_code"], found["finished"]) == (1, True)
+
+
 def test_as_many_processes_as_there_are_cores() -> None:
     assert gpu.processes("cpu") == len(os.sched_getaffinity(0))
 

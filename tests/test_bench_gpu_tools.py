@@ -67,7 +67,7 @@ NO_DEVICE = """========= COMPUTE-SANITIZER
 """
 
 
-def test_junit_counts() -> None:
+def test_junit_outcomes() -> None:
     found = gpu_tools.parse_junit(
         """<testsuites><testsuite>
         <testcase classname="tests.kernels.a" name="t[1]" time="0.1" />
@@ -78,17 +78,13 @@ def test_junit_counts() -> None:
         <testcase time="0.000" />
         </testsuite></testsuites>"""
     )
-    assert found == {
-        "passed": 1,
-        "failed": 1,
-        "errors": 1,
-        "skipped": 1,
-        "last": "tests.kernels.a::t[4]",
-        "failures": [
-            {"test": "tests.kernels.a::t[3]", "message": "AssertionError: dF: error 2"},
-            {"test": "tests.kernels.a::t[4]", "message": "set up"},
-        ],
-    }
+    tests = [("passed", ""), ("skipped", "no"), ("failure", "AssertionError: dF: error 2")]
+    tests.append(("error", "set up"))
+    expected = [
+        gpu_tools.Outcome(f"tests.kernels.a::t[{number}]", *test)
+        for number, test in enumerate(tests, 1)
+    ]
+    assert found == expected
 
 
 def test_ncu_csv_counts_whatever_groups_the_digits() -> None:
