@@ -7,14 +7,16 @@ Parts, in this order, each within its share of the time; what one leaves goes to
 - ``tests``: ``pytest -m gpu`` of the kernels; counts, names and messages of failures. Nearly all
   of its time goes to compiling, so that as many processes as there are cores share the tests.
 - ``compilation``: compiles, in as many processes, what the later parts launch.
-- ``copies``: measured bandwidth of a large copy, and of F -> dF at each size.
+- ``copies``: measured bandwidth of a large copy, and of F -> dF at each size; and a graph of one
+  and of eight kernels on one element, below which no step of as many launches can come.
 - ``times``: the head (forward, backward, step) beside the plain head and the head written as
   separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
   checked against the float64 reference. ``compiled``: the branches under torch.compile.
 - ``splits``: the forward launcher alone, with the channels divided among 1 to 32 programs a sample.
 - ``stages``: a step, with up to 8 to 144 KB of F and W under way in each program, which makes
   ``stages`` of its two loops, forward and backward.
-- ``launches``: kernels by name, and the peak of memory, of a forward, a backward, a step; bf16.
+- ``launches``: kernels by name, with the median of their time, and the peak of memory, of a
+  forward, a backward, a step; bf16.
 - ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path.
 - ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
 
@@ -62,7 +64,16 @@ from bench.gpu_steps import (
     profiled,
     shapes_of,
 )
-from bench.gpu_timing import MIB, captured, copy, launched, leave_capture, measure, same
+from bench.gpu_timing import (
+    MIB,
+    captured,
+    copy,
+    launch_floor,
+    launched,
+    leave_capture,
+    measure,
+    same,
+)
 from bench.gpu_tuning import splits, stages
 from bench.gpu_worker import DONE
 from bench.head_table import Shape
@@ -119,6 +130,7 @@ def copies(run: Run) -> None:
     # The first one may find the clocks still low, and all shares of its bandwidth too high.
     large = [copy(size, run.device) for _ in range(3)]
     run.out["large"] = min(large, key=lambda row: float(row["median_us"]))
+    run.out["launch_floor"] = [launch_floor(count, run.device) for count in (1, 8)]
     sizes = {case.features_bytes: case for case in cases(run.shapes)}
     for case in run.part.over(sizes.values()):
         row = {"shape": case.size, "dtype": case.dtype}
@@ -178,7 +190,10 @@ def launches(run: Run) -> None:
         inputs = inputs_of(case, run.device)
         for operation in operations(case, inputs):
             row = case.labels() | {"provider": operation.provider, "phase": operation.phase}
-            run.add(row | launched(operation.make(), run.device, case.features_bytes))
+            row |= launched(operation.make(), run.device, case.features_bytes)
+            run.add(row)
+            if "obstacle" in row:
+                run.out["obstacle"] = row["obstacle"]
 
 
 def traffic(run: Run) -> None:

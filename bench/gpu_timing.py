@@ -12,6 +12,7 @@ from bench.gpu_report import Row
 from bench.timing import Step
 
 REPEAT_MS = 50
+PROFILED_STEPS = 20
 MIB = 1024**2
 
 
@@ -76,37 +77,58 @@ def _one_after_the_other(step: Callable[[], object], repeats: int) -> float:
 
 
 def launched(step: Step, device: str, features_bytes: int) -> Row:
-    """Kernels of one call by name (on the CPU: operators), and its peak of memory."""
+    """Kernels of a call by name (on the CPU: operators), each with the median of its time where F
+    is not in the L2, and the call's peak of memory."""
+    on_device = device == "cuda"
+    repeats = PROFILED_STEPS if on_device else 2
+    other = torch.empty(256 * MIB if on_device else 1, dtype=torch.uint8, device=device)
     step()
+    row: Row = {}
     kinds = [torch.profiler.ProfilerActivity.CPU]
-    before = 0
-    if device == "cuda":
+    if on_device:
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    with torch.profiler.profile(activities=kinds) as profiler:
-        results = step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    del results
-    names: dict[str, list[float]] = {}
-    for event in profiler.events() or ():
-        on_device = event.device_type.name == "CUDA"  # of ROCm, too
-        if on_device != (device == "cuda") or getattr(event, "is_user_annotation", False):
-            continue
-        if on_device or event.cpu_parent is None:
-            names.setdefault(event.name, []).append(event.time_range.elapsed_us())
-    row: Row = {
-        "total": sum(map(len, names.values())),
-        "kernels" if device == "cuda" else "operators": {
-            name: {"count": len(us), "us": round(sum(us), 2)} for name, us in names.items()
-        },
-    }
-    if device == "cuda":
+        step()
         peak = torch.cuda.max_memory_allocated() - before
         row["peak_memory_of_features"] = round(peak / features_bytes, 3)
-    return row
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for _ in range(repeats):
+            other.zero_()
+            step()
+        if on_device:
+            torch.cuda.synchronize()
+    events = [
+        event
+        for event in profiler.events() or ()
+        if (event.device_type.name == "CUDA") == on_device  # of ROCm, too
+        and not getattr(event, "is_user_annotation", False)
+        and (on_device or event.cpu_parent is None)
+    ]
+    events.sort(key=lambda event: event.time_range.start)
+    timed = [(event.name, event.time_range.elapsed_us()) for event in events]
+    return row | by_name(timed, repeats, "kernels" if on_device else "operators")
+
+
+def by_name(timed: list[tuple[str, float]], repeats: int, kind: str) -> Row:
+    """Of launches with their microseconds, in the order of so many steps that are alike, the first
+    of each being what overwrites the L2: how often a step has each, and for how long at the median.
+    """
+    size = len(timed) // repeats
+    steps = [timed[start : start + size] for start in range(0, len(timed), size or 1)]
+    names = [name for name, _ in steps[0]] if steps else []
+    if size < 2:
+        return {"obstacle": f"the profiler recorded {len(timed)} {kind} of {repeats} steps"}
+    if any([name for name, _ in one] != names for one in steps):
+        return {"obstacle": f"the {len(timed)} {kind} of {repeats} steps do not repeat"}
+    found: dict[str, Row] = {}
+    for name in names[1:]:
+        if name not in found:
+            sums = [sum(us for other, us in one[1:] if other == name) for one in steps]
+            count = names[1:].count(name)
+            found[name] = {"count": count, "us": round(float(np.median(sums)), 2)}
+    return {"total": size - 1, kind: found}
 
 
 def leave_capture(device: str) -> None:
@@ -126,3 +148,16 @@ def copy(nbytes: int, device: str) -> Row:
 def same(step: Step) -> Step:
     """For what is to be given a way to make a step, of one that is made."""
     return step
+
+
+def launch_floor(count: int, device: str) -> Row:
+    """What launching alone takes: so many kernels on one element, one after the other."""
+    element = torch.zeros(1, device=device)
+
+    def step() -> tuple[Tensor, ...]:
+        for _ in range(count):
+            element.add_(1)
+        return (element,)
+
+    launch = captured(lambda: step) if device == "cuda" else step
+    return {"launches": count} | measure(launch, device)

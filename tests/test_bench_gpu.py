@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import gpu, gpu_tools, gpu_tuning, gpu_worker, head
+from bench import gpu, gpu_timing, gpu_tools, gpu_tuning, gpu_worker, head
 from bench.gpu_report import Budget, Part, Report, Run
 from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations
 from focus.errors import InputError
@@ -81,6 +81,10 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     assert large["bytes_per_second"] == pytest.approx(
         2 * large["bytes"] / large["median_us"] * 1e6, rel=1e-3
     )
+
+    one, eight = report["copies"]["launch_floor"]
+    assert (one["launches"], eight["launches"]) == (1, 8)
+    assert 0 < one["median_us"] < eight["median_us"]
 
     every = [list(case.labels().values()) for case in cases(((2, 16, 9),))]
     rows = report["times"]["rows"]
@@ -532,3 +536,40 @@ def test_a_sanitizer_watches_all_kinds_of_kernels_in_both_layouts() -> None:
             assert {("run_head", "bf16", k, cam_class) for k in (4, 17)} <= seen
     assert {1000, 16} <= {work.args[0].classes for work in watched}
     assert max(work.args[0].features_bytes for work in watched) < 2**20
+
+
+def test_time_of_a_kernel_is_the_median_of_steps_without_what_overwrites_the_l2() -> None:
+    maps, fill = [10.0, 90.0, 12.0], [3.0, 2.0, 4.0]
+    events: list[tuple[str, float]] = []
+    for number in range(3):
+        # The step, too, has a kernel that fills.
+        events += [("fill", 500), ("maps", maps[number]), ("fill", fill[number]), ("maps", 1)]
+    assert gpu_timing.by_name(events, 3, "kernels") == {
+        "total": 3,
+        "kernels": {"maps": {"count": 2, "us": 13.0}, "fill": {"count": 1, "us": 3.0}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([], "recorded 0 kernels of 3 steps"),
+        (["fill"] * 3, "recorded 3 kernels of 3 steps"),
+        (["fill", "maps"] * 2 + ["maps", "fill"], "6 kernels of 3 steps do not repeat"),
+        (["fill", "maps"] * 3 + ["fill"], "7 kernels of 3 steps do not repeat"),
+    ],
+)
+def test_a_profile_without_the_kernels_is_an_obstacle(events: list[str], words: str) -> None:
+    found = gpu_timing.by_name([(name, 1) for name in events], 3, "kernels")
+    assert list(found) == ["obstacle"]
+    assert words in found["obstacle"]
+
+
+def test_an_obstacle_of_the_profiler_is_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.profiler.profile, "events", lambda profiler: None)
+    run = a_run(tmp_path)
+    gpu.launches(run)
+    assert run.out["obstacle"] == "the profiler recorded 0 operators of 2 steps"
+    assert {row["obstacle"] for row in run.out["rows"]} == {run.out["obstacle"]}
