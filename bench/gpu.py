@@ -17,7 +17,8 @@ Parts, in this order, each within its share of the time; what one leaves goes to
   ``stages`` of its two loops, forward and backward.
 - ``launches``: kernels by name, with the median of their time, and the peak of memory, of a
   forward, a backward, a step; bf16.
-- ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path.
+- ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path; bf16, two shapes
+  before the others.
 - ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
 
 Times are microseconds between two events on the device: median, 10 % and 90 % quantile. Before each
@@ -26,6 +27,10 @@ part of small times, of all providers alike. ``host_us`` is how long the call ke
 overwriting the L2 hides part of that from the eager times. ``of_copy`` is the time in which the
 large copy's bandwidth would move the floor (F once in forward; F and dF in backward; F twice and dF
 in a step), as a share of the time measured; a second read of F from L2 can lift it above 1.
+
+Where a command may not run for so long, several can share the parts, each with a file of its own:
+``tests``; those from ``compilation`` to ``launches``; and the last three, which find on the disk
+what was compiled for them.
 
 The file is replaced after every case, so that an abort loses no more than the case at hand. The
 exit code is 0; 1, if ``problems`` is not empty; 2 without a device, or where no kernel runs. A tool
@@ -83,6 +88,8 @@ from focus.kernels import backend_for
 FORMAT = 1
 # Each has a context on the device, of some 500 MB, and the tensors of a test.
 MOST_PROCESSES, BYTES_OF_PROCESS = 16, 2 * 1024 * MIB
+# Of the traffic: a small batch and a large one.
+TELLING = SHAPES[1:3]
 # How often F or dF passes through memory at the least.
 PASSES = {"forward": 1, "backward": 2, "step": 3}
 
@@ -197,18 +204,21 @@ def launches(run: Run) -> None:
 
 
 def traffic(run: Run) -> None:
-    """Part ``traffic``."""
-    found = tools.profile(steps_command("profile", run.device, run.shapes), run.part.left())
-    if "obstacle" in found:
-        run.out["obstacle"] = found["obstacle"]
-        return
-    phases, watched = tools.phases(found["kernels"]), profiled(run.shapes)
-    if len(phases) != 2 * len(watched):
-        run.out["kernels"] = found["kernels"]
-        run.problem(f"{len(phases)} phases instead of 2 for each of {len(watched)} steps")
-        return
-    for case, forward, backward in zip(watched, phases[::2], phases[1::2], strict=True):
-        run.add(case.labels() | tools.traffic(forward, backward, case.features_bytes))
+    """Part ``traffic``: two shapes by themselves, since a profile without an end is lost."""
+    telling = tuple(shape for shape in run.shapes if shape in TELLING) or run.shapes[:2]
+    others = tuple(shape for shape in run.shapes if shape not in telling)
+    for shapes in run.part.over([telling, others] if others else [telling]):
+        found = tools.profile(steps_command("profile", run.device, shapes), run.part.left())
+        if "obstacle" in found:
+            run.out["obstacle"] = found["obstacle"]
+            return
+        phases, watched = tools.phases(found["kernels"]), profiled(shapes)
+        if len(phases) != 2 * len(watched):
+            run.out["kernels"] = found["kernels"]
+            run.problem(f"{len(phases)} phases instead of 2 for each of {len(watched)} steps")
+            return
+        for case, forward, backward in zip(watched, phases[::2], phases[1::2], strict=True):
+            run.add(case.labels() | tools.traffic(forward, backward, case.features_bytes))
 
 
 def sanitized(tool: str, run: Run) -> None:
@@ -294,12 +304,20 @@ def parts_of(text: str) -> list[str]:
     return [name for name in PARTS if name in named]
 
 
+def usual_path(card: str, parts: list[str]) -> Path:
+    """Some parts alone have a file of their own, which does not replace that of another command."""
+    some = parts if parts != list(PARTS) else []
+    return tools.ROOT / "bench" / "results" / f"{'-'.join(['gpu', card, *some])}.json"
+
+
 def main() -> int:
     """Run the parts one after the other; the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="bench/results/gpu-CARD.json")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="bench/results/gpu-CARD[-PARTS].json"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts (default: 9)")
     parser.add_argument("--parts", type=parts_of, default=list(PARTS), help="default: all")
     parser.add_argument("--shapes", type=shapes_of, default=SHAPES, metavar="BxCxHW,...")
@@ -327,7 +345,7 @@ def main() -> int:
     found = machine(device)
     card = re.sub(r"[^a-z0-9]+", "-", found.get("card", "cpu").lower()).strip("-")
     report = Report(
-        (arguments.output or tools.ROOT / "bench" / "results" / f"gpu-{card}.json").absolute(),
+        (arguments.output or usual_path(card, arguments.parts)).absolute(),
         {"format": FORMAT, "device": device, "complete": False, "started": time.strftime("%FT%T%z")}
         | {"arguments": sys.argv[1:], "machine": found},
     )

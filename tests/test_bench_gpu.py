@@ -573,3 +573,33 @@ def test_an_obstacle_of_the_profiler_is_the_parts(
     gpu.launches(run)
     assert run.out["obstacle"] == "the profiler recorded 0 operators of 2 steps"
     assert {row["obstacle"] for row in run.out["rows"]} == {run.out["obstacle"]}
+
+
+def test_traffic_of_the_telling_shapes_is_kept_if_the_others_do_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, forward, divider = [], {"kernel": "maps"}, {"kernel": gpu_tools.DIVIDER}
+
+    def profile(command: list[str], seconds: float) -> dict[str, Any]:
+        asked.append(command[-1])
+        if len(asked) == 2:
+            return {"obstacle": "ncu did not end"}
+        return {"kernels": [forward, divider, {"kernel": "gradient"}, divider] * 4}
+
+    monkeypatch.setattr(gpu_tools, "profile", profile)
+    run = a_run(tmp_path)._replace(shapes=SHAPES)
+    gpu.traffic(run)
+    assert asked == ["20x2048x49,128x2048x49", "20x1024x49,128x2048x100,256x2048x64"]
+    assert run.out["obstacle"] == "ncu did not end"
+    assert run.report.problems == []
+    found = [(row["shape"], row["dtype"], row["layout"]) for row in run.out["rows"]]
+    assert found == [
+        (shape, "bf16", layout)
+        for layout in ("channels_last", "nchw")
+        for shape in ("20x2048x49", "128x2048x49")
+    ]
+
+
+def test_some_parts_alone_do_not_replace_the_report_of_others() -> None:
+    names = [gpu.usual_path("h100", parts).name for parts in ([*gpu.PARTS], ["copies", "times"])]
+    assert names == ["gpu-h100.json", "gpu-h100-copies-times.json"]
