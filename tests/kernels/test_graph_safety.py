@@ -243,11 +243,12 @@ def test_a_step_waits_for_nothing_on_a_gpu(form: Form) -> None:
             torch.cuda.set_sync_debug_mode(before)
 
 
-@pytest.mark.parametrize("form", [EAGER_GPU])
+@pytest.mark.parametrize("form", [TRITON_GPU, EAGER_GPU])
 def test_class_activation_waits_for_nothing_on_a_gpu(form: Form) -> None:
     inputs = make_inputs(SIZES, form.device)
     before = torch.cuda.get_sync_debug_mode()
     with form.active():
+        class_activation(inputs.features, inputs.weight, inputs.bias, [2, 0])  # compiles
         torch.cuda.set_sync_debug_mode("error")
         try:
             class_activation(inputs.features, inputs.weight, inputs.bias, [2, 0])
