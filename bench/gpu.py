@@ -13,10 +13,12 @@ Parts, in this order, each within its share of the time; what one leaves goes to
   separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
   checked against the float64 reference. ``compiled``: the branches under torch.compile.
 - ``splits``: the forward launcher alone, with the channels divided among 1 to 32 programs a sample.
-- ``stages``: a step, with up to 8 to 144 KB of F and W under way in each program, which makes
-  ``stages`` of its two loops, forward and backward.
+- ``stages``: a step, with at most 8 to 144 KB of F and W under way in each program, and the stages
+  that this gives the loops of forward and backward.
 - ``launches``: kernels by name, with the median of their time, and the peak of memory, of a
   forward, a backward, a step; bf16.
+- ``step``: a training step of two networks with cross-entropy alone (twice, which says what cannot
+  be told apart), our loss, and the branches.
 - ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path; bf16, two shapes
   before the others.
 - ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
@@ -29,13 +31,14 @@ large copy's bandwidth would move the floor (F once in forward; F and dF in back
 in a step), as a share of the time measured; a second read of F from L2 can lift it above 1.
 
 Where a command may not run for so long, several can share the parts, each with a file of its own:
-``tests``; those from ``compilation`` to ``launches``; and the last three, which find on the disk
+``tests``; those from ``compilation`` to ``step``; and the last three, which find on the disk
 what was compiled for them.
 
 The file is replaced after every case, so that an abort loses no more than the case at hand. The
 exit code is 0; 1, if ``problems`` is not empty; 2 without a device, or where no kernel runs. A tool
-that is absent or lacks a permission, and a baseline that cannot run, is an ``obstacle`` and no
-problem. ``--device cpu`` rehearses the program; it says nothing about a GPU.
+that is absent or lacks a permission, a baseline that cannot run, and what a card has too little
+memory for in ``stages`` and ``step``, is an ``obstacle`` and no problem. ``--device cpu`` rehearses
+the program; it says nothing about a GPU.
 """
 
 import argparse
@@ -79,6 +82,7 @@ from bench.gpu_timing import (
     measure,
     same,
 )
+from bench.gpu_training import training_step
 from bench.gpu_tuning import splits, stages
 from bench.gpu_worker import DONE
 from bench.head_table import Shape
@@ -285,6 +289,7 @@ PARTS: dict[str, tuple[float, Callable[[Run], None]]] = {
     "splits": (0.4, splits),
     "stages": (0.4, stages),
     "launches": (0.5, launches),
+    "step": (0.6, training_step),
     "traffic": (1, traffic),
     "memcheck": (1.2, partial(sanitized, "memcheck")),
     "racecheck": (1.2, partial(sanitized, "racecheck")),

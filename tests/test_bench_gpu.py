@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench import gpu, gpu_timing, gpu_tools, gpu_tuning, gpu_worker, head
-from bench.gpu_report import Budget, Part, Report, Run
+from bench import gpu, gpu_tools, gpu_tuning
+from bench.gpu_report import Budget, Part, Report
 from bench.gpu_steps import SHAPES, Case, Operation, cases, inputs_of, operations
 from focus.errors import InputError
+
+from .gpu_runs import a_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,12 +45,6 @@ def write_tests(path: Path, *bodies: str) -> Path:
         lines += [f"def test_{number}():", f"    {body}"]
     path.write_text("\n".join([*lines, ""]))
     return path
-
-
-def a_run(tmp_path: Path, **data: Any) -> Run:
-    report = Report(tmp_path / "report.json", data)
-    part = Part("times", 1e9, lambda: 0.0, report.save)
-    return Run("cpu", ((2, 16, 9),), "", report, part, {})
 
 
 def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
@@ -105,6 +101,10 @@ def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     step = next(r for r in report["launches"]["rows"] if (r["provider"], r["phase"]) == kinds[2])
     assert step["operators"]["focus::focus_head"]["count"] == 1
     assert step["total"] == sum(o["count"] for o in step["operators"].values())
+    trained = report["step"]["rows"]
+    assert [row["loss"] for row in trained] == ["CE", "CE again", "ours", "branches"]
+    assert trained[0]["of_ce"] == 1
+    assert all(row["median_us"] > 0 for row in trained)
     # Whether they are on the path or not: there is nothing on a CPU that they could watch.
     assert all(report[name]["obstacle"] for name in ("traffic", "memcheck", "racecheck"))
 
@@ -449,155 +449,6 @@ def test_parts_run_in_their_order_and_one_that_does_not_exist_is_refused() -> No
     assert gpu.parts_of("times,copies") == ["copies", "times"]
     with pytest.raises(ArgumentTypeError, match="no part 'time'; there are tests, compilation"):
         gpu.parts_of("times,time")
-
-
-@pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
-def test_each_number_of_bytes_ahead_gives_other_stages(
-    layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    from triton import knobs
-    from triton.runtime.driver import driver
-
-    from bench import codegen
-
-    if knobs.runtime.interpret:
-        pytest.skip("TRITON_INTERPRET is set: the kernels are not those of a GPU")
-    monkeypatch.setattr(driver, "_active", None)  # and put back, after capture() has set it
-    for grid in codegen.GRIDS:
-        steps = codegen.steps(torch.bfloat16, codegen.LAYOUTS[layout], grid)
-        found = []
-        for kib in gpu_tuning.KIB_AHEAD:
-            with gpu_tuning.bytes_ahead(kib) as stages:
-                for phase in ("forward", "backward"):
-                    codegen.capture("sm_90", steps[f"focus_head {phase} K 2"])
-            assert len(stages) == 2
-            found.append(tuple(stages))
-        assert len(set(found)) == len(found), found
-
-
-def test_more_bytes_ahead_than_a_card_has_are_no_problem(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    from triton.runtime.errors import OutOfResources
-
-    from focus.kernels import triton_tiles
-
-    def step(inputs: head.Inputs) -> None:
-        if triton_tiles.BYTES_AHEAD > 100 * 2**10:
-            raise OutOfResources(141312, 101376, "shared memory")
-        if triton_tiles.BYTES_AHEAD == 8 * 2**10:
-            raise RuntimeError("another")
-
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(head, "ours", step)
-    usual, run = triton_tiles.BYTES_AHEAD, a_run(tmp_path)
-    gpu_tuning.stages(run)
-    rows = run.out["rows"]
-    assert [row["kib_ahead"] for row in rows] == [*gpu_tuning.KIB_AHEAD] * 2
-    assert rows[0]["problem"] == "RuntimeError: another"
-    assert all(row["median_us"] >= 0 for row in rows[1:3])
-    assert "Required: 141312, Hardware limit: 101376" in rows[3]["obstacle"]
-    assert len(run.report.problems) == 2, run.report.problems
-    assert usual == triton_tiles.BYTES_AHEAD
-
-
-def test_what_the_parts_vary_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    from focus.kernels import triton_tiles
-
-    launched: list[Any] = []
-    ahead: list[int] = []
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(
-        gpu_tuning, "forward_of", lambda inputs: lambda splits: launched.append(splits)
-    )
-    monkeypatch.setattr(head, "ours", lambda inputs: ahead.append(triton_tiles.BYTES_AHEAD))
-    for work in gpu_worker.compiled(((2, 16, 9),), "cpu"):
-        if work.func in (gpu_tuning._splits, gpu_tuning._step):
-            work("cpu")
-    assert launched == [*gpu_tuning.SPLITS] * 2
-    assert ahead == [1024 * kib for kib in gpu_tuning.KIB_AHEAD] * 2
-
-
-def test_a_sanitizer_watches_all_kinds_of_kernels_in_both_layouts() -> None:
-    watched = gpu_worker.watched()
-    for layout in ("nchw", "channels_last"):
-        seen = {
-            (work.func.__name__, case.dtype, case.classes, *more)
-            for work in watched
-            for case, *more in [work.args]
-            if case.layout == layout
-        }
-        assert {("run", dtype, 2) for dtype in ("bf16", "fp32", "fp16")} <= seen
-        assert {("run", "bf16", 4), ("run_maps", "bf16", 17)} <= seen
-        for cam_class in ("contrast", "predicted"):
-            assert {("run_head", "bf16", k, cam_class) for k in (4, 17)} <= seen
-    assert {1000, 16} <= {work.args[0].classes for work in watched}
-    assert max(work.args[0].features_bytes for work in watched) < 2**20
-
-
-def test_time_of_a_kernel_is_the_median_of_steps_without_what_overwrites_the_l2() -> None:
-    maps, fill = [10.0, 90.0, 12.0], [3.0, 2.0, 4.0]
-    events: list[tuple[str, float]] = []
-    for number in range(3):
-        # The step, too, has a kernel that fills.
-        events += [("fill", 500), ("maps", maps[number]), ("fill", fill[number]), ("maps", 1)]
-    assert gpu_timing.by_name(events, 3, "kernels") == {
-        "total": 3,
-        "kernels": {"maps": {"count": 2, "us": 13.0}, "fill": {"count": 1, "us": 3.0}},
-    }
-
-
-@pytest.mark.parametrize(
-    ("events", "words"),
-    [
-        ([], "recorded 0 kernels of 3 steps"),
-        (["fill"] * 3, "recorded 3 kernels of 3 steps"),
-        (["fill", "maps"] * 2 + ["maps", "fill"], "6 kernels of 3 steps do not repeat"),
-        (["fill", "maps"] * 3 + ["fill"], "7 kernels of 3 steps do not repeat"),
-    ],
-)
-def test_a_profile_without_the_kernels_is_an_obstacle(events: list[str], words: str) -> None:
-    found = gpu_timing.by_name([(name, 1) for name in events], 3, "kernels")
-    assert list(found) == ["obstacle"]
-    assert words in found["obstacle"]
-
-
-def test_an_obstacle_of_the_profiler_is_the_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.profiler.profile, "events", lambda profiler: None)
-    run = a_run(tmp_path)
-    gpu.launches(run)
-    assert run.out["obstacle"] == "the profiler recorded 0 operators of 2 steps"
-    assert {row["obstacle"] for row in run.out["rows"]} == {run.out["obstacle"]}
-
-
-def test_traffic_of_the_telling_shapes_is_kept_if_the_others_do_not_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, forward, divider = [], {"kernel": "maps"}, {"kernel": gpu_tools.DIVIDER}
-
-    def profile(command: list[str], seconds: float) -> dict[str, Any]:
-        asked.append(command[-1])
-        if len(asked) == 2:
-            return {"obstacle": "ncu did not end"}
-        return {"kernels": [forward, divider, {"kernel": "gradient"}, divider] * 4}
-
-    monkeypatch.setattr(gpu_tools, "profile", profile)
-    run = a_run(tmp_path)._replace(shapes=SHAPES)
-    gpu.traffic(run)
-    assert asked == ["20x2048x49,128x2048x49", "20x1024x49,128x2048x100,256x2048x64"]
-    assert run.out["obstacle"] == "ncu did not end"
-    assert run.report.problems == []
-    found = [(row["shape"], row["dtype"], row["layout"]) for row in run.out["rows"]]
-    assert found == [
-        (shape, "bf16", layout)
-        for layout in ("channels_last", "nchw")
-        for shape in ("20x2048x49", "128x2048x49")
-    ]
 
 
 def test_some_parts_alone_do_not_replace_the_report_of_others() -> None:
