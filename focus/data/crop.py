@@ -1,12 +1,15 @@
 """Cut the faces out of images and of their maps alike: ``python -m focus.data crop PATH ...``.
 
 The folder that is written holds ``manifest.csv``, which ``train.py --data`` takes, ``images``,
-``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``.
+``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``; and ``crop.jsonl``, by which a
+crop that was stopped goes on.
 """
 
+import hashlib
 import logging
 import math
 import os
+import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -19,6 +22,7 @@ from PIL import Image
 
 from focus.data.arguments import Arguments, data_config
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
+from focus.data.crop_journal import JOURNAL, Journal
 from focus.data.faces import (
     DETECTORS,
     GEOMETRY,
@@ -37,10 +41,12 @@ from focus.data.readers import read_given
 from focus.errors import ImageError, InputError
 from focus.flags import check_ranges
 from focus.progress import progress_bar
+from focus.stopping import Stopped
 from focus.writing import check_empty, csv_written_whole
 
 MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
 _NO_FACE_MARKER = "# focus-no-face 1"
+_PART = ".part"  # ends the name of a file that is being written
 _LOADERS: Mapping[Role, Callable[[str], Map]] = {"map": human_map, "mask": load_map}
 
 _log = logging.getLogger(__name__)
@@ -90,6 +96,9 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="threads that cut faces out (default: as many as there are processor cores to use)",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what was stopped, by the same command"
+    )
     given = parser.parse_args(arguments)
 
     if not 0 <= given.margin < math.inf:
@@ -97,13 +106,18 @@ def main(arguments: Sequence[str]) -> None:
     check_ranges(given)
     manifest, _ = read_given(data_config(given), allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
-    cut = cut_faces(
-        manifest,
-        given.output,
-        source=given.faces or (GIVEN if boxes else next(iter(DETECTORS))),
-        margin=given.margin,
-        threads=given.threads,
-    )
+    try:
+        cut = cut_faces(
+            manifest,
+            given.output,
+            source=given.faces or (GIVEN if boxes else next(iter(DETECTORS))),
+            margin=given.margin,
+            threads=given.threads,
+            resume=given.resume,
+        )
+    except KeyboardInterrupt as error:
+        said = "stopped; the same command with --resume goes on."
+        raise Stopped(signal.SIGINT, said) from error
     print(f"{len(cut.faces)} of {len(manifest)} faces: {Path(given.output) / MANIFEST}")
     for found, name in ((cut.no_face, NO_FACE), (cut.bad, BAD_FILES)):
         if found:
@@ -117,6 +131,7 @@ def cut_faces(
     source: str,
     margin: float,
     threads: int | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Cut:
     """Cut the largest face of each image out, with its human map and its artefact mask.
@@ -125,27 +140,21 @@ def cut_faces(
     sample but its box, and names the geometry in a column. Rows of one image and one box share the
     file that is written: as two files, they could come into two splits. A map takes the size of its
     image and 16 bits; each of its pixels is the mean of what it covers. Images are stored without
-    loss.
+    loss. resume: go on with what an earlier call for the same has left in the folder, if it has;
+    only undecodable files are read again, and images for which the detector failed.
 
-    Raises InputError if the folder holds something, if the images are cut out already, or if no
-    face is found at all.
+    Raises InputError if the folder holds something else, if the images are cut out already, or if
+    no face is found at all; OSError with the path if a file cannot be written.
     """
     if any(GEOMETRY in sample.extra for sample in manifest):
         raise InputError(
             f"The images of {manifest.source} are cut out already, as their column {GEOMETRY!r} "
             "says: give the whole images."
         )
-    cutter = _Cutter(_new_folder(output), source, margin)
+    cutter = _Cutter(_folder(output, resume=resume), source, margin)
     jobs = _jobs(manifest, given=source == GIVEN)
-    with ThreadPool(threads or usable_cores()) as pool:
-        bar = progress_bar(
-            pool.imap(cutter, jobs),
-            total=len(jobs),
-            desc="cutting faces",
-            unit="image",
-            disable=not progress,
-        )
-        done = list(bar)
+    with Journal(cutter.folder, geometry(source, margin), _digest(jobs)) as journal:
+        done = _done(cutter, jobs, journal, threads or usable_cores(), progress)
     folder = cutter.folder
     faces = {
         row: face
@@ -159,6 +168,9 @@ def cut_faces(
     )
     for file in cut.bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+    # Those that an earlier run wrote are of what it found.
+    (folder / BAD_FILES).unlink(missing_ok=True)
+    (folder / NO_FACE).unlink(missing_ok=True)
     if cut.bad:
         write_bad_files(cut.bad, folder / BAD_FILES)
     if cut.no_face:
@@ -189,11 +201,15 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one job: the files written, or why there is no face (``bad`` says what is undecodable)."""
+    """Of one job: the files written, or why there is no face (``bad`` says what is undecodable).
+
+    failed: there is none because the detector raised an error.
+    """
 
     image: str = ""
     greys: Mapping[tuple[Role, str], str] = field(default_factory=dict)
     why: str = ""
+    failed: bool = False
     bad: tuple[BadFile, ...] = ()
 
     def faces(self, job: _Job, way: str) -> Iterable[tuple[int, Sample]]:
@@ -232,7 +248,8 @@ class _Cutter:
             square = None if face is None else window(face, self._margin, image.size)
         except Exception as error:  # a detector of one's own raises anything, or gives no boxes
             kind = type(error).__name__
-            return _Outcome(why=f"{self._source} failed ({kind}: {reason(job.path, error)})")
+            why = f"{self._source} failed ({kind}: {reason(job.path, error)})"
+            return _Outcome(why=why, failed=True)
         if face is None:
             return _Outcome(why="no box" if self._source == GIVEN else "no face found")
         if square is None:
@@ -247,6 +264,15 @@ class _Cutter:
                 bad.append(_bad(reference, role, error))
         return _Outcome(self._save(image.crop(square), "images", job.name), greys, bad=tuple(bad))
 
+    def before(self, job: _Job) -> _Outcome | None:
+        """What an earlier run has written for the job, None if that is not all of it."""
+        image = self.folder / "images" / job.name
+        greys = {key: self.folder / f"{key[0]}s" / name for key, name in job.greys.items()}
+        # A power cut can leave files that are empty.
+        if not all(path.is_file() and path.stat().st_size for path in (image, *greys.values())):
+            return None
+        return _Outcome(str(image), {key: str(path) for key, path in greys.items()})
+
     def _boxes(self, box: Box | None, image: Image.Image) -> list[Box]:
         if self._source == GIVEN:
             return [] if box is None else [box]
@@ -257,9 +283,41 @@ class _Cutter:
     def _save(self, image: Image.Image, kind: str, name: str) -> str:
         path = self.folder / kind / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Quick, still lossless.
-        image.save(path, format="PNG", compress_level=1)
+        # Not beside it, where a long name would become too long.
+        aside = self.folder / f"{os.getpid()}-{threading.get_ident()}{_PART}"
+        try:
+            # Quick, still lossless.
+            image.save(aside, format="PNG", compress_level=1)
+            aside.replace(path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return str(path)
+
+
+def _done(
+    cutter: _Cutter, jobs: Sequence[_Job], journal: Journal, threads: int, progress: bool
+) -> list[_Outcome]:
+    """What becomes of each job; those that are finished in the folder are not done again."""
+    done = {name: _Outcome(why=why) for name, why in journal.without_face.items()}
+    for job in jobs:
+        if job.name not in done and (before := cutter.before(job)):
+            done[job.name] = before
+    left = [job for job in jobs if job.name not in done]
+    with ThreadPool(threads) as pool:
+        bar = progress_bar(
+            pool.imap(cutter, left),
+            total=len(jobs),
+            initial=len(jobs) - len(left),
+            desc="cutting faces",
+            unit="image",
+            disable=not progress,
+        )
+        for job, outcome in zip(left, bar, strict=True):
+            done[job.name] = outcome
+            if outcome.why and not outcome.failed:
+                journal.note(job.name, outcome.why)
+    return [done[job.name] for job in jobs]
 
 
 def _cut_grey(values: Map, square: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
@@ -327,11 +385,29 @@ class _Names:
         return known[what]
 
 
-def _new_folder(output: str | Path) -> Path:
+def _digest(jobs: Sequence[_Job]) -> str:
+    """Of what is cut out of which files, and of what that is called."""
+    digest = hashlib.blake2b(digest_size=16)
+    for job in jobs:
+        digest.update(repr((job.path, job.box, job.name, job.greys)).encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _folder(output: str | Path, *, resume: bool) -> Path:
+    """The folder to write, made if need be: new, empty, or with ``resume`` one that was begun."""
     folder = Path(output).absolute()
+    begun = (folder / JOURNAL).is_file()
+    if begun and not resume:
+        raise InputError(
+            f"The folder {folder} holds a crop already: give another --output, or --resume to go "
+            "on."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        check_empty(folder)
+        if not begun:
+            check_empty(folder)
+        for part in folder.glob(f"*{_PART}"):  # of a run that was killed
+            part.unlink()
     except OSError as error:
         raise InputError(
             f"Cannot write to {folder} ({error.strerror}): give another --output."
