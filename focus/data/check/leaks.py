@@ -133,14 +133,20 @@ def _pictures(looks: Sequence[Look], rows: Sequence[int]) -> _Pictures:
 
 
 def _same_pictures(ones: _Pictures, others: _Pictures) -> Iterator[tuple[int, int, float]]:
-    """(row, row, similarity) of each pair that shows the same picture."""
+    """(row, row, similarity) of pairs that show the same picture.
+
+    Of each row's in a part of the others only the most alike, the first of several: all of the
+    pairs may be alike.
+    """
     parts = list(
         itertools.product(range(0, len(ones.rows), _PART), range(0, len(others.rows), _PART))
     )
     for i, j in progress_bar(parts, "comparing", unit="block", delay=5, leave=False):
         similar = similarity(ones.features[i : i + _PART], others.features[j : j + _PART])
-        for a, b in np.argwhere(similar >= MIN_SIMILARITY):
-            yield int(ones.rows[i + a]), int(others.rows[j + b]), float(similar[a, b])
+        best = similar.argmax(axis=1)
+        most = np.take_along_axis(similar, best[:, None], axis=1)[:, 0]
+        for a in np.flatnonzero(most >= MIN_SIMILARITY):
+            yield int(ones.rows[i + a]), int(others.rows[j + best[a]]), float(most[a])
 
 
 def spectra(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
