@@ -15,13 +15,12 @@ from focus.data.manifest import REAL, SYNTHETIC
 from focus.metrics import (
     BINS,
     SUPPORT,
-    Array,
+    Compared,
     Interval,
     Mass,
     Ranking,
     Resampler,
     Side,
-    auc_interval,
     llr_costs,
     mean_interval,
     percentiles,
@@ -213,15 +212,17 @@ class Group:
         flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
         return (flagged, len(real)), (missed, len(fake))
 
-    def comparison(self, resampler: Resampler) -> tuple[Array, Array, Array, Array]:
-        """Scores of the real images and of the fakes, and the numbers of their draws."""
-        scores, unit = self._table.scores.score, resampler.unit
-        real, fake = self.real.rows, self.fake.rows
-        return scores[real], scores[fake], unit[real], unit[fake]
+    def compared(self, resampler: Resampler) -> Compared:
+        """The real images and the fakes, with the numbers of their draws."""
+        unit = resampler.unit
+        return Compared(lambda: self._ranking, unit[self.real.rows], unit[self.fake.rows])
 
-    def exact_intervals(self, resampler: Resampler) -> Intervals:
-        """Of what needs no resampling: the AUC, and rates where images are independent."""
-        found = {"auc": auc_interval(*self.comparison(resampler))}
+    def exact_intervals(self, compared: Compared, resampler: Resampler) -> Intervals:
+        """Of what needs no resampling: the AUC, and rates where images are independent.
+
+        compared: its own, :meth:`compared`.
+        """
+        found = {"auc": compared.interval}
         if resampler.grouped:
             return found
         alarms, misses = self.errors(0.5)

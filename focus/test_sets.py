@@ -21,7 +21,7 @@ from focus.figures import (
     nested,
     thresholds,
 )
-from focus.metrics import LEVEL, Resampler, mean_auc_interval, mean_interval, rate_interval
+from focus.metrics import LEVEL, Compared, Resampler, mean_interval, mean_interval_of, rate_interval
 from focus.operating_points import POINTS
 
 UNNAMED = "(unnamed)"
@@ -67,8 +67,16 @@ class TestSet:
         units = [group.units(resampler) for group in groups]
         fewest = _fewest(units)
         units += [fewest, fewest]
-        exact = [group.exact_intervals(resampler) for group in groups]
-        exact += [self._exact_means(resampler), {} if resampler.grouped else self._exact_errors()]
+        # Each placed once, for its own interval and for that of the mean.
+        compared = [group.compared(resampler) for group in groups]
+        exact = [
+            group.exact_intervals(own, resampler)
+            for group, own in zip(groups, compared, strict=True)
+        ]
+        exact += [
+            self._exact_means(compared, resampler),
+            {} if resampler.grouped else self._exact_errors(),
+        ]
         biases = [group.ece_if_calibrated() for group in groups]
         biases += [max(biases[:-1], default=0.0), 0.0]
         made = []
@@ -124,11 +132,10 @@ class TestSet:
             }
         return [*of_generators, _without_points(pooled), _without_points(mean), points]
 
-    def _exact_means(self, resampler: Resampler) -> Intervals:
+    def _exact_means(self, compared: list[Compared], resampler: Resampler) -> Intervals:
         """Of the mean AUC, and of the means of hit rates of fakes, which no generators share."""
-        compared = [self._groups[place] for place in self._defining.get("auc", [])]
-        mean = mean_auc_interval([group.comparison(resampler) for group in compared])
-        found: Intervals = {"auc": mean}
+        defining = [compared[place] for place in self._defining.get("auc", [])]
+        found: Intervals = {"auc": mean_interval_of(defining)}
         if resampler.grouped:
             return found
         counts = [

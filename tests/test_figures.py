@@ -106,6 +106,20 @@ def test_exact_intervals_of_independent_images() -> None:
     assert ranges["map_hit"] == metrics.rate_interval(int(reals.map_hit.sum()), 60)
 
 
+def test_images_are_ranked_once_for_figures_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many generators, each sorting of the real images that they share is what takes long."""
+    ranked, init = [], metrics.Ranking.__init__
+
+    def counted(self: metrics.Ranking, real: metrics.Side, fake: metrics.Side) -> None:
+        ranked.append(len(fake))
+        init(self, real, fake)
+
+    monkeypatch.setattr(metrics.Ranking, "__init__", counted)
+    summarise(table(60, 3, 20), [], None, POINT, resamples=5)
+    # The closed set, which has none; each generator; all together.
+    assert sorted(ranked) == [0, 20, 20, 20, 60]
+
+
 def test_resampled_intervals_are_those_of_repeated_images() -> None:
     """The same draws, made by hand: the shared real images once for both generators."""
     scores, resamples = table(40, 2, 25), 60

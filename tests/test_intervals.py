@@ -32,6 +32,18 @@ def test_intervals_of_rates_by_hand() -> None:
     assert stats.binom.cdf(3, 20, high) == pytest.approx(0.025)
 
 
+def test_intervals_of_rates_are_those_of_scipy(random: np.random.Generator) -> None:
+    totals = (10 ** random.uniform(0, 7, 60)).astype(int)
+    some = [(int(random.integers(0, total + 1)), int(total)) for total in totals]
+    for count, total in [*some, (1, 1), (0, 10**7), (1, 10**7), (10**7 - 1, 10**7), (5, 9)]:
+        for level in (0.95, 0.999):
+            found = metrics.rate_interval(count, total, level)
+            expected = stats.binomtest(count, total).proportion_ci(level)
+            assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+    with pytest.raises(ValueError, match="3 of 2 is no rate"):
+        metrics.rate_interval(3, 2)
+
+
 @pytest.mark.parametrize("rate", [0.01, slow(0.1), slow(0.5)])
 def test_intervals_of_rates_cover_at_least_95_percent(
     random: np.random.Generator, rate: float
@@ -105,6 +117,31 @@ def test_interval_of_a_mean_auc_agrees_with_its_definition(random: np.random.Gen
     expected = special.expit(special.logit(auc) + np.array([-half, half]))
     assert metrics.mean_auc_interval(given) == pytest.approx(tuple(expected), abs=1e-12)
     assert metrics.mean_auc_interval([]) is None
+
+
+def test_images_of_many_comparisons_are_a_sample_where_they_are_in_the_same(
+    random: np.random.Generator,
+) -> None:
+    """Twenty comparisons; real images that only the first, or only the last, have too."""
+    score = random.normal(size=60)
+    shares = {0: np.arange(50), 7: np.arange(10, 40), 19: np.arange(10, 60)}
+    given, of_image, fakes, aucs = [], np.zeros(60), [], []
+    for number in range(20):
+        rows = shares.get(number, np.arange(10, 50))
+        fake = random.normal(0.9, size=8)
+        given.append((score[rows], fake, rows, 100 * (number + 1) + np.arange(8)))
+        above = (fake[:, None] > score[rows]) / 20
+        aucs.append(above.mean())
+        of_image[rows] += above.mean(0) / len(rows)
+        fakes.append(above.mean(1))
+    alike = np.split(of_image, [10, 40, 50])
+    samples = [*(own * len(own) for own in alike), *fakes]
+    parts = np.array([s.var(ddof=1) / len(s) for s in samples])
+    freedom = parts.sum() ** 2 / (parts**2 / [len(s) - 1 for s in samples]).sum()
+    auc = sum(aucs)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()) / (auc * (1 - auc))
+    expected = special.expit(special.logit(auc) + np.array([-half, half]))
+    assert metrics.mean_auc_interval(given) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_an_image_that_no_other_is_like_leaves_a_mean_its_interval(

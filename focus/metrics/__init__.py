@@ -24,6 +24,7 @@ from focus.metrics.cams import (
 )
 from focus.metrics.intervals import (
     LEVEL,
+    Compared,
     Difference,
     Interval,
     Resampler,
@@ -33,6 +34,7 @@ from focus.metrics.intervals import (
     mean_auc_difference,
     mean_auc_interval,
     mean_interval,
+    mean_interval_of,
     percentiles,
     rate_interval,
     units,
@@ -60,6 +62,7 @@ __all__ = [
     "SUPPORT",
     "Array",
     "Calibration",
+    "Compared",
     "Difference",
     "Interval",
     "Mass",
@@ -85,6 +88,7 @@ __all__ = [
     "mean_auc_difference",
     "mean_auc_interval",
     "mean_interval",
+    "mean_interval_of",
     "peak_cell",
     "percentiles",
     "pointing_hit",
