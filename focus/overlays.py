@@ -31,9 +31,10 @@ _OUTLINE = "#19e3ff"  # neither faces nor the colour map have it
 _RIGHT, _WRONG = "#444444", "#c62828"
 
 # A sheet's measures, in inches.
-_SIDE, _GAP, _CAPTION, _MARGIN, _LABELS, _HEAD = 1.1, 0.16, 0.26, 0.12, 1.4, 0.55
+_SIDE, _GAP, _CAPTION, _MARGIN, _LABELS, _HEAD, _FOOT = 1.1, 0.16, 0.26, 0.12, 1.4, 0.55, 0.2
 _HEAD_WIDTH = 6.2
 _PIXELS = 192  # of a picture's side
+_MOST_ROWS = 12  # as much as a screen shows, and a log takes at each validation
 _DPI = 170
 
 
@@ -71,6 +72,7 @@ def contact_sheet(
 ) -> None:
     """Writes a PNG of faces and CAMs: a row of real images, then a row a generator.
 
+    Of many generators it shows some, at even steps through the known and then the unknown ones.
     Each row shows the first ``columns`` images of its kind in the manifest's order, none chosen.
     A face is followed by the CAM of the predicted class over it, with the artefact mask outlined,
     and by the human map, each where the manifest has it. Below stand the score (the probability
@@ -85,6 +87,7 @@ def contact_sheet(
         row = rows.setdefault(_row_label(manifest[index], known), [])
         if len(row) < columns:
             row.append(index)
+    rows, more = _fewer(rows)
     chosen = [index for row in rows.values() for index in row]
     looked = _look(detector, manifest, chosen)
     short = short_labels(name for name, _ in rows)
@@ -93,7 +96,7 @@ def contact_sheet(
     width = _SIDE * (3 if with_map else 2)
     size = (
         max(_LABELS + columns * (width + _GAP) + _MARGIN, _HEAD_WIDTH),
-        _HEAD + len(rows) * (_SIDE + _CAPTION) + _MARGIN,
+        _HEAD + len(rows) * (_SIDE + _CAPTION) + _MARGIN + (_FOOT if more else 0),
     )
     figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
     _write_head(figure, size, with_map, any(manifest[index].mask_path for index in chosen))
@@ -108,6 +111,10 @@ def contact_sheet(
             left = _LABELS + column * (width + _GAP)
             place = (left / size[0], bottom / size[1], width / size[0], _SIDE / size[1])
             _draw(figure.add_axes(place), looked[index])
+    if more:
+        said = f"{more} more generator{'s' if more > 1 else ''} not shown"
+        left = _LABELS / size[0]
+        figure.text(left, _MARGIN / size[1], said, va="bottom", size=9, weight="bold")
     figure.savefig(path, format="png")
 
 
@@ -132,6 +139,19 @@ def _row_label(sample: Sample, known: Collection[str]) -> tuple[str, str]:
     home = home_of(sample.test_set, sample.generator, known)
     kind = "unknown generator" if home == "open" else "known generator"
     return sample.generator or UNNAMED, kind
+
+
+def _fewer(
+    rows: dict[tuple[str, str], list[int]],
+) -> tuple[dict[tuple[str, str], list[int]], int]:
+    """The rows of a sheet in their order, and how many generators are left out."""
+    more = len(rows) - _MOST_ROWS
+    if more <= 0:
+        return rows, 0
+    generators = sorted((label for label in rows if label[1]), key=lambda label: label[1])
+    steps = np.linspace(0, len(generators) - 1, len(generators) - more).round().astype(int)
+    shown = {generators[step] for step in steps}
+    return {label: row for label, row in rows.items() if not label[1] or label in shown}, more
 
 
 def _look(detector: "Detector", manifest: Manifest, chosen: list[int]) -> dict[int, _Looked]:

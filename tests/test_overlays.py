@@ -109,15 +109,22 @@ def test_the_artefact_is_outlined_on_the_cam(tmp_path: Path) -> None:
 LONG = ("stable_diffusion_v_1_4", "stable_diffusion_v_1_5")
 
 
-def rows_of_sheet(
+def texts_of_sheet(
     samples: list[Sample], known: tuple[str, ...], patch: pytest.MonkeyPatch
-) -> list[tuple[str, str]]:
-    """The names and kinds that a sheet shows at the left of its rows."""
+) -> list[str]:
+    """What stands on a sheet below its head, but for its captions."""
     figures: list[Figure] = []
     patch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     detector = Detector(image_size=32, training_generators=known)
     contact_sheet(detector, Manifest(samples), "sheet.png", columns=1)
-    texts = [text.get_text() for text in figures[0].texts][2:]  # below the head
+    return [text.get_text() for text in figures[0].texts][2:]
+
+
+def rows_of_sheet(
+    samples: list[Sample], known: tuple[str, ...], patch: pytest.MonkeyPatch
+) -> list[tuple[str, str]]:
+    """The names and kinds that a sheet shows at the left of its rows."""
+    texts = texts_of_sheet(samples, known, patch)
     return [(name, kind.strip()) for name, kind in zip(texts[::2], texts[1::2], strict=True)]
 
 
@@ -144,3 +151,22 @@ def test_a_generator_is_known_as_in_the_results(
         ("StyleGAN2", "unknown generator"),
         ("new", "known generator"),
     ]
+
+
+def test_of_many_generators_some_are_shown_and_the_others_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Known and unknown ones in proportion, in the order that they have in the data."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(GREY).save("a.png")
+    names = [f"g{number:02d}" for number in range(50)]
+    samples = [Sample("a.png", 0), *(Sample("a.png", 1, name) for name in names)]
+    samples.append(Sample("a.png", None))
+    *texts, below = texts_of_sheet(samples, tuple(names[::5]), monkeypatch)
+    rows = list(zip(texts[::2], map(str.strip, texts[1::2]), strict=True))
+    assert (rows[0], rows[-1], len(rows)) == (("real", ""), ("unlabelled", ""), 12)
+    shown = [name for name, _ in rows[1:-1]]
+    assert shown == sorted(shown)
+    known = [name for name, kind in rows if kind == "known generator"]
+    assert known == ["g00", "g25"]  # of ten
+    assert below == "40 more generators not shown"
