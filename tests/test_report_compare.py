@@ -108,6 +108,44 @@ def test_a_roc_a_generator_with_a_line_a_run(runs: list[Path], tmp_path: Path) -
     assert "script" not in found.tags, "there are no images, so nothing to sort"
 
 
+def test_of_many_generators_the_hardest_are_drawn(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = Scores.from_csv(runs[0] / "scores.csv")
+    part = scores.select(np.flatnonzero((scores.test_set == "open") & (scores.label == 0)))
+    columns, n = part.columns(), len(part)
+    names, draw = [f"g{number:02d}" for number in range(13)], np.random.default_rng(0)
+    parts = [part]
+    for number, name in enumerate(names):
+        score = np.clip(part.score + (0.04 * ((number * 5) % 13)) + 0.01 * draw.random(n), 0, 1)
+        parts.append(
+            Scores(
+                **columns
+                | {"score": score, "label": np.ones(n), "generator": [name] * n}
+                | {"path": [f"{name}/{row}.png" for row in range(n)]}
+            )
+        )
+    for count in (13, 12):
+        given = Scores.concatenate(parts[: count + 1])
+        results = summarise(given, [], resamples=0)
+        folders = [tmp_path / f"{run} {count}" for run in "ab"]
+        for folder in folders:
+            write_results(folder, given, results)
+        capsys.readouterr()
+        compare(folders, tmp_path / f"out {count}")
+        drawn = sorted(
+            path.stem.rpartition("-")[2] for path in (tmp_path / f"out {count}").rglob("roc-*.png")
+        )
+        said = (
+            "ROC and DET, open set: drawn are the 6 of 13 generators with the lowest AUC, the mean "
+            "of the runs; the table has all."
+        )
+        aucs = {name: of["auc"] for name, of in results["open"]["generators"].items()}
+        hardest = sorted(sorted(aucs, key=lambda name: aucs[name])[:6])
+        assert drawn == (hardest if count == 13 else names[:12])
+        assert (said in capsys.readouterr().out) == (count == 13)
+
+
 def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path) -> None:
     scores = Scores.from_csv(runs[1] / "scores.csv")
     results = json.loads((runs[1] / "results.json").read_text())
