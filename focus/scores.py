@@ -5,9 +5,10 @@
 
 import csv
 import functools
+import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -181,24 +182,22 @@ class Scores:
                     f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}; "
                     "give a scores.csv that this version wrote."
                 )
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.reader(file, strict=True)
             try:
-                rows = list(reader)
+                header = next(reader, [])
+                missing = [name for name in _NEEDED if name not in header]
+                if missing:
+                    raise InputError(
+                        f"{path} lacks the column {missing[0]!r}; write the file anew."
+                    )
+                columns = _columns(reader, header, path)
             except csv.Error as error:
-                line = reader.reader.line_num + 1
+                line = reader.line_num + 1
                 raise InputError(
                     f"{path}, line {line}: {error}; mend the line or write the file anew."
                 ) from error
-        stored = [field for field in _FIELDS if field.name != "index"]
-        needed = [field.name for field in stored if field.name not in _LATER]
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path} lacks the column {missing[0]!r}; write the file anew.")
-        table: dict[str, Any] = {"index": np.arange(len(rows))}
-        for field in stored:
-            cells = [row.get(field.name, "") for row in rows]
-            table[field.name] = _from_text(cells, field.name, _DTYPES[field.type], path)
-        return Scores(**table)
+        count = len(columns["path"])
+        return Scores(**{"index": np.arange(count)} | columns)
 
     def _stored(self) -> dict[str, NDArray[Any]]:
         """What the file holds: the order of its rows stands for the index."""
@@ -209,6 +208,9 @@ _FIELDS = fields(Scores)
 _EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
 # Columns that files of this version had not from the start.
 _LATER = ("pointing_chance", "map_chance")
+_STORED = {field.name: _DTYPES[field.type] for field in _FIELDS if field.name != "index"}
+_NEEDED = [name for name in _STORED if name not in _LATER]
+_ROWS = 8192
 _LARGEST = 2**31 - 1  # of a class and of a cell's row and column, whose products have to fit
 # What a cell that is not empty may hold.
 _RANGES: dict[str, tuple[int, int]] = {
@@ -225,6 +227,27 @@ _UNKNOWN: dict[str, float] = {
 }
 
 
+def _columns(
+    reader: Iterator[list[str]], header: Sequence[str], path: str | Path
+) -> dict[str, NDArray[Any]]:
+    """Our columns of a CSV by name, what an earlier release did not write as "not known".
+
+    Some thousand rows are text at a time: all of them would take several times what they hold.
+    """
+    place = {name: at for at, name in enumerate(header)}
+    parts: dict[str, list[NDArray[Any]]] = {name: [_EMPTY] for name in _STORED}
+    rows = (row for row in reader if row)  # not the empty lines
+    done = 0
+    while block := list(itertools.islice(rows, _ROWS)):
+        for name, dtype in _STORED.items():
+            at = place.get(name)
+            cells = ["" if at is None else row[at] if at < len(row) else None for row in block]
+            values = _from_text(cells, name, dtype, path, done + 3)
+            parts[name].append(np.asarray(values, dtype=dtype))
+        done += len(block)
+    return {name: np.concatenate(own) for name, own in parts.items()}
+
+
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:
     # numpy prints a float with the fewest digits that read back to the same one of its type.
     if name in _UNKNOWN:
@@ -233,11 +256,13 @@ def _to_text(name: str, column: NDArray[Any]) -> list[str]:
     return [str(value) for value in column]
 
 
-def _from_text(cells: list[str | None], name: str, dtype: type, path: str | Path) -> list[Any]:
+def _from_text(
+    cells: list[str | None], name: str, dtype: type, path: str | Path, first: int
+) -> list[Any]:
     values = []
     read = int if dtype is np.int64 else dtype  # numpy's has no sentence for what does not fit
     low, high = _RANGES.get(name, (None, None))
-    for number, cell in enumerate(cells, start=3):
+    for number, cell in enumerate(cells, start=first):
         try:
             if cell is None:  # a row that ends early
                 raise ValueError

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,20 @@ def test_select() -> None:
 def test_columns_of_unequal_length_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"column 'score' has shape \(3,\), not \(4,\)"):
         table(4, score=[0.1, 0.2, 0.3])
+
+
+def test_a_long_file_is_read_in_parts(tmp_path: Path) -> None:
+    """Its text takes several times the memory of the table, and is never there as a whole."""
+    scores, file = table(20000), tmp_path / "scores.csv"
+    scores.to_csv(file)
+    tracemalloc.start()
+    found = Scores.from_csv(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_same(found, scores)
+    assert peak < 2.2e7, f"{peak / 1e6:.0f} MB"
+    lines = file.read_text().splitlines()
+    lines[-1] = lines[-1][:40]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"line 20002: .* is None; mend the line"):
+        Scores.from_csv(file)
