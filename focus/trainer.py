@@ -89,7 +89,8 @@ def make_detector(config: ResolvedTrainConfig) -> Detector:
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    saved: what :func:`focus.runs.check_folder` found, if the run is to go on.
+    saved: what :func:`focus.runs.check_folder` found, if the run is to go on. record: what the run
+    folder is to say of its data, if it is not the manifest.
     """
 
     def __init__(
@@ -99,9 +100,11 @@ class Trainer:
         manifest: Manifest,
         accelerator: Accelerator,
         saved: SavedRun | None = None,
+        record: Manifest | None = None,
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
-        self.folder, self.manifest, self.saved = folder_of(config), manifest, saved
+        self.folder, self.saved = folder_of(config), saved
+        self.record = manifest if record is None else record
         self.signals: StopSignals | None = None
         self._told = 0  # the signal that one of the processes had for the last step
         self.state = (
@@ -320,7 +323,7 @@ class Trainer:
             accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
         self.buffers.keep()
         if accelerator.is_main_process:
-            open_folder(config, self.manifest)
+            open_folder(config, self.record)
             if self.state.rows:  # killed between the checkpoint and this, or edited since
                 write_summary(self.folder / SUMMARY, self.state.rows)
             # A process that was killed while it wrote model/ left the checkpoint of that epoch.

@@ -15,7 +15,8 @@ from focus.data.demo import demo_manifest
 from focus.data.generators import families_tested, training_families, warnings, with_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
-from focus.data.splits import SHARE, assign_splits, check_trainable, check_unseen, recorded_splits
+from focus.data.resumed import Resumed, resumed_data
+from focus.data.splits import SHARE, assign_splits, check_trainable, check_unseen
 from focus.detector_config import DetectorConfig
 from focus.dry_run import dry_run
 from focus.errors import InputError
@@ -60,9 +61,11 @@ def train(config: TrainConfig) -> None:
     # What takes seconds first, then weights, which may have to be fetched, then every image.
     listed = main_first(accelerator, lambda: listed_images(run, recorded=recorded, progress=main))
     detectors = together(accelerator, lambda: [*map(_untrained, runs, saved)])
-    manifest, bad = main_first(
+    (manifest, record, lost), bad = main_first(
         accelerator, lambda: sound_images(listed, run, recorded=recorded, progress=main)
     )
+    if lost:
+        accelerator.print(f"warning: {lost}")
     for line in data_lines(manifest, runs, detectors[0].config):
         accelerator.print(line)
     if config.image_size is None and (warning := other_size(detectors[0])):
@@ -72,7 +75,7 @@ def train(config: TrainConfig) -> None:
             dry_run(each, detector, manifest, accelerator)
         return
     results = {
-        each.name: _run(each, detector, manifest, bad, before)
+        each.name: _run(each, detector, manifest, record, bad, before)
         for each, detector, before in zip(runs, detectors, saved, strict=True)
     }
     if main and not manifest.split("test"):
@@ -114,13 +117,14 @@ def _run(
     config: ResolvedTrainConfig,
     detector: Detector,
     manifest: Manifest,
+    record: Manifest,
     bad: list[BadFile],
     saved: SavedRun | None,
 ) -> Results:
     folder = folder_of(config)
     # Without any, Accelerate would warn that none is installed.
     accelerator = start(config, log_with=_trackers(config) or None, project_dir=folder)
-    trainer = Trainer(config, detector, manifest, accelerator, saved)
+    trainer = Trainer(config, detector, manifest, accelerator, saved, record)
     with ExitStack() as stack:  # which makes the folder: what is wrong before leaves nothing
         main = accelerator.is_main_process
         main_first(accelerator, lambda: stack.enter_context(held(config, saved)) if main else None)
@@ -149,7 +153,7 @@ def _trackers(config: ResolvedTrainConfig) -> list[str]:
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
     """The images that a run would take, with their splits; raises InputError as its two steps."""
     listed = listed_images(config, progress=progress)
-    return sound_images(listed, config, progress=progress)[0]
+    return sound_images(listed, config, progress=progress)[0].manifest
 
 
 def listed_images(
@@ -183,8 +187,10 @@ def sound_images(
     *,
     recorded: Manifest | None = None,
     progress: bool = True,
-) -> tuple[Manifest, list[BadFile]]:
+) -> tuple[Resumed, list[BadFile]]:
     """Those of the images that can be decoded, and the files of those that cannot.
+
+    recorded: what the run that is resumed began with, of which files may be lost since.
 
     Raises:
         InputError: a split without one of the classes, too many bad files, other data than those
@@ -194,10 +200,12 @@ def sound_images(
     if config.data or config.test_data or config.test_real:
         # The demo set's own checksum has been verified.
         manifest, bad = check_images(manifest, progress=progress, max_bad=config.max_bad)
+    found = Resumed(manifest, manifest, "")
     if recorded is not None:
-        manifest = recorded_splits(manifest, recorded, folder_of(config))
-    check_trainable(manifest)
-    return manifest, bad
+        run = folder_of(config)
+        found = resumed_data(manifest, recorded, run, bad=bad, max_bad=config.max_bad)
+    check_trainable(found.manifest)
+    return found, bad
 
 
 def data_lines(

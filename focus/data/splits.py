@@ -5,8 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, zip_longest
-from pathlib import Path
+from itertools import chain
 from typing import Literal
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
@@ -65,37 +64,6 @@ def assign_splits(
         ),
         manifest.source,
     )
-
-
-def recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manifest:
-    """The manifest with the splits that a run recorded when it began.
-
-    The data may lie in another place, but not differ otherwise. Raises InputError if they do.
-
-    Args:
-        manifest: as it was read, with the splits that are given and no others.
-        recorded: what the run trains on.
-        run: its folder, for the message.
-    """
-    here, there = (_common_folder(_all_files(data)) for data in (manifest, recorded))
-    # As in assign_splits: without a validation split, train gives some of its own.
-    cut = all(sample.split != "validation" for sample in manifest)
-    samples = []
-    for now, then in zip_longest(manifest, recorded):
-        if (
-            now is None
-            or then is None
-            or not _may_become(now.split, then.split, cut)
-            or _below(now, here) != _below(then, there)
-        ):
-            counts = f"{len(recorded)} images then, {len(manifest)} now"
-            raise InputError(
-                f"The data are not those that the run {run} began with ({counts}, the first that "
-                f"differs is {(now or then).path!r}): resume it with the same data, or give "
-                "another --name."
-            )
-        samples.append(replace(now, split=then.split))
-    return Manifest(samples, manifest.source)
 
 
 def tell_known(known: Manifest) -> Callable[[Sample], Literal["", "file", "group"]]:
@@ -195,7 +163,7 @@ def _check_apart(manifest: Manifest, place: str) -> None:
 
 def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
     """What stays together, in the order of a hash of the seed and the name of group or file."""
-    folder = _common_folder(sample.path for sample in manifest)
+    folder = common_folder(sample.path for sample in manifest)
     members: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
         sample = manifest[row]
@@ -254,30 +222,9 @@ def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Un
     )
 
 
-def _common_folder(files: Iterable[str]) -> str:
+def common_folder(files: Iterable[str]) -> str:
     """What all paths begin with, so that a data set may move without changing its splits."""
     try:
         return os.path.commonpath([os.path.dirname(path) for path in files])  # noqa: PTH120
     except ValueError:  # no samples, or different drives
         return ""
-
-
-def _may_become(given: Split, recorded: Split, cut: bool) -> bool:
-    return given in ("", recorded) or (cut and (given, recorded) == ("train", "validation"))
-
-
-def _all_files(manifest: Manifest) -> Iterable[str]:
-    for sample in manifest:
-        yield sample.path
-        yield from filter(None, (sample.map_path, sample.mask_path))
-
-
-def _below(sample: Sample, folder: str) -> Sample:
-    """The sample without split, and its files' paths as they are below the folder."""
-    return replace(
-        sample,
-        split="",
-        path=sample.path.removeprefix(folder),
-        map_path=sample.map_path and sample.map_path.removeprefix(folder),
-        mask_path=sample.mask_path and sample.mask_path.removeprefix(folder),
-    )
