@@ -1,6 +1,7 @@
 """Decoding, and the pass that finds what cannot be decoded."""
 
 import csv
+import errno
 import logging
 import os
 import struct
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.data import images
 from focus.data.bad_files import BadFile, check_images, write_bad_files
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError
+from focus.errors import ImageError, InputError
+
+OPEN = Image.open
 
 
 def png_claiming(path: Path, width: int, height: int) -> None:
@@ -105,6 +109,47 @@ def bad_files(folder: Path) -> list[Path]:
     (folder / "folder.png").mkdir()
     whole = {"whole.png", "whole.jpg"}
     return sorted(path for path in folder.iterdir() if path.name not in whole)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN])
+def test_an_error_that_passes_is_waited_out(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise().save(tmp_path / "a.png")
+    whole = load_image(tmp_path / "a.png")
+    asked = failing(monkeypatch, number, times=3)
+    assert load_image(tmp_path / "a.png") == whole
+    assert len(asked) == 4
+    asked = failing(monkeypatch, number, times=4)
+    with pytest.raises(ImageError, match=rf"'{tmp_path}/a.png' \({os.strerror(number)}\): mend"):
+        load_map(tmp_path / "a.png")
+    assert len(asked) == 4
+
+
+def test_an_error_that_stays_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (errno.ENOENT, errno.EACCES, None):
+        asked = failing(monkeypatch, number, times=9)
+        with pytest.raises(ImageError):
+            load_image(tmp_path / "a.png")
+        assert len(asked) == 1
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, number: int | None, times: int) -> list[Path]:
+    """What is opened from now on; the first few times it fails."""
+    asked: list[Path] = []
+
+    def open_image(path: Path) -> Image.Image:
+        asked.append(path)
+        if len(asked) <= times:
+            raise OSError("broken") if number is None else OSError(number, os.strerror(number))
+        return OPEN(path)
+
+    monkeypatch.setattr(Image, "open", open_image)
+    monkeypatch.setattr(images, "refuse_special", lambda _: None)
+    monkeypatch.setattr(images, "_PAUSE", 0)
+    return asked
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Decoding images and grey maps."""
 
+import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,18 @@ from PIL import ExifTags, Image, ImageOps
 
 from focus.errors import ImageError
 
+# What a disk or a server says now and then of a sound file, and how often it is asked again.
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+_RETRIES = 3
+_PAUSE = 0.2  # seconds
+
 
 def load_image(path: str | Path) -> Image.Image:
     """The image as 8-bit RGB, fully decoded and turned upright by its EXIF orientation.
 
     Palette, grey, CMYK and other modes are converted as Pillow does; alpha is dropped, not
     composited; 16-bit grey keeps its upper byte; of an animation the first frame is taken.
+    An error of the disk or the network that may pass is waited out for a moment.
     Raises ImageError, naming the file, for whatever cannot be decoded.
     """
     try:
@@ -84,6 +92,17 @@ def reason(path: str | Path, error: BaseException) -> str:
 
 
 def _decode(path: str | Path) -> Image.Image:
+    for _ in range(_RETRIES):
+        try:
+            return _decoded(path)
+        except OSError as error:  # a decoder's has no number
+            if error.errno not in _PASSING:
+                raise
+            time.sleep(_PAUSE)
+    return _decoded(path)
+
+
+def _decoded(path: str | Path) -> Image.Image:
     refuse_special(path)
     with Image.open(path) as image:
         image.load()
