@@ -25,7 +25,8 @@ from focus.config import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample, Split
 from focus.stopping import StopSignals
-from focus.trainer import Trainer, make_detector
+from focus.trainer import Trainer
+from focus.training import make_detector
 
 BAR = 0.02
 """Of a step of densenet121 with 8 images of 224 x 224 pixels."""

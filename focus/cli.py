@@ -28,7 +28,7 @@ from jsonargparse import ArgumentParser
 
 from focus.config import AS_THE_LOSS_SAYS, CONFIG_VERSION, EvaluateConfig, TrainConfig
 from focus.data.machine import is_main_process
-from focus.errors import ImageError, InputError, OneProcessError, did_you_mean
+from focus.errors import ImageError, InputError, OneProcessError, did_you_mean, sentence
 from focus.flags import GROUPS, Words, flag
 from focus.recipes import Recipe
 from focus.stopping import Stopped
@@ -169,7 +169,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     except InputError as error:
         # The first process of another machine, too, which may lack what the others have.
         elsewhere = not is_main_process() and os.environ.get("LOCAL_RANK") == "0"
-        said = _sentence(error)
+        said = sentence(error)
         if elsewhere and not said.startswith("Process "):
             said = f"Process {os.environ['RANK']}: {said}"
         alone = elsewhere or isinstance(error, ImageError | OneProcessError)
@@ -252,17 +252,6 @@ def leave_checkout() -> None:
             f"error: {root} is a checkout that is not the installed one: "
             "pip install -e it, or call this from another folder."
         )
-
-
-def _sentence(error: InputError) -> str:
-    """Its message in one line.
-
-    Of an error in a worker of a DataLoader, torch makes one that holds the worker's traceback.
-    """
-    text = str(error)
-    if text.startswith("Caught "):
-        text = text.rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2]
-    return " ".join(text.split())
 
 
 def _less_memory(flags: Collection[str]) -> str:

@@ -34,6 +34,17 @@ class NotFiniteError(ImageError):
         return f"The model's output for {self.path!r} is not finite: {self.advice}"
 
 
+def sentence(error: InputError) -> str:
+    """Its message in one line.
+
+    Of an error in a worker of a DataLoader, torch makes one that holds the worker's traceback.
+    """
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2]
+    return " ".join(text.split())
+
+
 def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
     """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
     close = difflib.get_close_matches(word, list(choices), n=1)

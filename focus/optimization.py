@@ -57,15 +57,19 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._own = [b for b in model.buffers() if b.is_floating_point()]
-        self._kept = [b.clone() for b in self._own]
+        # Those of one type are copied at once: statistics, and the numbers of batches in them.
+        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in model.buffers():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        self._own = list(by_type.values())
+        self._kept = [[buffer.clone() for buffer in buffers] for buffers in self._own]
 
     def keep(self) -> None:
         """Note them."""
-        if self._own:
-            torch._foreach_copy_(self._kept, self._own)
+        for kept, own in zip(self._kept, self._own, strict=True):
+            torch._foreach_copy_(kept, own)
 
     def restore(self) -> None:
         """Take them back."""
-        if self._own:
-            torch._foreach_copy_(self._own, self._kept)
+        for kept, own in zip(self._kept, self._own, strict=True):
+            torch._foreach_copy_(own, kept)

@@ -17,20 +17,20 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast, gather_object
 from timm.utils import ModelEmaV3
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from focus import report
 from focus.checkpoint import load_checkpoint, save_checkpoint
-from focus.config import ResolvedTrainConfig, loss_config
+from focus.config import ResolvedTrainConfig
 from focus.data.batches import MicroBatch
 from focus.data.dataset import Batch
 from focus.data.faces import geometries
 from focus.data.generators import training_families
 from focus.data.loading import TrainingImages
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.errors import InputError, NotFiniteError
+from focus.errors import ImageError, InputError, NotFiniteError, sentence
 from focus.inference import images_only, score_shared
 from focus.metrics import units
 from focus.model_card import model_card, trained_how, trained_on, write_card
@@ -68,22 +68,6 @@ from focus.schedules import factor_at, parse_points
 from focus.stopping import Stopped, StopSignals
 
 EVALUATION_BATCH = 64
-
-
-def make_detector(config: ResolvedTrainConfig) -> Detector:
-    """The untrained detector, its weights drawn from the seed.
-
-    Raises:
-        InputError: as :class:`Detector`.
-    """
-    torch.manual_seed(config.seed)
-    return Detector(
-        config.model,
-        image_size=config.image_size,
-        pretrained=config.pretrained,
-        initial_checkpoint=config.initial_checkpoint,
-        loss=loss_config(config),
-    )
 
 
 class Trainer:
@@ -159,11 +143,11 @@ class Trainer:
         )
         if config.compile:
             detector.compile()  # in place: the names of the weights stay
-        self.buffers = Buffers(detector)
         optimizer = make_optimizer(config, detector)
         # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
         self.scheduler = make_scheduler(config, optimizer, self.plan.steps)
         self.model, self.optimizer = self.accelerator.prepare(detector, optimizer)
+        self.buffers = Buffers(detector)  # of several processes on CPUs, those before are no longer
 
     @property
     def kept(self) -> Detector:
@@ -175,7 +159,8 @@ class Trainer:
 
         Raises:
             Stopped: a signal came; a checkpoint of that moment is there.
-            InputError: the loss was not finite too many times in a row.
+            InputError: the loss was not finite too many times in a row, or an image cannot be read;
+                then a checkpoint of the step before is there.
         """
         self._open_folder()
         config, state = self.config, self.state
@@ -265,9 +250,13 @@ class Trainer:
         mine = torch.zeros(len(TERMS) + 1, device=norm.device, dtype=norm.dtype)
         mine = torch.stack([mine, *sums]).sum(0)
         told = self.signals.pending() if self.signals else 0
-        whole = torch.cat([mine, norm[None] / state.processes, torch.full_like(norm[None], told)])
+        # NaN of one process is the sum of all.
+        word = torch.full_like(norm[None], math.nan if self.images.unreadable else told)
+        whole = torch.cat([mine, norm[None] / state.processes, word])
         whole = self.accelerator.reduce(whole, "sum")
         *found, count, gradient_norm, all_told = whole.tolist()
+        if math.isnan(all_told):
+            self._leave_unread()
         self._told = told or (signal.SIGTERM if all_told else 0)
 
         scaler = self.accelerator.scaler
@@ -304,14 +293,7 @@ class Trainer:
                     f"The run {self.folder} was trained by {self.state.processes} processes, not "
                     f"{accelerator.num_processes}: launch as many, or give another --name."
                 )
-            load_checkpoint(
-                run.path,
-                run.values,
-                model=self.detector,
-                optimizer=self.optimizer.optimizer,
-                scheduler=self.scheduler,
-                ema=None if self.ema is None else self.ema.module,
-            )
+            load_checkpoint(run.path, run.values, **self._parts())
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(run.values["scaler"])
             done = self.state.step - self.state.epoch * self.plan.steps
@@ -339,15 +321,7 @@ class Trainer:
         if not self.config.target_from_maps:
             return
         if self.state.entropy_target is None:
-            found: list[float | None] = [None]
-            if self.accelerator.is_main_process:
-                found = [self.images.dataset.mean_map_entropy(progress=True)]
-            self.state.entropy_target = broadcast_object_list(found)[0]
-        if self.state.entropy_target is None:
-            raise InputError(
-                "--target-from-maps: no training image has a human map; give --heatmaps, or an "
-                "--entropy-target."
-            )
+            self.state.entropy_target = self.images.mean_map_entropy()
         head = self.detector.head
         head.loss = replace(head.loss, entropy_target=self.state.entropy_target)
         self.accelerator.print(
@@ -416,6 +390,10 @@ class Trainer:
                 f"the run {config.name} has diverged in epoch {state.epoch + 1}, lower --lr or "
                 f"give --clip-grad{half}.",
             ) from error
+        except ImageError as error:  # of one of several processes: the main one alone can save
+            if not self.accelerator.is_main_process:
+                raise
+            raise ImageError(self._saved_without(sentence(error))) from error
         figures = validation_figures(scores)
         state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]
@@ -465,16 +443,29 @@ class Trainer:
             signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
         )
 
+    def _leave_unread(self) -> NoReturn:
+        """All processes together, if one of them lacks an image; a resumed run repeats the step."""
+        self.buffers.restore()  # without the step's batches
+        said = next(filter(None, gather_object([self.images.unreadable])))
+        said = self._saved_without(said)
+        self.accelerator.wait_for_everyone()
+        finish_trackers(self.accelerator)
+        raise InputError(said)
+
+    def _saved_without(self, said: str) -> str:
+        """What there is to say of an image, once all is saved that was trained without it."""
+        return (
+            f"{said.removesuffix('.')}, then go on with --resume after step {self.state.step}, "
+            f"saved in {self._save()}."
+        )
+
     def _save(self) -> str:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             save_checkpoint(
                 self.folder / CHECKPOINTS,
                 self.state.step,
-                model=self.detector,
-                optimizer=self.optimizer.optimizer,
-                scheduler=self.scheduler,
-                ema=None if self.ema is None else self.ema.module,
+                **self._parts(),
                 extra={
                     "train_state": asdict(self.state),
                     "config": asdict(self.config),
@@ -483,6 +474,15 @@ class Trainer:
                 keep=self.config.checkpoints_kept,
             )
         return str(self.folder / CHECKPOINTS)
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds the tensors of."""
+        return {
+            "model": self.detector,
+            "optimizer": self.optimizer.optimizer,
+            "scheduler": self.scheduler,
+            "ema": None if self.ema is None else self.ema.module,
+        }
 
     def _save_best(self) -> None:
         if self.state.points is not None:

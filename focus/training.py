@@ -5,11 +5,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from timm.data import resolve_model_data_config
 
-from focus.config import AS_THE_LOSS_SAYS, ResolvedTrainConfig, TrainConfig, resolve
+from focus.config import AS_THE_LOSS_SAYS, ResolvedTrainConfig, TrainConfig, loss_config, resolve
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.generators import families_tested, training_families, warnings, with_families
@@ -34,7 +35,7 @@ from focus.runs import (
 )
 from focus.runtime import describe, ended_together, finish_trackers, main_first, start, together
 from focus.scores import Scores
-from focus.trainer import Trainer, make_detector
+from focus.trainer import Trainer
 
 
 @ended_together()
@@ -93,6 +94,22 @@ def train(config: TrainConfig) -> None:
                 print(line)
     for each in runs:
         accelerator.print(f"run folder: {folder_of(each)}")
+
+
+def make_detector(config: ResolvedTrainConfig) -> Detector:
+    """The untrained detector, its weights drawn from the seed.
+
+    Raises:
+        InputError: as :class:`Detector`.
+    """
+    torch.manual_seed(config.seed)
+    return Detector(
+        config.model,
+        image_size=config.image_size,
+        pretrained=config.pretrained,
+        initial_checkpoint=config.initial_checkpoint,
+        loss=loss_config(config),
+    )
 
 
 def _before(runs: list[ResolvedTrainConfig]) -> tuple[list[SavedRun | None], Manifest | None]:

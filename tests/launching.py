@@ -7,6 +7,7 @@ any, but start in a fraction of the seconds that the imports take.
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -108,6 +109,20 @@ def trained(
         return subprocess.CompletedProcess(
             ["train.py", *map(str, words)], process.exitcode, log.read_text(), errors.read_text()
         )
+
+
+def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:
+    """What torchrun says to a process that it starts, one of so many on its machine."""
+    about = {"RANK": rank, "WORLD_SIZE": of, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
+    about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in about.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _train(

@@ -17,8 +17,8 @@ from focus.data.readers import read_data, read_tests
 from focus.errors import InputError
 from focus.runtime import start
 from focus.scores import Scores
-from focus.trainer import Trainer, make_detector
-from focus.training import training_manifest
+from focus.trainer import Trainer
+from focus.training import make_detector, training_manifest
 
 SPLITS = {
     "train": {"real": 8, "kA": 5, "kB": 4},

@@ -8,7 +8,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from focus.errors import InputError
 from focus.runs import SavedRun, TrainState, held
 from focus.scores import Scores
 
-from .launching import CHECKOUT, Begin, launch, trained, write_faces
+from .launching import CHECKOUT, Begin, free_port, launch, told, trained, write_faces
 
 pytestmark = pytest.mark.slow
 
@@ -279,20 +278,6 @@ def logged(folder: Path) -> dict[int, dict[str, float]]:
         for event in events.Scalars(name):
             found.setdefault(event.step, {})[name] = event.value
     return found
-
-
-def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:
-    """What torchrun says to a process that it starts, one of so many on its machine."""
-    about = {"RANK": rank, "WORLD_SIZE": of, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
-    about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return {name: str(value) for name, value in about.items()}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def together(processes: int, *words: object, cwd: Path) -> str:

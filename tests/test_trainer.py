@@ -20,7 +20,8 @@ from focus.data.dataset import Batch
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.monitoring import TERMS
-from focus.trainer import Trainer, make_detector
+from focus.trainer import Trainer
+from focus.training import make_detector
 
 from .trainers import few_faces, trainer
 

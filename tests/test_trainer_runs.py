@@ -6,7 +6,8 @@ import os
 import resource
 import shutil
 import signal
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,66 @@ def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
         second = trainer(faces, folder, resume=True, **given)
         second.fit()
         assert_same(contents(second), expected)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
+    faces: Manifest, tmp_path: Path, workers: int
+) -> None:
+    """In the second half of it: once it is back, the same bits; also of the very first step."""
+    given: dict[str, Any] = {
+        "model": "test_resnet",
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "batch_size": 13,
+        "gradient_accumulation_steps": 2,
+        "ema_decay": 0.9,
+        "epochs": 2,
+        "workers": workers,
+    }
+    whole = trainer(faces, tmp_path / "whole", **given)
+    whole.fit()
+    for step in (1, 3):
+        first = trainer(faces, tmp_path / f"lost-{step}", **given)
+        lost = Path(first.train[first.plan.epoch(0)[step - 1][-1].rows[-1]].path)
+        with moved(lost), pytest.raises(InputError) as error:
+            first.fit()
+        assert str(error.value) == (
+            f"Cannot decode {str(lost)!r} (No such file or directory): mend or remove the file, "
+            f"then go on with --resume after step {step - 1}, saved in {first.folder}/checkpoints."
+        )
+        second = trainer(faces, tmp_path / f"lost-{step}", resume=True, **given)
+        assert second.state.step == step - 1
+        second.fit()
+        assert_same(contents(second), contents(whole))
+
+
+def test_an_image_that_is_lost_in_a_validation_leaves_the_epoch_before_it(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
+    whole = trainer(faces, tmp_path / "whole", **given)
+    whole.fit()
+    first = trainer(faces, tmp_path / "lost", **given)
+    steps = first.plan.steps
+    lost = Path(first.validation[-1].path)
+    with (
+        moved(lost),
+        pytest.raises(InputError, match=rf"{lost}.* with --resume after step {steps}, saved"),
+    ):
+        first.fit()
+    second = trainer(faces, tmp_path / "lost", resume=True, **given)
+    assert (second.state.epoch, second.state.step) == (0, steps)
+    second.fit()
+    assert_same(contents(second), contents(whole))
+
+
+@contextmanager
+def moved(path: Path) -> Iterator[None]:
+    """Away, for a while."""
+    path.rename(path.with_suffix(".away"))
+    yield
+    path.with_suffix(".away").rename(path)
 
 
 def test_a_stop_during_validation_resumes_with_it(

@@ -10,7 +10,8 @@ from PIL import Image
 from focus.config import TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
 from focus.runs import check_folder
-from focus.trainer import Trainer, make_detector
+from focus.trainer import Trainer
+from focus.training import make_detector
 
 
 def few_faces(folder: Path) -> Manifest:

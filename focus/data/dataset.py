@@ -139,6 +139,16 @@ class FaceDataset(Dataset[Batch]):
             index=torch.tensor(row),
         )
 
+    def blank(self, rows: Sequence[int]) -> Batch:
+        """A batch of the shapes that these rows have, with nothing to see."""
+        return Batch(
+            images=torch.zeros(len(rows), 3, self.image_size, self.image_size),
+            target=torch.tensor(self._labels[rows], dtype=torch.int64),
+            saliency=torch.zeros(len(rows), *self.grid),
+            saliency_mask=torch.zeros(len(rows), dtype=torch.bool),
+            index=torch.tensor(rows),
+        )
+
     def _decoded(self, row: int) -> tuple[Tensor, Tensor | None]:
         """The image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""
         if self._kept is not None and row in self._kept:

@@ -1,15 +1,19 @@
 """The training images as the steps of a run take them: planned, decoded, augmented, batched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from focus.config import ResolvedTrainConfig
 from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
 from focus.data.dataset import Batch, FaceDataset, collate, worker_options
 from focus.data.manifest import Manifest
+from focus.errors import ImageError, InputError, sentence
 from focus.models import Detector
 from focus.recipes import parse_augment
 
@@ -18,6 +22,7 @@ class TrainingImages:
     """What one process trains on.
 
     plan: which images make which batch. dataset: the images, by their row in the manifest.
+    unreadable: what there is to say of a batch that could not be loaded, "" of none.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class TrainingImages:
             seed=config.seed,
             keep=True,
         )
+        self.unreadable = ""
+        self._accelerator = accelerator
         self._planned = PlannedBatches()
         self._loader = DataLoader(
             self.dataset,
@@ -60,7 +67,35 @@ class TrainingImages:
         )
 
     def load(self, epoch: int, steps: list[list[MicroBatch]]) -> Iterator[Batch]:
-        """The batches of these steps of an epoch's plan, one after the other, on the CPU."""
+        """The batches of these steps of an epoch's plan, one after the other, on the CPU.
+
+        From one on that cannot be loaded, which is then said, they are blank: a process that did
+        not end its step would leave the others waiting in it.
+        """
         self.dataset.set_epoch(epoch)
         self._planned.plan(steps)
-        return (Batch(*batch) for batch in self._loader) if steps else iter(())
+        loaded = iter(self._loader) if steps else iter(())
+        return self._until_unreadable(loaded, chain.from_iterable(steps))
+
+    def _until_unreadable(
+        self, loaded: Iterator[Any], planned: Iterable[MicroBatch]
+    ) -> Iterator[Batch]:
+        for batch in planned:
+            try:
+                found = None if self.unreadable else Batch(*next(loaded))
+            except ImageError as error:
+                self.unreadable, found = sentence(error), None
+            yield self.dataset.blank(batch.rows) if found is None else found
+
+    def mean_map_entropy(self) -> float:
+        """Of the human maps, as the main process measures it. Raises InputError without any."""
+        found: list[float | None] = [None]
+        if self._accelerator.is_main_process:
+            found = [self.dataset.mean_map_entropy(progress=True)]
+        (entropy,) = broadcast_object_list(found)
+        if entropy is None:
+            raise InputError(
+                "--target-from-maps: no training image has a human map; give --heatmaps, or an "
+                "--entropy-target."
+            )
+        return float(entropy)
