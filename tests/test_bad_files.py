@@ -2,6 +2,8 @@
 
 import csv
 import logging
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -129,3 +131,31 @@ def test_what_was_found_is_added_to_what_is_known(
     monkeypatch.setattr(bad_files, "load_image", looked.append)
     check(8)
     assert looked == []
+
+
+def test_known_files_are_asked_for_at_once_and_under_the_bar(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a network's file system each takes its time, and nothing else would be seen."""
+    manifest = read_data(folder / "data")[8:20]  # whole ones
+    cache = folder / "cache"
+    bad_files.check_images(manifest, threads=2, cache=cache, progress=False)
+    asked: dict[str, str] = {}
+    original = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        asked[str(path)] = threading.current_thread().name
+        return original(path, **options)
+
+    totals: list[int] = []
+
+    def shown(found: Iterable[Any], *, total: int, **_: Any) -> Iterable[Any]:
+        totals.append(total)
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(bad_files, "progress_bar", shown)
+    monkeypatch.setattr(bad_files, "load_image", None)  # none is decoded again
+    assert bad_files.check_images(manifest, threads=2, cache=cache) == (manifest, [])
+    assert {asked[sample.path] for sample in manifest}.isdisjoint({threading.main_thread().name})
+    assert totals == [12]

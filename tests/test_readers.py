@@ -1,6 +1,8 @@
 """The readers, on trees that this file writes by itself."""
 
 import logging
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.data.layouts import parse_columns
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_data, read_given, read_tests
+from focus.data.readers.files import from_rows
 from focus.errors import InputError
 
 
@@ -381,3 +384,23 @@ def test_a_flag_names_the_generator_where_the_data_do_not(tmp_path: Path) -> Non
     assert own.generators() == ["progan", "synthetic"]
     with pytest.raises(InputError, match="--generator X is of no use without --data"):
         TrainConfig(generator="X")
+
+
+def test_the_files_of_a_table_are_asked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a network's file system each takes its time."""
+    asked: dict[str, str] = {}
+    original = os.path.lexists
+
+    def lexists(path: str) -> bool:
+        asked[path] = threading.current_thread().name
+        return original(path)
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    (tmp_path / "1.png").touch()
+    rows = [(2, Sample(f"{tmp_path}/1.png", 0)), (3, Sample(f"{tmp_path}/2.png", 0))]
+    with pytest.raises(InputError, match=r"^1 of the 2 images of t do not .*/2\.png' \(line 3\)"):
+        from_rows(rows, "t")
+    assert len(asked) == 2
+    assert threading.main_thread().name not in asked.values()

@@ -119,21 +119,24 @@ def _files(manifest: Manifest) -> list[tuple[str, Role]]:
 def _verdicts(
     files: list[tuple[str, Role]], known: "_Known", threads: int | None, progress: bool
 ) -> dict[tuple[str, Role], _Verdict]:
-    unknown = [file for file in files if file not in known]
-    verdicts: dict[tuple[str, Role], _Verdict] = dict.fromkeys(files, "good")
-    if not unknown:
-        return verdicts
+    verdicts: dict[tuple[str, Role], _Verdict] = {}
+
+    def look(file: tuple[str, Role]) -> tuple[bytes, _Verdict]:
+        # Here, since even a file that is known has to be asked for its size and time.
+        digest = _digest(file)
+        return digest, "good" if digest in known else _verdict(file)
+
     with ThreadPool(threads or usable_cores()) as pool:
-        found = pool.imap(_verdict, unknown, chunksize=8)
+        found = pool.imap(look, files, chunksize=8)
         bar = progress_bar(
-            found, total=len(unknown), desc="checking files", unit="file", disable=not progress
+            found, total=len(files), desc="checking files", unit="file", disable=not progress
         )
         good = []
         try:
-            for file, verdict in zip(unknown, bar, strict=True):
+            for file, (digest, verdict) in zip(files, bar, strict=True):
                 verdicts[file] = verdict
                 if verdict == "good":
-                    good.append(file)
+                    good.append(digest)
                 if len(good) == _STORED_EVERY:
                     known.add(good)
                     good = []
@@ -195,11 +198,11 @@ class _Known:
         whole = len(raw) - len(raw) % _DIGEST_BYTES
         self._digests = {raw[i : i + _DIGEST_BYTES] for i in range(0, whole, _DIGEST_BYTES)}
 
-    def __contains__(self, file: tuple[str, Role]) -> bool:
-        return bool(self._digests) and _digest(file) in self._digests
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._digests
 
-    def add(self, files: Iterable[tuple[str, Role]]) -> None:
-        new = {digest for file in files if (digest := _digest(file))} - self._digests
+    def add(self, digests: Iterable[bytes]) -> None:
+        new = {digest for digest in digests if digest} - self._digests
         if not new:
             return
         self._digests |= new

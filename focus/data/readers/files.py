@@ -8,12 +8,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from focus.data.machine import is_main_process
 from focus.data.manifest import REAL, Manifest, Sample, Split, TestSet, absolute
 from focus.data.maps import files_of, map_references
 from focus.errors import InputError
+from focus.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ _COMPANIONS = frozenset(
     ]
 )
 HEATMAPS = "heatmaps"
+_ASKED_AT_ONCE = 16
+_SILENT_FOR = 1  # seconds, without a bar
 P = TypeVar("P")
 _Role = tuple[str, Split, TestSet, str]
 
@@ -251,7 +256,17 @@ def _require_files(paths: Sequence[str], source: str | Path, unit: str, lines: l
 
     Whether it is an image, and a link leads to one, is asked when it is decoded.
     """
-    missing = [i for i, path in enumerate(paths) if not os.path.lexists(path)]
+    # A network's file system takes its time for each, so many are asked for at once.
+    with ThreadPool(_ASKED_AT_ONCE) as pool:
+        found = progress_bar(
+            pool.imap(os.path.lexists, paths, chunksize=256),
+            total=len(paths),
+            desc="finding files",
+            unit="file",
+            delay=_SILENT_FOR,
+            disable=not is_main_process(),
+        )
+        missing = [i for i, there in enumerate(found) if not there]
     if missing:
         first = missing[0]
         raise InputError(
