@@ -4,7 +4,7 @@ import csv
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from focus.data import bad_files
 from focus.data.readers import read_data
 from focus.evaluation import evaluate
 from focus.training import train
+
+from .launching import run as run_python
 
 
 @pytest.fixture
@@ -90,6 +92,37 @@ def test_too_many_stop_before_a_folder_is_made(
     assert "--max-bad must be from 0 to 1" in capsys.readouterr().err
 
 
+def noting(looked: list[str]) -> Callable[[str], Image.Image]:
+    """In place of load_image: a small image, once the path is noted."""
+
+    def load_image(path: str) -> Image.Image:
+        looked.append(path)
+        return Image.new("RGB", (1, 1))
+
+    return load_image
+
+
+def test_a_huge_image_is_named_once(folder: Path) -> None:
+    """In a process of its own, where Pillow would warn of it without its name."""
+    huge = folder / "data/test/kA/0_real/1.png"
+    Image.new("1", (9_500, 9_500)).save(huge)
+    data, cache = str(folder / "data"), str(folder)
+    code = (
+        "from focus.cli import program\n"
+        "from focus.data.bad_files import check_images\n"
+        "from focus.data.readers import read_data\n"
+        "with program('p', debug=False):\n"
+        "    for _ in range(2):\n"
+        f"        check_images(read_data({data!r}), cache={cache!r}, max_bad=1, progress=False)\n"
+    )
+    done = run_python("-c", code)
+    said = [line for line in done.stderr.splitlines() if "left out" not in line]
+    assert said == [
+        "1 images have more than the 89 million pixels that Pillow warns of, and take long, the "
+        f"first is '{huge}'"
+    ]
+
+
 def test_what_was_found_before_a_stop_is_not_lost(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +139,7 @@ def test_what_was_found_before_a_stop_is_not_lost(
         patch.setattr(bad_files, "progress_bar", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
-    monkeypatch.setattr(bad_files, "load_image", looked.append)
+    monkeypatch.setattr(bad_files, "load_image", noting(looked))
     bad_files.check_images(manifest, threads=1, cache=folder / "cache", progress=False)
     assert looked == [sample.path for sample in manifest][9:]
 
@@ -128,7 +161,7 @@ def test_what_was_found_is_added_to_what_is_known(
     # A run that was killed has left a part of a digest.
     stored.write_bytes(first + b"part")
     assert check(8).startswith(first + b"part")
-    monkeypatch.setattr(bad_files, "load_image", looked.append)
+    monkeypatch.setattr(bad_files, "load_image", noting(looked))
     check(8)
     assert looked == []
 

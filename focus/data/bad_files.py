@@ -10,7 +10,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
-from focus.data.images import load_image, load_map, reason
+from focus.data.images import is_huge, load_image, load_map, reason
 from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
 from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
@@ -38,8 +38,9 @@ class BadFile:
     reason: str
 
 
-_Verdict = BadFile | Literal["good", "blank", "inverted", "faint"]
+_Verdict = BadFile | Literal["good", "huge", "blank", "inverted", "faint"]
 _WARNINGS = {
+    "huge": "images have more than the 89 million pixels that Pillow warns of, and take long",
     "blank": "human maps have one single value and count as none",
     "inverted": "human maps are bright over most of the image and may be inverted (bright is where "
     "people looked)",
@@ -62,8 +63,8 @@ def check_images(
     Returns the usable part of the manifest, in order, and the bad files. A bad image removes its
     sample; a bad map or mask only that; each gives one logged warning. Maps of one single value
     (all zero, say) say nothing about where to look and count as none; one warning counts them.
-    Maps that look inverted, and masks that are nowhere white enough to count, are kept as they are;
-    one warning counts them.
+    Maps that look inverted, masks that are nowhere white enough to count, and images that are huge
+    are kept as they are; one warning counts them, and of images that were known says nothing.
 
     threads: default one per usable core (decoders release the GIL). cache: folder that remembers
     the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
@@ -135,7 +136,7 @@ def _verdicts(
         try:
             for file, (digest, verdict) in zip(files, bar, strict=True):
                 verdicts[file] = verdict
-                if verdict == "good":
+                if verdict in ("good", "huge"):  # which would take long each time
                     good.append(digest)
                 if len(good) == _STORED_EVERY:
                     known.add(good)
@@ -149,7 +150,8 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
     path, role = file
     try:
         if role == "image":
-            load_image(path)
+            if is_huge(load_image(path)):
+                return "huge"
         elif role == "mask":
             if is_faint(load_map(path)):
                 return "faint"

@@ -46,6 +46,12 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_huge(image: Image.Image) -> bool:
+    """Whether it has so many pixels that Pillow warns of it; of twice as many it decodes none."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return limit is not None and image.width * image.height > limit
+
+
 def load_map(path: str | Path) -> npt.NDArray[np.float32]:
     """One grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
 
