@@ -393,7 +393,7 @@ class Trainer:
         except ImageError as error:  # of one of several processes: the main one alone can save
             if not self.accelerator.is_main_process:
                 raise
-            raise ImageError(self._saved_without(sentence(error))) from error
+            raise ImageError(f"{self._saved_without(sentence(error))}.") from error
         figures = validation_figures(scores)
         state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]
@@ -450,13 +450,13 @@ class Trainer:
         said = self._saved_without(said)
         self.accelerator.wait_for_everyone()
         finish_trackers(self.accelerator)
-        raise InputError(said)
+        raise InputError(f"{said}.")
 
     def _saved_without(self, said: str) -> str:
         """What there is to say of an image, once all is saved that was trained without it."""
         return (
             f"{said.removesuffix('.')}, then go on with --resume after step {self.state.step}, "
-            f"saved in {self._save()}."
+            f"saved in {self._save()}"
         )
 
     def _save(self) -> str:
