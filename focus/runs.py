@@ -34,7 +34,7 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 
 # What may differ between two that are one run: it does not change what is computed.
 _FREE = (
-    *("resume", "debug", "threads", "workers", "compare_ce", "output", "dry_run"),
+    *("resume", "debug", "threads", "workers", "max_bad", "compare_ce", "output", "dry_run"),
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
 )
 

@@ -191,7 +191,7 @@ def test_more_lost_files_than_max_bad_allows_are_refused(record: list[Sample]) -
     assert str(error.value) == (
         "1 of the 12 image files that the run runs/x began with cannot be read any more, more than "
         f"the share of 0.08 that --max-bad allows: bring them back, the first is "
-        f"{record[1].path!r}, or give another --name."
+        f"{record[1].path!r}, or raise it, or give another --name."
     )
 
 

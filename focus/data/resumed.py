@@ -155,7 +155,7 @@ def _refuse_too_many(lost: _Lost, record: Manifest, run: Path, max_bad: float) -
             raise InputError(
                 f"{len(files)} of the {count} {role} files that the run {run} began with cannot be "
                 f"read any more, more than the share of {max_bad:g} that --max-bad allows: bring "
-                f"them back, the first is {files[0]!r}, or give another --name."
+                f"them back, the first is {files[0]!r}, or raise it, or give another --name."
             )
 
 
