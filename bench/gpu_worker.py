@@ -9,8 +9,8 @@ sanitizer. ``compile``: what the other parts launch; of that every N-th, from th
 """
 
 import argparse
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import torch
@@ -132,9 +132,14 @@ def main() -> None:
                 torch.cuda.synchronize()
     else:
         first, step = map(int, arguments.share.split("/"))
+        failed = 0
         for work in compiled(arguments.shapes, device)[first::step]:
-            with suppress(Exception):  # which the part that launches it will say
+            try:
                 work(device)
+            except Exception:  # which the part that launches it will say
+                failed += 1
+        if failed:
+            sys.exit(f"{failed} launches failed")
     print(DONE)
 
 

@@ -161,7 +161,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Pillow names no file, and the pass over all files does.
+    # Pillow names no file, and the pass over all files before training and evaluation does.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # In a file, too, a line is there once it is said, not some thousand characters later. What

@@ -145,7 +145,8 @@ def trained_how(config: ResolvedTrainConfig) -> str:
     )
     return (
         f"`{config.loss}`, {' + '.join(terms)}{f', on the {on_cam}' * (len(terms) > 1)}; recipe "
-        f"`{config.recipe}`, {config.epochs} epoch{'s' * (config.epochs > 1)}, seed {config.seed}"
+        f"`{config.recipe}`, the best on validation of up to {config.epochs} "
+        f"epoch{'s' * (config.epochs > 1)}, seed {config.seed}"
     )
 
 

@@ -230,7 +230,7 @@ _UNKNOWN: dict[str, float] = {
 def _columns(
     reader: Iterator[list[str]], header: Sequence[str], path: str | Path
 ) -> dict[str, NDArray[Any]]:
-    """Our columns of a CSV by name, what an earlier release did not write as "not known".
+    """Our columns of a CSV by name, what files written before 0.1.0 lack as "not known".
 
     Some thousand rows are text at a time: all of them would take several times what they hold.
     """

@@ -293,24 +293,27 @@ def test_the_card_says_what_is_not_known() -> None:
     assert " of t?.csv, 0 with" in trained_on(Manifest([]), ["t\udce9.csv"])  # the card is UTF-8
 
 
+BEST = "the best on validation of up to {} epochs, seed {}"
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"loss": "ce"}, "`ce`, 1 x cross-entropy; recipe `demo`, 20 epochs, seed 0"),
+        ({"loss": "ce"}, "`ce`, 1 x cross-entropy; recipe `demo`, " + BEST.format(20, 0)),
         (
             {"loss": "blend", "focus_weight": 0.3, "cam_class": "contrast", "seed": 3},
             "`blend`, 1 x cross-entropy + 0.3 x focus term (minimize) + 5 x saliency term, on the "
-            "contrast CAM; recipe `demo`, 20 epochs, seed 3",
+            "contrast CAM; recipe `demo`, " + BEST.format(20, 3),
         ),
         (
             {"loss": "hinge", "focus_schedule": "0:0,5:1", "epochs": 7, "data": ("faces.csv",)},
             "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6, times 0:0,5:1 over the "
-            "epochs), on the CAM of the true class; recipe `paper`, 7 epochs, seed 0",
+            "epochs), on the CAM of the true class; recipe `paper`, " + BEST.format(7, 0),
         ),
         (
             {"loss": "cyborg", "saliency_schedule": "0:1,9:0"},
             "`cyborg`, 0.5 x cross-entropy + 0.5 x saliency term (times 0:1,9:0 over the epochs), "
-            "on the CAM of the predicted class; recipe `demo`, 20 epochs, seed 0",
+            "on the CAM of the predicted class; recipe `demo`, " + BEST.format(20, 0),
         ),
     ],
 )

@@ -154,6 +154,8 @@ def cut_faces(
     cutter = _Cutter(_folder(output, resume=resume), source, margin)
     jobs = _jobs(manifest, given=source == GIVEN)
     with Journal(cutter.folder, geometry(source, margin), _digest(jobs)) as journal:
+        for part in cutter.folder.glob(f"*{_PART}"):  # of a process that was killed
+            part.unlink()
         done = _done(cutter, jobs, journal, threads or usable_cores(), progress)
     folder = cutter.folder
     faces = {
@@ -178,7 +180,7 @@ def cut_faces(
     if not cut.faces:
         raise InputError(
             f"None of the {len(manifest)} images of {manifest.source} gave a face by {source!r}: "
-            f"see what was written to {folder}, and give another --faces."
+            f"see what was written to {folder}, and give another --faces and --output."
         )
     cut.faces.to_csv(folder / MANIFEST)
     return cut
@@ -291,6 +293,8 @@ class _Cutter:
             aside.replace(path)
         except OSError as error:
             aside.unlink(missing_ok=True)
+            if error.errno is None:  # of Pillow
+                raise
             raise OSError(error.errno, error.strerror, str(path)) from error
         return str(path)
 
@@ -300,13 +304,11 @@ def _done(
 ) -> list[_Outcome]:
     """What becomes of each job; those that are finished in the folder are not done again."""
     done = {name: _Outcome(why=why) for name, why in journal.without_face.items()}
-    for job in jobs:
-        if job.name not in done and (before := cutter.before(job)):
-            done[job.name] = before
     left = [job for job in jobs if job.name not in done]
-    with ThreadPool(threads) as pool:
+    pool = ThreadPool(threads)
+    try:
         bar = progress_bar(
-            pool.imap(cutter, left),
+            pool.imap(lambda job: cutter.before(job) or cutter(job), left),
             total=len(jobs),
             initial=len(jobs) - len(left),
             desc="cutting faces",
@@ -317,6 +319,9 @@ def _done(
             done[job.name] = outcome
             if outcome.why and not outcome.failed:
                 journal.note(job.name, outcome.why)
+    finally:
+        pool.terminate()
+        pool.join()  # a file that is being written is finished, or removed
     return [done[job.name] for job in jobs]
 
 
@@ -406,8 +411,6 @@ def _folder(output: str | Path, *, resume: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not begun:
             check_empty(folder)
-        for part in folder.glob(f"*{_PART}"):  # of a run that was killed
-            part.unlink()
     except OSError as error:
         raise InputError(
             f"Cannot write to {folder} ({error.strerror}): give another --output."

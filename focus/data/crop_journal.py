@@ -5,6 +5,7 @@ without a face, as it is found. Of the others the files themselves tell. ``docs/
 describes it.
 """
 
+import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,20 +23,23 @@ class Journal:
 
     without_face: by the name that the face's file would have, why there is none.
 
-    Raises InputError where the folder's journal is of other data or another geometry, or is none.
+    Raises InputError where the folder's journal is of other data or another geometry, or is none,
+    and where another process writes to the folder.
     """
 
     def __init__(self, folder: Path, geometry: str, data: str) -> None:
         """geometry: how faces are cut out. data: a digest of what is cut out of what."""
         self._path = folder / JOURNAL
         self.without_face: dict[str, str] = {}
-        content = self._path.read_bytes() if self._path.exists() else b""
+        self._file = self._path.open("a+b")
+        self._lock()
+        self._file.seek(0)
+        content = self._file.read()
         # A kill or a full disk can leave part of the last line.
         whole = content[: content.rfind(b"\n") + 1]
         begun = {"focus_crop": _VERSION, "geometry": geometry, "data": data}
         if whole:
             self._take_up(whole, begun)
-        self._file = self._path.open("ab", buffering=0)  # so that a kill loses no line
         self._file.truncate(len(whole))
         if not whole:
             self._add(begun)
@@ -60,8 +64,21 @@ class Journal:
     def _add(self, line: Mapping[str, object]) -> None:
         try:
             self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()  # so that a kill loses no line
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def _lock(self) -> None:
+        """Until this process ends. Where a file system has no locks nothing is locked."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(
+                f"Another process cuts faces into {self._path.parent}: wait for its end, or give "
+                "another --output."
+            ) from error
+        except OSError:
+            pass
 
     def _take_up(self, content: bytes, begun: Mapping[str, object]) -> None:
         try:
