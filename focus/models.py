@@ -194,7 +194,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
         if image_size is not None and image_size < 1:
-            raise InputError(f"image_size is {image_size}: give at least 1, in pixels a side.")
+            raise InputError(f"An image_size of {image_size} pixels is none: give at least 1.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1]) if image_size is None else image_size
