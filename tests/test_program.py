@@ -1,0 +1,320 @@
+"""A program of the command line: its help, how it ends, and where it finds its packages."""
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus.cli import run, spoken_time
+from focus.config import TrainConfig
+
+from .launching import python
+from .launching import run as run_python
+from .test_cli import TRAIN_FLAGS
+
+CHECKOUT = Path(__file__).parents[1]
+
+# Python imports it as it starts; what it registers comes last.
+SITECUSTOMIZE = """
+import atexit
+from importlib.util import find_spec
+
+
+def say():
+    import kernels
+    print(kernels.__file__)
+    print(find_spec("focus.kernels").origin)
+
+
+atexit.register(say)
+"""
+
+PROGRAM = """
+from pathlib import Path
+
+from focus.cli import run
+from focus.config import TrainConfig
+from focus.errors import InputError
+
+
+def main(config):
+    if config.name == "broken":
+        raise InputError("The folder x is empty:\\n  give another.")
+    if config.name == "full":
+        Path("/dev/full").write_text("x")
+    if config.name == "bytes":
+        print(b"a\\xff.png".decode(errors="surrogateescape"))
+    if config.name == "interrupted":
+        raise KeyboardInterrupt
+    print("ran", config.epochs)
+
+
+run(main, TrainConfig, description="Train a detector.")
+"""
+
+
+WORKER_PROGRAM = """
+from torch.utils.data import DataLoader
+from focus.cli import run
+from focus.config import TrainConfig
+from focus.data.dataset import FaceDataset
+from focus.data.manifest import Manifest, Sample
+
+
+def main(config):
+    samples = Manifest([Sample(config.data[0])])
+    faces = FaceDataset(samples, image_size=32, grid=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
+    list(DataLoader(faces, num_workers=1))
+
+
+if __name__ == "__main__":
+    run(main, TrainConfig)
+"""
+
+
+def program(
+    tmp_path: Path, *words: str, source: str = PROGRAM, **env: str
+) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "program.py"
+    script.write_text(source)
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
+    return subprocess.run(
+        [sys.executable, str(script), *words],
+        capture_output=True,
+        text=True,
+        env=clean | env,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    done = program(tmp_path, "--name", "full")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "program.py: error: No space left on device: free or choose another place.\n"
+    )
+
+
+OUT_OF_MEMORY = """
+import os
+from focus.cli import run
+from focus.config import EvaluateConfig, TrainConfig
+from focus.use_config import ExportConfig
+
+def main(config):
+    import torch
+    if getattr(config, "name", "") == "other":
+        raise RuntimeError("another")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 14.74 GiB "
+        "of which 1.06 GiB is free. See documentation for Memory Management"
+    )
+
+run(main, globals()[os.environ.get("CONFIG", "TrainConfig")])
+"""
+
+
+def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
+    """Raised here as torch does: there is no GPU to fill."""
+    from focus.trainer import EVALUATION_BATCH
+
+    done = program(tmp_path, source=OUT_OF_MEMORY, RANK="1", LOCAL_RANK="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): give a smaller "
+        "--batch-size, of which --gradient-accumulation-steps N takes N for a step, or, where it "
+        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size.\n"
+    )
+    other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
+    assert other.returncode == 1
+    assert other.stderr.endswith("RuntimeError: another\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "advice"),
+    [
+        ("EvaluateConfig", [], "give a smaller --batch-size."),
+        ("ExportConfig", ["--onnx=x"], "free some of it, or take a larger GPU."),
+    ],
+)
+def test_what_helps_against_too_little_memory_is_a_flag_of_the_program(
+    kind: str, words: list[str], advice: str, tmp_path: Path
+) -> None:
+    done = program(tmp_path, "--model-dir=m", *words, source=OUT_OF_MEMORY, CONFIG=kind)
+    assert done.stderr == (
+        f"program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): {advice}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "use", "words"),
+    [
+        ("a" * 300, Path.read_text, "File name too long"),
+        ("file/x", Path.read_text, "Not a directory"),
+        (".", Path.read_text, "Is a directory"),
+        ("file", Path.readlink, "Invalid argument"),
+    ],
+)
+def test_a_path_that_is_none_is_one_line(
+    path: str,
+    use: Callable[[Path], Any],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        run(lambda _: use(tmp_path / path), TrainConfig, argv=[], prog="p")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"p: error: {words} ({tmp_path / path}): check the path.\n"
+
+
+def test_an_error_that_names_no_path_is_not_the_users() -> None:
+    def main(_: TrainConfig) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        run(main, TrainConfig, argv=[], prog="p")
+
+
+def seconds_of_children() -> float:
+    """CPU time of the programs that have ended: that of a busy machine does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_help_is_quick_and_shows_dashes(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        start = seconds_of_children()
+        done = program(tmp_path, "--help")
+        seconds.append(seconds_of_children() - start)
+    assert 0 < min(seconds) <= 0.5
+    assert done.returncode == 0
+    assert done.stderr == ""
+    shown = {word.rstrip(",") for word in done.stdout.split() if word.startswith("--")}
+    assert {f"--{name}" for name in TRAIN_FLAGS.split()} <= shown
+    assert not [word for word in shown if "_" in word]
+    for f in fields(TrainConfig):
+        first_words = " ".join(f.metadata["help"].split()[:3])
+        assert first_words in " ".join(done.stdout.split())
+
+
+def test_the_command_line_needs_neither_torch_nor_timm() -> None:
+    code = (
+        "import sys; from focus.cli import parse; from focus.config import TrainConfig, resolve; "
+        "resolve(parse(TrainConfig, [])); "
+        "print({'torch', 'timm', 'numpy', 'accelerate'} & set(sys.modules))"
+    )
+    assert python("-c", code) == "set()\n"
+
+
+def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
+    done = program(tmp_path, "--epochs", "3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran 3\n", "")
+    done = program(tmp_path, "--name", "broken")
+    assert done.returncode == 2
+    assert done.stderr == "program.py: error: The folder x is empty: give another.\n"
+    done = program(tmp_path, "--epochs", "x")
+    assert done.returncode == 2
+    assert done.stderr == "program.py: error: --epochs takes a whole number, got 'x'.\n"
+    done = program(tmp_path, "--name", "interrupted")
+    assert (done.returncode, done.stderr) == (130, "program.py: interrupted.\n")
+
+
+def test_a_file_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    done = program(tmp_path, "--name", "bytes", PYTHONIOENCODING="utf-8:strict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == r"a\udcff.png"
+
+
+def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    done = program(tmp_path, "--data", str(tmp_path / "bad.png"), source=WORKER_PROGRAM)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"program.py: error: Cannot decode '{tmp_path}/bad.png' (cannot identify image file): "
+        "mend or remove the file.\n"
+    )
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    for words in (["--name", "broken"], ["--epochs", "x"]):
+        done = program(tmp_path, *words, "--debug")
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("program.py: error: ")
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"RANK": "0", "LOCAL_RANK": "0"}, ["program.py: error: The folder"]),
+        # Another machine: what is wrong may be there alone.
+        ({"RANK": "2", "LOCAL_RANK": "0"}, ["program.py: error: Process 2: The folder"]),
+        ({"LOCAL_RANK": "1"}, []),
+        ({"RANK": "3", "LOCAL_RANK": "1"}, []),
+    ],
+)
+def test_of_several_processes_one_of_each_machine_speaks(
+    tmp_path: Path, env: dict[str, str], said: list[str]
+) -> None:
+    done = program(tmp_path, "--name", "broken", **env)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert [line.partition(" x is empty")[0] for line in lines] == said
+
+
+def named_kernels(module: str, beside: Path, cwd: Path) -> tuple[Path, Path]:
+    """Where ``python -m module`` finds another package ``kernels``, in ``beside``, and ours."""
+    (beside / "kernels.py").touch()
+    (beside / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    said = python("-m", module, "--help", cwd=cwd, PYTHONPATH=str(beside))
+    theirs, ours = map(Path, said.splitlines()[-2:])
+    return theirs, ours
+
+
+@pytest.mark.parametrize("module", ["focus", "focus.data", "focus.experiment"])
+def test_a_checkout_hides_no_package_named_kernels(module: str, tmp_path: Path) -> None:
+    """``python -m`` puts the folder it is called in first on the path: here one with a kernels/."""
+    theirs, ours = named_kernels(module, tmp_path, CHECKOUT)
+    assert theirs == tmp_path / "kernels.py"
+    assert ours == CHECKOUT / "kernels" / "__init__.py"
+
+
+def test_an_installed_package_does_not_hide_its_neighbours(tmp_path: Path) -> None:
+    (site := tmp_path / "site").mkdir()
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "focus", site / "focus", ignore=without)
+    shutil.copytree(CHECKOUT / "kernels", site / "focus" / "kernels", ignore=without)
+    theirs, ours = named_kernels("focus", site, tmp_path)
+    assert theirs == site / "kernels.py"
+    assert ours == site / "focus" / "kernels" / "__init__.py"
+
+
+def test_a_checkout_without_kernels_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Called in one checkout where another, or nothing, is installed."""
+    # Another process may write there.
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "focus", tmp_path / "focus", ignore=without)
+    done = run_python("-m", "focus", "--help", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path} is a checkout that is not the installed one: "
+        "pip install -e it, or call this from another folder.\n"
+    )
+
+
+def test_times_are_told_in_the_unit_that_is_read() -> None:
+    times = (44.6, 89, 91, 5340, 5400, 9000)
+    assert [*map(spoken_time, times)] == ["45 s", "89 s", "2 min", "89 min", "1.5 h", "2.5 h"]
