@@ -7,7 +7,6 @@ chosen on), ``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``
 ``overlays.png``.
 """
 
-import fcntl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from focus.config import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.manifest import Manifest, absolute
 from focus.errors import InputError
 from focus.runtime import check_writable
-from focus.writing import written_whole
+from focus.writing import lock, written_whole
 
 MANIFEST = "manifest.csv"
 CHECKPOINTS = "checkpoints"
@@ -129,9 +128,6 @@ def check_model(folder: Path, saved: SavedRun | None) -> None:
 def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
     """The run folder, made if need be, for this process alone, as long as it trains.
 
-    The lock is one that workers do not inherit: nothing of a process that was killed holds it. On
-    a file system without locks nothing is held.
-
     saved: what :func:`check_folder` found, minutes ago.
 
     Raises:
@@ -140,15 +136,11 @@ def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
     folder = folder_of(config)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     with (folder / CHECKPOINTS / LOCK).open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        if not lock(file):
             raise InputError(
                 f"Another process trains in the run folder {folder}: wait for its end, or give "
                 "another --name."
-            ) from error
-        except OSError:
-            pass
+            )
         if checkpoints(folder / CHECKPOINTS) != ([] if saved is None else saved.beside):
             raise InputError(
                 f"Another process has trained in the run folder {folder} since this one looked: "

@@ -2,11 +2,12 @@
 
 import csv
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from focus.errors import InputError
 
@@ -65,6 +66,21 @@ def is_utf8(text: str) -> bool:
         text.encode()
     except UnicodeEncodeError:
         return False
+    return True
+
+
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process until it ends; False if another process holds it.
+
+    The lock is one that workers do not inherit: nothing of a process that was killed holds it. On
+    a file system without locks nothing is held.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
     return True
 
 

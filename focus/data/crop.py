@@ -13,6 +13,7 @@ import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePath
@@ -153,7 +154,8 @@ def cut_faces(
         )
     cutter = _Cutter(_folder(output, resume=resume), source, margin)
     jobs = _jobs(manifest, given=source == GIVEN)
-    with Journal(cutter.folder, geometry(source, margin), _digest(jobs)) as journal:
+    journal = Journal(cutter.folder, geometry(source, margin), _digest(jobs))
+    with closing(journal):
         for part in cutter.folder.glob(f"*{_PART}"):  # of a process that was killed
             part.unlink()
         done = _done(cutter, jobs, journal, threads or usable_cores(), progress)

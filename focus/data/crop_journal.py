@@ -5,14 +5,12 @@ without a face, as it is found. Of the others the files themselves tell. ``docs/
 describes it.
 """
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from focus.errors import InputError
+from focus.writing import lock
 
 JOURNAL = "crop.jsonl"
 _VERSION = 1
@@ -32,7 +30,11 @@ class Journal:
         self._path = folder / JOURNAL
         self.without_face: dict[str, str] = {}
         self._file = self._path.open("a+b")
-        self._lock()
+        if not lock(self._file):
+            raise InputError(
+                f"Another process cuts faces into {folder}: wait for its end, or give another "
+                "--output."
+            )
         self._file.seek(0)
         content = self._file.read()
         # A kill or a full disk can leave part of the last line.
@@ -44,15 +46,8 @@ class Journal:
         if not whole:
             self._add(begun)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Unlocks it, too."""
         self._file.close()
 
     def note(self, name: str, reason: str) -> None:
@@ -67,18 +62,6 @@ class Journal:
             self._file.flush()  # so that a kill loses no line
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-
-    def _lock(self) -> None:
-        """Until this process ends. Where a file system has no locks nothing is locked."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise InputError(
-                f"Another process cuts faces into {self._path.parent}: wait for its end, or give "
-                "another --output."
-            ) from error
-        except OSError:
-            pass
 
     def _take_up(self, content: bytes, begun: Mapping[str, object]) -> None:
         try:
