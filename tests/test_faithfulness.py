@@ -21,7 +21,7 @@ from focus.errors import ImageError
 from focus.faithfulness import Falls, box_sides, by_class, regions, soft_box, summary
 from focus.inference import score_images
 from focus.metrics import widened
-from focus.models import Prediction
+from focus.models import Detector, Prediction
 from focus.results import summarise
 from focus.scores import Scores
 
@@ -127,6 +127,16 @@ def test_a_cam_that_points_elsewhere_is_not_faithful(manifest: Manifest) -> None
         logit = by_hand(red, (slice(top, top + 8), slice(left, left + 8)))
         # The probability of the decision, which is real: 1 minus that of synthetic.
         assert fall == pytest.approx(sigmoid(GAIN / 2) - (1 - sigmoid(logit)), abs=1e-6)
+
+
+def test_the_detector_is_left_as_it_was(manifest: Manifest) -> None:
+    detector = Detector(image_size=SIZE).train()
+    modes: list[bool] = []
+    detector.backbone.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    measured(manifest, detector)
+    assert modes
+    assert not any(modes)
+    assert detector.training, "the mode is left as it was"
 
 
 def test_neither_batches_nor_workers_nor_the_random_state_count(manifest: Manifest) -> None:

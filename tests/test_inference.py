@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
 from focus.inference import predictions, score_images, score_shared
-from focus.models import Prediction
+from focus.models import Detector, Prediction
 from focus.scores import Scores
 
 GRID = (2, 4)
@@ -174,6 +174,29 @@ def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_predi
         score(RedDetector(), lost)
     ((rows, prediction),) = predictions(RedDetector(), lost, batch_size=2)
     assert (rows, prediction.predicted.tolist()) == ([0], [0])
+
+
+def test_scoring_leaves_the_detector_as_it_was(pictures: Manifest) -> None:
+    detector = Detector(image_size=32).train()
+    frozen = next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    modes: list[tuple[bool, bool, bool]] = []
+
+    def note(module: nn.Module, _: object) -> None:
+        inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        modes.append((module.training, inference, autocast))
+
+    detector.backbone.register_forward_pre_hook(note)
+    score(detector, pictures)
+    assert detector.training
+    assert not frozen.training
+    assert modes == [(False, True, False)] * 2
+    score(detector, pictures, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert modes[2:] == [(False, True, True)] * 2
+
+    detector.head.fc.bias.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
+        score(detector, pictures)
+    assert detector.training, "an error must leave the mode as it was too"
 
 
 def test_scoring_leaves_the_random_state_as_it_was(pictures: Manifest) -> None:
