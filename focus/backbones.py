@@ -43,8 +43,8 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
             ) from error
         raise InputError(
             f"The pretrained weights of {model!r} could not be loaded "
-            f"({first_line(error)}): give them as a file (initial-checkpoint), or start without "
-            "them (pretrained false)."
+            f"({first_line(error)}): give them by initial_checkpoint (--initial-checkpoint FILE), "
+            "or start without them by pretrained false (--pretrained false)."
         ) from error
 
 

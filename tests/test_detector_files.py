@@ -61,7 +61,7 @@ def test_pretrained_weights_come_from_the_cache_and_nowhere_else(tmp_path: Path)
     assert all(tensor.equal(state[key]) for key, tensor in loaded.items())
     (line,) = said.splitlines()
     assert "pretrained weights of 'test_vit' could not be loaded" in line
-    assert "give them as a file (initial-checkpoint)" in line
+    assert "--initial-checkpoint FILE" in line
 
 
 Save = Callable[[dict[str, Any], Path], Any]
