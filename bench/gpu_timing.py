@@ -51,8 +51,7 @@ def measure(step: Callable[[], object], device: str) -> Row:
     named = {"median_us": median, "p10_us": low, "p90_us": high}
     if device == "cuda":
         named["host_us"] = np.median(_clocked(step, 20))
-        torch.cuda.synchronize()
-        named["warm_us"] = _one_after_the_other(step, 20)
+        named["warm_us"] = device_seconds(step, 20)
     return {name: round(1e6 * float(s), 3) for name, s in named.items()} | {"repeats": len(seconds)}
 
 
@@ -65,9 +64,10 @@ def _clocked(step: Callable[[], object], repeats: int) -> np.ndarray:
     return seconds
 
 
-def _one_after_the_other(step: Callable[[], object], repeats: int) -> float:
-    """Seconds on the device, of each."""
+def device_seconds(step: Callable[[], object], repeats: int = 1) -> float:
+    """Seconds on the device, of each of several steps, one after the other."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
     begin.record()
     for _ in range(repeats):
         step()

@@ -4,7 +4,6 @@ The losses are those of :mod:`bench.step`, on one network of random weights in c
 forward under autocast to bfloat16 and the optimiser of the recipe ``paper``, launched eagerly.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bench.gpu_report import Run
+from bench.gpu_timing import device_seconds
 from bench.gpu_tools import one_line
-from bench.timing import Step, ratio
+from bench.timing import Step, cpu_seconds, ratio, time_rounds
 
 if TYPE_CHECKING:
     from focus.data.dataset import Batch
@@ -27,6 +27,7 @@ NETWORKS = {
     "cpu": (("test_resnet", 2, 64),),
 }
 ROUNDS = {"cuda": 20, "cpu": 2}
+SECONDS = {"cuda": device_seconds, "cpu": cpu_seconds}
 
 
 def training_step(run: Run) -> None:
@@ -34,7 +35,8 @@ def training_step(run: Run) -> None:
     for model, images, size in run.part.over(NETWORKS[run.device]):
         labels = {"model": model, "images": images, "image_size": size}
         try:
-            seconds = time_rounds(steps_of(model, images, size, run.device), run.device)
+            steps = steps_of(model, images, size, run.device)
+            seconds = time_rounds(steps, ROUNDS[run.device], SECONDS[run.device])
         except torch.OutOfMemoryError as error:  # of a smaller card
             run.add(labels | {"obstacle": one_line(error)})
             continue
@@ -53,9 +55,7 @@ def steps_of(model: str, images: int, size: int, device: str) -> dict[str, Step]
 
     detector = make_detector(model, size).to(device)
     detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch = make_batch(detector, images)
-    batch = type(batch)(*(tensor.to(device) for tensor in batch))
-    batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+    batch = make_batch(detector, images).to(device, torch.channels_last)
     optimizer = make_optimizer(resolve(TrainConfig(recipe=RECIPE)), detector)
     losses = {"CE": cross_entropy, "CE again": cross_entropy, "ours": ours, "branches": eager}
     return {name: partial(train, detector, optimizer, batch, loss) for name, loss in losses.items()}
@@ -74,30 +74,3 @@ def train(
     optimizer.step()
     optimizer.zero_grad()
     return (loss.detach(),)
-
-
-def time_rounds(steps: dict[str, Step], device: str) -> dict[str, np.ndarray]:
-    """Seconds of each step in each round, in an order that changes by round."""
-    names, rounds = list(steps), ROUNDS[device]
-    for name in names * 3:  # compiles, and chooses convolutions
-        steps[name]()
-    seconds = {name: np.zeros(rounds) for name in names}
-    order = np.random.default_rng(0)
-    for number in range(rounds):
-        for name in order.permutation(names):
-            seconds[name][number] = _seconds(steps[name], device)
-    return seconds
-
-
-def _seconds(step: Step, device: str) -> float:
-    if device == "cpu":
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    step()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3

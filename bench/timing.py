@@ -112,8 +112,17 @@ def keep_memory(module: str) -> None:
         os.execve(sys.executable, command, os.environ | ALLOCATOR | quiet)
 
 
-def time_rounds(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
-    """CPU seconds of each step in each round."""
+def cpu_seconds(step: Step) -> float:
+    """What a call takes."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def time_rounds(
+    steps: dict[str, Step], rounds: int, seconds_of: Callable[[Step], float] = cpu_seconds
+) -> dict[str, np.ndarray]:
+    """Seconds of each step in each round."""
     names = list(steps)
     seconds = {name: np.zeros(rounds) for name in names}
     for name in names * 2:  # warm allocator and caches
@@ -122,9 +131,7 @@ def time_rounds(steps: dict[str, Step], rounds: int) -> dict[str, np.ndarray]:
     for number in range(rounds):
         # At random, so that none always finds the caches as the same neighbour left them.
         for name in order.permutation(names):
-            start = time.process_time()
-            steps[name]()
-            seconds[name][number] = time.process_time() - start
+            seconds[name][number] = seconds_of(steps[name])
     return seconds
 
 

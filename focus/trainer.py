@@ -35,21 +35,9 @@ from focus.inference import images_only, score_shared
 from focus.metrics import units
 from focus.model_card import model_card, trained_how, trained_on, write_card
 from focus.models import Detector
-from focus.monitoring import (
-    TERMS,
-    EpochSums,
-    Step,
-    is_better,
-    validation_figures,
-    write_summary,
-)
+from focus.monitoring import TERMS, EpochSums, Step, is_better, validation_figures, write_summary
 from focus.operating_points import OperatingPoints, choose
-from focus.optimization import (
-    Buffers,
-    make_optimizer,
-    make_scheduler,
-    synchronise_batch_norms,
-)
+from focus.optimization import Buffers, make_optimizer, make_scheduler, synchronise_batch_norms
 from focus.overlays import contact_sheet
 from focus.progress import progress_bar
 from focus.results import Results, summarise, write_results
@@ -231,7 +219,7 @@ class Trainer:
             self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))
         sums = []
         for planned in batches:
-            batch = self._on_device(next(loaded))
+            batch = next(loaded).to(self.accelerator.device, self.memory_format)
             # The processes exchange gradients in the last backward only.
             apart = nullcontext() if planned.last else self.accelerator.no_sync(self.model)
             with apart:
@@ -494,11 +482,6 @@ class Trainer:
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)
         return model_card(detector.config, detector.points, results, data, trained_how(self.config))
-
-    def _on_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
-        moved = Batch(*(field.to(device, non_blocking=True) for field in batch))
-        return moved._replace(images=moved.images.contiguous(memory_format=self.memory_format))
 
 
 def _mixed(*numbers: int) -> int:

@@ -52,6 +52,11 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
     """[B] int64: the sample's row in the manifest."""
 
+    def to(self, device: torch.device | str, memory_format: torch.memory_format) -> "Batch":
+        """On a device, without a wait; its images in a memory format."""
+        moved = Batch(*(field.to(device, non_blocking=True) for field in self))
+        return moved._replace(images=moved.images.contiguous(memory_format=memory_format))
+
 
 class FaceDataset(Dataset[Batch]):
     """The images of a manifest, decoded on demand.
