@@ -138,11 +138,8 @@ def trained_how(config: ResolvedTrainConfig) -> str:
     if config.saliency_weight:
         remark = _over_epochs(config.saliency_schedule)
         terms.append(f"{config.saliency_weight:g} x saliency term" + (remark and f" ({remark})"))
-    on_cam = (
-        "contrast CAM"
-        if config.cam_class == "contrast"
-        else (f"CAM of the {config.cam_class} class")
-    )
+    kind = config.cam_class
+    on_cam = "contrast CAM" if kind == "contrast" else f"CAM of the {kind} class"
     return (
         f"`{config.loss}`, {' + '.join(terms)}{f', on the {on_cam}' * (len(terms) > 1)}; recipe "
         f"`{config.recipe}`, the best on validation of up to {config.epochs} "

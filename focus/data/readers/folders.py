@@ -96,7 +96,7 @@ def images_without_maps(
             others.clear()
         found = list(images_below(root, (maps, *apart), extensions, others))
     for folder in (path for path in apart if path != maps):
-        if n_files := sum(1 for _ in images_below(folder)):
+        if n_files := sum(1 for _ in images_below(folder, (), extensions)):
             _log.warning(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
                 *(root, n_files, folder.name),
