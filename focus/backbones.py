@@ -39,12 +39,12 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         if not pretrained:
             raise InputError(
                 f"timm gives no map of features of the network {model!r} "
-                f"({first_line(error)}): choose another network or image size."
+                f"({first_line(error)}): choose another --model or --image-size."
             ) from error
         raise InputError(
             f"The pretrained weights of {model!r} could not be loaded "
-            f"({first_line(error)}): give them by initial_checkpoint (--initial-checkpoint FILE), "
-            "or start without them by pretrained false (--pretrained false)."
+            f"({first_line(error)}): give them as "
+            "--initial-checkpoint FILE, or start without by --pretrained false."
         ) from error
 
 

@@ -398,7 +398,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             except (RuntimeError, AssertionError, ValueError) as error:
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
-                    f"({first_line(error)}): choose another image size."
+                    f"({first_line(error)}): choose another --image-size."
                 ) from None
         shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
         grid, channels = (1, 1), 0
@@ -417,7 +417,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             raise InputError(
                 f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
                 f"(its output is {shape or type(out).__name__}), so there is no CAM: choose "
-                "another network or a larger image size."
+                "another --model or a larger --image-size."
             )
         return grid, channels
 
@@ -453,7 +453,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
                 raise InputError(
                     f"{path} was trained on images normalised by the {name} "
                     f"{', '.join(map(str, before))}, and {self.config.model} takes "
-                    f"{', '.join(map(str, now))}: give the network {then.model}."
+                    f"{', '.join(map(str, now))}: give --model {then.model}."
                 )
         self.config = self.config.after(
             then.training_generators, then.training_families, then.geometry
