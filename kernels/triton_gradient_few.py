@@ -5,8 +5,6 @@ A program holds one block of channels of W and walks over a group of samples, so
 written, once a group (and block of cells, where they are many).
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -21,12 +19,11 @@ from focus.kernels.triton_maps import (
     THREADS,
     channels_per_split,
 )
+from focus.kernels.triton_planes import as_stored, as_tile, planes
 from focus.kernels.triton_tiles import (
     MAX_REGISTERS,
     OPTIONS,
-    VECTOR_BYTES,
     arrangement,
-    before_sm_90,
     load_channels,
     on_amd,
     samples_in_registers,
@@ -93,78 +90,73 @@ def _few_kernel(
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     # A CAM's gradient alone stays in its class, also where 0 times the features is NaN.
     ONE_CLASS: tl.constexpr = not LOGITS and not CONTRAST
-    # A thread has a few cells of a row, but more of a column than it has registers for h.
-    KEEP_G: tl.constexpr = ONE_CLASS or V < 0
-    # Of each sample: the class; h, or g of which h is made at each step; and d / HW for that.
+    # Of each sample its class, and h; of one class alone g, which h is there.
     chosen = ()
-    cams = ()
-    evens = ()
+    maps = ()
     for i in tl.static_range(SAMPLES):
         b = (group * SAMPLES + i).to(tl.int64)
         limit = tl.where(b < batch, classes, 0)
         s = tl.load(upstream_ptr + b * stride_u, mask=b < batch, other=0).to(ACC)
         y = tl.load(classes_ptr + b * stride_y, mask=b < batch, other=-1)
         inside = p < tl.where(b < batch, CELLS, 0)
-        g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=inside, other=0)
+        h = (s * tl.load(grad_cam_ptr + b * CELLS + p, mask=inside, other=0))[None, :]
         hot = ((k == y) & real)[:, None]
-        d = tl.zeros((L,), ACC)
-        if LOGITS:
-            d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0) / CELLS
-        if KEEP_G:
-            g = spread_cells(g[None, :], 1, CELLS, V)
-        else:
-            g = tl.where(hot, g[None, :], others * g[None, :] if CONTRAST else 0)
+        if not ONE_CLASS:
+            h = tl.where(hot, h, others * h if CONTRAST else 0)
             if LOGITS:
-                g += d[:, None]
-            g = spread_cells(tl.where(inside[None, :], g, 0), L, CELLS, V)
-        chosen += (hot,)
-        cams += (g,)
-        evens += (d,)
+                d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0)
+                h += (d / CELLS)[:, None]
+            h = tl.where(inside[None, :], h, 0)
+        chosen += (hot[:, :, None],)
+        maps += (spread_cells(h, CELLS, V),)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
     rows = weight_ptr + k.to(tl.int64) * stride_w[0]
-    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
-        w = load_channels(rows, real, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
-        grad_w = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
-        for i in tl.static_range(SAMPLES):
-            b = (group * SAMPLES + i).to(tl.int64)
-            readable = tl.where(b < batch, channels, 0)
-            own = chosen[i][:, :, None, None] if V > 0 else chosen[i][:, :, None]
-            h = cams[i]
-            if KEEP_G and not ONE_CLASS:
-                h = tl.where(own, h, others * h if CONTRAST else 0)
-                if LOGITS:
-                    h = tl.where((p < CELLS)[None, :, None], h + evens[i][:, None, None], 0)
-            # dF before F is there: of columns, both do not fit into registers.
-            if NEED_FEATURES:
-                if ONE_CLASS:
-                    grad_f = tl.sum(tl.sum(tl.where(own, w, 0), 0)[None] * h, 0)
-                else:
-                    grad_f = tl.sum(w * h, 0)
-                offsets, mask = tile_offsets(
-                    start, readable, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
-                )
-                tl.store(
-                    grad_features_ptr + b * stride_g[0] + offsets,
-                    grad_f.to(grad_features_ptr.dtype.element_ty),
-                    mask=mask,
-                )
-            if NEED_WEIGHT:
+    # One loop after the other: registers do not hold h, W and the sums for dW at once.
+    if NEED_WEIGHT:
+        for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
+            grad_w = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
+            for i in tl.static_range(SAMPLES):
+                b = (group * SAMPLES + i).to(tl.int64)
+                readable = tl.where(b < batch, channels, 0)
                 offsets, mask = tile_offsets(
                     start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
                 tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-                tile = tile.to(ACC)[None]
-                grad_w += tl.where(own, h * tile, 0) if ONE_CLASS else h * tile
-        if NEED_WEIGHT:
+                tile = as_tile(tile, ACC, V, KEEP=V < 0)
+                summed = ()
+                for e in tl.static_range(planes(V)):
+                    more = grad_w[e] + maps[i][e] * tile[e]
+                    summed += (tl.where(chosen[i], more, grad_w[e]) if ONE_CLASS else more,)
+                grad_w = summed
             channel = start + tl.arange(0, BLOCK_C)
             part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
             place = (part * classes + k)[:, None] * channels + channel[None, :]
             tl.store(
                 grad_weight_ptr + place,
-                sum_cells(grad_w, L, CELLS, V, BLOCK_C),
+                sum_cells(grad_w, CELLS, V, BLOCK_C, KEEP=V < 0),
                 mask=real[:, None] & (channel < channels)[None, :],
             )
+    if NEED_FEATURES:
+        for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
+            w = load_channels(rows, real, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
+            for i in tl.static_range(SAMPLES):
+                b = (group * SAMPLES + i).to(tl.int64)
+                readable = tl.where(b < batch, channels, 0)
+                grad_f = ()
+                for e in tl.static_range(planes(V)):
+                    if ONE_CLASS:
+                        grad_f += (tl.sum(tl.where(chosen[i], w[e], 0), 0)[None] * maps[i][e],)
+                    else:
+                        grad_f += (w[e] * maps[i][e],)
+                offsets, mask = tile_offsets(
+                    start, readable, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
+                )
+                tl.store(
+                    grad_features_ptr + b * stride_g[0] + offsets,
+                    as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
+                    mask=mask,
+                )
 
 
 def few_classes(
@@ -180,19 +172,15 @@ def few_classes(
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
     lead = triton.next_power_of_2(count)
-    # Columns of more classes spill.
-    options: dict[str, Any] = {"classes": lead, "columns": lead <= 2}
-    seen = arrangement(features, written, per_thread=8, threads=THREADS, **options)
+    seen = arrangement(features, written, per_thread=8, classes=lead, threads=THREADS)
     # What vectors and their classes leave of the registers.
     crowded = seen["V"] > 0 and lead > 2
-    threads, share = (4 * warp_size(), 2) if crowded else (THREADS, SAMPLES)
-    if seen["V"] < 0:
-        # Warps share the cells: twice as many hold half as much of h, each.
-        threads = 2 * THREADS
-        vector = VECTOR_BYTES // features.element_size()
-        seen = arrangement(features, written, per_thread=vector, threads=threads, **options)
-    if seen["V"] > 0:
-        seen = arrangement(features, written, per_thread=seen["V"], threads=threads, **options)
+    threads = 4 * warp_size() if crowded else THREADS
+    share = 2 if crowded or on_amd() else SAMPLES
+    # A thread has a vector; of columns of 32 bits two, where their products leave registers. Of 16
+    # bits that would be 64 channels, whose rows of W two threads would read from each bank.
+    per_thread = 8 if seen["V"] == 0 or (seen["V"] < 0 and lead <= 2) else abs(seen["V"])
+    seen = arrangement(features, written, per_thread=per_thread, classes=lead, threads=threads)
     samples = samples_in_registers(seen, share, threads)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels)
@@ -229,7 +217,7 @@ def few_classes(
                 SAMPLES=samples,
                 STAGES=stages_ahead(seen, samples, lead, features, 3 if crowded else 6),
                 # What is the same at each step is kept, or made again, as registers allow.
-                HOIST=seen["V"] >= 0 or before_sm_90(),
+                HOIST=seen["V"] <= 0 or maps.logits is None or on_amd(),
                 L=lead,
                 **seen,
                 **OPTIONS,
@@ -245,4 +233,4 @@ def default_splits(groups: int, channels: int) -> int:
     ``groups`` counts these pairs. Each program reads the small gradients again, which stays under
     1 % of the features in 16 bits; for small batches two dozen programs in any case.
     """
-    return max(1, min(PROGRAMS // groups, max(channels // 200, 24 // groups)))
+    return max(1, min(PROGRAMS // groups, max(channels // 256, 24 // groups)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from focus.kernels import triton_tiles
 from focus.kernels.eager import empty_gradient
+from focus.kernels.triton_planes import as_stored, as_tile, planes, products
 from focus.kernels.triton_tiles import (
     OPTIONS,
     ROUNDED,
@@ -112,15 +113,17 @@ def _rows_kernel(
     for first_p in range(0, CELLS, BLOCK_P):
         p = first_p + tl.arange(0, BLOCK_P)
         g = tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
-        g = spread_cells(g[None, :], 1, CELLS, V)
+        g = spread_cells(g[None, :], CELLS, V)
         if NEED_FEATURES:
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
-            grad_f = tl.sum(vector * g + spread / CELLS, 0)
+            grad_f = ()
+            for e in tl.static_range(planes(V)):
+                grad_f += (vector[e] * g[e] + spread[e] / CELLS,)
             tl.store(
                 grad_features_ptr + b * stride_g[0] + offsets,
-                grad_f.to(grad_features_ptr.dtype.element_ty),
+                as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
                 mask=mask,
             )
         if NEED_WEIGHT:
@@ -128,9 +131,9 @@ def _rows_kernel(
                 first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            tile = tile.to(ACC)[None]
-            u += tl.sum(sum_cells(tile * g, 1, CELLS, V, BLOCK_C), 0)
-            pooled += tl.sum(sum_cells(tile, 1, CELLS, V, BLOCK_C), 0)
+            tile = as_tile(tile, ACC, V)
+            u += tl.sum(sum_cells(products(tile, g), CELLS, V, BLOCK_C), 0)
+            pooled += tl.sum(sum_cells(tile, CELLS, V, BLOCK_C), 0)
     if NEED_WEIGHT:
         channel = first + tl.arange(0, BLOCK_C)
         inside = channel < channels

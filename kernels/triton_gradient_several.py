@@ -14,6 +14,7 @@ from torch import Tensor
 
 from focus.kernels.eager import empty_gradient
 from focus.kernels.triton_gradient_sums import sum_groups
+from focus.kernels.triton_planes import as_stored, as_tile, products, sums
 from focus.kernels.triton_tiles import (
     MAX_REGISTERS,
     ROUNDED,
@@ -87,29 +88,29 @@ def _several_kernel(
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
     count = tl.minimum(samples, batch - group * samples)
-    for sample in tl.range(0, count, num_stages=STAGES):
+    for sample in tl.range(0, count, num_stages=STAGES, disable_licm=V < 0):
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
         y = tl.load(classes_ptr + b * stride_y)
         if LOGITS:
             d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
         g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
-        g = spread_cells(g[None, :], 1, CELLS, V)
+        g = spread_cells(g[None, :], CELLS, V)
         # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
         # another class's weight, or the features, is NaN.
         hot = ((k == y) & real)[:, None]
         if NEED_FEATURES:
             own = tl.where(hot, w, others * w if CONTRAST else 0)
-            grad_f = g * spread_block(tl.sum(own, 0)[None, :], CELLS, V, BLOCK_C)
+            grad_f = products(g, spread_block(tl.sum(own, 0)[None, :], CELLS, V, BLOCK_C))
             if LOGITS:
                 even = tl.sum(d[:, None] * w, 0)[None, :]
-                grad_f += spread_block(even, CELLS, V, BLOCK_C)
+                grad_f = sums(grad_f, spread_block(even, CELLS, V, BLOCK_C))
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tl.store(
                 grad_features_ptr + b * stride_g[0] + offsets,
-                tl.sum(grad_f, 0).to(grad_features_ptr.dtype.element_ty),
+                as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
                 mask=mask,
             )
         if NEED_WEIGHT:
@@ -117,11 +118,11 @@ def _several_kernel(
                 first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            tile = tile.to(ACC)[None]
-            u = sum_cells(tile * g, 1, CELLS, V, BLOCK_C)
+            tile = as_tile(tile, ACC, V, KEEP=V > 0)
+            u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
             grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
             if LOGITS:
-                grad_w += d[:, None] * sum_cells(tile, 1, CELLS, V, BLOCK_C)
+                grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
     if NEED_WEIGHT:
         part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
         place = (part * classes + k)[:, None] * channels + channel[None, :]
@@ -179,7 +180,7 @@ def several_classes(
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 # Elsewhere the other number, or 8 rows for up to 8 classes, make it spill.
-                STAGES=1 if on_amd() else 3 if narrow and not wide_tiles else 2,
+                STAGES=1 if on_amd() else 2,
                 L=MAX_CLASSES,
                 **seen,
                 **ROUNDED,

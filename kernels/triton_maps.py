@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from focus.kernels.triton_planes import as_tile, products, sums
 from focus.kernels.triton_tiles import (
     MAX_REGISTERS,
     OPTIONS,
     arrangement,
-    before_sm_90,
     channels_per_row,
     load_channels,
     on_amd,
@@ -43,6 +43,15 @@ FUSED_CLASSES = 4
 SAMPLES = 4
 # Programs that keep a large GPU busy, two to a multiprocessor, and threads of each.
 PROGRAMS, THREADS = 256, 256
+
+
+@triton.jit
+def minus_others(w, rest, classes):
+    """A tile of rows of W, minus the mean of the others; ``rest`` is the sum of all."""
+    tile = ()
+    for e in tl.static_range(len(w)):
+        tile += (w[e] + (w[e] - rest[e]) / (classes - 1),)
+    return tile
 
 
 @triton.jit
@@ -121,8 +130,8 @@ def _maps_kernel(
                 channel = part_channels(start, j, CELLS, V, BLOCK_C)
                 part = tl.load(rest_ptr + channel, mask=channel < channels, other=0)
                 rest += (part[None, :],)
-            w += (w - spread_channels(rest, CELLS, V)) / (classes - 1)
-        sums = ()
+            w = minus_others(w, spread_channels(rest, CELLS, V), classes)
+        summed = ()
         for i in tl.static_range(SAMPLES):
             b = (first_b + i).to(tl.int64)
             # The mask knows the end of all channels, not that of the split, which BLOCK_C divides:
@@ -132,22 +141,22 @@ def _maps_kernel(
                 start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            tile = tile.to(ACC)[None]
+            tile = as_tile(tile, ACC, V)
             if AT_ONCE:
-                sums += (maps[i] + sum_channels(w * tile, L, CELLS, V),)
+                summed += (maps[i] + sum_channels(products(w, tile), CELLS, V),)
             else:
-                sums += (maps[i] + w * tile,)
+                summed += (sums(maps[i], products(w, tile)),)
             if POOL:
                 channel = start + tl.arange(0, BLOCK_C)
-                pooled = tl.sum(sum_cells(tile, 1, CELLS, V, BLOCK_C), 0) / CELLS
+                pooled = tl.sum(sum_cells(tile, CELLS, V, BLOCK_C), 0) / CELLS
                 block = (first_p // BLOCK_P).to(tl.int64) if BLOCK_P < CELLS else 0
                 place = (block * batch + b) * channels + channel
                 tl.store(pooled_ptr + place, pooled, mask=channel < channels)
-        maps = sums
+        maps = summed
     for i in tl.static_range(SAMPLES):
         b = (first_b + i).to(tl.int64)
         out = (b * tl.num_programs(1) + split) * rows + k
-        values = maps[i] if AT_ONCE else sum_channels(maps[i], L, CELLS, V)
+        values = maps[i] if AT_ONCE else sum_channels(maps[i], CELLS, V)
         tl.store(
             maps_ptr + out[:, None] * CELLS + p[None, :],
             values,
@@ -182,21 +191,18 @@ def class_maps(
     # And programs of one sample are many.
     crowded = seen["V"] > 0 and lead > 2
     few = seen["V"] == 8 or crowded or (seen["V"] > 0 and index is not None)
-    # Columns of 32 bits have a vector for each of twice the threads, and registers to spare then.
-    wide = seen["V"] < 0 and lead <= 2 and features.element_size() > 2
-    threads = 4 * warp_size() if few else 2 * THREADS if wide else THREADS
+    threads = 4 * warp_size() if few else THREADS
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
     samples = samples_in_registers(seen, share, threads) if index is None else 1
     if in_place:
-        per_thread = max(seen["V"], 0) or (16 if samples == 1 and lead <= 2 else 8)
-        per_thread //= 2 if wide else 1
+        spare = samples == 1 and lead <= 2 and seen["V"] <= 0
+        per_thread = 16 if spare else abs(seen["V"]) or 8
     seen = arrangement(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )
     # Without a limit ptxas takes more; in the other cases it takes fewer, and spills under one.
-    limited = seen["V"] == 8 and not crowded and not on_amd()
-    limited &= before_sm_90() or channels_per_row(cells, 8) < 8
+    limited = seen["V"] == 8 and lead > 1 and not on_amd()
     most = 6 if not crowded else 2 if seen["V"] == 8 else 3
     block_c = seen["BLOCK_C"]
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])

@@ -1,24 +1,25 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment"
 """How the Triton kernels see features: tiles of channels and cells, in three arrangements.
 
-A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells:
+A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells, as they are in memory:
 
 - rows (V = 0): ``[BLOCK_C, BLOCK_P]``. Right where a channel's cells are a multiple of 16. Few
   cells are one block, with padding; of more, programs or steps take a block each, so that a tile
   always has MIN_CHANNELS.
-- columns (V = -1): ``[BLOCK_P, BLOCK_C]``, else as rows, where channels are contiguous
-  (channels_last). A warp's threads go along the last axis, also when they read what was copied to
-  shared memory: along the cells, 64 bytes apart, they would all ask two banks. On AMD, and where
-  columns spill, rows.
-- vectors (V > 0): ``[BLOCK_C / M, V, N]``, N vectors of V elements and padding, which are all
+- columns (V < 0): ``[BLOCK_P, BLOCK_C]``, else as rows, where channels are contiguous
+  (channels_last); -V of them are 16 bytes. On AMD, rows.
+- vectors (V > 0): ``[BLOCK_C / M, N V]``, N vectors of V elements and padding, which are all
   cells (BLOCK_P = P, the cells and their padding). In NCHW with 49 cells a channel's row of 98
   bytes is not aligned, but M = 8 of them are 392 values without a gap, which is 49 vectors of 16
   bytes. Element e of vector n is value n V + e of M channels in a row: of the (n V + e) //
   CELLS-th of them, the cell (n V + e) % CELLS.
 
-The kernels are written once, in what all arrangements have: values of channels or of cells spread
-over a tile, and tiles summed over cells ``[L, BLOCK_C]`` or over channels ``[L, BLOCK_P]``. L is a
-leading axis, of classes or of length 1.
+In registers a tile is a tuple of planes (``triton_planes.py``), one for each element of the 16
+bytes: V of ``[L, BLOCK_C / M, N]``, or -V of ``[L, BLOCK_P, BLOCK_C / -V]``; rows are one, ``[L,
+BLOCK_C, BLOCK_P]``. L is a leading axis, of classes or of length 1.
+
+The kernels are written once, in what all arrangements have: values of channels ``[L, BLOCK_C]`` or
+of cells ``[L, BLOCK_P]`` spread over a tile, and tiles summed over cells or over channels.
 """
 
 import functools
@@ -32,6 +33,7 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime.driver import driver
 
+from focus.kernels.triton_planes import from_planes, planes, to_planes
 from focus.kernels.types import accumulation_dtype
 
 # Explicit, since the default changes in triton 3.10.
@@ -68,6 +70,12 @@ def vectors_per_row(cells, vector):
 
 
 @triton.constexpr_function
+def within_warp(shape):
+    """How many cells of a plane of columns are in a warp, where it has all of the channels."""
+    return min(shape[1], max(32 // shape[2], 1))
+
+
+@triton.constexpr_function
 def padded(count):
     """The next power of 2, which is what Triton's blocks are."""
     return triton.next_power_of_2(count)
@@ -82,15 +90,18 @@ def zero_tile(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Zeros ``[L, ...]`` of a tile's shape."""
+    """A tile of zeros."""
     if V > 0:
-        rows: tl.constexpr = BLOCK_C // channels_per_row(CELLS, V)
-        out = tl.zeros((L, rows, V, padded(vectors_per_row(CELLS, V))), ACC)
+        ROWS: tl.constexpr = BLOCK_C // channels_per_row(CELLS, V)
+        zero = tl.zeros((L, ROWS, padded(vectors_per_row(CELLS, V))), ACC)
     elif V < 0:
-        out = tl.zeros((L, BLOCK_P, BLOCK_C), ACC)
+        zero = tl.zeros((L, BLOCK_P, BLOCK_C // planes(V)), ACC)
     else:
-        out = tl.zeros((L, BLOCK_C, BLOCK_P), ACC)
-    return out
+        zero = tl.zeros((L, BLOCK_C, BLOCK_P), ACC)
+    tile = ()
+    for _ in tl.static_range(planes(V)):
+        tile += (zero,)
+    return tile
 
 
 @triton.jit
@@ -116,10 +127,9 @@ def tile_offsets(
         M: tl.constexpr = channels_per_row(CELLS, V)
         vectors: tl.constexpr = vectors_per_row(CELLS, V)
         row = first // M + tl.arange(0, BLOCK_C // M)
-        n = tl.arange(0, padded(vectors))
-        within = n[None, :] * V + tl.arange(0, V)[:, None]
-        offsets = row.to(tl.int64)[:, None, None] * (M * CELLS) + within[None, :, :]
-        mask = (row * M < channels)[:, None, None] & (n < vectors)[None, None, :]
+        within = tl.arange(0, padded(vectors) * V)
+        offsets = row.to(tl.int64)[:, None] * (M * CELLS) + within[None, :]
+        mask = (row * M < channels)[:, None] & (within < vectors * V)[None, :]
     else:
         channel = first + tl.arange(0, BLOCK_C)
         p = first_p + tl.arange(0, BLOCK_P)
@@ -138,13 +148,13 @@ def tile_offsets(
 
 @triton.jit
 def vector_channels(CELLS: tl.constexpr, V: tl.constexpr):
-    """Which of M channels a vector begins in ``[N]``; which elements are of the next ``[V, N]``.
+    """Which of M channels a vector begins in ``[N]``; and how many of its elements are that's.
 
     A vector is part of one channel or of two, since CELLS >= V.
     """
     start = tl.arange(0, padded(vectors_per_row(CELLS, V))) * V
     lead = start // CELLS
-    return lead, (start[None, :] + tl.arange(0, V)[:, None]) // CELLS > lead[None, :]
+    return lead, (lead + 1) * CELLS - start
 
 
 @triton.jit
@@ -192,19 +202,19 @@ def spread_channels(parts, CELLS: tl.constexpr, V: tl.constexpr):
     In parts, as they can be loaded: from one block it takes sums, as in ``spread_block``.
     """
     if V > 0:
-        lead, of_next = vector_channels(CELLS, V)
+        lead, of_lead = vector_channels(CELLS, V)
         here = tl.zeros((1, 1, 1), parts[0].dtype)
         after = here
         for j in tl.static_range(channels_per_row(CELLS, V)):
             value = parts[j][:, :, None]
             here = tl.where(lead[None, None, :] == j, value, here)
             after = tl.where(lead[None, None, :] + 1 == j, value, after)
-        out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
+        tile = of_ends(here, after, of_lead, V)
     elif V < 0:
-        out = parts[0][:, None, :]
+        tile = as_columns(parts[0], V)
     else:
-        out = parts[0][:, :, None]
-    return out
+        tile = (parts[0][:, :, None],)
+    return tile
 
 
 @triton.jit
@@ -215,83 +225,128 @@ def spread_block(x, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr)
     """
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
-        lead, of_next = vector_channels(CELLS, V)
+        lead, of_lead = vector_channels(CELLS, V)
         m = tl.arange(0, M)[:, None]
         x = tl.reshape(x, (1, BLOCK_C // M, M))[:, :, :, None]
         here = tl.sum(tl.where((lead[None, :] == m)[None, None, :, :], x, 0), 2)
         after = tl.sum(tl.where((lead[None, :] + 1 == m)[None, None, :, :], x, 0), 2)
-        out = tl.where(of_next[None, None, :, :], after[:, :, None, :], here[:, :, None, :])
+        tile = of_ends(here, after, of_lead, V)
     elif V < 0:
-        out = x[:, None, :]
+        tile = as_columns(x, V)
     else:
-        out = x[:, :, None]
-    return out
+        tile = (x[:, :, None],)
+    return tile
 
 
 @triton.jit
-def spread_cells(x, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
+def of_ends(here, after, of_lead, V: tl.constexpr):
+    """What each element of a vector is ``here``, in the channel it begins in, or ``after`` it."""
+    tile = ()
+    for e in tl.static_range(V):
+        tile += (tl.where((e < of_lead)[None, None, :], here, after),)
+    return tile
+
+
+@triton.jit
+def as_columns(x, V: tl.constexpr):
+    """``[L, BLOCK_C]`` spread over the cells of a tile of columns."""
+    parts = to_planes(x, V)
+    tile = ()
+    for e in tl.static_range(planes(V)):
+        tile += (parts[e][:, None, :],)
+    return tile
+
+
+@triton.jit
+def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
     """``[L, BLOCK_P]`` spread over the channels of a tile."""
+    tile = ()
     if V > 0:
-        # Gathered element by element, as in sum_channels.
         vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
         start = tl.arange(0, vectors) * V
-        out = tl.zeros((1, 1, 1, 1), x.dtype)
         for e in tl.static_range(V):
-            index = tl.broadcast_to(((start + e) % CELLS)[None, :], (L, vectors))
-            of_e = (tl.arange(0, V) == e)[None, None, :, None]
-            out = tl.where(of_e, tl.gather(x, index, 1)[:, None, None, :], out)
+            index = tl.broadcast_to(((start + e) % CELLS)[None, :], (x.shape[0], vectors))
+            tile += (tl.gather(x, index, 1)[:, None, :],)
     elif V < 0:
-        out = x[:, :, None]
+        for _ in tl.static_range(planes(V)):
+            tile += (x[:, :, None],)
     else:
-        out = x[:, None, :]
-    return out
+        tile += (x[:, None, :],)
+    return tile
 
 
 @triton.jit
-def sum_channels(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr):
-    """A tile ``[L, ...]`` summed over its channels, ``[L, BLOCK_P]``."""
-    out = tl.sum(tile, 2 if V < 0 else 1)
+def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
+    """A tile summed over its channels, ``[L, BLOCK_P]``."""
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
         # Cells in rows as long as there are vectors: up to triton 3.8 a gather with more indices
         # than its source has elements does not compile.
         ROWS: tl.constexpr = padded(CELLS) // vectors
-        values = out
+        L: tl.constexpr = tile[0].shape[0]
         p = tl.arange(0, ROWS)[:, None] * vectors + tl.arange(0, vectors)[None, :]
-        out = tl.zeros((L, ROWS, vectors), tile.dtype)
-        # The values of a cell lie at different elements of their vectors, each at one. Gathered
-        # element by element: all at once would take a warp's shuffle for each pair of values.
+        out = tl.zeros((L, ROWS, vectors), tile[0].dtype)
+        # The values of a cell are of different elements of their vectors, each of one.
         for e in tl.static_range(V):
             n = tl.full((ROWS, vectors), vectors, tl.int32)
             for j in tl.static_range(M):
                 here = (p < CELLS) & ((p + j * CELLS) % V == e)
                 n = tl.where(here, (p + j * CELLS) // V, n)
-            of_e = (tl.arange(0, V) == e)[None, :, None]
-            plane = tl.sum(tl.where(of_e, values, 0), 1)
+            plane = tl.sum(tile[e], 1)
             source = tl.broadcast_to(plane[:, None, :], (L, ROWS, vectors))
             index = tl.broadcast_to(tl.minimum(n, vectors - 1)[None, :, :], (L, ROWS, vectors))
             out += tl.where((n < vectors)[None, :, :], tl.gather(source, index, 2), 0)
         out = tl.reshape(out, (L, padded(CELLS)))
+    elif V < 0:
+        out = tile[0]
+        for e in tl.static_range(1, planes(V)):
+            out += tile[e]
+        out = tl.sum(out, 2)
+    else:
+        out = tl.sum(tile[0], 1)
     return out
 
 
 @triton.jit
-def sum_cells(tile, L: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr):
-    """A tile ``[L, ...]``, 0 where masked, summed over its cells, ``[L, BLOCK_C]``."""
+def sum_cells(
+    tile,
+    CELLS: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    KEEP: tl.constexpr = False,
+):
+    """A tile, 0 where masked, summed over its cells, ``[L, BLOCK_C]``.
+
+    KEEP: as the tile was made by ``as_tile``.
+    """
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
-        lead, of_next = vector_channels(CELLS, V)
-        of_lead = tl.sum(tl.where(of_next[None, None, :, :], 0, tile), 2)
-        of_next = tl.sum(tl.where(of_next[None, None, :, :], tile, 0), 2)
+        lead, of_lead = vector_channels(CELLS, V)
+        own = tl.zeros_like(tile[0])
+        rest = own
+        for e in tl.static_range(V):
+            own += tl.where((e < of_lead)[None, None, :], tile[e], 0)
+            rest += tl.where((e < of_lead)[None, None, :], 0, tile[e])
         channel = tl.arange(0, M)[:, None]
         here = (lead[None, :] == channel)[None, None, :, :]
         after = (lead[None, :] + 1 == channel)[None, None, :, :]
-        parts = tl.where(here, of_lead[:, :, None, :], 0)
-        parts += tl.where(after, of_next[:, :, None, :], 0)
-        out = tl.reshape(tl.sum(parts, 3), (L, BLOCK_C))
+        parts = tl.where(here, own[:, :, None, :], 0)
+        parts += tl.where(after, rest[:, :, None, :], 0)
+        out = tl.reshape(tl.sum(parts, 3), (tile[0].shape[0], BLOCK_C))
+    elif V < 0 and KEEP:
+        # First what threads of a warp have of a channel. Then Triton is to choose again who has
+        # what, so that a thread adds the sums of all warps: left where they are, they would meet
+        # in shared memory, by triton 3.6 four and more in a bank.
+        L: tl.constexpr = tile[0].shape[0]
+        WITHIN: tl.constexpr = within_warp(tile[0].shape)
+        parts = tl.reshape(from_planes(tile, V), (L, tile[0].shape[1] // WITHIN, WITHIN, BLOCK_C))
+        out = tl.trans(tl.sum(parts, 2), 0, 2, 1)
+        out = tl.sum(tl.sum(out[None], 0), 2)
+    elif V < 0:
+        out = tl.sum(from_planes(tile, V), 1)
     else:
-        out = tl.sum(tile, 1 if V < 0 else 2)
+        out = tl.sum(tile[0], 2)
     return out
 
 
@@ -323,21 +378,20 @@ def arrangement(
     per_thread: int,
     classes: int = 1,
     vectors: bool = True,
-    columns: bool = True,
     threads: int = 0,
 ) -> dict[str, Any]:
     """The constants by which a kernel sees features (and their gradient), BLOCK_C and BLOCK_P.
 
-    V is -1 only where ``columns`` are allowed and the channels of all tensors are contiguous; and
-    above 0 only where ``vectors`` are allowed and serve all tensors, rows would not be aligned, and
-    the sums in place for all ``classes`` still fit into registers. A tile has about ``per_thread``
+    V is below 0 where the channels of all tensors are contiguous, but not on AMD; and above 0 only
+    where ``vectors`` are allowed and serve all tensors, rows would not be aligned, and the sums in
+    place for all ``classes`` still fit into registers. A tile has about ``per_thread``
     elements for each of so many ``threads`` (0: of four warps), padding included; fewer where
     classes outnumber its cells.
     """
     shape, size = tensors[0].shape, tensors[0].element_size()
     strides = tuple(tensor.stride() for tensor in tensors)
     elements = tile_scale * (threads or 4 * warp_size()) * per_thread
-    columns &= not on_amd() and all(stride[1] == 1 for stride in strides) and shape[1] > 1
+    columns = not on_amd() and all(stride[1] == 1 for stride in strides) and shape[1] > 1
     return dict(_arrangement(tuple(shape), strides, size, elements, classes, vectors, columns))
 
 
@@ -360,10 +414,10 @@ def _arrangement(
     # Triton knows a stride to be aligned if it is a multiple of 16.
     aligned = cells % 16 == 0
     fit = vector <= cells and vectors_per_row(cells, vector) * max(classes, 2) <= 2 * MAX_VECTORS
-    if aligned or not (vectors and packed and fit and channels % row == 0):
-        row = vector = 0
     if columns:
-        row, vector = 0, -1
+        row, vector = 0, -vector
+    elif aligned or not (vectors and packed and fit and channels % row == 0):
+        row = vector = 0
     block_p = padded(cells)
     if row:
         of_channel = padded(vectors_per_row(cells, vector)) * vector // row
@@ -371,11 +425,12 @@ def _arrangement(
         block_p = min(block_p, elements // MIN_CHANNELS)
         # With fewer cells than classes, W's [classes, BLOCK_C] would not fit shared memory.
         of_channel = max(block_p, classes)
+    block_c = max(min(elements // of_channel, padded(channels)), row, 1)
     return {
         "CELLS": cells,
-        "V": vector,
+        "V": max(vector, -block_c),
         "FLAT": all(stride[2] == width * stride[3] for stride in strides),
-        "BLOCK_C": max(min(elements // of_channel, padded(channels)), row, 1),
+        "BLOCK_C": block_c,
         "BLOCK_P": block_p,
     }
 
@@ -421,14 +476,6 @@ def warp_size() -> int:
 def on_amd() -> bool:
     """Whether kernels are compiled for an AMD GPU: warps of 64, and no asynchronous copies."""
     return not knobs.runtime.interpret and bool(_target(driver.active).backend == "hip")
-
-
-def before_sm_90() -> bool:
-    """Whether kernels are compiled for an older GPU of NVIDIA."""
-    if knobs.runtime.interpret:
-        return False
-    target = _target(driver.active)
-    return bool(target.backend == "cuda" and target.arch < 90)
 
 
 @functools.lru_cache

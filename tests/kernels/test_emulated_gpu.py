@@ -122,12 +122,12 @@ def test_memory_moves_the_features_twice_and_their_gradient_once(layout: str) ->
     assert 2 * size <= moved["F read"] <= beside * 2 * size
     assert size <= moved["dF written"] <= beside * size
     assert moved["F written"] == moved["dF read"] == 0
-    # Of channels_last no two threads want different words of one bank; but of triton 3.6, where dF
-    # takes its way to the layout of its stores.
-    most = {"channels_last": 1.6, "nchw": 4.91} if oldest else {"channels_last": 1.05, "nchw": 2}
+    # No two threads want different words of one bank; but of triton 3.6, where sums of NCHW over
+    # the channels go through shared memory, once a program.
+    most = 1.2 if oldest and layout == "nchw" else 1.05
     of_features = [launch for launch in gpu.launches if launch.kernel in WIDE]
     conflicts = [launch.passes / launch.least_passes for launch in of_features]
-    assert max(conflicts) <= most[layout], conflicts
+    assert max(conflicts) <= most, conflicts
 
 
 @pytest.mark.parametrize("missing", ["bar.sync", "cp.async.wait_group"])
