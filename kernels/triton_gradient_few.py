@@ -177,9 +177,10 @@ def few_classes(
     crowded = seen["V"] > 0 and lead > 2
     threads = 4 * warp_size() if crowded else THREADS
     share = 2 if crowded or on_amd() else SAMPLES
-    # A thread has a vector; of columns of 32 bits two, where their products leave registers. Of 16
-    # bits that would be 64 channels, whose rows of W two threads would read from each bank.
-    per_thread = 8 if seen["V"] == 0 or (seen["V"] < 0 and lead <= 2) else abs(seen["V"])
+    # A thread has a vector; of columns of 32 bits and more two, where their products leave
+    # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
+    columns = seen["V"] < 0 and lead <= 2
+    per_thread = min(8, 2 * abs(seen["V"])) if columns else abs(seen["V"]) or 8
     seen = arrangement(features, written, per_thread=per_thread, classes=lead, threads=threads)
     samples = samples_in_registers(seen, share, threads)
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])

@@ -88,6 +88,7 @@ def _several_kernel(
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
     count = tl.minimum(samples, batch - group * samples)
+    # Hoisted out of the loop, what is the same at each step spills in columns, by triton 3.6.
     for sample in tl.range(0, count, num_stages=STAGES, disable_licm=V < 0):
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
@@ -118,7 +119,7 @@ def _several_kernel(
                 first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            tile = as_tile(tile, ACC, V, KEEP=V > 0)
+            tile = as_tile(tile, ACC, V)
             u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
             grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
             if LOGITS:
@@ -143,8 +144,7 @@ def several_classes(
     written = features if grad_features is None else grad_features
     # What registers allow: of twice the channels, g is read half as often. Not where a block of the
     # cells is not all of them.
-    narrow = features.element_size() == 2
-    wide_tiles = narrow and features.stride(1) == 1 and height * width <= 128
+    wide_tiles = features.element_size() == 2 and features.stride(1) == 1 and height * width <= 128
     seen = arrangement(features, written, per_thread=16 if wide_tiles else 8)
     groups = max(1, triton.cdiv(batch, SAMPLES))
     # As many for each.
@@ -179,7 +179,7 @@ def several_classes(
                 LOGITS=maps.logits is not None,
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
-                # Elsewhere the other number, or 8 rows for up to 8 classes, make it spill.
+                # More stages make it spill, or 8 rows for up to 8 classes.
                 STAGES=1 if on_amd() else 2,
                 L=MAX_CLASSES,
                 **seen,

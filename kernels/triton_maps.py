@@ -120,8 +120,8 @@ def _maps_kernel(
     last = tl.minimum(first + channels_per_split, channels)
     of_rows = weight_ptr + row * stride_w[0]
     # Hoisted out of the loop, what spreads 8 channels over a row's vectors is too many registers.
-    KEPT: tl.constexpr = channels_per_row(CELLS, V) == 8 and L <= 2
-    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=KEPT):
+    HOIST: tl.constexpr = channels_per_row(CELLS, V) < 8 or L > 2
+    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
         w = load_channels(of_rows, known, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         if CONTRAST:
             # Not by load_channels: bench.codegen tells tensors apart by the lines of their loads.
@@ -197,7 +197,7 @@ def class_maps(
     samples = samples_in_registers(seen, share, threads) if index is None else 1
     if in_place:
         spare = samples == 1 and lead <= 2 and seen["V"] <= 0
-        per_thread = 16 if spare else abs(seen["V"]) or 8
+        per_thread = 16 if spare else max(abs(seen["V"]), 4) if seen["V"] else 8
     seen = arrangement(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )

@@ -70,8 +70,9 @@ def from_planes(parts, V: tl.constexpr):
 def as_tile(loaded, ACC: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr = False):
     """A block of features, as it was loaded, as a tile of ACC, with an axis of length 1.
 
-    KEEP: what is computed with it stays with the threads that loaded it, so that it is stored as it
-    is. Else Triton chooses, whom a new axis leaves free; kept, rows of 16 classes spill.
+    KEEP: what meets it is to be with the threads that loaded it; so is h, of which dF is made,
+    which then is stored without a move. Else Triton chooses, as a new axis leaves it free: columns
+    beside 16 rows of W would spill.
     """
     parts = to_planes(loaded, V)
     tile = ()
@@ -95,7 +96,7 @@ def as_stored(tile, DTYPE: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def sums(a, b):
-    """Of two tiles."""
+    """Of two tiles, element by element."""
     tile = ()
     for e in tl.static_range(len(a)):
         tile += (a[e] + b[e],)
@@ -104,7 +105,7 @@ def sums(a, b):
 
 @triton.jit
 def products(a, b):
-    """Of two tiles."""
+    """Of two tiles, element by element."""
     tile = ()
     for e in tl.static_range(len(a)):
         tile += (a[e] * b[e],)

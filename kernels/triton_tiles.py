@@ -7,7 +7,7 @@ A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells, as they a
   cells are one block, with padding; of more, programs or steps take a block each, so that a tile
   always has MIN_CHANNELS.
 - columns (V < 0): ``[BLOCK_P, BLOCK_C]``, else as rows, where channels are contiguous
-  (channels_last); -V of them are 16 bytes. On AMD, rows.
+  (channels_last); -V of them are 16 bytes, or all of a tile. On AMD, rows.
 - vectors (V > 0): ``[BLOCK_C / M, N V]``, N vectors of V elements and padding, which are all
   cells (BLOCK_P = P, the cells and their padding). In NCHW with 49 cells a channel's row of 98
   bytes is not aligned, but M = 8 of them are 392 values without a gap, which is 49 vectors of 16
@@ -318,7 +318,7 @@ def sum_cells(
 ):
     """A tile, 0 where masked, summed over its cells, ``[L, BLOCK_C]``.
 
-    KEEP: as the tile was made by ``as_tile``.
+    KEEP: of columns, as it was given to ``as_tile``.
     """
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)

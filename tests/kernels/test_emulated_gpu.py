@@ -46,6 +46,8 @@ CORNERS: tuple[Case, ...] = (
     {"batch": 3, "channels": 24, "grid": (5, 5), "classes": 17, "dtype": torch.float64},
     # Where products are fused into a sum over cells, threads disagree on it.
     {"batch": 2, "channels": 17, "grid": (5, 13), "classes": 17, "dtype": torch.bfloat16},
+    # Fewer channels than a vector has.
+    {"batch": 3, "channels": 3, "grid": (5, 5), "classes": 2, "dtype": torch.bfloat16},
 )
 
 
