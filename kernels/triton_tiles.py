@@ -341,7 +341,7 @@ def sum_cells(
         L: tl.constexpr = tile[0].shape[0]
         WITHIN: tl.constexpr = within_warp(tile[0].shape)
         parts = tl.reshape(from_planes(tile, V), (L, tile[0].shape[1] // WITHIN, WITHIN, BLOCK_C))
-        out = tl.trans(tl.sum(parts, 2), 0, 2, 1)
+        out = tl.permute(tl.sum(parts, 2), (0, 2, 1))
         out = tl.sum(tl.sum(out[None], 0), 2)
     elif V < 0:
         out = tl.sum(from_planes(tile, V), 1)
