@@ -32,6 +32,7 @@ WORDS = {"rn", "rzi", "ftz", "approx", "full", "lo", "hi", "wide", "add", "min",
 WORDS |= {"num", "nan", "NaN", "sync", "aligned", "uni", "warp", "bfly", "idx", "down"}
 WORDS |= {"param", "global", "shared", "async", "ca", "cg", "commit_group", "wait_group"}
 WORDS |= {"v2", "v4", "x1", "x2", "x4", "m8n8", "trans", "L1", "L2", "evict_first", "evict_last"}
+ONLY_NAN = np.uint32(0x7FFFFFFF).view(np.float32)
 
 Handler = Callable[[Instruction, Block, Array | None], Array | None]
 HANDLERS: dict[str, Handler] = {}
@@ -64,6 +65,8 @@ def numbers(
         one = kinds[0]
         values = [v.astype(FLOATS[one]) for v in values[:-1]] + [block.read(operands[-1], one)]
     result = function(it, *values)
+    if one == "f32":  # Of 32 bits there is one NaN, where numpy keeps the bits of an operand's.
+        result = np.where(np.isnan(result), ONLY_NAN, result)
     result = to_bf16(result) if one == "bf16" else flushed(result, it)
     if packed:
         result = result.view(UNSIGNED[result.itemsize * 16])

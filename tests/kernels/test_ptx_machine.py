@@ -115,6 +115,13 @@ def test_floats_to_integers_stop_at_the_ends() -> None:
     assert list(result("cvt.rzi.u32.f32 %r9, %r1;", r1=values)[:3]) == [3 * 10**9, 0, 0]
 
 
+def test_there_is_one_nan_of_32_bits() -> None:
+    """Threads that hold the same sum, of operands in another order, hold the same bits."""
+    a, b = (np.full(1, bits, np.uint32) for bits in (0x7FC00001, 0xFFC00002))
+    for code in ("add.f32 %r9, %r1, %r2;", "add.f32 %r9, %r2, %r1;", "mul.f32 %r9, %r2, %r1;"):
+        assert (result(code, r1=a, r2=b).view(np.uint32) == 0x7FFFFFFF).all()
+
+
 def test_two_numbers_in_a_register() -> None:
     pair = np.array([1.5, -2.0], np.float32).view(np.uint64)
     found = result("fma.rn.f32x2 %rd9, %rd1, %rd1, %rd1;", "rd9", rd1=pair)[:1].view(np.float32)
