@@ -2,15 +2,13 @@
 
 import json
 import math
-from argparse import ArgumentError
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
-from jsonargparse import ArgumentParser
-
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean
+from focus.typed import typed_value
 
 CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -81,35 +79,30 @@ class DetectorConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if lacking := [name for name in _REQUIRED if name not in values]:
-                raise _no_config(path, f"it has no {lacking[0]!r}")
+                raise ValueError(f"it has no {lacking[0]!r}")
             version = values.pop("version")
-            if version > CONFIG_VERSION:
-                raise InputError(f"{path} has version {version}: update focus to read it.")
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_class_arguments(cls)
-            return cls(**parser.parse_object(values).as_dict())
-        except InputError:
-            raise
+            if version <= CONFIG_VERSION:
+                types = get_type_hints(cls)
+                if unknown := [name for name in values if name not in types]:
+                    meant = did_you_mean(unknown[0], types)
+                    raise ValueError(f"it has an unknown key {unknown[0]!r}{meant}")
+                return cls(**{k: typed_value(types[k], v, k) for k, v in values.items()})
         except OSError as error:
             raise InputError(
                 f"{path.parent} holds no detector ({path.name}: {error.strerror}): give the folder "
                 "that training wrote, runs/NAME/model."
             ) from None
-        except (
-            *(TypeError, KeyError, AttributeError, ValueError),
-            *(ArgumentError, RecursionError),
-        ) as error:
-            reason = " ".join(str(error).split())
-            raise _no_config(path, f"{type(error).__name__}: {reason}") from None
+        except (TypeError, AttributeError, ValueError, RecursionError) as error:
+            # Errors of this package say what is wrong, those of others with their names only.
+            kind = "" if type(error) in (ValueError, InputError) else f"{type(error).__name__}: "
+            reason = " ".join(str(error).split()).removesuffix(".")
+            raise InputError(
+                f"{path} is not the config of a detector ({kind}{reason}): give the folder that "
+                "training wrote, runs/NAME/model."
+            ) from None
+        raise InputError(f"{path} has version {version}: update focus to read it.")
 
     def write(self, path: Path) -> None:
         """Write a ``config.json``."""
         text = json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
-
-
-def _no_config(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"{path} is not the config of a detector ({reason}): give the folder that training wrote, "
-        "runs/NAME/model."
-    )

@@ -1,4 +1,4 @@
-"""Texts of the command line and of configuration files as the values of typed fields."""
+"""What the command line and configuration files say as the values of typed fields."""
 
 import math
 from collections.abc import Callable
@@ -11,49 +11,52 @@ _WORDS: dict[Any, str] = {
     float: "a number",
     bool: "true or false",
     str: "one text",
-    tuple: "a list of texts",
-    dict: "`name: path` lines",
+    tuple[str, ...]: "a list of texts",
+    tuple[float, float, float]: "a list of 3 numbers",
+    dict[str, str]: "`name: path` lines",
 }
 
 
 def typed_value(kind: Any, value: Any, where: str) -> Any:
     """The value of a field of type ``kind``.
 
-    Numbers are those of Python, not YAML's, of which ``1:30`` is 90; a text is what it is.
+    Numbers in a text are those of Python, not YAML's, of which ``1:30`` is 90; a text is what it
+    is, and what is of the type already, as JSON's numbers are, stays.
 
     Args:
-        kind: int, float, bool, str, a Literal of texts, a tuple or a dict of texts.
-        value: a text, or a list or a mapping of texts; where: what it is of, for the error.
+        kind: int, float, bool, str, a Literal of texts, a tuple or a dict of those.
+        value: as it was read; where: what it is of, for the error.
 
     Raises:
         InputError: it is no value of that type.
     """
     try:
         return _read(kind, value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # that of a number that no float holds
         meant = ""
         if get_origin(kind) is Literal:
             choices = get_args(kind)
             wanted = f"one of {', '.join(choices)}"
             meant = did_you_mean(str(value), choices)
         else:
-            wanted = _WORDS[get_origin(kind) or kind]
+            wanted = _WORDS[kind]
         raise InputError(f"{where} takes {wanted}, got {value!r}{meant}.") from error
 
 
 def _read(kind: Any, value: Any) -> Any:
-    """Raises ValueError for what is none of that kind."""
-    origin = get_origin(kind)
-    if origin is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
+    """Raises ValueError or OverflowError for what is none of that kind."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_read(k, v) for k, v in zip(kinds, value, strict=True))
     if origin is dict and isinstance(value, dict):
-        if all(isinstance(text, str) for pair in value.items() for text in pair):
-            return value
-    elif isinstance(value, str):
-        if origin is Literal and value in get_args(kind):
-            return value
-        if kind in _READERS:
-            return _READERS[kind](value)
+        return {_read(parts[0], k): _read(parts[1], v) for k, v in value.items()}
+    if type(value) is kind or (origin is Literal and value in parts):
+        return value
+    if isinstance(value, str) and kind in _READERS:
+        return _READERS[kind](value)
+    if kind is float and type(value) is int:
+        return float(value)
     raise ValueError(value)
 
 
@@ -71,4 +74,4 @@ def _switch(text: str) -> bool:
     raise ValueError(text)
 
 
-_READERS: dict[Any, Callable[[str], Any]] = {int: int, float: _number, bool: _switch, str: str}
+_READERS: dict[Any, Callable[[str], Any]] = {int: int, float: _number, bool: _switch}

@@ -300,7 +300,25 @@ def saved(small: Detector, tmp_path: Path) -> Path:
         ({"model": "resnet1"}, "did you mean"),
         ({"image_size": "large"}, "image_size"),
         ({"mean": [0.5]}, "mean"),
+        (
+            {"image_size": "large"},
+            r"\(image_size takes a whole number, got 'large'\): give the folder",
+        ),
+        ({"image_size": 64.0}, "image_size takes a whole number, got 64.0"),
+        ({"image_size": True}, "image_size takes a whole number, got True"),
+        ({"model": 3}, "model takes one text, got 3"),
+        ({"mean": [0.5]}, r"\(mean takes a list of 3 numbers, got \[0\.5\]\): give the folder"),
+        ({"mean": [0.5] * 4}, "mean takes a list of 3 numbers"),
+        ({"mean": [None, 0.5, 0.5]}, r"mean takes a list of 3 numbers, got \[None, 0\.5, 0\.5\]"),
+        ({"mean": [True, 0.5, 0.5]}, "mean takes a list of 3 numbers"),
+        ({"mean": 0.5}, "mean takes a list of 3 numbers, got 0.5"),
+        ({"training_generators": "a"}, "training_generators takes a list of texts, got 'a'"),
+        ({"training_generators": ["a", 1]}, "training_generators takes a list of texts, got"),
+        ({"training_families": {"a": 1}}, r"training_families takes .*, got {'a': 1}"),
+        ({"training_families": []}, r"training_families takes .*, got \[\]"),
         ({"unknown": 1}, "unknown"),
+        ({"unknown": 1}, r"\(it has an unknown key 'unknown'\): give the folder"),
+        ({"menu": 1}, r"\(it has an unknown key 'menu' \(did you mean mean\?\)\): give the folder"),
         ({"image_size": 0}, r"config\.json is not .*image_size is 0, it has to be above 0"),
         ({"temperature": 0.0}, r"config\.json is not .*temperature is 0\.0, it has to be above 0"),
         ({"temperature": math.nan}, "temperature is nan, it has to be above 0"),
@@ -317,6 +335,33 @@ def test_a_config_that_cannot_be_used(change: dict[str, Any], words: str, saved:
     with pytest.raises(InputError, match=words) as caught:
         Detector.from_pretrained(saved)
     assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("field", ["image_size", "mean", "temperature", "training_families"])
+def test_null_in_a_config_is_no_value(field: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"version": 1, "model": "timm", "image_size": 64} | {field: None}))
+    words = rf"not the config of a detector \({field} takes .*, got None\): give the folder"
+    with pytest.raises(InputError, match=words) as caught:
+        DetectorConfig.read(path)
+    assert_one_sentence(caught.value)
+
+
+def test_a_number_in_a_config_that_no_float_holds(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    values = {"version": 1, "model": "timm", "image_size": 64, "temperature": 10**309}
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"not the config .*temperature takes a number, got 1000"):
+        DetectorConfig.read(path)
+
+
+def test_whole_numbers_in_a_config_are_read_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    values = {"version": 1, "model": "timm", "image_size": 64, "mean": [0, 0, 1], "temperature": 2}
+    path.write_text(json.dumps(values))
+    read = DetectorConfig.read(path)
+    assert read == DetectorConfig("timm", 64, mean=(0.0, 0.0, 1.0), temperature=2.0)
+    assert [type(number) for number in (*read.mean, read.temperature)] == [float] * 4
 
 
 @pytest.mark.parametrize(
