@@ -1,6 +1,9 @@
 """The demo set as files: a run from them is the run from the embedded set."""
 
 import json
+import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 
 from focus.cli import parse
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.check.command import main as check
 from focus.data.demo import demo_manifest
 from focus.data.demo.files import main, write_demo
 from focus.data.images import load_image, load_map
@@ -95,6 +99,32 @@ def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
 
     assert told(found) == told(of_the_set)
     assert len(read_data(folder / "uEars.csv")) == 2
+
+
+def test_maps_of_another_csv_are_not_nobodys(folder: Path, tmp_path: Path) -> None:
+    """All the template's CSVs have one folder of human maps; train.csv has images for them."""
+    place = shutil.copytree(folder, tmp_path / "files")
+
+    def unmatched(name: str) -> int:
+        with suppress(SystemExit):  # there is nothing to train with in the test sets
+            check([str(place / name), "--output", str(tmp_path / "out")])
+        found = json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
+        return int(found["maps"]["unmatched"])
+
+    def write(name: str, *samples: Sample) -> None:
+        Manifest(samples).to_csv(place / name)
+
+    training = read_data(place / "train.csv").split("train")
+    write("part.csv", *training)
+    for name in ("closed.csv", "open.csv", "train.csv", "part.csv", "reals.csv"):
+        assert unmatched(name) == 0, name
+    # The map of a listed image whose row does not name it, and one of an image that is nowhere.
+    write("part.csv", replace(training[0], map_path=None), *training[1:])
+    assert unmatched("part.csv") == 1
+    shutil.copy(training[0].map_path or "", place / "heatmaps" / "nobody.png")
+    assert unmatched("part.csv") == 2
+    assert unmatched("closed.csv") == 1
+    assert unmatched("train.csv") == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -80,7 +80,7 @@ def map_references(place: Path, files: Iterable[Path], images: Container[str]) -
     found: dict[str, str] = {}
     shared: defaultdict[str, list[Path]] = defaultdict(list)
     for path, name in own.items():
-        image = name if name in images else _annotated_image(name, images, folders=not mirrored)
+        image = name if name in images else annotated_image(name, images, folders=not mirrored)
         if image != name:
             shared[image].append(path)
         elif name in found:
@@ -145,7 +145,7 @@ def _shares(length: int, start: float, stop: float, count: int) -> Map:
     return np.asarray(covered / covered.sum(1, keepdims=True), dtype=np.float32)
 
 
-def _annotated_image(name: str, images: Container[str], *, folders: bool) -> str:
+def annotated_image(name: str, images: Container[str], *, folders: bool) -> str:
     """The image that an annotator's map belongs to; the map's own name if there is none."""
     _, slash, below = name.partition(os.sep)
     if folders and slash and below in images:

@@ -1,6 +1,6 @@
 """Everything that the check finds, in the order in which it finds it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -16,9 +16,10 @@ from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
 from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_map, look_at_mask
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
-from focus.data.maps import files_of
+from focus.data.maps import annotated_image, files_of
 from focus.data.readers import read_given
-from focus.data.readers.files import find_maps, images_below
+from focus.data.readers.files import Use, find_maps, images_below, maps_may_be_shared, odd_maps
+from focus.data.readers.folders import images_without_maps
 from focus.data.splits import assign_splits
 from focus.errors import InputError
 from focus.training import training_manifest
@@ -29,11 +30,15 @@ _AUDITED = 5000
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a configuration with their splits; none, and why, if they cannot be read."""
+    """The images of a configuration with their splits; none, and why, if they cannot be read.
+
+    uses: of the folders whose maps were found by the images' names.
+    """
 
     config: TrainConfig
     manifest: Manifest
     obstacle: str = ""
+    uses: Mapping[Path, Sequence[Use]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,9 @@ class Findings:
 def read(config: TrainConfig) -> Data:
     """Read the images and give them the splits that training would."""
     try:
-        own, tests = read_given(config)
-        return Data(config, assign_splits(own, seed=config.seed) + tests)
+        with maps_may_be_shared() as uses:
+            own, tests = read_given(config)
+        return Data(config, assign_splits(own, seed=config.seed) + tests, uses=uses)
     except InputError as error:
         return Data(config, Manifest([]), str(error))
 
@@ -106,7 +112,7 @@ def gather(data: Data) -> Findings:
         obstacle=_obstacle(config, progress=True),
         looks=looks,
         maps=dict(zip(references, maps, strict=True)),
-        n_unmatched=_unmatched(config, references),
+        n_unmatched=_unmatched(data, references),
         faint_masks=[mask for mask, is_faint in zip(masks, faint, strict=True) if is_faint],
         bad=bad,
         leaks=find_leaks(manifest, looks),
@@ -169,17 +175,44 @@ def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
     return sorted(rows)
 
 
-def _unmatched(config: TrainConfig, references: Sequence[str]) -> int:
-    """How many images in the folders of human maps, given or beside the data, nobody refers to."""
-    tests = [*config.test_data.values(), *config.test_real.values()]
-    given = [(path, config.heatmaps) for path in config.data] + [(path, None) for path in tests]
-    folders: set[Path] = set()
-    for path, heatmaps in given:
+def _unmatched(data: Data, references: Sequence[str]) -> int:
+    """How many images in the folders of human maps, given or beside the data, are nobody's map.
+
+    Where maps are found by the images' names, those that the reader warns of. A manifest names its
+    maps itself: of the others beside it, those of its images and of no image that is there.
+    """
+    used = {str(absolute(file)) for reference in references for file in files_of(reference)}
+    listed = {sample.path for sample in data.manifest}
+    count = sum(len(odd_maps(uses)) for uses in data.uses.values())
+    for folder, root in _folders_beside(data).items():
+        names = _names_of_others(root, folder, listed)
+        for path in images_below(folder):
+            name = str(path.relative_to(folder).with_suffix(""))
+            is_others = {name, annotated_image(name, names, folders=True)} & names
+            count += str(path) not in used and not is_others
+    return count
+
+
+def _folders_beside(data: Data) -> dict[Path, Path]:
+    """The folders of maps beside the data that no reader looked into, and their images' root."""
+    config = data.config
+    given = () if config.heatmaps else config.data
+    found = {}
+    for path in (*given, *config.test_data.values(), *config.test_real.values()):
         place = absolute(path)
         inside = place if place.is_dir() else place.parent
         root = inside if config.data_root is None else absolute(config.data_root)
-        folder, _ = find_maps(heatmaps, inside, root)
-        if folder is not None and folder.is_dir():
-            folders.add(folder)
-    used = {str(absolute(file)) for reference in references for file in files_of(reference)}
-    return sum(str(path) not in used for folder in folders for path in images_below(folder))
+        folder, _ = find_maps(None, inside, root)
+        if folder is not None and folder not in data.uses:
+            found[folder] = root
+    return found
+
+
+def _names_of_others(root: Path, maps: Path, listed: Collection[str]) -> set[str]:
+    """The names that maps of other images than the listed ones have, without extensions."""
+    try:
+        others = [path for path in images_without_maps(root, maps) if str(path) not in listed]
+    except InputError:  # some folder that the data may have nothing to do with cannot be listed
+        others = []
+    below = {str(path.relative_to(root).with_suffix("")) for path in others}
+    return below | {path.stem for path in others}

@@ -340,7 +340,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
             f"None of the {len(maps)} human maps in {folder} has the name of an image of "
             f"{manifest.source}: name each human map as its image."
         )
-    use = _Use(
+    use = Use(
         manifest.source,
         _map_files(maps.values(), folder),
         set(_map_files((sample.map_path for sample in found), folder)),
@@ -359,7 +359,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     return Manifest(found, manifest.source)
 
 
-class _Use(NamedTuple):
+class Use(NamedTuple):
     """The maps that were there for the images of one source, and those that they have."""
 
     source: str
@@ -367,19 +367,22 @@ class _Use(NamedTuple):
     used: set[str]
 
 
-_uses: ContextVar[dict[Path, list[_Use]] | None] = ContextVar("uses of folders", default=None)
+_uses: ContextVar[dict[Path, list[Use]] | None] = ContextVar("uses of folders", default=None)
 
 
 @contextmanager
-def maps_may_be_shared() -> Iterator[None]:
-    """Warn of maps of no image only after all paths are read: one folder may serve several."""
-    if _uses.get() is not None:
-        yield
+def maps_may_be_shared() -> Iterator[dict[Path, list[Use]]]:
+    """Warn of maps of no image only after all paths are read: one folder may serve several.
+
+    Gives the uses of each folder, or COCO file, whose maps are found by the images' names.
+    """
+    if (outer := _uses.get()) is not None:
+        yield outer
         return
-    uses: dict[Path, list[_Use]] = {}
+    uses: dict[Path, list[Use]] = {}
     token = _uses.set(uses)
     try:
-        yield
+        yield uses
     finally:
         _uses.reset(token)
     for folder, of_sources in uses.items():
@@ -392,14 +395,20 @@ def _map_files(references: Iterable[str | None], folder: Path) -> list[str]:
     return [f for r in given for f in files_of(r)] if folder.is_dir() else list(given)
 
 
-def _warn_of_odd_maps(folder: Path, uses: Sequence[_Use]) -> None:
+def odd_maps(uses: Sequence[Use]) -> list[str]:
+    """The maps of one folder that belong to no image; none if they all do not: of other data."""
     files = dict.fromkeys(file for use in uses for file in use.files)
     used = {file for use in uses for file in use.used}
     without = [file for file in files if file not in used]
-    if 0 < len(without) < len(files):
+    return without if len(without) < len(files) else []
+
+
+def _warn_of_odd_maps(folder: Path, uses: Sequence[Use]) -> None:
+    if without := odd_maps(uses):
+        n_files = len({file for use in uses for file in use.files})
         _log.warning(
             "%d of %d human maps in %s belong to no image of %s, the first is %r",
-            *(len(without), len(files), folder),
+            *(len(without), n_files, folder),
             *(", ".join(use.source for use in uses), without[0]),
         )
 
