@@ -291,6 +291,42 @@ def test_generators_of_alike_names_are_told_apart_in_legends(evaluation: Made) -
         assert said - {"real"} == {"stable_d...v_1_4", "stable_d...v_1_5"}, plot.name
 
 
+@pytest.mark.parametrize("count", [28, 29, 40])
+def test_of_more_generators_than_styles_the_best_and_the_worst_have_a_colour(
+    evaluation: Made, count: int
+) -> None:
+    _, scores, _ = evaluation
+    fakes = np.flatnonzero((scores.label == 1) & (scores.test_set == "open"))
+    generator = np.where(scores.label == 1, "g00", scores.generator)
+    generator[fakes] = [f"g{at % count:02d}" for at in range(len(fakes))]
+    found = replace(scores, generator=generator.astype(object))
+    results = summarise(found, ["kA"], resamples=0)
+    aucs = {name: each["auc"] for name, each in results["open"]["generators"].items()}
+    ranked = sorted(aucs, key=lambda name: aucs[name])
+    drawn = {plot.name: plot for plot in plots.of_scores(found, results)}
+    for kind in ("roc", "det"):
+        plot = drawn[f"{kind}-open"]
+        assert all(f"{name} {auc:.3f}" in plot.alt for name, auc in aucs.items())
+        figure = plot.draw()
+        *lines, _ = figure.axes[0].get_lines()  # the last is the diagonal
+        styles = [(line.get_color(), line.get_linestyle()) for line in lines]
+        said = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert len(lines) == count
+        if count == 28:
+            assert len(set(styles)) == len(said) == 28
+            continue
+        names = [text.split()[0] for text in said]
+        assert sorted(aucs[name] for name in names[:5]) == [aucs[name] for name in ranked[:5]]
+        assert said[5] == f"{count - 10} others"
+        assert [aucs[name] for name in names[6:]] == [aucs[name] for name in ranked[-5:]]
+        assert len(set(styles)) == 11
+        grey = [line for line, style in zip(lines, styles, strict=True) if styles.count(style) > 1]
+        assert len(grey) == count - 10
+        coloured = [line for line in lines if line not in grey]
+        assert max(g.get_zorder() for g in grey) < min(line.get_zorder() for line in coloured)
+        assert "in colour those of the five lowest and the five highest AUC" in plot.alt
+
+
 def test_an_error_leaves_no_part_of_a_report_and_costs_a_line(
     tmp_path: Path, detector: Detector, evaluation: Made
 ) -> None:

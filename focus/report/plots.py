@@ -34,6 +34,9 @@ _WIDTH, _HEIGHT, _LEGEND_ROW = 4.2, 3.1, 0.19  # inches
 _DPI = 160
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
+_OTHERS = ("#8a8a8a", "-")
+"""Of lines that are too many to be told apart."""
+_ENDS = 5  # of them the lowest and as many of the highest have a colour
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -266,12 +269,27 @@ def _rocs(
     legend: Mapping[str, str],
 ) -> list[Plot]:
     aucs = ", ".join(f"{line.label} {_number(line.auc)}" for line in lines)
+    lines, colours = _told_apart(lines, colours)
+    ends = ", in colour those of the five lowest and the five highest AUC"
+    axis = f"the false positive rate on a logarithmic axis{ends if _OTHERS in colours else ''}"
     made = []
     for kind, name in (("roc", "ROC"), ("det", "DET")):
-        alt = f"{name}, {title}, the false positive rate on a logarithmic axis. AUC: {aucs}."
+        alt = f"{name}, {title}, {axis}. AUC: {aucs}."
         draw = partial(_roc, kind, lines, colours, legend)
         made.append(Plot(f"{kind}-{suffix}", f"{name}, {title}", alt, draw))
     return made
+
+
+def _told_apart(
+    lines: Sequence[Curve], colours: Sequence[tuple[str, str]]
+) -> tuple[Sequence[Curve], Sequence[tuple[str, str]]]:
+    """The lines and their colours; where these repeat, by AUC, and all but both ends grey."""
+    if len(set(colours)) == len(lines):
+        return lines, colours
+    n_others = max(0, len(lines) - 2 * _ENDS)
+    ends = [_colour(number) for number in range(len(lines) - n_others)]
+    by_auc = sorted(lines, key=lambda line: line.auc or 0)
+    return by_auc, [*ends[:_ENDS], *[_OTHERS] * n_others, *ends[_ENDS:]]
 
 
 def _roc(
@@ -280,12 +298,16 @@ def _roc(
     colours: Sequence[tuple[str, str]],
     legend: Mapping[str, str],
 ) -> Figure:
-    figure, axes = _panel(len(lines))
+    n_others = colours.count(_OTHERS)
+    figure, axes = _panel(len(lines) - max(0, n_others - 1))
     lowest_alarms = min(1 / max(2, len(line.real)) for line in lines)
     lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
-    for line, (colour, style) in zip(lines, colours, strict=True):
+    for number, (line, (colour, style)) in enumerate(zip(lines, colours, strict=True)):
         alarms, found = curves.roc(line.real, line.fake)
         label = f"{legend[line.label]}  {_number(line.auc)}"
+        is_other = (colour, style) == _OTHERS
+        if is_other:  # one name for all
+            label = f"{n_others} others" if number == _ENDS else ""
         # A step: between two points the ROC has what the lower rate gives.
         height = found if kind == "roc" else np.maximum(1 - found, lowest_missed / 2)
         axes.plot(
@@ -294,7 +316,8 @@ def _roc(
             drawstyle="steps-post",
             color=colour,
             linestyle=style,
-            linewidth=1.4,
+            linewidth=0.6 if is_other else 1.4,
+            zorder=1.9 if is_other else 2,  # 2 is matplotlib's own
             label=label,
         )
     axes.set_xscale("log")
