@@ -23,6 +23,10 @@ class ImageError(InputError):
     """
 
 
+class UnreadableError(ImageError):
+    """A file that cannot be decoded."""
+
+
 class NotFiniteError(ImageError):
     """A model's output for an image is not finite; ``path`` is the image."""
 

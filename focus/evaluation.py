@@ -1,5 +1,7 @@
 """What ``evaluate.py`` does: a trained detector on images, to scores, results and a report."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from focus.data.manifest import LABEL_NAMES, Manifest, absolute
 from focus.data.readers import read_given
 from focus.data.splits import tell_known
 from focus.detector_config import CONFIG_FILE
-from focus.errors import InputError
+from focus.errors import InputError, UnreadableError, sentence
 from focus.inference import score_shared
 from focus.models import Detector
 from focus.overlays import contact_sheet
@@ -29,7 +31,20 @@ _FILES = (
 )
 
 
+@contextmanager
+def _how_to_go_on() -> Iterator[None]:
+    """Decorates the program: what it says of a file that was readable when it was begun."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise UnreadableError(
+            f"{sentence(error).removesuffix('.')}, or evaluate anew, which leaves out up to "
+            "--max-bad of the files."
+        ) from error
+
+
 @ended_together()
+@_how_to_go_on()
 def evaluate(config: EvaluateConfig) -> None:
     """Score, write scores, results, a sheet of overlays and a report, print a table.
 

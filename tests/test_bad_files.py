@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from focus import evaluation
 from focus.cli import parse
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data import bad_files
 from focus.data.readers import read_data
+from focus.errors import ImageError, sentence
 from focus.evaluation import evaluate
+from focus.models import Detector
 from focus.training import train
 
 from .launching import run as run_python
@@ -90,6 +94,36 @@ def test_too_many_stop_before_a_folder_is_made(
     with pytest.raises(SystemExit):
         run(train, TrainConfig, argv=[*argv, "--max-bad", "1.5"], prog="train.py")
     assert "--max-bad must be from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("after", "workers"), [("check_images", 0), ("check_images", 1), ("write_results", 0)]
+)
+def test_of_a_file_lost_while_it_is_scored_or_drawn_it_is_said_how_to_go_on(
+    folder: Path, flags: list[str], after: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    Detector(training_generators=("kA",)).save_pretrained(folder / "model")
+    lost = folder / "data/test/kA/0_real/0.png"
+    words = [*flags, f"--workers={workers}", f"--model-dir={folder}/model", "--max-bad=0.1"]
+    config = parse(EvaluateConfig, [*words, f"--output={folder}/out", "--report=false"])
+    original = getattr(evaluation, after)
+
+    def losing(*given: Any, **options: Any) -> Any:
+        found = original(*given, **options)
+        lost.write_bytes(b"")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, after, losing)
+        with pytest.raises(ImageError) as ended:
+            evaluate(config)
+    assert sentence(ended.value) == (
+        f"Cannot decode '{lost}' (cannot identify image file): mend or remove the file, or "
+        "evaluate anew, which leaves out up to --max-bad of the files."
+    )
+    evaluate(config)
+    assert str(lost) in {path for path, _, _ in rows(folder / "out/bad_files.csv")}
 
 
 def noting(looked: list[str]) -> Callable[[str], Image.Image]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
-from focus.errors import ImageError
+from focus.errors import UnreadableError
 
 # What a disk or a server says now and then of a sound file, and how often it is asked again.
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
@@ -123,6 +123,8 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
     return values
 
 
-def _undecodable(path: str | Path, error: Exception) -> ImageError:
+def _undecodable(path: str | Path, error: Exception) -> UnreadableError:
     name = repr(os.fspath(path))
-    return ImageError(f"Cannot decode {name} ({reason(path, error)}): mend or remove the file.")
+    return UnreadableError(
+        f"Cannot decode {name} ({reason(path, error)}): mend or remove the file."
+    )

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from focus.data.coco import read_coco
 from focus.data.images import load_map, reason
-from focus.errors import ImageError, InputError
+from focus.errors import InputError, UnreadableError
 
 Map = npt.NDArray[np.float32]
 """Grey values [H, W] in [0, 1]."""
@@ -196,7 +196,7 @@ def _drawn_map(reference: str) -> Map:
         if number not in images:
             raise ValueError(f"it has no image with the id {number}")
     except (OSError, ValueError) as error:
-        raise ImageError(
+        raise UnreadableError(
             f"Cannot decode {reference!r} ({reason(path, error)}): mend or remove the file."
         ) from error
     return images[number].share()
