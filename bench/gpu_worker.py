@@ -1,17 +1,19 @@
 """A process for :mod:`bench.gpu` to start, and for other programs to watch.
 
-    python -m bench.gpu_worker profile|watch|compile [--device cuda] [--shapes BxCxHW,...]
-                               [--share I/N]
+    python -m bench.gpu_worker profile|watch [--device cuda] [--shapes BxCxHW,...]
+    python -m bench.gpu_worker compile [--device cuda] [--shapes BxCxHW,...] [--share I/N]
 
 ``profile``: a step a case between ``cudaProfilerStart`` and ``Stop``, forward and backward each
-followed by a kernel that divides them. ``watch``: every operation once, on small tensors, for a
-sanitizer. ``compile``: what the other parts launch; of that every N-th, from the I-th on.
+followed by a kernel that divides them. ``watch``: every operation once, on small tensors unless
+told otherwise, for a sanitizer. ``compile``: what the other parts launch; of that every N-th, from
+the I-th on.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 
 import torch
 
@@ -91,10 +93,10 @@ def run_maps(case: Case, device: str) -> None:
     class_activation(*inputs_of(case, device).leaves, range(case.classes))
 
 
-def watched() -> list[Work]:
+def watched(shapes: tuple[Shape, ...] = WATCHED) -> list[Work]:
     """What a sanitizer watches: each kernel, in both layouts."""
-    work: list[Work] = [partial(run, case) for case in cases(WATCHED)]
-    for shape, layout in zip(WATCHED, LAYOUTS, strict=False):
+    work: list[Work] = [partial(run, case) for case in cases(shapes)]
+    for shape, layout in zip(cycle(shapes), LAYOUTS, strict=False):
         half, few, several = (
             Case(shape, dtype, layout, classes)
             for dtype, classes in (("fp16", 2), ("bf16", 4), ("bf16", 17))
@@ -118,22 +120,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", choices=["profile", "watch", "compile"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--shapes", type=shapes_of, default=SHAPES)
-    parser.add_argument("--share", default="0/1", metavar="I/N")
+    parser.add_argument("--shapes", type=shapes_of)
+    parser.add_argument("--share", metavar="I/N")
     arguments = parser.parse_args()
+    if arguments.task != "compile" and arguments.share:
+        parser.error(f"{arguments.task} runs all of its steps: drop --share.")
     torch.set_num_threads(1)
     device = arguments.device
     if arguments.task == "profile":
-        profile(profiled(arguments.shapes), device)
+        profile(profiled(arguments.shapes or SHAPES), device)
     elif arguments.task == "watch":
-        for work in watched():
+        for work in watched(arguments.shapes or WATCHED):
             work(device)
             if device == "cuda":
                 torch.cuda.synchronize()
     else:
-        first, step = map(int, arguments.share.split("/"))
+        first, step = map(int, (arguments.share or "0/1").split("/"))
         failed = 0
-        for work in compiled(arguments.shapes, device)[first::step]:
+        for work in compiled(arguments.shapes or SHAPES, device)[first::step]:
             try:
                 work(device)
             except Exception:  # which the part that launches it will say

@@ -1,5 +1,7 @@
 """Parts of ``bench.gpu``, each by itself on the CPU: what they vary and watch, what they say."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 
 from bench import gpu, gpu_timing, gpu_tools, gpu_training, gpu_tuning, gpu_worker, head
 from bench.gpu_steps import SHAPES
+from bench.head_table import Shape
 
 from .gpu_runs import a_run
 
@@ -97,6 +100,41 @@ def test_a_sanitizer_watches_all_kinds_of_kernels_in_both_layouts() -> None:
             assert {("run_head", "bf16", k, cam_class) for k in (4, 17)} <= seen
     assert {1000, 16} <= {work.args[0].classes for work in watched}
     assert max(work.args[0].features_bytes for work in watched) < 2**20
+
+
+@pytest.mark.parametrize("shapes", [((2, 16, 9),), ((2, 16, 9), (3, 16, 49), (4, 16, 64))])
+def test_of_shapes_that_are_given_a_sanitizer_watches_the_same_kinds(
+    shapes: tuple[Shape, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[tuple[Any, ...]] = []
+    for name in ("run", "run_head", "run_maps"):
+        seen = partial(lambda name, case, *more: ran.append((name, case, *more[:-1])), name)
+        monkeypatch.setattr(gpu_worker, name, seen)
+    given = ",".join("x".join(map(str, shape)) for shape in shapes)
+    told: list[list[str]] = [[], ["--shapes", given]]
+    kinds = []
+    for options in told:
+        monkeypatch.setattr(sys, "argv", ["gpu_worker", "watch", "--device", "cpu", *options])
+        gpu_worker.main()
+        kinds.append({(name, *case[1:], *more) for name, case, *more in ran})
+        watched = {case.shape for _, case, *_ in ran}
+        ran.clear()
+    assert watched == set(shapes)
+    assert kinds[0] == kinds[1]
+    assert capsys.readouterr().out == 2 * f"{gpu_worker.DONE}\n"
+
+
+@pytest.mark.parametrize("task", ["watch", "profile"])
+def test_a_task_that_has_no_shares_refuses_one(
+    task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["gpu_worker", task, "--share", "0/2", "--shapes", "2x16x9", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        gpu_worker.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(f"error: {task} runs all of its steps: drop --share.")
 
 
 def test_time_of_a_kernel_is_the_median_of_steps_without_what_overwrites_the_l2() -> None:
