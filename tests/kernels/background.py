@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,20 +32,21 @@ def background(folder: Path, program: str, *names: str) -> Iterator[Background]:
     # What compilers leave when they are ended goes with the folder.
     (folder / "scratch").mkdir()
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "scratch")}
-    with (folder / "log.txt").open("wb") as log:
-        # A group of its own: Ctrl-C reaches pytest alone, which ends all of the group.
-        process = subprocess.Popen(
+    # A group of its own: Ctrl-C reaches pytest alone, which ends all of the group. A pytest that is
+    # killed ends nobody, but its end of a pipe closes: what waits for that ends the group, its own.
+    guard = ["sh", "-c", "read line; kill -KILL 0"]
+    with (
+        (folder / "log.txt").open("wb") as log,
+        subprocess.Popen(guard, stdin=subprocess.PIPE, process_group=0) as leader,
+        subprocess.Popen(
             [sys.executable, Path(__file__).with_name(program), folder, *names],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-    try:
-        yield Background(process, folder)
-    finally:
-        # Once it is done, the number may be another's.
-        if process.poll() != 0:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process_group=leader.pid,
+        ) as process,
+    ):
+        try:
+            yield Background(process, folder)
+        finally:
+            os.killpg(leader.pid, signal.SIGKILL)
