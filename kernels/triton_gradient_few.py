@@ -28,6 +28,7 @@ from focus.kernels.triton_tiles import (
     on_amd,
     samples_in_registers,
     spread_cells,
+    spread_classes,
     stages_ahead,
     sum_cells,
     tile_offsets,
@@ -36,6 +37,9 @@ from focus.kernels.triton_tiles import (
     zero_tile,
 )
 from focus.kernels.types import MapGradients, accumulation_dtype
+
+# Samples of a program where registers hold the h of so many: in rows and columns, of two classes.
+MANY_SAMPLES = 10
 
 
 @triton.jit
@@ -107,7 +111,7 @@ def _few_kernel(
                 d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0)
                 h += (d / CELLS)[:, None]
             h = tl.where(inside[None, :], h, 0)
-        chosen += (hot[:, :, None],)
+        chosen += (spread_classes(hot, V),)
         maps += (spread_cells(h, CELLS, V),)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
@@ -175,16 +179,21 @@ def few_classes(
     seen = arrangement(features, written, per_thread=8, classes=lead, threads=THREADS)
     # What vectors and their classes leave of the registers.
     crowded = seen["V"] > 0 and lead > 2
-    threads = 4 * warp_size() if crowded else THREADS
-    share = 2 if crowded or on_amd() else SAMPLES
+    # Of vectors triton 3.6 would give one of eight warps those of four rows.
+    threads = 4 * warp_size() if seen["V"] > 0 else THREADS
+    roomy = seen["V"] <= 0 and lead <= 2 and maps.logits is not None and not on_amd()
+    share = MANY_SAMPLES if roomy else 2 if crowded or on_amd() else SAMPLES
     # A thread has a vector; of columns of 32 bits and more two, where their products leave
     # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
     columns = seen["V"] < 0 and lead <= 2
     per_thread = min(8, 2 * abs(seen["V"])) if columns else abs(seen["V"]) or 8
     seen = arrangement(features, written, per_thread=per_thread, classes=lead, threads=threads)
     samples = samples_in_registers(seen, share, threads)
+    # By triton 3.9 h of more spills, where it is of the CAM alone or of many cells.
+    if seen["V"] > 0 and (maps.logits is None or seen["BLOCK_P"] > 128):
+        samples = max(1, min(samples, 256 // seen["BLOCK_P"]))
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
-    splits = default_splits(max(groups * blocks, 1), channels)
+    splits = default_splits(max(groups * blocks, 1), channels, samples)
     per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
     partial = None
     if needs[1]:
@@ -218,7 +227,7 @@ def few_classes(
                 SAMPLES=samples,
                 STAGES=stages_ahead(seen, samples, lead, features, 3 if crowded else 6),
                 # What is the same at each step is kept, or made again, as registers allow.
-                HOIST=seen["V"] <= 0 or maps.logits is None or on_amd(),
+                HOIST=seen["V"] <= 0 or lead > 2 or on_amd(),
                 L=lead,
                 **seen,
                 **OPTIONS,
@@ -228,10 +237,15 @@ def few_classes(
     return grad_features, *sum_groups(partial, maps, weight, need_bias=needs[2])
 
 
-def default_splits(groups: int, channels: int) -> int:
+def default_splits(groups: int, channels: int, samples: int) -> int:
     """How many programs share the channels of a group of samples and a block of their cells.
 
-    ``groups`` counts these pairs. Each program reads the small gradients again, which stays under
-    1 % of the features in 16 bits; for small batches two dozen programs in any case.
+    ``groups`` counts these pairs. Each program reads the small gradients again: for each block of
+    256 channels, 1 % of the features in 16 bits. Where many samples share the reads of W and the
+    parts of dW that leaves bytes for 3 %, blocks of 64 channels, until programs are 128. For small
+    batches two dozen programs in any case.
     """
-    return max(1, min(PROGRAMS // groups, max(channels // 256, 24 // groups)))
+    splits = max(channels // 256, 24 // groups)
+    if samples > SAMPLES:
+        splits = max(splits, min(channels // 64, 128 // groups))
+    return max(1, min(PROGRAMS // groups, splits))

@@ -20,8 +20,8 @@ from focus.kernels.triton_tiles import (
     ROUNDED,
     arrangement,
     on_amd,
-    spread_block,
     spread_cells,
+    spread_channels,
     sum_cells,
     tile_offsets,
     triton_type,
@@ -60,6 +60,7 @@ def _several_kernel(
     NEED_FEATURES: tl.constexpr,
     NEED_WEIGHT: tl.constexpr,
     STAGES: tl.constexpr,
+    HOIST: tl.constexpr,
     CELLS: tl.constexpr,
     FLAT: tl.constexpr,
     V: tl.constexpr,
@@ -88,8 +89,8 @@ def _several_kernel(
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
     count = tl.minimum(samples, batch - group * samples)
-    # Hoisted out of the loop, what is the same at each step spills in columns, by triton 3.6.
-    for sample in tl.range(0, count, num_stages=STAGES, disable_licm=V < 0):
+    WEIGHT_FIRST: tl.constexpr = V >= 0
+    for sample in tl.range(0, count, num_stages=STAGES, disable_licm=not HOIST):
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
         y = tl.load(classes_ptr + b * stride_y)
@@ -100,30 +101,32 @@ def _several_kernel(
         # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
         # another class's weight, or the features, is NaN.
         hot = ((k == y) & real)[:, None]
-        if NEED_FEATURES:
-            own = tl.where(hot, w, others * w if CONTRAST else 0)
-            grad_f = products(g, spread_block(tl.sum(own, 0)[None, :], CELLS, V, BLOCK_C))
-            if LOGITS:
-                even = tl.sum(d[:, None] * w, 0)[None, :]
-                grad_f = sums(grad_f, spread_block(even, CELLS, V, BLOCK_C))
-            offsets, mask = tile_offsets(
-                first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
-            )
-            tl.store(
-                grad_features_ptr + b * stride_g[0] + offsets,
-                as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
-                mask=mask,
-            )
-        if NEED_WEIGHT:
-            offsets, mask = tile_offsets(
-                first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
-            )
-            tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            tile = as_tile(tile, ACC, V)
-            u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
-            grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
-            if LOGITS:
-                grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
+        # Which is first is what does not spill.
+        for turn in tl.static_range(2):
+            if NEED_WEIGHT and (turn == 0) == WEIGHT_FIRST:
+                offsets, mask = tile_offsets(
+                    first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
+                )
+                tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
+                tile = as_tile(tile, ACC, V)
+                u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
+                grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
+                if LOGITS:
+                    grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
+            if NEED_FEATURES and (turn == 1) == WEIGHT_FIRST:
+                own = tl.where(hot, w, others * w if CONTRAST else 0)
+                grad_f = products(g, spread_channels(tl.sum(own, 0)[None, :], CELLS, V))
+                if LOGITS:
+                    even = tl.sum(d[:, None] * w, 0)[None, :]
+                    grad_f = sums(grad_f, spread_channels(even, CELLS, V))
+                offsets, mask = tile_offsets(
+                    first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
+                )
+                tl.store(
+                    grad_features_ptr + b * stride_g[0] + offsets,
+                    as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
+                    mask=mask,
+                )
     if NEED_WEIGHT:
         part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
         place = (part * classes + k)[:, None] * channels + channel[None, :]
@@ -181,6 +184,8 @@ def several_classes(
                 NEED_WEIGHT=needs[1],
                 # More stages make it spill, or 8 rows for up to 8 classes.
                 STAGES=1 if on_amd() else 2,
+                # What is the same at each step spills, but not in rows.
+                HOIST=seen["V"] == 0 or on_amd(),
                 L=MAX_CLASSES,
                 **seen,
                 **ROUNDED,

@@ -16,10 +16,8 @@ from focus.kernels.triton_tiles import (
     MAX_REGISTERS,
     OPTIONS,
     arrangement,
-    channels_per_row,
     load_channels,
     on_amd,
-    part_channels,
     samples_in_registers,
     spread_channels,
     stages_ahead,
@@ -119,17 +117,12 @@ def _maps_kernel(
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
     of_rows = weight_ptr + row * stride_w[0]
-    # Hoisted out of the loop, what spreads 8 channels over a row's vectors is too many registers.
-    HOIST: tl.constexpr = channels_per_row(CELLS, V) < 8 or L > 2
-    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
+    for start in tl.range(first, last, BLOCK_C, num_stages=STAGES):
         w = load_channels(of_rows, known, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
         if CONTRAST:
             # Not by load_channels: bench.codegen tells tensors apart by the lines of their loads.
-            rest = ()
-            for j in tl.static_range(channels_per_row(CELLS, V)):
-                channel = part_channels(start, j, CELLS, V, BLOCK_C)
-                part = tl.load(rest_ptr + channel, mask=channel < channels, other=0)
-                rest += (part[None, :],)
+            channel = start + tl.arange(0, BLOCK_C)
+            rest = tl.load(rest_ptr + channel, mask=channel < channels, other=0)[None, :]
             w = minus_others(w, spread_channels(rest, CELLS, V), classes)
         summed = ()
         for i in tl.static_range(SAMPLES):
@@ -201,13 +194,16 @@ def class_maps(
     seen = arrangement(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )
-    # Without a limit ptxas takes more; in the other cases it takes fewer, and spills under one.
-    limited = seen["V"] == 8 and lead > 1 and not on_amd()
+    # Without a limit ptxas takes more, or spills with 64; in the other cases under one.
+    limited = seen["V"] > 0 and lead > 1 and not on_amd()
     most = 6 if not crowded else 2 if seen["V"] == 8 else 3
     block_c = seen["BLOCK_C"]
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])
     if splits is None:
-        splits = default_splits(max(groups * blocks, 1), channels, max(rows, 1))
+        # Where the backward has many samples to a program, W leaves bytes for scratch.
+        many = index is None and lead <= 2 and seen["V"] <= 0 and not on_amd()
+        scratch = 0.03 if many else 0.02
+        splits = default_splits(max(groups * blocks, 1), channels, max(rows, 1), scratch)
     per_split = channels_per_split(channels, block_c, splits)
     splits = triton.cdiv(channels, per_split)
     maps = features.new_empty((batch, splits, rows, cells), dtype=dtype)
@@ -248,16 +244,16 @@ def class_maps(
     return maps, pooled
 
 
-def default_splits(groups: int, channels: int, rows: int) -> int:
+def default_splits(groups: int, channels: int, rows: int, scratch: float) -> int:
     """How many programs share the channels of a group of samples and a block of their cells.
 
     ``groups`` counts these pairs.
 
-    Enough to keep a large GPU busy, while scratch, which is written and read once, stays under 2 %
-    of the features in 16 bits; for very small batches a dozen programs in any case.
+    Enough to keep a large GPU busy, while scratch, which is written and read once, stays under this
+    share of the features in 16 bits; for very small batches a dozen programs in any case.
     """
-    scratch = 0.02 * 2 * channels / (8 * max(rows, 2))
-    return max(1, min(PROGRAMS // groups, max(int(scratch), 12 // groups)))
+    most = int(scratch * 2 * channels / (8 * max(rows, 2)))
+    return max(1, min(PROGRAMS // groups, max(most, 12 // groups)))
 
 
 def channels_per_split(channels: int, block_c: int, splits: int) -> int:

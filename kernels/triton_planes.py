@@ -31,17 +31,27 @@ def doubled(shape):
     return [*shape[:-1], 2 * shape[-1]]
 
 
+@triton.constexpr_function
+def vectors_of(shape, count):
+    """A shape whose last axis has vectors of so many elements in place of the elements."""
+    return [*shape[:-1], shape[-1] // count]
+
+
+@triton.constexpr_function
+def paired(shape, pairs, count):
+    """A shape whose last axis has vectors, each of so many pairs."""
+    return [*vectors_of(shape, count), pairs, 2]
+
+
 @triton.jit
 def to_planes(values, V: tl.constexpr):
-    """``[A, B]`` as planes ``[A, B / planes]``: of each vector an element."""
-    A: tl.constexpr = values.shape[0]
-    B: tl.constexpr = values.shape[1] // planes(V)
+    """``[..., B]`` as planes ``[..., B / planes]``: of each vector an element."""
     parts = (values,)
     for i in tl.static_range(halvings(planes(V))):
         evens = ()
         odds = ()
         for j in tl.static_range(2**i):
-            pairs = tl.reshape(parts[j], (A, B, planes(V) // 2 ** (i + 1), 2))
+            pairs = tl.reshape(parts[j], paired(values.shape, planes(V) // 2 ** (i + 1), planes(V)))
             even, odd = tl.split(pairs)
             evens += (even,)
             odds += (odd,)
@@ -49,7 +59,7 @@ def to_planes(values, V: tl.constexpr):
         parts = evens + odds
     out = ()
     for e in tl.static_range(planes(V)):
-        out += (tl.reshape(parts[e], (A, B)),)
+        out += (tl.reshape(parts[e], vectors_of(values.shape, planes(V))),)
     return out
 
 
@@ -78,7 +88,7 @@ def as_tile(loaded, ACC: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr = Fal
     tile = ()
     for e in tl.static_range(planes(V)):
         if KEEP:
-            part = tl.reshape(parts[e], (1, loaded.shape[0], loaded.shape[1] // planes(V)))
+            part = tl.reshape(parts[e], (1, parts[e].shape[0], parts[e].shape[1]))
         else:
             part = parts[e][None]
         tile += (part.to(ACC),)

@@ -8,14 +8,14 @@ A tile holds BLOCK_C channels of one sample, and BLOCK_P of its cells, as they a
   always has MIN_CHANNELS.
 - columns (V < 0): ``[BLOCK_P, BLOCK_C]``, else as rows, where channels are contiguous
   (channels_last); -V of them are 16 bytes, or all of a tile. On AMD, rows.
-- vectors (V > 0): ``[BLOCK_C / M, N V]``, N vectors of V elements and padding, which are all
-  cells (BLOCK_P = P, the cells and their padding). In NCHW with 49 cells a channel's row of 98
-  bytes is not aligned, but M = 8 of them are 392 values without a gap, which is 49 vectors of 16
-  bytes. Element e of vector n is value n V + e of M channels in a row: of the (n V + e) //
-  CELLS-th of them, the cell (n V + e) % CELLS.
+- vectors (V > 0): ``[BLOCK_C / M, M, I V]``, of all cells (BLOCK_P = P, the cells and their
+  padding). In NCHW with 49 cells a channel's row of 98 bytes is not aligned, but M = 8 of them are
+  392 values without a gap, which is 49 vectors of V values, 16 bytes. In the m-th of them up to I
+  vectors begin, and the last of these may end in the next. Element e of the i-th is value
+  ``(ceil(m CELLS / V) + i) V + e`` of the M channels in a row.
 
 In registers a tile is a tuple of planes (``triton_planes.py``), one for each element of the 16
-bytes: V of ``[L, BLOCK_C / M, N]``, or -V of ``[L, BLOCK_P, BLOCK_C / -V]``; rows are one, ``[L,
+bytes: V of ``[L, BLOCK_C / M, M, I]``, or -V of ``[L, BLOCK_P, BLOCK_C / -V]``; rows are one, ``[L,
 BLOCK_C, BLOCK_P]``. L is a leading axis, of classes or of length 1.
 
 The kernels are written once, in what all arrangements have: values of channels ``[L, BLOCK_C]`` or
@@ -64,9 +64,9 @@ def channels_per_row(cells, vector):
 
 
 @triton.constexpr_function
-def vectors_per_row(cells, vector):
-    """Vectors in M channels."""
-    return channels_per_row(cells, vector) * cells // vector
+def vectors_per_channel(cells, vector):
+    """I: how many vectors begin in a channel, at most; the next power of 2."""
+    return triton.next_power_of_2(triton.cdiv(cells, vector))
 
 
 @triton.constexpr_function
@@ -92,8 +92,8 @@ def zero_tile(
 ):
     """A tile of zeros."""
     if V > 0:
-        ROWS: tl.constexpr = BLOCK_C // channels_per_row(CELLS, V)
-        zero = tl.zeros((L, ROWS, padded(vectors_per_row(CELLS, V))), ACC)
+        M: tl.constexpr = channels_per_row(CELLS, V)
+        zero = tl.zeros((L, BLOCK_C // M, M, vectors_per_channel(CELLS, V)), ACC)
     elif V < 0:
         zero = tl.zeros((L, BLOCK_P, BLOCK_C // planes(V)), ACC)
     else:
@@ -125,11 +125,14 @@ def tile_offsets(
     if V > 0:
         tl.static_assert(BLOCK_P >= CELLS, "vectors run over all cells")
         M: tl.constexpr = channels_per_row(CELLS, V)
-        vectors: tl.constexpr = vectors_per_row(CELLS, V)
         row = first // M + tl.arange(0, BLOCK_C // M)
-        within = tl.arange(0, padded(vectors) * V)
-        offsets = row.to(tl.int64)[:, None] * (M * CELLS) + within[None, :]
-        mask = (row * M < channels)[:, None] & (within < vectors * V)[None, :]
+        m = tl.arange(0, M)
+        start = first_vector(m, CELLS, V) * V
+        end = first_vector(m + 1, CELLS, V) * V
+        within = start[:, None] + tl.arange(0, vectors_per_channel(CELLS, V) * V)[None, :]
+        inside = within < end[:, None]
+        offsets = row.to(tl.int64)[:, None, None] * (M * CELLS) + within[None, :, :]
+        mask = (row * M < channels)[:, None, None] & inside[None, :, :]
     else:
         channel = first + tl.arange(0, BLOCK_C)
         p = first_p + tl.arange(0, BLOCK_P)
@@ -147,14 +150,20 @@ def tile_offsets(
 
 
 @triton.jit
-def vector_channels(CELLS: tl.constexpr, V: tl.constexpr):
-    """Which of M channels a vector begins in ``[N]``; and how many of its elements are that's.
+def first_vector(m, CELLS: tl.constexpr, V: tl.constexpr):
+    """Of the vectors of M channels in a row, the first that begins in the m-th."""
+    return (m * CELLS + (V - 1)) // V
 
-    A vector is part of one channel or of two, since CELLS >= V.
+
+@triton.jit
+def vectors(CELLS: tl.constexpr, V: tl.constexpr):
+    """Of the vectors ``[M, I]`` of M channels in a row, the cell of the first element, and how many
+    elements are of the channel in which they begin: of padding none, or fewer.
     """
-    start = tl.arange(0, padded(vectors_per_row(CELLS, V))) * V
-    lead = start // CELLS
-    return lead, (lead + 1) * CELLS - start
+    m = tl.arange(0, channels_per_row(CELLS, V))
+    shift = first_vector(m, CELLS, V) * V - m * CELLS
+    cell = shift[:, None] + tl.arange(0, vectors_per_channel(CELLS, V))[None, :] * V
+    return cell, CELLS - cell
 
 
 @triton.jit
@@ -173,64 +182,25 @@ def load_channels(
 
     0 where not ``readable [L]``.
     """
-    parts = ()
-    for j in tl.static_range(channels_per_row(CELLS, V)):
-        channel = part_channels(first, j, CELLS, V, BLOCK_C)
-        parts += (
-            tl.load(
-                rows[:, None] + channel.to(tl.int64)[None, :] * stride_c,
-                mask=readable[:, None] & (channel < channels)[None, :],
-                other=0,
-            ).to(ACC),
-        )
-    return spread_channels(parts, CELLS, V)
+    channel = first + tl.arange(0, BLOCK_C)
+    values = tl.load(
+        rows[:, None] + channel.to(tl.int64)[None, :] * stride_c,
+        mask=readable[:, None] & (channel < channels)[None, :],
+        other=0,
+    )
+    return spread_channels(values.to(ACC), CELLS, V)
 
 
 @triton.jit
-def part_channels(
-    first, j: tl.constexpr, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """Channels of a tile's j-th part of M: the j-th of each M in a row."""
-    M: tl.constexpr = channels_per_row(CELLS, V)
-    return first + j + tl.arange(0, BLOCK_C // M) * M
-
-
-@triton.jit
-def spread_channels(parts, CELLS: tl.constexpr, V: tl.constexpr):
-    """M parts ``[L, BLOCK_C / M]`` of a tile's channels, spread over the cells.
-
-    In parts, as they can be loaded: from one block it takes sums, as in ``spread_block``.
-    """
+def spread_channels(x, CELLS: tl.constexpr, V: tl.constexpr):
+    """``[L, BLOCK_C]`` of a tile's channels, spread over the cells."""
     if V > 0:
-        lead, of_lead = vector_channels(CELLS, V)
-        here = tl.zeros((1, 1, 1), parts[0].dtype)
-        after = here
-        for j in tl.static_range(channels_per_row(CELLS, V)):
-            value = parts[j][:, :, None]
-            here = tl.where(lead[None, None, :] == j, value, here)
-            after = tl.where(lead[None, None, :] + 1 == j, value, after)
-        tile = of_ends(here, after, of_lead, V)
-    elif V < 0:
-        tile = as_columns(parts[0], V)
-    else:
-        tile = (parts[0][:, :, None],)
-    return tile
-
-
-@triton.jit
-def spread_block(x, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr):
-    """``[1, BLOCK_C]`` of a tile's channels, spread over the cells.
-
-    Not gathered: the gather's layout would become that of the tile.
-    """
-    if V > 0:
-        M: tl.constexpr = channels_per_row(CELLS, V)
-        lead, of_lead = vector_channels(CELLS, V)
-        m = tl.arange(0, M)[:, None]
-        x = tl.reshape(x, (1, BLOCK_C // M, M))[:, :, :, None]
-        here = tl.sum(tl.where((lead[None, :] == m)[None, None, :, :], x, 0), 2)
-        after = tl.sum(tl.where((lead[None, :] + 1 == m)[None, None, :, :], x, 0), 2)
-        tile = of_ends(here, after, of_lead, V)
+        _, of_channel = vectors(CELLS, V)
+        here = over_vectors(x, CELLS, V)
+        after = over_vectors(neighbours(x, 1), CELLS, V)
+        tile = ()
+        for e in tl.static_range(V):
+            tile += (tl.where((e < of_channel)[None, None, :, :], here, after),)
     elif V < 0:
         tile = as_columns(x, V)
     else:
@@ -239,12 +209,18 @@ def spread_block(x, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr)
 
 
 @triton.jit
-def of_ends(here, after, of_lead, V: tl.constexpr):
-    """What each element of a vector is ``here``, in the channel it begins in, or ``after`` it."""
-    tile = ()
-    for e in tl.static_range(V):
-        tile += (tl.where((e < of_lead)[None, None, :], here, after),)
-    return tile
+def over_vectors(x, CELLS: tl.constexpr, V: tl.constexpr):
+    """``[L, BLOCK_C]`` as ``[L, BLOCK_C / M, M, 1]``, to be spread over a channel's vectors."""
+    M: tl.constexpr = channels_per_row(CELLS, V)
+    return tl.reshape(x, (x.shape[0], x.shape[1] // M, M))[:, :, :, None]
+
+
+@triton.jit
+def neighbours(x, DISTANCE: tl.constexpr):
+    """``[L, BLOCK_C]``, of each channel the value of the one so much further, or of the last."""
+    channel = tl.arange(0, x.shape[1]) + DISTANCE
+    channel = tl.minimum(tl.maximum(channel, 0), x.shape[1] - 1)
+    return tl.gather(x, tl.broadcast_to(channel[None, :], x.shape), 1)
 
 
 @triton.jit
@@ -262,11 +238,17 @@ def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
     """``[L, BLOCK_P]`` spread over the channels of a tile."""
     tile = ()
     if V > 0:
-        vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
-        start = tl.arange(0, vectors) * V
+        M: tl.constexpr = channels_per_row(CELLS, V)
+        PER_CHANNEL: tl.constexpr = vectors_per_channel(CELLS, V)
+        L: tl.constexpr = x.shape[0]
+        n = tl.arange(0, M * PER_CHANNEL)
+        # Of the first element; a vector has no more than CELLS.
+        cell = (first_vector(n // PER_CHANNEL, CELLS, V) + n % PER_CHANNEL) * V % CELLS
         for e in tl.static_range(V):
-            index = tl.broadcast_to(((start + e) % CELLS)[None, :], (x.shape[0], vectors))
-            tile += (tl.gather(x, index, 1)[:, None, :],)
+            index = tl.where(cell + e < CELLS, cell + e, cell + e - CELLS)
+            index = tl.broadcast_to(index[None, :], (L, M * PER_CHANNEL))
+            values = tl.reshape(tl.gather(x, index, 1), (L, M, PER_CHANNEL))
+            tile += (values[:, None, :, :],)
     elif V < 0:
         for _ in tl.static_range(planes(V)):
             tile += (x[:, :, None],)
@@ -276,27 +258,36 @@ def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
 
 
 @triton.jit
+def spread_classes(x, V: tl.constexpr):
+    """``[L, 1]`` spread over a tile."""
+    return x[:, :, None, None] if V > 0 else x[:, :, None]
+
+
+@triton.jit
 def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
     """A tile summed over its channels, ``[L, BLOCK_P]``."""
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
-        vectors: tl.constexpr = padded(vectors_per_row(CELLS, V))
+        PER_CHANNEL: tl.constexpr = vectors_per_channel(CELLS, V)
+        N: tl.constexpr = M * PER_CHANNEL
         # Cells in rows as long as there are vectors: up to triton 3.8 a gather with more indices
         # than its source has elements does not compile.
-        ROWS: tl.constexpr = padded(CELLS) // vectors
+        ROWS: tl.constexpr = padded(CELLS) // N
         L: tl.constexpr = tile[0].shape[0]
-        p = tl.arange(0, ROWS)[:, None] * vectors + tl.arange(0, vectors)[None, :]
-        out = tl.zeros((L, ROWS, vectors), tile[0].dtype)
+        p = tl.arange(0, ROWS)[:, None] * N + tl.arange(0, N)[None, :]
+        out = tl.zeros((L, ROWS, N), tile[0].dtype)
         # The values of a cell are of different elements of their vectors, each of one.
         for e in tl.static_range(V):
-            n = tl.full((ROWS, vectors), vectors, tl.int32)
+            n = tl.full((ROWS, N), N, tl.int32)
             for j in tl.static_range(M):
-                here = (p < CELLS) & ((p + j * CELLS) % V == e)
-                n = tl.where(here, (p + j * CELLS) // V, n)
-            plane = tl.sum(tile[e], 1)
-            source = tl.broadcast_to(plane[:, None, :], (L, ROWS, vectors))
-            index = tl.broadcast_to(tl.minimum(n, vectors - 1)[None, :, :], (L, ROWS, vectors))
-            out += tl.where((n < vectors)[None, :, :], tl.gather(source, index, 2), 0)
+                vector = (p + j * CELLS) // V
+                begins = vector * V // CELLS
+                place = begins * PER_CHANNEL + vector - first_vector(begins, CELLS, V)
+                n = tl.where((p < CELLS) & ((p + j * CELLS) % V == e), place, n)
+            plane = tl.sum(tl.reshape(tile[e], (L, tile[e].shape[1], N)), 1)
+            source = tl.broadcast_to(plane[:, None, :], (L, ROWS, N))
+            index = tl.broadcast_to(tl.minimum(n, N - 1)[None, :, :], (L, ROWS, N))
+            out += tl.where((n < N)[None, :, :], tl.gather(source, index, 2), 0)
         out = tl.reshape(out, (L, padded(CELLS)))
     elif V < 0:
         out = tile[0]
@@ -321,19 +312,16 @@ def sum_cells(
     KEEP: of columns, as it was given to ``as_tile``.
     """
     if V > 0:
-        M: tl.constexpr = channels_per_row(CELLS, V)
-        lead, of_lead = vector_channels(CELLS, V)
+        _, of_channel = vectors(CELLS, V)
         own = tl.zeros_like(tile[0])
         rest = own
         for e in tl.static_range(V):
-            own += tl.where((e < of_lead)[None, None, :], tile[e], 0)
-            rest += tl.where((e < of_lead)[None, None, :], 0, tile[e])
-        channel = tl.arange(0, M)[:, None]
-        here = (lead[None, :] == channel)[None, None, :, :]
-        after = (lead[None, :] + 1 == channel)[None, None, :, :]
-        parts = tl.where(here, own[:, :, None, :], 0)
-        parts += tl.where(after, rest[:, :, None, :], 0)
-        out = tl.reshape(tl.sum(parts, 3), (tile[0].shape[0], BLOCK_C))
+            own += tl.where((e < of_channel)[None, None, :, :], tile[e], 0)
+            rest += tl.where((e < of_channel)[None, None, :, :], 0, tile[e])
+        # Nothing of padding, where the features are 0: times an infinite gradient that is NaN.
+        rest = of_channels(tl.where((of_channel > 0)[None, None, :, :], rest, 0))
+        before = tl.where((tl.arange(0, BLOCK_C) > 0)[None, :], neighbours(rest, -1), 0)
+        out = of_channels(own) + before
     elif V < 0 and KEEP:
         # First what threads of a warp have of a channel. Then Triton is to choose again who has
         # what, so that a thread adds the sums of all warps: left where they are, they would meet
@@ -348,6 +336,12 @@ def sum_cells(
     else:
         out = tl.sum(tile[0], 2)
     return out
+
+
+@triton.jit
+def of_channels(x):
+    """``[L, BLOCK_C / M, M, I]`` summed over the vectors of each channel, ``[L, BLOCK_C]``."""
+    return tl.reshape(tl.sum(x, 3), (x.shape[0], x.shape[1] * x.shape[2]))
 
 
 @triton.jit
@@ -413,14 +407,15 @@ def _arrangement(
     packed = all(stride[1:] == (cells, width, 1) for stride in strides)
     # Triton knows a stride to be aligned if it is a multiple of 16.
     aligned = cells % 16 == 0
-    fit = vector <= cells and vectors_per_row(cells, vector) * max(classes, 2) <= 2 * MAX_VECTORS
+    vectors_of_row = row * vectors_per_channel(cells, vector)
+    fit = vector <= cells and vectors_of_row * max(classes, 2) <= 2 * MAX_VECTORS
     if columns:
         row, vector = 0, -vector
     elif aligned or not (vectors and packed and fit and channels % row == 0):
         row = vector = 0
     block_p = padded(cells)
     if row:
-        of_channel = padded(vectors_per_row(cells, vector)) * vector // row
+        of_channel = vectors_per_channel(cells, vector) * vector
     else:
         block_p = min(block_p, elements // MIN_CHANNELS)
         # With fewer cells than classes, W's [classes, BLOCK_C] would not fit shared memory.
