@@ -1,4 +1,4 @@
-"""Parts of :mod:`bench.gpu` that vary what the launchers choose by the shapes."""
+"""Parts of :mod:`bench.gpu` that vary what the launchers choose by shape and layout."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -83,7 +83,7 @@ def _grad_cam_kernel(
 def cam_entropy_forward(
     features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, splits: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Raw CAM ``[B,H,W]`` and entropy ``[B]``; ``splits`` None: by the shapes."""
+    """Raw CAM ``[B,H,W]`` and entropy ``[B]``; ``splits`` None: by shape and layout."""
     maps, _ = class_maps(features, weight, index[:, None], splits=splits)
     cams, entropy = _cams(features, maps, weight, index[:, None], temperature)
     return cams[:, 0], entropy[:, 0]

@@ -269,7 +269,7 @@ def focus_head_forward(
     reduction: Reduction,
     splits: int | None = None,
 ) -> HeadForward:
-    """As :func:`focus.kernels.eager.focus_head_forward`; ``splits`` None: by the shapes."""
+    """As :func:`focus.kernels.eager.focus_head_forward`; ``splits`` None: by shape and layout."""
     batch, _, height, width = features.shape
     classes, cells = len(weight), height * width
     dtype = accumulation_dtype(features)

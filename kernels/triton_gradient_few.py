@@ -38,7 +38,8 @@ from focus.kernels.triton_tiles import (
 )
 from focus.kernels.types import MapGradients, accumulation_dtype
 
-# Samples of a program where registers hold the h of so many: in rows and columns, of two classes.
+# Samples of a program where registers hold the h of so many: in rows and columns, of two classes
+# at most, where the logits have a gradient.
 MANY_SAMPLES = 10
 
 
@@ -182,14 +183,15 @@ def few_classes(
     # Of vectors triton 3.6 would give one of eight warps those of four rows.
     threads = 4 * warp_size() if seen["V"] > 0 else THREADS
     roomy = seen["V"] <= 0 and lead <= 2 and maps.logits is not None and not on_amd()
-    share = MANY_SAMPLES if roomy else 2 if crowded or on_amd() else SAMPLES
+    many = roomy and batch > SAMPLES
+    share = MANY_SAMPLES if many else 2 if crowded or on_amd() else SAMPLES
     # A thread has a vector; of columns of 32 bits and more two, where their products leave
     # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
     columns = seen["V"] < 0 and lead <= 2
     per_thread = min(8, 2 * abs(seen["V"])) if columns else abs(seen["V"]) or 8
     seen = arrangement(features, written, per_thread=per_thread, classes=lead, threads=threads)
     samples = samples_in_registers(seen, share, threads)
-    # By triton 3.9 h of more spills, where it is of the CAM alone or of many cells.
+    # By triton 3.9 the h of more samples spill, where they are of the CAM alone or of many cells.
     if seen["V"] > 0 and (maps.logits is None or seen["BLOCK_P"] > 128):
         samples = max(1, min(samples, 256 // seen["BLOCK_P"]))
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])

@@ -101,7 +101,7 @@ def _several_kernel(
         # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
         # another class's weight, or the features, is NaN.
         hot = ((k == y) & real)[:, None]
-        # Which is first is what does not spill.
+        # Columns store dF first, others sum dW first: in the other order they spill.
         for turn in tl.static_range(2):
             if NEED_WEIGHT and (turn == 0) == WEIGHT_FIRST:
                 offsets, mask = tile_offsets(

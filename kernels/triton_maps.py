@@ -169,7 +169,7 @@ def class_maps(
     """Partial maps ``[B,S,rows,HW]``, whose sum over S are the class maps; ``[B,C]`` means of F.
 
     ``rows`` are all classes, or those of ``index [B,rows]``; with ``rest [C]``, the sum of W over
-    the classes, minus the mean of the others. ``splits`` None: by the shapes, so that results
+    the classes, minus the mean of the others. ``splits`` None: by shape and layout, so that results
     repeat.
     """
     batch, channels, height, width = features.shape
@@ -194,7 +194,8 @@ def class_maps(
     seen = arrangement(
         features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
     )
-    # Without a limit ptxas takes more, or spills with 64; in the other cases under one.
+    # Without a limit ptxas takes more registers, or spills with 64 of them; in the other cases it
+    # takes fewer, and spills under a limit.
     limited = seen["V"] > 0 and lead > 1 and not on_amd()
     most = 6 if not crowded else 2 if seen["V"] == 8 else 3
     block_c = seen["BLOCK_C"]

@@ -156,14 +156,14 @@ def first_vector(m, CELLS: tl.constexpr, V: tl.constexpr):
 
 
 @triton.jit
-def vectors(CELLS: tl.constexpr, V: tl.constexpr):
-    """Of the vectors ``[M, I]`` of M channels in a row, the cell of the first element, and how many
-    elements are of the channel in which they begin: of padding none, or fewer.
+def elements_of_channel(CELLS: tl.constexpr, V: tl.constexpr):
+    """How many elements of each vector ``[M, I]`` are of the channel in which it begins.
+
+    The others are of the next. Of padding, 0 or less.
     """
-    m = tl.arange(0, channels_per_row(CELLS, V))
-    shift = first_vector(m, CELLS, V) * V - m * CELLS
-    cell = shift[:, None] + tl.arange(0, vectors_per_channel(CELLS, V))[None, :] * V
-    return cell, CELLS - cell
+    m = tl.arange(0, channels_per_row(CELLS, V))[:, None]
+    vector = first_vector(m, CELLS, V) + tl.arange(0, vectors_per_channel(CELLS, V))[None, :]
+    return (m + 1) * CELLS - vector * V
 
 
 @triton.jit
@@ -195,9 +195,9 @@ def load_channels(
 def spread_channels(x, CELLS: tl.constexpr, V: tl.constexpr):
     """``[L, BLOCK_C]`` of a tile's channels, spread over the cells."""
     if V > 0:
-        _, of_channel = vectors(CELLS, V)
+        of_channel = elements_of_channel(CELLS, V)
         here = over_vectors(x, CELLS, V)
-        after = over_vectors(neighbours(x, 1), CELLS, V)
+        after = over_vectors(shifted(x, 1), CELLS, V)
         tile = ()
         for e in tl.static_range(V):
             tile += (tl.where((e < of_channel)[None, None, :, :], here, after),)
@@ -216,8 +216,8 @@ def over_vectors(x, CELLS: tl.constexpr, V: tl.constexpr):
 
 
 @triton.jit
-def neighbours(x, DISTANCE: tl.constexpr):
-    """``[L, BLOCK_C]``, of each channel the value of the one so much further, or of the last."""
+def shifted(x, DISTANCE: tl.constexpr):
+    """``[L, BLOCK_C]``, of each channel the value of the one so much further, or of an end."""
     channel = tl.arange(0, x.shape[1]) + DISTANCE
     channel = tl.minimum(tl.maximum(channel, 0), x.shape[1] - 1)
     return tl.gather(x, tl.broadcast_to(channel[None, :], x.shape), 1)
@@ -273,9 +273,13 @@ def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
         # Cells in rows as long as there are vectors: up to triton 3.8 a gather with more indices
         # than its source has elements does not compile.
         ROWS: tl.constexpr = padded(CELLS) // N
+        # Rows of M channels are summed at the end, since that takes shared memory: unless registers
+        # do not hold all of them.
         L: tl.constexpr = tile[0].shape[0]
+        AT_END: tl.constexpr = ROWS == 1 and L <= 2
+        R: tl.constexpr = tile[0].shape[1] if AT_END else 1
         p = tl.arange(0, ROWS)[:, None] * N + tl.arange(0, N)[None, :]
-        out = tl.zeros((L, ROWS, N), tile[0].dtype)
+        out = tl.zeros((L * R, ROWS, N), tile[0].dtype)
         # The values of a cell are of different elements of their vectors, each of one.
         for e in tl.static_range(V):
             n = tl.full((ROWS, N), N, tl.int32)
@@ -284,11 +288,11 @@ def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
                 begins = vector * V // CELLS
                 place = begins * PER_CHANNEL + vector - first_vector(begins, CELLS, V)
                 n = tl.where((p < CELLS) & ((p + j * CELLS) % V == e), place, n)
-            plane = tl.sum(tl.reshape(tile[e], (L, tile[e].shape[1], N)), 1)
-            source = tl.broadcast_to(plane[:, None, :], (L, ROWS, N))
-            index = tl.broadcast_to(tl.minimum(n, N - 1)[None, :, :], (L, ROWS, N))
+            plane = tile[e] if AT_END else tl.sum(tile[e], 1)
+            source = tl.broadcast_to(tl.reshape(plane, (L * R, 1, N)), (L * R, ROWS, N))
+            index = tl.broadcast_to(tl.minimum(n, N - 1)[None, :, :], (L * R, ROWS, N))
             out += tl.where((n < N)[None, :, :], tl.gather(source, index, 2), 0)
-        out = tl.reshape(out, (L, padded(CELLS)))
+        out = tl.sum(tl.reshape(out, (L, R, padded(CELLS))), 1)
     elif V < 0:
         out = tile[0]
         for e in tl.static_range(1, planes(V)):
@@ -312,16 +316,16 @@ def sum_cells(
     KEEP: of columns, as it was given to ``as_tile``.
     """
     if V > 0:
-        _, of_channel = vectors(CELLS, V)
+        of_channel = elements_of_channel(CELLS, V)
         own = tl.zeros_like(tile[0])
         rest = own
         for e in tl.static_range(V):
             own += tl.where((e < of_channel)[None, None, :, :], tile[e], 0)
             rest += tl.where((e < of_channel)[None, None, :, :], 0, tile[e])
         # Nothing of padding, where the features are 0: times an infinite gradient that is NaN.
-        rest = of_channels(tl.where((of_channel > 0)[None, None, :, :], rest, 0))
-        before = tl.where((tl.arange(0, BLOCK_C) > 0)[None, :], neighbours(rest, -1), 0)
-        out = of_channels(own) + before
+        rest = sum_vectors(tl.where((of_channel > 0)[None, None, :, :], rest, 0))
+        before = tl.where((tl.arange(0, BLOCK_C) > 0)[None, :], shifted(rest, -1), 0)
+        out = sum_vectors(own) + before
     elif V < 0 and KEEP:
         # First what threads of a warp have of a channel. Then Triton is to choose again who has
         # what, so that a thread adds the sums of all warps: left where they are, they would meet
@@ -339,7 +343,7 @@ def sum_cells(
 
 
 @triton.jit
-def of_channels(x):
+def sum_vectors(x):
     """``[L, BLOCK_C / M, M, I]`` summed over the vectors of each channel, ``[L, BLOCK_C]``."""
     return tl.reshape(tl.sum(x, 3), (x.shape[0], x.shape[1] * x.shape[2]))
 
