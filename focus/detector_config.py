@@ -44,6 +44,8 @@ class DetectorConfig:
         ):
             if not all(0 < value < math.inf for value in values):
                 raise ValueError(f"{name} is {getattr(self, name)}, it has to be above 0")
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean is {self.mean}, it has to be finite")
 
     def seen(self) -> dict[str, Any]:
         """What training saw, as JSON: the fields that a run keeps, since it may have to resume
@@ -80,7 +82,7 @@ class DetectorConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
             if lacking := [name for name in _REQUIRED if name not in values]:
                 raise ValueError(f"it has no {lacking[0]!r}")
-            version = values.pop("version")
+            version = typed_value(int, values.pop("version"), "version")
             if version <= CONFIG_VERSION:
                 types = get_type_hints(cls)
                 if unknown := [name for name in values if name not in types]:

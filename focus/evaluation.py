@@ -38,8 +38,8 @@ def _how_to_go_on() -> Iterator[None]:
         yield
     except UnreadableError as error:
         raise UnreadableError(
-            f"{sentence(error).removesuffix('.')}, or evaluate anew, which leaves out up to "
-            "--max-bad of the files."
+            f"{sentence(error).removesuffix('.')}, or evaluate anew, which leaves it out where "
+            "--max-bad allows it."
         ) from error
 
 

@@ -120,7 +120,7 @@ def test_of_a_file_lost_while_it_is_scored_or_drawn_it_is_said_how_to_go_on(
             evaluate(config)
     assert sentence(ended.value) == (
         f"Cannot decode '{lost}' (cannot identify image file): mend or remove the file, or "
-        "evaluate anew, which leaves out up to --max-bad of the files."
+        "evaluate anew, which leaves it out where --max-bad allows it."
     )
     evaluate(config)
     assert str(lost) in {path for path, _, _ in rows(folder / "out/bad_files.csv")}

@@ -324,6 +324,7 @@ def saved(small: Detector, tmp_path: Path) -> Path:
         ({"temperature": math.nan}, "temperature is nan, it has to be above 0"),
         ({"std": [0.5, 0.5, 0.0]}, r"config\.json is not .*std is .*0\.0\), it has to be above 0"),
         ({"std": [0.5, 0.5, math.inf]}, "it has to be above 0"),
+        ({"mean": [0.5, 0.5, math.nan]}, r"mean is \(0\.5, 0\.5, nan\), it has to be finite"),
         ({"num_classes": 3}, "has 2 classes but the detector 3"),
         ({"model": "test_resnet", "image_size": 64}, "does not fit test_resnet"),
     ],

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from focus import __version__, faithfulness, robustness
 from focus.data.manifest import Manifest
+from focus.errors import ImageError
 from focus.monitoring import best_epoch
 from focus.plotting import printable
 from focus.progress import progress_bar
@@ -55,7 +56,8 @@ def attempt(make: Callable[[], Path]) -> str:
         return f"written: {make()}"
     except Exception as error:
         # Nobody should lose a run for its report, whatever is wrong with it.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        kind = ImageError if isinstance(error, ImageError) else type(error)
+        reason = f"{kind.__name__}: {' '.join(str(error).split())}"
         return f"warning: {REPORT} could not be written ({reason}); the other results are there"
 
 

@@ -34,6 +34,7 @@ _WIDTH, _HEIGHT, _LEGEND_ROW = 4.2, 3.1, 0.19  # inches
 _DPI = 160
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
+_STYLES = len(COLOURS) * len(_LINES)
 _OTHERS = ("#8a8a8a", "-")
 """Of lines that are too many to be told apart."""
 _ENDS = 5  # of them the lowest and as many of the highest have a colour
@@ -131,7 +132,9 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         members = [c for c in comparisons if c.test_set == test_set and len(c.real) and len(c.fake)]
         if not members:
             continue
-        colours = [_colour(names.index(c.generator)) for c in members]
+        # A generator has its colour in each test set, unless there are more of them than colours.
+        shared = names if len(names) <= _STYLES else [c.generator for c in members]
+        colours = [_colour(shared.index(c.generator)) for c in members]
         lines = [_curve(scores, results, c) for c in members]
         suffix = test_set.replace("_", "-")
         plots += _rocs(suffix, title, lines, colours, legend)
@@ -283,10 +286,10 @@ def _rocs(
 def _told_apart(
     lines: Sequence[Curve], colours: Sequence[tuple[str, str]]
 ) -> tuple[Sequence[Curve], Sequence[tuple[str, str]]]:
-    """The lines and their colours; where these repeat, by AUC, and all but both ends grey."""
-    if len(set(colours)) == len(lines):
+    """The lines and their colours; of more than there are, by AUC, and all but both ends grey."""
+    if len(lines) <= _STYLES:
         return lines, colours
-    n_others = max(0, len(lines) - 2 * _ENDS)
+    n_others = len(lines) - 2 * _ENDS
     ends = [_colour(number) for number in range(len(lines) - n_others)]
     by_auc = sorted(lines, key=lambda line: line.auc or 0)
     return by_auc, [*ends[:_ENDS], *[_OTHERS] * n_others, *ends[_ENDS:]]

@@ -183,7 +183,7 @@ def _unmatched(data: Data, references: Sequence[str]) -> int:
     """
     used = {str(absolute(file)) for reference in references for file in files_of(reference)}
     listed = {sample.path for sample in data.manifest}
-    count = sum(len(odd_maps(uses)) for uses in data.uses.values())
+    count = sum(file not in used for uses in data.uses.values() for file in odd_maps(uses))
     for folder, root in _folders_beside(data).items():
         names = _names_of_others(root, folder, listed)
         for path in images_below(folder):
@@ -211,7 +211,8 @@ def _folders_beside(data: Data) -> dict[Path, Path]:
 def _names_of_others(root: Path, maps: Path, listed: Collection[str]) -> set[str]:
     """The names that maps of other images than the listed ones have, without extensions."""
     try:
-        others = [path for path in images_without_maps(root, maps) if str(path) not in listed]
+        found = images_without_maps(root, maps, quiet=True)
+        others = [path for path in found if str(path) not in listed]
     except InputError:  # some folder that the data may have nothing to do with cannot be listed
         others = []
     below = {str(path.relative_to(root).with_suffix("")) for path in others}

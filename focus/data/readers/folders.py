@@ -82,10 +82,13 @@ def images_without_maps(
     maps: Path | None = None,
     extensions: Collection[str] = IMAGE_EXTENSIONS,
     others: Counter[str] | None = None,
+    *,
+    quiet: bool = False,
 ) -> list[Path]:
     """The image files below a folder, apart from what lies in folders of maps and masks on top.
 
-    Which folders are passed over is said, but for ``maps``, those of the human maps that are read.
+    Unless quiet it says which folders are passed over, but for ``maps``, those of the human maps
+    that are read.
     extensions, others: as of :func:`focus.data.readers.files.images_below`.
     """
     apart = folders_called(root, _NO_IMAGES)
@@ -95,7 +98,7 @@ def images_without_maps(
         if others is not None:
             others.clear()
         found = list(images_below(root, (maps, *apart), extensions, others))
-    for folder in (path for path in apart if path != maps):
+    for folder in () if quiet else (path for path in apart if path != maps):
         if n_files := sum(1 for _ in images_below(folder, (), extensions)):
             _log.warning(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
