@@ -194,6 +194,7 @@ def few_classes(
     # By triton 3.9 the h of more samples spill, where they are of the CAM alone or of many cells.
     if seen["V"] > 0 and (maps.logits is None or seen["BLOCK_P"] > 128):
         samples = max(1, min(samples, 256 // seen["BLOCK_P"]))
+    most = 3 if crowded else 12 if seen["V"] > 0 else 6
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels, samples)
     per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
@@ -227,7 +228,7 @@ def few_classes(
                 NEED_FEATURES=needs[0],
                 NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
-                STAGES=stages_ahead(seen, samples, lead, features, 3 if crowded else 6),
+                STAGES=stages_ahead(seen, samples, lead, features, most),
                 # What is the same at each step is kept, or made again, as registers allow.
                 HOIST=seen["V"] <= 0 or lead > 2 or on_amd(),
                 L=lead,
