@@ -26,7 +26,7 @@ from focus.kernels.types import (
     Reduction,
     accumulation_dtype,
     flat_floor,
-    inverse_log,
+    inverse_log_of,
     without_autocast,
 )
 
@@ -368,8 +368,7 @@ def _write_products(
 
 def _entropy(cam: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     """``h`` and ``dh/dz`` of raw CAMs ``[..., P]``."""
-    cells = cam.shape[-1]
-    scale = inverse_log(cells)
+    scale = inverse_log_of(cam)
     shifted = (cam - cam.amax(-1, keepdim=True)) / temperature
     # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
     shifted = shifted.clamp_min_(torch.finfo(cam.dtype).min)
@@ -420,7 +419,7 @@ def _focus(
         total = human.sum(1, keepdim=True)
         # A cell just below 0, as bicubic resizing leaves it, has no part; its entr were -inf.
         share = (human / torch.where(total > 0, total, 1)).clamp_min_(0)
-        own = torch.special.entr(share).sum(1) * inverse_log(human.shape[1])
+        own = torch.special.entr(share).sum(1) * inverse_log_of(human)
         excess = torch.where(total[:, 0] > 0, entropy - own, 0)
     if level == "hinge":
         return excess.relu(), (excess > 0).to(entropy.dtype)

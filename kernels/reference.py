@@ -36,7 +36,7 @@ from focus.kernels.types import (
     HeadArguments,
     accumulation_dtype,
     flat_threshold,
-    inverse_log,
+    inverse_log_of,
     without_autocast,
 )
 
@@ -68,9 +68,8 @@ def class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
 
 def normalised_entropy(cam: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """``h`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1]; 0 when P is 1."""
-    cells = cam.shape[-1]
     log_p = functional.log_softmax(cam / temperature, dim=-1)
-    return -(log_p.exp() * log_p).sum(-1) * inverse_log(cells)
+    return -(log_p.exp() * log_p).sum(-1) * inverse_log_of(cam)
 
 
 def map_entropy(saliency: Tensor) -> Tensor:
@@ -78,11 +77,10 @@ def map_entropy(saliency: Tensor) -> Tensor:
 
     A cell just below 0, as bicubic resizing leaves it, counts as 0.
     """
-    cells = saliency.shape[-1]
     total = saliency.sum(-1, keepdim=True)
     share = (saliency / torch.where(total > 0, total, 1)).clamp_min(0)
     entropy: Tensor = torch.special.entr(share).sum(-1)
-    return entropy * inverse_log(cells)
+    return entropy * inverse_log_of(saliency)
 
 
 def minmax(cam: Tensor) -> Tensor:

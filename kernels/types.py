@@ -60,7 +60,7 @@ class MapGradients(NamedTuple):
     logits: Tensor | None
     """d ``[B,K]``, contiguous; None: 0."""
     upstream: Tensor
-    """s ``[B]``."""
+    """s ``[B]``; 1 where d is None."""
     contrast: bool
 
 
@@ -98,6 +98,18 @@ def accumulation_dtype(features: Tensor) -> torch.dtype:
 def inverse_log(cells: int) -> float:
     """``1 / log(cells)``, by which an entropy becomes a share of its largest; 0 of one cell."""
     return 1 / math.log(cells) if cells > 1 else 0.0
+
+
+def inverse_log_of(cam: Tensor) -> float | Tensor:
+    """``inverse_log`` of the cells of CAMs ``[..., P]``.
+
+    Where torch.compile or torch.export trace, a tensor: a float of a symbolic size would tie the
+    graph to one number of cells.
+    """
+    cells = cam.shape[-1]
+    if torch.compiler.is_compiling() and cells > 1:
+        return cam.new_full((), cells).log().reciprocal()
+    return inverse_log(cells)
 
 
 def flat_threshold(cam: Tensor) -> Tensor:

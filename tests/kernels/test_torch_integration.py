@@ -335,6 +335,52 @@ def test_compiled_class_activation_takes_a_tensor_of_classes(form: Form) -> None
             torch.testing.assert_close(one, other)
 
 
+GRIDS = [(5, 6), (6, 7), (3, 4), (9, 11)]
+
+
+@pytest.mark.parametrize("form", [*CLASS_ACTIVATION, pytest.param(REFERENCE, id="reference")])
+def test_compiled_class_activation_is_one_graph_at_any_grid(form: Form) -> None:
+    torch.compiler.reset()
+    counters.clear()
+
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def compiled(inputs: Inputs) -> tuple[Tensor, ...]:
+        return class_activation(inputs.features, inputs.weight, inputs.bias, range(2))
+
+    for grid in GRIDS:
+        inputs = make_inputs(SMALL | {"grid": grid}, form.device)
+        with form.active():
+            found = compiled(inputs)
+            plain = class_activation(inputs.features, inputs.weight, inputs.bias, range(2))
+        for one, other in zip(found, plain, strict=True):
+            torch.testing.assert_close(one, other)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+class Activation(torch.nn.Module):
+    """The CAMs of two classes, as an exported detector has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = make_inputs(SMALL)
+        self.weight, self.bias = inputs.weight, inputs.bias
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        return tuple(class_activation(features, self.weight, self.bias, range(2)))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_class_activation_takes_any_grid(strict: bool) -> None:
+    module = Activation()
+    features = [make_inputs(SMALL | {"grid": grid}).features for grid in GRIDS]
+    sizes = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    shapes = {"features": sizes}
+    exported = torch.export.export(module, (features[0],), dynamic_shapes=shapes, strict=strict)
+    for value in features:
+        for one, other in zip(exported.module()(value), module(value), strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def test_exported_detector_takes_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     detector = Detector(image_size=32).eval()
