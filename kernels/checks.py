@@ -158,9 +158,8 @@ def scalar_tensor(values: Mapping[str, float | Tensor], features: Tensor) -> Ten
 
 def class_row(name: str, classes: Sequence[int], weight: Tensor) -> Tensor:
     """Class numbers as ``[k]`` int64, checked, on the weight's device."""
-    if isinstance(classes, range):
-        if len(classes):
-            _check_bounds(name, min(classes), max(classes), len(weight))
+    if isinstance(classes, range) and len(classes):
+        _check_bounds(name, min(classes), max(classes), len(weight))
         return torch.arange(classes.start, classes.stop, classes.step, device=weight.device)
     try:
         numbers = [operator.index(number) for number in classes]

@@ -155,6 +155,14 @@ def test_class_numbers_of_any_integer_type_are_the_same() -> None:
         assert all(map(torch.equal, class_activation(F, weight, B, classes), expected))
 
 
+@pytest.mark.parametrize("classes", [[], range(0), range(2, 0)], ids=str)
+def test_no_class_numbers_are_no_cams(classes: list[int] | range) -> None:
+    logits, cams, entropy = class_activation(F, W, B, classes)
+    assert logits.shape == (len(F), len(W))
+    assert cams.shape == (len(F), 0, *F.shape[2:])
+    assert entropy.shape == (len(F), 0)
+
+
 @pytest.mark.parametrize("form", [EAGER, INTERPRETER, pytest.param(REFERENCE, id="reference")])
 def test_another_default_device_changes_nothing(form: Form) -> None:
     def results() -> list[torch.Tensor]:
