@@ -211,31 +211,34 @@ def focus_head(
             raise TypeError(f"saliency_mask must be bool, got {saliency_mask.dtype}")
     if class_weight is not None:
         check_tensor("class_weight", class_weight, (len(weight),), features)
-    if entropy_target is not None:
-        check_share("entropy_target", entropy_target)
-        if not isinstance(entropy_target, Tensor) or entropy_target.dim() == 0:
-            entropy_target = scalar_tensor({"entropy_target": entropy_target}, features)
-            entropy_target = entropy_target.expand(batch)
-        check_tensor("entropy_target", entropy_target, (batch,), features)
-        entropy_target = entropy_target.detach().to(accumulation_dtype(features))
-
     if grad_scale is not None:
         check_tensor("grad_scale", grad_scale, (), features)
-    scalars = {
+    numbers = {
         "classification_weight": classification_weight,
         "focus_weight": focus_weight,
         "saliency_weight": saliency_weight,
         "temperature": temperature,
         "label_smoothing": label_smoothing,
     }
+    count, of_samples = len(numbers), None
+    if entropy_target is not None:
+        check_share("entropy_target", entropy_target)
+        if isinstance(entropy_target, Tensor) and entropy_target.dim():
+            check_tensor("entropy_target", entropy_target, (batch,), features)
+            of_samples = entropy_target.detach().to(accumulation_dtype(features))
+        else:
+            numbers["entropy_target"] = entropy_target
+    scalars = scalar_tensor(numbers, features)
+    if len(numbers) > count:
+        of_samples = scalars[count].expand(batch)
     arguments = HeadArguments(
-        scalars=scalar_tensor(scalars, features),
+        scalars=scalars[:count],
         level=level,
         cam_class=cam_class,
         reduction=reduction,
         saliency=None if saliency is None else saliency.detach(),
         saliency_mask=saliency_mask,
-        entropy_target=entropy_target,
+        entropy_target=of_samples,
         class_weight=None if class_weight is None else class_weight.detach(),
         grad_scale=grad_scale,
     )
@@ -323,7 +326,6 @@ class _FocusHead(torch.autograd.Function):
             arguments.grad_scale,
         )
         ctx.cam_class, ctx.backend = arguments.cam_class, backend
-        ctx.bias_dtype = None if bias is None else bias.dtype
         loss = arguments.reduce(total)
         return loss.clone() if loss is total else loss
 
@@ -338,7 +340,7 @@ class _FocusHead(torch.autograd.Function):
         out = focus_head_backward_op(*saved, upstream, ctx.cam_class, *needs, ctx.backend, bias)
         grad_features, grad_weight, grad_bias = _asked_for(out, needs)
         if grad_bias is not None:
-            grad_bias = grad_bias.to(ctx.bias_dtype)
+            grad_bias = grad_bias.to(bias.dtype)
         return grad_features, grad_weight, grad_bias, None, None, None, None
 
 

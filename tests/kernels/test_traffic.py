@@ -303,6 +303,17 @@ def test_settings_given_as_tensors_take_one_launch() -> None:
     assert names == ["stack", "_maps_kernel", "_terms_kernel", "mean"]
 
 
+def test_entropy_target_given_as_a_float_takes_no_launch() -> None:
+    inputs = traffic.make_inputs(SMALL, "meta")
+    leaves = (t.detach() for t in (inputs.features, inputs.weight, inputs.bias))
+
+    def step() -> None:
+        focus_head(*leaves, inputs.target, level="hinge", entropy_target=0.6, focus_weight=1.0)
+
+    names = [launch.name for launch in measure(step, inputs.features).launches]
+    assert names == ["zeros", "_foreach_add_", "_maps_kernel", "_terms_kernel", "mean"]
+
+
 def planted(extra: Callable[[traffic.Inputs], object]) -> tuple[str, ...]:
     """Faults of a step that also does ``extra``, by the check that the operations pass."""
     inputs = traffic.make_inputs(SMALL)
