@@ -18,7 +18,7 @@ from torch import Tensor
 from focus.kernels.eager import linear
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import MAX_ROWS, class_maps
-from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
+from focus.kernels.triton_tiles import entropy_and_slope, padded, small_options, triton_type
 from focus.kernels.types import MapGradients, inverse_log, without_autocast
 
 
@@ -52,9 +52,9 @@ def _entropy_kernel(
         z += tl.load(maps_ptr + ((b * splits + s) * rows + row) * CELLS + p, mask=inside, other=0)
     y = tl.load(index_ptr + b * stride_ib + row * stride_ik)
     z = tl.where((y >= 0) & (y < classes), z, float("nan"))
-    _, _, total, mean = softmax_entropy(z, inside, tl.load(temperature_ptr))
+    entropy, _ = entropy_and_slope(z, inside, tl.load(temperature_ptr), INVERSE_LOG)
     tl.store(cam_ptr + (b * rows + row) * CELLS + p, z, mask=inside)
-    tl.store(entropy_ptr + b * rows + row, (tl.log(total) - mean) * INVERSE_LOG)
+    tl.store(entropy_ptr + b * rows + row, entropy)
 
 
 @triton.jit
@@ -71,10 +71,8 @@ def _grad_cam_kernel(
     b = tl.program_id(0).to(tl.int64)
     p = tl.arange(0, padded(CELLS))
     inside = p < CELLS
-    temperature = tl.load(temperature_ptr)
     z = tl.load(cam_ptr + b * CELLS + p, mask=inside, other=0)
-    q, shifted, _, mean = softmax_entropy(z, inside, temperature)
-    slope = q * (mean - shifted) * (INVERSE_LOG / temperature)
+    _, slope = entropy_and_slope(z, inside, tl.load(temperature_ptr), INVERSE_LOG)
     g = tl.load(upstream_cam_ptr + b * CELLS + p, mask=inside, other=0)
     g += tl.load(upstream_entropy_ptr + b) * slope
     tl.store(grad_cam_ptr + b * CELLS + p, g, mask=inside)

@@ -25,7 +25,7 @@ from torch import Tensor
 from focus.kernels.eager import HeadForward, linear
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
-from focus.kernels.triton_tiles import padded, small_options, softmax_entropy, triton_type
+from focus.kernels.triton_tiles import entropy_and_slope, padded, small_options, triton_type
 from focus.kernels.types import (
     FLAT_STEPS,
     CamClass,
@@ -123,6 +123,7 @@ def _terms_kernel(
     classes_ptr,
     grad_cam_ptr,
     grad_logits_ptr,
+    stride_h,
     batch,
     classes,
     splits,
@@ -131,11 +132,6 @@ def _terms_kernel(
     LEVEL: tl.constexpr,
     CAM_CLASS: tl.constexpr,
     MEAN: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_SALIENCY: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_TARGET_ENTROPY: tl.constexpr,
-    HAS_CLASS_WEIGHT: tl.constexpr,
     INVERSE_LOG: tl.constexpr,
     FLAT_RANGE: tl.constexpr,
     FLAT_FLOOR: tl.constexpr,
@@ -176,7 +172,7 @@ def _terms_kernel(
                 other=0,
             )
         logits = tl.sum(maps, 1) / CELLS
-        if HAS_BIAS:
+        if bias_ptr is not None:
             logits += tl.load(bias_ptr + k, mask=real, other=0).to(ACC)
         y = _first_largest(logits, k, real, L).to(t.dtype) if CAM_CLASS == "predicted" else t
         chosen = (k == y)[:, None]
@@ -202,35 +198,33 @@ def _terms_kernel(
 
     # Classification.
     share = tl.where(hot, 1 - smoothing, 0.0) + smoothing / classes
-    if HAS_CLASS_WEIGHT:
+    if class_weight_ptr is not None:
         share *= tl.load(class_weight_ptr + k, mask=real, other=0).to(ACC)
-    classification, slope = _cross_entropy(logits, tl.where(real, share, 0), hot, real)
+    classification, slope_by_logits = _cross_entropy(logits, tl.where(real, share, 0), hot, real)
     classification = tl.where(exists, classification, float("nan"))
-    slope = tl.where(exists, slope, float("nan"))
+    slope_by_logits = tl.where(exists, slope_by_logits, float("nan"))
     of_one = tl.full((), 1, ACC) / batch if MEAN else 1.0
-    tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * slope, mask=real)
+    tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * slope_by_logits, mask=real)
 
     tl.store(cam_ptr + sample_p, z, mask=inside)
 
     # Entropy of the CAM, before other maps are there: of large grids they fill the registers.
-    q, cam_shifted, total, mean = softmax_entropy(z, inside, temperature)
-    entropy = (tl.log(total) - mean) * INVERSE_LOG
-    slope_by_z = q * (mean - cam_shifted) * (INVERSE_LOG / temperature)
+    entropy, slope_by_z = entropy_and_slope(z, inside, temperature, INVERSE_LOG)
 
     # The human map, zero where there is none.
     present = 0
     human = tl.zeros((padded(CELLS),), ACC)
-    if HAS_SALIENCY:
+    if saliency_ptr is not None:
         present = 1
-        if HAS_MASK:
+        if saliency_mask_ptr is not None:
             present = tl.load(saliency_mask_ptr + b).to(tl.int32)
         readable = tl.where(present != 0, CELLS, 0)
         human = tl.load(saliency_ptr + sample_p, mask=p < readable, other=0)
         human = human.to(ACC)
 
     # Focus: the entropy against its target.
-    if HAS_TARGET_ENTROPY:
-        excess = entropy - tl.load(entropy_target_ptr + b)
+    if entropy_target_ptr is not None:
+        excess = entropy - tl.load(entropy_target_ptr + b * stride_h)
     else:
         mass = tl.sum(human, 0)
         part = human / tl.where(mass > 0, mass, 1)
@@ -240,7 +234,7 @@ def _terms_kernel(
     g = weight_focus * sign * slope_by_z
 
     saliency = tl.zeros_like(entropy)
-    if HAS_SALIENCY:
+    if saliency_ptr is not None:
         saliency, slope = _saliency(z, human, inside, FLAT_RANGE, FLAT_FLOOR, CELLS)
         saliency = tl.where(present != 0, saliency, 0)
         g += weight_saliency * tl.where(present != 0, slope, 0)
@@ -299,7 +293,7 @@ def focus_head_forward(
             target.contiguous(),
             None if saliency is None else saliency.contiguous(),
             None if saliency_mask is None else saliency_mask.contiguous(),
-            None if entropy_target is None else entropy_target.contiguous(),
+            entropy_target,
             None if class_weight is None else class_weight.contiguous(),
             scalars,
             out.terms,
@@ -308,6 +302,7 @@ def focus_head_forward(
             out.classes,
             out.grad_cam,
             out.grad_logits,
+            0 if entropy_target is None else entropy_target.stride(0),
             batch,
             classes,
             maps.shape[1],
@@ -316,11 +311,6 @@ def focus_head_forward(
             LEVEL=level,
             CAM_CLASS=cam_class,
             MEAN=reduction == "mean",
-            HAS_BIAS=bias is not None,
-            HAS_SALIENCY=saliency is not None,
-            HAS_MASK=saliency_mask is not None,
-            HAS_TARGET_ENTROPY=entropy_target is not None,
-            HAS_CLASS_WEIGHT=class_weight is not None,
             INVERSE_LOG=inverse_log(cells),
             FLAT_RANGE=FLAT_STEPS * torch.finfo(dtype).eps,
             FLAT_FLOOR=flat_floor(dtype),

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
 """Backward of few classes, whose products with h stay in place until they are summed.
 
-A program holds one block of channels of W and walks over a group of samples, so W is read, and dW
-written, once a group (and block of cells, where they are many).
+A program holds h of a group of samples and walks over the blocks of its split of the channels, so W
+is read, and dW written, once a group (and block of cells, where they are many).
 """
 
 import torch
@@ -65,9 +65,6 @@ def _few_kernel(
     channels_per_split,
     ACC: tl.constexpr,
     CONTRAST: tl.constexpr,
-    LOGITS: tl.constexpr,
-    NEED_FEATURES: tl.constexpr,
-    NEED_WEIGHT: tl.constexpr,
     SAMPLES: tl.constexpr,
     STAGES: tl.constexpr,
     HOIST: tl.constexpr,
@@ -80,8 +77,8 @@ def _few_kernel(
 ):
     """A group of SAMPLES samples, a split of the channels, a block of the cells: dF, a part of dW.
 
-    grad_features [B,C,H,W]; grad_weight [groups blocks,K,C] of ACC. LOGITS: they have a gradient,
-    too.
+    grad_features [B,C,H,W]; grad_weight [groups blocks,K,C] of ACC. Of grad_logits None is 0, and
+    what is not needed of the others is None.
     """
     tl.static_assert(L <= MAX_CLASSES_IN_PLACE, "more classes do not fit into registers")
     group = tl.program_id(0)
@@ -94,8 +91,8 @@ def _few_kernel(
     real = k < classes
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     # A CAM's gradient alone stays in its class, also where 0 times the features is NaN.
-    ONE_CLASS: tl.constexpr = not LOGITS and not CONTRAST
-    # Of each sample its class, and h; of one class alone g, which h is there.
+    ONE_CLASS: tl.constexpr = grad_logits_ptr is None and not CONTRAST
+    # Of each sample its class, and h; for a CAM alone h is just g.
     chosen = ()
     maps = ()
     for i in tl.static_range(SAMPLES):
@@ -108,7 +105,7 @@ def _few_kernel(
         hot = ((k == y) & real)[:, None]
         if not ONE_CLASS:
             h = tl.where(hot, h, others * h if CONTRAST else 0)
-            if LOGITS:
+            if grad_logits_ptr is not None:
                 d = s * tl.load(grad_logits_ptr + b * classes + k, mask=k < limit, other=0)
                 h += (d / CELLS)[:, None]
             h = tl.where(inside[None, :], h, 0)
@@ -118,7 +115,7 @@ def _few_kernel(
     last = tl.minimum(first + channels_per_split, channels)
     rows = weight_ptr + k.to(tl.int64) * stride_w[0]
     # One loop after the other: registers do not hold h, W and the sums for dW at once.
-    if NEED_WEIGHT:
+    if grad_weight_ptr is not None:
         for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
             grad_w = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
             for i in tl.static_range(SAMPLES):
@@ -142,7 +139,7 @@ def _few_kernel(
                 sum_cells(grad_w, CELLS, V, BLOCK_C, KEEP=V < 0),
                 mask=real[:, None] & (channel < channels)[None, :],
             )
-    if NEED_FEATURES:
+    if grad_features_ptr is not None:
         for start in tl.range(first, last, BLOCK_C, num_stages=STAGES, disable_licm=not HOIST):
             w = load_channels(rows, real, start, channels, stride_w[1], ACC, CELLS, V, BLOCK_C)
             for i in tl.static_range(SAMPLES):
@@ -224,9 +221,6 @@ def few_classes(
                 per_split,
                 ACC=triton_type(dtype),
                 CONTRAST=maps.contrast,
-                LOGITS=maps.logits is not None,
-                NEED_FEATURES=needs[0],
-                NEED_WEIGHT=needs[1],
                 SAMPLES=samples,
                 STAGES=stages_ahead(seen, samples, lead, features, most),
                 # What is the same at each step is kept, or made again, as registers allow.

@@ -3,6 +3,8 @@
 
 A program of one sample and block of channels gets V = s a W and v = s d W, which are matrix
 products ``[B,C]``, and leaves what their transposes need: u = sum_p g F and the pooled features.
+Of a CAM alone V is a row of W and v is 0, so that dW of a class is the sum of its samples' u:
+products with zeros would spread a NaN to other samples and classes.
 """
 
 import torch
@@ -12,13 +14,13 @@ from torch import Tensor
 
 from focus.kernels import triton_tiles
 from focus.kernels.eager import empty_gradient
-from focus.kernels.triton_planes import as_stored, as_tile, planes, products
+from focus.kernels.triton_planes import as_stored, as_tile, products, sums
 from focus.kernels.triton_tiles import (
     OPTIONS,
     ROUNDED,
     arrangement,
-    load_channels,
     spread_cells,
+    spread_channels,
     sum_cells,
     tile_offsets,
     triton_type,
@@ -39,8 +41,6 @@ def _factors_kernel(
     classes,
     ACC: tl.constexpr,
     CONTRAST: tl.constexpr,
-    LOGITS: tl.constexpr,
-    NEED_BIAS: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -56,12 +56,10 @@ def _factors_kernel(
         a = tl.where(k[None, :] == y[:, None], s, s * others if CONTRAST else 0)
         place = b[:, None] * classes + k[None, :]
         tl.store(factors_ptr + place, a, mask=inside)
-        d = tl.zeros((BLOCK_B, BLOCK_K), ACC)
-        if LOGITS:
-            d = s * tl.load(grad_logits_ptr + place, mask=inside, other=0)
+        d = s * tl.load(grad_logits_ptr + place, mask=inside, other=0)
         tl.store(factors_ptr + (batch + b)[:, None] * classes + k[None, :], d, mask=inside)
         total += d
-    if NEED_BIAS:
+    if grad_bias_ptr is not None:
         tl.store(grad_bias_ptr + k, tl.sum(total, 0), mask=k < classes)
 
 
@@ -78,8 +76,7 @@ def _rows_kernel(
     channels,
     width,
     ACC: tl.constexpr,
-    NEED_FEATURES: tl.constexpr,
-    NEED_WEIGHT: tl.constexpr,
+    LOGITS: tl.constexpr,
     CELLS: tl.constexpr,
     FLAT: tl.constexpr,
     V: tl.constexpr,
@@ -88,57 +85,76 @@ def _rows_kernel(
 ):
     """One sample and block of channels: dF = V g + v / HW, u = sum_p g F and the pooled features.
 
-    rows [2,B,C] of ACC are V and v, sums [2,B,C] of ACC are u and the pooled features.
+    rows [2,B,C] of ACC are V and v, sums [2,B,C] of ACC are u and the pooled features: without
+    LOGITS, V and u alone.
     """
     b = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK_C
-    one = tl.zeros((1,), tl.int64)
-    if NEED_FEATURES:
-        vector = load_channels(
-            rows_ptr + b * channels + one, one == 0, first, channels, 1, ACC, CELLS, V, BLOCK_C
-        )
-        spread = load_channels(
-            rows_ptr + (batch + b) * channels + one,
-            one == 0,
-            first,
-            channels,
-            1,
-            ACC,
-            CELLS,
-            V,
-            BLOCK_C,
-        )
+    channel = first + tl.arange(0, BLOCK_C)
+    inside = channel < channels
+    if grad_features_ptr is not None:
+        vector = tl.load(rows_ptr + b * channels + channel, mask=inside, other=0)
+        vector = spread_channels(vector[None, :], CELLS, V)
+        if LOGITS:
+            even = tl.load(rows_ptr + (batch + b) * channels + channel, mask=inside, other=0)
+            even = spread_channels(even[None, :] / CELLS, CELLS, V)
     u = tl.zeros((BLOCK_C,), ACC)
     pooled = tl.zeros((BLOCK_C,), ACC)
     for first_p in range(0, CELLS, BLOCK_P):
         p = first_p + tl.arange(0, BLOCK_P)
         g = tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
         g = spread_cells(g[None, :], CELLS, V)
-        if NEED_FEATURES:
+        if grad_features_ptr is not None:
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
-            grad_f = ()
-            for e in tl.static_range(planes(V)):
-                grad_f += (vector[e] * g[e] + spread[e] / CELLS,)
+            grad_f = products(vector, g)
+            if LOGITS:
+                grad_f = sums(grad_f, even)
             tl.store(
                 grad_features_ptr + b * stride_g[0] + offsets,
                 as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
                 mask=mask,
             )
-        if NEED_WEIGHT:
+        if sums_ptr is not None:
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
             tile = as_tile(tile, ACC, V)
             u += tl.sum(sum_cells(products(tile, g), CELLS, V, BLOCK_C), 0)
-            pooled += tl.sum(sum_cells(tile, CELLS, V, BLOCK_C), 0)
-    if NEED_WEIGHT:
-        channel = first + tl.arange(0, BLOCK_C)
-        inside = channel < channels
+            if LOGITS:
+                pooled += tl.sum(sum_cells(tile, CELLS, V, BLOCK_C), 0)
+    if sums_ptr is not None:
         tl.store(sums_ptr + b * channels + channel, u, mask=inside)
-        tl.store(sums_ptr + (batch + b) * channels + channel, pooled / CELLS, mask=inside)
+        if LOGITS:
+            tl.store(sums_ptr + (batch + b) * channels + channel, pooled / CELLS, mask=inside)
+
+
+@triton.jit
+def _class_sums_kernel(
+    sums_ptr,
+    classes_ptr,
+    grad_weight_ptr,
+    stride_y,
+    batch,
+    channels,
+    ACC: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """dW [K,C] of a CAM alone: of a class and block of channels, the sum of its samples' u."""
+    k = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = channel < channels
+    total = tl.zeros((BLOCK_B, BLOCK_C), ACC)
+    for start in range(0, batch, BLOCK_B):
+        b = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
+        own = tl.load(classes_ptr + b * stride_y, mask=b < batch, other=-1) == k
+        place = b[:, None] * channels + channel[None, :]
+        total += tl.load(sums_ptr + place, mask=own[:, None] & inside[None, :], other=0)
+    out = tl.sum(total, 0).to(grad_weight_ptr.dtype.element_ty)
+    tl.store(grad_weight_ptr + k * channels + channel, out, mask=inside)
 
 
 @without_autocast
@@ -154,12 +170,54 @@ def many_classes(
     dtype = accumulation_dtype(features)
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
-    # a and d, scaled; then what they make of W, and of what the kernel leaves.
-    factors = features.new_empty((2, batch, count), dtype=dtype)
-    sums = features.new_empty((2, batch, channels), dtype=dtype) if needs[1] else None
-    grad_bias = features.new_empty((count,), dtype=dtype) if needs[2] else None
-    with torch.cuda.device_of(features):
-        block_k = 64 * triton_tiles.tile_scale
+    of_logits = maps.logits is not None
+    factors = grad_bias = rows = None
+    if of_logits:
+        factors, grad_bias = _factors(weight, maps, dtype, need_bias=needs[2])
+        rows = factors @ weight.to(dtype) if needs[0] else None
+    elif needs[0]:  # Where a class does not exist, g is NaN.
+        rows = weight.index_select(0, maps.classes.clamp(0, count - 1)).to(dtype)
+    left = None
+    if needs[1]:
+        left = features.new_empty((2 if of_logits else 1, batch, channels), dtype=dtype)
+    seen = arrangement(features, written, per_thread=16)
+    if seen["V"] > 0:
+        seen = arrangement(features, written, per_thread=seen["V"])
+    if batch and (needs[0] or needs[1]):
+        with torch.cuda.device_of(features):
+            _rows_kernel[(batch, triton.cdiv(channels, seen["BLOCK_C"]))](
+                features,
+                rows,
+                maps.cam,
+                grad_features,
+                left,
+                features.stride(),
+                written.stride(),
+                batch,
+                channels,
+                width,
+                ACC=triton_type(dtype),
+                LOGITS=of_logits,
+                **seen,
+                **ROUNDED,
+            )
+    grad_weight = None
+    if left is not None and factors is not None:
+        grad_weight = (factors.T @ left.flatten(0, 1)).to(weight.dtype)
+    elif left is not None:
+        grad_weight = _class_sums(left, weight, maps)
+    return grad_features, grad_weight, grad_bias
+
+
+def _factors(
+    weight: Tensor, maps: MapGradients, dtype: torch.dtype, *, need_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """s a and then s d, ``[2 B,K]``; and db ``[K]`` if needed."""
+    batch, count = len(maps.classes), len(weight)
+    factors = weight.new_empty((2 * batch, count), dtype=dtype)
+    grad_bias = weight.new_empty((count,), dtype=dtype) if need_bias else None
+    block_k = 64 * triton_tiles.tile_scale
+    with torch.cuda.device_of(weight):
         _factors_kernel[(triton.cdiv(count, block_k),)](
             maps.classes,
             maps.logits,
@@ -172,36 +230,29 @@ def many_classes(
             count,
             ACC=triton_type(dtype),
             CONTRAST=maps.contrast,
-            LOGITS=maps.logits is not None,
-            NEED_BIAS=needs[2],
             BLOCK_B=16,
             BLOCK_K=block_k,
             **OPTIONS,
         )
-        if batch:
-            rows = factors.flatten(0, 1) @ weight.to(dtype) if needs[0] else factors
-            seen = arrangement(features, written, per_thread=16)
-            if seen["V"] > 0:
-                seen = arrangement(features, written, per_thread=seen["V"])
-            if needs[0] or needs[1]:
-                _rows_kernel[(batch, triton.cdiv(channels, seen["BLOCK_C"]))](
-                    features,
-                    rows,
-                    maps.cam,
-                    grad_features,
-                    sums,
-                    features.stride(),
-                    written.stride(),
-                    batch,
-                    channels,
-                    width,
-                    ACC=triton_type(dtype),
-                    NEED_FEATURES=needs[0],
-                    NEED_WEIGHT=needs[1],
-                    **seen,
-                    **ROUNDED,
-                )
-    grad_weight = None
-    if sums is not None:
-        grad_weight = (factors.flatten(0, 1).T @ sums.flatten(0, 1)).to(weight.dtype)
-    return grad_features, grad_weight, grad_bias
+    return factors, grad_bias
+
+
+def _class_sums(u: Tensor, weight: Tensor, maps: MapGradients) -> Tensor:
+    """dW ``[K,C]`` of a CAM alone, from ``u [1,B,C]``."""
+    _, batch, channels = u.shape
+    grad_weight = weight.new_empty(weight.shape)
+    block_c = 64 * triton_tiles.tile_scale
+    with torch.cuda.device_of(weight):
+        _class_sums_kernel[(len(weight), triton.cdiv(channels, block_c))](
+            u,
+            maps.classes,
+            grad_weight,
+            maps.classes.stride(0),
+            batch,
+            channels,
+            ACC=triton_type(u.dtype),
+            BLOCK_B=16,
+            BLOCK_C=block_c,
+            **OPTIONS,
+        )
+    return grad_weight

@@ -56,9 +56,6 @@ def _several_kernel(
     samples,
     ACC: tl.constexpr,
     CONTRAST: tl.constexpr,
-    LOGITS: tl.constexpr,
-    NEED_FEATURES: tl.constexpr,
-    NEED_WEIGHT: tl.constexpr,
     STAGES: tl.constexpr,
     HOIST: tl.constexpr,
     CELLS: tl.constexpr,
@@ -70,8 +67,8 @@ def _several_kernel(
 ):
     """A group of samples, a block of the channels and one of the cells: dF, a part of dW.
 
-    grad_features [B,C,H,W]; grad_weight [groups blocks,K,C] of ACC. LOGITS: they have a gradient,
-    too.
+    grad_features [B,C,H,W]; grad_weight [groups blocks,K,C] of ACC. Of grad_logits None is 0, and
+    what is not needed of the others is None.
     """
     group = tl.program_id(0)
     first = tl.program_id(1) * BLOCK_C
@@ -94,7 +91,7 @@ def _several_kernel(
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
         y = tl.load(classes_ptr + b * stride_y)
-        if LOGITS:
+        if grad_logits_ptr is not None:
             d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
         g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
         g = spread_cells(g[None, :], CELLS, V)
@@ -103,7 +100,7 @@ def _several_kernel(
         hot = ((k == y) & real)[:, None]
         # Columns store dF first, others sum dW first: in the other order they spill.
         for turn in tl.static_range(2):
-            if NEED_WEIGHT and (turn == 0) == WEIGHT_FIRST:
+            if grad_weight_ptr is not None and (turn == 0) == WEIGHT_FIRST:
                 offsets, mask = tile_offsets(
                     first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
@@ -111,12 +108,12 @@ def _several_kernel(
                 tile = as_tile(tile, ACC, V)
                 u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
                 grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
-                if LOGITS:
+                if grad_logits_ptr is not None:
                     grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
-            if NEED_FEATURES and (turn == 1) == WEIGHT_FIRST:
+            if grad_features_ptr is not None and (turn == 1) == WEIGHT_FIRST:
                 own = tl.where(hot, w, others * w if CONTRAST else 0)
                 grad_f = products(g, spread_channels(tl.sum(own, 0)[None, :], CELLS, V))
-                if LOGITS:
+                if grad_logits_ptr is not None:
                     even = tl.sum(d[:, None] * w, 0)[None, :]
                     grad_f = sums(grad_f, spread_channels(even, CELLS, V))
                 offsets, mask = tile_offsets(
@@ -127,7 +124,7 @@ def _several_kernel(
                     as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
                     mask=mask,
                 )
-    if NEED_WEIGHT:
+    if grad_weight_ptr is not None:
         part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
         place = (part * classes + k)[:, None] * channels + channel[None, :]
         tl.store(grad_weight_ptr + place, grad_w, mask=there)
@@ -149,9 +146,8 @@ def several_classes(
     # cells is not all of them.
     wide_tiles = features.element_size() == 2 and features.stride(1) == 1 and height * width <= 128
     seen = arrangement(features, written, per_thread=16 if wide_tiles else 8)
-    groups = max(1, triton.cdiv(batch, SAMPLES))
-    # As many for each.
-    samples = max(1, triton.cdiv(batch, groups))
+    # As many for each group.
+    samples = triton.cdiv(batch, triton.cdiv(batch, SAMPLES)) if batch else 1
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
     partial = None
     if needs[1]:
@@ -179,9 +175,6 @@ def several_classes(
                 samples,
                 ACC=triton_type(dtype),
                 CONTRAST=maps.contrast,
-                LOGITS=maps.logits is not None,
-                NEED_FEATURES=needs[0],
-                NEED_WEIGHT=needs[1],
                 # More stages make it spill, or 8 rows for up to 8 classes.
                 STAGES=1 if on_amd() else 2,
                 # What is the same at each step spills, but not in rows.

@@ -27,15 +27,13 @@ def _sum_groups_kernel(
     channels,
     classes,
     ACC: tl.constexpr,
-    NEED_WEIGHT: tl.constexpr,
-    NEED_BIAS: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
     """dW [K,C] of a class and block of channels, summed over its parts [groups,K,C]; and db [K]."""
     k = tl.program_id(0).to(tl.int64)
-    if NEED_WEIGHT:
+    if grad_weight_ptr is not None:
         channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
         inside = channel < channels
         parts = tl.zeros((BLOCK_G, BLOCK_C), ACC)
@@ -49,7 +47,7 @@ def _sum_groups_kernel(
             )
         out = tl.sum(parts, 0).to(grad_weight_ptr.dtype.element_ty)
         tl.store(grad_weight_ptr + k * channels + channel, out, mask=inside)
-    if NEED_BIAS and tl.program_id(1) == 0:
+    if grad_bias_ptr is not None and tl.program_id(1) == 0:
         i = tl.arange(0, BLOCK_B)
         total = tl.zeros((BLOCK_B,), ACC)
         for start in range(0, batch, BLOCK_B):
@@ -83,8 +81,6 @@ def sum_groups(
                 channels,
                 count,
                 ACC=triton_type(dtype),
-                NEED_WEIGHT=partial is not None,
-                NEED_BIAS=need_bias,
                 BLOCK_G=GROUPS,
                 BLOCK_C=block_c,
                 BLOCK_B=256,

@@ -70,9 +70,6 @@ def _maps_kernel(
     classes,
     channels_per_split,
     ACC: tl.constexpr,
-    INDEXED: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    POOL: tl.constexpr,
     SAMPLES: tl.constexpr,
     STAGES: tl.constexpr,
     CELLS: tl.constexpr,
@@ -85,10 +82,13 @@ def _maps_kernel(
     """Partial maps [B,S,rows,HW] of ACC, for SAMPLES samples, a split of the channels and a block
     of the cells.
 
-    The rows of W are the classes in order, or INDEXED by index [B,rows]; a class that does not
-    exist reads no weight. CONTRAST: from each row the mean of the others is subtracted; rest [C] is
-    the sum of all. POOL: pooled [blocks,B,C] of ACC, to be summed over the blocks.
+    The rows of W are the classes in order, or those of index [B,rows]; a class that does not exist
+    reads no weight. With rest [C], the sum of all rows, from each the mean of the others is
+    subtracted: the contrast. pooled: None or [blocks,B,C] of ACC, to be summed over the blocks.
     """
+    INDEXED: tl.constexpr = index_ptr is not None
+    POOL: tl.constexpr = pooled_ptr is not None
+    CONTRAST: tl.constexpr = rest_ptr is not None
     tl.static_assert(not INDEXED or SAMPLES == 1, "samples of one program share their rows of W")
     tl.static_assert(not POOL or SAMPLES == 1, "pooled features have no mask of the batch")
     tl.static_assert(INDEXED or not CONTRAST, "of all classes, terms make the contrast")
@@ -229,9 +229,6 @@ def class_maps(
             len(weight),
             per_split,
             ACC=triton_type(dtype),
-            INDEXED=index is not None,
-            CONTRAST=rest is not None,
-            POOL=pool,
             SAMPLES=samples,
             STAGES=stages_ahead(seen, samples, lead, features, most),
             L=lead,

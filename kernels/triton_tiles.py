@@ -349,8 +349,8 @@ def sum_vectors(x):
 
 
 @triton.jit
-def softmax_entropy(z, inside, temperature):
-    """q, (z - max) / T, the sum of its exponentials and its mean under q, over the cells inside.
+def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
+    """``h`` of the cells inside, and ``dh/dz``; INVERSE_LOG is 1 / log(HW).
 
     ``H = log(sum) - mean`` stays exact to rounding, where ``log S + m - E[z]`` cancels.
     """
@@ -363,7 +363,9 @@ def softmax_entropy(z, inside, temperature):
     e = tl.where(inside, tl.exp(shifted), 0)
     total = tl.sum(e, 0)
     q = e / total
-    return q, shifted, total, tl.sum(q * shifted, 0)
+    mean = tl.sum(q * shifted, 0)
+    entropy = (tl.log(total) - mean) * INVERSE_LOG
+    return entropy, q * (mean - shifted) * (INVERSE_LOG / temperature)
 
 
 def triton_type(dtype: torch.dtype) -> tl.dtype:

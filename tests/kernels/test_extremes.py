@@ -171,7 +171,7 @@ def test_ties_share_the_gradient_as_amin_and_amax_do(form: Form) -> None:
 BAD = (float("nan"), float("inf"), float("-inf"))
 
 
-@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("classes", [3, 5, 17])
 @pytest.mark.parametrize("value", BAD, ids=str)
 @pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_cam_entropy_keeps_what_is_not_finite_in_its_sample_and_class(
@@ -193,7 +193,7 @@ def test_cam_entropy_keeps_what_is_not_finite_in_its_sample_and_class(
     assert torch.equal(out["dW"][[0, 2]], clean["dW"][[0, 2]])
 
 
-@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("classes", [3, 5, 17])
 @pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_weights_of_a_class_without_a_cam_change_no_result(form: Form, classes: int) -> None:
     inputs = make_inputs(CASE | {"classes": classes}, form.device)
@@ -335,16 +335,19 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("classes", [3, 17])
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(form: Form, missing: int) -> None:
+def test_cam_of_a_class_that_does_not_exist_is_nan_and_no_other(
+    form: Form, missing: int, classes: int
+) -> None:
     forward, backward = operators.cam_entropy_form(form.backend)
-    inputs = make_inputs(CASE, form.device)
+    inputs = make_inputs(CASE | {"classes": classes}, form.device)
     inputs.index[:] = torch.tensor([0, 1, 2, 0])
     results = []
     for index in (inputs.index, inputs.index.clone()):
         if results:
-            index[1] = missing
+            index[1] = classes if missing == CASE["classes"] else missing
         arguments = inputs.features, inputs.weight, index, torch.tensor(0.8, device=form.device)
         with form.active():
             cam, entropy = forward(*arguments)
