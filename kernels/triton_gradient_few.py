@@ -26,6 +26,7 @@ from focus.kernels.triton_tiles import (
     arrangement,
     load_channels,
     on_amd,
+    padded,
     samples_in_registers,
     spread_cells,
     spread_classes,
@@ -33,6 +34,7 @@ from focus.kernels.triton_tiles import (
     sum_cells,
     tile_offsets,
     triton_type,
+    vector_of,
     warp_size,
     zero_tile,
 )
@@ -174,27 +176,30 @@ def few_classes(
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
     lead = triton.next_power_of_2(count)
-    seen = arrangement(features, written, per_thread=8, classes=lead, threads=THREADS)
+    vector = vector_of(features, written, classes=lead)
     # What vectors and their classes leave of the registers.
-    crowded = seen["V"] > 0 and lead > 2
+    crowded = vector > 0 and lead > 2
     # Of vectors triton 3.6 would give one of eight warps those of four rows.
-    threads = 4 * warp_size() if seen["V"] > 0 else THREADS
-    roomy = seen["V"] <= 0 and lead <= 2 and maps.logits is not None and not on_amd()
+    threads = 4 * warp_size() if vector > 0 else THREADS
+    roomy = vector <= 0 and lead <= 2 and maps.logits is not None and not on_amd()
     many = roomy and batch > SAMPLES
     share = MANY_SAMPLES if many else 2 if crowded or on_amd() else SAMPLES
+    samples = samples_in_registers(vector, height * width, share, threads)
+    # By triton 3.9 the h of more samples spill, where they are of the CAM alone or of many cells.
+    block_p = padded(height * width)
+    if vector > 0 and (maps.logits is None or block_p > 128):
+        samples = max(1, min(samples, 256 // block_p))
     # A thread has a vector; of columns of 32 bits and more two, where their products leave
     # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
-    columns = seen["V"] < 0 and lead <= 2
-    per_thread = min(8, 2 * abs(seen["V"])) if columns else abs(seen["V"]) or 8
-    seen = arrangement(features, written, per_thread=per_thread, classes=lead, threads=threads)
-    samples = samples_in_registers(seen, share, threads)
-    # By triton 3.9 the h of more samples spill, where they are of the CAM alone or of many cells.
-    if seen["V"] > 0 and (maps.logits is None or seen["BLOCK_P"] > 128):
-        samples = max(1, min(samples, 256 // seen["BLOCK_P"]))
-    most = 3 if crowded else 12 if seen["V"] > 0 else 6
-    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
+    columns = vector < 0 and lead <= 2
+    per_thread = min(8, 2 * abs(vector)) if columns else abs(vector) or 8
+    tile = arrangement(
+        features, written, vector=vector, per_thread=per_thread, classes=lead, threads=threads
+    )
+    most = 3 if crowded else 12 if vector > 0 else 6
+    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, tile["BLOCK_P"])
     splits = default_splits(max(groups * blocks, 1), channels, samples)
-    per_split = channels_per_split(channels, seen["BLOCK_C"], splits)
+    per_split = channels_per_split(channels, tile["BLOCK_C"], splits)
     partial = None
     if needs[1]:
         partial = features.new_empty((groups * blocks, count, channels), dtype=dtype)
@@ -222,11 +227,11 @@ def few_classes(
                 ACC=triton_type(dtype),
                 CONTRAST=maps.contrast,
                 SAMPLES=samples,
-                STAGES=stages_ahead(seen, samples, lead, features, most),
+                STAGES=stages_ahead(tile, samples, lead, features, most),
                 # What is the same at each step is kept, or made again, as registers allow.
-                HOIST=seen["V"] <= 0 or lead > 2 or on_amd(),
+                HOIST=vector <= 0 or lead > 2 or on_amd(),
                 L=lead,
-                **seen,
+                **tile,
                 **OPTIONS,
                 num_warps=threads // warp_size(),
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),

@@ -24,6 +24,7 @@ from focus.kernels.triton_tiles import (
     sum_cells,
     tile_offsets,
     triton_type,
+    vector_of,
 )
 from focus.kernels.types import MapGradients, accumulation_dtype, without_autocast
 
@@ -180,12 +181,12 @@ def many_classes(
     left = None
     if needs[1]:
         left = features.new_empty((2 if of_logits else 1, batch, channels), dtype=dtype)
-    seen = arrangement(features, written, per_thread=16)
-    if seen["V"] > 0:
-        seen = arrangement(features, written, per_thread=seen["V"])
+    vector = vector_of(features, written)
+    per_thread = vector if vector > 0 else 16
+    tile = arrangement(features, written, vector=vector, per_thread=per_thread)
     if batch and (needs[0] or needs[1]):
         with torch.cuda.device_of(features):
-            _rows_kernel[(batch, triton.cdiv(channels, seen["BLOCK_C"]))](
+            _rows_kernel[(batch, triton.cdiv(channels, tile["BLOCK_C"]))](
                 features,
                 rows,
                 maps.cam,
@@ -198,7 +199,7 @@ def many_classes(
                 width,
                 ACC=triton_type(dtype),
                 LOGITS=of_logits,
-                **seen,
+                **tile,
                 **ROUNDED,
             )
     grad_weight = None

@@ -25,6 +25,7 @@ from focus.kernels.triton_tiles import (
     sum_cells,
     tile_offsets,
     triton_type,
+    vector_of,
 )
 from focus.kernels.types import MapGradients, accumulation_dtype
 
@@ -145,16 +146,17 @@ def several_classes(
     # What registers allow: of twice the channels, g is read half as often. Not where a block of the
     # cells is not all of them.
     wide_tiles = features.element_size() == 2 and features.stride(1) == 1 and height * width <= 128
-    seen = arrangement(features, written, per_thread=16 if wide_tiles else 8)
+    vector = vector_of(features, written)
+    tile = arrangement(features, written, vector=vector, per_thread=16 if wide_tiles else 8)
     # As many for each group.
     samples = triton.cdiv(batch, triton.cdiv(batch, SAMPLES)) if batch else 1
-    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, seen["BLOCK_P"])
+    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, tile["BLOCK_P"])
     partial = None
     if needs[1]:
         partial = features.new_empty((groups * blocks, count, channels), dtype=dtype)
     with torch.cuda.device_of(features):
         if batch and (needs[0] or needs[1]):
-            _several_kernel[(groups, triton.cdiv(channels, seen["BLOCK_C"]), blocks)](
+            _several_kernel[(groups, triton.cdiv(channels, tile["BLOCK_C"]), blocks)](
                 features,
                 weight,
                 maps.classes,
@@ -178,9 +180,9 @@ def several_classes(
                 # More stages make it spill, or 8 rows for up to 8 classes.
                 STAGES=1 if on_amd() else 2,
                 # What is the same at each step spills, but not in rows.
-                HOIST=seen["V"] == 0 or on_amd(),
+                HOIST=vector == 0 or on_amd(),
                 L=MAX_CLASSES,
-                **seen,
+                **tile,
                 **ROUNDED,
                 **({} if on_amd() else {"maxnreg": MAX_REGISTERS}),
             )

@@ -25,6 +25,7 @@ from focus.kernels.triton_tiles import (
     sum_channels,
     tile_offsets,
     triton_type,
+    vector_of,
     warp_size,
     zero_tile,
 )
@@ -177,32 +178,32 @@ def class_maps(
     dtype = accumulation_dtype(features)
     lead = triton.next_power_of_2(max(rows, 1))
     in_place = lead <= MAX_CLASSES_IN_PLACE.value
-    # The products of 16 classes leave registers for half as many elements.
-    per_thread = 16 if lead <= 8 else 8
-    seen = arrangement(features, per_thread=per_thread, classes=lead, vectors=in_place)
-    # What vectors leave of the registers: more threads would take more channels, and more of them.
-    # And programs of one sample are many.
-    crowded = seen["V"] > 0 and lead > 2
-    few = seen["V"] == 8 or crowded or (seen["V"] > 0 and index is not None)
-    threads = 4 * warp_size() if few else THREADS
+    vector = vector_of(features, classes=lead, vectors=in_place)
+    # With vectors eight warps would take more channels, and more registers; and programs of one
+    # sample are many.
+    crowded = vector > 0 and lead > 2
+    four_warps = vector == 8 or crowded or (vector > 0 and index is not None)
+    threads = 4 * warp_size() if four_warps else THREADS
     # Samples share reads of W as far as registers for their products last.
     share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
-    samples = samples_in_registers(seen, share, threads) if index is None else 1
-    if in_place:
-        spare = samples == 1 and lead <= 2 and seen["V"] <= 0
-        per_thread = 16 if spare else max(abs(seen["V"]), 4) if seen["V"] else 8
-    seen = arrangement(
-        features, per_thread=per_thread, classes=lead, vectors=in_place, threads=threads
+    samples = samples_in_registers(vector, cells, share, threads) if index is None else 1
+    if not in_place or (samples == 1 and lead <= 2 and vector <= 0):
+        # The products of 16 classes leave registers for half as many elements.
+        per_thread = 16 if lead <= 8 else 8
+    else:
+        per_thread = max(abs(vector), 4) if vector else 8
+    tile = arrangement(
+        features, vector=vector, per_thread=per_thread, classes=lead, threads=threads
     )
     # Without a limit ptxas takes more registers, or spills with 64 of them; in the other cases it
     # takes fewer, and spills under a limit.
-    limited = seen["V"] > 0 and lead > 1 and not on_amd()
-    most = 6 if not crowded else 2 if seen["V"] == 8 else 3
-    block_c = seen["BLOCK_C"]
-    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, seen["BLOCK_P"])
+    limited = vector > 0 and lead > 1 and not on_amd()
+    most = 6 if not crowded else 2 if vector == 8 else 3
+    block_c = tile["BLOCK_C"]
+    groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, tile["BLOCK_P"])
     if splits is None:
         # Where the backward has many samples to a program, W leaves bytes for scratch.
-        many = index is None and lead <= 2 and seen["V"] <= 0 and not on_amd()
+        many = index is None and lead <= 2 and vector <= 0 and not on_amd()
         scratch = 0.03 if many else 0.02
         splits = default_splits(max(groups * blocks, 1), channels, max(rows, 1), scratch)
     per_split = channels_per_split(channels, block_c, splits)
@@ -230,9 +231,9 @@ def class_maps(
             per_split,
             ACC=triton_type(dtype),
             SAMPLES=samples,
-            STAGES=stages_ahead(seen, samples, lead, features, most),
+            STAGES=stages_ahead(tile, samples, lead, features, most),
             L=lead,
-            **seen,
+            **tile,
             **OPTIONS,
             num_warps=threads // warp_size(),
             **({"maxnreg": MAX_REGISTERS} if limited else {}),

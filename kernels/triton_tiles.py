@@ -45,8 +45,7 @@ VECTOR_BYTES = 16
 # Channels of a tile of rows or columns: where they are contiguous, 32 bytes of them in 16 bits are
 # the sector that memory moves at once.
 MIN_CHANNELS = 16
-# Vectors of M channels that a tile takes, before its elements, for one class or two, are too many
-# for the registers.
+# Most vectors of M channels for one class or two; of more, registers do not hold a tile's elements.
 MAX_VECTORS = 256
 # With more, fewer than 512 threads share a multiprocessor.
 MAX_REGISTERS = 128
@@ -120,7 +119,7 @@ def tile_offsets(
     """Offsets of the tile whose first channel is ``first``, a multiple of BLOCK_C; and its mask.
 
     first_p: its first cell, a multiple of BLOCK_P; 0 for vectors. strides: of [B,C,H,W]. FLAT: a
-    channel's cells follow each other at the last.
+    channel's cells are evenly spaced, by the last stride.
     """
     if V > 0:
         tl.static_assert(BLOCK_P >= CELLS, "vectors run over all cells")
@@ -373,97 +372,97 @@ def triton_type(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def arrangement(
-    *tensors: Tensor,
-    per_thread: int,
-    classes: int = 1,
-    vectors: bool = True,
-    threads: int = 0,
-) -> dict[str, Any]:
-    """The constants by which a kernel sees features (and their gradient), BLOCK_C and BLOCK_P.
+def vector_of(*tensors: Tensor, classes: int = 1, vectors: bool = True) -> int:
+    """V of features (and their gradient): below 0 of columns, 0 of rows, above 0 of vectors.
 
-    V is below 0 where the channels of all tensors are contiguous, but not on AMD; and above 0 only
-    where ``vectors`` are allowed and serve all tensors, rows would not be aligned, and the sums in
-    place for all ``classes`` still fit into registers. A tile has about ``per_thread``
-    elements for each of so many ``threads`` (0: of four warps), padding included; fewer where
-    classes outnumber its cells.
+    Columns where the channels of all tensors are contiguous, but not on AMD; vectors only where
+    ``vectors`` are allowed and serve all tensors, rows would not be aligned, and the sums in place
+    for all ``classes`` still fit into registers.
     """
-    shape, size = tensors[0].shape, tensors[0].element_size()
     strides = tuple(tensor.stride() for tensor in tensors)
-    elements = tile_scale * (threads or 4 * warp_size()) * per_thread
-    columns = not on_amd() and all(stride[1] == 1 for stride in strides) and shape[1] > 1
-    return dict(_arrangement(tuple(shape), strides, size, elements, classes, vectors, columns))
+    size = tensors[0].element_size()
+    return _vector_of(tuple(tensors[0].shape), strides, size, classes, vectors, not on_amd())
 
 
 @functools.lru_cache(4096)
-def _arrangement(
+def _vector_of(
     shape: tuple[int, ...],
     strides: tuple[tuple[int, ...], ...],
     element_size: int,
-    elements: int,
     classes: int,
     vectors: bool,
     columns: bool,
-) -> dict[str, Any]:
-    # Remembered, as a step asks for it four times.
+) -> int:
+    # Remembered, as each launch asks for it.
     _, channels, height, width = shape
-    cells = height * width
-    vector = VECTOR_BYTES // element_size
+    cells, vector = height * width, VECTOR_BYTES // element_size
+    if columns and channels > 1 and all(stride[1] == 1 for stride in strides):
+        return -vector
     row = channels_per_row(cells, vector)
     packed = all(stride[1:] == (cells, width, 1) for stride in strides)
     # Triton knows a stride to be aligned if it is a multiple of 16.
     aligned = cells % 16 == 0
     vectors_of_row = row * vectors_per_channel(cells, vector)
     fit = vector <= cells and vectors_of_row * max(classes, 2) <= 2 * MAX_VECTORS
-    if columns:
-        row, vector = 0, -vector
-    elif aligned or not (vectors and packed and fit and channels % row == 0):
-        row = vector = 0
+    return vector if vectors and packed and fit and not aligned and channels % row == 0 else 0
+
+
+def arrangement(
+    *tensors: Tensor, vector: int, per_thread: int, classes: int = 1, threads: int = 0
+) -> dict[str, Any]:
+    """The constants by which a kernel sees features (and their gradient), whose V is ``vector``.
+
+    A tile has about ``per_thread`` elements for each of so many ``threads`` (0: of four warps),
+    padding included; fewer where classes outnumber its cells.
+    """
+    _, channels, height, width = tensors[0].shape
+    cells = height * width
+    elements = tile_scale * (threads or 4 * warp_size()) * per_thread
     block_p = padded(cells)
-    if row:
+    if vector > 0:
         of_channel = vectors_per_channel(cells, vector) * vector
     else:
         block_p = min(block_p, elements // MIN_CHANNELS)
         # With fewer cells than classes, W's [classes, BLOCK_C] would not fit shared memory.
         of_channel = max(block_p, classes)
-    block_c = max(min(elements // of_channel, padded(channels)), row, 1)
+    block_c = max(min(elements // of_channel, padded(channels)), channels_per_row(cells, vector))
     return {
         "CELLS": cells,
         "V": max(vector, -block_c),
-        "FLAT": all(stride[2] == width * stride[3] for stride in strides),
+        "FLAT": all(tensor.stride(2) == width * tensor.stride(3) for tensor in tensors),
         "BLOCK_C": block_c,
         "BLOCK_P": block_p,
     }
 
 
-def samples_in_registers(seen: dict[str, Any], samples: int, threads: int) -> int:
+def samples_in_registers(vector: int, cells: int, samples: int, threads: int) -> int:
     """Of the ``samples`` that are to share W, how many a program has registers for.
 
     A tile of vectors cannot have fewer than M channels, whatever their cells are.
     """
-    if seen["V"] <= 0:
+    if vector <= 0:
         return samples
-    vectors = seen["BLOCK_P"] * channels_per_row(seen["CELLS"], seen["V"]) // seen["V"]
+    vectors = padded(cells) * channels_per_row(cells, vector) // vector
     return int(max(1, min(samples, samples * threads // vectors)))
 
 
 def stages_ahead(
-    seen: dict[str, Any], samples: int, classes: int, features: Tensor, most: int
+    tile: dict[str, Any], samples: int, classes: int, features: Tensor, most: int
 ) -> int:
     """Stages of a loop over tiles of so many samples and the classes' rows, one being at work."""
     if on_amd():
         return 1  # They would go through registers, of which it would take more than 128.
-    of_channel = samples * seen["BLOCK_P"] * features.element_size()
+    of_channel = samples * tile["BLOCK_P"] * features.element_size()
     # W, and what the contrast takes off it, is in 32 bits, or in 64.
     of_channel += 2 * classes * accumulation_dtype(features).itemsize
-    return int(max(2, min(BYTES_AHEAD // (seen["BLOCK_C"] * of_channel) + 1, most)))
+    return int(max(2, min(BYTES_AHEAD // (tile["BLOCK_C"] * of_channel) + 1, most)))
 
 
 def small_options(values: int) -> dict[str, Any]:
     """Options of a kernel whose program holds so many cells or classes: eight or more to a thread.
 
-    Of products that are not rounded, fused into ``entropy - target``, the rounding of the entropy
-    would be left where nothing is.
+    Products are rounded: fused into ``entropy - target``, one would leave the entropy's rounding
+    error where the difference is 0.
     """
     warps = min(max(triton.next_power_of_2(values) // 256, 4), 16)
     return ROUNDED | {"num_warps": warps}
