@@ -34,8 +34,7 @@ from bench.entry import end_in_a_line, make_folder
 from bench.machine_code import Access, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam_entropy, triton_focus_head
-from focus.kernels.eager import HeadForward
-from focus.kernels.types import CamClass
+from focus.kernels.types import CamClass, HeadForward
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -1,7 +1,7 @@
 """The operations in torch calls with analytic gradients: the form that CPU tensors take.
 
-Gradients are rank-1 per sample, so nothing here has the size ``[B,K,H,W]`` and the features'
-gradient is written once:
+Gradients are of rank two at most per sample, so nothing here has the size ``[B,K,H,W]`` and the
+features' gradient is written once:
 
     g[b,p]     = dL/dz[b,p]                    dpool[b,c] = sum_k dlogits[b,k] W[k,c]
     dF[b,c,p]  = V[b,c] g[b,p] + dpool[b,c] / HW
@@ -13,20 +13,22 @@ gradient is written once:
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from focus.kernels.types import (
     FLAT_STEPS,
     CamClass,
+    HeadForward,
     Level,
     Reduction,
     accumulation_dtype,
+    channels_last,
+    empty_gradient,
     flat_floor,
     inverse_log_of,
+    linear,
     without_autocast,
 )
 
@@ -34,25 +36,6 @@ from focus.kernels.types import (
 PART_ELEMENTS = 2**20
 # Samples whose class vectors, and gradients of pooled features, are made at once.
 PRODUCT_SAMPLES = 64
-
-
-class HeadForward(NamedTuple):
-    """Results of the head's forward, then what its backward needs."""
-
-    terms: Tensor
-    """``[5,B]``: total, entropy, classification, focus, saliency."""
-    logits: Tensor
-    """``[B,K]``."""
-    cam: Tensor
-    """``[B,H,W]``."""
-    classes: Tensor
-    """``[B]`` class of each CAM."""
-    pooled: Tensor
-    """``[B,C]``; empty where backward does without."""
-    grad_cam: Tensor
-    """``[B,HW]`` of the loss."""
-    grad_logits: Tensor
-    """``[B,K]`` of the loss."""
 
 
 @without_autocast
@@ -250,18 +233,6 @@ def _nan_where_missing(values: Tensor, index: Tensor, classes: int) -> Tensor:
     return values if missing is None else values.masked_fill(missing, math.nan)
 
 
-def empty_gradient(features: Tensor) -> Tensor:
-    """An unwritten gradient of the features: their shape, type, and layout (dense)."""
-    layout = torch.channels_last if _channels_last(features) else torch.contiguous_format
-    return torch.empty(
-        features.shape, dtype=features.dtype, device=features.device, memory_format=layout
-    )
-
-
-def _channels_last(features: Tensor) -> bool:
-    return features.stride(1) == 1 and features.shape[1] > 1
-
-
 def _grid(cells: Tensor, features: Tensor) -> Tensor:
     return cells.view(len(cells), *features.shape[2:])
 
@@ -297,11 +268,6 @@ def _mean(matrix: Tensor) -> Tensor:
     return _products(matrix.new_full((), 1 / cells).expand(batch, cells), matrix.transpose(1, 2))
 
 
-def linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Logits ``[B,K]`` of pooled features ``[B,C]`` in the type of both; bias of any type."""
-    return functional.linear(pooled, weight, None if bias is None else bias.to(weight.dtype))
-
-
 def _pool(features: Tensor, weights: Tensor) -> Tensor:
     """``sum_p weights[b,p] F[b,c,p]`` as ``[B,C]``."""
     size = _part_size(features)
@@ -321,7 +287,7 @@ def _grad_features(
     """``V g + dpool / HW`` in the features' shape, type and memory layout."""
     out = empty_gradient(features)
     weight = weight.to(accumulation_dtype(features))
-    last = _channels_last(features)
+    last = channels_last(features)
     # [B,HW,C] or [B,C,HW], as it lies in memory; the other factor runs along the other axis.
     cells = out.permute(0, 2, 3, 1).flatten(1, 2) if last else out.flatten(2)
     along, across = (1, 2) if last else (2, 1)

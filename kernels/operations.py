@@ -38,6 +38,7 @@ from focus.kernels.types import (
     CamClass,
     FocusHeadOutput,
     HeadArguments,
+    HeadForward,
     Level,
     Reduction,
     accumulation_dtype,
@@ -259,7 +260,7 @@ def _focus_head(
 ) -> FocusHeadOutput:
     # Outside the autograd.Function and without gradient, so that no field but the loss carries any.
     with torch.no_grad():
-        forward = eager.HeadForward(
+        forward = HeadForward(
             *focus_head_op(
                 features,
                 weight,
@@ -311,7 +312,7 @@ class _FocusHead(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         total: Tensor,
-        forward: eager.HeadForward,
+        forward: HeadForward,
         arguments: HeadArguments,
         backend: str,
     ) -> Tensor:

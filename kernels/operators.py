@@ -13,7 +13,7 @@ from torch import Tensor
 
 from focus.kernels import eager
 from focus.kernels.checks import check_range
-from focus.kernels.types import accumulation_dtype
+from focus.kernels.types import HeadForward, accumulation_dtype, empty_gradient
 
 
 @torch.library.custom_op("focus::cam_entropy", mutates_args=())
@@ -69,7 +69,7 @@ def cam_entropy_backward_op(
 def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     *_, need_features, need_weight, _ = others
     return (
-        eager.empty_gradient(features) if need_features else features.new_empty(0),
+        empty_gradient(features) if need_features else features.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
     )
 
@@ -114,7 +114,7 @@ def focus_head_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_range("target", target, len(weight))
     forward, _ = focus_head_form(backend)
-    out: eager.HeadForward = forward(
+    out: HeadForward = forward(
         features,
         weight,
         bias,
@@ -138,7 +138,7 @@ def _(
     dtype = accumulation_dtype(features)
     batch, channels, height, width = features.shape
     *_, backend = others
-    return eager.HeadForward(
+    return HeadForward(
         terms=features.new_empty((5, batch), dtype=dtype),
         logits=features.new_empty((batch, len(weight)), dtype=dtype),
         cam=features.new_empty((batch, height, width), dtype=dtype),
@@ -190,7 +190,7 @@ def focus_head_backward_op(
 def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, grad_logits, _, _, need_features, need_weight, need_bias, _, _ = others
     return (
-        eager.empty_gradient(features) if need_features else features.new_empty(0),
+        empty_gradient(features) if need_features else features.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
         grad_logits.new_empty(len(weight)) if need_bias else grad_logits.new_empty(0),
     )

@@ -15,11 +15,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.eager import linear
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import MAX_ROWS, class_maps
-from focus.kernels.triton_tiles import entropy_and_slope, padded, small_options, triton_type
-from focus.kernels.types import MapGradients, inverse_log, without_autocast
+from focus.kernels.triton_target import small_options, triton_type
+from focus.kernels.triton_tiles import padded
+from focus.kernels.types import MapGradients, inverse_log, linear, without_autocast
+
+
+@triton.jit
+def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
+    """``h`` of the cells inside, and ``dh/dz``; INVERSE_LOG is 1 / log(HW).
+
+    ``H = log(sum) - mean`` stays exact to rounding, where ``log S + m - E[z]`` cancels.
+    """
+    # tl.max drops NaN, the sum below keeps it.
+    top = tl.max(tl.where(inside, z, float("-inf")), 0)
+    # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
+    shifted = (z - top) / temperature
+    shifted = tl.where(shifted < -1e30, -1e30, shifted)
+    shifted = tl.where(inside, shifted, 0)
+    e = tl.where(inside, tl.exp(shifted), 0)
+    total = tl.sum(e, 0)
+    q = e / total
+    mean = tl.sum(q * shifted, 0)
+    entropy = (tl.log(total) - mean) * INVERSE_LOG
+    return entropy, q * (mean - shifted) * (INVERSE_LOG / temperature)
 
 
 @triton.jit

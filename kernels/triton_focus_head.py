@@ -22,19 +22,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.eager import HeadForward, linear
+from focus.kernels.triton_cam_entropy import entropy_and_slope
 from focus.kernels.triton_gradient import gradients
 from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
-from focus.kernels.triton_tiles import entropy_and_slope, padded, small_options, triton_type
+from focus.kernels.triton_target import small_options, triton_type
+from focus.kernels.triton_tiles import padded
 from focus.kernels.types import (
     FLAT_STEPS,
     CamClass,
+    HeadForward,
     Level,
     MapGradients,
     Reduction,
     accumulation_dtype,
     flat_floor,
     inverse_log,
+    linear,
     without_autocast,
 )
 

@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.eager import empty_gradient
 from focus.kernels.triton_gradient_sums import sum_groups
 from focus.kernels.triton_maps import (
     MAX_CLASSES_IN_PLACE,
@@ -20,12 +19,10 @@ from focus.kernels.triton_maps import (
     channels_per_split,
 )
 from focus.kernels.triton_planes import as_stored, as_tile, planes
+from focus.kernels.triton_target import MAX_REGISTERS, OPTIONS, on_amd, triton_type, warp_size
 from focus.kernels.triton_tiles import (
-    MAX_REGISTERS,
-    OPTIONS,
     arrangement,
     load_channels,
-    on_amd,
     padded,
     samples_in_registers,
     spread_cells,
@@ -33,12 +30,10 @@ from focus.kernels.triton_tiles import (
     stages_ahead,
     sum_cells,
     tile_offsets,
-    triton_type,
     vector_of,
-    warp_size,
     zero_tile,
 )
-from focus.kernels.types import MapGradients, accumulation_dtype
+from focus.kernels.types import MapGradients, accumulation_dtype, empty_gradient
 
 # Samples of a program where registers hold the h of so many: in rows and columns, of two classes
 # at most, where the logits have a gradient.

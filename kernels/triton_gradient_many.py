@@ -13,20 +13,17 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels import triton_tiles
-from focus.kernels.eager import empty_gradient
 from focus.kernels.triton_planes import as_stored, as_tile, products, sums
+from focus.kernels.triton_target import OPTIONS, ROUNDED, triton_type
 from focus.kernels.triton_tiles import (
-    OPTIONS,
-    ROUNDED,
     arrangement,
     spread_cells,
     spread_channels,
     sum_cells,
     tile_offsets,
-    triton_type,
     vector_of,
 )
-from focus.kernels.types import MapGradients, accumulation_dtype, without_autocast
+from focus.kernels.types import MapGradients, accumulation_dtype, empty_gradient, without_autocast
 
 
 @triton.jit

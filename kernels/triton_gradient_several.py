@@ -12,22 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.eager import empty_gradient
 from focus.kernels.triton_gradient_sums import sum_groups
 from focus.kernels.triton_planes import as_stored, as_tile, products, sums
+from focus.kernels.triton_target import MAX_REGISTERS, ROUNDED, on_amd, triton_type
 from focus.kernels.triton_tiles import (
-    MAX_REGISTERS,
-    ROUNDED,
     arrangement,
-    on_amd,
     spread_cells,
     spread_channels,
     sum_cells,
     tile_offsets,
-    triton_type,
     vector_of,
 )
-from focus.kernels.types import MapGradients, accumulation_dtype
+from focus.kernels.types import MapGradients, accumulation_dtype, empty_gradient
 
 # Up to here a program has registers for the rows of W, and of dW, of its channels.
 MAX_CLASSES = 16

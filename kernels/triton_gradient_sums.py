@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels import triton_tiles
-from focus.kernels.triton_tiles import OPTIONS, triton_type
+from focus.kernels.triton_target import OPTIONS, triton_type
 from focus.kernels.types import MapGradients
 
 # Parts of dW that are summed at once.

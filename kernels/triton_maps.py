@@ -12,21 +12,17 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels.triton_planes import as_tile, products, sums
+from focus.kernels.triton_target import MAX_REGISTERS, OPTIONS, on_amd, triton_type, warp_size
 from focus.kernels.triton_tiles import (
-    MAX_REGISTERS,
-    OPTIONS,
     arrangement,
     load_channels,
-    on_amd,
     samples_in_registers,
     spread_channels,
     stages_ahead,
     sum_cells,
     sum_channels,
     tile_offsets,
-    triton_type,
     vector_of,
-    warp_size,
     zero_tile,
 )
 from focus.kernels.types import accumulation_dtype

@@ -26,29 +26,20 @@ import functools
 import math
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
-from triton.runtime.driver import driver
 
 from focus.kernels.triton_planes import from_planes, planes, to_planes
+from focus.kernels.triton_target import on_amd, warp_size
 from focus.kernels.types import accumulation_dtype
 
-# Explicit, since the default changes in triton 3.10.
-OPTIONS = {"enable_fp_fusion": True}
-# Products are rounded before they are summed: fused into a sum over threads, each thread would
-# round another of them, and hold another sum.
-ROUNDED = {"enable_fp_fusion": False}
 VECTOR_BYTES = 16
 # Channels of a tile of rows or columns: where they are contiguous, 32 bytes of them in 16 bits are
 # the sector that memory moves at once.
 MIN_CHANNELS = 16
 # Most vectors of M channels for one class or two; of more, registers do not hold a tile's elements.
 MAX_VECTORS = 256
-# With more, fewer than 512 threads share a multiprocessor.
-MAX_REGISTERS = 128
 # Bytes of features and weight that a program asks for before it needs them. Programs are few, so
 # memory is as busy as each of them keeps it.
 BYTES_AHEAD = 72 * 2**10
@@ -347,31 +338,6 @@ def sum_vectors(x):
     return tl.reshape(tl.sum(x, 3), (x.shape[0], x.shape[1] * x.shape[2]))
 
 
-@triton.jit
-def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
-    """``h`` of the cells inside, and ``dh/dz``; INVERSE_LOG is 1 / log(HW).
-
-    ``H = log(sum) - mean`` stays exact to rounding, where ``log S + m - E[z]`` cancels.
-    """
-    # tl.max drops NaN, the sum below keeps it.
-    top = tl.max(tl.where(inside, z, float("-inf")), 0)
-    # The clamp keeps 0 * -inf out where a finite CAM spans more than the type's range.
-    shifted = (z - top) / temperature
-    shifted = tl.where(shifted < -1e30, -1e30, shifted)
-    shifted = tl.where(inside, shifted, 0)
-    e = tl.where(inside, tl.exp(shifted), 0)
-    total = tl.sum(e, 0)
-    q = e / total
-    mean = tl.sum(q * shifted, 0)
-    entropy = (tl.log(total) - mean) * INVERSE_LOG
-    return entropy, q * (mean - shifted) * (INVERSE_LOG / temperature)
-
-
-def triton_type(dtype: torch.dtype) -> tl.dtype:
-    """Triton's name for an accumulation type."""
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
 def vector_of(*tensors: Tensor, classes: int = 1, vectors: bool = True) -> int:
     """V of features (and their gradient): below 0 of columns, 0 of rows, above 0 of vectors.
 
@@ -456,29 +422,3 @@ def stages_ahead(
     # W, and what the contrast takes off it, is in 32 bits, or in 64.
     of_channel += 2 * classes * accumulation_dtype(features).itemsize
     return int(max(2, min(BYTES_AHEAD // (tile["BLOCK_C"] * of_channel) + 1, most)))
-
-
-def small_options(values: int) -> dict[str, Any]:
-    """Options of a kernel whose program holds so many cells or classes: eight or more to a thread.
-
-    Products are rounded: fused into ``entropy - target``, one would leave the entropy's rounding
-    error where the difference is 0.
-    """
-    warps = min(max(triton.next_power_of_2(values) // 256, 4), 16)
-    return ROUNDED | {"num_warps": warps}
-
-
-def warp_size() -> int:
-    """Threads of a warp."""
-    return 64 if on_amd() else 32
-
-
-def on_amd() -> bool:
-    """Whether kernels are compiled for an AMD GPU: warps of 64, and no asynchronous copies."""
-    return not knobs.runtime.interpret and bool(_target(driver.active).backend == "hip")
-
-
-@functools.lru_cache
-def _target(active: Any) -> Any:
-    # Remembered, as a launch asks for it several times; GPUs of one machine count as alike.
-    return active.get_current_target()

@@ -1,4 +1,4 @@
-"""What the operations share: argument and result types, accumulation type, scales."""
+"""What the operations, and all forms of them, share: types of arguments and results, scales."""
 
 import functools
 import math
@@ -8,6 +8,7 @@ from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Level = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
@@ -64,6 +65,25 @@ class MapGradients(NamedTuple):
     contrast: bool
 
 
+class HeadForward(NamedTuple):
+    """Results of the head's forward, then what its backward needs."""
+
+    terms: Tensor
+    """``[5,B]``: total, entropy, classification, focus, saliency."""
+    logits: Tensor
+    """``[B,K]``."""
+    cam: Tensor
+    """``[B,H,W]``."""
+    classes: Tensor
+    """``[B]`` class of each CAM."""
+    pooled: Tensor
+    """``[B,C]``; empty where backward does without."""
+    grad_cam: Tensor
+    """``[B,HW]`` of the loss."""
+    grad_logits: Tensor
+    """``[B,K]`` of the loss."""
+
+
 @dataclass(frozen=True)
 class HeadArguments:
     """Checked and normalised options of the head.
@@ -95,6 +115,19 @@ def accumulation_dtype(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
+def channels_last(features: Tensor) -> bool:
+    """Whether the features' channels are contiguous."""
+    return features.stride(1) == 1 and features.shape[1] > 1
+
+
+def empty_gradient(features: Tensor) -> Tensor:
+    """An unwritten gradient of the features: their shape, type, and layout (dense)."""
+    layout = torch.channels_last if channels_last(features) else torch.contiguous_format
+    return torch.empty(
+        features.shape, dtype=features.dtype, device=features.device, memory_format=layout
+    )
+
+
 def inverse_log(cells: int) -> float:
     """``1 / log(cells)``, by which an entropy becomes a share of its largest; 0 of one cell."""
     return 1 / math.log(cells) if cells > 1 else 0.0
@@ -121,6 +154,11 @@ def flat_threshold(cam: Tensor) -> Tensor:
     """
     relative = FLAT_STEPS * torch.finfo(cam.dtype).eps * cam.abs().amax(-1, keepdim=True)
     return relative.clamp_min(flat_floor(cam.dtype))
+
+
+def linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits ``[B,K]`` of pooled features ``[B,C]`` in the type of both; bias of any type."""
+    return functional.linear(pooled, weight, None if bias is None else bias.to(weight.dtype))
 
 
 def without_autocast(
