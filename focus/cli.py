@@ -66,6 +66,7 @@ _ELSEWHERE = {
 }
 
 _DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {f.name for f in fields(Recipe)}}
+_ROOT = Path(__file__).resolve().parents[1]  # of the checkout, if this lies in one
 _NULL = ("", "~", "null", "Null", "NULL")  # of YAML
 
 
@@ -134,11 +135,13 @@ def run(
 ) -> None:
     """Parse, call ``main``, and end the process as :func:`program` does.
 
-    ``--debug`` shows the traceback of an error too.
+    ``--debug`` shows the traceback of an error too. A script of another checkout than the one that
+    this package is of is an error: that one's code would run in its place.
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
     with program(prog, debug="--debug" in argv):
+        _check_checkout()
         config = parse(config_class, argv, prog=prog, description=description)
     with program(prog, debug=config.debug, flags=[field.name for field in fields(config)]):
         main(config)
@@ -245,16 +248,34 @@ def leave_checkout() -> None:
     this before it imports torch and all. ``train.py`` and ``evaluate.py`` cannot: they leave the
     checkout before they import this package, which is to be the installed one.
     """
-    root = Path(__file__).resolve().parents[1]
+    kernels = _kernels()
+    if kernels == _ROOT / "kernels":
+        sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _ROOT]
+    elif kernels != _ROOT / "focus" / "kernels":  # where an installed package has them
+        sys.exit(f"error: {_not_installed(_ROOT)}, or call this from another folder.")
+
+
+def _check_checkout() -> None:
+    """Raise InputError where the script lies in a checkout, and this package in another.
+
+    A package that was installed from a wheel lies in none: it runs the scripts of any checkout.
+    """
+    script = Path(sys.argv[0]).resolve()
+    there = script.parent
+    if there == _ROOT or not (there / "focus" / "cli.py").is_file():
+        return
+    if _kernels() != _ROOT / "focus" / "kernels":
+        raise InputError(f"{_not_installed(there)}, or call {_ROOT / script.name}.")
+
+
+def _kernels() -> Path | None:
+    """The folder of ``focus.kernels``, by which a checkout differs from an installed package."""
     found = find_spec("focus.kernels")
-    kernels = Path(found.origin).resolve().parent if found and found.origin else None
-    if kernels == root / "kernels":
-        sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != root]
-    elif kernels != root / "focus" / "kernels":  # where an installed package has them
-        sys.exit(
-            f"error: {root} is a checkout that is not the installed one: "
-            "pip install -e it, or call this from another folder."
-        )
+    return Path(found.origin).resolve().parent if found and found.origin else None
+
+
+def _not_installed(root: Path) -> str:
+    return f"{root} is a checkout that is not the installed one: pip install -e it"
 
 
 def _less_memory(flags: Collection[str]) -> str:

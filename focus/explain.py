@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import focus
 from focus.data.bad_files import BAD_FILES, BadFile, Role
 from focus.data.dataset import squashed
-from focus.data.images import load_image, reason
+from focus.data.images import load_image
 from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
@@ -172,7 +172,7 @@ def _load(item: Item, config: ExplainConfig, size: int) -> tuple[list[View], lis
         found.append((frame, at, squashed(image, size), face))
 
     def leave_out(path: Path, role: Role, error: ImageError) -> None:
-        bad.append(BadFile(str(path), role, reason(path, error.__cause__ or error)))
+        bad.append(BadFile.of(str(path), role, error))
 
     if item.kind == "image":
         try:

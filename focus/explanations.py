@@ -21,7 +21,7 @@ from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.metrics import Calibration
 from focus.overlays import overlay
-from focus.writing import written_whole
+from focus.writing import RowsEnding, written_whole
 
 VERSION = 1
 MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
@@ -216,7 +216,7 @@ class Writer:
                 "w", newline="", encoding="utf-8", errors="surrogateescape"
             )
             file.write(f"# focus-{Path(name).stem} {VERSION}\n")
-            writer = csv.DictWriter(file, row, lineterminator="\n")
+            writer = csv.DictWriter(RowsEnding(file, "\n"), row)
             writer.writeheader()
             self._tables[name] = file, writer
         # numpy prints a float with the fewest digits that read back to the same one of its type.

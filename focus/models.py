@@ -266,8 +266,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         predicted = logits.argmax(1)
         return Prediction(
             # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
-            # sigmoid, whose last bit depends on the place in the batch.
-            score=logits.cpu().double().softmax(1)[:, 1:].sum(1),
+            # sigmoid, whose last bit depends on the place in the batch. Of several classes the sum
+            # may round to more than 1.
+            score=logits.cpu().double().softmax(1)[:, 1:].sum(1).clamp(max=1),
             predicted=predicted,
             cams=torch.stack((_pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
             entropy=torch.stack((_pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
@@ -377,7 +378,6 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             image_size=config.image_size,
             num_classes=config.num_classes,
             loss=LossConfig(temperature=config.temperature),
-            training_generators=config.training_generators,
         )
         detector.config = config
         detector.points = OperatingPoints.read(folder)

@@ -31,7 +31,8 @@ BEFORE = "trained_before.csv"
 LOCK = ".lock"
 _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
-# What may differ between two that are one run: it does not change what is computed.
+# What may differ between two that are one run: it does not change what is computed, but for the
+# last bits by threads, of which a resumed run takes as many as before unless it is told otherwise.
 _FREE = (
     *("resume", "debug", "threads", "workers", "max_bad", "compare_ce", "output", "dry_run"),
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
@@ -47,8 +48,9 @@ class TrainState:
     since the last update, by number, counted from 1. best: of the chosen metric on validation, None
     before the first epoch; best_epoch: counted from 1; points: its operating points.
     entropy_target: measured on the training set's maps. sums: of the epoch that is under way. rows:
-    of summary.csv. processes: of the launch. seen: what the detector's config says of its training,
-    of the weights that the run began with too.
+    of summary.csv. processes: of the launch. threads: of the main one, None where they were not
+    kept yet. seen: what the detector's config says of its training, of the weights that the run
+    began with too.
     """
 
     epoch: int = 0
@@ -63,6 +65,7 @@ class TrainState:
     sums: list[float] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     processes: int = 1
+    threads: int | None = None
     seen: dict[str, Any] = field(default_factory=dict)
 
 

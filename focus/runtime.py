@@ -122,6 +122,27 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     return accelerator
 
 
+def same_threads(before: int | None, given: int | None) -> str:
+    """Take as many CPU threads as a run had that goes on, unless ``--threads`` says otherwise.
+
+    A sum is of as many parts as there are threads, so others change its last bits.
+
+    Args:
+        before: the run's, None if not known.
+        given: ``--threads``, which :func:`start` has set.
+
+    Returns what to say if they differ, else "".
+    """
+    if given is None and before is not None:
+        torch.set_num_threads(before)
+    if given in (None, before) or before is None:
+        return ""
+    return (
+        f"the run had {before} thread{'s' * (before > 1)} each process, not {given}: on a CPU its "
+        "results are no longer those of an undisturbed run to the last bit"
+    )
+
+
 def _check_device(precision: str, device: torch.device) -> None:
     check_precision(precision, device)
     check_backend(device)

@@ -51,7 +51,7 @@ from focus.runs import (
     folder_of,
     open_folder,
 )
-from focus.runtime import finish_trackers
+from focus.runtime import finish_trackers, same_threads
 from focus.schedules import factor_at, parse_points
 from focus.stopping import Stopped, StopSignals
 
@@ -82,6 +82,11 @@ class Trainer:
         self.state = (
             TrainState(processes=accelerator.num_processes) if saved is None else saved.state
         )
+        if accelerator.device.type == "cpu" and (
+            said := same_threads(self.state.threads, config.threads)
+        ):
+            accelerator.print(f"warning: {said}")
+        self.state.threads = torch.get_num_threads()
         self.train, self.validation, self.test = (
             manifest.split(name) for name in ("train", "validation", "test")
         )

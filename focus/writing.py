@@ -4,8 +4,11 @@ import csv
 import errno
 import fcntl
 import os
+import re
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,21 +24,45 @@ REFUSED = (
 """What the system says of a place that cannot be written: full, a limit, forbidden, read-only."""
 
 
+# Seconds after which what a process has left of a file is of one that was killed.
+_LEFT = 3600.0
+
+
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """A path beside ``path`` to write to; then it is flushed to the disk and takes its place.
 
-    An error leaves what was there.
+    An error leaves what was there. Of two that write at once, the one that ends last stays: each
+    has a path of its own. What a killed one left there goes with a write that is an hour later.
+
+    Args:
+        path: the file.
+        flushed: wait for the disk, some milliseconds. Without, the file is whole after a kill, but
+            perhaps not after a power cut.
     """
-    aside = path.with_name(f"{path.name}.part")
+    # Not the process's number alone, which another container may have too.
+    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield aside
-        flush(aside)
+        if flushed:
+            flush(aside)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    if flushed:
+        _remove_left(path)
+        flush(path.parent)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what killed processes left of a file that they wrote."""
+    left = re.compile(rf"{re.escape(path.name)}\.\d+-\d+\.part")
+    for aside in path.parent.iterdir():
+        if left.fullmatch(aside.name):
+            with suppress(OSError):  # another has removed it, or it is another user's
+                if time.time() - aside.stat().st_mtime > _LEFT:
+                    aside.unlink()
 
 
 @contextmanager
@@ -49,7 +76,7 @@ def csv_written_whole(
     Args:
         path: the file.
         marker: its first line, none if empty.
-        end: of each line. Cells with a carriage return are quoted only with the default.
+        end: of each line.
     """
     with (
         written_whole(Path(path)) as aside,
@@ -57,7 +84,21 @@ def csv_written_whole(
     ):
         if marker:
             file.write(marker + end)
-        yield csv.writer(file, lineterminator=end)
+        yield csv.writer(RowsEnding(file, end))
+
+
+class RowsEnding:
+    """Takes the rows of a csv.writer and ends each of them otherwise than with CR LF.
+
+    As the writer's own ``lineterminator``, it would have Python before 3.13 leave a cell that holds
+    a carriage return without quotes, and nothing could read the row again.
+    """
+
+    def __init__(self, file: IO[str], end: str) -> None:
+        self._file, self._end = file, end
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + self._end)
 
 
 def is_utf8(text: str) -> bool:

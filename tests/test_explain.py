@@ -134,6 +134,16 @@ def test_the_manifest_says_what_the_table_says(
         assert {key: "" if v is None else str(v) for key, v in item.items()} == row
 
 
+def test_a_file_name_with_a_carriage_return(
+    detector: Detector, pictures: Path, tmp_path: Path
+) -> None:
+    name = (pictures / "a" / "1.png").rename(pictures / "a" / "1\r.png")
+    run(saved(detector, tmp_path / "m", 0.5), tmp_path / "out", name)
+    with (tmp_path / "out" / "explanations.csv").open(newline="") as file:
+        assert file.readline() == "# focus-explanations 1\n"
+        assert [row["path"] for row in csv.DictReader(file)] == [str(name)]
+
+
 def test_a_folder_of_frames_is_a_video(
     detector: Detector, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -354,6 +354,13 @@ def test_with_more_classes_all_but_real_are_synthetic() -> None:
     torch.testing.assert_close(detector.predict_batch(x).score, expected)
 
 
+def test_the_scores_of_several_classes_add_up_to_1_at_most() -> None:
+    detector = Detector(image_size=32, num_classes=3).eval()
+    nn.init.zeros_(detector.head.fc.weight)
+    detector.head.fc.bias.data = torch.tensor([-60.0, 0, 3])  # in float64 the sum is 1 + 2e-16
+    assert detector.predict_batch(images(2, 32)).score.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [

@@ -51,6 +51,9 @@ def test_a_parquet_file(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFi
     assert "left out 1 duplicate rows, the first is row 4, which repeats row 1" in caplog.text
     files = sorted(path for path in cache.rglob("*") if path.is_file())
     assert [path.suffix for path in files] == [".png"] * 3
+    # Whoever may read what this process writes may read these.
+    (ordinary := tmp_path / "ordinary").touch()
+    assert {path.stat().st_mode for path in files} == {ordinary.stat().st_mode}
     # A file that is not whole is written again.
     files[0].write_bytes(b"")
     read_data(path)

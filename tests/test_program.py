@@ -293,10 +293,7 @@ def test_a_checkout_hides_no_package_named_kernels(module: str, tmp_path: Path) 
 
 
 def test_an_installed_package_does_not_hide_its_neighbours(tmp_path: Path) -> None:
-    (site := tmp_path / "site").mkdir()
-    without = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(CHECKOUT / "focus", site / "focus", ignore=without)
-    shutil.copytree(CHECKOUT / "kernels", site / "focus" / "kernels", ignore=without)
+    site = copied(tmp_path / "site", "focus/kernels")
     theirs, ours = named_kernels("focus", site, tmp_path)
     assert theirs == site / "kernels.py"
     assert ours == site / "focus" / "kernels" / "__init__.py"
@@ -313,6 +310,41 @@ def test_a_checkout_without_kernels_of_its_own_is_refused(tmp_path: Path) -> Non
         f"error: {tmp_path} is a checkout that is not the installed one: "
         "pip install -e it, or call this from another folder.\n"
     )
+
+
+def copied(folder: Path, kernels: str) -> Path:
+    """The package in another folder, its kernels where a checkout or an installed one has them."""
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "focus", folder / "focus", ignore=without)
+    shutil.copytree(CHECKOUT / "kernels", folder / kernels, ignore=without)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
+def test_a_script_of_a_checkout_that_is_not_the_installed_one_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    """Also where Python's path says to take that one: the script takes it from there."""
+    other = copied(tmp_path, "kernels")
+    shutil.copy(CHECKOUT / name, other)
+    done = run_python(other / name, "--help", cwd=tmp_path, PYTHONPATH=str(other))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"{name}: error: {other} is a checkout that is not the installed one: "
+        f"pip install -e it, or call {CHECKOUT / name}.\n"
+    )
+    done = run_python(CHECKOUT / name, "--help", cwd=tmp_path, PYTHONPATH=str(other))
+    assert done.returncode == 2
+    assert f"error: {CHECKOUT} is a checkout that is not the installed one: " in done.stderr
+    # Of several processes one says so.
+    done = run_python(other / name, cwd=tmp_path, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_an_installed_package_runs_the_script_of_a_checkout(tmp_path: Path) -> None:
+    site = copied(tmp_path / "site", "focus/kernels")
+    said = python(CHECKOUT / "train.py", "--help", cwd=tmp_path, PYTHONPATH=str(site))
+    assert said.startswith("usage: train.py ")
 
 
 def test_times_are_told_in_the_unit_that_is_read() -> None:

@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,10 +347,11 @@ def test_an_error_leaves_no_part_of_a_report_and_costs_a_line(
     assert list(tmp_path.iterdir()) == []
 
     # Nor when the disk refuses the last of its files.
-    (tmp_path / "report.html.part").mkdir()
+    aside = tmp_path / f"report.html.{os.getpid()}-{threading.get_ident()}.part"
+    aside.mkdir()
     assert attempt(manifest).startswith("warning: report.html could not be written (IsADirectory")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html.part"]
-    (tmp_path / "report.html.part").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == [aside.name]
+    aside.rmdir()
     assert attempt(manifest) == f"written: {tmp_path / 'report.html'}"
 
 

@@ -508,7 +508,8 @@ def test_a_run_without_finite_loss_keeps_its_last_good_checkpoint(
     faces: Path, tmp_path: Path
 ) -> None:
     words = [*SMALL, "--data", faces, "--output", tmp_path, "--lr", "1e30", "--warmup", "0"]
-    words += ["--batch-size", "4"]  # more than ten steps before the first validation
+    # More than ten steps before the first validation.
+    words += ["--batch-size", "4", "--checkpoint-steps", "1"]
     log = tmp_path / "log"
     process = launch([*words, "--optimizer", "sgd", "--schedule", "constant"], log)
     process.join(100)
@@ -516,6 +517,7 @@ def test_a_run_without_finite_loss_keeps_its_last_good_checkpoint(
     line = log.read_text().strip().splitlines()[-1]
     assert re.match(r"train\.py: error: The loss of run was not finite in 10 steps in a row", line)
     assert (tmp_path / "run" / "nonfinite.csv").exists()
+    assert checkpoints(tmp_path)
     for path in checkpoints(tmp_path):
         weights = safetensors.torch.load_file(path / "model.safetensors")
         assert all(value.isfinite().all() for value in weights.values())

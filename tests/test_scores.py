@@ -166,6 +166,12 @@ def test_a_file_from_before_a_column_lacks_what_it_says(tmp_path: Path) -> None:
     assert_same(Scores.from_csv(file), table(3, **unknown))
 
 
+def test_a_path_with_a_carriage_return_comes_back(tmp_path: Path) -> None:
+    scores = table(3, path=["/faces/a\r.png", "/faces/b\r\n.png", "/faces/c\n.png"])
+    scores.to_csv(tmp_path / "scores.csv")
+    assert_same(Scores.from_csv(tmp_path / "scores.csv"), scores)
+
+
 def test_merge_orders_the_parts_of_several_processes() -> None:
     whole = table(7)
     parts = [whole.select(range(rank, 7, 3)) for rank in (2, 0, 1)]

@@ -1,5 +1,10 @@
 """Files that are whole or absent."""
 
+import csv
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +12,8 @@ import pytest
 from focus.errors import InputError
 from focus.runtime import check_writable
 from focus.writing import check_empty, csv_written_whole, written_whole
+
+from .launching import run
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -53,6 +60,66 @@ def test_a_csv_is_whole_or_absent_and_keeps_names_that_are_not_utf_8(tmp_path: P
         break_off()
     assert path.read_bytes() == b"c,\n"
     assert [file.name for file in tmp_path.iterdir()] == ["bad.csv"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_cell_with_a_line_break_of_any_kind_comes_back(end: str, tmp_path: Path) -> None:
+    rows = [["a\rb", "c\nd"], ["e\r\nf", "g\r\n"], ["\r", "h"]]
+    with csv_written_whole(tmp_path / "breaks.csv", end=end) as writer:
+        writer.writerow(rows[0])
+        writer.writerows(rows[1:])
+    content = (tmp_path / "breaks.csv").read_bytes().decode()
+    assert content.startswith(f'"a\rb","c\nd"{end}"')
+    assert content.endswith(f'"\r",h{end}')
+    with (tmp_path / "breaks.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == rows
+
+
+def test_two_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """In threads, which is harder than processes; the one that ends last stays."""
+    path, begun, ended = tmp_path / "summary.csv", threading.Event(), threading.Event()
+
+    def other() -> None:
+        with written_whole(path) as aside:
+            aside.write_text("other")
+            begun.set()
+            assert ended.wait(20)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(20)
+    with written_whole(path) as aside:
+        aside.write_text("own")
+    assert path.read_text() == "own"
+    ended.set()
+    thread.join()
+    assert path.read_text() == "other"
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.csv"]
+
+
+def test_what_a_killed_process_left_goes_with_a_later_write(tmp_path: Path) -> None:
+    path = tmp_path / "summary.csv"
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from focus.writing import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as aside:\n"
+        "    aside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert run("-c", code, path).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    others = ["summary.csv.old.part", "summary.csv.part", f"_{left.name}"]
+    for name in others:
+        (tmp_path / name).touch()
+    long_ago = time.time() - 4000
+    for hours_old in (False, True):
+        if hours_old:
+            for file in tmp_path.iterdir():
+                os.utime(file, (long_ago, long_ago))
+        with written_whole(path) as aside:
+            aside.write_text("whole")
+        assert path.read_text() == "whole"
+        assert left.exists() != hours_old  # it might be written yet
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["summary.csv", *others])
 
 
 def test_a_folder_that_holds_files_is_refused(tmp_path: Path) -> None:

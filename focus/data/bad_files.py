@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from focus.data.images import is_huge, load_image, load_map, reason
 from focus.data.machine import cache_dir, usable_cores
@@ -36,6 +36,11 @@ class BadFile:
     path: str
     role: Role
     reason: str
+
+    @classmethod
+    def of(cls, path: str, role: Role, error: ImageError) -> Self:
+        """By the decoder's own error, where there is one behind this."""
+        return cls(path, role, reason(path, error.__cause__ or error))
 
 
 _Verdict = BadFile | Literal["good", "huge", "blank", "inverted", "faint"]
@@ -162,7 +167,7 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
             if looks_inverted(values):
                 return "inverted"
     except ImageError as error:
-        return BadFile(path, role, reason(path, error.__cause__ or error))
+        return BadFile.of(path, role, error)
     return "good"
 
 

@@ -246,7 +246,7 @@ class _Cutter:
         try:
             image = load_image(job.path)
         except ImageError as error:
-            return _Outcome(bad=(_bad(job.path, "image", error),))
+            return _Outcome(bad=(BadFile.of(job.path, "image", error),))
         try:
             face = largest(self._boxes(job.box, image))
             square = None if face is None else window(face, self._margin, image.size)
@@ -265,7 +265,7 @@ class _Cutter:
                 grey = _cut_grey(_LOADERS[role](reference), square, image.size)
                 greys[role, reference] = self._save(grey, f"{role}s", name)
             except ImageError as error:
-                bad.append(_bad(reference, role, error))
+                bad.append(BadFile.of(reference, role, error))
         return _Outcome(self._save(image.crop(square), "images", job.name), greys, bad=tuple(bad))
 
     def before(self, job: _Job) -> _Outcome | None:
@@ -338,10 +338,6 @@ def _cut_grey(values: Map, square: tuple[int, int, int, int], size: tuple[int, i
         (left * across, top * down, right * across, bottom * down),
     )
     return Image.fromarray((part * 65535).round().clip(0, 65535).astype(np.uint16))
-
-
-def _bad(path: str, role: Role, error: ImageError) -> BadFile:
-    return BadFile(path, role, reason(path, error.__cause__ or error))
 
 
 def _jobs(manifest: Manifest, *, given: bool) -> list[_Job]:

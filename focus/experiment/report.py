@@ -1,6 +1,5 @@
 """The tables of the experiment: a row a run, a row an arm, the comparisons, the dose-response."""
 
-import csv
 import math
 import re
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from focus.experiment import frozen
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.compare import Analysis, Comparison
 from focus.experiment.statistics import Compared, Interval, t_interval
-from focus.writing import written_whole
+from focus.writing import csv_written_whole, written_whole
 
 RUNS, TABLE_CSV, TABLE, COMPARISONS = "runs.csv", "table.csv", "report.md", "comparisons.csv"
 _SHOWN = ("closed", "closed_balanced", "open", "gap")
@@ -227,8 +226,7 @@ def _compared(analysis: Analysis, c: Comparison) -> tuple[object, ...]:
 
 
 def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with csv_written_whole(path, end="\n") as writer:
         writer.writerow(heads)
         writer.writerows(rows)
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
+from focus import metrics
 from focus.data.check.features import Column, Table
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 
@@ -119,14 +121,8 @@ def describe(cause: Cause) -> str:
 
 def _members(groups: Sequence[str] | None, n: int) -> NDArray[np.int64]:
     """A number for each group, images by themselves having their own."""
-    numbers: dict[str, int] = {}
-    return np.array(
-        [
-            numbers.setdefault(f"group {group}" if group else f"row {row}", len(numbers))
-            for row, group in enumerate(groups or [""] * n)
-        ],
-        dtype=np.int64,
-    )
+    names = np.array(groups or [""] * n, dtype=np.object_)
+    return np.unique(metrics.units(names), return_inverse=True)[1]
 
 
 def _folds(target: NDArray[np.int64], members: NDArray[np.int64], seed: int) -> _Folds | None:
@@ -162,9 +158,7 @@ def _leaf(n: int) -> int:
 
 def _ranks(scores: _Float) -> _Float:
     """In (0, 1); equal scores share their mean rank."""
-    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
-    middle = np.cumsum(count) - count / 2
-    ranks: _Float = middle[place] / len(scores)
+    ranks: _Float = (rankdata(scores) - 0.5) / len(scores)
     return ranks
 
 
@@ -212,18 +206,16 @@ def _interval(
     """Percentiles of the AUC when the groups are drawn anew, with replacement; widened."""
     generator = np.random.default_rng(seed)
     n_groups = int(members.max()) + 1
-    level, place = np.unique(scores, return_inverse=True)
+    real, fake = target == REAL, target == SYNTHETIC
+    ranking = metrics.Ranking.of(scores[real], scores[fake])
     auc = float(roc_auc_score(target, scores))
     found = []
     for _ in range(_RESAMPLES):
         drawn = np.bincount(generator.integers(n_groups, size=n_groups), minlength=n_groups)
-        weight = drawn[members].astype(np.float64)
-        real = np.bincount(place, weight * (target == REAL), len(level))
-        fake = np.bincount(place, weight * (target == SYNTHETIC), len(level))
-        pairs = real.sum() * fake.sum()
-        if pairs:
-            found.append(float((fake * (np.cumsum(real) - real / 2)).sum() / pairs))
-    ends = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        weight = drawn[members][None]
+        sides = ranking.real.at(weight[:, real]), ranking.fake.at(weight[:, fake])
+        found.append(ranking.at(*sides).auc()[0])
+    ends = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = (auc + (ends - auc) * np.sqrt(1 + k / (k - 1))).clip(0, 1)
     return float(low), float(high)
 

@@ -1,5 +1,6 @@
 """The demo set on disk: rendered on first use, verified by a checksum afterwards."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -134,15 +135,10 @@ def _verified(folder: Path, splits: Splits) -> list[list[str]] | None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Lets one process at a time render, where the system has file locks.
+    """Lets one process at a time render, where the file system has locks.
 
     Without them several may render; the first to finish puts its set in place.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX)

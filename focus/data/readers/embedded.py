@@ -1,12 +1,10 @@
 """Images that a table holds as bytes: each content becomes one file of the cache."""
 
 import hashlib
-import os
-import tempfile
-from pathlib import Path
 
 from focus.data.machine import cache_dir
 from focus.errors import InputError
+from focus.writing import written_whole
 
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": ".png",
@@ -29,25 +27,14 @@ def store(content: bytes) -> str:
     try:
         if not path.is_file() or path.stat().st_size != len(content):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, content)
+            with written_whole(path, flushed=False) as aside:  # there may be a million
+                aside.write_bytes(content)
     except OSError as error:
         raise InputError(
             f"An embedded image cannot be written to {path.parent} ({error.strerror}): free some "
             "space there or set FOCUS_CACHE to another folder."
         ) from error
     return str(path)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """In one step: nobody sees half a file, whoever else writes the same."""
-    handle, aside = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def _extension(content: bytes) -> str:
