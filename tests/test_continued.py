@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 
 def faces(folder: Path, *generators: str, count: int = 8) -> str:
-    """A 0_real/1_fake tree without splits."""
-    draw = np.random.default_rng(0)
+    """A 0_real/1_fake tree without splits, whose images no other folder has."""
+    draw = np.random.default_rng(list(folder.name.encode()))
     for generator in generators:
         for label in ("0_real", "1_fake"):
             (folder / generator / label).mkdir(parents=True)

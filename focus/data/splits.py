@@ -1,15 +1,18 @@
 """Assigning splits, and refusing those that cannot train."""
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
 
+from focus.data.known import tell_known
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
 from focus.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 _Kind = tuple[int | None, str]
 """What shares are taken of: a label and a generator."""
@@ -66,18 +69,6 @@ def assign_splits(
     )
 
 
-def tell_known(known: Manifest) -> Callable[[Sample], Literal["", "file", "group"]]:
-    """A function that says by what an image is among the known ones; "" if it is not."""
-    files, groups = {file_key(s.path) for s in known}, {s.group for s in known} - {""}
-
-    def by_what(sample: Sample) -> Literal["", "file", "group"]:
-        if file_key(sample.path) in files:
-            return "file"
-        return "group" if sample.group in groups else ""
-
-    return by_what
-
-
 def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """Raise InputError if images to be tested or validated on are known to the weights.
 
@@ -91,8 +82,11 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
     found = {}
     for split, known in forbidden.items():
-        by_what = tell_known(known)
-        if count := sum(bool(by_what(sample)) for sample in manifest.split(split)):
+        given = manifest.split(split)
+        told = tell_known(known, given)
+        if told.warning:
+            _log.warning("%s", told.warning)
+        if count := sum(bool(told.by_what(sample)) for sample in given):
             found[split] = count
     if found:
         counts = " and ".join(f"{count} {split}" for split, count in found.items())
