@@ -31,15 +31,17 @@ Map = npt.NDArray[np.float32]
 _JSON = ".json"
 
 
-def human_map(reference: str) -> Map:
+def human_map(reference: str, *, coloured: list[str] | None = None) -> Map:
     """The map that ``map_path`` refers to, float32 [H, W] in [0, 1].
 
-    Annotators' images of different sizes are resized to the first's. Raises ImageError, naming the
+    Annotators' images of different sizes are resized to the first's. The files that have colours,
+    of which only the luminance is taken, are added to ``coloured``: the peak of a heat map in
+    colour is darker than its slopes. Raises ImageError, naming the
     file, for what cannot be decoded.
     """
     if _is_drawing(reference):
         return _drawn_map(reference)
-    first, *others = (load_map(path) for path in files_of(reference))
+    first, *others = (load_map(path, coloured=coloured) for path in files_of(reference))
     if not others:
         return first
     total = first.astype(np.float64)
