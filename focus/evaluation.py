@@ -14,6 +14,7 @@ from focus.data.known import tell_known
 from focus.data.machine import default_workers, is_main_process
 from focus.data.manifest import LABEL_NAMES, Manifest, absolute
 from focus.data.readers import read_given
+from focus.data.splits import NOT_ONE_GROUP
 from focus.detector_config import CONFIG_FILE
 from focus.errors import InputError, UnreadableError, sentence
 from focus.inference import score_shared
@@ -204,7 +205,7 @@ def _images(
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
-            "chosen on: give others."
+            f"chosen on: give others{NOT_ONE_GROUP * bool(others)}."
         )
     if progress and len(unseen) < len(given):
         related = len(others) - len(unseen)
@@ -213,6 +214,8 @@ def _images(
             "training, or what the model was chosen on"
             + (f", {related} of them by their group." if related else ".")
         )
+        if related:
+            print(f"warning: images are left out by the names of their groups{NOT_ONE_GROUP}")
         tests = given.where(lambda s: s.split in ("", "test"))
         if gone := sorted(_kinds(tests) - _kinds(unseen)):
             print(f"warning: all images of these are left out, give others: {', '.join(gone)}")

@@ -150,8 +150,12 @@ def test_nor_are_others_of_their_groups() -> None:
         (Sample("/4", split="validation", group="anna"), "1 validation"),
         (Sample("/2", split="test"), "1 test"),
     ):
-        with pytest.raises(InputError, match=f"^{counts} images of the data, or others of their"):
+        with pytest.raises(
+            InputError, match=f"^{counts} images of the data, or others of their"
+        ) as caught:
             check_unseen(Manifest([*sound, bad]), before, "w")
+        by_group = bad.group == "anna"
+        assert str(caught.value).endswith("--columns group=." if by_group else "or other images.")
 
 
 def test_evaluation_leaves_out_what_the_weights_before_knew(

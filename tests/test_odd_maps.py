@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from focus.data.bad_files import check_images
+from focus.data.check.command import main
 from focus.data.check.survey import look_at_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import files_of, map_references
@@ -66,3 +67,19 @@ def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert said.endswith(f"the first is {str(coloured[0])!r}")
     found = {path for path in references if look_at_map(path).coloured}
     assert found == {*map(str, coloured), references[-1]}
+
+
+def test_check_names_one_in_colour(tmp_path: Path) -> None:
+    rows = []
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{('real', 'fake')[number % 2]}\n")
+    (tmp_path / "faces.csv").write_text("path,label\n" + "".join(rows))
+    picture(tmp_path / "heatmaps" / "1.png")
+    hot = tmp_path / "heatmaps" / "2.png"
+    Image.fromarray(colormaps["jet"](np.eye(16), bytes=True)).save(hot)
+    main([str(tmp_path / "faces.csv"), "--output", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "check.txt").read_text(encoding="utf-8")
+    assert "human maps: 1 are in colour, of which only the luminance is used, the first" in text
+    assert repr(str(hot)) in text

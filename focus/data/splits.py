@@ -21,6 +21,13 @@ SHARE = 0.15
 """Of the images, for validation and for test, where the data have no split."""
 
 
+NOT_ONE_GROUP = (
+    "; where unrelated data have groups of the same names, rename those of one, or, if none of the "
+    "tables needs its groups, give --columns group="
+)
+"""What else to do about images that are known, or torn, by their group."""
+
+
 class _Unit:
     """Rows of the manifest that stay together, a group or the rows of one file, and their kinds."""
 
@@ -81,19 +88,23 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """
     forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
     found = {}
+    by_group = False
     for split, known in forbidden.items():
         given = manifest.split(split)
         told = tell_known(known, given)
         if told.warning:
             _log.warning("%s", told.warning)
-        if count := sum(bool(told.by_what(sample)) for sample in given):
+        by = Counter(map(told.by_what, given))
+        by_group = by_group or by["group"] > 0
+        if count := by["file"] + by["group"]:
             found[split] = count
     if found:
         counts = " and ".join(f"{count} {split}" for split, count in found.items())
         raise InputError(
             f"{counts} images of {manifest.source or 'the data'}, or others of their groups, are "
             f"among those that {weights} was trained or chosen on: give the manifest.csv of its "
-            "run as --data, the --seed of that run, or other images."
+            "run as --data, the --seed of that run, or other images"
+            f"{NOT_ONE_GROUP * by_group}."
         )
 
 
@@ -151,7 +162,8 @@ def _check_apart(manifest: Manifest, place: str) -> None:
         )
         raise InputError(
             f"{len(torn)} {what} of {place} lie in more than one split, the first is {first!r} in "
-            f"{' and '.join(sorted(members))} ({where}): give each one split."
+            f"{' and '.join(sorted(members))} ({where}): give each one split"
+            f"{NOT_ONE_GROUP * (what == 'groups')}."
         )
 
 
