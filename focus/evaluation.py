@@ -10,10 +10,11 @@ from focus.cli import load_config
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
+from focus.data.known import tell_known
 from focus.data.machine import default_workers, is_main_process
 from focus.data.manifest import LABEL_NAMES, Manifest, absolute
 from focus.data.readers import read_given
-from focus.data.splits import tell_known
+from focus.data.splits import NOT_ONE_GROUP
 from focus.detector_config import CONFIG_FILE
 from focus.errors import InputError, UnreadableError, sentence
 from focus.inference import score_shared
@@ -196,13 +197,15 @@ def _images(
             "it was trained on cannot be left out: give --run, or be sure that these are new."
         )
     # What a model was trained or chosen on says nothing about new images.
-    by_what = tell_known(known_to(model))
-    others = given.where(lambda s: s.split != "train" and by_what(s) != "file")
-    unseen = others.where(lambda s: not by_what(s))
+    told = tell_known(known_to(model), given, record.split("test"))
+    if progress and told.warning:
+        print(f"warning: {told.warning}")
+    others = given.where(lambda s: s.split != "train" and told.by_what(s) != "file")
+    unseen = others.where(lambda s: not told.by_what(s))
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
-            "chosen on: give others."
+            f"chosen on: give others{NOT_ONE_GROUP * bool(others)}."
         )
     if progress and len(unseen) < len(given):
         related = len(others) - len(unseen)
@@ -211,6 +214,8 @@ def _images(
             "training, or what the model was chosen on"
             + (f", {related} of them by their group." if related else ".")
         )
+        if related:
+            print(f"warning: images are left out by the names of their groups{NOT_ONE_GROUP}")
         tests = given.where(lambda s: s.split in ("", "test"))
         if gone := sorted(_kinds(tests) - _kinds(unseen)):
             print(f"warning: all images of these are left out, give others: {', '.join(gone)}")

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 
 def faces(folder: Path, *generators: str, count: int = 8) -> str:
-    """A 0_real/1_fake tree without splits."""
-    draw = np.random.default_rng(0)
+    """A 0_real/1_fake tree without splits, whose images no other folder has."""
+    draw = np.random.default_rng(list(folder.name.encode()))
     for generator in generators:
         for label in ("0_real", "1_fake"):
             (folder / generator / label).mkdir(parents=True)
@@ -150,8 +150,12 @@ def test_nor_are_others_of_their_groups() -> None:
         (Sample("/4", split="validation", group="anna"), "1 validation"),
         (Sample("/2", split="test"), "1 test"),
     ):
-        with pytest.raises(InputError, match=f"^{counts} images of the data, or others of their"):
+        with pytest.raises(
+            InputError, match=f"^{counts} images of the data, or others of their"
+        ) as caught:
             check_unseen(Manifest([*sound, bad]), before, "w")
+        by_group = bad.group == "anna"
+        assert str(caught.value).endswith("--columns group=." if by_group else "or other images.")
 
 
 def test_evaluation_leaves_out_what_the_weights_before_knew(

@@ -233,6 +233,43 @@ def test_nor_do_links_and_short_names_hide_it(
     assert re.search(r"^ +run$", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize("how", ["moved", "copied", "linked"])
+def test_nor_does_another_place(
+    own_run: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where another folder is all that is left, that is said; the one it was tested on is taken."""
+    rows = "".join(f"new/{n}.png,{('real', 'fake')[n % 2]}\n" for n in range(len(SPLITS)))
+    (tmp_path / "t.csv").write_text(f"path,label\n{rows}")
+    record = Manifest.from_csv(own_run / "manifest.csv")
+    named = (replace(s, generator="synthetic" if s.label else "") for s in record)
+    Manifest(named).to_csv(own_run / "manifest.csv")
+    images, new = tmp_path / "images", tmp_path / "new"
+    if how == "moved":
+        shutil.move(images, new)
+    elif how == "copied":
+        shutil.copytree(images, new)
+    else:
+        new.mkdir()
+        for path in images.iterdir():
+            (new / path.name).symlink_to(path)
+    out = tmp_path / "out"
+    evaluate(run=str(own_run), data=(str(tmp_path / "t.csv"),), output=str(out))
+    assert names_of(out) == ["3.png", "4.png", "5.png", "6.png"]
+    printed = capsys.readouterr().out
+    assert "3 of 7 images are left out: they are for training, or what" in printed
+    said = f"warning: 3 images in {tmp_path}/new/ are taken for those that the model was trained"
+    assert (said in printed) == (how == "moved")
+
+
+def test_others_of_the_names_of_images_that_are_gone_are_scored(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "images")
+    evaluate(run=str(own_run), data=(str(noise(tmp_path / "new", 5)),))
+    assert len(names_of(own_run / "evaluation")) == 5
+    assert "warning: 3 of 5 images have the names of images that the" in capsys.readouterr().out
+
+
 def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
     own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,7 +289,24 @@ def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
     evaluate(run=str(own_run), data=(str(tmp_path / "new.csv"),), output=str(out))
     assert names_of(out) == ["2.png", "3.png"]
     said = "3 of 5 images are left out: they are for training, or what the model was chosen on, "
-    assert f"{said}2 of them by their group.\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{said}2 of them by their group.\n" in printed
+    assert "groups of the same names, rename those of one, or, if none of" in printed
+
+
+def test_groups_of_unrelated_data_can_be_left_unread(own_run: Path, tmp_path: Path) -> None:
+    """Which the message says, that refuses them otherwise."""
+    record = Manifest.from_csv(own_run / "manifest.csv")
+    Manifest(replace(s, group="000") for s in record).to_csv(own_run / "manifest.csv")
+    noise(tmp_path / "others", 2)
+    (tmp_path / "t.csv").write_text(
+        "path,label,group\nothers/0.png,real,000\nothers/1.png,fake,000\n"
+    )
+    data = (str(tmp_path / "t.csv"),)
+    with pytest.raises(InputError, match=r"chosen on: give others; where .* --columns group=\.$"):
+        evaluate(run=str(own_run), data=data)
+    evaluate(run=str(own_run), data=data, columns="group=")
+    assert names_of(own_run / "evaluation") == ["0.png", "1.png"]
 
 
 def test_a_manifest_beside_a_model_that_is_of_no_run_leaves_nothing_out(

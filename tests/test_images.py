@@ -229,7 +229,7 @@ def test_maps_are_grey_values_between_0_and_1(tmp_path: Path) -> None:
 def mixed(tmp_path: Path) -> Manifest:
     """Three good samples, of which the second has a bad map and mask, and a bad image."""
     for name in ("a.png", "b.png", "c.png", "map.png", "mask.png"):
-        noise(8).save(tmp_path / name)
+        noise(8).convert("L" if name == "map.png" else "RGB").save(tmp_path / name)
     Image.new("L", (8, 8)).save(tmp_path / "zeros.png")
     (tmp_path / "bad.png").write_text("text")
     at = {path.stem: str(path) for path in tmp_path.iterdir()}

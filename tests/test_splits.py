@@ -189,8 +189,13 @@ def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
     rows = [*GOOD, Sample("/x", 0, group="v", split="train"), Sample("/y", 0, group="v")]
     assert assign_splits(Manifest(rows), seed=0)[-1].split == "train"
     torn = [*rows, Sample("/z", 1, group="v", split="validation")]
-    with pytest.raises(InputError, match="1 groups of the data"):
+    with pytest.raises(InputError, match="1 groups of the data") as caught:
         check_trainable(assign_splits(Manifest(torn), seed=0))
+    # The groups of unrelated data may have but their names in common.
+    assert str(caught.value).endswith(
+        "give each one split; where unrelated data have groups of the same names, rename those of "
+        "one, or, if none of the tables needs its groups, give --columns group=."
+    )
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -26,6 +26,7 @@ MAX_BAD = 0.01
 _log = logging.getLogger(__name__)
 _CSV_MARKER = "# focus-bad-files 1"
 _DIGEST_BYTES = 16
+_LOOKED_AT: Mapping[Role, bytes] = {"map": b"map, colour"}  # of those that were found good before
 _STORED_EVERY = 8192  # files, so that what stops the pass does not lose it
 
 
@@ -43,10 +44,12 @@ class BadFile:
         return cls(path, role, reason(path, error.__cause__ or error))
 
 
-_Verdict = BadFile | Literal["good", "huge", "blank", "inverted", "faint"]
+_Verdict = BadFile | Literal["good", "huge", "blank", "coloured", "inverted", "faint"]
 _WARNINGS = {
     "huge": "images have more than the 89 million pixels that Pillow warns of, and take long",
     "blank": "human maps have one single value and count as none",
+    "coloured": "human maps are in colour, of which only the luminance is used, so that what looks "
+    "hottest may count less than what is around it (export them in grey)",
     "inverted": "human maps are bright over most of the image and may be inverted (bright is where "
     "people looked)",
     "faint": "artefact masks are nowhere half white and so count as empty (stored as 0 and 1 "
@@ -68,8 +71,9 @@ def check_images(
     Returns the usable part of the manifest, in order, and the bad files. A bad image removes its
     sample; a bad map or mask only that; each gives one logged warning. Maps of one single value
     (all zero, say) say nothing about where to look and count as none; one warning counts them.
-    Maps that look inverted, masks that are nowhere white enough to count, and images that are huge
-    are kept as they are; one warning counts them, and of images that were known says nothing.
+    Maps that are in colour or look inverted, masks that are nowhere white enough to count, and
+    images that are huge are kept as they are; one warning counts them, and of images that were
+    known says nothing.
 
     threads: default one per usable core (decoders release the GIL). cache: folder that remembers
     the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
@@ -161,9 +165,12 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
             if is_faint(load_map(path)):
                 return "faint"
         else:
-            values = human_map(path)
+            coloured: list[str] = []
+            values = human_map(path, coloured=coloured)
             if is_blank(values):
                 return "blank"
+            if coloured:
+                return "coloured"
             if looks_inverted(values):
                 return "inverted"
     except ImageError as error:
@@ -226,7 +233,7 @@ class _Known:
 def _digest(file: tuple[str, Role]) -> bytes:
     """Empty for a file that does not exist."""
     path, role = file
-    key = role.encode() + b"\0" + os.fsencode(os.path.abspath(path))  # noqa: PTH100
+    key = _LOOKED_AT.get(role, role.encode()) + b"\0" + os.fsencode(os.path.abspath(path))  # noqa: PTH100
     try:
         for part in files_of(path) if role == "map" else [path]:
             found = os.stat(part)  # noqa: PTH116

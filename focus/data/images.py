@@ -16,6 +16,7 @@ from focus.errors import UnreadableError
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _RETRIES = 3
 _PAUSE = 0.2  # seconds
+_CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -52,11 +53,12 @@ def is_huge(image: Image.Image) -> bool:
     return limit is not None and image.width * image.height > limit
 
 
-def load_map(path: str | Path) -> npt.NDArray[np.float32]:
+def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDArray[np.float32]:
     """One grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
 
     8-bit values are divided by 255, 16-bit ones by 65535, float files are taken as they are;
-    colours are reduced to luminance. Raises ImageError, naming the file, as :func:`load_image`.
+    colours are reduced to luminance; with ``coloured`` given, the path of a file that has some is
+    added to it. Raises ImageError, naming the file, as :func:`load_image`.
     """
     try:
         image = _decode(path)
@@ -67,6 +69,8 @@ def load_map(path: str | Path) -> npt.NDArray[np.float32]:
             if not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
                 raise ValueError("float values outside [0, 1]")
             return values
+        if coloured is not None and _is_coloured(image):
+            coloured.append(str(path))
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -114,6 +118,15 @@ def _decoded(path: str | Path) -> Image.Image:
         image.load()
         turn_upright(image)
         return image
+
+
+def _is_coloured(image: Image.Image) -> bool:
+    """Whether its channels differ: not by the noise of a JPEG's chroma, nor in a few pixels."""
+    if image.mode in ("1", "L", "LA"):
+        return False
+    channels = np.asarray(image.convert("RGB"))
+    spread = channels.max(-1) - channels.min(-1)
+    return bool(np.mean(spread > _CHROMA) > _COLOURED)
 
 
 def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:

@@ -41,6 +41,8 @@ csv.field_size_limit(2**31 - 1)
 
 # What a path may have beside names: "." and "..", or a slash twice.
 _DETOUR = re.compile(r"/\.{0,2}/")
+# The end of the path of an image that a table held as bytes (focus.data.readers.embedded).
+_BY_CONTENT = re.compile(r"embedded/([0-9a-f]{2})/\1[0-9a-f]{62}\.\w+$")
 
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
@@ -310,9 +312,16 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
 
 
 def file_key(path: str) -> str:
-    """The same text for a file by whatever links its folder is reached."""
+    """The same text for a file by whatever links it or its folder is reached.
+
+    An image that a table held as bytes is known by its content, in whichever cache it lies.
+    """
     folder, name = os.path.split(path)  # a million Path objects take seconds
-    return _resolved(folder) + name
+    whole = _resolved(folder) + name
+    if os.path.islink(whole):  # noqa: PTH114
+        whole = os.path.realpath(whole)
+    found = _BY_CONTENT.search(whole) if "embedded" in whole else None
+    return whole if found is None else found[0]
 
 
 @cache

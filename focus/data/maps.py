@@ -13,12 +13,13 @@ have a field ``annotator``, that is done for each annotator and the results are 
 
 import os
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from focus.data.coco import read_coco
 from focus.data.images import load_map, reason
@@ -30,15 +31,17 @@ Map = npt.NDArray[np.float32]
 _JSON = ".json"
 
 
-def human_map(reference: str) -> Map:
+def human_map(reference: str, *, coloured: list[str] | None = None) -> Map:
     """The map that ``map_path`` refers to, float32 [H, W] in [0, 1].
 
-    Annotators' images of different sizes are resized to the first's. Raises ImageError, naming the
+    Annotators' images of different sizes are resized to the first's. The files that have colours,
+    of which only the luminance is taken, are added to ``coloured``: the peak of a heat map in
+    colour is darker than its slopes. Raises ImageError, naming the
     file, for what cannot be decoded.
     """
     if _is_drawing(reference):
         return _drawn_map(reference)
-    first, *others = (load_map(path) for path in files_of(reference))
+    first, *others = (load_map(path, coloured=coloured) for path in files_of(reference))
     if not others:
         return first
     total = first.astype(np.float64)
@@ -57,18 +60,22 @@ def files_of(reference: str) -> list[str]:
     return [folder + name for name in names[:-1].split(",")]
 
 
-def map_references(place: Path, files: Iterable[Path], images: Container[str]) -> dict[str, str]:
+def map_references(
+    place: Path, files: Iterable[Path], images: Collection[str], root: Path | None = None
+) -> dict[str, str]:
     """The human maps at ``place``, by the name of the image that each belongs to.
 
     place: a folder of maps, or a COCO file. files: the images in that folder. images: the names
     that images have: the base name and the path below the image root, both without extension.
+    root: the image root, default the folder that ``place`` is in.
 
     A name is the path below ``place``, or COCO's ``file_name``, without extension. In a folder:
 
     1. a map whose name is an image's is that image's map;
     2. else, where no map in a sub-folder is an image's by the first rule, the sub-folders are
        annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for the image ``a``;
-    3. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``;
+    3. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``, unless an image ``a_1`` that
+       ``images`` leaves out lies beside ``a``: it is that image's map;
     4. any other map keeps its name, which no image has.
 
     Raises InputError for two maps of one image and for a file that is not COCO's.
@@ -77,10 +84,13 @@ def map_references(place: Path, files: Iterable[Path], images: Container[str]) -
         return _drawn_references(place)
     own = {path: str(path.relative_to(place).with_suffix("")) for path in files}
     mirrored = any(os.sep in name and name in images for name in own.values())
+    left_out = _LeftOut(place, place.parent if root is None else root, images)
     found: dict[str, str] = {}
     shared: defaultdict[str, list[Path]] = defaultdict(list)
     for path, name in own.items():
         image = name if name in images else annotated_image(name, images, folders=not mirrored)
+        if image != name and left_out.has(name, image):
+            image = name
         if image != name:
             shared[image].append(path)
         elif name in found:
@@ -152,6 +162,41 @@ def annotated_image(name: str, images: Container[str], *, folders: bool) -> str:
         return below
     image, underscore, number = name.rpartition("_")
     return image if underscore and number.isdecimal() and image in images else name
+
+
+class _LeftOut:
+    """Images that lie beside those that there are."""
+
+    def __init__(self, maps: Path, root: Path, images: Collection[str]) -> None:
+        self._maps, self._root, self._images = maps, root, images
+        self._names: dict[str, set[str]] = {}  # of the images in a folder, without extension
+
+    @cached_property
+    def _folders(self) -> Mapping[str, list[str]]:
+        """Base name -> the folders that have an image of it, but for the root."""
+        folders: defaultdict[str, list[str]] = defaultdict(list)
+        for folder, slash, name in (image.rpartition(os.sep) for image in self._images):
+            if slash:
+                folders[name].append(folder)
+        return folders
+
+    def has(self, name: str, beside: str) -> bool:
+        """Whether an image has the base name of the map ``name`` and lies beside ``beside``."""
+        folder, slash, image = beside.rpartition(os.sep)
+        stem = name.rpartition(os.sep)[2]
+        places = [folder] if slash else self._folders.get(image, [""])
+        # In an annotator's folder it is that of the image itself.
+        return stem != image and any(stem in self._names_in(place) for place in places)
+
+    def _names_in(self, place: str) -> set[str]:
+        if place not in self._names:
+            folder = self._root / place
+            self._names[place] = set()
+            if folder.is_dir() and not folder.is_relative_to(self._maps):
+                kinds = Image.registered_extensions()
+                paths = folder.iterdir()
+                self._names[place] = {p.stem for p in paths if p.suffix.lower() in kinds}
+        return self._names[place]
 
 
 def _joined(place: Path, paths: Sequence[Path]) -> str:

@@ -1,21 +1,31 @@
 """Assigning splits, and refusing those that cannot train."""
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
 
+from focus.data.known import tell_known
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
 from focus.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 _Kind = tuple[int | None, str]
 """What shares are taken of: a label and a generator."""
 
 SHARE = 0.15
 """Of the images, for validation and for test, where the data have no split."""
+
+
+NOT_ONE_GROUP = (
+    "; where unrelated data have groups of the same names, rename those of one, or, if none of the "
+    "tables needs its groups, give --columns group="
+)
+"""What else to do about images that are known, or torn, by their group."""
 
 
 class _Unit:
@@ -66,18 +76,6 @@ def assign_splits(
     )
 
 
-def tell_known(known: Manifest) -> Callable[[Sample], Literal["", "file", "group"]]:
-    """A function that says by what an image is among the known ones; "" if it is not."""
-    files, groups = {file_key(s.path) for s in known}, {s.group for s in known} - {""}
-
-    def by_what(sample: Sample) -> Literal["", "file", "group"]:
-        if file_key(sample.path) in files:
-            return "file"
-        return "group" if sample.group in groups else ""
-
-    return by_what
-
-
 def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """Raise InputError if images to be tested or validated on are known to the weights.
 
@@ -90,16 +88,23 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """
     forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
     found = {}
+    by_group = False
     for split, known in forbidden.items():
-        by_what = tell_known(known)
-        if count := sum(bool(by_what(sample)) for sample in manifest.split(split)):
+        given = manifest.split(split)
+        told = tell_known(known, given)
+        if told.warning:
+            _log.warning("%s", told.warning)
+        by = Counter(map(told.by_what, given))
+        by_group = by_group or by["group"] > 0
+        if count := by["file"] + by["group"]:
             found[split] = count
     if found:
         counts = " and ".join(f"{count} {split}" for split, count in found.items())
         raise InputError(
             f"{counts} images of {manifest.source or 'the data'}, or others of their groups, are "
             f"among those that {weights} was trained or chosen on: give the manifest.csv of its "
-            "run as --data, the --seed of that run, or other images."
+            "run as --data, the --seed of that run, or other images"
+            f"{NOT_ONE_GROUP * by_group}."
         )
 
 
@@ -157,7 +162,8 @@ def _check_apart(manifest: Manifest, place: str) -> None:
         )
         raise InputError(
             f"{len(torn)} {what} of {place} lie in more than one split, the first is {first!r} in "
-            f"{' and '.join(sorted(members))} ({where}): give each one split."
+            f"{' and '.join(sorted(members))} ({where}): give each one split"
+            f"{NOT_ONE_GROUP * (what == 'groups')}."
         )
 
 

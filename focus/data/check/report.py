@@ -214,6 +214,11 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
     if found.maps or found.n_unmatched:
         odd = [f"{n} {k.replace('_', ' ')}" for k, n in content["maps"].items() if n]
         lines.append(f"human maps: {', '.join(odd)}")
+    if coloured := [path for path, look in found.maps.items() if look.coloured]:
+        lines.append(
+            f"human maps: {len(coloured)} are in colour, of which only the luminance is used, the "
+            f"first is {coloured[0]!r}: export them in grey"
+        )
     if found.faint_masks:
         lines.append(
             f"artefact masks: {len(found.faint_masks)} are nowhere half white and count as empty, "

@@ -72,6 +72,7 @@ class MapLook:
     height: int = 0
     blank: bool = False
     inverted: bool = False
+    coloured: bool = False
 
 
 def look(path: str) -> Look:
@@ -89,13 +90,15 @@ def look(path: str) -> Look:
 
 def look_at_map(path: str) -> MapLook:
     """Decode a human map; never raises for what is in it."""
+    coloured: list[str] = []
     try:
-        values = human_map(path)
+        values = human_map(path, coloured=coloured)
     except Exception:
         return MapLook(path, readable=False)
     height, width = values.shape
     blank = is_blank(values)
-    return MapLook(path, True, width, height, blank, not blank and looks_inverted(values))
+    inverted = not (blank or coloured) and looks_inverted(values)
+    return MapLook(path, True, width, height, blank, inverted, bool(coloured) and not blank)
 
 
 def look_at_mask(path: str) -> bool:
