@@ -74,7 +74,7 @@ class Columns:
     rest: Mapping[str, int]
     labels: Mapping[str, int]
     unclaimed: Sequence[str]
-    numbers: Numbers = field(default_factory=lambda: Numbers({}, ()), compare=False)
+    numbers: Numbers = field(default_factory=lambda: Numbers({}, 0), compare=False)
 
     @classmethod
     def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
@@ -116,9 +116,8 @@ class Columns:
         }
         labels = _labels(names[at["label"]] if "label" in at else "")
         unclaimed = () if {"label"} & (at.keys() | given) else (*rest,)
-        return cls(
-            header, at, rest, labels, unclaimed, Numbers(_witnesses(names, at), (at["path"],))
-        )
+        numbers = Numbers(_witnesses(names, at), at["path"])
+        return cls(header, at, rest, labels, unclaimed, numbers)
 
     def __str__(self) -> str:
         found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}

@@ -1,13 +1,11 @@
 """Whether the words beside labels that are 0 and 1 bear out what these were taken for."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# What says the opposite does so in all rows but for slips.
-_SLIPS = 0.1
-_SAID = 0.5
+# What says the opposite does so of half a class at least, and agrees in no rows but slips.
+_SAID, _SLIPS = 0.5, 0.1
 
 
 class Contradiction(NamedTuple):
@@ -31,14 +29,15 @@ class Numbers:
     its column ``label_str`` and its folders tell.
     """
 
-    def __init__(self, witnesses: Mapping[int, Mapping[str, int]], paths: Iterable[int]) -> None:
-        """witnesses: the words for classes, by the place of each column. paths: those of files."""
+    def __init__(self, witnesses: Mapping[int, Mapping[str, int]], path: int) -> None:
+        """witnesses: words for classes, by the place of the column. path: that of the files."""
         self._witnesses = witnesses
-        self._paths = frozenset(paths)
+        self._path = path
+        self._folders: dict[str, int | None] = {}
         self._rows: Counter[int] = Counter()
         self._said: Counter[tuple[int, int, int]] = Counter()
         self._first: dict[int, tuple[str, int]] = {}
-        self._no_labels: set[int] = set(self._paths)
+        self._no_labels: set[int] = {path}
         self._words = False
 
     def __bool__(self) -> bool:
@@ -52,16 +51,26 @@ class Numbers:
             return
         self._rows[label] += 1
         for column, words in self._witnesses.items():
-            cell = cells[column].strip()
-            # The folder next to the image is about it; one far above may be anything.
-            names = re.split(r"[/\\]", cell)[-2::-1] if column in self._paths else [cell]
-            said = next((words[n] for name in names if (n := name.casefold()) in words), None)
+            cell = cells[column]
+            if column == self._path:
+                said = self._said_by_folders(cell, words)
+            else:
+                said = words.get(cell.strip().casefold())
             if said is not None:
                 self._said[column, said, label] += 1
                 if said != label:
                     self._first.setdefault(column, (cell, label))
             elif cell:
                 self._no_labels.add(column)
+
+    def _said_by_folders(self, path: str, words: Mapping[str, int]) -> int | None:
+        """By the one next to the image, which is about it: one far above may be anything."""
+        folders = path.replace("\\", "/").rpartition("/")[0]
+        # A million images lie in a few folders.
+        if folders not in self._folders:
+            names = reversed(folders.casefold().split("/"))
+            self._folders[folders] = next((words[name] for name in names if name in words), None)
+        return self._folders[folders]
 
     def contradiction(self) -> Contradiction | None:
         """The first column that says the opposite, None if none does.
