@@ -90,6 +90,59 @@ def test_folders_of_fakes_may_be_called_much(files: str, tmp_path: Path) -> None
     assert [s.label for s in read_tests({"X": str(tmp_path)})] == [1, 1]
 
 
+@pytest.mark.parametrize("labels", [("real", "fake"), ("0_real", "1_fake")])
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        ("train eval", "train test"),
+        ("train dev Evaluation", "train validation test"),
+        ("train_set Test-Set", "train test"),
+        ("trainset testset", "train test"),
+        ("training_set val_set", "train validation"),
+        ("train holdout", "train test"),
+        ("train val held_out", "train validation test"),
+        ("eval", "test"),
+        ("X/train X/eval Y/train Y/eval", "train test train test"),
+    ],
+)
+def test_whatever_the_folders_of_splits_are_called(
+    labels: tuple[str, ...], names: str, splits: str, tmp_path: Path
+) -> None:
+    of = dict(zip(names.split(), splits.split(), strict=True))
+    write({f"{name}/{label}/1.png": "face 1" for name in of for label in labels}, tmp_path)
+    found = read_data(tmp_path)
+    assert {s.path: s.split for s in found} == {
+        f"{tmp_path}/{name}/{label}/1.png": split for name, split in of.items() for label in labels
+    }
+    assert set(found.generators()) == ({"X", "Y"} if "/" in names else {"synthetic"})
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        ("train unseen", "real fake", "/set has a folder train beside unseen, which names no spli"),
+        ("train unseen", "nature ai", "/set has a folder train beside unseen"),
+        ("train test unseen", "real fake", "/set has a folder test beside unseen"),
+        ("train val unseen", "0_real 1_fake", "/set has a folder train beside unseen"),
+        ("X/train X/more Y/train Y/val", "real fake", "/set/X has a folder train beside more, .*"),
+        ("test unseen", "0_real 1_fake", "/set has a folder test beside unseen"),
+        # Classes, of which one may be called train, generators, and what is below a split.
+        ("train unseen", "0_real 1_fake", ""),
+        ("train/train train/cat val/train val/cat", "real fake", ""),
+        ("X/train X/val Y/a/train Y/a/val Z", "real fake", ""),
+    ],
+)
+def test_a_split_beside_what_is_none(names: str, labels: str, message: str, tmp_path: Path) -> None:
+    """It would be trained on, as its split is not known."""
+    files = [f"set/{name}/{label}/1.png" for name in names.split() for label in labels.split()]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    if message:
+        with pytest.raises(InputError, match=message):
+            read_data(tmp_path / "set")
+    else:
+        assert len(read_data(tmp_path / "set")) == len(files)
+
+
 def test_test_data_with_equal_folders_below_the_label_stay_apart(tmp_path: Path) -> None:
     write({f"{name}/fake/images/1.png": "face 1" for name in "ab"}, tmp_path)
     found = read_tests({name: f"{tmp_path}/{name}" for name in "ab"})

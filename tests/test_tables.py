@@ -152,6 +152,14 @@ def test_words_beside_numbers_count_if_they_are_asked_for(tmp_path: Path) -> Non
     assert [s.label for s in found] == [0, 0, 0, 1]
 
 
+def test_splits_by_their_other_names(tmp_path: Path) -> None:
+    cells = {"Training Set": "train", "val_set": "validation", "eval": "test", "testset": "test"}
+    write({f"{i}.png": "face 1" for i in range(len(cells))}, tmp_path)
+    rows = "".join(f"{i}.png,0,{cell}\n" for i, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}")
+    assert [s.split for s in read_data(tmp_path / "t.csv")] == list(cells.values())
+
+
 @pytest.mark.parametrize(("column", "one"), [("label", "synthetic"), ("is_real", "real")])
 def test_what_numbers_were_taken_for_is_said(tmp_path: Path, column: str, one: str) -> None:
     write({"a.png": "face 1", "b.png": "face 2"}, tmp_path)
