@@ -88,6 +88,8 @@ def test_a_folder_of_both_classes_is_not_taken_for_one(
 def test_folders_of_fakes_may_be_called_much(files: str, tmp_path: Path) -> None:
     write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
     assert [s.label for s in read_tests({"X": str(tmp_path)})] == [1, 1]
+    one = f"{tmp_path}/{files.split()[0]}.png"
+    assert [s.label for s in read_tests({"X": one}, {"Y": one})] == [1, 0]
 
 
 @pytest.mark.parametrize("labels", [("real", "fake"), ("0_real", "1_fake")])

@@ -29,6 +29,8 @@ def refuse_both_classes(images: Manifest, root: str, name: str, label: int) -> N
     These are no layout, as ``training_real`` and ``training_fake`` are none. name: what the images
     were given as; label: that of all of them.
     """
+    if not Path(root).is_dir():  # one image
+        return
     other = REAL if label == SYNTHETIC else SYNTHETIC
     places = {os.path.dirname(sample.path) for sample in images}  # noqa: PTH120 - a million
     folders = sorted(Path(place).relative_to(root).parts for place in places)
