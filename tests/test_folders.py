@@ -8,6 +8,7 @@ import pytest
 from focus.data.readers import files as reader_files
 from focus.data.readers import read_data, read_tests
 from focus.data.readers.files import find_maps, folders_called
+from focus.errors import InputError
 
 from .trees import write
 
@@ -39,6 +40,109 @@ def test_unknown_folders_below_the_label_are_no_generators(
     caplog.clear()
     assert of_fakes("X") == {"X"}
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("files", "fakes", "reals"),
+    [
+        ("training_real/1 training_fake/2", "training_fake", "training_real"),
+        ("ff/reals/1 ff/fakes/2", "ff/fakes", "ff/reals"),
+        (
+            "original_sequences/youtube/1 manipulated_sequences/Deepfakes/2",
+            *("manipulated_sequences", "original_sequences"),
+        ),
+        ("Celeb-real/1 Celeb-synthesis/2", "Celeb-synthesis", "Celeb-real"),
+        ("real/1 SG2/2", "SG2", "real"),
+        ("real/1 2", "", "real"),
+    ],
+)
+def test_a_folder_of_both_classes_is_not_taken_for_one(
+    files: str, fakes: str, reals: str, tmp_path: Path
+) -> None:
+    write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
+    with pytest.raises(InputError) as caught:
+        read_tests({"X": str(tmp_path)})
+    place = tmp_path / fakes if fakes else "FOLDER"
+    assert str(caught.value) == (
+        f"All images of {tmp_path} would count as fakes (--test-data X), and those in "
+        f"{tmp_path / reals} are real by the folder's name: give --test-data X={place} or the "
+        f"like, and --test-real NAME={tmp_path / reals}."
+    )
+    if fakes not in ("", "SG2"):
+        with pytest.raises(InputError, match=f"as real .*{fakes} are fakes by .* --test-data NAME"):
+            read_tests({}, {"X": str(tmp_path)})
+        found = read_tests({"X": f"{tmp_path / fakes}"}, {"Y": f"{tmp_path / reals}"})
+        assert [(s.label, s.generator) for s in found] == [(1, "X"), (0, "")]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "original/1 original/a/2",  # all of them, as an archive unpacks
+        "stylegan2_original/1 sd/2",
+        "fake_of_real/1 sd/2",
+        "realistic/1 sd/2",
+        "sd/real_1 real_2",
+    ],
+)
+def test_folders_of_fakes_may_be_called_much(files: str, tmp_path: Path) -> None:
+    write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
+    assert [s.label for s in read_tests({"X": str(tmp_path)})] == [1, 1]
+    one = f"{tmp_path}/{files.split()[0]}.png"
+    assert [s.label for s in read_tests({"X": one}, {"Y": one})] == [1, 0]
+
+
+@pytest.mark.parametrize("labels", [("real", "fake"), ("0_real", "1_fake")])
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        ("train eval", "train test"),
+        ("train dev Evaluation", "train validation test"),
+        ("train_set Test-Set", "train test"),
+        ("trainset testset", "train test"),
+        ("training_set val_set", "train validation"),
+        ("train holdout", "train test"),
+        ("train val held_out", "train validation test"),
+        ("eval", "test"),
+        ("X/train X/eval Y/train Y/eval", "train test train test"),
+    ],
+)
+def test_whatever_the_folders_of_splits_are_called(
+    labels: tuple[str, ...], names: str, splits: str, tmp_path: Path
+) -> None:
+    of = dict(zip(names.split(), splits.split(), strict=True))
+    write({f"{name}/{label}/1.png": "face 1" for name in of for label in labels}, tmp_path)
+    found = read_data(tmp_path)
+    assert {s.path: s.split for s in found} == {
+        f"{tmp_path}/{name}/{label}/1.png": split for name, split in of.items() for label in labels
+    }
+    assert set(found.generators()) == ({"X", "Y"} if "/" in names else {"synthetic"})
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        ("train unseen", "real fake", "/set has a folder train beside unseen, which names no spli"),
+        ("train unseen", "nature ai", "/set has a folder train beside unseen"),
+        ("train test unseen", "real fake", "/set has a folder test beside unseen"),
+        ("train val unseen", "0_real 1_fake", "/set has a folder train beside unseen"),
+        ("X/train X/more Y/train Y/val", "real fake", "/set/X has a folder train beside more, .*"),
+        ("test unseen", "0_real 1_fake", "/set has a folder test beside unseen"),
+        # Classes, of which one may be called train, generators, and what is below a split.
+        ("train unseen", "0_real 1_fake", ""),
+        ("train/train train/cat val/train val/cat", "real fake", ""),
+        ("X/train X/val Y/a/train Y/a/val Z", "real fake", ""),
+    ],
+)
+def test_a_split_beside_what_is_none(names: str, labels: str, message: str, tmp_path: Path) -> None:
+    """It would be trained on, as its split is not known."""
+    files = [f"set/{name}/{label}/1.png" for name in names.split() for label in labels.split()]
+    write(dict.fromkeys(files, "face 1"), tmp_path)
+    if message:
+        with pytest.raises(InputError, match=message):
+            read_data(tmp_path / "set")
+    else:
+        assert len(read_data(tmp_path / "set")) == len(files)
 
 
 def test_test_data_with_equal_folders_below_the_label_stay_apart(tmp_path: Path) -> None:

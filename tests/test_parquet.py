@@ -120,6 +120,15 @@ def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Pat
         ]
 
 
+def test_numbers_that_words_contradict(tmp_path: Path, cache: Path) -> None:
+    columns = {"image": pictures(1, 2), "label": [1, 0], "kind": ["Real", "AI"]}
+    path = write_parquet(tmp_path / "x.parquet", arrow_table(columns))
+    message = r"x.parquet: 1 in the column label is .* kind says the opposite in 2 rows, as in 'Rea"
+    with pytest.raises(InputError, match=message):
+        read_data(path)
+    assert [s.label for s in read_data(path, columns={"label": "kind"})] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("column", "cells"),
     [("is_fake", [False, True]), ("is_real", [True, False]), ("label", ["0.0", " 1.0 "])],

@@ -1,12 +1,13 @@
 """Rows of tables: what their cells may say, which are left out, and which are refused."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.readers import read_data, read_given, read_tests
+from focus.data.readers import Reading, read_data, read_given, read_tests
 from focus.errors import InputError
 
 from .trees import write
@@ -88,6 +89,88 @@ def test_which_columns_may_be_the_label(
             read_tests(test_data)
     else:
         assert [s.label for s in read_tests(test_data)] == [1, 1, 1]
+
+
+KAGGLE = """,id,label,label_str,path
+0,31355,1,real,real/1.jpg
+1,02884,1,real,real/2.jpg
+2,33988,1,real,real/3.jpg
+3,AAAA,0,fake,fake/4.jpg
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            KAGGLE,
+            "t.csv: 1 in the column label is taken for synthetic, and the column label_str says "
+            "the opposite in 4 rows, as in 'real'; give --columns label=label_str.",
+        ),
+        (
+            KAGGLE.replace("label_str", "what").replace(",real,", ",a,").replace(",fake,", ",b,"),
+            "and the column path says the opposite in 4 rows, as in 'real/1.jpg'; write real and "
+            "synthetic for the numbers, or call label is_real.",
+        ),
+        (
+            KAGGLE.replace("label_str", "model").replace(",fake,", ",SG2,"),
+            "the column model says the opposite in 3 rows, as in 'real'; write real and",
+        ),
+        (
+            KAGGLE.replace("label_str", "Is Real").replace(",real,", ",1,").replace("fake,", "0,"),
+            "column Is Real says the opposite in 4 rows, as in '1'; give --columns label=Is Real.",
+        ),
+        (KAGGLE.replace(",1,real", ",1.0,Real").replace(",0,", ",0.0,"), "label=label_str"),
+        # A slip of few rows does not make it right.
+        (KAGGLE + "".join(f"4,x,1,real,real/{i}.jpg\n" for i in range(5, 30)), "in 29 rows"),
+        # What agrees, or says nothing.
+        (KAGGLE.replace("label,", "is_real,"), ""),
+        (KAGGLE.replace(",1,", ",one,").replace(",0,", ",1,").replace(",one,", ",0,"), ""),
+        (KAGGLE.replace("fake", "real"), ""),
+        (KAGGLE.replace(",0,fake", ",1,fake").replace("fake/", "real/"), ""),
+        (KAGGLE.replace(",real,real/", ",ai,nature/").replace("fake/", "nature/fake-"), ""),
+    ],
+)
+def test_numbers_that_the_words_beside_them_contradict(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    """Kaggle's "140k real and fake faces": 1 is real."""
+    paths = [line.rpartition(",")[2] for line in text.splitlines()[1:]]
+    write(dict.fromkeys(paths, "face 1"), tmp_path)
+    (tmp_path / "t.csv").write_text(text)
+    if message:
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_data(tmp_path / "t.csv")
+    else:
+        read_data(tmp_path / "t.csv")
+
+
+def test_words_beside_numbers_count_if_they_are_asked_for(tmp_path: Path) -> None:
+    write({f"{name}.jpg": "face 1" for name in ("real/1", "real/2", "real/3", "fake/4")}, tmp_path)
+    (tmp_path / "t.csv").write_text(KAGGLE)
+    found = read_data(tmp_path / "t.csv", columns={"label": "label_str"})
+    assert [s.label for s in found] == [0, 0, 0, 1]
+
+
+def test_splits_by_their_other_names(tmp_path: Path) -> None:
+    cells = {"Training Set": "train", "val_set": "validation", "eval": "test", "testset": "test"}
+    write({f"{i}.png": "face 1" for i in range(len(cells))}, tmp_path)
+    rows = "".join(f"{i}.png,0,{cell}\n" for i, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"path,label,split\n{rows}")
+    assert [s.split for s in read_data(tmp_path / "t.csv")] == list(cells.values())
+
+
+@pytest.mark.parametrize(("column", "one"), [("label", "synthetic"), ("is_real", "real")])
+def test_what_numbers_were_taken_for_is_said(tmp_path: Path, column: str, one: str) -> None:
+    write({"a.png": "face 1", "b.png": "face 2"}, tmp_path)
+    said: list[Reading] = []
+    for second in ("1", "fake"):
+        (tmp_path / "t.csv").write_text(f"path,{column}\na.png,0.0\nb.png,{second}\n")
+        read_data(tmp_path / "t.csv", say=said.append)
+    assert [reading.columns for reading in said] == [
+        f"path=path, label={column} (1 is {one})",
+        f"path=path, label={column}",
+    ]
 
 
 def test_a_label_that_is_not_there_is_that_of_test_tables(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def cut_faces(
         )
     cutter = _Cutter(_folder(output, resume=resume), source, margin)
     jobs = _jobs(manifest, given=source == GIVEN)
+    _warn_of_turned_boxes(jobs, manifest.source)
     journal = Journal(cutter.folder, geometry(source, margin), _digest(jobs))
     with closing(journal):
         for part in cutter.folder.glob(f"*{_PART}"):  # of a process that was killed
@@ -360,6 +361,23 @@ def _jobs(manifest: Manifest, *, given: bool) -> list[_Job]:
             if reference is not None:
                 jobs[face].greys[role, reference] = name
     return list(jobs.values())
+
+
+def _warn_of_turned_boxes(jobs: Sequence[_Job], source: str) -> None:
+    """Of some boxes the order shows: a width or height may be less than where the box begins.
+
+    Then all faces are cut wrongly. An empty box is what some write for no face.
+    """
+    boxes = [(job.path, job.box) for job in jobs if job.box is not None]
+    turned = [(path, box) for path, box in boxes if box[2] < box[0] or box[3] < box[1]]
+    if turned:
+        path, box = turned[0]
+        _log.warning(
+            "%d of %d boxes of %s end before they begin, the first is %s of %r: a box is left top "
+            "right bottom, so if these are left top width height, all faces are cut wrongly; add "
+            "left to width and top to height",
+            *(len(turned), len(boxes), source, " ".join(f"{side:g}" for side in box), path),
+        )
 
 
 class _Names:

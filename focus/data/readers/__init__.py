@@ -21,6 +21,7 @@ from focus.data.manifest import (
     open_csv,
 )
 from focus.data.readers import cyborg, folders, hub, tables
+from focus.data.readers.both import refuse_both_classes
 from focus.data.readers.columns import NAMES, Columns, could_be_label
 from focus.data.readers.files import (
     IMAGE_EXTENSIONS,
@@ -390,6 +391,8 @@ def _test_fakes(reading: Reading, name: str) -> Manifest:
     found = Manifest((_named(s, name) for s in found), found.source)
     _refuse_unlabelled(reading, all_or_none=True)
     if all(sample.label is None for sample in found):
+        if reading.layout == "images":
+            refuse_both_classes(found, reading.path, name, SYNTHETIC)
         fakes = (replace(s, label=SYNTHETIC, generator=name, split="test") for s in found)
         return Manifest(fakes, found.source)
     if not found.generators():
@@ -410,6 +413,8 @@ def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
         raise InputError(
             f"The test reals {name!r}, {found.source}, hold {n_fake} fakes: use --test-data."
         )
+    if reading.layout == "images":
+        refuse_both_classes(found, reading.path, name, REAL)
     return Manifest(
         (
             replace(

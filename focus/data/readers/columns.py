@@ -6,7 +6,7 @@ The columns are found by their names, unless they are given; labels are words or
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast, get_args
 
 from focus.data.manifest import (
@@ -20,6 +20,7 @@ from focus.data.manifest import (
     read_box,
 )
 from focus.data.readers.files import split_of
+from focus.data.readers.numbers import Numbers
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -49,6 +50,7 @@ LABELS = {
 # Words that nobody needs but for a label, and those of labels that may be anything.
 _TELLING = LABELS.keys() - {"0", "1"}
 _WORDS = LABELS.keys() | {"true", "false", "yes", "no"}
+_WORD = {REAL: "real", SYNTHETIC: "synthetic"}
 PATHS = ("path", "map_path", "mask_path")
 # Columns that ask a question: 1 and "true" are the class that they ask for.
 _ASKED = {
@@ -63,7 +65,8 @@ class Columns:
 
     at: where each column of the manifest is; rest: all others. labels: what a label's words mean.
     unclaimed: the columns among which the label could be by name, none if it is found or told to be
-    absent; by what is in them, see :func:`could_be_label`.
+    absent; by what is in them, see :func:`could_be_label`. numbers: what the rows so far say
+    beside labels that are numbers.
     """
 
     header: Sequence[str]
@@ -71,6 +74,7 @@ class Columns:
     rest: Mapping[str, int]
     labels: Mapping[str, int]
     unclaimed: Sequence[str]
+    numbers: Numbers = field(default_factory=lambda: Numbers({}, 0), compare=False)
 
     @classmethod
     def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
@@ -111,10 +115,29 @@ class Columns:
             if name and i not in at.values()
         }
         labels = _labels(names[at["label"]] if "label" in at else "")
-        return cls(header, at, rest, labels, () if {"label"} & (at.keys() | given) else (*rest,))
+        unclaimed = () if {"label"} & (at.keys() | given) else (*rest,)
+        numbers = Numbers(_witnesses(names, at), at["path"])
+        return cls(header, at, rest, labels, unclaimed, numbers)
 
     def __str__(self) -> str:
-        return ", ".join(f"{role}={self.header[i]}" for role, i in self.at.items())
+        found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}
+        if self.numbers:
+            found["label"] += f" (1 is {_WORD[self.labels['1']]})"
+        return ", ".join(found.values())
+
+    def refuse_contradictions(self) -> None:
+        """Raise ValueError if the rows say in words the opposite of labels that are numbers."""
+        if (found := self.numbers.contradiction()) is None:
+            return
+        label, where = self.header[self.at["label"]], self.header[found.column]
+        number = next(n for n in "01" if self.labels[n] == found.label)
+        advice = f"give --columns label={where}"
+        if not found.labels:
+            advice = f"write real and synthetic for the numbers, or call {label} is_real"
+        raise ValueError(
+            f"{number} in the column {label} is taken for {_WORD[found.label]}, and the column "
+            f"{where} says the opposite in {found.n_rows} rows, as in {found.word!r}; {advice}"
+        )
 
     def sample(self, cells: Sequence[str], place: Callable[[str], str]) -> Sample:
         """The sample of a row. place: makes an absolute path of a cell. Raises ValueError."""
@@ -125,6 +148,8 @@ class Columns:
         if not cell["path"]:
             raise ValueError("an empty path")
         label, generator = self._label(cell.get("label", ""), cell.get("generator", ""))
+        if label is not None:
+            self.numbers.hear(_plain_word(cell["label"]), label, cells)
         extra = {name: sys.intern(cells[i]) for name, i in self.rest.items() if cells[i]}
         map_path, mask_path = (
             place(cell[role]) if cell.get(role) else None for role in ("map_path", "mask_path")
@@ -145,7 +170,7 @@ class Columns:
         )
 
     def _label(self, word: str, generator: str) -> tuple[int | None, str]:
-        label = self.labels.get(re.sub(r"^([01])\.0+$", r"\1", word.casefold()))
+        label = self.labels.get(_plain_word(word))
         if self.at.get("label") == self.at.get("generator", -1):
             generator = "" if label is not None else word
             label = SYNTHETIC if label is None and word else label
@@ -185,6 +210,25 @@ def _labels(column: str) -> Mapping[str, int]:
         return LABELS
     other = REAL if asked == SYNTHETIC else SYNTHETIC
     return LABELS | {"0": other, "false": other, "1": asked, "true": asked}
+
+
+def _witnesses(names: Sequence[str], at: Mapping[str, int]) -> Mapping[int, Mapping[str, int]]:
+    """What the words of each column say of the class; none where the label's name says it."""
+    if "label" not in at or names[at["label"]] in _ASKED:
+        return {}
+    telling = {word: LABELS[word] for word in _TELLING}
+    apart = {at["label"], *(at[role] for role in (*PATHS, "box") if role in at)}
+    found = {
+        i: _labels(name) if name in _ASKED else telling
+        for i, name in enumerate(names)
+        if i not in apart
+    }
+    return found | {at["path"]: telling}
+
+
+def _plain_word(word: str) -> str:
+    """``Real`` is ``real``, and ``1.0`` is ``1``."""
+    return re.sub(r"^([01])\.0+$", r"\1", word.casefold())
 
 
 def _refuse_twice(names: Sequence[str], name: str) -> None:

@@ -53,7 +53,8 @@ _LEFTOVERS = ("__MACOSX",)  # what unpacking leaves: files named as images that 
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    # What is held out by whatever name: it is not trained on.
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
 
@@ -84,7 +85,7 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 def split_of(word: str) -> Split | None:
     """The split that data sets call so, None if it is none: ``val`` is validation."""
-    return _SPLITS.get(word.strip().casefold())
+    return _SPLITS.get(re.sub(r"(?<=.)[-_ ]?set$", "", word.strip().casefold()))
 
 
 def images_below(

@@ -40,6 +40,8 @@ TREES: dict[Layout, Mapping[str, int]] = {
     "real-fake": {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
 }
 """The folders that name the label; the first tree that fits is taken."""
+# In a table such a word is refused, and a folder would be taken for a generator.
+_HELD_OUT = ("holdout", "hold_out", "hold-out", "heldout", "held_out", "held-out")
 _NO_IMAGES = (HEATMAPS, "maps", "masks")  # folders on top, in any case
 
 _Folders = tuple[str, ...]
@@ -119,7 +121,7 @@ def _images_after_all(root: Path, apart: Iterable[Path], paths: Sequence[str]) -
         places = {_folder(str(path)) for path in images_below(folder)}
         labelled = {_labelled_part(_below(place, folder)) for place in places} - {()}
         depths = {len(part) + 1 for part in labelled}
-        alike = any(len(part) in depths and split_of(part[0]) is None for part in beside)
+        alike = any(len(part) in depths and _split_of(part[0]) is None for part in beside)
         both = len({part[-1] for part in labelled}) > 1
         if not paths or (both and alike and labelled.isdisjoint(beside)):
             found.append(folder)
@@ -166,6 +168,10 @@ def _fits(layout: Layout, places: Iterable[_Folders]) -> bool:
     )
 
 
+def _split_of(folder: str) -> Split | None:
+    return "test" if folder.casefold() in _HELD_OUT else split_of(folder)
+
+
 class _Place(NamedTuple):
     """What the names of folders say of the images in one; above and below the label's folder."""
 
@@ -179,7 +185,7 @@ def _read_places(
     layout: Layout, places: Mapping[str, _Folders], given: str, root: Path
 ) -> dict[str, Sample]:
     """What is known of the images in each folder, without their paths. given: the generator."""
-    found = _labelled(layout, places)
+    found = _labelled(layout, places, root)
     if any(place.above for place in found.values()):
         names = {at: place.above for at, place in found.items()}
     else:
@@ -202,14 +208,15 @@ def _read_places(
     return known
 
 
-def _labelled(layout: Layout, places: Mapping[str, _Folders]) -> dict[str, _Place]:
+def _labelled(layout: Layout, places: Mapping[str, _Folders], root: Path) -> dict[str, _Place]:
     at = {place: _label_at(folders, layout) for place, folders in places.items()}
     above = {place: places[place][:i] for place, i in at.items() if i is not None}
     levels = _split_levels(layout, above.values())
+    _refuse_half_a_split(layout, above.values(), levels, root)
     found = {}
     for place, folders in above.items():
         level = levels.get(folders[:1])
-        split = split_of(folders[level]) if level is not None and len(folders) > level else None
+        split = _split_of(folders[level]) if level is not None and len(folders) > level else None
         rest = folders if split is None or level is None else folders[:level] + folders[level + 1 :]
         name, *below = places[place][len(folders) :]
         label = TREES[layout][name.casefold()]
@@ -227,7 +234,7 @@ def _generators_below(places: Mapping[str, _Place], given: str, root: Path) -> d
     named = all(fakes) and all(re.search(r"[^\W\d_]", name) for name in names)
     if named and any(map(family_of, names)):
         return {at: place.below[:1] for at, place in places.items()}
-    if named and len(names) > 1 and not given and not any(map(split_of, names)):
+    if named and len(names) > 1 and not given and not any(map(_split_of, names)):
         _log.warning(
             "%s: the folders %s below the label are not taken for generators, since none has the "
             "name of a known one; if they are, call them NAME/fake or give --test-data NAME=PATH "
@@ -253,6 +260,33 @@ def _split_levels(layout: Layout, above: Iterable[_Folders]) -> Mapping[_Folders
     return {top: level if at is None else at for top, at in own.items()}
 
 
+def _refuse_half_a_split(
+    layout: Layout,
+    above: Iterable[_Folders],
+    levels: Mapping[_Folders, int | None],
+    root: Path,
+) -> None:
+    """Raise InputError for a folder ``train`` beside another that names no split.
+
+    That one would be trained on too, whatever it is kept for. Where classes are usual, and no other
+    split is there, ``train`` may be one of them.
+    """
+    siblings: defaultdict[_Folders, set[str]] = defaultdict(set)
+    for folders in above:
+        level = levels.get(folders[:1])
+        for at, name in enumerate(folders if level is None else folders[: level + 1]):
+            if level is not None or layout != NUMBERED or _split_of(name) != "train":
+                siblings[folders[:at]].add(name)
+    for parent, names in siblings.items():
+        splits = sorted(name for name in names if _split_of(name))
+        if splits and (others := sorted(names.difference(splits))):
+            split, other = splits[0], others[0]
+            raise InputError(
+                f"{root.joinpath(*parent)} has a folder {split} beside {other}, which names no "
+                f"split: call {other} train, val or test, or {split} otherwise if it is no split."
+            )
+
+
 def _split_level(layout: Layout, above: Sequence[_Folders], start: int = 0) -> int | None:
     """Which level of folders names the split, if one from ``start`` on does.
 
@@ -260,7 +294,7 @@ def _split_level(layout: Layout, above: Sequence[_Folders], start: int = 0) -> i
     where classes are usual: CNNDetection has images of trains.
     """
     for level in range(start, max(map(len, above), default=0)):
-        splits = {split_of(folders[level]) for folders in above if len(folders) > level}
+        splits = {_split_of(folders[level]) for folders in above if len(folders) > level}
         named = splits - {None}
         nothing_else = splits == named and (level == 0 or layout != NUMBERED)
         if len(named) > 1 or nothing_else:

@@ -40,3 +40,7 @@ def _samples(
             yield line, columns.sample(row, place)
         except ValueError as error:
             raise InputError(f"{request.path}, line {line}: {error}; mend the row.") from error
+    try:
+        columns.refuse_contradictions()
+    except ValueError as error:
+        raise InputError(f"{request.path}: {error}.") from error

@@ -1,0 +1,62 @@
+"""Folders whose images would all count as of one class, though some, by their names, are not."""
+
+import os
+import re
+from pathlib import Path
+
+from focus.data.generators import family_of
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.errors import InputError
+
+_WORDS = {
+    REAL: frozenset(
+        ("real", "reals", "original", "originals", "authentic", "pristine", "genuine", "bonafide")
+    ),
+    SYNTHETIC: frozenset(
+        [
+            *("fake", "fakes", "deepfake", "deepfakes", "synthetic", "synthesis", "generated"),
+            "manipulated",
+        ]
+    ),
+}
+_WORD = {REAL: "real", SYNTHETIC: "fakes"}
+_FLAGS = {REAL: "--test-real", SYNTHETIC: "--test-data"}
+
+
+def refuse_both_classes(images: Manifest, root: str, name: str, label: int) -> None:
+    """Raise InputError if some folders below the root, not all, have names of the other class.
+
+    These are no layout, as ``training_real`` and ``training_fake`` are none. name: what the images
+    were given as; label: that of all of them.
+    """
+    if not Path(root).is_dir():  # one image
+        return
+    other = REAL if label == SYNTHETIC else SYNTHETIC
+    places = {os.path.dirname(sample.path) for sample in images}  # noqa: PTH120 - a million
+    folders = sorted(Path(place).relative_to(root).parts for place in places)
+    named = {f: at for f in folders if (at := _called(f, other)) is not None}
+    if not named or len(named) == len(places):
+        return
+    folder, at = next(iter(named.items()))
+    odd = Path(root, *folder[: at + 1])
+    beside = next((f[: at + 1] for f in folders if f and f not in named), None)
+    right = "FOLDER" if beside is None else Path(root, *beside)
+    flag = _FLAGS[label]
+    raise InputError(
+        f"All images of {root} would count as {_WORD[label]} ({flag} {name}), and those in {odd} "
+        f"are {_WORD[other]} by the folder's name: give {flag} {name}={right} or the like, and "
+        f"{_FLAGS[other]} NAME={odd}."
+    )
+
+
+def _called(folders: tuple[str, ...], label: int) -> int | None:
+    """Which of the folders has a name of the class, and of the class alone; the first, or None.
+
+    ``fake_of_real`` is of either, and ``stylegan_original`` is a generator's.
+    """
+    for at, name in enumerate(folders):
+        words = set(re.findall(r"[^\W\d_]+", name.casefold()))
+        classes = {which for which, known in _WORDS.items() if words & known}
+        if classes == {label} and (label == SYNTHETIC or not family_of(name)):
+            return at
+    return None
