@@ -55,8 +55,6 @@ from focus.runtime import finish_trackers
 from focus.schedules import factor_at, parse_points
 from focus.stopping import Stopped, StopSignals
 
-EVALUATION_BATCH = 64
-
 
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
@@ -103,7 +101,7 @@ class Trainer:
         self._score = partial(
             score_shared,
             accelerator,
-            batch_size=EVALUATION_BATCH,
+            batch_size=config.eval_batch_size,
             workers=config.workers,
             description="test images",
         )

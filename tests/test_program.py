@@ -126,14 +126,15 @@ run(main, globals()[os.environ.get("CONFIG", "TrainConfig")])
 
 def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
     """Raised here as torch does: there is no GPU to fill."""
-    from focus.trainer import EVALUATION_BATCH
+    from focus.config import EVALUATION_BATCH
 
     done = program(tmp_path, source=OUT_OF_MEMORY, RANK="1", LOCAL_RANK="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): give a smaller "
         "--batch-size, of which --gradient-accumulation-steps N takes N for a step, or, where it "
-        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size.\n"
+        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size, or fewer by "
+        "--eval-batch-size.\n"
     )
     other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
     assert other.returncode == 1
