@@ -10,6 +10,8 @@ On one GPU, in bfloat16:
     accelerate launch --num-processes 1 evaluate.py --run runs/NAME --mixed-precision bf16
 On several:
     accelerate launch --multi-gpu --num-processes 4 evaluate.py --run runs/NAME
+On CPUs, with -- before the script, as torchrun takes --run for a flag of its own:
+    torchrun --nproc_per_node 2 -- evaluate.py --run runs/NAME
 """
 
 import sys

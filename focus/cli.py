@@ -47,7 +47,7 @@ _ELSEWHERE = {
     "learning_rate": "lr",
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
-    "per_device_eval_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
     "max_grad_norm": "clip_grad",
     "dataloader_num_workers": "workers",
     "save_steps": "checkpoint_steps",
@@ -287,7 +287,8 @@ def _less_memory(flags: Collection[str]) -> str:
     # A fixed number, since the last digits of a score may differ with the size of its batch.
     return (
         "give a smaller --batch-size, of which --gradient-accumulation-steps N takes N for a step, "
-        "or, where it scores, 64 images at a time, a smaller --image-size"
+        "or, where it scores, 64 images at a time, a smaller --image-size, or fewer by "
+        "--eval-batch-size"
     )
 
 

@@ -40,6 +40,8 @@ AS_THE_LOSS_SAYS: dict[str, Any] = {
 and label smoothing, which no named loss sets, and by which losses are compared."""
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
+# Of both programs alike: the last digits of a score may differ with it.
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,9 @@ class TrainConfig(SharedConfig):
     channels_last: bool | None = declare(
         None, "machine", "memory order of images and features (default: recipe)"
     )
+    eval_batch_size: int = declare(
+        EVALUATION_BATCH, "machine", "validation and test images at a time in one process"
+    )
     compile: bool = declare(False, "machine", "compile the network with torch.compile")
     sync_bn: bool = declare(
         False, "machine", "share batch statistics among the processes of several GPUs"
@@ -291,7 +296,7 @@ class EvaluateConfig(SharedConfig):
         "also blur the place where each CAM peaks, and others: how far the decision rests on it "
         "(10 times the time)",
     )
-    batch_size: int = declare(64, "machine", "images at a time in one process")
+    batch_size: int = declare(EVALUATION_BATCH, "machine", "images at a time in one process")
 
     def __post_init__(self) -> None:
         super().__post_init__()

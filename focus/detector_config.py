@@ -48,9 +48,11 @@ class DetectorConfig:
             raise ValueError(f"mean is {self.mean}, it has to be finite")
 
     def seen(self) -> dict[str, Any]:
-        """What training saw, as JSON: the fields that a run keeps, since it may have to resume
-        without the config of the weights that it began with."""
+        """What training saw and how, as JSON: the fields that a run keeps, since it may have to
+        resume without the config of the weights that it began with."""
         return {
+            "mean": list(self.mean),
+            "std": list(self.std),
             "training_generators": list(self.training_generators),
             "training_families": self.training_families,
             "geometry": list(self.geometry),

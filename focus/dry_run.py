@@ -15,7 +15,7 @@ from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.inference import predictions
 from focus.models import Detector
 from focus.runtime import describe
-from focus.trainer import EVALUATION_BATCH, Trainer
+from focus.trainer import Trainer
 
 _TIMED_STEPS = 3
 _TIMED_SECONDS = 10  # of validation
@@ -110,7 +110,7 @@ def _seconds_per_image(trainer: Trainer) -> float:
     found = predictions(
         trainer.kept,
         trainer.validation,
-        batch_size=EVALUATION_BATCH,
+        batch_size=trainer.config.eval_batch_size,
         workers=trainer.config.workers,
         autocast=trainer.accelerator.autocast,
     )

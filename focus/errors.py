@@ -27,6 +27,10 @@ class UnreadableError(ImageError):
     """A file that cannot be decoded."""
 
 
+class WorkerError(ImageError):
+    """A process that loads images was lost, or has no memory left to hand them over in."""
+
+
 class NotFiniteError(ImageError):
     """A model's output for an image is not finite; ``path`` is the image."""
 

@@ -33,6 +33,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "epochs": _AT_LEAST_1,
     "batch_size": _AT_LEAST_1,
+    "eval_batch_size": _AT_LEAST_1,
     "lr": _POSITIVE,
     "weight_decay": _AT_LEAST_0,
     "momentum": (lambda v: 0 <= v < 1, "at least 0 and below 1"),

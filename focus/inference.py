@@ -21,6 +21,7 @@ from focus.data.dataset import (
     Perturb,
     artefact_coverage,
     collate,
+    loaded,
     worker_options,
 )
 from focus.data.faces import geometries
@@ -55,7 +56,8 @@ def predictions(
     in its own mode again when a batch is handed out, and torch's global random state stays as it
     is.
 
-    Raises ImageError when the output for an image is not finite, naming the image.
+    Raises ImageError when the output for an image is not finite, naming the image, and when the
+    workers are lost (:func:`~focus.data.dataset.loaded`).
     """
     batches = predicted_batches(
         detector,
@@ -102,7 +104,7 @@ def predicted_batches(
         generator=torch.Generator(),
         pin_memory=device.type == "cuda",
     )
-    for batch in loader:
+    for batch in loaded(loader):
         with torch.inference_mode(), autocast() if autocast else nullcontext():
             prediction = detector.predict_batch(batch.images.to(device, non_blocking=True))
         if (at := prediction.first_not_finite()) is not None:

@@ -5,7 +5,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> FocusHead -> logits, CAM
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,7 +27,7 @@ from focus.modes import evaluation_mode
 from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
-from focus.weights import backbone_weights, read_weights, resized
+from focus.weights import backbone_weights, normalisation_beside, read_weights, resized
 
 _SETTINGS = tuple(field.name for field in fields(LossConfig))
 _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
@@ -169,7 +169,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         num_classes: 2, unless real is not the only class beside synthetic.
         pretrained: load timm's weights (downloads).
         initial_checkpoint: a file with weights of the network by timm's or torchvision's names
-            (safetensors, or a pickle read with ``weights_only``), or of a whole detector.
+            (safetensors, or a pickle read with ``weights_only``), or of a whole detector. Mean and
+            standard deviation are those of timm's config.json beside it, if there is one.
         loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``.
         training_generators: kept in the config, for evaluation, beside those that a detector of
             ``initial_checkpoint`` was trained on, if its config.json lies beside.
@@ -437,6 +438,14 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         wanted = {f"backbone.{key}": value for key, value in weights.items()}
         own_head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         self._load(wanted | own_head, path)
+        self._normalise_as(path, normalisation_beside(path))
+
+    def _normalise_as(self, path: Path, given: Mapping[str, Any]) -> None:
+        """Take what the weights of a file were trained with."""
+        try:
+            self.config = replace(self.config, **given)
+        except ValueError as error:
+            raise InputError(f"{path.with_name(CONFIG_FILE)} cannot be used: {error}.") from error
 
     def _take_over(self, path: Path) -> None:
         """What a detector was trained on, if its config lies beside its weights.
@@ -447,6 +456,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         if not (beside := path.with_name(CONFIG_FILE)).exists():
             return
         then = DetectorConfig.read(beside)
+        if then.model == self.config.model != SMALL_MODEL:  # maybe of weights with their own
+            self._normalise_as(path, {"mean": then.mean, "std": then.std})
         for name in ("mean", "std"):
             before, now = getattr(then, name), getattr(self, name)
             if before != now:

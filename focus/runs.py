@@ -36,6 +36,7 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 _FREE = (
     *("resume", "debug", "threads", "workers", "max_bad", "compare_ce", "output", "dry_run"),
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
+    "eval_batch_size",  # but for the last digits of a score: too many at a time have to be mended
 )
 
 

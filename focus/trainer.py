@@ -55,8 +55,6 @@ from focus.runtime import finish_trackers, same_threads
 from focus.schedules import factor_at, parse_points
 from focus.stopping import Stopped, StopSignals
 
-EVALUATION_BATCH = 64
-
 
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
@@ -79,6 +77,7 @@ class Trainer:
         self.record = manifest if record is None else record
         self.signals: StopSignals | None = None
         self._told = 0  # the signal that one of the processes had for the last step
+        self._saved: tuple[int, int] | None = None  # the steps and epochs of the last checkpoint
         self.state = (
             TrainState(processes=accelerator.num_processes) if saved is None else saved.state
         )
@@ -108,7 +107,7 @@ class Trainer:
         self._score = partial(
             score_shared,
             accelerator,
-            batch_size=EVALUATION_BATCH,
+            batch_size=config.eval_batch_size,
             workers=config.workers,
             description="test images",
         )
@@ -289,6 +288,7 @@ class Trainer:
             load_checkpoint(run.path, run.values, **self._parts())
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(run.values["scaler"])
+            self._saved = self.state.step, self.state.epoch
             done = self.state.step - self.state.epoch * self.plan.steps
             accelerator.print(
                 f"resuming {self.folder} after epoch {self.state.epoch}"
@@ -357,19 +357,19 @@ class Trainer:
         """Score the validation images and note the epoch. speed: training images a second."""
         config, state = self.config, self.state
 
-        saved = False
-
         def leave_if_told() -> None:
             # A run that is resumed begins with this validation. Alone there is nobody to agree
             # with; several leave after it, if they are given the time.
-            nonlocal saved
-            if saved or not self.signals or not (signum := self.signals.pending()):
+            if not self.signals or not (signum := self.signals.pending()):
                 return
             if state.processes == 1:
                 self._save_and_leave(signum)
             self._save()
-            saved = True
 
+        if not state.in_a_row:
+            # What ends a validation, as too little memory, may leave no time to save. It pushes
+            # none out yet: the validation may find that this one has diverged.
+            self._write_checkpoint(config.checkpoints_kept + 1)
         if state.processes > 1:
             # Each process has statistics of its own images; those of the first are kept.
             for buffer in self.kept.buffers():
@@ -447,13 +447,21 @@ class Trainer:
 
     def _saved_without(self, said: str) -> str:
         """What there is to say of an image, once all is saved that was trained without it."""
+        if self.config.dry_run:  # which writes nothing
+            return said.removesuffix(".")
         return (
             f"{said.removesuffix('.')}, then go on with --resume after step {self.state.step}, "
             f"saved in {self._save()}"
         )
 
     def _save(self) -> str:
-        if self.accelerator.is_main_process:
+        self._write_checkpoint(self.config.checkpoints_kept)
+        return str(self.folder / CHECKPOINTS)
+
+    def _write_checkpoint(self, keep: int) -> None:
+        """Unless it is there, as at the start of a validation with which a run goes on."""
+        at = self.state.step, self.state.epoch
+        if self.accelerator.is_main_process and at != self._saved:
             scaler = self.accelerator.scaler
             save_checkpoint(
                 self.folder / CHECKPOINTS,
@@ -464,9 +472,9 @@ class Trainer:
                     "config": asdict(self.config),
                     "scaler": None if scaler is None else scaler.state_dict(),
                 },
-                keep=self.config.checkpoints_kept,
+                keep=keep,
             )
-        return str(self.folder / CHECKPOINTS)
+            self._saved = at
 
     def _parts(self) -> dict[str, Any]:
         """What a checkpoint holds the tensors of."""

@@ -69,6 +69,8 @@ def train(config: TrainConfig) -> None:
         accelerator.print(f"warning: {lost}")
     for line in data_lines(manifest, runs, detectors[0].config):
         accelerator.print(line)
+    if line := other_normalisation(detectors[0]):
+        accelerator.print(line)
     if config.image_size is None and (warning := other_size(detectors[0])):
         accelerator.print(f"warning: {warning}")
     if run.dry_run:
@@ -126,7 +128,9 @@ def _untrained(config: ResolvedTrainConfig, saved: SavedRun | None) -> Detector:
         config = replace(config, pretrained=False, initial_checkpoint=None)
     detector = make_detector(config)
     if saved is not None:
-        detector.config = replace(detector.config, **saved.state.seen)
+        seen = dict(saved.state.seen)
+        seen |= {name: tuple(seen[name]) for name in ("mean", "std") if name in seen}
+        detector.config = replace(detector.config, **seen)
     return detector
 
 
@@ -264,6 +268,18 @@ def other_size(detector: Detector) -> str:
     return (
         f"the recipe gives {detector.config.model} images of {size} x {size} pixels, it is made "
         f"for {native} x {native}: say which by --image-size"
+    )
+
+
+def other_normalisation(detector: Detector) -> str:
+    """What to say if images are normalised otherwise than the network of that name does; or ""."""
+    data = resolve_model_data_config(detector.backbone)
+    mean, std = detector.mean, detector.std
+    if (mean, std) == (tuple(data["mean"]), tuple(data["std"])):
+        return ""
+    return (
+        f"images are normalised by mean {', '.join(map(str, mean))} and std "
+        f"{', '.join(map(str, std))}, as the config.json beside the initial weights says"
     )
 
 

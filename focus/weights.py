@@ -5,11 +5,13 @@ torchvision's old files, with the prefixes of wrappers. Which tensor is which is
 never by its shape alone.
 """
 
+import json
 import pickle
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import load_state_dict
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from focus.backbones import first_line
 from focus.errors import InputError
+from focus.typed import typed_value
 
 # torchvision's networks that compute what timm's do, with modules registered in the same order but
 # named otherwise, by timm's name. Those of ResNets, DenseNets and Inception have the same names.
@@ -73,6 +76,31 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
         raise InputError(
             f"{path} could not be read as weights ({_reason(path, head, error)}): {advice}."
         ) from error
+
+
+def normalisation_beside(path: Path) -> dict[str, Any]:
+    """The ``mean`` and ``std``, as far as they are given, of timm's config.json beside weights.
+
+    A file of that name that is not timm's says nothing of them.
+
+    Raises:
+        InputError: they are no three numbers.
+    """
+    beside = path.with_name("config.json")
+    try:
+        values = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict) or not {"pretrained_cfg", "architecture"} & values.keys():
+        return {}
+    values = values.get("pretrained_cfg", values)  # which older files do not have
+    given = {
+        name: values[name]
+        for name in ("mean", "std")
+        if isinstance(values, dict) and values.get(name)
+    }
+    kind = tuple[float, float, float]
+    return {name: typed_value(kind, value, f"{name} in {beside}") for name, value in given.items()}
 
 
 def backbone_weights(

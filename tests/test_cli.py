@@ -20,9 +20,9 @@ def train(*words: str) -> TrainConfig:
 TRAIN_FLAGS = """
     allow-outside-root augment batch-size cam-class channels-last checkpoint-steps
     checkpoints-kept class-weight classification-weight clip-grad columns compare-ce compile
-    data data-root debug dry-run ema-decay entropy-target epochs eval-metric focus-level
-    focus-schedule focus-weight generator gradient-accumulation-steps heatmaps image-size
-    initial-checkpoint label-smoothing layout log-steps loss lr max-bad max-nonfinite
+    data data-root debug dry-run ema-decay entropy-target epochs eval-batch-size eval-metric
+    focus-level focus-schedule focus-weight generator gradient-accumulation-steps heatmaps
+    image-size initial-checkpoint label-smoothing layout log-steps loss lr max-bad max-nonfinite
     mixed-precision model momentum name optimizer output patience pretrained recipe report
     report-to resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs
     step-epochs step-gamma sync-bn target-from-maps temperature test-data test-real threads warmup

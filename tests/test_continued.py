@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from timm.models import save_for_hf
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.manifest import Manifest, Sample
@@ -108,6 +110,41 @@ def test_a_resumed_run_knows_them_without_the_weights(
     assert not (tmp_path / "second" / "model").exists()
     shutil.rmtree(first)
     assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
+
+
+def test_a_mean_of_the_initial_weights_stays(
+    fit: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """That of timm's folder is said, and is that of the run when it is resumed, and of the next."""
+    network = timm.create_model("test_resnet", num_classes=10)
+    network.pretrained_cfg |= {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.5)}
+    save_for_hf(network, tmp_path / "w5", safe_serialization=True)
+    weights = str(tmp_path / "w5" / "model.safetensors")
+    flags: dict[str, Any] = {"model": "test_resnet", "image_size": 64, "pretrained": False}
+    data, step = faces(tmp_path / "a", "genA"), Trainer.train_step
+
+    def stopped(self: Trainer, *given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopped)
+        with pytest.raises(Stopped):
+            fit("first", data, initial_checkpoint=weights, **flags)
+    line = (
+        "images are normalised by mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.5, as the config.json "
+        "beside the initial weights says\n"
+    )
+    assert capsys.readouterr().out.count(line) == 1
+    shutil.rmtree(tmp_path / "w5")
+    fit("first", data, initial_checkpoint=weights, resume=True, **flags)
+    fit("second", faces(tmp_path / "b", "genB"), after="first", **flags)
+    for name in ("first", "second"):
+        config = DetectorConfig.read(tmp_path / name / "model" / "config.json")
+        assert (config.mean, config.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.5))
 
 
 def test_images_that_the_weights_know_are_no_test(fit: Callable[..., Path], tmp_path: Path) -> None:

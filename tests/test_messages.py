@@ -16,6 +16,7 @@ def messages() -> list[tuple[str, str]]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "InputError",
                 "ImageError",
+                "WorkerError",
             ):
                 (message,) = node.args
                 parts = message.values if isinstance(message, ast.JoinedStr) else [message]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from focus.cli import run, spoken_time
-from focus.config import TrainConfig
+from focus.config import EvaluateConfig, TrainConfig
+from focus.flags import flag
 
 from .launching import python
 from .launching import run as run_python
@@ -126,14 +127,15 @@ run(main, globals()[os.environ.get("CONFIG", "TrainConfig")])
 
 def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
     """Raised here as torch does: there is no GPU to fill."""
-    from focus.trainer import EVALUATION_BATCH
+    from focus.config import EVALUATION_BATCH
 
     done = program(tmp_path, source=OUT_OF_MEMORY, RANK="1", LOCAL_RANK="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): give a smaller "
         "--batch-size, of which --gradient-accumulation-steps N takes N for a step, or, where it "
-        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size.\n"
+        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size, or fewer by "
+        "--eval-batch-size.\n"
     )
     other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
     assert other.returncode == 1
@@ -350,3 +352,30 @@ def test_an_installed_package_runs_the_script_of_a_checkout(tmp_path: Path) -> N
 def test_times_are_told_in_the_unit_that_is_read() -> None:
     times = (44.6, 89, 91, 5340, 5400, 9000)
     assert [*map(spoken_time, times)] == ["45 s", "89 s", "2 min", "89 min", "1.5 h", "2.5 h"]
+
+
+@pytest.mark.parametrize("config_class", [TrainConfig, EvaluateConfig])
+def test_what_torchrun_takes_for_a_flag_of_its_own(config_class: Any) -> None:
+    """--run alone, for which the help says what to do."""
+    from torch.distributed.run import get_args_parser
+
+    lost = []
+    for name in (field.name for field in fields(config_class)):
+        words = ["evaluate.py", flag(name), "value"]
+        behind = get_args_parser().parse_args(["--nproc_per_node", "2", "--", *words])
+        assert [behind.training_script, *behind.training_script_args] == words
+        try:
+            get_args_parser().parse_args(["--nproc_per_node", "2", *words])
+        except SystemExit:
+            lost.append(name)
+    assert lost == (["run"] if config_class is EvaluateConfig else [])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_evaluate_as_its_help_says(tmp_path: Path) -> None:
+    said = python(CHECKOUT / "evaluate.py", "--help", cwd=tmp_path)
+    (line,) = (line for line in said.splitlines() if line.strip().startswith("torchrun"))
+    words = line.replace("evaluate.py", str(CHECKOUT / "evaluate.py")).split()[1:]
+    done = run_python("-m", "torch.distributed.run", *words, "--report=maybe", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "evaluate.py: error: --report takes true or false, got 'maybe'" in done.stderr

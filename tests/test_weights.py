@@ -1,6 +1,7 @@
 """Weights from elsewhere: torchvision's networks give the same features, others are refused."""
 
 import io
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -131,6 +132,49 @@ def test_a_wrapped_checkpoint_of_several_gpus(wrapper: str, tmp_path: Path) -> N
     with torch.no_grad():
         expected = seen_by_the_classifier(network, "resnet18", images)
         torch.testing.assert_close(detector.features(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "std"),
+    [
+        ({"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}, 0.5, None),
+        ({"pretrained_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1]}}, 0.0, 1.0),
+        ({"architecture": "resnet18", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, 0.5, 0.5),
+        ({"architecture": "resnet18", "pretrained_cfg": {}}, None, None),
+        ({"mean": [0.5, 0.5, 0.5]}, None, None),  # of something else
+        (["architecture"], None, None),
+    ],
+)
+def test_mean_and_std_are_those_of_a_config_of_timm_beside_the_weights(
+    values: object, mean: float | None, std: float | None, tmp_path: Path
+) -> None:
+    state = of_torchvision("resnet18").state_dict()
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    path = tmp_path / "model.safetensors"
+    detector = Detector("resnet18", image_size=96, initial_checkpoint=path)
+    plain = timm.get_pretrained_cfg("resnet18")
+    assert detector.mean == (plain.mean if mean is None else (mean,) * 3)
+    assert detector.std == (plain.std if std is None else (std,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"mean": [0.5]}, r"mean in .*config\.json takes a list of 3 numbers, got \[0\.5\]\.$"),
+        ({"std": [0.5, 0.5, 0]}, r"config\.json cannot be used: std is .* above 0\.$"),
+    ],
+)
+def test_a_config_of_timm_that_cannot_be_used(
+    given: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    safetensors.torch.save_file(
+        of_torchvision("resnet18").state_dict(), tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": given}))
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match=words):
+        Detector("resnet18", image_size=96, initial_checkpoint=path)
 
 
 def refusal(model: str, state: object, path: Path) -> str:

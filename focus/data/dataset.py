@@ -4,9 +4,11 @@ import functools
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from focus.data.augment import Augmentation
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
+from focus.errors import WorkerError
 from focus.kernels.reference import map_entropy
 from focus.kernels.types import FLAT_STEPS
 from focus.progress import progress_bar
@@ -30,6 +33,11 @@ from focus.progress import progress_bar
 UNLABELLED = -1
 KEPT_BYTES = 64 * 2**20
 """Of one process."""
+
+# What torch says of a worker that is gone, or of memory that it cannot share.
+_LOST = re.compile(
+    "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
+)
 
 Perturb = Callable[[Image.Image, int], Image.Image]
 """Another image for an image, given its row of the manifest."""
@@ -228,6 +236,35 @@ def worker_options(workers: int) -> dict[str, Any]:
         "worker_init_fn": start_worker,
         "multiprocessing_context": "fork" if forked else None,
     }
+
+
+def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader, whose workers may be lost: killed, or without shared memory.
+
+    That is said where a batch is waited for. torch's handler of SIGCHLD would raise its error
+    wherever the program is, also in the midst of a step, half of which would then be done.
+
+    Raises:
+        WorkerError: a worker was lost.
+    """
+    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():  # Python allows no other
+        signal.signal(signal.SIGCHLD, before)
+    return _while_it_has_workers(batches)
+
+
+def _while_it_has_workers(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        reason = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
+        raise WorkerError(
+            f"The processes that load images have failed ({reason}): give fewer --workers, 0 for "
+            "none, or a container more shared memory (docker run --shm-size=8g)."
+        ) from error
 
 
 def start_worker(_: int) -> None:

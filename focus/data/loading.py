@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from focus.config import ResolvedTrainConfig
 from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
-from focus.data.dataset import Batch, FaceDataset, collate, worker_options
+from focus.data.dataset import Batch, FaceDataset, collate, loaded, worker_options
 from focus.data.manifest import Manifest
 from focus.errors import ImageError, InputError, sentence
 from focus.models import Detector
@@ -74,15 +74,15 @@ class TrainingImages:
         """
         self.dataset.set_epoch(epoch)
         self._planned.plan(steps)
-        loaded = iter(self._loader) if steps else iter(())
-        return self._until_unreadable(loaded, chain.from_iterable(steps))
+        found = loaded(self._loader) if steps else iter(())
+        return self._until_unreadable(found, chain.from_iterable(steps))
 
     def _until_unreadable(
-        self, loaded: Iterator[Any], planned: Iterable[MicroBatch]
+        self, batches: Iterator[Any], planned: Iterable[MicroBatch]
     ) -> Iterator[Batch]:
         for batch in planned:
             try:
-                found = None if self.unreadable else Batch(*next(loaded))
+                found = None if self.unreadable else Batch(*next(batches))
             except ImageError as error:
                 self.unreadable, found = sentence(error), None
             yield self.dataset.blank(batch.rows) if found is None else found

@@ -318,7 +318,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     in_training = _names(manifest.split("train"))
     below_root = {sample.path: _below(sample.path, root) for sample in manifest}
     files = images_below(folder) if folder.is_dir() else ()
-    maps = map_references(folder, files, {*by_name, *below_root.values()})
+    maps = map_references(folder, files, {*by_name, *below_root.values()}, root)
 
     def map_of(sample: Sample) -> str | None:
         path = Path(sample.path)
