@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [] if triton.__version__.startswith("3.6.") else [pytest.mark.slow]
 
 KERNELS = {"maps", "terms", "entropy", "grad_cam"}
-KERNELS |= {"few", "several", "factors", "rows", "sum_groups"}
+KERNELS |= {"few", "several", "factors", "rows", "class_sums", "sum_groups"}
 
 
 def test_variants_compile(tmp_path: Path) -> None:
