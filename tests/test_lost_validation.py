@@ -1,5 +1,6 @@
 """What ends a validation, or a process that loads images, costs none of the steps before."""
 
+import os
 import re
 import shutil
 import signal
@@ -108,6 +109,20 @@ def test_another_error_of_a_worker_is_what_it_is(workers: int) -> None:
         list(loaded(loader))
 
 
+def stopped_in_training(process: subprocess.Popen[str], folder: Path, epoch: int) -> list[int]:
+    """The workers of a run that is stopped in the first half of an epoch, however fast it is."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while True:
+        assert process.poll() is None, "the program ended too early"
+        process.send_signal(signal.SIGSTOP)
+        done = max((int(name.removeprefix("step-")) for name in steps_saved(folder)), default=0)
+        found = [int(child) for child in children.read_text().split()]
+        if found and 0 < done % epoch < epoch / 2:
+            return found
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_the_step_before(
     faces: Path, whole: Path, tmp_path: Path, begin: Begin
@@ -119,16 +134,15 @@ def test_a_worker_that_is_killed_leaves_the_step_before(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    while not steps_saved(tmp_path / "run"):
-        assert process.poll() is None, "the program ended too early"
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    subprocess.run(["kill", "-9", children[0]], check=True)
+    epoch = int(steps_saved(whole)[-1].removeprefix("step-")) // 2
+    child = stopped_in_training(process, tmp_path / "run", epoch)[0]
+    os.kill(child, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 2, errors
     assert "Traceback" not in errors
     found = re.search(
-        rf"train\.py: error: The processes that load images have failed \(.*{children[0]}.*\): "
+        rf"train\.py: error: The processes that load images have failed \(.*{child}.*\): "
         rf"{ADVICE}, then go on with --resume after step (\d+), saved in (\S+)\.$",
         errors.strip(),
     )
