@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,7 +50,7 @@ def tell_known(known: Manifest, given: Manifest, beside: Manifest = _NONE) -> Kn
     others = {key: s for key, s in keys.items() if key not in files and _name(key) in names}
     if others:
         # What is known by its content has no place that it could have moved from.
-        sizes = {key: _size(key) for key in files if os.path.isabs(key)}  # noqa: PTH117
+        sizes = {key: _size(key) for key in files if key.startswith(os.sep)}
         found.update(_copies(sizes, others))
         gone = {key: files[key] for key in _gone(sizes)}
         others = {key: s for key, s in others.items() if key not in found}
@@ -130,9 +131,10 @@ def _end(key: str, folders: int) -> tuple[str, ...]:
 
 def _beginnings(then: str, now: str) -> tuple[str, str]:
     """Two paths without the folders, and the name, that they end in alike."""
-    end = os.path.commonprefix([then[::-1], now[::-1]])[::-1]  # noqa: RUF071 - cut below
-    end = end[end.index(os.sep) + 1 :]
-    return then.removesuffix(end), now.removesuffix(end)
+    pairs = zip(reversed(then.rsplit(os.sep)), reversed(now.rsplit(os.sep)), strict=False)
+    # Each with the separator before it, of which the first stays with the beginning.
+    end = sum(1 + len(name) for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) - 1
+    return then[: len(then) - end], now[: len(now) - end]
 
 
 def _differ(now: Sample, then: Sample) -> bool:

@@ -318,7 +318,7 @@ def file_key(path: str) -> str:
     """
     folder, name = os.path.split(path)  # a million Path objects take seconds
     whole = _resolved(folder) + name
-    if os.path.islink(whole):  # noqa: PTH114
+    if os.path.islink(whole):  # noqa: PTH114 - as above
         whole = os.path.realpath(whole)
     found = _BY_CONTENT.search(whole) if "embedded" in whole else None
     return whole if found is None else found[0]
