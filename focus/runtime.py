@@ -122,20 +122,23 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     return accelerator
 
 
-def same_threads(before: int | None, given: int | None) -> str:
+def same_threads(device: torch.device, before: int | None, given: int | None) -> str:
     """Take as many CPU threads as a run had that goes on, unless ``--threads`` says otherwise.
 
-    A sum is of as many parts as there are threads, so others change its last bits.
+    A sum is of as many parts as there are threads, so others change its last bits. On a GPU no
+    bits are promised, and the threads stay as they are.
 
     Args:
+        device: that of the run.
         before: the run's, None if not known.
         given: ``--threads``, which :func:`start` has set.
 
     Returns what to say if they differ, else "".
     """
-    if given is None and before is not None:
+    if device.type != "cpu" or before is None or given == before:
+        return ""
+    if given is None:
         torch.set_num_threads(before)
-    if given in (None, before) or before is None:
         return ""
     return (
         f"the run had {before} thread{'s' * (before > 1)} each process, not {given}: on a CPU its "

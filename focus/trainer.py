@@ -81,9 +81,7 @@ class Trainer:
         self.state = (
             TrainState(processes=accelerator.num_processes) if saved is None else saved.state
         )
-        if accelerator.device.type == "cpu" and (
-            said := same_threads(self.state.threads, config.threads)
-        ):
+        if said := same_threads(accelerator.device, self.state.threads, config.threads):
             accelerator.print(f"warning: {said}")
         self.state.threads = torch.get_num_threads()
         self.train, self.validation, self.test = (
