@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,9 @@ def test_generators_that_the_weights_knew_stay_closed(
     assert "- Generators of its fakes: genA (family mine), genB, genC\n" in card
 
 
-def test_a_resumed_run_knows_them_without_the_weights(
-    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was stopped before there was a model of its own."""
-    first = fit("first", faces(tmp_path / "a", "genA"))
-    two = faces(tmp_path / "b", "genB")
+@contextmanager
+def stopped_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run that is told to stop in its first step, and does."""
     step = Trainer.train_step
 
     def stopped(self: Trainer, *given: Any) -> Any:
@@ -106,7 +104,17 @@ def test_a_resumed_run_knows_them_without_the_weights(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", stopped)
         with pytest.raises(Stopped):
-            fit("second", two, after="first")
+            yield
+
+
+def test_a_resumed_run_knows_them_without_the_weights(
+    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped before there was a model of its own."""
+    first = fit("first", faces(tmp_path / "a", "genA"))
+    two = faces(tmp_path / "b", "genB")
+    with stopped_at_once(monkeypatch):
+        fit("second", two, after="first")
     assert not (tmp_path / "second" / "model").exists()
     shutil.rmtree(first)
     assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
@@ -124,16 +132,9 @@ def test_a_mean_of_the_initial_weights_stays(
     save_for_hf(network, tmp_path / "w5", safe_serialization=True)
     weights = str(tmp_path / "w5" / "model.safetensors")
     flags: dict[str, Any] = {"model": "test_resnet", "image_size": 64, "pretrained": False}
-    data, step = faces(tmp_path / "a", "genA"), Trainer.train_step
-
-    def stopped(self: Trainer, *given: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopped)
-        with pytest.raises(Stopped):
-            fit("first", data, initial_checkpoint=weights, **flags)
+    data = faces(tmp_path / "a", "genA")
+    with stopped_at_once(monkeypatch):
+        fit("first", data, initial_checkpoint=weights, **flags)
     line = (
         "images are normalised by mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.5, as the config.json "
         "beside the initial weights says\n"

@@ -288,29 +288,27 @@ def test_launches(row: traffic.Row) -> None:
     assert found == LAUNCHES[row.path, row.case.classes], row.launches_on_gpu
 
 
-def test_settings_given_as_tensors_take_one_launch() -> None:
+def names_of_forward(settings: dict[str, Any]) -> list[str]:
+    """The launches of a forward without gradient."""
     inputs = traffic.make_inputs(SMALL, "meta")
-    value = torch.empty((), device="meta")
-    weights = "classification_weight", "focus_weight", "saliency_weight"
-    settings = dict.fromkeys((*weights, "temperature", "label_smoothing"), value)
-    leaves = (t.detach() for t in (inputs.features, inputs.weight, inputs.bias))
+    leaves = [t.detach() for t in (inputs.features, inputs.weight, inputs.bias)]
 
     def step() -> None:
         focus_head(*leaves, inputs.target, **settings)
 
-    counted = measure(step, inputs.features)
-    names = [launch.name for launch in counted.launches]
+    return [launch.name for launch in measure(step, inputs.features).launches]
+
+
+def test_settings_given_as_tensors_take_one_launch() -> None:
+    value = torch.empty((), device="meta")
+    weights = "classification_weight", "focus_weight", "saliency_weight"
+    settings = dict.fromkeys((*weights, "temperature", "label_smoothing"), value)
+    names = names_of_forward(settings)
     assert names == ["stack", "_maps_kernel", "_terms_kernel", "mean"]
 
 
 def test_entropy_target_given_as_a_float_takes_no_launch() -> None:
-    inputs = traffic.make_inputs(SMALL, "meta")
-    leaves = (t.detach() for t in (inputs.features, inputs.weight, inputs.bias))
-
-    def step() -> None:
-        focus_head(*leaves, inputs.target, level="hinge", entropy_target=0.6, focus_weight=1.0)
-
-    names = [launch.name for launch in measure(step, inputs.features).launches]
+    names = names_of_forward({"level": "hinge", "entropy_target": 0.6, "focus_weight": 1.0})
     assert names == ["zeros", "_foreach_add_", "_maps_kernel", "_terms_kernel", "mean"]
 
 
