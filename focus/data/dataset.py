@@ -38,6 +38,7 @@ KEPT_BYTES = 64 * 2**20
 _LOST = re.compile(
     "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
 )
+_RAISED_THERE = re.compile("Caught .* in DataLoader worker")
 
 Perturb = Callable[[Image.Image, int], Image.Image]
 """Another image for an image, given its row of the manifest."""
@@ -247,6 +248,8 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         WorkerError: a worker was lost.
     """
+    if loader.num_workers == 0:
+        return iter(loader)
     before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
     batches = iter(loader)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
@@ -257,10 +260,14 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
 def _while_it_has_workers(batches: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from batches
-    except RuntimeError as error:
-        if not _LOST.search(str(error)):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A batch is fetched from the worker that has made it. One that is killed meanwhile breaks
+        # the connection a moment before torch can see that it has ended.
+        broken = not isinstance(error, RuntimeError) and not _RAISED_THERE.match(str(error))
+        if not broken and not _LOST.search(str(error)):
             raise
-        reason = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
+        last = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
+        reason = last or "a connection was closed"
         raise WorkerError(
             f"The processes that load images have failed ({reason}): give fewer --workers, 0 for "
             "none, or a container more shared memory (docker run --shm-size=8g)."
