@@ -181,7 +181,8 @@ def test_a_worker_that_is_killed_leaves_the_step_before(
     assert "Traceback" not in errors
     found = re.search(
         rf"train\.py: error: The processes that load images have failed "
-        rf"\((?:.*{child}.*|\[Errno \d+\].*)\): {ADVICE}, then go on with --resume after step (\d+), saved in (\S+)\.$",
+        rf"\((?:.*{child}.*|\[Errno \d+\].*)\): {ADVICE}, "
+        r"then go on with --resume after step (\d+), saved in (\S+)\.$",
         errors.strip(),
     )
     assert found, errors
