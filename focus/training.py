@@ -192,8 +192,8 @@ def listed_images(
     if not own:
         manifest = demo_manifest(progress=progress)
     else:
-        if progress and recorded is None and not any(sample.split for sample in own):
-            print(_drawn_line(config))
+        if progress and recorded is None and (line := _drawn_line(own, config)):
+            print(line)
         manifest = own if recorded is not None else assign_splits(own, seed=config.seed)
     manifest += tests
     if recorded is None:
@@ -283,8 +283,16 @@ def other_normalisation(detector: Detector) -> str:
     )
 
 
-def _drawn_line(config: TrainConfig) -> str:
-    """What to say of data that have no split; a table may have a column for it by another name."""
+def _drawn_line(own: Manifest, config: TrainConfig) -> str:
+    """What to say of images without a split; a table may have a column for it by another name."""
+    without = [sample.path for sample in own if not sample.split]
+    if not without:
+        return ""
+    if len(without) < len(own):
+        return (
+            f"warning: {len(without)} of {len(own)} images have no split, the first is "
+            f"{without[0]!r}: they count as train unless others of their group are elsewhere"
+        )
     in_tables = not all(Path(path).is_dir() for path in config.data)
     return (
         f"no column or folder names a split: {SHARE:.0%} validation and {SHARE:.0%} test are drawn"

@@ -242,13 +242,21 @@ def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     listed_images(config)
     assert f"{said}\n" in capsys.readouterr().out
     phases = ("train", "train", "val", "test")
-    rows = (f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4))
+    rows = [f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4)]
     (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows)}")
     config = replace(config, data=(str(tmp_path / "t.csv"),))
     listed_images(config)
     assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
     listed_images(replace(config, columns="split=phase"))
-    assert said not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said not in out
+    assert "warning" not in out
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows).replace('train', '', 1)}")
+    listed_images(replace(config, columns="split=phase"))
+    assert capsys.readouterr().out.endswith(
+        f"\nwarning: 1 of 8 images have no split, the first is '{tree}/x/real/0.png': they count "
+        "as train unless others of their group are elsewhere\n"
+    )
 
 
 def test_a_resumed_run_takes_the_splits_that_it_recorded(
