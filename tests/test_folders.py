@@ -80,6 +80,7 @@ def test_a_folder_of_both_classes_is_not_taken_for_one(
     [
         "original/1 original/a/2",  # all of them, as an archive unpacks
         "stylegan2_original/1 sd/2",
+        "Real-ESRGAN/1 sd/2",
         "fake_of_real/1 sd/2",
         "realistic/1 sd/2",
         "sd/real_1 real_2",

@@ -52,11 +52,12 @@ def refuse_both_classes(images: Manifest, root: str, name: str, label: int) -> N
 def _called(folders: tuple[str, ...], label: int) -> int | None:
     """Which of the folders has a name of the class, and of the class alone; the first, or None.
 
-    ``fake_of_real`` is of either, and ``stylegan_original`` is a generator's.
+    ``fake_of_real`` is of either, and ``stylegan_original`` and ``Real-ESRGAN`` are a generator's.
     """
     for at, name in enumerate(folders):
         words = set(re.findall(r"[^\W\d_]+", name.casefold()))
         classes = {which for which, known in _WORDS.items() if words & known}
-        if classes == {label} and (label == SYNTHETIC or not family_of(name)):
+        is_generator = family_of(name) or any(word.endswith("gan") for word in words)
+        if classes == {label} and (label == SYNTHETIC or not is_generator):
             return at
     return None
