@@ -11,12 +11,13 @@ import io
 import os
 import re
 import sys
+import time
 import traceback
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib.util import find_spec
 from itertools import groupby
@@ -68,6 +69,7 @@ _ELSEWHERE = {
 _DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {f.name for f in fields(Recipe)}}
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout, if this lies in one
 _NULL = ("", "~", "null", "Null", "NULL")  # of YAML
+_SPOKEN = 10.0  # seconds in which the process that says the error of all has said it
 
 
 def parse(
@@ -298,6 +300,10 @@ def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoRet
             traceback.print_exc()
         kind = "" if code >= 128 else "error: "
         print(f"{prog}: {kind}{message}", file=sys.stderr, flush=True)
+    elif code == 2 and "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun ends all when one has ended, also the one that has yet to say why.
+        with suppress(KeyboardInterrupt):
+            time.sleep(_SPOKEN)
     raise SystemExit(code)
 
 

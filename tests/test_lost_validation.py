@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import active_children
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +78,38 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 class Lost(Dataset[int]):
-    """Whose second item ends the process that loads it."""
+    """Whose second item ends the process that loads it, once the first is taken."""
+
+    def __init__(self, taken: Path) -> None:
+        self.taken = taken
 
     def __len__(self) -> int:
         return 9
 
     def __getitem__(self, index: int) -> int:
         if index == 1:
-            time.sleep(0.5)  # in which the first is handed over
+            while not self.taken.exists():
+                time.sleep(0.01)
             signal.raise_signal(signal.SIGKILL)
         return index
 
 
-def test_a_lost_worker_is_said_where_a_batch_is_waited_for() -> None:
+def started(dataset: Dataset[Any]) -> tuple[Iterator[Any], BaseProcess]:
+    """Its items, and the worker that loads them."""
+    before = set(active_children())
+    batches = loaded(DataLoader(dataset, batch_size=None, num_workers=1, **worker_options(1)))
+    (worker,) = set(active_children()) - before
+    return batches, worker
+
+
+def test_a_lost_worker_is_said_where_a_batch_is_waited_for(tmp_path: Path) -> None:
     """And not by torch's handler of a signal, in whatever the program does meanwhile."""
-    loader = DataLoader(Lost(), batch_size=None, num_workers=1, **worker_options(1))
-    batches = loaded(loader)
+    batches, worker = started(Lost(tmp_path / "taken"))
     assert next(batches) == 0
-    time.sleep(1.5)
+    (tmp_path / "taken").touch()
+    # Its end is not asked for, which would leave nothing to say for the handler.
+    assert wait([worker.sentinel], 60)
+    time.sleep(0.5)
     with pytest.raises(WorkerError, match=rf"have failed \(DataLoader worker .*\): {ADVICE}\.$"):
         next(batches)
 
@@ -117,9 +133,10 @@ def test_a_worker_that_is_killed_while_a_batch_is_fetched_from_it() -> None:
     In five of six times, so that this is tried thrice.
     """
     for _ in range(3):
-        batches = loaded(DataLoader(Stopped(), batch_size=None, num_workers=1, **worker_options(1)))
-        time.sleep(0.5)
-        (worker,) = active_children()
+        batches, worker = started(Stopped())
+        assert worker.pid is not None
+        _, status = os.waitpid(worker.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
         killer = threading.Timer(0.2, worker.kill)
         killer.start()
         with pytest.raises(WorkerError, match=rf"have failed \(.+\): {ADVICE}\.$"):
@@ -138,7 +155,7 @@ class Wrong(Dataset[int]):
         raise self.error("of the program")
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ConnectionError, EOFError])
+@pytest.mark.parametrize("error", [RuntimeError, OSError, ConnectionError, EOFError])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_another_error_of_a_worker_is_what_it_is(workers: int, error: type[Exception]) -> None:
     loader = DataLoader(Wrong(error), num_workers=workers, **worker_options(workers))
@@ -172,17 +189,17 @@ def test_a_worker_that_is_killed_leaves_the_step_before(
         stderr=subprocess.PIPE,
     )
     epoch = int(steps_saved(whole)[-1].removeprefix("step-")) // 2
-    # Killed in the moment in which a batch is fetched from it, it is not the worker that is named.
     child = stopped_in_training(process, tmp_path / "run", epoch)[0]
+    # Killed in the moment in which a batch is fetched from it, it is not the worker that is named.
+    named = rf".*{child}.*|\[Errno \d+\].*|a connection was closed"
     os.kill(child, signal.SIGKILL)
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 2, errors
     assert "Traceback" not in errors
     found = re.search(
-        rf"train\.py: error: The processes that load images have failed "
-        rf"\((?:.*{child}.*|\[Errno \d+\].*)\): {ADVICE}, "
-        r"then go on with --resume after step (\d+), saved in (\S+)\.$",
+        rf"train\.py: error: The processes that load images have failed \((?:{named})\): "
+        rf"{ADVICE}, then go on with --resume after step (\d+), saved in (\S+)\.$",
         errors.strip(),
     )
     assert found, errors

@@ -372,10 +372,16 @@ def test_what_torchrun_takes_for_a_flag_of_its_own(config_class: Any) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_evaluate_as_its_help_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_torchrun_starts_evaluate_as_its_help_says(tmp_path: Path, late: str) -> None:
+    """And the error of all is said, whichever process comes to it first."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, time\nif os.environ.get('RANK') == '{late}': time.sleep(2)\n"
+    )
     said = python(CHECKOUT / "evaluate.py", "--help", cwd=tmp_path)
     (line,) = (line for line in said.splitlines() if line.strip().startswith("torchrun"))
     words = line.replace("evaluate.py", str(CHECKOUT / "evaluate.py")).split()[1:]
-    done = run_python("-m", "torch.distributed.run", *words, "--report=maybe", cwd=tmp_path)
+    torchrun = ("-m", "torch.distributed.run", *words, "--report=maybe")
+    done = run_python(*torchrun, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "evaluate.py: error: --report takes true or false, got 'maybe'" in done.stderr

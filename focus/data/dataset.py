@@ -260,7 +260,7 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
 def _while_it_has_workers(batches: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from batches
-    except (RuntimeError, ConnectionError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         # A batch is fetched from the worker that has made it. One that is killed meanwhile breaks
         # the connection a moment before torch can see that it has ended.
         broken = not isinstance(error, RuntimeError) and not _RAISED_THERE.match(str(error))
