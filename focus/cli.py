@@ -43,6 +43,9 @@ C = TypeVar("C", TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
 # What it says of a path that is none, or of something else than it is used for.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
+# What gloo says of another process that has ended; with NCCL one waits until the launcher ends it.
+_GONE = re.compile("gloo.*(closed by peer|reset by peer|Broken pipe)")
+
 # What Hugging Face's trainer and timm's script call them, where no word is like ours.
 _ELSEWHERE = {
     "learning_rate": "lr",
@@ -156,7 +159,8 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
     130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
     several processes only the first of each machine writes the line, but for what one alone may
-    meet: an ImageError, a full disk, a GPU without memory left, which ends it alike.
+    meet: an ImageError, a full disk, a GPU without memory left, which ends it alike. What it leaves
+    the others with, a connection that is closed, is no traceback either.
 
     Args:
         prog: the program's name, with which the line begins.
@@ -192,6 +196,10 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     except RuntimeError as error:
         # torch is imported where there can be such an error, and takes seconds where it is not.
         torch = sys.modules.get("torch")
+        if _GONE.search(str(error)):
+            said = "Another process of the launch has ended: its last line, or the launcher's, "
+            first = os.environ.get("LOCAL_RANK", "0") == "0"
+            _end(2, f"{said}says why.", prog, debug, first)
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))

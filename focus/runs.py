@@ -8,7 +8,7 @@ chosen on), ``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -218,9 +218,14 @@ def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, step: in
     # Listed, not asked for: NFS may remember that a file was not there.
     while not (there := _lists(folder, CHECKPOINTS)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    seen = gather_object([(there, step)])
+    check_alike(accelerator, folder, (there, step))
+
+
+def check_alike(accelerator: Accelerator, folder: Path, found: Hashable) -> None:
+    """Raise InputError, in every process, where they have not found the same in the run folder."""
+    seen = gather_object([found])
     if len(set(seen)) > 1:
-        rank = next(rank for rank, found in enumerate(seen) if found != seen[0])
+        rank = next(rank for rank, each in enumerate(seen) if each != seen[0])
         raise InputError(
             f"Process {rank} does not see the run folder {folder} that the main process writes: "
             "give an --output that all machines share."

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from traceback import clear_frames
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +23,7 @@ from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
 from focus.errors import ImageError, InputError, OneProcessError
 from focus.kernels import backend_for
+from focus.shared_config import MixedPrecision
 from focus.stopping import Stopped
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _SHOWN = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 # What Accelerate may be told that the programs do not take: checkpoints hold whole networks.
-_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
 
 # For what the main process does first: a million images take an hour to decode, and NCCL would wait
 # ten minutes. A launcher ends the processes of one that has died, however long they would wait.
@@ -83,8 +84,8 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: bf16 on a GPU that emulates it; fp16 without a GPU, where Accelerate would train
             in float32 without a word; a launcher that was told another precision, or accumulation,
-            than the program, or to share a network out; more processes than GPUs; a FOCUS_BACKEND
-            that is none, or that cannot run here.
+            than the program, or to share a network out, or compile it; more processes than GPUs; a
+            FOCUS_BACKEND that is none, or that cannot run here.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -96,10 +97,20 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         )
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.mixed_precision):
+        advice = f"launch with --mixed_precision {config.mixed_precision}."
+        if launched in get_args(MixedPrecision):
+            advice = f"give the program --mixed-precision {launched}, or {advice}"
         raise InputError(
             f"The launcher was told mixed precision {launched}, the program "
-            f"{config.mixed_precision}: give the program --mixed-precision {launched}, or launch "
-            f"with --mixed_precision {config.mixed_precision}."
+            f"{config.mixed_precision}: {advice}"
+        )
+    # Accelerate would compile the network that is trained, and not the one that is validated.
+    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if compiler.lower() != "no" and hasattr(config, "compile"):
+        raise InputError(
+            f"The launcher was told to compile the network with {compiler.lower()}, about which "
+            "the run would say nothing: launch with --dynamo_backend no, and give the program "
+            "--compile."
         )
     for kind in _SHARDED:
         if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):

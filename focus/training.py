@@ -27,6 +27,7 @@ from focus.results import Results
 from focus.runs import (
     BEFORE,
     SavedRun,
+    check_alike,
     check_folder,
     folder_of,
     held,
@@ -59,6 +60,8 @@ def train(config: TrainConfig) -> None:
     accelerator = start(run)
     main = accelerator.is_main_process
     saved, recorded = together(accelerator, lambda: _before(runs))
+    for each, before in zip(runs, saved, strict=True):
+        check_alike(accelerator, folder_of(each), before and before.state.step)
     # What takes seconds first, then weights, which may have to be fetched, then every image.
     listed = main_first(accelerator, lambda: listed_images(run, recorded=recorded, progress=main))
     detectors = together(accelerator, lambda: [*map(_untrained, runs, saved)])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from focus.cli import run, spoken_time
 from focus.config import EvaluateConfig, TrainConfig
 from focus.flags import flag
 
-from .launching import python
+from .launching import free_port, python, told
 from .launching import run as run_python
 from .test_cli import TRAIN_FLAGS
 
@@ -140,6 +141,43 @@ def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None
     other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
     assert other.returncode == 1
     assert other.stderr.endswith("RuntimeError: another\n")
+
+
+GONE = """
+import os, sys
+import torch
+from datetime import timedelta
+from focus.cli import run
+from focus.config import TrainConfig
+
+def main(config):
+    rank = int(os.environ["RANK"])
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=50))
+    torch.distributed.barrier()
+    if rank == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    torch.distributed.all_reduce(torch.ones(1))
+
+run(main, TrainConfig)
+"""
+
+
+def test_what_one_process_alone_meets_is_no_traceback_of_the_others(tmp_path: Path) -> None:
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        ranks = [
+            pool.submit(program, tmp_path, source=GONE, **told(rank, 3, port, local=3))
+            for rank in range(3)
+        ]
+    first, lacking, other = (rank.result() for rank in ranks)
+    assert [done.returncode for done in (first, lacking, other)] == [2, 2, 2]
+    assert "error: A GPU is out of memory" in lacking.stderr
+    assert first.stderr.splitlines()[-1] == (
+        "program.py: error: Another process of the launch has ended: its last line, or the "
+        "launcher's, says why."
+    )
+    assert "error: " not in other.stderr  # of each machine one says so
+    assert "Traceback" not in first.stderr + lacking.stderr + other.stderr
 
 
 @pytest.mark.parametrize(

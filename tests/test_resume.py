@@ -462,6 +462,21 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert not checkpoints(tmp_path / "0" / "runs")
 
 
+def test_a_run_that_one_machine_alone_has_is_not_resumed(faces: Path, tmp_path: Path) -> None:
+    """Which is said before anything that the second misses: it would measure the maps anew."""
+    rows, splits = ["path,label,split,heatmap"], ("train", "train", "validation", "test")
+    for number, path in enumerate(sorted(faces.rglob("*.png"))):
+        rows.append(f"{path},{'fake' in str(path):d},{splits[number % 4]},{path}")
+    (tmp_path / "faces.csv").write_text("\n".join(rows))
+    words = [*SMALL, "--data", tmp_path / "faces.csv", "--allow-outside-root", "--epochs", "1"]
+    words += ["--loss", "hinge", "--target-from-maps", "--output", "runs", "--report-to", "none"]
+    (tmp_path / "0").mkdir()
+    together(2, *words, cwd=tmp_path / "0")
+    errors = refused_together([*words, "--resume"], tmp_path, machines=2)
+    said = "does not see the run folder runs/run that the main process writes"
+    assert f"train.py: error: Process 1 {said}" in errors[0].splitlines()[-1]
+
+
 def test_a_run_that_diverges_before_it_gives_up_is_told_so(faces: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", faces, "--output", tmp_path, "--lr", "1e30", "--warmup", "0"]
     words += ["--batch-size", "50", "--optimizer", "sgd", "--max-nonfinite", "100"]

@@ -415,6 +415,16 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
         # Accelerate would divide the loss by it, whatever the program says.
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "told 4 gradient accumulation steps"),
         ({"ACCELERATE_USE_FSDP": "true"}, "told FSDP, which .*: launch with --multi_gpu"),
+        (
+            {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"},
+            "told PARALLELISM_CONFIG, which .*: launch with --multi_gpu",
+        ),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "told to compile .*: launch with .* --compile"),
+        # Which the program does not have.
+        (
+            {"ACCELERATE_MIXED_PRECISION": "fp8"},
+            "told mixed precision fp8, the program no: launch with --mixed_precision no[.]",
+        ),
     ],
 )
 def test_what_the_launcher_was_told_is_not_overruled_silently(
