@@ -188,3 +188,18 @@ def test_an_evaluation_replaces_nothing_that_it_was_given(tmp_path: Path) -> Non
     refused(faces / "out", inside, test_data={"new": str(faces)})
     refused(faces / "out", inside, data=(str(table),), test_real={"new": f"{faces}/../faces"})
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_says_of_which_file(tmp_path: Path) -> None:
+    path = tmp_path / "summary.csv"
+
+    def write(to: str) -> None:
+        with written_whole(path), Path(to).open("w") as file:
+            file.write("x")
+
+    with pytest.raises(OSError, match=r"No space left on device.*summary\.csv'$"):
+        write("/dev/full")
+    with pytest.raises(OSError, match=r"No such file or directory.*/none/x'$"):
+        write(f"{tmp_path}/none/x")
+    assert not any(tmp_path.iterdir())
