@@ -21,7 +21,7 @@ from focus.data.manifest import (
     open_csv,
 )
 from focus.data.readers import cyborg, folders, hub, tables
-from focus.data.readers.both import refuse_both_classes
+from focus.data.readers.both import refuse_both_classes, refuse_two_labels
 from focus.data.readers.columns import NAMES, Columns, could_be_label
 from focus.data.readers.files import (
     IMAGE_EXTENSIONS,
@@ -232,8 +232,9 @@ def read_given(
     name_fakes: whether those of ``--data`` whose generator is named nowhere get the default one.
     output: a folder for pictures, which may not be taken for images the next time. A ``--columns
     label=``, for "there is none", is for the tables of the test sets where there are any. Raises
-    InputError for a path of ``--data`` that is given twice, for a ``--layout`` or ``--columns``
-    that no path has a use for, and what :func:`read_data` and :func:`read_tests` raise.
+    InputError for a path of ``--data`` that is given twice, for an image that is given as real and
+    as synthetic, for a ``--layout`` or ``--columns`` that no path has a use for, and what
+    :func:`read_data` and :func:`read_tests` raise.
     """
     places = [p if p.startswith(HUB_PREFIX) else str(Path(p).resolve()) for p in config.data]
     if twice := [path for path in places if places.count(path) > 1]:
@@ -284,6 +285,7 @@ def read_given(
         allow_outside_root=config.allow_outside_root,
         say=say,
     )
+    refuse_two_labels((*own, *tests))
     if columns and not any(reading.columns for reading in readings):
         raise InputError("--columns is for tables, and no path is one: drop it.")
     return own, _apart(own, tests) if config.test_real else tests
