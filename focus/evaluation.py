@@ -62,7 +62,9 @@ def evaluate(config: EvaluateConfig) -> None:
     accelerator = start(config)
     model, output, detector = together(accelerator, lambda: _loaded(config))
     main = accelerator.is_main_process
-    manifest, bad, workers = main_first(accelerator, lambda: _images(config, model, progress=main))
+    manifest, bad, workers = main_first(
+        accelerator, lambda: _images(config, model, output, progress=main)
+    )
     if config.robustness:
         robustness.check_labels(manifest)
     if main and (earlier := [name for name in _FILES if (output / name).exists()]):
@@ -173,13 +175,16 @@ def _eval_metric(run: Path) -> str | None:
 
 
 def _images(
-    config: EvaluateConfig, model: Path, progress: bool
+    config: EvaluateConfig, model: Path, output: Path, progress: bool
 ) -> tuple[Manifest, list[BadFile], int]:
     """What to score, what cannot be decoded, and how many workers that is worth.
 
     That is the images given, else those that the run was tested on.
     """
-    own, tests = read_given(config, allow_unlabelled=True)
+    for path in (*config.data, *config.test_data.values(), *config.test_real.values()):
+        if Path(path).resolve() in [(output / name).resolve() for name in _FILES]:
+            raise InputError(f"--output {output} would replace {path}: give another folder.")
+    own, tests = read_given(config, allow_unlabelled=True, output=output)
     given, record = own + tests, record_of(model.parent)
     if not given and config.run is not None:
         given = record.split("test")

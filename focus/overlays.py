@@ -20,6 +20,7 @@ from focus.inference import predictions
 from focus.metrics import stretched
 from focus.plotting import short_labels
 from focus.test_sets import UNNAMED
+from focus.writing import written_whole
 
 if TYPE_CHECKING:
     from focus.models import Detector
@@ -115,7 +116,8 @@ def contact_sheet(
         said = f"{more} more generator{'s' if more > 1 else ''} not shown"
         left = _LABELS / size[0]
         figure.text(left, _MARGIN / size[1], said, va="bottom", size=9, weight="bold")
-    figure.savefig(path, format="png")
+    with written_whole(Path(path)) as aside:
+        figure.savefig(aside, format="png")
 
 
 def _by_kind(manifest: Manifest) -> list[int]:

@@ -47,8 +47,10 @@ def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
         if flushed:
             flush(aside)
         aside.replace(path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in REFUSED and not error.filename:
+            error.filename = str(path)  # which the system leaves out for what is written to a file
         raise
     if flushed:
         _remove_left(path)

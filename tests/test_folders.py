@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from focus.config import EvaluateConfig
 from focus.data.readers import files as reader_files
-from focus.data.readers import read_data, read_tests
+from focus.data.readers import read_data, read_given, read_tests
 from focus.data.readers.files import find_maps, folders_called
 from focus.errors import InputError
 
@@ -208,3 +209,25 @@ def test_the_folder_of_maps_is_looked_for_once(
     (other / "heatmaps").mkdir()
     assert find_maps(None, other, one) == (other / "heatmaps", False)
     assert listed == [other, one]
+
+
+def test_an_image_is_given_with_one_label(tmp_path: Path) -> None:
+    """Real images of a folder that holds the fakes, too, would count as of either class."""
+    names = ("all/1.png", "all/new/2.png", "data/real/3.png", "data/fake/4.png")
+    write(dict.fromkeys(names, "face 1"), tmp_path)
+
+    def read(data: Collection[str] = (), **tests: str) -> tuple[int, int]:
+        given = {name: {"new": f"{tmp_path}/{path}"} for name, path in tests.items()}
+        paths = tuple(f"{tmp_path}/{path}" for path in data)
+        config = EvaluateConfig(model_dir="m", data=paths, **given)
+        own, others = read_given(config, allow_unlabelled=True)
+        return len(own), len(others)
+
+    message = r"2\.png' is given as real and as synthetic, by two of --data, --test-data and"
+    with pytest.raises(InputError, match=message):
+        read(test_data="all/new", test_real="all")
+    with pytest.raises(InputError, match=r"3\.png' is given as real and as synthetic"):
+        read(["data"], test_data="data/real")
+    # In two roles, but of one class.
+    assert read(["data"], test_data="data/fake", test_real="data/real") == (2, 2)
+    assert read(["all"], test_data="all") == (2, 2)

@@ -1,5 +1,7 @@
 """Overlays: the colours where they belong, and a sheet that shows every generator."""
 
+import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import matplotlib
@@ -69,6 +71,22 @@ def sheet_size(detector: Detector, manifest: Manifest, path: Path) -> tuple[int,
         return image.size
 
 
+def test_a_full_disk_leaves_the_sheet_that_was_there(faces: Manifest, tmp_path: Path) -> None:
+    """A limit on the size of files makes the kernel refuse the write, as a full disk does."""
+    out = tmp_path / "sheet.png"
+    sheet_size(Detector(), faces, out)
+    kept = out.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*sheet\.png'$"):
+            contact_sheet(Detector(), faces, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert out.read_bytes() == kept
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_sheet_has_a_row_a_kind_and_a_place_for_maps(faces: Manifest, tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = Detector(training_generators=("kA",)).train()
@@ -115,6 +133,7 @@ def texts_of_sheet(
     """What stands on a sheet below its head, but for its captions."""
     figures: list[Figure] = []
     patch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    patch.setattr("focus.overlays.written_whole", nullcontext)  # of what is not written
     detector = Detector(image_size=32, training_generators=known)
     contact_sheet(detector, Manifest(samples), "sheet.png", columns=1)
     return [text.get_text() for text in figures[0].texts][2:]

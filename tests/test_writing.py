@@ -6,10 +6,15 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from focus.config import EvaluateConfig
 from focus.errors import InputError
+from focus.evaluation import evaluate
+from focus.models import Detector
 from focus.runtime import check_writable
 from focus.writing import check_empty, csv_written_whole, written_whole
 
@@ -159,3 +164,42 @@ def test_a_folder_that_cannot_be_made_is_refused_before(
 def test_looking_whether_a_folder_can_be_made_leaves_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_replaces_nothing_that_it_was_given(tmp_path: Path) -> None:
+    """Nor does it leave pictures where the same command would score them the next time."""
+    Detector().save_pretrained(tmp_path / "model")
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    Image.new("RGB", (8, 8)).save(faces / "a.png")
+    table = tmp_path / "scores.csv"
+    table.write_text("path,label\nfaces/a.png,real\n")
+
+    def refused(output: Path, message: str, **given: Any) -> None:
+        with pytest.raises(InputError, match=message) as error:
+            evaluate(EvaluateConfig(model_dir=f"{tmp_path}/model", output=str(output), **given))
+        assert "\n" not in str(error.value)
+
+    before = sorted(tmp_path.rglob("*"))
+    refused(tmp_path, "would replace .*scores.csv: give another", data=(str(table),))
+    assert table.read_text().startswith("path,label")
+    inside = "--output .* lies in .*faces, where its pictures would be taken for images the next"
+    refused(faces, inside, data=(str(faces),))
+    refused(faces / "out", inside, test_data={"new": str(faces)})
+    refused(faces / "out", inside, data=(str(table),), test_real={"new": f"{faces}/../faces"})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_says_of_which_file(tmp_path: Path) -> None:
+    path = tmp_path / "summary.csv"
+
+    def write(to: str) -> None:
+        with written_whole(path), Path(to).open("w") as file:
+            file.write("x")
+
+    with pytest.raises(OSError, match=r"No space left on device.*summary\.csv'$"):
+        write("/dev/full")
+    with pytest.raises(OSError, match=r"No such file or directory.*/none/x'$"):
+        write(f"{tmp_path}/none/x")
+    assert not any(tmp_path.iterdir())

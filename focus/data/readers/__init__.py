@@ -21,7 +21,7 @@ from focus.data.manifest import (
     open_csv,
 )
 from focus.data.readers import cyborg, folders, hub, tables
-from focus.data.readers.both import refuse_both_classes
+from focus.data.readers.both import refuse_both_classes, refuse_two_labels
 from focus.data.readers.columns import NAMES, Columns, could_be_label
 from focus.data.readers.files import (
     IMAGE_EXTENSIONS,
@@ -222,17 +222,19 @@ def read_given(
     *,
     allow_unlabelled: bool = False,
     name_fakes: bool = True,
+    output: Path | None = None,
 ) -> tuple[Manifest, Manifest]:
     """The images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
     Either is empty only if nothing was given. Real images of ``--test-real`` that are no
     generator's own are compared with the fakes of ``--test-data`` alone, unless ``--data`` has
     none to test on. The main process prints a line for each path: the layout it was read as.
-    name_fakes: whether those of ``--data`` whose generator is named nowhere
-    get the default one. A ``--columns label=``, for "there is none", is for the tables of the test
-    sets where there are any. Raises InputError for a path of ``--data`` that is given twice, for a
-    ``--layout`` or ``--columns`` that no path has a use for, and what :func:`read_data` and
-    :func:`read_tests` raise.
+    name_fakes: whether those of ``--data`` whose generator is named nowhere get the default one.
+    output: a folder for pictures, which may not be taken for images the next time. A ``--columns
+    label=``, for "there is none", is for the tables of the test sets where there are any. Raises
+    InputError for a path of ``--data`` that is given twice, for an image that is given as real and
+    as synthetic, for a ``--layout`` or ``--columns`` that no path has a use for, and what
+    :func:`read_data` and :func:`read_tests` raise.
     """
     places = [p if p.startswith(HUB_PREFIX) else str(Path(p).resolve()) for p in config.data]
     if twice := [path for path in places if places.count(path) > 1]:
@@ -249,6 +251,8 @@ def read_given(
 
     def say(reading: Reading) -> None:
         readings.append(reading)
+        if output is not None and reading.layout == "images":
+            _refuse_inside(output, reading.path)
         if is_main_process():
             print(reading, flush=True)
 
@@ -281,9 +285,19 @@ def read_given(
         allow_outside_root=config.allow_outside_root,
         say=say,
     )
+    refuse_two_labels((*own, *tests))
     if columns and not any(reading.columns for reading in readings):
         raise InputError("--columns is for tables, and no path is one: drop it.")
     return own, _apart(own, tests) if config.test_real else tests
+
+
+def _refuse_inside(output: Path, folder: str) -> None:
+    """Raise InputError if pictures in ``output`` would be images of a plain folder next time."""
+    if output.resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(
+            f"--output {output} lies in {folder}, where its pictures would be taken for images the "
+            "next time: give a folder elsewhere."
+        )
 
 
 def _apart(own: Manifest, tests: Manifest) -> Manifest:

@@ -1,11 +1,12 @@
-"""Folders whose images would all count as of one class, though some, by their names, are not."""
+"""Images of one class that would count as of the other: by their folders' names, or as given."""
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from focus.data.generators import family_of
-from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 
 _WORDS = {
@@ -61,3 +62,16 @@ def _called(folders: tuple[str, ...], label: int) -> int | None:
         if classes == {label} and (label == SYNTHETIC or not is_generator):
             return at
     return None
+
+
+def refuse_two_labels(images: Iterable[Sample]) -> None:
+    """Raise InputError for an image, or a face in it, that is given as real and as synthetic."""
+    labels: dict[object, int] = {}
+    for sample in images:
+        if sample.label is None:
+            continue
+        if labels.setdefault((sample.path, sample.box), sample.label) != sample.label:
+            raise InputError(
+                f"{sample.path!r} is given as real and as synthetic, by two of --data, --test-data "
+                "and --test-real: keep one of them."
+            )
