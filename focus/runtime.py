@@ -97,12 +97,12 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         )
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.mixed_precision):
-        advice = f"launch with --mixed_precision {config.mixed_precision}."
+        advice = f"launch with --mixed_precision {config.mixed_precision}"
         if launched in get_args(MixedPrecision):
             advice = f"give the program --mixed-precision {launched}, or {advice}"
         raise InputError(
             f"The launcher was told mixed precision {launched}, the program "
-            f"{config.mixed_precision}: {advice}"
+            f"{config.mixed_precision}: {advice}."
         )
     # Accelerate would compile the network that is trained, and not the one that is validated.
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
