@@ -70,7 +70,7 @@ def _entropy_kernel(
     z = tl.zeros((padded(CELLS),), ACC)
     for s in range(splits):
         z += tl.load(maps_ptr + ((b * splits + s) * rows + row) * CELLS + p, mask=inside, other=0)
-    y = tl.load(index_ptr + b * stride_ib + row * stride_ik)
+    y = tl.load(index_ptr + b * stride_ib + row.to(tl.int64) * stride_ik)
     z = tl.where((y >= 0) & (y < classes), z, float("nan"))
     entropy, _ = entropy_and_slope(z, inside, tl.load(temperature_ptr), INVERSE_LOG)
     tl.store(cam_ptr + (b * rows + row) * CELLS + p, z, mask=inside)

@@ -227,7 +227,7 @@ def _terms_kernel(
 
     # Focus: the entropy against its target.
     if entropy_target_ptr is not None:
-        excess = entropy - tl.load(entropy_target_ptr + b * stride_h)
+        excess = entropy - tl.load(entropy_target_ptr + b.to(tl.int64) * stride_h)
     else:
         mass = tl.sum(human, 0)
         part = human / tl.where(mass > 0, mass, 1)

@@ -98,7 +98,7 @@ def _maps_kernel(
     p = first_p + tl.arange(0, BLOCK_P)
     if INDEXED:
         own = index_ptr + first_b.to(tl.int64) * stride_i[0]
-        row = tl.load(own + k * stride_i[1], mask=k < rows, other=-1)
+        row = tl.load(own + k.to(tl.int64) * stride_i[1], mask=k < rows, other=-1)
         known = (row >= 0) & (row < classes)
     else:
         row = k.to(tl.int64)

@@ -53,6 +53,7 @@ def interpreter(
         patch.setenv("TRITON_INTERPRET", "1")
         try:
             _round_to_nearest(patch)
+            _poison_what_is_masked(patch)
             _quicken(patch, check_overflow)
             yield
         finally:
@@ -101,6 +102,23 @@ def _round_to_nearest(patch: pytest.MonkeyPatch) -> None:
         return TensorHandle(values.numpy().view(np.uint16), tl.bfloat16)
 
     patch.setattr(InterpreterBuilder, "cast_impl", rounded)
+
+
+def _poison_what_is_masked(patch: pytest.MonkeyPatch) -> None:
+    """NaN, or -1, where a load has a mask and no ``other``: on a GPU it may be anything, here 0."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _get_np_dtype
+
+    load = InterpreterBuilder.create_masked_load
+
+    def poisoned(self: Any, pointers: Any, mask: Any, other: Any, *options: Any) -> Any:
+        if other is None:
+            kind = pointers.get_element_ty()
+            values = np.zeros(pointers.data.shape, _get_np_dtype(kind))
+            values.view(np.uint8)[...] = 255
+            other = TensorHandle(values, kind)
+        return load(self, pointers, mask, other, *options)
+
+    patch.setattr(InterpreterBuilder, "create_masked_load", poisoned)
 
 
 def _quicken(patch: pytest.MonkeyPatch, check_overflow: bool) -> None:

@@ -21,6 +21,7 @@ from bench.emulated_gpu import EmulatedGPU, emulated_gpu
 from bench.ptx import Fault
 from focus.kernels import focus_head
 
+from . import test_focus_head
 from .as_reference import assert_cam_entropy, assert_class_activation, assert_focus_head
 from .cases import (
     HEAD,
@@ -94,6 +95,15 @@ def test_other_operations_as_reference(case: Case) -> None:
     form = Form("triton", emulated="sm_90")
     assert_cam_entropy(form, case, temperature=0.7)
     assert_class_activation(form, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [2, 17])
+def test_small_tensors_of_any_strides_as_reference(classes: int) -> None:
+    """A compiler takes strides of 1 and 2 for two kernels, which need not add in one order."""
+    form = Form("triton", emulated="sm_90")
+    arguments = form, test_focus_head.strided, classes
+    test_focus_head.test_small_tensors_of_any_strides_as_reference(*arguments)
 
 
 @pytest.mark.parametrize("layout", [pytest.param("nchw", marks=pytest.mark.slow), "channels_last"])

@@ -55,7 +55,8 @@ WAITS = {
     "aten::repeat_interleave",
 }
 # A tensor of numbers on the host, which is then copied.
-COPIES = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy}
+COPIES = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
+INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
 
 
 class Calls(TorchDispatchMode):
@@ -86,6 +87,9 @@ class Copies(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         assert function not in COPIES, function
+        if function in INDEXING:
+            index = args[1] if isinstance(args[1], tuple) else args[1:2]
+            assert not any(isinstance(part, list) for part in index), "an index of numbers"
         return function(*args, **(kwargs or {}))
 
 
@@ -110,6 +114,9 @@ PLANTED: dict[str, Callable[[Tensor], Any]] = {
     "from the host": lambda t: t + torch.ones(3).to(t.device),
     "list": lambda t: torch.tensor([1.0, 2.0], device=t.device),
     "number": lambda t: torch.tensor(1.0),
+    "new": lambda t: t.new_tensor([1.0, 2.0]),
+    "numbers as index": lambda t: t[[0, 2]],
+    "numbers as index of a write": lambda t: t[None].__setitem__((0, [0, 2]), 1.0),
 }
 
 
@@ -117,7 +124,7 @@ PLANTED: dict[str, Callable[[Tensor], Any]] = {
 def test_what_waits_for_the_device_is_found(fault: str) -> None:
     tensor = torch.empty(3, device="meta")
     with pytest.raises(AssertionError), watched():
-        PLANTED[fault](tensor)
+        PLANTED[fault](tensor.neg())  # a call that may be: to see none is refused as well
 
 
 OPTIONS = {

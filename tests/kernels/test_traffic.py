@@ -3,7 +3,6 @@
 their addresses."""
 
 import functools
-import mmap
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -38,6 +36,7 @@ from .cases import (
     run_cam_entropy,
     run_focus_head,
 )
+from .far import FarGradients, spread
 from .interpreter import interpreter, shuffled_programs
 from .tolerances import assert_close
 
@@ -406,45 +405,6 @@ def test_the_order_is_shuffled() -> None:
 
 # Addresses beyond 2^31 elements.
 
-LIMIT = 2**31
-"""More than int32 holds."""
-NO_RESERVE = 0x4000
-"""Linux's MAP_NORESERVE, which not every Python names."""
-
-
-def spread(tensor: Tensor, axis: int) -> Tensor:
-    """The same numbers, the last along an axis more than 2^31 elements from the first.
-
-    It takes address space only: a page of memory is there once it is written.
-    """
-    strides = list(tensor.contiguous().stride())
-    steps = tensor.shape[axis] - 1
-    strides[axis] = LIMIT // steps // 16 * 16 + 16
-    elements = steps * strides[axis] + tensor.numel()
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
-    memory = mmap.mmap(-1, elements * tensor.element_size(), flags=flags)
-    far = torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, strides)
-    return far.copy_(tensor)
-
-
-class FarGradients(TorchDispatchMode):
-    """Memory asked for in the shape of the features comes from :func:`spread`."""
-
-    def __init__(self, features: Tensor, axis: int) -> None:
-        super().__init__()
-        self.features, self.axis, self.given = features, axis, 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        is_memory = func._schema.name.removeprefix("aten::") in ("empty", "empty_like", "new_empty")
-        if is_memory and out.shape == self.features.shape and out.dtype == self.features.dtype:
-            self.given += 1
-            return spread(out, self.axis)
-        return out
-
 
 def head_and_entropy(inputs: Inputs, form: Form) -> dict[str, Tensor]:
     case = HEAD | {"batch": 3, "channels": 3, "classes": len(inputs.weight)}
@@ -489,6 +449,32 @@ def test_addresses_beyond_int32(where: str, axis: int, dtype: torch.dtype, class
     assert far.given == (2 if where == "gradient" else 0)
     for name, tensor in actual.items():
         assert_close(name, tensor, expected[name], dtype)
+
+
+def activation(inputs: Inputs, classes: Tensor) -> tuple[Tensor, ...]:
+    return class_activation(inputs.features, inputs.weight, inputs.bias, classes)
+
+
+def focus_terms(inputs: Inputs, target: Tensor) -> tuple[Tensor, ...]:
+    options = {"entropy_target": target, "level": "match"}
+    return focus_head(inputs.features, inputs.weight, inputs.bias, inputs.index, **options)
+
+
+CLASSES = torch.tensor([[0, 1, 2], [3, 2, 1], [2, 0, 3]])
+
+
+@pytest.mark.parametrize(
+    ("call", "values", "axis"),
+    [(activation, CLASSES, 0), (activation, CLASSES, 1), (focus_terms, torch.rand(3), 0)],
+    ids=["samples", "classes", "target"],
+)
+def test_small_tensors_beyond_int32(
+    call: Callable[..., tuple[Tensor, ...]], values: Tensor, axis: int
+) -> None:
+    inputs = make_inputs({"batch": 3, "channels": 3, "grid": (3, 3), "classes": 4})
+    arranged, found = (values, spread(values, axis)), list[tuple[Tensor, ...]]()
+    measure(lambda: found.extend(call(inputs, tensor) for tensor in arranged), inputs.features)
+    assert all(map(torch.equal, *found))
 
 
 def test_an_offset_of_32_bits_is_refused() -> None:

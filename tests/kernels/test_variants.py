@@ -24,8 +24,9 @@ def test_variants_compile(tmp_path: Path) -> None:
         variants = json.loads((program.wait() / "variants.json").read_text())
     faults = {(v["kernel"], v["case"]): v["error"] for v in variants if v["error"]}
     assert faults.pop(("two_types", "planted"))
+    assert faults.pop(("promoted", "planted")) == "computes in float64"
     assert not faults
-    assert {v["kernel"] for v in variants} == KERNELS | {"two_types"}
+    assert {v["kernel"] for v in variants} == KERNELS | {"two_types", "promoted"}
     assert len(variants) > 700
     # What sm_86, sm_89 and sm_120 have.
     assert max(v["shared"] for v in variants) <= 99 * 1024
