@@ -19,9 +19,9 @@ Parts, in this order, each within its share of the time; what one leaves goes to
   forward, a backward, a step; bf16.
 - ``step``: a training step of two networks with cross-entropy alone (twice, which says what cannot
   be told apart), our loss, and the branches.
-- ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path; bf16, two shapes
-  before the others.
-- ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is on the path.
+- ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path or in the CUDA
+  toolkit (``CUDA_HOME``, else /usr/local/cuda); bf16, two shapes before the others.
+- ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is.
 
 Times are microseconds between two events on the device: median, 10 % and 90 % quantile. Before each
 repetition triton.testing.do_bench overwrites the L2, so that F is not in it; writing that back is
@@ -330,6 +330,9 @@ def main() -> int:
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu: a rehearsal")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
+    # Where many images have ncu and compute-sanitizer, without naming it on the path.
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")
+    os.environ["PATH"] += f"{os.pathsep}{toolkit}"
     device = "cuda" if arguments.device == "gpu" else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip or "the CPU only"

@@ -218,20 +218,27 @@ def test_an_abort_loses_no_finished_case(tmp_path: Path, how: int) -> None:
     assert (code, report["problems"]) == ((1, ["interrupted"]) if how == 2 else (-9, []))
 
 
-def test_sigterm_ends_what_was_started_and_keeps_the_parts_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_the_path", [True, False])
+def test_sigterm_ends_what_was_started_and_keeps_the_parts_before(
+    tmp_path: Path, on_the_path: bool
+) -> None:
     """It is what ``timeout`` sends, to the process and to its group, so that it comes twice."""
     path, number = tmp_path / "report.json", tmp_path / "pid"
-    endless = tmp_path / "ncu"
+    endless = tmp_path / "bin" / "ncu"
+    endless.parent.mkdir()
     endless.write_text(
         f"#!/bin/sh\necho $$ > {number}.new; mv {number}.new {number}\nexec sleep 600\n"
     )
     endless.chmod(0o755)
     command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--shapes", "2x16x9"]
     command += ["--parts", "copies,traffic", "--output", str(path)]
+    where = {"PATH": f"{endless.parent}:{os.environ['PATH']}"}
+    if not on_the_path:
+        where = {"CUDA_HOME": str(tmp_path)}
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        env=os.environ | where,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
