@@ -7,10 +7,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast, get_args
 
 from focus.data.manifest import (
     COLUMNS,
+    LABEL_NAMES,
     NO_EXTRA,
     REAL,
     SYNTHETIC,
@@ -21,6 +23,7 @@ from focus.data.manifest import (
 )
 from focus.data.readers.files import split_of
 from focus.data.readers.numbers import Numbers
+from focus.errors import InputError
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -50,7 +53,6 @@ LABELS = {
 # Words that nobody needs but for a label, and those of labels that may be anything.
 _TELLING = LABELS.keys() - {"0", "1"}
 _WORDS = LABELS.keys() | {"true", "false", "yes", "no"}
-_WORD = {REAL: "real", SYNTHETIC: "synthetic"}
 PATHS = ("path", "map_path", "mask_path")
 # Columns that ask a question: 1 and "true" are the class that they ask for.
 _ASKED = {
@@ -122,11 +124,11 @@ class Columns:
     def __str__(self) -> str:
         found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}
         if self.numbers:
-            found["label"] += f" (1 is {_WORD[self.labels['1']]})"
+            found["label"] += f" (1 is {LABEL_NAMES[self.labels['1']]})"
         return ", ".join(found.values())
 
-    def refuse_contradictions(self) -> None:
-        """Raise ValueError if the rows say in words the opposite of labels that are numbers."""
+    def refuse_contradictions(self, table: Path) -> None:
+        """Raise InputError if the rows say in words the opposite of labels that are numbers."""
         if (found := self.numbers.contradiction()) is None:
             return
         label, where = self.header[self.at["label"]], self.header[found.column]
@@ -134,9 +136,10 @@ class Columns:
         advice = f"give --columns label={where}"
         if not found.labels:
             advice = f"write real and synthetic for the numbers, or call {label} is_real"
-        raise ValueError(
-            f"{number} in the column {label} is taken for {_WORD[found.label]}, and the column "
-            f"{where} says the opposite in {found.n_rows} rows, as in {found.word!r}; {advice}"
+        raise InputError(
+            f"{table}: {number} in the column {label} is taken for {LABEL_NAMES[found.label]}, and "
+            f"the column {where} says the opposite in {found.n_rows} rows, as in {found.word!r}; "
+            f"{advice}."
         )
 
     def sample(self, cells: Sequence[str], place: Callable[[str], str]) -> Sample:

@@ -70,10 +70,7 @@ def _samples(request: Request, found: list[Columns]) -> Iterator[tuple[int, Samp
             raise InputError(f"{request.path}, row {number}: {error}; mend the row.") from error
         yield number, sample if sample.split else replace(sample, split=split)
     for columns in found:
-        try:
-            columns.refuse_contradictions()
-        except ValueError as error:
-            raise InputError(f"{request.path}: {error}.") from error
+        columns.refuse_contradictions(request.path)
 
 
 def _rows(request: Request) -> Iterator[tuple[Split, Any, dict[str, Any]]]:

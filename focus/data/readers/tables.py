@@ -40,7 +40,4 @@ def _samples(
             yield line, columns.sample(row, place)
         except ValueError as error:
             raise InputError(f"{request.path}, line {line}: {error}; mend the row.") from error
-    try:
-        columns.refuse_contradictions()
-    except ValueError as error:
-        raise InputError(f"{request.path}: {error}.") from error
+    columns.refuse_contradictions(request.path)
