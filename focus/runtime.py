@@ -106,7 +106,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
         )
     # Accelerate would compile the network that is trained, and not the one that is validated.
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-    if compiler.lower() != "no" and hasattr(config, "compile"):
+    if compiler.lower() != "no" and isinstance(config, TrainConfig):
         raise InputError(
             f"The launcher was told to compile the network with {compiler.lower()}, about which "
             "the run would say nothing: launch with --dynamo_backend no, and give the program "

@@ -36,8 +36,8 @@ def human_map(reference: str, *, coloured: list[str] | None = None) -> Map:
 
     Annotators' images of different sizes are resized to the first's. The files that have colours,
     of which only the luminance is taken, are added to ``coloured``: the peak of a heat map in
-    colour is darker than its slopes. Raises ImageError, naming the
-    file, for what cannot be decoded.
+    colour is darker than its slopes. Raises ImageError, naming the file, for what cannot be
+    decoded.
     """
     if _is_drawing(reference):
         return _drawn_map(reference)
