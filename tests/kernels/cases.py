@@ -25,11 +25,6 @@ class Form:
     emulated: str | None = None
     """The target of an emulated GPU, which takes the interpreter's place."""
 
-    @property
-    def compiled(self) -> bool:
-        """Whether each variant of a kernel is compiled, and its sums rounded, for itself."""
-        return self.device == "cuda" or self.emulated is not None
-
     @contextmanager
     def active(self) -> Iterator[None]:
         """Operations called inside take this form."""

@@ -98,9 +98,9 @@ def test_other_operations_as_reference(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("classes", [2, 17])
+@pytest.mark.parametrize("classes", [2, 5, 17])
 def test_small_tensors_of_any_strides_as_reference(classes: int) -> None:
-    """A compiler takes strides of 1 and 2 for two kernels, which need not add in one order."""
+    """To the bit also where a compiler would take strides of 1 and 2 for two kernels."""
     form = Form("triton", emulated="sm_90")
     arguments = form, test_focus_head.strided, classes
     test_focus_head.test_small_tensors_of_any_strides_as_reference(*arguments)

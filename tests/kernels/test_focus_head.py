@@ -192,9 +192,8 @@ def _upstream_of_any_strides(
         upstream = arranged(random_like(loss))
         found = torch.autograd.grad(loss, leaves, upstream, retain_graph=True)
         expected = torch.autograd.grad(loss, leaves, upstream.contiguous())
-    for name, one, other in zip(("dF", "dW", "db"), found, expected, strict=True):
-        assert_close(name, one, other.cpu().double(), torch.float32)
-        assert form.compiled or torch.equal(one, other), name
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("maps", MAPS)
@@ -417,7 +416,8 @@ def test_frozen_inputs_have_no_gradient_and_the_others_the_same(form: Form, want
         if name in wanted:
             exact = all_grads[name].cpu().double()
             assert_close(name, leaf.grad, exact, torch.float32)
-            assert form.compiled or torch.equal(leaf.grad, all_grads[name]), name
+            # On a GPU each variant of a kernel is compiled, and its sums rounded, for itself.
+            assert form.device == "cuda" or torch.equal(leaf.grad, all_grads[name]), name
         else:
             assert leaf.grad is None, name
 
