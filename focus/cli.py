@@ -196,7 +196,10 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     except RuntimeError as error:
         # torch is imported where there can be such an error, and takes seconds where it is not.
         torch = sys.modules.get("torch")
-        if _GONE.search(str(error)):
+        if torch is not None and _GONE.search(str(error)):
+            # Of a group that is still there at Python's end, a thread may abort the process.
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
             said = "Another process of the launch has ended: its last line, or the launcher's, "
             first = os.environ.get("LOCAL_RANK", "0") == "0"
             _end(2, f"{said}says why.", prog, debug, first)
