@@ -144,6 +144,30 @@ def test_a_worker_that_is_killed_while_a_batch_is_fetched_from_it() -> None:
         killer.join()
 
 
+class Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+late = {"seconds": 0.0}  # of what is forked
+os.register_at_fork(after_in_child=lambda: time.sleep(late["seconds"]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_worker_that_has_just_been_forked(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes before the worker can have said what it does with signals."""
+    monkeypatch.setitem(late, "seconds", 1.0)
+    batches, worker = started(Numbers())
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    assert list(batches) == [0, 1, 2]
+
+
 class Wrong(Dataset[int]):
     def __init__(self, error: type[Exception]) -> None:
         self.error = error

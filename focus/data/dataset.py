@@ -38,6 +38,7 @@ KEPT_BYTES = 64 * 2**20
 _LOST = re.compile(
     "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
 )
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _RAISED_THERE = re.compile("Caught .* in DataLoader worker")
 
 Perturb = Callable[[Image.Image, int], Image.Image]
@@ -251,7 +252,12 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     if loader.num_workers == 0:
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-    batches = iter(loader)
+    # What ends a run waits, also for the workers, which are forked here, until they ignore it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
         signal.signal(signal.SIGCHLD, before)
     return _while_it_has_workers(batches)
@@ -285,6 +291,7 @@ def start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 @functools.cache
