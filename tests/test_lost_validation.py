@@ -187,18 +187,21 @@ def test_another_error_of_a_worker_is_what_it_is(workers: int, error: type[Excep
         list(loaded(loader))
 
 
-def stopped_in_training(process: subprocess.Popen[str], folder: Path, epoch: int) -> list[int]:
-    """The workers of a run that is stopped in the first half of an epoch, however fast it is."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while True:
-        assert process.poll() is None, "the program ended too early"
-        process.send_signal(signal.SIGSTOP)
-        done = max((int(name.removeprefix("step-")) for name in steps_saved(folder)), default=0)
-        found = [int(child) for child in children.read_text().split()]
-        if found and 0 < done % epoch < epoch / 2:
-            return found
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.01)
+# train.py, stopped as by SIGSTOP when it has written the checkpoint of step 10.
+STOPPED = f"""
+import os, runpy, signal, sys
+import focus.trainer
+
+def saved_and_stopped(folder, *rest, save=focus.trainer.save_checkpoint, **options):
+    path = save(folder, *rest, **options)
+    if path.name == "step-00000010":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return path
+
+focus.trainer.save_checkpoint = saved_and_stopped
+sys.argv[0] = {str(CHECKOUT / "train.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.mark.slow
@@ -207,13 +210,18 @@ def test_a_worker_that_is_killed_leaves_the_step_before(
 ) -> None:
     words = [*SMALL, "--data", faces, "--epochs", 2, "--output", tmp_path]
     process = begin(
-        [sys.executable, CHECKOUT / "train.py", *words, "--workers", 2, "--checkpoint-steps", 5],
+        [sys.executable, "-c", STOPPED, *words, "--workers", 2, "--checkpoint-steps", 5],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    epoch = int(steps_saved(whole)[-1].removeprefix("step-")) // 2
-    child = stopped_in_training(process, tmp_path / "run", epoch)[0]
+    # What it would end with is left to communicate.
+    ended = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    assert ended.si_status == signal.SIGSTOP
+    assert steps_saved(tmp_path / "run")[-1] == "step-00000010"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    child = int(children[0])
     # Killed in the moment in which a batch is fetched from it, it is not the worker that is named.
     named = rf".*{child}.*|\[Errno \d+\].*|a connection was closed"
     os.kill(child, signal.SIGKILL)
