@@ -323,11 +323,14 @@ def test_memory_is_flat_over_100000_images(tmp_path: Path) -> None:
     (worker,) = (child.pid for child in multiprocessing.active_children())
     for number, batch in enumerate(iterator, start=1):
         assert len(batch.index) == 100
-        if number % 100 == 0:
+        if number % 10 == 0:
             sizes.append((held("self", "Rss"), held(worker, "Private")))
-    assert len(sizes) == 10
+    # The least of ten: how many batches of 1.2 MiB are on their way is different at each.
+    lows = np.array(sizes).reshape(10, 10, 2).min(axis=1)
+    assert len(lows) == 10
     # A leak grows at each measurement, an allocator's step once.
-    for held_by in zip(*sizes[1:-1], strict=True):
-        assert held_by[-1] - held_by[0] < 8 * 2**20
+    for process, held_by in zip(("self", "worker"), lows[1:-1].T, strict=True):
+        assert held_by[-1] - held_by[0] < 8 * 2**20, (process, held_by)
         grown = 7 * float(np.median(np.diff(held_by)))
-        assert grown < 2 * 2**20, f"{grown / 2**20:.1f} MiB over 70,000 images"
+        said = f"{grown / 2**20:.1f} MiB over 70,000 images: {process} {held_by}"
+        assert grown < 2 * 2**20, said
