@@ -441,11 +441,11 @@ def test_loading_goes_on_during_a_step(
     monkeypatch.setattr(type(run.images.dataset), "__getitem__", slow)
     run.detector.backbone = Slow(run.detector.backbone, step)
     seconds = []
-    for epoch in range(2):  # the first starts the worker
+    for epoch in range(4):  # the first starts the worker; something else may slow one of the others
         began = time.perf_counter()
         for batches, loaded in steps_of(run, epoch):
             run.train_step(batches, loaded)
         seconds.append(time.perf_counter() - began)
     assert run.plan.steps == 14
     # One after the other it would take 14 * 0.45 = 6.3 s; the first batch has nothing to hide in.
-    assert seconds[1] < 14 * step * 1.25 + 0.8 * step
+    assert min(seconds[1:]) < 14 * step * 1.25 + 0.8 * step
