@@ -182,9 +182,9 @@ class TestSet:
         return {name: n for name, n in counts.items() if 0 < n < len(self.members)}
 
     def _worst(self, point: str) -> str | None:
-        """The generator whose fakes are missed most at an operating point."""
+        """The generator whose fakes are missed most at an operating point, if any is missed."""
         missed = [found[f"operating_points/{point}/apcer"] for found in self._found[:-3]]
-        if not missed or np.isnan(missed).all():
+        if not np.nansum(missed):
             return None
         return self.members[int(np.nanargmax(missed))].generator or UNNAMED
 

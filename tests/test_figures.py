@@ -58,6 +58,12 @@ def test_operating_points_by_hand() -> None:
     }
 
 
+def test_no_generator_is_missed_most_where_none_is_missed() -> None:
+    scores = table(4, 2, 2, score=[0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6])
+    found = summarise(scores, [], None, POINT, resamples=0)["open"]["operating_points"]["eer"]
+    assert (found["apcer_max"], found["apcer_max_generator"]) == (0.0, None)
+
+
 def test_a_mean_error_weighs_generators_alike_and_a_pooled_one_images() -> None:
     """The one fake of g0 is found, the three of g1 are missed."""
     scores = table(
