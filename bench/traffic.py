@@ -74,8 +74,10 @@ class Usage(NamedTuple):
     """A way to use an operation, and what it is held to.
 
     ``reads`` of F and ``writes`` of dF are exact, in times their bytes; ``wide`` launches may touch
-    F. With ``other`` and ``sectors`` the limits above hold, up to 2 classes and from a batch of 20:
-    of more classes, or for fewer samples, the classifier itself is no longer small.
+    F. With ``other`` and ``sectors`` the limits above hold, up to 2 classes and for batches of 20
+    and 32: of more classes, or for fewer samples, the classifier itself is no longer small, and
+    where the last of the groups of samples that share it is nearly empty, as with 21, 25 and 33,
+    other bytes are up to 0.129.
     """
 
     step: Callable[[Inputs], Step]
