@@ -177,7 +177,8 @@ def few_classes(
     # Of vectors triton 3.6 would give one of eight warps those of four rows.
     threads = 4 * warp_size() if vector > 0 else THREADS
     roomy = vector <= 0 and lead <= 2 and maps.logits is not None and not on_amd()
-    many = roomy and batch > SAMPLES
+    # Ten samples of 64 bits, two stages of them, would be more shared memory than sm_86 has.
+    many = roomy and batch > SAMPLES and features.element_size() <= 4
     share = MANY_SAMPLES if many else 2 if crowded or on_amd() else SAMPLES
     samples = samples_in_registers(vector, height * width, share, threads)
     # By triton 3.9 the h of more samples spill, where they are of the CAM alone or of many cells.

@@ -54,7 +54,8 @@ CLASS_ACTIVATION = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
 LEVELS = ("none", "match", "hinge", "minimize")
 CAM_CLASSES = ("true", "predicted", "contrast")
 MAPS = ("no maps", "maps", "masked maps")
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# In the order in which :func:`pairwise` takes them, where several make as many new pairs.
+DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
 SHAPES: dict[str, tuple[Any, ...]] = {
     "batch": (0, 1, 3, 20, 128),
