@@ -430,7 +430,7 @@ def test_loading_goes_on_during_a_step(
     faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images that take 80 % of a step to load add next to nothing to an epoch."""
-    step, batch = 0.25, 5
+    step, batch = 0.5, 5  # so long that what a busy machine adds to 14 steps is little
     run = trainer(faces, tmp_path, model="test_resnet", batch_size=batch, workers=1, lr=1e-6)
     original = type(run.images.dataset).__getitem__
 
@@ -441,11 +441,11 @@ def test_loading_goes_on_during_a_step(
     monkeypatch.setattr(type(run.images.dataset), "__getitem__", slow)
     run.detector.backbone = Slow(run.detector.backbone, step)
     seconds = []
-    for epoch in range(4):  # the first starts the worker; something else may slow one of the others
+    for epoch in range(2):  # the first starts the worker
         began = time.perf_counter()
         for batches, loaded in steps_of(run, epoch):
             run.train_step(batches, loaded)
         seconds.append(time.perf_counter() - began)
     assert run.plan.steps == 14
-    # One after the other it would take 14 * 0.45 = 6.3 s; the first batch has nothing to hide in.
-    assert min(seconds[1:]) < 14 * step * 1.25 + 0.8 * step
+    # One after the other it would take 14 * 0.9 = 12.6 s; the first batch has nothing to hide in.
+    assert seconds[1] < 14 * step * 1.25 + 0.8 * step
