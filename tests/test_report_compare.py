@@ -391,6 +391,20 @@ def test_results_of_another_shape_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("other", ["shorter", "of another model"])
+def test_scores_of_other_results_are_refused(
+    runs: list[Path], tmp_path: Path, other: str
+) -> None:
+    results = json.loads((runs[0] / "results.json").read_text())
+    first, second = (Scores.from_csv(run / "scores.csv") for run in runs[:2])
+    assert first.label.tolist() == second.label.tolist()
+    scores = first.select(np.arange(len(first) - 1)) if other == "shorter" else second
+    write_results(tmp_path / "odd", scores, results)
+    with pytest.raises(InputError, match=r"odd has a scores.csv and a results.json that are not "):
+        compare([runs[0], tmp_path / "odd"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_follow_the_flag_or_stand_behind_one_each() -> None:
     for words in (
         ["--compare", "a", "b", "c"],

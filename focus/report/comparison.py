@@ -1,6 +1,7 @@
 """Several runs side by side, from the results and the scores that they left: no model is needed."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from focus import robustness
+from focus.data.manifest import REAL, SYNTHETIC
 from focus.errors import InputError
+from focus.metrics import auc
 from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
 from focus.result_table import difference_lines, format_table
@@ -109,7 +112,11 @@ def _read(name: str, folder: Path) -> Scored:
         # Figures that are none, or are not there, are found here, before a page is begun.
         tables.headline({name: results})
         tables.by_generator(results)
-        _curves([run])
+        curves = _curves([run])
+        labels = Counter(run.scores.label.tolist())
+        counted = {"n_real": labels[REAL], "n_fake": labels[SYNTHETIC], "n_unlabelled": labels[-1]}
+        same = all(results[name] == count for name, count in counted.items())
+        same &= not any(_differ(auc(c.real, c.fake), c.auc) for [c] in curves.values())
     except (
         *(OSError, ValueError, TypeError, KeyError),
         *(AttributeError, IndexError, OverflowError, RecursionError),
@@ -120,6 +127,11 @@ def _read(name: str, folder: Path) -> Scored:
             f"--compare {folder} cannot be read ({type(error).__name__}: {error}): evaluate the "
             "run anew."
         ) from error
+    if not same:
+        raise InputError(
+            f"--compare {folder} has a scores.csv and a results.json that are not of the same "
+            "scores: evaluate the run anew."
+        )
     return replace(run, kept=_read_kept(folder / robustness.FILES[0], results))
 
 
@@ -171,7 +183,7 @@ def _differ_in(one: Scores, other: Scores, *columns: str) -> bool:
 
 
 def _differ(auc: float | None, rounded: float | None) -> bool:
-    """By more than the six digits of robustness.csv."""
+    """By more than the six digits of robustness.csv, or whether there is one."""
     if auc is None or rounded is None:
         return auc is not rounded
     return not abs(auc - rounded) < 1e-5
