@@ -63,7 +63,10 @@ def train(config: TrainConfig) -> None:
     for each, before in zip(runs, saved, strict=True):
         check_alike(accelerator, folder_of(each), before and before.state.step)
     # What takes seconds first, then weights, which may have to be fetched, then every image.
-    listed = main_first(accelerator, lambda: listed_images(run, recorded=recorded, progress=main))
+    listed = main_first(
+        accelerator,
+        lambda: listed_images(run, recorded=recorded, progress=main, output=folder_of(run)),
+    )
     detectors = together(accelerator, lambda: [*map(_untrained, runs, saved)])
     (manifest, record, lost), bad = main_first(
         accelerator, lambda: sound_images(listed, run, recorded=recorded, progress=main)
@@ -181,17 +184,22 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
 
 
 def listed_images(
-    config: ResolvedTrainConfig, *, recorded: Manifest | None = None, progress: bool = True
+    config: ResolvedTrainConfig,
+    *,
+    recorded: Manifest | None = None,
+    progress: bool = True,
+    output: Path | None = None,
 ) -> Manifest:
     """All images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
-    recorded: what the run that is resumed trains on; its splits are taken, none is drawn.
+    recorded: what the run that is resumed trains on; its splits are taken, none is drawn. output:
+    the folder of a new run, whose pictures may not be taken for images.
 
     Raises:
         InputError: no usable images, a split without one of the classes, images to validate or
             test on that the weights which training begins with know.
     """
-    own, tests = read_given(config)
+    own, tests = read_given(config, output=output if recorded is None else None)
     if not own:
         manifest = demo_manifest(progress=progress)
     else:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from focus.config import EvaluateConfig
+from focus.config import EvaluateConfig, TrainConfig, resolve
 from focus.errors import InputError
 from focus.evaluation import evaluate
 from focus.models import Detector
 from focus.runtime import check_writable
+from focus.training import listed_images, train
 from focus.writing import check_empty, csv_written_whole, written_whole
 
 from .launching import run
@@ -188,6 +189,31 @@ def test_an_evaluation_replaces_nothing_that_it_was_given(tmp_path: Path) -> Non
     refused(faces / "out", inside, test_data={"new": str(faces)})
     refused(faces / "out", inside, data=(str(table),), test_real={"new": f"{faces}/../faces"})
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_run_within_the_images_that_it_is_tested_on(tmp_path: Path) -> None:
+    """Its overlays would be fakes of that generator in the next run; a resumed one goes on."""
+    paths = [tmp_path / "faces" / f"{name}.png" for name in ("a", "b", "c", "d", "f")]
+    paths += [tmp_path / "new" / "e.png"]
+    for shade, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(path)
+    rows = ["a.png,real,train", "b.png,fake,train", "c.png,real,val", "d.png,fake,val"]
+    rows.append("f.png,real,test")
+    table = tmp_path / "faces" / "table.csv"
+    table.write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    new = tmp_path / "new"
+    config = TrainConfig(
+        data=(str(table),), test_data={"new": str(new)}, output=str(new / "runs"), name="x"
+    )
+    message = "--output .*runs/x lies in .*new, where its pictures would be taken for images the"
+    with pytest.raises(InputError, match=message):
+        train(config)
+    assert [path.name for path in new.iterdir()] == ["e.png"]
+    run = resolve(config)
+    before = listed_images(run)
+    again = listed_images(run, recorded=before, output=new / "runs" / "x")
+    assert [sample.path for sample in again] == [sample.path for sample in before]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
