@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,20 @@ class Numbers(Dataset[int]):
 
     def __getitem__(self, index: int) -> int:
         return index
+
+
+def test_workers_that_cannot_be_started() -> None:
+    """Where the system gives no more files, as where a container allows no more processes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(1)
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 5, hard))
+        batches = loaded(DataLoader(Numbers(), batch_size=None, num_workers=2, **worker_options(2)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.raises(WorkerError, match=rf"have failed \(.*open files.*\): {ADVICE}\.$"):
+        next(batches)
 
 
 late = {"seconds": 0.0}  # of what is forked

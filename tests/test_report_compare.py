@@ -392,9 +392,7 @@ def test_results_of_another_shape_are_refused(
 
 
 @pytest.mark.parametrize("other", ["shorter", "of another model"])
-def test_scores_of_other_results_are_refused(
-    runs: list[Path], tmp_path: Path, other: str
-) -> None:
+def test_scores_of_other_results_are_refused(runs: list[Path], tmp_path: Path, other: str) -> None:
     results = json.loads((runs[0] / "results.json").read_text())
     first, second = (Scores.from_csv(run / "scores.csv") for run in runs[:2])
     assert first.label.tolist() == second.label.tolist()

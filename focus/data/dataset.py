@@ -37,6 +37,7 @@ KEPT_BYTES = 64 * 2**20
 # What torch says of a worker that is gone, or of memory that it cannot share.
 _LOST = re.compile(
     "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
+    "|can't start new thread"
 )
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _RAISED_THERE = re.compile("Caught .* in DataLoader worker")
@@ -243,11 +244,13 @@ def worker_options(workers: int) -> dict[str, Any]:
 def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader, whose workers may be lost: killed, or without shared memory.
 
-    That is said where a batch is waited for. torch's handler of SIGCHLD would raise its error
-    wherever the program is, also in the midst of a step, half of which would then be done.
+    That is said where a batch is waited for: a process that loads a batch says it to the others.
+    torch's handler of SIGCHLD would raise its error wherever the program is, also in the midst of a
+    step, half of which would then be done.
 
     Raises:
-        WorkerError: a worker was lost.
+        WorkerError: a worker was lost, or could not be started, as where a container allows no more
+            processes.
     """
     if loader.num_workers == 0:
         return iter(loader)
@@ -255,12 +258,19 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     # What ends a run waits, also for the workers, which are forked here, until they ignore it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        batches = iter(loader)
+        batches: Iterator[Any] = iter(loader)
+    except (RuntimeError, OSError) as error:
+        batches = _raised(error)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
         signal.signal(signal.SIGCHLD, before)
     return _while_it_has_workers(batches)
+
+
+def _raised(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def _while_it_has_workers(batches: Iterator[Any]) -> Iterator[Any]:
