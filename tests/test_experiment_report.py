@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.experiment import collect, frozen
-from focus.experiment.collect import Outcome, drawn_aucs
+from focus.experiment.collect import Outcome, drawn_aucs, outcome
 from focus.experiment.compare import analyse
 from focus.experiment.grid import Setup, grid
 from focus.experiment.plots import dose_response, scatter
 from focus.experiment.report import doses, write_report
 from focus.metrics import auc
+from focus.results import write_results
 from focus.test_sets import Comparison
+
+from .few_scores import summarise, table
 
 
 def invented(tmp_path: Path, gain: float) -> list[Outcome]:
@@ -194,3 +198,56 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     for name in ("scatter.png", "dose.png"):
         with Image.open(tmp_path / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
+    """Its files: three unknown generators, of which uSpectrum has a fingerprint all over."""
+    rows = [(0, "", "closed", 0.4), (0, "", "closed", 0.6), (1, "k", "closed", 0.5)]
+    rows += [(0, "", "closed_balanced", 0.5), (1, "k", "closed_balanced", 0.9)]
+    rows += [(0, "", "open", 0.2), (0, "", "open", 0.6)]
+    rows += [(1, "uA", "open", 0.4), (1, "uA", "open", 0.9), (1, "uB", "open", 0.7)]
+    rows += [(1, "uSpectrum", "open", 0.1)]
+    scores = table(
+        rows,
+        path=[f"/i/{row}.png" for row in range(11)],
+        entropy_predicted=[0.5, 0.25, 0, *[1] * 8],
+        entropy_sum=[*[1] * 5, 0.5, 1, 0, 0, 0, 0],
+        pointing_hit=[-1, -1, 1, -1, 0, -1, -1, 1, 0, 0, 0],
+        peak_row=[*[0] * 5, 0, 0, 0, 1, 1, 2],
+    )
+    run = grid(Setup(tmp_path, "demo", ("focus_small",)), ["ce"], seeds=1, lengths=(1,))[0]
+    results = summarise(scores, ["k"]) | {"model": {"validation_auc": 0.97, "epoch": 12}}
+    write_results(run.folder, scores, results)
+    marks = {7: "1", 8: "0", 10: "0"}
+    samples = [
+        Sample(path, label, generator, extra={"known_artefact": marks[row]} if row in marks else {})
+        for row, (path, (label, generator, *_)) in enumerate(zip(scores.path, rows, strict=True))
+    ]
+    Manifest(samples).to_csv(run.folder / "manifest.csv")
+    found = outcome(run)
+    figures = dict(found.figures)
+    assert set(collect.FIGURES) <= set(figures)
+    assert figures == pytest.approx(
+        {
+            "closed": 0.5,
+            "closed_balanced": 1,
+            # uA is above 1 and 2 of the two real images, uB above both, uSpectrum above none.
+            "open": 1.75 / 3,
+            "gap": 1.75 / 3 - 0.5,
+            "open_local": 0.875,
+            "open_global": 0,
+            "open_known_artefact": 0.5,
+            "open_new_artefact": 1,
+            "entropy_closed": 0.25,
+            "entropy_open": 1,
+            "entropy_sum_open": 0.25,
+            "pointing_closed": 1,
+            "pointing_open": 0.25,
+            "peak_share_open": 0.5,
+            "validation": 0.97,
+            "best_epoch": 12,
+            "open.uA": 0.75,
+            "open.uB": 1,
+            "open.uSpectrum": 0,
+        }
+    )
