@@ -22,7 +22,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment import frozen, search
-from focus.experiment.__main__ import _setup, main, make_parser
+from focus.experiment.__main__ import _setup, _with_maps, main, make_parser
 from focus.experiment.collect import read_json
 from focus.experiment.data import centered_maps, shuffled_maps, without_tests, write_once
 from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
@@ -167,6 +167,25 @@ def faces(folder: Path) -> Manifest:
     return Manifest(samples, "faces")
 
 
+def test_losses_that_need_human_maps_are_left_out_where_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``match`` takes its target from the maps; the others that are left out compare with them."""
+    with_maps, arms = faces(tmp_path), list(frozen.ARMS)
+    assert _with_maps(setup_in(tmp_path), with_maps, arms) == arms
+    assert not capsys.readouterr().out
+    # Maps of other images than those of training are of no use.
+    bare = with_maps.where(lambda sample: sample.split != "train" or sample.map_path is None)
+    assert _with_maps(setup_in(tmp_path), bare, arms) == ["ce", "focus", "hinge", "focus-contrast"]
+    assert capsys.readouterr().out.endswith(
+        "left out: saliency, cyborg, match, blend, blend-contrast, blend-shuffled, blend-center\n"
+    )
+    # Without a weight of the maps blend needs none, but its controls are nothing without them.
+    weights = {**frozen.WEIGHTS, "blend": {"focus_weight": 0.1, "saliency_weight": 0.0}}
+    setup = replace(setup_in(tmp_path), weights=weights)
+    assert _with_maps(setup, bare, ["blend", "blend-center"]) == ["blend"]
+
+
 def test_shuffled_maps_are_anothers_of_the_same_class(tmp_path: Path) -> None:
     before = faces(tmp_path)
     after = shuffled_maps(before)
@@ -266,6 +285,32 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_faces(folder / "unknown", 8)
     (folder / "unknown" / "gan").rename(folder / "unknown" / "other")
     return folder
+
+
+def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All runs are there, so that none is trained: one of another recipe would be refused."""
+    command = experiment(tree, tmp_path, "--search", "--losses", "focus,ce", "--epochs", "1")[3:]
+    setup, data = _setup(make_parser().parse_args(command)), tmp_path / "search" / "data.csv"
+    best = replace(setup, recipe_settings=frozen.SEARCH["ce"][2])
+    for arm, chosen in (("ce", setup), ("focus", best)):
+        for number, group in enumerate(search_runs(chosen, [arm], data)[arm]):
+            for run in group:
+                run.folder.mkdir(parents=True)
+                write_config(resolve(run.config), run.folder / "config.yaml")
+                model = {"validation_auc": 0.97 if number == 2 else 0.95}
+                results = {"n_real": 0, "n_fake": 0, "model": model}
+                (run.folder / "results.json").write_text(json.dumps(results))
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.count("8 runs, 8 of them done before") == 2
+    recipe, weights = read_weights(tmp_path / "search" / "weights.yaml")
+    assert (recipe, weights["focus"]) == (frozen.SEARCH["ce"][2], frozen.SEARCH["focus"][2])
+    # What is left of a candidate of which a run failed is no mean over the seeds.
+    runs = search_runs(setup, ["ce"], data)
+    left = search.candidates(runs, frozen.SEARCH, {runs["ce"][1][1].name})
+    assert [candidate.settings for candidate in left] == [frozen.SEARCH["ce"][n] for n in (0, 2, 3)]
 
 
 @pytest.mark.slow
