@@ -24,10 +24,19 @@ from focus.errors import InputError
 from focus.experiment import frozen, search
 from focus.experiment.__main__ import _setup, _with_maps, main, make_parser
 from focus.experiment.collect import read_json
-from focus.experiment.data import centered_maps, shuffled_maps, without_tests, write_once
-from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
+from focus.experiment.data import (
+    centered_maps,
+    shuffled_maps,
+    without_tests,
+    write_data,
+    write_once,
+)
+from focus.experiment.grid import Run, Setup, grid, maps_needed, read_weights, search_runs
+from focus.experiment.plots import DOSE, SCATTER
 from focus.experiment.run import is_finished, words
+from focus.results import write_results
 
+from .few_scores import summarise, table
 from .launching import write_faces
 
 CHECKOUT = Path(__file__).parents[1]
@@ -52,6 +61,14 @@ def test_the_default_grid(tmp_path: Path) -> None:
     assert {run.config.epochs for run in runs} == {20, 40}
     # Whole seeds first, so that an experiment that is cut short can be read.
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+
+
+def test_each_model_has_all_doses(tmp_path: Path) -> None:
+    setup = replace(setup_in(tmp_path), models=("focus_small", "hub/other"))
+    runs = grid(setup, ["ce", "focus"], seeds=1, lengths=(1,), doses=frozen.DOSES)
+    for model in ("focus_small", "hub_other"):
+        found = [run.dose for run in runs if run.model == model and run.dose is not None]
+        assert sorted(found) == list(frozen.DOSES)
 
 
 def test_arms_of_a_seed_differ_in_their_loss_or_their_maps_alone(tmp_path: Path) -> None:
@@ -224,6 +241,27 @@ def test_the_center_is_the_mean_of_all_maps(tmp_path: Path) -> None:
         centered_maps(before.split("test"), path)
 
 
+def test_each_kind_of_maps_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Written once, found as it is by an experiment that goes on."""
+    manifest, folder = faces(tmp_path), tmp_path / "new" / "data"
+    expected = {
+        "own": manifest,
+        "shuffled": shuffled_maps(manifest),
+        "center": centered_maps(manifest, tmp_path / "center.png"),
+    }
+    assert maps_needed(frozen.ARMS) == list(expected)
+    for maps in maps_needed(frozen.ARMS):
+        path = write_data(manifest, maps, folder)
+        assert write_data(manifest, maps, folder) == path == folder / f"{maps}.csv"
+        mean = str(folder / "center.png")
+        wanted = [
+            mean if s.map_path == str(tmp_path / "center.png") else s.map_path
+            for s in expected[maps]
+        ]
+        assert [sample.map_path for sample in Manifest.from_csv(path)] == wanted
+    assert (folder / "center.png").read_bytes() == (tmp_path / "center.png").read_bytes()
+
+
 def test_the_search_has_no_test_images_and_data_do_not_change(tmp_path: Path) -> None:
     manifest = faces(tmp_path)
     path = tmp_path / "data" / "own.csv"
@@ -311,6 +349,34 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
     runs = search_runs(setup, ["ce"], data)
     left = search.candidates(runs, frozen.SEARCH, {runs["ce"][1][1].name})
     assert [candidate.settings for candidate in left] == [frozen.SEARCH["ce"][n] for n in (0, 2, 3)]
+
+
+def test_a_report_of_the_runs_that_are_done_says_how_many_are_not(
+    tree: Path, tmp_path: Path
+) -> None:
+    command = experiment(tree, tmp_path, "--report", "--losses", "ce,focus", "--epochs", "1")[3:]
+    command.remove("--quick")
+    with pytest.raises(InputError, match=r"No run in .* is finished: there is nothing to report\."):
+        main(command)
+    setup = _setup(make_parser().parse_args(command))
+    rows = [(0, "", "", 0.1), (0, "", "", 0.6), (1, "gan", "", 0.5), (1, "other", "", 0.9)]
+    for entropy, run in enumerate(grid(setup, ["ce", "focus"], seeds=1, lengths=(1,)), 1):
+        scores = table(rows, entropy_predicted=[entropy / 4] * 4)
+        write_results(run.folder, scores, summarise(scores, ["gan"]))
+        write_config(resolve(run.config), run.folder / "config.yaml")
+        Manifest([]).to_csv(run.folder / "manifest.csv")
+    assert main(command) == 0
+    # Two losses of three seeds and two lengths, and the four doses that neither of them has.
+    said = (tmp_path / "report.md").read_text()
+    assert "\n- 22 of 24 runs are not made\n" in said
+    for plot in (SCATTER, DOSE):
+        assert f"![{plot}]({plot})" in said
+        assert (tmp_path / plot).is_file()
+    # Two seeds of one length, without doses.
+    assert main([*command, "--quick"]) == 0
+    said = (tmp_path / "report.md").read_text()
+    assert "\n- 2 of 4 runs are not made\n" in said
+    assert DOSE not in said
 
 
 @pytest.mark.slow

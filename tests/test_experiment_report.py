@@ -12,7 +12,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.experiment import collect, frozen
 from focus.experiment.collect import Outcome, drawn_aucs, outcome
-from focus.experiment.compare import analyse
+from focus.experiment.compare import Analysis, analyse
 from focus.experiment.grid import Setup, grid
 from focus.experiment.plots import dose_response, scatter
 from focus.experiment.report import doses, write_report
@@ -74,6 +74,12 @@ def test_drawn_images_are_the_same_for_all_runs(tmp_path: Path) -> None:
     other = replace(copy, comparisons={**copy.comparisons, "open": copy.comparisons["open"][:1]})
     with pytest.raises(InputError, match="other images"):
         drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
+    # Nor may they be drawn in other groups, or one of them be another listing of the same.
+    grouped, listed = copy.groups.copy(), copy.images.copy()
+    grouped[:2], listed[1] = "a", 0
+    for other in (replace(copy, groups=grouped), replace(copy, images=listed)):
+        with pytest.raises(InputError, match="other images"):
+            drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
 
 
 def test_images_of_one_group_are_drawn_together(
@@ -141,6 +147,8 @@ def test_the_report_says_it_whichever_way_it_came_out(
     text = write_report(outcomes, [analysis], tmp_path, missing=["one run failed"])
     assert verdict in text.partition("Primary endpoint")[2].partition("\n")[0]
     assert "- one run failed" in text
+    marked = [line.split(" | ")[:2] for line in text.splitlines() if "(primary)" in line]
+    assert marked == [["| `focus` - `ce` (primary)", "1x"]]
     assert "does not speak for all" in text
     with (tmp_path / "table.csv").open(newline="") as file:
         table = {(r["loss"], r["epochs"], r["figure"]): r for r in csv.DictReader(file)}
@@ -186,6 +194,20 @@ def test_a_verdict_needs_the_interval_over_seeds_as_well(tmp_path: Path, gain: f
         row = next(csv.DictReader(file))
     assert (row["matched_t_low"], row["matched_t_high"]) == ("-0.01", "0.01")
     assert float(row["matched_high"]) == pytest.approx(found.high, abs=1e-5)
+
+
+def test_the_report_has_the_doses_and_no_column_without_a_figure(tmp_path: Path) -> None:
+    outcomes = invented(tmp_path, 0)
+    analysis = Analysis("focus_small", 0.5, len(outcomes), ())
+    text = write_report(outcomes, [analysis], tmp_path, missing=[])
+    assert "| loss | epochs | seeds | closed AUC | open AUC | open - closed |" in text
+    assert "Differences in open AUC" not in text  # there are none
+    by_dose = text.partition("Dose-response: ")[2].splitlines()[2:]
+    assert by_dose[0].startswith("| weight | epochs | seeds | closed AUC | open AUC | open - cl")
+    assert [row.split("|")[1] for row in by_dose[2:]] == [f" `{w:g}` " for w in frozen.DOSES]
+    opened = [o.figures["open"] for o in outcomes if o.run.dose == 0.3]
+    mean, sd = np.mean(opened), np.std(opened, ddof=1)
+    assert by_dose[6].split(" | ")[1:5:3] == ["20", f"{mean:.3f} ± {sd:.3f}".replace("0.", ".")]
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:
