@@ -213,7 +213,7 @@ def lines(results: Sequence[Kept]) -> list[str]:
     for name, strengths in STRENGTHS.items():
         for test_set in dict.fromkeys(r.test_set for r in results):
             own = [r for r in results if (r.perturbation, r.test_set) == (name, test_set)]
-            clean = _mean([r.clean for r in own if r.strength == strengths[0]])
+            clean = _mean([r.clean for r in own])  # the same at each strength
             if clean is None:
                 continue
             means = [_mean([r.auc for r in own if r.strength == s]) for s in strengths]

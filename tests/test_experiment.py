@@ -22,12 +22,21 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment import frozen, search
-from focus.experiment.__main__ import _setup, main, make_parser
+from focus.experiment.__main__ import _setup, _with_maps, main, make_parser
 from focus.experiment.collect import read_json
-from focus.experiment.data import centered_maps, shuffled_maps, without_tests, write_once
-from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
+from focus.experiment.data import (
+    centered_maps,
+    shuffled_maps,
+    without_tests,
+    write_data,
+    write_once,
+)
+from focus.experiment.grid import Run, Setup, grid, maps_needed, read_weights, search_runs
+from focus.experiment.plots import DOSE, SCATTER
 from focus.experiment.run import is_finished, words
+from focus.results import write_results
 
+from .few_scores import summarise, table
 from .launching import write_faces
 
 CHECKOUT = Path(__file__).parents[1]
@@ -52,6 +61,14 @@ def test_the_default_grid(tmp_path: Path) -> None:
     assert {run.config.epochs for run in runs} == {20, 40}
     # Whole seeds first, so that an experiment that is cut short can be read.
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+
+
+def test_each_model_has_all_doses(tmp_path: Path) -> None:
+    setup = replace(setup_in(tmp_path), models=("focus_small", "hub/other"))
+    runs = grid(setup, ["ce", "focus"], seeds=1, lengths=(1,), doses=frozen.DOSES)
+    for model in ("focus_small", "hub_other"):
+        found = [run.dose for run in runs if run.model == model and run.dose is not None]
+        assert sorted(found) == list(frozen.DOSES)
 
 
 def test_arms_of_a_seed_differ_in_their_loss_or_their_maps_alone(tmp_path: Path) -> None:
@@ -121,6 +138,17 @@ def test_unknown_losses_and_weights_are_answered_with_the_one_meant(tmp_path: Pa
     path.write_text("blend-center: {focus_weight: 0.3}\n")  # it has the weights of blend
     with pytest.raises(InputError, match="blend-center"):
         read_weights(path)
+    for text, message in (
+        ("focus: 3", "must hold a mapping of settings for each loss"),
+        ("{", "cannot be read"),
+        ("1: {lr: 0.1}", "--losses got '1': it is one of"),
+        ("ce: {1: 0.1}", "ce has '1', which is none of lr, weight_decay"),
+        ("ce: {lr: 4e-3}", "ce has lr '4e-3', which is no number"),  # text to YAML
+        ("focus: {focus_weight: true}", "focus has focus_weight True, which is no number"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_weights(path)
 
 
 def test_weights_of_some_losses_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
@@ -167,6 +195,25 @@ def faces(folder: Path) -> Manifest:
     return Manifest(samples, "faces")
 
 
+def test_losses_that_need_human_maps_are_left_out_where_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``match`` takes its target from the maps; the others that are left out compare with them."""
+    with_maps, arms = faces(tmp_path), list(frozen.ARMS)
+    assert _with_maps(setup_in(tmp_path), with_maps, arms) == arms
+    assert not capsys.readouterr().out
+    # Maps of other images than those of training are of no use.
+    bare = with_maps.where(lambda sample: sample.split != "train" or sample.map_path is None)
+    assert _with_maps(setup_in(tmp_path), bare, arms) == ["ce", "focus", "hinge", "focus-contrast"]
+    assert capsys.readouterr().out.endswith(
+        "left out: saliency, cyborg, match, blend, blend-contrast, blend-shuffled, blend-center\n"
+    )
+    # Without a weight of the maps blend needs none, but its controls are nothing without them.
+    weights = {**frozen.WEIGHTS, "blend": {"focus_weight": 0.1, "saliency_weight": 0.0}}
+    setup = replace(setup_in(tmp_path), weights=weights)
+    assert _with_maps(setup, bare, ["blend", "blend-center"]) == ["blend"]
+
+
 def test_shuffled_maps_are_anothers_of_the_same_class(tmp_path: Path) -> None:
     before = faces(tmp_path)
     after = shuffled_maps(before)
@@ -203,6 +250,19 @@ def test_the_center_is_the_mean_of_all_maps(tmp_path: Path) -> None:
     assert human_map(str(path)) == pytest.approx(wanted, abs=1e-4)
     with pytest.raises(InputError, match="no mean"):
         centered_maps(before.split("test"), path)
+
+
+def test_each_kind_of_maps_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Written once, found as it is by an experiment that goes on."""
+    manifest, folder = faces(tmp_path), tmp_path / "new" / "data"
+    found = {}
+    for maps in maps_needed(frozen.ARMS):
+        path = write_data(manifest, maps, folder)
+        assert write_data(manifest, maps, folder) == path == folder / f"{maps}.csv"
+        found[maps] = [sample.map_path for sample in Manifest.from_csv(path)]
+    mean = centered_maps(manifest, folder / "center.png")
+    expected = {"own": manifest, "shuffled": shuffled_maps(manifest), "center": mean}
+    assert found == {maps: [s.map_path for s in own] for maps, own in expected.items()}
 
 
 def test_the_search_has_no_test_images_and_data_do_not_change(tmp_path: Path) -> None:
@@ -266,6 +326,60 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_faces(folder / "unknown", 8)
     (folder / "unknown" / "gan").rename(folder / "unknown" / "other")
     return folder
+
+
+def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All runs are there, so that none is trained: one of another recipe would be refused."""
+    command = experiment(tree, tmp_path, "--search", "--losses", "focus,ce", "--epochs", "1")[3:]
+    setup, data = _setup(make_parser().parse_args(command)), tmp_path / "search" / "data.csv"
+    best = replace(setup, recipe_settings=frozen.SEARCH["ce"][2])
+    for arm, chosen in (("ce", setup), ("focus", best)):
+        for number, group in enumerate(search_runs(chosen, [arm], data)[arm]):
+            for run in group:
+                run.folder.mkdir(parents=True)
+                write_config(resolve(run.config), run.folder / "config.yaml")
+                model = {"validation_auc": 0.97 if number == 2 else 0.95}
+                results = {"n_real": 0, "n_fake": 0, "model": model}
+                (run.folder / "results.json").write_text(json.dumps(results))
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.count("8 runs, 8 of them done before") == 2
+    recipe, weights = read_weights(tmp_path / "search" / "weights.yaml")
+    assert (recipe, weights["focus"]) == (frozen.SEARCH["ce"][2], frozen.SEARCH["focus"][2])
+    # What is left of a candidate of which a run failed is no mean over the seeds.
+    runs = search_runs(setup, ["ce"], data)
+    left = search.candidates(runs, frozen.SEARCH, {runs["ce"][1][1].name})
+    assert [candidate.settings for candidate in left] == [frozen.SEARCH["ce"][n] for n in (0, 2, 3)]
+
+
+def test_a_report_of_the_runs_that_are_done_says_how_many_are_not(
+    tree: Path, tmp_path: Path
+) -> None:
+    command = experiment(tree, tmp_path, "--report", "--losses", "ce,focus", "--epochs", "1")[3:]
+    command.remove("--quick")
+    with pytest.raises(InputError, match=r"No run in .* is finished: there is nothing to report\."):
+        main(command)
+    setup = _setup(make_parser().parse_args(command))
+    rows = [(0, "", "", 0.1), (0, "", "", 0.6), (1, "gan", "", 0.5), (1, "other", "", 0.9)]
+    for entropy, run in enumerate(grid(setup, ["ce", "focus"], seeds=1, lengths=(1,)), 1):
+        scores = table(rows, entropy_predicted=[entropy / 4] * 4)
+        write_results(run.folder, scores, summarise(scores, ["gan"]))
+        write_config(resolve(run.config), run.folder / "config.yaml")
+        Manifest([]).to_csv(run.folder / "manifest.csv")
+    assert main(command) == 0
+    # Two losses of three seeds and two lengths, and the four doses that neither of them has.
+    said = (tmp_path / "report.md").read_text()
+    assert "\n- 22 of 24 runs are not made\n" in said
+    for plot in (SCATTER, DOSE):
+        assert f"![{plot}]({plot})" in said
+        assert (tmp_path / plot).is_file()
+    # Two seeds of one length, without doses.
+    assert main([*command, "--quick"]) == 0
+    said = (tmp_path / "report.md").read_text()
+    assert "\n- 2 of 4 runs are not made\n" in said
+    assert DOSE not in said
 
 
 @pytest.mark.slow

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.experiment import collect, frozen
-from focus.experiment.collect import Outcome, drawn_aucs
-from focus.experiment.compare import analyse
+from focus.experiment.collect import Outcome, drawn_aucs, outcome
+from focus.experiment.compare import Analysis, analyse
 from focus.experiment.grid import Setup, grid
 from focus.experiment.plots import dose_response, scatter
 from focus.experiment.report import doses, write_report
 from focus.metrics import auc
+from focus.results import write_results
 from focus.test_sets import Comparison
+
+from .few_scores import summarise, table
 
 
 def invented(tmp_path: Path, gain: float) -> list[Outcome]:
@@ -70,6 +74,12 @@ def test_drawn_images_are_the_same_for_all_runs(tmp_path: Path) -> None:
     other = replace(copy, comparisons={**copy.comparisons, "open": copy.comparisons["open"][:1]})
     with pytest.raises(InputError, match="other images"):
         drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
+    # Nor may they be drawn in other groups, or one of them be another listing of the same.
+    grouped, listed = copy.groups.copy(), copy.images.copy()
+    grouped[:2], listed[1] = "a", 0
+    for other in (replace(copy, groups=grouped), replace(copy, images=listed)):
+        with pytest.raises(InputError, match="other images"):
+            drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
 
 
 def test_images_of_one_group_are_drawn_together(
@@ -137,6 +147,8 @@ def test_the_report_says_it_whichever_way_it_came_out(
     text = write_report(outcomes, [analysis], tmp_path, missing=["one run failed"])
     assert verdict in text.partition("Primary endpoint")[2].partition("\n")[0]
     assert "- one run failed" in text
+    marked = [line.split(" | ")[:2] for line in text.splitlines() if "(primary)" in line]
+    assert marked == [["| `focus` - `ce` (primary)", "1x"]]
     assert "does not speak for all" in text
     with (tmp_path / "table.csv").open(newline="") as file:
         table = {(r["loss"], r["epochs"], r["figure"]): r for r in csv.DictReader(file)}
@@ -184,6 +196,20 @@ def test_a_verdict_needs_the_interval_over_seeds_as_well(tmp_path: Path, gain: f
     assert float(row["matched_high"]) == pytest.approx(found.high, abs=1e-5)
 
 
+def test_the_report_has_the_doses_and_no_column_without_a_figure(tmp_path: Path) -> None:
+    outcomes = invented(tmp_path, 0)
+    analysis = Analysis("focus_small", 0.5, len(outcomes), ())
+    text = write_report(outcomes, [analysis], tmp_path, missing=[])
+    assert "| loss | epochs | seeds | closed AUC | open AUC | open - closed |" in text
+    assert "Differences in open AUC" not in text  # there are none
+    by_dose = text.partition("Dose-response: ")[2].splitlines()[2:]
+    assert by_dose[0].startswith("| weight | epochs | seeds | closed AUC | open AUC | open - cl")
+    assert [row.split("|")[1] for row in by_dose[2:]] == [f" `{w:g}` " for w in frozen.DOSES]
+    opened = [o.figures["open"] for o in outcomes if o.run.dose == 0.3]
+    mean, sd = np.mean(opened), np.std(opened, ddof=1)
+    assert by_dose[6].split(" | ")[1:5:3] == ["20", f"{mean:.3f} ± {sd:.3f}".replace("0.", ".")]
+
+
 def test_plots_are_drawn(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, 0)
     by_dose = doses(outcomes, "focus_small")
@@ -194,3 +220,56 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     for name in ("scatter.png", "dose.png"):
         with Image.open(tmp_path / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
+    """Its files: three unknown generators, of which uSpectrum has a fingerprint all over."""
+    rows = [(0, "", "closed", 0.4), (0, "", "closed", 0.6), (1, "k", "closed", 0.5)]
+    rows += [(0, "", "closed_balanced", 0.5), (1, "k", "closed_balanced", 0.9)]
+    rows += [(0, "", "open", 0.2), (0, "", "open", 0.6)]
+    rows += [(1, "uA", "open", 0.4), (1, "uA", "open", 0.9), (1, "uB", "open", 0.7)]
+    rows += [(1, "uSpectrum", "open", 0.1)]
+    scores = table(
+        rows,
+        path=[f"/i/{row}.png" for row in range(11)],
+        entropy_predicted=[0.5, 0.25, 0, *[1] * 8],
+        entropy_sum=[*[1] * 5, 0.5, 1, 0, 0, 0, 0],
+        pointing_hit=[-1, -1, 1, -1, 0, -1, -1, 1, 0, 0, 0],
+        peak_row=[*[0] * 5, 0, 0, 0, 1, 1, 2],
+    )
+    run = grid(Setup(tmp_path, "demo", ("focus_small",)), ["ce"], seeds=1, lengths=(1,))[0]
+    results = summarise(scores, ["k"]) | {"model": {"validation_auc": 0.97, "epoch": 12}}
+    write_results(run.folder, scores, results)
+    marks = {7: "1", 8: "0", 10: "0"}
+    samples = [
+        Sample(path, label, generator, extra={"known_artefact": marks[row]} if row in marks else {})
+        for row, (path, (label, generator, *_)) in enumerate(zip(scores.path, rows, strict=True))
+    ]
+    Manifest(samples).to_csv(run.folder / "manifest.csv")
+    found = outcome(run)
+    figures = dict(found.figures)
+    assert set(collect.FIGURES) <= set(figures)
+    assert figures == pytest.approx(
+        {
+            "closed": 0.5,
+            "closed_balanced": 1,
+            # uA is above 1 and 2 of the two real images, uB above both, uSpectrum above none.
+            "open": 1.75 / 3,
+            "gap": 1.75 / 3 - 0.5,
+            "open_local": 0.875,
+            "open_global": 0,
+            "open_known_artefact": 0.5,
+            "open_new_artefact": 1,
+            "entropy_closed": 0.25,
+            "entropy_open": 1,
+            "entropy_sum_open": 0.25,
+            "pointing_closed": 1,
+            "pointing_open": 0.25,
+            "peak_share_open": 0.5,
+            "validation": 0.97,
+            "best_epoch": 12,
+            "open.uA": 0.75,
+            "open.uB": 1,
+            "open.uSpectrum": 0,
+        }
+    )

@@ -129,6 +129,17 @@ def test_only_seeds_that_both_arms_have_are_compared() -> None:
     assert math.isnan(none.p)
 
 
+def test_a_replicate_without_a_seed_of_the_pair_says_nothing() -> None:
+    """Of four seeds the arms share two: one draw in sixteen has neither."""
+    closed, opened = exact()
+    closed[0, 0, :2] = opened[0, 0, :2] = np.nan
+    drawn = repeated(closed, 400), repeated(opened, 400)
+    found = TwoLevel(closed, opened, *drawn, np.random.default_rng(5)).compare(
+        1, 0, 0, matched=True
+    )
+    assert (found.low, found.high) == pytest.approx((0.05, 0.05))
+
+
 def test_one_seed_leaves_the_interval_of_the_images() -> None:
     closed, opened = exact(seeds=1)
     draw = np.random.default_rng(6)

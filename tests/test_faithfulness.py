@@ -163,6 +163,20 @@ def test_an_output_that_is_not_finite_names_the_image(manifest: Manifest) -> Non
     with pytest.raises(ImageError, match=r"fake\.png' is not finite where a part of it is blurred"):
         measured(manifest, Fragile())
 
+    class FragileAtOnePlace(OneCell):
+        places = 0
+
+        def predict_batch(self, images: Tensor) -> Prediction:
+            """Of the real images, which are red, one box of nine is too much."""
+            out = super().predict_batch(images)
+            self.places += 1
+            real = images[:, 0].mean((1, 2)) > 0
+            broken = real & torch.tensor(self.places == 4)
+            return out._replace(score=torch.where(broken, math.nan, out.score))
+
+    with pytest.raises(ImageError, match=r"real\.png' is not finite where a part of it is blurred"):
+        measured(manifest, FragileAtOnePlace(), batch_size=6)
+
 
 @pytest.mark.parametrize("size", [32, 33, 63, 64, 65, 224, 299])
 @pytest.mark.parametrize("grid", [(1, 2), (2, 2), (3, 3), (2, 5), (4, 4), (7, 7), (8, 8), (10, 10)])

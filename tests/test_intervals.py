@@ -201,6 +201,9 @@ def test_an_auc_of_1_is_not_certain() -> None:
     assert metrics.auc_interval(np.zeros(1), np.ones(20)) is None
     both = metrics.auc_difference(np.zeros(30), np.ones(20), np.zeros(30), np.ones(20))
     assert both == (0.0, pytest.approx(low - 1), pytest.approx(1 - low), 1.0)
+    # Nor is one of 0.
+    none = metrics.auc_difference(np.ones(30), np.zeros(20), np.ones(30), np.zeros(20))
+    assert none == pytest.approx(both)
 
 
 def test_one_pair_in_the_wrong_order_does_not_make_an_auc_certain() -> None:
@@ -239,6 +242,19 @@ def test_the_difference_of_two_models_on_the_same_images(random: np.random.Gener
         small.append(none.p_value < 0.05)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
     assert np.mean(small) == pytest.approx(0.05, abs=0.025)
+
+
+def test_a_difference_is_no_larger_than_1() -> None:
+    """Of nine pairs one model has all in order, the other one: Student's interval goes beyond."""
+    first = np.array([0, 1, 2]), np.array([3, 4, 5])
+    second = np.array([2, 4, 5]), np.array([0, 1, 3])
+    found, mirrored = (
+        metrics.auc_difference(*a, *b) for a, b in ((first, second), (second, first))
+    )
+    assert found is not None
+    assert (found.value, found.high) == (pytest.approx(8 / 9), 1.0)
+    assert found.low < 8 / 9 - stats.t.ppf(0.975, 4) * np.sqrt(2) / 9
+    assert mirrored == pytest.approx((-found.value, -1.0, -found.low, found.p_value))
 
 
 def test_the_same_model_twice_does_not_differ(random: np.random.Generator) -> None:

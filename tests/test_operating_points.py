@@ -94,6 +94,13 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
             json.dumps(values | {"calibration": values["calibration"] | {"largest_llr": -1}}),
             "the largest_llr is not above 0",
         ),
+        *(
+            (
+                json.dumps(values | {"calibration": values["calibration"] | {"largest_llr": bad}}),
+                f"cannot be read .ValueError: {bad} is no number",
+            )
+            for bad in (True, float("inf"))
+        ),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):

@@ -45,6 +45,7 @@ def test_table() -> None:
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
     assert "open-set AUC, mean of 2                 0.750" in format_table({"blend": blend})
+    assert "not defined" not in format_table({"blend": blend})
     # A set that none of them has is in no row.
     assert "closed" not in format_table({"ce": ce})
 

@@ -286,7 +286,8 @@ def test_each_generator_is_marked_by_how_far_it_is_from_training() -> None:
         ],
         family=["", "", "", "ours", "", "", "", "", "", ""],
     )
-    results = summarise(scores, ["SG2", "own"], {"own": "Ours"})
+    results = summarise(scores, ["own", "SG2"], {"own": "Ours"})
+    assert results["training_generators"] == ["SG2", "own"]
     assert results["training_families"] == {"SG2": "stylegan", "own": "Ours"}
     marks = {
         test_set: {

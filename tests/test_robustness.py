@@ -145,7 +145,8 @@ def test_a_generator_without_reals_is_not_scored_and_has_empty_cells(
     manifest: Manifest, tmp_path: Path
 ) -> None:
     fakes = Manifest([replace(s, label=1) for s in manifest][:3])
-    results = measured(fakes, clean(fakes))
+    scores = clean(fakes)
+    results = measured(Manifest([replace(s, path="/lost.png") for s in fakes]), scores)
     assert {(r.auc, r.clean, r.change, r.kept) for r in results} == {(None,) * 4}
     write(results, tmp_path)
     row = (tmp_path / "robustness.csv").read_text().splitlines()[2]

@@ -164,7 +164,8 @@ def read_weights(path: Path) -> tuple[Settings | None, dict[str, Settings]]:
     They take the place of the frozen ones; an arm that the file has not keeps those. The recipe's
     settings stand under ``ce``: None where a search of some losses left it as it was.
 
-    Raises InputError for what cannot be read, an unknown arm, a setting that the search has not.
+    Raises InputError for what cannot be read, an unknown arm, a setting that the search has not or
+    that is no number.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -172,14 +173,21 @@ def read_weights(path: Path) -> tuple[Settings | None, dict[str, Settings]]:
         raise InputError(f"--weights {path} cannot be read ({error}): give a YAML file.") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise InputError(f"--weights {path} must hold a mapping of settings for each loss.")
-    check_arms(content, frozen.SEARCH)
+    check_arms(map(str, content), frozen.SEARCH)
     for arm, settings in content.items():
         known = {name for candidate in frozen.SEARCH[arm] for name in candidate}
-        if unknown := sorted(set(settings) - known):
+        if unknown := sorted(set(map(str, settings)) - known):
             raise InputError(
                 f"--weights {path}: {arm} has {unknown[0]!r}{did_you_mean(unknown[0], known)}, "
                 f"which is none of {', '.join(sorted(known))}."
             )
+        for name, value in settings.items():
+            # YAML takes 4e-3, which has no point, for text.
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(
+                    f"--weights {path}: {arm} has {name} {value!r}, which is no number: write it "
+                    "as 0.004."
+                )
     return content.pop(frozen.BASELINE, None), {**frozen.WEIGHTS, **content}
 
 
