@@ -118,3 +118,21 @@ def test_sheets_are_drawn_every_so_many_epochs_as_files_and_for_tensorboard(tmp_
     ((step, (name, pixels)),) = pictures.pictures.items()
     assert (step, name) == (2 * run.plan.steps, "validation")
     np.testing.assert_array_equal(pixels, drawn[None])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_speed_of_an_epoch_counts_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(few_faces(tmp_path), tmp_path, epochs=2, lr=1e-6)
+    speeds: list[float] = []
+    monkeypatch.setattr(
+        run.log,
+        "epoch",
+        lambda *_, images_per_second, **__: speeds.append(images_per_second),
+    )
+    before = time.perf_counter()
+    run.fit()
+    # Each epoch's 70 images took less time than all.
+    assert min(speeds) >= 70 / (time.perf_counter() - before)
+    assert len(speeds) == 2
