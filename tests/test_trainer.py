@@ -159,6 +159,18 @@ def test_one_of_the_two_weights_may_have_a_schedule_alone(faces: Manifest, tmp_p
         assert weights.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("epochs", "done"), [(1, 1), (3, 2)])
+def test_a_run_that_waited_enough_says_so_and_a_whole_one_does_not(
+    faces: Manifest, tmp_path: Path, epochs: int, done: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(faces, tmp_path, epochs=epochs, patience=1, lr=1e-30)
+    run.fit()
+    assert run.state.epoch == done
+    said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line]
+    waited = "stopped after epoch 2: none of the last 1 was better than epoch 1"
+    assert said == ([waited] if done < epochs else [])
+
+
 @pytest.mark.parametrize("last", [True, False])
 def test_the_memory_order_that_is_given(faces: Manifest, tmp_path: Path, last: bool) -> None:
     run = trainer(faces, tmp_path, model="test_resnet", channels_last=last)
