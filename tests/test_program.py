@@ -272,6 +272,17 @@ def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "program.py: interrupted.\n")
 
 
+def test_threads_that_wait_do_not_spin_unless_the_user_has_them_do_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for given, then in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        if not given:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        run(lambda _: None, TrainConfig, argv=[], prog="p")
+        assert os.environ["OMP_WAIT_POLICY"] == then
+
+
 def test_a_file_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
     done = program(tmp_path, "--name", "bytes", PYTHONIOENCODING="utf-8:strict")
     assert (done.returncode, done.stderr) == (0, "")
