@@ -173,7 +173,7 @@ def test_weights_that_no_file_holds_are_refused_first(
 def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path) -> None:
     """Another bias moves logits and score, and neither the CAMs nor their entropy."""
     detector = make("focus_small", 32)
-    file = export(detector, tmp_path, pictures)
+    file = export(detector, tmp_path, pictures / "3.png")  # which takes other numbers of images too
     detector.head.fc.bias.data += torch.tensor([0.0, 0.5])
     images = exporting.prepared_images(detector, str(pictures))
     differences = exporting.compare(detector, runtime, file, images)
@@ -199,6 +199,18 @@ def test_large_outputs_may_differ_by_their_rounding(
     detector.head.fc.weight.data *= 1.1
     differences = exporting.compare(detector, runtime, file, images)
     assert differences["cams"] == pytest.approx(0.1 / 1.1, rel=1e-3)
+
+
+def test_one_picture_is_taken_and_of_many_16_at_even_steps(pictures: Path) -> None:
+    detector = make("focus_small", 32)
+    alone = exporting.prepared_images(detector, str(pictures / "3.png"))
+    assert alone.equal(exporting.prepared_images(detector, str(pictures))[3:4])
+    for number in range(32):
+        Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(pictures / f"{number}.png")
+    red = exporting.prepared_images(detector, str(pictures))[:, 0].mean((1, 2))
+    # Those in the middle of 16 equal parts, normalised by a mean and a deviation of one half.
+    expected = torch.tensor([8 * number / 255 for number in range(1, 32, 2)])
+    torch.testing.assert_close(red, 2 * expected - 1)
 
 
 class Branching(nn.Module):
