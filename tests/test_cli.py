@@ -111,6 +111,8 @@ def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
     assert config.data == ("a.csv", "b=c.csv")
     assert config.test_data == {"sg2": "x.csv", "sg3": "y=z"}
     assert config.test_real == {"ffhq": "f"}
+    compared = parse(EvaluateConfig, ["--compare", "runs/a", "runs/b", "--debug", "--compare=c"])
+    assert (compared.compare, compared.debug) == (("runs/a", "runs/b", "c"), True)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,7 @@ def test_an_undecided_switch_stays_undecided() -> None:
         (["--no-lr"], "There is no flag --no-lr"),
         (["--no-resume=true"], "There is no flag --no-resume"),
         (["a.csv"], "'a.csv' stands alone"),
+        (["--data", "a.csv", "b.csv"], "'b.csv' stands alone"),
         (["--resume", "maybe"], "--resume takes true or false, got 'maybe'"),
         (["--epochs", "x"], "--epochs takes a whole number, got 'x'"),
         (["--epochs", "2.5"], "--epochs takes a whole number, got '2.5'"),

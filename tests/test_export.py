@@ -228,6 +228,17 @@ def test_a_network_that_cannot_be_exported() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(3, 3), (None, 5)])
+def test_the_threads_that_are_given(
+    given: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "usable_cores", lambda: 5)
+    words = {"model_dir": "m", "onnx": str(tmp_path)}  # which is there already
+    with pytest.raises(InputError, match="is there already"):
+        exporting.export(ExportConfig(**words, threads=given))
+    assert torch.get_num_threads() == expected
+
+
 def test_what_cannot_be_exported(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
