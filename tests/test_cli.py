@@ -132,6 +132,16 @@ def test_switches(words: list[str], resume: bool) -> None:
     assert train(*words).resume is resume
 
 
+def test_what_follows_a_switch_is_a_path_where_paths_stand_alone() -> None:
+    for words, debug in (
+        (["--debug"], True),
+        (["--debug", "true"], True),
+        (["--debug", "false"], False),
+    ):
+        config = parse(ExplainConfig, [*words, "a.png", "b.png", "--model-dir", "m"])
+        assert (config.debug, config.paths) == (debug, ("a.png", "b.png"))
+
+
 def test_an_undecided_switch_stays_undecided() -> None:
     assert train().pretrained is None
     assert train("--pretrained").pretrained is True
