@@ -157,17 +157,20 @@ def test_of_two_processes_one_holds_the_lock(tmp_path: Path) -> None:
     ended, end = os.pipe()
     child = os.fork()
     if child == 0:
-        with (tmp_path / "lock").open("w") as file:
-            os.write(tell, b"1" if lock(file) else b"0")
-            select.select([ended], [], [], 20)  # one that waits for the lock would have it then
+        try:
+            with (tmp_path / "lock").open("w") as file:
+                os.write(tell, b"1" if lock(file) else b"0")
+                select.select([ended], [], [], 20)  # one that waits for the lock would have it then
+        finally:
             os.kill(os.getpid(), signal.SIGKILL)
+    os.close(tell)
     assert os.read(told, 1) == b"1"
     with (tmp_path / "lock").open("w") as file:
         assert not lock(file)
         os.write(end, b"1")
         os.waitpid(child, 0)
         assert lock(file)
-    for descriptor in (told, tell, ended, end):
+    for descriptor in (told, ended, end):
         os.close(descriptor)
 
 
