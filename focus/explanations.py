@@ -164,7 +164,7 @@ class Writer:
             "score": score,
             "decision": self.judge.decision(score),
             "llr": self.judge.llr(score),
-            **{name: value for name, value in found.items() if name != "score"},
+            **found,
         }
         self._write(TABLE, row)
         frames = [{k: v for k, v in frame.items() if k != "path"} for frame in self._frames]

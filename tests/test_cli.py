@@ -111,6 +111,8 @@ def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
     assert config.data == ("a.csv", "b=c.csv")
     assert config.test_data == {"sg2": "x.csv", "sg3": "y=z"}
     assert config.test_real == {"ffhq": "f"}
+    compared = parse(EvaluateConfig, ["--compare", "runs/a", "runs/b", "--debug", "--compare=c"])
+    assert (compared.compare, compared.debug) == (("runs/a", "runs/b", "c"), True)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,16 @@ def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
 )
 def test_switches(words: list[str], resume: bool) -> None:
     assert train(*words).resume is resume
+
+
+def test_what_follows_a_switch_is_a_path_where_paths_stand_alone() -> None:
+    for words, debug in (
+        (["--debug"], True),
+        (["--debug", "true"], True),
+        (["--debug", "false"], False),
+    ):
+        config = parse(ExplainConfig, [*words, "a.png", "b.png", "--model-dir", "m"])
+        assert (config.debug, config.paths) == (debug, ("a.png", "b.png"))
 
 
 def test_an_undecided_switch_stays_undecided() -> None:
@@ -160,6 +172,7 @@ def test_an_undecided_switch_stays_undecided() -> None:
         (["--no-lr"], "There is no flag --no-lr"),
         (["--no-resume=true"], "There is no flag --no-resume"),
         (["a.csv"], "'a.csv' stands alone"),
+        (["--data", "a.csv", "b.csv"], "'b.csv' stands alone"),
         (["--resume", "maybe"], "--resume takes true or false, got 'maybe'"),
         (["--epochs", "x"], "--epochs takes a whole number, got 'x'"),
         (["--epochs", "2.5"], "--epochs takes a whole number, got '2.5'"),

@@ -43,6 +43,7 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
         "shift,flip",
         True,
     )
+    assert demo.workers == 0
     paper = resolve(TrainConfig(data=("faces.csv",)))
     assert (paper.recipe, paper.model, paper.image_size, paper.pretrained) == (
         "paper",
@@ -268,6 +269,15 @@ def test_resolving_twice_changes_nothing() -> None:
             {"loss": "hinge", "entropy_target": 0.5, "target_from_maps": True},
             "--target-from-maps and --entropy-target are two aims",
         ),
+        (
+            {"loss": "saliency", "focus_schedule": "0:0,5:1"},
+            "--focus-schedule 0:0,5:1 has no effect while that term of the loss weighs 0: give its",
+        ),
+        (
+            {"loss": "focus", "saliency_schedule": "0:1"},
+            "--saliency-schedule 0:1 has no effect while that term of the loss weighs 0",
+        ),
+        ({"focus_schedule": "0"}, "--focus-schedule got '0': give EPOCH:FACTOR pairs"),
         ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
         ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
     ],

@@ -201,6 +201,23 @@ def test_large_outputs_may_differ_by_their_rounding(
     assert differences["cams"] == pytest.approx(0.1 / 1.1, rel=1e-3)
 
 
+def test_one_picture_is_taken_and_of_many_16_at_even_steps(pictures: Path, tmp_path: Path) -> None:
+    detector = make("focus_small", 32)
+    alone = exporting.prepared_images(detector, str(pictures / "3.png"))
+    images = exporting.prepared_images(detector, str(pictures))
+    assert alone.equal(images[3:4])
+    # A graph that was traced with one image takes other numbers of them, too.
+    file = export(detector, tmp_path, pictures / "3.png")
+    differences = exporting.compare(detector, runtime, file, images)
+    assert max(differences.values()) < exporting.TOLERANCE
+    for number in range(32):
+        Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(pictures / f"{number}.png")
+    red = exporting.prepared_images(detector, str(pictures))[:, 0].mean((1, 2))
+    # Those in the middle of 16 equal parts, normalised by a mean and a deviation of one half.
+    expected = torch.tensor([8 * number / 255 for number in range(1, 32, 2)])
+    torch.testing.assert_close(red, 2 * expected - 1)
+
+
 class Branching(nn.Module):
     """What it computes depends on the values in an image, which no graph can say."""
 
@@ -214,6 +231,17 @@ def test_a_network_that_cannot_be_exported() -> None:
             Branching(), torch.zeros(2, 3, 8, 8), ExportConfig(model_dir="mine", onnx="x")
         )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(3, 3), (None, 5)])
+def test_the_threads_that_are_given(
+    given: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "usable_cores", lambda: 5)
+    words = {"model_dir": "m", "onnx": str(tmp_path)}  # which is there already
+    with pytest.raises(InputError, match="is there already"):
+        exporting.export(ExportConfig(**words, threads=given))
+    assert torch.get_num_threads() == expected
 
 
 def test_what_cannot_be_exported(

@@ -6,8 +6,9 @@ from typing import Any, get_args
 import pytest
 
 from focus import losses
+from focus.errors import InputError
 from focus.kernels import types
-from focus.losses import LossConfig
+from focus.losses import LossConfig, loss_of
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,12 @@ from focus.losses import LossConfig
 def test_a_loss_that_there_is_not_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossConfig(**values)
+
+
+def test_a_name_that_no_loss_has_is_refused() -> None:
+    said = r"^There is no loss 'blnd' \(did you mean blend\?\): give a LossConfig, or one of ce, "
+    with pytest.raises(InputError, match=said):
+        loss_of("blnd")
 
 
 def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:

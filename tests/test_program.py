@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from focus.cli import run, spoken_time
 from focus.config import EvaluateConfig, TrainConfig
@@ -270,6 +272,33 @@ def test_a_program_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     assert done.stderr == "program.py: error: --epochs takes a whole number, got 'x'.\n"
     done = program(tmp_path, "--name", "interrupted")
     assert (done.returncode, done.stderr) == (130, "program.py: interrupted.\n")
+
+
+def test_threads_that_wait_do_not_spin_unless_the_user_has_them_do_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for given, then in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        if not given:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        run(lambda _: None, TrainConfig, argv=[], prog="p")
+        assert os.environ["OMP_WAIT_POLICY"] == then
+
+
+def test_pillow_does_not_warn_of_large_images_without_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
+
+    def main(_: TrainConfig) -> None:
+        Image.open(tmp_path / "large.png").close()
+        warnings.warn("another", stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run(main, TrainConfig, argv=[], prog="p")
+    assert [str(warning.message) for warning in warned] == ["another"]
 
 
 def test_a_file_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:

@@ -82,7 +82,14 @@ def test_the_second_stops_at_once(number: signal.Signals) -> None:
     assert (program.returncode, out) == (-number, "")
 
 
-@pytest.mark.parametrize(("parent", "then"), [("bin/accelerate", "saved\n"), ("accelerate/go", "")])
+@pytest.mark.parametrize(
+    ("parent", "then"),
+    [
+        ("bin/accelerate", "saved\n"),
+        ("caf\udce9/accelerate", "saved\n"),  # whose folder's name is not UTF-8
+        ("accelerate/go", ""),
+    ],
+)
 def test_a_process_without_its_launcher_stops(parent: str, then: str, tmp_path: Path) -> None:
     """What `accelerate launch` starts, when a signal has ended accelerate alone.
 

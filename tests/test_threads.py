@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from focus.checkpoint import CHECKSUMS, STATE
+from focus.config import TrainConfig
 from focus.data.manifest import Manifest
+from focus.errors import InputError
+from focus.explain import explain
 from focus.runs import CHECKPOINTS
+from focus.runtime import same_threads, start
 from focus.stopping import Stopped
 from focus.trainer import Trainer
+from focus.use_config import ExplainConfig
 
 from .trainers import few_faces, trainer
 
@@ -104,3 +109,36 @@ def test_a_checkpoint_of_before_they_were_kept(
         assert torch.get_num_threads() == again.state.threads == 1
     assert again.state.step == 3
     assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("plain_cpu")
+@pytest.mark.parametrize(
+    ("processes", "given", "expected"),
+    [("1", None, 8), ("3", None, 2), ("9", None, 1), ("3", 5, 5)],
+)
+def test_each_process_takes_its_share_of_the_cores(
+    processes: str, given: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("focus.runtime.usable_cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    start(TrainConfig(threads=given))
+    assert torch.get_num_threads() == expected
+
+
+@pytest.mark.usefixtures("plain_cpu")
+@pytest.mark.parametrize(("given", "expected"), [(3, 3), (None, 5)])
+def test_explain_takes_all_cores_or_what_is_given(
+    given: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("focus.explain.usable_cores", lambda: 5)
+    lost = str(tmp_path / "lost.png")
+    with pytest.raises(InputError, match="There is no file or folder"):
+        explain(ExplainConfig(paths=(lost,), model_dir=lost, threads=given))
+    assert torch.get_num_threads() == expected
+
+
+def test_on_a_gpu_the_threads_stay() -> None:
+    threads = torch.get_num_threads()
+    assert same_threads(torch.device("cuda"), threads + 1, None) == ""
+    assert same_threads(torch.device("cuda"), threads + 1, threads) == ""
+    assert torch.get_num_threads() == threads

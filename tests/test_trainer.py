@@ -149,6 +149,42 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     assert found == [pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps]
 
 
+def test_one_of_the_two_weights_may_have_a_schedule_alone(faces: Manifest, tmp_path: Path) -> None:
+    for name, expected in (("focus", (1, 0.5, 4)), ("saliency", (1, 2, 1))):
+        schedule: dict[str, Any] = {f"{name}_schedule": "0:0.25"}
+        run = trainer(faces, tmp_path, focus_weight=2.0, saliency_weight=4.0, **schedule)
+        run.train_step(*next(steps_of(run)))
+        weights = run.detector.head.loss_weights
+        assert weights is not None
+        assert weights.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epochs", "done"), [(1, 1), (3, 2)])
+def test_a_run_that_waited_enough_says_so_and_a_whole_one_does_not(
+    faces: Manifest, tmp_path: Path, epochs: int, done: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(faces, tmp_path, epochs=epochs, patience=1, lr=1e-30)
+    run.fit()
+    assert run.state.epoch == done
+    said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line]
+    waited = "stopped after epoch 2: none of the last 1 was better than epoch 1"
+    assert said == ([waited] if done < epochs else [])
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_memory_order_that_is_given(faces: Manifest, tmp_path: Path, last: bool) -> None:
+    run = trainer(faces, tmp_path, model="test_resnet", channels_last=last)
+    order = torch.channels_last if last else torch.contiguous_format
+    seen: list[bool] = []
+    run.detector.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].is_contiguous(memory_format=order))
+    )
+    run.train_step(*next(steps_of(run)))
+    weights = [p for p in run.detector.parameters() if p.dim() == 4 and p.shape[2] > 1]
+    assert seen == [True]
+    assert all(weight.is_contiguous(memory_format=order) for weight in weights)
+
+
 def test_random_numbers_of_a_step_depend_on_its_number_alone(
     faces: Manifest, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from focus.errors import ImageError, InputError
+from focus.explain import find_items
 from focus.videos import evenly, frames_of
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
@@ -162,3 +163,14 @@ def test_without_av_the_message_says_what_to_install(
     monkeypatch.setitem(sys.modules, "av", None)  # as Python marks what cannot be imported
     with pytest.raises(InputError, match=r"PyAV: pip install 'focus-faces\[video\]'"):
         list(frames_of(tmp_path / "a.mp4", 3))
+
+
+def test_pictures_need_no_av(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "1.png").touch()
+    for as_video, kind in ((False, "image"), (True, "video")):
+        (item,) = find_items([str(tmp_path)], as_video=as_video, frames=1)
+        assert item.kind == kind
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(InputError, match="PyAV: pip install"):
+        find_items([str(tmp_path)], as_video=False, frames=1)

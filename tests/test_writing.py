@@ -2,6 +2,7 @@
 
 import csv
 import os
+import select
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from focus.evaluation import evaluate
 from focus.models import Detector
 from focus.runtime import check_writable
 from focus.training import listed_images, train
-from focus.writing import check_empty, csv_written_whole, written_whole
+from focus.writing import check_empty, csv_written_whole, lock, written_whole
 
 from .launching import run
 
@@ -126,6 +127,52 @@ def test_what_a_killed_process_left_goes_with_a_later_write(tmp_path: Path) -> N
         assert path.read_text() == "whole"
         assert left.exists() != hours_old  # it might be written yet
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["summary.csv", *others])
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut leaves of a rename whose file was not flushed may be empty."""
+    log: list[Any] = []
+    replace = Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        log.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(Path, "replace", renamed)
+    with written_whole(tmp_path / "summary.csv") as aside:
+        aside.write_text("new")
+        inode = aside.stat().st_ino
+    assert log == [inode, "renamed", tmp_path.stat().st_ino]
+    log.clear()
+    with written_whole(tmp_path / "summary.csv", flushed=False) as aside:
+        aside.write_text("newer")
+    assert log == ["renamed"]
+
+
+def test_of_two_processes_one_holds_the_lock(tmp_path: Path) -> None:
+    """The other is not kept waiting, and has it once the first has ended, in whatever way."""
+    told, tell = os.pipe()
+    ended, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with (tmp_path / "lock").open("w") as file:
+                os.write(tell, b"1" if lock(file) else b"0")
+                select.select([ended], [], [], 20)  # one that waits for the lock would have it then
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(tell)
+    assert os.read(told, 1) == b"1"
+    with (tmp_path / "lock").open("w") as file:
+        assert not lock(file)
+        os.write(end, b"1")
+        os.waitpid(child, 0)
+        assert lock(file)
+    for descriptor in (told, ended, end):
+        os.close(descriptor)
 
 
 def test_a_folder_that_holds_files_is_refused(tmp_path: Path) -> None:
