@@ -110,6 +110,22 @@ def test_a_crop_keeps_half_of_the_area_at_least() -> None:
     assert 0.9 < max(areas) <= 1
 
 
+def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
+    """A black border would be something to learn."""
+    place = torch.arange(SIZE)
+    image = place.to(torch.uint8).expand(3, SIZE, SIZE)
+    change, found = Augmentation(("shift",), SIZE), set()
+    for epoch in range(60):
+        moved, turned = change(image, image[:1].mT.float(), (0, epoch, 0))
+        assert turned is not None
+        by = [int(moved[0, 0, 32]) - 32, int(turned[0, 32, 0]) - 32]
+        across, down = ((place + pixels).clamp(0, SIZE - 1) for pixels in by)
+        assert moved.equal(across.to(torch.uint8).expand(3, SIZE, SIZE))
+        assert turned[0].equal(down[:, None].float().expand(SIZE, SIZE))
+        found.update(by)
+    assert found == {-2, -1, 0, 1, 2}
+
+
 def test_all_together_without_a_map() -> None:
     change = Augmentation(AUGMENTATIONS, SIZE)
     image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)

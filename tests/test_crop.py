@@ -63,7 +63,11 @@ def test_the_square_around_a_face(
 
 
 @pytest.mark.parametrize(
-    "box", [(40, 40, 40, 50), (60, 40, 40, 50), (100, 0, 120, 20), (-20, 0, 0, 20), (0, 80, 9, 99)]
+    "box",
+    [
+        *((40, 40, 40, 50), (60, 40, 40, 50), (100, 0, 120, 20), (-20, 0, 0, 20), (0, 80, 9, 99)),
+        *((40, 40, 50, 40), (40, 60, 50, 40), (0, -20, 20, 0)),
+    ],
 )
 def test_a_box_without_pixels(box: Box) -> None:
     assert window(box, 0.3, (100, 80)) is None
@@ -192,6 +196,8 @@ def test_what_is_refused(boxed: Manifest, tmp_path: Path) -> None:
         cut_faces(boxed, out, source="yolo", margin=0.3, progress=False)
     with pytest.raises(InputError, match=r"^The face detector no_such:module cannot be imported"):
         cut_faces(boxed, out, source="no_such:module", margin=0.3, progress=False)
+    with pytest.raises(InputError, match=r"^The face detector json:faces cannot be imported"):
+        cut_faces(boxed, out, source="json:faces", margin=0.3, progress=False)
     with pytest.raises(InputError, match=r"^None of the 2 images of the set gave a face by 'box'"):
         cut_faces(boxed[3:5], out, source="box", margin=0.3, progress=False)
     assert sorted(path.name for path in out.iterdir()) == ["crop.jsonl", "no_face.csv"]

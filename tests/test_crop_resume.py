@@ -160,6 +160,17 @@ def test_a_detector_that_failed_is_asked_again(pictures: Manifest, tmp_path: Pat
     assert not (out / "no_face.csv").exists()
 
 
+def test_a_file_that_was_mended_is_bad_no_longer(pictures: Manifest, tmp_path: Path) -> None:
+    out, path = tmp_path / "out", Path(pictures[1].path)
+    sound = path.read_bytes()
+    path.write_bytes(b"")
+    assert len(cut(pictures[1:3], out)) == 1
+    assert str(path) in (out / "bad_files.csv").read_text()
+    path.write_bytes(sound)
+    assert len(cut(pictures[1:3], out, resume=True)) == 2
+    assert not (out / "bad_files.csv").exists()
+
+
 def test_a_crop_goes_on_only_as_it_was_begun(pictures: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cut(pictures, out)

@@ -143,6 +143,7 @@ def test_relations(
 def test_a_generators_family_is_the_one_given_most_often() -> None:
     fakes = [("SG2", "a"), ("SG2", ""), ("SG2", ""), ("SG2", "b"), ("SG2", "b"), ("x", "")]
     assert families(fakes) == {"SG2": "b", "x": ""}
+    assert families([("g", "a"), ("g", "a"), ("g", "b")]) == {"g": "a"}
     assert families([("SG2", ""), ("own", "")]) == {"SG2": "stylegan", "own": ""}
     samples = [
         Sample("/r", 0, "real's own", "f"),
@@ -202,6 +203,8 @@ def test_warnings_name_what_training_knew() -> None:
     assert warnings({("closed", "SG2"): "", ("open", "ProGAN"): ""}, {"SG2": ""}) == []
     (line,) = warnings({("open", "ProGAN"): ""}, {"synthetic": ""})
     assert "near or far: ProGAN; no family is known of synthetic: name generators and" in line
+    (line,) = warnings({("open", "sg-2"): ""}, {"stylegan2": "", "SG2": ""})
+    assert line == "Tested as unknown, though training knew it: sg-2 (as SG2, stylegan2)."
     assert warnings({("open", "ProGAN"): ""}, {}) == []
     assert warnings({("open", ""): ""}, {"SG2": ""}) == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focus.data import machine
-from focus.data.machine import cache_dir, default_workers, usable_cores
+from focus.data.machine import cache_dir, default_workers, is_main_process, usable_cores
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +46,23 @@ def test_processes_of_a_machine_share_its_cores_for_loading(
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     assert default_workers() == workers
+
+
+@pytest.mark.parametrize(
+    ("rank", "local", "main"),
+    [
+        (None, None, True),
+        ("0", "0", True),
+        ("8", "0", False),
+        (None, "0", True),
+        (None, "1", False),
+    ],
+)
+def test_the_main_process_is_the_first_of_all_machines(
+    rank: str | None, local: str | None, main: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", rank), ("LOCAL_RANK", local)):
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
+    assert is_main_process() == main

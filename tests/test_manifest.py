@@ -109,6 +109,22 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, text: str, message
         Manifest.from_csv(path)
 
 
+def test_a_column_cannot_have_two_meanings(tmp_path: Path) -> None:
+    """A file with a name twice could not be read."""
+    manifest = Manifest([Sample("/a.png", extra={"split": "x", "age": "3", "box": "y"})])
+    with pytest.raises(ValueError, match=r"^extra columns cannot be called box, split$"):
+        manifest.to_csv(tmp_path / "m.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_manifests_that_are_joined_name_each_source_once() -> None:
+    one, other = Manifest([Sample("/a.png")], "one"), Manifest([Sample("/b.png")], "other")
+    joined = one + Manifest([]) + other
+    assert [sample.path for sample in joined] == ["/a.png", "/b.png"]
+    assert joined.source == "one, other"
+    assert (one + one).source == "one"
+
+
 def test_samples_reach_other_processes_and_hash() -> None:
     sample = Sample("/a.png", 1, extra={"source": "x"})
     assert pickle.loads(pickle.dumps(Manifest([sample])))[0] == sample

@@ -386,6 +386,20 @@ def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], word
     assert_one_sentence(caught.value)
 
 
+def test_tokens_that_fill_no_square_are_no_map() -> None:
+    """Of five, four would be."""
+
+    def tokens(count: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(2), nn.Linear(32 * 32, 8), nn.Conv1d(3, count, 1))
+
+    detector = Detector(image_size=32)
+    detector.backbone = tokens(4)
+    assert detector._probe(32, "own") == ((2, 2), 8)
+    detector.backbone = tokens(5)
+    with pytest.raises(InputError, match=r"'own' has no spatial map .* output is \[5, 8\]"):
+        detector._probe(32, "own")
+
+
 def test_the_output_has_the_fields_of_the_heads() -> None:
     assert DetectorOutput._fields == FocusHeadOutput._fields
 

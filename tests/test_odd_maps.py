@@ -44,6 +44,13 @@ def test_an_image_that_is_left_out_keeps_its_map(tmp_path: Path, deep: bool) -> 
     )
 
 
+def test_maps_below_the_root_of_the_images_are_no_images(tmp_path: Path) -> None:
+    for name in ("a_1", "a_2"):
+        picture(tmp_path / f"{name}.png")
+    found = map_references(tmp_path, images_below(tmp_path), {"a"}, tmp_path)
+    assert found == {"a": f"{tmp_path}/{{a_1.png,a_2.png}}"}
+
+
 def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Their luminance peaks beside the hottest; grey ones of three channels are as they seem."""
     up = np.linspace(0, 1, 32)

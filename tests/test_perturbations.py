@@ -88,6 +88,9 @@ def test_resizing_by_hand() -> None:
     coarse = np.repeat(fine[:, :4], 8, axis=1)
     assert np.ptp(array(resize(Image.fromarray(coarse), 0.5))) == 255
     assert resize(textured(33, 7), 0.1).size == (33, 7)
+    # 2.7 of 3 pixels are 3, which leaves the image as it is.
+    tiny = textured(3, 3)
+    np.testing.assert_array_equal(array(resize(tiny, 0.9)), array(tiny))
 
 
 def test_noise_is_gaussian_rounded_and_cut() -> None:

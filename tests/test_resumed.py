@@ -80,6 +80,16 @@ def test_data_that_had_no_folder_in_common_may_have_moved() -> None:
     assert list(resumed(unsplit(moved), record).manifest) == moved
 
 
+def test_maps_that_lie_beside_the_images_move_with_them(record: list[Sample]) -> None:
+    """What all files have in common is above the folder that all images have in common."""
+    together = [
+        replace(s, path=s.path.replace("/old/", "/old/images/"), split="train") for s in record
+    ]
+    moved = [elsewhere(sample) for sample in together]
+    back = resumed([replace(sample, split="") for sample in moved], together)
+    assert (list(back.manifest), back.warning) == (moved, "")
+
+
 def test_training_images_that_became_validation_are_no_other_data(record: list[Sample]) -> None:
     """Data with a training and a test split, of which validation was cut off."""
     given = [replace(s, split="train" if s.split == "validation" else s.split) for s in record]
@@ -193,6 +203,17 @@ def test_more_lost_files_than_max_bad_allows_are_refused(record: list[Sample]) -
         f"the share of 0.08 that --max-bad allows: bring them back, the first is "
         f"{record[1].path!r}, or raise it, or give another --name."
     )
+
+
+def test_the_share_of_lost_masks_is_of_the_masks(record: list[Sample]) -> None:
+    """An image without a mask has none to lose."""
+    masks = [sample.mask_path for sample in record if sample.mask_path]
+    for mask in masks:
+        Path(mask).unlink()
+    now = [replace(sample, mask_path=None) for sample in unsplit(record)]
+    assert len(resumed(now, record, max_bad=1).manifest) == len(record)
+    with pytest.raises(InputError, match=r"^2 of the 2 mask files .* the first is '.*/fake\.png'"):
+        resumed(now, record, max_bad=0.7)
 
 
 def test_a_class_that_is_lost_is_left_out(record: list[Sample]) -> None:

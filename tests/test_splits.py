@@ -59,6 +59,13 @@ def test_the_seed_decides_the_splits() -> None:
     assert zero != one
 
 
+def test_names_of_any_bytes_are_split() -> None:
+    """Of a group, too: not all file systems write UTF-8."""
+    samples = [Sample(f"/\udcff{i}.png", 0, group=f"\udcfe{i % 10}") for i in range(20)]
+    splits = Counter(sample.split for sample in assign_splits(Manifest(samples), seed=0))
+    assert splits == {"train": 16, "validation": 2, "test": 2}
+
+
 def test_a_share_is_the_nearest_whole_number() -> None:
     """15 % of 17 are 2.55, of 14 they are 2.1."""
     samples = [Sample(f"/{i}.png", 0) for i in range(17)]
@@ -66,6 +73,33 @@ def test_a_share_is_the_nearest_whole_number() -> None:
     counts = Counter((s.label, s.split) for s in assign_splits(Manifest(samples), seed=0))
     assert [counts[0, name] for name in ("train", "validation", "test")] == [11, 3, 3]
     assert [counts[1, name] for name in ("train", "validation", "test")] == [10, 2, 2]
+
+
+def test_of_groups_that_are_all_too_large_the_smallest_is_taken() -> None:
+    """15 % of 12 images are two, and no group has so few."""
+    samples = [
+        Sample(f"/{size}/{generator}{i}.png", 1, generator, group=f"{size}")
+        for size in (5, 3, 4)
+        for generator in "ab"
+        for i in range(size)
+    ]
+    for seed in range(6):
+        splits = Counter(sample.split for sample in assign_splits(Manifest(samples), seed=seed))
+        assert splits == {"test": 6, "validation": 8, "train": 10}
+
+
+def test_a_group_that_is_taken_for_one_generator_does_for_the_others_in_it() -> None:
+    """15 % are one image of a and two of b: the smaller group of both has enough of each."""
+    members = {"small": {"a": 3, "b": 3}, "large": {"a": 4, "b": 4}, "other": {"b": 3}}
+    samples = [
+        Sample(f"/{group}/{generator}{i}.png", 1, generator, group=group)
+        for group, counts in members.items()
+        for generator, count in counts.items()
+        for i in range(count)
+    ]
+    for seed in range(3):
+        homes = {s.group: s.split for s in assign_splits(Manifest(samples), seed=seed)}
+        assert homes == {"small": "test", "other": "validation", "large": "train"}
 
 
 def test_groups_that_are_all_different_still_give_a_validation_split() -> None:

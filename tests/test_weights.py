@@ -344,6 +344,17 @@ def test_weights_of_another_image_size_are_resampled_as_timm_does(
         assert value.equal(expected[key]), key
 
 
+def test_a_network_with_two_classifiers_loads_without_them(tmp_path: Path) -> None:
+    """One of them learns from a teacher."""
+    name, path = "repvit_m0_9", tmp_path / "repvit.safetensors"
+    given = timm.create_model(name).state_dict()
+    safetensors.torch.save_file(given, path)
+    found = Detector(name, image_size=64, initial_checkpoint=path).backbone.state_dict()
+    assert found.keys() == {key for key in given if not key.startswith("head.")}
+    for key, value in found.items():
+        torch.testing.assert_close(value, given[key], rtol=0, atol=0)
+
+
 def test_a_network_with_other_patches_is_refused(tmp_path: Path) -> None:
     """timm would resample them, too."""
     state = timm.create_model("vit_tiny_patch16_224", img_size=96, patch_size=8).state_dict()

@@ -52,9 +52,8 @@ class Journal:
 
     def note(self, name: str, reason: str) -> None:
         """Remember that an image has no face."""
-        if name not in self.without_face:
-            self.without_face[name] = reason
-            self._add({"name": name, "reason": reason})
+        self.without_face[name] = reason
+        self._add({"name": name, "reason": reason})
 
     def _add(self, line: Mapping[str, object]) -> None:
         try:

@@ -160,8 +160,8 @@ def annotated_image(name: str, images: Container[str], *, folders: bool) -> str:
     _, slash, below = name.partition(os.sep)
     if folders and slash and below in images:
         return below
-    image, underscore, number = name.rpartition("_")
-    return image if underscore and number.isdecimal() and image in images else name
+    image, _, number = name.rpartition("_")
+    return image if number.isdecimal() and image in images else name
 
 
 class _LeftOut:
