@@ -212,6 +212,8 @@ def test_losses_that_need_human_maps_are_left_out_where_there_are_none(
     weights = {**frozen.WEIGHTS, "blend": {"focus_weight": 0.1, "saliency_weight": 0.0}}
     setup = replace(setup_in(tmp_path), weights=weights)
     assert _with_maps(setup, bare, ["blend", "blend-center"]) == ["blend"]
+    with pytest.raises(InputError, match=r"which all losses given need \(match, cyborg\): give "):
+        _with_maps(setup, bare, ["match", "cyborg"])
 
 
 def test_shuffled_maps_are_anothers_of_the_same_class(tmp_path: Path) -> None:

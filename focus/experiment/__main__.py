@@ -199,7 +199,10 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
 
 
 def _with_maps(setup: Setup, manifest: Manifest, arms: list[str]) -> list[str]:
-    """The arms that the data can train: without human maps, those that need none."""
+    """The arms that the data can train: without human maps, those that need none.
+
+    Raises InputError if that is none of them.
+    """
     if any(sample.map_path is not None for sample in manifest.split("train")):
         return arms
     left = []
@@ -210,6 +213,11 @@ def _with_maps(setup: Setup, manifest: Manifest, arms: list[str]) -> list[str]:
         of_maps = loss.level in ("match", "hinge") and loss.entropy_target is None
         if not (loss.saliency_weight or of_maps or about.maps != "own"):
             left.append(arm)
+    if not left:
+        raise InputError(
+            f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
+            "give other --losses, or --heatmaps."
+        )
     if left != arms:
         gone = ", ".join(arm for arm in arms if arm not in left)
         _say(f"no training image has a human map (--heatmaps), so these are left out: {gone}")
