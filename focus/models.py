@@ -405,7 +405,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         with evaluation_mode(self.backbone), torch.no_grad():
             try:
                 out = self.backbone(torch.zeros(1, 3, size, size))
-            except (RuntimeError, AssertionError, ValueError) as error:
+            except (RuntimeError, AssertionError, ValueError, TypeError) as error:
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
                     f"({first_line(error)}): choose another --image-size."

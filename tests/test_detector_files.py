@@ -326,6 +326,7 @@ def saved(small: Detector, tmp_path: Path) -> Path:
         ({"std": [0.5, 0.5, math.inf]}, "it has to be above 0"),
         ({"mean": [0.5, 0.5, math.nan]}, r"mean is \(0\.5, 0\.5, nan\), it has to be finite"),
         ({"num_classes": 3}, "has 2 classes but the detector 3"),
+        ({"image_size": 10**30}, "does not take 1000000000000000000000000000000 x"),
         ({"num_classes": 10**12}, "has 2 classes but the detector 1000000000000: give"),
         ({"model": "test_resnet", "image_size": 64}, "does not fit test_resnet"),
     ],
