@@ -489,6 +489,6 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
             meant = did_you_mean(_ELSEWHERE.get(name, name), types)
             raise InputError(f"{path} has an unknown key {key!r}{meant}.")
         values[name] = (
-            [value] if get_origin(types[name]) is tuple and value == str(value) else value
+            [value] if get_origin(types[name]) is tuple and isinstance(value, str) else value
         )
     return values

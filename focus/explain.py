@@ -250,9 +250,10 @@ def _about(config: ExplainConfig, detector: Detector, judge: Judge, sha256: str)
 
 def _line(row: dict[str, Any]) -> str:
     frames = f" over {row['frames']} frames" if row["frames"] else ""
+    path = row["path"] if row["path"].isprintable() else ascii(row["path"])  # or it forges lines
     # All digits: scores near 1 are what a threshold near 1 tells apart.
     return (
-        f"{row['path']}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
+        f"{path}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
         f"entropy of the CAM {row['entropy_predicted']:.2f}"
     )
 

@@ -27,7 +27,14 @@ from focus.modes import evaluation_mode
 from focus.operating_points import THRESHOLDS, OperatingPoints
 from focus.pictures import Picture, predict
 from focus.recipes import SMALL_MODEL
-from focus.weights import backbone_weights, normalisation_beside, read_weights, resized
+from focus.weights import (
+    backbone_weights,
+    normalisation_beside,
+    read_weights,
+    refuse_misfits,
+    refuse_other_classes,
+    resized,
+)
 
 _SETTINGS = tuple(field.name for field in fields(LossConfig))
 _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
@@ -374,6 +381,10 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         """
         folder = local_folder(pretrained_model_name_or_path, **hub_options)
         config = DetectorConfig.read(folder / CONFIG_FILE)
+        weights = folder / WEIGHTS_FILE
+        state = read_weights(weights, "the file is damaged, copy or train the model again")
+        # Before a classifier of so many is made, which may be more than the memory holds.
+        refuse_other_classes(state, config.num_classes, weights)
         detector = cls(
             config.model,
             image_size=config.image_size,
@@ -383,9 +394,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         detector.config = config
         detector.points = OperatingPoints.read(folder)
         detector.card = read_card(folder)
-        weights = folder / WEIGHTS_FILE
-        advice = "the file is damaged, copy or train the model again"
-        detector._load(read_weights(weights, advice), weights)
+        detector._load(state, weights)
         return detector.eval()
 
     def _probe(self, size: int, model: str) -> tuple[tuple[int, int], int]:
@@ -396,7 +405,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         with evaluation_mode(self.backbone), torch.no_grad():
             try:
                 out = self.backbone(torch.zeros(1, 3, size, size))
-            except (RuntimeError, AssertionError, ValueError) as error:
+            except (RuntimeError, AssertionError, ValueError, TypeError) as error:
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
                     f"({first_line(error)}): choose another --image-size."
@@ -472,19 +481,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
 
     def _load(self, state: Mapping[str, Tensor], path: Path) -> None:
         own = self.state_dict()
-        bias = state.get("head.fc.bias")
-        if bias is not None and bias.numel() != self.config.num_classes:
-            raise InputError(
-                f"{path} has {bias.numel()} classes but the detector {self.config.num_classes}: "
-                "give a checkpoint with the same classes."
-            )
-        for key, tensor in own.items():
-            if key not in state or state[key].shape != tensor.shape:
-                got = list(state[key].shape) if key in state else "missing"
-                raise InputError(
-                    f"{path} does not fit {self.config.model}: {key} should be "
-                    f"{list(tensor.shape)}, got {got}; give a checkpoint of this network."
-                )
+        refuse_other_classes(state, self.config.num_classes, path)
+        refuse_misfits(state, own, self.config.model, path)
         self.load_state_dict({key: state[key] for key in own})
 
 

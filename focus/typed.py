@@ -1,10 +1,16 @@
 """What the command line and configuration files say as the values of typed fields."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 from focus.errors import InputError, did_you_mean
+
+# A few lines of YAML can be a list of a billion words, by aliases within aliases.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 8, 8
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -37,10 +43,10 @@ def typed_value(kind: Any, value: Any, where: str) -> Any:
         if get_origin(kind) is Literal:
             choices = get_args(kind)
             wanted = f"one of {', '.join(choices)}"
-            meant = did_you_mean(str(value), choices)
+            meant = did_you_mean(value, choices) if isinstance(value, str) else ""
         else:
             wanted = _WORDS[kind]
-        raise InputError(f"{where} takes {wanted}, got {value!r}{meant}.") from error
+        raise InputError(f"{where} takes {wanted}, got {_SHORT.repr(value)}{meant}.") from error
 
 
 def _read(kind: Any, value: Any) -> Any:
@@ -51,6 +57,8 @@ def _read(kind: Any, value: Any) -> Any:
         return tuple(_read(k, v) for k, v in zip(kinds, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {_read(parts[0], k): _read(parts[1], v) for k, v in value.items()}
+    if isinstance(value, str) and "\0" in value:  # which no name of a file may have
+        raise ValueError(value)
     if type(value) is kind or (origin is Literal and value in parts):
         return value
     if isinstance(value, str) and kind in _READERS:

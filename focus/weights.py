@@ -78,6 +78,35 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
         ) from error
 
 
+def refuse_other_classes(state: Mapping[str, Tensor], num_classes: int, path: Path) -> None:
+    """Raise InputError if the classifier of a detector's weights has another number of classes."""
+    bias = state.get("head.fc.bias")
+    if bias is not None and bias.numel() != num_classes:
+        raise InputError(
+            f"{path} has {bias.numel()} classes but the detector {num_classes}: "
+            "give a checkpoint with the same classes."
+        )
+
+
+def refuse_misfits(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: str, path: Path
+) -> None:
+    """Raise InputError if a tensor of ``own`` is missing, or of another shape or kind of number."""
+    for key, tensor in own.items():
+        if key not in state or state[key].shape != tensor.shape:
+            got = list(state[key].shape) if key in state else "missing"
+            raise InputError(
+                f"{path} does not fit {model}: {key} should be "
+                f"{list(tensor.shape)}, got {got}; give a checkpoint of this network."
+            )
+        # Copied as they are, the whole numbers of a quantised network would be its weights.
+        if tensor.is_floating_point() and not state[key].is_floating_point():
+            raise InputError(
+                f"{path} does not fit {model}: {key} should hold {tensor.dtype}, got "
+                f"{state[key].dtype}; give a checkpoint that is not quantised."
+            )
+
+
 def normalisation_beside(path: Path) -> dict[str, Any]:
     """The ``mean`` and ``std``, as far as they are given, of timm's config.json beside weights.
 

@@ -216,6 +216,12 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     assert (config.data, config.test_data) == (("a.csv",), {"sg2": "x"})
 
 
+# Lists of ten, each of the one before: written out, a million words.
+_BOMB = "- &a0 [x]\n" + "".join(
+    f"- &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 6)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -241,6 +247,11 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
         ("", "holds no `name: value` lines: give it some"),
         ("data: " + "[" * 9999, "nested too deeply, .*: write `name: value` lines"),
         ("[lr]: 1", "a list as a key: write `name: value` lines"),
+        ('data: "a\\0b"', r"data in .*config.yaml takes a list of texts, got \['a\\x00b'\]"),
+        ('output: "a\\0b"', r"output in .*config.yaml takes one text, got 'a\\x00b'"),
+        (f"data:\n{_BOMB}", r"data in .* takes a list of texts, got \[\['x'\], .{,999}$"),
+        (f"loss:\n{_BOMB}", r"loss in .* takes one text, got \[\['x'\], .{,999}$"),
+        (f"cam_class:\n{_BOMB}", r"cam_class in .* takes one of .{,999}$"),
     ],
 )
 def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> None:

@@ -326,6 +326,8 @@ def saved(small: Detector, tmp_path: Path) -> Path:
         ({"std": [0.5, 0.5, math.inf]}, "it has to be above 0"),
         ({"mean": [0.5, 0.5, math.nan]}, r"mean is \(0\.5, 0\.5, nan\), it has to be finite"),
         ({"num_classes": 3}, "has 2 classes but the detector 3"),
+        ({"image_size": 10**30}, "does not take 1000000000000000000000000000000 x"),
+        ({"num_classes": 10**12}, "has 2 classes but the detector 1000000000000: give"),
         ({"model": "test_resnet", "image_size": 64}, "does not fit test_resnet"),
     ],
 )
@@ -403,6 +405,21 @@ def test_truncated_weights(kept: int, saved: Path) -> None:
     with pytest.raises(InputError, match=words) as caught:
         Detector.from_pretrained(saved)
     assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_fractions(dtype: torch.dtype, saved: Path) -> None:
+    path = saved / "model.safetensors"
+    state = {key: value.to(dtype) for key, value in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(state, path)
+    words = rf"stem.0.weight should hold torch.float32, got {dtype}; give a checkpoint that is not"
+    for load in (
+        lambda: Detector.from_pretrained(saved),
+        lambda: Detector(image_size=32, initial_checkpoint=path),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            load()
+        assert_one_sentence(caught.value)
 
 
 def test_missing_weights(saved: Path) -> None:

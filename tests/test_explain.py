@@ -422,6 +422,13 @@ def test_the_command_line(detector: Detector, pictures: Path, tmp_path: Path) ->
     assert bad in re.split("[\r\n]+", done.stderr)
 
 
+def test_a_name_forges_no_line(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+    model, forged = saved(detector, tmp_path / "m", 0.5), tmp_path / "a\nb: real, score 0.0.png"
+    forged.write_bytes((pictures / "b" / "1.png").read_bytes())
+    done = program("explain", forged, "--model-dir", model, "--output", tmp_path / "out")
+    assert f"{str(forged)!a}: " in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from focus.data import images
 from focus.data.bad_files import BadFile, check_images, write_bad_files
+from focus.data.check.survey import look
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
@@ -164,6 +165,24 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_map(tmp_path / "text.png")
     with pytest.raises(InputError, match=r"Image size \(400000000 pixels\) exceeds limit"):
         load_map(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.png"])
+def test_postscript_is_not_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, ghostscript = tmp_path / "trace", tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch '{trace}'\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # look for it anew
+    endless = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n%%EOF\n"
+    (tmp_path / name).write_text(endless)
+    for read in (load_image, load_map):
+        with pytest.raises(
+            ImageError, match=r"\(PostScript is a program, which is not run\): mend"
+        ):
+            read(tmp_path / name)
+    assert "PostScript" in look(str(tmp_path / name)).error
+    assert not trace.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,16 @@ def test_polygons_and_boxes_are_filled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(human_map(f"{file}#7"), expected)
     with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#8' \(it has no image with"):
         human_map(f"{file}#8")
+
+
+def test_many_shapes_take_the_memory_of_few(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a.png", "width": 500, "height": 500}
+    file = coco(tmp_path / "a.json", [image], [{"image_id": 1, "bbox": [9, 9, 9, 9]}] * 100)
+    tracemalloc.start()
+    human_map(f"{file}#1")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 * 500 * 500  # bytes: all shapes together have 100 a pixel
 
 
 def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:

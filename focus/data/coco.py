@@ -36,7 +36,10 @@ class Drawing(NamedTuple):
         """The share of the annotators that drew over each pixel, [H, W] in [0, 1]."""
         total = np.zeros(self.size[::-1], np.float32)
         for polygons in self.polygons.values():
-            total += np.logical_or.reduce([_filled(polygon, self.size) for polygon in polygons])
+            drawn = np.zeros(total.shape, bool)
+            for polygon in polygons:  # one at a time, since each is as large as the image
+                drawn |= _filled(polygon, self.size)
+            total += drawn
         total /= max(len(self.polygons), 1)
         return total
 

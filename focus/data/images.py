@@ -115,6 +115,9 @@ def _decode(path: str | Path) -> Image.Image:
 def _decoded(path: str | Path) -> Image.Image:
     refuse_special(path)
     with Image.open(path) as image:
+        # Whatever the file is called: Pillow would hand it to Ghostscript.
+        if image.format == "EPS":
+            raise ValueError("PostScript is a program, which is not run")
         image.load()
         turn_upright(image)
         return image
