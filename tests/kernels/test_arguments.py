@@ -139,6 +139,14 @@ def test_focus_head(wrong: dict[str, Any], error: type[Exception], message: str)
         focus_head(**arguments)
 
 
+@pytest.mark.parametrize("target", [0, 1, 0.0, 1.0])
+def test_an_entropy_target_may_be_either_end(target: float) -> None:
+    """Of equal features the CAM is flat, and its entropy 1."""
+    options = {"level": "match", "entropy_target": target, "label_smoothing": 0}
+    out = focus_head(torch.ones_like(F), W, B, T, **options)
+    torch.testing.assert_close(out.focus, torch.full_like(out.focus, 1 - target))
+
+
 def test_numbers_are_not_copied_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.empty(1, 2, 2, 2, device="meta")
     monkeypatch.setattr(torch, "tensor", None)  # on a GPU, its copy waits for the device

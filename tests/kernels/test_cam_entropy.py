@@ -1,5 +1,7 @@
 """``cam_entropy`` against the float64 reference, its gradients, and how it treats its inputs."""
 
+import math
+
 import pytest
 import torch
 
@@ -199,3 +201,19 @@ def test_hand_worked_numbers(form: Form) -> None:
     by_cell = torch.stack([low, high, low, low]).view(2, 2)
     torch.testing.assert_close(grad.cpu()[0, 0], by_cell)
     assert grad[0, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize("form", [*CAM_ENTROPY, pytest.param(REFERENCE, id="reference")])
+def test_entropy_of_two_cells_is_a_share_of_log_2(form: Form) -> None:
+    # z = (0, log 3), so p = (1, 3) / 4 and H = 2 log 2 - 3/4 log 3.
+    cells = [[[[0.0, math.log(3)]]]]
+    features = torch.tensor(cells, dtype=torch.float64, device=form.device).requires_grad_()
+    index = torch.zeros(1, dtype=torch.int64, device=form.device)
+    with form.active():
+        weight = torch.ones(1, 1, dtype=torch.float64, device=form.device)
+        _, entropy = cam_entropy(features, weight, index)
+        (grad,) = torch.autograd.grad(entropy, features, torch.ones_like(entropy))
+    assert entropy.item() == pytest.approx(2 - 0.75 * math.log2(3), abs=1e-12)
+    # dh/dz = -p (z - 3/4 log 3) / log 2, of either cell 3/16 log2(3) but for the sign.
+    slope = 3 / 16 * math.log2(3)
+    assert grad.flatten().tolist() == pytest.approx([slope, -slope], abs=1e-12)

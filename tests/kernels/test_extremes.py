@@ -146,6 +146,21 @@ def test_cam_flat_up_to_rounding_has_no_saliency_gradient(
         assert grad[1].abs().max() > 1e3
 
 
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_cam_is_flat_up_to_a_range_of_2_to_the_minus_103(form: Form) -> None:
+    """The smallest normal number, 2^-126, by the rounding step 2^-23."""
+    floor = torch.tensor(2.0**-103)
+    ranges = torch.stack([floor, torch.nextafter(floor, floor + 1)])
+    features = (ranges[:, None] * torch.tensor([0.0, 0, 0, 1])).view(2, 1, 2, 2).to(form.device)
+    human = torch.zeros(2, 2, 2, device=form.device)
+    target = torch.zeros(2, dtype=torch.int64, device=form.device)
+    with form.active():
+        weight = torch.ones(1, 1, device=form.device)
+        out = focus_head(features, weight, None, target, saliency=human)
+    # A flat CAM is 0 everywhere, the other 1 at a cell of four.
+    assert out.saliency.tolist() == [0, 0.25]
+
+
 @pytest.mark.parametrize("form", FOCUS_HEAD)
 def test_ties_share_the_gradient_as_amin_and_amax_do(form: Form) -> None:
     cells = torch.tensor([[3.0, 0, 3, 1, 0, 0], [2, 2, 2, 2, 2, 1]], dtype=torch.float64)
@@ -315,6 +330,18 @@ def test_predicted_class_is_the_first_nan_or_else_the_first_largest(
         assert (out.cam == index + 1).all(), row
 
 
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_predicted_class_is_one_of_three_though_all_logits_are_below_0(form: Form) -> None:
+    """A kernel holds a fourth, of padding, that is 0."""
+    features = torch.ones(1, 1, 2, 2, device=form.device)
+    weight = torch.tensor([[-3.0], [-1.0], [-2.0]], device=form.device)
+    target = torch.zeros(1, dtype=torch.int64, device=form.device)
+    with form.active():
+        out = focus_head(features, weight, None, target, cam_class="predicted")
+    assert out.logits.tolist() == [[-3, -1, -2]]
+    assert (out.cam == -1).all()
+
+
 @pytest.mark.parametrize("form", FOCUS_HEAD)
 def test_cam_that_is_nan_everywhere_has_no_saliency(form: Form) -> None:
     inputs = make_inputs(CASE, form.device)
@@ -332,6 +359,12 @@ MISSING = [-1, 3, 2**40, -(2**40)]
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where a check of the range would wait for the device."""
     monkeypatch.setattr(eager, "_unchecked", lambda index: True)
+
+
+def test_whether_classes_exist_is_seen_to_on_the_cpu_alone() -> None:
+    index = torch.zeros(2, dtype=torch.int64)
+    assert not eager._unchecked(index)
+    assert eager._unchecked(index.to("meta"))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -61,6 +61,32 @@ def test_focus_head(form: Form, options: Case) -> None:
         assert gradcheck(lambda *t: focus_head(*t, inputs.index, **keywords).loss, leaves)
 
 
+@pytest.mark.parametrize("classes", OPTIONS["classes"])
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1)], ids=str)
+@pytest.mark.parametrize("form", FOCUS_HEAD)
+def test_gradients_of_some_leaves_are_those_of_all(
+    form: Form, wanted: tuple[int, ...], classes: int
+) -> None:
+    case = TINY | {"cam_class": "contrast", "classes": classes}
+    inputs = make_inputs(case, form.device)
+    options = head_options(case, inputs)
+
+    def gradients(of: tuple[int, ...]) -> list[torch.Tensor | None]:
+        leaves = [t.detach().clone() for t in (inputs.features, inputs.weight, inputs.bias)]
+        for n in of:
+            leaves[n].requires_grad_()
+        with form.active():
+            focus_head(*leaves, inputs.index, **options).loss.backward()
+        return [leaf.grad for leaf in leaves]
+
+    every, some = gradients((0, 1, 2)), gradients(wanted)
+    for n, (one, other) in enumerate(zip(some, every, strict=True)):
+        if n in wanted:
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        else:
+            assert one is None
+
+
 def assert_smooth_here(out, level: str) -> None:
     """No min or max of a CAM, argmax or target entropy is near enough to change in the check."""
     ordered = out.cam.flatten(1).sort(1).values.diff(dim=1)

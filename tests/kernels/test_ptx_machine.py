@@ -61,6 +61,7 @@ def result(instructions: str, name: str = "r9", **registers: Array) -> Array:
         ("prmt.b32 %r9, %r1, %r2, 0xC888", 0x00FFFFFF),
         ("min.s32 %r9, %r2, 5, %r1", -7),
         ("neg.s32 %r9, %r1", 7),
+        ("abs.s32 %r9, %r1", 7),
         ("not.b32 %r9, %r1", 6),
     ],
 )
@@ -113,6 +114,12 @@ def test_floats_to_integers_stop_at_the_ends() -> None:
     signed = result("cvt.rzi.s32.f32 %r9, %r1;", r1=values).view(np.int32)
     assert list(signed[:4]) == [2**31 - 1, -(2**31), -1, 0]
     assert list(result("cvt.rzi.u32.f32 %r9, %r1;", r1=values)[:3]) == [3 * 10**9, 0, 0]
+
+
+def test_a_reciprocal_of_64_bits_has_the_upper_half_of_them() -> None:
+    """1 / 3 is 0x3FD5555555555555."""
+    code = "mov.b64 %rd1, 0d4008000000000000; rcp.approx.ftz.f64 %rd9, %rd1;"
+    assert result(code, "rd9")[0] == 0x3FD5555500000000
 
 
 def test_there_is_one_nan_of_32_bits() -> None:
@@ -232,6 +239,32 @@ def test_threads_go_apart_and_come_together() -> None:
     np.testing.assert_array_equal(result(code), expected)
 
 
+def test_a_guard_is_for_those_threads_alone_that_are_there() -> None:
+    code = """
+    mov.b32 %r9, 0;
+    @%p1 bra $FEW;
+    bra $END;
+    $FEW:
+    @%p2 mov.b32 %r9, 1;
+    $END:
+    """
+    found = result(code, p1=LANES < 8, p2=LANES >= 4)
+    np.testing.assert_array_equal(found, (LANES >= 4) & (LANES < 8))
+
+
+def test_a_predicate_is_false_where_a_guard_left_it_out() -> None:
+    code = "@%p1 setp.eq.u32 %p2, %r1, %r1; selp.b32 %r9, 1, 0, %p2;"
+    np.testing.assert_array_equal(result(code, p1=LANES < 8, r1=LANES), LANES < 8)
+
+
+def test_instructions_of_each_path_count() -> None:
+    """One that 40 of the threads jump over counts, since the others execute it."""
+    code = "mov.b32 %r9, 0;\n@%p1 bra $END;\nmov.b32 %r9, 1;\n$END:\nmov.b32 %r9, 2;"
+    assert machine(code, p1=LANES < 40).executed == 5
+    assert machine(code, p1=LANES < 0).executed == 5
+    assert machine(code, p1=LANES < 64).executed == 4
+
+
 @pytest.mark.parametrize("transposed", ["", ".trans"])
 def test_matrices_lie_as_the_manual_has_them(transposed: str) -> None:
     """A lane has a row of 8; of matrix row t / 4, lane t gets the elements 2 (t mod 4) on."""
@@ -316,6 +349,28 @@ def test_races_and_unfinished_copies_are_found(fault: str) -> None:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
+        ("st.shared.b32 [%r2], %r1; ld.shared.b32 %r9, [%r3];", "reads shared memory that an"),
+        ("st.shared.b32 [%r2], %r1; st.shared.b32 [%r3], %r1;", "writes shared memory that an"),
+        ("ld.shared.b32 %r9, [%r2]; st.shared.b32 [%r3], %r1;", "writes shared memory that an"),
+        (f"@%p1 {COPY} ld.shared.b32 %r9, [%r2];", "read before the asynchronous copy"),
+        (f"@%p1 {COPY} st.shared.b32 [%r2], %r1;", "while an asynchronous copy writes"),
+        (f"@%p1 {COPY} {COPY}", "begins while another"),
+    ],
+)
+def test_one_thread_of_many_is_enough_for_a_race(code: str, words: str) -> None:
+    values = torch.zeros(THREADS, dtype=torch.int32)
+    # One of the second warp takes the place of one of the first, which goes out of its way.
+    places = LANES * 4
+    places[40], places[8] = 8 * 4, 800
+    address = values.data_ptr() + LANES.astype(np.uint64) * 4
+    given = {"r1": LANES, "r2": LANES * 4, "r3": places, "rd1": address, "p1": LANES == 40}
+    with pytest.raises(Fault, match=words):
+        machine(code, values, **given)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
         ("ld.global.b32 %r9, [%rd1+256];", "outside of every tensor"),
         ("ld.global.b32 %r9, [%rd1+-4];", "outside of every tensor"),
         ("ld.global.v4.b32 {%r1, %r2, %r3, %r4}, [%rd1+8];", "not aligned"),
@@ -332,6 +387,8 @@ def test_races_and_unfinished_copies_are_found(fault: str) -> None:
         ("ld.b32 %r9, [%r1];", "any kind of memory"),
         ("setp.lt.u32 %p1, %r5, 9; @%p1 bra $E; bar.sync 0;\n$E:", "by a part of the threads"),
         ("tanh.approx.f32 %r9, %r1;", "no such instruction"),
+        ("bfe.u64 %rd9, %rd1, 4, 8;", "field of 64 bits is not modelled"),
+        ("bfe.s32 %r9, %r1, 30, 3;", "field beyond the register"),
         ("cvt.rn.e4m3x2.f32 %r9, %r1;", "no such instruction"),
         ("selp.b32 %r9, 1, 0, %p7;", "never written"),
     ],

@@ -195,11 +195,12 @@ def address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+@pytest.mark.parametrize("classes", [3, 5, 17])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", FOCUS_HEAD)
-def test_what_is_frozen_costs_nothing(form: Form, layout: str) -> None:
+def test_what_is_frozen_costs_nothing(form: Form, layout: str, classes: int) -> None:
     """No tensor of the features' size for a frozen backbone, no read of them for a frozen head."""
-    inputs = make_inputs(CASE | {"layout": layout}, form.device)
+    inputs = make_inputs(CASE | {"layout": layout, "classes": classes}, form.device)
     weight = inputs.weight.requires_grad_()
     calls = Passes(inputs.features.numel())
     with form.active():
