@@ -46,8 +46,8 @@ from focus.kernels.types import (
 def _first_largest(logits, k, real, L: tl.constexpr):
     """torch's argmax of logits [L], to which NaN is the largest; Triton's does not look at NaN."""
     is_nan = real & (logits != logits)
-    # Of equal ones the first is taken, and padding comes last.
-    largest = logits == tl.max(tl.where(real, logits, float("-inf")), 0)
+    known = tl.where(real & (logits == logits), logits, float("-inf"))
+    largest = real & (logits == tl.max(known, 0))
     largest = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, is_nan, largest)
     return tl.min(tl.where(largest, k, L), 0)
 
