@@ -258,9 +258,9 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     # What ends a run waits, also for the workers, which are forked here, until they ignore it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        batches: Iterator[Any] = iter(loader)
+        batches: Iterator[Any] | Exception = iter(loader)
     except (RuntimeError, OSError) as error:
-        batches = _raised(error)
+        batches = error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
@@ -268,13 +268,10 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     return _while_it_has_workers(batches)
 
 
-def _raised(error: Exception) -> Iterator[Any]:
-    raise error
-    yield
-
-
-def _while_it_has_workers(batches: Iterator[Any]) -> Iterator[Any]:
+def _while_it_has_workers(batches: Iterator[Any] | Exception) -> Iterator[Any]:
     try:
+        if isinstance(batches, Exception):
+            raise batches
         yield from batches
     except (RuntimeError, OSError, EOFError) as error:
         # A batch is fetched from the worker that has made it. One that is killed meanwhile breaks
