@@ -109,9 +109,13 @@ def _run(
                         said, _ = process.communicate(timeout=left)
                         ended[process.pid] = Ran(process.returncode, said or "", ending is None)
         except BaseException:
-            for process in begun:
-                if process.pid not in ended:
-                    os.killpg(process.pid, signal.SIGKILL)
+            alive = [process for process in begun if process.pid not in ended]
+            for process in alive:
+                os.killpg(process.pid, signal.SIGKILL)
+            # Where it is interrupted, Python itself does not wait for them.
+            for process in alive:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE)
             raise
     return [ended[process.pid] for process in begun]
 

@@ -12,6 +12,7 @@ import time
 import weakref
 from argparse import ArgumentTypeError
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,28 @@ def test_sigterm_ends_what_was_started_and_keeps_the_parts_before(
     assert said.splitlines()[0] == f"report: {path}"
     assert said.splitlines()[-2:] == ["problem: interrupted", str(path)]
     assert process.returncode == 1
+
+
+def test_a_program_has_ended_when_what_runs_it_is_interrupted(tmp_path: Path) -> None:
+    """Killed alone, it would be there for a moment, and for its parent to ask how it ended."""
+    number = tmp_path / "pid"
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code.co_name != "communicate":
+            frame = frame.f_back
+        if frame is not None:  # the program is waited for
+            signal.signal(number, signal.SIG_IGN)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    asking = f"echo $$ > {number}; while kill -USR1 {os.getpid()}; do sleep 0.1; done"
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gpu_tools.run(["sh", "-c", asking], 60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
 
 
 def test_tests_that_take_too_long_are_interrupted_and_counted(
