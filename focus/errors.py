@@ -53,6 +53,12 @@ def sentence(error: InputError) -> str:
     return " ".join(text.split())
 
 
+def shown(name: str) -> str:
+    """A name as it is printed: escaped if it holds ends of lines, with which it would forge lines,
+    or what else a console cannot show."""
+    return name if name.isprintable() else ascii(name)
+
+
 def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
     """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
     close = difflib.get_close_matches(word, list(choices), n=1)

@@ -21,7 +21,7 @@ from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
 from focus.data.readers.folders import images_without_maps
-from focus.errors import ImageError, InputError
+from focus.errors import ImageError, InputError, shown
 from focus.explanations import Item, Judge, Seen, View, Writer
 from focus.hub import WEIGHTS_FILE, local_folder
 from focus.inference import other_geometry
@@ -250,10 +250,9 @@ def _about(config: ExplainConfig, detector: Detector, judge: Judge, sha256: str)
 
 def _line(row: dict[str, Any]) -> str:
     frames = f" over {row['frames']} frames" if row["frames"] else ""
-    path = row["path"] if row["path"].isprintable() else ascii(row["path"])  # or it forges lines
     # All digits: scores near 1 are what a threshold near 1 tells apart.
     return (
-        f"{path}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
+        f"{shown(row['path'])}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
         f"entropy of the CAM {row['entropy_predicted']:.2f}"
     )
 

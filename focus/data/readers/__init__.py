@@ -32,7 +32,7 @@ from focus.data.readers.files import (
     maps_may_be_shared,
     with_maps,
 )
-from focus.errors import InputError
+from focus.errors import InputError, shown
 from focus.writing import is_utf8
 
 _log = logging.getLogger(__name__)
@@ -64,11 +64,10 @@ class Reading:
             "unlabelled": sum(sample.label is None for sample in self.manifest),
             "with a human map": sum(sample.map_path is not None for sample in self.manifest),
         }
-        # A name may hold what a console cannot show.
-        path = self.path if self.path.isprintable() else ascii(self.path)
         columns = f" ({self.columns})" if self.columns.isprintable() and self.columns else ""
         found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-        return f"{path}: layout {self.layout}{columns}, {len(self.manifest)} images, {found}"
+        layout = f"layout {self.layout}{columns}"
+        return f"{shown(self.path)}: {layout}, {len(self.manifest)} images, {found}"
 
 
 def _logged(reading: Reading) -> None:
