@@ -182,11 +182,11 @@ def _differ_in(one: Scores, other: Scores, *columns: str) -> bool:
     return any((getattr(one, name) != getattr(other, name)).any() for name in columns)
 
 
-def _differ(auc: float | None, rounded: float | None) -> bool:
+def _differ(found: float | None, kept: float | None) -> bool:
     """By more than the six digits of robustness.csv, or whether there is one."""
-    if auc is None or rounded is None:
-        return auc is not rounded
-    return not abs(auc - rounded) < 1e-5
+    if found is None or kept is None:
+        return found is not kept
+    return not abs(found - kept) < 1e-5
 
 
 def _mean_kept(
