@@ -142,3 +142,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     left_out = terminalreporter.config.stash[LEFT_OUT]
     how = " (run `make test-all`)" if left_out else ""
     terminalreporter.write_line(f"slow tests left out: {left_out}{how}")
+
+
+@pytest.fixture
+def disk_log(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The inode of each file or folder that is flushed, and "renamed", in their order."""
+    log: list[Any] = []
+    replace = Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        log.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(Path, "replace", renamed)
+    return log

@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,31 @@ from PIL import Image
 CHECKOUT = Path(__file__).parents[1]
 Begin = Callable[..., "subprocess.Popen[str]"]
 """The fixture ``begin``."""
+
+
+@contextmanager
+def in_another_process(held: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Begins once a process forked from this one is within ``held``, and ends when it is killed.
+
+    After 20 seconds it ends by itself, so that whoever waits for what it holds goes on.
+    """
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with held():
+                os.write(tell, b"1")
+                time.sleep(20)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(tell)
+    try:
+        assert os.read(told, 1) == b"1"
+        yield
+    finally:
+        os.close(told)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def end(program: "subprocess.Popen[Any]") -> None:

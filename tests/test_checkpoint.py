@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 import pickle
 import resource
 import shutil
@@ -161,22 +160,11 @@ def test_later_ones_that_were_damaged_do_not_crowd_it_out(tmp_path: Path, keep: 
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
-def test_all_is_on_the_disk_before_it_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_is_on_the_disk_before_it_counts(tmp_path: Path, disk_log: list[Any]) -> None:
     """What a power cut leaves of a rename whose files were not flushed may be empty."""
-    log: list[Any] = []
-    replace = Path.replace
-
-    def renamed(path: Path, target: Path) -> Path:
-        log.append("renamed")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
-    monkeypatch.setattr(Path, "replace", renamed)
     folder = sgd().save(tmp_path, 1)
     names = {path.stat().st_ino: path.name for path in (tmp_path, folder, *folder.iterdir())}
-    done = [names.get(entry, entry) for entry in log]
+    done = [names.get(entry, entry) for entry in disk_log]
     assert sorted(done[: len(FILES)]) == FILES
     assert done[len(FILES) :] == [folder.name, "renamed", tmp_path.name]
 

@@ -1,9 +1,6 @@
 """Run folders: held by one process, and which settings make another run."""
 
 import json
-import os
-import select
-import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,8 @@ from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.errors import InputError
 from focus.runs import CHECKPOINTS, SavedRun, TrainState, folder_of, held, other_setting
 
+from .launching import in_another_process
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> ResolvedTrainConfig:
@@ -21,29 +20,14 @@ def config(tmp_path: Path) -> ResolvedTrainConfig:
 
 
 def test_of_two_processes_one_trains_in_a_folder(config: ResolvedTrainConfig) -> None:
-    told, tell = os.pipe()
-    ended, end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with held(config, None):
-                os.write(tell, b"1")
-                select.select([ended], [], [], 20)
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.close(tell)
-    assert os.read(told, 1) == b"1"
     with (
+        in_another_process(lambda: held(config, None)),
         pytest.raises(InputError, match=f"process trains in the run folder {folder_of(config)}:"),
         held(config, None),
     ):
         pass
-    os.write(end, b"1")
-    os.waitpid(child, 0)
     with held(config, None):
         assert (folder_of(config) / CHECKPOINTS).is_dir()
-    for descriptor in (told, ended, end):
-        os.close(descriptor)
 
 
 def test_a_folder_in_which_another_process_has_trained_since_it_was_looked_at(

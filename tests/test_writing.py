@@ -2,10 +2,11 @@
 
 import csv
 import os
-import select
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from focus.runtime import check_writable
 from focus.training import listed_images, train
 from focus.writing import check_empty, csv_written_whole, lock, written_whole
 
-from .launching import run
+from .launching import in_another_process, run
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -130,49 +131,32 @@ def test_what_a_killed_process_left_goes_with_a_later_write(tmp_path: Path) -> N
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk_log: list[Any]
 ) -> None:
     """What a power cut leaves of a rename whose file was not flushed may be empty."""
-    log: list[Any] = []
-    replace = Path.replace
-
-    def renamed(path: Path, target: Path) -> Path:
-        log.append("renamed")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
-    monkeypatch.setattr(Path, "replace", renamed)
     with written_whole(tmp_path / "summary.csv") as aside:
         aside.write_text("new")
         inode = aside.stat().st_ino
-    assert log == [inode, "renamed", tmp_path.stat().st_ino]
-    log.clear()
+    assert disk_log == [inode, "renamed", tmp_path.stat().st_ino]
+    disk_log.clear()
     with written_whole(tmp_path / "summary.csv", flushed=False) as aside:
         aside.write_text("newer")
-    assert log == ["renamed"]
+    assert disk_log == ["renamed"]
 
 
 def test_of_two_processes_one_holds_the_lock(tmp_path: Path) -> None:
     """The other is not kept waiting, and has it once the first has ended, in whatever way."""
-    told, tell = os.pipe()
-    ended, end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with (tmp_path / "lock").open("w") as file:
-                os.write(tell, b"1" if lock(file) else b"0")
-                select.select([ended], [], [], 20)  # one that waits for the lock would have it then
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.close(tell)
-    assert os.read(told, 1) == b"1"
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        with (tmp_path / "lock").open("w") as file:
+            assert lock(file)
+            yield
+
     with (tmp_path / "lock").open("w") as file:
-        assert not lock(file)
-        os.write(end, b"1")
-        os.waitpid(child, 0)
+        with in_another_process(locked):
+            assert not lock(file)
         assert lock(file)
-    for descriptor in (told, ended, end):
-        os.close(descriptor)
 
 
 def test_a_folder_that_holds_files_is_refused(tmp_path: Path) -> None:
