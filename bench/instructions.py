@@ -1,6 +1,6 @@
 """What a training step's kernels do inside of a multiprocessor, counted on an emulated GPU.
 
-    python -m bench.instructions [--target sm_90] [--output FOLDER]
+    python -m bench.instructions [--classes K ...] [--target sm_90] [--output FOLDER]
 
 prints a line per kernel: its programs and their warps, the instructions of PTX that a warp
 executes, the passes of a program over the banks of shared memory, and how many times the least
@@ -13,7 +13,7 @@ those of PTX. ``--output`` writes ``instructions.csv``.
 import argparse
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from bench.entry import end_in_a_line, make_folder
 from focus.kernels import focus_head
 
 BATCHES = (20, 128)
-CHANNELS, GRID, CLASSES = 1024, (7, 7), 2
+CHANNELS, GRID, CLASSES = 1024, (7, 7), (2,)
 # An H100 SXM: multiprocessors, each of four schedulers; its clock and its memory at their best.
 MULTIPROCESSORS, SCHEDULERS, CYCLES_PER_US, BYTES_PER_US = 132, 4, 1980, 3.35e6
 # Programs of a launch execute as many instructions each, but for those at its end.
@@ -37,6 +37,7 @@ PROGRAMS = 3
 class Row:
     """One kernel of a step; times in microseconds, of an H100 that does nothing else."""
 
+    classes: int
     batch: int
     dtype: str
     layout: str
@@ -51,14 +52,14 @@ class Row:
     features_us: float
 
 
-def rows(target: str) -> Iterator[Row]:
+def rows(target: str, classes: Sequence[int] = CLASSES) -> Iterator[Row]:
     """The table, line by line."""
-    for batch, dtype, layout in product(BATCHES, DTYPES, LAYOUTS):
+    for count, batch, dtype, layout in product(classes, BATCHES, DTYPES, LAYOUTS):
         features = torch.randn(batch, CHANNELS, *GRID).to(DTYPES[dtype])
         features = features.to(memory_format=LAYOUTS[layout]).requires_grad_()
-        weight = torch.randn(CLASSES, CHANNELS, requires_grad=True)
-        bias = torch.zeros(CLASSES, requires_grad=True)
-        labels = torch.arange(batch) % CLASSES
+        weight = torch.randn(count, CHANNELS, requires_grad=True)
+        bias = torch.zeros(count, requires_grad=True)
+        labels = torch.arange(batch) % count
         size = features.numel() * features.itemsize
         # Results are of no use here, as most programs do not run.
         with emulated_gpu(EmulatedGPU(target, most=PROGRAMS)) as gpu:
@@ -69,6 +70,7 @@ def rows(target: str) -> Iterator[Row]:
             waves = math.ceil(launch.programs / MULTIPROCESSORS)
             cycles = waves * launch.warps * launch.instructions / SCHEDULERS
             yield Row(
+                count,
                 batch,
                 dtype,
                 layout,
@@ -84,7 +86,7 @@ def rows(target: str) -> Iterator[Row]:
             )
 
 
-COLUMNS = "{:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>6} {:>9} {:>8} {:>9} {:>11}"
+COLUMNS = "{:>7} {:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>6} {:>9} {:>8} {:>9} {:>11}"
 HEADER = COLUMNS.format(*(field.name for field in fields(Row)))
 
 
@@ -92,6 +94,8 @@ def main() -> None:
     """Print the table as it grows, then write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     targets = ("sm_80", "sm_90", "sm_100")
+    words = f"how many, one or several (default {CLASSES[0]})"
+    parser.add_argument("--classes", type=int, nargs="+", default=CLASSES, metavar="K", help=words)
     words = "whose code is counted; times are an H100's with any"
     parser.add_argument("--target", default="sm_90", choices=targets, help=words)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV")
@@ -100,10 +104,10 @@ def main() -> None:
     if output:
         make_folder(output)
     torch.manual_seed(0)
-    print(f"C {CHANNELS}, {GRID[0]}x{GRID[1]} cells, K {CLASSES}; {arguments.target}, not timed")
+    print(f"C {CHANNELS}, {GRID[0]}x{GRID[1]} cells; {arguments.target}, not timed")
     print(HEADER)
     table = []
-    for row in rows(arguments.target):
+    for row in rows(arguments.target, arguments.classes):
         table.append(row)
         print(COLUMNS.format(*asdict(row).values()), flush=True)
     if output:

@@ -122,7 +122,7 @@ def _few_kernel(
                     start, readable, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
                 )
                 tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-                tile = as_tile(tile, ACC, V, KEEP=V < 0)
+                tile = as_tile(tile, ACC, V)
                 summed = ()
                 for e in tl.static_range(planes(V)):
                     more = grad_w[e] + maps[i][e] * tile[e]
@@ -133,7 +133,7 @@ def _few_kernel(
             place = (part * classes + k)[:, None] * channels + channel[None, :]
             tl.store(
                 grad_weight_ptr + place,
-                sum_cells(grad_w, CELLS, V, BLOCK_C, KEEP=V < 0),
+                sum_cells(grad_w, CELLS, V, BLOCK_C),
                 mask=real[:, None] & (channel < channels)[None, :],
             )
     if grad_features_ptr is not None:

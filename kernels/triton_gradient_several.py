@@ -83,7 +83,6 @@ def _several_kernel(
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
     count = tl.minimum(samples, batch - group * samples)
-    WEIGHT_FIRST: tl.constexpr = V >= 0
     for sample in tl.range(0, count, num_stages=STAGES, disable_licm=not HOIST):
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
@@ -95,32 +94,31 @@ def _several_kernel(
         # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
         # another class's weight, or the features, is NaN.
         hot = ((k == y) & real)[:, None]
-        # Columns store dF first, others sum dW first: in the other order they spill.
-        for turn in tl.static_range(2):
-            if grad_weight_ptr is not None and (turn == 0) == WEIGHT_FIRST:
-                offsets, mask = tile_offsets(
-                    first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
-                )
-                tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-                tile = as_tile(tile, ACC, V)
-                u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
-                grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
-                if grad_logits_ptr is not None:
-                    grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
-            if grad_features_ptr is not None and (turn == 1) == WEIGHT_FIRST:
-                own = tl.where(hot, w, others * w if CONTRAST else 0)
-                grad_f = products(g, spread_channels(tl.sum(own, 0)[None, :], CELLS, V))
-                if grad_logits_ptr is not None:
-                    even = tl.sum(d[:, None] * w, 0)[None, :]
-                    grad_f = sums(grad_f, spread_channels(even, CELLS, V))
-                offsets, mask = tile_offsets(
-                    first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
-                )
-                tl.store(
-                    grad_features_ptr + b * stride_g[0] + offsets,
-                    as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
-                    mask=mask,
-                )
+        # dW before dF: the other way round registers spill.
+        if grad_weight_ptr is not None:
+            offsets, mask = tile_offsets(
+                first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
+            )
+            tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
+            tile = as_tile(tile, ACC, V)
+            u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
+            grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
+            if grad_logits_ptr is not None:
+                grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
+        if grad_features_ptr is not None:
+            own = tl.where(hot, w, others * w if CONTRAST else 0)
+            grad_f = products(g, spread_channels(tl.sum(own, 0)[None, :], CELLS, V))
+            if grad_logits_ptr is not None:
+                even = tl.sum(d[:, None] * w, 0)[None, :]
+                grad_f = sums(grad_f, spread_channels(even, CELLS, V))
+            offsets, mask = tile_offsets(
+                first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
+            )
+            tl.store(
+                grad_features_ptr + b * stride_g[0] + offsets,
+                as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
+                mask=mask,
+            )
     if grad_weight_ptr is not None:
         part = group.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
         place = (part * classes + k)[:, None] * channels + channel[None, :]
@@ -175,8 +173,8 @@ def several_classes(
                 CONTRAST=maps.contrast,
                 # More stages make it spill, or 8 rows for up to 8 classes.
                 STAGES=1 if on_amd() else 2,
-                # What is the same at each step spills, but not in rows.
-                HOIST=vector == 0 or on_amd(),
+                # With vectors, what is the same at each step spills.
+                HOIST=vector <= 0 or on_amd(),
                 L=MAX_CLASSES,
                 **tile,
                 **ROUNDED,

@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.triton_planes import as_tile, products, sums
+from focus.kernels.triton_planes import as_tile, products
 from focus.kernels.triton_target import MAX_REGISTERS, OPTIONS, on_amd, triton_type, warp_size
 from focus.kernels.triton_tiles import (
+    add_products,
     arrangement,
     load_channels,
     samples_in_registers,
@@ -23,7 +24,7 @@ from focus.kernels.triton_tiles import (
     sum_channels,
     tile_offsets,
     vector_of,
-    zero_tile,
+    zero_products,
 )
 from focus.kernels.types import accumulation_dtype
 
@@ -104,13 +105,13 @@ def _maps_kernel(
         row = k.to(tl.int64)
         known = k < rows
     # Sums stay in place until the end, unless that is too many: then channels are summed at once.
-    AT_ONCE: tl.constexpr = L > MAX_CLASSES_IN_PLACE
+    AT_ONCE: tl.constexpr = L > MAX_CLASSES_IN_PLACE and V >= 0
     maps = ()
     for _ in tl.static_range(SAMPLES):
         if AT_ONCE:
             maps += (tl.zeros((L, BLOCK_P), ACC),)
         else:
-            maps += (zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P),)
+            maps += (zero_products(ACC, L, CELLS, V, BLOCK_C, BLOCK_P),)
     first = split * channels_per_split
     last = tl.minimum(first + channels_per_split, channels)
     of_rows = weight_ptr + row * stride_w[0]
@@ -135,7 +136,7 @@ def _maps_kernel(
             if AT_ONCE:
                 summed += (maps[i] + sum_channels(products(w, tile), CELLS, V),)
             else:
-                summed += (sums(maps[i], products(w, tile)),)
+                summed += (add_products(maps[i], w, tile, V),)
             if POOL:
                 channel = start + tl.arange(0, BLOCK_C)
                 pooled = tl.sum(sum_cells(tile, CELLS, V, BLOCK_C), 0) / CELLS
@@ -181,26 +182,29 @@ def class_maps(
     four_warps = vector == 8 or crowded or (vector > 0 and index is not None)
     threads = 4 * warp_size() if four_warps else THREADS
     # Samples share reads of W as far as registers for their products last.
-    share = SAMPLES if lead <= 2 and not on_amd() else 2 if in_place else 1
+    roomy = (lead <= 2 or vector < 0) and not on_amd()
+    share = 1 if not in_place else SAMPLES if roomy else 2
     samples = samples_in_registers(vector, cells, share, threads) if index is None else 1
-    if not in_place or (samples == 1 and lead <= 2 and vector <= 0):
-        # The products of 16 classes leave registers for half as many elements.
-        per_thread = 16 if lead <= 8 else 8
+    if vector > 0:
+        per_thread = max(vector, 4)
+    elif samples == 1 and (lead <= 2 or (lead == 8 and vector == 0)):
+        per_thread = 16
     else:
-        per_thread = max(abs(vector), 4) if vector else 8
+        per_thread = 8
     tile = arrangement(
         features, vector=vector, per_thread=per_thread, classes=lead, threads=threads
     )
     # Without a limit ptxas takes more registers, or spills with 64 of them; in the other cases it
     # takes fewer, and spills under a limit.
-    limited = vector > 0 and lead > 1 and not on_amd()
+    pressed = lead == 8 or (lead > 8 and not pool)
+    limited = (pressed if vector < 0 else vector > 0 and lead > 1) and not on_amd()
     most = 6 if not crowded else 2 if vector == 8 else 3
     block_c = tile["BLOCK_C"]
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(cells, tile["BLOCK_P"])
     if splits is None:
-        # Where the backward has many samples to a program, W leaves bytes for scratch.
-        many = index is None and lead <= 2 and vector <= 0 and not on_amd()
-        scratch = 0.03 if many else 0.02
+        # Where samples share W, here or in the backward, that leaves bytes for scratch.
+        shared = index is None and in_place and vector <= 0 and roomy
+        scratch = 0.02 if not shared else 0.03 if lead <= 2 else 0.04
         splits = default_splits(max(groups * blocks, 1), channels, max(rows, 1), scratch)
     per_split = channels_per_split(channels, block_c, splits)
     splits = triton.cdiv(channels, per_split)

@@ -77,17 +77,16 @@ def from_planes(parts, V: tl.constexpr):
 
 
 @triton.jit
-def as_tile(loaded, ACC: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr = False):
+def as_tile(loaded, ACC: tl.constexpr, V: tl.constexpr):
     """A block of features, as it was loaded, as a tile of ACC, with an axis of length 1.
 
-    KEEP: what meets it is to be with the threads that loaded it; so is h, of which dF is made,
-    which then is stored without a move. Else Triton chooses, as a new axis leaves it free: columns
-    beside 16 rows of W would spill.
+    What columns meet is to be with the threads that loaded them; so is h, of which dF is made,
+    which then is stored without a move. A new axis would leave Triton free to choose others.
     """
     parts = to_planes(loaded, V)
     tile = ()
     for e in tl.static_range(planes(V)):
-        if KEEP:
+        if V < 0:
             part = tl.reshape(parts[e], (1, parts[e].shape[0], parts[e].shape[1]))
         else:
             part = parts[e][None]

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.triton_planes import from_planes, planes, to_planes
+from focus.kernels.triton_planes import from_planes, planes, products, sums, to_planes
 from focus.kernels.triton_target import on_amd, warp_size
 from focus.kernels.types import accumulation_dtype
 
@@ -92,6 +92,36 @@ def zero_tile(
     for _ in tl.static_range(planes(V)):
         tile += (zero,)
     return tile
+
+
+@triton.jit
+def zero_products(
+    ACC: tl.constexpr,
+    L: tl.constexpr,
+    CELLS: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Zeros, to which ``add_products`` adds."""
+    tile = zero_tile(ACC, L, CELLS, V, BLOCK_C, BLOCK_P)
+    return (tile[0],) if V < 0 else tile
+
+
+@triton.jit
+def add_products(total, a, b, V: tl.constexpr):
+    """Products of two tiles, added element by element, to be summed over the channels.
+
+    Planes of columns are channels of the same cells, so that one plane holds their sum.
+    """
+    if V < 0:
+        part = a[0] * b[0]
+        for e in tl.static_range(1, planes(V)):
+            part += a[e] * b[e]
+        out = (total[0] + part,)
+    else:
+        out = sums(total, products(a, b))
+    return out
 
 
 @triton.jit
@@ -255,7 +285,7 @@ def spread_classes(x, V: tl.constexpr):
 
 @triton.jit
 def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
-    """A tile summed over its channels, ``[L, BLOCK_P]``."""
+    """A tile, or the sums of ``add_products``, summed over its channels, ``[L, BLOCK_P]``."""
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         PER_CHANNEL: tl.constexpr = vectors_per_channel(CELLS, V)
@@ -285,7 +315,7 @@ def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
         out = tl.sum(tl.reshape(out, (L, R, padded(CELLS))), 1)
     elif V < 0:
         out = tile[0]
-        for e in tl.static_range(1, planes(V)):
+        for e in tl.static_range(1, len(tile)):
             out += tile[e]
         out = tl.sum(out, 2)
     else:
@@ -294,17 +324,8 @@ def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
 
 
 @triton.jit
-def sum_cells(
-    tile,
-    CELLS: tl.constexpr,
-    V: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    KEEP: tl.constexpr = False,
-):
-    """A tile, 0 where masked, summed over its cells, ``[L, BLOCK_C]``.
-
-    KEEP: of columns, as it was given to ``as_tile``.
-    """
+def sum_cells(tile, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr):
+    """A tile, 0 where masked, summed over its cells, ``[L, BLOCK_C]``."""
     if V > 0:
         of_channel = elements_of_channel(CELLS, V)
         own = tl.zeros_like(tile[0])
@@ -316,7 +337,7 @@ def sum_cells(
         rest = sum_vectors(tl.where((of_channel > 0)[None, None, :, :], rest, 0))
         before = tl.where((tl.arange(0, BLOCK_C) > 0)[None, :], shifted(rest, -1), 0)
         out = sum_vectors(own) + before
-    elif V < 0 and KEEP:
+    elif V < 0:
         # First what threads of a warp have of a channel. Then Triton is to choose again who has
         # what, so that a thread adds the sums of all warps: left where they are, they would meet
         # in shared memory, by triton 3.6 four and more in a bank.
@@ -325,8 +346,6 @@ def sum_cells(
         parts = tl.reshape(from_planes(tile, V), (L, tile[0].shape[1] // WITHIN, WITHIN, BLOCK_C))
         out = tl.permute(tl.sum(parts, 2), (0, 2, 1))
         out = tl.sum(tl.sum(out[None], 0), 2)
-    elif V < 0:
-        out = tl.sum(from_planes(tile, V), 1)
     else:
         out = tl.sum(tile[0], 2)
     return out

@@ -34,6 +34,20 @@ def test_rows_of_a_small_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["maps"].conflicts < 1.05 > rows["few"].conflicts
 
 
+def test_classes_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "BATCHES", (4,))
+    monkeypatch.setattr(instructions, "CHANNELS", 64)
+    monkeypatch.setattr(instructions, "DTYPES", {"bf16": torch.bfloat16})
+    monkeypatch.setattr(instructions, "LAYOUTS", {"channels_last": torch.channels_last})
+    rows = list(instructions.rows("sm_90", (3, 5, 17)))
+    touched = [(row.classes, row.kernel) for row in rows if row.features_us]
+    assert touched == [
+        *((3, kernel) for kernel in ("maps", "few")),
+        *((5, kernel) for kernel in ("maps", "several")),
+        *((17, kernel) for kernel in ("maps", "rows")),
+    ]
+
+
 def test_the_document_says_what_the_file_says() -> None:
     with (CHECKOUT / "bench/results/instructions.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
@@ -44,7 +58,8 @@ def test_the_document_says_what_the_file_says() -> None:
         of_case = {
             row["kernel"]: row
             for row in rows
-            if (row["batch"], row["layout"], row["dtype"]) == (batch, layout, "bf16")
+            if (row["batch"], row["layout"], row["dtype"], row["classes"])
+            == (batch, layout, "bf16", "2")
         }
         for kernel, programs, times in zip(("maps", "few"), said[::2], said[1::2], strict=True):
             row = of_case[kernel]
