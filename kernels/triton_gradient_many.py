@@ -179,7 +179,8 @@ def many_classes(
     if needs[1]:
         left = features.new_empty((2 if of_logits else 1, batch, channels), dtype=dtype)
     vector = vector_of(features, written)
-    per_thread = vector if vector > 0 else 16
+    # Two vectors share what says whose channel they are of.
+    per_thread = 2 * vector if vector > 0 else 16
     tile = arrangement(features, written, vector=vector, per_thread=per_thread)
     if batch and (needs[0] or needs[1]):
         with torch.cuda.device_of(features):

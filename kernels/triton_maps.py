@@ -186,7 +186,8 @@ def class_maps(
     share = 1 if not in_place else SAMPLES if roomy else 2
     samples = samples_in_registers(vector, cells, share, threads) if index is None else 1
     if vector > 0:
-        per_thread = max(vector, 4)
+        # Of one class registers hold two vectors, which share what says whose channel they are of.
+        per_thread = 2 * vector if index is not None and lead == 1 else max(vector, 4)
     elif samples == 1 and (lead <= 2 or (lead == 8 and vector == 0)):
         per_thread = 16
     else:
