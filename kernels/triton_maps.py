@@ -195,7 +195,7 @@ def class_maps(
     tile = arrangement(
         features, vector=vector, per_thread=per_thread, classes=lead, threads=threads
     )
-    # Without a limit ptxas takes more registers, or spills with 64 of them; in the other cases it
+    # Without a limit ptxas takes more registers, or spills with 64 or 80 of them; in other cases it
     # takes fewer, and spills under a limit.
     pressed = lead == 8 or (lead > 8 and not pool)
     limited = (pressed if vector < 0 else vector > 0 and lead > 1) and not on_amd()

@@ -285,7 +285,7 @@ def spread_classes(x, V: tl.constexpr):
 
 @triton.jit
 def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
-    """A tile, or the sums of ``add_products``, summed over its channels, ``[L, BLOCK_P]``."""
+    """Products, as ``add_products`` leaves them, summed over the channels, ``[L, BLOCK_P]``."""
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         PER_CHANNEL: tl.constexpr = vectors_per_channel(CELLS, V)
@@ -313,13 +313,8 @@ def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
             index = tl.broadcast_to(tl.minimum(n, N - 1)[None, :, :], (L * R, ROWS, N))
             out += tl.where((n < N)[None, :, :], tl.gather(source, index, 2), 0)
         out = tl.sum(tl.reshape(out, (L, R, padded(CELLS))), 1)
-    elif V < 0:
-        out = tile[0]
-        for e in tl.static_range(1, len(tile)):
-            out += tile[e]
-        out = tl.sum(out, 2)
     else:
-        out = tl.sum(tile[0], 1)
+        out = tl.sum(tile[0], 2 if V < 0 else 1)
     return out
 
 
