@@ -32,6 +32,7 @@ from triton.runtime.driver import driver
 
 from bench.entry import end_in_a_line, make_folder
 from bench.machine_code import Access, compile_for
+from bench.timing import at_least
 from focus.errors import InputError
 from focus.kernels import triton_cam_entropy, triton_focus_head
 from focus.kernels.types import CamClass, HeadForward
@@ -326,7 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
     parser.add_argument(
-        "--classes", type=int, default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
+        "--classes", type=at_least(1), default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
     )
     arguments = parser.parse_args()
     output: Path | None = arguments.output

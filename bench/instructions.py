@@ -23,6 +23,7 @@ import torch
 from bench.codegen import DTYPES, LAYOUTS
 from bench.emulated_gpu import EmulatedGPU, emulated_gpu
 from bench.entry import end_in_a_line, make_folder
+from bench.timing import at_least
 from focus.kernels import focus_head
 
 BATCHES = (20, 128)
@@ -95,7 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     targets = ("sm_80", "sm_90", "sm_100")
     words = f"how many, one or several (default {CLASSES[0]})"
-    parser.add_argument("--classes", type=int, nargs="+", default=CLASSES, metavar="K", help=words)
+    parser.add_argument(
+        "--classes", type=at_least(1), nargs="+", default=CLASSES, metavar="K", help=words
+    )
     words = "whose code is counted; times are an H100's with any"
     parser.add_argument("--target", default="sm_90", choices=targets, help=words)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV")

@@ -3,13 +3,14 @@
 import csv
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench import instructions
+from bench import codegen, instructions
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -46,6 +47,16 @@ def test_classes_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         *((5, kernel) for kernel in ("maps", "several")),
         *((17, kernel) for kernel in ("maps", "rows")),
     ]
+
+
+@pytest.mark.parametrize("program", [codegen, instructions])
+def test_no_class_at_all_is_refused(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["program", "--classes", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert "argument --classes: " in capsys.readouterr().err
 
 
 def test_the_document_says_what_the_file_says() -> None:
