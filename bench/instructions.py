@@ -1,6 +1,7 @@
 """What a training step's kernels do inside of a multiprocessor, counted on an emulated GPU.
 
-    python -m bench.instructions [--classes K ...] [--target sm_90] [--output FOLDER]
+    python -m bench.instructions [--classes K ...] [--grid SIDE ...] [--target sm_90]
+        [--output FOLDER]
 
 prints a line per kernel: its programs and their warps, the instructions of PTX that a warp
 executes, the passes of a program over the banks of shared memory, and how many times the least
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +29,7 @@ from bench.timing import at_least
 from focus.kernels import focus_head
 
 BATCHES = (20, 128)
-CHANNELS, GRID, CLASSES = 1024, (7, 7), (2,)
+CHANNELS, SIDES, CLASSES = 1024, (7,), (2,)
 # An H100 SXM: multiprocessors, each of four schedulers; its clock and its memory at their best.
 MULTIPROCESSORS, SCHEDULERS, CYCLES_PER_US, BYTES_PER_US = 132, 4, 1980, 3.35e6
 # Programs of a launch execute as many instructions each, but for those at its end.
@@ -39,6 +41,7 @@ class Row:
     """One kernel of a step; times in microseconds, of an H100 that does nothing else."""
 
     classes: int
+    cells: int
     batch: int
     dtype: str
     layout: str
@@ -53,10 +56,12 @@ class Row:
     features_us: float
 
 
-def rows(target: str, classes: Sequence[int] = CLASSES) -> Iterator[Row]:
-    """The table, line by line."""
-    for count, batch, dtype, layout in product(classes, BATCHES, DTYPES, LAYOUTS):
-        features = torch.randn(batch, CHANNELS, *GRID).to(DTYPES[dtype])
+def rows(
+    target: str, classes: Sequence[int] = CLASSES, sides: Sequence[int] = SIDES
+) -> Iterator[Row]:
+    """The table, line by line: of maps of so many cells along each side."""
+    for count, side, batch, dtype, layout in product(classes, sides, BATCHES, DTYPES, LAYOUTS):
+        features = torch.randn(batch, CHANNELS, side, side).to(DTYPES[dtype])
         features = features.to(memory_format=LAYOUTS[layout]).requires_grad_()
         weight = torch.randn(count, CHANNELS, requires_grad=True)
         bias = torch.zeros(count, requires_grad=True)
@@ -64,7 +69,7 @@ def rows(target: str, classes: Sequence[int] = CLASSES) -> Iterator[Row]:
         size = features.numel() * features.itemsize
         # Results are of no use here, as most programs do not run.
         with emulated_gpu(EmulatedGPU(target, most=PROGRAMS)) as gpu:
-            out = focus_head(features, weight, bias, labels, saliency=torch.rand(batch, *GRID))
+            out = focus_head(features, weight, bias, labels, saliency=torch.rand(batch, side, side))
             out.loss.backward()
         for launch in gpu.launches:
             touched = sum(len(region.data) == size for region in launch.memory.regions)
@@ -72,6 +77,7 @@ def rows(target: str, classes: Sequence[int] = CLASSES) -> Iterator[Row]:
             cycles = waves * launch.warps * launch.instructions / SCHEDULERS
             yield Row(
                 count,
+                side**2,
                 batch,
                 dtype,
                 layout,
@@ -87,7 +93,7 @@ def rows(target: str, classes: Sequence[int] = CLASSES) -> Iterator[Row]:
             )
 
 
-COLUMNS = "{:>7} {:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>6} {:>9} {:>8} {:>9} {:>11}"
+COLUMNS = "{:>7} {:>5} {:>5} {:<5} {:<13} {:<10} {:>8} {:>5} {:>12} {:>6} {:>9} {:>8} {:>9} {:>11}"
 HEADER = COLUMNS.format(*(field.name for field in fields(Row)))
 
 
@@ -96,9 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     targets = ("sm_80", "sm_90", "sm_100")
     words = f"how many, one or several (default {CLASSES[0]})"
-    parser.add_argument(
-        "--classes", type=at_least(1), nargs="+", default=CLASSES, metavar="K", help=words
-    )
+    numbers: dict[str, Any] = {"type": at_least(1), "nargs": "+"}
+    parser.add_argument("--classes", default=CLASSES, metavar="K", help=words, **numbers)
+    words = f"cells along each side of the maps, one or several (default {SIDES[0]})"
+    parser.add_argument("--grid", default=SIDES, metavar="SIDE", help=words, **numbers)
     words = "whose code is counted; times are an H100's with any"
     parser.add_argument("--target", default="sm_90", choices=targets, help=words)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV")
@@ -107,10 +114,10 @@ def main() -> None:
     if output:
         make_folder(output)
     torch.manual_seed(0)
-    print(f"C {CHANNELS}, {GRID[0]}x{GRID[1]} cells; {arguments.target}, not timed")
+    print(f"C {CHANNELS}; {arguments.target}, not timed")
     print(HEADER)
     table = []
-    for row in rows(arguments.target, arguments.classes):
+    for row in rows(arguments.target, arguments.classes, arguments.grid):
         table.append(row)
         print(COLUMNS.format(*asdict(row).values()), flush=True)
     if output:

@@ -22,6 +22,8 @@ from focus.kernels.triton_planes import as_stored, as_tile, planes
 from focus.kernels.triton_target import MAX_REGISTERS, OPTIONS, on_amd, triton_type, warp_size
 from focus.kernels.triton_tiles import (
     arrangement,
+    cells_to_spread,
+    gathered,
     load_channels,
     padded,
     samples_in_registers,
@@ -84,7 +86,7 @@ def _few_kernel(
     first_p = 0
     if BLOCK_P < CELLS:
         first_p = tl.program_id(2) * BLOCK_P
-    p = first_p + tl.arange(0, BLOCK_P)
+    p = cells_to_spread(first_p, CELLS, V, BLOCK_P)
     real = k < classes
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     # A CAM's gradient alone stays in its class, also where 0 times the features is NaN.
@@ -181,9 +183,9 @@ def few_classes(
     many = roomy and batch > SAMPLES and features.element_size() <= 4
     share = MANY_SAMPLES if many else 2 if crowded or on_amd() else SAMPLES
     samples = samples_in_registers(vector, height * width, share, threads)
-    # By triton 3.9 the h of more samples spill, where they are of the CAM alone or of many cells.
+    # By triton 3.9 the h of more samples spill, where they are of the CAM alone or gathered.
     block_p = padded(height * width)
-    if vector > 0 and (maps.logits is None or block_p > 128):
+    if vector > 0 and (maps.logits is None or gathered(height * width, vector)):
         samples = max(1, min(samples, 256 // block_p))
     # A thread has a vector; of columns of 32 bits and more two, where their products leave
     # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
@@ -225,7 +227,7 @@ def few_classes(
                 SAMPLES=samples,
                 STAGES=stages_ahead(tile, samples, lead, features, most),
                 # What is the same at each step is kept, or made again, as registers allow.
-                HOIST=vector <= 0 or lead > 2 or on_amd(),
+                HOIST=vector <= 0 or on_amd(),
                 L=lead,
                 **tile,
                 **OPTIONS,

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
 """Backward of many classes, whose rows of W a program cannot hold.
 
-A program of one sample and block of channels gets V = s a W and v = s d W, which are matrix
-products ``[B,C]``, and leaves what their transposes need: u = sum_p g F and the pooled features.
+A program of one sample and block of channels gets V = s a W and v = s d W / HW, which are matrix
+products ``[B,C]``, and leaves what their transposes need: u = sum_p g F and q = sum_p F.
 Of a CAM alone V is a row of W and v is 0, so that dW of a class is the sum of its samples' u:
 products with zeros would spread a NaN to other samples and classes.
 """
@@ -13,10 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels import triton_tiles
-from focus.kernels.triton_planes import as_stored, as_tile, products, sums
+from focus.kernels.triton_planes import as_stored, as_tile, products
 from focus.kernels.triton_target import OPTIONS, ROUNDED, triton_type
 from focus.kernels.triton_tiles import (
     arrangement,
+    beside_ones,
+    cells_to_spread,
     spread_cells,
     spread_channels,
     sum_cells,
@@ -37,12 +39,13 @@ def _factors_kernel(
     stride_u,
     batch,
     classes,
+    cells,
     ACC: tl.constexpr,
     CONTRAST: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """A block of classes: s a and s d, factors [2,B,K] of ACC; and db [K]."""
+    """A block of classes: s a and s d / HW, factors [2,B,K] of ACC; and db [K]."""
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     total = tl.zeros((BLOCK_B, BLOCK_K), ACC)
@@ -55,7 +58,8 @@ def _factors_kernel(
         place = b[:, None] * classes + k[None, :]
         tl.store(factors_ptr + place, a, mask=inside)
         d = s * tl.load(grad_logits_ptr + place, mask=inside, other=0)
-        tl.store(factors_ptr + (batch + b)[:, None] * classes + k[None, :], d, mask=inside)
+        even = (batch + b)[:, None] * classes + k[None, :]
+        tl.store(factors_ptr + even, d / cells, mask=inside)
         total += d
     if grad_bias_ptr is not None:
         tl.store(grad_bias_ptr + k, tl.sum(total, 0), mask=k < classes)
@@ -81,37 +85,35 @@ def _rows_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """One sample and block of channels: dF = V g + v / HW, u = sum_p g F and the pooled features.
+    """One sample and block of channels: dF = V g + v, u = sum_p g F and q = sum_p F.
 
-    rows [2,B,C] of ACC are V and v, sums [2,B,C] of ACC are u and the pooled features: without
-    LOGITS, V and u alone.
+    rows [2,B,C] of ACC are V and v, sums [2,B,C] of ACC are u and q: without LOGITS, V and u alone.
     """
     b = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK_C
     channel = first + tl.arange(0, BLOCK_C)
-    inside = channel < channels
+    inside = (channel < channels)[None, :]
+    # The first direction of h is g, the second is 1.
+    DIRECTIONS: tl.constexpr = 2 if LOGITS else 1
+    row = tl.arange(0, DIRECTIONS).to(tl.int64) * batch + b
+    place = row[:, None] * channels + channel[None, :]
     if grad_features_ptr is not None:
-        vector = tl.load(rows_ptr + b * channels + channel, mask=inside, other=0)
-        vector = spread_channels(vector[None, :], CELLS, V)
-        if LOGITS:
-            even = tl.load(rows_ptr + (batch + b) * channels + channel, mask=inside, other=0)
-            even = spread_channels(even[None, :] / CELLS, CELLS, V)
-    u = tl.zeros((BLOCK_C,), ACC)
-    pooled = tl.zeros((BLOCK_C,), ACC)
+        own = tl.load(rows_ptr + place, mask=inside, other=0)
+        own = spread_channels(own, CELLS, V)
+    summed = tl.zeros((DIRECTIONS, BLOCK_C), ACC)
     for first_p in range(0, CELLS, BLOCK_P):
-        p = first_p + tl.arange(0, BLOCK_P)
+        p = cells_to_spread(first_p, CELLS, V, BLOCK_P)
         g = tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
-        g = spread_cells(g[None, :], CELLS, V)
+        h = spread_cells(g[None, :], CELLS, V)
+        if LOGITS:
+            h = beside_ones(h, V)
         if grad_features_ptr is not None:
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
-            grad_f = products(vector, g)
-            if LOGITS:
-                grad_f = sums(grad_f, even)
             tl.store(
                 grad_features_ptr + b * stride_g[0] + offsets,
-                as_stored(grad_f, grad_features_ptr.dtype.element_ty, V),
+                as_stored(products(h, own), grad_features_ptr.dtype.element_ty, V),
                 mask=mask,
             )
         if sums_ptr is not None:
@@ -119,14 +121,9 @@ def _rows_kernel(
                 first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            tile = as_tile(tile, ACC, V)
-            u += tl.sum(sum_cells(products(tile, g), CELLS, V, BLOCK_C), 0)
-            if LOGITS:
-                pooled += tl.sum(sum_cells(tile, CELLS, V, BLOCK_C), 0)
+            summed += sum_cells(products(as_tile(tile, ACC, V), h), CELLS, V, BLOCK_C)
     if sums_ptr is not None:
-        tl.store(sums_ptr + b * channels + channel, u, mask=inside)
-        if LOGITS:
-            tl.store(sums_ptr + (batch + b) * channels + channel, pooled / CELLS, mask=inside)
+        tl.store(sums_ptr + place, summed, mask=inside)
 
 
 @triton.jit
@@ -163,7 +160,7 @@ def many_classes(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As :func:`focus.kernels.triton_gradient.gradients`, for any number of classes."""
-    batch, channels, _, width = features.shape
+    batch, channels, height, width = features.shape
     count = len(weight)
     dtype = accumulation_dtype(features)
     grad_features = empty_gradient(features) if needs[0] else None
@@ -171,7 +168,7 @@ def many_classes(
     of_logits = maps.logits is not None
     factors = grad_bias = rows = None
     if of_logits:
-        factors, grad_bias = _factors(weight, maps, dtype, need_bias=needs[2])
+        factors, grad_bias = _factors(weight, maps, dtype, height * width, need_bias=needs[2])
         rows = factors @ weight.to(dtype) if needs[0] else None
     elif needs[0]:  # Where a class does not exist, g is NaN.
         rows = weight.index_select(0, maps.classes.clamp(0, count - 1)).to(dtype)
@@ -209,9 +206,9 @@ def many_classes(
 
 
 def _factors(
-    weight: Tensor, maps: MapGradients, dtype: torch.dtype, *, need_bias: bool
+    weight: Tensor, maps: MapGradients, dtype: torch.dtype, cells: int, *, need_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """s a and then s d, ``[2 B,K]``; and db ``[K]`` if needed."""
+    """s a and then s d / HW, ``[2 B,K]``; and db ``[K]`` if needed."""
     batch, count = len(maps.classes), len(weight)
     factors = weight.new_empty((2 * batch, count), dtype=dtype)
     grad_bias = weight.new_empty((count,), dtype=dtype) if need_bias else None
@@ -227,6 +224,7 @@ def _factors(
             maps.upstream.stride(0),
             batch,
             count,
+            cells,
             ACC=triton_type(dtype),
             CONTRAST=maps.contrast,
             BLOCK_B=16,

@@ -13,10 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from focus.kernels.triton_gradient_sums import sum_groups
-from focus.kernels.triton_planes import as_stored, as_tile, products, sums
+from focus.kernels.triton_planes import as_stored, as_tile, products
 from focus.kernels.triton_target import MAX_REGISTERS, ROUNDED, on_amd, triton_type
 from focus.kernels.triton_tiles import (
     arrangement,
+    beside_ones,
+    cells_to_spread,
     spread_cells,
     spread_channels,
     sum_cells,
@@ -73,13 +75,17 @@ def _several_kernel(
     if BLOCK_P < CELLS:
         first_p = tl.program_id(2) * BLOCK_P
     k = tl.arange(0, L)
-    p = first_p + tl.arange(0, BLOCK_P)
+    p = cells_to_spread(first_p, CELLS, V, BLOCK_P)
     real = k < classes
     others = -1 / (classes - 1).to(ACC) if CONTRAST else 0
     channel = first + tl.arange(0, BLOCK_C)
     there = real[:, None] & (channel < channels)[None, :]
     rows = weight_ptr + k.to(tl.int64)[:, None] * stride_w[0]
-    w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_w[1], mask=there, other=0).to(ACC)
+    w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_w[1], mask=there, other=0)
+    w = w.to(ACC)[None, :, :]
+    # The first direction of h is g, the second is 1.
+    DIRECTIONS: tl.constexpr = 1 if grad_logits_ptr is None else 2
+    along_g = (tl.arange(0, DIRECTIONS) == 0)[:, None, None]
     grad_w = tl.zeros((L, BLOCK_C), ACC)
     first_b = group.to(tl.int64) * samples
     count = tl.minimum(samples, batch - group * samples)
@@ -87,13 +93,16 @@ def _several_kernel(
         b = first_b + sample
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
         y = tl.load(classes_ptr + b * stride_y)
-        if grad_logits_ptr is not None:
-            d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
         g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
-        g = spread_cells(g[None, :], CELLS, V)
+        h = spread_cells(g[None, :], CELLS, V)
+        d = tl.zeros((L,), ACC)
+        if grad_logits_ptr is not None:
+            h = beside_ones(h, V)
+            d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
+        d = d[None, :, None]
         # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
         # another class's weight, or the features, is NaN.
-        hot = ((k == y) & real)[:, None]
+        hot = ((k == y) & real)[None, :, None]
         # dW before dF: the other way round registers spill.
         if grad_weight_ptr is not None:
             offsets, mask = tile_offsets(
@@ -101,16 +110,13 @@ def _several_kernel(
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
             tile = as_tile(tile, ACC, V)
-            u = sum_cells(products(tile, g), CELLS, V, BLOCK_C)
-            grad_w += tl.where(hot, u, others * u if CONTRAST else 0)
-            if grad_logits_ptr is not None:
-                grad_w += d[:, None] * sum_cells(tile, CELLS, V, BLOCK_C)
+            u = sum_cells(products(tile, h), CELLS, V, BLOCK_C)[:, None, :]
+            of_cam = tl.where(hot, u, others * u if CONTRAST else 0)
+            grad_w += tl.sum(tl.where(along_g, of_cam, d * u), 0)
         if grad_features_ptr is not None:
-            own = tl.where(hot, w, others * w if CONTRAST else 0)
-            grad_f = products(g, spread_channels(tl.sum(own, 0)[None, :], CELLS, V))
-            if grad_logits_ptr is not None:
-                even = tl.sum(d[:, None] * w, 0)[None, :]
-                grad_f = sums(grad_f, spread_channels(even, CELLS, V))
+            of_cam = tl.where(hot, w, others * w if CONTRAST else 0)
+            own = tl.sum(tl.where(along_g, of_cam, d * w), 1)
+            grad_f = products(h, spread_channels(own, CELLS, V))
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
@@ -137,11 +143,11 @@ def several_classes(
     dtype = accumulation_dtype(features)
     grad_features = empty_gradient(features) if needs[0] else None
     written = features if grad_features is None else grad_features
-    # What registers allow: of twice the channels, g is read half as often. Not where a block of the
-    # cells is not all of them.
-    wide_tiles = features.element_size() == 2 and features.stride(1) == 1 and height * width <= 128
     vector = vector_of(features, written)
-    tile = arrangement(features, written, vector=vector, per_thread=16 if wide_tiles else 8)
+    # Of twice the channels, g is read, and spread, half as often. Registers do not allow it of 64
+    # bits, nor of rows of which a tile has a block of the cells.
+    wide = features.element_size() <= 4 and (vector != 0 or height * width <= 128)
+    tile = arrangement(features, written, vector=vector, per_thread=16 if wide else 8)
     # As many for each group.
     samples = triton.cdiv(batch, triton.cdiv(batch, SAMPLES)) if batch else 1
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, tile["BLOCK_P"])

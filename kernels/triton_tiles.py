@@ -40,6 +40,9 @@ VECTOR_BYTES = 16
 MIN_CHANNELS = 16
 # Most vectors of M channels for one class or two; of more, registers do not hold a tile's elements.
 MAX_VECTORS = 256
+# Values of cells are read for each of up to so many channels of a row, whose vectors begin at other
+# cells: it is quicker than to gather them. For 8 channels that would be too many bytes.
+MAX_SHIFTS = 2
 # Bytes of features and weight that a program asks for before it needs them. Programs are few, so
 # memory is as busy as each of them keeps it.
 BYTES_AHEAD = 72 * 2**10
@@ -57,6 +60,18 @@ def channels_per_row(cells, vector):
 def vectors_per_channel(cells, vector):
     """I: how many vectors begin in a channel, at most; the next power of 2."""
     return triton.next_power_of_2(triton.cdiv(cells, vector))
+
+
+@triton.constexpr_function
+def elements_together(cells, vector):
+    """How many elements of a vector in a row are of one channel, which ends at a multiple."""
+    return vector // channels_per_row(cells, vector)
+
+
+@triton.constexpr_function
+def gathered(cells, vector):
+    """Whether the values of cells are gathered, and not read for each channel of a row."""
+    return channels_per_row(cells, vector) > MAX_SHIFTS
 
 
 @triton.constexpr_function
@@ -218,9 +233,12 @@ def spread_channels(x, CELLS: tl.constexpr, V: tl.constexpr):
         of_channel = elements_of_channel(CELLS, V)
         here = over_vectors(x, CELLS, V)
         after = over_vectors(shifted(x, 1), CELLS, V)
+        values = here
         tile = ()
         for e in tl.static_range(V):
-            tile += (tl.where((e < of_channel)[None, None, :, :], here, after),)
+            if e > 0 and e % elements_together(CELLS, V) == 0:
+                values = tl.where((e < of_channel)[None, None, :, :], here, after)
+            tile += (values,)
     elif V < 0:
         tile = as_columns(x, V)
     else:
@@ -254,27 +272,66 @@ def as_columns(x, V: tl.constexpr):
 
 
 @triton.jit
+def cells_to_spread(first_p, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_P: tl.constexpr):
+    """The cells ``[N]`` whose values ``spread_cells`` takes, of a tile whose first is ``first_p``.
+
+    In place of padding they may be CELLS or more.
+    """
+    if V > 0:
+        M: tl.constexpr = channels_per_row(CELLS, V)
+        if gathered(CELLS, V):
+            p = tl.arange(0, padded(CELLS + V - 1))
+            end = CELLS + V - 1
+        else:
+            # Of each vector's elements.
+            m = tl.arange(0, M)[:, None]
+            p = tl.arange(0, vectors_per_channel(CELLS, V) * V)[None, :]
+            p = p + first_vector(m, CELLS, V) * V - m * CELLS
+            end = first_vector(m + 1, CELLS, V) * V - m * CELLS
+        # After a channel's last cell comes the first of the next.
+        p = tl.where(p < CELLS, p, tl.where(p < end, p - CELLS, CELLS))
+        p = tl.reshape(p, (p.numel,))
+    else:
+        p = first_p + tl.arange(0, BLOCK_P)
+    return p
+
+
+@triton.jit
 def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
-    """``[L, BLOCK_P]`` spread over the channels of a tile."""
+    """``[L, N]``, of the ``cells_to_spread``, spread over the channels of a tile."""
     tile = ()
     if V > 0:
         M: tl.constexpr = channels_per_row(CELLS, V)
         PER_CHANNEL: tl.constexpr = vectors_per_channel(CELLS, V)
         L: tl.constexpr = x.shape[0]
-        n = tl.arange(0, M * PER_CHANNEL)
-        # Of the first element; a vector has no more than CELLS.
-        cell = (first_vector(n // PER_CHANNEL, CELLS, V) + n % PER_CHANNEL) * V % CELLS
-        for e in tl.static_range(V):
-            index = tl.where(cell + e < CELLS, cell + e, cell + e - CELLS)
-            index = tl.broadcast_to(index[None, :], (L, M * PER_CHANNEL))
-            values = tl.reshape(tl.gather(x, index, 1), (L, M, PER_CHANNEL))
-            tile += (values[:, None, :, :],)
+        if not gathered(CELLS, V):
+            parts = to_planes(tl.reshape(x, (L, M, PER_CHANNEL * V)), V)
+            for e in tl.static_range(V):
+                tile += (parts[e][:, None, :, :],)
+        else:
+            n = tl.arange(0, M * PER_CHANNEL)
+            # Of the first element; a vector has no more than CELLS.
+            cell = (first_vector(n // PER_CHANNEL, CELLS, V) + n % PER_CHANNEL) * V % CELLS
+            for e in tl.static_range(V):
+                index = tl.broadcast_to((cell + e)[None, :], (L, M * PER_CHANNEL))
+                values = tl.reshape(tl.gather(x, index, 1), (L, M, PER_CHANNEL))
+                tile += (values[:, None, :, :],)
     elif V < 0:
         for _ in tl.static_range(planes(V)):
             tile += (x[:, :, None],)
     else:
         tile += (x[:, None, :],)
     return tile
+
+
+@triton.jit
+def beside_ones(tile, V: tl.constexpr):
+    """A tile whose leading axis is 1 long, and one of ones after it."""
+    first = spread_classes((tl.arange(0, 2) == 0)[:, None], V)
+    both = ()
+    for e in tl.static_range(planes(V)):
+        both += (tl.where(first, tile[e], 1),)
+    return both
 
 
 @triton.jit
@@ -323,15 +380,21 @@ def sum_cells(tile, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_C: tl.constexpr)
     """A tile, 0 where masked, summed over its cells, ``[L, BLOCK_C]``."""
     if V > 0:
         of_channel = elements_of_channel(CELLS, V)
+        TOGETHER: tl.constexpr = elements_together(CELLS, V)
         own = tl.zeros_like(tile[0])
         rest = own
-        for e in tl.static_range(V):
-            own += tl.where((e < of_channel)[None, None, :, :], tile[e], 0)
-            rest += tl.where((e < of_channel)[None, None, :, :], 0, tile[e])
-        # Nothing of padding, where the features are 0: times an infinite gradient that is NaN.
-        rest = sum_vectors(tl.where((of_channel > 0)[None, None, :, :], rest, 0))
-        before = tl.where((tl.arange(0, BLOCK_C) > 0)[None, :], shifted(rest, -1), 0)
-        out = sum_vectors(own) + before
+        for e in tl.static_range(0, V, TOGETHER):
+            part = tile[e]
+            for j in tl.static_range(1, TOGETHER):
+                part += tile[e + j]
+            own += tl.where((e < of_channel)[None, None, :, :], part, 0)
+            if e > 0:
+                rest += tl.where((e < of_channel)[None, None, :, :], 0, part)
+        out = sum_vectors(own)
+        if TOGETHER < V:
+            # Nothing of padding, where the features are 0: times an infinite gradient that is NaN.
+            rest = sum_vectors(tl.where((of_channel > 0)[None, None, :, :], rest, 0))
+            out += tl.where((tl.arange(0, BLOCK_C) > 0)[None, :], shifted(rest, -1), 0)
     elif V < 0:
         # First what threads of a warp have of a channel. Then Triton is to choose again who has
         # what, so that a thread adds the sums of all warps: left where they are, they would meet

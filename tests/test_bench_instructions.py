@@ -49,6 +49,16 @@ def test_classes_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_grids_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "BATCHES", (4,))
+    monkeypatch.setattr(instructions, "CHANNELS", 32)
+    monkeypatch.setattr(instructions, "DTYPES", {"bf16": torch.bfloat16})
+    monkeypatch.setattr(instructions, "LAYOUTS", {"channels_last": torch.channels_last})
+    rows = [row for row in instructions.rows("sm_90", sides=(3, 7)) if row.kernel == "maps"]
+    assert [row.cells for row in rows] == [9, 49]
+    assert rows[0].instructions < rows[1].instructions
+
+
 @pytest.mark.parametrize("program", [codegen, instructions])
 def test_no_class_at_all_is_refused(
     program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
