@@ -19,7 +19,7 @@ bytes: V of ``[L, BLOCK_C / M, M, I]``, or -V of ``[L, BLOCK_P, BLOCK_C / -V]``;
 BLOCK_C, BLOCK_P]``. L is a leading axis, of classes or of length 1.
 
 The kernels are written once, in what all arrangements have: values of channels ``[L, BLOCK_C]`` or
-of cells ``[L, BLOCK_P]`` spread over a tile, and tiles summed over cells or over channels.
+of cells ``[L, N]`` spread over a tile, and tiles summed over cells or over channels.
 """
 
 import functools
@@ -278,13 +278,12 @@ def cells_to_spread(first_p, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_P: tl.c
     In place of padding they may be CELLS or more.
     """
     if V > 0:
-        M: tl.constexpr = channels_per_row(CELLS, V)
         if gathered(CELLS, V):
             p = tl.arange(0, padded(CELLS + V - 1))
             end = CELLS + V - 1
         else:
             # Of each vector's elements.
-            m = tl.arange(0, M)[:, None]
+            m = tl.arange(0, channels_per_row(CELLS, V))[:, None]
             p = tl.arange(0, vectors_per_channel(CELLS, V) * V)[None, :]
             p = p + first_vector(m, CELLS, V) * V - m * CELLS
             end = first_vector(m + 1, CELLS, V) * V - m * CELLS
@@ -304,11 +303,7 @@ def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
         M: tl.constexpr = channels_per_row(CELLS, V)
         PER_CHANNEL: tl.constexpr = vectors_per_channel(CELLS, V)
         L: tl.constexpr = x.shape[0]
-        if not gathered(CELLS, V):
-            parts = to_planes(tl.reshape(x, (L, M, PER_CHANNEL * V)), V)
-            for e in tl.static_range(V):
-                tile += (parts[e][:, None, :, :],)
-        else:
+        if gathered(CELLS, V):
             n = tl.arange(0, M * PER_CHANNEL)
             # Of the first element; a vector has no more than CELLS.
             cell = (first_vector(n // PER_CHANNEL, CELLS, V) + n % PER_CHANNEL) * V % CELLS
@@ -316,6 +311,10 @@ def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
                 index = tl.broadcast_to((cell + e)[None, :], (L, M * PER_CHANNEL))
                 values = tl.reshape(tl.gather(x, index, 1), (L, M, PER_CHANNEL))
                 tile += (values[:, None, :, :],)
+        else:
+            parts = to_planes(tl.reshape(x, (L, M, PER_CHANNEL * V)), V)
+            for e in tl.static_range(V):
+                tile += (parts[e][:, None, :, :],)
     elif V < 0:
         for _ in tl.static_range(planes(V)):
             tile += (x[:, :, None],)

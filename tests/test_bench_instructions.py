@@ -77,14 +77,22 @@ def test_the_document_says_what_the_file_says() -> None:
     assert len(table) == 4
     more = re.findall(r"^\| K (\d+), (\S+) \| (\S+): (.+?) \| (\S+): (.+?) \|$", text, re.MULTILINE)
     assert len(more) == 6
-    lines = [("2", *line) for line in table] + [(line[0], "128", *line[1:]) for line in more]
+    grids = re.findall(
+        r"^\| (\d+).\1, K (\d+) \| (\S+): (.+?) \| (\S+): (.+?) \|$", text, re.MULTILINE
+    )
+    assert len(grids) == 8
+    lines = [
+        *(("2", "7", *line) for line in table),
+        *((classes, "7", "128", *line) for classes, *line in more),
+        *((classes, side, "128", "NCHW", *line) for side, classes, *line in grids),
+    ]
     backward = {"2": "few", "4": "few", "16": "several", "1000": "rows"}
-    for classes, batch, layout, *said in lines:
+    for classes, side, batch, layout, *said in lines:
         of_case = {
             row["kernel"]: row
             for row in rows
-            if (row["classes"], row["batch"], row["layout"], row["dtype"])
-            == (classes, batch, layout, "bf16")
+            if [row[name] for name in ("classes", "cells", "batch", "layout", "dtype")]
+            == [classes, str(int(side) ** 2), batch, layout, "bf16"]
         }
         kernels = ("maps", backward[classes])
         for kernel, programs, times in zip(kernels, said[::2], said[1::2], strict=True):

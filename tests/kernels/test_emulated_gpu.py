@@ -47,6 +47,10 @@ CORNERS: tuple[Case, ...] = (
     {"batch": 3, "channels": 24, "grid": (5, 5), "classes": 17, "dtype": torch.float64},
     # Where products are fused into a sum over cells, threads disagree on it.
     {"batch": 2, "channels": 17, "grid": (5, 13), "classes": 17, "dtype": torch.bfloat16},
+    # Vectors of two channels and of one, whose cells are read in their order.
+    {"batch": 3, "channels": 24, "grid": (6, 6), "classes": 2, "dtype": torch.bfloat16},
+    {"batch": 3, "channels": 24, "grid": (10, 10), "classes": 6, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 20, "grid": (6, 6), "classes": 17, "dtype": torch.float32},
     # Fewer channels than a vector has.
     {"batch": 3, "channels": 3, "grid": (5, 5), "classes": 2, "dtype": torch.bfloat16},
 )
