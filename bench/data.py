@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision import datasets, transforms
 from tqdm.auto import tqdm
 
-from bench.timing import Step, judge, ratio, time_rounds
+from bench.timing import Step, at_least, judge, ratio, time_rounds
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 
@@ -114,8 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=61)
-    parser.add_argument("--images", type=int, default=16, help="loaded in each step")
+    parser.add_argument("--rounds", type=at_least(1), default=61)
+    parser.add_argument("--images", type=at_least(1), default=16, help="loaded in each step")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {arguments.rounds} rounds of {arguments.images} images")

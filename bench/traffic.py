@@ -31,6 +31,7 @@ from torch import Tensor
 
 from bench.entry import end_in_a_line, make_folder
 from bench.interpreter_counter import Kind, Launch, Role, Traffic, measure
+from bench.timing import at_least
 from focus.errors import InputError
 from focus.kernels import cam_entropy, class_activation, focus_head
 
@@ -337,7 +338,8 @@ def main() -> None:
     """Print the table as it grows, then write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
-    parser.add_argument("--batch", type=int, default=32, metavar="B", help="the second batch size")
+    words = "the second batch size"
+    parser.add_argument("--batch", type=at_least(1), default=32, metavar="B", help=words)
     arguments = parser.parse_args()
     output: Path | None = arguments.output
     # Read when triton is imported, which the operations do on their first call.

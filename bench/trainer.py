@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from bench.timing import at_least
 from focus.config import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample, Split
@@ -128,9 +129,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", default="densenet121")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--image-size", type=at_least(1), default=224)
+    parser.add_argument("--batch-size", type=at_least(1), default=8)
+    parser.add_argument("--steps", type=at_least(1), default=20)
     given = parser.parse_args()
     cost = measure(given.model, given.image_size, given.batch_size, given.steps)
     print(

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench import codegen, instructions
+from bench import codegen, data, instructions, traffic, trainer
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -59,14 +59,30 @@ def test_grids_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[0].instructions < rows[1].instructions
 
 
-@pytest.mark.parametrize("program", [codegen, instructions])
-def test_no_class_at_all_is_refused(
-    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("program", "flag"),
+    [
+        (codegen, "--classes"),
+        (instructions, "--classes"),
+        (instructions, "--grid"),
+        (traffic, "--batch"),
+        (data, "--rounds"),
+        (data, "--images"),
+        (trainer, "--image-size"),
+        (trainer, "--batch-size"),
+        (trainer, "--steps"),
+    ],
+)
+def test_none_at_all_is_refused(
+    program: ModuleType,
+    flag: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["program", "--classes", "0"])
+    monkeypatch.setattr("sys.argv", ["program", flag, "0"])
     with pytest.raises(SystemExit, match="2"):
         program.main()
-    assert "argument --classes: " in capsys.readouterr().err
+    assert f"argument {flag}: " in capsys.readouterr().err
 
 
 def test_the_document_says_what_the_file_says() -> None:

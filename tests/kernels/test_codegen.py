@@ -243,7 +243,7 @@ def test_an_access_without_a_line_is_held_to_the_limits_of_what_may_miss_it() ->
     assert found.of("load", "weight_ptr") == [lost]
 
 
-def testaccesses_in_llvm() -> None:
+def test_accesses_in_llvm() -> None:
     from bench.machine_code import accesses_in_llvm
 
     ttir = "tt.func public @k(%x_ptr: !tt.ptr<f32>, %n: i32, %y_ptr: !tt.ptr<f32>) {"
