@@ -19,6 +19,7 @@ from focus.kernels.triton_tiles import (
     arrangement,
     beside_ones,
     cells_to_spread,
+    gathered,
     spread_cells,
     spread_channels,
     sum_cells,
@@ -145,8 +146,9 @@ def several_classes(
     written = features if grad_features is None else grad_features
     vector = vector_of(features, written)
     # Of twice the channels, g is read, and spread, half as often. Registers do not allow it of 64
-    # bits, nor of rows of which a tile has a block of the cells.
-    wide = features.element_size() <= 4 and (vector != 0 or height * width <= 128)
+    # bits, nor of many cells in rows, of which a tile has a block, or gathered.
+    crowded = height * width > 128 and (vector == 0 or gathered(height * width, vector))
+    wide = features.element_size() <= 4 and not crowded
     tile = arrangement(features, written, vector=vector, per_thread=16 if wide else 8)
     # As many for each group.
     samples = triton.cdiv(batch, triton.cdiv(batch, SAMPLES)) if batch else 1
