@@ -353,7 +353,7 @@ def test_flags_and_files_that_are_named_exist(document: str) -> None:
         if program(command)[:1] == ("-m",):
             known |= set(re.findall(r"--[a-z][a-z-]*", help_of(*module_of(program(command)))))
     known |= {"--margin", "--drop-leaks", "--faces"}  # of focus.data, named beside its commands
-    for module in ("bench.codegen", "bench.gpu"):
+    for module in ("bench.codegen", "bench.gpu", "bench.instructions"):
         known |= set(re.findall(r"--[a-z][a-z-]*", help_of(module)))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
