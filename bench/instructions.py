@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from bench.codegen import DTYPES, LAYOUTS
-from bench.emulated_gpu import EmulatedGPU, emulated_gpu
+from bench.emulated_gpu import EmulatedGPU, emulated_gpu, region
 from bench.entry import end_in_a_line, make_folder
 from bench.timing import at_least
 from focus.kernels import focus_head
@@ -67,12 +67,14 @@ def rows(
         bias = torch.zeros(count, requires_grad=True)
         labels = torch.arange(batch) % count
         size = features.numel() * features.itemsize
+        # F, and dF, which is like it.
+        name = region(features).name
         # Results are of no use here, as most programs do not run.
         with emulated_gpu(EmulatedGPU(target, most=PROGRAMS)) as gpu:
             out = focus_head(features, weight, bias, labels, saliency=torch.rand(batch, side, side))
             out.loss.backward()
         for launch in gpu.launches:
-            touched = sum(len(region.data) == size for region in launch.memory.regions)
+            touched = sum(memory.name == name for memory in launch.memory.regions)
             waves = math.ceil(launch.programs / MULTIPROCESSORS)
             cycles = waves * launch.warps * launch.instructions / SCHEDULERS
             yield Row(

@@ -241,7 +241,8 @@ def default_splits(groups: int, channels: int, samples: int) -> int:
     """How many programs share the channels of a group of samples and a block of their cells.
 
     ``groups`` counts these pairs. Each program reads the small gradients again: for each block of
-    256 channels, 1 % of the features in 16 bits. Where many samples share the reads of W and the
+    256 channels, 1 % of the features in 16 bits, or twice that where two orders of cells are read,
+    the second from L1. Where many samples share the reads of W and the
     parts of dW that leaves bytes for 3 %, blocks of 64 channels, until programs are 128. For small
     batches two dozen programs in any case.
     """

@@ -17,13 +17,13 @@ from focus.kernels.triton_planes import as_stored, as_tile, products
 from focus.kernels.triton_target import OPTIONS, ROUNDED, triton_type
 from focus.kernels.triton_tiles import (
     arrangement,
-    beside_ones,
     cells_to_spread,
     spread_cells,
     spread_channels,
     sum_cells,
     tile_offsets,
     vector_of,
+    with_ones,
 )
 from focus.kernels.types import MapGradients, accumulation_dtype, empty_gradient, without_autocast
 
@@ -58,8 +58,8 @@ def _factors_kernel(
         place = b[:, None] * classes + k[None, :]
         tl.store(factors_ptr + place, a, mask=inside)
         d = s * tl.load(grad_logits_ptr + place, mask=inside, other=0)
-        even = (batch + b)[:, None] * classes + k[None, :]
-        tl.store(factors_ptr + even, d / cells, mask=inside)
+        place_of_d = (batch + b)[:, None] * classes + k[None, :]
+        tl.store(factors_ptr + place_of_d, d / cells, mask=inside)
         total += d
     if grad_bias_ptr is not None:
         tl.store(grad_bias_ptr + k, tl.sum(total, 0), mask=k < classes)
@@ -93,27 +93,27 @@ def _rows_kernel(
     first = tl.program_id(1) * BLOCK_C
     channel = first + tl.arange(0, BLOCK_C)
     inside = (channel < channels)[None, :]
-    # The first direction of h is g, the second is 1.
+    # The first direction of h is g; the second is 1, where the logits have a gradient.
     DIRECTIONS: tl.constexpr = 2 if LOGITS else 1
     row = tl.arange(0, DIRECTIONS).to(tl.int64) * batch + b
     place = row[:, None] * channels + channel[None, :]
     if grad_features_ptr is not None:
-        own = tl.load(rows_ptr + place, mask=inside, other=0)
-        own = spread_channels(own, CELLS, V)
+        vectors = tl.load(rows_ptr + place, mask=inside, other=0)
+        vectors = spread_channels(vectors, CELLS, V)
     summed = tl.zeros((DIRECTIONS, BLOCK_C), ACC)
     for first_p in range(0, CELLS, BLOCK_P):
         p = cells_to_spread(first_p, CELLS, V, BLOCK_P)
         g = tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
-        h = spread_cells(g[None, :], CELLS, V)
+        directions = spread_cells(g[None, :], CELLS, V)
         if LOGITS:
-            h = beside_ones(h, V)
+            directions = with_ones(directions, V)
         if grad_features_ptr is not None:
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tl.store(
                 grad_features_ptr + b * stride_g[0] + offsets,
-                as_stored(products(h, own), grad_features_ptr.dtype.element_ty, V),
+                as_stored(products(directions, vectors), grad_features_ptr.dtype.element_ty, V),
                 mask=mask,
             )
         if sums_ptr is not None:
@@ -121,7 +121,8 @@ def _rows_kernel(
                 first, channels, first_p, stride_f, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
-            summed += sum_cells(products(as_tile(tile, ACC, V), h), CELLS, V, BLOCK_C)
+            tile = as_tile(tile, ACC, V)
+            summed += sum_cells(products(tile, directions), CELLS, V, BLOCK_C)
     if sums_ptr is not None:
         tl.store(sums_ptr + place, summed, mask=inside)
 

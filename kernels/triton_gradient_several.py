@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
 """Backward of several classes, too many for products in place and few enough to hold their rows.
 
-A sample's h has only two directions, ``s a g + s d / HW``. So dF is ``V g + v / HW`` with V = s
-sum_k a_k W[k] and v = s sum_k d_k W[k], and dW[k] is ``s a_k u + s d_k sum_p F / HW`` with u =
-sum_p g F. A program holds the rows of W of its channels, and walks over a group of samples: W is
-read, and dW written, once a group and block of cells.
+A sample's h has only two directions, g and 1: it is ``s a g + s d / HW``. So dF is ``V g + v`` with
+V = s sum_k a_k W[k] and v = s sum_k d_k W[k] / HW, and dW[k] is ``s a_k u + s d_k q / HW`` with u =
+sum_p g F and q = sum_p F. A program holds the rows of W of its channels, and walks over a group of
+samples: W is read, and dW written, once a group and block of cells.
 """
 
 import torch
@@ -17,7 +17,6 @@ from focus.kernels.triton_planes import as_stored, as_tile, products
 from focus.kernels.triton_target import MAX_REGISTERS, ROUNDED, on_amd, triton_type
 from focus.kernels.triton_tiles import (
     arrangement,
-    beside_ones,
     cells_to_spread,
     gathered,
     spread_cells,
@@ -25,6 +24,7 @@ from focus.kernels.triton_tiles import (
     sum_cells,
     tile_offsets,
     vector_of,
+    with_ones,
 )
 from focus.kernels.types import MapGradients, accumulation_dtype, empty_gradient
 
@@ -84,7 +84,7 @@ def _several_kernel(
     rows = weight_ptr + k.to(tl.int64)[:, None] * stride_w[0]
     w = tl.load(rows + channel.to(tl.int64)[None, :] * stride_w[1], mask=there, other=0)
     w = w.to(ACC)[None, :, :]
-    # The first direction of h is g, the second is 1.
+    # The first direction of h is g; the second is 1, where the logits have a gradient.
     DIRECTIONS: tl.constexpr = 1 if grad_logits_ptr is None else 2
     along_g = (tl.arange(0, DIRECTIONS) == 0)[:, None, None]
     grad_w = tl.zeros((L, BLOCK_C), ACC)
@@ -95,10 +95,10 @@ def _several_kernel(
         s = tl.load(upstream_ptr + b * stride_u).to(ACC)
         y = tl.load(classes_ptr + b * stride_y)
         g = s * tl.load(grad_cam_ptr + b * CELLS + p, mask=p < CELLS, other=0)
-        h = spread_cells(g[None, :], CELLS, V)
+        directions = spread_cells(g[None, :], CELLS, V)
         d = tl.zeros((L,), ACC)
         if grad_logits_ptr is not None:
-            h = beside_ones(h, V)
+            directions = with_ones(directions, V)
             d = s * tl.load(grad_logits_ptr + b * classes + k, mask=real, other=0) / CELLS
         d = d[None, :, None]
         # Chosen, not multiplied by a: a CAM's gradient alone stays in its class, also where 0 times
@@ -111,13 +111,13 @@ def _several_kernel(
             )
             tile = tl.load(features_ptr + b * stride_f[0] + offsets, mask=mask, other=0)
             tile = as_tile(tile, ACC, V)
-            u = sum_cells(products(tile, h), CELLS, V, BLOCK_C)[:, None, :]
-            of_cam = tl.where(hot, u, others * u if CONTRAST else 0)
-            grad_w += tl.sum(tl.where(along_g, of_cam, d * u), 0)
+            summed = sum_cells(products(tile, directions), CELLS, V, BLOCK_C)[:, None, :]
+            of_cam = tl.where(hot, summed, others * summed if CONTRAST else 0)
+            grad_w += tl.sum(tl.where(along_g, of_cam, d * summed), 0)
         if grad_features_ptr is not None:
             of_cam = tl.where(hot, w, others * w if CONTRAST else 0)
-            own = tl.sum(tl.where(along_g, of_cam, d * w), 1)
-            grad_f = products(h, spread_channels(own, CELLS, V))
+            vectors = tl.sum(tl.where(along_g, of_cam, d * w), 1)
+            grad_f = products(directions, spread_channels(vectors, CELLS, V))
             offsets, mask = tile_offsets(
                 first, channels, first_p, stride_g, width, CELLS, FLAT, V, BLOCK_C, BLOCK_P
             )
@@ -147,8 +147,8 @@ def several_classes(
     vector = vector_of(features, written)
     # Of twice the channels, g is read, and spread, half as often. Registers do not allow it of 64
     # bits, nor of many cells in rows, of which a tile has a block, or gathered.
-    crowded = height * width > 128 and (vector == 0 or gathered(height * width, vector))
-    wide = features.element_size() <= 4 and not crowded
+    narrow = height * width > 128 and (vector == 0 or gathered(height * width, vector))
+    wide = features.element_size() <= 4 and not narrow
     tile = arrangement(features, written, vector=vector, per_thread=16 if wide else 8)
     # As many for each group.
     samples = triton.cdiv(batch, triton.cdiv(batch, SAMPLES)) if batch else 1

@@ -19,7 +19,7 @@ bytes: V of ``[L, BLOCK_C / M, M, I]``, or -V of ``[L, BLOCK_P, BLOCK_C / -V]``;
 BLOCK_C, BLOCK_P]``. L is a leading axis, of classes or of length 1.
 
 The kernels are written once, in what all arrangements have: values of channels ``[L, BLOCK_C]`` or
-of cells ``[L, N]`` spread over a tile, and tiles summed over cells or over channels.
+of cells (``cells_to_spread``) spread over a tile, and tiles summed over cells or over channels.
 """
 
 import functools
@@ -40,9 +40,9 @@ VECTOR_BYTES = 16
 MIN_CHANNELS = 16
 # Most vectors of M channels for one class or two; of more, registers do not hold a tile's elements.
 MAX_VECTORS = 256
-# Values of cells are read for each of up to so many channels of a row, whose vectors begin at other
-# cells: it is quicker than to gather them. For 8 channels that would be too many bytes.
-MAX_SHIFTS = 2
+# A row's M channels have vectors that begin at other cells. For up to so many, values of cells are
+# read in the order of each, which is quicker than to gather them; for 4 and 8 it is too many bytes.
+MAX_ORDERS = 2
 # Bytes of features and weight that a program asks for before it needs them. Programs are few, so
 # memory is as busy as each of them keeps it.
 BYTES_AHEAD = 72 * 2**10
@@ -64,14 +64,14 @@ def vectors_per_channel(cells, vector):
 
 @triton.constexpr_function
 def elements_together(cells, vector):
-    """How many elements of a vector in a row are of one channel, which ends at a multiple."""
+    """Within a vector, a channel ends only at multiples of so many elements."""
     return vector // channels_per_row(cells, vector)
 
 
 @triton.constexpr_function
 def gathered(cells, vector):
     """Whether the values of cells are gathered, and not read for each channel of a row."""
-    return channels_per_row(cells, vector) > MAX_SHIFTS
+    return channels_per_row(cells, vector) > MAX_ORDERS
 
 
 @triton.constexpr_function
@@ -275,14 +275,14 @@ def as_columns(x, V: tl.constexpr):
 def cells_to_spread(first_p, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_P: tl.constexpr):
     """The cells ``[N]`` whose values ``spread_cells`` takes, of a tile whose first is ``first_p``.
 
-    In place of padding they may be CELLS or more.
+    Of vectors, as often and in such orders as they are needed. Padding is CELLS or more.
     """
     if V > 0:
         if gathered(CELLS, V):
             p = tl.arange(0, padded(CELLS + V - 1))
             end = CELLS + V - 1
         else:
-            # Of each vector's elements.
+            # The cells of all elements, vector by vector.
             m = tl.arange(0, channels_per_row(CELLS, V))[:, None]
             p = tl.arange(0, vectors_per_channel(CELLS, V) * V)[None, :]
             p = p + first_vector(m, CELLS, V) * V - m * CELLS
@@ -324,7 +324,7 @@ def spread_cells(x, CELLS: tl.constexpr, V: tl.constexpr):
 
 
 @triton.jit
-def beside_ones(tile, V: tl.constexpr):
+def with_ones(tile, V: tl.constexpr):
     """A tile whose leading axis is 1 long, and one of ones after it."""
     first = spread_classes((tl.arange(0, 2) == 0)[:, None], V)
     both = ()

@@ -3,14 +3,13 @@
 import csv
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from bench import codegen, data, instructions, traffic, trainer
+from bench import instructions
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -59,30 +58,19 @@ def test_grids_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[0].instructions < rows[1].instructions
 
 
-@pytest.mark.parametrize(
-    ("program", "flag"),
-    [
-        (codegen, "--classes"),
-        (instructions, "--classes"),
-        (instructions, "--grid"),
-        (traffic, "--batch"),
-        (data, "--rounds"),
-        (data, "--images"),
-        (trainer, "--image-size"),
-        (trainer, "--batch-size"),
-        (trainer, "--steps"),
-    ],
-)
-def test_none_at_all_is_refused(
-    program: ModuleType,
-    flag: str,
+def test_a_tensor_as_large_as_the_features_is_not_taken_for_them(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["program", flag, "0"])
-    with pytest.raises(SystemExit, match="2"):
-        program.main()
-    assert f"argument {flag}: " in capsys.readouterr().err
+    monkeypatch.setattr(instructions, "BATCHES", (4,))
+    monkeypatch.setattr(instructions, "CHANNELS", 32)
+    monkeypatch.setattr(instructions, "DTYPES", {"bf16": torch.bfloat16})
+    monkeypatch.setattr(instructions, "LAYOUTS", {"channels_last": torch.channels_last})
+    monkeypatch.setattr(instructions, "BYTES_PER_US", 1)
+    size, classes = 4 * 32 * 3**2 * 2, 18
+    assert classes * 32 * 4 == size
+    rows = {row.kernel: row for row in instructions.rows("sm_90", (classes,), (3,))}
+    assert rows["maps"].features_us == size
+    assert rows["rows"].features_us == 2 * size
 
 
 def test_the_document_says_what_the_file_says() -> None:

@@ -36,6 +36,31 @@ def test_one_program_runs_alone(
     assert capfd.readouterr().out == "bench.tables\n"
 
 
+@pytest.mark.parametrize(
+    ("program", "flag"),
+    [
+        ("codegen", "--classes"),
+        ("instructions", "--classes"),
+        ("instructions", "--grid"),
+        ("traffic", "--batch"),
+        ("data", "--rounds"),
+        ("data", "--images"),
+        ("trainer", "--image-size"),
+        ("trainer", "--batch-size"),
+        ("trainer", "--steps"),
+    ],
+)
+def test_none_at_all_is_refused(
+    program: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if program in ("codegen", "instructions"):
+        pytest.importorskip("triton", reason="triton is not installed")
+    monkeypatch.setattr(sys, "argv", [program, flag, "0"])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"bench.{program}").main()
+    assert f"argument {flag}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("program", everything.PROGRAMS)
 def test_each_program_takes_what_all_are_given(program: str) -> None:
     python("-m", f"bench.{program}", "--short", "--output", "o", "--help", cwd=ROOT)
