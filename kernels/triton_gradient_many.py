@@ -2,7 +2,7 @@
 """Backward of many classes, whose rows of W a program cannot hold.
 
 A program of one sample and block of channels gets V = s a W and v = s d W / HW, which are matrix
-products ``[B,C]``, and leaves what their transposes need: u = sum_p g F and q = sum_p F.
+products ``[B,C]``, and leaves what their transposes need: u = sum_p g F and f = sum_p F.
 Of a CAM alone V is a row of W and v is 0, so that dW of a class is the sum of its samples' u:
 products with zeros would spread a NaN to other samples and classes.
 """
@@ -85,9 +85,9 @@ def _rows_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """One sample and block of channels: dF = V g + v, u = sum_p g F and q = sum_p F.
+    """One sample and block of channels: dF = V g + v, u = sum_p g F and f = sum_p F.
 
-    rows [2,B,C] of ACC are V and v, sums [2,B,C] of ACC are u and q: without LOGITS, V and u alone.
+    rows [2,B,C] of ACC are V and v, sums [2,B,C] of ACC are u and f: without LOGITS, V and u alone.
     """
     b = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK_C

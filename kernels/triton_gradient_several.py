@@ -2,8 +2,8 @@
 """Backward of several classes, too many for products in place and few enough to hold their rows.
 
 A sample's h has only two directions, g and 1: it is ``s a g + s d / HW``. So dF is ``V g + v`` with
-V = s sum_k a_k W[k] and v = s sum_k d_k W[k] / HW, and dW[k] is ``s a_k u + s d_k q / HW`` with u =
-sum_p g F and q = sum_p F. A program holds the rows of W of its channels, and walks over a group of
+V = s sum_k a_k W[k] and v = s sum_k d_k W[k] / HW, and dW[k] is ``s a_k u + s d_k f / HW`` with u =
+sum_p g F and f = sum_p F. A program holds the rows of W of its channels, and walks over a group of
 samples: W is read, and dW written, once a group and block of cells.
 """
 
