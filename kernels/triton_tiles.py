@@ -282,14 +282,14 @@ def cells_to_spread(first_p, CELLS: tl.constexpr, V: tl.constexpr, BLOCK_P: tl.c
             p = tl.arange(0, padded(CELLS + V - 1))
             end = CELLS + V - 1
         else:
-            # The cells of all elements, vector by vector.
-            m = tl.arange(0, channels_per_row(CELLS, V))[:, None]
-            p = tl.arange(0, vectors_per_channel(CELLS, V) * V)[None, :]
-            p = p + first_vector(m, CELLS, V) * V - m * CELLS
+            # The cells of all elements, vector by vector; `make sanitize` follows no reshape.
+            LENGTH: tl.constexpr = vectors_per_channel(CELLS, V) * V
+            n = tl.arange(0, channels_per_row(CELLS, V) * LENGTH)
+            m = n // LENGTH
+            p = n % LENGTH + first_vector(m, CELLS, V) * V - m * CELLS
             end = first_vector(m + 1, CELLS, V) * V - m * CELLS
         # After a channel's last cell comes the first of the next.
         p = tl.where(p < CELLS, p, tl.where(p < end, p - CELLS, CELLS))
-        p = tl.reshape(p, (p.numel,))
     else:
         p = first_p + tl.arange(0, BLOCK_P)
     return p
