@@ -356,14 +356,17 @@ def sum_channels(tile, CELLS: tl.constexpr, V: tl.constexpr):
         R: tl.constexpr = tile[0].shape[1] if AT_END else 1
         p = tl.arange(0, ROWS)[:, None] * N + tl.arange(0, N)[None, :]
         out = tl.zeros((L * R, ROWS, N), tile[0].dtype)
-        # The values of a cell are of different elements of their vectors, each of one.
+        TOGETHER: tl.constexpr = elements_together(CELLS, V)
+        tl.static_assert(V <= 8, "modulo 16 not every odd number is its own inverse")
+        # The values of a cell are of different elements of their vectors, each of one. Element e
+        # has that of the j-th of M channels where p + j CELLS is e modulo V, if of any.
         for e in tl.static_range(V):
-            n = tl.full((ROWS, N), N, tl.int32)
-            for j in tl.static_range(M):
-                vector = (p + j * CELLS) // V
-                begins = vector * V // CELLS
-                place = begins * PER_CHANNEL + vector - first_vector(begins, CELLS, V)
-                n = tl.where((p < CELLS) & ((p + j * CELLS) % V == e), place, n)
+            distance = (e - p) & (V - 1)
+            j = distance // TOGETHER * (CELLS // TOGETHER) % M
+            vector = (p + j * CELLS) // V
+            begins = vector * V // CELLS
+            place = begins * PER_CHANNEL + vector - first_vector(begins, CELLS, V)
+            n = tl.where((p < CELLS) & (distance % TOGETHER == 0), place, N)
             plane = tile[e] if AT_END else tl.sum(tile[e], 1)
             source = tl.broadcast_to(tl.reshape(plane, (L * R, 1, N)), (L * R, ROWS, N))
             index = tl.broadcast_to(tl.minimum(n, N - 1)[None, :, :], (L * R, ROWS, N))
