@@ -45,6 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["FOCUS_CACHE"] = str(Path(caches.name) / "focus")
     # Programs that tests run take the CPU, whose bits repeat; tests of a GPU say so.
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    # Read when torch is first imported. Threads that spin while they wait take the cores from what
+    # runs beside these tests: fits of small trees took five times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A shell's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,6 +21,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
 
 from focus import metrics
 from focus.data.check.features import Column, Table
@@ -89,27 +90,29 @@ def audit(
     if not names:
         return Audit(0.5, 0.5, 0.5, n_real, n_synthetic, [])
 
-    values = np.stack([_encoded(table[name]) for name in names], axis=1)
-    models = [_model(values[rest], target[rest], seed) for rest, _ in folds]
-    ranks = np.zeros(len(target))
-    for model, (_, held_out) in zip(models, folds, strict=True):
-        ranks[held_out] = _ranks(model.decision_function(values[held_out]))
-    auc = float(roc_auc_score(target, ranks))
-    low, high = _interval(ranks, target, members, len(folds), seed)
-    causes: list[Cause] = []
-    if low > 0.5:
-        importance = _importance(models, values, target, folds, seed)
-        causes = [
-            Cause(
-                name,
-                importance[at],
-                _alone(values[:, [at]], target, folds),
-                *_typical_of_classes(table[name], target),
-            )
-            for at, name in enumerate(names)
-        ]
-        causes = [cause for cause in causes if _weight(cause) >= _WORTH_NAMING]
-        causes.sort(key=_weight, reverse=True)
+    # A second thread of OpenMP only waits for the first, also of 100,000 images.
+    with threadpool_limits(1, "openmp"):
+        values = np.stack([_encoded(table[name]) for name in names], axis=1)
+        models = [_model(values[rest], target[rest], seed) for rest, _ in folds]
+        ranks = np.zeros(len(target))
+        for model, (_, held_out) in zip(models, folds, strict=True):
+            ranks[held_out] = _ranks(model.decision_function(values[held_out]))
+        auc = float(roc_auc_score(target, ranks))
+        low, high = _interval(ranks, target, members, len(folds), seed)
+        causes: list[Cause] = []
+        if low > 0.5:
+            importance = _importance(models, values, target, folds, seed)
+            causes = [
+                Cause(
+                    name,
+                    importance[at],
+                    _alone(values[:, [at]], target, folds),
+                    *_typical_of_classes(table[name], target),
+                )
+                for at, name in enumerate(names)
+            ]
+            causes = [cause for cause in causes if _weight(cause) >= _WORTH_NAMING]
+            causes.sort(key=_weight, reverse=True)
     return Audit(auc, low, high, n_real, n_synthetic, causes[:_MAX_CAUSES])
 
 
