@@ -39,12 +39,17 @@ test-gpu:  ## on a CUDA or ROCm device: the kernels' tests, times, traffic, race
 	$(PYTHON) -m bench.gpu
 
 # The interpreter of triton 3.6 needs numpy < 2.4; triton-viz does not import beside a newer triton.
-$(OLDEST)/ready: Makefile pyproject.toml
+OLDEST_PACKAGES := torch triton==3.6.0 triton-viz==3.0 'numpy<2.4'
+
+$(OLDEST)/packages: Makefile pyproject.toml
 	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else \
 		'error: triton 3.6.0 has wheels for Python 3.11 to 3.14, PYTHON is %d.%d: name another.' % v)"
 	$(PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet -e '.[test]' triton==3.6.0 triton-viz==3.0 \
-		'numpy<2.4'
+	$(OLDEST)/bin/python -m pip install --quiet $(OLDEST_PACKAGES)
+	touch $@
+
+$(OLDEST)/ready: $(OLDEST)/packages
+	$(OLDEST)/bin/python -m pip install --quiet -e '.[test]' $(OLDEST_PACKAGES)
 	touch $@
 
 test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6, the oldest supported
