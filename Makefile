@@ -41,6 +41,7 @@ test-gpu:  ## on a CUDA or ROCm device: the kernels' tests, times, traffic, race
 # The interpreter of triton 3.6 needs numpy < 2.4; triton-viz does not import beside a newer triton.
 OLDEST_PACKAGES := torch triton==3.6.0 triton-viz==3.0 'numpy<2.4'
 
+# In two steps: .ci/run takes this one while it installs the project elsewhere.
 $(OLDEST)/packages: Makefile pyproject.toml
 	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else \
 		'error: triton 3.6.0 has wheels for Python 3.11 to 3.14, PYTHON is %d.%d: name another.' % v)"

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from focus.data.check import shortcuts
 from focus.data.check.features import (
@@ -268,6 +270,30 @@ def test_a_picture_of_one_pixel_and_no_picture(tmp_path: Path) -> None:
     assert math.isnan(found["noise"])
     (tmp_path / "broken.png").write_bytes(b"")
     assert all(map(math.isnan, pixel_statistics(str(tmp_path / "broken.png"))))
+
+
+def test_small_trees_take_one_thread_and_leave_the_others_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def threads() -> list[int]:
+        pools = threadpool_info()
+        return [pool["num_threads"] for pool in pools if pool["user_api"] == "openmp"]
+
+    fit, seen = shortcuts._model, []
+
+    def model(*given: Any) -> Any:
+        seen.extend(threads())
+        return fit(*given)
+
+    monkeypatch.setattr(shortcuts, "_model", model)
+    with threadpool_limits(3, "openmp"):
+        before = threads()
+        assert before
+        assert set(before) == {3}
+        labels = [row % 2 for row in range(200)]
+        assert audit({"column": np.random.default_rng(0).normal(size=200)}, labels)
+        assert threads() == before
+    assert set(seen) == {1}
 
 
 @pytest.mark.slow
