@@ -23,7 +23,6 @@ from focus.kernels.triton_target import MAX_REGISTERS, OPTIONS, on_amd, triton_t
 from focus.kernels.triton_tiles import (
     arrangement,
     cells_to_spread,
-    gathered,
     load_channels,
     padded,
     samples_in_registers,
@@ -183,10 +182,9 @@ def few_classes(
     many = roomy and batch > SAMPLES and features.element_size() <= 4
     share = MANY_SAMPLES if many else 2 if crowded or on_amd() else SAMPLES
     samples = samples_in_registers(vector, height * width, share, threads)
-    # By triton 3.9 the h of more samples spill, where they are of the CAM alone or gathered.
-    block_p = padded(height * width)
-    if vector > 0 and (maps.logits is None or gathered(height * width, vector)):
-        samples = max(1, min(samples, 256 // block_p))
+    # By triton 3.9 the h of more samples spill, where they are of the CAM alone.
+    if vector > 0 and maps.logits is None:
+        samples = max(1, min(samples, 256 // padded(height * width)))
     # A thread has a vector; of columns of 32 bits and more two, where their products leave
     # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
     columns = vector < 0 and lead <= 2

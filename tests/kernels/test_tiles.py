@@ -19,6 +19,7 @@ from focus.kernels.triton_tiles import (
     cells_to_spread,
     channels_per_row,
     padded,
+    samples_in_registers,
     spread_cells,
     spread_channels,
     sum_cells,
@@ -184,3 +185,14 @@ def test_an_infinite_value_of_a_cell_meets_no_padding(
     of_cells[0 if first else -1] = float("inf")
     over_cells, _ = tiles.sums(tiles.features(), of_cells)
     assert torch.equal(over_cells, torch.full_like(over_cells, float("inf")))
+
+
+@pytest.mark.parametrize(
+    ("vector", "cells", "samples"),
+    [(8, 49, 4), (8, 65, 2), (8, 121, 2), (8, 135, 1), (8, 100, 4), (4, 49, 4), (0, 4096, 4)],
+)
+def test_fewer_samples_share_a_program_where_many_cells_are_gathered(
+    vector: int, cells: int, samples: int
+) -> None:
+    """More spill registers, by 14 to 90 values: 128 threads have 128 each."""
+    assert samples_in_registers(vector, cells, 4, 128) == samples
