@@ -23,6 +23,7 @@ sure of everything it falls little, at the peak and elsewhere.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,12 +117,15 @@ def measure(
     )
     rows: list[int] = []
     found: list[NDArray[np.float64]] = []
-    with progress_bar(
-        total=len(indices),
-        desc="faithfulness",
-        unit="image",
-        disable=not (progress and accelerator.is_main_process),
-    ) as bar:
+    with (
+        closing(batches),
+        progress_bar(
+            total=len(indices),
+            desc="faithfulness",
+            unit="image",
+            disable=not (progress and accelerator.is_main_process),
+        ) as bar,
+    ):
         for batch, prediction in batches:
             images = batch.images.to(accelerator.device)
             drawn = [(seed, row) for row in batch.index.tolist()]

@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def predicted_batches(
     autocast: Autocast | None = None,
     indices: Sequence[int] | None = None,
     perturb: Perturb | None = None,
-) -> Iterator[tuple[Batch, "Prediction"]]:
+) -> Generator[tuple[Batch, "Prediction"], None, None]:
     """As :func:`predictions`, with the batches, which hold the human maps that there are.
 
     perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
@@ -151,7 +151,11 @@ def score_images(
         perturb=perturb,
     )
     parts = []
-    with progress_bar(total=total, desc=description, unit="image", disable=not progress) as bar:
+    # Closed, its workers end also where the scoring is left midway.
+    with (
+        closing(batches),
+        progress_bar(total=total, desc=description, unit="image", disable=not progress) as bar,
+    ):
         for batch, prediction in batches:
             arrays = [field.cpu().numpy() for field in prediction]
             parts.append(_rows(manifest, batch, arrays, detector.points))

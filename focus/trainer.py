@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -156,6 +156,7 @@ class Trainer:
         config, state = self.config, self.state
         with (
             StopSignals() as self.signals,
+            closing(self.images),
             progress_bar(
                 total=config.epochs * self.plan.steps,
                 initial=state.step,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing import active_children
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,19 @@ def detector() -> "Detector":
     detector = Detector(image_size=32)
     detector.head.fc.weight.data.normal_(0, 1)
     return detector
+
+
+@pytest.fixture(autouse=True)
+def no_workers_left() -> Iterator[None]:
+    """End the workers of loaders that an error holds, as pytest holds the error.
+
+    Once the garbage collector finds a loader, torch asks its workers to end, often in vain as it
+    may have lost their queues, and waits ten seconds for each.
+    """
+    yield
+    for child in active_children():
+        if child.daemon:
+            child.kill()
 
 
 @pytest.fixture

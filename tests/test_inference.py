@@ -3,6 +3,7 @@
 import math
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +225,18 @@ def test_parts_of_several_processes_join_to_the_whole(pictures: Manifest) -> Non
     for name, column in whole.columns().items():
         np.testing.assert_array_equal(column, getattr(joined, name), err_msg=name)
     assert len(score(detector, pictures, indices=range(3, 3))) == 0
+
+
+def test_scoring_that_is_left_midway_ends_its_workers(pictures: Manifest) -> None:
+    """Also while somebody holds the error, and with it the frames that it came through."""
+
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as held:
+        score(RedDetector(), pictures, batch_size=1, workers=2, each=leave)
+    assert held.tb is not None
+    assert not active_children()
 
 
 def test_an_output_that_is_not_finite_names_the_image(pictures: Manifest) -> None:

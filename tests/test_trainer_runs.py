@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -261,8 +262,10 @@ def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
         with pytest.raises(Stopped, match=f"after step {at}, saved") as stopped:
             first.fit()
         assert stopped.value.signum == signal.SIGTERM
+        assert not active_children(), "of the workers"
         second = trainer(faces, folder, resume=True, **given)
         second.fit()
+        assert not active_children(), "of the workers"
         assert_same(contents(second), expected)
 
 

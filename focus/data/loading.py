@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from focus.config import ResolvedTrainConfig
 from focus.data.batches import BatchPlan, MicroBatch, PlannedBatches
@@ -76,6 +77,16 @@ class TrainingImages:
         self._planned.plan(steps)
         found = loaded(self._loader) if steps else iter(())
         return self._until_unreadable(found, chain.from_iterable(steps))
+
+    def close(self) -> None:
+        """End the workers, which wait from one epoch to the next; to load again starts others.
+
+        Left to the garbage collector they end late: it may take their queues away first, and then
+        torch waits ten seconds for each.
+        """
+        if isinstance(workers := self._loader._iterator, _MultiProcessingDataLoaderIter):
+            workers._shutdown_workers()
+        self._loader._iterator = None
 
     def _until_unreadable(
         self, batches: Iterator[Any], planned: Iterable[MicroBatch]
