@@ -316,6 +316,22 @@ def test_each_file_once_and_long_names_fit(detector: Detector, tmp_path: Path) -
     assert row["overlay"].encode() == b"overlays/000001-a" + "ü".encode() * 89 + b".png"
 
 
+@pytest.mark.parametrize("count", [20, 21])
+def test_more_than_twenty_files_are_counted_not_listed(
+    count: int, detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(count):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(pictures / f"{number:02}.png")
+    model = saved(detector, tmp_path / "model", 0.5)
+    assert len(run(model, tmp_path / "out", pictures)) == count
+    said = capsys.readouterr().out
+    listed = [number for number in range(count) if f"{number:02}.png" in said]
+    assert listed == (list(range(20)) if count == 20 else [])
+    assert ("21 of 21 files explained" in said) == (count == 21)
+
+
 def test_a_folder_in_one_that_was_given_before(pictures: Path) -> None:
     paths = [str(path) for path in (pictures, pictures / "a", pictures)]
     names = [item.path.name for item in find_items(paths, as_video=False, frames=1)]
