@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data set that burns 60 ms an image is no cost of the trainer's; a sampler that does is."""
+    """A data set that burns 120 ms an image is no cost of the trainer's; a sampler that does is."""
 
     def burn(seconds: float) -> None:
         end = time.process_time() + seconds
@@ -25,14 +25,14 @@ def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -
     load = bench.FaceDataset.__getitem__
 
     def slow(self: bench.FaceDataset, index: int) -> object:
-        burn(0.06)
+        burn(0.12)
         return load(self, index)
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.FaceDataset, "__getitem__", slow)
         loading = bench.measure("test_resnet", 64, 2, 6)
     # The network's own steps differ by 15 ms where other programs use the cores.
-    assert loading.step > plain.step + 0.08
+    assert loading.step > plain.step + 0.2
     assert loading.own < plain.own + 0.02
 
     collate = focus.data.loading.collate
