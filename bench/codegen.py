@@ -1,6 +1,6 @@
 """The machine code of the kernels for several GPUs, compiled without one.
 
-    python -m bench.codegen [--classes K] [--output FOLDER]
+    python -m bench.codegen [--classes K] [--grid HxW ...] [--output FOLDER]
 
 prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, and how
 wide each load of the features F and each store of their gradient dF is. ``--output`` writes the
@@ -14,6 +14,7 @@ and hands it over where it would compile it.
 import argparse
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -322,6 +323,13 @@ def write(table: list[Row], folder: Path, classes: int = CLASSES) -> None:
             writer.writerow(row | {"faults": ", ".join(row["faults"])})
 
 
+def grid_of(text: str) -> tuple[int, int]:
+    """For argparse: ``5x13``, cells along the height and the width."""
+    if (sides := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, two whole numbers of at least 1")
+    return int(sides[1]), int(sides[2])
+
+
 def main() -> None:
     """Print the table as it grows, then write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -329,6 +337,9 @@ def main() -> None:
     parser.add_argument(
         "--classes", type=at_least(1), default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
     )
+    usual = " ".join("x".join(map(str, grid)) for grid in GRIDS)
+    words = f"cells of the maps, one or several (default {usual})"
+    parser.add_argument("--grid", type=grid_of, nargs="+", default=GRIDS, metavar="HxW", help=words)
     arguments = parser.parse_args()
     output: Path | None = arguments.output
     if knobs.runtime.interpret:
@@ -339,7 +350,7 @@ def main() -> None:
     print(f"B {BATCH}, C {CHANNELS}, K {arguments.classes}")
     print(HEADER)
     table = []
-    for row in rows(classes=arguments.classes):
+    for row in rows(grids=tuple(arguments.grid), classes=arguments.classes):
         table.append(row)
         print(line(row), flush=True)
     missed = sum(bool(row.code.faults()) for row in table)

@@ -40,6 +40,7 @@ def test_one_program_runs_alone(
     ("program", "flag"),
     [
         ("codegen", "--classes"),
+        ("codegen", "--grid"),
         ("instructions", "--classes"),
         ("instructions", "--grid"),
         ("traffic", "--batch"),
@@ -59,6 +60,37 @@ def test_none_at_all_is_refused(
     with pytest.raises(SystemExit, match="2"):
         importlib.import_module(f"bench.{program}").main()
     assert f"argument {flag}: " in capsys.readouterr().err
+
+
+def test_other_grids_and_classes_are_those_of_the_launches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of which none is compiled, which takes seconds each."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from triton import knobs
+    from triton.runtime.driver import driver
+
+    from bench import codegen
+
+    if knobs.runtime.interpret:
+        pytest.skip("TRITON_INTERPRET is set: nothing can be compiled")
+    monkeypatch.setattr(driver, "_active", None)  # and put back, after capture() has set it
+    launched = set()
+
+    def inspect(_: str, launch: codegen.Launch) -> codegen.Code:
+        launched.update(v for v in launch.source.constants.values() if v in (49, 65, 35))
+        return codegen.Code(4, 32, 0, 0, 0, 0, None, 0, None)
+
+    monkeypatch.setattr(codegen, "inspect", inspect)
+    words = ["codegen", "--classes", "3", "--grid", "5x13", "7x5"]
+    monkeypatch.setattr(sys, "argv", words)
+    codegen.main()
+    said = capsys.readouterr().out
+    assert launched == {65, 35}
+    assert "B 20, C 2048, K 3\n" in said
+    kernels = [line.split() for line in said.splitlines() if " sm_90 " in line]
+    assert {words[words.index("sm_90") + 3] for words in kernels} == {"65", "35"}
+    assert any("K 3: few" in " ".join(words) for words in kernels)
 
 
 @pytest.mark.parametrize("program", everything.PROGRAMS)
