@@ -24,7 +24,6 @@ from focus.kernels.triton_tiles import (
     arrangement,
     cells_to_spread,
     load_channels,
-    padded,
     samples_in_registers,
     spread_cells,
     spread_classes,
@@ -181,10 +180,9 @@ def few_classes(
     # Ten samples of 64 bits, two stages of them, would be more shared memory than sm_86 has.
     many = roomy and batch > SAMPLES and features.element_size() <= 4
     share = MANY_SAMPLES if many else 2 if crowded or on_amd() else SAMPLES
-    samples = samples_in_registers(vector, height * width, share, threads)
-    # By triton 3.9 the h of more samples spill, where they are of the CAM alone.
-    if vector > 0 and maps.logits is None:
-        samples = max(1, min(samples, 256 // padded(height * width)))
+    # By triton 3.9 the h of many samples spill, also where they are of the CAM alone.
+    fewer = maps.logits is None
+    samples = samples_in_registers(vector, height * width, share, threads, fewer=fewer)
     # A thread has a vector; of columns of 32 bits and more two, where their products leave
     # registers: of 16 bits they would be 64 channels, and two threads read W from each bank.
     columns = vector < 0 and lead <= 2

@@ -480,16 +480,18 @@ def arrangement(
     }
 
 
-def samples_in_registers(vector: int, cells: int, samples: int, threads: int) -> int:
+def samples_in_registers(
+    vector: int, cells: int, samples: int, threads: int, *, fewer: bool = False
+) -> int:
     """Of the ``samples`` that are to share W, how many a program has registers for.
 
     A tile of vectors cannot have fewer than M channels, whatever their cells are; and to gather
-    values of many cells takes registers, too.
+    values of many cells takes registers, too. ``fewer``: as many as if they were gathered.
     """
     if vector <= 0:
         return samples
     vectors = padded(cells) * channels_per_row(cells, vector) // vector
-    most = 256 // padded(cells) if gathered(cells, vector) else samples
+    most = 256 // padded(cells) if fewer or gathered(cells, vector) else samples
     return int(max(1, min(samples * threads // vectors, samples, most)))
 
 

@@ -196,3 +196,10 @@ def test_fewer_samples_share_a_program_where_many_cells_are_gathered(
 ) -> None:
     """More spill registers, by 14 to 90 values: 128 threads have 128 each."""
     assert samples_in_registers(vector, cells, 4, 128) == samples
+
+
+@pytest.mark.parametrize(
+    ("vector", "cells", "samples"), [(8, 49, 4), (8, 100, 2), (4, 225, 1), (0, 4096, 4)]
+)
+def test_and_where_h_is_of_the_cam_alone(vector: int, cells: int, samples: int) -> None:
+    assert samples_in_registers(vector, cells, 4, 128, fewer=True) == samples
