@@ -152,14 +152,17 @@ def _arguments_by_line(ttir: str) -> dict[tuple[str, str], set[str]]:
             kind, pointer, location = access.groups()
             place = kind, _innermost(definitions, location)
             arguments.setdefault(place, set()).add(root[pointer])
-        elif "iter_args(" in line:
+        if "iter_args(" in line:
             for inside, initial in re.findall(r"(%\w+) = (%\w+)", line):
                 if initial in root:
                     root[inside] = root[initial]
-        elif result := re.match(r"\s*(%\w+) = (.*!tt\.ptr<.*)", line):
-            for value in re.findall(r"%\w+", result[2]):
-                if value in root:
-                    root[result[1]] = root[value]
+        elif result := re.match(r"\s*(%\w+) = (.*)", line):
+            name, text = result.groups()
+            of = [root[value] for value in re.findall(r"%\w+", text) if value in root]
+            # A number that names no pointer here may have named one in another region.
+            root.pop(name, None)
+            if of and not access and "!tt.ptr<" in text:
+                root[name] = of[-1]
     return arguments
 
 

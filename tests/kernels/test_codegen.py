@@ -243,6 +243,36 @@ def test_an_access_without_a_line_is_held_to_the_limits_of_what_may_miss_it() ->
     assert found.of("load", "weight_ptr") == [lost]
 
 
+def test_a_number_names_another_value_in_each_region() -> None:
+    from bench.machine_code import _arguments_by_line
+
+    ttir = """
+tt.func public @k(%x_ptr: !tt.ptr<f32> loc("x_ptr"), %y_ptr: !tt.ptr<f32> loc("y_ptr")) {
+  scf.if %c {
+    %0 = tt.splat %x_ptr : !tt.ptr<f32> -> tensor<8x!tt.ptr<f32>> loc(#loc)
+    %1 = tt.addptr %0, %p : tensor<8x!tt.ptr<f32>>, tensor<8xi32> loc(#loc)
+    %v = tt.load %1 : tensor<8x!tt.ptr<f32>> loc(#loc1)
+  }
+  scf.if %c {
+    %0 = tt.load %x_ptr : !tt.ptr<f32> loc(#loc2)
+    %1 = arith.muli %s, %p : i64 loc(#loc)
+    %2 = tt.addptr %y_ptr, %1 : !tt.ptr<f32>, i64 loc(#loc)
+    %3 = tt.addptr %2, %0 : !tt.ptr<f32>, i64 loc(#loc)
+    tt.store %3, %v : !tt.ptr<f32> loc(#loc3)
+  }
+}
+#loc = loc("few.py":1:0)
+#loc1 = loc("few.py":2:0)
+#loc2 = loc("few.py":3:0)
+#loc3 = loc("few.py":4:0)
+"""
+    assert _arguments_by_line(ttir) == {
+        ("load", "few.py:2"): {"x_ptr"},
+        ("load", "few.py:3"): {"x_ptr"},
+        ("store", "few.py:4"): {"y_ptr"},
+    }
+
+
 def test_accesses_in_llvm() -> None:
     from bench.machine_code import accesses_in_llvm
 
