@@ -131,6 +131,30 @@ def test_real_images_listed_for_each_generator_are_drawn_once(tmp_path: Path) ->
     assert np.array_equal(once.opened, twice.opened)
 
 
+def test_generators_have_the_same_weight_in_what_is_drawn(tmp_path: Path) -> None:
+    """However many fakes they have: of one all are above the real images, of the other none."""
+    first, *_ = invented(tmp_path, 0)
+    rows = np.split(np.arange(60), [20, 50, 56])
+    real, above, below, other = rows
+    scores = np.repeat([0.0, 1.0, -1.0, 1.0], [len(r) for r in rows])
+    fakes = {"above": (real, above), "below": (real, below), "without real": (real[:0], other)}
+    comparisons = {
+        name: [Comparison(name, g, *pair) for g, pair in fakes.items()]
+        for name in ("closed", "open")
+    }
+    found = replace(
+        first,
+        scores=scores,
+        comparisons=comparisons,
+        strata=np.repeat(np.arange(4), [len(r) for r in rows]),
+        groups=np.full(60, "", dtype=object),
+        images=np.arange(60),
+    )
+    drawn = drawn_aucs({(0, 0, 0): found}, (1, 1, 1), 20, np.random.default_rng(4))
+    assert np.array_equal(drawn.closed, np.full((1, 1, 1, 20), 0.5))
+    assert np.array_equal(drawn.opened, drawn.closed)
+
+
 @pytest.mark.parametrize(("gain", "verdict"), [(0.6, "is above"), (-0.6, "is BELOW"), (0, "no di")])
 def test_the_report_says_it_whichever_way_it_came_out(
     tmp_path: Path, gain: float, verdict: str

@@ -173,8 +173,8 @@ def drawn_aucs(
     """AUCs of all runs on the same drawn images.
 
     Images are drawn as for the intervals of ``results.json``: within strata, whole groups at a
-    time, real images that several generators share once for all of them. The closed AUC is that of
-    all known fakes together, the open one the mean over the unknown generators.
+    time, real images that several generators share once for all of them. Either AUC is, as in
+    ``results.json``, the mean over the generators that have images of both classes.
 
     Raises:
         InputError: the runs did not score the same images.
@@ -195,14 +195,11 @@ def drawn_aucs(
         part = slice(start, min(start + step, replicates))
         weights = resampler.draw(rng, part.stop - start)
         for place, found in places.items():
-            known = found.comparisons["closed"]
-            reals = union((c.real for c in known), found.images)
-            fakes = union((c.fake for c in known), found.images)
-            closed[place][part] = _auc(found.scores, reals, fakes, weights)
-            unknown = [c for c in found.comparisons["open"] if len(c.real) and len(c.fake)]
-            if unknown:
-                each = [_auc(found.scores, c.real, c.fake, weights) for c in unknown]
-                opened[place][part] = np.mean(each, axis=0)
+            for name, values in (("closed", closed), ("open", opened)):
+                both = [c for c in found.comparisons[name] if len(c.real) and len(c.fake)]
+                if both:
+                    each = [_auc(found.scores, c.real, c.fake, weights) for c in both]
+                    values[place][part] = np.mean(each, axis=0)
     return Drawn(closed, opened)
 
 
