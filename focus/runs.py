@@ -21,6 +21,7 @@ from focus.checkpoint import checkpoints, last_checkpoint
 from focus.config import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.manifest import Manifest, absolute
 from focus.errors import InputError
+from focus.operating_points import OperatingPoints
 from focus.runtime import check_writable
 from focus.writing import lock, written_whole
 
@@ -128,6 +129,18 @@ def check_model(folder: Path, saved: SavedRun | None) -> None:
         )
 
 
+def may_hold_best(folder: Path, state: TrainState) -> bool:
+    """Whether ``model/`` can be the best one of the state, as its operating points are the same.
+
+    They are not where checkpoints of later epochs, of which one was better, are damaged or gone.
+    """
+    try:
+        found = OperatingPoints.read(folder / "model")
+    except InputError:
+        return True
+    return None in (found, state.points) or found == OperatingPoints.from_values(state.points)
+
+
 @contextmanager
 def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
     """The run folder, made if need be, for this process alone, as long as it trains.
@@ -203,14 +216,14 @@ def open_folder(config: ResolvedTrainConfig, manifest: Manifest) -> None:
     manifest.to_csv(folder / MANIFEST)
 
 
-def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, step: int) -> None:
+def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, state: TrainState) -> None:
     """Wait until every process of a launch sees the folder that the main one has opened.
 
-    step: that this process begins at.
+    state: that this process begins with.
 
     Raises:
-        InputError: one of them sees none, or goes on from another step than the main process: each
-            machine has a folder of its own.
+        InputError: one of them sees none, or another step or model/ to go on from than the main
+            process: each machine has a folder of its own.
     """
     folder = folder_of(config)
     deadline = time.monotonic() + _SHARED_WITHIN
@@ -218,7 +231,7 @@ def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, step: in
     # Listed, not asked for: NFS may remember that a file was not there.
     while not (there := _lists(folder, CHECKPOINTS)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    check_alike(accelerator, folder, (there, step))
+    check_alike(accelerator, folder, (there, state.step, state.best is None))
 
 
 def check_alike(accelerator: Accelerator, folder: Path, found: Hashable) -> None:

@@ -49,6 +49,7 @@ from focus.runs import (
     TrainState,
     check_shared,
     folder_of,
+    may_hold_best,
     open_folder,
 )
 from focus.runtime import finish_trackers, same_threads
@@ -165,7 +166,7 @@ class Trainer:
                 disable=not self.accelerator.is_main_process,
             ) as bar,
         ):
-            while state.epoch < config.epochs and not self._waited_enough():
+            while self._goes_on():
                 began, before = time.perf_counter(), state.step
                 self._train_epoch(bar)
                 images = (state.step - before) * self.plan.images_per_step
@@ -293,6 +294,13 @@ class Trainer:
                 f"resuming {self.folder} after epoch {self.state.epoch}"
                 + (f" and {done} of {self.plan.steps} steps" if done else "")
             )
+            written_anew = self.state.best_epoch == self.state.epoch and not done
+            if self._goes_on() and not (written_anew or may_hold_best(self.folder, self.state)):
+                self.state.best = None
+                accelerator.print(
+                    f"warning: {self.folder / 'model'} is of an epoch after that checkpoint, not "
+                    f"of epoch {self.state.best_epoch}: the best from here on takes its place"
+                )
         elif config.resume:
             accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
         self.buffers.keep()
@@ -301,9 +309,9 @@ class Trainer:
             if self.state.rows:  # killed between the checkpoint and this, or edited since
                 write_summary(self.folder / SUMMARY, self.state.rows)
             # A process that was killed while it wrote model/ left the checkpoint of that epoch.
-            if run is not None and self.state.best_epoch == self.state.epoch > 0 and not done:
+            if run is not None and self.state.epoch > 0 and written_anew:
                 self._save_best()
-        check_shared(accelerator, config, self.state.step)
+        check_shared(accelerator, config, self.state)
         # TensorBoard's tracker takes the project's name for its folder.
         only = config.report_to == ("tensorboard",)
         accelerator.init_trackers("tensorboard" if only else "focus-faces")
@@ -414,9 +422,11 @@ class Trainer:
                 self.log.sheet(self.kept, self.validation, state)
         self.log.epoch(row, state.step, best=best, images_per_second=speed)
 
-    def _waited_enough(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
+    def _goes_on(self) -> bool:
+        """Whether an epoch follows: the last is not done, nor was the best one too long ago."""
+        config, state = self.config, self.state
+        waited = state.epoch - state.best_epoch
+        return state.epoch < config.epochs and not (config.patience and waited >= config.patience)
 
     def _leave_if_told(self) -> None:
         """After a validation: all processes together, if one of them was told to."""

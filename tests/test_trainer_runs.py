@@ -417,6 +417,55 @@ def test_a_best_model_that_is_lost_is_said_before_training(
         check_model(tmp_path, saved)
 
 
+@pytest.mark.parametrize(
+    ("kept", "repeated", "best"),
+    [
+        # Back to before the third epoch, the best so far: its model is there, of no checkpoint.
+        (2, 0.7, 3),
+        (2, 0.95, 3),
+        # Back to the first, which is written anew.
+        (1, 0.7, 1),
+    ],
+)
+def test_a_best_model_after_the_checkpoint_is_not_taken_for_that_of_before(
+    kept: int,
+    repeated: float,
+    best: int,
+    faces: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As where a repeated epoch is another, on a GPU."""
+    given: dict[str, Any] = {"epochs": 3, "checkpoints_kept": 3, "lr": 1e-3}
+
+    def fit(aucs: list[float], **more: Any) -> Trainer:
+        values = iter(aucs)
+        monkeypatch.setattr(
+            "focus.trainer.validation_figures",
+            lambda scores: validation_figures(scores) | {"eval_auc": next(values)},
+        )
+        run = trainer(faces, tmp_path, **given, **more)
+        run.fit()
+        return run
+
+    folder = fit([0.8, 0.6, 0.9]).folder
+    saved = sorted((folder / "checkpoints").glob("step-*"))
+    assert len(saved) == 3
+    for later in saved[kept:]:
+        shutil.rmtree(later)
+    capsys.readouterr()
+    again = fit([repeated] * (3 - kept), resume=True)
+    warning = f"warning: {folder / 'model'} is of an epoch after that checkpoint, not of epoch 1: "
+    assert (warning in capsys.readouterr().out) == (kept == 2)
+    assert again.state.best_epoch == best
+    assert again.state.best == (repeated if best == 3 else 0.8)
+    model, expected = (
+        load_file(path / "model.safetensors") for path in (folder / "model", saved[best - 1])
+    )
+    assert all(torch.equal(model[name], tensor) for name, tensor in expected.items())
+
+
 def test_the_rates_that_are_logged_are_those_of_the_steps(
     faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
