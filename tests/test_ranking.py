@@ -114,6 +114,19 @@ def test_of_thresholds_that_are_as_good_the_lowest_is_the_best_balance(
         assert found.tolist() == [pytest.approx(expected, abs=1e-12)]
 
 
+@pytest.mark.parametrize("fake", [1.0, 1 - 2**-53, 0.75, 0.5])
+def test_a_threshold_between_neighbours_tells_them_apart(fake: float) -> None:
+    """Half way between 1 - 2**-53 and 1 is no number, and is rounded to 1."""
+    real = np.nextafter(fake, 0)
+    rates = Ranking.of(np.array([0.1, 0.1, real]), np.full(3, fake)).at()
+    for found in (
+        rates.threshold_at_eer(),
+        rates.threshold_at_fpr(0),
+        rates.threshold_of_best_balance(),
+    ):
+        assert real <= found[0] < fake
+
+
 def test_a_rate_that_the_sample_cannot_support() -> None:
     real, fake = np.linspace(0, 0.5, 499), np.ones(3)
     assert metrics.tpr_at_fpr(real, fake, 0.01) is None

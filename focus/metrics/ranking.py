@@ -278,7 +278,10 @@ class Rates:
         none."""
         scores = self.ranking.levels
         around = np.concatenate([scores[:1] - 1, scores, scores[-1:]])
-        between = (around[levels] + around[levels + 1]) / 2
+        low, high = around[levels], around[levels + 1]
+        between = (low + high) / 2
+        # Between neighbours it is rounded to one of them, and nothing at ``high`` would be above.
+        between = np.where(between < high, between, low)
         return np.asarray(np.where(levels == 0, around[0], between), dtype=np.float64)
 
 
