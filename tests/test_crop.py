@@ -167,6 +167,17 @@ def test_image_map_and_mask_are_cut_alike(
     assert sorted(path.name for path in (out / "maps").rglob("*.png")) == ["1.png", "1.png"]
 
 
+def test_names_that_differ_in_case_alone_are_told_apart(tmp_path: Path) -> None:
+    """A file system that does not tell them apart would have one file of the two."""
+    samples = [
+        Sample(save(tmp_path / "in" / name, np.full((40, 60, 3), value)), label, box=(0, 0, 9, 9))
+        for name, value, label in (("b/A.png", np.uint8(0), 0), ("b/a.bmp", np.uint8(255), 1))
+    ]
+    out = tmp_path / "out"
+    cut = cut_faces(Manifest(samples), out, source="box", margin=0, progress=False)
+    assert [face.path for face in cut.faces] == [f"{out}/images/A.png", f"{out}/images/a-2.png"]
+
+
 def test_boxes_count_in_the_upright_image(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 30:] = 255  # upright, the lowest quarter of 20 x 40

@@ -398,10 +398,11 @@ class _Names:
         if what not in known:
             plain = PurePath(path.removeprefix(self._root).lstrip(os.sep)).with_suffix("")
             name, number = f"{plain}.png", 1
-            while name in taken:
+            # Some file systems do not tell upper from lower case.
+            while name.casefold() in taken:
                 number += 1
                 name = f"{plain}-{number}.png"
-            taken.add(name)
+            taken.add(name.casefold())
             known[what] = name
         return known[what]
 
