@@ -83,8 +83,9 @@ def execute(
 ) -> list[Failure]:
     """Make all runs that are not finished, ``jobs`` at a time; returns those that failed.
 
-    A run that was cut short goes on from its last checkpoint. On Ctrl-C or SIGTERM all runs save
-    and stop, and so does this. say: is told of each run that ends, with the time that is left.
+    A run that was cut short goes on from its last checkpoint. On Ctrl-C, SIGTERM or an error
+    all runs save and stop, and so does this. say: is told of each run that ends, with the time
+    that is left.
 
     Raises:
         InputError: a folder holds a run with other settings; before any is started.
@@ -121,7 +122,7 @@ def execute(
                         f"{number}/{len(left)}  {end}; {spoken_time(passed)} passed, about "
                         f"{spoken_time(passed * (total - done) / done)} left"
                     )
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or a run that cannot be begun or read: none goes on unseen
             _stop(list(running))
             raise
     return failures
