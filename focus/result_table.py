@@ -172,6 +172,8 @@ def difference_lines(
     images of a generator.
     """
     (name, scores, results), (other, others, others_results) = first, second
+    # A table may have been sorted anew.
+    scores, others = scores.in_order(), others.in_order()
     if [*scores.path, *scores.group] != [*others.path, *others.group]:
         return []
     lines = []

@@ -138,7 +138,9 @@ def may_hold_best(folder: Path, state: TrainState) -> bool:
         found = OperatingPoints.read(folder / "model")
     except InputError:
         return True
-    return None in (found, state.points) or found == OperatingPoints.from_values(state.points)
+    if found is None or state.points is None:
+        return True
+    return found == OperatingPoints.from_values(state.points)
 
 
 @contextmanager

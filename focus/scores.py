@@ -107,6 +107,11 @@ class Scores:
             chosen = chosen.astype(np.int64)
         return Scores(**{name: column[chosen] for name, column in self.columns().items()})
 
+    def in_order(self) -> "Scores":
+        """The rows by path, test set, generator and label: alike rows stay as they are."""
+        names = zip(self.path, self.test_set, self.generator, self.label, strict=True)
+        return self.select([row for _, row in sorted((name, n) for n, name in enumerate(names))])
+
     @functools.cached_property
     def images(self) -> Integers:
         """[N] for each row the first row of its image, which several generators may list.

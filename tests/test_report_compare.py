@@ -167,6 +167,21 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
     assert "p-values" not in found.text
 
 
+def test_images_in_another_order_are_the_same(runs: list[Path], tmp_path: Path) -> None:
+    scores = Scores.from_csv(runs[1] / "scores.csv")
+    turned = scores.select(np.random.default_rng(0).permutation(len(scores)))
+    write_results(tmp_path / "turned", turned, summarise(turned, ["kA"], resamples=0))
+    lines = [
+        [line for line in found.text.splitlines() if " mean of 2: " in line]
+        for found in (
+            compare([runs[0], run], tmp_path / f"out{n}")
+            for n, run in enumerate((runs[1], tmp_path / "turned"))
+        )
+    ]
+    assert lines[0]
+    assert [line.replace("turned", runs[1].name) for line in lines[1]] == lines[0]
+
+
 def test_groups_of_both_runs_are_told_apart_together(runs: list[Path], tmp_path: Path) -> None:
     for name in ("alone", "pairs"):
         scored = []

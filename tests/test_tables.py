@@ -61,6 +61,15 @@ def test_columns_that_are_known_as_the_label(
     assert [s.label for s in read_data(tmp_path / "t.csv")] == [label]
 
 
+def test_a_number_as_pandas_writes_it_beside_empty_cells_is_the_same_group(tmp_path: Path) -> None:
+    names = ["12.0", "12", "", "v12.0", "1.5", "1.00"]
+    write({f"{n}.png": f"face {n}" for n in range(len(names))}, tmp_path)
+    lines = [f"{n}.png,real,{name}" for n, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,identity", *lines]))
+    found = [sample.group for sample in read_data(tmp_path / "t.csv")]
+    assert found == ["12", "12", "", "v12.0", "1.5", "1.00"]
+
+
 @pytest.mark.parametrize(
     ("column", "cells", "may_be"),
     [

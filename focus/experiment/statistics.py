@@ -180,7 +180,7 @@ class TwoLevel:
         """
         pairs = [(values[arm, length] - values[other, length]) for values in self._all()]
         closed, opened, closed_drawn, opened_drawn = pairs
-        both = ~np.isnan(closed) & ~np.isnan(opened)
+        both = ~np.isnan(opened) & ~(np.isnan(closed) & matched)
 
         def at(slope: Floats | float, x: Floats, y: Floats) -> Floats:
             return np.asarray(y[both] - slope * x[both] if matched else y[both])

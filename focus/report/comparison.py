@@ -154,7 +154,7 @@ def _read_kept(path: Path, results: Results) -> list[robustness.Kept]:
 
 def _differences(runs: Sequence[Scored]) -> list[str]:
     """Of each run against the first, by DeLong, and what to know of them."""
-    first, *others = ((run.name, run.scores, run.results) for run in runs)
+    first, *others = ((run.name, run.scores.in_order(), run.results) for run in runs)
     lines, tested = [], 0
     for other in others:
         found = difference_lines(other, first)

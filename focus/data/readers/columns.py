@@ -168,7 +168,7 @@ class Columns:
             map_path,
             mask_path,
             read_box(re.sub(r"[][(),;]", " ", cell.get("box", "")).strip()),
-            sys.intern(cell.get("group", "")),
+            sys.intern(_name(cell.get("group", ""))),
             extra or NO_EXTRA,
         )
 
@@ -232,6 +232,11 @@ def _witnesses(names: Sequence[str], at: Mapping[str, int]) -> Mapping[int, Mapp
 def _plain_word(word: str) -> str:
     """``Real`` is ``real``, and ``1.0`` is ``1``."""
     return re.sub(r"^([01])\.0+$", r"\1", word.casefold())
+
+
+def _name(cell: str) -> str:
+    """``12.0``, as pandas writes 12 in a column with empty cells, is ``12``."""
+    return re.sub(r"^(\d+)\.0$", r"\1", cell)
 
 
 def _refuse_twice(names: Sequence[str], name: str) -> None:
