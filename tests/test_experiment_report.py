@@ -190,6 +190,23 @@ def test_the_report_says_it_whichever_way_it_came_out(
     )
 
 
+def test_without_test_images_of_known_generators_the_report_says_so(tmp_path: Path) -> None:
+    outcomes = [
+        replace(
+            found,
+            figures={**found.figures, "closed": np.nan, "gap": np.nan},
+            comparisons={**found.comparisons, "closed": []},
+        )
+        for found in invented(tmp_path, 0.6)
+    ]
+    analysis = analyse(outcomes, "focus_small", replicates=100)
+    text = write_report(outcomes, [analysis], tmp_path, missing=[], plots=[])
+    assert (
+        "`focus` against `ce`: not defined, as no test image is of a known generator and so there "
+        "is no closed AUC to match; unmatched +." in text
+    )
+
+
 def test_two_seeds_are_too_few_for_a_verdict(tmp_path: Path) -> None:
     """Those of --quick, however far apart the losses are."""
     outcomes = [o for o in invented(tmp_path, 2) if o.run.seed < 2 and o.run.length == 1]

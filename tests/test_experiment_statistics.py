@@ -242,3 +242,18 @@ def test_p_values_of_few_seeds_hold_their_level(seeds: int) -> None:
     assert primary / trials <= 0.075
     # So Student's test is what makes it hold.
     assert resampled / trials > 0.1
+
+
+def test_without_closed_images_what_is_not_matched_is_compared() -> None:
+    draw = np.random.default_rng(5)
+    opened = draw.random((2, 1, 3))
+    drawn = opened[..., None] + 0.01 * draw.normal(size=(2, 1, 3, 500))
+    nothing = np.full_like(opened, np.nan)
+    two_level = TwoLevel(nothing, opened, np.full_like(drawn, np.nan), drawn, draw)
+    plain, matched = (two_level.compare(1, 0, 0, matched=m) for m in (False, True))
+    assert plain.difference == pytest.approx((opened[1] - opened[0]).mean())
+    assert plain.low < plain.difference < plain.high
+    assert plain.over_seeds.n == 3
+    assert matched.over_seeds.n == 0
+    assert math.isnan(matched.difference)
+    assert math.isnan(matched.low)

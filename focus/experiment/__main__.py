@@ -11,7 +11,7 @@ from focus.cli import add_named, leave_checkout, program
 from focus.config import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
 from focus.data.machine import usable_cores
-from focus.data.manifest import Manifest
+from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.grid import (
@@ -162,6 +162,9 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
     from focus.experiment.run import LOGS, execute, is_finished
 
     manifest = _images(setup, given)
+    if not _has_closed(manifest):
+        _say("no test image is of a known generator, so that there will be no closed AUC, and only "
+             "unmatched differences: give some the split test, or with --test-data")  # fmt: skip
     quick = given.quick
     chosen = list(arms or (frozen.QUICK_ARMS if quick else frozen.ARMS))
     chosen = _with_maps(setup, manifest, chosen)
@@ -196,6 +199,16 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
     _say(write_report(outcomes, analyses, setup.output, missing=missing, plots=plots))
     _say(f"written: {setup.output}")
     return _failed(failures)
+
+
+def _has_closed(manifest: Manifest) -> bool:
+    """Whether test images are of generators that training knows."""
+    known = {s.generator for s in manifest.split("train") if s.label == SYNTHETIC}
+    return any(
+        s.test_set == "closed" if s.test_set else s.generator in known
+        for s in manifest.split("test")
+        if s.label == SYNTHETIC
+    )
 
 
 def _with_maps(setup: Setup, manifest: Manifest, arms: list[str]) -> list[str]:

@@ -183,6 +183,12 @@ def _comparison_lines(analysis: Analysis) -> list[str]:
 def _primary(c: Comparison) -> str:
     """The primary result in words, whichever way it came out."""
     found = c.matched
+    if math.isnan(c.closed) and not math.isnan(c.plain.low):
+        return (
+            f"`{c.arm}` against `{c.other}`: not defined, as no test image is of a known generator "
+            f"and so there is no closed AUC to match; unmatched {span(c.plain)} in mean open AUC, "
+            f"Student's {_ends(c.plain.over_seeds)}."
+        )
     if math.isnan(found.low):
         return f"`{c.arm}` against `{c.other}`: not defined with the runs that there are."
     n = found.over_seeds.n
