@@ -370,6 +370,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
         """Load what :meth:`save_pretrained` wrote; nothing in the folder is executed.
 
+        The loss is not part of it: to train on, set ``head.loss`` to one of ``focus.LOSSES``, else
+        it is cross-entropy.
+
         Args:
             pretrained_model_name_or_path: the folder, or USER/NAME on the Hub where there is no
                 folder of that name.

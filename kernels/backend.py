@@ -43,7 +43,7 @@ class use_backend:
     """Choose the backend of the operations: "auto", "triton", "eager" or "reference".
 
     Until then it is that of the environment variable FOCUS_BACKEND, "auto" without one. Acts at
-    once, and as a context manager restores the earlier choice on leaving::
+    once, on all threads, and as a context manager restores the earlier choice on leaving::
 
         use_backend("reference")            # from here on
         with use_backend("eager"): ...      # here only

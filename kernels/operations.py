@@ -161,8 +161,9 @@ def focus_head(
         features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
             bfloat16 or float16, any strides.
         weight: ``[K,C]``; bias: ``[K]`` or None; target: ``[B]`` int64 in [0, K).
-        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid, of any floating type or bool; no
-            gradient. saliency_mask: ``[B]`` bool, which samples have a map; None means all.
+        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid, of any floating type or bool,
+            taken as they are: stretch each to the whole range; no gradient. saliency_mask: ``[B]``
+            bool, which samples have a map, and not a constant one; None means all.
         entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or ``[B]``; no
             gradient. None means the entropy of the sample's map divided by its sum; then a sample
             without a map, or with an all-zero one, has no focus term.

@@ -103,8 +103,7 @@ def cam_entropy_forward(
 ) -> tuple[Tensor, Tensor]:
     """Raw CAM ``[B,H,W]`` and entropy ``[B]``; ``splits`` None: by shape and layout."""
     maps, _ = class_maps(features, weight, index[:, None], splits=splits)
-    cams, entropy = _cams(features, maps, weight, index[:, None], temperature)
-    return cams[:, 0], entropy[:, 0]
+    return _cams(features, maps, weight, index, temperature)
 
 
 def cam_entropy_backward(
@@ -159,10 +158,13 @@ def class_activation(
 def _cams(
     features: Tensor, maps: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """CAMs ``[B,k,H,W]`` and their entropies ``[B,k]`` from partial maps."""
+    """CAMs ``[B,k,H,W]`` and their entropies ``[B,k]`` from partial maps; no k of ``index [B]``.
+
+    They are no views, which autograd would not let anybody change in place.
+    """
     batch, splits, rows, cells = maps.shape
-    cams = maps.new_empty((batch, rows, *features.shape[2:]))
-    entropy = maps.new_empty((batch, rows))
+    cams = maps.new_empty((*index.shape, *features.shape[2:]))
+    entropy = maps.new_empty(index.shape)
     if batch and rows:
         with torch.cuda.device_of(features):
             _entropy_kernel[(batch, rows)](
@@ -171,7 +173,7 @@ def _cams(
                 temperature,
                 cams,
                 entropy,
-                *index.stride(),
+                *(*index.stride(), 1)[:2],
                 splits,
                 len(weight),
                 ACC=triton_type(maps.dtype),

@@ -149,7 +149,8 @@ def several_classes(
     # bits, nor of many cells in rows, of which a tile has a block, or gathered.
     narrow = height * width > 128 and (vector == 0 or gathered(height * width, vector))
     wide = features.element_size() <= 4 and not narrow
-    tile = arrangement(features, written, vector=vector, per_thread=16 if wide else 8)
+    per_thread = 16 if wide else 8
+    tile = arrangement(features, written, vector=vector, per_thread=per_thread, classes=MAX_CLASSES)
     # As many for each group.
     samples = triton.cdiv(batch, triton.cdiv(batch, SAMPLES)) if batch else 1
     groups, blocks = triton.cdiv(batch, samples), triton.cdiv(height * width, tile["BLOCK_P"])

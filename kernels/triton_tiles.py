@@ -467,9 +467,10 @@ def arrangement(
     if vector > 0:
         of_channel = vectors_per_channel(cells, vector) * vector
     else:
-        block_p = min(block_p, elements // MIN_CHANNELS)
-        # With fewer cells than classes, W's [classes, BLOCK_C] would not fit shared memory.
-        of_channel = max(block_p, classes)
+        of_channel = block_p = min(block_p, elements // MIN_CHANNELS)
+    # With fewer cells than classes, W's [classes, BLOCK_C] would fit neither shared memory nor
+    # registers.
+    of_channel = max(of_channel, classes)
     block_c = max(min(elements // of_channel, padded(channels)), channels_per_row(cells, vector))
     return {
         "CELLS": cells,

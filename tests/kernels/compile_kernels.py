@@ -2,8 +2,9 @@
 
     python tests/kernels/compile_kernels.py FOLDER NAME...
 
-writes what was found in the planted kernels to ``planted.json`` and, to a folder for each of the
-named tables, ``codegen.json`` and ``codegen.csv`` as ``bench.codegen`` does and the printed lines.
+writes what was found in the planted kernels to ``planted.json``, what else tests ask for beside it
+and, to a folder for each of the named tables, ``codegen.json`` and ``codegen.csv`` as
+``bench.codegen`` does and the printed lines.
 """
 
 import json
@@ -91,6 +92,13 @@ def scaled_entropies(cells: int = 49) -> list[str]:
     return [found[1] for found in map(used.search, text.splitlines()) if found]
 
 
+def single_cell() -> dict[str, Any]:
+    """The backward of 16 classes and one cell: the tile of F is small beside that of W."""
+    step = codegen.steps(torch.bfloat16, torch.channels_last, (1, 1))["focus_head backward K 16"]
+    (several,) = (each for each in codegen.capture("sm_90", step) if each.name == "several")
+    return asdict(codegen.inspect("sm_90", several))
+
+
 # Targets, grids, layouts and types of the rows, of which each takes a second.
 BOTH = tuple(codegen.LAYOUTS)
 Job = tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]
@@ -139,6 +147,7 @@ def main(folder: Path, *names: str) -> None:
     }
     (folder / "planted.json").write_text(json.dumps(found))
     (folder / "scaled.json").write_text(json.dumps(scaled_entropies()))
+    (folder / "single.json").write_text(json.dumps(single_cell()))
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         made = {name: pool.map(compiled, TABLES[name]) for name in names}
         for name, jobs in made.items():

@@ -95,6 +95,19 @@ def test_gradient_through_one_result_alone(form: Form, used: int) -> None:
 
 
 @pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_the_entropy_may_be_changed_in_place(form: Form) -> None:
+    inputs = make_inputs(SMALL, form.device)
+    features = inputs.features.requires_grad_()
+    grads = []
+    for factor in (1.0, 2.0):
+        with form.active():
+            _, entropy = cam_entropy(features, inputs.weight, inputs.index)
+            (grad,) = torch.autograd.grad(entropy.mul_(factor).sum(), features)
+        grads.append(grad)
+    torch.testing.assert_close(grads[1], 2 * grads[0])
+
+
+@pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_second_backward_gives_the_same_gradients(form: Form) -> None:
     inputs = make_inputs(SMALL, form.device)
     leaves = inputs.features.requires_grad_(), inputs.weight.requires_grad_()

@@ -51,6 +51,7 @@ class Compiled(NamedTuple):
     tables: dict[str, Table]
     planted: dict[str, dict[str, Any]]
     scaled: list[str]
+    single: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +73,8 @@ def read(folder: Path, *names: str) -> Compiled:
         report = json.loads((folder / name / "codegen.json").read_text())
         printed = (folder / name / "table.txt").read_text().splitlines()
         tables[name] = Table(report, flat, printed)
-    planted, scaled = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("planted", "scaled")
-    )
-    return Compiled(tables, planted, scaled)
+    others = ("planted", "scaled", "single")
+    return Compiled(tables, *(json.loads((folder / f"{name}.json").read_text()) for name in others))
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +208,12 @@ def test_an_entropy_is_rounded_before_its_target_is_subtracted(compiled: Compile
     """Fused into the subtraction, the product would leave its rounding where nothing is left."""
     assert compiled.scaled.count("mul") >= 2  # the CAM's entropy and the human map's
     assert "fma" not in compiled.scaled
+
+
+def test_classes_that_outnumber_the_cells_leave_registers(compiled: Compiled) -> None:
+    """With a tile as large as that of many cells W alone would spill hundreds."""
+    assert compiled.single["spills"] == compiled.single["local"] == 0
+    assert 0 < compiled.single["registers"] <= MAX_REGISTERS
 
 
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])
