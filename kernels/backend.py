@@ -83,7 +83,8 @@ def driver_obstacle() -> str | None:
     Asked once, and not where torch.compile traces, which takes what is known by then.
     """
     global _driver_asked, _driver_obstacle
-    if not _driver_asked and not torch.compiler.is_compiling():
+    # In this order: whether it was asked is nothing to compile anew for.
+    if not torch.compiler.is_compiling() and not _driver_asked:
         try:
             from triton.runtime import driver
 

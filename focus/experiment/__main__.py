@@ -163,8 +163,8 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
 
     manifest = _images(setup, given)
     if not _has_closed(manifest):
-        _say("no test image is of a known generator, so that there will be no closed AUC, and only "
-             "unmatched differences: give some the split test, or with --test-data")  # fmt: skip
+        _say("no test image is of a known generator, so there will be no closed AUC, and only "
+             "unmatched differences: give some as split test, or by --test-data")  # fmt: skip
     quick = given.quick
     chosen = list(arms or (frozen.QUICK_ARMS if quick else frozen.ARMS))
     chosen = _with_maps(setup, manifest, chosen)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from focus.kernels import backend, backend_for, cam_entropy, use_backend
@@ -169,6 +170,28 @@ def test_without_a_compiler_eager_is_taken_with_a_warning(tmp_path: Path) -> Non
     assert taken == f"eager {reason}"
     assert refused == f"backend triton cannot run: {reason}"
     assert f"focus.kernels runs in eager torch on the GPU: {reason}" in ended.stderr
+
+
+def test_whether_the_driver_was_asked_compiles_nothing_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a compiled step of training comes before an evaluation that is not compiled."""
+    monkeypatch.setattr(backend, "_driver_asked", False)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+
+    @torch.compile(backend=counter, fullgraph=True)
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if backend.driver_obstacle() is None else x
+
+    x = torch.ones(2)
+    step(x)
+    monkeypatch.setattr(backend, "_driver_asked", True)
+    step(x)
+    assert counter.frame_count == 1
+    # What the driver says is a reason.
+    monkeypatch.setattr(backend, "_driver_obstacle", "no compiler")
+    assert torch.equal(step(x), x)
 
 
 def test_the_environment_chooses_until_a_call_does(monkeypatch: pytest.MonkeyPatch) -> None:
