@@ -46,7 +46,10 @@ def _sum_groups_kernel(
                 mask=(group < groups)[:, None] & inside[None, :],
                 other=0,
             )
-        out = tl.sum(parts, 0).to(grad_weight_ptr.dtype.element_ty)
+        out = tl.sum(parts, 0)
+        if grad_weight_ptr.dtype.element_ty == tl.bfloat16:
+            out = out.to(tl.float32)  # Triton's interpreter makes no bfloat16 of float64
+        out = out.to(grad_weight_ptr.dtype.element_ty)
         tl.store(grad_weight_ptr + k * channels + channel, out, mask=inside)
     if grad_bias_ptr is not None and tl.program_id(1) == 0:
         i = tl.arange(0, BLOCK_B)

@@ -153,6 +153,16 @@ def test_types_of_results_and_gradients(form: Form, dtype: torch.dtype, weight_d
 
 
 @pytest.mark.parametrize("form", CAM_ENTROPY)
+def test_a_narrow_weight_beside_wide_features(form: Form) -> None:
+    inputs = make_inputs(SMALL | {"dtype": torch.float64}, form.device)
+    inputs.weight = inputs.weight.bfloat16()
+    expected = run_cam_entropy(REFERENCE, inputs.double())["dW"]
+    actual = run_cam_entropy(form, inputs)["dW"]
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_gradient_of_features_has_their_layout(form: Form) -> None:
     features = make_inputs(SMALL, form.device).features
     for layout, memory_format in (
