@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment import frozen, search
-from focus.experiment.__main__ import _setup, _with_maps, main, make_parser
+from focus.experiment.__main__ import _has_closed, _setup, _with_maps, main, make_parser
 from focus.experiment.collect import read_json
 from focus.experiment.data import (
     centered_maps,
@@ -428,6 +429,25 @@ def test_a_finished_run_may_differ_in_what_does_not_change_it(tmp_path: Path) ->
     write_config(replace(config, lr=0.5), run.folder / "config.yaml")
     with pytest.raises(InputError, match=r"was made with lr 0\.5, not"):
         is_finished(run)
+
+
+@pytest.mark.parametrize(
+    ("test_set", "generator", "closed"),
+    [
+        ("", "StyleGAN2", True),
+        ("", "SG2", True),  # by another name
+        ("", "SDXL", False),
+        ("open", "StyleGAN2", False),
+        ("closed", "SDXL", True),
+        ("closed_balanced", "StyleGAN2", False),
+    ],
+)
+def test_whether_there_will_be_a_closed_auc(test_set: Any, generator: str, closed: bool) -> None:
+    train = Sample("a.png", 1, "StyleGAN2", split="train")
+    real = Sample("b.png", 0, split="test")
+    fake = Sample("c.png", 1, generator, split="test", test_set=test_set)
+    assert _has_closed(Manifest([train, real, fake])) == closed
+    assert not _has_closed(Manifest([train, real]))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 from focus.cli import add_named, leave_checkout, program
 from focus.config import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
+from focus.data.generators import home_of
 from focus.data.machine import usable_cores
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
@@ -204,11 +205,9 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
 def _has_closed(manifest: Manifest) -> bool:
     """Whether test images are of generators that training knows."""
     known = {s.generator for s in manifest.split("train") if s.label == SYNTHETIC}
-    return any(
-        s.test_set == "closed" if s.test_set else s.generator in known
-        for s in manifest.split("test")
-        if s.label == SYNTHETIC
-    )
+    fakes = (s for s in manifest.split("test") if s.label == SYNTHETIC)
+    tested = {(s.test_set, s.generator) for s in fakes}
+    return any(home_of(*each, known) == "closed" for each in tested)
 
 
 def _with_maps(setup: Setup, manifest: Manifest, arms: list[str]) -> list[str]:
