@@ -70,6 +70,11 @@ class TrainState:
     threads: int | None = None
     seen: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def just_found_best(self) -> bool:
+        """Whether the last validation found it, and no step was done since."""
+        return self.best_epoch == self.epoch > 0 and self.sums is None
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -120,9 +125,8 @@ def check_model(folder: Path, saved: SavedRun | None) -> None:
             )
         return
     state = saved.state
-    # Right after a validation that found the best one, it is written again.
-    just_found = state.best_epoch == state.epoch and state.sums is None
-    if state.best_epoch > 0 and not (there or just_found):
+    # Right after the validation that found it, it is written again.
+    if state.best_epoch > 0 and not (there or state.just_found_best):
         raise InputError(
             f"The run {folder} lacks model/, the best so far, of epoch {state.best_epoch}: "
             "put it back, or give another --name."
@@ -133,7 +137,10 @@ def may_hold_best(folder: Path, state: TrainState) -> bool:
     """Whether ``model/`` can be the best one of the state, as its operating points are the same.
 
     They are not where checkpoints of later epochs, of which one was better, are damaged or gone.
+    Right after the validation that found it, it is written again, whatever is there.
     """
+    if state.just_found_best:
+        return True
     try:
         found = OperatingPoints.read(folder / "model")
     except InputError:

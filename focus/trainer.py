@@ -294,8 +294,7 @@ class Trainer:
                 f"resuming {self.folder} after epoch {self.state.epoch}"
                 + (f" and {done} of {self.plan.steps} steps" if done else "")
             )
-            written_anew = self.state.best_epoch == self.state.epoch and not done
-            if self._goes_on() and not (written_anew or may_hold_best(self.folder, self.state)):
+            if self._goes_on() and not may_hold_best(self.folder, self.state):
                 self.state.best = None
                 accelerator.print(
                     f"warning: {self.folder / 'model'} is of an epoch after that checkpoint, not "
@@ -309,7 +308,7 @@ class Trainer:
             if self.state.rows:  # killed between the checkpoint and this, or edited since
                 write_summary(self.folder / SUMMARY, self.state.rows)
             # A process that was killed while it wrote model/ left the checkpoint of that epoch.
-            if run is not None and self.state.epoch > 0 and written_anew:
+            if self.state.just_found_best:
                 self._save_best()
         check_shared(accelerator, config, self.state)
         # TensorBoard's tracker takes the project's name for its folder.
