@@ -154,20 +154,21 @@ def _read_kept(path: Path, results: Results) -> list[robustness.Kept]:
 
 def _differences(runs: Sequence[Scored]) -> list[str]:
     """Of each run against the first, by DeLong, and what to know of them."""
-    first, *others = ((run.name, run.scores.in_order(), run.results) for run in runs)
+    first, *others = ((run.name, run.scores, run.results) for run in runs)
     lines, tested = [], 0
     for other in others:
         found = difference_lines(other, first)
         tested += bool(found)
         if not found:
-            if other[1].path.tolist() != first[1].path.tolist():
+            ours, theirs = other[1].in_order(), first[1].in_order()
+            if ours.path.tolist() != theirs.path.tolist():
                 why = (
                     "their images are not the same files; give one run's manifest.csv as --data of "
                     "the other"
                 )
             elif other[2]["training_generators"] != first[2]["training_generators"]:
                 why = "they know other generators, so that their test sets differ"
-            elif _differ_in(other[1], first[1], "label", "generator", "test_set", "group"):
+            elif _differ_in(ours, theirs, "label", "generator", "test_set", "group"):
                 why = "their images have other labels, generators, test sets or groups"
             else:
                 why = "a class has fewer than two independent images"
