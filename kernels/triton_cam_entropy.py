@@ -173,7 +173,7 @@ def _cams(
                 temperature,
                 cams,
                 entropy,
-                *(*index.stride(), 1)[:2],
+                *(*index.stride(), 1)[:2],  # of one class any stride
                 splits,
                 len(weight),
                 ACC=triton_type(maps.dtype),

@@ -468,8 +468,7 @@ def arrangement(
         of_channel = vectors_per_channel(cells, vector) * vector
     else:
         of_channel = block_p = min(block_p, elements // MIN_CHANNELS)
-    # With fewer cells than classes, W's [classes, BLOCK_C] would fit neither shared memory nor
-    # registers.
+    # W's [classes, BLOCK_C] has to fit shared memory and registers, too, however few the cells.
     of_channel = max(of_channel, classes)
     block_c = max(min(elements // of_channel, padded(channels)), channels_per_row(cells, vector))
     return {
