@@ -168,7 +168,7 @@ class Columns:
             map_path,
             mask_path,
             read_box(re.sub(r"[][(),;]", " ", cell.get("box", "")).strip()),
-            sys.intern(_name(cell.get("group", ""))),
+            sys.intern(_group(cell.get("group", ""))),
             extra or NO_EXTRA,
         )
 
@@ -234,7 +234,7 @@ def _plain_word(word: str) -> str:
     return re.sub(r"^([01])\.0+$", r"\1", word.casefold())
 
 
-def _name(cell: str) -> str:
+def _group(cell: str) -> str:
     """``12.0``, as pandas writes 12 in a column with empty cells, is ``12``."""
     return re.sub(r"^(\d+)\.0$", r"\1", cell)
 
