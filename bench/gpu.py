@@ -153,7 +153,7 @@ def times(run: Run) -> None:
     for case in run.part.over(cases(run.shapes)):
         inputs = inputs_of(case, run.device)
         form = backend_for(inputs.features).name
-        for operation in operations(case, inputs):
+        for operation in operations(inputs):
             for row in time_operation(operation, case, run):
                 run.add(row | ({"form": form} if operation.provider == "ours" else {}))
 
@@ -164,7 +164,7 @@ def compiled(run: Run) -> None:
         torch.compiler.reset()
         inputs = inputs_of(case, run.device)
         step = head.compiled(inputs)
-        branches = operations(case, inputs)[-1]
+        branches = operations(inputs)[-1]
         operation = Operation("branches compiled", "step", partial(same, step), branches.expected)
         for row in time_operation(operation, case, run):
             run.add(row)
@@ -199,7 +199,7 @@ def launches(run: Run) -> None:
     """Part ``launches``: kernels and memory."""
     for case in run.part.over([c for c in cases(run.shapes) if c.dtype == "bf16"]):
         inputs = inputs_of(case, run.device)
-        for operation in operations(case, inputs):
+        for operation in operations(inputs):
             row = case.labels() | {"provider": operation.provider, "phase": operation.phase}
             row |= launched(operation.make(), run.device, case.features_bytes)
             run.add(row)

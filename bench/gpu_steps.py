@@ -115,7 +115,7 @@ def backward_of(inputs: head.Inputs) -> Step:
     return partial(torch.autograd.grad, loss_of(inputs), inputs.leaves, retain_graph=True)
 
 
-def operations(case: Case, inputs: head.Inputs) -> list[Operation]:
+def operations(inputs: head.Inputs) -> list[Operation]:
     """All that is timed, with what it has to give; the branches come last."""
     features, weight, bias = (t.detach().double().requires_grad_() for t in inputs.leaves)
     wide = head.Inputs(features, weight, bias, inputs.target, inputs.saliency.double())

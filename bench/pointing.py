@@ -6,8 +6,8 @@ What the shares of peaks in the artefact, and on the human maps, are to be read 
 fakes with an artefact mask, and of the validation images with a human map, the share that each
 detector of no image hits, by the rules of ``pointing_hit`` and ``map_hit``:
 
-    any cell      a cell drawn evenly: the mean share of the cells that would be a hit
-    middle cells  one of the four in the middle, drawn evenly
+    any cell      a uniformly random cell: the mean share of the cells that would be a hit
+    middle cells  one of the four in the middle, at random
     fixed cell    the one cell that most training fakes, or training maps, would be hit in
     best cell     the one cell that these very images are hit in most: no fixed peak does better
     mean map      the mean training map as the CAM of all, for human maps

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from focus.errors import InputError as InputError
+    from focus.head import DetectorOutput as DetectorOutput
+    from focus.head import FocusHead as FocusHead
     from focus.losses import LOSSES as LOSSES
     from focus.losses import LossConfig as LossConfig
     from focus.models import Detector as Detector
-    from focus.models import DetectorOutput as DetectorOutput
-    from focus.models import FocusHead as FocusHead
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
 _HOME = {
     "LOSSES": "focus.losses",
     "Detector": "focus.models",
-    "DetectorOutput": "focus.models",
-    "FocusHead": "focus.models",
+    "DetectorOutput": "focus.head",
+    "FocusHead": "focus.head",
     "InputError": "focus.errors",
     "LossConfig": "focus.losses",
 }

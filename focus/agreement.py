@@ -60,7 +60,7 @@ def map_hit(cams: Array, maps: Array) -> Numbers:
 
 
 def map_chance(cams: Array, maps: Array) -> Numbers:
-    """Share of the cells that people looked at, in (0, 1): what a peak in a cell drawn evenly hits.
+    """Share of the cells that people looked at, in (0, 1): what a peak in a random cell hits.
 
     The chance level of :func:`map_hit`, and NaN where that is.
     """

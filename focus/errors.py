@@ -1,4 +1,4 @@
-"""The exceptions for what a user can mend, and what their sentences share."""
+"""The exceptions for what a user can fix, and what their sentences share."""
 
 import difflib
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class NotFiniteError(ImageError):
     """A model's output for an image is not finite; ``path`` is the image."""
 
     def __init__(self, path: str, advice: str) -> None:
-        super().__init__(path, advice)  # with which another process makes it anew
+        super().__init__(path, advice)  # with which another process makes it again
         self.path, self.advice = path, advice
 
     def __str__(self) -> str:

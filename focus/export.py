@@ -52,7 +52,7 @@ class Exported(nn.Module):
         classifier = self.detector.head.fc
         cams = torch.einsum("kc,bchw->bkhw", classifier.weight, features)
         logits = cams.mean((2, 3)) + classifier.bias
-        entropy = normalised_entropy(cams.flatten(2), self.detector.config.temperature)
+        entropy = normalised_entropy(cams.flatten(2), self.detector.head.loss.temperature)
         return logits.softmax(1)[:, 1:].sum(1), logits, cams, entropy
 
 
@@ -72,7 +72,7 @@ def export(config: ExportConfig) -> None:
     if path.exists():
         raise InputError(f"--onnx {path} is there already: give another name, or remove it.")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"--onnx {path}: there is no folder {path.parent}: make it, or mend it.")
+        raise InputError(f"--onnx {path}: there is no folder {path.parent}: make it, or fix it.")
     check_writable(path.parent, "--onnx")
     detector = Detector.from_pretrained(str(config.model_dir))
     size = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())

@@ -12,11 +12,11 @@ side:
               left, and neither a colour nor an edge comes in that was not there
     fall      p(x) - p(x'), in [-1, 1]; p is the probability of the decision on x, real or synthetic
 
-The same for boxes of the same size elsewhere, drawn evenly from all places that do not overlap with
-the first. A CAM is faithful where the fall at its peak is larger than that of the others, which a
-blur of any place brings too. (Peaks may lie nearer to the middle of faces than those places: read
-the figure beside that of cross-entropy.) The probability, not the logit, because it is on
-the same scale for all networks and says whether the decision would change; of a network that is
+The same for boxes of the same size elsewhere, drawn uniformly from all places that do not overlap
+with the first. A CAM is faithful where the fall at its peak is larger than that of the others,
+which a blur of any place brings too. (Peaks may lie nearer to the middle of faces than those
+places: read the figure beside that of cross-entropy.) The probability, not the logit, because it is
+on the same scale for all networks and says whether the decision would change; of a network that is
 sure of everything it falls little, at the peak and elsewhere.
 
 ``docs/formats.md`` describes ``faithfulness.csv``.
@@ -177,7 +177,7 @@ def box_sides(grid: Sequence[int], size: int) -> tuple[int, int]:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Images [B, 3, S, S] under a Gaussian of sigma S/8, weighed anew at the borders."""
+    """Images [B, 3, S, S] under a Gaussian of sigma S/8, normalised at the borders."""
     size = images.shape[-1]
     at = torch.arange(size, dtype=torch.float32, device=images.device)
     weights = torch.exp(-0.5 * ((at[:, None] - at) / (size / 8)) ** 2)

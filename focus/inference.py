@@ -85,7 +85,7 @@ def predicted_batches(
 
     perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
     """
-    device = next(detector.parameters()).device
+    like = next(detector.parameters())  # the device, and the type of detector.half()
     images = FaceDataset(
         manifest,
         image_size=detector.image_size,
@@ -102,11 +102,11 @@ def predicted_batches(
         **worker_options(workers),
         # A loader draws a seed when it starts: not from the generator that training uses.
         generator=torch.Generator(),
-        pin_memory=device.type == "cuda",
+        pin_memory=like.is_cuda,
     )
     for batch in loaded(loader):
         with torch.inference_mode(), autocast() if autocast else nullcontext():
-            prediction = detector.predict_batch(batch.images.to(device, non_blocking=True))
+            prediction = detector.predict_batch(batch.images.to(like, non_blocking=True))
         if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")

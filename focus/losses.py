@@ -1,7 +1,8 @@
 """The training losses by name.
 
 The loss is ``(1/B) sum_b (a CE_b + b focus_b + c saliency_b)``; see :mod:`focus.kernels` for the
-terms. The weights beyond CYBORG's are this project's own, chosen on the demo set's closed split.
+terms. The weights beyond CYBORG's are this project's own, chosen on validation images of
+the demo set.
 """
 
 import math
@@ -65,6 +66,7 @@ LOSSES: dict[str, LossConfig] = {
     "match": LossConfig(focus_weight=1.0, level="match"),
     "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
 }
+"""The settings of each ``--loss`` by its name."""
 
 
 def loss_of(loss: LossConfig | str) -> LossConfig:

@@ -152,7 +152,7 @@ def _over_epochs(schedule: str | None) -> str:
 
 
 def write_card(folder: Path, card: str) -> None:
-    """Write the card of the detector in ``folder`` anew."""
+    """Write the card of the detector in ``folder`` again."""
     with written_whole(folder / CARD) as aside:
         aside.write_text(card, encoding="utf-8")
 

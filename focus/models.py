@@ -1,11 +1,11 @@
 """The detector: a timm backbone and a head whose logits are the mean of its CAM.
 
-images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> FocusHead -> logits, CAM, loss
+images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.head` -> logits, CAM, loss
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,9 +19,9 @@ from focus.backbones import create_backbone, first_line
 from focus.data.manifest import SYNTHETIC
 from focus.detector_config import CONFIG_FILE, DetectorConfig
 from focus.errors import InputError
+from focus.head import DetectorOutput, FocusHead, pick
 from focus.hub import WEIGHTS_FILE, local_folder, replace_folder
-from focus.kernels import class_activation, focus_head
-from focus.losses import LossConfig, loss_of
+from focus.losses import LossConfig
 from focus.model_card import CARD, model_card, read_card
 from focus.modes import evaluation_mode
 from focus.operating_points import THRESHOLDS, OperatingPoints
@@ -36,43 +36,19 @@ from focus.weights import (
     resized,
 )
 
-_SETTINGS = tuple(field.name for field in fields(LossConfig))
-_WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
-
-
-class DetectorOutput(NamedTuple):
-    """What the detector's forward returns: the fields of ``focus.kernels.FocusHeadOutput``.
-
-    Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
-    one, it is that of the class the loss looks at. Only ``loss`` and, without a target, ``logits``
-    carry gradient.
-    """
-
-    loss: Tensor | None
-    """Scalar mean over the batch."""
-    logits: Tensor
-    """``[B,K]``."""
-    cam: Tensor
-    """Raw CAM ``[B,H,W]``."""
-    entropy: Tensor
-    """Of the CAM, ``[B]`` in [0, 1]."""
-    classification: Tensor | None = None
-    """Cross-entropy ``[B]``, unweighted."""
-    focus: Tensor | None = None
-    """Focus term ``[B]``, unweighted."""
-    saliency: Tensor | None = None
-    """Saliency term ``[B]``, unweighted."""
-
 
 class Prediction(NamedTuple):
-    """What is reported of images: never anything that needs a label."""
+    """What is reported of images: never anything that needs a label.
+
+    Of several classes of fakes the score is the sum; class 1 is the first of them.
+    """
 
     score: Tensor
     """``[B]`` float64, probability of synthetic; on the CPU, as not every device has the type."""
     predicted: Tensor
     """``[B]`` int64, class of the highest logit."""
     cams: Tensor
-    """Raw CAMs ``[B,2,H,W]`` float32 of the predicted and of the synthetic class."""
+    """Raw CAMs ``[B,2,H,W]`` float32 of the predicted class and of class 1."""
     entropy: Tensor
     """``[B,2]`` in [0, 1] of these CAMs."""
 
@@ -82,90 +58,6 @@ class Prediction(NamedTuple):
         return None if finite.all() else int(finite.int().argmin())
 
 
-class FocusHead(nn.Module):
-    """Classifier on pooled features, with the CAM terms of the loss.
-
-    ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share one
-    weight.
-
-    Args:
-        channels: C of the features; num_classes: K.
-        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
-            ``LossConfig()``, cross-entropy alone.
-
-    Raises:
-        InputError: there is no loss of that name.
-    """
-
-    def __init__(
-        self, channels: int, num_classes: int, loss: LossConfig | str | None = None
-    ) -> None:
-        super().__init__()
-        self.fc = nn.Linear(channels, num_classes)
-        self.loss = LossConfig() if loss is None else loss_of(loss)
-        # Three weights as a tensor, once they change: numbers would compile anew with each change.
-        self.loss_weights: Tensor | None
-        self.register_buffer("loss_weights", None, persistent=False)
-        self.class_weight: Tensor | None
-        """Factors ``[K]`` of the cross-entropy; None: all 1."""
-        self.register_buffer("class_weight", None, persistent=False)
-
-    def scale_terms(self, focus: float, saliency: float) -> None:
-        """Multiply the configured weights of the focus and of the saliency term from here on."""
-        if self.loss_weights is None:
-            self.loss_weights = torch.empty(3, device=self.fc.weight.device)
-        loss = self.loss
-        values = (
-            loss.classification_weight,
-            loss.focus_weight * focus,
-            loss.saliency_weight * saliency,
-        )
-        for cell, value in zip(self.loss_weights, values, strict=True):
-            cell.fill_(value)  # on the device, without a copy that waits
-
-    def forward(
-        self,
-        features: Tensor,
-        target: Tensor | None = None,
-        saliency: Tensor | None = None,
-        saliency_mask: Tensor | None = None,
-    ) -> DetectorOutput:
-        """Features ``[B,C,H,W]`` to a :class:`DetectorOutput`."""
-        weight, bias = self.fc.weight, self.fc.bias
-        if target is None:
-            # In the classifier's precision, as the loss and the CAM are, also under autocast.
-            with torch.autocast(features.device.type, enabled=False):
-                logits = self.fc(features.mean((2, 3), dtype=weight.dtype))
-            _, cams, entropy = self.activations(features)
-            predicted = logits.detach().argmax(1)
-            return DetectorOutput(None, logits, _pick(cams, predicted), _pick(entropy, predicted))
-        # Not asdict, whose copies torch 2.11 does not compile.
-        settings = {name: getattr(self.loss, name) for name in _SETTINGS}
-        if self.loss_weights is not None:
-            settings |= zip(_WEIGHTS, self.loss_weights.unbind(), strict=True)
-        out = focus_head(
-            features,
-            weight,
-            bias,
-            target,
-            saliency=saliency,
-            saliency_mask=saliency_mask,
-            class_weight=self.class_weight,
-            **settings,
-        )
-        return DetectorOutput(*out)
-
-    def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
-        return class_activation(
-            features,
-            self.fc.weight,
-            self.fc.bias,
-            range(self.fc.out_features),
-            temperature=self.loss.temperature,
-        )
-
-
 class Detector(nn.Module, PyTorchModelHubMixin):
     """A detector of synthetic faces: class 0 real, class 1 synthetic.
 
@@ -173,12 +65,13 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         model: "focus_small" or a timm name. The features are those after the network's last norm;
             a transformer's prefix tokens are dropped and its patch tokens folded to the grid.
         image_size: pixels a side, from 1 on; None takes the network's own.
-        num_classes: 2, unless real is not the only class beside synthetic.
+        num_classes: 2, or more for several classes of fakes: 0 is real, all others are synthetic.
         pretrained: load timm's weights (downloads).
         initial_checkpoint: a file with weights of the network by timm's or torchvision's names
             (safetensors, or a pickle read with ``weights_only``), or of a whole detector. Mean and
             standard deviation are those of timm's config.json beside it, if there is one.
-        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``.
+        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
+            cross-entropy alone.
         training_generators: kept in the config, for evaluation, beside those that a detector of
             ``initial_checkpoint`` was trained on, if its config.json lies beside.
 
@@ -202,7 +95,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
         if image_size is not None and image_size < 1:
-            raise InputError(f"An image_size of {image_size} pixels is none: give at least 1.")
+            raise InputError(f"image_size must be at least 1, got {image_size}.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1]) if image_size is None else image_size
@@ -217,6 +110,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             temperature=self.head.loss.temperature,
             training_generators=training_generators,
         )
+        self._shapes = {name: value.shape for name, value in self.state_dict().items()}
         self.points: OperatingPoints | None = None
         """Thresholds and calibration, once they are fixed on validation."""
         self.card: str | None = None
@@ -278,8 +172,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             # may round to more than 1.
             score=logits.cpu().double().softmax(1)[:, 1:].sum(1).clamp(max=1),
             predicted=predicted,
-            cams=torch.stack((_pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
-            entropy=torch.stack((_pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
+            cams=torch.stack((pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
+            entropy=torch.stack((pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
         )
 
     def predict(
@@ -334,17 +228,19 @@ class Detector(nn.Module, PyTorchModelHubMixin):
 
         Raises:
             InputError: the folder holds other files, which replacing it would delete, or is the
-                current one.
+                current one; the detector has other weights than it was made with (a layer replaced,
+                fused or reparametrised), which nobody could load.
         """
         folder = Path(save_directory)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        state = self._weights()
+        about = replace(self.config, temperature=self.head.loss.temperature)
         with replace_folder(folder, keep_others=keep_others) as aside:
             # Not save_file, whose error of a full disk is none of the system's.
             (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
-            self.config.write(aside / CONFIG_FILE)
+            about.write(aside / CONFIG_FILE)
             if self.points is not None:
                 self.points.write(aside)
-            card = self.card or model_card(self.config, self.points)
+            card = self.card or model_card(about, self.points)
             (aside / CARD).write_text(card, encoding="utf-8")
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, **push_options)
@@ -386,6 +282,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         config = DetectorConfig.read(folder / CONFIG_FILE)
         weights = folder / WEIGHTS_FILE
         state = read_weights(weights, "the file is damaged, copy or train the model again")
+        # Together with the weights: a run that still trains may replace the folder at any time.
+        points, card = OperatingPoints.read(folder), read_card(folder)
         # Before a classifier of so many is made, which may be more than the memory holds.
         refuse_other_classes(state, config.num_classes, weights)
         detector = cls(
@@ -395,19 +293,38 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             loss=LossConfig(temperature=config.temperature),
         )
         detector.config = config
-        detector.points = OperatingPoints.read(folder)
-        detector.card = read_card(folder)
+        detector.points, detector.card = points, card
         detector._load(state, weights)
         return detector.eval()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What :meth:`from_pretrained` will ask for, on the CPU.
+
+        Raises:
+            InputError: there is something else.
+        """
+        state = {
+            name.replace("_orig_mod.", ""): value.detach().cpu().contiguous()  # torch.compile's
+            for name, value in self.state_dict().items()
+        }
+        shapes = {name: value.shape for name, value in state.items()}
+        other = [n for n in {**self._shapes, **shapes} if self._shapes.get(n) != shapes.get(n)]
+        if other:
+            raise InputError(
+                f"The detector cannot be saved: {other[0]} is not as it was made, so that it could "
+                "not be loaded again; save it before its layers are changed."
+            )
+        return state
 
     def _probe(self, size: int, model: str) -> tuple[tuple[int, int], int]:
         """Find the layout of the backbone's output; returns the CAM's grid and the channels.
 
         Some networks have a layer after their ``num_features``, so the output itself is asked.
         """
+        device = next((weights.device for weights in self.backbone.parameters()), None)
         with evaluation_mode(self.backbone), torch.no_grad():
             try:
-                out = self.backbone(torch.zeros(1, 3, size, size))
+                out = self.backbone(torch.zeros(1, 3, size, size, device=device))
             except (RuntimeError, AssertionError, ValueError, TypeError) as error:
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
@@ -487,8 +404,3 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         refuse_other_classes(state, self.config.num_classes, path)
         refuse_misfits(state, own, self.config.model, path)
         self.load_state_dict({key: state[key] for key in own})
-
-
-def _pick(per_class: Tensor, index: Tensor) -> Tensor:
-    """``[B,K,...]`` to ``[B,...]``: each sample's class."""
-    return per_class[torch.arange(index.shape[0], device=index.device), index]

@@ -78,7 +78,7 @@ class OperatingPoints:
         ) as error:
             raise InputError(
                 f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or train "
-                "the model anew."
+                "the model again."
             ) from error
         raise InputError(
             f"{path} has version {version}, this program reads {VERSION}: remove it, or use the "

@@ -15,7 +15,7 @@ from focus.test_sets import UNNAMED
 UNTOLD = "?"
 """In the table: it cannot be told how far a generator is from training."""
 CHANCE = "chance level of that peak"
-"""What a peak in a cell drawn evenly hits, behind how often the CAM peaks in the artefact."""
+"""What a peak in a uniformly random cell hits, behind how often the CAM peaks in the artefact."""
 
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 
@@ -23,7 +23,7 @@ _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 def remarks(scores: Scores, results: Results | None) -> list[str]:
     """What the reader of a table must know beside it: one line each, none if all is as it seems."""
     if results is None:
-        return [f"None of the {len(scores)} images has a label: scores only, no results."]
+        return ["No image has a label: scores only, no results."]
     lines = []
     if unlabelled := int((scores.label < 0).sum()):
         lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
@@ -172,7 +172,7 @@ def difference_lines(
     images of a generator.
     """
     (name, scores, results), (other, others, others_results) = first, second
-    # A table may have been sorted anew.
+    # A table may have been sorted again.
     scores, others = scores.in_order(), others.in_order()
     if [*scores.path, *scores.group] != [*others.path, *others.group]:
         return []

@@ -184,7 +184,7 @@ def read(path: Path) -> list[Kept]:
         if first != f"{_MARK}{VERSION}":
             raise InputError(
                 f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}: evaluate "
-                "with --robustness anew."
+                "with --robustness again."
             )
         lines = file.readlines()
     try:
@@ -192,7 +192,7 @@ def read(path: Path) -> list[Kept]:
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): evaluate with --robustness "
-            "anew."
+            "again."
         ) from error
     strengths = [(name, strength) for name, all_ in STRENGTHS.items() for strength in all_]
     curves: dict[tuple[str, str], list[tuple[str, float]]] = {}
@@ -202,7 +202,7 @@ def read(path: Path) -> list[Kept]:
         if own != strengths:
             raise InputError(
                 f"{path} has other strengths for {generator or UNNAMED} ({test_set}) than are "
-                "measured: evaluate with --robustness anew."
+                "measured: evaluate with --robustness again."
             )
     return found
 

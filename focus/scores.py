@@ -193,13 +193,13 @@ class Scores:
                 missing = [name for name in _NEEDED if name not in header]
                 if missing:
                     raise InputError(
-                        f"{path} lacks the column {missing[0]!r}; write the file anew."
+                        f"{path} lacks the column {missing[0]!r}; write the file again."
                     )
                 columns = _columns(reader, header, path)
             except csv.Error as error:
                 line = reader.line_num + 1
                 raise InputError(
-                    f"{path}, line {line}: {error}; mend the line or write the file anew."
+                    f"{path}, line {line}: {error}; fix the line or write the file again."
                 ) from error
         count = len(columns["path"])
         return Scores(**{"index": np.arange(count)} | columns)
@@ -280,6 +280,6 @@ def _from_text(
             values.append(value)
         except ValueError as error:
             raise InputError(
-                f"{path}, line {number}: {name} is {cell!r}; mend the line or write the file anew."
+                f"{path}, line {number}: {name} is {cell!r}; fix the line or write the file again."
             ) from error
     return values

@@ -32,7 +32,7 @@ _TORCHVISION = {
 }
 # torchvision's files of DenseNets are older than its code.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-# Of torch before 0.4.1, or made anew by the network.
+# Of torch before 0.4.1, or made again by the network.
 _DISPENSABLE = (
     "num_batches_tracked",
     *("relative_position_index", "relative_coords_table", "attn_mask"),

@@ -340,7 +340,7 @@ def _entropy(cam: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     shifted = shifted.clamp_min_(torch.finfo(cam.dtype).min)
     log_p = shifted.log_softmax(-1)
     p = log_p.exp()
-    entropy = (p * log_p).sum(-1) * -scale
+    entropy = (p * log_p).sum(-1) * -scale + 0.0  # of one cell 0, not -0
     mean = (p * shifted).sum(-1, keepdim=True)
     return entropy, p * (mean - shifted) * scale / temperature
 

@@ -101,9 +101,10 @@ def class_activation(
         H*W is 1). float32; float64 for float64 features.
 
     Raises:
-        ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers are checked on
-            every device. Of a tensor in what torch.compile or torch.export made, a class outside
-            [0, K) becomes NaN on the CPU too (but in the reference form, which takes what it gets).
+        ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers of a sequence are
+            checked on every device, those of a tensor on the CPU; elsewhere, and on the CPU in what
+            torch.compile or torch.export made, a class outside [0, K) gives NaN (but in the
+            reference form, which takes what it gets).
     """
     check_features(features, weight)
     check_bias(bias, weight)
@@ -170,14 +171,14 @@ def focus_head(
         classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
             or 0-d tensors (tensors, on the features' device, where the value changes with each
             step); no gradient. The temperature is above 0 and the smoothing in [0, 1), which, as
-            the range of ``entropy_target``, is checked of floats.
+            the range of ``entropy_target``, is checked of floats; the weights may be any number.
         level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
             others; K >= 2).
         class_weight: ``[K]`` factors of the cross-entropy.
         reduction: "mean", "sum" or "none". "mean" divides by B, also with ``class_weight``, where
-            torch divides by the sum of the weights: so the loss is linear in the batch, and
+            torch divides by the sum of the weights: a plain mean over samples, of which
             accumulated or data-parallel sums are exact. B = 0 gives 0.
         grad_scale: 0-d tensor; multiplies the gradients of features, weight and bias before they
             are rounded to their types, not the loss: backward gives

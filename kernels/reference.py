@@ -69,7 +69,7 @@ def class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
 def normalised_entropy(cam: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """``h`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1]; 0 when P is 1."""
     log_p = functional.log_softmax(cam / temperature, dim=-1)
-    return -(log_p.exp() * log_p).sum(-1) * inverse_log_of(cam)
+    return 0.0 - (log_p.exp() * log_p).sum(-1) * inverse_log_of(cam)  # of one cell 0, not -0
 
 
 def map_entropy(saliency: Tensor) -> Tensor:

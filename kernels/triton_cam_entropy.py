@@ -99,10 +99,10 @@ def _grad_cam_kernel(
 
 
 def cam_entropy_forward(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, splits: int | None = None
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Raw CAM ``[B,H,W]`` and entropy ``[B]``; ``splits`` None: by shape and layout."""
-    maps, _ = class_maps(features, weight, index[:, None], splits=splits)
+    """Raw CAM ``[B,H,W]`` and entropy ``[B]``."""
+    maps, _ = class_maps(features, weight, index[:, None])
     return _cams(features, maps, weight, index, temperature)
 
 

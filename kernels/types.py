@@ -29,7 +29,8 @@ def flat_floor(dtype: torch.dtype) -> float:
 class FocusHeadOutput(NamedTuple):
     """What :func:`focus.kernels.focus_head` returns; only ``loss`` carries gradient.
 
-    The terms ``classification``, ``focus`` and ``saliency`` are per sample and unweighted.
+    The terms ``classification``, ``focus`` and ``saliency`` are per sample, before they are
+    multiplied by their weights.
     """
 
     loss: Tensor
@@ -41,11 +42,11 @@ class FocusHeadOutput(NamedTuple):
     entropy: Tensor
     """``[B]`` in [0, 1]: 0 = all on one cell, 1 = uniform."""
     classification: Tensor
-    """Cross-entropy ``[B]`` in nats."""
+    """Cross-entropy ``[B]`` in nats, with class weights and label smoothing."""
     focus: Tensor
     """``[B]`` in [0, 1]; 0 for a sample without a target entropy."""
     saliency: Tensor
-    """``[B]`` in [0, 1]; 0 for a sample without a map."""
+    """``[B]``, in [0, 1] if the maps are; 0 for a sample without a map."""
 
 
 class MapGradients(NamedTuple):

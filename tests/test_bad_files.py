@@ -119,8 +119,8 @@ def test_of_a_file_lost_while_it_is_scored_or_drawn_it_is_said_how_to_go_on(
         with pytest.raises(ImageError) as ended:
             evaluate(config)
     assert sentence(ended.value) == (
-        f"Cannot decode '{lost}' (cannot identify image file): mend or remove the file, or "
-        "evaluate anew, which leaves it out where --max-bad allows it."
+        f"Cannot decode '{lost}' (cannot identify image file): fix or remove the file, or "
+        "evaluate again, which leaves it out where --max-bad allows it."
     )
     evaluate(config)
     assert str(lost) in {path for path, _, _ in rows(folder / "out/bad_files.csv")}

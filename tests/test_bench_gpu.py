@@ -116,7 +116,7 @@ def test_nothing_of_the_eager_step_is_left_when_a_graph_is_captured(
     """Its loss would keep the nodes of the leaves on the stream that it ran on."""
     case = Case((2, 16, 9), "fp32", "nchw")
     inputs = inputs_of(case, "cpu")
-    _, backward, *_ = operations(case, inputs)
+    _, backward, *_ = operations(inputs)
     made: list[Any] = []
 
     def make() -> Any:

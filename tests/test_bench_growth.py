@@ -64,7 +64,7 @@ def test_program_writes_sizes_and_slopes(
     }
     monkeypatch.setattr(growth, "POINTS", points)
     for name, value in timing.ALLOCATOR.items():
-        monkeypatch.setenv(name, value)  # else the program would start anew
+        monkeypatch.setenv(name, value)  # else the program would start again
     monkeypatch.setattr(sys, "argv", ["growth", "--rounds", "3", "--output", str(tmp_path)])
     growth.main()
     sizes, slopes = tables.read(tmp_path, "growth"), tables.read(tmp_path, "growth-slopes")

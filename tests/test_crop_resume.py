@@ -126,7 +126,7 @@ def test_what_is_finished_stays_as_it_is(pictures: Manifest, tmp_path: Path) -> 
     assert content(out) == before
     assert not (tmp_path / "seen").exists()
 
-    # What a power cut leaves empty, what is gone, and a line that is half there are made anew.
+    # What a power cut leaves empty, what is gone, and a line that is half there are made again.
     (out / "images/01.png").write_bytes(b"")
     (out / "maps/02.png").unlink()
     (out / "1-1.part").write_bytes(b"half a picture")

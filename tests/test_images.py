@@ -122,7 +122,7 @@ def test_an_error_that_passes_is_waited_out(
     assert load_image(tmp_path / "a.png") == whole
     assert len(asked) == 4
     asked = failing(monkeypatch, number, times=4)
-    with pytest.raises(ImageError, match=rf"'{tmp_path}/a.png' \({os.strerror(number)}\): mend"):
+    with pytest.raises(ImageError, match=rf"'{tmp_path}/a.png' \({os.strerror(number)}\): fix"):
         load_map(tmp_path / "a.png")
     assert len(asked) == 4
 
@@ -157,11 +157,11 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     paths = bad_files(tmp_path)
     assert len(paths) == 10
     for path in paths:
-        with pytest.raises(InputError, match=rf"^Cannot decode '{path}' \(.+\): mend or remove"):
+        with pytest.raises(InputError, match=rf"^Cannot decode '{path}' \(.+\): fix or remove"):
             load_image(path)
     with pytest.raises(InputError, match=r"Cannot decode '.*a\\nb.png' \(No such file"):
         load_image(tmp_path / "a\nb.png")
-    with pytest.raises(InputError, match=r"text.png' \(cannot identify image file\): mend"):
+    with pytest.raises(InputError, match=r"text.png' \(cannot identify image file\): fix"):
         load_map(tmp_path / "text.png")
     with pytest.raises(InputError, match=r"Image size \(400000000 pixels\) exceeds limit"):
         load_map(tmp_path / "bomb.png")
@@ -173,13 +173,11 @@ def test_postscript_is_not_run(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     ghostscript.write_text(f"#!/bin/sh\ntouch '{trace}'\n")
     ghostscript.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # look for it anew
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # look for it again
     endless = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n%%EOF\n"
     (tmp_path / name).write_text(endless)
     for read in (load_image, load_map):
-        with pytest.raises(
-            ImageError, match=r"\(PostScript is a program, which is not run\): mend"
-        ):
+        with pytest.raises(ImageError, match=r"\(PostScript is a program, which is not run\): fix"):
             read(tmp_path / name)
     assert "PostScript" in look(str(tmp_path / name)).error
     assert not trace.exists()
@@ -310,7 +308,7 @@ def test_good_files_are_decoded_once_until_they_change(
         return sorted(decoded)
 
     good = ["a.png", "b.png", "c.png", "map.png", "mask.png", "zeros.png"]
-    unsure = ["bad.png", "bad.png", "zeros.png"]  # a blank map is looked at anew
+    unsure = ["bad.png", "bad.png", "zeros.png"]  # a blank map is looked at again
     assert check() == sorted(good + unsure)
     assert check() == unsure
     cached = next((tmp_path / "cache").iterdir())

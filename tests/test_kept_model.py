@@ -118,7 +118,7 @@ def test_a_best_model_that_is_lost_is_said_before_training(
         # Back to before the third epoch, the best so far: its model is there, of no checkpoint.
         (2, 0.7, 3),
         (2, 0.95, 3),
-        # Back to the first, which is written anew.
+        # Back to the first, which is written again.
         (1, 0.7, 1),
     ],
 )

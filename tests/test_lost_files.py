@@ -81,7 +81,7 @@ def test_a_run_goes_on_without_files_that_were_lost(faces: Path, tmp_path: Path)
     # The last step of 35 is that of the damaged one.
     (said,) = ended(stopped, tmp_path, 2)
     assert said.splitlines()[-1] == (
-        f"train.py: error: Cannot decode {damaged!r} (image file is truncated): mend or remove the "
+        f"train.py: error: Cannot decode {damaged!r} (image file is truncated): fix or remove the "
         f"file, then go on with --resume after step 34, saved in {tmp_path}/run/checkpoints."
     )
     assert checkpoints(tmp_path) == ["step-00000034"]
@@ -131,7 +131,7 @@ def test_several_processes_save_before_a_file_that_one_of_them_lacks(
     truncate(damaged)
     logs = ended(started, torn, 2)
     assert logs[0].splitlines()[-1] == (
-        f"train.py: error: Cannot decode {damaged!r} (image file is truncated): mend or remove the "
+        f"train.py: error: Cannot decode {damaged!r} (image file is truncated): fix or remove the "
         f"file, then go on with --resume after step 17, saved in {torn}/run/checkpoints."
     )
     assert "error" not in logs[1]

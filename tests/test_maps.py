@@ -489,7 +489,7 @@ def test_the_pass_over_the_files_knows_all_kinds_of_maps(
     assert "2 artefact masks are nowhere half white and so count as empty" in said
     assert f"the first is {masks[1]!r}" in said
     assert f"left out the map {maps['torn']!r}: No such file" in said
-    # An annotator's map that changes is looked at anew.
+    # An annotator's map that changes is looked at again.
     (tmp_path / "m_2.png").write_text("text")
     _, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=1)
     assert maps["shared"] in [file.path for file in bad]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from focus.errors import InputError
+from focus.head import DetectorOutput, FocusHead
 from focus.kernels import FocusHeadOutput, class_activation
 from focus.losses import LOSSES, LossConfig
-from focus.models import Detector, DetectorOutput, FocusHead
+from focus.models import Detector
 from focus.optimization import synchronise_batch_norms
 
 from .detectors import assert_one_sentence, images, lifelike, small_detector

@@ -400,7 +400,9 @@ def test_results_of_another_shape_are_refused(
         place = place[key]
     place[last] = value
     path.write_text(json.dumps(within[""]))
-    with pytest.raises(InputError, match=r"odd cannot be read .*: evaluate the run anew") as caught:
+    with pytest.raises(
+        InputError, match=r"odd cannot be read .*: evaluate the run again"
+    ) as caught:
         compare([runs[0], tmp_path / "odd"], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

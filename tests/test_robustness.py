@@ -210,7 +210,7 @@ def test_what_is_no_such_file_is_said(
     path.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=said) as caught:
         read(path)
-    assert str(caught.value).endswith("evaluate with --robustness anew.")
+    assert str(caught.value).endswith("evaluate with --robustness again.")
 
 
 def test_a_file_that_ends_early_is_said(manifest: Manifest, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_an_empty_table_has_a_file(tmp_path: Path) -> None:
         (",0.16666666666666666,0,", ",nan,0,", "line 3: score is 'nan'"),
         (",0.16666666666666666,0,", ",1.01,0,", "line 3: score is '1.01'"),
         (",0.16666666666666666,0,", ",-0.1,0,", "line 3: score is '-0.1'"),
-        ("/faces/1.png,", '"/faces/1.png"",', "line 5: unexpected end of data; mend"),
-        ("/faces/1.png,", '"/faces/1.png"x,', "line 4: ',' expected after '\"'; mend"),
+        ("/faces/1.png,", '"/faces/1.png"",', "line 5: unexpected end of data; fix"),
+        ("/faces/1.png,", '"/faces/1.png"x,', "line 4: ',' expected after '\"'; fix"),
     ],
 )
 def test_a_file_that_is_not_ours_is_refused(
@@ -135,7 +135,7 @@ def test_a_cell_that_no_image_can_have_is_refused(
         changed = rows[1].split(",")
         changed[head.split(",").index(name)] = cell
         file.write_text("\n".join([mark, head, rows[0], ",".join(changed), rows[2]]))
-        with pytest.raises(InputError, match=f"line 4: {name} is '{cell}'; mend the line or "):
+        with pytest.raises(InputError, match=f"line 4: {name} is '{cell}'; fix the line or "):
             Scores.from_csv(file)
 
 
@@ -208,5 +208,5 @@ def test_a_long_file_is_read_in_parts(tmp_path: Path) -> None:
     lines = file.read_text().splitlines()
     lines[-1] = lines[-1][:40]
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match=r"line 20002: .* is None; mend the line"):
+    with pytest.raises(InputError, match=r"line 20002: .* is None; fix the line"):
         Scores.from_csv(file)

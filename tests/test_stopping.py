@@ -126,7 +126,7 @@ time.sleep(60)
 
 
 def in_a_fork(work: Callable[[], int]) -> int:
-    """What it gives in a child of this process, where the environment is looked at anew."""
+    """What it gives in a child of this process, where the environment is looked at again."""
     child = os.fork()
     if child == 0:
         os._exit(work())

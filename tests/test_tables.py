@@ -267,7 +267,7 @@ def test_spaces_around_cells(tmp_path: Path, text: str) -> None:
         ("path,label,x,x\na.png,real,1,2\n", "line 1: the column 'x' is there twice; rename one"),
         (
             "split,label,path\ntrain,Real,/a.png\n",
-            "line 2: path '/a.png' begins with a slash, which stands .*; drop the slash; mend",
+            "line 2: path '/a.png' begins with a slash, which stands .*; drop the slash; fix",
         ),
         ("path,label\na.png,real\nb.png,\n", "1 of 2 images of .* have no label, .*b.png': say in"),
         ("path,generator\na.png,X\n", "1 of 1 images of .* have no label, .*a.png': say in a col"),

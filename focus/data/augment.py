@@ -51,7 +51,7 @@ class Augmentation:
         (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             # The CPU's alone, where all is drawn: torch.manual_seed seeds every kind of device,
-            # which costs 0.2 ms an image and, on a GPU, seeds the network's dropout anew.
+            # which costs 0.2 ms an image and, on a GPU, seeds the network's dropout again.
             torch.default_generator.manual_seed(int(state))
             moved = (Image(image), None if heat is None else Image(heat))
             for move in self._moves:

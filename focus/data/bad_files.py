@@ -192,7 +192,7 @@ def _refuse_too_many(
             count = checked[role] if none_left else total[role]
             raise InputError(
                 f"{n_bad} of {count} {role} files of {place} cannot be decoded, more than "
-                f"the share of {max_bad:g} that --max-bad allows: mend or remove them, the first "
+                f"the share of {max_bad:g} that --max-bad allows: fix or remove them, the first "
                 f"is {first.path!r} ({first.reason})."
             )
 
@@ -200,7 +200,7 @@ def _refuse_too_many(
 class _Known:
     """The files found good before: a file of digests of (path, size, time, role).
 
-    Bad files are not remembered: they are few, and a mended environment should see them anew.
+    Bad files are not remembered: they are few, and a mended environment should see them again.
     """
 
     def __init__(self, folder: Path) -> None:

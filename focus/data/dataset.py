@@ -139,7 +139,7 @@ class FaceDataset(Dataset[Batch]):
         return float(np.mean(found)) if found else None
 
     def __getitem__(self, index: int | tuple[int, int]) -> Batch:
-        """The image of a row; of the row and how often the epoch had it before, changed anew."""
+        """The image of a row; of the row and how often the epoch had it before, augmented again."""
         row, again = index if isinstance(index, tuple) else (index, 0)
         pixels, heat = self._decoded(row)
         if self.augment is not None:
@@ -228,7 +228,7 @@ class _Texts:
 def worker_options(workers: int) -> dict[str, Any]:
     """For a DataLoader with so many workers: how they start.
 
-    On Linux they are forked, also where Python 3.14 would start each by importing torch anew, for
+    On Linux they are forked, also where Python 3.14 would start each by importing torch again, for
     every validation: a fork shares the manifest. It may follow CUDA's start, since a worker has to
     do with tensors of the CPU only.
     """

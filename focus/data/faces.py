@@ -66,7 +66,7 @@ def largest(boxes: Iterable[Box]) -> Box | None:
 def detector(name: str) -> Detector:
     """A detector by its name in :data:`DETECTORS`, or as ``module:function``.
 
-    The named ones are made anew: each thread needs its own. Raises InputError for an unknown name
+    The named ones are made again: each thread needs its own. Raises InputError for an unknown name
     or a package that is not installed.
     """
     if name in DETECTORS:

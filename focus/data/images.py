@@ -141,6 +141,4 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
 
 def _undecodable(path: str | Path, error: Exception) -> UnreadableError:
     name = repr(os.fspath(path))
-    return UnreadableError(
-        f"Cannot decode {name} ({reason(path, error)}): mend or remove the file."
-    )
+    return UnreadableError(f"Cannot decode {name} ({reason(path, error)}): fix or remove the file.")

@@ -164,7 +164,7 @@ def numbered_samples(
             try:
                 yield line, _from_row(row, header, folder, confined)
             except ValueError as error:
-                raise InputError(f"{path}, line {line}: {error}; mend the row.") from error
+                raise InputError(f"{path}, line {line}: {error}; fix the row.") from error
 
 
 def open_csv(path: str | Path) -> TextIO:
@@ -195,7 +195,7 @@ def csv_rows(
                 yield line, row
             line = lines_before + reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); mend it.") from error
+        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); fix it.") from error
 
 
 def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:

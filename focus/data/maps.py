@@ -221,7 +221,7 @@ def _drawn_references(path: Path) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise InputError(
             f"Cannot read the human maps in {path} ({reason(path, error)}): give images and "
-            "annotations as COCO has them, or mend the file."
+            "annotations as COCO has them, or fix the file."
         ) from error
     found: dict[str, str] = {}
     for number, image in images.items():
@@ -242,6 +242,6 @@ def _drawn_map(reference: str) -> Map:
             raise ValueError(f"it has no image with the id {number}")
     except (OSError, ValueError) as error:
         raise UnreadableError(
-            f"Cannot decode {reference!r} ({reason(path, error)}): mend or remove the file."
+            f"Cannot decode {reference!r} ({reason(path, error)}): fix or remove the file."
         ) from error
     return images[number].share()

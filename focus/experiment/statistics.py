@@ -176,7 +176,7 @@ class TwoLevel:
         """Arm minus other, of one length of training, over the seeds that both have.
 
         matched: at the same closed AUC: ``Δopen - slope · Δclosed`` with the common slope, which is
-        fitted anew in each replicate, to all seeds where those that were drawn define none.
+        fitted again in each replicate, to all seeds where those that were drawn define none.
         """
         pairs = [(values[arm, length] - values[other, length]) for values in self._all()]
         closed, opened, closed_drawn, opened_drawn = pairs

@@ -106,7 +106,7 @@ def _read(name: str, folder: Path) -> Scored:
         if (version := results["version"]) != VERSION:
             raise InputError(
                 f"{path} has version {version}, this program reads {VERSION}: evaluate the run "
-                "anew."
+                "again."
             )
         run = Scored(name, Scores.from_csv(folder / "scores.csv"), results, [])
         # Figures that are none, or are not there, are found here, before a page is begun.
@@ -125,12 +125,12 @@ def _read(name: str, folder: Path) -> Scored:
             raise
         raise InputError(
             f"--compare {folder} cannot be read ({type(error).__name__}: {error}): evaluate the "
-            "run anew."
+            "run again."
         ) from error
     if not same:
         raise InputError(
             f"--compare {folder} has a scores.csv and a results.json that are not of the same "
-            "scores: evaluate the run anew."
+            "scores: evaluate the run again."
         )
     return replace(run, kept=_read_kept(folder / robustness.FILES[0], results))
 
@@ -147,7 +147,7 @@ def _read_kept(path: Path, results: Results) -> list[robustness.Kept]:
         if counts != (each.n_real, each.n_fake) or _differ(entry.get("auc"), each.clean):
             raise InputError(
                 f"{path} is of other scores than results.json beside it ({name}, {each.test_set}): "
-                "evaluate with --robustness anew, or remove it."
+                "evaluate with --robustness again, or remove it."
             )
     return kept
 

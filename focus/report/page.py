@@ -1,6 +1,6 @@
 """Writing a report: one HTML file that needs no other, and its figures as files beside it.
 
-It is written last and can be made anew from what is there before it, so an error in it costs
+It is written last and can be made again from what is there before it, so an error in it costs
 nothing else. ``docs/formats.md`` says what it holds.
 """
 

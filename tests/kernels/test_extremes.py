@@ -100,6 +100,7 @@ def test_entropy_at_its_limits(form: Form, make, entropy: float) -> None:
     inputs.weight = inputs.weight.abs() + 0.5
     out = run_cam_entropy(form, inputs)["entropy"]
     torch.testing.assert_close(out, torch.full_like(out, entropy), rtol=0, atol=1e-6)
+    assert not out.signbit().any()  # programs would print -0.00
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e4])

@@ -24,7 +24,7 @@ Look at data before training: counts, sizes, human maps, unreadable files, leaks
   --drop-leaks      also write DIR/{WITHOUT_LEAKS}, a manifest for --data of train.py in which no
                     picture is in two splits and each can be decoded; the exit code is then about
                     training on that
-  --expect NAME     also say in what these are not the data of a paper, in the number of images of
+  --expect NAME     also say where these differ from the data of a paper, in the number of images of
                     each class and in the test sets: {" or ".join(DATA_SETS)}
   --test-data, --test-real, --heatmaps, --data-root, --seed, ...
                     as train.py has them: give the flags that training will get

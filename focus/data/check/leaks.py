@@ -1,6 +1,6 @@
 """The same picture in two splits: what training saw would be scored.
 
-Equal files are found by a hash of their bytes. For the same picture in other bytes (encoded anew,
+Equal files are found by a hash of their bytes. For the same picture in other bytes (re-encoded,
 resized), each thumbnail is compared with each of a later split by its DCT coefficients of up to 16
 half-periods, each weighted by the root of its frequency, since faces differ in the finer ones:
 aligned faces correlate by .95 and more. The measure is SSIM's term of contrast and structure (Wang

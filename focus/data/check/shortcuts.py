@@ -206,7 +206,7 @@ def _alone(column: _Float, target: NDArray[np.int64], folds: _Folds) -> float:
 def _interval(
     scores: _Float, target: NDArray[np.int64], members: NDArray[np.int64], k: int, seed: int
 ) -> tuple[float, float]:
-    """Percentiles of the AUC when the groups are drawn anew, with replacement; widened."""
+    """Percentiles of the AUC when the groups are drawn again, with replacement; widened."""
     generator = np.random.default_rng(seed)
     n_groups = int(members.max()) + 1
     real, fake = target == REAL, target == SYNTHETIC

@@ -42,7 +42,7 @@ def demo_manifest(
     """The demo set's manifest; renders the set on first use (about ten seconds on two cores).
 
     The files lie in a folder of ``cache`` (default: :func:`focus.data.machine.cache_dir`) that is
-    named by the set's version and content. A set whose checksum does not match is rendered anew.
+    named by the set's version and content. A set whose checksum does not match is rendered again.
     ``processes`` render (default: one for each core this process may use); their number does not
     change a byte.
 

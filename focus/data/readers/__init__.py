@@ -252,7 +252,7 @@ def read_given(
     def say(reading: Reading) -> None:
         readings.append(reading)
         if output is not None and reading.layout == "images":
-            _refuse_inside(output, reading.path)
+            refuse_inside(output, reading.path)
         if is_main_process():
             print(reading, flush=True)
 
@@ -292,7 +292,7 @@ def read_given(
     return own, _apart(own, tests) if config.test_real else tests
 
 
-def _refuse_inside(output: Path, folder: str) -> None:
+def refuse_inside(output: Path, folder: str) -> None:
     """Raise InputError if pictures in ``output`` would be images of a plain folder next time."""
     if output.resolve().is_relative_to(Path(folder).resolve()):
         raise InputError(

@@ -41,7 +41,7 @@ def _samples(request: Request) -> Iterator[tuple[int, Sample]]:
             try:
                 yield line, _sample(row, request.root, request.outside)
             except ValueError as error:
-                raise InputError(f"{request.path}, line {line}: {error}; mend the row.") from error
+                raise InputError(f"{request.path}, line {line}: {error}; fix the row.") from error
 
 
 def _sample(row: list[str], root: Path, outside: bool) -> Sample:

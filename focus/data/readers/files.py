@@ -272,7 +272,7 @@ def _require_files(paths: Sequence[str], source: str | Path, unit: str, lines: l
         first = missing[0]
         raise InputError(
             f"{len(missing)} of the {len(paths)} images of {source} do not exist, the first is "
-            f"{paths[first]!r} ({unit} {lines[first]}): mend the paths or give another --data-root."
+            f"{paths[first]!r} ({unit} {lines[first]}): fix the paths or give another --data-root."
         )
 
 

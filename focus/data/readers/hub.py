@@ -67,7 +67,7 @@ def _samples(request: Request, found: list[Columns]) -> Iterator[tuple[int, Samp
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{request.path}, row {number}: {error}; mend the row.") from error
+            raise InputError(f"{request.path}, row {number}: {error}; fix the row.") from error
         yield number, sample if sample.split else replace(sample, split=split)
     for columns in found:
         columns.refuse_contradictions(request.path)

@@ -39,5 +39,5 @@ def _samples(
         try:
             yield line, columns.sample(row, place)
         except ValueError as error:
-            raise InputError(f"{request.path}, line {line}: {error}; mend the row.") from error
+            raise InputError(f"{request.path}, line {line}: {error}; fix the row.") from error
     columns.refuse_contradictions(request.path)
