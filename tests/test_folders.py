@@ -223,7 +223,7 @@ def test_an_image_is_given_with_one_label(tmp_path: Path) -> None:
         own, others = read_given(config, allow_unlabelled=True)
         return len(own), len(others)
 
-    message = r"2\.png' is given as real and as synthetic, by two of --data, --test-data and"
+    message = r"2\.png' is given as real and as synthetic: keep one of them"
     with pytest.raises(InputError, match=message):
         read(test_data="all/new", test_real="all")
     with pytest.raises(InputError, match=r"3\.png' is given as real and as synthetic"):

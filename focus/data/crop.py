@@ -38,7 +38,7 @@ from focus.data.images import load_image, load_map, reason
 from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import Map, human_map, resized
-from focus.data.readers import read_given
+from focus.data.readers import read_given, refuse_inside
 from focus.errors import ImageError, InputError
 from focus.flags import check_ranges
 from focus.progress import progress_bar
@@ -105,7 +105,10 @@ def main(arguments: Sequence[str]) -> None:
     if not 0 <= given.margin < math.inf:
         raise InputError(f"--margin must be a number from 0 on, got {given.margin:g}.")
     check_ranges(given)
-    manifest, _ = read_given(data_config(given), allow_unlabelled=True, name_fakes=False)
+    config = data_config(given)
+    for path in filter(os.path.isdir, config.data):
+        refuse_inside(Path(given.output), path)
+    manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
     try:
         cut = cut_faces(

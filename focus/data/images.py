@@ -136,6 +136,9 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("more than 16 bits a pixel")
+    # PPM's are scaled to 16 bits as they are read.
+    if image.mode == "I" and image.format != "PPM" and 0 < values.max() < 256:
+        raise ValueError("32 bits a pixel and values up to 255: white may be 255 or 65535")
     return values
 
 

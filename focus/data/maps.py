@@ -72,10 +72,10 @@ def map_references(
     A name is the path below ``place``, or COCO's ``file_name``, without extension. In a folder:
 
     1. a map whose name is an image's is that image's map;
-    2. else, where no map in a sub-folder is an image's by the first rule, the sub-folders are
-       annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for the image ``a``;
-    3. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``, unless an image ``a_1`` that
+    2. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``, unless an image ``a_1`` that
        ``images`` leaves out lies beside ``a``: it is that image's map;
+    3. else, where no map in a sub-folder is an image's by the first rule, sub-folders that are none
+       of the images' are annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for ``a``;
     4. any other map keeps its name, which no image has.
 
     Raises InputError for two maps of one image and for a file that is not COCO's.
@@ -84,11 +84,14 @@ def map_references(
         return _drawn_references(place)
     own = {path: str(path.relative_to(place).with_suffix("")) for path in files}
     mirrored = any(os.sep in name and name in images for name in own.values())
+    places = {top for top, slash, _ in (image.partition(os.sep) for image in images) if slash}
     left_out = _LeftOut(place, place.parent if root is None else root, images)
     found: dict[str, str] = {}
     shared: defaultdict[str, list[Path]] = defaultdict(list)
     for path, name in own.items():
-        image = name if name in images else annotated_image(name, images, folders=not mirrored)
+        # A folder that images have is no annotator, though none of its maps has its image there.
+        folders = not mirrored and name.partition(os.sep)[0] not in places
+        image = name if name in images else annotated_image(name, images, folders=folders)
         if image != name and left_out.has(name, image):
             image = name
         if image != name:
@@ -157,11 +160,11 @@ def _shares(length: int, start: float, stop: float, count: int) -> Map:
 
 def annotated_image(name: str, images: Container[str], *, folders: bool) -> str:
     """The image that an annotator's map belongs to; the map's own name if there is none."""
-    _, slash, below = name.partition(os.sep)
-    if folders and slash and below in images:
-        return below
     image, _, number = name.rpartition("_")
-    return image if number.isdecimal() and image in images else name
+    if number.isdecimal() and image in images:
+        return image
+    _, slash, below = name.partition(os.sep)
+    return below if folders and slash and below in images else name
 
 
 class _LeftOut:

@@ -1,6 +1,7 @@
 """The command ``check``: its flags, its files and its exit code."""
 
 import logging
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,9 +50,12 @@ def main(arguments: Sequence[str]) -> None:
     config, output, drop_leaks, expect = _parse(arguments)
 
     from focus.data.check import findings, report, sheet  # torch and all: --help does without
+    from focus.data.readers import refuse_inside
     from focus.runtime import check_writable
 
     check_writable(output)
+    for path in filter(os.path.isdir, (*config.test_data.values(), *config.test_real.values())):
+        refuse_inside(output, path)
     logging.basicConfig(format="%(message)s")
     data = findings.read(config)
     with _errors_only():  # the report says what would be warned of

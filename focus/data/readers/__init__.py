@@ -285,8 +285,7 @@ def read_given(
         allow_outside_root=config.allow_outside_root,
         say=say,
     )
-    if tests:  # those of one path, or of --data, have been compared as they were read
-        refuse_two_labels(chain(own, tests))
+    refuse_two_labels(chain(own, tests))
     if columns and not any(reading.columns for reading in readings):
         raise InputError("--columns is for tables, and no path is one: drop it.")
     return own, _apart(own, tests) if config.test_real else tests

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from focus.data.generators import family_of
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
+from focus.data.generators import family_of, home_of
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.errors import InputError
 
 _WORDS = {
@@ -65,13 +65,23 @@ def _called(folders: tuple[str, ...], label: int) -> int | None:
 
 
 def refuse_two_labels(images: Iterable[Sample]) -> None:
-    """Raise InputError for an image, or a face in it, that is given as real and as synthetic."""
-    labels: dict[object, int] = {}
+    """Raise InputError for an image, or a face in it, that is given as real and as synthetic.
+
+    Or as the fake of two generators; also where a link gives it another path.
+    """
+    first: dict[object, Sample] = {}
     for sample in images:
         if sample.label is None:
             continue
-        if labels.setdefault((sample.path, sample.box), sample.label) != sample.label:
+        one = first.setdefault((file_key(sample.path), sample.box), sample)
+        there = "" if one.path == sample.path else f", there as {one.path!r}"
+        if one.label != sample.label:
             raise InputError(
-                f"{sample.path!r} is given as real and as synthetic, by two of --data, --test-data "
-                "and --test-real: keep one of them."
+                f"{sample.path!r} is given as real and as synthetic{there}: keep one of them."
+            )
+        names = one.generator, sample.generator
+        if sample.label == SYNTHETIC and all(names) and home_of("", names[0], names[1:]) == "open":
+            raise InputError(
+                f"{sample.path!r} is given as a fake of {one.generator} and of "
+                f"{sample.generator}{there}: keep one of them."
             )

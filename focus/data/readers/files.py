@@ -307,8 +307,9 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     folder, to the image of the same base name, the extension apart. If several images have that
     name, it is the training image's. Those of several annotators are averaged, see
     :func:`focus.data.maps.map_references`. Maps of no image are counted in a warning, unless they
-    all are: those are of other data; see :func:`maps_may_be_shared`. Raises InputError if that
-    does not settle it or, when ``required``, if no map belongs to any image.
+    all are: those are of other data; see :func:`maps_may_be_shared`, within which a map that an
+    image of an earlier source has is no other's by its base name. Raises InputError if that does
+    not settle it or, when ``required``, if no map belongs to any image of all sources.
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
         raise InputError(
@@ -320,13 +321,19 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     files = images_below(folder) if folder.is_dir() else ()
     maps = map_references(folder, files, {*by_name, *below_root.values()}, root)
 
+    # By its base name alone a map is an image's of what was read before: of ``--data``.
+    before = (_uses.get() or {}).get(folder, [])
+    taken = {file: image for use in before for file, image in use.images.items()}
+
     def map_of(sample: Sample) -> str | None:
         path = Path(sample.path)
         mirrored = maps.get(below_root[sample.path])
         if mirrored is not None:
             return mirrored
         flat = maps.get(path.stem)
-        if flat is None or by_name[path.stem] == 1:
+        if flat is None or taken.get(flat, sample.path) != sample.path:
+            return None
+        if by_name[path.stem] == 1:
             return flat
         if in_training[path.stem] == 1:
             return flat if sample.split == "train" else None
@@ -336,18 +343,15 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
         )
 
     found = [replace(s, map_path=map_of(s) or s.map_path) for s in manifest]
-    if required and all(sample.map_path is None for sample in found):
-        raise InputError(
-            f"None of the {len(maps)} human maps in {folder} has the name of an image of "
-            f"{manifest.source}: name each human map as its image."
-        )
     use = Use(
         manifest.source,
         _map_files(maps.values(), folder),
         set(_map_files((sample.map_path for sample in found), folder)),
+        {str(s.map_path): s.path for s in found if s.map_path},
+        required,
     )
     if (shared_by := _uses.get()) is None:
-        _warn_of_odd_maps(folder, [use])
+        _look_at_uses(folder, [use])
     else:
         shared_by.setdefault(folder, []).append(use)
     sharing = Counter(below_root.values())
@@ -361,11 +365,16 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
 
 
 class Use(NamedTuple):
-    """The maps that were there for the images of one source, and those that they have."""
+    """The maps that were there for the images of one source, and those that they have.
+
+    images: whose each map is. required: some map must be an image's.
+    """
 
     source: str
     files: list[str]
     used: set[str]
+    images: dict[str, str]
+    required: bool
 
 
 _uses: ContextVar[dict[Path, list[Use]] | None] = ContextVar("uses of folders", default=None)
@@ -375,7 +384,8 @@ _uses: ContextVar[dict[Path, list[Use]] | None] = ContextVar("uses of folders", 
 def maps_may_be_shared() -> Iterator[dict[Path, list[Use]]]:
     """Warn of maps of no image only after all paths are read: one folder may serve several.
 
-    Gives the uses of each folder, or COCO file, whose maps are found by the images' names.
+    Gives the uses of each folder, or COCO file, whose maps are found by the images' names. Raises
+    InputError at its end if a folder that was asked for has no map of any image.
     """
     if (outer := _uses.get()) is not None:
         yield outer
@@ -387,7 +397,7 @@ def maps_may_be_shared() -> Iterator[dict[Path, list[Use]]]:
     finally:
         _uses.reset(token)
     for folder, of_sources in uses.items():
-        _warn_of_odd_maps(folder, of_sources)
+        _look_at_uses(folder, of_sources)
 
 
 def _map_files(references: Iterable[str | None], folder: Path) -> list[str]:
@@ -404,13 +414,19 @@ def odd_maps(uses: Sequence[Use]) -> list[str]:
     return without if len(without) < len(files) else []
 
 
-def _warn_of_odd_maps(folder: Path, uses: Sequence[Use]) -> None:
+def _look_at_uses(folder: Path, uses: Sequence[Use]) -> None:
+    sources = ", ".join(use.source for use in uses)
+    if any(use.required for use in uses) and not any(use.images for use in uses):
+        raise InputError(
+            f"None of the {len(uses[0].files)} human maps in {folder} has the name of an image of "
+            f"{sources}: name each human map as its image."
+        )
     if without := odd_maps(uses):
         n_files = len({file for use in uses for file in use.files})
         _log.warning(
             "%d of %d human maps in %s belong to no image of %s, the first is %r",
             *(len(without), n_files, folder),
-            *(", ".join(use.source for use in uses), without[0]),
+            *(sources, without[0]),
         )
 
 

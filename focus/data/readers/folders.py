@@ -1,10 +1,10 @@
 """Folder trees that name the label, and plain folders of images.
 
 ``[<split>/][<generator>/[<class>/]]<label>/*`` (CNNDetection, UniversalFakeDetect, NPR, SIDBench)
-or ``<generator>/[<split>/]<label>/*`` (GenImage), in any case. Reals carry the generator of their
-folder, so that its fakes are scored against its own reals; the class is kept in ``extra``. What
-lies below a label's folder is of that label; ``[<split>/]fake/<generator>/*`` names generators too,
-if one of them is known.
+or ``<generator>/[<split>/]<label>/*`` (GenImage), in any case; a split may also lie below the
+label. Reals carry the generator of their folder, so that its fakes are scored against its own
+reals; the class is kept in ``extra``. What lies below a label's folder is of that label;
+``[<split>/]fake/<generator>/*`` names generators too, if one of them is known.
 """
 
 import logging
@@ -42,7 +42,8 @@ TREES: dict[Layout, Mapping[str, int]] = {
 """The folders that name the label; the first tree that fits is taken."""
 # In a table such a word is refused, and a folder would be taken for a generator.
 _HELD_OUT = ("holdout", "hold_out", "hold-out", "heldout", "held_out", "held-out")
-_NO_IMAGES = (HEATMAPS, "maps", "masks")  # folders on top, in any case
+_NO_IMAGES = (HEATMAPS, "maps", "masks")  # folders, in any case
+_LABELS = frozenset(name for tree in TREES.values() for name in tree)
 
 _Folders = tuple[str, ...]
 
@@ -87,7 +88,7 @@ def images_without_maps(
     *,
     quiet: bool = False,
 ) -> list[Path]:
-    """The image files below a folder, apart from what lies in folders of maps and masks on top.
+    """The image files below a folder, apart from what lies in folders of maps and masks.
 
     Unless quiet it says which folders are passed over, but for ``maps``, those of the human maps
     that are read.
@@ -100,11 +101,15 @@ def images_without_maps(
         if others is not None:
             others.clear()
         found = list(images_below(root, (maps, *apart), extensions, others))
+    deeper = _maps_further_down(root, map(str, found))
+    if deeper:
+        found = [path for path in found if not deeper & set(path.parents)]
+        apart += sorted(deeper)
     for folder in () if quiet else (path for path in apart if path != maps):
         if n_files := sum(1 for _ in images_below(folder, (), extensions)):
             _log.warning(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
-                *(root, n_files, folder.name),
+                *(root, n_files, folder.relative_to(root)),
             )
     return found
 
@@ -125,6 +130,29 @@ def _images_after_all(root: Path, apart: Iterable[Path], paths: Sequence[str]) -
         both = len({part[-1] for part in labelled}) > 1
         if not paths or (both and alike and labelled.isdisjoint(beside)):
             found.append(folder)
+    return found
+
+
+def _maps_further_down(root: Path, paths: Iterable[str]) -> set[Path]:
+    """The folders of maps and masks below others: of a split or a generator.
+
+    ``maps`` and ``masks`` lie beside a label's folder, else they may be classes.
+    """
+    found = set()
+    places = [_below(place, root) for place in set(map(_folder, paths))]
+    beside = {
+        place[:at]
+        for place in places
+        for at, name in enumerate(place)
+        if name.casefold() in _LABELS
+    }
+    for place in places:
+        for at, name in enumerate(place[1:], start=1):
+            if name.casefold() == HEATMAPS or (
+                name.casefold() in _NO_IMAGES and place[:at] in beside
+            ):
+                found.add(root.joinpath(*place[: at + 1]))
+                break
     return found
 
 
@@ -213,14 +241,19 @@ def _labelled(layout: Layout, places: Mapping[str, _Folders], root: Path) -> dic
     above = {place: places[place][:i] for place, i in at.items() if i is not None}
     levels = _split_levels(layout, above.values())
     _refuse_half_a_split(layout, above.values(), levels, root)
+    under = {place: places[place][i + 1 :] for place, i in at.items() if i is not None}
+    lower = _split_level(layout, list(under.values()))
     found = {}
     for place, folders in above.items():
         level = levels.get(folders[:1])
         split = _split_of(folders[level]) if level is not None and len(folders) > level else None
         rest = folders if split is None or level is None else folders[:level] + folders[level + 1 :]
-        name, *below = places[place][len(folders) :]
-        label = TREES[layout][name.casefold()]
-        found[place] = _Place(label, split or "", rest, tuple(below))
+        label = TREES[layout][places[place][len(folders)].casefold()]
+        below = under[place]
+        if split is None and lower is not None and len(below) > lower:
+            split = _split_of(below[lower])
+            below = below if split is None else below[:lower] + below[lower + 1 :]
+        found[place] = _Place(label, split or "", rest, below)
     return found
 
 
