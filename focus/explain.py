@@ -19,7 +19,8 @@ from focus.data.dataset import squashed
 from focus.data.images import load_image
 from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample, absolute
-from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
+from focus.data.readers import refuse_inside
+from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
 from focus.errors import ImageError, InputError, shown
 from focus.explanations import Item, Judge, Seen, View, Writer
@@ -45,13 +46,13 @@ def explain(config: ExplainConfig) -> None:
     A file that cannot be decoded is left out and listed.
 
     Raises:
-        InputError: no model, no file that can be used, or an output folder that holds something;
-            before anything is written.
+        InputError: no model, no file that can be used, or an output folder that holds something
+            or lies in a folder to explain; before anything is written.
     """
     torch.set_num_threads(config.threads or usable_cores())
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     check_backend(device)
-    output = _new_folder(config.output)
+    output = _new_folder(config)
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
     folder = local_folder(str(config.model_dir))
     detector = Detector.from_pretrained(folder)
@@ -91,8 +92,8 @@ def explain(config: ExplainConfig) -> None:
 def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Item]:
     """The images and videos that the paths hold, each once, in their order.
 
-    A folder is walked with all below it, but for folders of maps and masks on top, of which it is
-    said; with ``as_video`` it is one video, of whose images ``frames`` are taken.
+    A folder is walked with all below it, but for folders of maps and masks on top, which it says;
+    with ``as_video`` it is one video, of whose images ``frames`` are taken.
 
     Raises:
         InputError: nothing is there by the name of a path, or nothing in a folder; or there is a
@@ -105,7 +106,7 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
                 raise InputError(f"There is no file or folder {path}: check the path.")
             found[absolute(path)] = ()
         elif as_video:
-            files = list(images_below(path))
+            files = images_without_maps(path)
             if not files:
                 raise InputError(f"There are no images in the folder {path}: give one of frames.")
             chosen = evenly(len(files), frames)
@@ -220,8 +221,11 @@ def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
     return Judge("", None, calibration), f"no decisions: the model has {why}"
 
 
-def _new_folder(name: str) -> Path:
-    folder = Path(name)
+def _new_folder(config: ExplainConfig) -> Path:
+    folder = Path(config.output)
+    for path in config.paths:
+        if Path(path).is_dir():
+            refuse_inside(folder, path)
     check_writable(folder)
     check_empty(folder)
     return folder

@@ -95,7 +95,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
         if image_size is not None and image_size < 1:
-            raise InputError(f"image_size must be at least 1, got {image_size}.")
+            raise InputError(f"The image_size must be at least 1, got {image_size}.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1]) if image_size is None else image_size

@@ -1,8 +1,10 @@
 """Frames of videos, evenly spaced: of files through PyAV, of folders by their names."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,18 @@ class Frame(NamedTuple):
     image: Image.Image
 
 
+class _Key(NamedTuple):
+    """A key frame. place: of its packet among those of the video, in the order of the file."""
+
+    time: int
+    place: int
+
+
+class _Wanted(NamedTuple):
+    time: int
+    number: int
+
+
 def evenly(count: int, wanted: int) -> list[int]:
     """At most ``wanted`` of ``count`` numbers from 0: the middles of parts of equal length."""
     wanted = min(wanted, count)
@@ -39,8 +53,8 @@ def require_av() -> None:
 def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     """Yields at most ``wanted`` frames of a video file, evenly spaced over its whole length.
 
-    The file is read once for the times of its frames; then only what leads from a key frame to a
-    wanted one is decoded.
+    The file is read for the times of its frames, and again for them: only what leads from a key
+    frame to a wanted one is decoded.
 
     Raises:
         ImageError: no frame can be decoded. InputError: PyAV is not installed.
@@ -49,69 +63,106 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     empty = True
     try:
         refuse_special(path)
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise ValueError("FFmpeg has no decoder for it")
-            # An empty packet ends the file.
-            packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size]
-            given = [pts for pts, _ in packets if pts is not None]
-            times = sorted(given)
-            keys = sorted(pts for pts, is_key in packets if is_key and pts is not None)
-            # AVI has no times, or those of decoding, which differ where frames are reordered.
-            stamped = len(given) == len(packets) and bool(keys)
-            stamped &= not (stream.codec_context.has_b_frames and given == times)
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            chosen = evenly(len(packets), wanted)
-            found = (
-                _at_times(av, container, keys, {times[n]: n for n in chosen})
-                if stamped
-                else _at_numbers(av, container, chosen)
-            )
-            for frame in found:
-                empty = False
-                yield frame
+        for frame in _found(av, str(path), wanted):
+            empty = False
+            yield frame
     except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
         what = "it has no pictures" if isinstance(error, IndexError) else reason(path, error)
-        raise ImageError(f"Cannot decode {str(path)!r} ({what}): mend or remove it.") from error
+        raise ImageError(f"Cannot decode {str(path)!r} ({what}): fix or remove it.") from error
     if empty:
-        raise ImageError(f"Cannot decode {str(path)!r} (not one frame): mend or remove it.")
+        raise ImageError(f"Cannot decode {str(path)!r} (not one frame): fix or remove it.")
 
 
-def _at_times(av: Any, container: Any, keys: list[int], wanted: dict[int, int]) -> Iterator[Frame]:
+def _found(av: Any, path: str, wanted: int) -> Iterator[Frame]:
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("FFmpeg has no decoder for it")
+        packets = [(p.pts, p.is_keyframe, p.size > 0) for p in container.demux(stream)]
+        reordered = bool(stream.codec_context.has_b_frames)
+    count = sum(full for *_, full in packets)  # an empty packet ends the file
+    given = [pts for pts, _, full in packets if full and pts is not None]
+    times = sorted(given)
+    keys = [
+        _Key(pts, place)
+        for place, (pts, is_key, full) in enumerate(packets)
+        if full and is_key and pts is not None
+    ]
+    chosen = evenly(count, wanted)
+    if (
+        # Times may be missing, or guessed by the demuxer, as in MPEG-PS: then some occur twice.
+        len(set(given)) < count
+        or not keys
+        # AVI has no times, or those of decoding, which differ where frames are reordered.
+        or (reordered and given == times)
+        # In recordings that were joined byte by byte the times start again.
+        or any(one.time >= other.time for one, other in pairwise(keys))
+    ):
+        yield from _at_numbers(av, path, chosen)
+        return
+    left = deque(_Wanted(times[number], number) for number in chosen)
+    yield from _at_times(av, path, keys, left)
+    if left:
+        yield from _at_times(av, path, keys[:1], left)
+
+
+def _at_times(av: Any, path: str, keys: Sequence[_Key], wanted: deque[_Wanted]) -> Iterator[Frame]:
     """The frames that are shown at these times, or next where one is damaged.
 
-    keys: times of the key frames. wanted: times, rising, and the frames' numbers.
+    keys, wanted: in the order of time. The wanted ones are taken out as they are found or given
+    up; some are left if a key frame on the way has no picture, as with intra refresh.
     """
-    stream = container.streams.video[0]
-    frames = container.decode(stream)
-    position = None  # time of the frame that was decoded last
-    for time, number in wanted.items():
-        if position is not None and position >= time:
-            continue
-        key = keys[max(0, bisect_right(keys, time) - 1)]
-        if position is None or key > position:
-            container.seek(key, stream=stream)
-            frames = container.decode(stream)
-        try:
-            frame = next(f for f in frames if f.pts is not None and f.pts >= time)
-        except (StopIteration, av.error.FFmpegError):
-            frames, position = iter(()), None  # the rest up to the next key frame is damaged
-            continue
-        position = frame.pts
-        yield _frame(frame, number)
+
+    def key_of(frame: _Wanted) -> _Key:
+        return keys[max(0, bisect_right(keys, frame.time, key=lambda key: key.time) - 1)]
+
+    fresh = False  # whether no frame has come since the decoder was started at a key frame
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        # Not container.seek: many formats seek by times of decoding, or land behind what is sought.
+        for place, packet in enumerate(container.demux(stream)):
+            if not wanted:
+                return
+            key = key_of(wanted[0])
+            if place < key.place:
+                continue
+            if place == key.place:
+                stream.codec_context.flush_buffers()
+                fresh = True
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                # The rest up to the next key frame is damaged.
+                while wanted and key_of(wanted[0]).place <= place:
+                    wanted.popleft()
+                continue
+            for frame in frames:
+                if frame.pts is None:
+                    continue
+                if fresh and frame.pts > key.time and key != keys[0]:
+                    return
+                fresh = False
+                if wanted and frame.pts >= wanted[0].time:
+                    number = wanted[0].number
+                    while wanted and frame.pts >= wanted[0].time:
+                        wanted.popleft()
+                    yield _frame(frame, number)
+    wanted.clear()
 
 
-def _at_numbers(av: Any, container: Any, wanted: list[int]) -> Iterator[Frame]:
+def _at_numbers(av: Any, path: str, wanted: list[int]) -> Iterator[Frame]:
     """The same of a file without times, which is decoded from the start."""
     numbers = set(wanted)
-    try:
-        for number, frame in enumerate(container.decode(container.streams.video[0])):
-            if number in numbers:
-                yield _frame(frame, number)
-    except av.error.FFmpegError:
-        return  # what comes before the damage is a video, too
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                if number in numbers:
+                    yield _frame(frame, number)
+        except av.error.FFmpegError:
+            return  # what comes before the damage is a video, too
 
 
 def _frame(frame: Any, number: int) -> Frame:

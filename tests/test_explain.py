@@ -269,6 +269,20 @@ def test_what_cannot_be_explained(detector: Detector, pictures: Path, tmp_path: 
     assert not out.exists(), "nothing is made for nothing"
 
 
+@pytest.mark.parametrize("as_video", [False, True])
+def test_an_output_in_a_folder_that_is_explained(as_video: bool, pictures: Path) -> None:
+    """Its overlays would be explained the next time. Refused before the model is looked for."""
+    config = ExplainConfig(paths=(str(pictures),), model_dir="lost", as_video=as_video)
+    said = r"--output .* lies in .*pictures, where its pictures .* next time: .*elsewhere\.$"
+    for output in (pictures, pictures / "a" / "new"):
+        with pytest.raises(InputError, match=said):
+            explain(replace(config, output=str(output)))
+    assert not (pictures / "a" / "new").exists()
+    beside = replace(config, paths=(str(pictures / "a" / "1.png"),), as_video=False)
+    with pytest.raises(InputError, match="lost"):
+        explain(replace(beside, output=str(pictures / "a" / "new")))
+
+
 @pytest.mark.parametrize(
     ("backend", "said"),
     [
@@ -300,6 +314,8 @@ def test_human_maps_and_masks_beside_the_pictures_are_none(
     assert sorted(record.getMessage() for record in caplog.records) == sorted(
         said % (pictures, name) for name in ("heatmaps", "Masks", "maps")
     )
+    (frames,) = find_items([str(pictures)], as_video=True, frames=100)
+    assert sorted(file for _, file in frames.frames) == sorted(item.path for item in alone)
     # A folder that is given itself is meant.
     assert len(find_items([str(pictures / "heatmaps")], as_video=False, frames=1)) == 2
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -281,9 +282,12 @@ def test_the_command_says_what_is_missing(
     ) in lines
     assert lines in capsys.readouterr().out
 
-    # A test image with the name of a training image would be given that one's map.
-    rows["FFHQ"].append("test,Real,/tests/FFHQ/real-train-7.png")
-    (tmp_path / "Data/tests/FFHQ/real-train-7.png").write_bytes(face(255))
+    # A test image with the name of a training image does not get that one's map, but its own.
+    rows["FFHQ"].pop()
+    for name, number in (("real-train-7.png", 255), ("looked-at.png", 254)):
+        rows["FFHQ"].append(f"test,Real,/tests/FFHQ/{name}")
+        (tmp_path / "Data/tests/FFHQ" / name).write_bytes(face(number))
+    shutil.copy(maps[1], tmp_path / "Data/heatmaps/looked-at.png")
     found = check(words(tmp_path, rows), tmp_path)
     wrong = {part["what"]: part["got"] for part in found["expected"]["unmet"]}
     assert wrong == {

@@ -2,8 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -18,10 +22,17 @@ STEP = 4  # frame n of a test video is grey of level STEP * n
 SIZE = (64, 48)
 
 
-def write_video(path: Path, codec: str, count: int = 60, gop: int = 12) -> Path:
+def write_video(
+    path: Path,
+    codec: str,
+    count: int = 60,
+    gop: int = 12,
+    options: dict[str, str] | None = None,
+    rate: Fraction = Fraction(25),
+) -> Path:
     """Write grey frames that tell their number."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         stream.gop_size = gop
@@ -70,6 +81,110 @@ def test_the_frames_are_those_that_are_asked_for(name: str, codec: str, tmp_path
     given, told = numbers(path, 100)
     assert given == list(range(60))
     np.testing.assert_allclose(told, given, atol=1)
+
+
+# A change of grey starts no group of its own, and the grey is exact.
+OF_X264 = {"sc_threshold": "0"}
+OF_FFMPEG = {"sc_threshold": "1000000000", "b": "4000000"}
+
+
+@pytest.mark.parametrize(("gop", "b_frames"), [(4, 2), (12, 0), (12, 2), (25, 3), (60, 2)])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        (".mts", "libx264"),
+        (".mts", "mpeg2video"),
+        (".mpg", "mpeg2video"),
+        (".mpg", "libx264"),
+        (".avi", "mpeg4"),
+        (".avi", "libx264"),
+        (".mp4", "libx264"),
+        (".mp4", "mpeg4"),
+        (".mkv", "libx264"),
+        (".mkv", "mpeg2video"),
+        (".mov", "libx264"),
+        (".flv", "libx264"),
+    ],
+)
+def test_reordered_frames_of_groups_of_any_length(
+    suffix: str, codec: str, gop: int, b_frames: int, tmp_path: Path
+) -> None:
+    """Many formats seek by times of decoding, or land behind what is sought."""
+    options = {"bf": str(b_frames)} | (OF_X264 if codec == "libx264" else OF_FFMPEG)
+    path = write_video(tmp_path / f"a{suffix}", codec, gop=gop, options=options)
+    for wanted in (1, 8, 60):
+        given, told = numbers(path, wanted)
+        assert given == evenly(60, wanted)
+        assert told == given
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(13, 10)])
+@pytest.mark.parametrize(("suffix", "codec"), [(".mts", "libx264"), (".mpg", "libx264")])
+def test_recordings_one_after_another_whose_times_start_again(
+    suffix: str, codec: str, rate: Fraction, tmp_path: Path
+) -> None:
+    first = write_video(tmp_path / f"a{suffix}", codec)
+    # At a rate of 1.3 no frame has a time of the first one's.
+    second = write_video(tmp_path / f"b{suffix}", codec, rate=rate)
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    given, told = numbers(first, 8)
+    assert given == evenly(120, 8)
+    np.testing.assert_allclose(told, [number % 60 for number in given], atol=1)
+
+
+def test_key_frames_from_which_nothing_can_be_decoded(tmp_path: Path) -> None:
+    """With intra refresh a picture is whole only some frames after what is called a key."""
+    options = {"x264-params": "intra-refresh=1:keyint=12:bframes=0"}
+    path = write_video(tmp_path / "a.mp4", "libx264", options=options)
+    given, told = numbers(path, 8)
+    assert given == evenly(60, 8)
+    np.testing.assert_allclose(told, given, atol=1)
+
+
+class Watched:
+    """A container of PyAV that says which packets of a video are decoded."""
+
+    def __init__(self, container: Any, decoded: list[int]) -> None:
+        self.container, self.decoded = container, decoded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.container, name)
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        for place, packet in enumerate(self.container.demux(stream)):
+
+            def decode(place: int = place, packet: Any = packet) -> Any:
+                self.decoded.append(place)
+                return packet.decode()
+
+            yield SimpleNamespace(
+                pts=packet.pts, is_keyframe=packet.is_keyframe, size=packet.size, decode=decode
+            )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mts", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4")]
+)
+def test_only_what_leads_from_a_key_to_a_wanted_frame_is_decoded(
+    suffix: str, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OF_X264 if codec == "libx264" else OF_FFMPEG
+    path = write_video(tmp_path / f"a{suffix}", codec, gop=5, options=options | {"bf": "2"})
+    decoded: list[int] = []
+    watched = SimpleNamespace(error=av.error, open=lambda path: Watched(av.open(path), decoded))
+    monkeypatch.setattr("focus.videos._av", lambda _: watched)
+    given, told = numbers(path, 2)
+    assert told == given == [15, 45]
+    assert len(set(decoded)) == len(decoded)
+    assert 10 <= min(decoded) <= 15
+    # At most 16 threads take a packet each before the first frame comes out.
+    assert not set(decoded) & set(range(36, 40))
 
 
 def test_the_time_is_that_of_the_frame(tmp_path: Path) -> None:
@@ -128,7 +243,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     for name in ("text.mp4", "empty.mp4", "sound.mkv", "missing.mp4"):
         with pytest.raises(ImageError, match=f"Cannot decode '.*{name}'") as caught:
             list(frames_of(tmp_path / name, 3))
-        assert str(caught.value).endswith(": mend or remove it.")
+        assert str(caught.value).endswith(": fix or remove it.")
 
 
 def test_a_codec_without_a_decoder(tmp_path: Path) -> None:
@@ -136,7 +251,7 @@ def test_a_codec_without_a_decoder(tmp_path: Path) -> None:
     content = path.read_bytes()
     assert b"V_MPEG4/ISO/ASP" in content
     path.write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC"))
-    with pytest.raises(ImageError, match=r"a\.mkv' \(FFmpeg has no decoder for it\): mend"):
+    with pytest.raises(ImageError, match=r"a\.mkv' \(FFmpeg has no decoder for it\): fix"):
         list(frames_of(path, 3))
 
 

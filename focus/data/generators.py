@@ -28,6 +28,11 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 
 
+def is_name(generator: str) -> bool:
+    """Whether it names a generator, and does not stand for one that nobody named."""
+    return _plain(generator) not in _NO_NAMES
+
+
 _PLACES = {
     _plain(alias): (family, _plain(generator))
     for family, generators in FAMILIES.items()
@@ -160,7 +165,7 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
             renamed.append(generator + alias)
         elif test_set == "open" and place == "near":
             near.append(f"{generator} ({family})")
-        elif test_set == "open" and place is None and known and _plain(generator) not in _NO_NAMES:
+        elif test_set == "open" and place is None and known and is_name(generator):
             untold.append(generator)
             unknown |= set() if family else {generator}
     lines = []

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from focus.data.generators import family_of, home_of
+from focus.data.generators import family_of, home_of, is_name
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.errors import InputError
 
@@ -79,9 +79,12 @@ def refuse_two_labels(images: Iterable[Sample]) -> None:
             raise InputError(
                 f"{sample.path!r} is given as real and as synthetic{there}: keep one of them."
             )
-        names = one.generator, sample.generator
-        if sample.label == SYNTHETIC and all(names) and home_of("", names[0], names[1:]) == "open":
+        if sample.label == SYNTHETIC and _are_two(one.generator, sample.generator):
             raise InputError(
                 f"{sample.path!r} is given as a fake of {one.generator} and of "
                 f"{sample.generator}{there}: keep one of them."
             )
+
+
+def _are_two(generator: str, other: str) -> bool:
+    return is_name(generator) and is_name(other) and home_of("", generator, [other]) == "open"
