@@ -9,6 +9,7 @@ what was damaged later. At no moment is there less than one, once there was one.
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,9 @@ MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safet
 STATE, CHECKSUMS = "state.json", "checksums.json"
 # Before the name of one that is being replaced by another of the same step.
 _EARLIER = ".earlier-"
+# The whole name: a copy or an archive that somebody put beside must neither be taken nor deleted.
+_NAME = re.compile(rf"({re.escape(_EARLIER)})?step-([0-9]{{8}}|[1-9][0-9]{{8,}})")
+_WRITING = re.compile(r"\.step-[0-9]{8,}\.writing")
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +80,8 @@ def save_checkpoint(
 
     aside = folder / f".{target.name}.writing"
     for left in folder.glob(".step-*.writing"):
-        shutil.rmtree(left, ignore_errors=True)
+        if _WRITING.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         digests = {}
@@ -125,7 +130,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         return path, values
     if damaged:
         raise InputError(
-            f"{damaged[0]}, and there is no whole one before it: remove {folder} to start anew."
+            f"{damaged[0]}, and there is no whole one before it: remove {folder} to start over."
         )
     return None
 
@@ -217,5 +222,9 @@ def _write(path: Path, content: bytes) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """All, by step; one that was being replaced when the run was killed is before the new one."""
-    found = (*folder.glob("step-*"), *folder.glob(f"{_EARLIER}step-*"))
-    return sorted(found, key=lambda path: (path.name.removeprefix(_EARLIER), path.name[0] != "."))
+    found = []
+    for path in (*folder.glob("step-*"), *folder.glob(f"{_EARLIER}step-*")):
+        name = _NAME.fullmatch(path.name)
+        if name and path.is_dir():
+            found.append((int(name[2]), not name[1], path))
+    return [path for _, _, path in sorted(found)]

@@ -462,11 +462,11 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(
-            f"--config {path} is not valid YAML{line}: {error.problem}; mend the line."
+            f"--config {path} is not valid YAML{line}: {error.problem}; fix the line."
         ) from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"--config {path} is not valid YAML: {reason}; mend the file.") from error
+        raise InputError(f"--config {path} is not valid YAML: {reason}; fix the file.") from error
     except (RecursionError, TypeError) as error:
         raise InputError(
             f"--config {path} is nested too deeply, or has a list as a key: write `name: value` "
@@ -483,11 +483,18 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
             "use the version that wrote it."
         )
     values: dict[str, Any] = {}
+    spelt: dict[str, str] = {}  # how the file has each
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in types:
             meant = did_you_mean(_ELSEWHERE.get(name, name), types)
             raise InputError(f"{path} has an unknown key {key!r}{meant}.")
+        if name in spelt:
+            raise InputError(
+                f"--config {path} has both {spelt[name]!r} and {key!r}, which are one setting: "
+                "drop one of them."
+            )
+        spelt[name] = key
         values[name] = (
             [value] if get_origin(types[name]) is tuple and isinstance(value, str) else value
         )

@@ -15,7 +15,7 @@ import yaml
 
 from focus.data.machine import default_workers
 from focus.errors import InputError, did_you_mean
-from focus.flags import check_utf8, declare, flag
+from focus.flags import LARGEST, check_utf8, declare, flag
 from focus.losses import LOSSES, CamClass, Level, LossConfig
 from focus.recipes import (
     PAPER_IMAGE_SIZES,
@@ -65,7 +65,12 @@ class TrainConfig(SharedConfig):
     initial_checkpoint: str | None = declare(
         None, "model", "start from the weights in this file", "FILE"
     )
-    loss: str = declare("blend", "loss", ", ".join(LOSSES), "NAME")
+    loss: str = declare(
+        "blend",
+        "loss",
+        f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to",
+        "NAME",
+    )
     cam_class: CamClass | None = declare(
         None, "loss", "class whose activation map the loss looks at (default: loss)"
     )
@@ -94,7 +99,7 @@ class TrainConfig(SharedConfig):
         None, "loss", "of the cross-entropy, in [0, 1) (default: loss)"
     )
     class_weight: ClassWeight = declare(
-        "none", "loss", "weigh the classes' cross-entropy alike, or by the inverse of their number"
+        "none", "loss", "balanced: weight each class's cross-entropy by its inverse frequency"
     )
     focus_schedule: str | None = declare(
         None,
@@ -143,7 +148,7 @@ class TrainConfig(SharedConfig):
         "(default: off)",
     )
     sampling: Sampling = declare(
-        "shuffled", "training", "each image once an epoch, or as many reals as fakes drawn"
+        "shuffled", "training", "each image once per epoch, or equal numbers of real and fake ones"
     )
     augment: str | None = declare(
         None,
@@ -153,7 +158,7 @@ class TrainConfig(SharedConfig):
         "NAMES",
     )
     eval_metric: EvalMetric = declare(
-        "auc", "training", "what the best model is the best in, on validation"
+        "auc", "training", "validation metric that selects the best model"
     )
     patience: int | None = declare(
         None, "training", "epochs without a better model after which to stop (default: never)"
@@ -161,7 +166,7 @@ class TrainConfig(SharedConfig):
     max_nonfinite: int = declare(
         10, "training", "steps in a row with a loss that is not finite after which to stop"
     )
-    seed: int = declare(0, "training", "of the weights, the order and the changes of the images")
+    seed: int = declare(0, "training", "of initial weights, order of the images and augmentation")
     gradient_accumulation_steps: int = declare(
         1, "training", "batches whose gradients make one step of the optimiser"
     )
@@ -181,7 +186,9 @@ class TrainConfig(SharedConfig):
     )
     resume: bool = declare(False, "output", "go on from the last checkpoint of the run folder")
     checkpoint_steps: int | None = declare(
-        None, "output", "steps between checkpoints (default: one after each epoch)"
+        None,
+        "output",
+        "also save a checkpoint after so many steps (default: after each epoch only)",
     )
     checkpoints_kept: int = declare(2, "output", "how many checkpoints stay")
     report_to: tuple[str, ...] = declare(
@@ -475,7 +482,12 @@ def _check_schedules(config: TrainConfig, loss: LossConfig) -> None:
     ):
         points = getattr(config, name)
         if points is not None:
-            parse_points(flag(name), points)
+            largest = weight * max(factor for _, factor in parse_points(flag(name), points))
+            if largest > (most := LARGEST["focus_weight"]):
+                raise InputError(
+                    f"{flag(name)} {points} makes the weight {largest:g}: give factors that leave "
+                    f"it at {most:g} or below."
+                )
             if weight == 0:
                 raise InputError(
                     f"{flag(name)} {points} has no effect while that term of the loss weighs 0: "

@@ -1,9 +1,11 @@
 """What ``evaluate.py`` does: a trained detector on images, to scores, results and a report."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from focus import faithfulness, report, robustness
 from focus.cli import load_config
@@ -22,8 +24,9 @@ from focus.models import Detector
 from focus.overlays import contact_sheet
 from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
-from focus.runs import SUMMARY, is_run, known_to, record_of
+from focus.runs import LOCK, SUMMARY, is_run, known_to, record_of
 from focus.runtime import check_writable, ended_together, main_first, start, together
+from focus.writing import lock
 
 # What an evaluation leaves, or removes since it was of other scores.
 _FILES = (
@@ -39,7 +42,7 @@ def _how_to_go_on() -> Iterator[None]:
         yield
     except UnreadableError as error:
         raise UnreadableError(
-            f"{sentence(error).removesuffix('.')}, or evaluate anew, which leaves it out where "
+            f"{sentence(error).removesuffix('.')}, or evaluate again, which leaves it out where "
             "--max-bad allows it."
         ) from error
 
@@ -53,7 +56,8 @@ def evaluate(config: EvaluateConfig) -> None:
     ``--compare`` only a report of several runs.
 
     Raises:
-        InputError: a missing model or data, before anything is scored or written.
+        InputError: a missing model or data, or another process that evaluates into the folder;
+            before anything is scored or written.
     """
     if config.compare:
         if is_main_process():
@@ -62,15 +66,63 @@ def evaluate(config: EvaluateConfig) -> None:
     accelerator = start(config)
     model, output, detector = together(accelerator, lambda: _loaded(config))
     main = accelerator.is_main_process
-    manifest, bad, workers = main_first(
-        accelerator, lambda: _images(config, model, output, progress=main)
-    )
-    if config.robustness:
-        robustness.check_labels(manifest)
+    with ExitStack() as stack:
+
+        def hold(ready: bool) -> None:
+            main_first(
+                accelerator, lambda: stack.enter_context(held(output)) if main and ready else None
+            )
+
+        # At once, before images are read, which may take an hour; but what is wrong with them
+        # leaves no folder that was not there.
+        hold(output.is_dir())
+        manifest, bad, workers = main_first(
+            accelerator, lambda: _images(config, model, output, progress=main)
+        )
+        if config.robustness:
+            robustness.check_labels(manifest)
+        hold(True)
+        workers = workers if config.workers is None else config.workers
+        _evaluate(config, accelerator, model, output, detector, manifest, bad, workers)
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """The folder of an evaluation, made if need be, for this process alone as long as it lasts.
+
+    Else the files of two that run at once would be mixed. This process may hold it twice.
+
+    Raises:
+        InputError: another process evaluates into it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / LOCK).open("w") as file:
+        if not lock(file):
+            raise InputError(
+                f"Another process evaluates into {output}: wait for its end, or give another "
+                "--output."
+            )
+        yield
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    accelerator: Accelerator,
+    model: Path,
+    output: Path,
+    detector: Detector,
+    manifest: Manifest,
+    bad: list[BadFile],
+    workers: int,
+) -> None:
+    """:func:`evaluate`, once the images are known and the folder is held.
+
+    model: its folder. bad: the files that cannot be decoded.
+    """
+    main = accelerator.is_main_process
     if main and (earlier := [name for name in _FILES if (output / name).exists()]):
         print(f"replaced or removed in {output}: {', '.join(earlier)}")
     size = config.batch_size
-    workers = workers if config.workers is None else config.workers
     scores = score_shared(
         accelerator,
         detector.to(accelerator.device),

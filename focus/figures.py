@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.metrics import (
-    BINS,
     SUPPORT,
     Compared,
     Interval,
@@ -37,6 +36,10 @@ Figures = dict[str, Floats]
 of results.json."""
 
 Intervals = dict[str, Interval | None]
+
+Shares = tuple[Integers, Floats, Floats]
+"""A figure that is a weighted share of images: their rows, 1 or 0 of each, and their weights, of
+sum 1."""
 
 Units = Mapping[str, int]
 """How many independent images figures are of: "real" ones, the "fake" ones, and under its own name
@@ -68,7 +71,6 @@ OF_FAKES = {
 }
 _COLUMNS = [*OF_BOTH.values(), *OF_FAKES.values()]
 _RATES = ("map_hit", "pointing_hit", "pointing_hit_synthetic")  # of 0 and 1, -1 unknown
-HITS_OF_FAKES = ("map_hit_fake", "pointing_hit", "pointing_hit_synthetic")
 
 
 class Table:
@@ -119,7 +121,7 @@ class Part:
         costs: Floats | None,
         tempered: Floats | None,
     ) -> None:
-        self.rows, self.side, self.values, self._tempered = rows, side, values, tempered
+        self.rows, self.side, self.values, self.tempered = rows, side, values, tempered
         known = ~np.isnan(values)
         self._wholly = known.all(axis=1)
         self._partly = np.flatnonzero(known.any(axis=1) & ~self._wholly)
@@ -137,7 +139,7 @@ class Part:
         return self.rows[there], values[there]
 
     def weigh(self, weights: Floats) -> None:
-        """Sum up anew with ``weights`` [R, N]."""
+        """Sum up again with ``weights`` [R, N]."""
         self.mass: Mass = self.side.at(weights)
         self.sums = dict(zip(_COLUMNS, self._filled @ weights.T, strict=True))
         # Weights are whole numbers, whose sums are exact in any order.
@@ -148,8 +150,9 @@ class Part:
         self.peaks = np.zeros((len(weights), 0))
         if len(self.rows):
             self.peaks = np.add.reduceat(weights[:, self._by_cell], self._starts, axis=1)
-        tempered = self._tempered
-        self.tempered_moment = None if tempered is None else self.mass.moment_of(tempered)
+        self.tempered_moment = None
+        if self.tempered is not None:
+            self.tempered_moment = self.mass.moment_of(self.tempered)
         self.cost = None if self._costs is None else _ratio(weights @ self._costs, self.mass.total)
 
 
@@ -206,6 +209,20 @@ class Group:
         rates = [f"{name}{side}" for name in _RATES for side in ("", "_real", "_fake")]
         return {name: known for name, known in self.means().items() if name in rates}
 
+    def shares(self) -> dict[str, Shares]:
+        """Of the accuracies, and of the hit rates: where images are independent, of 0s and 1s."""
+        rows = np.append(self.real.rows, self.fake.rows)
+        counts = np.array([len(self.real.rows), len(self.fake.rows)])
+        label = np.repeat([REAL, SYNTHETIC], counts)
+        right = np.asarray((self._table.scores.score[rows] > 0.5) == (label == SYNTHETIC), float)
+        found = {
+            "accuracy": (rows, right, np.full(len(rows), 1 / max(1, len(rows)))),
+            "balanced_accuracy": (rows, right, np.repeat(1 / (2 * np.maximum(1, counts)), counts)),
+        }
+        for name, (known, hits) in self.hits().items():
+            found[name] = known, hits, np.full(len(known), 1 / max(1, len(known)))
+        return found
+
     def errors(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
         """Real images above ``threshold``, of how many; fakes that are not, of how many."""
         real, fake = self.real.side.scores, self.fake.side.scores
@@ -244,16 +261,31 @@ class Group:
             found[f"operating_points/{point}/apcer"] = rate_interval(*misses)
         return found
 
-    def ece_if_calibrated(self) -> float:
-        """About what the calibration error is of so many images whose scores are calibrated.
+    def ece_if_calibrated(self) -> dict[str, float]:
+        """About what each calibration error is of so many images that are calibrated by it.
 
-        The mean distance from 0 of a bin's sum of independent ``label - score``, normal.
+        The mean distance from 0 of a bin's sum of independent ``label - p``, normal, p being the
+        probability that the error is of. Where the classes weigh alike, the images of a class of n
+        weigh 1 / n, and a share p of the weight at p is fakes': 1 / n times ``(1 - p)**2`` of it,
+        and of the rest ``p**2`` times that of the real images, make the variance.
         """
-        joined = np.concatenate([self.real.side.scores, self.fake.side.scores])
-        scores = np.sort(np.clip(joined, 0, 1))
-        bins = np.array_split(scores * (1 - scores), BINS)
-        spread = sum(math.sqrt(variances.sum()) for variances in bins)
-        return math.sqrt(2 / math.pi) * spread / max(1, len(scores))
+        rates, found = self._ranking.at(), {}
+        if not rates.both[0]:
+            return {}
+        each = 1 / len(self.real.rows), 1 / len(self.fake.rows)
+        scores = [np.clip(part.side.scores, 0, 1) for part in (self.real, self.fake)]
+        pairs: dict[str, list[Floats]] = {"ece": scores}
+        if self.real.tempered is not None and self.fake.tempered is not None:
+            pairs["ece_tempered"] = [self.real.tempered, self.fake.tempered]
+        for name, sides in pairs.items():
+            for suffix, (of_real, of_fake) in (("", (1.0, 1.0)), ("_balanced", each)):
+                own = [p * (1 - p) * (p * of_real + (1 - p) * of_fake) for p in sides]
+                moments = rates.real.moment_of(own[0]), rates.fake.moment_of(own[1])
+                # In the bins of the error itself, where any values of images are summed up.
+                mass, variances, _ = rates.calibration_bins(balanced=bool(suffix), moments=moments)
+                spread = math.sqrt(2 / math.pi) * np.sqrt(variances).sum()
+                found[name + suffix] = float(spread / mass.sum())
+        return found
 
     def _told_apart(self) -> Figures:
         rates = self._ranking.at(self.real.mass, self.fake.mass)
@@ -322,13 +354,13 @@ def intervals(
     draws: Mapping[str, Floats],
     exact: Intervals,
     units: Units,
-    ece_if_calibrated: float = 0.0,
+    ece_if_calibrated: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
     """95 % interval of each figure that has one: the exact one, else from its ``draws``.
 
     units: for so many the percentiles are widened; a figure of fewer than two has none. A share of
     0 or 1 that no resample moves gets the exact interval of a rate over them: resamples never show
-    that it could have been otherwise. ece_if_calibrated: that of the images.
+    that it could have been otherwise. ece_if_calibrated: :meth:`Group.ece_if_calibrated`.
     """
     made = {}
     for name, value in found.items():
@@ -337,7 +369,7 @@ def intervals(
         interval = exact[name] if name in exact else percentiles(draws[name])
         if interval is not None and name not in exact:
             independent = _units_of(name, units)
-            bias = ece_if_calibrated if name.startswith("ece") else 0.0
+            bias = (ece_if_calibrated or {}).get(name, 0.0)
             interval = _of_draws(name, value, interval, independent, bias)
         if interval is not None:
             made[name] = interval

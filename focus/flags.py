@@ -5,11 +5,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import field
-from typing import Literal, TypeVar
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from focus.errors import InputError
 from focus.writing import is_utf8
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 GROUPS = ("data", "model", "loss", "training", "output", "machine")
 """The groups of flags, in the order in which ``--help`` shows them."""
@@ -58,6 +61,27 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 """Of the fields of that name, in any configuration: which values are allowed, and that in words."""
 
+_WHOLE = 2**31 - 1
+# Not float32's largest, 3e38: AdamW's first step takes up to 20 times the rate, as it divides by
+# 1 - beta1, and its decay is the product of rate and decay. What torch cannot convert is an error
+# in the midst of training.
+_FLOAT = 1e30
+LARGEST: dict[str, int | float] = {
+    "image_size": 2**14,  # a batch of larger ones fits into no memory
+    "overlay_size": 2**14,
+    **dict.fromkeys(("classification_weight", "focus_weight", "saliency_weight"), _FLOAT),
+    **dict.fromkeys(("temperature", "lr", "clip_grad"), _FLOAT),
+    "weight_decay": 1e6,
+    "step_gamma": 1,  # --lr is the highest rate, and a power of more would pass any number
+    **dict.fromkeys(("epochs", "batch_size", "eval_batch_size", "patience", "frames"), _WHOLE),
+    **dict.fromkeys(("max_nonfinite", "checkpoint_steps", "checkpoints_kept"), _WHOLE),
+    **dict.fromkeys(("log_steps", "sheet_epochs", "step_epochs"), _WHOLE),
+    "gradient_accumulation_steps": _WHOLE,
+    # More than a machine has cores for, and fewer than the system refuses to start.
+    **dict.fromkeys(("threads", "workers"), 1024),
+}
+"""Of the fields of that name: the largest value, where the range in :data:`RANGES` has no end."""
+
 
 def flag(name: str) -> str:
     """The flag of a field: ``--image-size`` for ``image_size``."""
@@ -82,8 +106,22 @@ def check_ranges(config: object) -> None:
     """Raise InputError for a number out of its range; None is in it."""
     for name, (allowed, words) in RANGES.items():
         value = getattr(config, name, None)
-        if value is not None and not (math.isfinite(value) and allowed(value)):
+        if value is None:
+            continue
+        # A whole number may be one that no float holds, as isfinite would need.
+        finite = isinstance(value, int) or math.isfinite(value)
+        if not (finite and allowed(value)):
             raise InputError(f"{flag(name)} must be {words}, got {value}.")
+        if name in LARGEST and value > LARGEST[name]:
+            raise InputError(f"{flag(name)} must be at most {LARGEST[name]}, got {value}.")
+
+
+def check_texts(config: "DataclassInstance") -> None:
+    """Raise InputError for a text that is empty, which as a path would be the current folder."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if value == "" or (isinstance(value, tuple) and "" in value):
+            raise InputError(f"{flag(each.name)} got an empty text: give a value, or leave it out.")
 
 
 def check_utf8(what: str, value: str | None) -> None:

@@ -233,10 +233,10 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         """
         folder = Path(save_directory)
         state = self._weights()
-        about = replace(self.config, temperature=self.head.loss.temperature)
         with replace_folder(folder, keep_others=keep_others) as aside:
             # Not save_file, whose error of a full disk is none of the system's.
             (aside / WEIGHTS_FILE).write_bytes(safetensors.torch.save(state))
+            about = replace(self.config, temperature=self.head.loss.temperature)
             about.write(aside / CONFIG_FILE)
             if self.points is not None:
                 self.points.write(aside)

@@ -35,7 +35,8 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 # What may differ between two that are one run: it does not change what is computed, but for the
 # last bits by threads, of which a resumed run takes as many as before unless it is told otherwise.
 _FREE = (
-    *("resume", "debug", "threads", "workers", "max_bad", "compare_ce", "output", "dry_run"),
+    *("resume", "debug", "threads", "workers", "max_bad", "compare_ce", "dry_run"),
+    *("output", "name"),  # a folder that was moved or renamed is the same run
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
     "eval_batch_size",  # but for the last digits of a score: too many at a time have to be mended
 )
@@ -112,6 +113,15 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
     if not config.dry_run:  # which writes nothing
         check_model(folder, saved)
     return saved
+
+
+def check_processes(folder: Path, saved: SavedRun | None, processes: int) -> None:
+    """Raise InputError where a run would go on with another number of processes than it had."""
+    if saved is not None and saved.state.processes != processes:
+        raise InputError(
+            f"The run {folder} was trained by {saved.state.processes} processes, not "
+            f"{processes}: launch as many, or give another --name."
+        )
 
 
 def check_model(folder: Path, saved: SavedRun | None) -> None:
@@ -240,10 +250,10 @@ def check_shared(accelerator: Accelerator, config: ResolvedTrainConfig, state: T
     # Listed, not asked for: NFS may remember that a file was not there.
     while not (there := _lists(folder, CHECKPOINTS)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    check_alike(accelerator, folder, (there, state.step, state.best is None))
+    check_alike(folder, (there, state.step, state.best is None))
 
 
-def check_alike(accelerator: Accelerator, folder: Path, found: Hashable) -> None:
+def check_alike(folder: Path, found: Hashable) -> None:
     """Raise InputError, in every process, where they have not found the same in the run folder."""
     seen = gather_object([found])
     if len(set(seen)) > 1:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from focus.data.layouts import Layout, parse_columns
 from focus.errors import InputError
-from focus.flags import about, check_ranges, check_utf8, declare, flag
+from focus.flags import about, check_ranges, check_texts, check_utf8, declare, flag
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -93,6 +93,7 @@ class SharedConfig:
     debug: bool = declare(False, "machine", "show a traceback with an error")
 
     def __post_init__(self) -> None:
+        check_texts(self)
         check_ranges(self)
         for name in ("test_data", "test_real"):
             for key, path in getattr(self, name).items():

@@ -8,20 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from focus.data.manifest import REAL
 from focus.figures import (
-    HITS_OF_FAKES,
     SIDES,
     Figures,
     Floats,
     Group,
     Intervals,
+    Shares,
     Table,
     intervals,
     mean_of_rates,
     nested,
     thresholds,
 )
-from focus.metrics import LEVEL, Compared, Resampler, mean_interval, mean_interval_of, rate_interval
+from focus.metrics import (
+    LEVEL,
+    Compared,
+    Interval,
+    Resampler,
+    mean_interval,
+    mean_interval_of,
+    rate_interval,
+    sum_interval,
+)
 from focus.operating_points import POINTS
 
 UNNAMED = "(unnamed)"
@@ -74,11 +84,11 @@ class TestSet:
             for group, own in zip(groups, compared, strict=True)
         ]
         exact += [
-            self._exact_means(compared, resampler),
+            self._exact_means(compared, exact, resampler),
             {} if resampler.grouped else self._exact_errors(),
         ]
         biases = [group.ece_if_calibrated() for group in groups]
-        biases += [max(biases[:-1], default=0.0), 0.0]
+        biases += [_largest(biases[:-1]), {}]
         made = []
         for found, draws, sure, count, bias in zip(
             self._found, self._draws, exact, units, biases, strict=True
@@ -132,20 +142,52 @@ class TestSet:
             }
         return [*of_generators, _without_points(pooled), _without_points(mean), points]
 
-    def _exact_means(self, compared: list[Compared], resampler: Resampler) -> Intervals:
-        """Of the mean AUC, and of the means of hit rates of fakes, which no generators share."""
+    def _exact_means(
+        self, compared: list[Compared], exact: list[Intervals], resampler: Resampler
+    ) -> Intervals:
+        """Of the mean AUC, and of the means of shares of independent images.
+
+        exact: of the groups; that of the only generator which has a figure is that of the mean.
+        """
         defining = [compared[place] for place in self._defining.get("auc", [])]
         found: Intervals = {"auc": mean_interval_of(defining)}
         if resampler.grouped:
             return found
-        counts = [
-            {name: (int(hits.sum()), len(hits)) for name, (_, hits) in group.hits().items()}
-            for group in self._groups
-        ]
-        return found | {
-            name: mean_of_rates([own[name] for own in counts if own[name][1]])
-            for name in HITS_OF_FAKES
-        }
+        shares = [group.shares() for group in self._groups]
+        for name in {name for own in shares for name in own} & self._defining.keys():
+            places = self._defining[name]
+            found[name] = (
+                exact[places[0]][name]
+                if len(places) == 1
+                else self._interval_of_mean([shares[place][name] for place in places])
+            )
+        return found
+
+    def _interval_of_mean(self, shares: list[Shares]) -> Interval:
+        """Of the mean of ``shares``, by the rates that it is a weighted sum of.
+
+        A generator's fakes are its own, as in ``apcer_mean``. A real image counts once, with the
+        sum of its weights; those that weigh alike are counted together, as in ``bpcer``: so many of
+        them scatter no more than those of one rate (Hoeffding, 1956).
+        """
+        rates, reals = [], []
+        for rows, ones, weights in shares:
+            real = self._table.scores.label[rows] == REAL
+            reals.append((self._table.images[rows[real]], ones[real], weights[real]))
+            rates.append((weights[~real].sum(), ones[~real].sum(), (~real).sum()))
+        images, ones, weights = (np.concatenate(parts) for parts in zip(*reals, strict=True))
+        _, first, image = np.unique(images, return_index=True, return_inverse=True)
+        weight = np.bincount(image, weights, len(first))
+        _, alike, sizes = np.unique(weight, return_inverse=True, return_counts=True)
+        sums = (np.bincount(alike, values, len(sizes)) for values in (weight, ones[first]))
+        rates += list(zip(*sums, sizes, strict=True))
+        return sum_interval(
+            [
+                (float(total) / len(shares), float(count / size), interval)
+                for total, count, size in rates
+                if (interval := rate_interval(round(count), int(size)))
+            ]
+        )
 
     def _exact_errors(self) -> Intervals:
         """At the operating points, over independent images."""
@@ -218,6 +260,12 @@ def _fewest(units: list[dict[str, int]]) -> dict[str, int]:
         name: min((n for each in units if (n := each[name]) or name in SIDES), default=0)
         for name in units[0]
     }
+
+
+def _largest(found: list[dict[str, float]]) -> dict[str, float]:
+    """Of each name."""
+    names = {name for each in found for name in each}
+    return {name: max(each.get(name, 0.0) for each in found) for name in names}
 
 
 def _without_points(figures: Figures) -> Figures:

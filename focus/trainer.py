@@ -2,7 +2,7 @@
 
 What a step computes depends on the seed, its number and the process alone: the images of its
 batches (:mod:`focus.data.batches`), their augmentation, and the network's random numbers, which are
-seeded anew for each step. So a run that is resumed at any step goes on with the same bits.
+seeded for each step. So a run that is resumed at any step goes on with the same bits.
 """
 
 import math
@@ -280,11 +280,6 @@ class Trainer:
         checkpoints = self.folder / CHECKPOINTS
         run = self.saved
         if run is not None:
-            if self.state.processes != accelerator.num_processes:
-                raise InputError(
-                    f"The run {self.folder} was trained by {self.state.processes} processes, not "
-                    f"{accelerator.num_processes}: launch as many, or give another --name."
-                )
             load_checkpoint(run.path, run.values, **self._parts())
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(run.values["scaler"])
@@ -301,7 +296,7 @@ class Trainer:
                     f"of epoch {self.state.best_epoch}: the best from here on takes its place"
                 )
         elif config.resume:
-            accelerator.print(f"no checkpoint in {checkpoints}: starting anew")
+            accelerator.print(f"no checkpoint in {checkpoints}: starting from scratch")
         self.buffers.keep()
         if accelerator.is_main_process:
             open_folder(config, self.record)

@@ -29,6 +29,7 @@ from focus.runs import (
     SavedRun,
     check_alike,
     check_folder,
+    check_processes,
     folder_of,
     held,
     known_before,
@@ -61,7 +62,8 @@ def train(config: TrainConfig) -> None:
     main = accelerator.is_main_process
     saved, recorded = together(accelerator, lambda: _before(runs))
     for each, before in zip(runs, saved, strict=True):
-        check_alike(accelerator, folder_of(each), before and before.state.step)
+        check_alike(folder_of(each), before and before.state.step)
+        check_processes(folder_of(each), before, accelerator.num_processes)
     # What takes seconds first, then weights, which may have to be fetched, then every image.
     listed = main_first(
         accelerator,

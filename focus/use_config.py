@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from focus.errors import InputError
-from focus.flags import check_ranges, declare
+from focus.flags import check_ranges, check_texts, declare
 
 Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 """The names of :data:`focus.operating_points.POINTS`, which takes long to import."""
@@ -22,6 +22,7 @@ class _UseConfig:
     debug: bool = declare(False, "machine", "show a traceback with an error")
 
     def __post_init__(self) -> None:
+        check_texts(self)
         check_ranges(self)
         if self.model_dir is None:
             raise InputError("There is no model: give --model-dir with the folder of one.")
@@ -34,7 +35,7 @@ class ExplainConfig(_UseConfig):
     paths: tuple[str, ...] = declare(
         (),
         "data",
-        "image, video or folder of them; also without --paths",
+        "image, video or folder of them; --paths itself may be left out",
         "PATH",
         words="positional",
     )

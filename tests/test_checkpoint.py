@@ -145,6 +145,38 @@ def test_only_the_last_stay(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000013"]
 
 
+def test_what_is_beside_and_has_another_name_is_no_checkpoint(tmp_path: Path) -> None:
+    """A user's copies and archives are not taken, not counted and not deleted."""
+    run = sgd()
+    run.save(tmp_path, 1)
+    run.save(tmp_path, 2)
+    copies = ["step-00000002-keep", "step-2", "step-0000000002", "old-step-00000001"]
+    copies += [".step-00000002-keep.writing", ".earlier-step-00000002-keep"]
+    for name in copies:
+        shutil.copytree(tmp_path / "step-00000001", tmp_path / name)
+    files = ["step-00000001.tar.gz", "step-00000009"]
+    for name in files:
+        (tmp_path / name).write_bytes(b"of the user")
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0].name == "step-00000002"
+    run.save(tmp_path, 3)
+    kept = ["step-00000002", "step-00000003"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, *copies, *files])
+    for name in copies:
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == FILES
+
+
+def test_a_step_of_nine_digits_is_after_those_of_eight(tmp_path: Path) -> None:
+    run = sgd()
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        run.save(tmp_path, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-100000000", "step-99999999"]
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1]["step"] == 100_000_000
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_later_ones_that_were_damaged_do_not_crowd_it_out(tmp_path: Path, keep: int) -> None:
     run = sgd()
@@ -216,7 +248,7 @@ def test_what_was_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     values = run.load(tmp_path)
     assert values is not None
     assert values["step"] == 2
-    # The next time this step is reached, it is written anew.
+    # The next time this step is reached, it is written again.
     run.save(tmp_path, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     assert sorted(path.name for path in (tmp_path / "step-00000003").iterdir()) == FILES

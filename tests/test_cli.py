@@ -240,6 +240,15 @@ _BOMB = "- &a0 [x]\n" + "".join(
         ("focus_level: minimise", "did you mean minimize"),
         ("epochs: 0", "--epochs must be at least 1"),
         ("lr: 1\nlr: 2", "not valid YAML in line 2: 'lr' stands there twice; fix the line"),
+        (
+            "batch-size: 4\nlr: 1\nbatch_size: 26",
+            "--config .*config.yaml has both 'batch-size' and 'batch_size', which are one setting: "
+            "drop one of them.$",
+        ),
+        ('output: ""', "--output got an empty text: give a value, or leave it out.$"),
+        ("data: ''", "--data got an empty text"),
+        ('data: [a, ""]', "--data got an empty text"),
+        ('initial_checkpoint: ""', "--initial-checkpoint got an empty text"),
         ("lr: [1", "not valid YAML in line .*; fix the line"),
         ("lr: \0", "not valid YAML: .*; fix the file"),
         ("version: 2\nlr: 1", "version 2, this program reads version 1: use the version that"),

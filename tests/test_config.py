@@ -1,11 +1,13 @@
 """The configuration: what recipes, losses and flags make of it, what is refused, and its YAML."""
 
 import itertools
+import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from focus.cli import load_config, parse
 from focus.config import (
@@ -16,8 +18,9 @@ from focus.config import (
     write_config,
 )
 from focus.errors import InputError, did_you_mean
-from focus.flags import RANGES
+from focus.flags import LARGEST, RANGES, flag
 from focus.losses import LOSSES, LossConfig
+from focus.optimization import make_optimizer, make_scheduler
 from focus.recipes import RECIPES
 from focus.use_config import ExplainConfig, ExportConfig
 
@@ -278,6 +281,11 @@ def test_resolving_twice_changes_nothing() -> None:
             "--saliency-schedule 0:1 has no effect while that term of the loss weighs 0",
         ),
         ({"focus_schedule": "0"}, "--focus-schedule got '0': give EPOCH:FACTOR pairs"),
+        (
+            {"loss": "focus", "focus_weight": 2, "focus_schedule": "0:0,5:1e30"},
+            r"--focus-schedule 0:0,5:1e30 makes the weight 2e\+30: give factors that leave it at "
+            r"1e\+30 or below",
+        ),
         ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
         ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
     ],
@@ -338,7 +346,86 @@ def test_classes_that_count_twice_or_for_nothing_are_refused(
 def test_each_range_is_that_of_a_field() -> None:
     configs = (TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
     names = {field.name for config in configs for field in fields(config)}
-    assert set(RANGES) - names == set()
+    assert set(RANGES) - names == set(LARGEST) - names == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lr": 1e300}, "--lr must be at most 1e+30, got 1e+300"),
+        ({"weight_decay": 1e300}, "--weight-decay must be at most 1000000.0, got 1e+300"),
+        ({"clip_grad": 1e39}, "--clip-grad must be at most 1e+30, got 1e+39"),
+        ({"temperature": 1e39}, "--temperature must be at most 1e+30, got 1e+39"),
+        ({"focus_weight": 1e39}, "--focus-weight must be at most 1e+30, got 1e+39"),
+        ({"step_gamma": 1.5}, "--step-gamma must be at most 1, got 1.5"),
+        ({"threads": 100_000}, "--threads must be at most 1024, got 100000"),
+        ({"workers": 100_000}, "--workers must be at most 1024, got 100000"),
+        ({"image_size": 10**6}, "--image-size must be at most 16384, got 1000000"),
+        (
+            {"eval_batch_size": 2**31},
+            "--eval-batch-size must be at most 2147483647, got 2147483648",
+        ),
+        ({"batch_size": 10**400}, "--batch-size must be at most 2147483647, got 1000"),
+        ({"seed": 10**400}, "--seed must be at least 0 and below 2**32, got 1000"),
+    ],
+)
+def test_numbers_that_are_too_large_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        TrainConfig(**given)
+    with pytest.raises(InputError, match="--batch-size must be at most 2147483647"):
+        EvaluateConfig(run="a", batch_size=99999999999999999999)
+
+
+def test_every_number_has_a_largest_one() -> None:
+    """But those whose range ends by itself; numpy and torch take no larger whole number."""
+    ends = {name for name, (allowed, _) in RANGES.items() if not allowed(2.0**33)}
+    assert set(RANGES) - ends == set(LARGEST)
+    for name in ("epochs", "batch_size", "gradient_accumulation_steps", "frames"):
+        assert LARGEST[name] < 2**31
+
+
+def test_the_largest_learning_rate_and_decay_are_numbers_that_torch_takes() -> None:
+    """Of AdamW's first step, which divides by 1 - beta1, and whose decay multiplies the two."""
+    for optimizer, schedule in itertools.product(("adamw", "sgd"), ("one-cycle", "step")):
+        config = resolve(
+            TrainConfig(
+                recipe="demo",
+                optimizer=optimizer,
+                schedule=schedule,
+                warmup=0.0,
+                epochs=int(LARGEST["epochs"]),
+                step_gamma=LARGEST["step_gamma"] if schedule == "step" else None,
+                lr=LARGEST["lr"],
+                weight_decay=LARGEST["weight_decay"],
+            )
+        )
+        model = torch.nn.Linear(2, 1)
+        made = make_optimizer(config, model)
+        schedule_of = make_scheduler(config, made, 10)
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            made.step()
+            schedule_of.step()
+
+
+def test_an_empty_text_is_no_value() -> None:
+    for name in ("output", "initial_checkpoint", "heatmaps", "data_root", "model", "columns"):
+        with pytest.raises(InputError, match=f"{flag(name)} got an empty text: give a value, or"):
+            TrainConfig(**{name: ""})
+    for name in ("data", "report_to"):
+        with pytest.raises(InputError, match=f"{flag(name)} got an empty text"):
+            TrainConfig(**{name: ("a", "")})
+    for name in ("run", "model_dir", "output"):
+        with pytest.raises(InputError, match=f"{flag(name)} got an empty text"):
+            EvaluateConfig(**{"run": "a"} | {name: ""})
+    with pytest.raises(InputError, match="--compare got an empty text"):
+        EvaluateConfig(compare=("a", ""))
+    with pytest.raises(InputError, match="--paths got an empty text"):
+        ExplainConfig(model_dir="a", paths=("",))
+    with pytest.raises(InputError, match="--model-dir got an empty text"):
+        ExplainConfig(model_dir="", paths=("a",))
+    with pytest.raises(InputError, match="--onnx got an empty text"):
+        ExportConfig(model_dir="a", onnx="")
 
 
 def test_evaluation_takes_one_model() -> None:

@@ -228,7 +228,7 @@ def test_a_failed_save_leaves_the_earlier_detector(
     small.save_pretrained(tmp_path / "model")
     broken = deepcopy(small)
     monkeypatch.setattr(broken, "config", None)
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         broken.save_pretrained(tmp_path / "model")
     x = images(2, 32)
     back = Detector.from_pretrained(tmp_path / "model")

@@ -313,7 +313,7 @@ def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr == (
         f"program.py: error: Cannot decode '{tmp_path}/bad.png' (cannot identify image file): "
-        "mend or remove the file.\n"
+        "fix or remove the file.\n"
     )
 
 

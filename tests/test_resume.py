@@ -115,7 +115,7 @@ def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
         process = launch([*words, "--output", killed, *(["--resume"] if number else [])], log)
         if moment == "early":
             started = (
-                (lambda log=log: "starting anew" in said_in(log))
+                (lambda log=log: "starting from scratch" in said_in(log))
                 if number
                 else (lambda: (killed / "run" / "manifest.csv").exists())
             )
@@ -463,7 +463,7 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
 
 
 def test_a_run_that_one_machine_alone_has_is_not_resumed(faces: Path, tmp_path: Path) -> None:
-    """Which is said before anything that the second misses: it would measure the maps anew."""
+    """Which is said before anything that the second misses: it would measure the maps again."""
     rows, splits = ["path,label,split,heatmap"], ("train", "train", "validation", "test")
     for number, path in enumerate(sorted(faces.rglob("*.png"))):
         rows.append(f"{path},{'fake' in str(path):d},{splits[number % 4]},{path}")

@@ -49,6 +49,7 @@ def test_a_folder_in_which_another_process_has_trained_since_it_was_looked_at(
     [
         ({}, None),
         ({"workers": 7, "threads": 3, "log_steps": 9, "resume": True}, None),
+        ({"name": "renamed", "output": "moved"}, None),
         ({"lr": 0.5}, ("lr", 0.002, 0.5)),
         ({"data": ("a.csv",)}, ("data", ("a.csv", "b.csv"), ("a.csv",))),
         ({"patience": 2}, ("patience", None, 2)),

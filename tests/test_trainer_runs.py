@@ -1,12 +1,14 @@
 """Whole runs of the trainer, in this process: what they keep, give up at, and go on from."""
 
 import csv
+import json
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from focus import training
+from focus.cli import load_config
+from focus.config import TrainConfig
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.models import Detector
@@ -402,11 +407,31 @@ def test_the_best_model_is_there_again_after_a_crash_while_it_was_written(
     assert_same(contents(again), expected)
 
 
-def test_other_processes_than_those_of_the_run(faces: Manifest, tmp_path: Path) -> None:
+def test_a_run_whose_folder_was_renamed_goes_on_under_its_new_name(
+    faces: Manifest, tmp_path: Path
+) -> None:
     given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
-    run = trainer(faces, tmp_path, **given)
+    whole = trainer(faces, tmp_path, **given)
+    whole.fit()
+    shutil.copytree(whole.folder, tmp_path / "renamed")
+    *_, last = sorted((tmp_path / "renamed" / "checkpoints").glob("step-*"))
+    shutil.rmtree(last)
+    again = trainer(faces, tmp_path, resume=True, **given | {"name": "renamed"})
+    assert again.state.epoch == 1
+    again.fit()
+    assert_same(contents(again), contents(whole))
+    assert load_config(TrainConfig, tmp_path / "renamed" / "config.yaml").name == "renamed"
+    assert json.loads((last / "state.json").read_text())["config"]["name"] == "renamed"
+
+
+def test_other_processes_than_those_of_the_run(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_cpu: None
+) -> None:
+    """Refused before the images are read, which may take an hour."""
+    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=2, threads=1)
     run.state.processes = 2
     run._open_folder()
     run._save()
-    with pytest.raises(InputError, match="trained by 2 processes, not 1"):
-        trainer(faces, tmp_path, resume=True, **given).fit()
+    monkeypatch.setattr(training, "listed_images", lambda *_, **__: pytest.fail("they are read"))
+    with pytest.raises(InputError, match="trained by 2 processes, not 1: launch as many, or give"):
+        training.train(replace(run.config, resume=True))

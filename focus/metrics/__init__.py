@@ -37,6 +37,7 @@ from focus.metrics.intervals import (
     mean_interval_of,
     percentiles,
     rate_interval,
+    sum_interval,
     units,
     widened,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "rate_interval",
     "stretched",
     "sum_entropy",
+    "sum_interval",
     "tpr_at_fpr",
     "units",
     "widened",

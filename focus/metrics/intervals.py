@@ -379,12 +379,18 @@ def mean_interval(parts: Sequence[tuple[float, Interval]]) -> Interval | None:
     By the squares of the distances to their ends (Zou and Donner, 2008): where a figure is 0 or 1,
     its interval still tells how far it may be from there. None without parts.
     """
-    if not parts:
-        return None
-    mean = sum(value for value, _ in parts) / len(parts)
-    below = math.sqrt(sum((value - low) ** 2 for value, (low, _) in parts)) / len(parts)
-    above = math.sqrt(sum((high - value) ** 2 for value, (_, high) in parts)) / len(parts)
-    return mean - below, mean + above
+    return sum_interval([(1 / len(parts), *part) for part in parts]) if parts else None
+
+
+def sum_interval(parts: Sequence[tuple[float, float, Interval]]) -> Interval:
+    """Of a sum of independent figures: the weight (above 0), value and interval of each.
+
+    As :func:`mean_interval`, whose weights are equal.
+    """
+    total = sum(weight * value for weight, value, _ in parts)
+    below = math.hypot(*(weight * (value - low) for weight, value, (low, _) in parts))
+    above = math.hypot(*(weight * (high - value) for weight, value, (_, high) in parts))
+    return total - below, total + above
 
 
 def percentiles(draws: Array) -> Interval | None:
