@@ -74,8 +74,8 @@ def evaluate(config: EvaluateConfig) -> None:
             )
 
         # At once, before images are read, which may take an hour; but what is wrong with them
-        # leaves no folder that was not there.
-        hold(output.is_dir())
+        # leaves nothing where no evaluation was.
+        hold((output / LOCK).exists())
         manifest, bad, workers = main_first(
             accelerator, lambda: _images(config, model, output, progress=main)
         )

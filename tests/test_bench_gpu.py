@@ -440,7 +440,7 @@ def test_what_cannot_run_ends_nothing(tmp_path: Path, provider: str, kind: str) 
 def test_share_of_the_copy(tmp_path: Path) -> None:
     case = Case((2, 16, 9), "bf16", "nchw")
     run = a_run(tmp_path, copies={"large": {"bytes_per_second": 1e6}})
-    for operation in operations(case, inputs_of(case, "cpu"))[:3]:
+    for operation in operations(inputs_of(case, "cpu"))[:3]:
         (row,) = gpu.time_operation(operation, case, run)
         # 576 bytes: once in forward, F and dF in backward, F twice and dF in a step.
         floor_us = {"forward": 576, "backward": 1152, "step": 1728}[row["phase"]]

@@ -74,14 +74,14 @@ def test_the_documents_say_what_the_file_says(document: str) -> None:
         for peak in ("any cell", "middle cells", "fixed cell")
     )
     if document == "README.md":
-        (said,) = re.findall(r"hit in (\S+) of the closed and (\S+) of the open set, a cell", text)
+        (said,) = re.findall(r"hits (\S+) of the closed and (\S+) of the open set, a unif", text)
         assert list(said) == fixed
-        assert f"a cell drawn evenly in {even[0]} of each" in text
+        assert f"a uniformly random cell {even[0]} of each" in text
         assert even[0] == even[1]
         assert f"of which one fixed cell hits {fixed[0]}." in text
         assert f"no loss reaches the {fixed[1]} of the fixed cell" in text
         return
-    assert f"drawn evenly hits {even[0]} (closed) and {even[1]} (open)" in text
+    assert f"a uniformly random cell hits {even[0]} (closed) and {even[1]} (open)" in text
     assert f"four middle cells {middle[0]} and {middle[1]}" in text
     assert f"training artefacts, {fixed[0]} and {fixed[1]};" in text
     assert f"the fixed cell hits {of('map_hit', 'validation', 'fixed cell')}" in text

@@ -200,8 +200,10 @@ def test_the_sentences_of_the_readme() -> None:
     moved = max(abs(number(r, "matched_difference") - number(r, "difference")) for r in against_ce)
     primary = next(row for row in COMPARISONS if row["primary"] == "1")
     half = (number(primary, "matched_high") - number(primary, "matched_low")) / 2
-    assert f"it differs from the plain one by {up(moved)} at most" in text
-    assert f"intervals of ± {two(half)}:" in text
+    assert f"at most {up(moved)} from the raw difference" in text
+    student = " to ".join(report.signed(number(primary, f"matched_t_{e}")) for e in ("low", "high"))
+    assert f"Student's interval over the three seeds is {student})" in text
+    assert f"intervals of about ± {two(half)}," in text
     # No difference is shown.
     assert all(number(r, "matched_low") < 0 < number(r, "matched_high") for r in COMPARISONS)
     assert {row["p_holm"] for row in COMPARISONS} == {"", "1"}
@@ -226,14 +228,19 @@ def test_the_sentences_of_the_readme() -> None:
     spread = max(float(dose.std(ddof=1)) for dose in doses)
     without, contrast = (two(mean("pointing_open", arm)) for arm in ("ce", "focus-contrast"))
     assert (
-        f"({two(min(narrow))} to {two(max(narrow))}, SD up to {two(spread)}, against {without} "
-        f"with cross-entropy), though not with a weight of 1 "
-        f"({two(float(of_dose('pointing_open', 1).mean()))}) or on the contrast CAM ({contrast})."
+        f"({two(min(narrow))} to {two(max(narrow))}, SD up to {two(spread)}; cross-entropy "
+        f"{without}), a weight of 1 ({two(float(of_dose('pointing_open', 1).mean()))}) and the "
+        f"contrast CAM ({contrast}) do not."
     ) in text
 
     shorter = {n: float(all_runs(n)[:, 0].mean()) for n in ("closed", "closed_balanced", "open")}
     balanced, unknown_too = (two(shorter["closed"] - shorter[n]) for n in list(shorter)[1:])
-    assert f"closed-balanced AUC lie {balanced} apart, closed and open {unknown_too}:" in text
+    longest = {n: float(all_runs(n)[:, 1].mean()) for n in shorter}
+    balanced_40, open_40 = (two(longest["closed"] - longest[n]) for n in list(shorter)[1:])
+    assert (
+        f"closed-balanced AUC lie {balanced} apart, closed and open {unknown_too} (after 40: "
+        f"{balanced_40} and {open_40}):"
+    ) in text
     longer = {n: all_runs(n).mean(2)[:, 1] - all_runs(n).mean(2)[:, 0] for n in ("closed", "open")}
     assert (sum(longer["closed"] > 0), sum(longer["open"] < 0)) == (11, 10)
     assert "raise the closed-set AUC of each loss, and lower the open one of ten of the" in text
