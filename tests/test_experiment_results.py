@@ -229,7 +229,7 @@ def test_the_sentences_of_the_readme() -> None:
     without, contrast = (two(mean("pointing_open", arm)) for arm in ("ce", "focus-contrast"))
     assert (
         f"({two(min(narrow))} to {two(max(narrow))}, SD up to {two(spread)}; cross-entropy "
-        f"{without}), a weight of 1 ({two(float(of_dose('pointing_open', 1).mean()))}) and the "
+        f"{without}); a weight of 1 ({two(float(of_dose('pointing_open', 1).mean()))}) and the "
         f"contrast CAM ({contrast}) do not."
     ) in text
 
