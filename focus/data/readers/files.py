@@ -323,7 +323,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
 
     # By its base name alone a map is an image's of what was read before: of ``--data``.
     before = (_uses.get() or {}).get(folder, [])
-    taken = {file: image for use in before for file, image in use.images.items()}
+    image_of = {file: image for use in before for file, image in use.images.items()}
 
     def map_of(sample: Sample) -> str | None:
         path = Path(sample.path)
@@ -331,7 +331,11 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
         if mirrored is not None:
             return mirrored
         flat = maps.get(path.stem)
-        if flat is None or taken.get(flat, sample.path) != sample.path:
+        if flat is None:
+            return None
+        if {image_of.get(file, sample.path) for file in _map_files([flat], folder)} != {
+            sample.path
+        }:
             return None
         if by_name[path.stem] == 1:
             return flat
@@ -346,8 +350,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
     use = Use(
         manifest.source,
         _map_files(maps.values(), folder),
-        set(_map_files((sample.map_path for sample in found), folder)),
-        {str(s.map_path): s.path for s in found if s.map_path},
+        {file: sample.path for sample in found for file in _map_files([sample.map_path], folder)},
         required,
     )
     if (shared_by := _uses.get()) is None:
@@ -365,14 +368,13 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, *, required: bool) -
 
 
 class Use(NamedTuple):
-    """The maps that were there for the images of one source, and those that they have.
+    """The maps that were there for the images of one source, and the image of each they have.
 
-    images: whose each map is. required: some map must be an image's.
+    required: some map must be an image's.
     """
 
     source: str
     files: list[str]
-    used: set[str]
     images: dict[str, str]
     required: bool
 
@@ -409,7 +411,7 @@ def _map_files(references: Iterable[str | None], folder: Path) -> list[str]:
 def odd_maps(uses: Sequence[Use]) -> list[str]:
     """The maps of one folder that belong to no image; none if they all do not: of other data."""
     files = dict.fromkeys(file for use in uses for file in use.files)
-    used = {file for use in uses for file in use.used}
+    used = {file for use in uses for file in use.images}
     without = [file for file in files if file not in used]
     return without if len(without) < len(files) else []
 
