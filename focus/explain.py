@@ -223,9 +223,7 @@ def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
 
 def _new_folder(config: ExplainConfig) -> Path:
     folder = Path(config.output)
-    for path in config.paths:
-        if Path(path).is_dir():
-            refuse_inside(folder, path)
+    refuse_inside(folder, config.paths)
     check_writable(folder)
     check_empty(folder)
     return folder

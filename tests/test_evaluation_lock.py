@@ -59,10 +59,10 @@ def test_another_that_begins_while_the_images_are_read_is_noticed(
     out, read = tmp_path / "out", evaluation._images
     other = in_another_process(lambda: evaluation.held(out))
 
-    def begin(*given: object, **named: object) -> object:
+    def begin(*given: Any, **named: Any) -> Any:
         assert not out.exists()
         other.__enter__()
-        return read(*given, **named)  # type: ignore[arg-type]
+        return read(*given, **named)
 
     monkeypatch.setattr(evaluation, "_images", begin)
     try:

@@ -106,8 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--margin must be a number from 0 on, got {given.margin:g}.")
     check_ranges(given)
     config = data_config(given)
-    for path in filter(os.path.isdir, config.data):
-        refuse_inside(Path(given.output), path)
+    refuse_inside(Path(given.output), config.data)
     manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
     try:

@@ -1,7 +1,6 @@
 """The command ``check``: its flags, its files and its exit code."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     from focus.runtime import check_writable
 
     check_writable(output)
-    for path in filter(os.path.isdir, (*config.test_data.values(), *config.test_real.values())):
-        refuse_inside(output, path)
+    refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
     logging.basicConfig(format="%(message)s")
     data = findings.read(config)
     with _errors_only():  # the report says what would be warned of

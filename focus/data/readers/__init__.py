@@ -1,7 +1,8 @@
 """From a path to a manifest: the layout is found by looking, one module reads each layout."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -252,7 +253,7 @@ def read_given(
     def say(reading: Reading) -> None:
         readings.append(reading)
         if output is not None and reading.layout == "images":
-            refuse_inside(output, reading.path)
+            refuse_inside(output, [reading.path])
         if is_main_process():
             print(reading, flush=True)
 
@@ -291,13 +292,14 @@ def read_given(
     return own, _apart(own, tests) if config.test_real else tests
 
 
-def refuse_inside(output: Path, folder: str) -> None:
-    """Raise InputError if pictures in ``output`` would be images of a plain folder next time."""
-    if output.resolve().is_relative_to(Path(folder).resolve()):
-        raise InputError(
-            f"--output {output} lies in {folder}, where its pictures would be taken for images the "
-            "next time: give a folder elsewhere."
-        )
+def refuse_inside(output: Path, paths: Iterable[str]) -> None:
+    """Raise InputError if pictures in ``output`` would be images of one of the paths next time."""
+    for path in filter(os.path.isdir, paths):
+        if output.resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(
+                f"--output {output} lies in {path}, where its pictures would be taken for images "
+                "the next time: give a folder elsewhere."
+            )
 
 
 def _apart(own: Manifest, tests: Manifest) -> Manifest:
