@@ -32,7 +32,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "focus_weight": _AT_LEAST_0,
     "saliency_weight": _AT_LEAST_0,
     "entropy_target": (lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "temperature": _POSITIVE,
+    "temperature": (lambda v: v >= 2**-126, "above 0"),  # in float32, too
     "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "epochs": _AT_LEAST_1,
     "batch_size": _AT_LEAST_1,

@@ -1,7 +1,8 @@
 """The head of a detector: features [B,C,H,W] to logits, CAM and loss."""
 
+from collections.abc import Callable
 from dataclasses import fields
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class DetectorOutput(NamedTuple):
     cam: Tensor
     """Raw CAM ``[B,H,W]``."""
     entropy: Tensor
-    """Of the CAM, ``[B]`` in [0, 1]."""
+    """Of the CAM, ``[B]`` in [0, 1] up to rounding."""
     classification: Tensor | None = None
     """Cross-entropy ``[B]``, with class weights and label smoothing, without the loss's factor."""
     focus: Tensor | None = None
@@ -81,13 +82,20 @@ class FocusHead(nn.Module):
         if self.loss_weights is not None:
             self.scale_terms(*self._factors)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.loss_weights is not None:  # a cast would round them, to_empty leave what was there
+            self.loss_weights = None
+            self.scale_terms(*self._factors)
+        return self
+
     def scale_terms(self, focus: float, saliency: float) -> None:
         """Multiply the weights of the focus and of the saliency term from here on, whatever the
         loss."""
         self._factors = focus, saliency
         if self.loss_weights is None:
-            device = self.fc.weight.device
-            self.loss_weights = torch.empty(3, device=device, dtype=torch.float32)
+            dtype = accumulation_dtype(self.fc.weight)
+            self.loss_weights = torch.empty(3, device=self.fc.weight.device, dtype=dtype)
         loss = self.loss
         values = (
             loss.classification_weight,
@@ -109,10 +117,10 @@ class FocusHead(nn.Module):
         target ``[B]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
         :func:`focus.kernels.focus_head`, as is what they raise; without a target, maps are ignored.
         """
-        weight, bias = self.fc.weight, self.fc.bias
+        weight, bias = self.fc.weight, self.fc.bias  # once: a parametrization may draw anew
         if target is None:
+            _, cams, entropy = self._activations(features, weight, bias)
             logits = _logits(features, weight, bias)
-            _, cams, entropy = self.activations(features)
             predicted = logits.detach().argmax(1)
             return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
         # Not asdict, whose copies torch 2.11 does not compile.
@@ -133,13 +141,13 @@ class FocusHead(nn.Module):
 
     def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
-        return class_activation(
-            features,
-            self.fc.weight,
-            self.fc.bias,
-            range(self.fc.out_features),
-            temperature=self.loss.temperature,
-        )
+        return self._activations(features, self.fc.weight, self.fc.bias)
+
+    def _activations(
+        self, features: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        classes = range(self.fc.out_features)
+        return class_activation(features, weight, bias, classes, temperature=self.loss.temperature)
 
 
 @without_autocast

@@ -7,6 +7,7 @@ the demo set.
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from focus.errors import InputError, did_you_mean
@@ -30,6 +31,7 @@ class LossConfig:
 
     Raises:
         ValueError: a number outside its range, a level or a class of the CAM that there is not.
+        TypeError: a weight that is no number.
     """
 
     classification_weight: float = 1.0
@@ -46,7 +48,11 @@ class LossConfig:
         if self.entropy_target is None:
             del given["entropy_target"]
         for name, (allowed, words) in RANGES.items():
-            if name in given and not (math.isfinite(given[name]) and allowed(given[name])):
+            if name not in given:
+                continue
+            if not isinstance(given[name], Real):
+                raise TypeError(f"{name} must be a number, got {given[name]!r}")
+            if not (math.isfinite(given[name]) and allowed(given[name])):
                 raise ValueError(f"{name} must be {words}, got {given[name]}")
         for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
             if (value := given[name]) not in choices:
@@ -77,7 +83,7 @@ def loss_of(loss: LossConfig | str) -> LossConfig:
     """
     if isinstance(loss, LossConfig):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise InputError(
             f"There is no loss {loss!r}{did_you_mean(str(loss), LOSSES)}: give a LossConfig, or "
             f"one of {', '.join(LOSSES)}."

@@ -1,7 +1,8 @@
 """Which implementation an operation takes, and why.
 
 - ``triton``: the fused kernels, for CUDA and ROCm tensors, and for CPU tensors in Triton's
-  interpreter (``TRITON_INTERPRET=1`` in the environment before the first call).
+  interpreter (``TRITON_INTERPRET=1`` in the environment before triton is imported, which timm and
+  torch.compile do too; one thread at a time, as the interpreter keeps the grid's place for all).
 - ``eager``: torch calls with analytic gradients; the CPU's form.
 - ``reference``: the definition, differentiated by autograd; slow.
 """
@@ -43,7 +44,8 @@ class use_backend:
     """Choose the backend of the operations: "auto", "triton", "eager" or "reference".
 
     Until then it is that of the environment variable FOCUS_BACKEND, "auto" without one. Acts at
-    once, on all threads, and as a context manager restores the earlier choice on leaving::
+    once, on all threads, and as a context manager restores the earlier choice on leaving, so that
+    only one thread at a time should enter it::
 
         use_backend("reference")            # from here on
         with use_backend("eager"): ...      # here only
@@ -52,14 +54,18 @@ class use_backend:
         ValueError: for another name.
     """
 
+    _left = False
+
     def __init__(self, name: str) -> None:
         global _choice
-        chosen = _known(name, "backend ")
+        self._chosen = _known(name, "backend ")
         self._before = _choice
-        _choice = chosen
+        _choice = self._chosen
 
     def __enter__(self) -> None:
-        return None
+        global _choice
+        if self._left:  # entered once more
+            self._before, _choice = _choice, self._chosen
 
     def __exit__(
         self,
@@ -69,6 +75,7 @@ class use_backend:
     ) -> None:
         global _choice
         _choice = self._before
+        self._left = True
 
 
 def _known(name: str, where: str) -> Choice:
@@ -96,6 +103,14 @@ def driver_obstacle() -> str | None:
     return _driver_obstacle
 
 
+def _imported_interpreted() -> bool:
+    """Whether triton's own functions, made as it is imported, are those of the interpreter."""
+    from triton.language import standard
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return isinstance(standard.sum, InterpretedFunction)
+
+
 def backend_for(features: Tensor) -> Backend:
     """The backend that the operations take for ``features [B,C,H,W]``, and why.
 
@@ -114,6 +129,8 @@ def backend_for(features: Tensor) -> Backend:
         obstacle = "triton is not installed"
     elif not on_gpu and not interpreted:
         obstacle = f"features on {features.device.type} and TRITON_INTERPRET is not 1"
+    elif interpreted and not torch.compiler.is_compiling() and not _imported_interpreted():
+        obstacle = "TRITON_INTERPRET was set after triton was imported: set it before"
     elif features.dim() == 4 and features.shape[2] * features.shape[3] > MAX_CELLS:
         height, width = features.shape[2:]
         obstacle = (

@@ -11,8 +11,12 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from focus.kernels.types import accumulation_dtype
+
+SMALLEST = torch.finfo(torch.float32).tiny
+"""Of a number above 0: what is below is 0 in float32, or a number that a GPU may take as 0."""
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -21,6 +25,9 @@ def check_features(features: Tensor, weight: Tensor) -> None:
     """Features ``[B,C,H,W]`` and weight ``[K,C]``, floating point, on one device."""
     check_is_tensor("features", features)
     check_is_tensor("weight", weight)
+    for name, tensor in (("features", features), ("weight", weight)):
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} must be dense, got {tensor.layout}: call to_dense()")
     if features.dim() != 4:
         raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
     if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
@@ -46,6 +53,12 @@ def check_float(name: str, tensor: Tensor) -> None:
     """A tensor of a floating-point type that the operations take."""
     if tensor.dtype not in _FLOATS:
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+
+
+def check_real(name: str, tensor: Tensor) -> None:
+    """A tensor of any type but complex, of which only the real part would be taken."""
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be real, got {tensor.dtype}")
 
 
 def check_bias(bias: Tensor | None, weight: Tensor) -> None:
@@ -83,10 +96,11 @@ def check_integer(name: str, index: Tensor) -> None:
 
 def check_map(name: str, human: Tensor) -> None:
     """Human maps in [0, 1]: floating point, or masks of bool. Not 0 to 255, as images are."""
-    if not (human.is_floating_point() or human.dtype == torch.bool):
+    if human.dtype not in (*_FLOATS, torch.bool):
+        # Of the floating types those of 8 bits are left.
+        advice = "convert them" if human.is_floating_point() else "divide by the largest value"
         raise TypeError(
-            f"{name} must be floating point in [0, 1], or bool, got {human.dtype}: divide by the "
-            "largest value."
+            f"{name} must be floating point in [0, 1], or bool, got {human.dtype}: {advice}."
         )
 
 
@@ -98,8 +112,9 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def check_positive(name: str, value: float | Tensor) -> None:
     """A number above 0; of a tensor nothing, since looking would wait for its device."""
-    if _is_number(value, name) and not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
+    if _is_number(value, name) and not value >= SMALLEST:
+        small = ", too small for float32" if value > 0 else ""
+        raise ValueError(f"{name} must be above 0, got {value}{small}")
 
 
 def check_share(name: str, value: float | Tensor, *, below: bool = False) -> None:
@@ -120,9 +135,11 @@ def _is_number(value: object, name: str) -> TypeGuard[float]:
 def check_range(name: str, index: Tensor, classes: int) -> None:
     """Class numbers in [0, K), on the CPU; on a GPU, looking would wait for it.
 
-    Nor while torch.compile or torch.export trace, where there is nothing to look at yet.
+    Nor while torch.compile or torch.export trace, where there is nothing to look at yet, nor of
+    fake tensors, which have no values.
     """
-    if index.device.type == "cpu" and not torch.compiler.is_compiling() and index.numel():
+    traced = torch.compiler.is_compiling() or isinstance(index, FakeTensor)
+    if index.device.type == "cpu" and not traced and index.numel():
         low, high = (int(v) for v in index.aminmax())
         _check_bounds(name, low, high, classes)
 
@@ -139,8 +156,11 @@ def scalar_tensor(values: Mapping[str, float | Tensor], features: Tensor) -> Ten
     """The named values as one ``[n]`` tensor of the accumulation type on the features' device."""
     dtype, device = accumulation_dtype(features), features.device
     for name, value in values.items():
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"{name} must be a number or a tensor of one, got {list(value.shape)}")
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                shape = list(value.shape)
+                raise ValueError(f"{name} must be a number or a tensor of one, got {shape}")
+            check_real(name, value)
     numbers = [value for name, value in values.items() if _is_number(value, name)]
     filled = _filled(numbers, dtype, device)
     if len(numbers) == len(values):

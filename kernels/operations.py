@@ -22,6 +22,7 @@ from focus.kernels.checks import (
     check_map,
     check_positive,
     check_range,
+    check_real,
     check_share,
     check_tensor,
     class_row,
@@ -58,8 +59,8 @@ def cam_entropy(
 
     Returns:
         ``cam [B,H,W]``, ``z = sum_c W[index_b,c] F[b,c,p]``, raw and without bias, and
-        ``entropy [B]``, ``-sum p log p / log(HW)`` of ``p = softmax(z / T)``, in [0, 1] (0 when
-        H*W is 1). float32; float64 for float64 features.
+        ``entropy [B]``, ``-sum p log p / log(HW)`` of ``p = softmax(z / T)``, in [0, 1] up to
+        rounding (0 when H*W is 1). float32; float64 for float64 features.
 
     Raises:
         ValueError, TypeError: shapes, types or devices that do not fit.
@@ -162,9 +163,10 @@ def focus_head(
         features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
             bfloat16 or float16, any strides.
         weight: ``[K,C]``; bias: ``[K]`` or None; target: ``[B]`` int64 in [0, K).
-        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid, of any floating type or bool,
-            taken as they are: stretch each to the whole range; no gradient. saliency_mask: ``[B]``
-            bool, which samples have a map, and not a constant one; None means all.
+        saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid, bool or of a type that features
+            may have, taken as they are: stretch each to the whole range; no gradient.
+            saliency_mask: ``[B]`` bool, which samples have a map, and not a constant one; None
+            means all.
         entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or ``[B]``; no
             gradient. None means the entropy of the sample's map divided by its sum; then a sample
             without a map, or with an all-zero one, has no focus term.
@@ -176,7 +178,7 @@ def focus_head(
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
             others; K >= 2).
-        class_weight: ``[K]`` factors of the cross-entropy.
+        class_weight: ``[K]`` factors of the cross-entropy; no gradient.
         reduction: "mean", "sum" or "none". "mean" divides by B, also with ``class_weight``, where
             torch divides by the sum of the weights: a plain mean over samples, of which
             accumulated or data-parallel sums are exact. B = 0 gives 0.
@@ -214,8 +216,10 @@ def focus_head(
             raise TypeError(f"saliency_mask must be bool, got {saliency_mask.dtype}")
     if class_weight is not None:
         check_tensor("class_weight", class_weight, (len(weight),), features)
+        check_real("class_weight", class_weight)
     if grad_scale is not None:
         check_tensor("grad_scale", grad_scale, (), features)
+        check_real("grad_scale", grad_scale)
     numbers = {
         "classification_weight": classification_weight,
         "focus_weight": focus_weight,
@@ -228,6 +232,7 @@ def focus_head(
         check_share("entropy_target", entropy_target)
         if isinstance(entropy_target, Tensor) and entropy_target.dim():
             check_tensor("entropy_target", entropy_target, (batch,), features)
+            check_real("entropy_target", entropy_target)
             of_samples = entropy_target.detach().to(accumulation_dtype(features))
         else:
             numbers["entropy_target"] = entropy_target

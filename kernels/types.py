@@ -108,7 +108,7 @@ class HeadArguments:
         """Per-sample losses ``[B]`` to the loss. "mean" divides by B (an empty batch gives 0)."""
         if self.reduction == "none":
             return total
-        return total.mean() if self.reduction == "mean" and len(total) else total.sum()
+        return total.mean() if self.reduction == "mean" and total.shape[0] else total.sum()
 
 
 def accumulation_dtype(features: Tensor) -> torch.dtype:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
@@ -102,3 +103,49 @@ def test_a_half_detector_scores_files(tmp_path: Path) -> None:
     ((rows, found),) = predictions(detector, manifest, batch_size=2)
     assert rows == [0, 1]
     assert found.score.isfinite().all()
+
+
+def test_the_weights_of_a_scaled_loss_are_those_of_its_config_on_any_device_and_type() -> None:
+    head = FocusHead(8, 3, "focus")
+    head.scale_terms(1.0, 1.0)
+    weights = head.loss_weights
+    assert head.bfloat16().float().loss_weights.equal(weights)
+    assert head.double().loss_weights.tolist() == [1.0, 0.1, 0.0]
+    with torch.device("meta"):
+        head = FocusHead(8, 3, "focus")
+        head.scale_terms(1.0, 1.0)
+    assert head.to_empty(device="cpu").loss_weights.equal(weights)
+
+
+def test_a_parametrization_is_called_once() -> None:
+    """One that draws anew gives pooling and CAM of one forward the same weight."""
+    head, features = FocusHead(64, 5).eval(), torch.randn(4, 64, 3, 3)
+    noise = nn.Dropout(0.5)
+    register_parametrization(head.fc, "weight", noise)
+    out = head(features)
+    predicted = out.logits.argmax(1)
+    expected = out.cam.mean((1, 2)) + head.fc.bias[predicted]
+    torch.testing.assert_close(expected, out.logits.max(1).values)
+
+
+def test_without_a_target_features_that_do_not_fit_are_refused_as_with_one() -> None:
+    head = FocusHead(8, 3)
+    for features in (torch.randn(2, 8), torch.randn(2, 7, 3, 3), [1, 2]):
+        messages = []
+        for target in (None, torch.tensor([0, 1])):
+            with pytest.raises((ValueError, TypeError)) as refused:
+                head(features, target)
+            messages.append(str(refused.value))
+        assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_training_head_is_exported_for_any_batch(strict: bool) -> None:
+    head = FocusHead(8, 2, "blend")
+    inputs = features_of(3), torch.tensor([0, 1, 1]), torch.rand(3, 3, 3)
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(
+        head, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}), strict=strict
+    ).module()
+    inputs = features_of(5), torch.tensor([0, 1, 1, 0, 1]), torch.rand(5, 3, 3)
+    torch.testing.assert_close(exported(*inputs)[0], head(*inputs).loss)

@@ -18,6 +18,7 @@ from focus.losses import LossConfig, loss_of
         ({"classification_weight": math.nan}, "classification_weight must be at least 0, got nan"),
         ({"focus_weight": math.inf}, "focus_weight must be at least 0, got inf"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"temperature": 1e-46}, "temperature must be above 0, got 1e-46"),
         ({"temperature": math.inf}, "temperature must be above 0, got inf"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ({"entropy_target": 1.5}, "entropy_target must be from 0 to 1, got 1.5"),
@@ -43,3 +44,14 @@ def test_a_name_that_no_loss_has_is_refused() -> None:
 def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:
     assert get_args(losses.Level) == get_args(types.Level)
     assert get_args(losses.CamClass) == get_args(types.CamClass)
+
+
+@pytest.mark.parametrize("value", ["0.1", None])
+def test_a_weight_that_is_no_number_is_named(value: object) -> None:
+    with pytest.raises(TypeError, match=f"focus_weight must be a number, got {value!r}"):
+        LossConfig(focus_weight=value)
+
+
+def test_a_loss_in_a_dict_is_refused() -> None:
+    with pytest.raises(InputError, match=r"There is no loss {'focus_weight': 1\.0}: give"):
+        loss_of({"focus_weight": 1.0})

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from focus.kernels import cam_entropy, class_activation, focus_head
 from focus.kernels.checks import fill, scalar_tensor
@@ -25,8 +26,12 @@ COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": W.to("meta")}, ValueError, "features are on cpu but weight on meta"),
     ({"features": [[1.0]]}, TypeError, "features must be a tensor, got list"),
     ({"weight": None}, TypeError, "weight must be a tensor, got NoneType"),
+    ({"weight": W.to_sparse()}, TypeError, "weight must be dense, got torch.sparse_coo: call to_d"),
+    ({"features": F.to_mkldnn()}, TypeError, "features must be dense, got torch._mkldnn"),
     ({"temperature": 0.0}, ValueError, "temperature must be above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be above 0, got nan"),
+    ({"temperature": 1e-46}, ValueError, "above 0, got 1e-46, too small for float32"),
+    ({"temperature": torch.tensor(1j)}, TypeError, "temperature must be real, got torch.complex64"),
     (
         {"temperature": torch.ones(2)},
         ValueError,
@@ -98,6 +103,8 @@ def test_class_activation(wrong: dict[str, Any], error: type[Exception], message
             TypeError,
             r"saliency must be floating point in \[0, 1\], or bool, got torch.uint8",
         ),
+        ({"saliency": S.to(torch.float8_e5m2)}, TypeError, "or bool, got torch.float8_e5m2: conv"),
+        ({"class_weight": B.to(torch.complex64)}, TypeError, "class_weight must be real, got"),
         *(
             ({"saliency": S, "saliency_mask": mask}, error, message)
             for mask, error, message in (
@@ -193,3 +200,10 @@ def test_numbers_are_filled_in_exactly(numbers: tuple[float, ...], dtype: torch.
     filled = fill(numbers, dtype, torch.device("cpu"))
     assert filled.dtype == dtype
     assert torch.equal(filled, torch.tensor(numbers, dtype=dtype))
+
+
+def test_classes_in_a_tensor_without_values_are_not_looked_at() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        classes = mode.from_tensor(T[:, None])
+        logits, cams, entropy = class_activation(F, W, B, classes)
+    assert (logits.shape, cams.shape, entropy.shape) == ((2, 5), (2, 1, 4, 4), (2, 1))

@@ -139,6 +139,38 @@ def test_everything_but_triton_runs_where_triton_cannot_be_imported() -> None:
     assert ended.stdout.strip() == "eager triton is not installed", ended.stderr
 
 
+def test_a_context_is_entered_as_often_as_wanted() -> None:
+    use_backend("auto")
+    reference = use_backend("reference")
+    for _ in range(2):
+        with reference:
+            assert backend_for(FEATURES).name == "reference"
+        assert backend_for(FEATURES).name == "eager"
+
+
+def test_the_interpreter_is_not_taken_where_it_was_asked_for_too_late() -> None:
+    """What triton is made of is compiled or interpreted as the environment says at its import."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    ended = run_python("""
+        import os
+        import torch, triton
+        from focus.kernels import backend_for, cam_entropy, use_backend
+
+        os.environ["TRITON_INTERPRET"] = "1"
+        print(*backend_for(torch.ones(1, 1, 1, 1)))
+        cam_entropy(torch.randn(2, 8, 3, 3), torch.randn(2, 8), torch.tensor([0, 1]))
+        try:
+            with use_backend("triton"):
+                backend_for(torch.ones(1, 1, 1, 1))
+        except RuntimeError as error:
+            print(error)
+        """)
+    reason = "TRITON_INTERPRET was set after triton was imported: set it before"
+    assert ended.returncode == 0, ended.stderr
+    expected = [f"eager {reason}", f"backend triton cannot run: {reason}"]
+    assert ended.stdout.splitlines() == expected
+
+
 def test_without_a_compiler_eager_is_taken_with_a_warning(tmp_path: Path) -> None:
     """Triton compiles its driver; that there is a GPU is all that is made up here."""
     pytest.importorskip("triton", reason="triton is not installed")
