@@ -22,6 +22,11 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         InputError: an unknown network, one that timm cannot strip of its pooling, weights that
             could not be had.
     """
+    if not isinstance(model, str):
+        raise InputError(
+            f"The model is of type {type(model).__name__}: give a timm name, or use "
+            "focus.FocusHead on the features of a network of your own."
+        )
     if not timm.is_model(model):
         close = did_you_mean(model, timm.list_models())
         raise InputError(f"There is no network {model!r} in timm{close}.")

@@ -50,7 +50,7 @@ class Prediction(NamedTuple):
     cams: Tensor
     """Raw CAMs ``[B,2,H,W]`` float32 of the predicted class and of class 1."""
     entropy: Tensor
-    """``[B,2]`` in [0, 1] of these CAMs."""
+    """``[B,2]`` in [0, 1], up to rounding, of these CAMs."""
 
     def first_not_finite(self) -> int | None:
         """The place in the batch of the first image whose CAM or score is not finite."""
@@ -92,10 +92,12 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         training_generators: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
-        if image_size is not None and image_size < 1:
-            raise InputError(f"The image_size must be at least 1, got {image_size}.")
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise InputError(f"num_classes is {num_classes!r}: give 2, for real and synthetic.")
+        if image_size is not None and not (isinstance(image_size, int) and image_size >= 1):
+            raise InputError(
+                f"The image_size must be at least 1, got {image_size!r}: give whole pixels a side."
+            )
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1]) if image_size is None else image_size

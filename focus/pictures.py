@@ -39,6 +39,9 @@ def open_picture(picture: Picture, name: str = "") -> Image.Image:
     """
     if isinstance(picture, str | Path):
         return load_image(picture)
+    sides = getattr(picture, "size" if isinstance(picture, Image.Image) else "shape", ())
+    if 0 in sides[:2]:
+        raise InputError(f"{name or 'A picture'} has no pixels: give another one.")
     if isinstance(picture, Image.Image):
         try:
             image = picture.copy()
@@ -67,10 +70,10 @@ def predict(
     detector: "Detector", pictures: Picture | Iterable[Picture], batch_size: int, progress: bool
 ) -> "Prediction":
     """What :meth:`focus.models.Detector.predict` does."""
-    if batch_size < 1:
-        raise InputError(f"The batch_size is {batch_size}: give at least 1.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"The batch_size is {batch_size!r}: give a whole number from 1 on.")
     given: Iterable[Picture]
-    if isinstance(pictures, str | Path | Image.Image):
+    if isinstance(pictures, str | Path | Image.Image) or not isinstance(pictures, Iterable):
         given = [pictures]
     elif isinstance(pictures, np.ndarray):
         given = [pictures] if pictures.ndim < 4 else list(pictures)

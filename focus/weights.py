@@ -91,7 +91,8 @@ def refuse_other_classes(state: Mapping[str, Tensor], num_classes: int, path: Pa
 def refuse_misfits(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: str, path: Path
 ) -> None:
-    """Raise InputError if a tensor of ``own`` is missing, or of another shape or kind of number."""
+    """Raise InputError if a tensor of ``own`` is missing, of another shape or kind of number, or
+    holds what is no finite number."""
     for key, tensor in own.items():
         if key not in state or state[key].shape != tensor.shape:
             got = list(state[key].shape) if key in state else "missing"
@@ -99,11 +100,23 @@ def refuse_misfits(
                 f"{path} does not fit {model}: {key} should be "
                 f"{list(tensor.shape)}, got {got}; give a checkpoint of this network."
             )
+        given = state[key]
         # Copied as they are, the whole numbers of a quantised network would be its weights.
-        if tensor.is_floating_point() and not state[key].is_floating_point():
+        if tensor.is_floating_point() and not given.is_floating_point():
             raise InputError(
                 f"{path} does not fit {model}: {key} should hold {tensor.dtype}, got "
-                f"{state[key].dtype}; give a checkpoint that is not quantised."
+                f"{given.dtype}; give a checkpoint of real numbers that is not quantised."
+            )
+        if given.is_meta or given.layout != torch.strided:
+            kind = "no values" if given.is_meta else f"a {given.layout} tensor"
+            raise InputError(
+                f"{path} does not fit {model}: {key} has {kind}; save the network's state_dict() "
+                "with dense tensors."
+            )
+        if not given.to(tensor.dtype).isfinite().all():
+            raise InputError(
+                f"{path} does not fit {model}: {key} has numbers that are not finite; give another "
+                "checkpoint."
             )
 
 

@@ -118,11 +118,22 @@ def test_a_picture_that_cannot_be_used(detector: Detector, tmp_path: Path) -> No
         (np.zeros((1, 4, 4, 3), np.float32), "float32"),
         ([3], "picture 0 is of type int"),
         (Image.new("F", (4, 4)), "float image"),
+        (Image.new("RGB", (0, 5)), "picture 0 has no pixels"),
+        (np.zeros((5, 0, 3), np.uint8), "picture 0 has no pixels"),
+        (None, "picture 0 is of type NoneType"),
     ):
         with pytest.raises(InputError, match=words):
             detector.predict(wrong)
-    with pytest.raises(InputError, match="batch_size is 0"):
-        detector.predict(np.zeros((4, 4, 3), np.uint8), batch_size=0)
+    for size in (0, 1.5, "4"):
+        with pytest.raises(InputError, match=f"batch_size is {size!r}"):
+            detector.predict(np.zeros((4, 4, 3), np.uint8), batch_size=size)
+
+
+def test_another_default_device_changes_nothing(detector: Detector, files: list[str]) -> None:
+    expected = detector.predict(files)
+    with torch.device("meta"):
+        found = detector.predict(files)
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,26 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert "backbone.conv_stem.weight should be [32, 3, 3, 3], got [7, 3, 3, 3]" in text
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.to_sparse(), "has a torch.sparse_coo tensor; save the network's state_dict()"),
+        (lambda w: w.to("meta"), "has no values; save the network's state_dict()"),
+        (lambda w: w * float("nan"), "has numbers that are not finite; give another"),
+        (lambda w: w.double() * 1e300, "has numbers that are not finite; give another"),
+        (lambda w: w.to(torch.complex64), "should hold torch.float32, got torch.complex64; give a"),
+    ],
+    ids=["sparse", "meta", "NaN", "too large for float32", "complex"],
+)
+def test_a_weight_without_finite_numbers_is_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], words: str, tmp_path: Path
+) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    state["conv1.0.weight"] = change(state["conv1.0.weight"])
+    text = refusal("test_resnet", state, tmp_path / "w.pth")
+    assert f"does not fit test_resnet: backbone.conv1.0.weight {words}" in text
+
+
 class Planted:
     """Unpickled carelessly, it makes a folder."""
 

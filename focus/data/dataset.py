@@ -117,7 +117,7 @@ class FaceDataset(Dataset[Batch]):
         )
         self._normalise = Normalise(mean, std)
         # In shared memory, so that workers that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu")
         self._epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -191,7 +191,7 @@ def squashed(image: Image.Image, side: int) -> Tensor:
     size = (side, side)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
-    return torch.tensor(np.asarray(image)).permute(2, 0, 1)
+    return torch.tensor(np.asarray(image), device="cpu").permute(2, 0, 1)
 
 
 class Normalise:
@@ -199,9 +199,12 @@ class Normalise:
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         # x * scale + offset = (x / 255 - mean) / std
-        std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+        mean_column, std_column = (
+            torch.tensor(values, dtype=torch.float32, device="cpu").view(3, 1, 1)
+            for values in (mean, std)
+        )
         self._scale = 1 / (255 * std_column)
-        self._offset = -torch.tensor(mean, dtype=torch.float32).view(3, 1, 1) / std_column
+        self._offset = -mean_column / std_column
 
     def __call__(self, pixels: Tensor) -> Tensor:
         images = pixels.to(torch.float32).contiguous()
