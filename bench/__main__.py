@@ -45,7 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        end_in_a_line(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    end_in_a_line(main)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision import datasets, transforms
 from tqdm.auto import tqdm
 
+from bench.entry import end_in_a_line
 from bench.timing import Step, at_least, judge, ratio, time_rounds
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_in_a_line(main)

@@ -22,8 +22,13 @@ def make_folder(folder: Path) -> None:
 
 
 def end_in_a_line(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with what it returns; an InputError ends the process with code 1 and one line."""
+    """Exit with what it returns; an InputError ends the process with code 1 and one line.
+
+    Ctrl-C ends it with code 130 and without a word.
+    """
     try:
         sys.exit(main())
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

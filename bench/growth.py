@@ -164,12 +164,12 @@ def table(slopes: Sequence[Slope]) -> list[str]:
     """A line per fitted slope."""
     lines = [
         f"{'layout':>13} {'dtype':>5}  {'against':<10} {'from':>5} {'to':>5}  {'quantity':<9}"
-        f"{'of':<6} {'slope':>6} {'95 %':<14} bar"
+        f"{'of':<6} {'slope':>6} {'95 %':<16} bar"
     ]
     for s in slopes:
-        interval = f"[{s.low:.2f}, {s.high:.2f}]"
+        interval = f"[{s.low:.3f}, {s.high:.3f}]"
         line = f"{s.layout:>13} {s.dtype:>5}  {s.against:<10} {s.smallest:>5} {s.largest:>5}  "
-        line += f"{s.quantity:<9}{s.provider:<6} {s.slope:6.3f} {interval:<14} {s.bar} {MET[s.met]}"
+        line += f"{s.quantity:<9}{s.provider:<6} {s.slope:6.3f} {interval:<16} {s.bar} {MET[s.met]}"
         lines.append(line.rstrip())
     return lines
 

@@ -119,7 +119,7 @@ def make_row(
 
 def verdict(rows: Sequence[Row]) -> list[str]:
     """A line per bar: in how many cases it is met, and the end of the interval furthest from it."""
-    found: dict[str, list[tuple[float, str]]] = {}
+    found: dict[str, list[tuple[bool, float, str]]] = {}
     for row in rows:
         where = f"{row.shape} {row.layout} {row.dtype} K {row.classes}"
         if row.met is not None:
@@ -127,13 +127,17 @@ def verdict(rows: Sequence[Row]) -> list[str]:
             end = row.high if sense == "<=" else row.low
             assert end is not None
             excess = end / float(limit) if sense == "<=" else float(limit) / end
-            found.setdefault(row.ratio, []).append((excess, f"{where} {end:.2f} not {row.bar}"))
+            found.setdefault(row.ratio, []).append(
+                (row.met, excess, f"{where} {end:.2f} not {row.bar}")
+            )
         if row.memory is not None and row.memory_met is not None:
             text = f"{where} {row.memory:.3f} not <= {MEMORY_BAR}"
-            found.setdefault("peak memory / F", []).append((row.memory / MEMORY_BAR, text))
+            found.setdefault("peak memory / F", []).append(
+                (row.memory_met, row.memory / MEMORY_BAR, text)
+            )
     lines = []
     for name, cases in found.items():
-        missed = [case for case in cases if case[0] > 1]
+        missed = [case[1:] for case in cases if not case[0]]  # by figures that are not rounded
         line = f"{name}: bar met in {len(cases) - len(missed)} of {len(cases)} cases"
         lines.append(f"{line}; furthest from it {max(missed)[1]}" if missed else line)
     return lines

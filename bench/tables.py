@@ -93,13 +93,13 @@ def measured_with(path: Path) -> str:
 
 def bars(head: Rows, slopes: Rows, step: Rows, imports: Rows) -> list[str]:
     """A line per bar: its limits, in how many cases it is met, and the case furthest from it."""
-    found: dict[str, list[tuple[float, str, str]]] = {}
+    found: dict[str, list[tuple[float, str, str, bool]]] = {}
 
-    def add(name: str, limit: str, figure: str, where: str) -> None:
+    def add(name: str, limit: str, figure: str, where: str, met: str) -> None:
         sense, number = limit.split()
         excess = float(figure) / float(number)
         said = f"{where}: {float(figure):.2f}".removeprefix(": ")
-        case = excess if sense == "<=" else 1 / excess, limit, said
+        case = excess if sense == "<=" else 1 / excess, limit, said, met == "True"
         found.setdefault(name, []).append(case)
 
     def deciding(row: Mapping[str, str]) -> str:
@@ -108,23 +108,24 @@ def bars(head: Rows, slopes: Rows, step: Rows, imports: Rows) -> list[str]:
     for row in head:
         where = f"{row['shape']} {row['layout']} {row['dtype']}, K {row['classes']}"
         if row["met"]:
-            add(row["ratio"], row["bar"], deciding(row), where)
+            add(row["ratio"], row["bar"], deciding(row), where, row["met"])
         if row["memory_met"]:
-            add("peak memory of ours / F", f"<= {MEMORY_BAR}", row["memory"], where)
+            limit = f"<= {MEMORY_BAR}"
+            add("peak memory of ours / F", limit, row["memory"], where, row["memory_met"])
     for row in slopes:
         if row["met"]:
             name = f"slope of {row['quantity']} against {LETTERS[row['against']]}"
-            add(name, row["bar"], deciding(row), f"{row['layout']} {row['dtype']}")
+            add(name, row["bar"], deciding(row), f"{row['layout']} {row['dtype']}", row["met"])
     for row in step:
         if row["met"]:
             name = f"step of {row['model']}: {row['ratio']}"
-            add(name, row["bar"], deciding(row), f"batch {row['batch']}")
+            add(name, row["bar"], deciding(row), f"batch {row['batch']}", row["met"])
     for row in imports:
-        add(f"{row['what']}, CPU seconds", row["bar"], deciding(row), "")
+        add(f"{row['what']}, CPU seconds", row["bar"], deciding(row), "", row["met"])
     lines = []
     for name, cases in found.items():
-        limits = " or ".join(dict.fromkeys(limit.replace(" ", "\u00a0") for _, limit, _ in cases))
-        met = sum(excess <= 1 for excess, _, _ in cases)
+        limits = " or ".join(dict.fromkeys(limit.replace(" ", "\u00a0") for _, limit, *_ in cases))
+        met = sum(met for *_, met in cases)  # by figures that are not rounded
         lines.append((name, limits, f"{met} of {len(cases)}", max(cases)[2]))
     header = ("", "bar", "met in", "the case furthest from it, by the bound that decides")
     return markdown(header, lines)

@@ -8,6 +8,7 @@ with what they were measured with to a JSON.
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import subprocess
@@ -40,6 +41,17 @@ def at_least(limit: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {limit}")
         return int(text)
 
+    return number
+
+
+def above_0(text: str) -> float:
+    """For argparse: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
 
 

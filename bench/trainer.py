@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from bench.entry import end_in_a_line
 from bench.timing import at_least
 from focus.config import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
@@ -142,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_in_a_line(main)

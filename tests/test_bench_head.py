@@ -216,6 +216,16 @@ def test_verdict_counts_the_cases_and_names_the_worst() -> None:
     ]
 
 
+def test_verdict_counts_what_was_judged_before_it_was_rounded() -> None:
+    case = Case((20, 2048, 49), "nchw", "fp32", (2,))
+    row = head_table.make_row(case, 2, "ours / plain", (np.full(3, 1.10045), np.ones(3)), 1.0604)
+    assert (row.high, row.met, row.memory, row.memory_met) == (1.1, False, 1.06, False)
+    assert [line.partition(";")[0] for line in head_table.verdict([row])] == [
+        "ours / plain: bar met in 0 of 1 cases",
+        "peak memory / F: bar met in 0 of 1 cases",
+    ]
+
+
 @pytest.mark.parametrize("word", ["2x16", "2x16x8", "0x16x9", "2x16x1", "axbxc", "2x16x9,"])
 def test_shapes_that_are_none_are_refused(word: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not BxCxHW"):

@@ -1,10 +1,14 @@
 """``python -m bench``: which programs run, with what, and what becomes of failures."""
 
 import importlib
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench.entry import end_in_a_line
 
 from .launching import python, run
 
@@ -34,6 +38,44 @@ def test_one_program_runs_alone(
     monkeypatch.setattr(sys, "argv", ["bench", "tables"])
     assert everything.main() == 0
     assert capfd.readouterr().out == "bench.tables\n"
+
+
+def test_a_program_that_is_interrupted_ends_without_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        end_in_a_line(interrupted)
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("program", ["trainer", "step"])
+def test_a_network_that_there_is_not_is_said_in_a_line(program: str) -> None:
+    flag = {"trainer": "--model", "step": "--models"}[program]
+    done = run("-m", f"bench.{program}", flag, "nope", cwd=ROOT)
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (
+        1,
+        ["error: There is no network 'nope' in timm."],
+    )
+
+
+def test_a_checkout_that_is_not_installed_is_said_in_a_line(tmp_path: Path) -> None:
+    for name in ("bench", "focus"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("results"))
+    # Without site-packages, where an editable install names the kernels of this checkout.
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "bench.head", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    sentence = "error: This checkout is not the installed one: call pip install -e . in it.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,12 @@ def test_table_of_the_bars_counts_by_the_bound_that_decides(results: Path) -> No
     ]
 
 
+def test_a_bar_that_is_met_after_rounding_alone_does_not_count(results: Path) -> None:
+    path = results / "imports.csv"
+    path.write_text(path.read_text().replace("True", "False"))
+    assert made("bars", results)[-1].endswith("| 0 of 1 | 0.12 |")
+
+
 def test_what_was_not_measured_is_said(results: Path) -> None:
     (results / "step.csv").unlink()
     assert made("step", results) == ["Not measured yet."]

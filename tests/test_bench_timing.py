@@ -1,5 +1,7 @@
 """``bench/timing.py``: with what settings a benchmark begins."""
 
+import argparse
+
 import pytest
 
 from bench import timing
@@ -17,3 +19,10 @@ def test_rounds_that_are_given_win_over_the_short_ones(monkeypatch: pytest.Monke
         assert settings["rounds"] == timing.rounds_of(given) == rounds
         assert settings["command"] == "python -m bench.a" + " --short" * given.short
         assert settings["recipe"] == "paper"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "two"])
+def test_minutes_are_a_number_above_0(text: str) -> None:
+    assert timing.above_0("0.5") == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no number above 0"):
+        timing.above_0(text)
