@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 
 import torch
 import yaml
@@ -19,7 +20,7 @@ from focus.trainer import Trainer
 
 _TIMED_STEPS = 3
 _TIMED_SECONDS = 10  # of validation
-_PREFETCHED = 16  # batches at most: two of each of the eight workers that are the default
+_PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 
 
 def dry_run(
@@ -71,53 +72,51 @@ def image_counts(manifest: Manifest) -> list[str]:
 
 
 def _timed(trainer: Trainer) -> tuple[float, int | None]:
-    """Seconds of a step, and kernel launches in one, where there are any.
-
-    The first step compiles, and the last is the one whose launches are counted.
-    """
+    """Seconds of a step, and kernel launches in one, where there are any."""
     trainer.model.train()
-    device = trainer.accelerator.device
-    on_gpu = device.type == "cuda"
     # What the workers loaded while the first step compiled says nothing of how fast they load.
-    before = 1
-    if on_gpu:
-        before += -(-_PREFETCHED // trainer.config.gradient_accumulation_steps)
-    steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS + on_gpu]
-    loaded = trainer.images.load(0, steps)
-    launches, seconds = None, []
-    for number, step in enumerate(steps):
-        began = time.perf_counter()
-        if on_gpu and number == len(steps) - 1:
-            with profile(activities=[ProfilerActivity.CUDA]) as seen:
-                trainer.train_step(step, loaded)
-                torch.cuda.synchronize(device)
-            launches = sum(
-                event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
-                for event in seen.events()
-            )
-        else:
-            trainer.train_step(step, loaded)
-        seconds.append(time.perf_counter() - began)
-    if launches is not None and len(seconds) > 1:
-        seconds.pop()  # the profiler's own work is in it
-    timed = seconds[before:] or seconds[1:] or seconds
-    return sum(timed) / len(timed), launches
+    before = 1 + -(-_PREFETCHED * trainer.config.workers // trainer.plan.accumulation)
+    steps, epoch = trainer.plan.epoch(0), 0
+    loaded = trainer.images.load(epoch, steps[: before + _TIMED_STEPS])
+    for step in steps[:before]:
+        trainer.train_step(step, loaded)
+    timed, began = steps[before : before + _TIMED_STEPS], time.perf_counter()
+    if not timed:  # a whole epoch, with the wait for its first batch
+        timed, epoch = trainer.plan.epoch(1), 1
+        loaded = trainer.images.load(epoch, timed)
+    for step in timed:
+        trainer.train_step(step, loaded)
+    seconds = (time.perf_counter() - began) / len(timed)
+    return seconds, _launches(trainer) if trainer.accelerator.device.type == "cuda" else None
+
+
+def _launches(trainer: Trainer) -> int:
+    """Kernel launches of a step."""
+    (step,) = trainer.plan.epoch(0)[:1]
+    loaded = trainer.images.load(0, [step])
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        trainer.train_step(step, loaded)
+        torch.cuda.synchronize(trainer.accelerator.device)
+    return sum(
+        event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
+        for event in seen.events()
+    )
 
 
 def _seconds_per_image(trainer: Trainer) -> float:
-    """Of validation; where there are several batches without the first, which compiles."""
-    images, began = 0, time.perf_counter()
-    found = predictions(
+    """Of validation, the start of its workers included, which is in each."""
+    scored = partial(
+        predictions,
         trainer.kept,
         trainer.validation,
         batch_size=trainer.config.eval_batch_size,
-        workers=trainer.config.workers,
         autocast=trainer.accelerator.autocast,
     )
-    for number, (rows, _) in enumerate(found):
+    if trainer.config.compile:
+        list(scored(indices=range(min(trainer.config.eval_batch_size, len(trainer.validation)))))
+    images, began = 0, time.perf_counter()
+    for rows, _ in scored(workers=trainer.config.workers):
         images += len(rows)
-        if number == 0 and len(rows) < len(trainer.validation):
-            images, began = 0, time.perf_counter()
-        elif time.perf_counter() - began > _TIMED_SECONDS:
+        if time.perf_counter() - began > _TIMED_SECONDS:
             break
     return (time.perf_counter() - began) / max(1, images)

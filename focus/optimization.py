@@ -27,7 +27,7 @@ def make_scheduler(
 ) -> LRScheduler:
     """The schedule of the learning rate, in steps of the optimiser."""
     steps = config.epochs * steps_per_epoch
-    if config.schedule == "one-cycle":
+    if config.schedule == "one-cycle" and steps > 1:  # of one step torch makes the last, of rate 0
         # Torch divides by the length of the rise in its own count, 0 for exactly one step.
         rise = config.warmup * (1 + 1e-9 * (config.warmup * steps == 1))
         return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, pct_start=rise)

@@ -26,21 +26,21 @@ NONFINITE = "nonfinite.csv"
 class RunLog:
     """Reports a run to its trackers, which the main process has, and on the console."""
 
-    def __init__(
-        self, config: ResolvedTrainConfig, accelerator: Accelerator, images_per_step: int
-    ) -> None:
+    def __init__(self, config: ResolvedTrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
-        self.images_per_step = images_per_step
-        self._since = time.perf_counter(), 0
+        self.start()
 
-    def start(self, step: int) -> None:
-        """Count the speed from now on, after ``step`` steps."""
-        self._since = time.perf_counter(), step
+    def start(self) -> None:
+        """Count the images a second from now on."""
+        self._since, self._images = time.perf_counter(), 0.0
+
+    def count(self, images: float) -> None:
+        """The images of a step, of all processes; the last of an epoch may have fewer."""
+        self._images += images
 
     def step(self, done: Step, step: int, lr: float) -> None:
         """A step, by its number, and the images a second since the last one that was logged."""
-        now, (then, before) = time.perf_counter(), self._since
-        images = (step - before) * self.images_per_step
+        speed = self._images / max(time.perf_counter() - self._since, 1e-9)
         self.accelerator.log(
             {
                 **{
@@ -49,11 +49,11 @@ class RunLog:
                 },
                 "step/grad_norm": done.gradient_norm,
                 "step/lr": lr,
-                "step/images_per_second": images / max(now - then, 1e-9),
+                "step/images_per_second": speed,
             },
             step=step,
         )
-        self._since = now, step
+        self.start()
 
     def epoch(
         self, row: Mapping[str, Any], step: int, *, best: bool, images_per_second: float

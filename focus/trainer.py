@@ -102,7 +102,7 @@ class Trainer:
         self.memory_format = (
             torch.channels_last if config.channels_last else torch.contiguous_format
         )
-        self.log = RunLog(config, accelerator, self.plan.images_per_step)
+        self.log = RunLog(config, accelerator)
         self._score = partial(
             score_shared,
             accelerator,
@@ -167,9 +167,8 @@ class Trainer:
             ) as bar,
         ):
             while self._goes_on():
-                began, before = time.perf_counter(), state.step
-                self._train_epoch(bar)
-                images = (state.step - before) * self.plan.images_per_step
+                began = time.perf_counter()
+                images = self._train_epoch(bar)
                 self._validate(images / max(time.perf_counter() - began, 1e-9))
                 self._leave_if_told()
         if state.epoch < config.epochs:
@@ -322,17 +321,20 @@ class Trainer:
             f"entropy target: {self.state.entropy_target:.4f}, the mean of the training set's maps"
         )
 
-    def _train_epoch(self, bar: Any) -> None:
-        """The rest of an epoch's steps."""
+    def _train_epoch(self, bar: Any) -> float:
+        """The rest of an epoch's steps; how many images they had, of all processes."""
         config, state = self.config, self.state
         self.model.train()
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
         sums = EpochSums(state.sums)
         loaded = self.images.load(state.epoch, steps)
-        self.log.start(state.step)
+        self.log.start()
+        images = 0.0
         for batches in steps:
             rate = self.optimizer.param_groups[0]["lr"]
             step = self.train_step(batches, loaded)
+            images += step.images
+            self.log.count(step.images)
             if step.updated:
                 state.in_a_row.clear()
                 sums.add(step.sums, step.images, step.gradient_norm)
@@ -353,6 +355,7 @@ class Trainer:
                 self._save()
             if self._told:
                 self._save_and_leave(self._told)
+        return images
 
     def _validate(self, speed: float) -> None:
         """Score the validation images and note the epoch. speed: training images a second."""

@@ -45,18 +45,21 @@ def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> No
     accelerator = Accelerator(cpu=True, log_with=entries)
     accelerator.init_trackers("run")
     config = resolve(TrainConfig(output=str(tmp_path)))
-    log = RunLog(config, accelerator, images_per_step=8)
+    log = RunLog(config, accelerator)
+    log.count(100)  # before an epoch
     time.sleep(0.2)  # before an epoch, as validation is
     done = Step([16.0, 8.0, 4.0, 2.0, 1.0, 3.0], 8.0, 0.25, updated=True, finite=True)
     means = {"loss": 2.0, "classification": 1.0, "focus": 0.5, "saliency": 0.25}
     means |= {"entropy": 0.125, "with_map": 0.375, "grad_norm": 0.25, "lr": 1e-3}
     # What the log takes the time between lies between these.
     before = time.perf_counter()
-    log.start(4)
+    log.start()
     after = time.perf_counter()
     for step, images in ((6, 16), (7, 8)):
         time.sleep(0.1)
         shortest, again = time.perf_counter() - after, time.perf_counter()
+        for _ in range(2):
+            log.count(images / 2)
         log.step(done, step, 1e-3)
         longest, after = time.perf_counter() - before, time.perf_counter()
         before = again
@@ -71,7 +74,7 @@ def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
     entries = Entries()
     accelerator = Accelerator(cpu=True, log_with=entries)
     accelerator.init_trackers("run")
-    log = RunLog(resolve(TrainConfig(output=str(tmp_path))), accelerator, images_per_step=8)
+    log = RunLog(resolve(TrainConfig(output=str(tmp_path))), accelerator)
     # The rate is that of the last step, which is logged with the steps.
     row = {"epoch": 2, "train_loss": 0.5, "eval_auc": 0.75, "eval_entropy": 0.25, "lr": 0.1}
     for step, share in ((10, 0.5), (20, 0.95)):

@@ -32,6 +32,12 @@ def test_one_cycle_that_rises_for_a_single_step() -> None:
     assert found == pytest.approx([1 / 25, *half_cosine], abs=1e-5)
 
 
+def test_one_cycle_of_a_single_step_has_the_whole_rate() -> None:
+    for warmup in (0.0, 0.2, 0.9):
+        assert rates(1, epochs=1, warmup=warmup) == rates(1, epochs=1, schedule="constant")
+    assert rates(1, epochs=1) == [1]
+
+
 def test_constant_with_warmup() -> None:
     found = rates(4, epochs=2, schedule="constant", warmup=0.5)
     assert found == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]

@@ -1,0 +1,44 @@
+"""``train.py --dry-run``: that its seconds are those which the run will take."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus.data.dataset import FaceDataset
+from focus.dry_run import _seconds_per_image, _timed
+
+from .trainers import few_faces, trainer
+
+_SLOW = 0.1  # seconds to load an image
+
+
+@pytest.fixture
+def slow_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = FaceDataset._decoded
+
+    def slowly(self: FaceDataset, row: int) -> Any:
+        time.sleep(_SLOW)
+        return decoded(self, row)
+
+    monkeypatch.setattr(FaceDataset, "_decoded", slowly)
+
+
+@pytest.mark.usefixtures("slow_images", "one_thread")
+@pytest.mark.parametrize("batch_size", [2, 16], ids=["an epoch's end is not reached", "is"])
+def test_what_workers_load_ahead_makes_no_step_faster(batch_size: int, tmp_path: Path) -> None:
+    """Two workers that only wait load two images at a time: no step can take less than half."""
+    run = trainer(few_faces(tmp_path), tmp_path, batch_size=batch_size, workers=2)
+    seconds, launches = _timed(run)
+    run.images.close()
+    assert launches is None
+    # The images of an epoch of 70 may be divided unevenly, to the second worker's advantage.
+    assert seconds >= 0.7 * _SLOW * batch_size / 2
+
+
+@pytest.mark.usefixtures("slow_images", "one_thread")
+def test_the_start_of_validations_workers_is_counted(tmp_path: Path) -> None:
+    run = trainer(few_faces(tmp_path), tmp_path, eval_batch_size=3, workers=2)
+    # 12 images in four batches, each worker two.
+    assert _seconds_per_image(run) >= _SLOW / 2
