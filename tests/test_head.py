@@ -119,9 +119,8 @@ def test_the_weights_of_a_scaled_loss_are_those_of_its_config_on_any_device_and_
 
 def test_a_parametrization_is_called_once() -> None:
     """One that draws anew gives pooling and CAM of one forward the same weight."""
-    head, features = FocusHead(64, 5).eval(), torch.randn(4, 64, 3, 3)
-    noise = nn.Dropout(0.5)
-    register_parametrization(head.fc, "weight", noise)
+    head, features = FocusHead(64, 5), torch.randn(4, 64, 3, 3)
+    register_parametrization(head.fc, "weight", nn.Dropout(0.5))
     out = head(features)
     predicted = out.logits.argmax(1)
     expected = out.cam.mean((1, 2)) + head.fc.bias[predicted]
