@@ -1,7 +1,7 @@
 """What ``evaluate.py`` does: a trained detector on images, to scores, results and a report."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -90,11 +90,13 @@ def evaluate(config: EvaluateConfig) -> None:
 def held(output: Path) -> Iterator[None]:
     """The folder of an evaluation, made if need be, for this process alone as long as it lasts.
 
-    Else the files of two that run at once would be mixed. This process may hold it twice.
+    Else the files of two that run at once would be mixed. This process may hold it twice. A folder
+    that is made is removed if nothing was written to it.
 
     Raises:
         InputError: another process evaluates into it.
     """
+    made = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     with (output / LOCK).open("w") as file:
         if not lock(file):
@@ -102,7 +104,13 @@ def held(output: Path) -> Iterator[None]:
                 f"Another process evaluates into {output}: wait for its end, or give another "
                 "--output."
             )
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # another process has come in the meantime
+                if made and [path.name for path in output.iterdir()] == [LOCK]:
+                    (output / LOCK).unlink()
+                    output.rmdir()
 
 
 def _evaluate(
@@ -176,6 +184,8 @@ def _evaluate(
         if results is not None:
             print(format_table({name: results}), end="\n\n")
         said += remarks(scores, results)
+        if detector.points is not None and (warning := detector.points.warning()):
+            said.append(f"warning: {warning}")
         for line in [*said, *(f"written: {path}" for path in written)]:
             print(line)
         if config.report:

@@ -60,6 +60,8 @@ def explain(config: ExplainConfig) -> None:
     sha256 = _sha256(folder / WEIGHTS_FILE)
     judge, threshold = _judge(detector, config)
     said = [threshold]
+    if detector.points is not None and (warning := detector.points.warning()):
+        _log.warning(warning)
     manifest = Manifest(Sample(str(item.path)) for item in items)
     if warning := other_geometry(detector, manifest):
         _log.warning(warning)

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
@@ -20,7 +20,7 @@ from focus.data.demo import demo_manifest
 from focus.data.images import load_image
 from focus.data.machine import usable_cores
 from focus.data.readers.files import images_below
-from focus.errors import InputError
+from focus.errors import InputError, NotFiniteError
 from focus.kernels.reference import normalised_entropy
 from focus.models import Detector
 from focus.modes import evaluation_mode
@@ -61,8 +61,8 @@ def export(config: ExportConfig) -> None:
 
     Raises:
         InputError: no model or no images, a file that is there already, a network that is too
-            large or cannot be exported, or a difference above ``TOLERANCE``; then no file is
-            written.
+            large or cannot be exported, an output that is not finite, or a difference above
+            ``TOLERANCE``; then no file is written.
     """
     onnx, runtime = _package("onnx"), _package("onnxruntime")
     _package("onnxscript")  # torch's exporter needs it
@@ -81,8 +81,11 @@ def export(config: ExportConfig) -> None:
             f"The weights of {config.model_dir} take {size / 2**30:.1f} GiB, an ONNX file holds 2 "
             "at most: take a smaller network."
         )
-    images = prepared_images(detector, config.check_images)
+    paths = checked_paths(config.check_images)
+    images = prepared_images(detector, paths)
     with evaluation_mode(detector), written_whole(path) as aside:
+        if (at := detector.predict_batch(images).first_not_finite()) is not None:
+            raise NotFiniteError(paths[at], "try another model.")
         proto = _exported(Exported(detector), images, config)
         for key, value in metadata(detector).items():
             proto.metadata_props.add(key=key, value=value)
@@ -101,11 +104,11 @@ def export(config: ExportConfig) -> None:
     print(f"written: {path}")
 
 
-def prepared_images(detector: Detector, place: str | None) -> Tensor:
-    """At most 16 images [N,3,S,S], prepared for the network: of ``place``, else demo faces.
+def checked_paths(place: str | None) -> list[str]:
+    """At most 16 images to check the file with: of ``place``, else demo faces.
 
     Raises:
-        InputError: there is no image, or one that cannot be decoded.
+        InputError: there is no image.
     """
     if place is None:
         paths = [sample.path for sample in demo_manifest(progress=True).split("test")]
@@ -117,8 +120,16 @@ def prepared_images(detector: Detector, place: str | None) -> Tensor:
         raise InputError(f"--check-images: there is no file or folder {place}: check the path.")
     if not paths:
         raise InputError(f"--check-images: there are no images in {place}: give another folder.")
-    chosen = [paths[number] for number in evenly(len(paths), _CHECKED)]
-    pixels = [squashed(load_image(path), detector.image_size) for path in chosen]
+    return [paths[number] for number in evenly(len(paths), _CHECKED)]
+
+
+def prepared_images(detector: Detector, paths: Iterable[str]) -> Tensor:
+    """The images [N,3,S,S], prepared for the network.
+
+    Raises:
+        InputError: one cannot be decoded.
+    """
+    pixels = [squashed(load_image(path), detector.image_size) for path in paths]
     return Normalise(detector.mean, detector.std)(torch.stack(pixels))
 
 

@@ -1,5 +1,6 @@
 """The model card: ``README.md`` of a saved detector, what it is, measured and not fit for."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ _TEST_SETS = {
     "closed_balanced": "the same, with the shortcut of the training data broken",
     "open": "fakes of generators that training never saw",
 }
+
+# An underscore in a word is none.
+_MARKS = re.compile(r"""[&<>"'`*$~|\\\[\]]|(?<![^\W_])_|_(?![^\W_])""")
 
 _TEXT = """\
 ---
@@ -93,11 +97,11 @@ def model_card(
     )
     return _TEXT.format(
         metadata=metadata.to_yaml(),
-        data=data or "not recorded",
+        data=_plain(data) or "not recorded",
         training=training or "not recorded",
-        generators=", ".join(map(_with_family(config), config.training_generators))
+        generators=_plain(", ".join(map(_with_family(config), config.training_generators)))
         or "not recorded",
-        geometry="; ".join(map(_cut_out, config.geometry)) or "not recorded",
+        geometry=_plain("; ".join(map(_cut_out, config.geometry))) or "not recorded",
         model=config.model,
         size=config.image_size,
         mean=", ".join(f"{value:g}" for value in config.mean),
@@ -177,6 +181,12 @@ def _with_family(config: DetectorConfig) -> Callable[[str], str]:
     return named
 
 
+def _plain(text: str) -> str:
+    """As it reads, in Markdown and HTML, whatever names it holds: no cell or line ends in them."""
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    return _MARKS.sub(lambda mark: f"&#{ord(mark[0])};", line)
+
+
 def _points(points: OperatingPoints | None) -> str:
     if points is None:
         return "None: it was saved without validation images, so its scores lead to no decision."
@@ -190,6 +200,8 @@ def _points(points: OperatingPoints | None) -> str:
     undefined = points.undefined()
     for name, value in points.thresholds.items():
         lines.append(f"| {name} | {undefined[name] if value is None else value} |")
+    if warning := points.warning():
+        lines += ["", warning]
     return "\n".join(lines)
 
 
@@ -215,7 +227,7 @@ def _table(test_set: Mapping[str, Any]) -> list[str]:
     for name, row in test_set["generators"].items():
         relation = row["relation"] or "not known"
         lines.append(
-            f"| {name.replace('|', '&#124;')} | {relation} | {row['n_real']} | {row['n_fake']} | "
+            f"| {_plain(name)} | {relation} | {row['n_real']} | {row['n_fake']} | "
             f"{_figure(row, 'auc')} | {_figure(row, 'entropy')} |"
         )
     mean, pooled = test_set["mean"], test_set["pooled"]

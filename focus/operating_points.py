@@ -39,13 +39,24 @@ class OperatingPoints:
 
     def undefined(self) -> dict[str, str]:
         """What a point without threshold needs."""
-        return {
-            point: f"needs >= {needed(TARGETS[point])} real validation images"
-            if self.n_fake and point in TARGETS
-            else "needs real and synthetic validation images"
-            for point, threshold in self.thresholds.items()
-            if threshold is None
-        }
+        return {p: self._needs(p) for p, value in self.thresholds.items() if value is None}
+
+    def _needs(self, point: str) -> str:
+        if self.n_fake and point in TARGETS:
+            return f"needs >= {needed(TARGETS[point])} real validation images"
+        if self.n_real and self.n_fake:
+            return "needs validation images told apart better than by chance"
+        return "needs real and synthetic validation images"
+
+    def warning(self) -> str:
+        """What to say where likelihood ratios do not rise with the score; "" where they do."""
+        if self.calibration is None or self.calibration.slope > 0:
+            return ""
+        return (
+            f"The calibration has a slope of {self.calibration.slope:.2g}, as on validation images "
+            "a higher score does not speak for synthetic: take another model, or no llr of this "
+            "one."
+        )
 
     def write(self, folder: Path) -> None:
         """As ``thresholds.json`` in ``folder``."""
@@ -122,14 +133,18 @@ def choose(
 ) -> OperatingPoints:
     """From the scores [M] of real and [N] of fake validation images.
 
-    A point that the sample cannot support is None: all of them where a class is empty. real_units
-    [M], fake_units [N]: for the calibration, as of :func:`focus.metrics.fit_calibration`.
+    A point that the sample cannot support is None: all of them where a class is empty, and
+    ``balanced`` where no threshold does better than chance. real_units [M], fake_units [N]: for the
+    calibration, as of :func:`focus.metrics.fit_calibration`.
     """
-    rates = Ranking.of(real_scores, fake_scores).at()
+    ranking = Ranking.of(real_scores, fake_scores)
+    rates = ranking.at()
     found: dict[str, float | None] = dict.fromkeys(POINTS)
     if len(real_scores) and len(fake_scores):
         found["eer"] = float(rates.threshold_at_eer()[0])
-        found["balanced"] = float(rates.threshold_of_best_balance()[0])
+        balanced = float(rates.threshold_of_best_balance()[0])
+        # Below all scores, the lowest of equals, it is no better than calling all images synthetic.
+        found["balanced"] = balanced if balanced >= ranking.levels[0] else None
         for point, target in TARGETS.items():
             if len(real_scores) >= needed(target):
                 found[point] = float(rates.threshold_at_fpr(target)[0])

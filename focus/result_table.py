@@ -124,7 +124,7 @@ def _mean_auc(everything: Sequence[Results], test_set: str) -> Row:
 
 
 AT_POINT = "* the threshold at which both errors are equally frequent on validation images"
-UNDEFINED = "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)"
+UNDEFINED = "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)"
 NO_FAMILY = f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
 
 

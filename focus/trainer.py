@@ -189,6 +189,8 @@ class Trainer:
         Returns the results on the main process, nothing on the others.
         """
         best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
+        if best.points is not None and (warning := best.points.warning()):
+            self.accelerator.print(f"warning: {warning}")
         scores = self._score(best, self.test, progress=True)
         results: Results = {}
         if self.accelerator.is_main_process:

@@ -157,6 +157,22 @@ def test_the_contact_sheet_tells_generators_of_alike_names_apart(
         assert said.count(name) == 3, "in each split"
 
 
+def test_the_table_tells_generators_of_alike_names_apart_in_one_line_each(
+    own_set: Path, tmp_path: Path
+) -> None:
+    named = {n: f"a generator of the long family\tnumber {n}" for n in ("kA", "kB")}
+    rewrite(
+        own_set / "faces.csv",
+        lambda s: replace(s, generator=named.get(s.generator, s.generator)),
+    )
+    check(own_set / "faces.csv", output=tmp_path / "out")
+    text = (tmp_path / "out" / "check.txt").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(("train ", "test "))]
+    names = [line[line.index("synthetic") + 11 :][:30] for line in rows if "synthetic" in line]
+    assert [name.split("  ")[0][-2:] for name in names] == ["kA", "kB"] * 2
+    assert "\t" not in "".join(rows)
+
+
 def test_the_contact_sheet_shows_faces_and_maps(data_set: Path, tmp_path: Path) -> None:
     check(data_set / "faces.csv", output=tmp_path / "out")
     with Image.open(tmp_path / "out" / "contact_sheet.png") as image:

@@ -19,6 +19,7 @@ from focus.config import EvaluateConfig, TrainConfig, write_config
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError, OneProcessError
 from focus.models import Detector
+from focus.operating_points import choose
 from focus.result_table import format_table
 from focus.runtime import check_backend, check_precision, check_shown, start
 from focus.scores import Scores
@@ -89,6 +90,25 @@ def test_evaluate_writes_what_it_prints(
     evaluate(run=str(model.parent), data=(str(tmp_path),), output=str(out))
     assert not (out / "report.html").exists()
     assert not (out / "figures").exists()
+
+
+def test_a_calibration_against_the_scores_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = Detector()
+    detector.points = choose(np.linspace(0.5, 0.9, 40), np.full(20, 0.45))
+    detector.save_pretrained(tmp_path / "model")
+    data = noise(tmp_path / "data" / "0_real", 2).parent
+    noise(data / "1_fake", 2)
+    out = str(tmp_path / "out")
+    evaluate(model_dir=str(tmp_path / "model"), data=(str(data),), output=out)
+    assert f"\nwarning: {detector.points.warning()}\n" in capsys.readouterr().out
+    assert (
+        "balanced"
+        not in json.loads((tmp_path / "out" / "results.json").read_text())["open"][
+            "operating_points"
+        ]
+    )
 
 
 def test_evaluate_marks_generators_and_warns_of_those_that_training_knew(

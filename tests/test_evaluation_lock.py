@@ -51,6 +51,25 @@ def test_of_two_processes_one_evaluates_into_a_folder(
     assert (out / "results.json").exists()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_was_made_for_nothing_goes(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        assert (tmp_path / "out" / ".lock").exists()
+        raise InputError("The model's output is not finite.")
+
+    monkeypatch.setattr(evaluation, "score_shared", failing)
+    if there:
+        (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="not finite"):
+        evaluation.evaluate(config)
+    assert (tmp_path / "out").exists() == there
+    monkeypatch.undo()
+    evaluation.evaluate(config)
+    assert (tmp_path / "out" / "results.json").exists()
+
+
 def test_another_that_begins_while_the_images_are_read_is_noticed(
     config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from focus.explanations import Item, Judge, Seen, View, Writer, video_score
 from focus.inference import score_images
 from focus.metrics import Calibration
 from focus.models import Detector
-from focus.operating_points import POINTS, OperatingPoints
+from focus.operating_points import POINTS, OperatingPoints, choose
 from focus.overlays import overlay
 from focus.use_config import ExplainConfig, Point
 
@@ -208,6 +208,24 @@ def test_the_mean_of_log_odds_by_hand() -> None:
     assert 0.5 < video_score(whole) < 1, "a score that rounds to 0 or 1 is no end"
     sure = np.float64(1 - 1e-12)  # frames that are alike decide as each of them does
     assert video_score([sure] * 4) == pytest.approx(sure, abs=1e-15)
+
+
+def test_validation_that_told_nothing_is_said(
+    detector: Detector,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    detector.points = choose(np.linspace(0.5, 0.9, 40), np.full(20, 0.45))
+    detector.save_pretrained(tmp_path / "m")
+    rows = run(tmp_path / "m", tmp_path / "out", pictures / "a")
+    assert {row["decision"] for row in rows} == {""}
+    assert (
+        "no decisions: the model has no threshold balanced (it needs validation images told apart "
+        "better than by chance)"
+    ) in capsys.readouterr().out
+    assert detector.points.warning() in caplog.messages
 
 
 def test_without_thresholds_there_is_no_decision_and_it_is_said(

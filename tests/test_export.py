@@ -64,6 +64,10 @@ def export(detector: Detector, folder: Path, images: Path) -> Path:
     return file
 
 
+def prepared(detector: Detector, images: Path) -> Tensor:
+    return exporting.prepared_images(detector, exporting.checked_paths(str(images)))
+
+
 # A transformer's tokens are folded to a grid.
 @pytest.mark.parametrize(
     ("model", "size"),
@@ -88,7 +92,7 @@ def test_onnxruntime_gives_what_the_detector_gives(
     assert [output.name for output in session.get_outputs()] == list(exporting.OUTPUTS)
     # Another number of images than it was made and checked with.
     paths = sorted(pictures.iterdir())[:3]
-    images = exporting.prepared_images(detector, str(pictures))[:3]
+    images = prepared(detector, pictures)[:3]
     score, logits, cams, entropy = session.run(None, {"images": images.numpy()})
     found = detector.predict(paths)
     np.testing.assert_allclose(score, found.score, atol=1e-4)
@@ -124,6 +128,19 @@ def test_a_file_that_differs_is_not_written(
     monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)  # less than rounding
     with pytest.raises(InputError, match=r"differ from .* by .*, so no file was written"):
         export(make("focus_small", 32), tmp_path, pictures)
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
+
+
+def test_a_detector_whose_outputs_are_not_finite_is_not_exported(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong is the model, not the packages: in the words of evaluation."""
+    monkeypatch.setattr(exporting, "_exported", lambda *_: pytest.fail("it was exported"))
+    detector = make("focus_small", 32)
+    detector.head.fc.weight.data[:] = 3e38  # finite, and the sum of two is not
+    words = f"^The model's output for '{pictures / '0.png'}' is not finite: try another model.$"
+    with pytest.raises(InputError, match=words):
+        export(detector, tmp_path, pictures)
     assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
 
 
@@ -175,7 +192,7 @@ def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path
     detector = make("focus_small", 32)
     file = export(detector, tmp_path, pictures)
     detector.head.fc.bias.data += torch.tensor([0.0, 0.5])
-    images = exporting.prepared_images(detector, str(pictures))
+    images = prepared(detector, pictures)
     differences = exporting.compare(detector, runtime, file, images)
     largest = float(detector(images).logits.abs().max().detach())
     assert differences["logits"] == pytest.approx(0.5 / max(1.0, largest), abs=1e-4)
@@ -192,7 +209,7 @@ def test_large_outputs_may_differ_by_their_rounding(
     detector = make("focus_small", 32)
     detector.head.fc.weight.data *= 1e5
     file = export(detector, tmp_path, pictures)
-    images = exporting.prepared_images(detector, str(pictures))
+    images = prepared(detector, pictures)
     largest = float(detector.predict_batch(images).cams.abs().max().detach())
     assert largest > 1e4
     # A tenth of the largest CAM, on each of them, is a tenth.
@@ -203,8 +220,8 @@ def test_large_outputs_may_differ_by_their_rounding(
 
 def test_one_picture_is_taken_and_of_many_16_at_even_steps(pictures: Path, tmp_path: Path) -> None:
     detector = make("focus_small", 32)
-    alone = exporting.prepared_images(detector, str(pictures / "3.png"))
-    images = exporting.prepared_images(detector, str(pictures))
+    alone = prepared(detector, pictures / "3.png")
+    images = prepared(detector, pictures)
     assert alone.equal(images[3:4])
     # A graph that was traced with one image takes other numbers of them, too.
     file = export(detector, tmp_path, pictures / "3.png")
@@ -212,7 +229,7 @@ def test_one_picture_is_taken_and_of_many_16_at_even_steps(pictures: Path, tmp_p
     assert max(differences.values()) < exporting.TOLERANCE
     for number in range(32):
         Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(pictures / f"{number}.png")
-    red = exporting.prepared_images(detector, str(pictures))[:, 0].mean((1, 2))
+    red = prepared(detector, pictures)[:, 0].mean((1, 2))
     # Those in the middle of 16 equal parts, normalised by a mean and a deviation of one half.
     expected = torch.tensor([8 * number / 255 for number in range(1, 32, 2)])
     torch.testing.assert_close(red, 2 * expected - 1)

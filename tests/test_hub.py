@@ -1,8 +1,10 @@
 """A saved detector: its model card, and its way through a server that answers as the Hub does."""
 
 import errno
+import html
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -291,6 +293,42 @@ def test_the_card_says_what_is_not_known() -> None:
     words = trained_on(Manifest(samples), ["/home/somebody/faces.csv", "more/"])
     assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
     assert " of t?.csv, 0 with" in trained_on(Manifest([]), ["t\udce9.csv"])  # the card is UTF-8
+
+
+def test_names_mark_nothing_up_in_the_card(detector: Detector) -> None:
+    """Whoever made the data named it, and the card is shown as a page."""
+    odd = "<img src=x onerror=alert(1)> `a` *b* [c](d) $e$ ~f~ \\ _g_ | h"
+    plain = "StyleGAN2-FFHQ", "stable_diffusion_v1"
+    config = replace(
+        detector.config,
+        training_generators=(odd, "two\nlines", *plain),
+        training_families={odd: "<b>"},
+        geometry=("<i>",),
+    )
+    measured = results()
+    found = measured["open"]["generators"]
+    found[odd + "\n"] = found.pop("new|er")
+    data = trained_on(Manifest([]), [f"{odd}\n", "faces_of_1.csv"])
+    card = model_card(config, detector.points, measured, data)
+    named = [line for line in card.splitlines() if "onerror" in line]
+    assert [line[:3] for line in named] == ["- D", "- G", "| &"]
+    for line in named:
+        assert odd in html.unescape(line)
+        assert not set("<>`*$~\\") & set(line)
+        assert "[c" not in line
+    assert re.search(r"&#95;g&#95; &#124; h\? \| not known \| 20 \| 10 \|", named[2])
+    assert f"two?lines, {', '.join(plain)}\n" in card
+    assert "(family &#60;b&#62;)" in card
+    assert "cut out (&#60;i&#62;)" in card
+    assert ", faces_of_1.csv, 0 with a human map\n" in card
+
+
+def test_the_card_warns_of_a_calibration_against_the_scores(detector: Detector) -> None:
+    points = OperatingPoints(dict.fromkeys(POINTS), Calibration(-1, 0, 1), 90, 80)
+    card = model_card(detector.config, points)
+    assert "| balanced | needs validation images told apart better than by chance |" in card
+    assert f"\n\n{points.warning()}\n\n## Results" in card
+    assert "slope" not in model_card(detector.config, detector.points)
 
 
 BEST = "the best on validation of up to {} epochs, seed {}"

@@ -53,6 +53,22 @@ def test_intervals_of_rates_cover_at_least_95_percent(
     assert covered > 0.95 - 2.6 * np.sqrt(0.95 * 0.05 / 1500)
 
 
+def test_an_auc_of_ties_has_an_interval_that_favours_no_class() -> None:
+    """Half of 5, of 15 images of a class are no whole number."""
+    for size in (5, 10, 15):
+        low, high = metrics.auc_interval(np.full(size, 0.5), np.full(size, 0.5)) or (0, 0)
+        assert low == pytest.approx(1 - high, abs=1e-12)
+        below, above = (metrics.rate_interval(k, size) for k in (size // 2, -(-size // 2)))
+        assert below is not None
+        assert above is not None
+        assert below[0] <= low <= above[0]
+        assert below[1] <= high <= above[1]
+    # One fake of five among the real images: with its class for the other, the same the other way.
+    real, fake = np.arange(5.0), np.array([3.0, 6, 7, 8, 9])
+    low, high = metrics.auc_interval(real, fake) or (0, 0)
+    assert metrics.auc_interval(fake, real) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("real", "fake", "apart"),
     [

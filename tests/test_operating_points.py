@@ -70,6 +70,37 @@ def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
     assert one.undefined()["bpcer1"] == "needs real and synthetic validation images"
 
 
+@pytest.mark.parametrize("real", [[0.5] * 30, [0.45, 0.5, 0.9], [0.8, 0.9]])
+def test_no_balance_is_best_where_none_is_better_than_chance(
+    real: list[float], tmp_path: Path
+) -> None:
+    """Scores that are alike, and fakes below the real images: all would be called synthetic."""
+    points = choose(np.array(real), np.full(20, 0.45))
+    assert points.thresholds["balanced"] is None
+    assert points.thresholds["eer"] is not None
+    points.write(tmp_path)
+    assert points.undefined()["balanced"] == (
+        "needs validation images told apart better than by chance"
+    )
+    assert OperatingPoints.read(tmp_path) == points
+    # One image more on its side is better than chance.
+    assert choose(np.array([0.1, *real]), np.full(20, 0.45)).thresholds["balanced"] is not None
+
+
+def test_a_calibration_against_the_scores_is_said(random: np.random.Generator) -> None:
+    low, high = random.uniform(0.1, 0.5, 40), random.uniform(0.4, 0.9, 40)
+    assert choose(low, high).warning() == ""
+    assert choose(low, np.zeros(0)).warning() == ""
+    points = choose(high, low)
+    assert points.calibration is not None
+    assert points.warning() == (
+        f"The calibration has a slope of {points.calibration.slope:.2g}, as on validation images a "
+        "higher score does not speak for synthetic: take another model, or no llr of this one."
+    )
+    flat = replace(points, calibration=Calibration(0.0, 0.0, 1.0))
+    assert "a slope of 0," in flat.warning()
+
+
 def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
     assert OperatingPoints.read(tmp_path) is None
     choose(np.array([0.1]), np.array([0.9])).write(tmp_path)

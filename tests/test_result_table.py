@@ -41,7 +41,7 @@ def test_table() -> None:
         "peaks in artefact, all fakes, open      1.000        -",
         "chance level of that peak, closed       0.062        -",
         "chance level of that peak, open         0.188        -",
-        "- not defined: needs real and synthetic images (AUC), artefact masks (peaks)",
+        "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
     assert "open-set AUC, mean of 2                 0.750" in format_table({"blend": blend})
@@ -107,6 +107,15 @@ def test_names_that_begin_alike_are_told_apart_in_the_table() -> None:
         "open-set AUC, stable_diffu...1_4 (?)",
         "open-set AUC, stable_diffu...1_5 (?)",
     ]
+
+
+def test_what_is_not_defined_without_fakes_is_said() -> None:
+    lines = format_table({"ce": summarise(table([(0, "", "", 0.2)] * 3), ["known"])}).splitlines()
+    (entropy,) = (line for line in lines if line.startswith("CAM entropy, all images, closed"))
+    assert entropy.endswith(" -")
+    assert (
+        lines[-1] == "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)"
+    )
 
 
 def test_remarks() -> None:

@@ -29,10 +29,11 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def rate_interval(count: int, total: int, level: float = LEVEL) -> Interval | None:
+def rate_interval(count: float, total: int, level: float = LEVEL) -> Interval | None:
     """Clopper and Pearson's (1934) exact interval of ``count / total``; None for a total of 0.
 
-    It covers at least 95 % whatever the rate is: 0 of 300 is [0, 0.0122].
+    It covers at least 95 % whatever the rate is: 0 of 300 is [0, 0.0122]. count: that of a mean
+    over ties may be no whole number; its interval lies between those of its neighbours.
     """
     if total == 0:
         return None
@@ -202,7 +203,8 @@ def _estimate(placed: _Placed) -> _Estimate:
 def _by_delong(placed: _Placed) -> Interval:
     error, quantile = _error(placed.samples)
     auc, pairs = placed.auc, placed.pairs
-    by_pairs = rate_interval(round(auc * pairs), pairs)
+    # Not rounded, but for rounding: half a pair more would favour one of the classes.
+    by_pairs = rate_interval(round(auc * pairs, 6), pairs)
     assert by_pairs is not None
     if error == 0 or auc in (0.0, 1.0):
         return by_pairs

@@ -12,10 +12,12 @@ from focus.data.check.findings import Findings
 from focus.data.check.leaks import write_leaks
 from focus.data.check.shortcuts import LEVEL, MIN_IMAGES, Audit, describe
 from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Sample
+from focus.plotting import shortened
 
 VERSION = 1
 
 _SHOWN = 5  # of each list on the console
+_LONGEST = 30  # characters of a generator's name in the table
 _WARN_FROM = 0.55
 # Of what a table's label tells: (field, what predicts it, what to do).
 _AUDITS = (
@@ -181,12 +183,13 @@ def _counts(values: Any) -> dict[str, int]:
 
 def _table(kinds: Sequence[dict[str, Any]]) -> list[str]:
     rows = [("split", "class", "generator", "images", "with map", "size", "format", "mode")]
+    names = shortened((kind["generator"] for kind in kinds), _LONGEST)
     for kind in kinds:
         rows.append(
             (
                 kind["split"] or "(none)",
                 kind["label"],
-                kind["generator"][:30],
+                names[kind["generator"]],
                 str(kind["images"]),
                 str(kind["with_map"]),
                 *(_commonest(kind[name]) for name in ("sizes", "formats", "modes")),
