@@ -7,7 +7,6 @@ so ``mixed_precision: no`` is not a boolean and ``epochs: 1:30`` not 90; a bare 
 """
 
 import errno
-import io
 import os
 import re
 import sys
@@ -32,8 +31,10 @@ from focus.config import AS_THE_LOSS_SAYS, CONFIG_VERSION, EvaluateConfig, Train
 from focus.data.machine import is_main_process
 from focus.errors import ImageError, InputError, OneProcessError, did_you_mean, sentence
 from focus.flags import GROUPS, Words, flag
+from focus.group import end_group
 from focus.recipes import Recipe
 from focus.stopping import Stopped
+from focus.streams import set_up_streams
 from focus.typed import typed_value
 from focus.use_config import ExplainConfig, ExportConfig
 from focus.writing import REFUSED
@@ -172,10 +173,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Pillow names no file, and the pass over all files before training and evaluation does.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # In a file, too, a line is there once it is said, not some thousand characters later. What
-        # cannot be encoded, as a file name that is not UTF-8, is shown escaped, as on stderr.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    set_up_streams()
     try:
         yield
     except InputError as error:
@@ -198,8 +196,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
         torch = sys.modules.get("torch")
         if torch is not None and _GONE.search(str(error)):
             # Of a group that is still there at Python's end, a thread may abort the process.
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            end_group(error)
             said = "Another process of the launch has ended: its last line, or the launcher's, "
             first = os.environ.get("LOCAL_RANK", "0") == "0"
             _end(2, f"{said}says why.", prog, debug, first)

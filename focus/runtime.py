@@ -1,13 +1,11 @@
 """The start of a program: Accelerate, threads, its folder, and what a machine cannot do."""
 
-import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from traceback import clear_frames
 from typing import TypeVar, get_args
 
 import torch
@@ -16,12 +14,14 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
+    get_int_from_env,
     parse_flag_from_env,
 )
 
 from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import usable_cores
 from focus.errors import ImageError, InputError, OneProcessError
+from focus.group import end_group
 from focus.kernels import backend_for
 from focus.shared_config import MixedPrecision
 from focus.stopping import Stopped
@@ -33,6 +33,10 @@ _SHOWN = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 # What Accelerate may be told that the programs do not take: checkpoints hold whole networks.
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+
+# In which MPI says how many processes there are, as Accelerate reads it.
+_MPI_SIZES = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+_MPI_LOCAL_SIZES = ["MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
 
 # For what the main process does first: a million images take an hour to decode, and NCCL would wait
 # ten minutes. A launcher ends the processes of one that has died, however long they would wait.
@@ -51,24 +55,15 @@ def ended_together() -> Iterator[None]:
         yield
     except (InputError, Stopped) as error:
         if not isinstance(error, ImageError):
-            clear_frames(error.__traceback__)
-            _end_group()
+            end_group(error)
         raise
-    _end_group()
+    end_group()
 
 
 def finish_trackers(accelerator: Accelerator) -> None:
     """What ``end_training`` does, but for the group of the processes, which a next run needs."""
     for tracker in accelerator.trackers:
         tracker.finish()
-
-
-def _end_group() -> None:
-    if torch.distributed.is_initialized():
-        # A DistributedDataParallel that outlives the group ends it itself, holding the GIL, which
-        # a thread of gloo's may wait for: then both wait for ever.
-        gc.collect()
-        torch.distributed.destroy_process_group()
 
 
 def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerator:
@@ -84,8 +79,8 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: bf16 on a GPU that emulates it; fp16 without a GPU, where Accelerate would train
             in float32 without a word; a launcher that was told another precision, or accumulation,
-            than the program, or to share a network out, or compile it; more processes than GPUs; a
-            FOCUS_BACKEND that is none, or that cannot run here.
+            than the program, or to share a network out, or compile it; more processes than GPUs, or
+            than Accelerate knows of; a FOCUS_BACKEND that is none, or that cannot run here.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -98,10 +93,13 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.mixed_precision):
         advice = f"launch with --mixed_precision {config.mixed_precision}"
+        none = ""
         if launched in get_args(MixedPrecision):
             advice = f"give the program --mixed-precision {launched}, or {advice}"
+        else:
+            none = f" (which is none of {', '.join(get_args(MixedPrecision))})"
         raise InputError(
-            f"The launcher was told mixed precision {launched}, the program "
+            f"The launcher was told mixed precision {launched}{none}, the program "
             f"{config.mixed_precision}: {advice}."
         )
     # Accelerate would compile the network that is trained, and not the one that is validated.
@@ -122,11 +120,14 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     devices = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.accelerator.device_count()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     check_shown(devices, local)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not devices:
-        # Else, started by torchrun without a GPU, each process would believe that it is alone.
+    if get_int_from_env(["WORLD_SIZE", *_MPI_SIZES], 1) > 1 and not devices:
+        # Else, started by torchrun or mpirun without a GPU, each process would believe that it is
+        # alone.
         options["cpu"] = True
+        check_address()
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
+    check_alone(accelerator.num_processes)
     together(accelerator, lambda: _check_device(config.mixed_precision, accelerator.device))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
@@ -202,6 +203,44 @@ def check_shown(devices: int, local: int) -> None:
         f"{local} processes would share {devices} GPU{'s' * (devices > 1)}: start {devices}, "
         f"or set ACCELERATE_USE_CPU=true to use the CPU{own}."
     )
+
+
+def check_address() -> None:
+    """Raise InputError where mpirun has started processes and nothing says where they meet.
+
+    Those of one machine meet there. A torch that was built with MPI needs no address.
+    """
+    if any(map(os.environ.get, ("MASTER_ADDR", "WORLD_SIZE"))):
+        return
+    if torch.distributed.is_mpi_available():
+        return
+    if get_int_from_env(_MPI_LOCAL_SIZES, 1) != get_int_from_env(_MPI_SIZES, 1):
+        raise InputError(
+            "MASTER_ADDR is not set, without which processes of several machines do not find each "
+            "other: set it to the name of the first one's machine."
+        )
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+
+
+def check_alone(processes: int) -> None:
+    """Raise InputError where Accelerate counts one process, and a launcher has started several.
+
+    Of Slurm only a step says so: a batch script has the number of a job's tasks, too, and is one
+    process. Of several it may mean them all to train alone, and then says WORLD_SIZE=1.
+
+    processes: how many Accelerate counts.
+    """
+    if processes > 1 or "WORLD_SIZE" in os.environ:
+        return
+    started = get_int_from_env(_MPI_SIZES, 1)
+    if "SLURM_PROCID" in os.environ:
+        started = max(started, get_int_from_env(["SLURM_STEP_NUM_TASKS"], 1))
+    if started > 1:
+        raise InputError(
+            f"This is one of {started} processes that srun or mpirun has started, each of which "
+            "would train all by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 "
+            "if each is to."
+        )
 
 
 def describe(accelerator: Accelerator, config: TrainConfig) -> str:

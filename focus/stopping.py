@@ -1,14 +1,17 @@
 """Being stopped: a signal, or the launcher's end, is answered between two steps.
 
-A first SIGTERM or SIGINT (Ctrl-C) is noted; the trainer finishes its step, saves and leaves. A
-second one ends the process at once. What signals ``accelerate launch`` ends the launcher alone: a
-process whose launcher is gone takes that for a SIGTERM.
+A first SIGTERM, SIGINT (Ctrl-C), SIGHUP (a closed terminal), SIGUSR1 or SIGUSR2 (a cluster warns)
+is noted; the trainer finishes its step, saves and leaves. A second one, but for SIGHUP, ends the
+process at once. What signals ``accelerate launch`` ends the launcher alone: a process whose
+launcher is gone takes that for a SIGTERM.
 """
 
 import os
+import re
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -16,6 +19,21 @@ from typing import Any, Self
 from focus.data.machine import is_main_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# These only where nobody has another use for them: nohup has the first ignored.
+IF_UNUSED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def _unused(number: signal.Signals) -> bool:
+    """Whether the signal would end the process."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return True
+    # Python does not know of handlers in C, such as those of faulthandler.
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return caught is None or not int(caught[1], 16) >> (number - 1) & 1
 
 
 def _launched_by(parent: int) -> bool:
@@ -76,7 +94,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows no other
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            taken = (*SIGNALS, *filter(_unused, IF_UNUSED))
+            self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
 
     def __exit__(
@@ -98,15 +117,20 @@ class StopSignals:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a worker that loads images: its parent decides
+        if self._received and signum == signal.SIGHUP:
+            return  # of a terminal that is closed, the system tells all, and the shell does, too
         if self._received and signum == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ:
             return  # torchrun hands on what a cluster has sent to all; it kills what takes too long
         if self._received:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(self._process, signum)
         self._received = signum
-        _say(f"{signal.Signals(signum).name}: finishing the step, then saving; again to stop now.")
+        again = "" if signum == signal.SIGHUP else "; again to stop now"
+        _say(f"{signal.Signals(signum).name}: finishing the step, then saving{again}.")
 
 
 def _say(text: str) -> None:
     if is_main_process():
-        print(f"\n{text}", file=sys.stderr, flush=True)
+        # A terminal may be gone, and a stream takes nothing in the midst of another line.
+        with suppress(OSError, RuntimeError):
+            print(f"\n{text}", file=sys.stderr, flush=True)

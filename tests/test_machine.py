@@ -61,8 +61,23 @@ def test_processes_of_a_machine_share_its_cores_for_loading(
 def test_the_main_process_is_the_first_of_all_machines(
     rank: str | None, local: str | None, main: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("RANK", rank), ("LOCAL_RANK", local)):
+    given = {"RANK": rank, "LOCAL_RANK": local}
+    for name in machine.RANKS:
         monkeypatch.delenv(name, raising=False)
-        if value:
+        if value := given.get(name):
             monkeypatch.setenv(name, value)
     assert is_main_process() == main
+
+
+@pytest.mark.parametrize("name", ["PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"])
+def test_mpi_says_which_process_is_the_main_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in machine.RANKS:
+        monkeypatch.delenv(each, raising=False)
+    for rank, main in (("0", True), ("1", False)):
+        monkeypatch.setenv(name, rank)
+        assert is_main_process() == main
+    # The first of a second machine; and each of what torchrun starts on several, itself so started.
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not is_main_process()
+    monkeypatch.setenv("RANK", "0")
+    assert is_main_process()

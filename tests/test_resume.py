@@ -226,7 +226,7 @@ def test_a_signal_to_the_program(
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
     number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
@@ -237,6 +237,8 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Who runs the tests may have had it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     until_saved(tmp_path, process)
     os.killpg(process.pid, number)

@@ -12,6 +12,8 @@ import pytest
 
 from focus.stopping import StopSignals, launched
 
+from .launching import Begin
+
 # Says that it is ready, counts what it could not be stopped from, and ends with the signal's code.
 # Told to, it ends its one step when it is given a line.
 PROGRAM = """
@@ -31,21 +33,33 @@ print("unstopped", flush=True)
 """
 
 
-def start(*words: str, launched: bool = False, elastic: bool = False) -> "subprocess.Popen[str]":
+# Those of a terminal that is closed, and of clusters that warn, beside SIGTERM and Ctrl-C.
+ALL = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+def start(
+    *words: str,
+    launched: bool = False,
+    elastic: bool = False,
+    program: str = PROGRAM,
+    hangup: signal.Handlers = signal.SIG_DFL,
+) -> "subprocess.Popen[str]":
+    """hangup: what nohup, if any, has said of it, instead of who runs the tests."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TORCHELASTIC"))}
     extra = {"ACCELERATE_MIXED_PRECISION": "no"} if launched else {}
     extra |= {"TORCHELASTIC_RUN_ID": "none"} if elastic else {}
-    program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words],
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=kept | extra,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
     )
-    assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
-    return program
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
 def until_noted(program: "subprocess.Popen[str]") -> None:
@@ -54,7 +68,7 @@ def until_noted(program: "subprocess.Popen[str]") -> None:
     assert any("finishing the step" in line for line in program.stderr)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ALL)
 def test_the_first_signal_lets_the_step_end(number: signal.Signals) -> None:
     program = start()
     program.send_signal(number)
@@ -72,7 +86,7 @@ def test_torchrun_may_hand_on_what_came_to_all() -> None:
     assert (program.returncode, out) == (128 + signal.SIGTERM, "saved\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [n for n in ALL if n != signal.SIGHUP])
 def test_the_second_stops_at_once(number: signal.Signals) -> None:
     program = start("deaf")
     program.send_signal(number)
@@ -80,6 +94,63 @@ def test_the_second_stops_at_once(number: signal.Signals) -> None:
     program.send_signal(number)
     out, _ = program.communicate(timeout=20)
     assert (program.returncode, out) == (-number, "")
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_may_say_so_twice(first: signal.Signals, elastic: bool) -> None:
+    """The system and the shell do; torchrun hands on what came to all."""
+    program = start("waits", elastic=elastic)
+    program.send_signal(first)
+    until_noted(program)
+    program.send_signal(signal.SIGHUP)
+    out, _ = program.communicate("\n", timeout=20)
+    assert (program.returncode, out) == (128 + first, "saved\n")
+
+
+def test_a_closed_terminal_takes_no_line(begin: Begin) -> None:
+    """Nor does that end the run, also where nobody has made its streams last."""
+    reader, written = os.openpty()
+    program = begin(
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=written,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    assert program.stdout.readline() == "ready\n"
+    os.close(written)
+    os.close(reader)
+    program.send_signal(signal.SIGHUP)
+    out, _ = program.communicate(timeout=20)
+    # Python says at its end, by 120, that a stream of its own could not be emptied.
+    assert out == "saved\n"
+    assert program.returncode in (128 + signal.SIGHUP, 120)
+
+
+def test_nohup_has_hangups_ignored() -> None:
+    program = start("waits", hangup=signal.SIG_IGN)
+    program.send_signal(signal.SIGHUP)
+    out, errors = program.communicate("\n", timeout=20)
+    assert (program.returncode, out, errors) == (0, "unstopped\n", "")
+
+
+def test_a_handler_of_somebody_else_stays() -> None:
+    """Also in C, of which Python does not know."""
+    handled = (
+        "import faulthandler, signal\n"
+        "faulthandler.register(signal.SIGUSR1)\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: print('own', flush=True))\n"
+    )
+    program = start("waits", program=handled + PROGRAM)
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.send_signal(signal.SIGUSR1)
+    assert "most recent call first" in program.stderr.readline()
+    program.send_signal(signal.SIGUSR2)
+    assert program.stdout.readline() == "own\n"
+    out, errors = program.communicate("\n", timeout=20)
+    assert (program.returncode, out) == (0, "unstopped\n")
+    assert "finishing" not in errors
 
 
 @pytest.mark.parametrize(
@@ -170,7 +241,7 @@ def test_a_fork_may_say_that_its_parent_is_a_launcher(monkeypatch: pytest.Monkey
 
 
 def test_the_handlers_are_those_of_before_afterwards() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in ALL]
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in ALL] == before

@@ -423,7 +423,8 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
         # Which the program does not have.
         (
             {"ACCELERATE_MIXED_PRECISION": "fp8"},
-            "told mixed precision fp8, the program no: launch with --mixed_precision no[.]",
+            "told mixed precision fp8 [(]which is none of no, bf16, fp16[)], the program no: "
+            "launch with --mixed_precision no[.]",
         ),
     ],
 )

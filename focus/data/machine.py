@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Where launchers say which process of all this is, as Accelerate reads them, and of a machine's.
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "LOCAL_RANK")
+
 
 def cache_dir() -> Path:
     """``$FOCUS_CACHE``, else ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``."""
@@ -26,4 +29,4 @@ def default_workers() -> int:
 
 def is_main_process() -> bool:
     """Whether this is the first of a launch's processes, also before Accelerate is there to ask."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"

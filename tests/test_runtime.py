@@ -1,0 +1,123 @@
+"""Processes that others than torchrun and accelerate have started, and whether they meet."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from focus.errors import InputError
+from focus.runtime import check_address, check_alone
+
+from .launching import free_port
+
+STARTED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
+
+# Says how many processes there are, to whom each belongs, and which of them speaks.
+PROGRAM = """
+from focus.cli import run
+from focus.config import TrainConfig
+from focus.data.machine import is_main_process
+
+def main(config):
+    from focus.runtime import ended_together, start
+    main = is_main_process()
+    with ended_together():
+        accelerator = start(config)
+        print(accelerator.num_processes, accelerator.process_index, main)
+
+run(main, TrainConfig)
+"""
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*STARTED, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    # Which the check may set.
+    monkeypatch.setenv("MASTER_ADDR", "")
+
+
+def started(**said: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | said,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_two_processes_of_mpirun_train_together(alone: bool) -> None:
+    """Also without MASTER_ADDR where all are on this machine."""
+    port = str(free_port())
+    where = {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"} if alone else {"MASTER_ADDR": "127.0.0.1"}
+    with ThreadPoolExecutor() as pool:
+        ranks = [
+            pool.submit(
+                started,
+                OMPI_COMM_WORLD_SIZE="2",
+                OMPI_COMM_WORLD_RANK=str(rank),
+                MASTER_PORT=port,
+                OMP_NUM_THREADS="1",
+                **where,
+            )
+            for rank in range(2)
+        ]
+    done = [rank.result() for rank in ranks]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert [each.stdout for each in done] == ["2 0 True\n", "2 1 False\n"]
+
+
+def test_tasks_of_a_step_of_slurm_that_know_of_nobody_are_refused() -> None:
+    done = started(SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2", SLURM_NTASKS="2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == (
+        "-c: error: This is one of 2 processes that srun or mpirun has started, each of which "
+        "would train all by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 if each "
+        "is to."
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "processes"),
+    [
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 1),  # a batch script
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, 1),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, 1),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "1"}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "WORLD_SIZE": "1"}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, 1),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "2"}, 2),
+    ],
+)
+def test_who_is_alone_or_has_met_the_others_is_not_refused(
+    said: dict[str, str], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    check_alone(processes)
+
+
+@pytest.mark.parametrize("name", STARTED[:3])
+def test_processes_of_mpi_that_have_not_met_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs, where Accelerate does not look at these."""
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(InputError, match="one of 4 processes that srun or mpirun has started"):
+        check_alone(1)
+
+
+def test_processes_of_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    with pytest.raises(InputError, match="MASTER_ADDR is not set"):
+        check_address()
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    check_address()
+    assert os.environ["MASTER_ADDR"] == "first"
