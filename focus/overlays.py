@@ -1,6 +1,6 @@
 """Pictures of where the detector looks: a CAM laid over its face, and a sheet of many."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,12 @@ COLOUR_MAP = "inferno"
 
 _OUTLINE = "#19e3ff"  # neither faces nor the colour map have it
 _RIGHT, _WRONG = "#444444", "#c62828"
+_BOLD: dict[str, Any] = {"size": 9, "weight": "bold"}
 
 # A sheet's measures, in inches.
-_SIDE, _GAP, _CAPTION, _MARGIN, _LABELS, _HEAD, _FOOT = 1.1, 0.16, 0.26, 0.12, 1.4, 0.55, 0.2
-_HEAD_WIDTH = 6.2
+_SIDE, _GAP, _CAPTION, _MARGIN, _INDENT, _HEAD, _FOOT = 1.1, 0.16, 0.26, 0.12, 1.4, 0.55, 0.2
+_HEAD_WIDTH = 5.2
+_NAME_GAP = 0.14  # between the name of a row and its pictures
 _PIXELS = 192  # of a picture's side
 _MOST_ROWS = 12  # as much as a screen shows, and a log takes at each validation
 _DPI = 170
@@ -92,30 +94,32 @@ def contact_sheet(
     chosen = [index for row in rows.values() for index in row]
     looked = _look(detector, manifest, chosen)
     short = short_labels(name for name, _ in rows)
+    indent = _indent(short.values())
     with_map = any(manifest[index].map_path for index in chosen)
 
     width = _SIDE * (3 if with_map else 2)
     size = (
-        max(_LABELS + columns * (width + _GAP) + _MARGIN, _HEAD_WIDTH),
+        indent + max(columns * (width + _GAP) + _MARGIN, _HEAD_WIDTH),
         _HEAD + len(rows) * (_SIDE + _CAPTION) + _MARGIN + (_FOOT if more else 0),
     )
     figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
-    _write_head(figure, size, with_map, any(manifest[index].mask_path for index in chosen))
+    masked = any(manifest[index].mask_path for index in chosen)
+    _write_head(figure, size, indent, with_map, masked)
     for number, (label, row) in enumerate(rows.items()):
         bottom = size[1] - _HEAD - number * (_SIDE + _CAPTION) - _SIDE
         middle = (bottom + _SIDE / 2) / size[1]
         name, kind = label
-        right = (_LABELS - 0.14) / size[0]
-        figure.text(right, middle, short[name], ha="right", va="bottom", size=9, weight="bold")
+        right = (indent - _NAME_GAP) / size[0]
+        figure.text(right, middle, short[name], ha="right", va="bottom", **_BOLD)
         figure.text(right, middle, f"\n{kind}", ha="right", va="center", size=8, color=_RIGHT)
         for column, index in enumerate(row):
-            left = _LABELS + column * (width + _GAP)
+            left = indent + column * (width + _GAP)
             place = (left / size[0], bottom / size[1], width / size[0], _SIDE / size[1])
             _draw(figure.add_axes(place), looked[index])
     if more:
         said = f"{more} more generator{'s' if more > 1 else ''} not shown"
-        left = _LABELS / size[0]
-        figure.text(left, _MARGIN / size[1], said, va="bottom", size=9, weight="bold")
+        left = indent / size[0]
+        figure.text(left, _MARGIN / size[1], said, va="bottom", **_BOLD)
     with written_whole(Path(path)) as aside:
         figure.savefig(aside, format="png")
 
@@ -171,13 +175,22 @@ def _look(detector: "Detector", manifest: Manifest, chosen: list[int]) -> dict[i
     return looked
 
 
-def _write_head(figure: Figure, size: tuple[float, float], maps: bool, masks: bool) -> None:
+def _indent(names: Iterable[str]) -> float:
+    """Inches left of the pictures: as many as the widest name needs, as capitals are."""
+    figure = Figure(dpi=_DPI)
+    widths = [figure.text(0, 0, name, **_BOLD).get_window_extent().width for name in names]
+    return max(_INDENT, _MARGIN + max(widths, default=0) / _DPI + _NAME_GAP)
+
+
+def _write_head(
+    figure: Figure, size: tuple[float, float], indent: float, maps: bool, masks: bool
+) -> None:
     parts = ["face", "class activation map (CAM) of the predicted class"]
     if maps:
         parts.append("human map")
     outlined = "; artefact outlined" if masks else ""
-    left, top = _LABELS / size[0], 1 - _MARGIN / size[1]
-    figure.text(left, top, f"{' | '.join(parts)}{outlined}", va="top", size=9, weight="bold")
+    left, top = indent / size[0], 1 - _MARGIN / size[1]
+    figure.text(left, top, f"{' | '.join(parts)}{outlined}", va="top", **_BOLD)
     figure.text(
         left,
         top - 0.17 / size[1],

@@ -1,8 +1,13 @@
-"""What plots and tables of several modules share: colours, and names cut short as labels."""
+"""What plots and tables of several modules share: colours, legends, names cut short as labels."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # tables do without matplotlib, which takes a while
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind people tell apart; without black, which is the mean.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a8a000")
@@ -20,13 +25,54 @@ _ROUNDS = 3
 def short_labels(names: Iterable[str]) -> dict[str, str]:
     """Of each name a text of a plot: :func:`shortened`, whatever characters it is of.
 
-    Matplotlib takes what stands between dollar signs for mathematics, and leaves what begins with
-    an underscore out of a legend.
+    Matplotlib takes what stands between dollar signs for mathematics, leaves what begins with an
+    underscore out of a legend, and draws boxes for characters that its font lacks, with a warning
+    each: they are question marks here.
     """
+    has = _characters()
+    lines = {name: "".join(c if ord(c) in has else "?" for c in _one_line(name)) for name in names}
     return {
         name: short.replace("$", r"\$").replace("_", "\u2009_", 1 if short.startswith("_") else 0)
-        for name, short in shortened(names).items()
+        for name, short in _told_apart(lines, _LONGEST).items()
     }
+
+
+def legend_below(
+    figure: "Figure", handles: Sequence["Artist"], labels: Sequence[str], columns: int
+) -> None:
+    """A legend below the panels, by whose height the figure grows.
+
+    columns: at most; fewer where it would be wider than the figure, whose layout makes room for its
+    height only.
+    """
+    for count in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=count,
+            fontsize=8,
+            frameon=False,
+        )
+        extent = legend.get_window_extent()
+        if extent.width <= figure.bbox.width or count == 1:
+            figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
+            return
+        legend.remove()
+
+
+def _characters() -> set[int]:
+    """The code points that the fonts of a plot have, the regular as well as the bold ones."""
+    import matplotlib
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    found: list[set[int]] = []
+    for weight in ("normal", "bold"):
+        # Matplotlib takes a character from the first family that has it.
+        families = matplotlib.rcParams["font.family"]
+        fonts = [findfont(FontProperties(family=name, weight=weight)) for name in families]
+        found.append({point for font in fonts for point in get_font(font).get_charmap()})
+    return set.intersection(*found)
 
 
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
@@ -36,7 +82,11 @@ def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
     their middle (``stable_d...v_1_4``), or their beginning where they go on for long. Where that
     does not tell them apart either, all names are numbered.
     """
-    lines = {name: _one_line(name) for name in names}
+    return _told_apart({name: _one_line(name) for name in names}, longest)
+
+
+def _told_apart(lines: Mapping[str, str], longest: int) -> dict[str, str]:
+    """:func:`shortened`, of the line that stands for each name."""
     short = {name: _cut(line, longest) for name, line in lines.items()}
     # Cut otherwise, a name may be like one that was alone until then.
     for _ in range(_ROUNDS):

@@ -23,7 +23,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.inference import images_only, score_shared
 from focus.perturbations import STRENGTHS, UNITS, perturbations
-from focus.plotting import COLOURS, DASHES, INK, MARKERS, short_labels
+from focus.plotting import COLOURS, DASHES, INK, MARKERS, legend_below, short_labels
 from focus.progress import progress_bar
 from focus.results import match
 from focus.scores import Scores
@@ -236,25 +236,16 @@ def draw(results: Sequence[Kept], names: Sequence[str] = tuple(STRENGTHS)) -> Fi
             curves.setdefault((r.test_set, r.generator), []).append(r)
     found = [v for own in curves.values() for r in own for v in (r.auc, r.clean) if v is not None]
     lowest = min([_CHANCE, *found])
-    columns = _LEGEND_COLUMNS if len(names) > 2 else 2
-    legend_rows = -(-(len(curves) + 1) // columns)
-    size = (max(4.2, 2.75 * len(names)), 3.2 + 0.2 * legend_rows)
+    size = (max(4.2, 2.75 * len(names)), 3.2)
     figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         _draw_panel(axes, name, curves)
     panels[0].set_ylabel("AUC")
     panels[0].set_ylim(np.floor(20 * lowest - 0.2) / 20, 1.005)
+    columns = _LEGEND_COLUMNS if len(names) > 2 else 2
     handles, labels = panels[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(len(handles), columns),
-            fontsize=8,
-            frameon=False,
-        )
+    legend_below(figure, handles, labels, columns)
     return figure
 
 

@@ -127,16 +127,22 @@ def test_the_artefact_is_outlined_on_the_cam(tmp_path: Path) -> None:
 LONG = ("stable_diffusion_v_1_4", "stable_diffusion_v_1_5")
 
 
-def texts_of_sheet(
+def figure_of_sheet(
     samples: list[Sample], known: tuple[str, ...], patch: pytest.MonkeyPatch
-) -> list[str]:
-    """What stands on a sheet below its head, but for its captions."""
+) -> Figure:
     figures: list[Figure] = []
     patch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     patch.setattr("focus.overlays.written_whole", nullcontext)  # of what is not written
     detector = Detector(image_size=32, training_generators=known)
     contact_sheet(detector, Manifest(samples), "sheet.png", columns=1)
-    return [text.get_text() for text in figures[0].texts][2:]
+    return figures[0]
+
+
+def texts_of_sheet(
+    samples: list[Sample], known: tuple[str, ...], patch: pytest.MonkeyPatch
+) -> list[str]:
+    """What stands on a sheet below its head, but for its captions."""
+    return [text.get_text() for text in figure_of_sheet(samples, known, patch).texts][2:]
 
 
 def rows_of_sheet(
@@ -189,3 +195,19 @@ def test_of_many_generators_some_are_shown_and_the_others_counted(
     known = [name for name, kind in rows if kind == "known generator"]
     assert known == ["g00", "g25"]  # of ten
     assert below == "40 more generators not shown"
+
+
+def test_names_of_wide_characters_are_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(GREY).save("a.png")
+    for name in ("W" * 16, "ADM"):
+        figure = figure_of_sheet([Sample("a.png", 1, name)], (), monkeypatch)
+        figure.draw_without_rendering()
+        (shown,) = [text for text in figure.texts if text.get_text() == name]
+        extents = [text.get_window_extent() for text in figure.texts]
+        assert all(each.x0 >= 0 and each.x1 <= figure.bbox.width for each in extents), name
+        # Its right end is beside the picture.
+        place = figure.axes[0].get_position().x0 * figure.bbox.width
+        assert 10 < place - shown.get_window_extent().x1 < 40

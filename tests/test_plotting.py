@@ -61,3 +61,16 @@ def test_labels_are_what_matplotlib_draws_as_it_stands() -> None:
         "_hidden": "\u2009_hidden",
         "a_b": "a_b",
     }
+
+
+def test_characters_that_the_font_lacks_are_question_marks_and_the_names_differ() -> None:
+    assert short_labels(["\u4eba", "\u8138", "\u0416"]) == {
+        "\u4eba": "1: ?",
+        "\u8138": "2: ?",
+        "\u0416": "3: \u0416",
+    }
+    assert short_labels(["\u4eba\u8138", "\u00e9"]) == {"\u4eba\u8138": "??", "\u00e9": "\u00e9"}
+    # Only the regular one of matplotlib's own fonts has it, and names are drawn in bold as well.
+    assert short_labels(["\U0001d5a0"]) == {"\U0001d5a0": "?"}
+    # Tables of the console are of the terminal's fonts.
+    assert shortened(["\u4eba"]) == {"\u4eba": "\u4eba"}

@@ -2,15 +2,17 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from focus import report
 from focus.models import Detector
-from focus.results import write_results
+from focus.results import summarise, write_results
 
 from .reports import Page as Parsed
 from .reports import made, measured
@@ -249,6 +251,36 @@ def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
             assert box["height"] > 200
         assert complaints == []
         context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: int) -> None:
+    """Of runs and of generators, in headings, notes, tables and captions."""
+    manifest, scores, _ = made(tmp_path / "images", 12, resamples=0)
+    known, unknown = "k" * 300, "u" * 300
+    names = {"kA": known, "uB": unknown}
+    generator = np.array([names.get(name, name) for name in scores.generator], object)
+    scores = replace(scores, generator=generator)
+    results = summarise(scores, [known], resamples=0)
+    path = report.write(
+        tmp_path / "alone",
+        "t" * 300,
+        Detector(training_generators=(known,)),
+        manifest,
+        scores,
+        results,
+        progress=False,
+    )
+    folders = [tmp_path / end / ("r" * 240) for end in "ab"]
+    for folder in folders:
+        write_results(folder, scores, results)
+    report.compare([str(folder) for folder in folders], tmp_path / "both")
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    for file in (path, tmp_path / "both" / report.REPORT):
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width, file
+    context.close()
 
 
 def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(

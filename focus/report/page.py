@@ -110,9 +110,11 @@ def write(
         for head, names in zip(heads, known, strict=True)
     ]
     rows = _read_summary(summary)
+    # Where training was resumed without its best model, the kept one is the best since then.
+    epoch = (results or {}).get("model", {}).get("epoch") or best_epoch(rows, eval_metric)
     sections += [
         Section("Robustness", plots.of_robustness(kept)),
-        Section("Training", plots.of_training(rows, best_epoch(rows, eval_metric))),
+        Section("Training", plots.of_training(rows, epoch)),
     ]
     shown, each = gallery.choose(scores, results)
     pictures = dict(

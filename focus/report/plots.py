@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from focus import robustness
 from focus.metrics import Array
 from focus.perturbations import STRENGTHS, UNITS
-from focus.plotting import COLOURS, INK, short_labels
+from focus.plotting import COLOURS, INK, legend_below, short_labels
 from focus.report import curves
 from focus.results import Results, match
 from focus.scores import Scores
@@ -30,7 +30,7 @@ SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", 
 PREFIXES = ("roc", "det", "scores", "entropy", "reliability", "training", "robustness")
 """The name of a figure's file is one of these, or begins with one and a dash."""
 
-_WIDTH, _HEIGHT, _LEGEND_ROW = 4.2, 3.1, 0.19  # inches
+_WIDTH, _HEIGHT = 4.2, 3.1  # inches, without a legend
 _DPI = 160
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
@@ -46,8 +46,6 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "figure.facecolor": "white",
     "font.size": 8.5,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "focus",  # the same file each time
     "text.color": INK,
@@ -214,7 +212,8 @@ def of_runs(named: Mapping[tuple[str, str], Sequence[Curve]], runs: Sequence[str
     for number, ((test_set, generator), lines) in enumerate(named.items()):
         title = f"{generator or UNNAMED}, {SET_TITLES[test_set]}"
         colours = [_colour(runs.index(line.label)) for line in lines]
-        name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}").strip("-")
+        # Cut, as systems limit the names of files; its number tells it from others.
+        name = re.sub("[^A-Za-z0-9]+", "-", f"{test_set} {generator}")[:80].strip("-")
         plots += _rocs(f"{number:02d}-{name}", title, lines, colours, legend)
     return plots
 
@@ -302,7 +301,7 @@ def _roc(
     legend: Mapping[str, str],
 ) -> Figure:
     n_others = colours.count(_OTHERS)
-    figure, axes = _panel(len(lines) - max(0, n_others - 1))
+    figure, axes = _panel()
     lowest_alarms = min(1 / max(2, len(line.real)) for line in lines)
     lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
     for number, (line, (colour, style)) in enumerate(zip(lines, colours, strict=True)):
@@ -354,7 +353,7 @@ def _robustness(
     colours: Sequence[tuple[str, str]],
     lowest: float,
 ) -> Figure:
-    figure, axes = _panel(len(lines))
+    figure, axes = _panel()
     for (label, aucs), (colour, style) in zip(lines.items(), colours, strict=True):
         axes.plot(aucs, color=colour, ls=style, lw=1.4, marker="o", markersize=3.5, label=label)
     axes.axhline(0.5, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
@@ -395,7 +394,7 @@ _XLABELS = {
 def _histograms(
     values: Sequence[tuple[Group, Array]], legend: Mapping[str, str], xlabel: str
 ) -> Figure:
-    figure, axes = _panel(len(values))
+    figure, axes = _panel()
     for group, array in values:
         heights, edges = curves.shares(array)
         label = legend[group.label]
@@ -426,7 +425,7 @@ def _reliability(found: Mapping[str, Sequence[Array]], results: Results) -> Plot
 def _reliabilities(
     found: Mapping[str, Sequence[Array]], errors: Mapping[str, float | None]
 ) -> Figure:
-    figure, axes = _panel(len(found))
+    figure, axes = _panel()
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     for number, (test_set, (real, fake)) in enumerate(found.items()):
         scored, fakes, _ = curves.reliability(real, fake)
@@ -445,21 +444,39 @@ def _reliabilities(
 def _training(
     epochs: Sequence[float], shown: Mapping[str, Sequence[float]], best_epoch: int | None
 ) -> Figure:
-    figure, axes = _panel(len(shown) + 1)
+    figure, axes = _panel()
     for number, (name, values) in enumerate(shown.items()):
-        axes.plot(epochs, values, color=COLOURS[number], linewidth=1.4, label=name)
+        alone = _alone(values)
+        axes.plot(
+            epochs,
+            values,
+            color=COLOURS[number],
+            linewidth=1.4,
+            marker="o" if alone else None,
+            markersize=3.5,
+            markevery=alone,
+            label=name,
+        )
     if best_epoch:
         axes.axvline(best_epoch, color=INK, alpha=0.5, lw=0.8, ls="--", label="kept model")
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Whole epochs only; with more ticks asked for, the locator falls back on fractions.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     _legend(figure, axes)
     return figure
 
 
-def _panel(lines: int) -> tuple[Figure, Axes]:
-    """One panel with room for a legend of so many lines below."""
-    height = _HEIGHT + _LEGEND_ROW * -(-lines // 2)
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def _alone(values: Sequence[float]) -> list[int]:
+    """Where a value has no neighbour: a line draws nothing of it."""
+    finite = np.pad(np.isfinite(values), 1)
+    alone: list[int] = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:]).tolist()
+    return alone
+
+
+def _panel() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
     axes = figure.subplots()
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -468,7 +485,7 @@ def _panel(lines: int) -> tuple[Figure, Axes]:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(handles)))
+    legend_below(figure, handles, labels, columns=2)
 
 
 def _percent(value: float, _: int) -> str:
