@@ -105,7 +105,7 @@ def refuse_misfits(
         if tensor.is_floating_point() and not given.is_floating_point():
             raise InputError(
                 f"{path} does not fit {model}: {key} should hold {tensor.dtype}, got "
-                f"{given.dtype}; give a checkpoint of real numbers that is not quantised."
+                f"{given.dtype}; give a checkpoint that is not quantised or complex."
             )
         if given.is_meta or given.layout != torch.strided:
             kind = "no values" if given.is_meta else f"a {given.layout} tensor"
