@@ -76,14 +76,14 @@ def _timed(trainer: Trainer) -> tuple[float, int | None]:
     trainer.model.train()
     # What the workers loaded while the first step compiled says nothing of how fast they load.
     before = 1 + -(-_PREFETCHED * trainer.config.workers // trainer.plan.accumulation)
-    steps, epoch = trainer.plan.epoch(0), 0
-    loaded = trainer.images.load(epoch, steps[: before + _TIMED_STEPS])
+    steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS]
+    loaded = trainer.images.load(0, steps)
     for step in steps[:before]:
         trainer.train_step(step, loaded)
-    timed, began = steps[before : before + _TIMED_STEPS], time.perf_counter()
+    timed, began = steps[before:], time.perf_counter()
     if not timed:  # a whole epoch, with the wait for its first batch
-        timed, epoch = trainer.plan.epoch(1), 1
-        loaded = trainer.images.load(epoch, timed)
+        timed = trainer.plan.epoch(1)
+        loaded = trainer.images.load(1, timed)
     for step in timed:
         trainer.train_step(step, loaded)
     seconds = (time.perf_counter() - began) / len(timed)
@@ -92,7 +92,7 @@ def _timed(trainer: Trainer) -> tuple[float, int | None]:
 
 def _launches(trainer: Trainer) -> int:
     """Kernel launches of a step."""
-    (step,) = trainer.plan.epoch(0)[:1]
+    step = trainer.plan.epoch(0)[0]
     loaded = trainer.images.load(0, [step])
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         trainer.train_step(step, loaded)

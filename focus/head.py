@@ -83,7 +83,7 @@ class FocusHead(nn.Module):
             self.scale_terms(*self._factors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
         if self.loss_weights is not None:  # a cast would round them, to_empty leave what was there
             self.loss_weights = None
             self.scale_terms(*self._factors)

@@ -238,7 +238,7 @@ def check_alone(processes: int) -> None:
     if started > 1:
         raise InputError(
             f"This is one of {started} processes that srun or mpirun has started, each of which "
-            "would train all by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 "
+            "would do all of it by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 "
             "if each is to."
         )
 

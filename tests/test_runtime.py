@@ -78,8 +78,8 @@ def test_tasks_of_a_step_of_slurm_that_know_of_nobody_are_refused() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
         "-c: error: This is one of 2 processes that srun or mpirun has started, each of which "
-        "would train all by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 if each "
-        "is to."
+        "would do all of it by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 if "
+        "each is to."
     )
 
 
