@@ -32,15 +32,20 @@ class RunLog:
 
     def start(self) -> None:
         """Count the images a second from now on."""
-        self._since, self._images = time.perf_counter(), 0.0
+        self._began = self._since = time.perf_counter(), 0.0
+        self._images = 0.0
 
     def count(self, images: float) -> None:
         """The images of a step, of all processes; the last of an epoch may have fewer."""
         self._images += images
 
+    def speed(self, since: tuple[float, float] | None = None) -> float:
+        """Images a second since a time, when there were so many; by default since the start."""
+        began, before = since or self._began
+        return (self._images - before) / max(time.perf_counter() - began, 1e-9)
+
     def step(self, done: Step, step: int, lr: float) -> None:
         """A step, by its number, and the images a second since the last one that was logged."""
-        speed = self._images / max(time.perf_counter() - self._since, 1e-9)
         self.accelerator.log(
             {
                 **{
@@ -49,11 +54,11 @@ class RunLog:
                 },
                 "step/grad_norm": done.gradient_norm,
                 "step/lr": lr,
-                "step/images_per_second": speed,
+                "step/images_per_second": self.speed(self._since),
             },
             step=step,
         )
-        self.start()
+        self._since = time.perf_counter(), self._images
 
     def epoch(
         self, row: Mapping[str, Any], step: int, *, best: bool, images_per_second: float

@@ -7,7 +7,6 @@ seeded for each step. So a run that is resumed at any step goes on with the same
 
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
@@ -167,9 +166,7 @@ class Trainer:
             ) as bar,
         ):
             while self._goes_on():
-                began = time.perf_counter()
-                images = self._train_epoch(bar)
-                self._validate(images / max(time.perf_counter() - began, 1e-9))
+                self._validate(self._train_epoch(bar))
                 self._leave_if_told()
         if state.epoch < config.epochs:
             self.accelerator.print(
@@ -324,18 +321,16 @@ class Trainer:
         )
 
     def _train_epoch(self, bar: Any) -> float:
-        """The rest of an epoch's steps; how many images they had, of all processes."""
+        """The rest of an epoch's steps; how many images a second they had, of all processes."""
         config, state = self.config, self.state
         self.model.train()
+        self.log.start()
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
         sums = EpochSums(state.sums)
         loaded = self.images.load(state.epoch, steps)
-        self.log.start()
-        images = 0.0
         for batches in steps:
             rate = self.optimizer.param_groups[0]["lr"]
             step = self.train_step(batches, loaded)
-            images += step.images
             self.log.count(step.images)
             if step.updated:
                 state.in_a_row.clear()
@@ -357,7 +352,7 @@ class Trainer:
                 self._save()
             if self._told:
                 self._save_and_leave(self._told)
-        return images
+        return self.log.speed()
 
     def _validate(self, speed: float) -> None:
         """Score the validation images and note the epoch. speed: training images a second."""
