@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus import metrics
+from focus.metrics.arrays import divided
 
 Array = NDArray[Any]
 Numbers = NDArray[np.float64]
@@ -46,7 +47,7 @@ def map_cosine(cams: Array, maps: Array) -> Numbers:
     """
     z, s = _normalised(cams, maps)
     lengths = np.linalg.norm(z, axis=1) * np.linalg.norm(s, axis=1)
-    return _divided((z * s).sum(axis=1), lengths).clip(max=1.0)
+    return divided((z * s).sum(axis=1), lengths).clip(max=1.0)
 
 
 def map_hit(cams: Array, maps: Array) -> Numbers:
@@ -76,7 +77,7 @@ def map_mass(cams: Array, maps: Array) -> Numbers:
     """
     z, s = _normalised(cams, maps)
     inside = (z * (s >= REGION)).sum(axis=1)
-    return np.where(_says(s), _divided(inside, z.sum(axis=1)), np.nan)
+    return np.where(_says(s), divided(inside, z.sum(axis=1)), np.nan)
 
 
 def mask_mass(cams: Array, coverage: Array) -> Numbers:
@@ -88,7 +89,7 @@ def mask_mass(cams: Array, coverage: Array) -> Numbers:
     """
     z, _ = _normalised(cams, coverage)
     cells = np.asarray(coverage, dtype=np.float64).reshape(z.shape)
-    mass = _divided((z * cells).sum(axis=1), z.sum(axis=1))
+    mass = divided((z * cells).sum(axis=1), z.sum(axis=1))
     return np.where(cells.any(axis=1), mass, np.nan)
 
 
@@ -106,10 +107,3 @@ def _normalised(cams: Array, maps: Array) -> tuple[Numbers, Numbers]:
 def _says(normalised: Numbers) -> NDArray[np.bool_]:
     """[N]: which maps are not constant."""
     return np.asarray(normalised.any(axis=1))
-
-
-def _divided(above: Numbers, below: Numbers) -> Numbers:
-    """NaN where ``below`` is 0."""
-    quotients = np.full(len(above), np.nan)
-    np.divide(above, below, out=quotients, where=below > 0)
-    return quotients

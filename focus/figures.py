@@ -26,6 +26,7 @@ from focus.metrics import (
     rate_interval,
     widened,
 )
+from focus.metrics.arrays import divided
 from focus.operating_points import OperatingPoints
 from focus.scores import Scores
 
@@ -153,7 +154,7 @@ class Part:
         self.tempered_moment = None
         if self.tempered is not None:
             self.tempered_moment = self.mass.moment_of(self.tempered)
-        self.cost = None if self._costs is None else _ratio(weights @ self._costs, self.mass.total)
+        self.cost = None if self._costs is None else divided(weights @ self._costs, self.mass.total)
 
 
 class Group:
@@ -326,19 +327,19 @@ class Group:
         found: Figures = {}
         for name, column in OF_BOTH.items():
             total, count = real.sums[column], real.counts[column]
-            found[f"{name}_real"] = _ratio(total, count)
-            found[f"{name}_fake"] = _ratio(fake.sums[column], fake.counts[column])
-            found[name] = _ratio(total + fake.sums[column], count + fake.counts[column])
+            found[f"{name}_real"] = divided(total, count)
+            found[f"{name}_fake"] = divided(fake.sums[column], fake.counts[column])
+            found[name] = divided(total + fake.sums[column], count + fake.counts[column])
         for name, column in OF_FAKES.items():
-            found[name] = _ratio(fake.sums[column], fake.counts[column])
+            found[name] = divided(fake.sums[column], fake.counts[column])
         cells = np.union1d(real.cells, fake.cells)
         peaks = np.zeros((len(real.mass.total), len(cells)))
         for suffix, part in (("_real", real), ("_fake", fake)):
             peaks[:, np.searchsorted(cells, part.cells)] += part.peaks
             commonest = part.peaks.max(axis=1, initial=0)
-            found[f"peak_share{suffix}"] = _ratio(commonest, part.mass.total)
+            found[f"peak_share{suffix}"] = divided(commonest, part.mass.total)
         total = real.mass.total + fake.mass.total
-        found["peak_share"] = _ratio(peaks.max(axis=1, initial=0), total)
+        found["peak_share"] = divided(peaks.max(axis=1, initial=0), total)
         return found
 
 
@@ -447,8 +448,3 @@ def thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
     """The operating points that have one."""
     given = {} if points is None else points.thresholds
     return [(point, value) for point, value in given.items() if value is not None]
-
-
-def _ratio(total: Floats, count: Floats) -> Floats:
-    shares: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count != 0)
-    return shares

@@ -21,3 +21,9 @@ def finite(values: Array, name: str) -> NDArray[np.float64]:
 def mean(values: Array) -> float | None:
     """Arithmetic mean of ``values`` [N]; ``None`` when there are none."""
     return float(finite(values, "values").mean()) if len(values) else None
+
+
+def divided(total: Array, by: Array) -> NDArray[np.float64]:
+    """``total / by``, NaN where it is divided by 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(by == 0, np.nan, total / by), dtype=np.float64)

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.metrics.arrays import Array, finite
+from focus.metrics.arrays import Array, divided, finite
 
 BINS = 15
 """Of equal mass, in the expected calibration error."""
@@ -72,7 +72,7 @@ class Mass:
     def share_above(self, threshold: float) -> Floats:
         """[R] share of the weight with a score above ``threshold``."""
         cut = np.searchsorted(self.side.scores, threshold, side="right")
-        return 1 - _divided(self.below[:, cut], self.total)
+        return 1 - divided(self.below[:, cut], self.total)
 
 
 class Ranking:
@@ -111,7 +111,7 @@ class Rates:
         """Area under the ROC curve: the chance that a fake scores above a real image, ties half."""
         below = self.real.below
         pairs = below[:, self.ranking.real_below] + below[:, self.ranking.real_up_to]
-        return _divided(_dot(pairs, self.fake.weights), 2 * self.real.total * self.fake.total)
+        return divided(_dot(pairs, self.fake.weights), 2 * self.real.total * self.fake.total)
 
     def average_precision(self, *, balanced: bool = False) -> Floats:
         """Mean precision at the fakes, scikit-learn's ``average_precision_score``.
@@ -120,10 +120,10 @@ class Rates:
         """
         hits, alarms = self._called_at_fakes
         if balanced:
-            alarms = _divided(self.fake.total, self.real.total)[:, None] * alarms
+            alarms = divided(self.fake.total, self.real.total)[:, None] * alarms
         called = hits + alarms
         precision = hits / np.where(called == 0, 1, called)  # above every image that was drawn
-        found = _divided(_dot(precision, self.fake.weights), self.fake.total)
+        found = divided(_dot(precision, self.fake.weights), self.fake.total)
         return np.where(self.both, found, np.nan)
 
     def eer(self) -> Floats:
@@ -131,7 +131,7 @@ class Rates:
         last = self._first_that_misses_more()
         alarms, missed = self._errors(np.concatenate([last - 1, last], axis=1))
         gap, next_gap = (alarms - missed).T
-        share = _divided(gap, gap - next_gap)
+        share = divided(gap, gap - next_gap)
         return np.where(self.both, alarms[:, 0] + (alarms[:, 1] - alarms[:, 0]) * share, np.nan)
 
     def tpr_at_fpr(self, target: float) -> Floats:
@@ -141,7 +141,7 @@ class Rates:
         rate: fewer than ``SUPPORT`` of them would be false positives.
         """
         cut = np.searchsorted(self.fake.side.scores, self._score_at_fpr(target), side="right")
-        found = 1 - _divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
+        found = 1 - divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
         supported = len(self.real.side) * target >= SUPPORT * (1 - 1e-12)
         return np.where(self.both & supported, found, np.nan)
 
@@ -150,7 +150,7 @@ class Rates:
         flagged = self.real.total * np.nan_to_num(self.real.share_above(0.5))
         found = self.fake.total * np.nan_to_num(self.fake.share_above(0.5))
         total = self.real.total + self.fake.total
-        return _divided(found + self.real.total - flagged, total)
+        return divided(found + self.real.total - flagged, total)
 
     def balanced_accuracy(self) -> Floats:
         """Mean over the two classes of the share on their side of a score of 0.5."""
@@ -163,8 +163,8 @@ class Rates:
         """
         real, fake = self._squares
         if balanced:
-            return (_divided(real, self.real.total) + _divided(fake, self.fake.total)) / 2
-        return _divided(real + fake, self.real.total + self.fake.total)
+            return (divided(real, self.real.total) + divided(fake, self.fake.total)) / 2
+        return divided(real + fake, self.real.total + self.fake.total)
 
     @cached_property
     def _squares(self) -> tuple[Floats, Floats]:
@@ -182,7 +182,7 @@ class Rates:
         :meth:`calibration_bins`.
         """
         mass, scored, fakes = self.calibration_bins(balanced=balanced, moments=moments)
-        return _divided(np.abs(scored - fakes).sum(axis=1), mass.sum(axis=1))
+        return divided(np.abs(scored - fakes).sum(axis=1), mass.sum(axis=1))
 
     def calibration_bins(
         self, *, balanced: bool = False, moments: tuple[Floats, Floats] | None = None
@@ -197,8 +197,8 @@ class Rates:
         ranking, ones = self.ranking, np.ones(len(self.both))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:
-            of_real = _divided(ones, self.real.total)[:, None]
-            of_fake = _divided(ones, self.fake.total)[:, None]
+            of_real = divided(ones, self.real.total)[:, None]
+            of_fake = divided(ones, self.fake.total)[:, None]
         total = of_real[:, 0] * self.real.total + of_fake[:, 0] * self.fake.total
         bounds = total[:, None] * np.arange(1, BINS) / BINS * (1 - 1e-12)
 
@@ -219,7 +219,7 @@ class Rates:
 
     def prevalence(self) -> Floats:
         """Share of fakes."""
-        return _divided(self.fake.total, self.real.total + self.fake.total)
+        return divided(self.fake.total, self.real.total + self.fake.total)
 
     def threshold_at_fpr(self, target: float) -> Floats:
         """The lowest threshold with a false positive rate of ``target`` at most."""
@@ -251,7 +251,7 @@ class Rates:
         alarms = _taken(self.real.below, self.ranking.real_at[levels])
         missed = _taken(self.fake.below, self.ranking.fake_at[levels])
         real, fake = self.real.total[:, None], self.fake.total[:, None]
-        return 1 - _divided(alarms, real), _divided(missed, fake)
+        return 1 - divided(alarms, real), divided(missed, fake)
 
     def _first_that_misses_more(self) -> Integers:
         """[R, 1] the first level from which more fakes are missed than real images flagged."""
@@ -328,12 +328,6 @@ def _cumulated(values: Floats) -> Floats:
     out = np.zeros((len(values), values.shape[1] + 1))
     np.cumsum(values, axis=1, out=out[:, 1:])
     return out
-
-
-def _divided(total: Floats, by: Floats) -> Floats:
-    """NaN where it is divided by 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(by == 0, np.nan, total / by), dtype=np.float64)
 
 
 def _dot(first: Floats, second: Floats) -> Floats:
