@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.metrics import (
-    SUPPORT,
     Compared,
     Interval,
     Mass,
@@ -27,7 +26,7 @@ from focus.metrics import (
     widened,
 )
 from focus.metrics.arrays import divided
-from focus.operating_points import OperatingPoints
+from focus.operating_points import OperatingPoints, needed
 from focus.scores import Scores
 
 Floats = NDArray[np.float64]
@@ -172,9 +171,9 @@ class Group:
     def undefined(self) -> dict[str, str]:
         """What a figure lacks that the images of the group cannot support, by its name."""
         return {
-            _at_fpr(target): f"needs >= {math.ceil(SUPPORT / target)} real images"
+            _at_fpr(target): f"needs >= {needed(target)} real images"
             for target in FPR_TARGETS
-            if len(self.real.rows) * target < SUPPORT
+            if len(self.real.rows) < needed(target)
         }
 
     def counts(self) -> dict[str, int]:
