@@ -39,6 +39,7 @@ from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
+from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
 from focus.flags import check_ranges
 from focus.progress import progress_bar
@@ -386,11 +387,7 @@ class _Names:
     """File names for what is cut out: an image's path below the common folder, as PNG."""
 
     def __init__(self, manifest: Manifest) -> None:
-        folders = {os.path.dirname(sample.path) for sample in manifest}  # noqa: PTH120
-        try:
-            self._root = os.path.commonpath(folders)
-        except ValueError:  # no images, or different drives
-            self._root = ""
+        self._root = common_folder(sample.path for sample in manifest)
         self._known: defaultdict[str, dict[Hashable, str]] = defaultdict(dict)
         self._taken: defaultdict[str, set[str]] = defaultdict(set)
 
