@@ -192,18 +192,17 @@ def read_weights(path: Path) -> tuple[Settings | None, dict[str, Settings]]:
 
 
 def _run(setup: Setup, model: str, arm: str, length: int, seed: int, dose: float | None) -> Run:
-    about = ARMS["focus" if arm == "dose" else arm]
+    name, trained = (f"dose-{dose:g}", "focus") if arm == "dose" else (arm, arm)
     settings: Settings = {"focus_weight": dose}
     if arm != "dose":
-        settings = setup.weights[about.like or arm]
-    name = f"dose-{dose:g}" if arm == "dose" else arm
+        settings = setup.weights[ARMS[arm].like or arm]
     epochs = length * setup.standard_epochs
     config = _config(
         setup,
         model,
-        "focus" if arm == "dose" else arm,
+        trained,
         seed,
-        data=setup.output / "data" / f"{about.maps}.csv",
+        data=setup.output / "data" / f"{ARMS[trained].maps}.csv",
         name=f"{name}-{epochs}ep-seed{seed}",
         output=setup.output / "runs" / _folder(model),
         epochs=epochs,
@@ -254,7 +253,7 @@ def _folder(model: str) -> str:
 def _dose_of(setup: Setup, arm: str) -> float | None:
     if arm == "ce":
         return 0.0
-    if arm == "focus" and ARMS[arm].loss == "focus":
+    if arm == "focus":
         weight = setup.weights["focus"].get("focus_weight")
         return None if weight is None else float(weight)
     return None
