@@ -26,7 +26,7 @@ _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
 
 
 @contextmanager
-def replace_folder(folder: Path, *, keep_others: bool = False) -> Iterator[Path]:
+def replace_folder(folder: Path, *, keep_others: bool) -> Iterator[Path]:
     """An empty folder beside ``folder``, which takes its place when all is written to it.
 
     An error leaves what was there, and nothing beside it.

@@ -76,9 +76,9 @@ def predicted_batches(
     manifest: Manifest,
     *,
     batch_size: int,
-    workers: int = 0,
-    autocast: Autocast | None = None,
-    indices: Sequence[int] | None = None,
+    workers: int,
+    autocast: Autocast | None,
+    indices: Sequence[int] | None,
     perturb: Perturb | None = None,
 ) -> Generator[tuple[Batch, "Prediction"], None, None]:
     """As :func:`predictions`, with the batches, which hold the human maps that there are.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from focus.data.bad_files import MAX_BAD, BadFile, Role
+from focus.data.bad_files import BadFile, Role
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.maps import files_of
 from focus.data.splits import common_folder
@@ -32,8 +32,8 @@ def resumed_data(
     recorded: Manifest,
     run: Path,
     *,
-    bad: Iterable[BadFile] = (),
-    max_bad: float = MAX_BAD,
+    bad: Iterable[BadFile],
+    max_bad: float,
 ) -> Resumed:
     """The manifest with the splits that a run recorded when it began.
 
