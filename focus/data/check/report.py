@@ -10,8 +10,9 @@ from typing import Any
 from focus.data.check.expected import Comparison
 from focus.data.check.findings import Findings
 from focus.data.check.leaks import write_leaks
-from focus.data.check.shortcuts import LEVEL, MIN_IMAGES, Audit, describe
+from focus.data.check.shortcuts import MIN_IMAGES, Audit, describe
 from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Sample
+from focus.metrics import LEVEL
 from focus.plotting import shortened
 
 VERSION = 1

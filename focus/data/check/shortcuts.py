@@ -30,8 +30,6 @@ from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 MIN_IMAGES = 20
 """Of each class; fewer say nothing."""
 FOLDS = 5
-LEVEL = 0.95
-"""Of the interval."""
 
 _RESAMPLES = 1000
 _MAX_CAUSES = 5
@@ -218,7 +216,8 @@ def _interval(
         weight = drawn[members][None]
         sides = ranking.real.at(weight[:, real]), ranking.fake.at(weight[:, fake])
         found.append(ranking.at(*sides).auc()[0])
-    ends = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    level = metrics.LEVEL
+    ends = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     low, high = (auc + (ends - auc) * np.sqrt(1 + k / (k - 1))).clip(0, 1)
     return float(low), float(high)
 
