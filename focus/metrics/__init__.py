@@ -13,7 +13,6 @@ from focus.metrics.calibration import (
     logits,
 )
 from focus.metrics.cams import (
-    HIT_COVERAGE,
     cam_range,
     commonest_peak_share,
     peak_cell,
@@ -58,7 +57,6 @@ from focus.metrics.ranking import (
 
 __all__ = [
     "BINS",
-    "HIT_COVERAGE",
     "LEVEL",
     "SUPPORT",
     "Array",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from focus import robustness
-from focus.metrics import Array
+from focus.metrics import BINS, Array
 from focus.perturbations import STRENGTHS, UNITS
 from focus.plotting import COLOURS, INK, legend_below, short_labels
 from focus.report import curves
@@ -416,7 +416,7 @@ def _reliability(found: Mapping[str, Sequence[Array]], results: Results) -> Plot
     errors = {test_set: results[test_set]["pooled"]["ece"] for test_set in found}
     words = ", ".join(f"{SET_TITLES[name]} {_number(error)}" for name, error in errors.items())
     alt = (
-        "Share of fakes by the mean score, in 15 bins of as many images each; on the diagonal "
+        f"Share of fakes by the mean score, in {BINS} bins of as many images each; on the diagonal "
         f"scores are calibrated. Expected calibration error: {words}."
     )
     return Plot("reliability", "Reliability", alt, partial(_reliabilities, found, errors))
