@@ -88,6 +88,7 @@ from bench.gpu_tuning import splits, stages
 from bench.gpu_worker import DONE
 from bench.head_table import Shape
 from bench.timing import above_0
+from focus.data.machine import usable_cores
 from focus.errors import InputError
 from focus.kernels import backend_for
 
@@ -117,7 +118,7 @@ def tests(run: Run) -> None:
 
 def processes(device: str) -> int:
     """How many work side by side: one a core, as far as the device has memory for them."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if device == "cpu":
         return cores
     memory = torch.cuda.get_device_properties(0).total_memory

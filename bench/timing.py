@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from bench.entry import make_folder
+from focus.data.machine import usable_cores
 
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
@@ -195,7 +196,7 @@ def settings(command: str, rounds: int) -> dict[str, str | int]:
         "python": platform.python_version(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 1,
-        "pinned": "yes" if _cores_allowed() == 1 else "no",
+        "pinned": "yes" if usable_cores() == 1 else "no",
         **{name: os.environ.get(name, "") for name in ALLOCATOR},
     }
 
@@ -225,12 +226,6 @@ def _commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip()
-
-
-def _cores_allowed() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
