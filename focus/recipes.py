@@ -20,7 +20,7 @@ SMALL_MODEL = "focus_small"
 class Recipe:
     """How to train, all but the loss.
 
-    model: a name of :mod:`focus.models`. image_size: pixels a side. momentum: SGD's. warmup: share
+    model: a name of timm's registry. image_size: pixels a side. momentum: SGD's. warmup: share
     of the steps in which the learning rate rises, in [0, 1). step_epochs, step_gamma: the step
     schedule multiplies the learning rate by step_gamma every step_epochs epochs. augment: as
     :func:`parse_augment` reads it.
