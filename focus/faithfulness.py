@@ -41,7 +41,7 @@ from focus.errors import ImageError
 from focus.figures import SIDES, intervals
 from focus.inference import Autocast, images_only, predicted_batches
 from focus.progress import progress_bar
-from focus.results import Results, match
+from focus.results import Results, match, strata
 from focus.scores import Scores
 from focus.test_sets import UNNAMED, Comparison, union
 from focus.writing import csv_written_whole
@@ -208,22 +208,28 @@ def soft_box(sides: tuple[int, int]) -> Tensor:
     return ramps[0][:, None] * ramps[1]
 
 
-def summary(falls: Falls, rows: ArrayLike, scores: Scores | None = None) -> dict[str, Any]:
+def summary(
+    falls: Falls,
+    rows: ArrayLike,
+    scores: Scores | None = None,
+    apart: NDArray[np.int64] | None = None,
+) -> dict[str, Any]:
     """The figures of some images, for ``results.json``; None where there are no images.
 
     rows: a mask [N] or row numbers. fall_peak and fall_elsewhere: means over images, of each its
     mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: the
     mean of :meth:`Falls.larger`, one half by chance. intervals: 95 %, the widened percentiles
-    of :data:`RESAMPLES` resamples within each class of ``scores``, by its groups; none where a
-    class has fewer than two images, or groups. A share that no resample moves from 0 or 1 gets that
-    of a rate over all of them; other means that do not move have none.
+    of :data:`RESAMPLES` resamples by the groups of ``scores``, within what is resampled ``apart``
+    [N] (:func:`focus.results.strata`; default: its classes); none where a class has fewer than two
+    images, or groups. A share that no resample moves from 0 or 1 gets that of a rate over all of
+    them; other means that do not move have none.
     """
     chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
     peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)
     values = np.stack([peak, elsewhere, peak - elsewhere, falls.larger()[chosen]])
     names = ("fall_peak", "fall_elsewhere", "difference", _SHARE)
     means = {name: metrics.mean(own) for name, own in zip(names, values, strict=True)}
-    spread = _intervals(dict(zip(names, values, strict=True)), chosen, scores)
+    spread = _intervals(dict(zip(names, values, strict=True)), chosen, scores, apart)
     return {"n": len(chosen), **means, "intervals": spread}
 
 
@@ -232,29 +238,31 @@ def by_class(
     real: NDArray[np.int64],
     fake: NDArray[np.int64],
     scores: Scores | None = None,
+    apart: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """:func:`summary` of the images in rows ``real`` and ``fake``, and of each class alone."""
     return {
-        **summary(falls, np.concatenate([real, fake]), scores),
-        "real": summary(falls, real, scores),
-        "fake": summary(falls, fake, scores),
+        **summary(falls, np.concatenate([real, fake]), scores, apart),
+        "real": summary(falls, real, scores, apart),
+        "fake": summary(falls, fake, scores, apart),
     }
 
 
 def add(falls: Falls, scores: Scores, results: Results) -> None:
     """Put :func:`by_class` into each test set and generator of ``results``, as "faithfulness"."""
     members: dict[str, list[Comparison]] = {}
-    images = scores.images
-    for comparison in match(scores, results["training_generators"]):
+    images, found = scores.images, match(scores, results["training_generators"])
+    apart = strata(scores.label, found, images)
+    for comparison in found:
         members.setdefault(comparison.test_set, []).append(comparison)
     for test_set, comparisons in members.items():
         place = results[test_set]
         real = union((c.real for c in comparisons), images)
         fake = union((c.fake for c in comparisons), images)
-        place["pooled"]["faithfulness"] = by_class(falls, real, fake, scores)
+        place["pooled"]["faithfulness"] = by_class(falls, real, fake, scores, apart)
         for c in comparisons:
             own = place["generators"][c.generator or UNNAMED]
-            own["faithfulness"] = by_class(falls, c.real, c.fake, scores)
+            own["faithfulness"] = by_class(falls, c.real, c.fake, scores, apart)
 
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
@@ -279,7 +287,8 @@ def lines(falls: Falls, scores: Scores, training_generators: Sequence[str]) -> l
         )
         for test_set in dict.fromkeys(c.test_set for c in comparisons)
     } or {"all images": np.arange(len(scores))}
-    return [_line(name, summary(falls, rows, scores)) for name, rows in groups.items()]
+    apart = strata(scores.label, comparisons, images)
+    return [_line(name, summary(falls, rows, scores, apart)) for name, rows in groups.items()]
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:
@@ -332,13 +341,17 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 def _intervals(
-    values: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64], scores: Scores | None
+    values: Mapping[str, NDArray[np.float64]],
+    rows: NDArray[np.int64],
+    scores: Scores | None,
+    apart: NDArray[np.int64] | None,
 ) -> dict[str, metrics.Interval]:
     """Of the means of ``values`` [N], by name, of the images in ``rows``."""
-    strata = np.zeros(len(rows)) if scores is None else scores.label[rows]
+    labels = np.zeros(len(rows)) if scores is None else scores.label[rows]
     groups = np.full(len(rows), "") if scores is None else scores.group[rows]
-    resampler, random = metrics.Resampler(strata, groups), np.random.default_rng(0)
-    classes = [resampler.units(np.flatnonzero(strata == label)) for label in np.unique(strata)]
+    own_strata = labels if apart is None else apart[rows]
+    resampler, random = metrics.Resampler(own_strata, groups), np.random.default_rng(0)
+    classes = [resampler.units(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     fewest = min(classes, default=0)
     if fewest < 2:
         return {}

@@ -25,6 +25,8 @@ from focus.models import Detector, Prediction
 from focus.results import summarise
 from focus.scores import Scores
 
+from .few_scores import table as scores_of
+
 SIZE, GRID, GAIN = 32, (4, 4), 6.0
 ROW, COLUMN = 1, 2  # of the cell that the network looks at
 CELL = (slice(8, 16), slice(16, 24))
@@ -346,3 +348,22 @@ def test_it_is_in_the_results_of_each_group() -> None:
     assert pooled["difference"] == pytest.approx((0 + 0.1 + 0.8 + 0.2) / 4 - 0.1)
     assert pooled["real"]["share_peak_larger"] == 0.25  # 0, and eight ties
     json.dumps(results, allow_nan=False)
+
+
+def test_generators_are_resampled_apart_as_for_other_means() -> None:
+    """Two generators that differ by far: their shares of the images are no chance."""
+    entropy = np.concatenate([np.linspace(0.3, 0.5, 20), np.linspace(0, 0.1, 20), [0.9] * 20])
+    about = [(0, ""), *[(1, name) for name in "AB"]]
+    rows = [(label, name, "open", 0.5) for label, name in about for _ in range(20)]
+    scores = scores_of(rows, entropy_predicted=entropy)
+    results = summarise(scores, ["kA"])
+    falls = Falls(scores.entropy_predicted.astype(float), np.zeros((60, 8)))
+    faithfulness.add(falls, scores, results)
+    pooled = results["open"]["pooled"]
+    for name, own in (("", pooled["faithfulness"]), ("_fake", pooled["faithfulness"]["fake"])):
+        low, high = own["intervals"]["fall_peak"]
+        expected = np.diff(pooled["intervals"][f"entropy{name}"])[0]
+        assert high - low == pytest.approx(expected, rel=0.2)
+    (line,) = faithfulness.lines(falls, scores, ["kA"])
+    low, high = pooled["faithfulness"]["intervals"]["difference"]
+    assert f"(95 % {low:.3f} to {high:.3f})" in line
