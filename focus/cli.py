@@ -46,6 +46,9 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 # What gloo says of another process that has ended; with NCCL one waits until the launcher ends it.
 _GONE = re.compile("gloo.*(closed by peer|reset by peer|Broken pipe)")
+# Where a GPU lacks memory for what torch does not allocate itself: CUDA's context, the work space
+# of a library, a kernel.
+_FULL = re.compile(r"(CUDA|HIP)(\]| error): out of memory|_STATUS_\w*ALLOC\w*_FAILED")
 
 # What Hugging Face's trainer and timm's script call them, where no word is like ours.
 _ELSEWHERE = {
@@ -200,7 +203,8 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
             said = "Another process of the launch has ended: its last line, or the launcher's, "
             first = os.environ.get("LOCAL_RANK", "0") == "0"
             _end(2, f"{said}says why.", prog, debug, first)
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        full = torch is not None and isinstance(error, torch.OutOfMemoryError)
+        if not full and not _FULL.search(str(error)):
             raise
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         size = f" (tried to allocate {wanted[1]})" if wanted else ""

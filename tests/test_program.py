@@ -119,6 +119,8 @@ def main(config):
     import torch
     if getattr(config, "name", "") == "other":
         raise RuntimeError("another")
+    if words := os.environ.get("WORDS"):
+        raise getattr(torch, os.environ["KIND"], RuntimeError)(words)
     raise torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 14.74 GiB "
         "of which 1.06 GiB is free. See documentation for Memory Management"
@@ -143,6 +145,29 @@ def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None
     other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
     assert other.returncode == 1
     assert other.stderr.endswith("RuntimeError: another\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        # Of a GPU that others have filled: there is no room for what CUDA itself needs.
+        ("AcceleratorError", "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'"),
+        ("AcceleratorError", "HIP error: out of memory"),
+        # Beside a cache of torch that has all the rest, for what torch does not allocate.
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(h)`"),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        ("RuntimeError", "Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_a_gpu_without_memory_for_others_than_torchs_tensors_is_the_same_line(
+    kind: str, words: str, tmp_path: Path
+) -> None:
+    told = {"CONFIG": "EvaluateConfig", "KIND": kind, "WORDS": words}
+    done = program(tmp_path, "--model-dir=m", source=OUT_OF_MEMORY, **told)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "program.py: error: A GPU is out of memory: give a smaller --batch-size.\n"
+    )
 
 
 GONE = """
