@@ -1,6 +1,8 @@
 """python -m focus export: the file gives what the detector gives, and says how to use it."""
 
 import json
+import logging
+import math
 import re
 import sys
 from pathlib import Path
@@ -122,11 +124,30 @@ def test_the_metadata_say_how_to_use_it() -> None:
     assert exporting.metadata(detector)["focus_thresholds"] == "null"
 
 
+def test_of_several_classes_all_but_the_first_are_synthetic() -> None:
+    torch.manual_seed(0)
+    detector = lifelike(Detector("focus_small", image_size=32, num_classes=3)).eval()
+    classes = json.loads(exporting.metadata(detector)["focus_classes"])
+    assert classes == ["real", "synthetic", "synthetic"]
+    with torch.no_grad():
+        score, logits, *_ = exporting.Exported(detector)(torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(score, 1 - logits.softmax(1)[:, 0])
+
+
 def test_a_file_that_differs_is_not_written(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)  # less than rounding
     with pytest.raises(InputError, match=r"differ from .* by .*, so no file was written"):
+        export(make("focus_small", 32), tmp_path, pictures)
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
+
+
+def test_a_file_whose_entropy_alone_is_no_number_is_not_written(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "normalised_entropy", lambda cams, _: cams.sum(-1) * math.nan)
+    with pytest.raises(InputError, match=r"differ from .* by nan \(entropy\), more than"):
         export(make("focus_small", 32), tmp_path, pictures)
     assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
 
@@ -243,11 +264,14 @@ class Branching(nn.Module):
 
 
 def test_a_network_that_cannot_be_exported() -> None:
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
     with pytest.raises(InputError, match=r"network mine cannot be exported \(") as caught:
         exporting._exported(
             Branching(), torch.zeros(2, 3, 8, 8), ExportConfig(model_dir="mine", onnx="x")
         )
     assert "\n" not in str(caught.value)
+    assert logger.level == before != logging.ERROR
 
 
 @pytest.mark.parametrize(("given", "expected"), [(3, 3), (None, 5)])
