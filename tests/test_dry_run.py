@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
+from focus import dry_run
 from focus.data.dataset import FaceDataset
+from focus.data.manifest import Manifest
 from focus.dry_run import _seconds_per_image, _timed
 
 from .trainers import few_faces, trainer
@@ -42,3 +45,19 @@ def test_the_start_of_validations_workers_is_counted(tmp_path: Path) -> None:
     run = trainer(few_faces(tmp_path), tmp_path, eval_batch_size=3, workers=2)
     # 12 images in four batches, each worker two.
     assert _seconds_per_image(run) >= _SLOW / 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_time_is_that_of_all_steps_and_a_validation_after_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes score half of the images each."""
+    run = trainer(few_faces(tmp_path), tmp_path, epochs=6, batch_size=35)
+    monkeypatch.setattr(dry_run, "_timed", lambda _: (20.0, None))
+    monkeypatch.setattr(dry_run, "_seconds_per_image", lambda _: 40.0)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    dry_run.dry_run(
+        run.config, run.detector, Manifest([*run.train, *run.validation]), run.accelerator
+    )
+    # Six steps of two batches, and 6 x 12 images by two.
+    assert "\ntime: 26 min (a step took 20 s, validation 24 min of it)" in capsys.readouterr().out

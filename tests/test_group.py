@@ -7,7 +7,7 @@ import torch
 
 from focus.cli import run
 from focus.config import TrainConfig
-from focus.errors import InputError
+from focus.errors import ImageError, InputError
 from focus.runtime import ended_together
 
 
@@ -86,3 +86,10 @@ def test_what_an_error_of_all_holds_is_gone_before_the_group(ended: list[list[bo
     with pytest.raises(InputError, match="The data are empty"):
         ended_together()(fails_twice)(InputError("The data are empty."))
     assert ended == [[False] * 5]
+
+
+def test_an_error_of_one_process_alone_leaves_the_group(ended: list[list[bool]]) -> None:
+    """The others are still at work in it."""
+    with pytest.raises(ImageError):
+        ended_together()(fails_twice)(ImageError("The image a.png is gone."))
+    assert ended == []

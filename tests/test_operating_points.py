@@ -109,6 +109,7 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
     for text, words in (
         ("[1]", "cannot be read"),
         ("{", "cannot be read"),
+        ("[" * 99_999, "cannot be read .RecursionError"),
         (json.dumps(values | {"version": 2}), "has version 2, this program reads 1"),
         (json.dumps(values | {"thresholds": {}}), "cannot be read .KeyError"),
         (

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
+from focus.config import TrainConfig
 from focus.errors import InputError
-from focus.runtime import check_address, check_alone
+from focus.runtime import check_address, check_alone, start
 
 from .launching import free_port
 
@@ -121,3 +123,22 @@ def test_processes_of_several_machines_need_an_address(monkeypatch: pytest.Monke
     monkeypatch.setenv("MASTER_ADDR", "first")
     check_address()
     assert os.environ["MASTER_ADDR"] == "first"
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_the_program_accumulates_and_accelerate_waits_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher that was told the program's own number would have Accelerate divide by it again;
+    and the others wait as long for the images as the documentation says, three hours."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = start(TrainConfig(gradient_accumulation_steps=4))
+    assert accelerator.gradient_accumulation_steps == 1
+    assert accelerator.init_handler.timeout == timedelta(hours=3)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_a_launcher_that_shares_networks_out_is_refused(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(InputError, match=f"^The launcher was told {kind}, .* --use_{kind.lower()}"):
+        start(TrainConfig())

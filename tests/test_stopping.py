@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from focus.stopping import StopSignals, launched
+from focus.stopping import StopSignals, _launched_by, launched
 
 from .launching import Begin
 
@@ -196,6 +197,26 @@ time.sleep(60)
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["bin/python", "/bin/accelerate-launch"], True),
+        (["python", "-m", "accelerate.commands.launch"], True),
+        (["bash", "run.sh", "a", "b", "c", "accelerate"], False),  # no script of Python's
+    ],
+    ids=str,
+)
+def test_which_parent_is_a_launcher(
+    words: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "\0".join([*words, ""]))
+    found = _launched_by(1)
+    monkeypatch.undo()
+    assert found == expected
+
+
 def in_a_fork(work: Callable[[], int]) -> int:
     """What it gives in a child of this process, where the environment is looked at again."""
     child = os.fork()
@@ -240,8 +261,29 @@ def test_a_fork_may_say_that_its_parent_is_a_launcher(monkeypatch: pytest.Monkey
     assert in_a_fork(told) == signal.SIGTERM
 
 
+def test_a_worker_that_loads_images_leaves_signals_to_its_parent() -> None:
+    with StopSignals() as signals:
+
+        def told() -> int:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return signals.pending()
+
+        assert in_a_fork(told) == 0
+
+
 def test_the_handlers_are_those_of_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in ALL]
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(number) for number in ALL] == before
+
+
+def test_a_thread_that_trains_takes_no_signals() -> None:
+    """Python allows that to the main one alone."""
+
+    def seen() -> tuple[object, int]:
+        with StopSignals() as signals:
+            return signal.getsignal(signal.SIGTERM), signals.pending()
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(seen).result() == (signal.getsignal(signal.SIGTERM), 0)

@@ -76,3 +76,14 @@ def test_a_log_on_a_full_disk_is_an_error(tmp_path: Path, begin: Begin) -> None:
     assert process.returncode != 0
     assert "error: No space left on device: free or choose another place.\n" in errors
     assert not (tmp_path / "done").exists()
+
+
+def test_a_line_is_there_once_it_is_said() -> None:
+    """Also if the program is killed right after it; a pipe is buffered as a file is."""
+    said = "set_up_streams(); print('a line'); os._exit(0)"
+    code = f"import os; from focus.streams import set_up_streams; {said}"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept, stdout=subprocess.PIPE, timeout=60, check=True
+    )
+    assert done.stdout == b"a line\n"

@@ -224,7 +224,8 @@ def tree_runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def tree_words(data: Path) -> list[object]:
-    return [*SMALL, "--data", data / "tree", "--name", "tree", "--epochs", "3"]
+    words = [*SMALL, "--data", data / "tree", "--name", "tree", "--epochs", "3"]
+    return [*words, "--focus-weight", "0.2"]
 
 
 def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> None:
@@ -252,6 +253,8 @@ def test_compare_ce_trains_both_and_shows_both(tree_runs: tuple[Path, str]) -> N
     assert re.search(r"\btree +tree-ce\b", out)
     plain = yaml.safe_load((runs / "tree-ce" / "config.yaml").read_text())
     assert (plain["loss"], plain["saliency_weight"], plain["focus_level"]) == ("ce", 0.0, "none")
+    # What the other is given for its own loss is none of it.
+    assert plain["focus_weight"] == 0.0
     rows = list(csv.DictReader((runs / "tree-ce" / "summary.csv").open()))
     assert float(rows[0]["train_loss"]) == pytest.approx(float(rows[0]["train_classification"]))
 

@@ -18,6 +18,7 @@ T, S = torch.zeros(2, dtype=torch.int64), torch.ones(2, 4, 4)
 COMMON: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"features": F[0]}, ValueError, r"features must be \[B,C,H,W\], got \[3, 4, 4\]"),
     ({"features": F[:, :, :0]}, ValueError, "features need channels and cells"),
+    ({"features": F[:, :0], "weight": W[:, :0]}, ValueError, "features need channels and cells"),
     ({"features": F.long()}, TypeError, "features must be floating point, got torch.int64"),
     ({"weight": W[:, :2]}, ValueError, r"weight must be \[K,C\] with C = 3 .* got \[5, 2\]"),
     ({"weight": W[0]}, ValueError, "weight must be"),
@@ -104,7 +105,14 @@ def test_class_activation(wrong: dict[str, Any], error: type[Exception], message
             r"saliency must be floating point in \[0, 1\], or bool, got torch.uint8",
         ),
         ({"saliency": S.to(torch.float8_e5m2)}, TypeError, "or bool, got torch.float8_e5m2: conv"),
-        ({"class_weight": B.to(torch.complex64)}, TypeError, "class_weight must be real, got"),
+        *(
+            ({name: tensor.to(torch.complex64)}, TypeError, f"{name} must be real, got")
+            for name, tensor in (
+                ("class_weight", B),
+                ("entropy_target", S[:, 0, 0]),
+                ("grad_scale", S[0, 0, 0]),
+            )
+        ),
         *(
             ({"saliency": S, "saliency_mask": mask}, error, message)
             for mask, error, message in (

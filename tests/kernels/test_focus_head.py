@@ -386,6 +386,17 @@ def test_only_the_loss_carries_gradient(form: Form) -> None:
     assert [name for name, t in out._asdict().items() if t.requires_grad] == ["loss"]
 
 
+@pytest.mark.parametrize("form", [*FOCUS_HEAD, pytest.param(REFERENCE, id="reference")])
+def test_masks_are_maps_of_0_and_1(form: Form) -> None:
+    inputs = make_inputs(SMALL, form.device)
+    masks = inputs.saliency > 0.5
+    options = {"level": "match", "focus_weight": 0.5, "saliency_weight": 2.0}
+    expected = run_focus_head(form, inputs, saliency=masks.to(inputs.features.dtype), **options)
+    found = run_focus_head(form, inputs, saliency=masks, **options)
+    assert all(map(torch.equal, found.values(), expected.values()))
+    assert expected["saliency"].all()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("form", [*FOCUS_HEAD, pytest.param(REFERENCE, id="reference")])
 def test_empty_batch(form: Form, reduction: str) -> None:

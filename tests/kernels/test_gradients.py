@@ -155,3 +155,22 @@ def assert_second_derivative(form: Form, loss: torch.Tensor, leaves: tuple) -> N
         else:
             with pytest.raises(RuntimeError, match=REFUSED):
                 penalty.backward(retain_graph=True)
+
+
+@pytest.mark.parametrize("form", [*FOCUS_HEAD, pytest.param(REFERENCE, id="reference")])
+def test_maps_targets_and_weights_get_no_gradient(form: Form) -> None:
+    inputs = make_inputs(TINY, form.device)
+    features = inputs.features.requires_grad_()
+    batch, classes, grid = len(features), len(inputs.weight), features.shape[2:]
+    shapes = {"saliency": (batch, *grid), "entropy_target": (batch,), "class_weight": (classes,)}
+    shapes |= dict.fromkeys(("focus_weight", "saliency_weight", "temperature"), ())
+    others = {
+        name: torch.full(shape, 0.5, device=form.device, requires_grad=True)
+        for name, shape in shapes.items()
+    }
+    with form.active():
+        focus_head(
+            features, inputs.weight, inputs.bias, inputs.index, level="match", **others
+        ).loss.backward()
+    assert features.grad is not None
+    assert [name for name, tensor in others.items() if tensor.grad is not None] == []
