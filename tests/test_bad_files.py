@@ -16,13 +16,13 @@ from PIL import Image
 
 from focus import evaluation
 from focus.cli import parse
-from focus.config import EvaluateConfig, TrainConfig
+from focus.config import EvaluateConfig, TrainConfig, resolve
 from focus.data import bad_files
 from focus.data.readers import read_data
-from focus.errors import ImageError, sentence
+from focus.errors import ImageError, InputError, sentence
 from focus.evaluation import evaluate
 from focus.models import Detector
-from focus.training import train
+from focus.training import train, training_manifest
 
 from .launching import run as run_python
 
@@ -94,6 +94,16 @@ def test_too_many_stop_before_a_folder_is_made(
     with pytest.raises(SystemExit):
         run(train, TrainConfig, argv=[*argv, "--max-bad", "1.5"], prog="train.py")
     assert "--max-bad must be from 0 to 1" in capsys.readouterr().err
+
+
+def test_a_class_without_a_sound_image_is_found_before_training(
+    folder: Path, flags: list[str]
+) -> None:
+    for picture in (folder / "data/train/kA/1_fake").iterdir():
+        picture.write_bytes(b"")
+    config = resolve(parse(TrainConfig, [*flags, "--recipe=demo", "--max-bad=1"]))
+    with pytest.raises(InputError, match="0 synthetic"):
+        training_manifest(config, progress=False)
 
 
 @pytest.mark.parametrize(

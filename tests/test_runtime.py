@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from focus.config import TrainConfig
+from focus.config import EvaluateConfig, TrainConfig
 from focus.errors import InputError
 from focus.runtime import check_address, check_alone, start
 
@@ -20,7 +20,7 @@ SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
 # Says how many processes there are, to whom each belongs, and which of them speaks.
 PROGRAM = """
 from focus.cli import run
-from focus.config import TrainConfig
+from focus.config import EvaluateConfig, TrainConfig
 from focus.data.machine import is_main_process
 
 def main(config):
@@ -142,3 +142,13 @@ def test_a_launcher_that_shares_networks_out_is_refused(
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(InputError, match=f"^The launcher was told {kind}, .* --use_{kind.lower()}"):
         start(TrainConfig())
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_a_launcher_that_compiles_is_refused_by_training_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(InputError, match="told to compile the network with inductor"):
+        start(TrainConfig())
+    start(EvaluateConfig(run="runs/r"))
