@@ -355,7 +355,8 @@ class Detector(nn.Module, PyTorchModelHubMixin):
 
     def _load_initial(self, path: Path) -> None:
         state = read_weights(path)
-        if any(key.startswith("backbone.") for key in state):
+        # Others call a part of their networks backbone, too, but end in another head.
+        if "head.fc.weight" in state and any(key.startswith("backbone.") for key in state):
             own = {
                 key.removeprefix("backbone."): value
                 for key, value in state.items()

@@ -54,8 +54,8 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
     with a file that cannot be read.
 
     Raises:
-        InputError: there is no such file, it is a folder, it holds no weights or is damaged, or it
-            is a pickle that would run code, which is not run.
+        InputError: there is no such file, it is a folder, it holds no weights, holds them under
+            another name or is damaged, or it is a pickle that would run code, which is not run.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file with weights: give the file in it.")
@@ -63,7 +63,7 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
         raise InputError(f"There is no file {path} with weights: check the path.")
     try:
         state = load_state_dict(str(path), weights_only=True)
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        tensors = _tensors(state)
     except Exception as error:
         head = b"" if isinstance(error, OSError) else _head(path)
         # torch may see a pickle in a text, too.
@@ -76,6 +76,11 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
         raise InputError(
             f"{path} could not be read as weights ({_reason(path, head, error)}): {advice}."
         ) from error
+    for name, inner in state.items():
+        # Beside them may be a tensor or two, as of a loss.
+        if isinstance(inner, Mapping) and len(_tensors(inner)) > len(tensors):
+            raise InputError(f"{path} has its weights under {name!r}: save what is there alone.")
+    return tensors
 
 
 def refuse_other_classes(state: Mapping[str, Tensor], num_classes: int, path: Path) -> None:
@@ -175,9 +180,15 @@ def backbone_weights(
     ]
     if missing or unknown:
         found = _counted("missing", missing) + _counted("not this network's", unknown)
+        prefix = _prefix(state, own) if missing else None
+        advice = (
+            "give a checkpoint of this network"
+            if prefix is None
+            else f"all of the network's are there with {prefix!r} before their names: save them "
+            "without it"
+        )
         raise InputError(
-            f"{path} does not hold the weights of {model}: {', and '.join(found)}; give a "
-            "checkpoint of this network."
+            f"{path} does not hold the weights of {model}: {', and '.join(found)}; {advice}."
         )
     return resized({key: state.get(key, value) for key, value in own.items()}, backbone)
 
@@ -227,6 +238,21 @@ def _named_as_timm(
         for key, name in pairs.items()
         if name in state
     }
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _prefix(state: Iterable[str], own: Iterable[str]) -> str | None:
+    """What stands before the names of all of a network's weights, as its wrapper's ``model.``."""
+    wanted = [key for key in own if not key.endswith(_DISPENSABLE)]
+    there = set(state)
+    prefixes = [key.removesuffix(wanted[0]) for key in there if key.endswith(f".{wanted[0]}")]
+    for prefix in sorted(prefixes):
+        if all(prefix + key in there for key in wanted):
+            return prefix
+    return None
 
 
 def _part(key: str) -> str:

@@ -251,6 +251,30 @@ def test_a_weight_without_finite_numbers_is_refused(
     assert f"does not fit test_resnet: backbone.conv1.0.weight {words}" in text
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.", "backbone.", "model._orig_mod."])
+def test_the_prefix_of_a_wrapper_is_named(prefix: str, tmp_path: Path) -> None:
+    own = timm.create_model("test_resnet").state_dict()
+    state = {prefix + key: value for key, value in own.items()} | {"criterion.w": torch.ones(2)}
+    text = refusal("test_resnet", {"state_dict": state, "epoch": 1}, tmp_path / "w.ckpt")
+    assert "the first is conv1.0.weight; all of the network's are there with " in text
+    assert text.endswith(f"with {prefix!r} before their names: save them without it.")
+
+
+def test_a_prefix_of_some_weights_is_not_to_blame(tmp_path: Path) -> None:
+    state = {f"net.{key}": w for key, w in timm.create_model("resnet18").state_dict().items()}
+    text = refusal("resnet34", state, tmp_path / "w.pth")
+    assert text.endswith("give a checkpoint of this network.")
+
+
+@pytest.mark.parametrize("name", ["model_state_dict", "net"])
+def test_weights_below_another_name_are_found_for_the_message(name: str, tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    optimizer = {"state": {}, "param_groups": []}
+    saved = {"epoch": 1, name: state, "optimizer": optimizer, "loss": torch.tensor(0.5)}
+    text = refusal("test_resnet", saved, tmp_path / "w.pth")
+    assert text.endswith(f"w.pth has its weights under {name!r}: save what is there alone.")
+
+
 class Planted:
     """Unpickled carelessly, it makes a folder."""
 
