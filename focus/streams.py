@@ -39,10 +39,14 @@ def set_up_streams() -> None:
     """Let stdout and stderr last; one that somebody has replaced, as tests do, stays.
 
     In a file, too, a line is there once it is said, not some thousand characters later. What cannot
-    be encoded, as a file name that is not UTF-8, is shown escaped.
+    be encoded, as a file name that is not UTF-8, is shown escaped. One that was closed before the
+    program began, as by ``2>&-``, takes all and keeps nothing.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if stream is None:  # Python's for one that is closed; bars and warnings write to a file
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
         if not isinstance(stream, io.TextIOWrapper):
             continue
         if stream is getattr(sys, f"__{name}__"):

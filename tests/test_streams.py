@@ -62,6 +62,18 @@ def test_a_reader_that_goes_ends_no_program(
     assert "Error" not in said
 
 
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_stream_closed_from_the_start_ends_no_program(
+    closed: str, tmp_path: Path, begin: Begin
+) -> None:
+    program = PROGRAM.replace("sys.stdin.read()", "")
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
+    process = begin(command, cwd=tmp_path)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_log_on_a_full_disk_is_an_error(tmp_path: Path, begin: Begin) -> None:
     with Path("/dev/full").open("w") as full:
