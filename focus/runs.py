@@ -7,6 +7,7 @@ chosen on), ``summary.csv`` (a row an epoch), ``tensorboard/``, ``checkpoints/``
 ``overlays.png``.
 """
 
+import os
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from focus.checkpoint import checkpoints, last_checkpoint
 from focus.config import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.manifest import Manifest, absolute
 from focus.errors import InputError
+from focus.flags import flag
 from focus.operating_points import OperatingPoints
 from focus.runtime import check_writable
 from focus.writing import lock, written_whole
@@ -40,6 +42,7 @@ _FREE = (
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
     "eval_batch_size",  # but for the last digits of a score: too many at a time have to be mended
 )
+_PLACES = ("data", "data_root", "heatmaps", "test_data", "test_real", "initial_checkpoint")
 
 
 @dataclass
@@ -190,14 +193,25 @@ def other_setting(
 ) -> tuple[str, Any, Any] | None:
     """The first setting that makes it another run: its name, its value then, its value now.
 
-    then: the settings of the earlier one, by name. None where what is computed is the same.
+    then: the settings of the earlier one, by name. None where what is computed is the same: a place
+    may be spelt in another way, as with a slash at its end.
     """
     for name, now in asdict(config).items():
         before = then.get(name)
         before = tuple(before) if isinstance(now, tuple) and before is not None else before
-        if name not in _FREE and before != now:
+        of = _place if name in _PLACES else lambda value: value
+        if name not in _FREE and of(before) != of(now):
             return name, before, now
     return None
+
+
+def _place(value: Any) -> Any:
+    """A setting with the one name of each place in it."""
+    if isinstance(value, dict):
+        return {name: _place(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_place, value))
+    return value and os.path.realpath(value)
 
 
 def is_run(folder: Path) -> bool:
@@ -288,10 +302,10 @@ def _saved_run(config: ResolvedTrainConfig) -> SavedRun | None:
             f"{error}): remove its folder to go on from the one before."
         ) from error
     if other := other_setting(then, config):  # the result would be neither run's
-        name, before, now = other
+        name, before, now = (" ".join(each) if isinstance(each, tuple) else each for each in other)
         raise InputError(
-            f"The run {folder} was started with {name} {before}, not {now}: resume it with the "
-            "flags it was started with, or give another --name."
+            f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it with "
+            "the flags it was started with, or give another --name."
         )
     return SavedRun(path, values, state, beside)
 

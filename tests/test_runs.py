@@ -61,3 +61,19 @@ def test_settings_that_make_another_run(
     config = replace(config, lr=0.002)
     then = json.loads(json.dumps(asdict(config)))  # as a checkpoint has them: tuples are lists
     assert other_setting(then, replace(config, **changed)) == other
+
+
+def test_a_place_may_be_spelt_otherwise(
+    config: ResolvedTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("faces").mkdir()
+    Path("link").symlink_to("faces")
+    places = {"data": ("faces",), "test_data": {"A": "faces"}, "heatmaps": "faces"}
+    config = replace(config, **places)
+    then = json.loads(json.dumps(asdict(config)))
+    for place in ("faces/", "./faces", str(tmp_path / "faces"), "link"):
+        changed = {"data": (place,), "test_data": {"A": place}, "heatmaps": place}
+        assert other_setting(then, replace(config, **changed)) is None
+    for changed in ({"data": ("face",)}, {"test_data": {"B": "faces"}}, {"heatmaps": None}):
+        assert other_setting(then, replace(config, **changed)) is not None
