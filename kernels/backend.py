@@ -4,7 +4,8 @@
   interpreter (``TRITON_INTERPRET=1`` in the environment before triton is imported, which timm and
   torch.compile do too; one thread at a time, as the interpreter keeps the grid's place for all).
 - ``eager``: torch calls with analytic gradients; the CPU's form.
-- ``reference``: the definition, differentiated by autograd; slow.
+- ``reference``: the definition, differentiated by autograd; slow, and alone in having second
+  derivatives and taking ``torch.func.grad``.
 """
 
 import functools

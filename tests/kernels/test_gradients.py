@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from focus.kernels import cam_entropy, focus_head
+from focus.kernels import cam_entropy, focus_head, use_backend
 
 from .cases import (
     CAM_CLASSES,
@@ -174,3 +174,17 @@ def test_maps_targets_and_weights_get_no_gradient(form: Form) -> None:
         ).loss.backward()
     assert features.grad is not None
     assert [name for name, tensor in others.items() if tensor.grad is not None] == []
+
+
+def test_the_gradient_of_a_function_is_the_references() -> None:
+    inputs = make_inputs(TINY, "cpu")
+
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        return focus_head(inputs.features, weight, inputs.bias, inputs.index, focus_weight=0.5).loss
+
+    weight = inputs.weight.clone().requires_grad_()
+    with use_backend("reference"):
+        found = torch.func.grad(loss)(inputs.weight)
+    with use_backend("eager"):
+        loss(weight).backward()
+    torch.testing.assert_close(found, weight.grad)
