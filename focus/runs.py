@@ -314,7 +314,14 @@ def recorded_manifest(config: ResolvedTrainConfig, saved: SavedRun | None) -> Ma
     """What the run that is resumed trains on; None if it has no checkpoint yet.
 
     Raises:
-        InputError: the record cannot be read.
+        InputError: the record is lost, or cannot be read.
     """
-    record = folder_of(config) / MANIFEST
-    return Manifest.from_csv(record) if saved is not None and record.exists() else None
+    if saved is None:
+        return None
+    folder = folder_of(config)
+    if not (folder / MANIFEST).exists():  # splits drawn of other data would mix train and test
+        raise InputError(
+            f"The run {folder} lacks {MANIFEST}, what it trains on: put it back, or give another "
+            "--name."
+        )
+    return Manifest.from_csv(folder / MANIFEST)

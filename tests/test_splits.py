@@ -326,6 +326,11 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     with pytest.raises(InputError, match=r"^1 of the 20 image files that the run .*0_real/2\.png'"):
         training.train(run)
 
+    # Lost, as by a copy that was cut short: splits would be drawn anew, of images that it may have.
+    (elsewhere / "runs" / "run" / "manifest.csv").unlink()
+    with pytest.raises(InputError, match=r"^The run runs/run lacks manifest\.csv, .*: put it back"):
+        training.train(run)
+
     # Without a checkpoint, and the model of an epoch, nothing depends on the record.
     for name in ("checkpoints", "model"):
         shutil.rmtree(elsewhere / "runs" / "run" / name)
