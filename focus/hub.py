@@ -52,6 +52,8 @@ def replace_folder(folder: Path, *, keep_others: bool) -> Iterator[Path]:
             _move_others(old, folder)
         else:
             old.replace(folder)
+    if folder.exists() and old.exists():
+        _remove(old)
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -63,13 +65,20 @@ def replace_folder(folder: Path, *, keep_others: bool) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk would stay full
         raise
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
         aside.replace(folder)
         _move_others(old, folder)
-        shutil.rmtree(old)
+        _remove(old)
     else:
         aside.replace(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Raises OSError with the folder's path; that of rmtree has the name of a file in it alone."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _others(folder: Path) -> list[str]:

@@ -1,8 +1,10 @@
 """The detector's files: weights from elsewhere, and what it saves and reads back."""
 
+import errno
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -266,6 +268,24 @@ def test_other_files_can_be_kept(small: Detector, tmp_path: Path) -> None:
     assert (folder / "detector.onnx").read_text() == "hours of work"
     with pytest.raises(InputError, match=r"more than a detector \(detector\.onnx\)"):
         small.save_pretrained(folder)
+
+
+def test_an_earlier_detector_that_cannot_be_removed_is_named(
+    small: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path, **_: object) -> None:
+        if folder.name == ".model.old":  # its files may not be removed: it is read-only
+            raise PermissionError(errno.EACCES, "Permission denied", "README.md")
+
+    small.save_pretrained(tmp_path / "model")
+    other = Detector(image_size=64)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    for _ in range(2):  # the second finds what the first has left
+        with pytest.raises(PermissionError) as caught:
+            other.save_pretrained(tmp_path / "model", keep_others=True)
+        assert caught.value.filename == str(tmp_path / ".model.old")
+        assert Detector.from_pretrained(tmp_path / "model").config == other.config
+        assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.old"}
 
 
 def test_saving_to_a_link_and_to_the_current_folder(
