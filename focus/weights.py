@@ -62,6 +62,7 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"There is no file {path} with weights: check the path.")
     try:
+        path.open("rb").close()  # of a file that may not be read safetensors says that it is none
         state = load_state_dict(str(path), weights_only=True)
         tensors = _tensors(state)
     except Exception as error:
@@ -73,6 +74,8 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
                 f"{_what_it_would_call(path)}, which reading would run; save the network's "
                 "state_dict() alone."
             ) from error
+        if isinstance(error, PermissionError):
+            advice = "make the file readable"
         raise InputError(
             f"{path} could not be read as weights ({_reason(path, head, error)}): {advice}."
         ) from error

@@ -349,8 +349,15 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (path := tmp_path / "w.pth").write_bytes(SAFE)
     monkeypatch.setattr("focus.weights.load_state_dict", refuse)
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match=r"\(PermissionError: \[Errno 13\] Permission denied\)"):
+    refused = r"\(PermissionError: \[Errno 13\] Permission denied\): make the file readable\.$"
+    with pytest.raises(InputError, match=refused):
         read_weights(path)
+    # Of which safetensors says that there is none.
+    path = path.rename(tmp_path / "w.safetensors")
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=refused):
+        read_weights(path, "the file is damaged, copy it again")
 
 
 def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
