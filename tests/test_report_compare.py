@@ -341,6 +341,7 @@ def test_robustness_on_no_common_generator_is_said(
         ({"compare": ("RUN",)}, "--compare needs two runs at least, got .*first alone"),
         ({"compare": ("RUN", "RUN")}, "--compare has .*first twice: give different runs"),
         ({"compare": ("RUN", "nowhere")}, "--compare nowhere has no results.json: give run fold"),
+        ({"compare": ("RUN", "UNENDED")}, "UNENDED is a run that has not ended: .* --resume, or"),
         ({"compare": ("RUN", "OLD")}, "results.json has version 1, this program reads 2"),
         ({"compare": ("RUN", "BROKEN")}, "BROKEN cannot be read .JSONDecodeError.*evaluate the"),
         ({"compare": ("RUN", "HALF")}, "HALF cannot be read .FileNotFoundError"),
@@ -361,7 +362,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     scores = (runs[0] / "scores.csv").read_bytes()
     for name in ("OLD", "BROKEN"):
         (tmp_path / name / "scores.csv").write_bytes(scores)
-    places = {"RUN": str(runs[0])} | {name: str(tmp_path / name) for name in texts}
+    (tmp_path / "UNENDED").mkdir()
+    for name in ("config.yaml", "manifest.csv"):
+        (tmp_path / "UNENDED" / name).touch()
+    places = {"RUN": str(runs[0])} | {name: str(tmp_path / name) for name in (*texts, "UNENDED")}
     given = given | {"compare": tuple(places.get(name, name) for name in given["compare"])}
     with pytest.raises(InputError, match=message) as caught:
         evaluation.evaluate(EvaluateConfig(output=str(tmp_path / "out"), **given))

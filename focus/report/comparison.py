@@ -16,6 +16,7 @@ from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
 from focus.result_table import difference_lines, format_table
 from focus.results import VERSION, Results, match
+from focus.runs import is_run
 from focus.runtime import check_writable
 from focus.scores import Scores
 from focus.test_sets import UNNAMED
@@ -98,6 +99,11 @@ def _names(folders: Sequence[str]) -> list[str]:
 def _read(name: str, folder: Path) -> Scored:
     path = folder / "results.json"
     if not path.is_file():
+        if is_run(folder):
+            raise InputError(
+                f"--compare {folder} is a run that has not ended: wait for it, go on with it by "
+                f"--resume, or evaluate the best model so far and give {folder / 'evaluation'}."
+            )
         raise InputError(
             f"--compare {folder} has no results.json: give run folders, or folders of evaluate.py."
         )
