@@ -166,7 +166,11 @@ class TrainConfig(SharedConfig):
     max_nonfinite: int = declare(
         10, "training", "steps in a row with a loss that is not finite after which to stop"
     )
-    seed: int = declare(0, "training", "of initial weights, order of the images and augmentation")
+    seed: int = declare(
+        0,
+        "training",
+        "of initial weights, order of the images, augmentation, and splits if the data name none",
+    )
     gradient_accumulation_steps: int = declare(
         1, "training", "batches whose gradients make one step of the optimiser"
     )
@@ -195,7 +199,7 @@ class TrainConfig(SharedConfig):
         ("tensorboard",),
         "output",
         "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
-        "may be repeated",
+        "may be repeated (default: tensorboard)",
         "NAME",
     )
     log_steps: int = declare(50, "output", "steps between two entries of the log")
