@@ -14,6 +14,7 @@ from focus.metrics import SUPPORT
 from focus.operating_points import POINTS, TARGETS, needed
 from focus.perturbations import STRENGTHS
 from focus.results import RESAMPLES
+from focus.runs import _FREE
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -128,3 +129,9 @@ def test_what_is_installed_beside_rocm_is_all_but_torch_and_triton() -> None:
     (line,) = re.findall(r'^pip install "(.*)"$', text("training.md"), re.MULTILINE)
     left_out = ("torch>=", "torchvision>=", "triton>=")
     assert line.split('" "') == [one for one in needed if not one.startswith(left_out)]
+
+
+def test_the_flags_that_a_resumed_run_may_change() -> None:
+    fields = dict(rows(text("formats.md"), "field of state.json"))
+    named = set(re.findall(r"`--([a-z-]+)`", fields["`config`"]))
+    assert named == {name.replace("_", "-") for name in _FREE} - {"resume"}
