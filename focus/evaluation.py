@@ -259,9 +259,14 @@ def _images(
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     if progress and not is_run(model.parent):
+        where = "The model lies in no run folder (with config.yaml and manifest.csv)"
+        advice = "give --run"
+        if config.run is not None:
+            where = f"warning: --run {config.run} lacks config.yaml or manifest.csv"
+            advice = "put it back"
         print(
-            "The model lies in no run folder (with config.yaml and manifest.csv), so that images "
-            "it was trained on cannot be left out: give --run, or be sure that these are new."
+            f"{where}, so that images it was trained on cannot be left out: {advice}, or be sure "
+            "that these are new."
         )
     # What a model was trained or chosen on says nothing about new images.
     told = tell_known(known_to(model), given, record.split("test"))

@@ -344,6 +344,10 @@ def test_a_manifest_beside_a_model_that_is_of_no_run_leaves_nothing_out(
     evaluate(**flags, output=str(tmp_path / "out"))
     assert len(names_of(tmp_path / "out")) == 7
     assert capsys.readouterr().out.count(line) == 1
+    evaluate(run=str(own_run), data=flags["data"], output=str(tmp_path / "lost"))
+    said = f"warning: --run {own_run} lacks config.yaml or manifest.csv, so that images it was"
+    assert said in (out := capsys.readouterr().out)
+    assert "left out: put it back, or be sure that these are new." in out
 
 
 def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
