@@ -76,6 +76,8 @@ def read_weights(path: Path, advice: str = _ADVICE) -> dict[str, Tensor]:
             ) from error
         if isinstance(error, PermissionError):
             advice = "make the file readable"
+        elif rename := _misnamed(path, head):
+            advice = rename
         raise InputError(
             f"{path} could not be read as weights ({_reason(path, head, error)}): {advice}."
         ) from error
@@ -290,20 +292,32 @@ def _head(path: Path) -> bytes:
         return file.read(9)
 
 
+def _kind(head: bytes) -> str | None:
+    """What a file that begins so holds, as far as that tells."""
+    if head[8:] == b"{":
+        return "safetensors"
+    return "a pickle or an archive" if head.startswith(_PICKLES) else None
+
+
+def _misnamed(path: Path, head: bytes) -> str:
+    """What to do with a file of the kind that timm does not expect by its name, else ""."""
+    named, kind = path.name.endswith(_SAFETENSORS), _kind(head)
+    if kind is None or (kind == "safetensors") == named:
+        return ""
+    return f"rename it to a name that ends in {'.pth' if named else _SAFETENSORS}"
+
+
 def _reason(path: Path, head: bytes, error: Exception) -> str:
     """Why a file could not be read. What libraries say of one that is no weights misleads."""
     if isinstance(error, OSError):
         return first_line(error)
     if not head:
         return "it is empty"
-    if head[8:] == b"{":
-        kind = "safetensors"
-    elif head.startswith(_PICKLES):
-        kind = "a pickle or an archive"
-    else:
+    if (kind := _kind(head)) is None:
         return "neither safetensors nor a pickle"
-    if (kind == "safetensors") != (named := path.name.endswith(_SAFETENSORS)):
-        return f"{kind}, and the name {'ends' if named else 'does not end'} in {_SAFETENSORS}"
+    if _misnamed(path, head):
+        ends = "ends" if path.name.endswith(_SAFETENSORS) else "does not end"
+        return f"{kind}, and the name {ends} in {_SAFETENSORS}"
     if isinstance(error, AttributeError):  # of timm, about what is no mapping from texts
         return "it holds no tensors by their names"
     # Some messages of torch go on with what may have happened.

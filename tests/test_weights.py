@@ -319,8 +319,6 @@ CUT = "cut off or damaged"
         ("a.pth", b"", "it is empty"),
         ("a.safetensors", SAFE[:30], f"safetensors, {CUT}: SafetensorError: Error while"),
         ("a.safetensors", SAFE[:-10], f"safetensors, {CUT}: SafetensorError: Error while"),
-        ("a.pth", SAFE, "safetensors, and the name does not end in .safetensors"),
-        ("a.safetensors", pickled(TENSORS), "a pickle or an archive, and the name ends in .safe"),
         ("a.pth", pickled(TENSORS)[:500], f"a pickle or an archive, {CUT}, or of something else: "),
         ("a.pth", pickled([1, 2]), "it holds no tensors by their names"),
         ("a.pth", pickled({1: torch.zeros(3)}), "it holds no tensors by their names"),
@@ -340,6 +338,35 @@ def test_what_a_file_without_weights_is(
     )
     assert ". " not in text.replace(str(path), "")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        (
+            "a.pth",
+            SAFE,
+            "safetensors, and the name does not end in .safetensors): rename it to a name that "
+            "ends in .safetensors.",
+        ),
+        (
+            "a.safetensors",
+            pickled(TENSORS),
+            "a pickle or an archive, and the name ends in .safetensors): rename it to a name that "
+            "ends in .pth.",
+        ),
+    ],
+    ids=["safetensors", "pickle"],
+)
+def test_a_misnamed_file_is_to_be_renamed(
+    name: str, content: bytes, text: str, tmp_path: Path
+) -> None:
+    (path := tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    assert str(caught.value) == f"{path} could not be read as weights ({text}"
+    other = path.with_suffix(".pth" if path.suffix == ".safetensors" else ".safetensors")
+    assert torch.equal(read_weights(path.rename(other))["a"], TENSORS["a"])
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
