@@ -338,6 +338,22 @@ def test_human_maps_and_masks_beside_the_pictures_are_none(
     assert len(find_items([str(pictures / "heatmaps")], as_video=False, frames=1)) == 2
 
 
+def test_files_that_may_be_pictures_are_not_passed_over_in_silence(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as those of a telephone, which Pillow cannot read."""
+    alone = find_items([str(pictures)], as_video=False, frames=1)
+    for name in ("a.heic", "b.HEIC", "notes.txt"):
+        (pictures / name).touch()
+    assert find_items([str(pictures)], as_video=False, frames=1) == alone
+    find_items([str(pictures)], as_video=True, frames=1)
+    said = f"{pictures}: left out 2 files that are no %s by the ends of their names (.heic: 2)"
+    assert [record.getMessage() for record in caplog.records] == [
+        said % "images or videos",
+        said % "images",
+    ]
+
+
 def test_each_file_once_and_long_names_fit(detector: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "f"
     folder.mkdir()

@@ -57,7 +57,7 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     maps, required = find_maps(request.heatmaps, root)
     others: Counter[str] = Counter()
     paths = [str(path) for path in images_without_maps(root, maps, others=others)]
-    _say_what_is_no_image(root, others)
+    say_what_is_not(root, others)
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     places = {place: _below(place, root) for place in {_folder(path) for path in paths}}
@@ -162,13 +162,14 @@ def _labelled_part(folders: _Folders) -> _Folders:
     return tuple(name.casefold() for name in folders[: at + 1])
 
 
-def _say_what_is_no_image(root: Path, others: Counter[str]) -> None:
+def say_what_is_not(root: Path, others: Counter[str], wanted: str = "images") -> None:
+    """Warn of the files, counted by their extensions, that are none of what is ``wanted``."""
     if others:
         often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
         endings = ", ".join(f"{ending or 'none'}: {n}" for ending, n in often)
         _log.warning(
-            "%s: left out %d files that are no images by the ends of their names (%s)",
-            *(root, others.total(), endings),
+            "%s: left out %d files that are no %s by the ends of their names (%s)",
+            *(root, others.total(), wanted, endings),
         )
 
 
