@@ -477,6 +477,11 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"--config {path} holds no `name: value` lines: give it some, or leave the flag out."
         )
+    if "compute_environment" in content:
+        raise InputError(
+            f"--config {path} is a file of Accelerate's: give it to accelerate launch, by "
+            f"--config_file {path} before the program."
+        )
     version = content.pop("version", str(CONFIG_VERSION))
     if version != str(CONFIG_VERSION):
         raise InputError(
@@ -489,7 +494,9 @@ def _read_file(path: str, types: dict[str, Any]) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in types:
             meant = did_you_mean(_ELSEWHERE.get(name, name), types)
-            raise InputError(f"{path} has an unknown key {key!r}{meant}.")
+            raise InputError(
+                f"{path} has an unknown key {key!r}{meant}: drop it, or take one of --help."
+            )
         if name in spelt:
             raise InputError(
                 f"--config {path} has both {spelt[name]!r} and {key!r}, which are one setting: "

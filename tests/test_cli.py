@@ -228,6 +228,12 @@ _BOMB = "- &a0 [x]\n" + "".join(
         ("epoch: 3", "unknown key 'epoch' .did you mean epochs"),
         ("learning_rate: 1", "unknown key .learning_rate. .did you mean lr"),
         ("config: other.yaml", "unknown key 'config'"),
+        ("nothing: 1", "unknown key 'nothing': drop it, or take one of --help.$"),
+        (
+            "compute_environment: LOCAL_MACHINE\nnum_processes: 2",
+            "is a file of Accelerate's: give it to accelerate launch, by --config_file "
+            ".*config.yaml before the program.$",
+        ),
         ("epochs: many", "epochs in .*config.yaml takes a whole number, got 'many'"),
         ("epochs: [1, 2]", "epochs in .*config.yaml takes a whole number"),
         ("epochs: 1:30", "epochs in .*config.yaml takes a whole number, got '1:30'"),
