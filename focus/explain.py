@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
-from focus.data.readers.folders import images_without_maps, say_what_is_not
+from focus.data.readers.folders import images_without_maps
 from focus.errors import ImageError, InputError, shown
 from focus.explanations import Item, Judge, Seen, View, Writer
 from focus.hub import WEIGHTS_FILE, local_folder
@@ -96,8 +95,8 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
     """The images and videos that the paths hold, each once, in their order.
 
     A folder is walked with all below it, but for folders of maps and masks on top, which it says,
-    as it does of files that may be images of another extension;
-    with ``as_video`` it is one video, of whose images ``frames`` are taken.
+    as it does of files that may be images of another extension; with ``as_video`` it is one video,
+    of whose images ``frames`` are taken.
 
     Raises:
         InputError: nothing is there by the name of a path, or nothing in a folder; or there is a
@@ -105,22 +104,20 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
     """
     found: dict[Path, tuple[tuple[int, Path], ...]] = {}
     for path in map(Path, paths):
-        others: Counter[str] = Counter()
         if not path.is_dir():
             if not path.exists():
                 raise InputError(f"There is no file or folder {path}: check the path.")
             found[absolute(path)] = ()
         elif as_video:
-            files = images_without_maps(path, others=others)
-            say_what_is_not(path, others)
+            files = images_without_maps(path)
             if not files:
                 raise InputError(f"There are no images in the folder {path}: give one of frames.")
             chosen = evenly(len(files), frames)
             found[absolute(path)] = tuple((number, files[number]) for number in chosen)
         else:
             extensions = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
-            inside = [absolute(f) for f in images_without_maps(path, None, extensions, others)]
-            say_what_is_not(path, others, "images or videos")
+            files = images_without_maps(path, extensions=extensions, wanted="images or videos")
+            inside = [absolute(file) for file in files]
             if not inside:
                 raise InputError(f"There are no images and no videos in {path}: give another one.")
             found |= dict.fromkeys(inside, ())

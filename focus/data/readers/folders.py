@@ -55,9 +55,7 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     """
     root = request.path
     maps, required = find_maps(request.heatmaps, root)
-    others: Counter[str] = Counter()
-    paths = [str(path) for path in images_without_maps(root, maps, others=others)]
-    say_what_is_not(root, others)
+    paths = [str(path) for path in images_without_maps(root, maps)]
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     places = {place: _below(place, root) for place in {_folder(path) for path in paths}}
@@ -84,22 +82,22 @@ def images_without_maps(
     root: Path,
     maps: Path | None = None,
     extensions: Collection[str] = IMAGE_EXTENSIONS,
-    others: Counter[str] | None = None,
     *,
+    wanted: str = "images",
     quiet: bool = False,
 ) -> list[Path]:
     """The image files below a folder, apart from what lies in folders of maps and masks.
 
     Unless quiet it says which folders are passed over, but for ``maps``, those of the human maps
-    that are read.
-    extensions, others: as of :func:`focus.data.readers.files.images_below`.
+    that are read, and how many files that may be images have other extensions.
+    extensions: as of :func:`focus.data.readers.files.images_below`. wanted: what has these.
     """
+    others: Counter[str] = Counter()
     apart = folders_called(root, _NO_IMAGES)
     found = list(images_below(root, (maps, *apart), extensions, others))
     if images := _images_after_all(root, [p for p in apart if p != maps], list(map(str, found))):
         apart = [path for path in apart if path not in images]
-        if others is not None:
-            others.clear()
+        others.clear()
         found = list(images_below(root, (maps, *apart), extensions, others))
     deeper = _maps_further_down(root, map(str, found))
     if deeper:
@@ -111,6 +109,13 @@ def images_without_maps(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
                 *(root, n_files, folder.relative_to(root)),
             )
+    if others and not quiet:
+        often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
+        endings = ", ".join(f"{ending or 'none'}: {n}" for ending, n in often)
+        _log.warning(
+            "%s: left out %d files that are no %s by the ends of their names (%s)",
+            *(root, others.total(), wanted, endings),
+        )
     return found
 
 
@@ -160,17 +165,6 @@ def _labelled_part(folders: _Folders) -> _Folders:
     """The folders down to the label's, in small letters; none if no layout has such a label."""
     at = min((at for layout in TREES if (at := _label_at(folders, layout)) is not None), default=-1)
     return tuple(name.casefold() for name in folders[: at + 1])
-
-
-def say_what_is_not(root: Path, others: Counter[str], wanted: str = "images") -> None:
-    """Warn of the files, counted by their extensions, that are none of what is ``wanted``."""
-    if others:
-        often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:5]
-        endings = ", ".join(f"{ending or 'none'}: {n}" for ending, n in often)
-        _log.warning(
-            "%s: left out %d files that are no %s by the ends of their names (%s)",
-            *(root, others.total(), wanted, endings),
-        )
 
 
 def _folder(path: str) -> str:
