@@ -199,8 +199,8 @@ def other_setting(
     for name, now in asdict(config).items():
         before = then.get(name)
         before = tuple(before) if isinstance(now, tuple) and before is not None else before
-        of = _place if name in _PLACES else lambda value: value
-        if name not in _FREE and of(before) != of(now):
+        same = before == now or (name in _PLACES and _place(before) == _place(now))
+        if name not in _FREE and not same:
             return name, before, now
     return None
 
