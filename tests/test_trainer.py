@@ -20,6 +20,7 @@ from focus.data.dataset import Batch
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.monitoring import TERMS
+from focus.progress import progress_bar
 from focus.trainer import Trainer
 from focus.training import make_detector
 
@@ -419,7 +420,8 @@ def resident() -> int:
 
 @pytest.mark.slow
 def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
-    """Over 500 steps after a warm-up, with averaged weights, schedules and the log."""
+    """Over 500 steps after a warm-up, with averaged weights, schedules, the log, and what follows
+    an epoch."""
     run = trainer(
         faces,
         tmp_path,
@@ -434,11 +436,10 @@ def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
         report_to=("tensorboard",),
     )
     sizes, tensors = [], []
-    epoch = 0
+    run._open_folder()
+    bar = progress_bar(disable=True)
     while run.state.step < 35 * 20:
-        for batches, loaded in steps_of(run, epoch):
-            run.train_step(batches, loaded)
-        epoch += 1
+        run._validate(run._train_epoch(bar))
         gc.collect()
         sizes.append(resident())
         tensors.append(sum(isinstance(o, Tensor) for o in gc.get_objects()))
