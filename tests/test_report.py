@@ -1,6 +1,7 @@
 """The report: its numbers are those of results.json, it is whole, and it costs nothing else."""
 
 import base64
+import copy
 import hashlib
 import json
 import os
@@ -76,10 +77,31 @@ def test_the_numbers_are_those_of_the_results(written: Path, evaluation: Made) -
         ("closed", "pooled", "auc"),
         ("open", "mean", "auc"),
         ("open", "pooled", "ece"),
+        # Beside what depends on the share of fakes: that share, and the figure of equal classes.
+        ("open", "pooled", "prevalence"),
+        ("open", "generators", "uB", "average_precision_balanced"),
+        ("open", "mean", "ece_balanced"),
         ("open", "operating_points", "eer", "apcer_max"),
         ("closed", "generators", "kA", "entropy"),
     ):
         assert keys in found
+
+
+def test_what_the_sample_cannot_support_says_what_it_needs(evaluation: Made) -> None:
+    _, _, results = evaluation
+    needs = {"bpcer1": "needs >= 500 real validation images"}
+    lacks = copy.deepcopy(results) | {"undefined_thresholds": needs}
+    for name in ("closed", "open"):
+        del lacks[name]["operating_points"]["bpcer1"]
+    assert [table.notes for table in tables.by_generator(lacks)] == [
+        [
+            "TPR at 1 % FPR needs >= 500 real images.",
+            "TPR at 5 % FPR needs >= 100 real images.",
+        ]
+    ] * 2
+    for table in tables.operating_points(lacks):
+        assert "BPCER of 1 %" not in [name for name, _, _ in table.rows]
+        assert table.notes == ["BPCER of 1 % needs >= 500 real validation images."]
 
 
 def test_the_table_of_images_is_that_of_the_scores(written: Path, evaluation: Made) -> None:

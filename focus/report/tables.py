@@ -13,12 +13,15 @@ from focus.results import Results
 
 FIGURES = {
     "auc": "AUC",
+    "prevalence": "share of fakes",
     "average_precision": "AP",
+    "average_precision_balanced": "AP at 50 % fakes",
     "eer": "EER",
     "tpr_at_fpr_0.01": "TPR at 1 % FPR",
     "tpr_at_fpr_0.05": "TPR at 5 % FPR",
     "balanced_accuracy": "balanced accuracy",
     "ece": "ECE",
+    "ece_balanced": "ECE at 50 % fakes",
     "entropy": "CAM entropy",
     "pointing_hit": "peaks in artefact",
     "pointing_chance": CHANCE,
@@ -114,13 +117,17 @@ def by_generator(results: Results) -> list[Table]:
             for name, keys, entry in places
         ]
         heads = ["relation", "real", "fake", *columns.values()]
-        tables.append(Table(title.capitalize(), heads, rows, []))
+        lacks: dict[str, str] = {}
+        for _, _, entry in places:
+            lacks |= entry.get("undefined", {})
+        tables.append(Table(title.capitalize(), heads, rows, _needs(lacks, FIGURES)))
     return tables
 
 
 def operating_points(results: Results) -> list[Table]:
     """A table a test set: error rates at the thresholds that validation fixed."""
     thresholds = results["thresholds"] or {}
+    notes = _needs(results["undefined_thresholds"], _POINTS)
     tables = []
     for test_set, title in SET_TITLES.items():
         found = results.get(test_set, {})
@@ -136,8 +143,13 @@ def operating_points(results: Results) -> list[Table]:
         ]
         if rows:
             heads = ["threshold", "most missed", *_RATES.values()]
-            tables.append(Table(f"{title.capitalize()}, at thresholds", heads, rows, []))
+            tables.append(Table(f"{title.capitalize()}, at thresholds", heads, rows, notes))
     return tables
+
+
+def _needs(lacks: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
+    """What of the rows or columns in ``words`` is not defined: a sentence each that says why."""
+    return [f"{words[name]} {lacks[name]}." for name in words if name in lacks]
 
 
 def _threshold(value: float) -> str:
