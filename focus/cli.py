@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -177,6 +178,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     # Pillow names no file, and the pass over all files before training and evaluation does.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     set_up_streams()
+    threading.excepthook = _thread_failed
     try:
         yield
     except InputError as error:
@@ -304,6 +306,12 @@ def _less_memory(flags: Collection[str]) -> str:
         "or, where it scores, 64 images at a time, a smaller --image-size, or fewer by "
         "--eval-batch-size"
     )
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Show its traceback, but of a full disk: the thread of a tracker hands that on to who logs."""
+    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in REFUSED):
+        threading.__excepthook__(failed)
 
 
 def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoReturn:

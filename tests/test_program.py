@@ -109,6 +109,27 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     )
 
 
+FULL_TRACKER = """
+import resource
+from torch.utils.tensorboard import SummaryWriter
+from focus.cli import run
+from focus.config import TrainConfig
+
+def main(config):
+    log = SummaryWriter(config.output)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+    for step in range(1000): log.add_scalar("loss", 1.0, step)
+
+run(main, TrainConfig)
+"""
+
+
+def test_a_full_disk_is_one_line_where_a_thread_of_a_tracker_meets_it(tmp_path: Path) -> None:
+    done = program(tmp_path, "--output", str(tmp_path / "log"), source=FULL_TRACKER)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "program.py: error: File too large: free or choose another place.\n"
+
+
 OUT_OF_MEMORY = """
 import os
 from focus.cli import run
