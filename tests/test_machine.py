@@ -1,12 +1,14 @@
 """Where files are kept between runs, and how many cores there are."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from focus.data import machine
 from focus.data.machine import cache_dir, default_workers, is_main_process, usable_cores
+from focus.errors import InputError
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +24,29 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert cache_dir() == Path("/c/xdg/focus-faces")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path("/c/home/.cache/focus-faces")
+
+
+def test_without_a_home_folder_one_sentence_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(user: object) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # as in a container, of a number without a name
+    monkeypatch.setattr(pwd, "getpwnam", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "FOCUS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for own, place in ((None, "~/.cache/focus-faces"), ("~/mine", "~/mine"), ("~who/c", "~who/c")):
+        if own:
+            monkeypatch.setenv("FOCUS_CACHE", own)
+        with pytest.raises(InputError) as caught:
+            cache_dir()
+        assert str(caught.value) == (
+            f"No home folder is known for {place}, where files are kept between runs: set HOME, or "
+            "FOCUS_CACHE to another folder."
+        )
+    monkeypatch.setenv("FOCUS_CACHE", "/c/mine")
+    assert cache_dir() == Path("/c/mine")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")

@@ -3,16 +3,28 @@
 import os
 from pathlib import Path
 
+from focus.errors import InputError
+
 # Where launchers say which process of all this is, as Accelerate reads them, and of a machine's.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "LOCAL_RANK")
 
 
 def cache_dir() -> Path:
-    """``$FOCUS_CACHE``, else ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``."""
-    if own := os.environ.get("FOCUS_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "focus-faces"
+    """``$FOCUS_CACHE``, else ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``.
+
+    Raises InputError without a home folder: a container may run as a user whom no file names.
+    """
+    own, shared = os.environ.get("FOCUS_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if shared and not own:
+        return Path(shared) / "focus-faces"
+    place = Path(own or "~/.cache/focus-faces")
+    try:
+        return place.expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"No home folder is known for {place}, where files are kept between runs: set HOME, or "
+            "FOCUS_CACHE to another folder."
+        ) from error
 
 
 def usable_cores() -> int:
