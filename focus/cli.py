@@ -180,6 +180,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     set_up_streams()
     threading.excepthook = _thread_failed
     try:
+        _check_folder()
         yield
     except InputError as error:
         # The first process of another machine, too, which may lack what the others have.
@@ -269,6 +270,16 @@ def leave_checkout() -> None:
         sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _ROOT]
     elif kernels != _ROOT / "focus" / "kernels":  # where an installed package has them
         sys.exit(f"error: {_not_installed(_ROOT)}, or call this from another folder.")
+
+
+def _check_folder() -> None:
+    """Raise InputError if the current folder is gone, without which torch may not load."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(
+            f"The current folder cannot be found ({error.strerror}): change to another one."
+        ) from error
 
 
 def _check_checkout() -> None:

@@ -275,6 +275,21 @@ def test_an_error_that_names_no_path_is_not_the_users() -> None:
         run(main, TrainConfig, argv=[], prog="p")
 
 
+def test_a_current_folder_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as caught:
+        run(lambda _: None, TrainConfig, argv=[], prog="p")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "p: error: The current folder cannot be found (No such file or directory): "
+        "change to another one.\n"
+    )
+
+
 def seconds_of_children() -> float:
     """CPU time of the programs that have ended: that of a busy machine does not count."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
