@@ -45,6 +45,8 @@ C = TypeVar("C", TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
 # What it says of a path that is none, or of something else than it is used for.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
+_NO_THREAD = "can't start new thread"
+
 # What gloo says of another process that has ended; with NCCL one waits until the launcher ends it.
 _GONE = re.compile("gloo.*(closed by peer|reset by peer|Broken pipe)")
 # Where a GPU lacks memory for what torch does not allocate itself: CUDA's context, the work space
@@ -197,7 +199,11 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
         if error.errno not in _NO_PATH or not where:
             raise
         _end(2, f"{error.strerror}{where}: check the path.", prog, debug, True)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
+        # A ThreadPool ends what it has started, which fails, too.
+        if _NO_THREAD in (str(error), str(error.__context__)):
+            said = "The system starts no more threads: end other programs, or raise the limit "
+            _end(2, f"{said}(ulimit -u, or the container's).", prog, debug, True)
         # torch is imported where there can be such an error, and takes seconds where it is not.
         torch = sys.modules.get("torch")
         if torch is not None and _GONE.search(str(error)):

@@ -1,11 +1,16 @@
-"""Where files are kept between runs, and how many cores there are."""
+"""Where files are kept between runs, how many cores there are, and where no thread starts."""
 
 import os
 import pwd
+from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from focus.cli import run
+from focus.config import TrainConfig
 from focus.data import machine
 from focus.data.machine import cache_dir, default_workers, is_main_process, usable_cores
 from focus.errors import InputError
@@ -106,3 +111,20 @@ def test_mpi_says_which_process_is_the_main_one(name: str, monkeypatch: pytest.M
     assert not is_main_process()
     monkeypatch.setenv("RANK", "0")
     assert is_main_process()
+
+
+@pytest.mark.parametrize("begin", [lambda: ThreadPool(1), lambda: Thread().start()])
+def test_a_system_that_starts_no_more_threads_is_one_line(
+    begin: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refused)
+    with pytest.raises(SystemExit) as caught:
+        run(lambda _: begin(), TrainConfig, argv=[], prog="p")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "p: error: The system starts no more threads: end other programs, or raise the limit "
+        "(ulimit -u, or the container's).\n"
+    )
