@@ -111,13 +111,13 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
             "--compile."
         )
     for kind in _SHARDED:
-        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):
+        if _told_to_use(kind):
             raise InputError(
                 f"The launcher was told {kind}, which shares a network out among processes, where "
                 "here each has all of it: launch with --multi_gpu in place of "
                 f"--use_{kind.lower()}."
             )
-    devices = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.accelerator.device_count()
+    devices = 0 if _told_to_use("CPU") else torch.accelerator.device_count()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     check_shown(devices, local)
     if get_int_from_env(["WORLD_SIZE", *_MPI_SIZES], 1) > 1 and not devices:
@@ -132,6 +132,18 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator
+
+
+def _told_to_use(what: str) -> bool:
+    """Whether Accelerate's variable says so. Raises InputError if it says neither yes nor no."""
+    name = f"ACCELERATE_USE_{what}"
+    try:
+        return bool(parse_flag_from_env(name))
+    except ValueError as error:
+        raise InputError(
+            f"{name} is {os.environ[name]!r}, neither true nor false: set it to one of them, or "
+            "leave it unset."
+        ) from error
 
 
 def same_threads(device: torch.device, before: int | None, given: int | None) -> str:

@@ -144,6 +144,19 @@ def test_a_launcher_that_shares_networks_out_is_refused(
         start(TrainConfig())
 
 
+@pytest.mark.parametrize(("name", "value"), [("USE_CPU", ""), ("USE_FSDP", "maybe")])
+def test_a_variable_of_accelerates_that_is_neither_true_nor_false_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(InputError) as caught:
+        start(TrainConfig())
+    assert str(caught.value) == (
+        f"ACCELERATE_{name} is {value!r}, neither true nor false: set it to one of them, or leave "
+        "it unset."
+    )
+
+
 @pytest.mark.usefixtures("plain_cpu")
 def test_a_launcher_that_compiles_is_refused_by_training_alone(
     monkeypatch: pytest.MonkeyPatch,
