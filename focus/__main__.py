@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
-from focus.cli import command, leave_checkout, program, run
+from focus.cli import command, run
+from focus.program import leave_checkout, program
 from focus.use_config import ExplainConfig, ExportConfig
 
 PROG = "python -m focus"

@@ -6,52 +6,29 @@ and every error is one sentence. A value in a file is read as the same text on t
 so ``mixed_precision: no`` is not a boolean and ``epochs: 1:30`` not 90; a bare ``null`` is none.
 """
 
-import errno
-import os
-import re
 import sys
-import threading
-import time
-import traceback
-import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from focus.config import AS_THE_LOSS_SAYS, CONFIG_VERSION, EvaluateConfig, TrainConfig
 from focus.data.machine import is_main_process
-from focus.errors import ImageError, InputError, OneProcessError, did_you_mean, sentence
+from focus.errors import InputError, did_you_mean
 from focus.flags import GROUPS, Words, flag
-from focus.group import end_group
+from focus.program import check_checkout, program
 from focus.recipes import Recipe
-from focus.stopping import Stopped
-from focus.streams import set_up_streams
 from focus.typed import typed_value
 from focus.use_config import ExplainConfig, ExportConfig
-from focus.writing import REFUSED
 
 C = TypeVar("C", TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
-
-# What it says of a path that is none, or of something else than it is used for.
-_NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
-
-_NO_THREAD = "can't start new thread"
-
-# What gloo says of another process that has ended; with NCCL one waits until the launcher ends it.
-_GONE = re.compile("gloo.*(closed by peer|reset by peer|Broken pipe)")
-# Where a GPU lacks memory for what torch does not allocate itself: CUDA's context, the work space
-# of a library, a kernel.
-_FULL = re.compile(r"(CUDA|HIP)(\]| error): out of memory|_STATUS_\w*ALLOC\w*_FAILED")
 
 # What Hugging Face's trainer and timm's script call them, where no word is like ours.
 _ELSEWHERE = {
@@ -77,9 +54,7 @@ _ELSEWHERE = {
 }
 
 _DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {f.name for f in fields(Recipe)}}
-_ROOT = Path(__file__).resolve().parents[1]  # of the checkout, if this lies in one
 _NULL = ("", "~", "null", "Null", "NULL")  # of YAML
-_SPOKEN = 10.0  # seconds in which the process that says the error of all has said it
 
 
 def parse(
@@ -153,82 +128,10 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
     with program(prog, debug="--debug" in argv):
-        _check_checkout()
+        check_checkout()
         config = parse(config_class, argv, prog=prog, description=description)
     with program(prog, debug=config.debug, flags=[field.name for field in fields(config)]):
         main(config)
-
-
-@contextmanager
-def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[None]:
-    """End the process with code 2 and one line on an InputError.
-
-    A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
-    130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
-    several processes only the first of each machine writes the line, but for what one alone may
-    meet: an ImageError, a full disk, a GPU without memory left, which ends it alike. What it leaves
-    the others with, a connection that is closed, is no traceback either.
-
-    Args:
-        prog: the program's name, with which the line begins.
-        debug: show the traceback before it.
-        flags: the names of what it takes, of which it is said which help.
-    """
-    # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
-    # costs a small network more than it computes, and far more on a machine that is shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Pillow names no file, and the pass over all files before training and evaluation does.
-    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
-    set_up_streams()
-    threading.excepthook = _thread_failed
-    try:
-        _check_folder()
-        yield
-    except InputError as error:
-        # The first process of another machine, too, which may lack what the others have.
-        elsewhere = not is_main_process() and os.environ.get("LOCAL_RANK") == "0"
-        said = sentence(error)
-        if elsewhere and not said.startswith("Process "):
-            said = f"Process {os.environ['RANK']}: {said}"
-        alone = elsewhere or isinstance(error, ImageError | OneProcessError)
-        _end(2, said, prog, debug, alone or is_main_process())
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        if error.errno in REFUSED:
-            _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
-        if error.errno not in _NO_PATH or not where:
-            raise
-        _end(2, f"{error.strerror}{where}: check the path.", prog, debug, True)
-    except (RuntimeError, AttributeError) as error:
-        # A ThreadPool ends what it has started, which fails, too.
-        if _NO_THREAD in (str(error), str(error.__context__)):
-            said = "The system starts no more threads: end other programs, or raise the limit "
-            _end(2, f"{said}(ulimit -u, or the container's).", prog, debug, True)
-        # torch is imported where there can be such an error, and takes seconds where it is not.
-        torch = sys.modules.get("torch")
-        if torch is not None and _GONE.search(str(error)):
-            # Of a group that is still there at Python's end, a thread may abort the process.
-            end_group(error)
-            said = "Another process of the launch has ended: its last line, or the launcher's, "
-            first = os.environ.get("LOCAL_RANK", "0") == "0"
-            _end(2, f"{said}says why.", prog, debug, first)
-        full = torch is not None and isinstance(error, torch.OutOfMemoryError)
-        if not full and not _FULL.search(str(error)):
-            raise
-        wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-        size = f" (tried to allocate {wanted[1]})" if wanted else ""
-        _end(2, f"A GPU is out of memory{size}: {_less_memory(flags)}.", prog, debug, True)
-    except Stopped as stopped:
-        _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
-    except KeyboardInterrupt:
-        _end(130, "interrupted.", prog, debug, is_main_process())
-
-
-def spoken_time(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``2.5 h``: as fine as an estimate of it is."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def command(prog: str, about: Mapping[str, str], arguments: Sequence[str], more: str = "") -> str:
@@ -262,86 +165,6 @@ def command(prog: str, about: Mapping[str, str], arguments: Sequence[str], more:
             f"{', '.join(about)}."
         )
     return name
-
-
-def leave_checkout() -> None:
-    """Take a checkout's folder from Python's path: its kernels/ hides Hugging Face's package.
-
-    ``python -m`` puts the folder that it is called in first on the path, and what it runs calls
-    this before it imports torch and all. ``train.py`` and ``evaluate.py`` cannot: they leave the
-    checkout before they import this package, which is to be the installed one.
-    """
-    kernels = _kernels()
-    if kernels == _ROOT / "kernels":
-        sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _ROOT]
-    elif kernels != _ROOT / "focus" / "kernels":  # where an installed package has them
-        sys.exit(f"error: {_not_installed(_ROOT)}, or call this from another folder.")
-
-
-def _check_folder() -> None:
-    """Raise InputError if the current folder is gone, without which torch may not load."""
-    try:
-        Path.cwd()
-    except OSError as error:
-        raise InputError(
-            f"The current folder cannot be found ({error.strerror}): change to another one."
-        ) from error
-
-
-def _check_checkout() -> None:
-    """Raise InputError where the script lies in a checkout, and this package in another.
-
-    A package that was installed from a wheel lies in none: it runs the scripts of any checkout.
-    """
-    script = Path(sys.argv[0]).resolve()
-    there = script.parent
-    if there == _ROOT or not (there / "focus" / "cli.py").is_file():
-        return
-    if _kernels() != _ROOT / "focus" / "kernels":
-        raise InputError(f"{_not_installed(there)}, or call {_ROOT / script.name}.")
-
-
-def _kernels() -> Path | None:
-    """The folder of ``focus.kernels``, by which a checkout differs from an installed package."""
-    found = find_spec("focus.kernels")
-    return Path(found.origin).resolve().parent if found and found.origin else None
-
-
-def _not_installed(root: Path) -> str:
-    return f"{root} is a checkout that is not the installed one: pip install -e it"
-
-
-def _less_memory(flags: Collection[str]) -> str:
-    """What a program with these flags may do to take less of a GPU's memory."""
-    if "batch_size" not in flags:
-        return "free some of it, or take a larger GPU"
-    if "gradient_accumulation_steps" not in flags:
-        return "give a smaller --batch-size"
-    # A fixed number, since the last digits of a score may differ with the size of its batch.
-    return (
-        "give a smaller --batch-size, of which --gradient-accumulation-steps N takes N for a step, "
-        "or, where it scores, 64 images at a time, a smaller --image-size, or fewer by "
-        "--eval-batch-size"
-    )
-
-
-def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """Show its traceback, but of a full disk: the thread of a tracker hands that on to who logs."""
-    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in REFUSED):
-        threading.__excepthook__(failed)
-
-
-def _end(code: int, message: str, prog: str, debug: bool, speaks: bool) -> NoReturn:
-    if speaks:
-        if debug:
-            traceback.print_exc()
-        kind = "" if code >= 128 else "error: "
-        print(f"{prog}: {kind}{message}", file=sys.stderr, flush=True)
-    elif code == 2 and "TORCHELASTIC_RUN_ID" in os.environ:
-        # torchrun ends all when one has ended, also the one that has yet to say why.
-        with suppress(KeyboardInterrupt):
-            time.sleep(_SPOKEN)
-    raise SystemExit(code)
 
 
 def _bare(hint: Any) -> Any:

@@ -10,11 +10,11 @@ import yaml
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
-from focus.cli import spoken_time
 from focus.config import ResolvedTrainConfig
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.inference import predictions
 from focus.models import Detector
+from focus.progress import spoken_time
 from focus.runtime import describe
 from focus.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""Progress bars, all of one kind: in a log file they write a line now and then only."""
+"""Progress bars, all of one kind: in a log file they write a line now and then only; and times."""
 
 import sys
 from typing import Any
@@ -15,3 +15,10 @@ def progress_bar(*given: Any, **settings: Any) -> "tqdm[Any]":
     redrawn = sys.stderr.isatty() or "ipykernel" in sys.modules
     every = _SHOWN_EVERY if redrawn else _LOGGED_EVERY
     return tqdm(*given, mininterval=every, **settings)
+
+
+def spoken_time(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``2.5 h``: as fine as an estimate of it is."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

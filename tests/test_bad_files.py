@@ -152,7 +152,7 @@ def test_a_huge_image_is_named_once(folder: Path) -> None:
     Image.new("1", (9_500, 9_500)).save(huge)
     data, cache = str(folder / "data"), str(folder)
     code = (
-        "from focus.cli import program\n"
+        "from focus.program import program\n"
         "from focus.data.bad_files import check_images\n"
         "from focus.data.readers import read_data\n"
         "with program('p', debug=False):\n"

@@ -513,7 +513,7 @@ def test_a_name_forges_no_line(detector: Detector, pictures: Path, tmp_path: Pat
 )
 def test_usage(words: list[str], code: int, said: str, capfd: pytest.CaptureFixture[str]) -> None:
     from focus.__main__ import PROG, main
-    from focus.cli import program
+    from focus.program import program
 
     with pytest.raises(SystemExit) as ended, program(PROG, debug=False):
         main(words)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from focus.cli import run, spoken_time
+from focus.cli import run
 from focus.config import EvaluateConfig, TrainConfig
 from focus.flags import flag
 
@@ -475,11 +475,6 @@ def test_an_installed_package_runs_the_script_of_a_checkout(tmp_path: Path) -> N
     site = copied(tmp_path / "site", "focus/kernels")
     said = python(CHECKOUT / "train.py", "--help", cwd=tmp_path, PYTHONPATH=str(site))
     assert said.startswith("usage: train.py ")
-
-
-def test_times_are_told_in_the_unit_that_is_read() -> None:
-    times = (44.6, 89, 91, 5340, 5400, 9000)
-    assert [*map(spoken_time, times)] == ["45 s", "89 s", "2 min", "89 min", "1.5 h", "2.5 h"]
 
 
 @pytest.mark.parametrize("config_class", [TrainConfig, EvaluateConfig])

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal and in a log file."""
+"""Progress bars on a terminal and in a log file; how times are told."""
 
 import ast
 import io
@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import focus
-from focus.progress import progress_bar
+from focus.progress import progress_bar, spoken_time
 
 
 class Stderr(io.StringIO):
@@ -45,3 +45,8 @@ def test_all_bars_are_made_here() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm"
     ]
     assert made == ["progress.py"]
+
+
+def test_times_are_told_in_the_unit_that_is_read() -> None:
+    times = (44.6, 89, 91, 5340, 5400, 9000)
+    assert [*map(spoken_time, times)] == ["45 s", "89 s", "2 min", "89 min", "1.5 h", "2.5 h"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from focus.cli import add_named, leave_checkout, program
+from focus.cli import add_named
 from focus.config import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
 from focus.data.generators import home_of
@@ -25,6 +25,7 @@ from focus.experiment.grid import (
     search_space,
 )
 from focus.flags import check_ranges
+from focus.program import leave_checkout, program
 
 PROG = "python -m focus.experiment"
 

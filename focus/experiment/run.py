@@ -17,11 +17,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from focus.cli import load_config, spoken_time
+from focus.cli import load_config
 from focus.config import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment.grid import Run
 from focus.flags import flag
+from focus.progress import spoken_time
 from focus.runs import other_setting
 
 LOGS = "logs"
