@@ -77,6 +77,46 @@ def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
     assert [dict(s.extra) for s in found] == [{}, {"seen": "1"}] * 3
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_images_within_other_columns_are_neither_decoded_nor_fetched(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    postscript = {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "path": "a.eps"}
+    elsewhere = {"bytes": None, "path": "http://localhost:1/a.png"}
+    columns: dict[str, list[Any]] = {
+        "image": pictures(1, 2),
+        "label": [1, 0],
+        "frames": [[postscript], [elsewhere]],
+        "more": [{"thumb": elsewhere}, {"thumb": postscript}],
+        "points": [[1.5, 2.0], []],
+    }
+    image = {"_type": "Image"}
+    features: dict[str, Any] = {
+        "image": image,
+        "label": {"_type": "Value", "dtype": "int64"},
+        "frames": {"_type": "List", "feature": image},
+        "more": {"thumb": image},
+        "points": {"_type": "List", "feature": {"_type": "Value", "dtype": "float64"}},
+    }
+    table = arrow_table({name: columns[name] for name in ("image", "label")})
+    for name in ("frames", "more", "points"):
+        table = table.append_column(name, [columns[name]])
+    note = json.dumps({"info": {"features": features}})
+    if saved:
+        path = write_saved(tmp_path / "saved", table, features)
+    else:
+        noted = table.replace_schema_metadata({"huggingface": note})
+        path = write_parquet(tmp_path / "a.parquet", noted)
+
+    def decoded(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(Image, "open", decoded)
+    found = read_data(path)
+    assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2)]
+    assert [dict(s.extra) for s in found] == [{"points": "1.5 2.0"}, {}]
+
+
 def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

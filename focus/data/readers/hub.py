@@ -22,6 +22,7 @@ from focus.errors import InputError
 
 PARQUET = (".parquet",)
 _SAVED = ("dataset_dict.json", "state.json")
+_AT_ONCE = 16  # rows in memory, each with an image or several
 
 
 def is_parquet(folder: Path) -> bool:
@@ -74,7 +75,7 @@ def _samples(request: Request, found: list[Columns]) -> Iterator[tuple[int, Samp
 
 
 def _rows(request: Request) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
-    """Each row with its split and the features of its part, images as the bytes they are."""
+    """Each row with its split and the features of its part, nothing in it decoded."""
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
@@ -84,12 +85,11 @@ def _rows(request: Request) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
         ) from error
     try:
         for split, part in _parts(datasets, request):
-            for name, feature in part.features.items():
-                if isinstance(feature, datasets.Image):
-                    part = part.cast_column(name, datasets.Image(decode=False))
             features = part.features
-            for row in part:
-                yield split, features, row
+            # As Arrow's: else the library decodes an image in a list or a struct, and fetches it.
+            for table in part.with_format("arrow").iter(batch_size=_AT_ONCE):
+                for row in table.to_pylist():
+                    yield split, features, row
     except Exception as error:  # it raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
@@ -154,7 +154,8 @@ def _cell(value: Any, feature: Any) -> str:
     if value is None or isinstance(value, bytes | Mapping):
         return ""
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        held = (_cell(v, None) if isinstance(v, bytes | list | Mapping) else str(v) for v in value)
+        return " ".join(filter(None, held))
     if (names := getattr(feature, "names", None)) and isinstance(value, int):
         return str(names[value]) if value >= 0 else ""
     if isinstance(value, float):
