@@ -17,6 +17,10 @@ VIDEO_EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"}
     | {".webm", ".wmv"}
 )
+# As FFmpeg calls them: of some others a file names further files, which it would open.
+_FORMATS = (
+    "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg"
+)
 
 
 class Frame(NamedTuple):
@@ -74,7 +78,7 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
 
 
 def _found(av: Any, path: str, wanted: int) -> Iterator[Frame]:
-    with av.open(path) as container:
+    with _opened(av, path) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise ValueError("FFmpeg has no decoder for it")
@@ -106,6 +110,13 @@ def _found(av: Any, path: str, wanted: int) -> Iterator[Frame]:
         yield from _at_times(av, path, keys[:1], left)
 
 
+def _opened(av: Any, path: str) -> Any:
+    try:
+        return av.open(path, container_options={"format_whitelist": _FORMATS})
+    except av.error.ArgumentError as error:
+        raise ValueError("it is of no usual format of videos") from error
+
+
 def _at_times(av: Any, path: str, keys: Sequence[_Key], wanted: deque[_Wanted]) -> Iterator[Frame]:
     """The frames that are shown at these times, or next where one is damaged.
 
@@ -117,7 +128,7 @@ def _at_times(av: Any, path: str, keys: Sequence[_Key], wanted: deque[_Wanted]) 
         return keys[max(0, bisect_right(keys, frame.time, key=lambda key: key.time) - 1)]
 
     fresh = False  # whether no frame has come since the decoder was started at a key frame
-    with av.open(path) as container:
+    with _opened(av, path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         # Not container.seek: many formats seek by times of decoding, or land behind what is sought.
@@ -154,7 +165,7 @@ def _at_times(av: Any, path: str, keys: Sequence[_Key], wanted: deque[_Wanted]) 
 def _at_numbers(av: Any, path: str, wanted: list[int]) -> Iterator[Frame]:
     """The same of a file without times, which is decoded from the start."""
     numbers = set(wanted)
-    with av.open(path) as container:
+    with _opened(av, path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         try:

@@ -177,7 +177,11 @@ def test_only_what_leads_from_a_key_to_a_wanted_frame_is_decoded(
     options = OF_X264 if codec == "libx264" else OF_FFMPEG
     path = write_video(tmp_path / f"a{suffix}", codec, gop=5, options=options | {"bf": "2"})
     decoded: list[int] = []
-    watched = SimpleNamespace(error=av.error, open=lambda path: Watched(av.open(path), decoded))
+
+    def watch(path: str, **given: Any) -> Watched:
+        return Watched(av.open(path, **given), decoded)
+
+    watched = SimpleNamespace(error=av.error, open=watch)
     monkeypatch.setattr("focus.videos._av", lambda _: watched)
     given, told = numbers(path, 2)
     assert told == given == [15, 45]
@@ -270,6 +274,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert "neither a file nor a folder" in found[0]
+
+
+def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "other.mp4", "mpeg4")
+    path = tmp_path / "a.mp4"
+    path.write_text("ffconcat version 1.0\nfile 'other.mp4'\n")
+    with pytest.raises(ImageError, match=r"a\.mp4' \(it is of no usual format of videos\): fix"):
+        list(frames_of(path, 3))
 
 
 def test_without_av_the_message_says_what_to_install(
