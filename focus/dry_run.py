@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from focus.config import ResolvedTrainConfig
 from focus.data.manifest import LABEL_NAMES, Manifest
+from focus.errors import shown
 from focus.inference import predictions
 from focus.models import Detector
 from focus.progress import spoken_time
@@ -65,7 +66,7 @@ def image_counts(manifest: Manifest) -> list[str]:
         )
         lines.append(f"{split}: {sum(counts.values())} images")
         lines += [
-            f"  {label}{f' of {generator}' if generator else ''}: {count}"
+            f"  {label}{f' of {shown(generator)}' if generator else ''}: {count}"
             for (label, generator), count in sorted(counts.items())
         ]
     return lines

@@ -18,7 +18,7 @@ from focus.data.manifest import LABEL_NAMES, Manifest, absolute
 from focus.data.readers import read_given
 from focus.data.splits import NOT_ONE_GROUP
 from focus.detector_config import CONFIG_FILE
-from focus.errors import InputError, UnreadableError, sentence
+from focus.errors import InputError, UnreadableError, sentence, shown
 from focus.inference import score_shared
 from focus.models import Detector
 from focus.overlays import contact_sheet
@@ -299,4 +299,4 @@ def _images(
 def _kinds(manifest: Manifest) -> set[str]:
     """Whose images there are, in words."""
     kinds = {(LABEL_NAMES[s.label], s.generator) for s in manifest if s.label is not None}
-    return {f"{label} of {name}" if name else label for label, name in kinds}
+    return {f"{label} of {shown(name)}" if name else label for label, name in kinds}

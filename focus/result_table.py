@@ -7,6 +7,7 @@ from typing import Any
 from focus import metrics
 from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
+from focus.errors import shown
 from focus.plotting import shortened
 from focus.results import Results, match
 from focus.scores import Scores
@@ -34,7 +35,8 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
     for test_set in TEST_SETS:
         for name, figures in results.get(test_set, {}).get("generators", {}).items():
             if figures["auc"] is None:
-                lines.append(f"{name} has no real images to be told from: its AUC is not defined.")
+                whose = f"{shown(name)} has no real images to be told from"
+                lines.append(f"{whose}: its AUC is not defined.")
     lines += _generator_warnings(results)
     if results["n_real_unused"]:
         unused = results["n_real_unused"]

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 
 from focus import dry_run
 from focus.data.dataset import FaceDataset
-from focus.data.manifest import Manifest
-from focus.dry_run import _seconds_per_image, _timed
+from focus.data.manifest import Manifest, Sample
+from focus.dry_run import _seconds_per_image, _timed, image_counts
 
 from .trainers import few_faces, trainer
 
@@ -61,3 +61,8 @@ def test_the_time_is_that_of_all_steps_and_a_validation_after_each_epoch(
     )
     # Six steps of two batches, and 6 x 12 images by two.
     assert "\ntime: 26 min (a step took 20 s, validation 24 min of it)" in capsys.readouterr().out
+
+
+def test_a_generator_cannot_forge_a_line() -> None:
+    sample = Sample("/a.png", 1, "a\n  real: 9", split="test")
+    assert r"  synthetic of 'a\n  real: 9': 1" in image_counts(Manifest([sample]))

@@ -207,6 +207,17 @@ def test_warnings_name_what_training_knew() -> None:
     assert line == "Tested as unknown, though training knew it: sg-2 (as SG2, stylegan2)."
     assert warnings({("open", "ProGAN"): ""}, {}) == []
     assert warnings({("open", ""): ""}, {"SG2": ""}) == []
+    # A name cannot forge a line, or speak to the terminal.
+    odd = "a\nb\x1b[2J"
+    known_as_odd = warnings(
+        {("open", odd): "", ("open", "A\nB"): "", ("open", "c"): odd}, {odd: odd}
+    )
+    assert known_as_odd == [
+        r"Tested as unknown, though training knew it: 'a\nb\x1b[2J'.",
+        r"Tested as unknown, though training knew its family: c ('a\nb\x1b[2J').",
+        r"Not known to be near or far: 'A\nB'; no family is known of 'A\nB': name generators and "
+        "families in the data.",
+    ]
 
 
 def test_a_saved_model_keeps_its_generators_and_their_families(tmp_path: Path) -> None:

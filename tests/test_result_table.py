@@ -125,6 +125,8 @@ def test_remarks() -> None:
         "B has no real images to be told from: its AUC is not defined.",
         "Real images that no fake is told from: 1; they are in no result.",
     ]
+    odd = table([(0, "A", "", 0.1), (1, "B\x1b[2J", "", 0.9)])
+    assert r"'B\x1b[2J' has no real images to be told from" in remarks(odd, summarise(odd, []))[0]
     complete = table([(0, "", "", 0.1), (1, "B", "", 0.9)])
     assert remarks(complete, summarise(complete, [])) == []
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from focus.data.families import FAMILIES
 from focus.data.manifest import SYNTHETIC, Sample
+from focus.errors import shown
 
 Relation = Literal["closed", "near", "far"]
 
@@ -158,15 +159,16 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
         family = given or family_of(generator)
         place = relation(generator, family, known)
         names = _names_in_training(generator, known)
-        alias = "" if generator in names else f" (as {', '.join(names)})"
+        alias = "" if generator in names else f" (as {', '.join(map(shown, names))})"
+        name = shown(generator)
         if test_set == "open" and place == "closed":
-            seen.append(generator + alias)
+            seen.append(name + alias)
         elif test_set == "closed" and place == "closed" and alias:
-            renamed.append(generator + alias)
+            renamed.append(name + alias)
         elif test_set == "open" and place == "near":
-            near.append(f"{generator} ({family})")
+            near.append(f"{name} ({shown(family)})")
         elif test_set == "open" and place is None and known and is_name(generator):
-            untold.append(generator)
+            untold.append(name)
             unknown |= set() if family else {generator}
     lines = []
     if seen:
@@ -180,7 +182,7 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
     if untold:
         lines.append(
             f"Not known to be near or far: {'; '.join(untold)}; no family is known of "
-            f"{', '.join(sorted(unknown))}: name generators and families in the data."
+            f"{', '.join(map(shown, sorted(unknown)))}: name generators and families in the data."
         )
     return lines
 

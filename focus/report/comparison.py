@@ -10,7 +10,7 @@ import numpy as np
 
 from focus import robustness
 from focus.data.manifest import REAL, SYNTHETIC
-from focus.errors import InputError
+from focus.errors import InputError, shown
 from focus.metrics import auc
 from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
@@ -152,8 +152,8 @@ def _read_kept(path: Path, results: Results) -> list[robustness.Kept]:
         counts = entry.get("n_real"), entry.get("n_fake")
         if counts != (each.n_real, each.n_fake) or _differ(entry.get("auc"), each.clean):
             raise InputError(
-                f"{path} is of other scores than results.json beside it ({name}, {each.test_set}): "
-                "evaluate with --robustness again, or remove it."
+                f"{path} is of other scores than results.json beside it ({shown(name)}, "
+                f"{each.test_set}): evaluate with --robustness again, or remove it."
             )
     return kept
 
