@@ -98,7 +98,8 @@ def held(output: Path) -> Iterator[None]:
     """
     made = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    with (output / LOCK).open("w") as file:
+    # Nothing of it is cut: in a folder of somebody else's it may be a link to another file.
+    with (output / LOCK).open("a") as file:
         if not lock(file):
             raise InputError(
                 f"Another process evaluates into {output}: wait for its end, or give another "

@@ -174,7 +174,8 @@ def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
     """
     folder = folder_of(config)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    with (folder / CHECKPOINTS / LOCK).open("w") as file:
+    # Nothing of it is cut: in a folder of somebody else's it may be a link to another file.
+    with (folder / CHECKPOINTS / LOCK).open("a") as file:
         if not lock(file):
             raise InputError(
                 f"Another process trains in the run folder {folder}: wait for its end, or give "

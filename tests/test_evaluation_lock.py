@@ -13,6 +13,7 @@ from focus import evaluation, report
 from focus.config import EvaluateConfig
 from focus.errors import InputError
 from focus.models import Detector
+from focus.runs import LOCK
 
 from .launching import in_another_process
 
@@ -117,3 +118,12 @@ def test_it_is_held_until_the_end(
     evaluation.evaluate(EvaluateConfig(**vars(config) | {"report": True}))
     assert seen == [False, False]
     assert is_free()
+
+
+def test_a_lock_that_is_a_link_leaves_the_file_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "run/evaluation").mkdir(parents=True)
+    (tmp_path / "run/evaluation" / LOCK).symlink_to(tmp_path / "mine.txt")
+    with evaluation.held(tmp_path / "run/evaluation"):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"

@@ -9,7 +9,7 @@ import pytest
 
 from focus.config import ResolvedTrainConfig, TrainConfig, resolve
 from focus.errors import InputError
-from focus.runs import CHECKPOINTS, SavedRun, TrainState, folder_of, held, other_setting
+from focus.runs import CHECKPOINTS, LOCK, SavedRun, TrainState, folder_of, held, other_setting
 
 from .launching import in_another_process
 
@@ -28,6 +28,17 @@ def test_of_two_processes_one_trains_in_a_folder(config: ResolvedTrainConfig) ->
         pass
     with held(config, None):
         assert (folder_of(config) / CHECKPOINTS).is_dir()
+
+
+def test_a_lock_that_is_a_link_leaves_the_file_that_it_leads_to(
+    config: ResolvedTrainConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (folder_of(config) / CHECKPOINTS).mkdir(parents=True)
+    (folder_of(config) / CHECKPOINTS / LOCK).symlink_to(tmp_path / "mine.txt")
+    with held(config, None):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_folder_in_which_another_process_has_trained_since_it_was_looked_at(
