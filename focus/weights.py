@@ -18,6 +18,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from focus.backbones import first_line
+from focus.data.images import refuse_special
 from focus.errors import InputError
 from focus.typed import typed_value
 
@@ -140,6 +141,7 @@ def normalisation_beside(path: Path) -> dict[str, Any]:
     """
     beside = path.with_name("config.json")
     try:
+        refuse_special(beside)
         values = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}

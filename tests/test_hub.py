@@ -371,3 +371,23 @@ def test_a_card_is_kept_and_no_other_readme_is_lost(detector: Detector, tmp_path
     with pytest.raises(InputError, match=r"more than a detector \(README\.md\)"):
         detector.save_pretrained(tmp_path / "project")
     assert json.loads((tmp_path / "two" / "thresholds.json").read_text())["n_real"] == 90
+
+
+@pytest.mark.parametrize("name", ["config.json", "thresholds.json", CARD])
+def test_a_pipe_in_a_models_folder_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    Detector().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "model" / name)
+    said: list[str] = []
+
+    def load() -> None:
+        try:
+            said.append(str(Detector.from_pretrained(tmp_path / "model").card))
+        except InputError as error:
+            said.append(str(error))
+
+    thread = Thread(target=load, daemon=True)  # would wait for ever
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert said == ["None"] if name == CARD else "neither a file nor a folder" in said[0]
