@@ -54,6 +54,7 @@ class LossConfig:
                 raise TypeError(f"{name} must be a number, got {given[name]!r}")
             if not (math.isfinite(given[name]) and allowed(given[name])):
                 raise ValueError(f"{name} must be {words}, got {given[name]}")
+            object.__setattr__(self, name, float(given[name]))  # JSON takes none of numpy's
         for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
             if (value := given[name]) not in choices:
                 raise ValueError(

@@ -3,6 +3,7 @@
 import math
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from focus import losses
@@ -50,6 +51,14 @@ def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:
 def test_a_weight_that_is_no_number_is_named(value: object) -> None:
     with pytest.raises(TypeError, match=f"focus_weight must be a number, got {value!r}"):
         LossConfig(focus_weight=value)
+
+
+def test_numbers_of_any_type_are_floats() -> None:
+    """JSON, and so config.json, takes numpy's neither, and true is no number there."""
+    loss = LossConfig(np.float32(0.5), focus_weight=np.int64(1), temperature=True)
+    assert loss == LossConfig(0.5, focus_weight=1.0)
+    numbers = loss.classification_weight, loss.focus_weight, loss.temperature
+    assert [type(number) for number in numbers] == [float] * 3
 
 
 def test_a_loss_in_a_dict_is_refused() -> None:
