@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch
@@ -92,12 +93,16 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         training_generators: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 2:
+        if not isinstance(num_classes, int | np.integer) or num_classes < 2:
             raise InputError(f"num_classes is {num_classes!r}: give 2, for real and synthetic.")
-        if image_size is not None and not (isinstance(image_size, int) and image_size >= 1):
+        if image_size is not None and not (
+            isinstance(image_size, int | np.integer) and image_size >= 1
+        ):
             raise InputError(
                 f"The image_size must be at least 1, got {image_size!r}: give whole pixels a side."
             )
+        # JSON takes no whole numbers of numpy's.
+        num_classes, image_size = int(num_classes), None if image_size is None else int(image_size)
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1]) if image_size is None else image_size

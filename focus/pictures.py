@@ -70,7 +70,7 @@ def predict(
     detector: "Detector", pictures: Picture | Iterable[Picture], batch_size: int, progress: bool
 ) -> "Prediction":
     """What :meth:`focus.models.Detector.predict` does."""
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise InputError(f"The batch_size is {batch_size!r}: give a whole number from 1 on.")
     given: Iterable[Picture]
     if isinstance(pictures, str | Path | Image.Image) or not isinstance(pictures, Iterable):

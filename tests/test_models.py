@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -376,6 +377,7 @@ def test_the_scores_of_several_classes_add_up_to_1_at_most() -> None:
         ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
         ("focus_small", {"num_classes": "2"}, "num_classes is '2': give 2"),
+        ("focus_small", {"num_classes": 2.0}, "num_classes is 2.0: give 2"),
         ("focus_small", {"image_size": (32, 32)}, r"at least 1, got \(32, 32\): give whole pixels"),
         (None, {}, "The model is of type NoneType: give a timm name, or use focus.FocusHead"),
         ("focus_small", {"image_size": 0}, "The image_size must be at least 1, got 0"),
@@ -388,6 +390,16 @@ def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], word
     with pytest.raises(InputError, match=words) as caught:
         Detector(model, **options)
     assert_one_sentence(caught.value)
+
+
+def test_whole_numbers_of_numpys_are_taken(tmp_path: Path) -> None:
+    """As ``labels.max() + 1`` is one."""
+    detector = Detector(image_size=np.int64(32), num_classes=np.int64(3))
+    detector.save_pretrained(tmp_path / "model")
+    config = Detector.from_pretrained(tmp_path / "model").config
+    assert (config.image_size, config.num_classes) == (32, 3)
+    pictures = np.zeros((1, 32, 32, 3), np.uint8)
+    assert len(detector.predict(pictures, batch_size=np.int64(4)).score) == 1
 
 
 def test_tokens_that_fill_no_square_are_no_map() -> None:
