@@ -90,7 +90,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         pretrained: bool = False,
         initial_checkpoint: str | Path | None = None,
         loss: LossConfig | str | None = None,
-        training_generators: tuple[str, ...] = (),
+        training_generators: Iterable[str] = (),
     ) -> None:
         super().__init__()
         if not isinstance(num_classes, int | np.integer) or num_classes < 2:
@@ -100,6 +100,11 @@ class Detector(nn.Module, PyTorchModelHubMixin):
         ):
             raise InputError(
                 f"The image_size must be at least 1, got {image_size!r}: give whole pixels a side."
+            )
+        if isinstance(training_generators, str):
+            raise InputError(
+                f"The training_generators are the text {training_generators!r}: give a tuple of "
+                "names."
             )
         # JSON takes no whole numbers of numpy's.
         num_classes, image_size = int(num_classes), None if image_size is None else int(image_size)
@@ -115,7 +120,7 @@ class Detector(nn.Module, PyTorchModelHubMixin):
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
             temperature=self.head.loss.temperature,
-            training_generators=training_generators,
+            training_generators=tuple(training_generators),
         )
         self._shapes = {name: value.shape for name, value in self.state_dict().items()}
         self.points: OperatingPoints | None = None

@@ -378,6 +378,7 @@ def test_the_scores_of_several_classes_add_up_to_1_at_most() -> None:
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
         ("focus_small", {"num_classes": "2"}, "num_classes is '2': give 2"),
         ("focus_small", {"num_classes": 2.0}, "num_classes is 2.0: give 2"),
+        ("focus_small", {"training_generators": "A"}, "are the text 'A': give a tuple of names"),
         ("focus_small", {"image_size": (32, 32)}, r"at least 1, got \(32, 32\): give whole pixels"),
         (None, {}, "The model is of type NoneType: give a timm name, or use focus.FocusHead"),
         ("focus_small", {"image_size": 0}, "The image_size must be at least 1, got 0"),
@@ -390,6 +391,11 @@ def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], word
     with pytest.raises(InputError, match=words) as caught:
         Detector(model, **options)
     assert_one_sentence(caught.value)
+
+
+def test_a_set_of_generators_is_saved(tmp_path: Path) -> None:
+    Detector(image_size=32, training_generators={"A"}).save_pretrained(tmp_path / "model")
+    assert Detector.from_pretrained(tmp_path / "model").config.training_generators == ("A",)
 
 
 def test_whole_numbers_of_numpys_are_taken(tmp_path: Path) -> None:
