@@ -197,6 +197,9 @@ class Detector(nn.Module, PyTorchModelHubMixin):
     ) -> Prediction:
         """Scores, classes, CAMs and entropies of N pictures, prepared as in evaluation.
 
+        Several threads may call it at once only in evaluation mode, in which
+        :meth:`from_pretrained` gives a detector: one in training mode is switched for the time.
+
         Args:
             pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
                 uint8 (RGB), of any size; faces cut out as in training (``config.geometry``).
