@@ -17,7 +17,7 @@ VIDEO_EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"}
     | {".webm", ".wmv"}
 )
-# As FFmpeg calls them: of some others a file names further files, which it would open.
+# FFmpeg's names. No playlists: it would open the files that they name.
 _FORMATS = (
     "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg"
 )
@@ -114,7 +114,7 @@ def _opened(av: Any, path: str) -> Any:
     try:
         return av.open(path, container_options={"format_whitelist": _FORMATS})
     except av.error.ArgumentError as error:
-        raise ValueError("it is of no usual format of videos") from error
+        raise ValueError("it is in none of the usual video formats") from error
 
 
 def _at_times(av: Any, path: str, keys: Sequence[_Key], wanted: deque[_Wanted]) -> Iterator[Frame]:
