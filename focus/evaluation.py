@@ -26,7 +26,7 @@ from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
 from focus.runs import LOCK, SUMMARY, is_run, known_to, record_of
 from focus.runtime import check_writable, ended_together, main_first, start, together
-from focus.writing import lock
+from focus.writing import locked
 
 # What an evaluation leaves, or removes since it was of other scores.
 _FILES = (
@@ -98,9 +98,8 @@ def held(output: Path) -> Iterator[None]:
     """
     made = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    # Nothing of it is cut: in a folder of somebody else's it may be a link to another file.
-    with (output / LOCK).open("a") as file:
-        if not lock(file):
+    with locked(output / LOCK) as mine:
+        if not mine:
             raise InputError(
                 f"Another process evaluates into {output}: wait for its end, or give another "
                 "--output."

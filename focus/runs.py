@@ -25,7 +25,7 @@ from focus.errors import InputError
 from focus.flags import flag
 from focus.operating_points import OperatingPoints
 from focus.runtime import check_writable
-from focus.writing import lock, written_whole
+from focus.writing import locked, written_whole
 
 MANIFEST = "manifest.csv"
 CHECKPOINTS = "checkpoints"
@@ -174,9 +174,8 @@ def held(config: ResolvedTrainConfig, saved: SavedRun | None) -> Iterator[None]:
     """
     folder = folder_of(config)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    # Nothing of it is cut: in a folder of somebody else's it may be a link to another file.
-    with (folder / CHECKPOINTS / LOCK).open("a") as file:
-        if not lock(file):
+    with locked(folder / CHECKPOINTS / LOCK) as mine:
+        if not mine:
             raise InputError(
                 f"Another process trains in the run folder {folder}: wait for its end, or give "
                 "another --name."

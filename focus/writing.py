@@ -127,6 +127,16 @@ def lock(file: IO[Any]) -> bool:
     return True
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether this process, and no other, holds the lock of that name as long as this lasts.
+
+    Nothing of the file is cut: in a folder of somebody else's it may be a link to another one.
+    """
+    with path.open("a") as file:
+        yield lock(file)
+
+
 def check_empty(folder: Path) -> None:
     """Raise InputError if the folder is there and holds something."""
     if folder.exists() and next(folder.iterdir(), None) is not None:
