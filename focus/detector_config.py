@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-from focus.data.images import refuse_special
+from focus.data.images import text_of
 from focus.errors import InputError, did_you_mean
 from focus.typed import typed_value
 
@@ -82,8 +82,7 @@ class DetectorConfig:
             InputError: the file is missing, is not of this format, or of a newer version.
         """
         try:
-            refuse_special(path)
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(text_of(path))
             if lacking := [name for name in _REQUIRED if name not in values]:
                 raise ValueError(f"it has no {lacking[0]!r}")
             version = typed_value(int, values.pop("version"), "version")

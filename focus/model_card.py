@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from focus.config import ResolvedTrainConfig
 from focus.data.faces import WHOLE
-from focus.data.images import refuse_special
+from focus.data.images import text_of
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.detector_config import DetectorConfig
 from focus.operating_points import OperatingPoints
@@ -165,8 +165,7 @@ def write_card(folder: Path, card: str) -> None:
 def read_card(folder: Path) -> str | None:
     """The card in ``folder``; None if there is none, or none that is text."""
     try:
-        refuse_special(folder / CARD)
-        return (folder / CARD).read_text(encoding="utf-8")
+        return text_of(folder / CARD)
     except (OSError, ValueError):
         return None
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from focus.data.images import refuse_special
+from focus.data.images import text_of
 from focus.errors import InputError
 from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration, largest_llr
 from focus.writing import written_whole
@@ -80,8 +80,7 @@ class OperatingPoints:
         if not path.exists():
             return None
         try:
-            refuse_special(path)
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(text_of(path))
             version = values["version"]
             if version == VERSION:
                 return cls.from_values(values)

@@ -18,7 +18,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from focus.backbones import first_line
-from focus.data.images import refuse_special
+from focus.data.images import text_of
 from focus.errors import InputError
 from focus.typed import typed_value
 
@@ -141,8 +141,7 @@ def normalisation_beside(path: Path) -> dict[str, Any]:
     """
     beside = path.with_name("config.json")
     try:
-        refuse_special(beside)
-        values = json.loads(beside.read_text(encoding="utf-8"))
+        values = json.loads(text_of(beside))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(values, dict) or not {"pretrained_cfg", "architecture"} & values.keys():

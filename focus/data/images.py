@@ -83,6 +83,12 @@ def refuse_special(path: str | Path) -> None:
         raise ValueError("neither a file nor a folder")
 
 
+def text_of(path: Path) -> str:
+    """The UTF-8 text of a file; raises ValueError for what is none, OSError for no file."""
+    refuse_special(path)
+    return path.read_text(encoding="utf-8")
+
+
 def turn_upright(image: Image.Image) -> bool:
     """Turn a loaded image by its EXIF orientation; whether width and height changed places."""
     if not {"exif", "xmp", "Raw profile type exif"} & image.info.keys():
