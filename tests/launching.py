@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,23 @@ def in_another_process(held: Callable[[], AbstractContextManager[object]]) -> It
         os.close(told)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def outcome(call: Callable[[], object], error: type[Exception]) -> str:
+    """What it gives, or what such an error of it says; it may not wait for ever."""
+    found: list[str] = []
+
+    def called() -> None:
+        try:
+            found.append(str(call()))
+        except error as said:
+            found.append(str(said))
+
+    thread = Thread(target=called, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    return found[0]
 
 
 def end(program: "subprocess.Popen[Any]") -> None:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -15,6 +14,8 @@ import pytest
 from focus.errors import ImageError, InputError
 from focus.explain import find_items
 from focus.videos import evenly, frames_of
+
+from .launching import outcome
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -261,19 +262,8 @@ def test_a_codec_without_a_decoder(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
-    found: list[str] = []
-
-    def read() -> None:
-        try:
-            list(frames_of(tmp_path / "a.mp4", 3))
-        except ImageError as error:
-            found.append(str(error))
-
-    thread = Thread(target=read, daemon=True)  # would wait for ever
-    thread.start()
-    thread.join(10)
-    assert not thread.is_alive()
-    assert "neither a file nor a folder" in found[0]
+    said = outcome(lambda: list(frames_of(tmp_path / "a.mp4", 3)), ImageError)
+    assert "neither a file nor a folder" in said
 
 
 def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
