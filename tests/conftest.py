@@ -108,9 +108,15 @@ def no_workers_left() -> Iterator[None]:
     may have lost their queues, and waits ten seconds for each.
     """
     yield
-    for child in active_children():
-        if child.daemon:
+    if left := [child for child in active_children() if child.daemon]:
+        # torch's handler would raise an error, wherever the next test is by then, for each that has
+        # been killed and not yet been waited for.
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in left:
             child.kill()
+        for child in left:
+            child.join()
+        signal.signal(signal.SIGCHLD, handler)
 
 
 @pytest.fixture

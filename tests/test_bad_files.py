@@ -56,6 +56,7 @@ def flags(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [f"--data={folder}/data", "--workers=0", "--threads=1"]
 
 
+@pytest.mark.slow
 def test_a_run_names_leaves_out_and_lists(
     folder: Path, flags: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_class_without_a_sound_image_is_found_before_training(
         training_manifest(config, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "workers"), [("check_images", 0), ("check_images", 1), ("write_results", 0)]
 )

@@ -23,6 +23,7 @@ def test_both_load_the_same_tensors(tmp_path: Path) -> None:
     assert not torch.equal(off[0], off[1])
 
 
+@pytest.mark.slow
 def test_the_program_prints_each_ratio_and_the_bar() -> None:
     lines = python("-m", "bench.data", "--rounds", 3, "--images", 2, cwd=ROOT).splitlines()
     assert sum("ours / ImageFolder" in line and "bar <= 1.10" in line for line in lines) == 3

@@ -48,6 +48,7 @@ def write_tests(path: Path, *bodies: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_whole_program_on_the_cpu(tmp_path: Path) -> None:
     passing = write_tests(tmp_path / "test_ours.py", "assert True")
     path = tmp_path / "results" / "report.json"
@@ -145,6 +146,7 @@ def test_why_no_kernel_runs_is_one_line() -> None:
     assert re.match(r"(AssertionError|RuntimeError): [^\n]+$", gpu_tools.kernel_obstacle() or "")
 
 
+@pytest.mark.slow
 def test_splits_and_stages_in_the_interpreter(tmp_path: Path) -> None:
     triton = pytest.importorskip("triton", reason="triton is not installed")
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
@@ -174,6 +176,7 @@ def test_without_a_device_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_failing_kernel_test_is_named_and_decides_the_exit_code(tmp_path: Path) -> None:
     failing = write_tests(tmp_path / "test_ours.py", "assert True", "assert 2 == 3, 'two is three'")
     path = tmp_path / "report.json"
@@ -196,6 +199,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     assert re.fullmatch(r"error: .*report\.json cannot be written: [\w ]+\.\n", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_abort_loses_no_finished_case(tmp_path: Path, how: int) -> None:
     path = tmp_path / "report.json"
@@ -219,6 +223,7 @@ def test_an_abort_loses_no_finished_case(tmp_path: Path, how: int) -> None:
     assert (code, report["problems"]) == ((1, ["interrupted"]) if how == 2 else (-9, []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_the_path", [True, False])
 def test_sigterm_ends_what_was_started_and_keeps_the_parts_before(
     tmp_path: Path, on_the_path: bool
@@ -285,6 +290,7 @@ def test_a_program_has_ended_when_what_runs_it_is_interrupted(tmp_path: Path) ->
         os.kill(int(number.read_text()), 0)
 
 
+@pytest.mark.slow
 def test_tests_that_take_too_long_are_interrupted_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +309,7 @@ def test_tests_that_take_too_long_are_interrupted_and_counted(
     assert re.fullmatch(r"times: interrupted after \d+ s: not all .*test_ours::test_0", problem)
 
 
+@pytest.mark.slow
 def test_processes_share_the_tests(tmp_path: Path) -> None:
     ours = write_tests(tmp_path / "test_ours.py", "assert True", "assert False", "assert 1 > 2")
     for processes in (1, 2, 5):  # of five, two have none
@@ -333,6 +340,7 @@ def test_as_many_processes_as_there_are_cores() -> None:
     assert gpu.processes("cpu") == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_of_programs_at_once_only_those_that_do_not_end_are_ended() -> None:
     done, long = "exit(3)", "import time; time.sleep(60)"
     ran = gpu_tools.run_at_once([[sys.executable, "-c", text] for text in (done, long, done)], 15)
@@ -340,6 +348,7 @@ def test_of_programs_at_once_only_those_that_do_not_end_are_ended() -> None:
     assert (ran[1].code, ran[1].in_time) == (-signal.SIGINT, False)
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_end_is_ended() -> None:
     stubborn = "import signal, time; signal.signal(2, lambda *_: exit(7)); print(1, flush=True)"
     ran = gpu_tools.run([sys.executable, "-c", f"{stubborn}; time.sleep(60)"], 2)
@@ -347,6 +356,7 @@ def test_a_program_that_does_not_end_is_ended() -> None:
     assert gpu_tools.run([sys.executable, "-c", "print(2); exit(3)"], 20) == (3, "2\n", True)
 
 
+@pytest.mark.slow
 def test_tools_run_the_steps_and_say_what_they_did_not_get() -> None:
     # env runs a program as it is: it takes the place of a tool that watches nothing.
     steps = gpu.steps_command("profile", "cpu", ((2, 16, 9),))

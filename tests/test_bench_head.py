@@ -133,6 +133,7 @@ def test_a_tie_of_the_branches_cam_in_bfloat16_moves_their_gradient() -> None:
     assert shares == pytest.approx([float(said[1]), float(said[2])], rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_compiled_branches_are_right(dtype: str) -> None:
@@ -253,6 +254,7 @@ def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_program_sets_the_allocator_and_says_what_is_met_and_what_could_not_run(
     tmp_path: Path,
 ) -> None:
@@ -285,6 +287,7 @@ def test_program_sets_the_allocator_and_says_what_is_met_and_what_could_not_run(
     assert {(row["median"], row["met"]) for row in compiled} == {("", "")}
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
     file = tmp_path / "results"
     file.touch()

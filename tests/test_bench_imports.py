@@ -11,6 +11,7 @@ from .launching import python
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_kernels_and_help_are_there_in_no_time(tmp_path: Path) -> None:
     """The bars hold in the tests too: they are several times what it takes."""
     said = python("-m", "bench.imports", "--rounds", 3, "--output", tmp_path, cwd=ROOT)
@@ -23,6 +24,7 @@ def test_kernels_and_help_are_there_in_no_time(tmp_path: Path) -> None:
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_slow_imports_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a tree whose kernels burn 0.4 s and whose help 1.2 s, after a sleep, which is none."""
     burn = "import time; time.sleep(0.5); end = {} + time.process_time()\n"

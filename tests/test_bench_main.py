@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 everything = importlib.import_module("bench.__main__")
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_does_not_stop_the_next(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_program_that_is_interrupted_ends_without_a_word(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["trainer", "step"])
 def test_a_network_that_there_is_not_is_said_in_a_line(program: str) -> None:
     flag = {"trainer": "--model", "step": "--models"}[program]
@@ -117,6 +119,7 @@ print("launched", *sorted(launched))
 """
 
 
+@pytest.mark.slow
 def test_other_grids_and_classes_are_those_of_the_launches() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     words = ["--classes", "3", "--grid", "5x13", "7x5"]
@@ -128,6 +131,7 @@ def test_other_grids_and_classes_are_those_of_the_launches() -> None:
     assert any("K 3: few" in " ".join(words) for words in kernels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", everything.PROGRAMS)
 def test_each_program_takes_what_all_are_given(program: str) -> None:
     python("-m", f"bench.{program}", "--short", "--output", "o", "--help", cwd=ROOT)

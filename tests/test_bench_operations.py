@@ -30,6 +30,7 @@ def test_wrong_results_are_not_timed(operation: str, dtype: str) -> None:
             bench.check(operation, wrong, prepared)
 
 
+@pytest.mark.slow
 def test_figures_are_cpu_time_by_operation(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     words = ["bench/", "-k", "20x1024x49 and fp32 and nchw", f"--benchmark-json={report}"]

@@ -234,6 +234,7 @@ def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
     return launching.run("-m", "bench.plot", *options, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_program_draws_what_there_is(results: Path, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()

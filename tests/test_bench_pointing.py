@@ -61,6 +61,7 @@ def test_maps_that_look_at_no_image() -> None:
     assert found["other's map"] == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_file_is_what_the_demo_set_gives() -> None:
     measured = [(r.peak, str(r.n), str(r.hit)) for r in measure(demo_manifest(progress=False), 8)]
     assert [(r["peak"], r["n"], r["hit"]) for r in rows()] == measured

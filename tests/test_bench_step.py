@@ -142,6 +142,7 @@ def test_rows_are_ratios_of_the_steps_with_bars_beyond_the_spread() -> None:
     assert other["ours / CE"].met is False
 
 
+@pytest.mark.slow
 def test_the_program_writes_a_row_for_each_ratio(tmp_path: Path) -> None:
     small = ["--models", SMALL, "--image-size", "64", "--rounds", "2", "--output", tmp_path]
     done = program(*small, "--batches", "3", "2")
@@ -162,6 +163,7 @@ def test_the_program_writes_a_row_for_each_ratio(tmp_path: Path) -> None:
     assert [str(row["median"]) for row in kept["rows"]] == [row["median"] for row in table]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -13,6 +13,7 @@ from .launching import python
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_what_is_timed_elsewhere_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A data set that burns 120 ms an image is no cost of the trainer's; a sampler that does is."""
 

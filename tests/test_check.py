@@ -479,6 +479,7 @@ def test_a_manifest_without_leaks_that_cannot_train_is_not_recommended(
     assert last.endswith("it would not start: " + found["without_leaks"]["obstacle"])
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_the_program(own_set: Path, tmp_path: Path) -> None:
     sound = program("check", own_set / "faces.csv", "--output", tmp_path / "sound")
     assert (sound.returncode, "training would start" in sound.stdout) == (0, True), sound.stderr
@@ -504,6 +505,7 @@ def test_a_command_that_cannot_be_understood_is_one_line(words: list[str], said:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback_of_a_command(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = program("demo", tmp_path / "file", "--debug")

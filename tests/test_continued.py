@@ -61,6 +61,7 @@ def known(run: Path) -> tuple[str, ...]:
     return DetectorConfig.read(run / "model" / "config.json").training_generators
 
 
+@pytest.mark.slow
 def test_generators_that_the_weights_knew_stay_closed(
     fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_mean_of_the_initial_weights_stays(
         assert (config.mean, config.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.5))
 
 
+@pytest.mark.slow
 def test_images_that_the_weights_know_are_no_test(fit: Callable[..., Path], tmp_path: Path) -> None:
     """By their files, whatever links lead there, and by their groups; the remedies work."""
     data = faces(tmp_path / "a", "genA", count=20)

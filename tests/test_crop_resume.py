@@ -79,6 +79,7 @@ def command(tmp_path: Path, *flags: str) -> list[str]:
     return [sys.executable, *words, "--margin", "0", "--output", "out", "--threads", "2", *flags]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_crop_that_was_ended_goes_on(
     pictures: Manifest, tmp_path: Path, number: signal.Signals

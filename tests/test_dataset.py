@@ -267,6 +267,7 @@ def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
     assert list(loader) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", ["range(100)", "Slow()"])
 def test_workers_end_with_a_program_that_has_an_error(items: str, tmp_path: Path) -> None:
     """Which holds the loader: multiprocessing ends its workers by SIGTERM, and waits for them.

@@ -127,6 +127,7 @@ def test_maps_of_another_csv_are_not_nobodys(folder: Path, tmp_path: Path) -> No
     assert unmatched("train.csv") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
     built_in: Manifest, folder: Path, tmp_path: Path, workers: int
@@ -158,6 +159,7 @@ def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
     np.testing.assert_array_equal(scores[0].pointing_hit, scores[1].pointing_hit)
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused(built_in: Manifest, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("do not touch")
     with pytest.raises(InputError, match=r"^The folder .* holds files already"):

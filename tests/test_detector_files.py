@@ -45,6 +45,7 @@ except InputError as error:
 """
 
 
+@pytest.mark.slow
 def test_pretrained_weights_come_from_the_cache_and_nowhere_else(tmp_path: Path) -> None:
     """Two networks without a network: one in the Hub's cache, one not."""
     published = timm.create_model("test_resnet")

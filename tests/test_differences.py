@@ -66,6 +66,7 @@ def drawn(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_it_covers_95_percent_and_the_test_keeps_its_level(
     random: np.random.Generator, shared: bool
@@ -105,6 +106,7 @@ def test_small_comparisons_without_an_error_make_no_mean_certain(
     assert 0 < both.p_value < 0.05
 
 
+@pytest.mark.slow
 def test_generators_that_share_reals_are_not_independent(random: np.random.Generator) -> None:
     """Of ten, and fifty real images: one model has all right, the other few reals above all."""
     covered = []

@@ -28,6 +28,7 @@ def slow_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FaceDataset, "_decoded", slowly)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slow_images", "one_thread")
 @pytest.mark.parametrize("batch_size", [2, 16], ids=["an epoch's end is not reached", "is"])
 def test_what_workers_load_ahead_makes_no_step_faster(batch_size: int, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def evaluate(**flags: Any) -> None:
     evaluation.evaluate(EvaluateConfig(**flags))
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_it_prints(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -251,6 +251,7 @@ def test_the_report_has_the_doses_and_no_column_without_a_figure(tmp_path: Path)
     assert by_dose[6].split(" | ")[1:5:3] == ["20", f"{mean:.3f} ± {sd:.3f}".replace("0.", ".")]
 
 
+@pytest.mark.slow
 def test_plots_are_drawn(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, 0)
     by_dose = doses(outcomes, "focus_small")

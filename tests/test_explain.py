@@ -473,6 +473,7 @@ def program(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command_line(detector: Detector, pictures: Path, tmp_path: Path) -> None:
     model, out = saved(detector, tmp_path / "m", 0.5), tmp_path / "out"
     words = ["explain", "--as-video", pictures / "a", f"--model-dir={model}", "--output", out]
@@ -488,6 +489,7 @@ def test_the_command_line(detector: Detector, pictures: Path, tmp_path: Path) ->
     assert bad in re.split("[\r\n]+", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_name_forges_no_line(detector: Detector, pictures: Path, tmp_path: Path) -> None:
     model, forged = saved(detector, tmp_path / "m", 0.5), tmp_path / "a\nb: real, score 0.0.png"
     forged.write_bytes((pictures / "b" / "1.png").read_bytes())

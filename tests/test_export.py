@@ -71,6 +71,7 @@ def prepared(detector: Detector, images: Path) -> Tensor:
 
 
 # A transformer's tokens are folded to a grid.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "size"),
     [
@@ -134,6 +135,7 @@ def test_of_several_classes_all_but_the_first_are_synthetic() -> None:
     torch.testing.assert_close(score, 1 - logits.softmax(1)[:, 0])
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_file_that_differs_is_not_written(
     assert {path.name for path in tmp_path.iterdir()} == {"m", "pictures"}
 
 
+@pytest.mark.slow
 def test_a_file_whose_entropy_alone_is_no_number_is_not_written(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +169,7 @@ def test_a_detector_whose_outputs_are_not_finite_is_not_exported(
 
 
 # A share of what the documentation allows, on either side of it.
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "written"), [(0.3, True), (5, False)])
 def test_the_largest_difference_is_what_the_documentation_says(
     share: float,
@@ -208,6 +212,7 @@ def test_weights_that_no_file_holds_are_refused_first(
         export(make("focus_small", 32), tmp_path, pictures)
 
 
+@pytest.mark.slow
 def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path) -> None:
     """Another bias moves logits and score, and neither the CAMs nor their entropy."""
     detector = make("focus_small", 32)
@@ -223,6 +228,7 @@ def test_the_differences_are_those_of_the_outputs(pictures: Path, tmp_path: Path
     assert written == exporting.metadata(detector)
 
 
+@pytest.mark.slow
 def test_large_outputs_may_differ_by_their_rounding(
     pictures: Path,
     tmp_path: Path,
@@ -239,6 +245,7 @@ def test_large_outputs_may_differ_by_their_rounding(
     assert differences["cams"] == pytest.approx(0.1 / 1.1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_picture_is_taken_and_of_many_16_at_even_steps(pictures: Path, tmp_path: Path) -> None:
     detector = make("focus_small", 32)
     alone = prepared(detector, pictures / "3.png")

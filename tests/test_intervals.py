@@ -69,6 +69,7 @@ def test_an_auc_of_ties_has_an_interval_that_favours_no_class() -> None:
     assert metrics.auc_interval(fake, real) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("real", "fake", "apart"),
     [
@@ -173,6 +174,7 @@ def test_an_image_that_no_other_is_like_leaves_a_mean_its_interval(
     assert found == pytest.approx(expected, abs=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, slow(False)])
 @pytest.mark.parametrize(
     ("real", "fake", "apart"), [slow(80, 40, 1.33), slow(80, 40, 3.0), (50, 20, 2.5)]
@@ -241,6 +243,7 @@ def test_the_mean_of_rates_by_hand() -> None:
     assert metrics.mean_interval([]) is None
 
 
+@pytest.mark.slow
 def test_the_difference_of_two_models_on_the_same_images(random: np.random.Generator) -> None:
     """Covered in 95 of 100; p below 0.05 in 5 of 100 where there is none."""
     true = stats.norm.cdf(1.5 / np.sqrt(2)) - stats.norm.cdf(1 / np.sqrt(2))
@@ -280,6 +283,7 @@ def test_the_same_model_twice_does_not_differ(random: np.random.Generator) -> No
         metrics.auc_difference(real, fake, real[1:], fake)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "first", "second"), [(50, 0.999, 0.99), slow(100, 0.9995, 0.998)])
 def test_the_difference_of_two_models_near_an_auc_of_1_covers_95_percent(
     random: np.random.Generator, n: int, first: float, second: float

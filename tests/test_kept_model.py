@@ -30,6 +30,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return few_faces(tmp_path_factory.mktemp("faces"))
 
 
+@pytest.mark.slow
 def test_best_patience_and_what_is_written(faces: Manifest, tmp_path: Path) -> None:
     run = trainer(faces, tmp_path, lr=1e-9, epochs=9, patience=2, eval_metric="log_loss", loss="ce")
     run.fit()
@@ -112,6 +113,7 @@ def test_a_best_model_that_is_lost_is_said_before_training(
         check_model(tmp_path, saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "repeated", "best"),
     [

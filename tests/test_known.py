@@ -85,6 +85,7 @@ def test_an_image_of_a_table_is_known_by_its_content(
     assert {file_key(s.path) for s in known} == {file_key(s.path) for s in given}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("here", ["elsewhere/old", "renamed", "deep/er/than/before"])
 def test_images_that_were_moved_are_known(tmp_path: Path, here: str) -> None:
     """Beside any number of others, and where but a part is given."""

@@ -387,6 +387,7 @@ FILE_NAMES = st.text(
 )
 
 
+@pytest.mark.slow
 @SLOW_FILES
 @given(
     rows=st.lists(

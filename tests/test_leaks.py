@@ -107,6 +107,7 @@ def test_every_planted_copy_is_found_and_nothing_else(
     assert min(leak.similarity for leak in found) > (1 + leaks.MIN_SIMILARITY) / 2 - 0.005
 
 
+@pytest.mark.slow
 def test_distinct_faces_are_not_the_same(tmp_path: Path) -> None:
     train = faces(tmp_path / "train", range(500))
     test = faces(tmp_path / "test", range(500), "validation")

@@ -68,6 +68,7 @@ def truncate(path: str) -> None:
     Path(path).write_bytes(content[: len(content) // 2])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_files_that_were_lost(faces: Path, tmp_path: Path) -> None:
     """One to train on is damaged, one to validate on deleted; later they are back."""
     words = [*SMALL, "--data", faces, "--output", tmp_path]
@@ -114,6 +115,7 @@ def test_a_run_goes_on_without_files_that_were_lost(faces: Path, tmp_path: Path)
     assert f"3 of the 200 image files that the run {tmp_path}/run began with" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_several_processes_save_before_a_file_that_one_of_them_lacks(
     faces: Path, tmp_path: Path, workers: int

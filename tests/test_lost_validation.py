@@ -103,6 +103,7 @@ def started(dataset: Dataset[Any]) -> tuple[Iterator[Any], BaseProcess]:
     return batches, worker
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_said_where_a_batch_is_waited_for(tmp_path: Path) -> None:
     """And not by torch's handler of a signal, in whatever the program does meanwhile."""
     batches, worker = started(Lost(tmp_path / "taken"))
@@ -171,6 +172,7 @@ late = {"seconds": 0.0}  # of what is forked
 os.register_at_fork(after_in_child=lambda: time.sleep(late["seconds"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_a_worker_that_has_just_been_forked(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -309,6 +311,7 @@ def failing(original: Callable[..., Scores], error: Exception, epoch: int, run: 
     return score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_what_fails_in_a_validation_costs_no_step(
     epoch: int, few: Manifest, tmp_path: Path

@@ -259,6 +259,7 @@ def nearly_coco(draw: st.DrawFn) -> Any:
     return content
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400
 )

@@ -154,6 +154,7 @@ def calibrated(
     return found[0], found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [slow(1.0), 10.0])
 @pytest.mark.parametrize(("real", "fake"), [(1000, 50), slow(50, 1000), slow(200, 200)])
 def test_calibrated_scores_may_have_no_calibration_error(

@@ -55,6 +55,7 @@ def small() -> Detector:
     return small_detector()
 
 
+@pytest.mark.slow
 def test_synchronised_norms_compute_the_same(detector: Detector) -> None:
     """timm's norms hold the activation that follows, which torch's own conversion drops."""
     converted = deepcopy(detector)
@@ -69,6 +70,7 @@ def test_synchronised_norms_compute_the_same(detector: Detector) -> None:
     assert converted.state_dict().keys() == detector.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_logits_are_the_mean_of_the_cam_plus_bias(detector: Detector) -> None:
     exact = deepcopy(detector).double()
     x = images(2, detector.image_size, seed=2).double()
@@ -91,6 +93,7 @@ def test_logits_are_the_mean_of_the_cam_plus_bias(detector: Detector) -> None:
     assert (out.classification, out.focus, out.saliency) == (None, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "detector", [name for name in SIZES if name != "focus_small"], indirect=True
 )
@@ -132,6 +135,7 @@ def test_the_map_has_the_orientation_of_the_image(detector: Detector) -> None:
     assert col[1] < col[0] - 0.3
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient(detector: Detector) -> None:
     """What DistributedDataParallel needs; and the loss reaches the first layer."""
     network = deepcopy(detector).train()
@@ -269,6 +273,7 @@ def live_tensors() -> int:
     return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_memory_is_steady() -> None:
     detector = Detector(image_size=32, loss=LossConfig(focus_weight=0.1))
     optimizer = torch.optim.AdamW(detector.parameters())
@@ -363,6 +368,7 @@ def test_the_scores_of_several_classes_add_up_to_1_at_most() -> None:
     assert detector.predict_batch(images(2, 32)).score.tolist() == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [

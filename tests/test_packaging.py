@@ -48,6 +48,7 @@ def test_the_wheel_holds_focus_and_nothing_else(wheel: Path) -> None:
     assert {"focus/py.typed", "focus/kernels/__init__.py"} <= names
 
 
+@pytest.mark.slow
 def test_the_sdist_holds_what_git_tracks_and_nothing_else(tmp_path: Path) -> None:
     """Its README is about the programs, and its tests are to run in it."""
     if not (CHECKOUT / ".git").exists():
@@ -77,6 +78,7 @@ def test_the_sdist_holds_what_git_tracks_and_nothing_else(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.slow
 def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
     loaded = "import sys; print([name for name in {} if name in sys.modules])"
     code = "import focus; " + loaded.format("('torch', 'timm', 'focus.models', 'focus.kernels')")

@@ -151,6 +151,7 @@ run(main, globals()[os.environ.get("CONFIG", "TrainConfig")])
 """
 
 
+@pytest.mark.slow
 def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
     """Raised here as torch does: there is no GPU to fill."""
     from focus.config import EVALUATION_BATCH
@@ -168,6 +169,7 @@ def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None
     assert other.stderr.endswith("RuntimeError: another\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -210,6 +212,7 @@ run(main, TrainConfig)
 """
 
 
+@pytest.mark.slow
 def test_what_one_process_alone_meets_is_no_traceback_of_the_others(tmp_path: Path) -> None:
     port = free_port()
     with ThreadPoolExecutor() as pool:
@@ -228,6 +231,7 @@ def test_what_one_process_alone_meets_is_no_traceback_of_the_others(tmp_path: Pa
     assert "Traceback" not in first.stderr + lacking.stderr + other.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words", "advice"),
     [
@@ -368,6 +372,7 @@ def test_a_file_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == r"a\udcff.png"
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
     done = program(tmp_path, "--data", str(tmp_path / "bad.png"), source=WORKER_PROGRAM)

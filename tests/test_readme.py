@@ -138,6 +138,7 @@ def test_the_commands_can_be_read(document: str, monkeypatch: pytest.MonkeyPatch
         read(command.words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -231,6 +232,7 @@ def shown(kinds: tuple[str, ...], *, long: bool) -> list[object]:
     return [pytest.param(command, id=" ".join(words)[:60]) for words, command in found.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", shown(CHEAP, long=False))
 def test_a_command_runs(command: Command, place: Path) -> None:
     """train.py as a dry run: steps that it really makes, and nothing written."""

@@ -264,6 +264,7 @@ def test_of_very_many_images_those_with_a_picture_are_listed(
     assert table["shown"] == list(range(len(chosen)))
 
 
+@pytest.mark.slow
 def test_images_without_labels_have_a_report_without_figures_of_errors(
     tmp_path: Path, detector: Detector, evaluation: Made
 ) -> None:
@@ -278,6 +279,7 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     assert {found.data["outcomes"][at] for at in found.data["outcome"]} == {"unlabelled"}
 
 
+@pytest.mark.slow
 def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation: Made) -> None:
     """Mathematics to matplotlib, a hidden label, bytes that are not UTF-8, markup."""
     manifest, scores, _ = evaluation
@@ -315,6 +317,7 @@ def test_generators_of_alike_names_are_told_apart_in_legends(evaluation: Made) -
         assert said - {"real"} == {"stable_d...v_1_4", "stable_d...v_1_5"}, plot.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [28, 29, 40])
 def test_of_more_generators_than_styles_the_best_and_the_worst_have_a_colour(
     evaluation: Made, count: int
@@ -351,6 +354,7 @@ def test_of_more_generators_than_styles_the_best_and_the_worst_have_a_colour(
         assert "in colour those of the five lowest and the five highest AUC" in plot.alt
 
 
+@pytest.mark.slow
 def test_an_error_leaves_no_part_of_a_report_and_costs_a_line(
     tmp_path: Path, detector: Detector, evaluation: Made
 ) -> None:
@@ -391,6 +395,7 @@ def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> N
     assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(["figures", *mine])
 
 
+@pytest.mark.slow
 def test_the_report_is_the_same_each_time(
     tmp_path: Path, detector: Detector, evaluation: Made, written: Path
 ) -> None:
@@ -400,6 +405,7 @@ def test_the_report_is_the_same_each_time(
         assert (tmp_path / "figures" / figure_file.name).read_bytes() == figure_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_words_about_the_selection_say_what_was_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detector: Detector, evaluation: Made
 ) -> None:

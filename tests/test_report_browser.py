@@ -93,6 +93,7 @@ def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
     made.page.context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -228,6 +229,7 @@ def test_nothing_is_cut_off_and_text_can_be_read(
     page.context.close()
 
 
+@pytest.mark.slow
 def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
     """Names of runs of any length, and figures in the width of a phone."""
     _, scores, results = made(tmp_path / "images", 12, resamples=0)
@@ -253,6 +255,7 @@ def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
         context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: int) -> None:
     """Of runs and of generators, in headings, notes, tables and captions."""
@@ -283,6 +286,7 @@ def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: i
     context.close()
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(
     browser: Any, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_roc_a_generator_with_a_line_a_run(runs: list[Path], tmp_path: Path) -
     assert "script" not in found.tags, "there are no images, so nothing to sort"
 
 
+@pytest.mark.slow
 def test_of_many_generators_the_hardest_are_drawn(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +168,7 @@ def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path
     assert "p-values" not in found.text
 
 
+@pytest.mark.slow
 def test_images_in_another_order_are_the_same(runs: list[Path], tmp_path: Path) -> None:
     scores = Scores.from_csv(runs[1] / "scores.csv")
     turned = scores.select(np.random.default_rng(0).permutation(len(scores)))
@@ -182,6 +184,7 @@ def test_images_in_another_order_are_the_same(runs: list[Path], tmp_path: Path) 
     assert [line.replace("turned", runs[1].name) for line in lines[1]] == lines[0]
 
 
+@pytest.mark.slow
 def test_groups_of_both_runs_are_told_apart_together(runs: list[Path], tmp_path: Path) -> None:
     for name in ("alone", "pairs"):
         scored = []
@@ -209,6 +212,7 @@ def test_groups_of_both_runs_are_told_apart_together(runs: list[Path], tmp_path:
         assert low == f"{wanted.low:+.3f}"
 
 
+@pytest.mark.slow
 def test_models_that_know_other_generators_have_no_test_set_in_common(
     runs: list[Path], tmp_path: Path
 ) -> None:

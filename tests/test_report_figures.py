@@ -40,6 +40,7 @@ def check_legend(figure: Figure, panel: float) -> None:
         assert axes.get_window_extent().height / figure.dpi >= panel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [ORDINARY, WIDE])
 @pytest.mark.parametrize(
     "test_sets", [("closed", "closed_balanced"), ("closed", "closed_balanced", "open"), ("open",)]
@@ -68,6 +69,7 @@ def test_a_legend_of_short_names_keeps_its_columns() -> None:
     assert len({round(text.get_window_extent().x0) for text in legend.get_texts()}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [ORDINARY, WIDE])
 def test_legends_of_the_report_are_whole(tmp_path: Path, names: Sequence[str]) -> None:
     _, scores, _ = made(tmp_path, 14, resamples=0)
@@ -159,6 +161,7 @@ def test_a_generator_of_any_name_has_a_file() -> None:
     assert max(len(plot.name) for plot in drawn) < 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "marked"), [({"epoch": 3, "validation_auc": 0.6}, 3), ({}, 1), (None, 1)]
 )

@@ -42,6 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_both_programs_mark_the_kept_epoch(place: Path) -> None:
     run = place / "runs" / "blend"
     epoch = json.loads((run / "results.json").read_text())["model"]["epoch"]

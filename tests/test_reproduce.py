@@ -156,6 +156,7 @@ def of(split: Split, label: int, **more: str) -> Callable[[Sample], bool]:
     return matches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("removed", "what", "got", "expected"),
     [
@@ -179,6 +180,7 @@ def test_each_expectation_can_fail(
     assert (unmet.what, unmet.got, unmet.expected) == (what, got, expected)
 
 
+@pytest.mark.slow
 def test_one_image_more_or_less_is_said_and_what_to_do() -> None:
     every = whole()
     (fewer,) = compare("cyborg", Manifest(every[1:])).unmet
@@ -355,6 +357,7 @@ def shown_trainings() -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", shown_trainings())
 def test_a_training_that_is_shown_would_start(
     command: Command,
@@ -433,6 +436,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_dry_run_of_each_config(name: str, tmp_path: Path) -> None:
     model, size, cells, _ = NETWORKS[name]

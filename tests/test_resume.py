@@ -98,6 +98,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert (one / "run" / name).read_bytes() == (other / "run" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
     """At 20 moments: 2 before the first checkpoint, 5 within the writing of one, 13 at random."""
     words = [
@@ -150,6 +151,7 @@ def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", killed)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     faces: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_disk_that_fills_up(faces: Path, tmp_path: Path) -> None:
     kill(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_program(
     number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
@@ -226,6 +229,7 @@ def test_a_signal_to_the_program(
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
     number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
@@ -250,6 +254,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_reaches_the_orphan(
     faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
@@ -297,6 +302,7 @@ def together(processes: int, *words: object, cwd: Path) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
     """20 steps, the last of each epoch short and uneven, without statistics of the batch."""
     words = [
@@ -340,6 +346,7 @@ def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
     assert "trained by 2 processes, not 1" in refused.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_train_twice_to_compare(faces: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", faces, "--epochs", "1", "--loss", "focus", "--compare-ce"]
     said = together(2, *words, "--output", tmp_path, cwd=tmp_path)
@@ -348,6 +355,7 @@ def test_two_processes_train_twice_to_compare(faces: Path, tmp_path: Path) -> No
         assert (tmp_path / name / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(faces: Path, tmp_path: Path, begin: Begin) -> None:
     words = [
         *SMALL,
@@ -435,6 +443,7 @@ def test_a_run_folder_that_one_process_alone_has(faces: Path, tmp_path: Path) ->
     assert "Traceback" not in "".join(errors)
 
 
+@pytest.mark.slow
 def test_two_machines_without_a_shared_folder_are_refused_at_once(
     faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
@@ -464,6 +473,7 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert not checkpoints(tmp_path / "0" / "runs")
 
 
+@pytest.mark.slow
 def test_a_run_that_one_machine_alone_has_is_not_resumed(faces: Path, tmp_path: Path) -> None:
     """Which is said before anything that the second misses: it would measure the maps again."""
     rows, splits = ["path,label,split,heatmap"], ("train", "train", "validation", "test")

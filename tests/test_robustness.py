@@ -125,6 +125,7 @@ def test_kept_is_the_share_above_chance() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_same_whatever_the_batches_and_workers(manifest: Manifest) -> None:
     scores = clean(manifest)
     first = measured(manifest, scores)
@@ -192,6 +193,7 @@ def test_the_file_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
             assert getattr(got, field.name) == wanted, field.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -53,6 +53,7 @@ def started(**said: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True])
 def test_two_processes_of_mpirun_train_together(alone: bool) -> None:
     """Also without MASTER_ADDR where all are on this machine."""
@@ -75,6 +76,7 @@ def test_two_processes_of_mpirun_train_together(alone: bool) -> None:
     assert [each.stdout for each in done] == ["2 0 True\n", "2 1 False\n"]
 
 
+@pytest.mark.slow
 def test_tasks_of_a_step_of_slurm_that_know_of_nobody_are_refused() -> None:
     done = started(SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2", SLURM_NTASKS="2")
     assert (done.returncode, done.stdout) == (2, "")

@@ -195,6 +195,7 @@ def test_columns_of_unequal_length_are_an_error() -> None:
         table(4, score=[0.1, 0.2, 0.3])
 
 
+@pytest.mark.slow
 def test_a_long_file_is_read_in_parts(tmp_path: Path) -> None:
     """Its text takes several times the memory of the table, and is never there as a whole."""
     scores, file = table(20000), tmp_path / "scores.csv"

@@ -157,6 +157,7 @@ def test_jpegs_are_told_apart_by(
     assert metadata.causes[0].name == cause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fake", "cause"),
     [(redder, "mean red"), (blurred, "noise"), (framed, "brightness of the border")],

@@ -30,6 +30,7 @@ run(main, TrainConfig)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("lost", ["stdout", "stderr", "both"])

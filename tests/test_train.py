@@ -228,6 +228,7 @@ def tree_words(data: Path) -> list[object]:
     return [*words, "--focus-weight", "0.2"]
 
 
+@pytest.mark.slow
 def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> None:
     runs, out = tree_runs
     results = json.loads((runs / "tree" / "results.json").read_text())
@@ -394,6 +395,7 @@ def test_a_name_that_is_too_long_is_found_early(output: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain_cpu")
 def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
@@ -536,6 +538,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_launcher_told_another_precision_is_not_overruled_silently(tmp_path: Path) -> None:
     launcher = accelerate_launch("--mixed_precision", "bf16")
     done = run("train.py", *SMALL, cwd=tmp_path, launcher=launcher)

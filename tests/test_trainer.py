@@ -56,6 +56,7 @@ def parameters(run: Trainer) -> Tensor:
     return torch.cat([p.detach().flatten() for p in run.detector.parameters()]).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 5e-6)])
 def test_four_batches_of_8_make_the_step_of_one_of_32(
@@ -93,6 +94,7 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         assert one.norm() == pytest.approx(clip, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_of_unequal_size_make_the_step_of_one(faces: Manifest, tmp_path: Path) -> None:
     """20, 20, 20 and 10 images: each counts alike, in whichever batch it is."""
     moved = []

@@ -177,6 +177,7 @@ def assert_same(one: Any, other: Any) -> None:
             assert value == other[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
     faces: Manifest, tmp_path: Path, workers: int
@@ -228,6 +229,7 @@ def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
         assert_same(contents(second), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     faces: Manifest, tmp_path: Path, workers: int

@@ -89,6 +89,7 @@ OF_X264 = {"sc_threshold": "0"}
 OF_FFMPEG = {"sc_threshold": "1000000000", "b": "4000000"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gop", "b_frames"), [(4, 2), (12, 0), (12, 2), (25, 3), (60, 2)])
 @pytest.mark.parametrize(
     ("suffix", "codec"),

@@ -71,6 +71,7 @@ def same(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model", "size", "change", "suffix"),
     [
@@ -110,6 +111,7 @@ def test_torchvisions_weights_give_its_features(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", _TORCHVISION)
 def test_the_two_libraries_have_the_same_modules_in_the_same_order(model: str) -> None:
     """Their names are paired by it; shapes tell if one of them is moved."""
@@ -134,6 +136,7 @@ def test_a_wrapped_checkpoint_of_several_gpus(wrapper: str, tmp_path: Path) -> N
         torch.testing.assert_close(detector.features(images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "mean", "std"),
     [
@@ -399,6 +402,7 @@ def test_a_whole_network_is_refused(tmp_path: Path) -> None:
 
 
 # Absolute positions, and tables of relative ones.
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["test_vit", "swin_tiny_patch4_window7_224", "test_vit.whole"])
 def test_weights_of_another_image_size_are_resampled_as_timm_does(
     model: str, tmp_path: Path

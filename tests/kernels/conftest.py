@@ -18,14 +18,14 @@ def asks_for(fixture: str, item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the tests of the kernels, those are last whose figures are made in the background."""
-    here = [n for n, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    ordered = sorted(
-        (items[n] for n in here),
-        key=lambda item: (item.path.stem == "test_codegen", asks_for("row", item)),
-    )
-    for n, item in zip(here, ordered, strict=True):
-        items[n] = item
+    """Last of all tests are those of the kernels whose figures are made in the background."""
+
+    def waits(item: pytest.Item) -> int:
+        if item.path.parent != Path(__file__).parent:
+            return 0
+        return 2 if item.path.stem == "test_codegen" else int(asks_for("row", item))
+
+    items.sort(key=waits)
 
 
 @pytest.fixture(scope="session", autouse=True)
