@@ -165,6 +165,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     left_out = terminalreporter.config.stash[LEFT_OUT]
     how = " (run `make test-all`)" if left_out else ""
     terminalreporter.write_line(f"slow tests left out: {left_out}{how}")
+    # They are to take 8 minutes at most, together and on two cores.
+    quick = sum(
+        report.duration
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and "slow" not in report.keywords
+    )
+    terminalreporter.write_line(f"time of the tests that are not slow: {quick:.0f} s")
 
 
 @pytest.fixture

@@ -319,6 +319,7 @@ def test_processes_share_the_tests(tmp_path: Path) -> None:
         assert (found["exit_code"], found["finished"], found["last"]) == (1, True, [])
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_imported_is_counted_once_and_the_others_run(tmp_path: Path) -> None:
     write_tests(tmp_path / "test_ours.py", "assert True", "assert False", "assert True")
     (tmp_path / "test_broken.py").write_text("import no_such_module\n")

@@ -14,6 +14,7 @@ from bench import instructions
 CHECKOUT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_rows_of_a_small_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instructions, "BATCHES", (4,))
     monkeypatch.setattr(instructions, "CHANNELS", 64)

@@ -213,6 +213,7 @@ def one_group(sample: Sample) -> Sample:
     return Sample(sample.path, sample.label, sample.generator, split=sample.split, group="video")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [without_real_validation, one_class, one_group])
 def test_what_stops_training_is_said_in_its_words(
     change: Any, own_set: Path, tmp_path: Path
@@ -237,6 +238,7 @@ def test_data_that_cannot_be_read_stop_training(own_set: Path, tmp_path: Path) -
     assert not (tmp_path / "out" / "contact_sheet.png").exists()
 
 
+@pytest.mark.slow
 def test_bad_files_are_listed_and_stop_training_only_if_many(own_set: Path, tmp_path: Path) -> None:
     real = own_set / "train-real-0.png"
     real.write_bytes(real.read_bytes()[:900])
@@ -389,6 +391,7 @@ def test_maps_of_nobody_are_counted_beside_the_data_too(tmp_path: Path) -> None:
     assert unmatched(tree, f"--heatmaps={tmp_path}/table/heatmaps") == 1
 
 
+@pytest.mark.slow
 def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     own_set: Path, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_resumed_run_knows_them_without_the_weights(
     assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
 
 
+@pytest.mark.slow
 def test_a_mean_of_the_initial_weights_stays(
     fit: Callable[..., Path],
     tmp_path: Path,
@@ -198,6 +199,7 @@ def test_nor_are_others_of_their_groups() -> None:
         assert str(caught.value).endswith("--columns group=." if by_group else "or other images.")
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_out_what_the_weights_before_knew(
     fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

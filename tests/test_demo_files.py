@@ -101,6 +101,7 @@ def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
     assert len(read_data(folder / "uEars.csv")) == 2
 
 
+@pytest.mark.slow
 def test_maps_of_another_csv_are_not_nobodys(folder: Path, tmp_path: Path) -> None:
     """All the template's CSVs have one folder of human maps; train.csv has images for them."""
     place = shutil.copytree(folder, tmp_path / "files")

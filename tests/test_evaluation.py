@@ -213,6 +213,7 @@ def test_the_results_of_a_run_are_not_replaced(
     assert (own_run / "results.json").read_text() == "of training"
 
 
+@pytest.mark.slow
 def test_what_goes_of_an_earlier_evaluation_is_said(
     own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,6 +187,7 @@ def test_the_seeds_part_has_the_variance_of_the_mean() -> None:
     assert captured["sd"] == pytest.approx(stats.sem(opened[1, 0]), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_two_level_interval_covers_the_truth() -> None:
     """Two arms, seeds that differ as much as the images do; 95 % intervals of the difference."""
     draw = np.random.default_rng(9)
@@ -221,6 +222,7 @@ def test_the_two_level_interval_covers_the_truth() -> None:
     assert images_only / trials < covered / trials - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_p_values_of_few_seeds_hold_their_level(seeds: int) -> None:
     """The grid of the experiment without any difference, and so many images that seeds are all.

@@ -270,6 +270,7 @@ class Branching(nn.Module):
         return images.exp() if images.sum() > 0 else images
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported() -> None:
     logger = logging.getLogger("torch.onnx")
     before = logger.level

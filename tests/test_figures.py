@@ -334,6 +334,7 @@ def test_intervals_of_the_mean_over_generators_cover_it() -> None:
     assert 0.92 * 120 <= covered < 120
 
 
+@pytest.mark.slow
 def test_a_mean_is_over_the_same_generators_in_each_resample(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -68,3 +68,4 @@ def test_the_suite_ends_by_saying_which_tests_did_not_run() -> None:
     said = python(*words, cwd=CHECKOUT, CUDA_VISIBLE_DEVICES="", PYTEST_ADDOPTS="")
     assert f"GPU tests skipped: {len(ON_GPU)} (no CUDA or ROCm device)\n" in said
     assert "slow tests left out: 1 (run `make test-all`)\n" in said
+    assert "time of the tests that are not slow: 0 s\n" in said  # they were skipped

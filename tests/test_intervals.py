@@ -195,6 +195,7 @@ def test_intervals_of_a_mean_auc_cover_95_percent(
     assert 0.91 <= np.mean(covered) <= 0.99
 
 
+@pytest.mark.slow
 def test_small_comparisons_without_an_error_make_no_mean_certain(
     random: np.random.Generator,
 ) -> None:

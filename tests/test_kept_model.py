@@ -45,6 +45,7 @@ def test_best_patience_and_what_is_written(faces: Manifest, tmp_path: Path) -> N
     assert kept.config.training_generators == ("g",)
 
 
+@pytest.mark.slow
 def test_the_thresholds_are_those_of_the_kept_epoch(faces: Manifest, tmp_path: Path) -> None:
     """4 reals, of one video, and 6 fakes that the kept network tells apart."""
     fewer = Manifest(

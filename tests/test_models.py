@@ -247,6 +247,7 @@ def test_autocast_gives_nearly_the_same_loss(small: Detector) -> None:
     torch.testing.assert_close(unlabelled, out.logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_without_a_graph_break_it_gives_the_same(small: Detector) -> None:
     loss = LossConfig(focus_weight=0.1, saliency_weight=5.0)
     plain = Detector(image_size=32, loss=loss)

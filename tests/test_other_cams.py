@@ -22,7 +22,7 @@ LAYERS = {"resnet50": ("layer4", "fc"), "densenet121": ("features.norm5", "class
 """What pooling sees, which in timm's DenseNet is a norm with its ReLU, and the classifier."""
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 class Both:

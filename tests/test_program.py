@@ -124,6 +124,7 @@ run(main, TrainConfig)
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_where_a_thread_of_a_tracker_meets_it(tmp_path: Path) -> None:
     done = program(tmp_path, "--output", str(tmp_path / "log"), source=FULL_TRACKER)
     assert (done.returncode, done.stdout) == (2, "")

@@ -62,6 +62,7 @@ def test_quick_start_is_two_commands() -> None:
     assert section.count("```") == 4
 
 
+@pytest.mark.slow
 def test_the_library_examples_run() -> None:
     example, own_loop = blocks("python")
     assert len(example.splitlines()) <= 14
@@ -131,6 +132,7 @@ def read(words: tuple[str, ...]) -> None:
         assert set(flags) <= set(known), words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_commands_can_be_read(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CHECKOUT)  # where configs/ are
@@ -276,6 +278,7 @@ def test_each_command_is_run(document: str) -> None:
         assert kind(command) in ("", *run), command
 
 
+@pytest.mark.slow
 def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
     (example,) = blocks("python", (CHECKOUT / "docs/use.md").read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
@@ -341,6 +344,7 @@ def launch(words: Sequence[str], place: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")

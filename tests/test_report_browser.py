@@ -21,9 +21,12 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
+    ),
+]
 
 MEGABYTE = 10**6
 
@@ -93,7 +96,6 @@ def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
     made.page.context.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -229,7 +231,6 @@ def test_nothing_is_cut_off_and_text_can_be_read(
     page.context.close()
 
 
-@pytest.mark.slow
 def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
     """Names of runs of any length, and figures in the width of a phone."""
     _, scores, results = made(tmp_path / "images", 12, resamples=0)
@@ -255,7 +256,6 @@ def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
         context.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: int) -> None:
     """Of runs and of generators, in headings, notes, tables and captions."""
@@ -286,7 +286,6 @@ def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: i
     context.close()
 
 
-@pytest.mark.slow
 def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(
     browser: Any, tmp_path: Path
 ) -> None:

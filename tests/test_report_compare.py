@@ -147,6 +147,7 @@ def test_of_many_generators_the_hardest_are_drawn(
         assert (said in capsys.readouterr().out) == (count == 13)
 
 
+@pytest.mark.slow
 def test_other_images_and_groups_are_not_tested(runs: list[Path], tmp_path: Path) -> None:
     scores = Scores.from_csv(runs[1] / "scores.csv")
     results = json.loads((runs[1] / "results.json").read_text())
@@ -327,6 +328,7 @@ def test_runs_are_told_apart_in_legends(names: list[str], expected: list[str] | 
         assert said == (expected or said)
 
 
+@pytest.mark.slow
 def test_robustness_on_no_common_generator_is_said(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from focus.training import train
 from .documented import write_files
 from .reports import Page
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 3
 
 
@@ -42,7 +44,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.slow
 def test_both_programs_mark_the_kept_epoch(place: Path) -> None:
     run = place / "runs" / "blend"
     epoch = json.loads((run / "results.json").read_text())["model"]["epoch"]

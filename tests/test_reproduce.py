@@ -38,6 +38,8 @@ from .documented import Command, of_document, program
 from .launching import CHECKOUT, trained
 from .trees import face
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = "docs/reproduce.md"
 FAKES = ("ProGAN", "StarGANv2", "StyleGAN", "StyleGAN2", "StyleGAN2-ADA", "StyleGAN3")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -156,7 +158,6 @@ def of(split: Split, label: int, **more: str) -> Callable[[Sample], bool]:
     return matches
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("removed", "what", "got", "expected"),
     [
@@ -180,7 +181,6 @@ def test_each_expectation_can_fail(
     assert (unmet.what, unmet.got, unmet.expected) == (what, got, expected)
 
 
-@pytest.mark.slow
 def test_one_image_more_or_less_is_said_and_what_to_do() -> None:
     every = whole()
     (fewer,) = compare("cyborg", Manifest(every[1:])).unmet
@@ -345,19 +345,11 @@ def test_the_check_and_the_evaluation_that_are_shown(
 
 
 def shown_trainings() -> list[object]:
-    """Of each network with each loss the first seed; the diagonal is quick."""
+    """Of each network with each loss the first seed."""
     found = [c for c in of_document(DOCUMENT) if program(c)[0] == "train.py"]
-    return [
-        pytest.param(
-            command,
-            id=command.words[-2],
-            marks=() if number % 6 == 0 else pytest.mark.slow,
-        )
-        for number, command in enumerate(found)
-    ]
+    return [pytest.param(command, id=command.words[-2]) for command in found]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", shown_trainings())
 def test_a_training_that_is_shown_would_start(
     command: Command,
@@ -403,7 +395,6 @@ def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_a_tree_with_the_real_numbers(tmp_path: Path) -> None:
     rows = write_tree(tmp_path, DATA_SETS["cyborg"])
     arguments = words(tmp_path, rows)
@@ -436,7 +427,6 @@ NETWORKS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_dry_run_of_each_config(name: str, tmp_path: Path) -> None:
     model, size, cells, _ = NETWORKS[name]

@@ -305,6 +305,7 @@ def evaluate(model: Path, data: Path, output: Path, **flags: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_evaluate_writes_and_prints_both(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ class Pictures(Entries):
         self.pictures[step] = name, pixels
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_sheets_are_drawn_every_so_many_epochs_as_files_and_for_tensorboard(tmp_path: Path) -> None:
     pictures, others = Pictures(), Entries()

@@ -92,6 +92,7 @@ def audits(
     return metadata, pixels
 
 
+@pytest.mark.slow
 def test_real_jpegs_and_fake_pngs_are_told_apart_by_their_format(
     tmp_path: Path, faces: list[Image.Image], labels: list[int]
 ) -> None:
@@ -142,6 +143,7 @@ def test_what_is_not_there_tells_as_much_as_what_is() -> None:
     assert describe(found.causes[0]) == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fake", "cause"),
     [
@@ -211,6 +213,7 @@ def test_where_all_files_are_alike_there_is_nothing_to_tell() -> None:
     assert found == Audit(0.5, 0.5, 0.5, 30, 30, [])
 
 
+@pytest.mark.slow
 def test_the_interval_is_the_bootstrap_s_widened() -> None:
     """Against scikit-learn's weighted AUC, group by group."""
     generator = np.random.default_rng(3)

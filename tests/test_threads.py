@@ -71,6 +71,7 @@ def weights(run: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in run.detector.parameters()])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_threads_and_the_bits_of_before(
     faces: Manifest, whole: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

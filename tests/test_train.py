@@ -238,6 +238,7 @@ def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> Non
     assert re.search(r"closed-set AUC, mean of 2 +\d\.\d+", out)
 
 
+@pytest.mark.slow
 def test_without_test_images_the_best_epoch_is_named(data: Path, tmp_path: Path) -> None:
     table = data / "cyborg/csvs/original.csv"
     words = [*SMALL, "--data", table, "--data-root", data / "cyborg/images", "--name", "untested"]
@@ -308,6 +309,7 @@ def test_a_checkpoint_without_its_state_is_named(
     assert "lacks what a run goes on from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bf16_and_accumulation(data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", data / "tree", "--mixed-precision", "bf16"]
     out = forked_well(*words, "--gradient-accumulation-steps", 2, cwd=tmp_path)

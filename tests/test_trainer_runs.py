@@ -262,6 +262,7 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
         assert_same(contents(second), contents(whole))
 
 
+@pytest.mark.slow
 def test_an_image_that_is_lost_in_a_validation_leaves_the_epoch_before_it(
     faces: Manifest, tmp_path: Path
 ) -> None:
@@ -290,6 +291,7 @@ def moved(path: Path) -> Iterator[None]:
     path.with_suffix(".away").rename(path)
 
 
+@pytest.mark.slow
 def test_a_stop_during_validation_resumes_with_it(
     faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +372,7 @@ def test_a_summary_that_was_lost_is_written_again(faces: Manifest, tmp_path: Pat
     assert summary.read_text() == whole
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_the_best_model_is_written(
     faces: Manifest, tmp_path: Path
 ) -> None:

@@ -81,12 +81,17 @@ CHECKS = (
 )
 
 
+def mostly_slow(cases: list[Case]) -> list[object]:
+    """All but the first, as opcheck traces and runs each operator some twenty times."""
+    return [cases[0], *(pytest.param(case, marks=pytest.mark.slow) for case in cases[1:])]
+
+
 def test_every_registered_operator_is_checked() -> None:
     names = torch._C._dispatch_get_all_op_names()
     assert {n for n in names if n.startswith("focus::")} == set().union(*OPERATORS.values())
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=name_of)
+@pytest.mark.parametrize("change", mostly_slow(CHANGES), ids=name_of)
 @pytest.mark.parametrize("form", CAM_ENTROPY)
 def test_operators_of_cam_entropy_pass_opcheck(form: Form, change: Case) -> None:
     inputs = make_inputs(SMALL | change, form.device)
@@ -97,7 +102,7 @@ def test_operators_of_cam_entropy_pass_opcheck(form: Form, change: Case) -> None
         opcheck(recorder)
 
 
-@pytest.mark.parametrize("change", CHANGES + OPTIONS, ids=name_of)
+@pytest.mark.parametrize("change", mostly_slow(CHANGES + OPTIONS), ids=name_of)
 @pytest.mark.parametrize("form", FOCUS_HEAD)
 def test_operators_of_focus_head_pass_opcheck(form: Form, change: Case) -> None:
     case = SMALL | change
@@ -109,6 +114,7 @@ def test_operators_of_focus_head_pass_opcheck(form: Form, change: Case) -> None:
         opcheck(recorder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("wanted", ["features", "weight", "bias"])
 @pytest.mark.parametrize("form", FOCUS_HEAD)
@@ -134,6 +140,7 @@ def test_operators_pass_opcheck_where_a_gradient_is_not_needed(
         opcheck(recorder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 17])
 @pytest.mark.parametrize("change", CHANGES, ids=name_of)
 @pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
