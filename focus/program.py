@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from focus.data.machine import is_main_process
+from focus.data.machine import is_main_process, process_rank
 from focus.errors import ImageError, InputError, OneProcessError, sentence
 from focus.group import end_group
 from focus.stopping import Stopped
@@ -63,7 +63,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
         elsewhere = not is_main_process() and os.environ.get("LOCAL_RANK") == "0"
         said = sentence(error)
         if elsewhere and not said.startswith("Process "):
-            said = f"Process {os.environ['RANK']}: {said}"
+            said = f"Process {process_rank()}: {said}"
         alone = elsewhere or isinstance(error, ImageError | OneProcessError)
         _end(2, said, prog, debug, alone or is_main_process())
     except OSError as error:

@@ -19,7 +19,7 @@ from accelerate.utils import (
 )
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.machine import usable_cores
+from focus.data.machine import RANKS, said_by_launcher, usable_cores
 from focus.errors import ImageError, InputError, OneProcessError
 from focus.group import end_group
 from focus.kernels import backend_for
@@ -79,8 +79,9 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     Raises:
         InputError: bf16 on a GPU that emulates it; fp16 without a GPU, where Accelerate would train
             in float32 without a word; a launcher that was told another precision, or accumulation,
-            than the program, or to share a network out, or compile it; more processes than GPUs, or
-            than Accelerate knows of; a FOCUS_BACKEND that is none, or that cannot run here.
+            than the program, or to share a network out, or compile it, or that counts its processes
+            by what is no number; more processes than GPUs, or than Accelerate knows of; a
+            FOCUS_BACKEND that is none, or that cannot run here.
     """
     # The launcher says "no" where nobody asked it for anything.
     told = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -90,7 +91,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
             f"The launcher was told {told} gradient accumulation steps, the program {own}: give "
             f"the program --gradient-accumulation-steps {told}."
         )
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
     if launched not in ("no", config.mixed_precision):
         advice = f"launch with --mixed_precision {config.mixed_precision}"
         none = ""
@@ -118,8 +119,9 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
                 f"--use_{kind.lower()}."
             )
     devices = 0 if _told_to_use("CPU") else torch.accelerator.device_count()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    check_shown(devices, local)
+    for name in ("WORLD_SIZE", *_MPI_SIZES, *RANKS):
+        said_by_launcher(name, 0)  # which Accelerate reads without a word on what it is
+    check_shown(devices, said_by_launcher("LOCAL_WORLD_SIZE", 1))
     if get_int_from_env(["WORLD_SIZE", *_MPI_SIZES], 1) > 1 and not devices:
         # Else, started by torchrun or mpirun without a GPU, each process would believe that it is
         # alone.
@@ -129,7 +131,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
     check_alone(accelerator.num_processes)
     together(accelerator, lambda: _check_device(config.mixed_precision, accelerator.device))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    local = said_by_launcher("LOCAL_WORLD_SIZE", accelerator.num_processes)
     torch.set_num_threads(config.threads or max(1, usable_cores() // local))
     return accelerator
 

@@ -398,6 +398,13 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         ({"RANK": "0", "LOCAL_RANK": "0"}, ["program.py: error: The folder"]),
         # Another machine: what is wrong may be there alone.
         ({"RANK": "2", "LOCAL_RANK": "0"}, ["program.py: error: Process 2: The folder"]),
+        # MPI counts by a name of its own.
+        (
+            {"OMPI_COMM_WORLD_RANK": "2", "LOCAL_RANK": "0"},
+            ["program.py: error: Process 2: The folder"],
+        ),
+        # What is no number silences nobody.
+        ({"RANK": "", "LOCAL_RANK": ""}, ["program.py: error: The folder"]),
         ({"LOCAL_RANK": "1"}, []),
         ({"RANK": "3", "LOCAL_RANK": "1"}, []),
     ],

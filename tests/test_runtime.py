@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from focus.config import EvaluateConfig, TrainConfig
+from focus.data.machine import default_workers
 from focus.errors import InputError
 from focus.runtime import check_address, check_alone, start
 
@@ -157,6 +158,35 @@ def test_a_variable_of_accelerates_that_is_neither_true_nor_false_is_refused(
         f"ACCELERATE_{name} is {value!r}, neither true nor false: set it to one of them, or leave "
         "it unset."
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *STARTED[:3]]
+)
+@pytest.mark.parametrize("value", ["", "$SLURM_NTASKS"])
+def test_processes_that_are_not_counted_by_numbers_are_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        start(TrainConfig())
+    assert str(caught.value) == (
+        f"{name} is {value!r}, no whole number: leave it to `accelerate launch` or torchrun, or "
+        "unset it."
+    )
+
+
+def test_workers_are_not_counted_by_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is before Accelerate starts."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "one")
+    with pytest.raises(InputError, match=r"^LOCAL_WORLD_SIZE is 'one', no whole number"):
+        default_workers()
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_a_precision_of_accelerates_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "")
+    assert start(TrainConfig()).mixed_precision == "no"
 
 
 @pytest.mark.usefixtures("plain_cpu")

@@ -34,11 +34,35 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def said_by_launcher(name: str, otherwise: int) -> int:
+    """The whole number of an environment variable, ``otherwise`` where it is not set.
+
+    Raises InputError if it is no number, as where a batch script has filled in nothing.
+    """
+    value = os.environ.get(name, str(otherwise))
+    try:
+        return int(value)
+    except ValueError as error:
+        raise InputError(
+            f"{name} is {value!r}, no whole number: leave it to `accelerate launch` or torchrun, "
+            "or unset it."
+        ) from error
+
+
 def default_workers() -> int:
     """Processes that load images: a core each, which a machine's processes share, 8 at most."""
-    return min(8, max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(8, max(1, usable_cores() // said_by_launcher("LOCAL_WORLD_SIZE", 1)))
+
+
+def process_rank() -> int:
+    """Which of a launch's processes this is, also before Accelerate is there to ask.
+
+    0 where that is no number, since of all processes the first says so.
+    """
+    said = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    return int(said) if said.isdecimal() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of a launch's processes, also before Accelerate is there to ask."""
-    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+    """Whether this is the first of a launch's processes."""
+    return process_rank() == 0
