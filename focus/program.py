@@ -27,8 +27,10 @@ _NO_THREAD = "can't start new thread"  # what Python says of a limit on them
 # What gloo says of another process that has ended; with NCCL one waits until the launcher ends it.
 _GONE = re.compile("gloo.*(closed by peer|reset by peer|Broken pipe)")
 # Where a GPU lacks memory for what torch does not allocate itself: CUDA's context, the work space
-# of a library, a kernel.
-_FULL = re.compile(r"(CUDA|HIP)(\]| error): out of memory|_STATUS_\w*ALLOC\w*_FAILED")
+# of a library, a kernel; and, as a group, where torch finds none for a CPU's tensor.
+_FULL = re.compile(
+    r"(?:CUDA|HIP)(?:\]| error): out of memory|_STATUS_\w*ALLOC\w*_FAILED|(DefaultCPUAllocator)"
+)
 _ROOT = Path(__file__).resolve().parents[1]  # of the checkout, if this lies in one
 _SPOKEN = 10.0  # seconds in which the process that says the error of all has said it
 
@@ -40,8 +42,8 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
     A place that the system refuses to write to, or a path that is none, ends it alike, Ctrl-C with
     130, a run that was stopped by a signal and has saved with 128 and the signal's number. Of
     several processes only the first of each machine writes the line, but for what one alone may
-    meet: an ImageError, a full disk, a GPU without memory left, which ends it alike. What it leaves
-    the others with, a connection that is closed, is no traceback either.
+    meet: an ImageError, a full disk, a GPU or a machine without memory left, which ends it alike.
+    What it leaves the others with, a connection that is closed, is no traceback either.
 
     Args:
         prog: the program's name, with which the line begins.
@@ -73,7 +75,7 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
         if error.errno not in _NO_PATH or not where:
             raise
         _end(2, f"{error.strerror}{where}: check the path.", prog, debug, True)
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, MemoryError) as error:
         # A ThreadPool ends what it has started, which fails, too.
         if _NO_THREAD in (str(error), str(error.__context__)):
             said = "The system starts no more threads: end other programs, or raise the limit "
@@ -86,12 +88,16 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
             said = "Another process of the launch has ended: its last line, or the launcher's, "
             first = os.environ.get("LOCAL_RANK", "0") == "0"
             _end(2, f"{said}says why.", prog, debug, first)
-        full = torch is not None and isinstance(error, torch.OutOfMemoryError)
-        if not full and not _FULL.search(str(error)):
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+            full = "GPU"
+        elif found := _FULL.search(str(error)):
+            full = "GPU" if found[1] is None else "machine"
+        elif isinstance(error, MemoryError):
+            full = "machine"
+        else:
             raise
-        wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-        size = f" (tried to allocate {wanted[1]})" if wanted else ""
-        _end(2, f"A GPU is out of memory{size}: {_less_memory(flags)}.", prog, debug, True)
+        said = f"{'The' if full == 'machine' else 'A'} {full} is out of memory"
+        _end(2, f"{said}{_wanted(error)}: {_less_memory(full, flags)}.", prog, debug, True)
     except Stopped as stopped:
         _end(128 + stopped.signum, str(stopped), prog, debug, is_main_process())
     except KeyboardInterrupt:
@@ -145,10 +151,21 @@ def _not_installed(root: Path) -> str:
     return f"{root} is a checkout that is not the installed one: pip install -e it"
 
 
-def _less_memory(flags: Collection[str]) -> str:
-    """What a program with these flags may do to take less of a GPU's memory."""
+def _wanted(error: BaseException) -> str:
+    """How much memory was asked for in vain, in parentheses, where the error says so."""
+    found = re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+) (\w+)", str(error))
+    if found is None:
+        return ""
+    size, unit = found.groups()
+    if unit == "bytes":
+        size, unit = f"{int(size) / 2**30:.2f}", "GiB"
+    return f" (tried to allocate {size} {unit})"
+
+
+def _less_memory(full: str, flags: Collection[str]) -> str:
+    """What a program with these flags may do to take less of the memory of a "GPU" or "machine"."""
     if "batch_size" not in flags:
-        return "free some of it, or take a larger GPU"
+        return f"free some of it, or take a larger {full}"
     if "gradient_accumulation_steps" not in flags:
         return "give a smaller --batch-size"
     # A fixed number, since the last digits of a score may differ with the size of its batch.

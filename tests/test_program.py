@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from focus.cli import run
 from focus.config import EvaluateConfig, TrainConfig
 from focus.flags import flag
 
-from .launching import free_port, python, told
+from .launching import python
 from .launching import run as run_python
 from .test_cli import TRAIN_FLAGS
 
@@ -129,124 +128,6 @@ def test_a_full_disk_is_one_line_where_a_thread_of_a_tracker_meets_it(tmp_path: 
     done = program(tmp_path, "--output", str(tmp_path / "log"), source=FULL_TRACKER)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "program.py: error: File too large: free or choose another place.\n"
-
-
-OUT_OF_MEMORY = """
-import os
-from focus.cli import run
-from focus.config import EvaluateConfig, TrainConfig
-from focus.use_config import ExportConfig
-
-def main(config):
-    import torch
-    if getattr(config, "name", "") == "other":
-        raise RuntimeError("another")
-    if words := os.environ.get("WORDS"):
-        raise getattr(torch, os.environ["KIND"], RuntimeError)(words)
-    raise torch.OutOfMemoryError(
-        "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 14.74 GiB "
-        "of which 1.06 GiB is free. See documentation for Memory Management"
-    )
-
-run(main, globals()[os.environ.get("CONFIG", "TrainConfig")])
-"""
-
-
-@pytest.mark.slow
-def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None:
-    """Raised here as torch does: there is no GPU to fill."""
-    from focus.config import EVALUATION_BATCH
-
-    done = program(tmp_path, source=OUT_OF_MEMORY, RANK="1", LOCAL_RANK="1")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): give a smaller "
-        "--batch-size, of which --gradient-accumulation-steps N takes N for a step, or, where it "
-        f"scores, {EVALUATION_BATCH} images at a time, a smaller --image-size, or fewer by "
-        "--eval-batch-size.\n"
-    )
-    other = program(tmp_path, "--name", "other", source=OUT_OF_MEMORY)
-    assert other.returncode == 1
-    assert other.stderr.endswith("RuntimeError: another\n")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        # Of a GPU that others have filled: there is no room for what CUDA itself needs.
-        ("AcceleratorError", "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'"),
-        ("AcceleratorError", "HIP error: out of memory"),
-        # Beside a cache of torch that has all the rest, for what torch does not allocate.
-        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(h)`"),
-        ("RuntimeError", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-        ("RuntimeError", "Triton Error [CUDA]: out of memory"),
-    ],
-)
-def test_a_gpu_without_memory_for_others_than_torchs_tensors_is_the_same_line(
-    kind: str, words: str, tmp_path: Path
-) -> None:
-    told = {"CONFIG": "EvaluateConfig", "KIND": kind, "WORDS": words}
-    done = program(tmp_path, "--model-dir=m", source=OUT_OF_MEMORY, **told)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "program.py: error: A GPU is out of memory: give a smaller --batch-size.\n"
-    )
-
-
-GONE = """
-import os, sys
-import torch
-from datetime import timedelta
-from focus.cli import run
-from focus.config import TrainConfig
-
-def main(config):
-    rank = int(os.environ["RANK"])
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=50))
-    torch.distributed.barrier()
-    if rank == 1:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-    torch.distributed.all_reduce(torch.ones(1))
-
-run(main, TrainConfig)
-"""
-
-
-@pytest.mark.slow
-def test_what_one_process_alone_meets_is_no_traceback_of_the_others(tmp_path: Path) -> None:
-    port = free_port()
-    with ThreadPoolExecutor() as pool:
-        ranks = [
-            pool.submit(program, tmp_path, source=GONE, **told(rank, 3, port, local=3))
-            for rank in range(3)
-        ]
-    first, lacking, other = (rank.result() for rank in ranks)
-    assert [done.returncode for done in (first, lacking, other)] == [2, 2, 2]
-    assert "error: A GPU is out of memory" in lacking.stderr
-    assert first.stderr.splitlines()[-1] == (
-        "program.py: error: Another process of the launch has ended: its last line, or the "
-        "launcher's, says why."
-    )
-    assert "error: " not in other.stderr  # of each machine one says so
-    assert "Traceback" not in first.stderr + lacking.stderr + other.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "words", "advice"),
-    [
-        ("EvaluateConfig", [], "give a smaller --batch-size."),
-        ("ExportConfig", ["--onnx=x"], "free some of it, or take a larger GPU."),
-    ],
-)
-def test_what_helps_against_too_little_memory_is_a_flag_of_the_program(
-    kind: str, words: list[str], advice: str, tmp_path: Path
-) -> None:
-    done = program(tmp_path, "--model-dir=m", *words, source=OUT_OF_MEMORY, CONFIG=kind)
-    assert done.stderr == (
-        f"program.py: error: A GPU is out of memory (tried to allocate 2.25 GiB): {advice}\n"
-    )
 
 
 @pytest.mark.parametrize(
