@@ -462,3 +462,10 @@ def test_widened_percentiles_by_hand() -> None:
     # An end beyond the value stays where it is.
     assert metrics.widened((0.2, 0.3), 0.1, 3) == pytest.approx((0.2, 0.1 + 0.2 * by))
     assert metrics.widened((0.4, 0.4), 0.1, 3) == (0.4, 0.4)
+
+
+def test_units_that_have_most_images_are_few() -> None:
+    """Kish's number, by hand: the square of a sum over the sum of squares."""
+    effective = metrics.intervals._effective
+    counts = [2.0, 2.0, 2.0], [3.0, 1.0], [7.0, 0.0, 1.0, 1.0], [0.0, 0.0]
+    assert [effective(np.array(each)) for each in counts] == [3, 16 / 10, 81 / 51, 0]

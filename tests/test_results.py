@@ -213,6 +213,7 @@ def test_focus_figures_by_hand() -> None:
         pointing_hit=[-1, -1, 1, 0, 1, -1, -1],
         pointing_hit_synthetic=[-1, -1, 1, 1, 1, -1, -1],
         pointing_chance=[math.nan, math.nan, 0.25, 0.125, 0.5, math.nan, math.nan],
+        map_mse=[0.5, math.nan, 0.25, math.nan, 0.125, math.nan, math.nan],
         map_hit=[1, -1, 0, -1, 1, -1, -1],
         map_chance=[0.25, math.nan, 0.75, math.nan, 0.125, math.nan, math.nan],
         peak_row=[1, 1, 0, 1, 0, 0, 0],
@@ -227,6 +228,7 @@ def test_focus_figures_by_hand() -> None:
     # Of the images with a map, each chance level over those that its hit rate is over.
     assert (a["map_hit"], a["map_chance"], a["map_chance_real"]) == (0.5, 0.5, 0.25)
     assert (b["map_hit"], b["map_chance"], b["map_chance_real"]) == (1.0, 0.125, None)
+    assert (a["map_mse"], a["n_maps"], b["n_maps"]) == (0.375, 2, 1)  # of reals and fakes
     assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
     assert results["open"]["pooled"]["pointing_hit"] == pytest.approx(2 / 3)
     assert results["open"]["pooled"]["peak_share"] == 0.5
