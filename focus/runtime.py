@@ -120,7 +120,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
             )
     devices = 0 if _told_to_use("CPU") else torch.accelerator.device_count()
     for name in ("WORLD_SIZE", *_MPI_SIZES, *RANKS):
-        said_by_launcher(name, 0)  # which Accelerate reads without a word on what it is
+        said_by_launcher(name, 0)  # Accelerate's error would not name it
     check_shown(devices, said_by_launcher("LOCAL_WORLD_SIZE", 1))
     if get_int_from_env(["WORLD_SIZE", *_MPI_SIZES], 1) > 1 and not devices:
         # Else, started by torchrun or mpirun without a GPU, each process would believe that it is
