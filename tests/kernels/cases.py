@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
@@ -13,6 +14,18 @@ from torch import Tensor
 from focus.kernels import cam_entropy, focus_head, use_backend
 
 from .interpreter import interpreter
+
+
+def with_oldest_triton() -> bool:
+    """Whether this is the environment of `make test-versions`."""
+    try:
+        return version("triton").startswith("3.6.")
+    except PackageNotFoundError:
+        return False
+
+
+# That environment leaves out what is slow; what has these marks is to be seen there, too.
+SLOW_WITH_OTHERS = () if with_oldest_triton() else (pytest.mark.slow,)
 
 
 @dataclass(frozen=True)

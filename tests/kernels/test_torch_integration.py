@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -23,6 +23,7 @@ from .cases import (
     INTERPRETER,
     REFERENCE,
     SHAPES,
+    SLOW_WITH_OTHERS,
     TRITON_GPU,
     Case,
     Form,
@@ -81,9 +82,9 @@ CHECKS = (
 )
 
 
-def mostly_slow(cases: list[Case]) -> list[object]:
+def mostly_slow(cases: Sequence[object]) -> list[object]:
     """All but the first, as opcheck traces and runs each operator some twenty times."""
-    return [cases[0], *(pytest.param(case, marks=pytest.mark.slow) for case in cases[1:])]
+    return [cases[0], *(pytest.param(case, marks=SLOW_WITH_OTHERS) for case in cases[1:])]
 
 
 def test_every_registered_operator_is_checked() -> None:
@@ -114,9 +115,8 @@ def test_operators_of_focus_head_pass_opcheck(form: Form, change: Case) -> None:
         opcheck(recorder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("wanted", ["features", "weight", "bias"])
+@pytest.mark.parametrize("wanted", mostly_slow(["features", "weight", "bias"]))
 @pytest.mark.parametrize("form", FOCUS_HEAD)
 def test_operators_pass_opcheck_where_a_gradient_is_not_needed(
     form: Form, wanted: str, layout: str
@@ -140,9 +140,8 @@ def test_operators_pass_opcheck_where_a_gradient_is_not_needed(
         opcheck(recorder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 17])
-@pytest.mark.parametrize("change", CHANGES, ids=name_of)
+@pytest.mark.parametrize("change", mostly_slow(CHANGES), ids=name_of)
 @pytest.mark.parametrize("form", [INTERPRETER, TRITON_GPU])
 def test_operator_of_class_activation_passes_opcheck(form: Form, change: Case, count: int) -> None:
     """Of no class, one of each sample, and more than one read of F takes."""

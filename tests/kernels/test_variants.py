@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from .background import background
+from .cases import SLOW_WITH_OTHERS
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
 
-# The oldest compiler has faults that are mended since: `make test-versions` is there to see them.
-pytestmark = [] if triton.__version__.startswith("3.6.") else [pytest.mark.slow]
+# The oldest compiler has faults that are mended since.
+pytestmark = list(SLOW_WITH_OTHERS)
 
 KERNELS = {"maps", "terms", "entropy", "grad_cam"}
 KERNELS |= {"few", "several", "factors", "rows", "class_sums", "sum_groups"}
