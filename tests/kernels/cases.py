@@ -1,7 +1,7 @@
 """What the kernel tests run on: forms of the operations, shapes, memory layouts, inputs, runs."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,11 @@ def with_oldest_triton() -> bool:
 
 # That environment leaves out what is slow; what has these marks is to be seen there, too.
 SLOW_WITH_OTHERS = () if with_oldest_triton() else (pytest.mark.slow,)
+
+
+def mostly_slow(cases: Sequence[object]) -> list[object]:
+    """Of cases that take long each, the first; the others with :data:`SLOW_WITH_OTHERS`."""
+    return [cases[0], *(pytest.param(case, marks=SLOW_WITH_OTHERS) for case in cases[1:])]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -23,13 +23,13 @@ from .cases import (
     INTERPRETER,
     REFERENCE,
     SHAPES,
-    SLOW_WITH_OTHERS,
     TRITON_GPU,
     Case,
     Form,
     Inputs,
     head_options,
     make_inputs,
+    mostly_slow,
     name_of,
     run_cam_entropy,
     run_focus_head,
@@ -80,11 +80,6 @@ CHECKS = (
     "test_aot_dispatch_static",
     "test_aot_dispatch_dynamic",
 )
-
-
-def mostly_slow(cases: Sequence[object]) -> list[object]:
-    """All but the first, as opcheck traces and runs each operator some twenty times."""
-    return [cases[0], *(pytest.param(case, marks=SLOW_WITH_OTHERS) for case in cases[1:])]
 
 
 def test_every_registered_operator_is_checked() -> None:
