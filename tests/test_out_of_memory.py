@@ -63,8 +63,8 @@ def test_a_gpu_without_memory_is_one_line_of_any_process(tmp_path: Path) -> None
 def test_a_gpu_without_memory_for_others_than_torchs_tensors_is_the_same_line(
     kind: str, words: str, tmp_path: Path
 ) -> None:
-    told = {"CONFIG": "EvaluateConfig", "KIND": kind, "WORDS": words}
-    done = program(tmp_path, "--model-dir=m", source=OUT_OF_MEMORY, **told)
+    env = {"CONFIG": "EvaluateConfig", "KIND": kind, "WORDS": words}
+    done = program(tmp_path, "--model-dir=m", source=OUT_OF_MEMORY, **env)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "program.py: error: A GPU is out of memory: give a smaller --batch-size.\n"
@@ -172,7 +172,7 @@ run(main, globals()[os.environ.get("CONFIG", "EvaluateConfig")])
 def test_a_machine_without_memory_is_one_line(
     statement: str, kind: str, words: list[str], end: str, tmp_path: Path
 ) -> None:
-    told = {"STATEMENT": statement, "CONFIG": kind}
-    done = program(tmp_path, "--model-dir=m", *words, source=FULL_MACHINE, **told)
+    env = {"STATEMENT": statement, "CONFIG": kind}
+    done = program(tmp_path, "--model-dir=m", *words, source=FULL_MACHINE, **env)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"program.py: error: The machine is out of memory{end}\n"

@@ -1,4 +1,4 @@
-"""What the machine offers: a folder for files that are kept between runs, and processor cores."""
+"""What is around a process: a folder for files kept between runs, processor cores, a launcher."""
 
 import os
 from pathlib import Path
