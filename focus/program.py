@@ -157,8 +157,9 @@ def _wanted(error: BaseException) -> str:
     if found is None:
         return ""
     size, unit = found.groups()
-    if unit == "bytes":
-        size, unit = f"{int(size) / 2**30:.2f}", "GiB"
+    if unit == "bytes":  # as torch says it of a GPU
+        unit, scale = ("GiB", 2**30) if int(size) >= 2**30 else ("MiB", 2**20)
+        size = f"{int(size) / scale:.2f}"
     return f" (tried to allocate {size} {unit})"
 
 

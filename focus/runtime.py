@@ -19,7 +19,7 @@ from accelerate.utils import (
 )
 
 from focus.config import EvaluateConfig, TrainConfig
-from focus.data.machine import RANKS, said_by_launcher, usable_cores
+from focus.data.machine import RANKS, processes_here, said_by_launcher, usable_cores
 from focus.errors import ImageError, InputError, OneProcessError
 from focus.group import end_group
 from focus.kernels import backend_for
@@ -121,7 +121,7 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     devices = 0 if _told_to_use("CPU") else torch.accelerator.device_count()
     for name in ("WORLD_SIZE", *_MPI_SIZES, *RANKS):
         said_by_launcher(name, 0)  # Accelerate's error would not name it
-    check_shown(devices, said_by_launcher("LOCAL_WORLD_SIZE", 1))
+    check_shown(devices, processes_here())
     if get_int_from_env(["WORLD_SIZE", *_MPI_SIZES], 1) > 1 and not devices:
         # Else, started by torchrun or mpirun without a GPU, each process would believe that it is
         # alone.
@@ -131,8 +131,8 @@ def start(config: TrainConfig | EvaluateConfig, **options: object) -> Accelerato
     accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
     check_alone(accelerator.num_processes)
     together(accelerator, lambda: _check_device(config.mixed_precision, accelerator.device))
-    local = said_by_launcher("LOCAL_WORLD_SIZE", accelerator.num_processes)
-    torch.set_num_threads(config.threads or max(1, usable_cores() // local))
+    here = processes_here(accelerator.num_processes)
+    torch.set_num_threads(config.threads or max(1, usable_cores() // here))
     return accelerator
 
 

@@ -155,6 +155,12 @@ run(main, globals()[os.environ.get("CONFIG", "EvaluateConfig")])
             " (tried to allocate 2.00 GiB): give a smaller --batch-size.",
         ),
         (
+            "torch.empty(2**30 - 2**20, dtype=torch.uint8)",
+            "EvaluateConfig",
+            [],
+            " (tried to allocate 1023.00 MiB): give a smaller --batch-size.",
+        ),
+        (
             "np.empty(2**31, np.uint8)",
             "EvaluateConfig",
             [],

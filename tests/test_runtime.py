@@ -183,6 +183,16 @@ def test_workers_are_not_counted_by_what_is_no_number(monkeypatch: pytest.Monkey
         default_workers()
 
 
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_a_machine_without_processes_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
+    for counted in (default_workers, lambda: start(TrainConfig())):
+        with pytest.raises(InputError, match=f"^LOCAL_WORLD_SIZE is {value}, where a machine has"):
+            counted()
+
+
 @pytest.mark.usefixtures("plain_cpu")
 def test_a_precision_of_accelerates_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "")

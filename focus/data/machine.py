@@ -49,9 +49,23 @@ def said_by_launcher(name: str, otherwise: int) -> int:
         ) from error
 
 
+def processes_here(otherwise: int = 1) -> int:
+    """How many of a launch's processes this machine has, ``otherwise`` where nothing says it.
+
+    Raises InputError if that is no number, or none at all.
+    """
+    said = said_by_launcher("LOCAL_WORLD_SIZE", otherwise)
+    if said < 1:
+        raise InputError(
+            f"LOCAL_WORLD_SIZE is {said}, where a machine has one process at least: leave it to "
+            "`accelerate launch` or torchrun, or unset it."
+        )
+    return said
+
+
 def default_workers() -> int:
     """Processes that load images: a core each, which a machine's processes share, 8 at most."""
-    return min(8, max(1, usable_cores() // said_by_launcher("LOCAL_WORLD_SIZE", 1)))
+    return min(8, max(1, usable_cores() // processes_here()))
 
 
 def process_rank() -> int:
