@@ -98,6 +98,8 @@ def test_a_single_image_is_no_batch() -> None:
     assert sizes(20, 4, processes=2, rank=1) == [[4], [4], [2]]
     # A batch that has none to give takes it in.
     assert sizes(5, 2) == [[2], [3]]
+    # One of three has one to give.
+    assert sizes(7, 3) == [[3], [2], [2]]
     # What was asked for, and all that there is.
     assert sizes(3, 1) == [[1]] * 3
     assert sizes(1, 4) == [[1]]

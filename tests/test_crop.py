@@ -75,6 +75,8 @@ def test_a_box_without_pixels(box: Box) -> None:
 
 def test_the_largest_face() -> None:
     assert largest([(0, 0, 5, 5), (9, 9, 15, 15), (20, 20, 26, 26)]) == (9, 9, 15, 15)
+    # By neither its side nor its place.
+    assert largest([(0, 0, 10, 1), (8, 0, 10, 9), (0, 3, 5, 8), (3, 0, 4, 20)]) == (0, 3, 5, 8)
     assert largest([]) is None
 
 
