@@ -26,6 +26,7 @@ from focus.result_table import format_table, remarks
 from focus.results import Results, summarise, write_results
 from focus.runs import LOCK, SUMMARY, is_run, known_to, record_of
 from focus.runtime import check_writable, ended_together, main_first, start, together
+from focus.scores import Scores
 from focus.writing import locked
 
 # What an evaluation leaves, or removes since it was of other scores.
@@ -140,27 +141,12 @@ def _evaluate(
         progress=True,
         description="scoring",
     )
-    trained = detector.config
     results: Results | None = None
-    written, said = [], []
+    written: list[Path] = []
+    said: list[str] = []
     if main:
-        if (scores.label >= 0).any():
-            results = summarise(
-                scores,
-                trained.training_generators,
-                trained.training_families,
-                detector.points,
-                progress=True,
-            )
         # At once: what follows may take hours, or find an image that the network cannot score.
-        written += [*write_results(output, scores, results), output / "overlays.png"]
-        contact_sheet(detector, manifest, written[-1])
-        if bad:
-            written.append(output / BAD_FILES)
-            write_bad_files(bad, written[-1])
-        else:
-            (output / BAD_FILES).unlink(missing_ok=True)  # of other images
-        report.remove(output)
+        results, written = _write_scores(output, detector, scores, manifest, bad)
     kept: list[robustness.Kept] = []
     if config.robustness:
         kept = robustness.measure(
@@ -175,24 +161,50 @@ def _evaluate(
         )
         if main:
             written.append(faithfulness.write(falls, scores, output))
-            said += faithfulness.lines(falls, scores, trained.training_generators)
+            said += faithfulness.lines(falls, scores, detector.config.training_generators)
             if results is not None:
                 faithfulness.add(falls, scores, results)
                 write_results(output, scores, results)
-    if main:
-        name = model.parent.name if model.name == "model" else model.name
-        if results is not None:
-            print(format_table({name: results}), end="\n\n")
-        said += remarks(scores, results)
-        if detector.points is not None and (warning := detector.points.warning()):
-            said.append(f"warning: {warning}")
-        for line in [*said, *(f"written: {path}" for path in written)]:
-            print(line)
-        if config.report:
-            write = partial(report.write, output, name, detector, manifest, scores, results)
-            run = model.parent
-            page = partial(write, summary=run / SUMMARY, eval_metric=_eval_metric(run))
-            print(report.attempt(partial(page, kept=kept)))
+    if not main:
+        return
+    name = model.parent.name if model.name == "model" else model.name
+    if results is not None:
+        print(format_table({name: results}), end="\n\n")
+    said += remarks(scores, results)
+    if detector.points is not None and (warning := detector.points.warning()):
+        said.append(f"warning: {warning}")
+    for line in [*said, *(f"written: {path}" for path in written)]:
+        print(line)
+    if config.report:
+        write = partial(report.write, output, name, detector, manifest, scores, results)
+        run = model.parent
+        page = partial(write, summary=run / SUMMARY, eval_metric=_eval_metric(run), kept=kept)
+        print(report.attempt(page))
+
+
+def _write_scores(
+    output: Path, detector: Detector, scores: Scores, manifest: Manifest, bad: list[BadFile]
+) -> tuple[Results | None, list[Path]]:
+    """The results, None without a label, and the files written; those of other images are gone."""
+    results: Results | None = None
+    if (scores.label >= 0).any():
+        trained = detector.config
+        results = summarise(
+            scores,
+            trained.training_generators,
+            trained.training_families,
+            detector.points,
+            progress=True,
+        )
+    written = [*write_results(output, scores, results), output / "overlays.png"]
+    contact_sheet(detector, manifest, written[-1])
+    if bad:
+        written.append(output / BAD_FILES)
+        write_bad_files(bad, written[-1])
+    else:
+        (output / BAD_FILES).unlink(missing_ok=True)
+    report.remove(output)
+    return results, written
 
 
 def _loaded(config: EvaluateConfig) -> tuple[Path, Path, Detector]:
@@ -239,25 +251,42 @@ def _eval_metric(run: Path) -> str | None:
 def _images(
     config: EvaluateConfig, model: Path, output: Path, progress: bool
 ) -> tuple[Manifest, list[BadFile], int]:
-    """What to score, what cannot be decoded, and how many workers that is worth.
+    """What to score, what cannot be decoded, and how many workers that is worth."""
+    record = record_of(model.parent)
+    given, from_demo = _given(config, output, record, progress=progress)
+    if from_demo:
+        return given, [], 0
+    unseen = _unseen(config, model, given, record, progress=progress)
+    # The share is of all that was given, as training has it: what passes there passes here.
+    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad, of=given)
+    return usable, bad, default_workers()
 
-    That is the images given, else those that the run was tested on.
-    """
+
+def _given(
+    config: EvaluateConfig, output: Path, record: Manifest, *, progress: bool
+) -> tuple[Manifest, bool]:
+    """The images given, else those that the run was tested on; whether all are the demo set's."""
     for path in (*config.data, *config.test_data.values(), *config.test_real.values()):
         if Path(path).resolve() in [(output / name).resolve() for name in _FILES]:
             raise InputError(f"--output {output} would replace {path}: give another folder.")
     own, tests = read_given(config, allow_unlabelled=True, output=output)
-    given, record = own + tests, record_of(model.parent)
+    given = own + tests
     if not given and config.run is not None:
         given = record.split("test")
         if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
             demo = demo_manifest(progress=progress)
             # Test images beside the demo set are recorded behind it.
-            given = demo.split("test") + (added := record[len(demo) :])
-            if not added:
-                return given, [], 0
+            added = record[len(demo) :]
+            return demo.split("test") + added, not added
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
+    return given, False
+
+
+def _unseen(
+    config: EvaluateConfig, model: Path, given: Manifest, record: Manifest, *, progress: bool
+) -> Manifest:
+    """Without what the model was trained or chosen on, which says nothing about new images."""
     if progress and not is_run(model.parent):
         where = "The model lies in no run folder (with config.yaml and manifest.csv)"
         advice = "give --run"
@@ -268,7 +297,6 @@ def _images(
             f"{where}, so that images it was trained on cannot be left out: {advice}, or be sure "
             "that these are new."
         )
-    # What a model was trained or chosen on says nothing about new images.
     told = tell_known(known_to(model), given, record.split("test"))
     if progress and told.warning:
         print(f"warning: {told.warning}")
@@ -291,9 +319,7 @@ def _images(
         tests = given.where(lambda s: s.split in ("", "test"))
         if gone := sorted(_kinds(tests) - _kinds(unseen)):
             print(f"warning: all images of these are left out, give others: {', '.join(gone)}")
-    # The share is of all that was given, as training has it: what passes there passes here.
-    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad, of=given)
-    return usable, bad, default_workers()
+    return unseen
 
 
 def _kinds(manifest: Manifest) -> set[str]:
