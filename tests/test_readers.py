@@ -5,6 +5,8 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from PIL import Image
@@ -215,6 +217,19 @@ def test_missing_and_empty_places(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("train,Real,/a.png\n")
     with pytest.raises(InputError, match=r"image root .*nope of .* is no folder"):
         read_data(tmp_path / "d.csv", data_root=tmp_path / "nope")
+
+
+@pytest.mark.parametrize("layout", [None, "images"])
+def test_an_archive_is_to_be_unpacked(tmp_path: Path, layout: Any) -> None:
+    """As data sets are downloaded; read as an image it would be called broken."""
+    with ZipFile(tmp_path / "Real.ZIP", "w") as archive:
+        archive.writestr("a.png", b"")
+    with pytest.raises(InputError, match=r"Real.ZIP is an archive: unpack it and give what was"):
+        read_data(tmp_path / "Real.ZIP", layout=layout, allow_unlabelled=True)
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "Real.ZIP").rename(tmp_path / "sets/fake.tar.gz")
+    with pytest.raises(InputError, match=r"no images in .*, but archives, one is sets/fake.tar.gz"):
+        read_data(tmp_path, layout=layout, allow_unlabelled=True)
 
 
 def test_test_sets_carry_their_generators(tmp_path: Path) -> None:

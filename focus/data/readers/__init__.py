@@ -26,6 +26,7 @@ from focus.data.readers import cyborg, folders, hub, tables
 from focus.data.readers.both import refuse_both_classes, refuse_two_labels
 from focus.data.readers.columns import NAMES, Columns, could_be_label
 from focus.data.readers.files import (
+    ARCHIVES,
     IMAGE_EXTENSIONS,
     Request,
     from_rows,
@@ -351,6 +352,8 @@ def _read(request: Request, layout: Layout | None) -> tuple[Layout, Columns | No
     if path.is_dir():
         found, manifest = folders.read(request, layout)
         return found, None, manifest
+    if path.suffix.lower() in ARCHIVES:
+        raise InputError(f"{path} is an archive: unpack it and give what was in it.")
     if path.suffix.lower() not in IMAGE_EXTENSIONS and layout is None:
         raise InputError(
             f"{path} is no CSV, no parquet file and, by its name, no image: give --layout."

@@ -26,12 +26,13 @@ IMAGE_EXTENSIONS = frozenset(
         *(".avif", ".bmp", ".dib", ".gif", ".tga", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
     ]
 )
+ARCHIVES = frozenset([".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"])
 # What lies beside images and is not missed among them.
-_COMPANIONS = frozenset(
+_COMPANIONS = ARCHIVES.union(
     [
         *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini"),
         *(".cfg", ".md", ".rst", ".html", ".htm", ".pdf", ".log", ".db", ".py", ".sh", ".npy"),
-        *(".npz", ".pkl", ".mat", ".parquet", ".arrow", ".zip", ".tar", ".gz", ".md5", ".sha256"),
+        *(".npz", ".pkl", ".mat", ".parquet", ".arrow", ".md5", ".sha256"),
     ]
 )
 HEATMAPS = "heatmaps"

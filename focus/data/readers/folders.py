@@ -20,6 +20,7 @@ from focus.data.generators import family_of
 from focus.data.layouts import Layout
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.readers.files import (
+    ARCHIVES,
     HEATMAPS,
     IMAGE_EXTENSIONS,
     Request,
@@ -57,6 +58,11 @@ def read(request: Request, layout: Layout | None) -> tuple[Layout, Manifest]:
     maps, required = find_maps(request.heatmaps, root)
     paths = [str(path) for path in images_without_maps(root, maps)]
     if not paths:
+        if packed := next(images_below(root, extensions=ARCHIVES), None):
+            raise InputError(
+                f"There are no images in the folder {root}, but archives, one is "
+                f"{packed.relative_to(root)}: unpack them."
+            )
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     places = {place: _below(place, root) for place in {_folder(path) for path in paths}}
     found: Layout = layout or "images"
