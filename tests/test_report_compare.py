@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,16 @@ def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> No
     found = compare([runs[0], tmp_path / "first"], tmp_path / "out")
     assert f"{runs[0]}: 60 images" in found.text
     assert f"{tmp_path / 'first'}: 60 images" in found.text
+
+
+def test_a_name_cannot_forge_a_line(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "odd\n\x1b[2J"
+    shutil.copytree(runs[0], odd)
+    found = compare([odd, runs[1]], tmp_path / "out")
+    assert r"'odd\n\x1b[2J'" in capsys.readouterr().out
+    assert r"'odd\n\x1b[2J': 60 images" in found.text
 
 
 def test_robustness_is_the_mean_over_the_generators_that_all_have(

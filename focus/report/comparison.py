@@ -91,7 +91,7 @@ def _names(folders: Sequence[str]) -> list[str]:
     paths = [Path(folder).absolute() for folder in folders]
     names = [path.parent.name if path.name == "evaluation" else path.name for path in paths]
     return [
-        name if names.count(name) == 1 else folder
+        shown(name if names.count(name) == 1 else folder)
         for name, folder in zip(names, folders, strict=True)
     ]
 
