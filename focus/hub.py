@@ -119,7 +119,9 @@ def local_folder(name: str | Path, **options: Any) -> Path:
             )
         return folder
     try:
-        config = hf_hub_download(name, CONFIG_FILE, **options)
+        folder = Path(hf_hub_download(name, CONFIG_FILE, **options)).parent
+        # All of one commit, by which the cache calls it, though another may be pushed meanwhile.
+        options = options | {"revision": folder.name}
         hf_hub_download(name, WEIGHTS_FILE, **options)
         for file in _PERHAPS:
             _fetch_if_there(name, file, options)
@@ -134,7 +136,7 @@ def local_folder(name: str | Path, **options: Any) -> Path:
             f"There is no folder {name}, and the Hub gave no model of that name "
             f"({first_line(error)}): check the name and the connection."
         ) from error
-    return Path(config).parent
+    return folder
 
 
 def _fetch_if_there(name: str, file: str, options: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from .detectors import assert_one_sentence
 from .launching import outcome
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LATER = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,10 @@ def detector() -> Detector:
 
 
 class HubServer(BaseHTTPRequestHandler):
-    """Answers for USER/NAME from a folder, as the Hub does: by commit, with an ETag."""
+    """Answers for USER/NAME from a folder, as the Hub does: by commit, with an ETag.
+
+    Of a folder ``later`` in it, that is pushed as soon as the configuration has been fetched.
+    """
 
     def __init__(self, folder: Path, *args: Any) -> None:
         self.folder = folder
@@ -61,24 +65,31 @@ class HubServer(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         repository, _, name = self.path.removeprefix("/").partition("/resolve/")
-        path = self.folder / name.partition("/")[2]
+        revision, _, name = name.partition("/")
+        later = self.folder / "later"
+        commit = revision
+        if revision == "main":
+            commit = LATER if (later / "pushed").exists() else COMMIT
+        path = (later if commit == LATER else self.folder) / name
         known = repository == "user/name"
         if not (known and path.is_file()):
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", commit)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         content = path.read_bytes()
         self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("ETag", f'"{path.name}-{len(content)}"')
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
             breaks_off = (self.folder / "breaks_off").exists() and path.name == WEIGHTS_FILE
             self.wfile.write(content[: len(content) // 2] if breaks_off else content)
+            if later.exists():
+                (later / "pushed").touch()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -121,6 +132,22 @@ def test_a_model_comes_from_the_hub_and_then_from_the_cache(
         assert (found.points is not None) == with_points
         assert found.config == detector.config
     assert not list(options["cache_dir"].rglob("custom_code.py")), "only what is read is fetched"
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_model_that_is_pushed_meanwhile_is_not_mixed_with_the_one_before(
+    revision: str | None, detector: Detector, hub: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, options = hub
+    detector.save_pretrained(folder)
+    Detector(image_size=32).save_pretrained(tmp_path / "later")
+    (tmp_path / "later").rename(folder / "later")
+    for offline in (False, True):
+        options |= {"revision": revision, "local_files_only": offline}
+        found = Detector.from_pretrained("user/name", **options)
+        assert found.points == detector.points
+        pairs = zip(found.parameters(), detector.parameters(), strict=True)
+        assert all(ours.equal(theirs) for ours, theirs in pairs)
 
 
 def test_a_model_that_the_hub_does_not_give(
