@@ -62,6 +62,8 @@ def test_an_epoch_by_hand() -> None:
         ],
         [MicroBatch(order[4:], [0] * 3, 3, 1.0, True)],
     ]
+    assert plan.images_per_step == 4
+    assert BatchPlan([0] * 9, batch_size=5, accumulation=3, processes=2).images_per_step == 30
     # One image for two processes: the second runs it for company.
     second = BatchPlan([0] * 3, batch_size=1, processes=2, rank=1)
     last = second.epoch(0)[-1]
