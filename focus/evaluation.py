@@ -167,7 +167,7 @@ def _evaluate(
                 write_results(output, scores, results)
     if not main:
         return
-    name = shown(model.parent.name if model.name == "model" else model.name)
+    name = model.parent.name if model.name == "model" else model.name
     if results is not None:
         print(format_table({name: results}), end="\n\n")
     said += remarks(scores, results)

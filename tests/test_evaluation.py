@@ -93,22 +93,17 @@ def test_evaluate_writes_what_it_prints(
     assert not (out / "figures").exists()
 
 
-def test_a_calibration_against_the_scores_is_said_whatever_the_models_name(
+def test_a_calibration_against_the_scores_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     detector = Detector()
     detector.points = choose(np.linspace(0.5, 0.9, 40), np.full(20, 0.45))
-    odd = tmp_path / "m\x1b[2J"
-    detector.save_pretrained(odd)
+    detector.save_pretrained(tmp_path / "model")
     data = noise(tmp_path / "data" / "0_real", 2).parent
     noise(data / "1_fake", 2)
     out = str(tmp_path / "out")
-    evaluate(model_dir=str(odd), data=(str(data),), output=out)
-    printed = capsys.readouterr().out
-    assert f"\nwarning: {detector.points.warning()}\n" in printed
-    # In the table, too, no name can move the cursor.
-    assert "\x1b" not in printed
-    assert r"'m\x1b[2J'" in printed
+    evaluate(model_dir=str(tmp_path / "model"), data=(str(data),), output=out)
+    assert f"\nwarning: {detector.points.warning()}\n" in capsys.readouterr().out
     assert (
         "balanced"
         not in json.loads((tmp_path / "out" / "results.json").read_text())["open"][
