@@ -50,7 +50,7 @@ def detector() -> Detector:
 class HubServer(BaseHTTPRequestHandler):
     """Answers for USER/NAME from a folder, as the Hub does: by commit, with an ETag.
 
-    Of a folder ``later`` in it, that is pushed as soon as the configuration has been fetched.
+    If there is a folder ``later`` in it, that is pushed as soon as a file has been fetched.
     """
 
     def __init__(self, folder: Path, *args: Any) -> None:

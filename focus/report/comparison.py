@@ -87,7 +87,7 @@ def compare(folders: Sequence[str], output: Path) -> None:
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """The folder's name, or its run's; the whole path where two are alike."""
+    """As printed, the folder's name, or its run's; the whole path where two are alike."""
     paths = [Path(folder).absolute() for folder in folders]
     names = [path.parent.name if path.name == "evaluation" else path.name for path in paths]
     return [
