@@ -20,13 +20,13 @@ from pathlib import Path
 # The folder kernels/ beside this file would hide Hugging Face's package of that name.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-from focus.cli import run  # noqa: E402
-from focus.config import EvaluateConfig  # noqa: E402
+from focus.config.command_line import run  # noqa: E402
+from focus.config.train import EvaluateConfig  # noqa: E402
 
 
 def main(config: EvaluateConfig) -> None:
     """Score, summarise, write and print."""
-    from focus.evaluation import evaluate  # torch and all: --help does without
+    from focus.use.evaluate import evaluate  # torch and all: --help does without
 
     evaluate(config)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 # The folder kernels/ beside this file would hide Hugging Face's package of that name.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
-from focus.cli import run  # noqa: E402
-from focus.config import TrainConfig  # noqa: E402
+from focus.config.command_line import run  # noqa: E402
+from focus.config.train import TrainConfig  # noqa: E402
 
 
 def main(config: TrainConfig) -> None:
     """Train, test and print the table."""
-    from focus.training import train  # torch and all: --help does without
+    from focus.training.run import train  # torch and all: --help does without
 
     train(config)
 

@@ -88,9 +88,9 @@ from bench.gpu_tuning import splits, stages
 from bench.gpu_worker import DONE
 from bench.head_table import Shape
 from bench.timing import above_0
-from focus.data.machine import usable_cores
 from focus.errors import InputError
 from focus.kernels import backend_for
+from focus.runtime.machine import usable_cores
 
 FORMAT = 1
 # Each has a context on the device, of some 500 MB, and the tensors of a test.

@@ -19,7 +19,7 @@ from bench.timing import Step, cpu_seconds, ratio, time_rounds
 
 if TYPE_CHECKING:
     from focus.data.dataset import Batch
-    from focus.models import Detector
+    from focus.model.detector import Detector
 
 # Networks, images and their pixels a side; on the CPU to rehearse.
 NETWORKS = {
@@ -50,8 +50,8 @@ def steps_of(model: str, images: int, size: int, device: str) -> dict[str, Step]
     """A training step of each loss, on one network."""
     # Here, so that the other parts need no more than the kernels do.
     from bench.step import RECIPE, cross_entropy, eager, make_batch, make_detector, ours
-    from focus.config import TrainConfig, resolve
-    from focus.optimization import make_optimizer
+    from focus.config.train import TrainConfig, resolve
+    from focus.training.optimizer import make_optimizer
 
     detector = make_detector(model, size).to(device)
     detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

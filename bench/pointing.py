@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from bench.entry import end_in_a_line, make_folder
 from bench.timing import at_least, settings, write
-from focus import agreement
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.manifest import SYNTHETIC, Manifest
+from focus.metrics import agreement
 from focus.metrics.cams import hit_cells
 
 Hits = NDArray[np.bool_]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from focus.config.losses import LOSSES
 from focus.data.dataset import Batch
-from focus.losses import LOSSES
-from focus.models import Detector
+from focus.model.detector import Detector
 
 
 def predecessor(detector: Detector, batch: Batch, *, second_forward: bool) -> Tensor:

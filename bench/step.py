@@ -41,12 +41,12 @@ from bench.timing import (
     time_rounds,
     write,
 )
-from focus.config import TrainConfig, resolve
+from focus.config.losses import LOSSES
+from focus.config.train import TrainConfig, resolve
 from focus.data.dataset import Batch
 from focus.kernels import use_backend
-from focus.losses import LOSSES
-from focus.models import Detector
-from focus.optimization import make_optimizer
+from focus.model.detector import Detector
+from focus.training.optimizer import make_optimizer
 
 MODELS = ("densenet121", "resnet50")
 BATCHES = (8, 20)

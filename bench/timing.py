@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from bench.entry import make_folder
-from focus.data.machine import usable_cores
+from focus.runtime.machine import usable_cores
 
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),

@@ -23,12 +23,12 @@ from PIL import Image
 
 from bench.entry import end_in_a_line
 from bench.timing import at_least
-from focus.config import TrainConfig, resolve
+from focus.config.train import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample, Split
-from focus.stopping import StopSignals
-from focus.trainer import Trainer
-from focus.training import make_detector
+from focus.runtime.signals import StopSignals
+from focus.training.run import make_detector
+from focus.training.trainer import Trainer
 
 BAR = 0.02
 """Of a step of densenet121 with 8 images of 224 x 224 pixels."""

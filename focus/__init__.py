@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from focus.config.losses import LOSSES as LOSSES
+    from focus.config.losses import LossConfig as LossConfig
     from focus.errors import InputError as InputError
-    from focus.head import DetectorOutput as DetectorOutput
-    from focus.head import FocusHead as FocusHead
-    from focus.losses import LOSSES as LOSSES
-    from focus.losses import LossConfig as LossConfig
-    from focus.models import Detector as Detector
+    from focus.model.detector import Detector as Detector
+    from focus.model.head import DetectorOutput as DetectorOutput
+    from focus.model.head import FocusHead as FocusHead
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "LOSSES": "focus.losses",
-    "Detector": "focus.models",
-    "DetectorOutput": "focus.head",
-    "FocusHead": "focus.head",
+    "LOSSES": "focus.config.losses",
+    "Detector": "focus.model.detector",
+    "DetectorOutput": "focus.model.head",
+    "FocusHead": "focus.model.head",
     "InputError": "focus.errors",
-    "LossConfig": "focus.losses",
+    "LossConfig": "focus.config.losses",
 }
 
 

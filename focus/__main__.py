@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
-from focus.cli import command, run
-from focus.program import leave_checkout, program
-from focus.use_config import ExplainConfig, ExportConfig
+from focus.config.command_line import command, run
+from focus.config.use import ExplainConfig, ExportConfig
+from focus.runtime.program import leave_checkout, program
 
 PROG = "python -m focus"
 
@@ -25,7 +25,7 @@ def _explain(config: ExplainConfig) -> None:
 
     python -m focus explain PATH ... --model-dir runs/NAME/model --output explained/
     """
-    from focus.explain import explain  # torch and all: --help does without
+    from focus.use.explain import explain  # torch and all: --help does without
 
     explain(config)
 
@@ -35,7 +35,7 @@ def _export(config: ExportConfig) -> None:
 
     python -m focus export --model-dir runs/NAME/model --onnx detector.onnx
     """
-    from focus.export import export
+    from focus.use.export import export
 
     export(config)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from focus.models import Detector
+    from focus.model.detector import Detector
 
     from .launching import Begin
 
@@ -92,7 +92,7 @@ def detector() -> "Detector":
     """An untrained detector whose classifier's weights are such that scores differ."""
     import torch
 
-    from focus.models import Detector
+    from focus.model.detector import Detector
 
     torch.manual_seed(0)
     detector = Detector(image_size=32)

@@ -5,7 +5,7 @@ from timm.layers import LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
 from focus.errors import InputError
-from focus.models import Detector
+from focus.model.detector import Detector
 
 
 def images(batch: int, size: int, seed: int = 0) -> Tensor:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from focus.results import summarise as summarise_with_intervals
-from focus.scores import Scores
+from focus.evaluation.results import summarise as summarise_with_intervals
+from focus.evaluation.scores import Scores
 
 
 def summarise(scores: Scores, *given: Any) -> dict[str, Any]:

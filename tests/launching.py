@@ -131,7 +131,7 @@ def launch(
     if str(CHECKOUT) not in sys.path:
         sys.path.append(str(CHECKOUT))  # where the new process finds this module
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["focus.training"])
+    context.set_forkserver_preload(["focus.training.run"])
     given = [str(word) for word in words], log, errors or log, cwd or Path.cwd(), environment
     process = context.Process(target=_train, args=given)
     process.start()
@@ -177,8 +177,8 @@ def _train(
         os.dup2(file, number)
     os.chdir(cwd)
     os.environ.update(environment)
-    from focus.cli import run
-    from focus.config import TrainConfig
-    from focus.training import train
+    from focus.config.command_line import run
+    from focus.config.train import TrainConfig
+    from focus.training.run import train
 
     run(train, TrainConfig, argv=words, prog="train.py")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from focus import robustness
 from focus.data.manifest import Manifest, Sample
+from focus.data.perturbations import STRENGTHS
+from focus.evaluation import robustness
+from focus.evaluation.results import Results, summarise, write_results
+from focus.evaluation.scores import Scores
 from focus.metrics import fit_calibration
-from focus.operating_points import POINTS, OperatingPoints
-from focus.perturbations import STRENGTHS
-from focus.results import Results, summarise, write_results
-from focus.scores import Scores
+from focus.model.operating_points import POINTS, OperatingPoints
 
 KINDS = (
     ("", 0, "closed"),

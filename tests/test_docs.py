@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from focus.faithfulness import PLACES
+from focus.config.losses import LOSSES, CamClass
+from focus.data.perturbations import STRENGTHS
+from focus.evaluation.faithfulness import PLACES
+from focus.evaluation.results import RESAMPLES
 from focus.kernels import focus_head
-from focus.losses import LOSSES, CamClass
 from focus.metrics import SUPPORT
-from focus.operating_points import POINTS, TARGETS, needed
-from focus.perturbations import STRENGTHS
-from focus.results import RESAMPLES
-from focus.runs import _FREE
+from focus.model.operating_points import POINTS, TARGETS, needed
+from focus.training.run_folder import _FREE
 
 DOCS = Path(__file__).parents[1] / "docs"
 

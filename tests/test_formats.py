@@ -12,28 +12,28 @@ import pytest
 import torch
 from PIL import Image
 
-from focus import faithfulness, robustness
-from focus.checkpoint import CHECKPOINT_VERSION, save_checkpoint
-from focus.config import CONFIG_VERSION
+from focus.config.train import CONFIG_VERSION
+from focus.config.use import ExplainConfig
 from focus.data.check.command import main as check
 from focus.data.manifest import Manifest, Sample, Split
-from focus.detector_config import CONFIG_VERSION as MODEL_VERSION
-from focus.detector_config import DetectorConfig
-from focus.explain import explain
-from focus.explanations import VERSION as EXPLANATIONS_VERSION
-from focus.export import INPUT, OUTPUTS, metadata
-from focus.export import VERSION as ONNX_VERSION
+from focus.data.perturbations import STRENGTHS
+from focus.evaluation import faithfulness, robustness
+from focus.evaluation.results import VERSION as RESULTS_VERSION
+from focus.evaluation.results import summarise
+from focus.evaluation.scores import VERSION as SCORES_VERSION
+from focus.evaluation.scores import Scores
 from focus.metrics import Calibration
-from focus.models import Detector
-from focus.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
-from focus.operating_points import VERSION as THRESHOLDS_VERSION
-from focus.perturbations import STRENGTHS
-from focus.results import VERSION as RESULTS_VERSION
-from focus.results import summarise
-from focus.runs import TrainState
-from focus.scores import VERSION as SCORES_VERSION
-from focus.scores import Scores
-from focus.use_config import ExplainConfig
+from focus.model.config import CONFIG_VERSION as MODEL_VERSION
+from focus.model.config import DetectorConfig
+from focus.model.detector import Detector
+from focus.model.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
+from focus.model.operating_points import VERSION as THRESHOLDS_VERSION
+from focus.training.checkpoint import CHECKPOINT_VERSION, save_checkpoint
+from focus.training.run_folder import TrainState
+from focus.use.explain import explain
+from focus.use.explanations import VERSION as EXPLANATIONS_VERSION
+from focus.use.export import INPUT, OUTPUTS, metadata
+from focus.use.export import VERSION as ONNX_VERSION
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focus.scores import Scores
+from focus.evaluation.scores import Scores
 
 from .launching import CHECKOUT, python, write_faces
 

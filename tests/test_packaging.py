@@ -59,7 +59,11 @@ def test_the_sdist_holds_what_git_tracks_and_nothing_else(tmp_path: Path) -> Non
     tracked = {name for name in listed.stdout.split("\0") if (CHECKOUT / name).is_file()}
     tree = tmp_path / "tree"
     left_by_work = (
-        *("runs/a/config.yaml", "focus/__pycache__/cli.pyc", "build/lib/focus/cli.py"),
+        *(
+            "runs/a/config.yaml",
+            "focus/__pycache__/cli.pyc",
+            "build/lib/focus/config/command_line.py",
+        ),
         *("bench/.benchmarks/Linux/0001.json", "docs/.DS_Store"),
         *("tests/kernels/.pytest_cache/v/cache/lastfailed", "focus/.mypy_cache/3.11/focus.json"),
     )
@@ -81,13 +85,17 @@ def test_the_sdist_holds_what_git_tracks_and_nothing_else(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
     loaded = "import sys; print([name for name in {} if name in sys.modules])"
-    code = "import focus; " + loaded.format("('torch', 'timm', 'focus.models', 'focus.kernels')")
+    code = "import focus; " + loaded.format(
+        "('torch', 'timm', 'focus.model.detector', 'focus.kernels')"
+    )
     assert python("-c", code, cwd=tmp_path) == "[]\n"
-    code = "from focus import LOSSES; " + loaded.format("('torch', 'timm', 'focus.models')")
+    code = "from focus import LOSSES; " + loaded.format("('torch', 'timm', 'focus.model.detector')")
     assert python("-c", code, cwd=tmp_path) == "[]\n"
     code = "from focus import Detector, FocusHead; " + loaded.format("('sklearn', 'accelerate')")
     assert python("-c", code, cwd=tmp_path) == "[]\n"
-    code = "import focus.kernels; " + loaded.format("('timm', 'focus.models', 'accelerate')")
+    code = "import focus.kernels; " + loaded.format(
+        "('timm', 'focus.model.detector', 'accelerate')"
+    )
     assert python("-c", code, cwd=tmp_path) == "[]\n"
 
 

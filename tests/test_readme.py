@@ -18,18 +18,18 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from focus.__main__ import main as use_command
-from focus.cli import parse
-from focus.cli import run as run_program
-from focus.config import EvaluateConfig, TrainConfig, resolve
+from focus.config.command_line import parse
+from focus.config.command_line import run as run_program
+from focus.config.flags import flag
+from focus.config.train import EvaluateConfig, TrainConfig, resolve
+from focus.config.use import ExplainConfig, ExportConfig
 from focus.data.__main__ import main as data_command
 from focus.data.check.command import _parse as parse_check
 from focus.errors import InputError
-from focus.evaluation import evaluate
 from focus.experiment.__main__ import main as experiment
 from focus.experiment.__main__ import make_parser
-from focus.flags import flag
-from focus.training import train
-from focus.use_config import ExplainConfig, ExportConfig
+from focus.training.run import train
+from focus.use.evaluate import evaluate
 
 from .documented import (
     CHECKOUT,

@@ -22,17 +22,17 @@ import pytest
 import torch
 from PIL import Image
 
-from focus.cli import load_config
-from focus.cli import run as run_program
-from focus.config import EvaluateConfig, TrainConfig, resolve
+from focus.config.command_line import load_config
+from focus.config.command_line import run as run_program
+from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.check.command import main
 from focus.data.check.expected import DATA_SETS, DataSet, compare
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
-from focus.evaluation import evaluate
-from focus.models import Detector
-from focus.training import train
+from focus.model.detector import Detector
+from focus.training.run import train
+from focus.use.evaluate import evaluate
 
 from .documented import Command, of_document, program
 from .launching import CHECKOUT, trained

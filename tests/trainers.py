@@ -7,11 +7,11 @@ import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 
-from focus.config import TrainConfig, resolve
+from focus.config.train import TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
-from focus.runs import check_folder
-from focus.trainer import Trainer
-from focus.training import make_detector
+from focus.training.run import make_detector
+from focus.training.run_folder import check_folder
+from focus.training.trainer import Trainer
 
 
 def few_faces(folder: Path) -> Manifest:

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from focus.cli import command
-from focus.program import leave_checkout, program
+from focus.config.command_line import command
+from focus.runtime.program import leave_checkout, program
 
 PROG = "python -m focus.data"
 

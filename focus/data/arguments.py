@@ -4,10 +4,10 @@ import argparse
 from dataclasses import fields
 from typing import NoReturn, get_args
 
-from focus.config import TrainConfig
-from focus.data.layouts import Layout
+from focus.config.flags import flag
+from focus.config.layouts import Layout
+from focus.config.train import TrainConfig
 from focus.errors import InputError
-from focus.flags import flag
 
 _FLAGS = ("layout", "data_root", "allow_outside_root", "columns", "generator", "heatmaps")
 

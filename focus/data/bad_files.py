@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 from focus.data.images import is_huge, load_image, load_map, reason
-from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import Manifest
 from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError, InputError
-from focus.progress import progress_bar
-from focus.writing import csv_written_whole
+from focus.runtime.files import atomic_csv_writer
+from focus.runtime.machine import cache_dir, usable_cores
+from focus.runtime.progress import progress_bar
 
 Role = Literal["image", "map", "mask", "video"]
 
@@ -76,7 +76,7 @@ def check_images(
     known says nothing.
 
     threads: default one per usable core (decoders release the GIL). cache: folder that remembers
-    the files found good, by path, size and time; default :func:`focus.data.machine.cache_dir`.
+    the files found good, by path, size and time; default :func:`focus.runtime.machine.cache_dir`.
     max_bad: the share of bad images, of bad maps or of bad masks above which InputError is raised;
     so is it when no image is left. of: what these images were taken from, if the share is of that.
     """
@@ -109,7 +109,7 @@ def check_images(
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
     """Write ``bad_files.csv``: path, role, reason; a name's bytes that are no UTF-8 stay."""
-    with csv_written_whole(path, _CSV_MARKER) as writer:
+    with atomic_csv_writer(path, _CSV_MARKER) as writer:
         writer.writerow(("path", "role", "reason"))
         writer.writerows((entry.path, entry.role, entry.reason) for entry in bad)
 

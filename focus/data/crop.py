@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
+from focus.config.flags import check_ranges
 from focus.data.arguments import Arguments, data_config
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.crop_journal import JOURNAL, Journal
@@ -35,16 +36,15 @@ from focus.data.faces import (
     window,
 )
 from focus.data.images import load_image, load_map, reason
-from focus.data.machine import usable_cores
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
-from focus.flags import check_ranges
-from focus.progress import progress_bar
-from focus.stopping import Stopped
-from focus.writing import check_empty, csv_written_whole
+from focus.runtime.files import atomic_csv_writer, check_empty
+from focus.runtime.machine import usable_cores
+from focus.runtime.progress import progress_bar
+from focus.runtime.signals import Stopped
 
 MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
 _NO_FACE_MARKER = "# focus-no-face 1"
@@ -435,6 +435,6 @@ def _folder(output: str | Path, *, resume: bool) -> Path:
 
 
 def _write_no_face(rows: Sequence[tuple[str, str]], path: Path) -> None:
-    with csv_written_whole(path, _NO_FACE_MARKER) as writer:
+    with atomic_csv_writer(path, _NO_FACE_MARKER) as writer:
         writer.writerow(("path", "reason"))
         writer.writerows(rows)

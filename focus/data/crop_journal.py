@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from focus.errors import InputError
-from focus.writing import lock
+from focus.runtime.files import lock
 
 JOURNAL = "crop.jsonl"
 _VERSION = 1

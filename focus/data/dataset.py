@@ -28,7 +28,7 @@ from focus.data.maps import human_map, resized
 from focus.errors import WorkerError
 from focus.kernels.reference import map_entropy
 from focus.kernels.types import FLAT_STEPS
-from focus.progress import progress_bar
+from focus.runtime.progress import progress_bar
 
 UNLABELLED = -1
 KEPT_BYTES = 64 * 2**20

@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TextIO, cast, get_args, overload
 
+from focus.config.layouts import COLUMNS
 from focus.errors import InputError
-from focus.writing import csv_written_whole
+from focus.runtime.files import atomic_csv_writer
 
 REAL, SYNTHETIC = 0, 1
 LABEL_NAMES = ("real", "synthetic")
@@ -31,10 +32,6 @@ TEST_SETS: tuple[TestSet, ...] = _TEST_SETS[1:]
 
 CSV_MARKER = "# focus-manifest"
 _CSV_VERSION = "1"
-COLUMNS = (
-    *("path", "label", "generator", "family", "split", "test_set"),
-    *("map_path", "mask_path", "box", "group"),
-)
 
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
@@ -123,7 +120,7 @@ class Manifest(Sequence[Sample]):
         extra = sorted({name for sample in self._samples for name in sample.extra})
         if taken := set(extra) & set(COLUMNS):
             raise ValueError(f"extra columns cannot be called {', '.join(sorted(taken))}")
-        with csv_written_whole(path, f"{CSV_MARKER} {_CSV_VERSION}") as writer:
+        with atomic_csv_writer(path, f"{CSV_MARKER} {_CSV_VERSION}") as writer:
             writer.writerow([*COLUMNS, *extra])
             writer.writerows(_to_row(sample, folder, extra) for sample in self._samples)
 

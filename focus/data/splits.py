@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from focus.data.known import tell_known
+from focus.data.known_images import tell_known
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
 from focus.errors import InputError
 

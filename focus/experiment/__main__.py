@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from focus.cli import add_named
-from focus.config import TrainConfig, loss_config, resolve
+from focus.config.command_line import add_named
+from focus.config.flags import check_ranges
+from focus.config.train import TrainConfig, loss_config, resolve
 from focus.data.arguments import Arguments
 from focus.data.generators import home_of
-from focus.data.machine import usable_cores
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
 from focus.experiment import frozen
@@ -24,8 +24,8 @@ from focus.experiment.grid import (
     search_runs,
     search_space,
 )
-from focus.flags import check_ranges
-from focus.program import leave_checkout, program
+from focus.runtime.machine import usable_cores
+from focus.runtime.program import leave_checkout, program
 
 PROG = "python -m focus.experiment"
 
@@ -78,7 +78,7 @@ def make_parser() -> Arguments:
 
 
 def _setup(given: argparse.Namespace) -> Setup:
-    from focus.runtime import check_writable  # torch: --help does without
+    from focus.runtime.launch import check_writable  # torch: --help does without
 
     check_ranges(given)
     for name in ("seeds", "jobs"):
@@ -105,7 +105,7 @@ def _setup(given: argparse.Namespace) -> Setup:
 
 def _images(setup: Setup, given: argparse.Namespace) -> Manifest:
     """All images with their splits, which are those of seed 0 for every run."""
-    from focus.training import training_manifest
+    from focus.data.training_set import training_manifest
 
     config = TrainConfig(
         data=tuple(given.data or ()),

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus import metrics
+from focus.data.known_images import MANIFEST
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
+from focus.evaluation.protocol import Comparison, union
+from focus.evaluation.result_table import figure
+from focus.evaluation.results import match, strata
+from focus.evaluation.scores import Scores
 from focus.experiment.frozen import GLOBAL_GENERATORS
 from focus.experiment.grid import Run
 from focus.experiment.statistics import Floats
-from focus.result_table import figure
-from focus.results import match, strata
-from focus.runs import MANIFEST
-from focus.scores import Scores
-from focus.test_sets import Comparison, union
 
 _AT_ONCE = 4_000_000  # weights of drawn images: 32 MB
 

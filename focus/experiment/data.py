@@ -12,7 +12,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map, resized
 from focus.errors import InputError
 from focus.experiment.frozen import SHUFFLE_SEED, Maps
-from focus.writing import written_whole
+from focus.runtime.files import atomic_write
 
 
 def without_tests(manifest: Manifest) -> Manifest:
@@ -78,7 +78,7 @@ def write_once(manifest: Manifest, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes() if path.exists() else None
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         manifest.to_csv(aside)
         if before is not None and aside.read_bytes() != before:
             raise InputError(
@@ -100,5 +100,5 @@ def _mean_map(references: Sequence[str]) -> NDArray[np.float64]:
 def _write_map(values: NDArray[np.float64], path: Path) -> None:
     # 16 bits: a mean map is smooth, and 8 would show as steps.
     stored = np.round(values / max(values.max(), 1e-12) * 65535).astype(np.uint16)
-    with written_whole(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         Image.fromarray(stored).save(file, "PNG")

@@ -13,7 +13,7 @@ Maps = Literal["own", "shuffled", "center"]
 """Which human maps the training images have: their own, another's of their class, the mean map."""
 
 Settings = Mapping[str, Any]
-"""Fields of :class:`focus.config.TrainConfig`."""
+"""Fields of :class:`focus.config.train.TrainConfig`."""
 
 
 @dataclass(frozen=True)

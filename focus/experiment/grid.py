@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from focus.config import TrainConfig, resolve
+from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError, did_you_mean
 from focus.experiment import frozen
 from focus.experiment.frozen import ARMS, Maps, Settings

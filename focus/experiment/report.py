@@ -9,7 +9,7 @@ from focus.experiment import frozen
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.compare import Analysis, Comparison
 from focus.experiment.statistics import Compared, Interval, t_interval
-from focus.writing import csv_written_whole, written_whole
+from focus.runtime.files import atomic_csv_writer, atomic_write
 
 RUNS, TABLE_CSV, TABLE, COMPARISONS = "runs.csv", "table.csv", "report.md", "comparisons.csv"
 _SHOWN = ("closed", "closed_balanced", "open", "gap")
@@ -96,7 +96,7 @@ def write_report(
         folder / COMPARISONS, _COMPARED, [_compared(a, c) for a in analyses for c in a.comparisons]
     )
     text = "\n".join(_markdown(outcomes, analyses, missing, plots)) + "\n"
-    with written_whole(folder / TABLE) as aside:
+    with atomic_write(folder / TABLE) as aside:
         aside.write_text(text, encoding="utf-8")
     return text
 
@@ -232,7 +232,7 @@ def _compared(analysis: Analysis, c: Comparison) -> tuple[object, ...]:
 
 
 def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with csv_written_whole(path, end="\n") as writer:
+    with atomic_csv_writer(path, end="\n") as writer:
         writer.writerow(heads)
         writer.writerows(rows)
 

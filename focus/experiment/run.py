@@ -17,13 +17,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from focus.cli import load_config
-from focus.config import TrainConfig, resolve
+from focus.config.command_line import load_config
+from focus.config.flags import flag
+from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment.grid import Run
-from focus.flags import flag
-from focus.progress import spoken_time
-from focus.runs import other_setting
+from focus.runtime.progress import format_duration
+from focus.training.run_folder import other_setting
 
 LOGS = "logs"
 _FIXED_COST = 1.4
@@ -120,8 +120,8 @@ def execute(
                     number = len(left) - len(waiting) - len(running)
                     end = str(failures[-1]) if code else f"{run.name} is done"
                     say(
-                        f"{number}/{len(left)}  {end}; {spoken_time(passed)} passed, about "
-                        f"{spoken_time(passed * (total - done) / done)} left"
+                        f"{number}/{len(left)}  {end}; {format_duration(passed)} passed, about "
+                        f"{format_duration(passed * (total - done) / done)} left"
                     )
         except BaseException:  # Ctrl-C, or a run that cannot be begun or read: none goes on unseen
             _stop(list(running))
@@ -162,7 +162,7 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
 
 def _start(run: Run, log: Path) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["focus.training"])
+    context.set_forkserver_preload(["focus.training.run"])
     process = context.Process(target=_train, args=(words(run.config), str(log)))
     process.start()
     return process
@@ -176,9 +176,9 @@ def _train(flags: list[str], log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    from focus.cli import run
-    from focus.stopping import launched
-    from focus.training import train
+    from focus.config.command_line import run
+    from focus.runtime.signals import launched
+    from focus.training.run import train
 
     launched()
     print(f"train.py {' '.join(flags)}", flush=True)

@@ -12,7 +12,7 @@ from focus.experiment import frozen
 from focus.experiment.collect import read_json
 from focus.experiment.grid import Run
 from focus.experiment.statistics import t_interval
-from focus.writing import written_whole
+from focus.runtime.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def choose(found: Sequence[Candidate]) -> dict[str, Candidate]:
 def write_search(found: Sequence[Candidate], folder: Path) -> str:
     """Write ``search.csv`` and ``weights.yaml``; returns the table as text, and what to do next."""
     chosen = choose(found)
-    with written_whole(folder / "search.csv") as aside, aside.open("w", newline="") as file:
+    with atomic_write(folder / "search.csv") as aside, aside.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("loss", "settings", "mean", "sd", "lowest", "n", "chosen"))
         for candidate in found:
@@ -82,7 +82,7 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
                 )
             )
     weights = {arm: dict(c.settings) for arm, c in chosen.items()}
-    with written_whole(folder / "weights.yaml") as aside:
+    with atomic_write(folder / "weights.yaml") as aside:
         aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")
     lines = ["| loss | settings | validation AUC | lowest | |", "|---|---|---|---|---|"]
     for candidate in found:

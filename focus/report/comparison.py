@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from focus import robustness
+from focus.data.known_images import is_run
 from focus.data.manifest import REAL, SYNTHETIC
+from focus.data.perturbations import STRENGTHS
 from focus.errors import InputError, shown
+from focus.evaluation import robustness
+from focus.evaluation.protocol import UNNAMED
+from focus.evaluation.result_table import difference_lines, format_table
+from focus.evaluation.results import VERSION, Results, match
+from focus.evaluation.scores import Scores
 from focus.metrics import auc
-from focus.perturbations import STRENGTHS
 from focus.report import page, plots, tables
-from focus.result_table import difference_lines, format_table
-from focus.results import VERSION, Results, match
-from focus.runs import is_run
-from focus.runtime import check_writable
-from focus.scores import Scores
-from focus.test_sets import UNNAMED
+from focus.runtime.files import check_writable
 
 _MOST_DRAWN, _OF_MANY = 12, 6
 """Generators of a test set whose curves are all drawn, and how many are of more than those."""

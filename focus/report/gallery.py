@@ -17,16 +17,16 @@ from PIL import Image, ImageFilter
 from focus.data.images import load_image, load_map
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
-from focus.inference import predictions
-from focus.overlays import overlay
+from focus.data.overlay import overlay
+from focus.data.videos import evenly
+from focus.evaluation.inference import predictions
+from focus.evaluation.protocol import UNNAMED
+from focus.evaluation.results import Results, match
+from focus.evaluation.scores import Scores
 from focus.plotting import printable
-from focus.results import Results, match
-from focus.scores import Scores
-from focus.test_sets import UNNAMED
-from focus.videos import evenly
 
 if TYPE_CHECKING:
-    from focus.models import Detector
+    from focus.model.detector import Detector
 
 SHOWN = 480
 """Images with a picture, at most, if there are no more kinds of them."""

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from focus import __version__, faithfulness, robustness
+from focus import __version__
 from focus.data.manifest import Manifest
 from focus.errors import ImageError
-from focus.monitoring import best_epoch
+from focus.evaluation import faithfulness, robustness
+from focus.evaluation.result_table import remarks
+from focus.evaluation.results import Results
+from focus.evaluation.scores import Scores
+from focus.evaluation.selection import best_epoch
 from focus.plotting import printable
-from focus.progress import progress_bar
 from focus.report import gallery, plots, tables
-from focus.result_table import remarks
-from focus.results import Results
-from focus.scores import Scores
-from focus.writing import written_whole
+from focus.runtime.files import atomic_write
+from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from focus.models import Detector
+    from focus.model.detector import Detector
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -211,9 +212,9 @@ def _write(folder: Path, text: str, files: Mapping[str, bytes]) -> None:
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     try:
         for name, content in files.items():
-            with written_whole(folder / FIGURES / name) as aside:
+            with atomic_write(folder / FIGURES / name) as aside:
                 aside.write_bytes(content)
-        with written_whole(folder / REPORT) as aside:
+        with atomic_write(folder / REPORT) as aside:
             aside.write_text(text, encoding="utf-8")
     except BaseException:
         _remove_report(folder)

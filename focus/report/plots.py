@@ -17,14 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from focus import robustness
+from focus.data.perturbations import STRENGTHS, UNITS
+from focus.evaluation import robustness
+from focus.evaluation.protocol import UNNAMED, Comparison, union
+from focus.evaluation.results import Results, match
+from focus.evaluation.scores import Scores
 from focus.metrics import BINS, Array
-from focus.perturbations import STRENGTHS, UNITS
 from focus.plotting import COLOURS, INK, legend_below, short_labels
 from focus.report import curves
-from focus.results import Results, match
-from focus.scores import Scores
-from focus.test_sets import UNNAMED, Comparison, union
 
 SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
 PREFIXES = ("roc", "det", "scores", "entropy", "reliability", "training", "robustness")

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from focus.operating_points import POINTS
+from focus.evaluation.result_table import CHANCE, UNTOLD, figure, footnotes, table_rows
+from focus.evaluation.results import Results
+from focus.model.operating_points import POINTS
 from focus.plotting import printable
 from focus.report.plots import SET_TITLES
-from focus.result_table import CHANCE, UNTOLD, figure, footnotes, table_rows
-from focus.results import Results
 
 FIGURES = {
     "auc": "AUC",

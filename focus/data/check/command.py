@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from focus.cli import parse
-from focus.config import TrainConfig
+from focus.config.command_line import parse
+from focus.config.train import TrainConfig
 from focus.data.check.expected import DATA_SETS, compare
 from focus.errors import InputError, did_you_mean
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from focus.data.check import findings, report, sheet  # torch and all: --help does without
     from focus.data.readers import refuse_inside
-    from focus.runtime import check_writable
+    from focus.runtime.files import check_writable
 
     check_writable(output)
     refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))

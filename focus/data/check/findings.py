@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.config import TrainConfig, resolve
+from focus.config.train import TrainConfig, resolve
 from focus.data.bad_files import BadFile, check_images
 from focus.data.check.expected import Comparison
 from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
@@ -21,8 +21,8 @@ from focus.data.readers import read_given
 from focus.data.readers.files import Use, find_maps, images_below, maps_may_be_shared, odd_maps
 from focus.data.readers.folders import images_without_maps
 from focus.data.splits import assign_splits
+from focus.data.training_set import training_manifest
 from focus.errors import InputError
-from focus.training import training_manifest
 
 # Images of the shortcut audit: the interval is then narrower than 0.04.
 _AUDITED = 5000

@@ -27,8 +27,8 @@ from scipy import fft
 
 from focus.data.check.survey import THUMB, Look
 from focus.data.manifest import Manifest, Split
-from focus.progress import progress_bar
-from focus.writing import csv_written_whole
+from focus.runtime.files import atomic_csv_writer
+from focus.runtime.progress import progress_bar
 
 MIN_SIMILARITY = 0.9775
 """From here on two thumbnails count as the same picture."""
@@ -101,7 +101,7 @@ def without_leaks(manifest: Manifest, leaks: Sequence[Leak]) -> Manifest:
 
 def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> None:
     """One row a leak; ``docs/formats.md`` describes it."""
-    with csv_written_whole(path, CSV_MARKER) as writer:
+    with atomic_csv_writer(path, CSV_MARKER) as writer:
         writer.writerow(["path", "split", "other_path", "other_split", "kind", "similarity"])
         for leak in leaks:
             one, other = manifest[leak.row], manifest[leak.other]

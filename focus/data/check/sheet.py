@@ -10,7 +10,7 @@ from focus.data.check.findings import Findings
 from focus.data.images import load_image
 from focus.data.manifest import LABEL_NAMES, REAL, Sample
 from focus.data.maps import human_map
-from focus.overlays import overlay
+from focus.data.overlay import overlay
 from focus.plotting import shortened
 
 CELLS = 8

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from focus.data.images import load_image, load_map, reason, refuse_special, turn_upright
-from focus.data.machine import usable_cores
 from focus.data.maps import human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError
-from focus.progress import progress_bar
+from focus.runtime.machine import usable_cores
+from focus.runtime.progress import progress_bar
 
 R = TypeVar("R")
 

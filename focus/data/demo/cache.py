@@ -18,10 +18,10 @@ from typing import Any
 from focus.data.demo.artefacts import KNOWN_ARTEFACTS
 from focus.data.demo.render import REAL_FAMILY, SPLITS, VERSION, Splits, items
 from focus.data.demo.storage import Record, files, make_folders, render_share
-from focus.data.machine import cache_dir, usable_cores
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
-from focus.progress import progress_bar
+from focus.runtime.machine import cache_dir, usable_cores
+from focus.runtime.progress import progress_bar
 
 _INDEX = "index.json"
 _TEST_SETS: dict[str, TestSet] = {
@@ -41,10 +41,10 @@ def demo_manifest(
 ) -> Manifest:
     """The demo set's manifest; renders the set on first use (about ten seconds on two cores).
 
-    The files lie in a folder of ``cache`` (default: :func:`focus.data.machine.cache_dir`) that is
-    named by the set's version and content. A set whose checksum does not match is rendered again.
-    ``processes`` render (default: one for each core this process may use); their number does not
-    change a byte.
+    The files lie in a folder of ``cache`` (default: :func:`focus.runtime.machine.cache_dir`) that
+    is named by the set's version and content. A set whose checksum does not match is rendered
+    again. ``processes`` render (default: one for each core this process may use); their number does
+    not change a byte.
 
     Images are 64×64 RGB. Training and validation images have human maps; fakes have artefact
     masks, except uSpectrum's: its fingerprint is everywhere, so that pointing is undefined there.

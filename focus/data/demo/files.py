@@ -15,8 +15,8 @@ from focus.data.arguments import Arguments
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample
 from focus.errors import InputError
-from focus.progress import progress_bar
-from focus.writing import check_empty, csv_written_whole
+from focus.runtime.files import atomic_csv_writer, check_empty
+from focus.runtime.progress import progress_bar
 
 TRAIN = "train.csv"
 REALS = "reals"
@@ -91,7 +91,7 @@ def _copied(sample: Sample, folder: Path) -> Sample:
 
 def _write_cyborg(samples: Iterable[Sample], path: Path, root: Path) -> None:
     """``split,label,/path,generator`` without header; reals have no generator."""
-    with csv_written_whole(path, end="\n") as rows:
+    with atomic_csv_writer(path, end="\n") as rows:
         for sample in samples:
             row = [
                 "train" if sample.split == "train" else "test",

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from focus.config import EvaluateConfig, TrainConfig
+from focus.config.layouts import HUB_PREFIX, Layout, parse_columns
+from focus.config.train import EvaluateConfig, TrainConfig
 from focus.data.generators import SEVERAL, family_of, served_by
-from focus.data.layouts import HUB_PREFIX, Layout, parse_columns
-from focus.data.machine import is_main_process
 from focus.data.manifest import (
     CSV_MARKER,
     REAL,
@@ -23,7 +22,6 @@ from focus.data.manifest import (
     open_csv,
 )
 from focus.data.readers import cyborg, folders, hub, tables
-from focus.data.readers.both import refuse_both_classes, refuse_two_labels
 from focus.data.readers.columns import NAMES, Columns, could_be_label
 from focus.data.readers.files import (
     ARCHIVES,
@@ -34,8 +32,10 @@ from focus.data.readers.files import (
     maps_may_be_shared,
     with_maps,
 )
+from focus.data.readers.label_conflicts import refuse_both_classes, refuse_two_labels
 from focus.errors import InputError, shown
-from focus.writing import is_utf8
+from focus.runtime.files import is_utf8
+from focus.runtime.machine import is_main_process
 
 _log = logging.getLogger(__name__)
 

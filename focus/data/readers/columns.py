@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast, get_args
 
+from focus.config.layouts import COLUMNS
 from focus.data.manifest import (
-    COLUMNS,
     LABEL_NAMES,
     NO_EXTRA,
     REAL,
@@ -22,7 +22,7 @@ from focus.data.manifest import (
     read_box,
 )
 from focus.data.readers.files import split_of
-from focus.data.readers.numbers import Numbers
+from focus.data.readers.polarity import Numbers
 from focus.errors import InputError
 
 NAMES: dict[str, tuple[str, ...]] = {

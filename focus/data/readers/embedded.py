@@ -2,9 +2,9 @@
 
 import hashlib
 
-from focus.data.machine import cache_dir
 from focus.errors import InputError
-from focus.writing import written_whole
+from focus.runtime.files import atomic_write
+from focus.runtime.machine import cache_dir
 
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": ".png",
@@ -19,15 +19,15 @@ _BEGINNINGS = {
 def store(content: bytes) -> str:
     """The path of the file with this content, written unless it is there whole.
 
-    Its name is the content's SHA-256, in a folder of :func:`focus.data.machine.cache_dir`, with the
-    extension of its format, ``.img`` if that is none of the usual. Raises InputError.
+    Its name is the content's SHA-256, in a folder of :func:`focus.runtime.machine.cache_dir`, with
+    the extension of its format, ``.img`` if that is none of the usual. Raises InputError.
     """
     digest = hashlib.sha256(content).hexdigest()
     path = cache_dir().absolute() / "embedded" / digest[:2] / f"{digest}{_extension(content)}"
     try:
         if not path.is_file() or path.stat().st_size != len(content):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path, flushed=False) as aside:  # there may be a million
+            with atomic_write(path, flushed=False) as aside:  # there may be a million
                 aside.write_bytes(content)
     except OSError as error:
         raise InputError(

@@ -12,11 +12,11 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from focus.data.machine import is_main_process
 from focus.data.manifest import REAL, Manifest, Sample, Split, TestSet, absolute
 from focus.data.maps import files_of, map_references
 from focus.errors import InputError
-from focus.progress import progress_bar
+from focus.runtime.machine import is_main_process
+from focus.runtime.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 

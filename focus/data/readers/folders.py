@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from focus.config.layouts import Layout
 from focus.data.generators import family_of
-from focus.data.layouts import Layout
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.readers.files import (
     ARCHIVES,

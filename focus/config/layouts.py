@@ -1,0 +1,55 @@
+"""The names that ``--layout`` and ``--columns`` take.
+
+They stand apart from the readers, so that a command line can be read without them.
+"""
+
+from typing import Literal
+
+from focus.errors import InputError
+
+COLUMNS = (
+    *("path", "label", "generator", "family", "split", "test_set"),
+    *("map_path", "mask_path", "box", "group"),
+)
+
+Layout = Literal[
+    "manifest",
+    "cyborg",
+    "csv",
+    "0_real-1_fake",
+    "nature-ai",
+    "real-fake",
+    "images",
+    "parquet",
+    "hub",
+]
+
+HUB_PREFIX = "hf://"
+_ALSO = {
+    "image": "path",
+    "heatmap": "map_path",
+    "map": "map_path",
+    "mask": "mask_path",
+    "identity": "group",
+    "video": "group",
+}
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """``"path=filename,label=typ"`` as a mapping from the manifest's columns to those of a table.
+
+    An empty name, as in ``generator=``, stands for "the table has none". Raises InputError.
+    """
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        role, equals, name = (word.strip() for word in part.partition("="))
+        role = _ALSO.get(role, role)
+        if not equals or role not in COLUMNS:
+            raise InputError(
+                f"--columns got {part!r}: give path=NAME,label=NAME and so on, of "
+                f"{', '.join(COLUMNS)}."
+            )
+        if role in columns:
+            raise InputError(f"--columns names {role} twice: give one column for it.")
+        columns[role] = name
+    return columns

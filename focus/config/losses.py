@@ -1,0 +1,92 @@
+"""The training losses by name.
+
+The loss is ``(1/B) sum_b (a CE_b + b focus_b + c saliency_b)``; see :mod:`focus.kernels` for the
+terms. The weights beyond CYBORG's are this project's own, chosen on validation images of
+the demo set.
+"""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Literal, get_args
+
+from focus.config.flags import RANGES
+from focus.errors import InputError, did_you_mean
+
+# As in focus.kernels.types, which imports torch: --help does without.
+Level = Literal["none", "match", "hinge", "minimize"]
+CamClass = Literal["true", "predicted", "contrast"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the loss, in the words of :func:`focus.kernels.focus_head`.
+
+    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. level: what the focus
+    term is of the entropy. cam_class: whose CAM focus and saliency term look at. entropy_target:
+    ``h*`` in [0, 1] of the levels match and hinge; None takes each sample's human map's.
+    temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
+
+    ``docs/losses.md`` says when to use which.
+
+    Raises:
+        ValueError: a number outside its range, a level or a class of the CAM that there is not.
+        TypeError: a weight that is no number.
+    """
+
+    classification_weight: float = 1.0
+    focus_weight: float = 0.0
+    saliency_weight: float = 0.0
+    level: Level = "minimize"
+    cam_class: CamClass = "true"
+    entropy_target: float | None = None
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        given = vars(self).copy()
+        if self.entropy_target is None:
+            del given["entropy_target"]
+        for name, (allowed, words) in RANGES.items():
+            if name not in given:
+                continue
+            if not isinstance(given[name], Real):
+                raise TypeError(f"{name} must be a number, got {given[name]!r}")
+            if not (math.isfinite(given[name]) and allowed(given[name])):
+                raise ValueError(f"{name} must be {words}, got {given[name]}")
+            object.__setattr__(self, name, float(given[name]))  # JSON takes none of numpy's
+        for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
+            if (value := given[name]) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {value!r}"
+                    f"{did_you_mean(str(value), choices)}"
+                )
+
+
+LOSSES: dict[str, LossConfig] = {
+    "ce": LossConfig(level="none"),
+    "saliency": LossConfig(saliency_weight=5.0, level="none"),
+    # CYBORG's code takes the CAM of the predicted class (Boyd et al., 2023).
+    "cyborg": LossConfig(0.5, 0.0, 0.5, level="none", cam_class="predicted"),
+    "focus": LossConfig(focus_weight=0.1),
+    "hinge": LossConfig(focus_weight=1.0, level="hinge", entropy_target=0.6),
+    "match": LossConfig(focus_weight=1.0, level="match"),
+    "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
+}
+"""The settings of each ``--loss`` by its name."""
+
+
+def loss_of(loss: LossConfig | str) -> LossConfig:
+    """The loss itself, or that of a name in :data:`LOSSES`.
+
+    Raises:
+        InputError: there is no loss of that name.
+    """
+    if isinstance(loss, LossConfig):
+        return loss
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise InputError(
+            f"There is no loss {loss!r}{did_you_mean(str(loss), LOSSES)}: give a LossConfig, or "
+            f"one of {', '.join(LOSSES)}."
+        )
+    return LOSSES[loss]

@@ -1,0 +1,1 @@
+"""From images to scores, estimates and results."""

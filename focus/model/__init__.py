@@ -1,0 +1,1 @@
+"""The detector: backbone, head, weights, saved folder and prediction."""

@@ -1,0 +1,162 @@
+"""The head of a detector: features [B,C,H,W] to logits, CAM and loss."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from focus.config.losses import LossConfig, loss_of
+from focus.kernels import class_activation, focus_head
+from focus.kernels.types import accumulation_dtype, linear, without_autocast
+
+_SETTINGS = tuple(field.name for field in fields(LossConfig))
+_WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
+
+
+class DetectorOutput(NamedTuple):
+    """What the detector's forward returns: the fields of ``focus.kernels.FocusHeadOutput``.
+
+    Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
+    one, it is that of the class the loss looks at. Only ``loss`` and, without a target, ``logits``
+    carry gradient.
+    """
+
+    loss: Tensor | None
+    """Scalar mean over the batch."""
+    logits: Tensor
+    """``[B,K]``."""
+    cam: Tensor
+    """Raw CAM ``[B,H,W]``."""
+    entropy: Tensor
+    """Of the CAM, ``[B]`` in [0, 1] up to rounding."""
+    classification: Tensor | None = None
+    """Cross-entropy ``[B]``, with class weights and label smoothing, without the loss's factor."""
+    focus: Tensor | None = None
+    """Focus term ``[B]``, without its factor."""
+    saliency: Tensor | None = None
+    """Saliency term ``[B]``, without its factor."""
+
+
+class FocusHead(nn.Module):
+    """Classifier on pooled features, with the CAM terms of the loss.
+
+    ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share one
+    weight.
+
+    ``fc`` only holds them: it is never called, so that what hangs on its call (hooks, pruning,
+    dynamic quantisation) does not act. ``torch.nn.utils.parametrizations`` do.
+
+    Args:
+        channels: C of the features; num_classes: K.
+        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
+            ``LossConfig()``, cross-entropy alone.
+
+    Raises:
+        InputError: there is no loss of that name.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, loss: LossConfig | str | None = None
+    ) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels, num_classes)
+        # Three weights as a tensor, once they change: numbers would compile again with each change.
+        self.loss_weights: Tensor | None
+        self.register_buffer("loss_weights", None, persistent=False)
+        self._factors = 1.0, 1.0
+        self.loss = LossConfig() if loss is None else loss
+        self.class_weight: Tensor | None
+        """Factors ``[K]`` of the cross-entropy; None: all 1."""
+        self.register_buffer("class_weight", None, persistent=False)
+
+    @property
+    def loss(self) -> LossConfig:
+        """Weights and settings of the loss; may be set, also by the name of one."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, loss: LossConfig | str) -> None:
+        self._loss = loss_of(loss)
+        if self.loss_weights is not None:
+            self.scale_terms(*self._factors)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        if self.loss_weights is not None:  # a cast would round them, to_empty leave what was there
+            self.loss_weights = None
+            self.scale_terms(*self._factors)
+        return self
+
+    def scale_terms(self, focus: float, saliency: float) -> None:
+        """Multiply the weights of the focus and of the saliency term from here on, whatever the
+        loss."""
+        self._factors = focus, saliency
+        if self.loss_weights is None:
+            dtype = accumulation_dtype(self.fc.weight)
+            self.loss_weights = torch.empty(3, device=self.fc.weight.device, dtype=dtype)
+        loss = self.loss
+        values = (
+            loss.classification_weight,
+            loss.focus_weight * focus,
+            loss.saliency_weight * saliency,
+        )
+        for cell, value in zip(self.loss_weights, values, strict=True):
+            cell.fill_(value)  # on the device, without a copy that waits
+
+    def forward(
+        self,
+        features: Tensor,
+        target: Tensor | None = None,
+        saliency: Tensor | None = None,
+        saliency_mask: Tensor | None = None,
+    ) -> DetectorOutput:
+        """Features ``[B,C,H,W]`` to a :class:`DetectorOutput`, with the loss if there is a target.
+
+        target ``[B]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
+        :func:`focus.kernels.focus_head`, as is what they raise; without a target, maps are ignored.
+        """
+        weight, bias = self.fc.weight, self.fc.bias  # once: a parametrization may draw anew
+        if target is None:
+            _, cams, entropy = self._activations(features, weight, bias)
+            logits = _logits(features, weight, bias)
+            predicted = logits.detach().argmax(1)
+            return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
+        # Not asdict, whose copies torch 2.11 does not compile.
+        settings = {name: getattr(self.loss, name) for name in _SETTINGS}
+        if self.loss_weights is not None:
+            settings |= zip(_WEIGHTS, self.loss_weights.unbind(), strict=True)
+        out = focus_head(
+            features,
+            weight,
+            bias,
+            target,
+            saliency=saliency,
+            saliency_mask=saliency_mask,
+            class_weight=self.class_weight,
+            **settings,
+        )
+        return DetectorOutput(*out)
+
+    def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
+        return self._activations(features, self.fc.weight, self.fc.bias)
+
+    def _activations(
+        self, features: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        classes = range(self.fc.out_features)
+        return class_activation(features, weight, bias, classes, temperature=self.loss.temperature)
+
+
+@without_autocast
+def _logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Logits ``[B,K]`` with gradient, in the precision of the CAM and of the loss."""
+    dtype = accumulation_dtype(features)
+    return linear(features.mean((2, 3), dtype=dtype), weight.to(dtype), bias)
+
+
+def pick(per_class: Tensor, index: Tensor) -> Tensor:
+    """``[B,K,...]`` to ``[B,...]``: each sample's class."""
+    return per_class[torch.arange(index.shape[0], device=index.device), index]

@@ -1,0 +1,1 @@
+"""Start programs and processes, answer signals, write files whole."""

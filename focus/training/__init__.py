@@ -1,0 +1,1 @@
+"""One training run: data to steps, checkpoints and the run folder."""

@@ -1,0 +1,148 @@
+"""Which images make which batch: known for a whole epoch, and alike for any number of processes.
+
+A step of the optimiser takes the next ``batch_size * processes * accumulation`` images of the
+epoch's order, the last step what is left; the batch before gives it images if it has less than two
+a process. A process takes its share of each batch; the loss being linear in the images
+(:mod:`focus.config.losses`), a share weighs as many images as it has. So neither the number of
+processes nor that of the accumulated batches changes a gradient, but for which images the last two
+batches of an epoch have; and an epoch is entered at any of its steps.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from focus.config.recipes import Sampling
+
+
+class MicroBatch(NamedTuple):
+    """What one process takes of one batch.
+
+    rows: of the training manifest, at least one. again: how often the epoch had each of them
+    before, which a sampling with replacement may. counted: how many of them count; 0 where fewer
+    images are left than there are processes, so that this one runs an image for company. weight:
+    of its mean loss in the step, times the number of processes, whose gradients are averaged. last:
+    whether the optimiser steps after it.
+    """
+
+    rows: list[int]
+    again: list[int]
+    counted: int
+    weight: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of one process.
+
+    labels: of the training images [N], 0 or 1. batch_size: images of one process at a time.
+    accumulation: batches of a step. sampling: "shuffled" takes each image once an epoch,
+    "balanced" draws N with replacement, each class with the same probability. The order depends on
+    seed and epoch only.
+    """
+
+    labels: Sequence[int]
+    batch_size: int
+    accumulation: int = 1
+    processes: int = 1
+    rank: int = 0
+    sampling: Sampling = "shuffled"
+    seed: int = 0
+
+    @property
+    def images_per_step(self) -> int:
+        """Of all processes together; the last steps of an epoch may have fewer, or a few more."""
+        return self.batch_size * self.processes * self.accumulation
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser in an epoch."""
+        return -(-len(self._ends) // self.accumulation)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch's images, of all processes."""
+        draw = np.random.default_rng((self.seed, epoch))
+        if self.sampling == "shuffled":
+            return draw.permutation(len(self.labels))
+        label = np.asarray(self.labels)
+        share = 1 / np.bincount(label)[label]
+        return draw.choice(len(label), len(label), p=share / share.sum())
+
+    def epoch(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
+        """This process's batches of each step from ``first_step`` on."""
+        order = self.order(epoch)
+        drawn = np.stack([order, _times_before(order)], 1)
+        batches = [drawn[start:end] for start, end in pairwise([0, *self._ends])]
+        starts = range(first_step * self.accumulation, len(batches), self.accumulation)
+        return [self._step(batches[start : start + self.accumulation]) for start in starts]
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        """Where the batches of all processes end in an epoch's order.
+
+        Of a single image a norm over the batch has no statistics: what would leave a process with
+        one takes some from the batch before, or goes with it where that has none to give; unless
+        one at a time is what was asked for.
+        """
+        total, size, least = len(self.labels), self.batch_size * self.processes, 2 * self.processes
+        ends = [0, *range(size, total, size), total] if total else [0]
+        if len(ends) > 2 and self.batch_size > 1 and total - ends[-2] < least:
+            ends[-2] = total - least
+            if ends[-2] - ends[-3] < least:
+                del ends[-2]
+        return ends[1:]
+
+    def _step(self, batches: list[NDArray[np.int64]]) -> list[MicroBatch]:
+        images = sum(map(len, batches))
+        made = []
+        for number, batch in enumerate(batches, start=1):
+            mine = np.array_split(batch, self.processes)[self.rank]
+            rows, again = (mine if len(mine) else batch[:1]).T.tolist()
+            made.append(
+                MicroBatch(
+                    rows=rows,
+                    again=again,
+                    counted=len(mine),
+                    weight=len(mine) * self.processes / images,
+                    last=number == len(batches),
+                )
+            )
+        return made
+
+
+def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each element stands before it."""
+    by_row = np.argsort(order, kind="stable")
+    ordered = order[by_row]
+    before = np.empty_like(order)
+    before[by_row] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return before
+
+
+class PlannedBatches(Sampler[list[tuple[int, int]]]):
+    """The batches that were planned last, for a DataLoader: of each image the row, and how often
+    the epoch had it before."""
+
+    def __init__(self) -> None:
+        self._planned: list[list[MicroBatch]] = []
+
+    def plan(self, steps: list[list[MicroBatch]]) -> None:
+        """Choose what the next iteration gives."""
+        self._planned = steps
+
+    def __len__(self) -> int:
+        return sum(map(len, self._planned))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (
+            list(zip(batch.rows, batch.again, strict=True))
+            for step in self._planned
+            for batch in step
+        )

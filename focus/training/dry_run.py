@@ -1,0 +1,123 @@
+"""``train.py --dry-run``: what would be trained, how large it is, how long it takes."""
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile
+
+from focus.config.train import ResolvedTrainConfig
+from focus.data.manifest import LABEL_NAMES, Manifest
+from focus.errors import shown
+from focus.evaluation.inference import predictions
+from focus.model.detector import Detector
+from focus.runtime.launch import describe
+from focus.runtime.progress import format_duration
+from focus.training.trainer import Trainer
+
+_TIMED_STEPS = 3
+_TIMED_SECONDS = 10  # of validation
+_PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
+
+
+def dry_run(
+    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
+) -> None:
+    """Print the configuration, the images, the model, and the time that real steps took.
+
+    A few steps are trained, on a detector that is then thrown away. Nothing is written.
+    """
+    say = accelerator.print
+    say(f"\n{yaml.safe_dump(asdict(config), sort_keys=False)}")
+    for line in image_counts(manifest):
+        say(line)
+    trainer = Trainer(config, detector, manifest, accelerator)
+    parameters = sum(p.numel() for p in detector.parameters())
+    say(
+        f"model: {config.model}, {parameters / 1e6:.2f} million parameters "
+        f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
+    )
+    say(describe(accelerator, config))
+    seconds, launches = _timed(trainer)
+    say("kernel launches: " + ("none on a CPU" if launches is None else f"{launches} a step"))
+    plan = trainer.plan
+    steps = config.epochs * plan.steps
+    scoring = config.epochs * len(trainer.validation) * _seconds_per_image(trainer)
+    total = steps * seconds + scoring / accelerator.num_processes
+    say(
+        f"steps: {config.epochs} epochs x {plan.steps} = {steps}, of {plan.images_per_step} images "
+        f"each\ntime: {format_duration(total)} (a step took {seconds:.3g} s, validation "
+        f"{format_duration(scoring / accelerator.num_processes)} of it), the test images apart"
+    )
+
+
+def image_counts(manifest: Manifest) -> list[str]:
+    """A line a split and a line for each class and generator in it."""
+    lines = []
+    for split in ("train", "validation", "test"):
+        counts = Counter(
+            (LABEL_NAMES[s.label], s.generator)
+            for s in manifest.split(split)
+            if s.label is not None
+        )
+        lines.append(f"{split}: {sum(counts.values())} images")
+        lines += [
+            f"  {label}{f' of {shown(generator)}' if generator else ''}: {count}"
+            for (label, generator), count in sorted(counts.items())
+        ]
+    return lines
+
+
+def _timed(trainer: Trainer) -> tuple[float, int | None]:
+    """Seconds of a step, and kernel launches in one, where there are any."""
+    trainer.model.train()
+    # What the workers loaded while the first step compiled says nothing of how fast they load.
+    before = 1 + -(-_PREFETCHED * trainer.config.workers // trainer.plan.accumulation)
+    steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS]
+    loaded = trainer.images.load(0, steps)
+    for step in steps[:before]:
+        trainer.train_step(step, loaded)
+    timed, began = steps[before:], time.perf_counter()
+    if not timed:  # a whole epoch, with the wait for its first batch
+        timed = trainer.plan.epoch(1)
+        loaded = trainer.images.load(1, timed)
+    for step in timed:
+        trainer.train_step(step, loaded)
+    seconds = (time.perf_counter() - began) / len(timed)
+    return seconds, _launches(trainer) if trainer.accelerator.device.type == "cuda" else None
+
+
+def _launches(trainer: Trainer) -> int:
+    """Kernel launches of a step."""
+    step = trainer.plan.epoch(0)[0]
+    loaded = trainer.images.load(0, [step])
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        trainer.train_step(step, loaded)
+        torch.cuda.synchronize(trainer.accelerator.device)
+    return sum(
+        event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
+        for event in seen.events()
+    )
+
+
+def _seconds_per_image(trainer: Trainer) -> float:
+    """Of validation, the start of its workers included, which is in each."""
+    scored = partial(
+        predictions,
+        trainer.kept,
+        trainer.validation,
+        batch_size=trainer.config.eval_batch_size,
+        autocast=trainer.accelerator.autocast,
+    )
+    if trainer.config.compile:
+        list(scored(indices=range(min(trainer.config.eval_batch_size, len(trainer.validation)))))
+    images, began = 0, time.perf_counter()
+    for rows, _ in scored(workers=trainer.config.workers):
+        images += len(rows)
+        if time.perf_counter() - began > _TIMED_SECONDS:
+            break
+    return (time.perf_counter() - began) / max(1, images)

@@ -1,0 +1,120 @@
+"""What a run says of itself: the figures of a step, of an epoch, of the validation images.
+
+``docs/formats.md`` describes ``summary.csv``, which holds those of an epoch.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
+
+from focus.data.manifest import REAL, SYNTHETIC
+from focus.evaluation.scores import Scores
+from focus.metrics import auc, commonest_peak_share
+from focus.runtime.files import atomic_write
+
+TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
+"""Means over images in ``summary.csv``, in the order in which a step sums them."""
+
+COLLAPSED = 0.9
+"""Share of validation images whose CAM peaks in one cell, from which on there is a warning."""
+
+
+class Step(NamedTuple):
+    """What a step of the optimiser gave, over the images of all processes.
+
+    sums: of ``TERMS``. images: how many. gradient_norm: before clipping. updated: the weights
+    moved. finite: else the loss or its gradient was not finite, which is the batch's fault or the
+    network's, not that of the scale of fp16.
+    """
+
+    sums: list[float]
+    images: float
+    gradient_norm: float
+    updated: bool
+    finite: bool
+
+
+class EpochSums:
+    """Sums over the images and steps of an epoch, which a checkpoint within it carries on."""
+
+    def __init__(self, values: Sequence[float] | None = None) -> None:
+        self.values = list(values or [0.0] * (len(TERMS) + 4))
+
+    def add(self, sums: Sequence[float], images: float, gradient_norm: float) -> None:
+        """A step that was taken: the sums of ``TERMS`` over its images."""
+        own = [*sums, images, gradient_norm, 1.0, 0.0]
+        self.values = [a + b for a, b in zip(self.values, own, strict=True)]
+
+    def add_skipped(self) -> None:
+        """A step that was not, its loss not being finite."""
+        self.values[-1] += 1
+
+    def means(self) -> dict[str, float]:
+        """``train_*`` figures; NaN where no step was taken."""
+        *sums, images, norm, taken, skipped = self.values
+        means = {f"train_{n}": _share(v, images) for n, v in zip(TERMS, sums, strict=True)}
+        return {
+            **means,
+            "train_grad_norm": _share(norm, taken),
+            "train_skipped_steps": int(skipped),
+        }
+
+
+def validation_figures(scores: Scores) -> dict[str, float]:
+    """``eval_*`` figures of the validation images; the CAM is that of the predicted class."""
+    label, score = scores.label, scores.score
+    ranked = auc(score[label == REAL], score[label == SYNTHETIC])
+    assert ranked is not None, "both classes are in the validation split"
+    share = commonest_peak_share(scores.peak_row * 10_000 + scores.peak_col)
+    return {
+        "eval_auc": ranked,
+        "eval_average_precision": float(average_precision_score(label, score)),
+        "eval_balanced_accuracy": float(balanced_accuracy_score(label, scores.predicted != REAL)),
+        "eval_log_loss": float(log_loss(label, score)),
+        "eval_entropy": float(scores.entropy_predicted.mean()),
+        "eval_entropy_sum": float(scores.entropy_sum.mean()),
+        "eval_entropy_z": float(scores.entropy_z.mean()),
+        "eval_cam_range": float(scores.cam_range.mean()),
+        "eval_peak_share": share or 0.0,
+    }
+
+
+def collapse_warning(figures: Mapping[str, float]) -> str:
+    """What to say if the model looks at one place whatever the image; "" if it does not."""
+    share = figures["eval_peak_share"]
+    if share < COLLAPSED:
+        return ""
+    return (
+        f"warning: the CAM of {100 * share:.0f} % of the validation images peaks in the same cell: "
+        "the model looks at one place whatever the image; lower --focus-weight, or raise "
+        "--saliency-weight"
+    )
+
+
+def epoch_line(
+    row: Mapping[str, Any], epochs: int, metric: str, *, best: bool, images_per_second: float
+) -> str:
+    """One line for the console. images_per_second: of training."""
+    name = f"eval_{metric}"
+    mark = "  (best)" if best else ""
+    return (
+        f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  "
+        f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} {row[name]:.4f}  "
+        f"entropy {row['eval_entropy']:.3f}  {images_per_second:.0f} images/s{mark}"
+    )
+
+
+def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``summary.csv``."""
+    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _share(total: float, count: float) -> float:
+    return total / count if count else math.nan

@@ -1,0 +1,75 @@
+"""The optimiser, its schedule, and what is kept of the network when a step is skipped."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from focus.config.schedules import rate_factor
+from focus.config.train import ResolvedTrainConfig
+
+
+def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW on all parameters."""
+    kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        # Without a momentum of its own the schedule sets it, which torch asks to be above 0.
+        momentum = 0.9 if config.momentum is None else config.momentum
+        return torch.optim.SGD(model.parameters(), momentum=momentum, **kind)
+    return torch.optim.AdamW(model.parameters(), **kind)
+
+
+def make_scheduler(
+    config: ResolvedTrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> LRScheduler:
+    """The schedule of the learning rate, in steps of the optimiser."""
+    steps = config.epochs * steps_per_epoch
+    if config.schedule == "one-cycle" and steps > 1:  # of one step torch makes the last, of rate 0
+        # Torch divides by the length of the rise in its own count, 0 for exactly one step.
+        rise = config.warmup * (1 + 1e-9 * (config.warmup * steps == 1))
+        return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, pct_start=rise)
+    factor = partial(
+        rate_factor,
+        config.schedule,
+        steps=steps,
+        warmup=config.warmup,
+        step_length=config.step_epochs * steps_per_epoch,
+        gamma=config.step_gamma,
+    )
+    return LambdaLR(optimizer, factor)
+
+
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Statistics of the batch over all processes, in place.
+
+    By timm, since torch's own conversion drops the activation that is part of timm's norms.
+    """
+    convert_sync_batchnorm(model)
+
+
+class Buffers:
+    """Running statistics of a network, as they were after the last step that was taken.
+
+    A forward that is not finite has spoilt them before anybody sees its loss.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # Those of one type are copied at once: statistics, and the numbers of batches in them.
+        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in model.buffers():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        self._own = list(by_type.values())
+        self._kept = [[buffer.clone() for buffer in buffers] for buffers in self._own]
+
+    def keep(self) -> None:
+        """Note them."""
+        for kept, own in zip(self._kept, self._own, strict=True):
+            torch._foreach_copy_(kept, own)
+
+    def restore(self) -> None:
+        """Take them back."""
+        for kept, own in zip(self._kept, self._own, strict=True):
+            torch._foreach_copy_(own, kept)

@@ -1,0 +1,97 @@
+"""``python -m bench.pointing``: by hand on two images, and what README and docs say of its file."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.pointing import artefacts, measure, of_maps, of_peaks
+from focus.data.demo import demo_manifest
+from focus.data.manifest import Manifest, Sample
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def rows() -> list[dict[str, str]]:
+    file = CHECKOUT / "bench" / "results" / "pointing.csv"
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def of(figure: str, images: str, peak: str, column: str = "hit") -> str:
+    """As the documents write it: ``.47``."""
+    (row,) = (r for r in rows() if (r["figure"], r["images"], r["peak"]) == (figure, images, peak))
+    return f"{float(row[column]):.2f}".removeprefix("0")
+
+
+def test_artefacts_are_those_of_the_hit_rule(tmp_path: Path) -> None:
+    """4 x 4 pixels, cells of 2 x 2: one cell is covered by half, one by a quarter of it."""
+    mask = np.zeros((4, 4), np.uint8)
+    mask[0, 0] = mask[0, 1] = mask[2, 2] = 255
+    for name, pixels in (("mask", mask), ("none", 0 * mask)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    masks = [str(tmp_path / f"{name}.png") for name in ("mask", "none")]
+    given = [Sample("f", label=1, mask_path=path) for path in masks]
+    found = artefacts(Manifest([*given, Sample("r", label=0), Sample("g", label=1)]), 2)
+    assert found.tolist() == [[[True, False], [False, True]]]
+
+
+def test_peaks_that_look_at_no_image() -> None:
+    """Cells of 4 x 4: training hits the first one most, where one of two images is hit."""
+    hits, trained = np.zeros((2, 4, 4), bool), np.zeros((1, 4, 4), bool)
+    hits[0, 0, 0] = hits[0, 1, 2] = hits[1, 1, 2] = trained[0, 0, 0] = True
+    found = {row.peak: (row.n, row.hit) for row in of_peaks("pointing_hit", "open", hits, trained)}
+    assert found == {
+        "any cell": (2, round(3 / 32, 4)),
+        "middle cells": (2, 0.25),
+        "fixed cell": (2, 0.5),
+        "best cell": (2, 1.0),
+    }
+
+
+def test_maps_that_look_at_no_image() -> None:
+    """Two images whose maps are one cell each; training has the first one's."""
+    maps = np.zeros((2, 2, 2))
+    maps[0, 0, 0] = maps[1, 1, 1] = 1
+    found = {row.peak: (row.hit, row.cosine) for row in of_maps(maps, maps[:1])}
+    assert found["fixed cell"] == found["mean map"] == (0.5, 0.5)
+    assert found["other's map"] == (0.0, 0.0)
+
+
+@pytest.mark.slow
+def test_the_file_is_what_the_demo_set_gives() -> None:
+    measured = [(r.peak, str(r.n), str(r.hit)) for r in measure(demo_manifest(progress=False), 8)]
+    assert [(r["peak"], r["n"], r["hit"]) for r in rows()] == measured
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md"])
+def test_the_documents_say_what_the_file_says(document: str) -> None:
+    text = " ".join((CHECKOUT / document).read_text(encoding="utf-8").split())
+    even, middle, fixed = (
+        [of("pointing_hit", name, peak) for name in ("closed", "open")]
+        for peak in ("any cell", "middle cells", "fixed cell")
+    )
+    if document == "README.md":
+        (said,) = re.findall(r"hits (\S+) of the closed and (\S+) of the open set, a unif", text)
+        assert list(said) == fixed
+        assert f"a uniformly random cell {even[0]} of each" in text
+        assert even[0] == even[1]
+        assert f"of which one fixed cell hits {fixed[0]}." in text
+        assert f"no loss reaches the {fixed[1]} of the fixed cell" in text
+        return
+    assert f"a uniformly random cell hits {even[0]} (closed) and {even[1]} (open)" in text
+    assert f"four middle cells {middle[0]} and {middle[1]}" in text
+    assert f"training artefacts, {fixed[0]} and {fixed[1]};" in text
+    assert f"the fixed cell hits {of('map_hit', 'validation', 'fixed cell')}" in text
+    cosine = of("map_hit", "validation", "other's map", "cosine")
+    assert f"has a `map_cosine` of {cosine}" in text
+
+
+def test_no_loss_of_the_experiment_reaches_the_fixed_cell() -> None:
+    with (CHECKOUT / "bench/results/experiment-table.csv").open(newline="") as lines:
+        means = [r for r in csv.DictReader(lines) if r["figure"] == "pointing_open"]
+    assert len(means) > 10
+    assert max(float(r["mean"]) for r in means) < float(of("pointing_hit", "open", "fixed cell"))

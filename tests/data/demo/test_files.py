@@ -1,0 +1,187 @@
+"""The demo set as files: a run from them is the run from the embedded set."""
+
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from focus.config.command_line import parse
+from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.check.command import main as check
+from focus.data.demo import demo_manifest
+from focus.data.demo.files import main, write_demo
+from focus.data.images import load_image, load_map
+from focus.data.manifest import Manifest, Sample
+from focus.data.maps import human_map
+from focus.data.readers import read_data, read_tests
+from focus.data.training_set import training_manifest
+from focus.errors import InputError
+from focus.evaluation.scores import Scores
+from focus.runtime.launch import start
+from focus.training.run import make_detector
+from focus.training.trainer import Trainer
+
+SPLITS = {
+    "train": {"real": 8, "kA": 5, "kB": 4},
+    "validation": {"real": 4, "kA": 2, "kB": 2},
+    "closed": {"real": 3, "kA": 2, "kB": 2},
+    "closed_balanced": {"real": 2, "kA": 2},
+    "open": {"real": 4, "uNear": 2, "uEars": 2, "uSpectrum": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def built_in(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return demo_manifest(
+        tmp_path_factory.mktemp("cache"), processes=1, progress=False, splits=SPLITS
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(built_in: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    written = tmp_path_factory.mktemp("demo") / "files"
+    write_demo(built_in, written, progress=False)
+    return written
+
+
+def config(folder: Path, *more: str) -> ResolvedTrainConfig:
+    """Of the command that the program prints."""
+    data = ["--recipe=demo", f"--data={folder}/train.csv"]
+    tests = [f"--test-data={n}={folder}/{n}.csv" for n in ("closed", "closed_balanced", "open")]
+    return resolve(parse(TrainConfig, [*data, *tests, *more]))
+
+
+def test_the_files_read_as_the_embedded_set(built_in: Manifest, folder: Path) -> None:
+    found = training_manifest(config(folder), progress=False)
+    assert len(found) == len(built_in) == 46
+    for ours, theirs in zip(found, built_in, strict=True):
+        for name in ("label", "generator", "split", "test_set"):
+            assert getattr(ours, name) == getattr(theirs, name), (name, ours)
+        np.testing.assert_array_equal(load_image(ours.path), load_image(theirs.path))
+        assert (ours.map_path is None) == (theirs.map_path is None)
+        if ours.map_path and theirs.map_path:
+            assert Path(ours.map_path).stem == Path(ours.path).stem
+            np.testing.assert_array_equal(human_map(ours.map_path), human_map(theirs.map_path))
+        if theirs.split == "test":  # a mask has no place in CYBORG's CSV
+            assert ours.extra == theirs.extra
+            assert (ours.mask_path is None) == (theirs.mask_path is None)
+            if ours.mask_path and theirs.mask_path:
+                np.testing.assert_array_equal(load_map(ours.mask_path), load_map(theirs.mask_path))
+
+
+def test_the_csv_is_cyborgs(folder: Path) -> None:
+    rows = [line.split(",") for line in (folder / "train.csv").read_text().splitlines()]
+    assert rows[0] == ["train", "Real", "/images/train/real/train_real_0000.png"]
+    assert rows[8] == ["train", "Synthetic", "/images/train/kA/train_kA_0000.png", "kA"]
+    assert {(row[0], row[1]) for row in rows} == {
+        (split, label) for split in ("train", "test") for label in ("Real", "Synthetic")
+    }
+    maps = {path.name for path in (folder / "heatmaps").iterdir()}
+    assert maps == {Path(row[2]).name for row in rows}
+    everything = {path.name for path in folder.iterdir()}
+    assert everything == {
+        *("images", "heatmaps", "masks", "train.csv"),
+        *("closed.csv", "closed_balanced.csv", "open.csv"),
+        *("reals.csv", "uNear.csv", "uEars.csv", "uSpectrum.csv"),
+    }
+
+
+def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
+    tests = {name: str(folder / f"{name}.csv") for name in ("uNear", "uEars", "uSpectrum")}
+    found = read_tests(tests, {"demo": str(folder / "reals.csv")})
+    of_the_set = Manifest.from_csv(folder / "open.csv")
+
+    def told(samples: Manifest) -> set[tuple[str, int | None, str, str]]:
+        return {(s.path, s.label, s.generator, s.split) for s in samples}
+
+    assert told(found) == told(of_the_set)
+    assert len(read_data(folder / "uEars.csv")) == 2
+
+
+@pytest.mark.slow
+def test_maps_of_another_csv_are_not_nobodys(folder: Path, tmp_path: Path) -> None:
+    """All the template's CSVs have one folder of human maps; train.csv has images for them."""
+    place = shutil.copytree(folder, tmp_path / "files")
+
+    def unmatched(name: str) -> int:
+        with suppress(SystemExit):  # there is nothing to train with in the test sets
+            check([str(place / name), "--output", str(tmp_path / "out")])
+        found = json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
+        return int(found["maps"]["unmatched"])
+
+    def write(name: str, *samples: Sample) -> None:
+        Manifest(samples).to_csv(place / name)
+
+    training = read_data(place / "train.csv").split("train")
+    write("part.csv", *training)
+    for name in ("closed.csv", "open.csv", "train.csv", "part.csv", "reals.csv"):
+        assert unmatched(name) == 0, name
+    # The map of a listed image whose row does not name it, and one of an image that is nowhere.
+    write("part.csv", replace(training[0], map_path=None), *training[1:])
+    assert unmatched("part.csv") == 1
+    shutil.copy(training[0].map_path or "", place / "heatmaps" / "nobody.png")
+    assert unmatched("part.csv") == 2
+    assert unmatched("closed.csv") == 1
+    assert unmatched("train.csv") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
+    built_in: Manifest, folder: Path, tmp_path: Path, workers: int
+) -> None:
+    settings = ["--epochs=2", "--batch-size=8", "--threads=1", f"--output={tmp_path}"]
+    settings.append("--report=false")
+    runs = {
+        "files": (training_manifest(config(folder), progress=False), workers),
+        "embedded": (built_in, 0),
+    }
+    made = {}
+    for name, (manifest, n_workers) in runs.items():
+        each = config(folder, *settings, f"--name={name}", f"--workers={n_workers}")
+        accelerator = start(each, log_with="tensorboard", project_dir=tmp_path / name)
+        trainer = Trainer(each, make_detector(each), manifest, accelerator)
+        trainer.fit()
+        trainer.evaluate()
+        accelerator.end_training()
+        made[name] = tmp_path / name
+    ours, theirs = made.values()
+    assert (ours / "summary.csv").read_bytes() == (theirs / "summary.csv").read_bytes()
+    weights = "model/model.safetensors"
+    assert (ours / weights).read_bytes() == (theirs / weights).read_bytes()
+    results = [json.loads((run / "results.json").read_text()) for run in (ours, theirs)]
+    assert results[0] == results[1]
+    assert {g["relation"] for g in results[0]["open"]["generators"].values()} == {"far"}
+    scores = [Scores.from_csv(run / "scores.csv") for run in (ours, theirs)]
+    np.testing.assert_array_equal(scores[0].score, scores[1].score)
+    np.testing.assert_array_equal(scores[0].pointing_hit, scores[1].pointing_hit)
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_refused(built_in: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("do not touch")
+    with pytest.raises(InputError, match=r"^The folder .* holds files already"):
+        main([str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(InputError, match=r"cannot be written to .*mine.txt"):
+        write_demo(built_in, tmp_path / "mine.txt", progress=False)
+    with pytest.raises(InputError, match="The following arguments are required: DIR"):
+        main([])
+
+
+def test_the_command_says_how_the_files_are_used(
+    built_in: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("focus.data.demo.files.demo_manifest", lambda: built_in)
+    main([str(tmp_path / "new")])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "train.py" in line]
+    printed = parse(TrainConfig, line.split("train.py ")[1].split())
+    assert resolve(printed) == config(tmp_path / "new")
+    assert isinstance(read_data(printed.data[0])[0], Sample)

@@ -1,0 +1,230 @@
+"""Parquet files and data sets of the Hub's library, written by an independent script."""
+
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from focus.data.check import main as check
+from focus.data.readers import Reading, read_data
+from focus.errors import InputError
+
+from ...trees import arrow_table, face, pictures, write, write_parquet, write_saved
+
+HUB_FEATURES = {
+    "picture": {"_type": "Image"},
+    "label": {"_type": "ClassLabel", "names": ["fake", "real"]},
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "embedded"
+
+
+def test_a_parquet_file(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns: dict[str, list[Any]] = {
+        "image": pictures(1, 2, 3, 1),
+        "label": ["real", "fake", "fake", "real"],
+        "model": ["FFHQ", "SG2", None, "FFHQ"],
+        "width": [3, 3, 3, 3],
+    }
+    path = write_parquet(tmp_path / "train-00000-of-00001.parquet", arrow_table(columns))
+    for _ in range(2):
+        readings: list[Reading] = []
+        found = read_data(path, say=readings.append)
+        assert [(s.label, s.generator, s.split, s.extra) for s in found] == [
+            (0, "", "train", {"source": "FFHQ", "width": "3"}),
+            (1, "SG2", "train", {"width": "3"}),
+            (1, "synthetic", "train", {"width": "3"}),
+        ]
+        assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2), face(3)]
+        assert [reading.layout for reading in readings] == ["parquet"]
+    assert "left out 1 duplicate rows, the first is row 4, which repeats row 1" in caplog.text
+    files = sorted(path for path in cache.rglob("*") if path.is_file())
+    assert [path.suffix for path in files] == [".png"] * 3
+    # Whoever may read what this process writes may read these.
+    (ordinary := tmp_path / "ordinary").touch()
+    assert {path.stat().st_mode for path in files} == {ordinary.stat().st_mode}
+    # A file that is not whole is written again.
+    files[0].write_bytes(b"")
+    read_data(path)
+    assert files[0].stat().st_size == len(face(1))
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
+    for name, greys in {"train-2": (1, 2), "train-10": (3, 4), "validation-0": (5, 6)}.items():
+        columns: dict[str, list[Any]] = {
+            "img": [face(grey) for grey in greys],
+            "target": [1.0, 0.0],
+            "seen": [None, True],
+        }
+        write_parquet(tmp_path / "set/data" / f"{name}.parquet", arrow_table(columns))
+    found = read_data(tmp_path / "set")
+    assert [Path(s.path).read_bytes() for s in found] == [face(i) for i in range(1, 7)]
+    assert [(s.label, s.split) for s in found] == [
+        *[(1, "train"), (0, "train")] * 2,
+        *[(1, "validation"), (0, "validation")],
+    ]
+    assert [dict(s.extra) for s in found] == [{}, {"seen": "1"}] * 3
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_images_within_other_columns_are_neither_decoded_nor_fetched(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    postscript = {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "path": "a.eps"}
+    elsewhere = {"bytes": None, "path": "http://localhost:1/a.png"}
+    columns: dict[str, list[Any]] = {
+        "image": pictures(1, 2),
+        "label": [1, 0],
+        "frames": [[postscript], [elsewhere]],
+        "more": [{"thumb": elsewhere}, {"thumb": postscript}],
+        "points": [[1.5, 2.0], []],
+    }
+    image = {"_type": "Image"}
+    features: dict[str, Any] = {
+        "image": image,
+        "label": {"_type": "Value", "dtype": "int64"},
+        "frames": {"_type": "List", "feature": image},
+        "more": {"thumb": image},
+        "points": {"_type": "List", "feature": {"_type": "Value", "dtype": "float64"}},
+    }
+    table = arrow_table({name: columns[name] for name in ("image", "label")})
+    for name in ("frames", "more", "points"):
+        table = table.append_column(name, [columns[name]])
+    note = json.dumps({"info": {"features": features}})
+    if saved:
+        path = write_saved(tmp_path / "saved", table, features)
+    else:
+        noted = table.replace_schema_metadata({"huggingface": note})
+        path = write_parquet(tmp_path / "a.parquet", noted)
+
+    def decoded(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(Image, "open", decoded)
+    found = read_data(path)
+    assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2)]
+    assert [dict(s.extra) for s in found] == [{"points": "1.5 2.0"}, {}]
+
+
+def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw = np.random.default_rng(0)
+
+    def part(name: str, pixels: list[NDArray[np.uint8]]) -> None:
+        files = []
+        for image in pixels:
+            file = BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            files.append({"bytes": file.getvalue(), "path": None})
+        labels = [at % 2 for at in range(len(files))]
+        write_parquet(
+            tmp_path / f"{name}-0.parquet", arrow_table({"image": files, "label": labels})
+        )
+
+    images = list(draw.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8))
+    part("train", [*images[:4], images[0]])
+    part("validation", [images[0], images[5]])
+    part("test", [*images[6:], images[6], images[3]])
+    found = read_data(tmp_path)
+    assert [s.split for s in found] == ["test"] * 3 + ["train"] * 4 + ["validation"] * 2
+    assert "left out 2 duplicate rows, the first is row 3, which repeats row 1" in caplog.text
+    with pytest.raises(SystemExit) as end:
+        check([str(tmp_path), "--output", str(tmp_path / "out")])
+    assert end.value.code == 1
+    report = json.loads((tmp_path / "out/check.json").read_text())
+    assert report["leaks"]["between"] == {"train-validation": 1, "train-test": 1}
+    assert "2 images of" in report["obstacle"]
+    assert "lie in more than one split" in report["obstacle"]
+
+
+def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Path) -> None:
+    table = arrow_table({"picture": pictures(1, 2), "label": [0, 1]}, HUB_FEATURES)
+    saved = write_saved(tmp_path / "saved", table, HUB_FEATURES)
+    parquet = write_parquet(tmp_path / "p" / "x.parquet", table)
+    for path in (saved, parquet, parquet.parent):
+        assert [(s.label, s.split) for s in read_data(path, columns={"path": "picture"})] == [
+            (1, ""),
+            (0, ""),
+        ]
+
+
+def test_numbers_that_words_contradict(tmp_path: Path, cache: Path) -> None:
+    columns = {"image": pictures(1, 2), "label": [1, 0], "kind": ["Real", "AI"]}
+    path = write_parquet(tmp_path / "x.parquet", arrow_table(columns))
+    message = r"x.parquet: 1 in the column label is .* kind says the opposite in 2 rows, as in 'Rea"
+    with pytest.raises(InputError, match=message):
+        read_data(path)
+    assert [s.label for s in read_data(path, columns={"label": "kind"})] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [("is_fake", [False, True]), ("is_real", [True, False]), ("label", ["0.0", " 1.0 "])],
+)
+def test_labels_by_yes_and_no(
+    tmp_path: Path, cache: Path, column: str, cells: list[bool | str]
+) -> None:
+    path = write_parquet(
+        tmp_path / "x.parquet", arrow_table({"image": pictures(1, 2), column: cells})
+    )
+    assert [s.label for s in read_data(path, columns={"label": column})] == [0, 1]
+
+
+def test_paths_in_parquet(tmp_path: Path, cache: Path) -> None:
+    write({"in/a.png": "face 1", "out.png": "face 2"}, tmp_path)
+    path = tmp_path / "x.parquet"
+    write_parquet(path, arrow_table({"path": ["in/a.png"], "label": ["real"]}))
+    assert [s.path for s in read_data(path)] == [f"{tmp_path}/in/a.png"]
+    write_parquet(path, arrow_table({"path": ["../out.png"], "label": ["real"]}))
+    with pytest.raises(InputError, match=r"row 1: path '../out.png' leaves the data root"):
+        read_data(path, data_root=tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": pictures(1), "label": ["maybe"]}, "row 1: label 'maybe' is none of"),
+        ({"image": pictures(1, 2), "label": [0, 2]}, "row 2: label '2' is none of"),
+        ({"image": [None], "label": [0]}, "row 1: an empty path"),
+        ({"photo": pictures(1), "label": [0]}, "no column names the image among photo, label"),
+        ({"image": pictures(1, 1), "label": [0, 1]}, "row 2: .* is in row 1 too, with another lab"),
+    ],
+)
+def test_bad_parquet(
+    tmp_path: Path, cache: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    path = write_parquet(tmp_path / "x.parquet", arrow_table(columns))
+    with pytest.raises(InputError, match=message):
+        read_data(path)
+
+
+def test_what_is_no_parquet(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1, or not")
+    with pytest.raises(InputError, match=r"Cannot read .*x.parquet as parquet .*: check"):
+        read_data(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"There is no file or folder .*gone.parquet"):
+        read_data(tmp_path / "gone.parquet")
+    with pytest.raises(InputError, match="--layout csv reads files, and nobody/nothing is none"):
+        read_data("hf://nobody/nothing", layout="csv")
+
+
+def test_without_the_extra_a_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "x.parquet").write_bytes(b"")
+    for path in (tmp_path / "x.parquet", "hf://user/name"):
+        with pytest.raises(InputError, match=r"package datasets: install .*focus-faces\[hub\]'"):
+            read_data(path)

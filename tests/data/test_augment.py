@@ -1,0 +1,159 @@
+"""Augmentation: maps move with their images, blur and JPEG leave them; what decides the draw."""
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.io import decode_image, encode_jpeg
+
+from focus.config.recipes import AUGMENTATIONS, parse_augment
+from focus.data.augment import Augmentation
+from focus.errors import InputError
+
+SIZE = 64
+
+
+def blob(row: int, column: int) -> Tensor:
+    """A bright disc on grey, [1, S, S] in [0, 1]."""
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    return torch.exp(-((y - row) ** 2 + (x - column) ** 2) / 40.0)[None]
+
+
+def centre(grey: Tensor) -> Tensor:
+    """Where the brightness lies, (row, column)."""
+    share = grey[0].double() / grey.sum()
+    place = torch.arange(SIZE, dtype=torch.float64)
+    return torch.stack([(share.sum(1) * place).sum(), (share.sum(0) * place).sum()])
+
+
+@pytest.mark.parametrize("names", [("crop",), ("shift",), ("flip",), ("crop", "shift", "flip")])
+def test_a_map_moves_with_its_image(names: tuple[str, ...]) -> None:
+    change = Augmentation(names, SIZE)
+    heat = blob(26, 36)
+    image = (heat * 255).round().to(torch.uint8).expand(3, -1, -1)
+    places = []
+    for epoch in range(40):
+        moved, map_ = change(image, heat, (0, epoch, 3))
+        assert map_ is not None
+        assert (moved.dtype, map_.dtype) == (torch.uint8, torch.float32)
+        assert moved.shape == image.shape
+        assert type(moved) is type(map_) is Tensor
+        assert (moved[0] / 255 - map_[0]).abs().max() < 0.02
+        places.append(centre(map_))
+    spread = torch.stack(places).std(0)
+    assert spread[1] > 0.5, "it does move"
+    assert (spread[0] > 0.5) == (names != ("flip",))
+
+
+@pytest.mark.parametrize("name", ["blur", "jpeg"])
+def test_half_of_the_images_are_painted_and_no_map(name: str) -> None:
+    change = Augmentation((name,), SIZE)
+    heat = blob(20, 20)
+    image = (heat * 200).to(torch.uint8).expand(3, -1, -1)
+    lost = []
+    for epoch in range(200):
+        painted, map_ = change(image, heat, (0, epoch, 0))
+        assert map_ is not None
+        assert map_.equal(heat)
+        lost.append(float((painted.float() - image.float()).std()))
+    changed = [value for value in lost if value > 0]
+    assert 70 <= len(changed) <= 130
+    assert max(changed) > 3 * min(changed), "of various strength"
+
+
+def test_a_blur_is_that_of_a_gaussian() -> None:
+    """The variance of a point is that of the kernel, up to 3 pixels of standard deviation."""
+    image = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
+    image[:, 28:36, 28:36] = 255
+    place = torch.arange(SIZE, dtype=torch.float64)
+    found = []
+    for epoch in range(60):
+        blurred, _ = Augmentation(("blur",), SIZE)(image, None, (0, epoch, 0))
+        share = blurred[0].double().sum(0) / blurred[0].sum()
+        variance = float((share * (place - 31.5) ** 2).sum()) - 63 / 12  # of 8 pixels in a row
+        found.append(max(variance, 0) ** 0.5)
+    assert 2.2 < max(found) < 3.1
+    assert min(found) < 0.1
+
+
+def test_qualities_of_jpeg_are_from_30_to_100() -> None:
+    """Each is told by its picture: torchvision's own encoder makes one of each quality."""
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8, generator=draw)
+    known = {}
+    for quality in range(10, 101):
+        decoded = decode_image(encode_jpeg(image, quality))
+        known[decoded.numpy().tobytes()] = quality
+    assert len(known) == 91
+    change, found = Augmentation(("jpeg",), SIZE), []
+    for epoch in range(200):
+        painted, _ = change(image, None, (0, epoch, 0))
+        if not painted.equal(image):
+            found.append(known[painted.numpy().tobytes()])
+    assert 30 <= min(found) < 40
+    assert max(found) > 95
+
+
+def test_a_crop_keeps_half_of_the_area_at_least() -> None:
+    """A ramp that tells its row in thousands and its column in ones: its slopes tell the sides."""
+    place = torch.arange(SIZE, dtype=torch.float32)
+    ramp = (1000 * place[:, None] + place)[None]
+    image = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
+    change, areas = Augmentation(("crop",), SIZE), []
+    for epoch in range(200):
+        _, moved = change(image, ramp, (0, epoch, 0))
+        assert moved is not None
+        height = round(float(moved[0, 48, 32] - moved[0, 16, 32]) * SIZE / 32 / 1000)
+        width = round(float(moved[0, 32, 48] - moved[0, 32, 16]) * SIZE / 32)
+        areas.append(height * width / SIZE**2)
+    # Sides are whole pixels: half a pixel less of each is 1.2 % of the area.
+    assert 0.485 < min(areas) < 0.6
+    assert 0.9 < max(areas) <= 1
+
+
+def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
+    """A black border would be something to learn."""
+    place = torch.arange(SIZE)
+    image = place.to(torch.uint8).expand(3, SIZE, SIZE)
+    change, found = Augmentation(("shift",), SIZE), set()
+    for epoch in range(60):
+        moved, turned = change(image, image[:1].mT.float(), (0, epoch, 0))
+        assert turned is not None
+        by = [int(moved[0, 0, 32]) - 32, int(turned[0, 32, 0]) - 32]
+        across, down = ((place + pixels).clamp(0, SIZE - 1) for pixels in by)
+        assert moved.equal(across.to(torch.uint8).expand(3, SIZE, SIZE))
+        assert turned[0].equal(down[:, None].float().expand(SIZE, SIZE))
+        found.update(by)
+    assert found == {-2, -1, 0, 1, 2}
+
+
+def test_all_together_without_a_map() -> None:
+    change = Augmentation(AUGMENTATIONS, SIZE)
+    image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)
+    made = [change(image, None, (0, 0, row))[0] for row in range(10)]
+    assert len({tuple(one.flatten().tolist()) for one in made}) == 10
+
+
+def test_seed_epoch_and_row_decide_and_nothing_else() -> None:
+    change = Augmentation(AUGMENTATIONS, SIZE)
+    image, heat = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8), blob(30, 30)
+    first = change(image, heat, (1, 2, 3))
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = change(image, heat, (1, 2, 3))
+    assert torch.get_rng_state().equal(before), "the global state stays"
+    for one, other in zip(first, again, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.equal(other)
+    others = [change(image, heat, key)[0] for key in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3))]
+    assert not any(first[0].equal(other) for other in others)
+
+
+def test_names() -> None:
+    assert parse_augment("none") == ()
+    assert parse_augment("flip, crop") == ("crop", "flip")
+    for text in ("", "none,flip", "mirror", "flip,,crop"):
+        with pytest.raises(InputError, match="--augment got"):
+            parse_augment(text)
+    with pytest.raises(InputError, match="names flip twice"):
+        parse_augment("flip,flip")

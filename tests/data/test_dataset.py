@@ -1,0 +1,337 @@
+"""Items and batches: hand-worked maps, augmentation and its determinism, workers."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate, worker_options
+from focus.data.images import load_image
+from focus.data.manifest import Manifest, Sample
+from focus.errors import InputError
+
+from ..launching import run as run_program
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def save(path: Path, pixels: Any) -> str:
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def dataset(samples: list[Sample], **settings: Any) -> FaceDataset:
+    defaults: dict[str, Any] = {"image_size": 4, "grid": (2, 2), "mean": MEAN, "std": STD}
+    return FaceDataset(Manifest(samples), **{**defaults, **settings})
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> list[Sample]:
+    """Twelve noise images; every second one with a map."""
+    rng = np.random.default_rng(1)
+    return [
+        Sample(
+            save(tmp_path / f"{i}.png", rng.integers(0, 256, (64, 64, 3))),
+            i % 2,
+            map_path=save(tmp_path / f"m{i}.png", rng.integers(0, 256, (64, 64)))
+            if i % 2
+            else None,
+        )
+        for i in range(12)
+    ]
+
+
+def test_an_item_by_hand(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3))
+    pixels[0, 1] = (255, 51, 102)
+    heat = [[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 40, 40], [20, 20, 40, 0]]
+    sample = Sample(save(tmp_path / "i.png", pixels), 1, map_path=save(tmp_path / "m.png", heat))
+    item = dataset([Sample("/unread"), sample])[1]
+    assert item.images.shape == (3, 4, 4)
+    assert item.images.dtype == torch.float32
+    expected = [(1 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.4 - 0.406) / 0.225]
+    torch.testing.assert_close(item.images[:, 0, 1], torch.tensor(expected))
+    torch.testing.assert_close(item.images[:, 1, 0], -torch.tensor(MEAN) / torch.tensor(STD))
+    # Cell means 0, 10, 20, (40 + 40 + 40 + 0) / 4 = 30, stretched to 0 ... 1.
+    torch.testing.assert_close(item.saliency, torch.tensor([[0, 1 / 3], [2 / 3, 1]]))
+    assert (item.target.item(), item.saliency_mask.item(), item.index.item()) == (1, True, 1)
+    assert item.target.dtype == item.index.dtype == torch.int64
+    assert item.saliency_mask.dtype == torch.bool
+
+
+def test_no_map_a_flat_map_and_no_label(tmp_path: Path) -> None:
+    image = save(tmp_path / "i.png", np.zeros((4, 4, 3)))
+    # Constant as such, and constant only on the grid.
+    checkers = save(tmp_path / "c.png", [[7, 0, 7, 0], [0, 7, 0, 7]] * 2)
+    flat = save(tmp_path / "f.png", np.full((4, 4), 201))
+    for map_path in (None, flat, checkers):
+        item = dataset([Sample(image, map_path=map_path)])[0]
+        assert item.target.item() == -1
+        assert not item.saliency_mask
+        assert item.saliency.tolist() == [[0, 0], [0, 0]]
+
+
+def test_images_are_squashed_as_torchvision_does_and_maps_by_area(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 30, 3), dtype=np.uint8)
+    path = save(tmp_path / "i.png", pixels)
+    heat = save(tmp_path / "m.png", pixels[..., 0])
+    item = dataset([Sample(path, 0, map_path=heat)], image_size=16, grid=(4, 5))[0]
+    transform = v2.Compose(
+        [
+            v2.Resize((16, 16), antialias=True),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    expected = transform(Image.open(path))
+    torch.testing.assert_close(
+        item.images, v2.functional.normalize(expected, MEAN, STD), atol=1e-5, rtol=0
+    )
+    # By area to 16 x 16, then as torch has it by area: a grid that does not divide it overlaps.
+    fine = torch.tensor(pixels[..., 0]).double().repeat_interleave(8, 0).repeat_interleave(8, 1)
+    squashed = fine.reshape(16, 25, 16, 15).mean((1, 3))
+    cells = torch.nn.functional.interpolate(squashed[None, None], (4, 5), mode="area")[0, 0]
+    cells = (cells - cells.min()) / (cells.max() - cells.min())
+    torch.testing.assert_close(item.saliency.double(), cells, atol=1e-5, rtol=0)
+
+
+def test_grids_that_do_not_divide_the_image(faces: list[Sample]) -> None:
+    item = dataset(faces, image_size=64, grid=(7, 10))[1]
+    assert item.saliency.shape == (7, 10)
+    assert [bound.item() for bound in item.saliency.aminmax()] == [0, 1]
+    assert dataset(faces, grid=(1, 1))[1].saliency.tolist() == [[0]]
+
+
+def test_image_and_map_move_alike(tmp_path: Path) -> None:
+    dot = np.zeros((64, 64))
+    dot[20, 9] = 255
+    image = save(tmp_path / "i.png", np.stack([dot] * 3, -1))
+    heat = save(tmp_path / "m.png", dot)
+    data = dataset(
+        [Sample(image, 0, map_path=heat)], image_size=64, grid=(64, 64), augment=("shift", "flip")
+    )
+    places = set()
+    for epoch in range(600):
+        data.set_epoch(epoch)
+        item = data[0]
+        place = divmod(int(item.images[0].argmax()), 64)
+        assert place == divmod(int(item.saliency.argmax()), 64)
+        places.add(place)
+    rows, columns = range(18, 23), range(7, 12)
+    assert places == {(r, c) for r in rows for k in columns for c in (k, 63 - k)}
+
+
+def test_rows_of_one_epoch_move_differently(faces: list[Sample]) -> None:
+    data = dataset([faces[0]] * 20, image_size=64, augment=("shift", "flip"))
+    assert len({tuple(data[row].images[0].flatten().tolist()) for row in range(20)}) > 10
+
+
+def test_the_border_is_repeated_and_the_shift_scales_with_the_image(tmp_path: Path) -> None:
+    ramp = np.repeat(np.arange(128)[:, None], 128, 1)
+    path = save(tmp_path / "i.png", np.stack([ramp] * 3, -1))
+    settings = {"mean": (0,) * 3, "std": (1,) * 3, "augment": ("shift", "flip")}
+    data = dataset([Sample(path)], image_size=128, **settings)
+    shifts = set()
+    for epoch in range(60):
+        data.set_epoch(epoch)
+        column = (data[0].images[0, :, 5] * 255).round().long()
+        shift = 64 - int(column[64])
+        assert column.tolist() == [min(max(row - shift, 0), 127) for row in range(128)]
+        shifts.add(shift)
+    assert shifts == set(range(-4, 5))
+
+
+def fingerprint(batch: Batch) -> dict[int, tuple[float, float]]:
+    image_sums = batch.images.double().sum((1, 2, 3)).tolist()
+    map_sums = batch.saliency.square().sum((1, 2)).tolist()
+    return dict(zip(batch.index.tolist(), zip(image_sums, map_sums, strict=True), strict=True))
+
+
+def run(data: FaceDataset, rows: list[int], **loader: Any) -> dict[int, tuple[float, float]]:
+    batches = DataLoader(data, batch_size=4, sampler=rows, collate_fn=collate, **loader)
+    return {k: v for batch in batches for k, v in fingerprint(batch).items()}
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone(faces: list[Sample]) -> None:
+    settings: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}
+    data = dataset(faces, **settings)
+    rows = list(range(12))
+    first = run(data, rows)
+    assert run(data, rows[::-1]) == first
+    assert run(data, rows, num_workers=2) == first
+    assert run(dataset(faces, seed=1, **settings), rows) != first
+    data.set_epoch(1)
+    second = run(data, rows)
+    assert sum(second[row] != first[row] for row in rows) >= 9
+    data.set_epoch(0)
+    assert run(data, rows) == first
+
+
+def test_an_image_that_is_drawn_again_is_changed_anew(faces: list[Sample]) -> None:
+    data = dataset(faces, augment=("shift", "flip"), image_size=64)
+    first = data[3]
+    assert data[3, 0].images.equal(first.images)
+    others = [data[3, again] for again in (1, 2, 3)]
+    assert not any(other.images.equal(first.images) for other in others)
+    assert {int(other.index) for other in others} == {3}
+
+
+def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
+    settings: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}
+    data, alone = dataset(faces, **settings), dataset(faces, **settings)
+    loader = DataLoader(
+        data, batch_size=6, num_workers=1, persistent_workers=True, collate_fn=collate
+    )
+    for epoch in (0, 3):
+        data.set_epoch(epoch)
+        alone.set_epoch(epoch)
+        seen = {k: v for batch in loader for k, v in fingerprint(batch).items()}
+        assert seen == run(alone, list(range(12)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "spare", "times"), [(True, 0, 1), (True, -1, 2), (False, 0, 2)], ids=str
+)
+def test_what_fits_is_decoded_once(
+    faces: list[Sample], keep: bool, spare: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 images of 16 x 16 pixels with 3 bytes each, and 4 more for the map."""
+    loaded: list[str] = []
+
+    def load(path: str) -> Image.Image:
+        loaded.append(path)
+        return load_image(path)
+
+    monkeypatch.setattr("focus.data.dataset.load_image", load)
+    monkeypatch.setattr("focus.data.dataset.KEPT_BYTES", 12 * 16 * 16 * 7 + spare)
+    data = dataset(faces, image_size=16, keep=keep)
+    images = []
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        images.append(torch.stack([data[row].images for row in range(12)]))
+    assert images[0].equal(images[1])
+    assert sorted(loaded) == sorted([face.path for face in faces] * times)
+
+
+def test_a_batch(faces: list[Sample]) -> None:
+    data = dataset(faces, image_size=64, grid=(8, 8))
+    batch = collate([data[3], data[0]])
+    assert isinstance(batch, Batch)
+    assert batch.images.shape == (2, 3, 64, 64)
+    assert batch.saliency.shape == (2, 8, 8)
+    assert batch.target.tolist() == [1, 0]
+    assert batch.saliency_mask.tolist() == [True, False]
+    assert batch.index.tolist() == [3, 0]
+    torch.testing.assert_close(batch.images[0], data[3].images, rtol=0, atol=0)
+
+
+def test_a_dataset_can_be_sent_to_a_spawned_worker(faces: list[Sample]) -> None:
+    data = dataset(faces, augment=("shift", "flip"))
+    copy = pickle.loads(pickle.dumps(data))
+    torch.testing.assert_close(copy[1].images, data[1].images, rtol=0, atol=0)
+
+
+def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:
+    Path(faces[5].path).write_bytes(b"overwritten")
+    loader = DataLoader(dataset(faces), batch_size=4, num_workers=2, collate_fn=collate)
+    with pytest.raises(InputError, match=rf"Cannot decode '{faces[5].path}'"):
+        list(loader)
+
+
+class Signalled(Dataset[int]):
+    """Its items send a signal to the process that loads them."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), self.number)
+        return index
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
+    loader = DataLoader(Signalled(number), batch_size=None, num_workers=1, **worker_options(1))
+    assert list(loader) == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("items", ["range(100)", "Slow()"])
+def test_workers_end_with_a_program_that_has_an_error(items: str, tmp_path: Path) -> None:
+    """Which holds the loader: multiprocessing ends its workers by SIGTERM, and waits for them.
+
+    One of them may be at work where Python looks at no signal.
+    """
+    script = tmp_path / "program.py"
+    script.write_text(
+        "from torch.utils.data import DataLoader\n"
+        "from focus.data.dataset import worker_options\n"
+        "class Slow:\n"
+        "    def __len__(self): return 100\n"
+        "    def __getitem__(self, index): return index % 2 and sum(range(10**11))\n"
+        "options = worker_options(2) | {'num_workers': 2, 'persistent_workers': True}\n"
+        f"batches = iter(DataLoader({items}, **options))\n"
+        "next(batches)\n"
+        "raise RuntimeError('of the program')\n"
+    )
+    done = run_program(script, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: of the program\n")
+
+
+def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
+    mask = np.zeros((4, 6))
+    mask[0, 0] = mask[1, 4] = mask[1, 5] = 255
+    mask[2:, 2:4] = 128  # from half of white on a pixel is covered
+    mask[2:, 4:] = 127
+    coverage = artefact_coverage(save(tmp_path / "m.png", mask), (2, 3))
+    assert coverage.dtype == np.float32
+    np.testing.assert_array_equal(coverage, [[0.25, 0, 0.5], [0, 1, 0]])
+
+
+def held(process: int | str, kind: str) -> int:
+    """Bytes of a process: "Rss", all that it has, or "Private", what it does not share."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(kind))
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_100000_images(tmp_path: Path) -> None:
+    """In the process that trains, and in the one that loads, which shares the manifest at first."""
+    paths = [
+        save(tmp_path / f"{number}.png", np.full((8, 8, 3), number, np.uint8))
+        for number in range(200)
+    ]
+    samples = [Sample(path, row % 2) for row in range(500) for path in paths]
+    data = dataset(samples, image_size=32, grid=(2, 2))
+    loader = DataLoader(
+        data, batch_size=100, num_workers=1, collate_fn=collate, **worker_options(1)
+    )
+    sizes = []
+    iterator = iter(loader)
+    (worker,) = (child.pid for child in multiprocessing.active_children())
+    for number, batch in enumerate(iterator, start=1):
+        assert len(batch.index) == 100
+        if number % 10 == 0:
+            sizes.append((held("self", "Rss"), held(worker, "Private")))
+    # The least of ten: how many batches of 1.2 MiB are on their way is different at each.
+    lows = np.array(sizes).reshape(10, 10, 2).min(axis=1)
+    assert len(lows) == 10
+    # A leak grows at each measurement, an allocator's step once.
+    for process, held_by in zip(("self", "worker"), lows[1:-1].T, strict=True):
+        assert held_by[-1] - held_by[0] < 8 * 2**20, (process, held_by)
+        grown = 7 * float(np.median(np.diff(held_by)))
+        said = f"{grown / 2**20:.1f} MiB over 70,000 images: {process} {held_by}"
+        assert grown < 2 * 2**20, said

@@ -1,0 +1,150 @@
+"""Perturbations by hand, their determinism, and that they come before an image is resized."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch.utils.data import DataLoader
+
+from focus.data.dataset import FaceDataset, collate
+from focus.data.images import load_image
+from focus.data.manifest import Manifest, Sample
+from focus.data.perturbations import (
+    STRENGTHS,
+    UNITS,
+    Perturbation,
+    blur,
+    jpeg,
+    noise,
+    perturbations,
+    resize,
+)
+
+
+def textured(width: int = 40, height: int = 30) -> Image.Image:
+    """Smooth colours with some noise."""
+    down, across = np.mgrid[:height, :width]
+    smooth = np.stack([4 * down, 5 * across, 2 * down + 2 * across], -1)
+    grain = np.random.default_rng(0).integers(0, 40, smooth.shape)
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+
+
+def grey(value: int = 128, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    return Image.new("RGB", size, (value,) * 3)
+
+
+def array(image: Image.Image) -> NDArray[np.float64]:
+    return np.asarray(image, dtype=np.float64)
+
+
+def test_each_has_five_strengths_each_stronger_than_the_one_before() -> None:
+    assert list(STRENGTHS) == list(UNITS) == ["jpeg", "blur", "resize", "noise"]
+    image = textured()
+    before = array(image)
+    changes: dict[str, list[float]] = {name: [0.0] for name in STRENGTHS}
+    for perturbation in perturbations():
+        changed = perturbation(image, 0)
+        assert (changed.mode, changed.size) == (image.mode, image.size)
+        changes[perturbation.name].append(float(np.abs(array(changed) - before).mean()))
+    for name, found in changes.items():
+        assert len(found) == 6, name
+        assert found == sorted(set(found)), name
+    np.testing.assert_array_equal(array(image), before, err_msg="the image given was changed")
+
+
+def test_jpeg_is_that_of_a_file(tmp_path: Path) -> None:
+    image = textured()
+    image.save(tmp_path / "a.jpg", quality=50)
+    np.testing.assert_array_equal(array(jpeg(image, 50)), array(load_image(tmp_path / "a.jpg")))
+    # A comment longer than JPEG allows, which a PNG or a GIF may hold, plays no part.
+    plain = array(jpeg(image, 50))
+    image.info["comment"] = b"x" * 70_000
+    image.info["xmp"] = b"x" * 70_000
+    np.testing.assert_array_equal(array(jpeg(image, 50)), plain)
+
+
+@pytest.mark.parametrize("sigma", STRENGTHS["blur"])
+def test_blur_is_a_gaussian(sigma: float) -> None:
+    image = textured(80, 60)
+    expected = gaussian_filter(array(image), (sigma, sigma, 0), mode="nearest")
+    deviation = np.abs(array(blur(image, sigma)) - expected)
+    # Three boxes are no Gaussian, and Pillow rounds between them.
+    assert deviation.mean() < 1
+    assert deviation.max() < 6
+    np.testing.assert_array_equal(array(blur(grey(77), sigma)), 77)
+
+
+def test_resizing_by_hand() -> None:
+    """Stripes of one pixel are gone at half the size, those of eight are not; either way."""
+    fine = np.tile(np.array([[0, 255]], np.uint8).repeat(3).reshape(1, 2, 3), (32, 16, 1))
+    coarse = np.repeat(fine[:, :4], 8, axis=1)
+    for axes in ((0, 1, 2), (1, 0, 2)):  # either is its own inverse
+        small, large = (
+            array(resize(Image.fromarray(pixels.transpose(axes)), 0.5)).transpose(axes)
+            for pixels in (fine, coarse)
+        )
+        inside = small[:, 4:-4]
+        assert np.ptp(inside) <= 2
+        assert inside.mean() == pytest.approx(127.5, abs=1)
+        assert np.ptp(large) == 255
+    assert resize(textured(33, 7), 0.1).size == (33, 7)
+    # 2.7 of 3 pixels are 3, which leaves the image as it is.
+    tiny = textured(3, 3)
+    np.testing.assert_array_equal(array(resize(tiny, 0.9)), array(tiny))
+
+
+def test_noise_is_gaussian_rounded_and_cut() -> None:
+    drawn = np.concatenate([array(noise(grey(), 8, (0, i))).ravel() - 128 for i in range(20)])
+    assert drawn.mean() == pytest.approx(0, abs=0.1)
+    assert drawn.std() == pytest.approx(np.sqrt(64 + 1 / 12), rel=0.01)
+    assert (np.abs(drawn) <= 8).mean() == pytest.approx(0.71, abs=0.01)  # 8.5 / 8 sigmas
+    dark = array(noise(grey(0), 8, (0, 1)))
+    assert (dark.min(), (dark == 0).mean()) == (0, pytest.approx(0.525, abs=0.02))
+
+
+def test_noise_depends_on_seed_and_number_alone() -> None:
+    image = grey()
+    weak, strong = (array(Perturbation("noise", s, 7)(image, 3)) - 128 for s in (8, 32))
+    assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99, "the same noise, stronger"
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    again = array(pickle.loads(pickle.dumps(Perturbation("noise", 8, 7)))(image, 3)) - 128
+    np.testing.assert_array_equal(again, weak)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    for seed, index in ((7, 4), (8, 3), (3, 7)):
+        other = array(Perturbation("noise", 8, seed)(image, index)) - 128
+        assert abs(np.corrcoef(weak.ravel(), other.ravel())[0, 1]) < 0.05
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'rain' is none of the perturbations jpeg, blur"):
+        Perturbation("rain", 1)
+
+
+class Marker:
+    """Paints the pixel of its row's number, on images of the file's size only."""
+
+    def __call__(self, image: Image.Image, index: int) -> Image.Image:
+        assert image.size == (8, 12), "not the size of the file"
+        pixels = np.asarray(image).copy()
+        pixels[0, index] = 255
+        return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataset_perturbs_before_it_resizes(tmp_path: Path, workers: int) -> None:
+    grey(0, (8, 12)).save(tmp_path / "black.png")
+    samples = Manifest([Sample(str(tmp_path / "black.png"))] * 4)
+    faces = FaceDataset(
+        samples, image_size=4, grid=(2, 2), mean=(0,) * 3, std=(1,) * 3, perturb=Marker()
+    )
+    (batch,) = DataLoader(faces, batch_size=4, num_workers=workers, collate_fn=collate)
+    for row, image in enumerate(batch.images.numpy()):
+        # The pixel is spread over its neighbours by the resize: it was there before.
+        assert 0 < image.max() < 0.5
+        assert image[0].sum(0).argmax() == row // 2

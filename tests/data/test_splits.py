@@ -1,0 +1,363 @@
+"""Splits through groups, those that a run takes again, and what cannot be trained."""
+
+import json
+import random
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.manifest import Manifest, Sample, Split
+from focus.data.splits import assign_splits, check_trainable
+from focus.data.training_set import listed_images, sound_images
+from focus.errors import InputError
+from focus.training import run as training
+from focus.training.run import data_lines
+from focus.training.run_folder import check_folder, recorded_manifest
+
+from ..trees import write
+
+
+def videos(count: int) -> list[Sample]:
+    """Each group has two reals and a fake of each of two of five generators."""
+    samples = []
+    for video in range(count):
+        kinds = [(0, ""), (0, ""), (1, f"g{video % 5}"), (1, f"g{(video * 3 + 1) % 5}")]
+        samples += [
+            Sample(f"/v/{video}/{i}.png", label, generator, group=f"video {video}")
+            for i, (label, generator) in enumerate(kinds)
+        ]
+    return samples
+
+
+def test_groups_of_several_generators_are_cut_by_the_share_of_each() -> None:
+    assigned = assign_splits(Manifest(videos(200)), seed=0)
+    homes: dict[str, set[str]] = {}
+    for sample in assigned:
+        homes.setdefault(sample.group, set()).add(sample.split)
+    assert all(len(home) == 1 for home in homes.values())
+    counts = Counter((s.generator, s.split) for s in assigned)
+    for split in ("validation", "test"):
+        assert counts["", split] == 60  # 15 % of 400 reals, two a group
+        for generator in ("g0", "g1", "g2", "g3", "g4"):
+            total = sum(counts[generator, s] for s in ("train", "validation", "test"))
+            assert 0.1 * total <= counts[generator, split] <= 0.15 * total + 1
+
+
+def test_the_seed_decides_the_splits() -> None:
+    samples = [Sample(f"/{i}.png", 0) for i in range(200)]
+    zero, one, again = (
+        [s.split for s in assign_splits(Manifest(samples), seed=seed)] for seed in (0, 1, 0)
+    )
+    assert zero == again
+    assert zero != one
+
+
+def test_names_of_any_bytes_are_split() -> None:
+    """Of a group, too: not all file systems write UTF-8."""
+    samples = [Sample(f"/\udcff{i}.png", 0, group=f"\udcfe{i % 10}") for i in range(20)]
+    splits = Counter(sample.split for sample in assign_splits(Manifest(samples), seed=0))
+    assert splits == {"train": 16, "validation": 2, "test": 2}
+
+
+def test_a_share_is_the_nearest_whole_number() -> None:
+    """15 % of 17 are 2.55, of 14 they are 2.1."""
+    samples = [Sample(f"/{i}.png", 0) for i in range(17)]
+    samples += [Sample(f"/f{i}.png", 1, "g") for i in range(14)]
+    counts = Counter((s.label, s.split) for s in assign_splits(Manifest(samples), seed=0))
+    assert [counts[0, name] for name in ("train", "validation", "test")] == [11, 3, 3]
+    assert [counts[1, name] for name in ("train", "validation", "test")] == [10, 2, 2]
+
+
+def test_of_groups_that_are_all_too_large_the_smallest_is_taken() -> None:
+    """15 % of 12 images are two, and no group has so few."""
+    samples = [
+        Sample(f"/{size}/{generator}{i}.png", 1, generator, group=f"{size}")
+        for size in (5, 3, 4)
+        for generator in "ab"
+        for i in range(size)
+    ]
+    for seed in range(6):
+        splits = Counter(sample.split for sample in assign_splits(Manifest(samples), seed=seed))
+        assert splits == {"test": 6, "validation": 8, "train": 10}
+
+
+def test_a_group_that_is_taken_for_one_generator_does_for_the_others_in_it() -> None:
+    """15 % are one image of a and two of b: the smaller group of both has enough of each."""
+    members = {"small": {"a": 3, "b": 3}, "large": {"a": 4, "b": 4}, "other": {"b": 3}}
+    samples = [
+        Sample(f"/{group}/{generator}{i}.png", 1, generator, group=group)
+        for group, counts in members.items()
+        for generator, count in counts.items()
+        for i in range(count)
+    ]
+    for seed in range(3):
+        homes = {s.group: s.split for s in assign_splits(Manifest(samples), seed=seed)}
+        assert homes == {"small": "test", "other": "validation", "large": "train"}
+
+
+def test_groups_that_are_all_different_still_give_a_validation_split() -> None:
+    """No two groups have the same generators, so there is nothing to draw from within one kind."""
+    samples = []
+    for group, members in enumerate(([0, 1], [1, 2], [2, 0], [0], [1], [2], [0, 1, 2])):
+        samples.append(Sample(f"/{group}/real.png", 0, group=f"{group}"))
+        samples += [Sample(f"/{group}/{g}.png", 1, f"g{g}", group=f"{group}") for g in members]
+    assigned = assign_splits(Manifest(samples), seed=0)
+    check_trainable(assigned)
+    for generator in ("g0", "g1", "g2"):
+        splits = {s.split for s in assigned if s.generator == generator}
+        assert splits == {"train", "validation", "test"}
+
+
+SAMPLES = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, None]),
+        st.sampled_from(["", "a", "b"]),
+        st.sampled_from(["", "", "u", "v", "w", "x", "y", "z"]),
+        st.sampled_from(["", "", "", "train", "validation", "test"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=SAMPLES, seed=st.integers(0, 3), share=st.floats(0, 0.5), turn=st.randoms())
+def test_what_holds_for_any_data(
+    rows: list[tuple[int | None, str, str, Split]],
+    seed: int,
+    share: float,
+    turn: random.Random,
+) -> None:
+    given_split: dict[str, Split] = {}
+    samples = [
+        Sample(f"/{i}.png", label, generator, group=group, split=given_split.setdefault(group, s))
+        if group
+        else Sample(f"/{i}.png", label, generator, split=s)
+        for i, (label, generator, group, s) in enumerate(rows)
+    ]
+    assigned = assign_splits(Manifest(samples), seed=seed, validation=share, test=share)
+    # Given ones stay (train gives some to a validation split), and nothing else changes.
+    no_validation = all(s.split != "validation" for s in samples)
+    for after, before in zip(assigned, samples, strict=True):
+        assert after.split
+        if before.split and after.split != before.split:
+            assert no_validation
+            assert (before.split, after.split) == ("train", "validation")
+    assert [replace(a, split=s.split) for a, s in zip(assigned, samples, strict=True)] == samples
+    # No group is divided.
+    homes = {(s.group, s.split) for s in assigned if s.group}
+    assert len(homes) == len({group for group, _ in homes})
+    # No kind is used up by the cuts, and none passes its share but by a unit, or by one for each of
+    # the other kinds that its groups hold, for whose shares they may be taken.
+    if not any(s.split for s in samples):
+        for kind in {(s.label, s.generator) for s in samples}:
+            members = [s for s in assigned if (s.label, s.generator) == kind]
+            assert any(s.split == "train" for s in members)
+            largest = max(Counter(s.group or s.path for s in members).values())
+            groups = {s.group for s in members if s.group}
+            others = {(s.label, s.generator) for s in samples if s.group in groups} - {kind}
+            for split in ("validation", "test"):
+                n = sum(s.split == split for s in members)
+                most = max(round(share * len(members)), largest) + largest * len(others)
+                assert n <= most
+    shuffled = samples[:]
+    turn.shuffle(shuffled)
+    again = assign_splits(Manifest(shuffled), seed=seed, validation=share, test=share)
+    assert {s.path: s.split for s in again} == {s.path: s.split for s in assigned}
+
+
+GOOD = [
+    *(Sample(f"/t{i}", i % 2, "g" * (i % 2), split="train") for i in range(4)),
+    *(Sample(f"/v{i}", i % 2, "g" * (i % 2), split="validation") for i in range(2)),
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            [
+                Sample("/x", 0, group="v1", split="train"),
+                Sample("/y", 0, group="v1", split="test"),
+                Sample("/z", 1, group="v1", split="test"),
+            ],
+            r"is 'v1' in test and train \(test: image 8, '/y' and 1 more; train: image 7, '/x'\)",
+        ),
+        ([Sample("/t1", 1, "g", split="validation")], "is '/t1' in train and validation"),
+        ([Sample("/x", 1, "g", split="test")], "test split of X has 0 real and 1 synthetic"),
+        ([Sample("/x", 0, split="test")], "test split of X has 1 real and 0 synthetic"),
+        ([Sample("/x", split="validation")], "1 of 3 validation images of X have no label"),
+    ],
+)
+def test_splits_that_cannot_be_trained_are_refused(more: list[Sample], message: str) -> None:
+    check_trainable(Manifest(GOOD, "X"))
+    with pytest.raises(InputError, match=message) as error:
+        check_trainable(Manifest([*GOOD, *more], "X"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_one_by_whatever_links_its_folder_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "faces")
+    rows = [
+        Sample(f"{tmp_path}/link/1.png", 1, "g", split="train"),
+        Sample(f"{tmp_path}/faces/2.png", 1, "g", split="train"),
+    ]
+    check_trainable(Manifest([*GOOD, *rows]))
+    rows += [Sample(f"{tmp_path}/faces/1.png", 1, "g", split="validation")]
+    with pytest.raises(InputError, match=r"1 images .* is '.*/faces/1.png' in train and .*/link/1"):
+        check_trainable(Manifest([*GOOD, *rows]))
+
+
+def test_a_test_split_may_be_absent_or_unlabelled() -> None:
+    check_trainable(Manifest([*GOOD, Sample("/x", split="test")]))
+
+
+def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
+    rows = [*GOOD, Sample("/x", 0, group="v", split="train"), Sample("/y", 0, group="v")]
+    assert assign_splits(Manifest(rows), seed=0)[-1].split == "train"
+    torn = [*rows, Sample("/z", 1, group="v", split="validation")]
+    with pytest.raises(InputError, match="1 groups of the data") as caught:
+        check_trainable(assign_splits(Manifest(torn), seed=0))
+    # The groups of unrelated data may have but their names in common.
+    assert str(caught.value).endswith(
+        "give each one split; where unrelated data have groups of the same names, rename those of "
+        "one, or, if none of the tables needs its groups, give --columns group=."
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedTrainConfig:
+    """A run of one epoch on a tree of its own, stopped there."""
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), np.uint8)
+    for number, picture in enumerate(pixels):
+        folder = tmp_path / "tree" / "SG2" / ("1_fake" if number % 2 else "0_real")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    config = TrainConfig(
+        data=("tree",),
+        recipe="demo",
+        epochs=1,
+        threads=1,
+        workers=0,
+        name="run",
+        output="runs",
+        report=False,
+    )
+    training.train(config)
+    return resolve(replace(config, resume=True))
+
+
+def taken_up(run: ResolvedTrainConfig, recorded: Manifest | None) -> Manifest:
+    listed = listed_images(run, recorded=recorded, progress=False)
+    return sound_images(listed, run, recorded=recorded, progress=False)[0].manifest
+
+
+def splits_of(manifest: Manifest) -> dict[str, str]:
+    return {Path(s.path).name: s.split for s in manifest}
+
+
+def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also that a table's column may be named, which is no split by its name."""
+    labels = ("real", "fake")
+    tree = write(
+        {f"x/{label}/{i}.png": f"face {i}" for label in labels for i in range(4)}, tmp_path
+    )
+    said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
+    config = resolve(TrainConfig(data=(str(tree / "x"),)))
+    listed_images(config)
+    assert f"{said}\n" in capsys.readouterr().out
+    phases = ("train", "train", "val", "test")
+    rows = [f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4)]
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows)}")
+    config = replace(config, data=(str(tmp_path / "t.csv"),))
+    listed_images(config)
+    assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
+    listed_images(replace(config, columns="split=phase"))
+    out = capsys.readouterr().out
+    assert said not in out
+    assert "warning" not in out
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows).replace('train', '', 1)}")
+    listed_images(replace(config, columns="split=phase"))
+    assert capsys.readouterr().out.endswith(
+        f"\nwarning: 1 of 8 images have no split, the first is '{tree}/x/real/0.png': they count "
+        "as train unless others of their group are elsewhere\n"
+    )
+
+
+def test_a_resumed_run_takes_the_splits_that_it_recorded(
+    run: ResolvedTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "runs" / "run" / "manifest.csv"
+    drawn = training.training_manifest(run, progress=False)
+    assert list(Manifest.from_csv(record)) == list(drawn)
+
+    # Another draw than today's, as of another version.
+    other = assign_splits(
+        Manifest(replace(s, split="") for s in drawn), seed=7, validation=0.3, test=0.2
+    )
+    assert splits_of(other) != splits_of(drawn)
+    other.to_csv(record)
+    recorded = recorded_manifest(run, check_folder(run))
+    assert recorded_manifest(run, None) is None
+    again = taken_up(run, recorded)
+    assert list(again) == list(other)
+    training.train(run)
+    assert splits_of(Manifest.from_csv(record)) == splits_of(other)
+
+    # The same command elsewhere, with data and runs copied there.
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("tree", "runs"):
+        shutil.copytree(tmp_path / name, elsewhere / name)
+    monkeypatch.chdir(elsewhere)
+    moved = taken_up(run, recorded_manifest(run, check_folder(run)))
+    assert splits_of(moved) == splits_of(other)
+    assert all(Path(s.path).is_relative_to(elsewhere) for s in moved)
+
+    (elsewhere / "tree" / "SG2" / "0_real" / "2.png").unlink()
+    with pytest.raises(InputError, match=r"^1 of the 20 image files that the run .*0_real/2\.png'"):
+        training.train(run)
+
+    # Lost, as by a copy that was cut short: splits would be drawn anew, of images that it may have.
+    (elsewhere / "runs" / "run" / "manifest.csv").unlink()
+    with pytest.raises(InputError, match=r"^The run runs/run lacks manifest\.csv, .*: put it back"):
+        training.train(run)
+
+    # Without a checkpoint, and the model of an epoch, nothing depends on the record.
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(elsewhere / "runs" / "run" / name)
+    assert recorded_manifest(run, check_folder(run)) is None
+
+
+def test_the_model_and_the_results_name_the_families(
+    run: ResolvedTrainConfig, tmp_path: Path
+) -> None:
+    model = json.loads((tmp_path / "runs" / "run" / "model" / "config.json").read_text())
+    assert model["training_families"] == {"SG2": "stylegan"}
+    results = json.loads((tmp_path / "runs" / "run" / "results.json").read_text())
+    assert results["closed"]["generators"]["SG2"]["relation"] == "closed"
+
+
+def test_training_warns_of_near_and_known_test_generators() -> None:
+    tests = [
+        Sample("/n", 1, "StyleGAN3", split="test"),
+        Sample("/k", 1, "SG2", split="test", test_set="open"),
+        Sample("/f", 1, "ProGAN", split="test"),
+        Sample("/r", 0, split="test"),
+    ]
+    train = [Sample("/a", 0, split="train"), Sample("/b", 1, "StyleGAN2", split="train")]
+    runs = [resolve(TrainConfig(name="b", loss="ce"))]
+    _, known, near = data_lines(Manifest([*train, *tests]), runs)
+    assert known == ("warning: Tested as unknown, though training knew it: SG2 (as StyleGAN2).")
+    assert near == (
+        "warning: Tested as unknown, though training knew its family: StyleGAN3 (stylegan)."
+    )

@@ -1,0 +1,291 @@
+"""Scoring: every column by hand, parts of several processes, and what stays untouched."""
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from multiprocessing import active_children
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+
+from focus.data.manifest import Manifest, Sample
+from focus.errors import ImageError, InputError
+from focus.evaluation.inference import predictions, score_images, score_shared
+from focus.evaluation.scores import Scores
+from focus.model.detector import Detector, Prediction
+
+GRID = (2, 4)
+SIZE = 8
+
+
+class RedDetector(nn.Module):
+    """A detector whose every output can be worked out by hand.
+
+    The CAM of class synthetic is how far each cell's red lies above one half, 8 times; that of
+    class real is its negative. The score is the sigmoid of the difference of the means.
+    """
+
+    image_size = SIZE
+    grid = GRID
+    mean = (0.5, 0.5, 0.5)
+    std = (1.0, 1.0, 1.0)
+    points = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(8.0))
+        self.modes: list[tuple[bool, bool]] = []
+
+    def predict_batch(self, images: Tensor) -> Prediction:
+        self.modes.append((torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+        synthetic = self.gain * nn.functional.adaptive_avg_pool2d(images[:, 0], GRID)
+        logits = torch.stack([-synthetic, synthetic], 1).mean((2, 3))
+        predicted = logits.argmax(1)
+        sign = (2 * predicted - 1)[:, None, None]
+        cams = torch.stack([sign * synthetic, synthetic], 1)
+        p = cams.flatten(2).softmax(2)
+        entropy = -(p * p.log()).sum(2) / math.log(8)
+        return Prediction(logits.softmax(1)[:, 1], predicted, cams, entropy)
+
+
+def red(folder: Path, name: str, cells: list[list[int]]) -> str:
+    """An image of 2 x 4 red cells with these levels in 0..255."""
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[..., 0] = np.kron(np.array(cells), np.ones((4, 2)))
+    Image.fromarray(pixels).save(folder / name)
+    return str(folder / name)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Manifest:
+    """A fake whose peak is on its artefact, one whose peak is not, a real, an unlabelled image."""
+    on = [[0, 0, 0, 0], [0, 0, 255, 0]]
+    bright = [[250, 255, 250, 250], [250, 250, 250, 250]]
+    dark = [[10, 10, 10, 10], [10, 10, 10, 0]]
+    mask = np.zeros((16, 16), np.uint8)
+    mask[8:, 8:12] = 255  # the cell in row 1, column 2
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    masked: dict[str, Any] = {
+        "label": 1,
+        "generator": "kA",
+        "mask_path": str(tmp_path / "mask.png"),
+    }
+    return Manifest(
+        [
+            Sample(red(tmp_path, "0.png", on), family="k", group="g", split="test", **masked),
+            Sample(red(tmp_path, "1.png", bright), test_set="closed", **masked),
+            Sample(red(tmp_path, "2.png", dark), label=0, mask_path=masked["mask_path"]),
+            Sample(red(tmp_path, "3.png", dark)),
+        ],
+        "pictures",
+    )
+
+
+def score(detector: nn.Module, manifest: Manifest, **settings: Any) -> Scores:
+    settings = {"batch_size": 3, "progress": False} | settings
+    return score_images(detector, manifest, **settings)  # type: ignore[arg-type]
+
+
+def test_every_column_by_hand(pictures: Manifest) -> None:
+    scores = score(RedDetector(), pictures)
+    assert scores.path.tolist() == [sample.path for sample in pictures]
+    assert scores.index.tolist() == [0, 1, 2, 3]
+    assert scores.label.tolist() == [1, 1, 0, -1]
+    assert scores.generator.tolist() == ["kA", "kA", "", ""]
+    assert [scores.family[0], scores.group[0], scores.split[0]] == ["k", "g", "test"]
+    assert scores.test_set.tolist() == ["", "closed", "", ""]
+    # Image 0: one cell at 8 * 0.5 = 4, seven at -4: mean -3, logits (3, -3).
+    assert scores.score[0] == pytest.approx(1 / (1 + math.exp(6)), rel=1e-5)
+    assert scores.predicted.tolist() == [0, 1, 0, 0]
+    # Its CAM of the predicted class real is the negative: the peak is the first of seven cells,
+    # h_sum that of seven equal cells. The synthetic class's peak is on the artefact.
+    assert (scores.peak_row[0], scores.peak_col[0]) == (0, 0)
+    assert scores.entropy_sum[0] == pytest.approx(math.log(7) / math.log(8))
+    assert scores.cam_range[0] == pytest.approx(8.0, rel=1e-6)
+    assert scores.entropy_predicted[0] == pytest.approx(math.log(7) / math.log(8), abs=1e-3)
+    assert scores.entropy_synthetic[0] < 0.02
+    # Image 1: peak in row 0, column 1. Image 2: negated, in row 1, column 3.
+    assert (scores.peak_row[1], scores.peak_col[1]) == (0, 1)
+    assert (scores.peak_row[2], scores.peak_col[2]) == (1, 3)
+    assert scores.cam_range[1] == pytest.approx(8 * 5 / 255, rel=1e-4)
+    # Only fakes are asked; the real image's mask plays no part.
+    assert scores.pointing_hit.tolist() == [0, 0, -1, -1]
+    assert scores.pointing_hit_synthetic.tolist() == [1, 0, -1, -1]
+    # One cell of eight is covered.
+    np.testing.assert_array_equal(
+        scores.pointing_chance, np.float32([1 / 8, 1 / 8, np.nan, np.nan])
+    )
+    # Of the CAM's mass, stretched to 0 in the artefact's cell and 1 in the seven others, none lies
+    # on the artefact; in image 1 the peak holds all of it.
+    np.testing.assert_array_equal(scores.mask_mass, np.float32([0, 0, np.nan, np.nan]))
+    for name in ("map_mse", "map_cosine", "map_mass", "map_chance"):
+        assert np.isnan(getattr(scores, name)).all(), "no image has a human map"
+    assert scores.map_hit.tolist() == [-1] * 4
+    # z-scores of one cell among eight: sqrt(7) and -1/sqrt(7), here negated.
+    weights = np.exp([-math.sqrt(7)] + [1 / math.sqrt(7)] * 7)
+    p = weights / weights.sum()
+    assert scores.entropy_z[0] == pytest.approx(-(p * np.log(p)).sum() / math.log(8), rel=1e-5)
+
+
+def grey(folder: Path, name: str, cells: list[list[int]]) -> str:
+    """A human map of 2 x 4 cells with these levels."""
+    Image.fromarray(np.kron(np.array(cells, np.uint8), np.ones((8, 8), np.uint8))).save(
+        folder / name
+    )
+    return str(folder / name)
+
+
+def test_agreement_with_human_maps_by_hand(pictures: Manifest, tmp_path: Path) -> None:
+    """The predicted class's CAM counts: of image 0 that is 0 in row 1, column 2 and 1 elsewhere."""
+    one_cell = grey(tmp_path, "m0.png", [[0, 0, 0, 0], [0, 0, 200, 0]])
+    two_cells = grey(tmp_path, "m1.png", [[0, 200, 0, 100], [0, 0, 0, 0]])
+    constant = grey(tmp_path, "m3.png", [[90] * 4] * 2)
+    maps = [one_cell, two_cells, None, constant]
+    mapped = Manifest(replace(s, map_path=m) for s, m in zip(pictures, maps, strict=True))
+    scores = score(RedDetector(), mapped)
+    # Image 1: its CAM is 1 in row 0, column 1, where the map is 1, too, and 0 elsewhere.
+    expected = {
+        "map_mse": [1.0, 0.5**2 / 8, math.nan, math.nan],
+        "map_cosine": [0.0, 1 / math.sqrt(1.25), math.nan, math.nan],
+        "map_mass": [0.0, 1.0, math.nan, math.nan],
+        # One of eight cells; in the second map two, one of them with half of its maximum.
+        "map_chance": [1 / 8, 2 / 8, math.nan, math.nan],
+    }
+    for name, column in expected.items():
+        np.testing.assert_allclose(getattr(scores, name), column, atol=2e-3, err_msg=name)
+    assert scores.map_hit.tolist() == [0, 1, -1, -1]
+    without = score(RedDetector(), pictures)
+    for name, values in without.columns().items():
+        if name not in (*expected, "map_hit"):
+            np.testing.assert_array_equal(values, getattr(scores, name), err_msg=name)
+
+
+def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_prediction(
+    pictures: Manifest, tmp_path: Path
+) -> None:
+    lost = Manifest([replace(pictures[0], map_path=str(tmp_path / "lost.png"))])
+    with pytest.raises(ImageError, match=r"lost\.png"):
+        score(RedDetector(), lost)
+    ((rows, prediction),) = predictions(RedDetector(), lost, batch_size=2)
+    assert (rows, prediction.predicted.tolist()) == ([0], [0])
+
+
+def test_scoring_leaves_the_detector_as_it_was(pictures: Manifest) -> None:
+    detector = Detector(image_size=32).train()
+    frozen = next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    modes: list[tuple[bool, bool, bool]] = []
+
+    def note(module: nn.Module, _: object) -> None:
+        inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        modes.append((module.training, inference, autocast))
+
+    detector.backbone.register_forward_pre_hook(note)
+    score(detector, pictures)
+    assert detector.training
+    assert not frozen.training
+    assert modes == [(False, True, False)] * 2
+    score(detector, pictures, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert modes[2:] == [(False, True, True)] * 2
+
+    detector.head.fc.bias.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
+        score(detector, pictures)
+    assert detector.training, "an error must leave the mode as it was too"
+
+
+def test_scoring_leaves_the_random_state_as_it_was(pictures: Manifest) -> None:
+    detector = RedDetector()
+    state = torch.get_rng_state()
+    score(detector, pictures)
+    assert torch.equal(torch.get_rng_state(), state), "scoring must not move training's randomness"
+    assert detector.modes == [(True, False)] * 2
+
+
+def test_the_network_runs_in_the_autocast_that_is_given(pictures: Manifest) -> None:
+    def bfloat16() -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    detector = RedDetector()
+    score(detector, pictures, autocast=bfloat16)
+    assert detector.modes == [(True, True)] * 2
+
+
+def test_parts_of_several_processes_join_to_the_whole(pictures: Manifest) -> None:
+    detector = RedDetector()
+    whole = score(detector, pictures)
+    parts = [score(detector, pictures, indices=range(rank, 4, 3)) for rank in (2, 1, 0)]
+    joined = Scores.merge(parts, len(pictures))
+    for name, column in whole.columns().items():
+        np.testing.assert_array_equal(column, getattr(joined, name), err_msg=name)
+    assert len(score(detector, pictures, indices=range(3, 3))) == 0
+
+
+def test_scoring_that_is_left_midway_ends_its_workers(pictures: Manifest) -> None:
+    """Also while somebody holds the error, and with it the frames that it came through."""
+
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as held:
+        score(RedDetector(), pictures, batch_size=1, workers=2, each=leave)
+    assert held.tb is not None
+    assert not active_children()
+
+
+def test_an_output_that_is_not_finite_names_the_image(pictures: Manifest) -> None:
+    detector = RedDetector()
+    detector.gain.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
+        score(detector, pictures)
+
+
+class Spoilt(RedDetector):
+    """One number of the third image is none."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        self.field, self.seen = field, 0
+
+    def predict_batch(self, images: Tensor) -> Prediction:
+        found = super().predict_batch(images)
+        third = 2 - self.seen
+        self.seen += len(images)
+        if 0 <= third < len(images):
+            getattr(found, self.field)[third].view(-1)[-1] = math.nan
+        return found
+
+
+@pytest.mark.parametrize("field", ["score", "cams"])
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_of_several_images_the_one_that_is_not_finite_is_named(
+    field: str, batch_size: int, pictures: Manifest
+) -> None:
+    with pytest.raises(ImageError, match=r"output for '[^']*/2\.png' is not finite"):
+        score(Spoilt(field), pictures, batch_size=batch_size)
+
+
+def test_another_geometry_is_said_once_not_for_each_perturbation(
+    pictures: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector: Any = RedDetector()
+    detector.config = SimpleNamespace(geometry=("box margin 0.25",))
+    for perturb, lines in ((None, 1), (lambda image, _: image, 0)):
+        caplog.clear()
+        score_shared(
+            Accelerator(cpu=True),
+            detector,
+            pictures,
+            batch_size=4,
+            workers=0,
+            progress=False,
+            description="",
+            perturb=perturb,
+        )
+        assert sum("are cut out otherwise" in line for line in caplog.messages) == lines

@@ -1,0 +1,234 @@
+"""What a reader is told of results: the table at the end, remarks, and differences of models."""
+
+import math
+
+import numpy as np
+
+from focus.evaluation.result_table import difference_lines, format_table, remarks
+from focus.evaluation.results import summarise as summarise_with_intervals
+from focus.evaluation.scores import Scores
+from focus.model.operating_points import POINTS, OperatingPoints
+from focus.report.tables import by_generator
+
+from ..few_scores import summarise, table
+
+
+def test_table() -> None:
+    reals = [(0, "", "", 0.2), (0, "", "", 0.6)]
+    fakes = [(1, "known", "", 0.4), (1, "uEars", "", 0.7), (1, "uSwap", "", 0.4)]
+    blend = summarise(
+        table(
+            reals + fakes,
+            pointing_hit=[-1, -1, 0, 1, 1],
+            pointing_chance=[math.nan, math.nan, 0.0625, 0.125, 0.25],
+            entropy_predicted=[0.25] * 5,
+        ),
+        ["known"],
+    )
+    ce = summarise(
+        table([*reals, (1, "uEars", "", 0.1)], pointing_chance=[math.nan] * 3), ["known"]
+    )
+    assert format_table({"blend": blend, "ce": ce}).splitlines() == [
+        "                                        blend       ce",
+        "------------------------------------------------------",
+        "closed-set AUC, mean                    0.500        -",
+        "open-set AUC, uEars (?)                 1.000    0.000",
+        "open-set AUC, uSwap (?)                 0.500        -",
+        "open-set AUC, mean                      0.750    0.000",
+        "CAM entropy, all images, closed         0.250        -",
+        "CAM entropy, all images, open           0.250    0.000",
+        "peaks in artefact, all fakes, closed    0.000        -",
+        "peaks in artefact, all fakes, open      1.000        -",
+        "chance level of that peak, closed       0.062        -",
+        "chance level of that peak, open         0.188        -",
+        "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
+        "? near or far cannot be told: no family is known of it, or of one in training",
+    ]
+    assert "open-set AUC, mean of 2                 0.750" in format_table({"blend": blend})
+    assert "not defined" not in format_table({"blend": blend})
+    # A set that none of them has is in no row.
+    assert "closed" not in format_table({"ce": ce})
+
+
+def test_a_set_is_summed_up_by_the_mean_over_its_generators() -> None:
+    """Nine fakes of one are found, the one of the other is not: pooled, 0.9."""
+    fakes = [(1, "many", test_set, 0.9) for test_set in ("closed", "closed_balanced")] * 9
+    fakes += [(1, "few", test_set, 0.1) for test_set in ("closed", "closed_balanced")]
+    reals = [(0, "", test_set, 0.5) for test_set in ("closed", "closed_balanced", "open")]
+    results = summarise(table([*reals, *fakes]), ["many", "few"])
+    assert results["closed"]["pooled"]["auc"] == 0.9
+    cells = dict(line.rsplit("  ", 1) for line in format_table({"ce": results}).splitlines()[2:4])
+    assert {name.strip(): cell.strip() for name, cell in cells.items()} == {
+        "closed-set AUC, mean of 2": "0.500",
+        "closed-balanced AUC, mean of 2": "0.500",
+    }
+
+
+def test_results_of_before_there_were_chance_levels() -> None:
+    rows = [(0, "", "", 0.2), (1, "uEars", "", 0.7)]
+    given = {"pointing_hit": [-1, 1], "map_hit": [0, 1], "pointing_chance": [math.nan, 0.5]}
+    new, old = (summarise(table(rows, **given), []) for _ in range(2))
+    for figures in (old["closed"]["pooled"], old["open"]["pooled"], old["open"]["mean"]):
+        for name in [name for name in figures if "_chance" in name]:
+            del figures[name]
+    old["open"]["generators"] = {"uEars": old["open"]["pooled"]}
+    old["open"]["pooled"] |= {"family": None, "relation": None}
+    words = "chance level of that peak"
+    lines = format_table({"old": old, "new": new}).splitlines()
+    (row,) = [line.split() for line in lines if line.startswith(f"{words}, open")]
+    assert row[-2:] == ["-", "0.500"]
+    assert words not in format_table({"old": old})
+    chances = (words, "chance level where people looked")
+    (made,), (earlier,) = by_generator(new), by_generator(old)
+    assert made.columns[-5:-3] == ["peaks in artefact", words]
+    assert earlier.columns == [c for c in made.columns if c not in chances]
+
+
+def test_table_fits_a_terminal_with_long_names() -> None:
+    rows = [(0, "", "", 0.2), (1, "a-generator-of-a-very-long-name-indeed", "", 0.4)]
+    results = summarise(table(rows), ["known"])
+    names = [f"a model of an even longer name {i}" for i in range(2)]
+    lines = format_table(dict.fromkeys(names, results)).splitlines()
+    assert max(map(len, lines)) == 80
+    assert "a-generator-of-... (?)" in lines[2]
+    # Where there is room the name is whole.
+    (line,) = (x for x in format_table({"one": results}).splitlines() if rows[1][1] in x)
+    assert line.endswith(" (?)    1.000")
+
+
+def test_names_that_begin_alike_are_told_apart_in_the_table() -> None:
+    names = [f"stable_diffusion_of_the_first_version_1_{at}" for at in (4, 5)]
+    rows = [(0, "", "", 0.2), *((1, name, "", 0.4) for name in names)]
+    results = summarise(table(rows), ["known"])
+    models = [f"a model of an even longer name {i}" for i in range(2)]
+    lines = format_table(dict.fromkeys(models, results)).splitlines()
+    assert lines[0].split("  ")[-2:] == ["a model of ...name 0", "a model of ...name 1"]
+    assert [line.split("  ")[0] for line in lines[2:4]] == [
+        "open-set AUC, stable_diffu...1_4 (?)",
+        "open-set AUC, stable_diffu...1_5 (?)",
+    ]
+
+
+def test_what_is_not_defined_without_fakes_is_said() -> None:
+    lines = format_table({"ce": summarise(table([(0, "", "", 0.2)] * 3), ["known"])}).splitlines()
+    (entropy,) = (line for line in lines if line.startswith("CAM entropy, all images, closed"))
+    assert entropy.endswith(" -")
+    assert (
+        lines[-1] == "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)"
+    )
+
+
+def test_remarks() -> None:
+    scores = table([(0, "A", "", 0.1), (1, "B", "", 0.9), (-1, "", "", 0.5)])
+    assert remarks(scores, summarise(scores, [])) == [
+        "Images without label: 1; they are scored and in no result.",
+        "B has no real images to be told from: its AUC is not defined.",
+        "Real images that no fake is told from: 1; they are in no result.",
+    ]
+    odd = table([(0, "A", "", 0.1), (1, "B\x1b[2J", "", 0.9)])
+    assert r"'B\x1b[2J' has no real images to be told from" in remarks(odd, summarise(odd, []))[0]
+    complete = table([(0, "", "", 0.1), (1, "B", "", 0.9)])
+    assert remarks(complete, summarise(complete, [])) == []
+
+
+def test_the_difference_of_two_models_by_hand() -> None:
+    rows = [(0, "", "", 0.1), (0, "", "", 0.4), (0, "", "", 0.5), (1, "new", "", 0.3)]
+    rows += [(1, "new", "", 0.6), (1, "known", "", 0.9)]
+    one = table(rows)
+    other = table([(*row[:3], 1 - row[3]) for row in rows])
+    given = [(n, s, summarise(s, ["known"])) for n, s in (("one", one), ("other", other))]
+    (line,) = difference_lines(*given)  # one fake is too few for a variance
+    # Of six pairs four are in order, and two in the other model.
+    assert line.startswith("open-set AUC, mean of 1: one - other = +0.333 [")
+    grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
+    assert difference_lines(("one", grouped, given[0][2]), given[1]) == []
+    assert difference_lines(given[1], ("one", grouped, given[0][2])) == []
+    assert difference_lines(("one", one.select(range(5)), given[0][2]), given[1]) == []
+
+
+def test_the_difference_in_the_closed_balanced_set_is_called_as_in_the_table() -> None:
+    rows = [(0, "", "closed_balanced", 0.1), (0, "", "closed_balanced", 0.4)]
+    rows += [(1, "known", "closed_balanced", 0.3), (1, "known", "closed_balanced", 0.6)]
+    scores = table(rows)
+    given = [(name, scores, summarise(scores, ["known"])) for name in ("one", "other")]
+    (line,) = difference_lines(*given)
+    assert line.startswith("closed-balanced AUC, mean of 1: one - other = +0.000 [")
+
+
+def test_the_difference_is_that_of_the_mean_over_generators() -> None:
+    """One is better on the generator with most fakes, and worse on the other three."""
+    random = np.random.default_rng(0)
+    rows: list[tuple[int, str, str, float]] = [(0, "", "open", s) for s in random.normal(size=200)]
+    for name, n in (("A", 400), ("B", 20), ("C", 20), ("D", 20), ("none", 1)):
+        rows += [(1, name, "open" if name != "none" else "closed", 0.0)] * n
+    one, other = rows[:], rows[:]
+    for place in range(200, len(rows)):
+        label, name, test_set, _ = rows[place]
+        score = random.normal()
+        for shift, table_of in ((1.6 if name == "A" else 0.4, one), (1.2, other)):
+            table_of[place] = (label, name, test_set, score + shift + 0.3 * random.normal())
+    given = [(n, table(r), summarise(table(r), [])) for n, r in (("one", one), ("other", other))]
+    (line,) = difference_lines(*given)
+    means = [results["open"]["mean"]["auc"] for *_, results in given]
+    assert line.startswith(f"open-set AUC, mean of 4: one - other = {means[0] - means[1]:+.3f} [")
+    assert means[0] < means[1]
+    assert float(line.rpartition("p = ")[2]) < 1e-4
+    pooled = [results["open"]["pooled"]["auc"] for *_, results in given]
+    assert pooled[0] > pooled[1]
+
+
+def test_no_difference_where_the_real_images_are_not_the_same() -> None:
+    """The models know other names of a generator, so that its fakes have other real images."""
+    rows = [(0, "", "", 0.1), (0, "", "", 0.4), (1, "new", "", 0.8), (1, "new", "", 0.9)]
+    more = [*rows[:1], (0, "new", "", 0.4), *rows[2:]]
+    given = [(n, table(r), summarise(table(r), [])) for n, r in (("one", rows), ("two", more))]
+    assert difference_lines(*given) == difference_lines(*given[::-1]) == []
+
+
+def test_errors_at_the_threshold_are_there_of_each_set_that_has_fakes() -> None:
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.5), None, 9, 9)
+    reals = [(0, "", test_set, score) for test_set in ("closed", "open") for score in (0.2, 0.6)]
+    broken = [(0, "", "closed_balanced", 0.2), (1, "kA", "closed_balanced", 0.9)]
+    known = [(1, "kA", "", 0.4), (1, "kA", "", 0.7), (1, "kA", "", 0.8), (1, "kA", "", 0.9)]
+
+    def shown(*rows: tuple[int, str, str, float]) -> list[tuple[str, str]]:
+        given = summarise_with_intervals(table(list(rows)), ["kA"], None, points, resamples=0)
+        lines = format_table({"one": given}).splitlines()
+        return [
+            (name.strip(), value)
+            for name, _, value in (x.rpartition("  ") for x in lines)
+            if name.startswith(("BPCER", "APCER"))
+        ]
+
+    closed = [("BPCER, closed, at *", "0.500"), ("APCER, mean, closed, at *", "0.250")]
+    assert shown(*reals, *known) == closed
+    assert shown(*reals, *known, *broken, (1, "new", "", 0.4)) == [
+        *closed,
+        ("BPCER, closed-balanced, at *", "0.000"),
+        ("APCER, mean, closed-balanced, at *", "0.000"),
+        ("BPCER, open, at *", "0.500"),
+        ("APCER, mean, open, at *", "1.000"),
+    ]
+    assert shown(*reals) == []
+
+
+def test_table_with_intervals_and_an_operating_point() -> None:
+    random = np.random.default_rng(0)
+    rows = [(0, "", "", score) for score in random.random(40) * 0.7]
+    rows += [(1, "new", "", score) for score in 0.3 + random.random(30) * 0.7]
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.5), None, 9, 9)
+    results = summarise_with_intervals(table(rows), [], None, points, resamples=50)
+    lines = format_table({"one": results}).splitlines()
+    shown = {line.rpartition("  ")[0].strip(): line.rpartition("  ")[2] for line in lines}
+    opened = results["open"]
+    (alone,) = opened["generators"].values()
+    for label, value, interval in (
+        ("open-set AUC, new (?)", alone["auc"], alone["intervals"]["auc"]),
+        (
+            "BPCER, open, at *",
+            opened["operating_points"]["eer"]["bpcer"],
+            opened["operating_points"]["intervals"]["eer"]["bpcer"],
+        ),
+    ):
+        low, high = (f"{end:.3f}".removeprefix("0") for end in interval)
+        assert shown[label] == f"{value:.3f} [{low}, {high}]"

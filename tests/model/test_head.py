@@ -1,0 +1,150 @@
+"""The head as a module, and what is saved of a detector that was changed after it was made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from focus.config.losses import LOSSES
+from focus.data.manifest import Manifest, Sample
+from focus.errors import InputError
+from focus.evaluation.inference import predictions
+from focus.model.detector import Detector
+from focus.model.head import FocusHead
+
+from ..launching import write_faces
+
+
+def features_of(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, 8, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def test_a_new_loss_is_scaled_as_the_one_before() -> None:
+    head, features, target = FocusHead(8, 2, "focus"), features_of(5), torch.tensor([0, 1, 1, 0, 1])
+    maps = torch.rand(5, 3, 3)
+    head.scale_terms(0.5, 0.25)
+    head.loss = LOSSES["blend"]
+    blend = LOSSES["blend"]
+    scaled = FocusHead(8, 2, replace(blend, focus_weight=0.05, saliency_weight=1.25))
+    scaled.fc = head.fc
+    assert torch.equal(head(features, target, maps).loss, scaled(features, target, maps).loss)
+    head.loss = "ce"
+    plain = nn.functional.cross_entropy(head.fc(features.mean((2, 3))), target)
+    torch.testing.assert_close(head(features, target, maps).loss, plain)
+    with pytest.raises(InputError, match="no loss 'blnd'"):
+        head.loss = "blnd"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_without_a_target_logits_are_as_precise_as_with_one(dtype: torch.dtype) -> None:
+    head = FocusHead(8, 2).to(torch.float32 if dtype == torch.float64 else dtype)
+    features = features_of(64, dtype)
+    with_target = head(features, torch.zeros(64, dtype=torch.int64))
+    without = head(features)
+    assert without.logits.dtype == with_target.logits.dtype == without.cam.dtype
+    torch.testing.assert_close(without.logits, with_target.logits)
+    # It is the class of these logits whose CAM is returned.
+    assert torch.equal(without.logits.argmax(1), head.activations(features)[0].argmax(1))
+    without.logits.sum().backward()
+    assert head.fc.weight.grad is not None
+
+
+def test_on_the_meta_device() -> None:
+    head = FocusHead(8, 2).to("meta")
+    out = head(features_of(4).to("meta"))
+    assert (out.logits.shape, out.cam.shape, out.logits.device.type) == ((4, 2), (4, 3, 3), "meta")
+    with torch.device("meta"):
+        assert Detector(image_size=32).head.fc.weight.is_meta
+
+
+def test_a_saved_temperature_is_that_of_the_loss(tmp_path: Path) -> None:
+    detector = Detector(image_size=32, loss=replace(LOSSES["focus"], temperature=3.0)).eval()
+    detector.head.loss = LOSSES["focus"]
+    detector.save_pretrained(tmp_path / "model")
+    again = Detector.from_pretrained(tmp_path / "model")
+    assert again.config.temperature == again.head.loss.temperature == 1.0
+    images = torch.randn(3, 3, 32, 32)
+    assert torch.equal(again.predict_batch(images).entropy, detector.predict_batch(images).entropy)
+
+
+def test_a_compiled_backbone_is_saved_as_it_was(tmp_path: Path) -> None:
+    detector = Detector(image_size=32).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = detector.predict_batch(images).score
+    # As torch.compile(backbone), whose weights have names of their own.
+    detector.backbone = torch.compile(detector.backbone, backend="eager")
+    detector.save_pretrained(tmp_path / "model")
+    assert torch.equal(
+        Detector.from_pretrained(tmp_path / "model").predict_batch(images).score, expected
+    )
+
+
+def test_what_could_not_be_loaded_again_replaces_nothing(tmp_path: Path) -> None:
+    detector = Detector(image_size=32)
+    detector.save_pretrained(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    torch.nn.utils.parametrizations.weight_norm(detector.head.fc)
+    with pytest.raises(InputError, match=r"cannot be saved: head\.fc\..* is not as it was made"):
+        detector.save_pretrained(tmp_path / "model")
+    detector = Detector(image_size=32)
+    detector.head.fc = nn.Linear(detector.head.fc.in_features, 3)
+    with pytest.raises(InputError, match=r"head\.fc\.weight is not as it was made"):
+        detector.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_half_detector_scores_files(tmp_path: Path) -> None:
+    write_faces(tmp_path, 1)
+    manifest = Manifest([Sample(str(path), 0) for path in sorted(tmp_path.rglob("*.png"))])
+    detector = Detector(image_size=32).bfloat16()
+    ((rows, found),) = predictions(detector, manifest, batch_size=2)
+    assert rows == [0, 1]
+    assert found.score.isfinite().all()
+
+
+def test_the_weights_of_a_scaled_loss_are_those_of_its_config_on_any_device_and_type() -> None:
+    head = FocusHead(8, 3, "focus")
+    head.scale_terms(1.0, 1.0)
+    weights = head.loss_weights
+    assert head.bfloat16().float().loss_weights.equal(weights)
+    assert head.double().loss_weights.tolist() == [1.0, 0.1, 0.0]
+    with torch.device("meta"):
+        head = FocusHead(8, 3, "focus")
+        head.scale_terms(1.0, 1.0)
+    assert head.to_empty(device="cpu").loss_weights.equal(weights)
+
+
+def test_a_parametrization_is_called_once() -> None:
+    """One that draws anew gives pooling and CAM of one forward the same weight."""
+    head, features = FocusHead(64, 5), torch.randn(4, 64, 3, 3)
+    register_parametrization(head.fc, "weight", nn.Dropout(0.5))
+    out = head(features)
+    predicted = out.logits.argmax(1)
+    expected = out.cam.mean((1, 2)) + head.fc.bias[predicted]
+    torch.testing.assert_close(expected, out.logits.max(1).values)
+
+
+def test_without_a_target_features_that_do_not_fit_are_refused_as_with_one() -> None:
+    head = FocusHead(8, 3)
+    for features in (torch.randn(2, 8), torch.randn(2, 7, 3, 3), [1, 2]):
+        messages = []
+        for target in (None, torch.tensor([0, 1])):
+            with pytest.raises((ValueError, TypeError)) as refused:
+                head(features, target)
+            messages.append(str(refused.value))
+        assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_training_head_is_exported_for_any_batch(strict: bool) -> None:
+    head = FocusHead(8, 2, "blend")
+    inputs = features_of(3), torch.tensor([0, 1, 1]), torch.rand(3, 3, 3)
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(
+        head, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}), strict=strict
+    ).module()
+    inputs = features_of(5), torch.tensor([0, 1, 1, 0, 1]), torch.rand(5, 3, 3)
+    torch.testing.assert_close(exported(*inputs)[0], head(*inputs).loss)

@@ -1,0 +1,319 @@
+"""The report in a browser: Debian's Chromium, headless, through Playwright."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from focus import report
+from focus.evaluation.results import summarise, write_results
+from focus.model.detector import Detector
+
+from ..reports import Page as Parsed
+from ..reports import made, measured
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
+    ),
+]
+
+MEGABYTE = 10**6
+
+
+def write(folder: Path, each: int, **options: Any) -> Path:
+    torch.manual_seed(0)
+    images = made(folder / "images", each, **options)
+    detector = Detector(training_generators=("kA",))
+    return report.write(folder, "a run", detector, *images, progress=False)
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("report"), 30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page that was opened, with all that it asked for and complained about."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(path.as_uri())
+        self.data = Parsed(path).data
+
+    def rows(self) -> list[int]:
+        """Of the images whose pictures are there, in their order."""
+        found = self.page.eval_on_selector_all("#cards li", "all => all.map(e => +e.dataset.row)")
+        return [int(row) for row in found]
+
+    def all_rows(self) -> list[int]:
+        while self.page.locator("#more-cards").is_visible():
+            self.page.locator("#more-cards").click()
+        return self.rows()
+
+    def listed(self) -> list[list[str]]:
+        found: list[list[str]] = self.page.eval_on_selector_all(
+            "#scores tbody tr", "all => all.map(r => [...r.cells].map(c => c.textContent))"
+        )
+        return found
+
+    def choose(self, **options: str) -> None:
+        for name, value in options.items():
+            self.page.select_option(f"select[name={name}]", value)
+
+
+@pytest.fixture
+def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
+    made = Opened(browser, page_file)
+    yield made
+    assert made.complaints == []
+    foreign = [url for url in made.requests if not url.startswith("data:")]
+    assert foreign == [page_file.as_uri()], "the page asks for nothing but itself"
+    made.page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("score", lambda data, row: data["score"][row]),
+        ("entropy", lambda data, row: data["entropy"][row]),
+        ("error", lambda data, row: abs(data["score"][row] - data["label"][row])),
+    ],
+)
+def test_sorting(opened: Opened, key: str, value: Any) -> None:
+    opened.choose(sort=key)
+    first = max(value(opened.data, row) for row in opened.data["shown"])
+    assert value(opened.data, opened.rows()[0]) == first, "the largest first, unasked"
+    for direction, sign in (("-1", -1), ("1", 1)):
+        opened.choose(direction=direction)
+        rows = opened.all_rows()
+        assert sorted(rows) == opened.data["shown"]
+        assert rows == sorted(rows, key=lambda row: (sign * value(opened.data, row), row))
+        # The table is in the same order; it has every image.
+        listed = [cells[0] for cells in opened.listed()]
+        ordered = sorted(
+            range(len(opened.data["path"])), key=lambda row: (sign * value(opened.data, row), row)
+        )
+        assert listed == [opened.data["path"][row] for row in ordered[:100]]
+
+
+def test_filters(opened: Opened) -> None:
+    data = opened.data
+    everything = range(len(data["path"]))
+    assert len(opened.rows()) == 48, "a page of pictures at first"
+    names = [data["generators"][at] for at in data["generator"]]
+    outcomes = [data["outcomes"][at] for at in data["outcome"]]
+    sets = [data["sets"][at] for at in data["set"]]
+
+    def expect(fits: Any) -> None:
+        expected = [row for row in everything if fits(row)]
+        assert 0 < len(expected) < len(everything)
+        assert opened.all_rows() == [row for row in expected if row in set(data["shown"])]
+        count = f"{len(expected)} of {len(everything)} images"
+        assert opened.page.locator("#count").inner_text().startswith(count)
+        assert len(opened.listed()) == min(100, len(expected))
+
+    opened.choose(generator="<b>u&C</b>")
+    expect(lambda row: names[row] == "<b>u&C</b>")
+    opened.choose(outcome="missed")
+    expect(lambda row: names[row] == "<b>u&C</b>" and outcomes[row] == "missed")
+    opened.choose(generator="", outcome="wrong")
+    expect(lambda row: outcomes[row] in ("missed", "false alarm"))
+    opened.choose(outcome="", label="real", set="open")
+    expect(lambda row: data["label"][row] == 0 and sets[row] == "open")
+    opened.choose(label="", set="")
+    assert opened.all_rows() == data["shown"]
+    # Filters that leave nothing leave nothing.
+    opened.choose(generator="kA", outcome="false alarm")
+    assert opened.rows() == opened.listed() == []
+
+
+def test_a_click_enlarges_and_keys_move(opened: Opened) -> None:
+    page, data = opened.page, opened.data
+    opened.choose(label="synthetic")
+    row = opened.rows()[0]
+    small = page.locator(".card img").first.bounding_box()
+    assert not page.locator("#large").is_visible()
+    page.locator(".card").first.click()
+    assert page.locator("#large").is_visible()
+    parts = page.locator("#large img")
+    assert parts.count() == 3, "the human map is beside"
+    assert [parts.nth(at).get_attribute("src") for at in range(3)] == [
+        data["pictures"][data["shown"].index(row)]
+    ] * 3
+    large = parts.first.bounding_box()
+    assert large["height"] > 2 * small["height"]
+    assert abs(large["width"] - large["height"]) < 1
+    assert data["path"][row] in page.locator("#large dl").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert data["path"][opened.rows()[1]] in page.locator("#large dl").inner_text()
+    page.get_by_role("button", name="Previous").click()
+    assert data["path"][row] in page.locator("#large dl").inner_text()
+    assert page.get_by_role("button", name="Previous").is_disabled()
+    page.keyboard.press("Escape")
+    assert not page.locator("#large").is_visible()
+    # From the table, too, where an image has a picture.
+    page.locator("#scores button").nth(2).click()
+    place = page.locator("#scores button").nth(2).inner_text()
+    assert place in page.locator("#large dl").inner_text()
+    page.get_by_role("button", name="Close").click()
+    assert not page.locator("#large").is_visible()
+
+
+def test_every_picture_is_told_in_words(opened: Opened) -> None:
+    page, data = opened.page, opened.data
+    opened.choose(generator="uB")
+    for row, words in zip(
+        opened.rows(),
+        page.eval_on_selector_all(".card img", "all => all.map(e => e.alt)"),
+        strict=True,
+    ):
+        assert words == (
+            f"uB, {data['outcomes'][data['outcome'][row]]}: image, CAM of the predicted class, "
+            f"human map; score {data['score'][row]:.3f}, CAM entropy {data['entropy'][row]:.3f}"
+        )
+    pictures = page.locator("[role=img]")
+    assert pictures.count() >= 8
+    for at in range(pictures.count()):
+        assert len(pictures.nth(at).get_attribute("aria-label")) > 30
+    unnamed = "all => all.filter(e => !(e.textContent.trim() || e.ariaLabel)).length"
+    assert page.eval_on_selector_all("button, a", unnamed) == 0
+    assert page.locator("select").count() == page.locator("label select").count()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_off_and_text_can_be_read(
+    browser: Any, page_file: Path, width: int, scheme: str
+) -> None:
+    page = Opened(browser, page_file, width, scheme).page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    luminance = """color => {
+        const [r, g, b] = color.match(/[\\d.]+/g).map(v => v / 255)
+            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b;
+    }"""
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (page.evaluate(luminance, paper) < 0.2) == (scheme == "dark")
+    for selector in ("h1", ".note", "small", "a", ".plot g[id*=text] g", ".card span", ".wrong"):
+        place = page.locator(selector).first
+        kind = "fill" if selector.startswith(".plot") else "color"
+        colour = place.evaluate(f"e => getComputedStyle(e).{kind}")
+        low, high = sorted(page.evaluate(luminance, value) for value in (paper, colour))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (selector, colour, paper)
+    # The smallest letters of a figure, in pixels of the screen: of 8 points.
+    width_of = "e => e.getBoundingClientRect().width / e.viewBox.baseVal.width"
+    assert 8 * page.locator(".plot svg").first.evaluate(width_of) >= 8
+    page.context.close()
+
+
+def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
+    """Names of runs of any length, and figures in the width of a phone."""
+    _, scores, results = made(tmp_path / "images", 12, resamples=0)
+    write_results(tmp_path / "source", scores, results)
+    folders = [tmp_path / f"cyborg-densenet121-{loss}-seed0" for loss in ("blend", "ce")]
+    for folder in folders:
+        measured(folder, tmp_path / "source", {"kA": 0.02, "uB": 0.01}, ["closed", "open"])
+    report.compare([str(folder) for folder in folders], tmp_path / "out")
+    for width in (390, 1280):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message, said=complaints: said.append(message.text))
+        page.goto((tmp_path / "out" / report.REPORT).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        figures = page.locator("#robustness svg")
+        assert figures.count() == 8, "a perturbation and test set each"
+        for at in range(8):
+            box = figures.nth(at).bounding_box()
+            assert 300 < box["width"] <= width - box["x"]
+            assert box["height"] > 200
+        assert complaints == []
+        context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: int) -> None:
+    """Of runs and of generators, in headings, notes, tables and captions."""
+    manifest, scores, _ = made(tmp_path / "images", 12, resamples=0)
+    known, unknown = "k" * 300, "u" * 300
+    names = {"kA": known, "uB": unknown}
+    generator = np.array([names.get(name, name) for name in scores.generator], object)
+    scores = replace(scores, generator=generator)
+    results = summarise(scores, [known], resamples=0)
+    path = report.write(
+        tmp_path / "alone",
+        "t" * 300,
+        Detector(training_generators=(known,)),
+        manifest,
+        scores,
+        results,
+        progress=False,
+    )
+    folders = [tmp_path / end / ("r" * 240) for end in "ab"]
+    for folder in folders:
+        write_results(folder, scores, results)
+    report.compare([str(folder) for folder in folders], tmp_path / "both")
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    for file in (path, tmp_path / "both" / report.REPORT):
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width, file
+    context.close()
+
+
+def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(
+    browser: Any, tmp_path: Path
+) -> None:
+    """Pictures of noise, which compress worse than faces, and three parts to most of them."""
+    path = write(tmp_path, 2000, side=160, distinct=200, resamples=0)
+    opened = Opened(browser, path)
+    assert len(opened.data["path"]) == 10_000
+    assert 400 <= len(opened.data["shown"]) <= 480
+    assert path.stat().st_size <= 15 * MEGABYTE
+    # Other programs may be at work, so not by the clock but by the time that the page computes,
+    # with the images that are in sight.
+    session = opened.page.context.new_cdp_session(opened.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def computed() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
+
+    opened.page.reload()
+    loaded = computed()
+    clock = opened.page.evaluate("performance.getEntriesByName('usable')[0].startTime / 1000")
+    opened.choose(sort="score")
+    assert opened.listed()[0][4] == f"{max(opened.data['score']):.4f}"
+    took = computed() - loaded
+    print(
+        f"\n{path.stat().st_size / MEGABYTE:.1f} MB, usable after {loaded:.2f} s of computing "
+        f"({clock:.2f} by the clock), sorted after {took:.2f}"
+    )
+    assert 0 < loaded <= 2
+    assert 0 < took <= 2
+    assert opened.complaints == []

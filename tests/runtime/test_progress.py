@@ -1,0 +1,52 @@
+"""Progress bars on a terminal and in a log file; how times are told."""
+
+import ast
+import io
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import focus
+from focus.runtime.progress import format_duration, progress_bar
+
+
+class Stderr(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("terminal", "notebook", "seconds"),
+    [(True, False, 0.5), (False, True, 0.5), (False, False, 10)],
+)
+def test_a_log_file_gets_a_line_now_and_then(
+    terminal: bool, notebook: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Stderr(terminal))
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    with progress_bar(total=3, desc="faces", unit="image") as bar:
+        assert bar.mininterval == seconds
+        assert (bar.total, bar.desc, bar.unit) == (3, "faces", "image")
+
+
+def test_all_bars_are_made_here() -> None:
+    made = [
+        path.name
+        for path in Path(focus.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm"
+    ]
+    assert made == ["progress.py"]
+
+
+def test_times_are_told_in_the_unit_that_is_read() -> None:
+    times = (44.6, 89, 91, 5340, 5400, 9000)
+    assert [*map(format_duration, times)] == ["45 s", "89 s", "2 min", "89 min", "1.5 h", "2.5 h"]

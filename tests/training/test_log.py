@@ -1,0 +1,159 @@
+"""What a run logs: the figures of a step, and its speed since the last one that was logged."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from PIL import Image
+
+from focus.config.train import TrainConfig, resolve
+from focus.errors import InputError
+from focus.report.contact_sheet import contact_sheet
+from focus.training.log import NONFINITE, RunLog, give_up
+from focus.training.monitoring import Step
+
+from ..trainers import few_faces, trainer
+
+
+class Entries(GeneralTracker):
+    """A tracker of Accelerate's that keeps what it is given."""
+
+    name = "entries"
+    requires_logging_directory = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[int | None, dict[str, Any]] = {}
+
+    @property
+    def tracker(self) -> dict[int | None, dict[str, Any]]:
+        return self.steps
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        pass
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        self.steps[step] = values
+
+
+def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> None:
+    entries = Entries()
+    accelerator = Accelerator(cpu=True, log_with=entries)
+    accelerator.init_trackers("run")
+    config = resolve(TrainConfig(output=str(tmp_path)))
+    log = RunLog(config, accelerator)
+    log.count(100)  # before an epoch
+    time.sleep(0.2)  # before an epoch, as validation is
+    done = Step([16.0, 8.0, 4.0, 2.0, 1.0, 3.0], 8.0, 0.25, updated=True, finite=True)
+    means = {"loss": 2.0, "classification": 1.0, "focus": 0.5, "saliency": 0.25}
+    means |= {"entropy": 0.125, "with_map": 0.375, "grad_norm": 0.25, "lr": 1e-3}
+    # What the log takes the time between lies between these.
+    before = time.perf_counter()
+    log.start()
+    after = time.perf_counter()
+    for step, images in ((6, 16), (7, 8)):
+        time.sleep(0.1)
+        shortest, again = time.perf_counter() - after, time.perf_counter()
+        for _ in range(2):
+            log.count(images / 2)
+        log.step(done, step, 1e-3)
+        longest, after = time.perf_counter() - before, time.perf_counter()
+        before = again
+        found = entries.steps[step]
+        assert images / longest <= found.pop("step/images_per_second") <= images / shortest
+        assert found == {f"step/{name}": value for name, value in means.items()}
+
+
+def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = Entries()
+    accelerator = Accelerator(cpu=True, log_with=entries)
+    accelerator.init_trackers("run")
+    log = RunLog(resolve(TrainConfig(output=str(tmp_path))), accelerator)
+    # The rate is that of the last step, which is logged with the steps.
+    row = {"epoch": 2, "train_loss": 0.5, "eval_auc": 0.75, "eval_entropy": 0.25, "lr": 0.1}
+    for step, share in ((10, 0.5), (20, 0.95)):
+        log.epoch({**row, "eval_peak_share": share}, step, best=True, images_per_second=12.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["epoch", "epoch", "warning:"]
+    assert lines[0].endswith("12 images/s  (best)")
+    assert entries.steps[20] == {
+        "epoch": 2,
+        "train/loss": 0.5,
+        "eval/auc": 0.75,
+        "eval/entropy": 0.25,
+        "eval/peak_share": 0.95,
+    }
+
+
+class Pictures(Entries):
+    """As TensorBoard's tracker, which alone takes pictures."""
+
+    name = "tensorboard"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures: dict[int, tuple[str, Any]] = {}
+
+    def log_images(self, values: dict[str, Any], step: int, dataformats: str) -> None:
+        ((name, pixels),) = values.items()
+        assert dataformats == "NHWC"
+        self.pictures[step] = name, pixels
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_sheets_are_drawn_every_so_many_epochs_as_files_and_for_tensorboard(tmp_path: Path) -> None:
+    pictures, others = Pictures(), Entries()
+    accelerator = Accelerator(cpu=True, log_with=[others, pictures])
+    run = trainer(few_faces(tmp_path), tmp_path, accelerator, epochs=2, lr=1e-6, sheet_epochs=2)
+    folder = tmp_path / "run" / "sheets"
+    folder.mkdir(parents=True)  # as it is where a run goes on
+    run.fit()
+    (sheet,) = folder.iterdir()
+    assert sheet.name == "epoch-0002.png"
+    contact_sheet(run.detector, run.validation, tmp_path / "expected.png")
+    with Image.open(sheet) as image, Image.open(tmp_path / "expected.png") as expected:
+        drawn = np.asarray(image.convert("RGB"))
+        np.testing.assert_array_equal(drawn, np.asarray(expected.convert("RGB")))
+    ((step, (name, pixels)),) = pictures.pictures.items()
+    assert (step, name) == (2 * run.plan.steps, "validation")
+    np.testing.assert_array_equal(pixels, drawn[None])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_speed_of_an_epoch_counts_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(few_faces(tmp_path), tmp_path, epochs=2, lr=1e-6)
+    speeds: list[float] = []
+    monkeypatch.setattr(
+        run.log,
+        "epoch",
+        lambda *_, images_per_second, **__: speeds.append(images_per_second),
+    )
+    before = time.perf_counter()
+    run.fit()
+    # Each epoch's 70 images took less time than all.
+    assert min(speeds) >= 70 / (time.perf_counter() - before)
+    assert len(speeds) == 2
+
+
+def test_images_of_a_step_that_was_not_finite_may_have_names_that_are_not_utf_8(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    run = trainer(few_faces(folder), tmp_path, batch_size=35)
+    run.folder.mkdir()
+    with pytest.raises(InputError, match="was not finite in 1 steps in a row, up to step 2: look"):
+        give_up(run.config, run.accelerator, [2], run.plan, run.train)
+    head, *rows = (run.folder / NONFINITE).read_bytes().splitlines()
+    assert head == b"step,path"
+    expected = {run.train[row].path for row in run.plan.epoch(0)[1][0].rows}
+    assert {row.decode(errors="surrogateescape") for row in rows} == {f"2,{p}" for p in expected}

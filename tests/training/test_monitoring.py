@@ -1,0 +1,151 @@
+"""What a run says of itself: sums over an epoch, figures of the validation images, the alarm."""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from focus.evaluation.scores import Scores
+from focus.evaluation.selection import best_epoch, is_better
+from focus.training.monitoring import (
+    COLLAPSED,
+    TERMS,
+    EpochSums,
+    collapse_warning,
+    epoch_line,
+    validation_figures,
+    write_summary,
+)
+
+
+def scores(**given: object) -> Scores:
+    """Four images, two of each class, one fake ranked below a real one."""
+    columns: dict[str, object] = {
+        "label": [0, 0, 1, 1],
+        "score": [0.125, 0.5, 0.25, 0.75],
+        "predicted": [0, 0, 0, 1],
+        "peak_row": [1, 1, 0, 1],
+        "peak_col": [2, 2, 1, 2],
+        "entropy_predicted": [0.5, 0.25, 0.75, 0.5],
+        "entropy_sum": [0.5] * 4,
+        "entropy_z": [0.25] * 4,
+        "cam_range": [1.0, 2.0, 3.0, 4.0],
+        **given,
+    }
+    numbers = ("index", "entropy_synthetic", "pointing_hit", "pointing_hit_synthetic")
+    maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr")
+    chances = ("pointing_chance", "map_chance")
+    texts = ("path", "generator", "family", "split", "test_set", "group")
+    return Scores(
+        **{name: np.zeros(4) for name in (*numbers, *maps, *chances)}
+        | {name: np.array([""] * 4, dtype=object) for name in texts}
+        | {name: np.array(column) for name, column in columns.items()}
+    )
+
+
+def test_figures_by_hand() -> None:
+    found = validation_figures(scores())
+    assert found == pytest.approx(
+        {
+            "eval_auc": 3 / 4,
+            # Precision 1 at the first fake (0.75), 2/3 at the second, each half of the recall.
+            "eval_average_precision": (1 + 2 / 3) / 2,
+            "eval_balanced_accuracy": (1 + 1 / 2) / 2,
+            "eval_log_loss": -sum(math.log(p) for p in (0.875, 0.5, 0.25, 0.75)) / 4,
+            "eval_entropy": 0.5,
+            "eval_entropy_sum": 0.5,
+            "eval_entropy_z": 0.25,
+            "eval_cam_range": 2.5,
+            "eval_peak_share": 3 / 4,
+        }
+    )
+
+
+def test_every_class_but_the_first_is_synthetic() -> None:
+    """Of a network with a class for each generator."""
+    found = validation_figures(scores(predicted=[0, 0, 2, 3]))
+    assert found["eval_balanced_accuracy"] == 1
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.9, True), (0.899, False)])
+def test_from_nine_tenths_on_there_is_an_alarm(share: float, warns: bool) -> None:
+    assert bool(collapse_warning({"eval_peak_share": share})) == warns
+
+
+def test_scores_of_0_and_1_have_a_log_loss() -> None:
+    found = validation_figures(scores(score=[0.0, 1.0, 0.0, 1.0]))
+    assert math.isfinite(found["eval_log_loss"])
+    assert found["eval_log_loss"] > 1
+
+
+def test_the_kept_epoch_is_that_of_the_first_best_model() -> None:
+    rows = [
+        {"epoch": epoch, "eval_auc": auc, "eval_log_loss": loss}
+        for epoch, auc, loss in ((1, 0.5, 0.6), (2, 0.75, 0.4), (3, 0.75, 0.5), (4, 0.625, 0.3))
+    ]
+    assert best_epoch(rows, "auc") == 2
+    assert best_epoch(rows, "log_loss") == 4
+    assert best_epoch(rows[:1], "log_loss") == 1
+    assert best_epoch(rows, "balanced_accuracy") is best_epoch(rows, None) is None
+    assert best_epoch([], "auc") is None
+
+
+def test_the_alarm() -> None:
+    found = validation_figures(scores())
+    assert collapse_warning(found) == ""
+    alike = validation_figures(replace(scores(), peak_row=np.ones(4), peak_col=np.full(4, 2)))
+    assert alike["eval_peak_share"] == 1.0 >= COLLAPSED
+    assert "100 % of the validation images peaks in the same cell" in collapse_warning(alike)
+    # The same row is not the same cell.
+    apart = replace(scores(), peak_row=np.ones(4), peak_col=np.arange(4))
+    assert validation_figures(apart)["eval_peak_share"] == 0.25
+
+
+def test_sums_of_an_epoch_by_hand() -> None:
+    sums = EpochSums()
+    sums.add([8.0, 4.0, 2.0, 1.0, 3.0, 4.0], 4, 3.0)
+    sums.add([1.0, 1.0, 1.0, 1.0, 1.0, 0.0], 1, 5.0)
+    sums.add_skipped()
+    # A checkpoint within the epoch carries them on.
+    assert EpochSums(sums.values).means() == sums.means()
+    assert sums.means() == {
+        "train_loss": 9 / 5,
+        "train_classification": 1.0,
+        "train_focus": 3 / 5,
+        "train_saliency": 2 / 5,
+        "train_entropy": 4 / 5,
+        "train_with_map": 4 / 5,
+        "train_grad_norm": 4.0,
+        "train_skipped_steps": 1,
+    }
+    assert len(TERMS) == 6
+    nothing = EpochSums()
+    nothing.add_skipped()
+    assert math.isnan(nothing.means()["train_loss"])
+
+
+def test_better_is_higher_or_for_a_loss_lower() -> None:
+    assert is_better("auc", 0.5, None)
+    assert is_better("auc", 0.6, 0.5)
+    assert not is_better("auc", 0.5, 0.5)
+    assert is_better("log_loss", 0.4, 0.5)
+    assert not is_better("log_loss", 0.5, 0.5)
+    assert not is_better("log_loss", 0.6, 0.5)
+
+
+def test_lines(tmp_path: Path) -> None:
+    row = {"epoch": 3, "train_loss": 0.5, "eval_auc": 0.75, "eval_log_loss": 0.6}
+    row["eval_entropy"] = 0.25
+    assert epoch_line(row, 9, "auc", best=True, images_per_second=12.6) == (
+        "epoch 3/9  loss 0.5000  validation AUC 0.7500  entropy 0.250  13 images/s  (best)"
+    )
+    assert "validation log loss 0.6000" in epoch_line(
+        row, 9, "log_loss", best=False, images_per_second=1
+    )
+    write_summary(tmp_path / "summary.csv", [row, row | {"epoch": 4}])
+    read = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    assert [line["epoch"] for line in read] == ["3", "4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]

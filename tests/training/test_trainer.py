@@ -1,0 +1,490 @@
+"""A step of the trainer, in this process: what it computes, skips, costs and leaves behind."""
+
+import csv
+import gc
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from focus.data.dataset import Batch
+from focus.data.manifest import Manifest
+from focus.errors import InputError
+from focus.runtime.progress import progress_bar
+from focus.training.monitoring import TERMS
+from focus.training.run import make_detector
+from focus.training.trainer import Trainer
+
+from ..trainers import few_faces, trainer
+
+# Sums in one order, and the tests' networks are small.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return few_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
+    """With the scaler of fp16, which Accelerate gives to GPUs alone, over float32."""
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+    accelerator = Accelerator(cpu=True)
+    accelerator.native_amp = True
+    return accelerator
+
+
+def steps_of(run: Trainer, epoch: int = 0) -> Iterator[tuple[list[Any], Iterator[Batch]]]:
+    """Each step's batches, and the loader that they come from."""
+    run.model.train()
+    steps = run.plan.epoch(epoch)
+    loaded = run.images.load(epoch, steps)
+    return ((step, loaded) for step in steps)
+
+
+def parameters(run: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in run.detector.parameters()]).double()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 5e-6)])
+def test_four_batches_of_8_make_the_step_of_one_of_32(
+    faces: Manifest,
+    tmp_path: Path,
+    clip: float | None,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    """With class weights, samples without maps, and a last step of 6 images.
+
+    In float32 the network's own sums differ by more than 1e-6 with the size of the batch.
+    """
+    moved, norms = [], []
+    given: dict[str, Any] = {"loss": "blend", "class_weight": "balanced", "clip_grad": clip}
+    for sizes in ({"batch_size": 32}, {"batch_size": 8, "gradient_accumulation_steps": 4}):
+        run = trainer(faces, tmp_path, **given, **sizes)
+        run.detector.to(dtype)
+        run.detector.register_forward_pre_hook(lambda _, given: (given[0].to(dtype), *given[1:]))
+        own = []
+        for batches, loaded in steps_of(run):
+            before = parameters(run)
+            step = run.train_step(batches, loaded)
+            figures = torch.tensor([*step.sums, step.images, step.gradient_norm])
+            own.append((before - parameters(run), figures))
+            assert step.updated
+        moved.append([gradient for gradient, _ in own])
+        norms.append([figures for _, figures in own])
+    assert [int(figures[-2]) for figures in norms[0]] == [32, 32, 6]
+    # The first step alone begins from equal weights.
+    one, four = (gradients[0] for gradients in moved)
+    assert (one - four).abs().max() <= tolerance * one.abs().max()
+    torch.testing.assert_close(norms[0][0], norms[1][0], rtol=1e-5, atol=1e-6)
+    if clip is not None:
+        assert one.norm() == pytest.approx(clip, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_batches_of_unequal_size_make_the_step_of_one(faces: Manifest, tmp_path: Path) -> None:
+    """20, 20, 20 and 10 images: each counts alike, in whichever batch it is."""
+    moved = []
+    for sizes in ({"batch_size": 70}, {"batch_size": 20, "gradient_accumulation_steps": 4}):
+        run = trainer(faces, tmp_path, **sizes)
+        run.detector.double()
+        run.detector.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
+        before = parameters(run)
+        assert run.train_step(*next(steps_of(run))).images == 70
+        moved.append(parameters(run) - before)
+    one, four = moved
+    assert (one - four).abs().max() <= 1e-12 * one.abs().max()
+
+
+def test_a_step_is_that_of_plain_torch(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(faces, tmp_path, loss="focus", lr=0.1)
+    config = replace(run.config, name="other")
+    torch.manual_seed(5)
+    plain = make_detector(config)
+    batches, loaded = next(steps_of(run))
+    items = [run.images.dataset[row] for row in batches[0].rows]
+    images, target = (torch.stack([getattr(i, n) for i in items]) for n in ("images", "target"))
+    out = plain.train()(images.contiguous(memory_format=torch.channels_last), target)
+    out.loss.backward()
+    run.train_step(batches, loaded)
+    for ours, theirs in zip(run.detector.parameters(), plain.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(
+        faces,
+        tmp_path,
+        loss="blend",
+        focus_weight=2.0,
+        saliency_weight=4.0,
+        lr=1e-6,
+        focus_schedule="0:0,1:1",
+        saliency_schedule="0:1,2:0.5",
+        batch_size=14,
+    )
+    found = []
+    for epoch in (0, 1):
+        for batches, loaded in steps_of(run, epoch):
+            step = run.train_step(batches, loaded)
+            means = dict(zip(TERMS, np.array(step.sums) / step.images, strict=True))
+            weights = run.detector.head.loss_weights
+            assert weights is not None
+            a, b, c = weights.tolist()
+            expected = a * means["classification"] + b * means["focus"] + c * means["saliency"]
+            assert means["loss"] == pytest.approx(expected, rel=1e-5)
+            found.append((a, b, c))
+    steps = [step / 5 for step in range(10)]
+    assert found == [pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps]
+
+
+def test_one_of_the_two_weights_may_have_a_schedule_alone(faces: Manifest, tmp_path: Path) -> None:
+    for name, expected in (("focus", (1, 0.5, 4)), ("saliency", (1, 2, 1))):
+        schedule: dict[str, Any] = {f"{name}_schedule": "0:0.25"}
+        run = trainer(faces, tmp_path, focus_weight=2.0, saliency_weight=4.0, **schedule)
+        run.train_step(*next(steps_of(run)))
+        weights = run.detector.head.loss_weights
+        assert weights is not None
+        assert weights.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epochs", "done"), [(1, 1), (3, 2)])
+def test_a_run_that_waited_enough_says_so_and_a_whole_one_does_not(
+    faces: Manifest, tmp_path: Path, epochs: int, done: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(faces, tmp_path, epochs=epochs, patience=1, lr=1e-30)
+    run.fit()
+    assert run.state.epoch == done
+    said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line]
+    waited = "stopped after epoch 2: none of the last 1 was better than epoch 1"
+    assert said == ([waited] if done < epochs else [])
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_memory_order_that_is_given(faces: Manifest, tmp_path: Path, last: bool) -> None:
+    run = trainer(faces, tmp_path, model="test_resnet", channels_last=last)
+    order = torch.channels_last if last else torch.contiguous_format
+    seen: list[bool] = []
+    run.detector.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].is_contiguous(memory_format=order))
+    )
+    run.train_step(*next(steps_of(run)))
+    weights = [p for p in run.detector.parameters() if p.dim() == 4 and p.shape[2] > 1]
+    assert seen == [True]
+    assert all(weight.is_contiguous(memory_format=order) for weight in weights)
+
+
+def test_random_numbers_of_a_step_depend_on_its_number_alone(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    """Drop path draws from torch's generator."""
+    drawn = []
+    for spoil in (False, True):
+        run = trainer(faces, tmp_path)
+        seen: list[Tensor] = []
+        run.detector.backbone.register_forward_hook(
+            lambda *_, seen=seen: seen.append(torch.rand(1))
+        )
+        for batches, loaded in steps_of(run):
+            if spoil:
+                torch.rand(17)
+            run.train_step(batches, loaded)
+        drawn.append(torch.cat(seen))
+    assert drawn[0].equal(drawn[1])
+    assert len(set(drawn[0].tolist())) == len(drawn[0])
+
+
+def drawn(run: Trainer) -> Tensor:
+    """What a network that asks for it gets of the random numbers of the first step."""
+    seen: list[Tensor] = []
+    hook = run.detector.backbone.register_forward_hook(lambda *_: seen.append(torch.rand(5)))
+    run.train_step(*next(steps_of(run)))
+    hook.remove()
+    return torch.cat(seen)
+
+
+def test_the_seed_decides_order_augmentation_and_random_numbers(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    zero, one, again = (
+        trainer(faces, tmp_path, seed=seed, augment="shift,flip") for seed in (0, 1, 0)
+    )
+    order = zero.plan.order(0)
+    assert (order == again.plan.order(0)).all()
+    assert (order != one.plan.order(0)).any()
+    images, others, same = (
+        torch.stack([run.images.dataset[row].images for row in range(20)])
+        for run in (zero, one, again)
+    )
+    assert images.equal(same)
+    assert not images.equal(others)
+    first = drawn(zero)
+    assert first.equal(drawn(again))
+    assert not first.equal(drawn(one))
+
+
+def test_the_first_weights_follow_the_seed(faces: Manifest, tmp_path: Path) -> None:
+    zero, one, again = (parameters(trainer(faces, tmp_path, seed=seed)) for seed in (0, 1, 0))
+    assert zero.equal(again)
+    assert not zero.equal(one)
+
+
+def test_each_process_draws_random_numbers_of_its_own(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = trainer(faces, tmp_path), trainer(faces, tmp_path)
+    found = drawn(first)
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    assert not found.equal(drawn(second))
+
+
+def spoilt(loaded: Iterator[Batch]) -> Iterator[Batch]:
+    """The next batch, with one number that is none."""
+    batch = next(loaded)
+    batch.images[3, 1, 2, 2] = torch.nan
+    return iter([batch])
+
+
+def test_a_first_step_that_is_skipped_after_a_stop_takes_back_the_saved_statistics(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 0.01}
+    first = trainer(faces, tmp_path, **given)
+    first._open_folder()
+    for batches, loaded in islice(steps_of(first), 2):
+        first.train_step(batches, loaded)
+    first._save()
+    second = trainer(faces, tmp_path, resume=True, **given)
+    second._open_folder()
+    batches, loaded = next(steps_of(second))
+    assert not second.train_step(batches, spoilt(loaded)).finite
+    statistics = dict(first.detector.named_buffers())
+    assert any("running_var" in name for name in statistics)
+    for name, value in second.detector.named_buffers():
+        if value.is_floating_point():
+            assert value.equal(statistics[name]), name
+
+
+def test_the_scale_of_fp16_goes_on_from_what_was_saved(
+    faces: Manifest, tmp_path: Path, scaled: Accelerator
+) -> None:
+    """It doubles with each step: from 64 to 256 in two."""
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3}
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=1)
+    first = trainer(faces, tmp_path, scaled, **given)
+    first._open_folder()
+    for batches, loaded in islice(steps_of(first), 2):
+        first.train_step(batches, loaded)
+    assert first.state.updates == 2
+    first._save()
+    other = Accelerator(cpu=True)
+    other.native_amp = True
+    other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    second = trainer(faces, tmp_path, other, resume=True, **given)
+    second._open_folder()
+    assert other.scaler.get_scale() == 256
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    run = trainer(faces, tmp_path, model="test_resnet", lr=0.01, ema_decay=0.9)
+    batches = steps_of(run)
+    run.train_step(*next(batches))
+    assert (run.state.step, run.state.updates) == (1, 1)
+    before = {k: v.clone() for k, v in run.detector.state_dict().items()}
+    averaged = {k: v.clone() for k, v in run.kept.state_dict().items()}
+    planned, loaded = next(batches)
+    skipped = run.train_step(planned, spoilt(loaded))
+    assert not skipped.updated
+    assert not skipped.finite
+    assert (run.state.step, run.state.updates) == (2, 1)
+    for name, value in run.detector.state_dict().items():
+        if value.is_floating_point():
+            assert value.equal(before[name]), name
+            assert run.kept.state_dict()[name].equal(averaged[name]), name
+    assert all(p.grad is None for p in run.detector.parameters())
+    assert run.train_step(*next(batches)).updated
+    assert (run.state.step, run.state.updates) == (3, 2)
+
+
+def test_a_scale_that_is_too_large_skips_steps_and_is_no_fault(
+    faces: Manifest, tmp_path: Path, scaled: Accelerator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-40)
+    run = trainer(faces, tmp_path, scaled, max_nonfinite=1, epochs=1, model="test_resnet", lr=1e-3)
+    run.fit()
+    (row,) = csv.DictReader((tmp_path / "run" / "summary.csv").open())
+    skipped = int(row["train_skipped_steps"])
+    assert 0 < skipped < run.plan.steps
+    assert run.state.updates == run.plan.steps - skipped
+    assert run.state.nonfinite == 0
+    assert "not finite" not in capsys.readouterr().out
+    assert 0 < float(row["train_grad_norm"]) < 1e6
+
+
+def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
+    faces: Manifest, tmp_path: Path, scaled: Accelerator
+) -> None:
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    run = trainer(faces, tmp_path, scaled, max_nonfinite=3)
+    before = parameters(run)
+    next(run.detector.parameters()).register_hook(lambda g: torch.full_like(g, torch.nan))
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 5"):
+        run.fit()
+    assert (run.state.step, run.state.updates, run.state.nonfinite) == (5, 0, 3)
+    assert parameters(run).equal(before)
+
+
+def test_averaged_weights_are_validated_and_kept(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(faces, tmp_path, ema_decay=0.5, lr=0.05, epochs=1)
+    expected: dict[str, Tensor] = {}
+    run._open_folder()
+    for batches, loaded in steps_of(run):
+        run.train_step(batches, loaded)
+        now = {k: v.clone() for k, v in run.detector.state_dict().items()}
+        # timm's warm-up of the decay: 0 for the first step, then 1 - (1 + step) ** (-2 / 3).
+        step = run.state.updates - 1
+        decay = min(0.5, 1 - (1 + step) ** (-2 / 3)) if step else 0.0
+        expected = {k: now[k].lerp(expected.get(k, now[k]), decay) for k in now}
+    for name, value in run.kept.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7)
+    assert run.kept is not run.detector
+
+
+def test_a_hinge_that_aims_at_the_maps(
+    faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(faces, tmp_path, loss="hinge", target_from_maps=True, epochs=1, augment="none")
+    run.fit()
+    entropies = []
+    for row in range(len(run.train)):
+        item = run.images.dataset[row]
+        if item.saliency_mask:
+            share = (item.saliency / item.saliency.sum()).double().flatten()
+            entropies.append(float(torch.special.entr(share).sum() / np.log(share.numel())))
+    assert len(entropies) == 24
+    assert run.state.entropy_target == pytest.approx(np.mean(entropies), abs=1e-6)
+    assert run.detector.head.loss.entropy_target == run.state.entropy_target
+    assert f"entropy target: {run.state.entropy_target:.4f}" in capsys.readouterr().out
+
+    without = Manifest(replace(sample, map_path=None) for sample in faces)
+    with pytest.raises(InputError, match="no training image has a human map"):
+        trainer(without, tmp_path / "none", loss="hinge", target_from_maps=True)
+
+
+def test_balanced_classes_weigh_alike(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(faces, tmp_path, class_weight="balanced")
+    weight = run.detector.head.class_weight
+    assert weight is not None
+    labels = np.array([sample.label for sample in run.train])
+    totals = [weight[label].item() * (labels == label).sum() for label in (0, 1)]
+    assert totals == pytest.approx([35, 35])
+    assert run.detector.state_dict().keys() == trainer(faces, tmp_path).detector.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike_and_keeps_its_names(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    # What other tests compiled at several sizes would be compiled for any size here.
+    torch._dynamo.reset()
+    moved = []
+    for compile in (False, True):
+        run = trainer(faces, tmp_path / str(compile), lr=0.01, compile=compile, batch_size=35)
+        for batches, loaded in steps_of(run):
+            run.train_step(batches, loaded)
+        moved.append(run.detector.state_dict())
+    assert moved[0].keys() == moved[1].keys()
+    for name, value in moved[0].items():
+        torch.testing.assert_close(moved[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
+    """Over 500 steps after a warm-up, with averaged weights, schedules, the log, and what follows
+    an epoch."""
+    run = trainer(
+        faces,
+        tmp_path,
+        model="test_resnet",
+        lr=1e-3,
+        batch_size=2,
+        ema_decay=0.99,
+        epochs=50,
+        focus_schedule="0:0,9:1",
+        clip_grad=1.0,
+        log_steps=7,
+        report_to=("tensorboard",),
+    )
+    sizes, tensors = [], []
+    run._open_folder()
+    bar = progress_bar(disable=True)
+    while run.state.step < 35 * 20:
+        run._validate(run._train_epoch(bar))
+        gc.collect()
+        sizes.append(resident())
+        tensors.append(sum(isinstance(o, Tensor) for o in gc.get_objects()))
+    after = slice(5, None)  # 175 steps
+    assert len(set(tensors[after])) == 1
+    slope = np.polyfit(np.arange(len(sizes[after])) * 35, sizes[after], 1)[0]
+    assert slope * 500 < 2 * 2**20, f"{slope * 500 / 2**20:.1f} MiB more in 500 steps"
+
+
+class Slow(nn.Module):
+    """A step of known length that computes nothing."""
+
+    def __init__(self, own: nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.own, self.seconds = own, seconds
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        out: Tensor = self.own(images)
+        return out
+
+
+@pytest.mark.slow
+def test_loading_goes_on_during_a_step(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that take 80 % of a step to load add next to nothing to an epoch."""
+    step, batch = 0.5, 5  # so long that what a busy machine adds to 14 steps is little
+    run = trainer(faces, tmp_path, model="test_resnet", batch_size=batch, workers=1, lr=1e-6)
+    original = type(run.images.dataset).__getitem__
+
+    def slow(self: Any, index: int) -> Batch:
+        time.sleep(0.8 * step / batch)
+        return original(self, index)
+
+    monkeypatch.setattr(type(run.images.dataset), "__getitem__", slow)
+    run.detector.backbone = Slow(run.detector.backbone, step)
+    seconds = []
+    for epoch in range(2):  # the first starts the worker
+        began = time.perf_counter()
+        for batches, loaded in steps_of(run, epoch):
+            run.train_step(batches, loaded)
+        seconds.append(time.perf_counter() - began)
+    assert run.plan.steps == 14
+    # One after the other it would take 14 * 0.9 = 12.6 s; the first batch has nothing to hide in.
+    assert seconds[1] < 14 * step * 1.25 + 0.8 * step
