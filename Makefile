@@ -21,13 +21,14 @@ format:  ## mend the style
 	$(PYTHON) -m ruff format .
 
 # focus.kernels lies in kernels/ and exists under its name only once installed, so the type checker
-# looks at an installed copy, with the programs beside it.
-typecheck:  ## check the types
+# and the contract of imports look at an installed copy, with the programs beside it.
+typecheck:  ## check the types, and that imports point one way
 	rm -rf build
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --target $(WHEEL_TREE) .
 	cp -r train.py evaluate.py bench $(WHEEL_TREE)
 	cd $(WHEEL_TREE) && $(PYTHON) -m mypy --config-file ../../pyproject.toml \
 		-p focus -p bench -m train -m evaluate
+	cd $(WHEEL_TREE) && PYTHONPATH=. lint-imports ../../pyproject.toml
 
 test:  ## run the tests that take minutes
 	$(PYTHON) -m pytest

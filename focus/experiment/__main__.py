@@ -78,7 +78,7 @@ def make_parser() -> Arguments:
 
 
 def _setup(given: argparse.Namespace) -> Setup:
-    from focus.runtime.launch import check_writable  # torch: --help does without
+    from focus.runtime.files import check_writable  # numpy and all: --help does without
 
     check_ranges(given)
     for name in ("seeds", "jobs"):

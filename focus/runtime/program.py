@@ -125,7 +125,7 @@ def check_checkout() -> None:
     """
     script = Path(sys.argv[0]).resolve()
     there = script.parent
-    if there == _ROOT or not (there / "focus" / "cli.py").is_file():
+    if there == _ROOT or not (there / "focus" / "errors.py").is_file():
         return
     if _kernels() != _ROOT / "focus" / "kernels":
         raise InputError(f"{_not_installed(there)}, or call {_ROOT / script.name}.")

@@ -16,7 +16,7 @@ from PIL import Image
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.splits import assign_splits, check_trainable
-from focus.data.training_set import listed_images, sound_images
+from focus.data.training_set import listed_images, sound_images, training_manifest
 from focus.errors import InputError
 from focus.training import run as training
 from focus.training.run import data_lines
@@ -298,7 +298,7 @@ def test_a_resumed_run_takes_the_splits_that_it_recorded(
     run: ResolvedTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = tmp_path / "runs" / "run" / "manifest.csv"
-    drawn = training.training_manifest(run, progress=False)
+    drawn = training_manifest(run, progress=False)
     assert list(Manifest.from_csv(record)) == list(drawn)
 
     # Another draw than today's, as of another version.
