@@ -1,7 +1,6 @@
 """The command ``check``: its flags, its files and its exit code."""
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,8 +8,7 @@ from pathlib import Path
 
 from focus.config.command_line import parse
 from focus.config.train import TrainConfig
-from focus.data.check.expected import DATA_SETS, compare
-from focus.errors import InputError, did_you_mean
+from focus.errors import InputError
 
 PROG = "python -m focus.data check"
 WITHOUT_LEAKS = "without_leaks.csv"
@@ -24,14 +22,11 @@ Look at data before training: counts, sizes, human maps, unreadable files, leaks
   --drop-leaks      also write DIR/{WITHOUT_LEAKS}, a manifest for --data of train.py in which no
                     picture is in two splits and each can be decoded; the exit code is then about
                     training on that
-  --expect NAME     also say where these differ from the data of a paper, in the number of images of
-                    each class and in the test sets: {" or ".join(DATA_SETS)}
   --test-data, --test-real, --heatmaps, --data-root, --seed, ...
                     as train.py has them: give the flags that training will get
 
 The folder gets check.json, check.txt, leaks.csv and contact_sheet.png.
-The exit code is 0 if training would start, 1 if not or if the data are not what --expect names, 2
-if the command cannot be understood.
+The exit code is 0 if training would start, 1 if not, 2 if the command cannot be understood.
 """
 
 
@@ -40,13 +35,12 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: the arguments cannot be used, or the folder cannot be written.
-        SystemExit: with code 1 if training would not start, or the data are not the expected ones;
-            with 0 after ``--help``.
+        SystemExit: with code 1 if training would not start, with 0 after ``--help``.
     """
     if {"-h", "--help"} & set(arguments):
         print(_HELP, end="")
         raise SystemExit(0)
-    config, output, drop_leaks, expect = _parse(arguments)
+    config, output, drop_leaks = _parse(arguments)
 
     from focus.data.check import findings, report, sheet  # torch and all: --help does without
     from focus.data.readers import refuse_inside
@@ -58,8 +52,6 @@ def main(arguments: Sequence[str]) -> None:
     data = findings.read(config)
     with _errors_only():  # the report says what would be warned of
         found = findings.gather(data)
-        if expect and found.manifest:
-            found = replace(found, expected=compare(expect, found.manifest))
         output.mkdir(parents=True, exist_ok=True)
         if drop_leaks and found.manifest:
             found = replace(found, kept=findings.drop_leaks(found, output / WITHOUT_LEAKS))
@@ -67,40 +59,22 @@ def main(arguments: Sequence[str]) -> None:
     print(report.write(found, output))
     print(f"\nreport: {output}")
     obstacle = found.kept.obstacle if found.kept else found.obstacle
-    if obstacle or (found.expected and found.expected.unmet):
+    if obstacle:
         raise SystemExit(1)
 
 
-def _parse(arguments: Sequence[str]) -> tuple[TrainConfig, Path, bool, str]:
+def _parse(arguments: Sequence[str]) -> tuple[TrainConfig, Path, bool]:
     words = list(arguments)
     paths: list[str] = []
     while words and not words[0].startswith("-"):
         paths.append(words.pop(0))
     drop_leaks = "--drop-leaks" in words or "--drop_leaks" in words
     words = [word for word in words if word not in ("--drop-leaks", "--drop_leaks")]
-    expect, words = _expect(words)
     words = ["--output", "check", *(f"--data={path}" for path in paths), *words]
     config = parse(TrainConfig, words, prog=PROG)
     if not config.data:
         raise InputError(f"{PROG} needs the PATH of a CSV or a folder, before all flags.")
-    return config, Path(config.output), drop_leaks, expect
-
-
-def _expect(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The name that ``--expect`` gives, "" without it, and the other arguments."""
-    words, rest, name = deque(arguments), [], ""
-    while words:
-        head, equals, value = (word := words.popleft()).partition("=")
-        if head != "--expect":
-            rest.append(word)
-            continue
-        name = value if equals or not words else words.popleft()
-        if name not in DATA_SETS:
-            raise InputError(
-                f"--expect got {name!r}: it is one of {', '.join(DATA_SETS)}"
-                f"{did_you_mean(name, DATA_SETS)}."
-            )
-    return name, rest
+    return config, Path(config.output), drop_leaks
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import numpy as np
 
 from focus.config.train import TrainConfig, resolve
 from focus.data.bad_files import BadFile, check_images
-from focus.data.check.expected import Comparison
 from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
 from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
@@ -59,7 +58,6 @@ class Findings:
     n_unmatched: images in the folders of maps that are nobody's map. faint_masks: artefact masks
     that are nowhere white enough to count. bad: files that cannot be decoded. metadata, pixels: the
     audits of the images to train with, None if there are too few.
-    expected: the comparison with a paper's data, None if it was not asked for or nothing was read.
     """
 
     config: TrainConfig
@@ -74,7 +72,6 @@ class Findings:
     metadata: Audit | None = None
     pixels: Audit | None = None
     kept: Kept | None = None
-    expected: Comparison | None = None
 
 
 def read(config: TrainConfig) -> Data:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from focus.data.check.expected import Comparison
 from focus.data.check.findings import Findings
 from focus.data.check.leaks import write_leaks
 from focus.data.check.shortcuts import MIN_IMAGES, Audit, describe
@@ -83,9 +82,6 @@ def _content(found: Findings) -> dict[str, Any]:
             "trainable": not found.kept.obstacle,
             "obstacle": found.kept.obstacle or None,
         },
-        "expected": None
-        if found.expected is None
-        else {"met": not found.expected.unmet, **asdict(found.expected)},
     }
 
 
@@ -95,8 +91,6 @@ def _text(found: Findings, content: Mapping[str, Any]) -> str:
     if found.manifest:
         lines += [*_file_lines(found, content), *_leak_lines(found, content["leaks"])]
         lines += [*_shortcut_lines(found), ""]
-    if found.expected is not None:
-        lines += [*_expected_lines(found.expected), ""]
     lines.append(
         f"training would not start: {found.obstacle}" if found.obstacle else "training would start"
     )
@@ -270,15 +264,6 @@ def _shortcut_lines(found: Findings) -> list[str]:
                 f"{remedy}"
             )
     return lines
-
-
-def _expected_lines(expected: Comparison) -> list[str]:
-    n = len(expected.unmet)
-    return [
-        f"expected {expected.name}: {f'not met in {n} of its points' if n else 'met'}",
-        *(f"  {unmet}" for unmet in expected.unmet),
-        f"  {expected.train_with_map} of {expected.train} training images have a human map",
-    ]
 
 
 def _more(n: int) -> list[str]:
