@@ -40,8 +40,8 @@ from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
 from focus.evaluation.estimates import SIDES, intervals
 from focus.evaluation.inference import Autocast, images_only, predicted_batches
-from focus.evaluation.protocol import UNNAMED, Comparison, union
-from focus.evaluation.results import Results, match, strata
+from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar

@@ -1,38 +1,14 @@
-"""The figures of a test set: by generator, their mean, and of all its images together."""
+"""Which fakes are told from which real images: the comparisons of an evaluation, by test set."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.manifest import REAL
-from focus.evaluation.estimates import (
-    SIDES,
-    Figures,
-    Floats,
-    Group,
-    Intervals,
-    Shares,
-    Table,
-    intervals,
-    mean_of_rates,
-    nested,
-    thresholds,
-)
-from focus.metrics import (
-    LEVEL,
-    Compared,
-    Interval,
-    Resampler,
-    mean_interval,
-    mean_interval_of,
-    rate_interval,
-    sum_interval,
-)
-from focus.model.operating_points import POINTS
+from focus.data.generators import home_of, served_by
+from focus.data.manifest import REAL, SYNTHETIC
+from focus.evaluation.scores import Scores
 
 UNNAMED = "(unnamed)"
 
@@ -47,188 +23,43 @@ class Comparison:
     fake: NDArray[np.int64]
 
 
-class TestSet:
-    """The comparisons of one test set, and what resamples have given so far."""
+def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison]:
+    """Which fakes are scored against which real images: one comparison a generator and test set.
 
-    __test__ = False  # no class of tests, whatever its name
-
-    def __init__(self, table: Table, members: list[Comparison]) -> None:
-        self.members = members
-        self._table = table
-        self._groups = [Group(table, c.real, c.fake) for c in members]
-        rows = [
-            union((getattr(c, side) for c in members), table.images) for side in ("real", "fake")
-        ]
-        # One generator is the whole test set.
-        self._pooled = self._groups[0] if len(members) == 1 else Group(table, *rows)
-        self._defining = _defining([group.figures() for group in self._groups])
-        self._found = [{n: float(v[0]) for n, v in f.items()} for f in self._all_figures()]
-        self._draws: list[dict[str, list[Floats]]] = [{n: [] for n in f} for f in self._found]
-
-    def redraw(self) -> None:
-        """Take up the figures for the weights that the table has now."""
-        for figures, draws in zip(self._all_figures(), self._draws, strict=True):
-            for name, values in draws.items():
-                values.append(figures[name])
-
-    def results(self, resampler: Resampler) -> dict[str, Any]:
-        """As results.json has them; where images come in groups, no rate's interval is exact."""
-        groups = [*self._groups, self._pooled]
-        units = [group.units(resampler) for group in groups]
-        fewest = _fewest(units)
-        units += [fewest, fewest]
-        # Each placed once, for its own interval and for that of the mean.
-        compared = [group.compared(resampler) for group in groups]
-        exact = [
-            group.exact_intervals(own, resampler)
-            for group, own in zip(groups, compared, strict=True)
-        ]
-        exact += [
-            self._exact_means(compared, exact, resampler),
-            {} if resampler.grouped else self._exact_errors(),
-        ]
-        biases = [group.ece_if_calibrated() for group in groups]
-        biases += [_largest(biases[:-1]), {}]
-        made = []
-        for found, draws, sure, count, bias in zip(
-            self._found, self._draws, exact, units, biases, strict=True
-        ):
-            ranges: dict[str, Any] = {}
-            if any(draws.values()):
-                joined = {name: np.concatenate(parts) for name, parts in draws.items()}
-                ranges = intervals(found, joined, sure, count, bias)
-            made.append({**nested(found), "intervals": nested(ranges)})
-        for group, entry in zip(groups, made, strict=False):
-            entry |= {**group.counts(), "undefined": group.undefined()}
-        *entries, all_images, macro, operating = made
-        macro["n_defined"] = self._defined()
-        for name, entry in operating.items():
-            if name in POINTS:
-                entry["apcer_max_generator"] = self._worst(name)
-        names = [c.generator or UNNAMED for c in self.members]
-        return {
-            "n_generators": sum(not math.isnan(found["auc"]) for found in self._found[:-3]),
-            "mean": macro,
-            "pooled": all_images,
-            "operating_points": operating,
-            "generators": dict(zip(names, entries, strict=True)),
-        }
-
-    def _all_figures(self) -> list[Figures]:
-        """Of each generator; of all images; means over the generators; at the operating points."""
-        of_generators = [group.figures() for group in self._groups]
-        pooled = of_generators[0] if len(self._groups) == 1 else self._pooled.figures()
-        known = {
-            name: [of_generators[place][name] for place in places]
-            for name, places in self._defining.items()
-        }
-        undefined = np.full_like(pooled["auc"], np.nan)
-        mean = {
-            name: np.mean(known[name], axis=0) if name in known else undefined for name in pooled
-        }
-        points: Figures = {}
-        for point in POINTS:
-            bpcer, apcer = (f"operating_points/{point}/{rate}" for rate in ("bpcer", "apcer"))
-            if bpcer not in pooled:
-                continue
-            worst = np.max(known[apcer], axis=0) if apcer in known else undefined
-            points |= {
-                f"{point}/bpcer": pooled[bpcer],
-                f"{point}/apcer_pooled": pooled[apcer],
-                f"{point}/apcer_mean": mean[apcer],
-                f"{point}/apcer_max": worst,
-                f"{point}/acer_mean": (mean[apcer] + pooled[bpcer]) / 2,
-                f"{point}/acer_max": (worst + pooled[bpcer]) / 2,
-            }
-        return [*of_generators, _without_points(pooled), _without_points(mean), points]
-
-    def _exact_means(
-        self, compared: list[Compared], exact: list[Intervals], resampler: Resampler
-    ) -> Intervals:
-        """Of the mean AUC, and of the means of shares of independent images.
-
-        exact: of the groups; that of the only generator which has a figure is that of the mean.
-        """
-        defining = [compared[place] for place in self._defining.get("auc", [])]
-        found: Intervals = {"auc": mean_interval_of(defining)}
-        if resampler.grouped:
-            return found
-        shares = [group.shares() for group in self._groups]
-        for name in {name for own in shares for name in own} & self._defining.keys():
-            places = self._defining[name]
-            found[name] = (
-                exact[places[0]][name]
-                if len(places) == 1
-                else self._interval_of_mean([shares[place][name] for place in places])
-            )
-        return found
-
-    def _interval_of_mean(self, shares: list[Shares]) -> Interval:
-        """Of the mean of ``shares``, by the rates that it is a weighted sum of.
-
-        A generator's fakes are its own, as in ``apcer_mean``. A real image counts once, with the
-        sum of its weights; those that weigh alike are counted together, as in ``bpcer``: so many of
-        them scatter no more than those of one rate (Hoeffding, 1956).
-        """
-        rates, reals = [], []
-        for rows, ones, weights in shares:
-            real = self._table.scores.label[rows] == REAL
-            reals.append((self._table.images[rows[real]], ones[real], weights[real]))
-            rates.append((weights[~real].sum(), ones[~real].sum(), (~real).sum()))
-        images, ones, weights = (np.concatenate(parts) for parts in zip(*reals, strict=True))
-        _, first, image = np.unique(images, return_index=True, return_inverse=True)
-        weight = np.bincount(image, weights, len(first))
-        _, alike, sizes = np.unique(weight, return_inverse=True, return_counts=True)
-        sums = (np.bincount(alike, values, len(sizes)) for values in (weight, ones[first]))
-        rates += list(zip(*sums, sizes, strict=True))
-        return sum_interval(
-            [
-                (float(total) / len(shares), float(count / size), interval)
-                for total, count, size in rates
-                if (interval := rate_interval(round(count), int(size)))
-            ]
+    A fake belongs to its test set; without one it is "closed" if training knew its generator, if
+    by another of its names, else "open". Its real images are the first of these that there are
+    any of: the generator's own in the same test set; those of the same test set that name no
+    generator; the generator's own without a test set; those given apart, with neither.
+    """
+    known = list(training_generators)
+    # What the results call a fake without a name is no name.
+    names = np.where(scores.generator == UNNAMED, "", scores.generator)
+    given = list(zip(scores.test_set, names, strict=True))
+    homes = {pair: home_of(*pair, known) for pair in set(given)}
+    home = np.array([homes[pair] for pair in given], dtype=np.object_)
+    real, fake = scores.label == REAL, scores.label == SYNTHETIC
+    nameless = real & (names == "")
+    serving = {text: served_by(text) for text in set(names[real])}
+    comparisons = []
+    for test_set, generator in sorted(set(zip(home[fake], names[fake], strict=True))):
+        own = np.zeros(len(scores), bool)
+        for text in (text for text, served in serving.items() if generator in served):
+            own |= real & (names == text)
+        here = scores.test_set == test_set
+        apart = scores.test_set == ""
+        at_home = home_of("", generator, known) == test_set
+        candidates = (
+            own & (here | (apart & at_home)),
+            nameless & here,
+            own & apart,
+            nameless & apart,
         )
-
-    def _exact_errors(self) -> Intervals:
-        """At the operating points, over independent images."""
-        found: Intervals = {}
-        for point, threshold in thresholds(self._table.points):
-            flagged, missed = self._pooled.errors(threshold)
-            each = [e for e in (g.errors(threshold)[1] for g in self._groups) if e[1]]
-            bpcer, mean = rate_interval(*flagged), mean_of_rates(each) if each else None
-            # All at once, so that the largest of them lies between the largest of their ends.
-            ends = [rate_interval(*e, 1 - (1 - LEVEL) / len(each)) for e in each]
-            low, high = (max((end[side] for end in ends if end), default=0) for side in (0, 1))
-            found |= {
-                f"{point}/bpcer": bpcer,
-                f"{point}/apcer_pooled": rate_interval(*missed),
-                f"{point}/apcer_mean": mean,
-                f"{point}/apcer_max": (low, high) if ends else None,
-            }
-            for name in ("mean", "max"):
-                parts = [
-                    (self._found[-1][f"{point}/{rate}"], found[f"{point}/{rate}"])
-                    for rate in ("bpcer", f"apcer_{name}")
-                ]
-                known = [(value, interval) for value, interval in parts if interval]
-                both = mean_interval(known) if len(known) == 2 else None
-                found[f"{point}/acer_{name}"] = both
-        return found
-
-    def _defined(self) -> dict[str, int]:
-        """Over how many generators a mean is, where it is not over all."""
-        counts = {
-            name: sum(not math.isnan(found[name]) for found in self._found[:-3])
-            for name in self._found[-2]
-        }
-        return {name: n for name, n in counts.items() if 0 < n < len(self.members)}
-
-    def _worst(self, point: str) -> str | None:
-        """The generator whose fakes are missed most at an operating point, if any is missed."""
-        missed = [found[f"operating_points/{point}/apcer"] for found in self._found[:-3]]
-        if not np.nansum(missed):
-            return None
-        return self.members[int(np.nanargmax(missed))].generator or UNNAMED
+        chosen = next((rows for rows in candidates if rows.any()), np.zeros(len(scores), bool))
+        fakes = fake & (home == test_set) & (names == generator)
+        comparisons.append(
+            Comparison(test_set, generator, np.flatnonzero(chosen), np.flatnonzero(fakes))
+        )
+    return comparisons
 
 
 def union(
@@ -241,32 +72,17 @@ def union(
     return found[np.sort(np.unique(images[found], return_index=True)[1])]
 
 
-def _defining(figures: list[Figures]) -> dict[str, list[int]]:
-    """By name the places of the generators that have a figure, by the images as they are.
+def strata(
+    labels: NDArray[np.int64], comparisons: Iterable[Comparison], images: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """[N] what is resampled apart: images of one class that are in the same comparisons.
 
-    A mean is over these in each resample, and undefined in one that leaves a generator without.
+    labels [N] of the scored images, whose rows the comparisons hold. images [N]: of each row the
+    first that has its image.
     """
-    found: dict[str, list[int]] = {}
-    for place, own in enumerate(figures):
-        for name, values in own.items():
-            if not np.isnan(values).all():
-                found.setdefault(name, []).append(place)
-    return found
-
-
-def _fewest(units: list[dict[str, int]]) -> dict[str, int]:
-    """Of several groups; one that has no map or mask is in no mean of hit rates."""
-    return {
-        name: min((n for each in units if (n := each[name]) or name in SIDES), default=0)
-        for name in units[0]
-    }
-
-
-def _largest(found: list[dict[str, float]]) -> dict[str, float]:
-    """Of each name."""
-    names = {name for each in found for name in each}
-    return {name: max(each.get(name, 0.0) for each in found) for name in names}
-
-
-def _without_points(figures: Figures) -> Figures:
-    return {n: v for n, v in figures.items() if not n.startswith("operating_points/")}
+    found = labels
+    for comparison in comparisons:
+        member = np.zeros(len(labels), dtype=np.int64)
+        member[images[comparison.real]] = member[images[comparison.fake]] = 1
+        _, found = np.unique(2 * found + member, return_inverse=True)
+    return found[images]

@@ -8,8 +8,8 @@ from focus import metrics
 from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
 from focus.errors import shown
-from focus.evaluation.protocol import UNNAMED
-from focus.evaluation.results import Results, match
+from focus.evaluation.protocol import UNNAMED, match
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.plotting import shortened
 

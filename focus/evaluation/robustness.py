@@ -23,8 +23,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.perturbations import STRENGTHS, UNITS, perturbations
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, score_shared
-from focus.evaluation.protocol import UNNAMED, Comparison, union
-from focus.evaluation.results import match
+from focus.evaluation.protocol import UNNAMED, Comparison, match, union
 from focus.evaluation.scores import Scores
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, legend_below, short_labels
 from focus.runtime.files import atomic_csv_writer, atomic_write

@@ -14,9 +14,8 @@ from focus import metrics
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
-from focus.evaluation.protocol import Comparison, union
+from focus.evaluation.protocol import Comparison, match, strata, union
 from focus.evaluation.result_table import figure
-from focus.evaluation.results import match, strata
 from focus.evaluation.scores import Scores
 from focus.experiment.frozen import GLOBAL_GENERATORS
 from focus.experiment.grid import Run

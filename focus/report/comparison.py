@@ -13,9 +13,9 @@ from focus.data.manifest import REAL, SYNTHETIC
 from focus.data.perturbations import STRENGTHS
 from focus.errors import InputError, shown
 from focus.evaluation import robustness
-from focus.evaluation.protocol import UNNAMED
+from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.result_table import difference_lines, format_table
-from focus.evaluation.results import VERSION, Results, match
+from focus.evaluation.results import VERSION, Results
 from focus.evaluation.scores import Scores
 from focus.metrics import auc
 from focus.report import page, plots, tables

@@ -20,8 +20,8 @@ from focus.data.maps import human_map
 from focus.data.overlay import overlay
 from focus.data.videos import evenly
 from focus.evaluation.inference import predictions
-from focus.evaluation.protocol import UNNAMED
-from focus.evaluation.results import Results, match
+from focus.evaluation.protocol import UNNAMED, match
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.plotting import printable
 

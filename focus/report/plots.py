@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from focus.data.perturbations import STRENGTHS, UNITS
 from focus.evaluation import robustness
-from focus.evaluation.protocol import UNNAMED, Comparison, union
-from focus.evaluation.results import Results, match
+from focus.evaluation.protocol import UNNAMED, Comparison, match, union
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics import BINS, Array
 from focus.plotting import COLOURS, INK, legend_below, short_labels

@@ -10,7 +10,8 @@ from scipy import stats
 
 from focus import metrics
 from focus.evaluation.estimates import mean_of_rates
-from focus.evaluation.results import match, summarise
+from focus.evaluation.protocol import match
+from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.metrics import Calibration
 from focus.model.operating_points import POINTS, OperatingPoints, choose

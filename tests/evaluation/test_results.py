@@ -11,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from focus.config.train import TrainConfig
 from focus.data.readers import read_given, read_tests
-from focus.evaluation.protocol import Comparison
+from focus.evaluation.protocol import Comparison, match, strata
 from focus.evaluation.result_table import difference_lines, format_table, remarks
-from focus.evaluation.results import match, strata, write_results
 from focus.evaluation.results import summarise as summarise_with_intervals
+from focus.evaluation.results import write_results
 from focus.evaluation.scores import Scores
 
 from ..few_scores import summarise, table

@@ -21,7 +21,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import STRENGTHS
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
-from focus.evaluation.results import match
+from focus.evaluation.protocol import match
 from focus.evaluation.robustness import (
     Kept,
     _intervals,
