@@ -1,0 +1,138 @@
+"""The rendered set on disk: whole, verified, the same from any number of processes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.data.demo import cache, demo_manifest, render_face
+from focus.data.demo.render import REAL_FAMILY
+from focus.data.manifest import SYNTHETIC, Manifest
+from focus.errors import InputError
+
+from ...launching import Begin
+
+SMALL = {
+    "train": {REAL_FAMILY: 4, "kA": 3, "kB": 3},
+    "validation": {REAL_FAMILY: 2, "kA": 1, "kB": 1},
+    "closed": {REAL_FAMILY: 2, "kA": 1, "kB": 1},
+    "closed_balanced": {REAL_FAMILY: 2, "kA": 2},
+    "open": {REAL_FAMILY: 3, "uNear": 2, "uEars": 2, "uSpectrum": 2},
+}
+
+
+def demo(folder: Path, processes: int = 1) -> Manifest:
+    return demo_manifest(folder, processes=processes, progress=False, splits=SMALL)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return demo(tmp_path_factory.mktemp("demo"))
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(small: Manifest, tmp_path: Path) -> None:
+    demo(tmp_path, processes=3)
+    assert contents(tmp_path) == contents(Path(small[0].path).parents[4])
+
+
+def test_a_sample_has_its_files_and_what_is_known_of_it(small: Manifest) -> None:
+    sample, picture = small[9], render_face("train", "kB", 2)
+    assert picture.mask is not None
+    for path, pixels in (
+        (sample.path, picture.image),
+        (sample.map_path, picture.human_map),
+        (sample.mask_path, picture.mask * 255),
+    ):
+        np.testing.assert_array_equal(np.asarray(Image.open(str(path))), pixels)
+    assert sample.extra["artefacts"] == "+".join(picture.artefacts)
+
+    trained = {"eye_mismatch", "checkerboard", "smeared_mouth", "droplet"}
+    for sample in small:
+        assert (sample.map_path is not None) == (sample.split in ("train", "validation"))
+        local = sample.label == SYNTHETIC and sample.generator != "uSpectrum"
+        assert (sample.mask_path is not None) == local
+        if sample.label == SYNTHETIC:
+            names = set(sample.extra["artefacts"].split("+"))
+            known = bool(names & (trained | {"tinted_droplet"}))
+            assert sample.extra["known_artefact"] == str(int(known))
+
+
+@pytest.mark.parametrize("harm", ["flipped byte", "missing image", "truncated index"])
+def test_damage_is_found_and_mended(tmp_path: Path, harm: str) -> None:
+    manifest = demo(tmp_path)
+    before = contents(tmp_path)
+    target = Path(manifest[5].path)
+    index = target.parents[3] / "index.json"
+    if harm == "flipped byte":
+        content = bytearray(target.read_bytes())
+        content[100] ^= 1
+        target.write_bytes(content)
+    elif harm == "missing image":
+        target.unlink()
+    else:
+        index.write_text(index.read_text()[:40])
+    assert list(demo(tmp_path)) == list(manifest)
+    assert contents(tmp_path) == before
+    # A whole set is not rendered again.
+    written = target.stat().st_mtime_ns
+    demo(tmp_path)
+    assert target.stat().st_mtime_ns == written
+
+
+def test_two_programs_at_once_render_one_whole_set(tmp_path: Path) -> None:
+    program = (
+        "import sys; from focus.data.demo import demo_manifest\n"
+        f"m = demo_manifest(sys.argv[1], processes=1, splits={SMALL!r})\n"
+        "from PIL import Image\n"
+        "print(sum(Image.open(s.path).convert('L').getextrema()[1] > 0 for s in m))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    programs = [
+        subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    outputs = [program.communicate(timeout=60) for program in programs]
+    assert [read.strip() for read, _ in outputs] == ["31", "31"]
+    assert sum("rendering" in progress for _, progress in outputs) == 1
+    folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
+    assert folders == [cache.folder_name(SMALL)]
+
+
+@pytest.mark.slow
+def test_interruption_leaves_nothing_behind(tmp_path: Path, begin: Begin) -> None:
+    """SIGINT while processes render: no set, no half-written folder, no process that writes on."""
+    program = (
+        # A shell starts what it puts in the background with SIGINT ignored: not so here.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from focus.data.demo import demo_manifest\n"
+        "demo_manifest(sys.argv[1], processes=2, progress=False)\n"
+    )
+    process = begin([sys.executable, "-c", program, tmp_path], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.rglob("*.png")):
+        assert process.poll() is None, "it ended before it was interrupted"
+        assert time.monotonic() < deadline, "nothing is rendered"
+        time.sleep(0.02)
+    process.send_signal(2)
+    _, errors = process.communicate(timeout=10)  # well before the set would be complete
+    assert "KeyboardInterrupt" in errors
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_unusable_cache_folder_is_one_sentence(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(InputError, match=r"cannot be written to .*FOCUS_CACHE"):
+        demo(blocked)
