@@ -1,4 +1,4 @@
-"""What the tests of the detector share: images, and detectors as training leaves them."""
+"""Images and detectors, as training leaves them, for the tests of the detector."""
 
 import torch
 from timm.layers import LayerNorm, LayerNorm2d
@@ -14,7 +14,7 @@ def images(batch: int, size: int, seed: int = 0) -> Tensor:
 
 
 def lifelike(detector: Detector) -> Detector:
-    """Norms as training leaves them; as initialised, some networks' features vanish or explode."""
+    """Set norms as training leaves them; initialised, some networks' features vanish or explode."""
     generator = torch.Generator().manual_seed(1)
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -30,7 +30,7 @@ def lifelike(detector: Detector) -> Detector:
 
 
 def small_detector() -> Detector:
-    """Of 32 pixels a side, the same each time."""
+    """Make a detector of 32 pixels a side, the same each time."""
     torch.manual_seed(0)
     return lifelike(Detector(image_size=32, training_generators=("kA", "kB")))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import timm
-from timm.models import get_deprecated_models, register_model
+from timm.models import register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
@@ -11,16 +11,16 @@ from focus.errors import InputError, did_you_mean
 
 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
-    """A network of timm whose output is the map of features after its last norm.
+    """Return a network of timm whose output is the map, or the tokens, after its last norm.
 
     Args:
         model: timm name, with or without a tag of pretrained weights.
-        image_size: pixels a side, for the networks that fix it when they are made.
+        image_size: pixels a side, for the networks that fix it when they are made; None: their own.
         pretrained: load timm's weights (downloads).
 
     Raises:
-        InputError: an unknown network, one that timm cannot strip of its pooling, weights that
-            could not be had.
+        InputError: an unknown network, one that timm cannot strip of its pooling, or weights that
+            cannot be loaded.
     """
     if not isinstance(model, str):
         raise InputError(
@@ -32,35 +32,27 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         raise InputError(f"There is no network {model!r} in timm{close}.")
     try:
         config = timm.get_pretrained_cfg(model)
-        size: dict[str, Any] = (
-            {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
-        )
-        # The published network, so that its weights load strictly; then without classifier and
-        # pooling: its output is the map after the last norm.
+        size = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+        # Stripped after its weights are loaded: some networks put another norm where there is no
+        # pooling from the start.
         network: Any = timm.create_model(model, pretrained=pretrained, **size)
         network.reset_classifier(0, "")
         return network
-    except Exception as error:
-        if not pretrained:
+    except Exception as error:  # timm's networks raise what they like
+        if pretrained:
             raise InputError(
-                f"timm gives no map of features of the network {model!r} "
-                f"({first_line(error)}): choose another --model or --image-size."
+                f"The pretrained weights of {model!r} could not be loaded ({first_line(error)}): "
+                "give them as --initial-checkpoint FILE, or start without by --pretrained false."
             ) from error
         raise InputError(
-            f"The pretrained weights of {model!r} could not be loaded "
-            f"({first_line(error)}): give them as "
-            "--initial-checkpoint FILE, or start without by --pretrained false."
+            f"timm gives no map of features of the network {model!r} ({first_line(error)}): choose "
+            "another --model or --image-size."
         ) from error
 
 
-def canonical_name(model: str) -> str:
-    """What timm calls a network now: ``legacy_xception`` for ``xception``."""
-    return get_deprecated_models().get(model) or model
-
-
 def first_line(error: Exception) -> str:
-    """Of its message, which may be empty; with its type."""
-    line = str(error).partition("\n")[0]
+    """Return the type of an error and the first line of its message, which may be empty."""
+    line = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
@@ -70,30 +62,33 @@ class SmallResNet(nn.Module):
     Most networks made for 224 pixels end in a 2x2 map at 64, too coarse for a CAM.
     """
 
-    num_features = 96
-
     def __init__(self) -> None:
         super().__init__()
+        self.pretrained_cfg = {  # as timm's networks have it
+            "input_size": (3, 64, 64),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+        }
         self.stem = nn.Sequential(
             nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
         )
         self.blocks = nn.Sequential(
-            _block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2), _block(64, 96, 1)
+            _residual(16, 16, 1), _residual(16, 32, 2), _residual(32, 64, 2), _residual(64, 96, 1)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def reset_classifier(self, num_classes: int, global_pool: str = "") -> None:
-        """As timm's networks have; this one has neither classifier nor pooling."""
+        """Do nothing: there is neither classifier nor pooling."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B,3,S,S]`` to features ``[B,96,S/8,S/8]``."""
+        """Map images ``[B,3,S,S]`` to features ``[B,96,S/8,S/8]``."""
         features: Tensor = self.blocks(self.stem(images))
         return features
 
 
-def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
+def _residual(inputs: int, outputs: int, stride: int) -> nn.Module:
     shortcut = None
     if stride != 1 or inputs != outputs:
         shortcut = nn.Sequential(
@@ -105,13 +100,7 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 @register_model
 def focus_small(pretrained: bool = False, **_: Any) -> SmallResNet:
-    """The small default network, by timm's registry; there are no pretrained weights."""
+    """Make the small default network for timm's registry; it has no pretrained weights."""
     if pretrained:
         raise RuntimeError("focus_small has no pretrained weights")
-    model = SmallResNet()
-    model.pretrained_cfg = {  # type: ignore[assignment]
-        "input_size": (3, 64, 64),
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-    }
-    return model
+    return SmallResNet()

@@ -1,21 +1,19 @@
-"""The model card: ``README.md`` of a saved detector, what it is, measured and not fit for."""
+"""The model card, ``README.md`` of a saved detector: what it is, figures, thresholds, limits."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
 from focus.config.train import ResolvedTrainConfig
 from focus.data.faces import WHOLE
-from focus.data.images import text_of
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.model.config import DetectorConfig
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import atomic_write
 
 CARD = "README.md"
+_MARK = "library_name: focus-faces"
 
 _TEST_SETS = {
     "closed": "fakes of generators that training saw",
@@ -23,12 +21,16 @@ _TEST_SETS = {
     "open": "fakes of generators that training never saw",
 }
 
-# An underscore in a word is none.
-_MARKS = re.compile(r"""[&<>"'`*$~|\\\[\]]|(?<![^\W_])_|_(?![^\W_])""")
+_RATES = {"bpcer": "BPCER", "apcer_mean": "APCER, mean of the generators"}
 
 _TEXT = """\
 ---
-{metadata}
+{mark}
+pipeline_tag: image-classification
+tags:
+- image-classification
+- synthetic-image-detection
+- class-activation-map
 ---
 
 # A detector of synthetic faces
@@ -86,23 +88,23 @@ def model_card(
     data: str = "",
     training: str = "",
 ) -> str:
-    """The card's text, with the metadata that the Hub reads.
+    """Return the card's text, with the metadata that the Hub reads.
 
-    results: as in ``results.json``. data, training: what it was trained on, and with which
-    loss, in words. What is not known is said to be unknown.
+    results: as in ``results.json``. data, training: what it was trained on and how, in words, from
+    :func:`trained_on` and :func:`trained_how`. What is not known is called "not recorded".
     """
-    metadata = ModelCardData(
-        library_name="focus-faces",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "synthetic-image-detection", "class-activation-map"],
-    )
+    families = config.training_families
+    generators = [
+        f"{name} (family {families[name]})" if families.get(name, name) not in ("", name) else name
+        for name in config.training_generators
+    ]
+    ways = ["not cut out" if way == WHOLE else f"cut out ({way})" for way in config.geometry]
     return _TEXT.format(
-        metadata=metadata.to_yaml(),
-        data=_plain(data) or "not recorded",
+        mark=_MARK,
+        data=_escaped(data) or "not recorded",
+        generators=_escaped(", ".join(generators)) or "not recorded",
+        geometry=_escaped("; ".join(ways)) or "not recorded",
         training=training or "not recorded",
-        generators=_plain(", ".join(map(_with_family(config), config.training_generators)))
-        or "not recorded",
-        geometry=_plain("; ".join(map(_cut_out, config.geometry))) or "not recorded",
         model=config.model,
         size=config.image_size,
         mean=", ".join(f"{value:g}" for value in config.mean),
@@ -113,138 +115,114 @@ def model_card(
 
 
 def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
-    """What a card says of training images. paths: they were read from, none for the demo set."""
-    real, fake, maps = (
-        sum(map(counts, manifest))
-        for counts in (
-            lambda sample: sample.label == REAL,
-            lambda sample: sample.label == SYNTHETIC,
-            lambda sample: sample.map_path is not None,
-        )
-    )
+    """Return what a card says of training images read from ``paths``; none: the demo set."""
+    labels = [sample.label for sample in manifest]
+    maps = sum(sample.map_path is not None for sample in manifest)
     # The last part of a path: where it lay on somebody's disk is nobody's business.
-    names = ", ".join(path.rstrip("/").rpartition("/")[2] for path in paths)
-    names = names.encode("utf-8", "replace").decode()  # file systems allow any bytes
+    names = ", ".join(Path(path).name for path in paths)
     return (
-        f"{real} real and {fake} synthetic images of "
+        f"{labels.count(REAL)} real and {labels.count(SYNTHETIC)} synthetic images of "
         f"{names or 'the embedded demo set, whose faces are drawn'}, {maps} with a human map"
     )
 
 
 def trained_how(config: ResolvedTrainConfig) -> str:
-    """What a card says of the loss, with what weights, for how long."""
+    """Return what a card says of the loss, its weights, and the training's length."""
     level: str = config.focus_level
     if config.entropy_target is not None:
         level += f" at {config.entropy_target:g}"
     terms = [f"{config.classification_weight:g} x cross-entropy"]
-    if config.focus_weight:
-        remarks = ", ".join(filter(None, (level, _over_epochs(config.focus_schedule))))
-        terms.append(f"{config.focus_weight:g} x focus term ({remarks})")
-    if config.saliency_weight:
-        remark = _over_epochs(config.saliency_schedule)
-        terms.append(f"{config.saliency_weight:g} x saliency term" + (remark and f" ({remark})"))
-    kind = config.cam_class
-    on_cam = "contrast CAM" if kind == "contrast" else f"CAM of the {kind} class"
+    for weight, term, schedule in (
+        (config.focus_weight, f"focus term ({level})", config.focus_schedule),
+        (config.saliency_weight, "saliency term", config.saliency_schedule),
+    ):
+        if weight:
+            over = "" if schedule is None else f", times {schedule} over the epochs"
+            terms.append(f"{weight:g} x {term}{over}")
     return (
-        f"`{config.loss}`, {' + '.join(terms)}{f', on the {on_cam}' * (len(terms) > 1)}; recipe "
-        f"`{config.recipe}`, the best on validation of up to {config.epochs} "
-        f"epoch{'s' * (config.epochs > 1)}, seed {config.seed}"
+        f"`{config.loss}`, {' + '.join(terms)}, on the CAM of the class `{config.cam_class}`; "
+        f"recipe `{config.recipe}`, the best on validation of up to {config.epochs} epochs, seed "
+        f"{config.seed}"
     )
 
 
-def _over_epochs(schedule: str | None) -> str:
-    return "" if schedule is None else f"times {schedule} over the epochs"
-
-
 def write_card(folder: Path, card: str) -> None:
-    """Write the card of the detector in ``folder`` again."""
-    with atomic_write(folder / CARD) as aside:
-        aside.write_text(card, encoding="utf-8")
+    """Write the card of the detector in ``folder``; a README.md of something else stays."""
+    before = read_card(folder)
+    if before is None or _MARK in before:
+        with atomic_write(folder / CARD) as aside:
+            aside.write_text(card, encoding="utf-8", errors="replace")
 
 
 def read_card(folder: Path) -> str | None:
-    """The card in ``folder``; None if there is none, or none that is text."""
-    try:
-        return text_of(folder / CARD)
-    except (OSError, ValueError):
-        return None
+    """Return the card in ``folder``; None if there is none."""
+    path = folder / CARD
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
 
-def _cut_out(geometry: str) -> str:
-    return "not cut out, whole pictures" if geometry == WHOLE else f"cut out ({geometry})"
-
-
-def _with_family(config: DetectorConfig) -> Callable[[str], str]:
-    def named(generator: str) -> str:
-        family = config.training_families.get(generator, "")
-        return f"{generator} (family {family})" if family not in ("", generator) else generator
-
-    return named
-
-
-def _plain(text: str) -> str:
-    """As it reads, in Markdown and HTML, whatever names it holds: no cell or line ends in them."""
-    line = "".join(c if c.isprintable() else "?" for c in text)
-    return _MARKS.sub(lambda mark: f"&#{ord(mark[0])};", line)
+def _escaped(text: str) -> str:
+    """Return names as a Markdown table and HTML show them: no tag, cell or line ends in them."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 def _points(points: OperatingPoints | None) -> str:
     if points is None:
         return "None: it was saved without validation images, so its scores lead to no decision."
-    lines = [
-        f"Fixed on {points.n_real} real and {points.n_fake} fake validation images, none of which "
-        "is a test image; a score above says synthetic.",
-        "",
-        "| point | threshold |",
-        "|---|---|",
-    ]
     undefined = points.undefined()
-    for name, value in points.thresholds.items():
-        lines.append(f"| {name} | {undefined[name] if value is None else value} |")
-    if warning := points.warning():
-        lines += ["", warning]
-    return "\n".join(lines)
+    rows = (
+        (name, undefined[name] if value is None else value)
+        for name, value in points.thresholds.items()
+    )
+    return (
+        f"Fixed on {points.n_real} real and {points.n_fake} fake validation images, none of which "
+        "is a test image; a score above says synthetic.\n\n"
+        f"{_table(('point', 'threshold'), rows)}\n\n{points.warning()}".rstrip()
+    )
 
 
 def _results(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "Not measured on test images when this was written."
-    lines = [
-        "95 % intervals in brackets: over other images of the same generators, not over other "
-        "generators.",
-    ]
+    parts = []
     for name, meaning in _TEST_SETS.items():
         if (test_set := results.get(name)) and test_set["generators"]:
-            lines += ["", f"**{name.replace('_', '-')} set** ({meaning}):", ""]
-            lines += _table(test_set)
-    if len(lines) == 1:
+            parts += [f"**{name.replace('_', '-')} set** ({meaning}):", _generators(test_set)]
+            if rates := _rates(test_set["operating_points"]):
+                parts.append(rates)
+    if not parts:
         return "There were no fakes among the test images, so there are no figures."
-    return "\n".join(lines)
+    about = "95 % intervals in brackets: over other images of the same generators, not over others."
+    return "\n\n".join([about, *parts])
 
 
-def _table(test_set: Mapping[str, Any]) -> list[str]:
-    lines = ["| generator | relation to training | real | fake | AUC | CAM entropy |"]
-    lines.append("|---|---|---|---|---|---|")
-    for name, row in test_set["generators"].items():
-        relation = row["relation"] or "not known"
-        lines.append(
-            f"| {_plain(name)} | {relation} | {row['n_real']} | {row['n_fake']} | "
-            f"{_figure(row, 'auc')} | {_figure(row, 'entropy')} |"
-        )
-    mean, pooled = test_set["mean"], test_set["pooled"]
-    lines.append(f"| *mean* | | | | {_figure(mean, 'auc')} | {_figure(mean, 'entropy')} |")
-    lines.append(
-        f"| *pooled* | | {pooled['n_real']} | {pooled['n_fake']} | {_figure(pooled, 'auc')} | "
-        f"{_figure(pooled, 'entropy')} |"
+def _generators(test_set: Mapping[str, Any]) -> str:
+    rows = [
+        (_escaped(name), row["relation"] or "not known", row["n_real"], row["n_fake"], row)
+        for name, row in test_set["generators"].items()
+    ]
+    pooled = test_set["pooled"]
+    rows.append(("*mean*", "", "", "", test_set["mean"]))
+    rows.append(("*pooled*", "", pooled["n_real"], pooled["n_fake"], pooled))
+    return _table(
+        ("generator", "relation to training", "real", "fake", "AUC", "CAM entropy"),
+        ((*cells, _figure(row, "auc"), _figure(row, "entropy")) for *cells, row in rows),
     )
-    rates = dict(test_set["operating_points"])
-    intervals = rates.pop("intervals", {})
-    if rates:
-        lines += ["", "| threshold | BPCER | APCER, mean of the generators |", "|---|---|---|"]
-    for point, row in rates.items():
-        row = {**row, "intervals": intervals.get(point, {})}
-        lines.append(f"| {point} | {_figure(row, 'bpcer')} | {_figure(row, 'apcer_mean')} |")
-    return lines
+
+
+def _rates(points: Mapping[str, Any]) -> str:
+    intervals = points.get("intervals", {})
+    rows = [
+        (point, *(_figure({**row, "intervals": intervals.get(point, {})}, rate) for rate in _RATES))
+        for point, row in points.items()
+        if point != "intervals"
+    ]
+    return _table(("threshold", *_RATES.values()), rows) if rows else ""
+
+
+def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def _figure(row: Mapping[str, Any], name: str) -> str:

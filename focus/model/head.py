@@ -16,7 +16,7 @@ _WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
 
 
 class DetectorOutput(NamedTuple):
-    """What the detector's forward returns: the fields of ``focus.kernels.FocusHeadOutput``.
+    """The output of the head, with the fields of ``focus.kernels.FocusHeadOutput``.
 
     Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
     one, it is that of the class the loss looks at. Only ``loss`` and, without a target, ``logits``
@@ -30,7 +30,7 @@ class DetectorOutput(NamedTuple):
     cam: Tensor
     """Raw CAM ``[B,H,W]``."""
     entropy: Tensor
-    """Of the CAM, ``[B]`` in [0, 1] up to rounding."""
+    """Entropy of the CAM, ``[B]`` in [0, 1] up to rounding."""
     classification: Tensor | None = None
     """Cross-entropy ``[B]``, with class weights and label smoothing, without the loss's factor."""
     focus: Tensor | None = None
@@ -90,8 +90,7 @@ class FocusHead(nn.Module):
         return self
 
     def scale_terms(self, focus: float, saliency: float) -> None:
-        """Multiply the weights of the focus and of the saliency term from here on, whatever the
-        loss."""
+        """Multiply the weights of the focus and saliency terms from here on, whatever the loss."""
         self._factors = focus, saliency
         if self.loss_weights is None:
             dtype = accumulation_dtype(self.fc.weight)
@@ -112,7 +111,7 @@ class FocusHead(nn.Module):
         saliency: Tensor | None = None,
         saliency_mask: Tensor | None = None,
     ) -> DetectorOutput:
-        """Features ``[B,C,H,W]`` to a :class:`DetectorOutput`, with the loss if there is a target.
+        """Map features ``[B,C,H,W]`` to a :class:`DetectorOutput`, with the loss for a target.
 
         target ``[B]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
         :func:`focus.kernels.focus_head`, as is what they raise; without a target, maps are ignored.
@@ -140,7 +139,7 @@ class FocusHead(nn.Module):
         return DetectorOutput(*out)
 
     def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
+        """Return logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
         return self._activations(features, self.fc.weight, self.fc.bias)
 
     def _activations(
@@ -152,11 +151,11 @@ class FocusHead(nn.Module):
 
 @without_autocast
 def _logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits ``[B,K]`` with gradient, in the precision of the CAM and of the loss."""
+    """Return logits ``[B,K]`` with gradient, in the precision of the CAM and of the loss."""
     dtype = accumulation_dtype(features)
     return linear(features.mean((2, 3), dtype=dtype), weight.to(dtype), bias)
 
 
 def pick(per_class: Tensor, index: Tensor) -> Tensor:
-    """``[B,K,...]`` to ``[B,...]``: each sample's class."""
+    """Select each sample's class: ``[B,K,...]`` to ``[B,...]``."""
     return per_class[torch.arange(index.shape[0], device=index.device), index]

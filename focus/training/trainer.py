@@ -497,8 +497,7 @@ class Trainer:
         if self.state.points is not None:
             self.kept.points = OperatingPoints.from_values(self.state.points)
         self.kept.card = self._card(self.kept)
-        # A file that somebody put there must not end a training.
-        self.kept.save_pretrained(self.folder / "model", keep_others=True)
+        self.kept.save_pretrained(self.folder / "model")
 
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)

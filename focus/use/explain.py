@@ -5,35 +5,45 @@ import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
 from focus.config.use import ExplainConfig
-from focus.data.bad_files import BAD_FILES, BadFile, Role
+from focus.data.bad_files import BAD_FILES, BadFile
 from focus.data.dataset import squashed
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample, absolute
+from focus.data.overlay import overlay
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
-from focus.data.videos import VIDEO_EXTENSIONS, evenly, frames_of, require_av
+from focus.data.videos import VIDEO_EXTENSIONS, evenly, frames_of, import_av
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation.inference import other_geometry
 from focus.model.detector import Detector
-from focus.model.hub import WEIGHTS_FILE, local_folder
+from focus.model.hub import WEIGHTS_FILE, fetch_folder
 from focus.model.operating_points import THRESHOLDS
-from focus.model.predict import ahead, predict_pixels
 from focus.runtime.files import check_empty, check_writable
-from focus.runtime.launch import check_backend
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
-from focus.use.explanations import Item, Judge, Seen, View, Writer
+from focus.use.explanations import (
+    CAMS,
+    OVERLAYS,
+    Item,
+    Row,
+    Threshold,
+    item_row,
+    write_manifest,
+    write_tables,
+)
 
 _PRINTED = 20  # items, each on a line
 
@@ -43,7 +53,8 @@ _log = logging.getLogger(__name__)
 def explain(config: ExplainConfig) -> None:
     """Score what the paths hold, write CAMs and tables, print what was found.
 
-    A file that cannot be decoded is left out and listed.
+    A file that cannot be decoded is left out and listed. An interrupted run leaves the tables of
+    what it has found, without ``manifest.json``.
 
     Raises:
         InputError: no model, no file that can be used, or an output folder that holds something
@@ -51,52 +62,61 @@ def explain(config: ExplainConfig) -> None:
     """
     torch.set_num_threads(config.threads or usable_cores())
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    check_backend(device)
-    output = _new_folder(config)
+    output = Path(config.output)
+    refuse_inside(output, config.paths)
+    check_writable(output)
+    check_empty(output)
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
-    folder = local_folder(str(config.model_dir))
+    folder = fetch_folder(str(config.model_dir))
     detector = Detector.from_pretrained(folder)
-    # Now, since a training that goes on may replace the file.
-    sha256 = _sha256(folder / WEIGHTS_FILE)
-    judge, threshold = _judge(detector, config)
-    said = [threshold]
-    if detector.points is not None and (warning := detector.points.warning()):
-        _log.warning(warning)
-    manifest = Manifest(Sample(str(item.path)) for item in items)
-    if warning := other_geometry(detector, manifest):
-        _log.warning(warning)
-    detector.to(device)
+    threshold, threshold_line = _threshold(detector, config)
+    about = _about(config, detector, threshold, folder)
+    for warning in (
+        detector.points.warning() if detector.points else "",
+        other_geometry(detector, Manifest(Sample(str(item.path)) for item in items)),
+    ):
+        if warning:
+            _log.warning(warning)
+    found: dict[Path, tuple[Row, list[Row]]] = {}
+    bad: list[BadFile] = []
+    written: list[Path] = []
     with (
-        Writer(output, judge) as writer,
-        ThreadPoolExecutor(usable_cores()) as pool,
         progress_bar(total=len(items), desc="explaining", unit="file") as bar,
         logging_redirect_tqdm(),
     ):
-        for row in _rows(config, detector, items, writer, pool, bar):
-            if len(items) <= _PRINTED:
-                said.append(_line(row))
-        bar.close()
-        if not writer.written:
-            first = writer.bad[0]
-            raise InputError(
-                f"None of the {len(items)} files can be used, the first is {first.path!r} "
-                f"({first.reason}): give others."
-            )
-        written = writer.finish(_about(config, detector, judge, sha256))
-    if len(items) > _PRINTED:
-        said.append(f"{writer.written} of {len(items)} files explained")
-    if writer.bad:
-        said.append(f"left out because they cannot be decoded: {len(writer.bad)} ({BAD_FILES})")
-    for line in [*said, *(f"written: {path}" for path in written)]:
-        print(line)
+        try:
+            scored = _scored(config, detector.to(device), items, bad)
+            for item, views in groupby(scored, key=lambda pair: pair[0]):
+                rows = [row for _, row in views]
+                frames = rows if item.kind == "video" else []
+                found[item.path] = item_row(item, rows, threshold), frames
+                bar.update()
+            bar.update(len(items) - bar.n)
+        finally:
+            if found:
+                written = write_tables(output, found, bad)
+    if not found:
+        raise InputError(
+            f"None of the {len(items)} files can be used, the first is {bad[0].path!r} "
+            f"({bad[0].reason}): give others."
+        )
+    manifest = write_manifest(output, about, found, len(bad))
+    lines = [threshold_line]
+    if len(items) <= _PRINTED:
+        lines += [_line(row) for row, _ in found.values()]
+    else:
+        lines.append(f"{len(found)} of {len(items)} files explained")
+    if bad:
+        lines.append(f"left out because they cannot be decoded: {len(bad)} ({BAD_FILES})")
+    places = [manifest, *written, output / OVERLAYS, output / CAMS]
+    print("\n".join([*lines, *(f"written: {place}" for place in places)]))
 
 
 def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Item]:
-    """The images and videos that the paths hold, each once, in their order.
+    """Return the images and videos that the paths hold, each once, in their order.
 
-    A folder is walked with all below it, but for folders of maps and masks on top, which it says,
-    as it does of files that may be images of another extension; with ``as_video`` it is one video,
-    of whose images ``frames`` are taken.
+    A folder is walked with all below it, but for folders of maps and masks on top; with
+    ``as_video`` it is one video, of whose images ``frames`` are taken.
 
     Raises:
         InputError: nothing is there by the name of a path, or nothing in a folder; or there is a
@@ -104,115 +124,131 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
     """
     found: dict[Path, tuple[tuple[int, Path], ...]] = {}
     for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"There is no file or folder {path}: check the path.")
         if not path.is_dir():
-            if not path.exists():
-                raise InputError(f"There is no file or folder {path}: check the path.")
             found[absolute(path)] = ()
-        elif as_video:
-            files = images_without_maps(path)
-            if not files:
-                raise InputError(f"There are no images in the folder {path}: give one of frames.")
+            continue
+        extensions = IMAGE_EXTENSIONS if as_video else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
+        wanted = "images" if as_video else "images or videos"
+        files = images_without_maps(path, extensions=extensions, wanted=wanted)
+        if not files:
+            raise InputError(f"There are no {wanted} in the folder {path}: give another one.")
+        if as_video:
             chosen = evenly(len(files), frames)
             found[absolute(path)] = tuple((number, files[number]) for number in chosen)
         else:
-            extensions = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
-            files = images_without_maps(path, extensions=extensions, wanted="images or videos")
-            inside = [absolute(file) for file in files]
-            if not inside:
-                raise InputError(f"There are no images and no videos in {path}: give another one.")
-            found |= dict.fromkeys(inside, ())
+            found |= dict.fromkeys(map(absolute, files), ())
     items = [
         Item(number, path, "video" if images or _is_video(path) else "image", images)
         for number, (path, images) in enumerate(found.items(), start=1)
     ]
     if any(item.kind == "video" and not item.frames for item in items):
-        require_av()
+        import_av()
     return items
 
 
-def _rows(
+class _View(NamedTuple):
+    """A picture that the detector sees: an image, or a frame of a video.
+
+    frame: from 0. at: where in the video, in seconds or as the file in a folder. pixels: uint8
+    [3, S, S]. face: to lay the CAM over.
+    """
+
+    item: Item
+    frame: int | None
+    at: str
+    pixels: Tensor
+    face: Image.Image
+
+
+def _scored(
+    config: ExplainConfig, detector: Detector, items: list[Item], bad: list[BadFile]
+) -> Iterator[tuple[Item, Row]]:
+    """Yield the row of each view with its item, a batch at a time, its pictures being written."""
+    folder = Path(config.output)
+
+    def row(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any) -> Row:
+        name = view.item.file_name(view.frame)
+        places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}.npy"}
+        overlay(view.face, cams[0]).save(folder / places["overlay"])
+        np.save(folder / places["cam"], cams)
+        return {
+            "frame": view.frame,
+            "at": view.at,
+            "score": score,
+            "predicted": int(predicted),
+            "entropy_predicted": entropy[0],
+            "entropy_synthetic": entropy[1],
+            **places,
+        }
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        views = _views(config, detector.image_size, items, bad, pool)
+        while batch := list(islice(views, config.batch_size)):
+            for place in (OVERLAYS, CAMS):
+                (folder / place).mkdir(parents=True, exist_ok=True)
+            names = [repr(str(view.item.path)) for view in batch]
+            prediction = detector.predict_pixels(torch.stack([v.pixels for v in batch]), names)
+            rows = pool.map(row, batch, *(field.numpy() for field in prediction))
+            yield from zip((view.item for view in batch), rows, strict=True)
+
+
+def _views(
     config: ExplainConfig,
-    detector: Detector,
+    size: int,
     items: list[Item],
-    writer: Writer,
+    bad: list[BadFile],
     pool: ThreadPoolExecutor,
-    bar: Any,
-) -> Iterator[dict[str, Any]]:
-    """The rows of the items as they are written, a batch of views at a time."""
+) -> Iterator[_View]:
+    """Yield the views of the items, of which a few are loaded at a time; add to the bad files."""
 
-    def views() -> Iterator[View]:
-        def load(item: Item) -> tuple[list[View], list[BadFile]]:
-            return _load(item, config, detector.image_size)
+    def load(item: Item) -> tuple[list[_View], list[BadFile]]:
+        views, lost = [], list[BadFile]()
+        for frame, at, picture in _pictures(item, config.frames, lost):
+            face = picture.copy()
+            face.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
+            views.append(_View(item, frame, at, squashed(picture, size), face))
+        return views, lost
 
-        for found, bad in ahead(pool, load, items):
-            writer.bad += bad
-            for file in bad:
+    left = iter(items)
+    while chunk := list(islice(left, 2 * usable_cores())):
+        for views, lost in pool.map(load, chunk):
+            for file in lost:
                 _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-            if not found:
-                bar.update()
-            yield from found
-
-    waiting = views()
-    while batch := list(islice(waiting, config.batch_size)):
-        names = [repr(str(view.item.path)) for view in batch]
-        prediction = predict_pixels(detector, [view.pixels for view in batch], names)
-        arrays = [field.numpy() for field in prediction]
-        seen = [Seen(*row) for row in zip(batch, *arrays, strict=True)]
-        for one, places in zip(seen, pool.map(writer.save, seen), strict=True):
-            row = writer.add(one, places)
-            if row is not None:
-                bar.update()
-                yield row
-        writer.flush()
+            bad += lost
+            yield from views
 
 
-def _load(item: Item, config: ExplainConfig, size: int) -> tuple[list[View], list[BadFile]]:
-    """The views of an item, and what of it cannot be decoded."""
-    found: list[tuple[int | None, str, torch.Tensor, Image.Image]] = []
-    bad: list[BadFile] = []
-
-    def take(frame: int | None, at: str, image: Image.Image) -> None:
-        face = image.copy()
-        face.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
-        found.append((frame, at, squashed(image, size), face))
-
-    def leave_out(path: Path, role: Role, error: ImageError) -> None:
-        bad.append(BadFile.of(str(path), role, error))
-
-    if item.kind == "image":
+def _pictures(
+    item: Item, frames: int, bad: list[BadFile]
+) -> Iterator[tuple[int | None, str, Image.Image]]:
+    """Yield number, place and image of an item's views; add what cannot be decoded to ``bad``."""
+    if item.kind == "video" and not item.frames:
         try:
-            take(None, "", load_image(item.path))
+            for frame in frames_of(item.path, frames):
+                yield frame.number, f"{frame.seconds:.3f}", frame.image
         except ImageError as error:
-            leave_out(item.path, "image", error)
-    elif item.frames:
-        for number, file in item.frames:
-            try:
-                take(number, file.name, load_image(file))
-            except ImageError as error:
-                leave_out(file, "image", error)
-    else:
+            bad.append(BadFile.of(str(item.path), "video", error))
+        return
+    for number, file in item.frames or ((None, item.path),):
         try:
-            for frame in frames_of(item.path, config.frames):
-                take(frame.number, f"{frame.seconds:.3f}", frame.image)
+            yield number, "" if number is None else file.name, load_image(file)
         except ImageError as error:
-            found.clear()
-            leave_out(item.path, "video", error)
-    views = [View(item, *view, last=n == len(found)) for n, view in enumerate(found, start=1)]
-    return views, bad
+            bad.append(BadFile.of(str(file), "image", error))
 
 
-def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
-    """What decides, and what to say of it.
+def _threshold(detector: Detector, config: ExplainConfig) -> tuple[Threshold, str]:
+    """Return what decides, and a line that says so.
 
     Raises:
         InputError: the model does not have the threshold that was asked for.
     """
     points, name = detector.points, config.threshold or "balanced"
-    calibration, why = None, f"no {THRESHOLDS}"
+    why = f"no {THRESHOLDS}"
     if points is not None:
-        calibration, value = points.calibration, points.thresholds[name]
-        if value is not None:
-            return Judge(name, value, calibration), (
+        if (value := points.thresholds[name]) is not None:
+            return Threshold(name, value, points.calibration), (
                 f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the "
                 f"model, fixed on {points.n_real} real and {points.n_fake} fake validation images)"
             )
@@ -222,39 +258,28 @@ def _judge(detector: Detector, config: ExplainConfig) -> tuple[Judge, str]:
             f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag, or choose "
             "another one."
         )
-    return Judge("", None, calibration), f"no decisions: the model has {why}"
+    calibration = None if points is None else points.calibration
+    return Threshold(calibration=calibration), f"no decisions: the model has {why}"
 
 
-def _new_folder(config: ExplainConfig) -> Path:
-    folder = Path(config.output)
-    refuse_inside(folder, config.paths)
-    check_writable(folder)
-    check_empty(folder)
-    return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _about(config: ExplainConfig, detector: Detector, judge: Judge, sha256: str) -> dict[str, Any]:
-    """The head of the manifest."""
-    threshold = {"point": judge.point, "value": judge.threshold}
+def _about(
+    config: ExplainConfig, detector: Detector, threshold: Threshold, folder: Path
+) -> dict[str, Any]:
+    """Return the head of the manifest."""
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    point = {"point": threshold.point, "value": threshold.value}
+    calibration = threshold.calibration
     return {
         "focus_version": focus.__version__,
-        "model": {
-            "folder": config.model_dir,
-            "sha256": sha256,
-            "config": asdict(detector.config),
-        },
-        "threshold": None if judge.threshold is None else threshold,
-        "calibration": None if judge.calibration is None else asdict(judge.calibration),
+        "model": {"folder": config.model_dir, "sha256": sha256, "config": asdict(detector.config)},
+        "threshold": None if threshold.value is None else point,
+        "calibration": None if calibration is None else asdict(calibration),
         "frames": config.frames,
     }
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Row) -> str:
     frames = f" over {row['frames']} frames" if row["frames"] else ""
     # All digits: scores near 1 are what a threshold near 1 tells apart.
     return (

@@ -146,8 +146,6 @@ def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
     assert Detector.from_pretrained(folder).config == run.kept.config
     assert (folder / ".DS_Store").read_text() == "of a file manager"
     assert (folder / "detector.onnx").read_text() == "exported"
-    with pytest.raises(InputError, match=r"more than a detector"):
-        run.kept.save_pretrained(folder)
 
 
 def contents(run: Trainer) -> dict[str, Any]:
@@ -406,7 +404,7 @@ def test_the_best_model_is_there_again_after_a_crash_while_it_was_written(
     run = trainer(faces, tmp_path, **given)
     run.fit()
     expected = contents(run)
-    (run.folder / "model").rename(run.folder / ".model.old")
+    shutil.rmtree(run.folder / "model")
     again = trainer(faces, tmp_path, resume=True, **given)
     again.fit()
     assert_same(contents(again), expected)

@@ -1,0 +1,94 @@
+"""The model card: what it says of training, thresholds and results, and what it does not forge."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from focus.config.train import TrainConfig, resolve
+from focus.data.manifest import Manifest, Sample
+from focus.evaluation.results import summarise
+from focus.evaluation.scores import Scores
+from focus.metrics import Calibration
+from focus.model.card import CARD, model_card, trained_how, trained_on, write_card
+from focus.model.config import DetectorConfig
+from focus.model.operating_points import POINTS, OperatingPoints
+
+CONFIG = DetectorConfig("focus_small", 32, training_generators=("kA",))
+POINTS_FIXED = OperatingPoints(
+    dict.fromkeys(POINTS, 0.9999999701976776) | {"bpcer1": None}, Calibration(1, 0, 1), 90, 80
+)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """Results of 40 images: every fake of kA above every real one, those of new|er by chance."""
+    draw = np.random.default_rng(0)
+    label = np.repeat([0, 1, 1], [20, 10, 10])
+    score = np.concatenate([draw.uniform(0, 0.5, 20), draw.uniform(0.6, 1, 10), draw.random(10)])
+    columns: dict[str, Any] = {name: [""] * 40 for name in ("family", "split", "test_set", "group")}
+    columns |= dict.fromkeys(Scores.__dataclass_fields__.keys() - columns, np.zeros(40))
+    columns |= {"index": np.arange(40), "path": [f"{n}.png" for n in range(40)]}
+    columns |= {"generator": [""] * 20 + ["kA"] * 10 + ["new|<b>er"] * 10}
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.55), None, 90, 80)
+    scores = Scores(**columns | {"label": label, "score": score})
+    return summarise(scores, ["kA"], None, points, resamples=99)
+
+
+def test_the_card_states_what_was_measured(results: dict[str, Any]) -> None:
+    card = model_card(CONFIG, POINTS_FIXED, results, "9 pictures")
+    assert card.startswith("---\nlibrary_name: focus-faces\npipeline_tag: image-classification\n")
+    assert "- Data: 9 pictures" in card
+    assert "| eer | 0.9999999701976776 |" in card
+    assert "| bpcer1 | needs >= 500 real validation images |" in card
+    closed = results["closed"]["generators"]["kA"]
+    low, high = closed["intervals"]["auc"]
+    assert low < high
+    assert f"| kA | closed | 20 | 10 | 1.000 [{low:.3f}, {high:.3f}] |" in card
+    assert "| new&#124;&lt;b&gt;er | " in card, "a name ends no cell and is no tag"
+    bpcer = results["open"]["operating_points"]["intervals"]["eer"]["bpcer"]
+    assert f"| eer | 0.000 [{bpcer[0]:.3f}, {bpcer[1]:.3f}] |" in card
+    for heading in ("Training", "Thresholds", "Results", "Intended use", "Limits"):
+        assert f"\n## {heading}\n" in card
+
+
+def test_the_card_says_what_is_not_known_and_how_faces_were_cut() -> None:
+    card = model_card(replace(CONFIG, training_generators=()), None)
+    for name in ("Data", "Generators of its fakes", "Faces", "Loss"):
+        assert f"- {name}: not recorded" in card
+    assert "Not measured on test images" in card
+    assert "saved without validation images" in card
+    ways = replace(
+        CONFIG, geometry=("box margin 0.25", "whole"), training_families={"kA": "GAN\nx"}
+    )
+    card = model_card(ways, None)
+    assert "- Faces: cut out (box margin 0.25); not cut out\n" in card
+    assert "kA (family GAN x)\n" in card
+
+
+def test_the_card_says_what_it_was_trained_on() -> None:
+    samples = [Sample("a", 0), Sample("b", 1, map_path="m"), Sample("c", 1)]
+    words = trained_on(Manifest(samples), ["/home/somebody/faces.csv", "more/"])
+    assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
+    how = trained_how(resolve(TrainConfig(loss="hinge", focus_schedule="0:0,5:1", epochs=7)))
+    assert how == (
+        "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6), times 0:0,5:1 over the "
+        "epochs, on the CAM of the class `true`; recipe `demo`, the best on validation of up to 7 "
+        "epochs, seed 0"
+    )
+
+
+def test_the_card_warns_of_a_calibration_against_the_scores() -> None:
+    points = OperatingPoints(dict.fromkeys(POINTS), Calibration(-1, 0, 1), 90, 80)
+    assert f"\n\n{points.warning()}\n\n## Results" in model_card(CONFIG, points)
+
+
+def test_a_readme_of_something_else_stays(tmp_path: Path) -> None:
+    write_card(tmp_path, model_card(CONFIG, None))
+    write_card(tmp_path, card := model_card(CONFIG, POINTS_FIXED))
+    assert (tmp_path / CARD).read_text() == card
+    (tmp_path / CARD).write_text("of a project")
+    write_card(tmp_path, card)
+    assert (tmp_path / CARD).read_text() == "of a project"

@@ -1,0 +1,80 @@
+"""config.json of a saved detector: read as it was written, refused in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus.errors import InputError
+from focus.model.config import DetectorConfig
+from focus.model.detector import Detector
+
+from ..detectors import assert_one_sentence
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    Detector(image_size=32).save_pretrained(folder)
+    return folder
+
+
+def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
+    config = DetectorConfig(
+        *("timm", 64, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.7, ("a", "b")),
+        training_families={"a": "GAN", "b": ""},
+        geometry=("box margin 0.3",),
+    )
+    config.write(tmp_path / "config.json")
+    assert DetectorConfig.read(tmp_path / "config.json") == config
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["version"], written["mean"]) == (1, [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, "has version 2: update focus"),
+        ({"version": None}, "not the config of a detector .*version"),
+        ({"model": None}, "not the config of a detector .*'model'"),
+        ({"model": "resnet1"}, "no network 'resnet1' in timm .did you mean"),
+        ({"mean": [0.5]}, "mean is .*it has to be three numbers"),
+        ({"std": [0.5, 0.5, 0.0]}, "std is .*it has to be three numbers above 0"),
+        ({"unknown": 1}, "not the config of a detector .*'unknown'"),
+        ({"num_classes": 3}, r"head.fc.weight should be \[3, 96\], got \[2, 96\]"),
+        ({"model": "test_resnet", "image_size": 64}, "not hold the weights of test_resnet: .*miss"),
+    ],
+)
+def test_a_config_that_cannot_be_used(
+    change: dict[str, Any], words: str, saved: Path, tmp_path: Path
+) -> None:
+    values = json.loads((saved / "config.json").read_text()) | change
+    values = {key: value for key, value in values.items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match=words) as caught:
+        Detector.from_pretrained(tmp_path)
+    assert_one_sentence(caught.value)
+
+
+def test_a_damaged_or_missing_config(tmp_path: Path) -> None:
+    for text in ("", "{", "[]", "3", '{"version": "one"}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(InputError, match=r"config\.json is not the config") as caught:
+            DetectorConfig.read(tmp_path / "config.json")
+        assert_one_sentence(caught.value)
+    with pytest.raises(InputError, match=r"lost holds no detector .*runs/NAME/model") as caught:
+        DetectorConfig.read(tmp_path / "lost" / "config.json")
+    assert_one_sentence(caught.value)
+
+
+def test_what_an_earlier_training_saw_stays_seen() -> None:
+    """Else its generators would be tested as ones that training never saw."""
+    first = DetectorConfig("timm", 64).after(
+        ["b", "a"], {"a": "GAN", "b": "GAN", "d": "GAN"}, ["mtcnn"]
+    )
+    second = first.after(["c"], {"a": "diffusion", "b": "", "c": ""}, ["dlib"])
+    assert second.training_generators == ("a", "b", "c")
+    assert second.training_families == {"a": "diffusion", "b": "GAN", "c": "", "d": "GAN"}
+    assert second.geometry == ("dlib", "mtcnn")
