@@ -1,7 +1,7 @@
-"""The figures of a group of images, for any weights of them: as they are, and in each resample.
+"""Compute every figure of a group of images, for any weights of them, and its 95 % interval.
 
-A group is some real images and the fakes that are told from them. One definition gives the figure
-(each image weighs 1) and, over weights that a resample draws, its interval.
+A group is some real images and the fakes that they are compared with. One definition gives the
+figure, for which each image weighs 1, and its bootstrap, for which it weighs what a resample drew.
 """
 
 import math
@@ -13,43 +13,32 @@ from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.scores import Scores
-from focus.metrics import (
+from focus.metrics.arrays import divided
+from focus.metrics.bootstrap import Resampler, percentiles
+from focus.metrics.calibration import llr_costs
+from focus.metrics.intervals import (
     Compared,
     Interval,
-    Mass,
-    Ranking,
-    Resampler,
-    Side,
-    llr_costs,
-    mean_interval,
-    percentiles,
+    auc_interval,
+    mean_of_rates,
     rate_interval,
-    widened,
 )
-from focus.metrics.arrays import divided
+from focus.metrics.ranking import Ranking, Side
 from focus.model.operating_points import OperatingPoints, needed
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Figures = dict[str, Floats]
-"""By name, [R], one a resample; NaN is what the images cannot give. A slash in a name makes a level
-of results.json."""
-
+"""By name, [R], one per resample, NaN where not defined. A slash in a name makes a level of
+results.json."""
 Intervals = dict[str, Interval | None]
-
-Shares = tuple[Integers, Floats, Floats]
-"""A figure that is a weighted share of images: their rows, 1 or 0 of each, and their weights, of
-sum 1."""
-
 Units = Mapping[str, int]
-"""How many independent images figures are of: "real" ones, the "fake" ones, and under its own name
-those that a hit rate has a map or mask of."""
+"""Independent images or groups that a figure is of: ``real`` ones, ``fake`` ones, and under its own
+name those that a hit rate has a map or mask of."""
 SIDES = ("real", "fake")
 
 FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
-# Name of the figure: column of the scores. Means over the images that have a value, of all of them,
-# of the real ones and of the fakes.
 OF_BOTH = {
     "entropy": "entropy_predicted",
     "entropy_synthetic": "entropy_synthetic",
@@ -62,15 +51,12 @@ OF_BOTH = {
     "map_chance": "map_chance",
     "map_mass": "map_mass",
 }
-# Of the fakes alone.
-OF_FAKES = {
-    "pointing_hit": "pointing_hit",
-    "pointing_hit_synthetic": "pointing_hit_synthetic",
-    "pointing_chance": "pointing_chance",
-    "mask_mass": "mask_mass",
-}
-_COLUMNS = [*OF_BOTH.values(), *OF_FAKES.values()]
-_RATES = ("map_hit", "pointing_hit", "pointing_hit_synthetic")  # of 0 and 1, -1 unknown
+"""Column of the scores by figure: means over the images with a value, of both or of one class."""
+OF_FAKES = ("pointing_hit", "pointing_hit_synthetic", "pointing_chance", "mask_mass")
+"""Figures, and columns, that are means over the fakes with a value."""
+HITS = ("map_hit", "pointing_hit", "pointing_hit_synthetic")
+"""Columns of 0 and 1, -1 unknown."""
+_COLUMNS = [*OF_BOTH.values(), *OF_FAKES]
 
 
 class Table:
@@ -78,25 +64,17 @@ class Table:
 
     def __init__(self, scores: Scores, points: OperatingPoints | None) -> None:
         self.scores, self.points = scores, points
-        self.images = scores.images
-        columns = [getattr(scores, name).astype(np.float64) for name in _COLUMNS]
-        self._values = np.stack(columns)
-        for name, values in zip(_COLUMNS, self._values, strict=True):
-            if name in _RATES:
-                values[values < 0] = np.nan
-        self._cells = scores.peak_row * (int(scores.peak_col.max(initial=0)) + 1) + scores.peak_col
+        self.values = np.stack([getattr(scores, name).astype(np.float64) for name in _COLUMNS])
+        hits = np.isin(_COLUMNS, HITS)[:, None]
+        self.values[hits & (self.values < 0)] = np.nan
+        self.cells = scores.peak_row * (int(scores.peak_col.max(initial=0)) + 1) + scores.peak_col
         self._parts: dict[tuple[int, bytes], Part] = {}
 
     def part(self, rows: Integers, label: int) -> "Part":
-        """Images of one class; those that several groups share are weighed once."""
+        """Return images of one class; those that several groups share are weighed once."""
         key = (label, rows.tobytes())
         if key not in self._parts:
-            llr, side = self.scores.llr[rows], Side(self.scores.score[rows])
-            costs = None if np.isnan(llr).any() else llr_costs(llr, label)
-            cells = self._cells[rows]
-            line = None if self.points is None else self.points.calibration
-            tempered = None if line is None else line.tempered(side.scores)
-            self._parts[key] = Part(rows, side, self._values[:, rows], cells, costs, tempered)
+            self._parts[key] = Part(self, rows, label)
         return self._parts[key]
 
     def weigh(self, weights: Floats) -> None:
@@ -106,70 +84,60 @@ class Table:
 
 
 class Part:
-    """Images of one class: their scores sorted, and sums over them for the present weights.
+    """Images of one class in a table: their scores sorted, and sums for the present weights.
 
-    rows: of the table. values: [columns, N], NaN where there is none. cells: [N] where the CAM
-    peaks. costs: [N] of the log-likelihood ratio. tempered: [N] probabilities by rising score.
+    rows [N] of the table. values [columns, N]: NaN where there is none. tempered [N]: probabilities
+    after the temperature, by rising score; None without a calibration. costs [N]: of the
+    log-likelihood ratios, NaN without.
     """
 
-    def __init__(
-        self,
-        rows: Integers,
-        side: Side,
-        values: Floats,
-        cells: Integers,
-        costs: Floats | None,
-        tempered: Floats | None,
-    ) -> None:
-        self.rows, self.side, self.values, self.tempered = rows, side, values, tempered
-        known = ~np.isnan(values)
-        self._wholly = known.all(axis=1)
-        self._partly = np.flatnonzero(known.any(axis=1) & ~self._wholly)
-        self._known = known[self._partly].astype(np.float64)
-        self._filled = np.nan_to_num(values)
-        self._costs = costs
+    def __init__(self, table: Table, rows: Integers, label: int) -> None:
+        scores, points = table.scores, table.points
+        self.rows, self.side = rows, Side(scores.score[rows])
+        self.values = table.values[:, rows]
+        self.costs = llr_costs(scores.llr[rows], label)
+        self.tempered = None
+        if points is not None and points.calibration is not None:
+            self.tempered = points.calibration.tempered(self.side.scores)
+        self._known = (~np.isnan(self.values)).astype(np.float64)
+        self._filled = np.nan_to_num(self.values)
+        cells = table.cells[rows]
         self._by_cell = np.argsort(cells, kind="stable")
         self.cells, self._starts = np.unique(cells[self._by_cell], return_index=True)
         self.weigh(np.ones((1, len(rows))))
 
     def known(self, column: str) -> tuple[Integers, Floats]:
-        """The rows that have a value in a column, and it."""
+        """Return the rows that have a value in a column, and the values."""
         values = self.values[_COLUMNS.index(column)]
         there = ~np.isnan(values)
         return self.rows[there], values[there]
 
     def weigh(self, weights: Floats) -> None:
         """Sum up again with ``weights`` [R, N]."""
-        self.mass: Mass = self.side.at(weights)
+        self.side.weigh(weights)
         self.sums = dict(zip(_COLUMNS, self._filled @ weights.T, strict=True))
-        # Weights are whole numbers, whose sums are exact in any order.
-        counts = np.outer(self._wholly, self.mass.total)
-        counts[self._partly] = self._known @ weights.T
-        self.counts = dict(zip(_COLUMNS, counts, strict=True))
+        self.counts = dict(zip(_COLUMNS, self._known @ weights.T, strict=True))
         # [R, cells]: the weight of the images whose CAM peaks there.
         self.peaks = np.zeros((len(weights), 0))
         if len(self.rows):
             self.peaks = np.add.reduceat(weights[:, self._by_cell], self._starts, axis=1)
-        self.tempered_moment = None
-        if self.tempered is not None:
-            self.tempered_moment = self.mass.moment_of(self.tempered)
-        self.cost = None if self._costs is None else divided(weights @ self._costs, self.mass.total)
+        self.cost = divided(weights @ self.costs, self.side.total)
 
 
 class Group:
     """Some real images and some fakes of a table, by their rows."""
 
     def __init__(self, table: Table, real: Integers, fake: Integers) -> None:
-        self._table = table
+        self._scores, self._points = table.scores, thresholds(table.points)
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
         self._ranking = Ranking(self.real.side, self.fake.side)
 
     def figures(self) -> Figures:
-        """All of them, for the weights that the table has now."""
-        return self._told_apart() | self._operating() | self._focus()
+        """Return all of them, for the weights that the table has now."""
+        return self._detection() | self._operating() | self._focus()
 
     def undefined(self) -> dict[str, str]:
-        """What a figure lacks that the images of the group cannot support, by its name."""
+        """Return what a figure lacks that the images of the group cannot support, by its name."""
         return {
             _at_fpr(target): f"needs >= {needed(target)} real images"
             for target in FPR_TARGETS
@@ -177,148 +145,116 @@ class Group:
         }
 
     def counts(self) -> dict[str, int]:
-        """Of the images, and of those with a mask of their artefacts or with a human map."""
-        masks, maps = _COLUMNS.index("pointing_hit"), _COLUMNS.index("map_mse")
-        known = [~np.isnan(part.values) for part in (self.real, self.fake)]
+        """Count the images, the fakes with an artefact mask and the images with a human map."""
+        maps = sum(len(part.known("map_mse")[0]) for part in (self.real, self.fake))
         return {
             "n_real": len(self.real.rows),
             "n_fake": len(self.fake.rows),
-            "n_pointing": int(known[1][masks].sum()),
-            "n_maps": int(known[0][maps].sum() + known[1][maps].sum()),
+            "n_pointing": len(self.fake.known("pointing_hit")[0]),
+            "n_maps": maps,
         }
 
-    def units(self, resampler: Resampler) -> dict[str, int]:
-        """As :data:`Units`: the draws of ``resampler``."""
-        rows = {"real": self.real.rows, "fake": self.fake.rows}
-        rows |= {name: known for name, (known, _) in self.means().items()}
-        return {name: resampler.units(own) for name, own in rows.items()}
-
-    def means(self) -> dict[str, tuple[Integers, Floats]]:
-        """By the name of each mean over images: the rows that have a value, and the values."""
+    def hits(self) -> dict[str, tuple[Integers, Floats]]:
+        """Return, by the name of each hit rate, the rows that have a value and the 0s and 1s."""
         found = {}
-        for name, column in (OF_BOTH | OF_FAKES).items():
-            real, fake = (part.known(column) for part in (self.real, self.fake))
+        for name in HITS:
+            real, fake = self.real.known(name), self.fake.known(name)
             found[name] = fake
             if name in OF_BOTH:
                 found |= {f"{name}_real": real, f"{name}_fake": fake}
                 found[name] = np.append(real[0], fake[0]), np.append(real[1], fake[1])
         return found
 
-    def hits(self) -> dict[str, tuple[Integers, Floats]]:
-        """Those whose values are 0s and 1s."""
-        rates = [f"{name}{side}" for name in _RATES for side in ("", "_real", "_fake")]
-        return {name: known for name, known in self.means().items() if name in rates}
-
-    def shares(self) -> dict[str, Shares]:
-        """Of the accuracies, and of the hit rates: where images are independent, of 0s and 1s."""
-        rows = np.append(self.real.rows, self.fake.rows)
-        counts = np.array([len(self.real.rows), len(self.fake.rows)])
-        label = np.repeat([REAL, SYNTHETIC], counts)
-        right = np.asarray((self._table.scores.score[rows] > 0.5) == (label == SYNTHETIC), float)
-        found = {
-            "accuracy": (rows, right, np.full(len(rows), 1 / max(1, len(rows)))),
-            "balanced_accuracy": (rows, right, np.repeat(1 / (2 * np.maximum(1, counts)), counts)),
-        }
-        for name, (known, hits) in self.hits().items():
-            found[name] = known, hits, np.full(len(known), 1 / max(1, len(known)))
-        return found
+    def units(self, resampler: Resampler) -> dict[str, int]:
+        """Count what ``resampler`` draws as one, as :data:`Units`."""
+        rows = {"real": self.real.rows, "fake": self.fake.rows}
+        rows |= {name: known for name, (known, _) in self.hits().items()}
+        return {name: resampler.units(own) for name, own in rows.items()}
 
     def errors(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Real images above ``threshold``, of how many; fakes that are not, of how many."""
+        """Count real images above ``threshold``, of how many, and fakes not above, of how many."""
         real, fake = self.real.side.scores, self.fake.side.scores
         flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
         return (flagged, len(real)), (missed, len(fake))
 
     def compared(self, resampler: Resampler) -> Compared:
-        """The real images and the fakes, with the numbers of their draws."""
-        unit = resampler.unit
-        return Compared(lambda: self._ranking, unit[self.real.rows], unit[self.fake.rows])
+        """Return the scores of the real images and of the fakes, and their units."""
+        rows = self.real.rows, self.fake.rows
+        score, unit = self._scores.score, resampler.unit
+        return score[rows[0]], score[rows[1]], unit[rows[0]], unit[rows[1]]
 
-    def exact_intervals(self, compared: Compared, resampler: Resampler) -> Intervals:
-        """Of what needs no resampling: the AUC, and rates where images are independent.
-
-        compared: its own, :meth:`compared`.
-        """
-        found = {"auc": compared.interval}
+    def exact_intervals(self, resampler: Resampler) -> Intervals:
+        """Return DeLong's of the AUC and, where images are independent, those of rates."""
+        found: Intervals = {"auc": auc_interval(*self.compared(resampler))}
         if resampler.grouped:
             return found
-        alarms, misses = self.errors(0.5)
-        found |= {
-            "accuracy": rate_interval(
-                alarms[1] - alarms[0] + misses[1] - misses[0], alarms[1] + misses[1]
-            ),
-            "balanced_accuracy": mean_of_rates(
-                [(total - wrong, total) for wrong, total in (alarms, misses)]
-            ),
-        }
-        found |= {
-            name: rate_interval(int(hits.sum()), len(hits))
-            for name, (_, hits) in self.hits().items()
-        }
-        for point, threshold in thresholds(self._table.points):
-            alarms, misses = self.errors(threshold)
-            found[f"operating_points/{point}/bpcer"] = rate_interval(*alarms)
-            found[f"operating_points/{point}/apcer"] = rate_interval(*misses)
+        right = [(total - wrong, total) for wrong, total in self.errors(0.5)]
+        found["accuracy"] = rate_interval(sum(n for n, _ in right), sum(n for _, n in right))
+        found["balanced_accuracy"] = mean_of_rates(right)
+        for name, (_, hits) in self.hits().items():
+            found[name] = rate_interval(int(hits.sum()), len(hits))
+        for point, threshold in self._points:
+            flagged, missed = self.errors(threshold)
+            found[f"operating_points/{point}/bpcer"] = rate_interval(*flagged)
+            found[f"operating_points/{point}/apcer"] = rate_interval(*missed)
         return found
 
-    def ece_if_calibrated(self) -> dict[str, float]:
-        """About what each calibration error is of so many images that are calibrated by it.
+    def calibrated_ece(self) -> dict[str, float]:
+        """Return about what each calibration error would be if the scores were calibrated.
 
-        The mean distance from 0 of a bin's sum of independent ``label - p``, normal, p being the
-        probability that the error is of. Where the classes weigh alike, the images of a class of n
-        weigh 1 / n, and a share p of the weight at p is fakes': 1 / n times ``(1 - p)**2`` of it,
-        and of the rest ``p**2`` times that of the real images, make the variance.
+        For the weights 1: the mean distance from 0 of a bin's sum of independent ``label - p``,
+        normal, with p the mean score of the bin. Empty without both classes.
         """
-        rates, found = self._ranking.at(), {}
-        if not rates.both[0]:
-            return {}
-        each = 1 / len(self.real.rows), 1 / len(self.fake.rows)
-        scores = [np.clip(part.side.scores, 0, 1) for part in (self.real, self.fake)]
-        pairs: dict[str, list[Floats]] = {"ece": scores}
-        if self.real.tempered is not None and self.fake.tempered is not None:
-            pairs["ece_tempered"] = [self.real.tempered, self.fake.tempered]
-        for name, sides in pairs.items():
-            for suffix, (of_real, of_fake) in (("", (1.0, 1.0)), ("_balanced", each)):
-                own = [p * (1 - p) * (p * of_real + (1 - p) * of_fake) for p in sides]
-                moments = rates.real.moment_of(own[0]), rates.fake.moment_of(own[1])
-                # In the bins of the error itself, where any values of images are summed up.
-                mass, variances, _ = rates.calibration_bins(balanced=bool(suffix), moments=moments)
+        found: dict[str, float] = {}
+        if not self._ranking.defined[0]:
+            return found
+        sizes = {"": (1, 1), "_balanced": (len(self.real.rows), len(self.fake.rows))}
+        for name, probabilities in self._probabilities().items():
+            for suffix, (reals, fakes) in sizes.items():
+                mass, scored, _ = self._ranking.calibration_bins(
+                    balanced=bool(suffix), probabilities=probabilities
+                )
+                p = np.clip(np.nan_to_num(divided(scored, mass)), 0, 1)
+                variances = mass * p * (1 - p) * (p / reals + (1 - p) / fakes)
                 spread = math.sqrt(2 / math.pi) * np.sqrt(variances).sum()
                 found[name + suffix] = float(spread / mass.sum())
         return found
 
-    def _told_apart(self) -> Figures:
-        rates = self._ranking.at(self.real.mass, self.fake.mass)
+    def _probabilities(self) -> dict[str, tuple[Floats, Floats]]:
+        """Return those by rising score that a calibration error is of, by its name."""
+        found = {"ece": (self.real.side.scores, self.fake.side.scores)}
+        if self.real.tempered is not None and self.fake.tempered is not None:
+            found["ece_tempered"] = self.real.tempered, self.fake.tempered
+        return found
+
+    def _detection(self) -> Figures:
+        ranking = self._ranking
+        real, fake = ranking.real.total, ranking.fake.total
         found = {
-            "auc": rates.auc(),
-            "average_precision": rates.average_precision(),
-            "average_precision_balanced": rates.average_precision(balanced=True),
-            "eer": rates.eer(),
-            **{_at_fpr(target): rates.tpr_at_fpr(target) for target in FPR_TARGETS},
-            "accuracy": rates.accuracy(),
-            "balanced_accuracy": rates.balanced_accuracy(),
-            "brier": rates.brier(),
-            "brier_balanced": rates.brier(balanced=True),
-            "ece": rates.ece(),
-            "ece_balanced": rates.ece(balanced=True),
-            "prevalence": rates.prevalence(),
+            "auc": ranking.auc(),
+            "average_precision": ranking.average_precision(),
+            "average_precision_balanced": ranking.average_precision(balanced=True),
+            "eer": ranking.eer(),
+            **{_at_fpr(target): ranking.tpr_at_fpr(target) for target in FPR_TARGETS},
+            "accuracy": ranking.accuracy(),
+            "balanced_accuracy": ranking.balanced_accuracy(),
+            "brier": ranking.brier(),
+            "brier_balanced": ranking.brier(balanced=True),
+            "prevalence": divided(fake, real + fake),
         }
+        for name, probabilities in self._probabilities().items():
+            found[name] = ranking.ece(probabilities=probabilities)
+            found[f"{name}_balanced"] = ranking.ece(balanced=True, probabilities=probabilities)
         # Of one class alone, accuracy would be another figure by the same name.
-        return {name: np.where(rates.both, value, np.nan) for name, value in found.items()}
+        return {name: np.where(ranking.defined, value, np.nan) for name, value in found.items()}
 
     def _operating(self) -> Figures:
         found: Figures = {}
-        real, fake = self.real.tempered_moment, self.fake.tempered_moment
-        if real is not None and fake is not None:
-            rates = self._ranking.at(self.real.mass, self.fake.mass)
-            for name, balanced in (("ece_tempered", False), ("ece_tempered_balanced", True)):
-                error = rates.ece(balanced=balanced, moments=(real, fake))
-                found[name] = np.where(rates.both, error, np.nan)
-        if self.real.cost is not None and self.fake.cost is not None:
+        if not np.isnan([*self.real.costs, *self.fake.costs]).any():
             found["cllr"] = (self.real.cost + self.fake.cost) / 2
-        for point, threshold in thresholds(self._table.points):
-            found[f"operating_points/{point}/bpcer"] = self.real.mass.share_above(threshold)
-            found[f"operating_points/{point}/apcer"] = 1 - self.fake.mass.share_above(threshold)
+        for point, threshold in self._points:
+            found[f"operating_points/{point}/bpcer"] = self.real.side.share_above(threshold)
+            found[f"operating_points/{point}/apcer"] = 1 - self.fake.side.share_above(threshold)
         return found
 
     def _focus(self) -> Figures:
@@ -329,24 +265,17 @@ class Group:
             found[f"{name}_real"] = divided(total, count)
             found[f"{name}_fake"] = divided(fake.sums[column], fake.counts[column])
             found[name] = divided(total + fake.sums[column], count + fake.counts[column])
-        for name, column in OF_FAKES.items():
-            found[name] = divided(fake.sums[column], fake.counts[column])
+        for name in OF_FAKES:
+            found[name] = divided(fake.sums[name], fake.counts[name])
         cells = np.union1d(real.cells, fake.cells)
-        peaks = np.zeros((len(real.mass.total), len(cells)))
+        peaks = np.zeros((len(real.peaks), len(cells)))
         for suffix, part in (("_real", real), ("_fake", fake)):
             peaks[:, np.searchsorted(cells, part.cells)] += part.peaks
             commonest = part.peaks.max(axis=1, initial=0)
-            found[f"peak_share{suffix}"] = divided(commonest, part.mass.total)
-        total = real.mass.total + fake.mass.total
+            found[f"peak_share{suffix}"] = divided(commonest, part.side.total)
+        total = real.side.total + fake.side.total
         found["peak_share"] = divided(peaks.max(axis=1, initial=0), total)
         return found
-
-
-def mean_of_rates(rates: list[tuple[int, int]]) -> Interval | None:
-    """Interval of the mean of ``count / total`` over independent images; None if a total is 0."""
-    parts = [(count / total, rate_interval(count, total)) for count, total in rates if total]
-    known = [(value, interval) for value, interval in parts if interval is not None]
-    return mean_interval(known) if len(known) == len(rates) else None
 
 
 def intervals(
@@ -354,81 +283,68 @@ def intervals(
     draws: Mapping[str, Floats],
     exact: Intervals,
     units: Units,
-    ece_if_calibrated: Mapping[str, float] | None = None,
+    calibrated_ece: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
-    """95 % interval of each figure that has one: the exact one, else from its ``draws``.
+    """Return the interval of each figure that has one: the exact one, else that of its draws.
 
-    units: for so many the percentiles are widened; a figure of fewer than two has none. A share of
-    0 or 1 that no resample moves gets the exact interval of a rate over them: resamples never show
-    that it could have been otherwise. ece_if_calibrated: :meth:`Group.ece_if_calibrated`.
+    found: the figures. draws [R]: of the resamples. calibrated_ece:
+    :meth:`Group.calibrated_ece`. A figure of fewer than two units has none.
     """
     made = {}
     for name, value in found.items():
         if name == "prevalence" or math.isnan(value):
             continue
-        interval = exact[name] if name in exact else percentiles(draws[name])
-        if interval is not None and name not in exact:
-            independent = _units_of(name, units)
-            bias = (ece_if_calibrated or {}).get(name, 0.0)
-            interval = _of_draws(name, value, interval, independent, bias)
+        interval = exact.get(name)
+        if name not in exact:
+            excess = (calibrated_ece or {}).get(name, 0.0)
+            interval = _bootstrap(name, value, draws[name], _units_of(name, units), excess)
         if interval is not None:
             made[name] = interval
     return made
 
 
-def _of_draws(
-    name: str, value: float, interval: Interval, independent: int, bias: float
-) -> Interval | None:
-    """From the percentiles of a figure; None where they tell of no interval."""
-    if independent < 2:
-        return None
-    low, high = widened(interval, value, independent)
-    if name.startswith(_UPWARD) or name.endswith(_UPWARD):
-        low, high = _for_upward(value, (low, high), bias)
-    lowest, highest = next((ends for word, ends in _RANGES.items() if word in name), (0.0, 1.0))
-    low, high = max(low, lowest), min(high, highest)
-    if math.isclose(low, high, abs_tol=1e-12):  # equal up to the rounding of sums
-        share = value in (0, 1) and any(word in name for word in _SHARES)
-        return rate_interval(round(value * independent), independent) if share else None
-    return low, high
-
-
-# A sample makes these too large, the largest of several or a sum of distances, and a resample
-# still more.
-_UPWARD = ("ece", "peak_share", "apcer_max", "acer_max")
+# A sample overstates these, the largest of several or a sum of distances, and a resample more so.
+_OVERSTATED = ("ece", "peak_share", "apcer_max", "acer_max")
 _SHARES = (
     *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
     *("map_hit", "pointing_hit", "peak_share", "share_peak_larger"),
 )
-# By a word of their names, the ends of figures that are not in [0, 1].
-_RANGES = {"cllr": (0.0, math.inf), "cam_range": (0.0, math.inf)}
-_RANGES |= dict.fromkeys(("fall_", "difference"), (-1.0, 1.0))
 
 
-def _for_upward(value: float, interval: Interval, bias: float) -> Interval:
-    """Percentiles on both sides of a figure that is too large.
+def _bootstrap(
+    name: str, value: float, draws: Floats, units: int, excess: float
+) -> Interval | None:
+    """Return the percentiles of ``draws``, or None.
 
-    From the lower end of them or of their reflection in the value (the basic bootstrap), less
-    ``bias``, to the higher one.
+    Of a figure that samples overstate: from the reflection of the percentiles in it (the basic
+    bootstrap), less ``excess``, to the higher end of both. Of a share that no resample moves from 0
+    or 1: Clopper and Pearson's.
     """
+    interval = percentiles(draws)
+    if interval is None or units < 2:
+        return None
     low, high = interval
-    lowest = min(low, 2 * value - high) - bias
-    return lowest, max(high, 2 * value - low)
+    if name.startswith(_OVERSTATED) or name.endswith(_OVERSTATED):
+        low, high = min(low, 2 * value - high) - excess, max(high, 2 * value - low)
+        low, high = max(0.0, low), min(1.0, high)
+    if math.isclose(low, high, abs_tol=1e-12):  # equal up to the rounding of sums
+        share = value in (0, 1) and any(word in name for word in _SHARES)
+        return rate_interval(round(value * units), units) if share else None
+    return low, high
 
 
 def _units_of(name: str, units: Units) -> int:
     if name in units:
         return units[name]
-    real, fake = units["real"], units["fake"]
     if name.endswith(("_real", "bpcer")):
-        return real
+        return units["real"]
     if name.endswith("_fake") or name in OF_FAKES or "apcer" in name:
-        return fake
-    return min(real, fake)
+        return units["fake"]
+    return min(units["real"], units["fake"])
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a/b": 1}`` to ``{"a": {"b": 1}}``; NaN to None."""
+    """Turn ``{"a/b": 1}`` into ``{"a": {"b": 1}}``, and NaN into None."""
     made: dict[str, Any] = {}
     for name, value in flat.items():
         *path, last = name.split("/")
@@ -439,11 +355,11 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _at_fpr(target: float) -> str:
-    return f"tpr_at_fpr_{target:g}"
-
-
 def thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
-    """The operating points that have one."""
+    """Return the operating points that have a threshold."""
     given = {} if points is None else points.thresholds
     return [(point, value) for point, value in given.items() if value is not None]
+
+
+def _at_fpr(target: float) -> str:
+    return f"tpr_at_fpr_{target:g}"

@@ -1,14 +1,13 @@
-"""The table of scores: one row an image, everything that the metrics are computed from.
+"""Hold the scores of an evaluation: a row for each image, all that the metrics are computed from.
 
 ``docs/formats.md`` describes ``scores.csv``, its file form.
 """
 
 import csv
 import functools
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -101,23 +100,23 @@ class Scores:
         return len(self.index)
 
     def select(self, rows: ArrayLike) -> "Scores":
-        """The rows named by a boolean mask [N] or by row numbers, in that order."""
+        """Return the rows named by a boolean mask [N] or by row numbers, in that order."""
         chosen = np.asarray(rows)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
         return Scores(**{name: column[chosen] for name, column in self.columns().items()})
 
     def in_order(self) -> "Scores":
-        """The rows by path, test set, generator and label: alike rows stay as they are."""
+        """Return the rows by path, test set, generator and label; equal ones keep their order."""
         names = zip(self.path, self.test_set, self.generator, self.label, strict=True)
         return self.select([row for _, row in sorted((name, n) for n, name in enumerate(names))])
 
     @functools.cached_property
     def images(self) -> Integers:
-        """[N] for each row the first row of its image, which several generators may list.
+        """For each row the first row of its image [N], which several generators may list.
 
-        Of one class and file; where a generator lists a file several times, as for faces in it,
-        each is an image, the same as that which another lists in that place.
+        An image is one file of one class. Where a generator lists a file several times, as for
+        several faces in it, each is an image: the first is the first of another generator.
         """
         if len(set(self.path)) == len(self):
             return np.arange(len(self))
@@ -133,52 +132,43 @@ class Scores:
         return found
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name, in the order of the fields."""
+        """Return the arrays by name, in the order of the fields."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @staticmethod
     def concatenate(parts: Sequence["Scores"]) -> "Scores":
-        """The rows of all parts, one part after the other."""
-        tables = [part.columns() for part in parts]
-        return Scores(
-            **{
-                field.name: np.concatenate([_EMPTY, *(table[field.name] for table in tables)])
-                for field in _FIELDS
-            }
-        )
+        """Return the rows of all parts, one part after the other."""
+        names = [field.name for field in fields(Scores)]
+        columns = {n: [getattr(part, n) for part in parts] for n in names}
+        return Scores(**{n: np.concatenate([[], *own]) for n, own in columns.items()})
 
     @staticmethod
     def merge(parts: Sequence["Scores"], count: int) -> "Scores":
-        """Joins what several processes scored into one table of ``count`` rows, ordered by index.
+        """Join what several processes scored into one table of ``count`` rows, ordered by index.
 
-        Raises ValueError when a row is missing or there twice: either would bias every metric
-        without a trace.
+        Raises ValueError if a row is missing or there twice, which would bias every metric.
         """
         joined = Scores.concatenate(parts)
         ordered = joined.select(np.argsort(joined.index, kind="stable"))
         times = np.bincount(ordered.index, minlength=count)
-        if len(times) > count:
-            raise ValueError(f"row {len(times) - 1} is scored, but there are only {count} rows")
-        if (times != 1).any():
-            row = int(np.flatnonzero(times != 1)[0])
-            raise ValueError(f"row {row} of {count} is scored {times[row]} times, not once")
+        wrong = np.flatnonzero(times != (np.arange(len(times)) < count))
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(f"row {row} of {count} is scored {times[row]} times")
         return ordered
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes ``scores.csv``; floats with as many digits as they need to come back."""
-        columns = [_to_text(name, column) for name, column in self._stored().items()]
+        """Write ``scores.csv``; floats with as many digits as they need to come back."""
+        columns = {n: _to_text(n, own) for n, own in self.columns().items() if n != "index"}
         with atomic_csv_writer(path, f"{_MARK}{VERSION}", end="\n") as writer:
-            writer.writerow(self._stored())
-            writer.writerows(zip(*columns, strict=True))
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
 
     @staticmethod
     def from_csv(path: str | Path) -> "Scores":
-        """Reads what :meth:`to_csv` wrote; columns that are not ours are ignored.
+        """Read what :meth:`to_csv` wrote; columns that are not ours are ignored.
 
-        What files written before 0.1.0 lack is "not known".
-
-        Raises InputError for another version, a missing column, a cell that cannot be read, or a
-        score, label, class, place of a peak or hit that there is not.
+        Raises InputError for another version, a missing column or a cell that cannot be read.
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             first = file.readline().rstrip("\r\n")
@@ -187,70 +177,28 @@ class Scores:
                     f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}; "
                     "give a scores.csv that this version wrote."
                 )
-            reader = csv.reader(file, strict=True)
+            reader = csv.DictReader(file, strict=True)
             try:
-                header = next(reader, [])
-                missing = [name for name in _NEEDED if name not in header]
-                if missing:
-                    raise InputError(
-                        f"{path} lacks the column {missing[0]!r}; write the file again."
-                    )
-                columns = _columns(reader, header, path)
+                header, rows = reader.fieldnames or [], list(reader)
             except csv.Error as error:
-                line = reader.line_num + 1
                 raise InputError(
-                    f"{path}, line {line}: {error}; fix the line or write the file again."
+                    f"{path}, line {reader.reader.line_num + 1}: {error}; write the file again."
                 ) from error
-        count = len(columns["path"])
-        return Scores(**{"index": np.arange(count)} | columns)
+        columns: dict[str, Any] = {"index": np.arange(len(rows))}
+        for field in fields(Scores)[1:]:
+            if field.name not in header:
+                raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
+            cells = [row[field.name] for row in rows]
+            columns[field.name] = _from_text(field.name, cells, _DTYPES[field.type], path)
+        return Scores(**columns)
 
-    def _stored(self) -> dict[str, NDArray[Any]]:
-        """What the file holds: the order of its rows stands for the index."""
-        return {name: column for name, column in self.columns().items() if name != "index"}
 
-
-_FIELDS = fields(Scores)
-_EMPTY = np.zeros(0, dtype=bool)  # joins with any type without changing it
-# Columns that files of this version had not from the start.
-_LATER = ("pointing_chance", "map_chance")
-_STORED = {field.name: _DTYPES[field.type] for field in _FIELDS if field.name != "index"}
-_NEEDED = [name for name in _STORED if name not in _LATER]
-_ROWS = 8192
-_LARGEST = 2**31 - 1  # of a class and of a cell's row and column, whose products have to fit
-# What a cell that is not empty may hold.
-_RANGES: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(("predicted", "peak_row", "peak_col"), (0, _LARGEST)),
-    **dict.fromkeys(
-        ("score", "label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), (0, 1)
-    ),
-}
-# What means "not known" in a column, where the file has an empty cell.
+# What stands for an empty cell, "not known", in these columns.
 _UNKNOWN: dict[str, float] = {
     **dict.fromkeys(("label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), -1),
     **dict.fromkeys(("map_mse", "map_cosine", "map_mass", "mask_mass", "llr"), math.nan),
-    **dict.fromkeys(_LATER, math.nan),
+    **dict.fromkeys(("pointing_chance", "map_chance"), math.nan),
 }
-
-
-def _columns(
-    reader: Iterator[list[str]], header: Sequence[str], path: str | Path
-) -> dict[str, NDArray[Any]]:
-    """Our columns of a CSV by name, what files written before 0.1.0 lack as "not known".
-
-    Some thousand rows are text at a time: all of them would take several times what they hold.
-    """
-    place = {name: at for at, name in enumerate(header)}
-    parts: dict[str, list[NDArray[Any]]] = {name: [_EMPTY] for name in _STORED}
-    rows = (row for row in reader if row)  # not the empty lines
-    done = 0
-    while block := list(itertools.islice(rows, _ROWS)):
-        for name, dtype in _STORED.items():
-            at = place.get(name)
-            cells = ["" if at is None else row[at] if at < len(row) else None for row in block]
-            values = _from_text(cells, name, dtype, path, done + 3)
-            parts[name].append(np.asarray(values, dtype=dtype))
-        done += len(block)
-    return {name: np.concatenate(own) for name, own in parts.items()}
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:
@@ -261,25 +209,18 @@ def _to_text(name: str, column: NDArray[Any]) -> list[str]:
     return [str(value) for value in column]
 
 
-def _from_text(
-    cells: list[str | None], name: str, dtype: type, path: str | Path, first: int
-) -> list[Any]:
-    values = []
-    read = int if dtype is np.int64 else dtype  # numpy's has no sentence for what does not fit
-    low, high = _RANGES.get(name, (None, None))
-    for number, cell in enumerate(cells, start=first):
+def _from_text(name: str, cells: Sequence[str | None], dtype: type, path: str | Path) -> list[Any]:
+    values: list[Any] = []
+    for row, cell in enumerate(cells, start=1):
         try:
             if cell is None:  # a row that ends early
                 raise ValueError
-            if cell == "" and name in _UNKNOWN:
-                values.append(_UNKNOWN[name])
-                continue
-            value = read(cell)
-            if low is not None and not low <= value <= high:
+            value = _UNKNOWN[name] if cell == "" and name in _UNKNOWN else dtype(cell)
+            if name in ("score", "label") and cell != "" and not 0 <= value <= 1:
                 raise ValueError
-            values.append(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(
-                f"{path}, line {number}: {name} is {cell!r}; fix the line or write the file again."
+                f"{path}, row {row}: {name} is {cell!r}; fix the cell or write the file again."
             ) from error
+        values.append(value)
     return values

@@ -207,8 +207,7 @@ def _auc(
 ) -> Floats:
     """[R] of some rows, with the weights [R, N] of all; NaN without images of a class."""
     ranking = metrics.Ranking.of(scores[real], scores[fake])
-    drawn = ranking.real.at(weights[:, real]), ranking.fake.at(weights[:, fake])
-    return ranking.at(*drawn).auc()
+    return ranking.weigh(weights[:, real], weights[:, fake]).auc()
 
 
 def _same(one: Outcome, other: Outcome) -> bool:

@@ -5,13 +5,8 @@ defined"), never 0 and never NaN. A number that is not finite is an error.
 """
 
 from focus.metrics.arrays import Array, mean
-from focus.metrics.calibration import (
-    Calibration,
-    fit_calibration,
-    largest_llr,
-    llr_costs,
-    logits,
-)
+from focus.metrics.bootstrap import Resampler, units
+from focus.metrics.calibration import Calibration, fit_calibration, largest_llr
 from focus.metrics.cams import (
     cam_range,
     commonest_peak_share,
@@ -23,37 +18,14 @@ from focus.metrics.cams import (
 )
 from focus.metrics.intervals import (
     LEVEL,
-    Compared,
-    Difference,
     Interval,
-    Resampler,
     auc_difference,
     auc_interval,
-    grouped,
     mean_auc_difference,
     mean_auc_interval,
-    mean_interval,
-    mean_interval_of,
-    percentiles,
     rate_interval,
-    sum_interval,
-    units,
-    widened,
 )
-from focus.metrics.ranking import (
-    BINS,
-    SUPPORT,
-    Mass,
-    Ranking,
-    Rates,
-    Side,
-    auc,
-    average_precision,
-    brier,
-    ece,
-    eer,
-    tpr_at_fpr,
-)
+from focus.metrics.ranking import BINS, SUPPORT, Ranking, auc
 
 __all__ = [
     "BINS",
@@ -61,42 +33,24 @@ __all__ = [
     "SUPPORT",
     "Array",
     "Calibration",
-    "Compared",
-    "Difference",
     "Interval",
-    "Mass",
     "Ranking",
-    "Rates",
     "Resampler",
-    "Side",
     "auc",
     "auc_difference",
     "auc_interval",
-    "average_precision",
-    "brier",
     "cam_range",
     "commonest_peak_share",
-    "ece",
-    "eer",
     "fit_calibration",
-    "grouped",
     "largest_llr",
-    "llr_costs",
-    "logits",
     "mean",
     "mean_auc_difference",
     "mean_auc_interval",
-    "mean_interval",
-    "mean_interval_of",
     "peak_cell",
-    "percentiles",
     "pointing_hit",
     "rate_interval",
     "stretched",
     "sum_entropy",
-    "sum_interval",
-    "tpr_at_fpr",
     "units",
-    "widened",
     "z_entropy",
 ]

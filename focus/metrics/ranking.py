@@ -1,15 +1,12 @@
-"""How well scores tell fakes from real images: ROC, precision, error rates, calibration errors.
+"""Measure how well scores tell fakes from real images: ROC, precision, error and calibration rates.
 
-A score is the probability of synthetic, larger = more likely synthetic. Every figure is defined for
-images that carry weights, as in a resample, where a weight is how often an image was drawn: one
-definition serves the figure and its interval. :class:`Side` sorts the scores of a class once,
-:class:`Ranking` puts two classes in one order once, and :class:`Rates` gives the figures of many
-resamples together. Its figures are [R], one a resample, NaN where a resample does not define it;
-the functions at the end are for images that weigh 1.
+A score is the probability of synthetic. Every figure is defined for weighted images, where a weight
+is how often a resample drew the image: one definition serves the figure, for which each image
+weighs 1, and its bootstrap. Figures are [R], one per resample, NaN where a resample leaves them
+undefined.
 """
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -18,9 +15,9 @@ from numpy.typing import NDArray
 from focus.metrics.arrays import Array, divided, finite
 
 BINS = 15
-"""Of equal mass, in the expected calibration error."""
+"""Bins of equal mass in the expected calibration error."""
 SUPPORT = 5
-"""A rate that fewer than so many images of the sample would make is not defined."""
+"""A rate that fewer images of the sample than this would make is not defined."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -28,7 +25,10 @@ Booleans = NDArray[np.bool_]
 
 
 class Side:
-    """The scores of one class, sorted once: ``scores`` [N], ascending.
+    """The scores of one class, sorted once, with the weights of its images.
+
+    scores [N]: ascending. weights [R, N]: by rising score, 1 each until :meth:`weigh`. below
+    [R, N+1]: weight of the k images with the lowest scores. total [R].
 
     Raises ValueError for a score that is not finite.
     """
@@ -37,80 +37,57 @@ class Side:
         given = finite(scores, "scores")
         self.order = np.argsort(given, kind="stable")
         self.scores = given[self.order]
+        self.weigh(np.ones((1, len(given))))
 
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def at(self, weights: Array | None = None) -> "Mass":
-        """With ``weights`` [R, N] in the order in which the scores were given; default: 1 each."""
-        if weights is None:
-            return Mass(self, np.ones((1, len(self))))
-        return Mass(self, np.asarray(weights, dtype=np.float64)[:, self.order])
-
-
-class Mass:
-    """The weights of a side's images.
-
-    weights [R, N] by rising score; below [R, N+1] of the k images with the lowest scores; total
-    [R].
-    """
-
-    def __init__(self, side: Side, weights: Floats) -> None:
-        self.side, self.weights = side, weights
-        self.below = _cumulated(weights)
+    def weigh(self, weights: Array) -> None:
+        """Set the weights [R, N], in the order in which the scores were given."""
+        self.weights: Floats = np.asarray(weights, dtype=np.float64)[:, self.order]
+        self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
 
-    @cached_property
-    def moment(self) -> Floats:
-        """[R, N+1] weight times score of the k lowest."""
-        return self.moment_of(self.side.scores)
-
-    def moment_of(self, values: Floats) -> Floats:
-        """[R, N+1] weight times ``values`` [N], which are by rising score."""
+    def moment(self, values: Floats) -> Floats:
+        """Return [R, N+1], weight times ``values`` [N] (by rising score) of the k lowest."""
         return _cumulated(self.weights * values)
 
     def share_above(self, threshold: float) -> Floats:
-        """[R] share of the weight with a score above ``threshold``."""
-        cut = np.searchsorted(self.side.scores, threshold, side="right")
+        """Return [R], the share of the weight with a score above ``threshold``."""
+        cut = np.searchsorted(self.scores, threshold, side="right")
         return 1 - divided(self.below[:, cut], self.total)
 
 
 class Ranking:
-    """Two sides in one order: which real images lie below each fake, and every score there is."""
+    """Two classes in one order; the figures are for the weights that the sides have now."""
 
     def __init__(self, real: Side, fake: Side) -> None:
         self.real, self.fake = real, fake
-        self.real_below = np.searchsorted(real.scores, fake.scores, side="left")
-        self.real_up_to = np.searchsorted(real.scores, fake.scores, side="right")
-        self.tied_from = np.searchsorted(fake.scores, fake.scores, side="left")
+        self._real_below = np.searchsorted(real.scores, fake.scores, side="left")
+        self._real_up_to = np.searchsorted(real.scores, fake.scores, side="right")
+        self._tied_from = np.searchsorted(fake.scores, fake.scores, side="left")
         # A threshold at each score and one above all; one there is always.
         every = np.concatenate([real.scores, fake.scores])
         self.levels = np.unique(every) if len(every) else np.zeros(1)
-        self.real_at = np.searchsorted(real.scores, [*self.levels, np.inf], side="left")
-        self.fake_at = np.searchsorted(fake.scores, [*self.levels, np.inf], side="left")
+        self._real_at = np.searchsorted(real.scores, [*self.levels, np.inf], side="left")
+        self._fake_at = np.searchsorted(fake.scores, [*self.levels, np.inf], side="left")
 
     @classmethod
     def of(cls, real_scores: Array, fake_scores: Array) -> Self:
-        """Of scores [M] of real images and [N] of fakes."""
+        """Rank scores [M] of real images and [N] of fakes."""
         return cls(Side(real_scores), Side(fake_scores))
 
-    def at(self, real: Mass | None = None, fake: Mass | None = None) -> "Rates":
-        """The figures for these weights; default: 1 each."""
-        return Rates(self, real or self.real.at(), fake or self.fake.at())
+    def weigh(self, real: Array, fake: Array) -> Self:
+        """Set the weights [R, M] of the real images and [R, N] of the fakes; return the ranking."""
+        self.real.weigh(real)
+        self.fake.weigh(fake)
+        return self
 
-
-class Rates:
-    """Figures of a ranking for given weights, each [R]."""
-
-    def __init__(self, ranking: Ranking, real: Mass, fake: Mass) -> None:
-        self.ranking, self.real, self.fake = ranking, real, fake
-        self.both = (real.total > 0) & (fake.total > 0)
-        """[R] whether each class has weight."""
+    @property
+    def defined(self) -> Booleans:
+        """Whether each class has weight, [R]."""
+        return np.asarray((self.real.total > 0) & (self.fake.total > 0))
 
     def auc(self) -> Floats:
         """Area under the ROC curve: the chance that a fake scores above a real image, ties half."""
-        below = self.real.below
-        pairs = below[:, self.ranking.real_below] + below[:, self.ranking.real_up_to]
+        pairs = self.real.below[:, self._real_below] + self.real.below[:, self._real_up_to]
         return divided(_dot(pairs, self.fake.weights), 2 * self.real.total * self.fake.total)
 
     def average_precision(self, *, balanced: bool = False) -> Floats:
@@ -118,21 +95,22 @@ class Rates:
 
         balanced: as if there were as many real images as fakes.
         """
-        hits, alarms = self._called_at_fakes
+        hits = self.fake.total[:, None] - self.fake.below[:, self._tied_from]
+        alarms = self.real.total[:, None] - self.real.below[:, self._real_below]
         if balanced:
             alarms = divided(self.fake.total, self.real.total)[:, None] * alarms
         called = hits + alarms
         precision = hits / np.where(called == 0, 1, called)  # above every image that was drawn
         found = divided(_dot(precision, self.fake.weights), self.fake.total)
-        return np.where(self.both, found, np.nan)
+        return np.where(self.defined, found, np.nan)
 
     def eer(self) -> Floats:
         """Equal error rate: where the ROC, straight between its points, has FPR = 1 - TPR."""
-        last = self._first_that_misses_more()
-        alarms, missed = self._errors(np.concatenate([last - 1, last], axis=1))
-        gap, next_gap = (alarms - missed).T
-        share = divided(gap, gap - next_gap)
-        return np.where(self.both, alarms[:, 0] + (alarms[:, 1] - alarms[:, 0]) * share, np.nan)
+        false_positives, misses = self._errors(self._around_eer)
+        gap, next_gap = (false_positives - misses).T
+        first, last = false_positives.T
+        found = first + (last - first) * divided(gap, gap - next_gap)
+        return np.where(self.defined, found, np.nan)
 
     def tpr_at_fpr(self, target: float) -> Floats:
         """Largest true positive rate at a false positive rate of ``target`` at most.
@@ -140,10 +118,10 @@ class Rates:
         A property of the ROC, without interpolation. NaN too if the real images cannot support the
         rate: fewer than ``SUPPORT`` of them would be false positives.
         """
-        cut = np.searchsorted(self.fake.side.scores, self._score_at_fpr(target), side="right")
+        cut = np.searchsorted(self.fake.scores, self._score_at_fpr(target), side="right")
         found = 1 - divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
-        supported = len(self.real.side) * target >= SUPPORT * (1 - 1e-12)
-        return np.where(self.both & supported, found, np.nan)
+        supported = len(self.real.scores) * target >= SUPPORT * (1 - 1e-12)
+        return np.where(self.defined & supported, found, np.nan)
 
     def accuracy(self) -> Floats:
         """Share of the images on their side of a score of 0.5; one above it says synthetic."""
@@ -161,40 +139,36 @@ class Rates:
 
         balanced: as if there were as many real images as fakes.
         """
-        real, fake = self._squares
+        real = self.real.weights @ self.real.scores**2
+        fake = self.fake.weights @ (1 - self.fake.scores) ** 2
         if balanced:
             return (divided(real, self.real.total) + divided(fake, self.fake.total)) / 2
         return divided(real + fake, self.real.total + self.fake.total)
 
-    @cached_property
-    def _squares(self) -> tuple[Floats, Floats]:
-        """[R] of each class the sum of the squared distances from the label."""
-        real = self.real.weights @ self.real.side.scores**2
-        return real, self.fake.weights @ (1 - self.fake.side.scores) ** 2
-
     def ece(
-        self, *, balanced: bool = False, moments: tuple[Floats, Floats] | None = None
+        self, *, balanced: bool = False, probabilities: tuple[Floats, Floats] | None = None
     ) -> Floats:
         """Expected calibration error over ``BINS`` bins of equal mass, in [0, 1].
 
         The mean over the bins of the distance between the mean score and the share of fakes,
-        weighed by the mass (Nguyen and O'Connor, 2015). balanced, moments: as for
+        weighted by the mass (Nguyen and O'Connor, 2015). Arguments as for
         :meth:`calibration_bins`.
         """
-        mass, scored, fakes = self.calibration_bins(balanced=balanced, moments=moments)
+        mass, scored, fakes = self.calibration_bins(balanced=balanced, probabilities=probabilities)
         return divided(np.abs(scored - fakes).sum(axis=1), mass.sum(axis=1))
 
     def calibration_bins(
-        self, *, balanced: bool = False, moments: tuple[Floats, Floats] | None = None
+        self, *, balanced: bool = False, probabilities: tuple[Floats, Floats] | None = None
     ) -> tuple[Floats, Floats, Floats]:
-        """[R, BINS] the mass of each bin, its sum of scores and its mass of fakes, by rising score.
+        """Return [R, BINS]: mass, sum of scores and mass of fakes of each bin, by rising score.
 
         Tied scores share a bin, that of their first. balanced: as if there were as many real images
-        as fakes. moments: of the two sides, :meth:`Mass.moment_of` of probabilities in the scores'
-        stead, which rise with them.
+        as fakes. probabilities: of the real images [M] and the fakes [N] by rising score, summed up
+        in the place of the scores; they rise with them.
         """
-        real_moment, fake_moment = moments or (self.real.moment, self.fake.moment)
-        ranking, ones = self.ranking, np.ones(len(self.both))
+        given = probabilities or (self.real.scores, self.fake.scores)
+        real_moment, fake_moment = self.real.moment(given[0]), self.fake.moment(given[1])
+        ones = np.ones(len(self.real.total))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:
             of_real = divided(ones, self.real.total)[:, None]
@@ -203,81 +177,70 @@ class Rates:
         bounds = total[:, None] * np.arange(1, BINS) / BINS * (1 - 1e-12)
 
         def reached(levels: Integers) -> Booleans:
-            real = of_real * _taken(self.real.below, ranking.real_at[levels])
-            fake = of_fake * _taken(self.fake.below, ranking.fake_at[levels])
+            real = of_real * _taken(self.real.below, self._real_at[levels])
+            fake = of_fake * _taken(self.fake.below, self._fake_at[levels])
             return np.asarray(real + fake >= bounds)
 
-        inner = _first(reached, len(ranking.levels), bounds.shape)
-        edges = np.pad(inner, ((0, 0), (1, 1)))
-        edges[:, -1] = len(ranking.levels)
-        real_at, fake_at = ranking.real_at[edges], ranking.fake_at[edges]
+        edges = np.pad(_first(reached, len(self.levels), bounds.shape), ((0, 0), (1, 1)))
+        edges[:, -1] = len(self.levels)
+        real_at, fake_at = self._real_at[edges], self._fake_at[edges]
         scored = of_real * np.diff(_taken(real_moment, real_at))
         scored += of_fake * np.diff(_taken(fake_moment, fake_at))
         fakes = of_fake * np.diff(_taken(self.fake.below, fake_at))
         reals = of_real * np.diff(_taken(self.real.below, real_at))
         return reals + fakes, scored, fakes
 
-    def prevalence(self) -> Floats:
-        """Share of fakes."""
-        return divided(self.fake.total, self.real.total + self.fake.total)
-
     def threshold_at_fpr(self, target: float) -> Floats:
         """The lowest threshold with a false positive rate of ``target`` at most."""
-        above = np.searchsorted(self.ranking.levels, self._score_at_fpr(target), side="right")
+        above = np.searchsorted(self.levels, self._score_at_fpr(target), side="right")
         return self._thresholds(above)
 
     def threshold_at_eer(self) -> Floats:
-        """Where the two error rates are closest."""
-        last = self._first_that_misses_more()
-        alarms, missed = self._errors(np.concatenate([last - 1, last], axis=1))
-        return self._thresholds(last[:, 0] - 1 + np.abs(alarms - missed).argmin(axis=1))
+        """The threshold where the two error rates are closest."""
+        false_positives, misses = self._errors(self._around_eer)
+        closest = np.abs(false_positives - misses).argmin(axis=1)
+        return self._thresholds(self._around_eer[:, 0] + closest)
 
     def threshold_of_best_balance(self) -> Floats:
-        """Where the balanced accuracy is largest; the lowest of several."""
+        """The threshold where the balanced accuracy is largest; the lowest of several."""
         real, fake = self.real.total[:, None], self.fake.total[:, None]
-        alarms = real - self.real.below[:, self.ranking.real_at]
-        missed = self.fake.below[:, self.ranking.fake_at]
+        false_positives = real - self.real.below[:, self._real_at]
+        misses = self.fake.below[:, self._fake_at]
         # Both rates times both totals: whole numbers, so that no rounding decides between equals.
-        return self._thresholds((alarms * fake + missed * real).argmin(axis=1))
-
-    @cached_property
-    def _called_at_fakes(self) -> tuple[Floats, Floats]:
-        """[R, N] the weight of the fakes, and of the real images, from each fake's score on."""
-        hits = self.fake.total[:, None] - self.fake.below[:, self.ranking.tied_from]
-        return hits, self.real.total[:, None] - self.real.below[:, self.ranking.real_below]
+        return self._thresholds((false_positives * fake + misses * real).argmin(axis=1))
 
     def _errors(self, levels: Integers) -> tuple[Floats, Floats]:
-        """[R, n] shares of the real images from each level [R, n] on, and of the fakes below it."""
-        alarms = _taken(self.real.below, self.ranking.real_at[levels])
-        missed = _taken(self.fake.below, self.ranking.fake_at[levels])
+        """Return [R, n], the false positive and the false negative rate at each level [R, n]."""
+        passed = _taken(self.real.below, self._real_at[levels])
+        missed = _taken(self.fake.below, self._fake_at[levels])
         real, fake = self.real.total[:, None], self.fake.total[:, None]
-        return 1 - divided(alarms, real), divided(missed, fake)
+        return 1 - divided(passed, real), divided(missed, fake)
 
-    def _first_that_misses_more(self) -> Integers:
-        """[R, 1] the first level from which more fakes are missed than real images flagged."""
+    @property
+    def _around_eer(self) -> Integers:
+        """Levels [R, 2]: the first with more misses than false positives, and the one before."""
 
         def reached(levels: Integers) -> Booleans:
-            alarms, missed = self._errors(levels)
-            return np.asarray(missed > alarms)
+            false_positives, misses = self._errors(levels)
+            return np.asarray(misses > false_positives)
 
-        return np.maximum(_first(reached, len(self.ranking.levels), (len(self.both), 1)), 1)
+        last = _first(reached, len(self.levels), (len(self.real.total), 1)).clip(1)
+        return np.concatenate([last - 1, last], axis=1)
 
     def _score_at_fpr(self, target: float) -> Floats:
-        """[R] the lowest score above which lie at most ``target`` of the real images' weight."""
+        """Return [R], the lowest score with at most ``target`` of the real weight above it."""
         total = self.real.total[:, None]
 
         def reached(kept: Integers) -> Booleans:
             above = total - _taken(self.real.below, kept)
             return np.asarray(above <= target * total * (1 + 1e-12))
 
-        kept = _first(reached, len(self.real.side), (len(self.both), 1))[:, 0]
-        return np.concatenate([[-np.inf], self.real.side.scores])[kept]
+        kept = _first(reached, len(self.real.scores), total.shape)[:, 0]
+        return np.concatenate([[-np.inf], self.real.scores])[kept]
 
     def _thresholds(self, levels: Integers) -> Floats:
-        """[R] above which lie the scores from each level on: half way, so that rounding moves
-        none."""
-        scores = self.ranking.levels
-        around = np.concatenate([scores[:1] - 1, scores, scores[-1:]])
+        """Return [R], half way below each level, so that rounding moves no score across."""
+        around = np.concatenate([self.levels[:1] - 1, self.levels, self.levels[-1:]])
         low, high = around[levels], around[levels + 1]
         between = (low + high) / 2
         # Between neighbours it is rounded to one of them, and nothing at ``high`` would be above.
@@ -286,45 +249,13 @@ class Rates:
 
 
 def auc(real_scores: Array, fake_scores: Array) -> float | None:
-    """:meth:`Rates.auc` of scores [M] of real images and [N] of fakes; None where one is empty."""
-    return _single(Ranking.of(real_scores, fake_scores).at().auc())
-
-
-def average_precision(
-    real_scores: Array, fake_scores: Array, *, balanced: bool = False
-) -> float | None:
-    """:meth:`Rates.average_precision` of scores [M] of real images and [N] of fakes."""
-    rates = Ranking.of(real_scores, fake_scores).at()
-    return _single(rates.average_precision(balanced=balanced))
-
-
-def eer(real_scores: Array, fake_scores: Array) -> float | None:
-    """:meth:`Rates.eer` of scores [M] of real images and [N] of fakes."""
-    return _single(Ranking.of(real_scores, fake_scores).at().eer())
-
-
-def tpr_at_fpr(real_scores: Array, fake_scores: Array, target: float) -> float | None:
-    """:meth:`Rates.tpr_at_fpr` of scores [M] of real images and [N] of fakes."""
-    return _single(Ranking.of(real_scores, fake_scores).at().tpr_at_fpr(target))
-
-
-def ece(real_scores: Array, fake_scores: Array, *, balanced: bool = False) -> float | None:
-    """:meth:`Rates.ece` of scores [M] of real images and [N] of fakes."""
-    return _single(Ranking.of(real_scores, fake_scores).at().ece(balanced=balanced))
-
-
-def brier(real_scores: Array, fake_scores: Array, *, balanced: bool = False) -> float | None:
-    """:meth:`Rates.brier` of scores [M] of real images and [N] of fakes."""
-    return _single(Ranking.of(real_scores, fake_scores).at().brier(balanced=balanced))
-
-
-def _single(figure: Floats) -> float | None:
-    value = float(figure[0])
+    """Return the AUC of scores [M] of real images and [N] of fakes; None where one is empty."""
+    value = float(Ranking.of(real_scores, fake_scores).auc()[0])
     return None if np.isnan(value) else value
 
 
 def _cumulated(values: Floats) -> Floats:
-    """[R, N+1]: the sums of the first 0 to N."""
+    """Return [R, N+1], the sums of the first 0 to N."""
     out = np.zeros((len(values), values.shape[1] + 1))
     np.cumsum(values, axis=1, out=out[:, 1:])
     return out
@@ -335,15 +266,15 @@ def _dot(first: Floats, second: Floats) -> Floats:
 
 
 def _taken(values: Floats, places: Integers) -> Floats:
-    """[R, n] of ``values`` [R, N] at ``places`` [R, n]."""
+    """Return [R, n], ``values`` [R, N] at ``places`` [R, n]."""
     # take_along_axis does the same, and takes several times as long for the few that these are.
     return values[np.arange(len(values))[:, None], places]
 
 
 def _first(reached: Callable[[Integers], Booleans], last: int, shape: tuple[int, ...]) -> Integers:
-    """The first index in [0, last] at which each condition holds, ``last`` if none before.
+    """Return the first index in [0, last] where each condition holds, ``last`` if none before.
 
-    reached: for indices of ``shape``, which conditions hold there; each goes on to hold.
+    reached: which conditions hold at indices of ``shape``; each goes on to hold.
     """
     low, high = np.zeros(shape, dtype=np.int64), np.full(shape, last, dtype=np.int64)
     while (low < high).any():

@@ -1,21 +1,20 @@
-"""Operating points: thresholds and the calibration, fixed on validation images.
+"""Choose thresholds and the calibration on validation images, and store them with the model.
 
-They are stored with the model (``thresholds.json``) and never chosen on test images. The error
-rates are named by analogy with ISO/IEC 30107-3: BPCER is the share of real images that are called
-synthetic, APCER the share of a generator's fakes that are called real; this is no test of
-presentation attacks, and no test by that standard.
+They are never chosen on test images. The error rates are named by analogy with ISO/IEC 30107-3:
+BPCER is the share of real images that are called synthetic, APCER the share of a generator's fakes
+that are called real. Nothing here is a test by that standard.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from focus.data.images import text_of
 from focus.errors import InputError
-from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration, largest_llr
+from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration
 from focus.runtime.files import atomic_write
 
 THRESHOLDS = "thresholds.json"
@@ -39,18 +38,19 @@ class OperatingPoints:
     n_fake: int
 
     def undefined(self) -> dict[str, str]:
-        """What a point without threshold needs."""
-        return {p: self._needs(p) for p, value in self.thresholds.items() if value is None}
-
-    def _needs(self, point: str) -> str:
-        if self.n_fake and point in TARGETS:
-            return f"needs >= {needed(TARGETS[point])} real validation images"
+        """Return what each point without a threshold needs."""
+        missing = [point for point, value in self.thresholds.items() if value is None]
+        needs = "real and synthetic validation images"
         if self.n_real and self.n_fake:
-            return "needs validation images told apart better than by chance"
-        return "needs real and synthetic validation images"
+            needs = "validation images told apart better than by chance"
+        found = dict.fromkeys(missing, f"needs {needs}")
+        if self.n_fake:
+            for point in TARGETS.keys() & found.keys():
+                found[point] = f"needs >= {needed(TARGETS[point])} real validation images"
+        return found
 
     def warning(self) -> str:
-        """What to say where likelihood ratios do not rise with the score; "" where they do."""
+        """Return a warning where likelihood ratios do not rise with the score, else ""."""
         if self.calibration is None or self.calibration.slope > 0:
             return ""
         return (
@@ -60,69 +60,54 @@ class OperatingPoints:
         )
 
     def write(self, folder: Path) -> None:
-        """As ``thresholds.json`` in ``folder``."""
-        values = {
-            "version": VERSION,
-            **asdict(self),
-            "undefined": self.undefined(),
-        }
+        """Write ``thresholds.json`` into ``folder``."""
+        values = {"version": VERSION, **asdict(self), "undefined": self.undefined()}
         with atomic_write(folder / THRESHOLDS) as aside:
             aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "OperatingPoints | None":
-        """What :meth:`write` left in ``folder``; None if there is no such file.
+        """Read what :meth:`write` left in ``folder``; None if there is no such file.
 
-        Raises:
-            InputError: it is of another version or cannot be read.
+        Raises InputError if it is of another version or cannot be read.
         """
         path = folder / THRESHOLDS
         if not path.exists():
             return None
         try:
             values = json.loads(text_of(path))
-            version = values["version"]
-            if version == VERSION:
-                return cls.from_values(values)
-        except (
-            *(OSError, ValueError, TypeError, KeyError),
-            *(RecursionError, OverflowError),
-        ) as error:
+            if values["version"] != VERSION:
+                raise ValueError(f"version {values['version']}, this program reads {VERSION}")
+            return cls.from_values(values)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             raise InputError(
                 f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or train "
                 "the model again."
             ) from error
-        raise InputError(
-            f"{path} has version {version}, this program reads {VERSION}: remove it, or use the "
-            "version that wrote it."
-        )
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "OperatingPoints":
-        """From ``dataclasses.asdict`` of one."""
-        given, line = values["thresholds"], values["calibration"]
-        n_real, n_fake = int(values["n_real"]), int(values["n_fake"])
+        """Make them from ``dataclasses.asdict`` of one; ValueError if a number is none."""
+        line = values["calibration"]
+        numbers = {} if line is None else {f.name: line[f.name] for f in fields(Calibration)}
+        given = {point: values["thresholds"][point] for point in POINTS}
+        for name, value in (given | numbers).items():
+            if value is not None and not (_is_number(value) and math.isfinite(value)):
+                raise ValueError(f"{name} is {value!r}, which is no number")
         return cls(
-            {p: None if given[p] is None else _number(given[p]) for p in POINTS},
-            None if line is None else _calibration(line, n_real, n_fake),
-            n_real,
-            n_fake,
+            given,
+            None if line is None else Calibration(**numbers),
+            int(values["n_real"]),
+            int(values["n_fake"]),
         )
 
 
-def _calibration(line: Mapping[str, Any], n_real: int, n_fake: int) -> Calibration:
-    slope, intercept = _number(line["slope"]), _number(line["intercept"])
-    # Files of before there was a largest ratio were fitted to as many images.
-    largest = line["largest_llr"] if "largest_llr" in line else largest_llr(n_real, n_fake)
-    temperature, largest = _number(line["temperature"]), largest and _number(largest)
-    for name, value in (("temperature", temperature), ("largest_llr", largest)):
-        if value is not None and not value > 0:
-            raise ValueError(f"the {name} is not above 0")
-    return Calibration(slope, intercept, temperature, largest)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def needed(target: float) -> int:
-    """How many real images a rate of ``target`` asks for."""
+    """Return how many real images a rate of ``target`` asks for."""
     return math.ceil(SUPPORT / target)
 
 
@@ -132,28 +117,21 @@ def choose(
     real_units: Array | None = None,
     fake_units: Array | None = None,
 ) -> OperatingPoints:
-    """From the scores [M] of real and [N] of fake validation images.
+    """Choose them from the scores [M] of real and [N] of fake validation images.
 
     A point that the sample cannot support is None: all of them where a class is empty, and
     ``balanced`` where no threshold does better than chance. real_units [M], fake_units [N]: for the
     calibration, as of :func:`focus.metrics.fit_calibration`.
     """
     ranking = Ranking.of(real_scores, fake_scores)
-    rates = ranking.at()
     found: dict[str, float | None] = dict.fromkeys(POINTS)
     if len(real_scores) and len(fake_scores):
-        found["eer"] = float(rates.threshold_at_eer()[0])
-        balanced = float(rates.threshold_of_best_balance()[0])
+        found["eer"] = float(ranking.threshold_at_eer()[0])
+        balanced = float(ranking.threshold_of_best_balance()[0])
         # Below all scores, the lowest of equals, it is no better than calling all images synthetic.
         found["balanced"] = balanced if balanced >= ranking.levels[0] else None
         for point, target in TARGETS.items():
             if len(real_scores) >= needed(target):
-                found[point] = float(rates.threshold_at_fpr(target)[0])
+                found[point] = float(ranking.threshold_at_fpr(target)[0])
     calibration = fit_calibration(real_scores, fake_scores, real_units, fake_units)
     return OperatingPoints(found, calibration, len(real_scores), len(fake_scores))
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)

@@ -50,7 +50,7 @@ def reliability(real_scores: Array, fake_scores: Array) -> tuple[Floats, Floats,
     All [n], the bins that hold an image. The sum of ``share * |score - fakes|`` is the ``ece`` of
     results.json.
     """
-    bins = Ranking.of(real_scores, fake_scores).at().calibration_bins()
+    bins = Ranking.of(real_scores, fake_scores).calibration_bins()
     mass, scored, fakes = (values[0] for values in bins)
     held = mass > 0
     mass, scored, fakes = mass[held], scored[held], fakes[held]

@@ -22,7 +22,7 @@ from focus.evaluation.result_table import figure
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.robustness import Kept
 from focus.evaluation.scores import Scores
-from focus.metrics import ece, tpr_at_fpr
+from focus.metrics import Ranking
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints
 from focus.report import curves, gallery, page, plots, tables
@@ -177,7 +177,7 @@ def test_a_roc_gives_the_rates_of_the_results(count: int) -> None:
     if count == 5000:
         at = np.searchsorted(alarms, 0.05, side="right") - 1
         assert alarms[at] > 0.047
-        assert found[at] == pytest.approx(tpr_at_fpr(real, fake, float(alarms[at])))
+        assert found[at] == pytest.approx(Ranking.of(real, fake).tpr_at_fpr(alarms[at])[0])
 
 
 def test_the_bins_of_the_reliability_give_the_calibration_error() -> None:
@@ -185,7 +185,7 @@ def test_the_bins_of_the_reliability_give_the_calibration_error() -> None:
     real, fake = draw.beta(2, 5, 300).round(2), draw.beta(4, 2, 200).round(2)
     scored, fakes, share = curves.reliability(real, fake)
     assert share.sum() == pytest.approx(1)
-    assert (share * np.abs(scored - fakes)).sum() == pytest.approx(ece(real, fake))
+    assert (share * np.abs(scored - fakes)).sum() == pytest.approx(Ranking.of(real, fake).ece()[0])
     assert (share * fakes).sum() == pytest.approx(0.4)
     assert (np.diff(scored) > 0).all()
 

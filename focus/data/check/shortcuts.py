@@ -214,8 +214,7 @@ def _interval(
     for _ in range(_RESAMPLES):
         drawn = np.bincount(generator.integers(n_groups, size=n_groups), minlength=n_groups)
         weight = drawn[members][None]
-        sides = ranking.real.at(weight[:, real]), ranking.fake.at(weight[:, fake])
-        found.append(ranking.at(*sides).auc()[0])
+        found.append(ranking.weigh(weight[:, real], weight[:, fake]).auc()[0])
     level = metrics.LEVEL
     ends = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     low, high = (auc + (ends - auc) * np.sqrt(1 + k / (k - 1))).clip(0, 1)

@@ -1,0 +1,75 @@
+"""Resample images with replacement: stratified, and whole groups at a time."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.metrics.arrays import Array
+from focus.metrics.intervals import LEVEL, Interval
+
+Floats = NDArray[np.float64]
+
+
+class Resampler:
+    """Draws of a table's images with replacement, within strata, whole groups at a time.
+
+    strata [N]: integers; each keeps its size (Efron and Tibshirani's stratified bootstrap), so an
+    image that several comparisons share is drawn once for all. groups, images [N]: as for
+    :func:`units`. Groups that lie in more than one stratum are drawn from all such groups: their
+    strata keep their size in the mean alone.
+    """
+
+    def __init__(self, strata: Array, groups: Array, images: Array | None = None) -> None:
+        strata = np.asarray(strata, dtype=np.int64)
+        _, self.unit = np.unique(units(groups, images), return_inverse=True)
+        self.count = int(self.unit.max(initial=-1)) + 1
+        self.grouped = self.count < (len(strata) if images is None else len(np.unique(images)))
+        """Whether a group holds more than one image."""
+        pairs = np.unique(np.stack([self.unit, strata]), axis=1)
+        first, strata_of_unit = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
+        pool = np.where(strata_of_unit > 1, -1, pairs[1][first])
+        # By their first unit: how strata are numbered makes no other draws.
+        _, met = np.unique(pool, return_index=True)
+        self._pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
+
+    def units(self, rows: NDArray[np.int64]) -> int:
+        """Return how many independent units the images in ``rows`` are."""
+        return len(np.unique(self.unit[rows]))
+
+    def draw(self, random: np.random.Generator, resamples: int) -> Floats:
+        """Return [R, N], how often each image is in each resample."""
+        times = np.zeros((resamples, self.count))
+        for pool in self._pools:
+            drawn = random.integers(0, len(pool), (resamples, len(pool)))
+            drawn += len(pool) * np.arange(resamples)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=drawn.size)
+            times[:, pool] = counts.reshape(drawn.shape)
+        return times if self.count == len(self.unit) else times[:, self.unit]
+
+
+def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
+    """Return [N], the independent unit of each image: the number of the first row that it has.
+
+    groups [N]: names of what is not independent, such as a person or a clip; "" is an image by
+    itself. images [N]: the first row with the same image; default: each row another.
+    """
+    groups = np.asarray(groups, dtype=np.object_)
+    unit, named = np.arange(len(groups)), np.flatnonzero(groups != "")
+    if len(named):
+        _, first, inverse = np.unique(
+            groups[named].astype(str), return_index=True, return_inverse=True
+        )
+        unit[named] = named[first][inverse]
+    return unit if images is None else unit[images]
+
+
+def percentiles(draws: Array) -> Interval | None:
+    """Return the middle 95 % of ``draws`` [R]; NaN is a resample that leaves a figure undefined.
+
+    None if that is more than one in twenty: the rest would be a choice among the resamples.
+    """
+    defined = np.asarray(draws, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if len(defined) < 0.95 * len(draws) or len(defined) == 0:
+        return None
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

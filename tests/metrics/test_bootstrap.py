@@ -1,0 +1,74 @@
+"""Resampling: strata keep their size, groups stay together, and intervals cover."""
+
+import numpy as np
+import pytest
+
+from focus.metrics.bootstrap import Resampler, percentiles
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Its own for each test: no order of tests changes what is drawn."""
+    return np.random.default_rng(0)
+
+
+def test_strata_keep_their_size_and_groups_stay_together(random: np.random.Generator) -> None:
+    strata = [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    groups = ["", "", "", "a", "a", "b", "b", "c", "c"]
+    resampler = Resampler(np.array(strata), np.array(groups, dtype=object))
+    times = resampler.draw(random, 4000)
+    assert times.shape == (4000, 9)
+    assert (times[:, :3].sum(1) == 3).all()
+    assert (times[:, 3] == times[:, 4]).all()
+    assert (times[:, 5] == times[:, 6]).all()
+    assert (times[:, 3] + times[:, 5] == 2).all()
+    assert (times[:, 7:] == 1).all()  # alone in its stratum
+    assert times[:, :7].mean(0) == pytest.approx(np.ones(7), abs=0.05)
+    assert times[:, 0].var() == pytest.approx(3 * (1 / 3) * (2 / 3), abs=0.05)
+    assert (resampler.units(np.arange(3)), resampler.units(np.arange(3, 9))) == (3, 3)
+    assert resampler.grouped
+
+
+def test_groups_in_several_strata_are_drawn_once(random: np.random.Generator) -> None:
+    """Each person has a real image and fakes of another pair of generators."""
+    pairs = [(a, b) for a in range(1, 7) for b in range(a + 1, 7)]
+    strata = np.array([s for pair in pairs for s in (0, *pair)])
+    groups = np.array([f"p{i}" for i in range(len(pairs)) for _ in range(3)], dtype=object)
+    times = Resampler(strata, groups).draw(random, 3000)
+    assert (times.reshape(3000, -1, 3) == times.reshape(3000, -1, 3)[:, :, :1]).all()
+    assert (times[:, ::3].sum(1) == len(pairs)).all()
+    assert times.mean(0) == pytest.approx(np.ones(times.shape[1]), abs=0.1)
+    assert times.var(0) == pytest.approx(np.full(times.shape[1], 14 / 15), abs=0.15)
+
+
+def test_names_that_group_nothing_are_no_groups() -> None:
+    names = np.array(["a", "b", "", ""], dtype=object)
+    assert not Resampler(np.zeros(4), names).grouped
+    # Two rows of one image, as where two generators list it.
+    twice = np.array(["a", "a", "b", ""], dtype=object)
+    assert not Resampler(np.zeros(4), twice, np.array([0, 0, 2, 3])).grouped
+
+
+def test_resampling_covers_the_mean_of_grouped_images(random: np.random.Generator) -> None:
+    """Ten images of a person are not ten images."""
+    covered = {True: 0, False: 0}
+    for _ in range(200):
+        person = np.repeat(np.arange(30), 10)
+        values = random.normal(size=30)[person] + 0.3 * random.normal(size=300)
+        for grouped in covered:
+            names = np.array([f"p{p}" if grouped else "" for p in person], dtype=object)
+            times = Resampler(np.zeros(300), names).draw(random, 200)
+            low, high = percentiles(times @ values / 300) or (1, 0)
+            covered[grouped] += low <= 0 <= high
+    assert covered[True] > 0.89 * 200
+    assert covered[False] < 0.6 * 200
+
+
+def test_percentiles() -> None:
+    draws = np.arange(1001.0)
+    assert percentiles(draws) == (pytest.approx(25), pytest.approx(975))
+    draws[:40] = np.nan
+    assert percentiles(draws) is not None
+    draws[:60] = np.nan
+    assert percentiles(draws) is None
+    assert percentiles(np.array([])) is None

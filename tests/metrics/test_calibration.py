@@ -1,0 +1,105 @@
+"""The calibration: likelihood ratios of known densities, and what few images can support."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import optimize, special, stats
+
+from focus.metrics import Calibration, Ranking, fit_calibration, units
+from focus.metrics.calibration import llr_costs
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Its own for each test: no order of tests changes what is drawn."""
+    return np.random.default_rng(0)
+
+
+def fitted(real: np.ndarray, fake: np.ndarray, *own_units: np.ndarray) -> Calibration:
+    line = fit_calibration(real, fake, *own_units)
+    assert line is not None
+    return line
+
+
+def test_a_calibration_finds_the_likelihood_ratio(random: np.random.Generator) -> None:
+    """Of normal densities a distance d apart, ln of the ratio is d (x - d / 2)."""
+    distance = 2.0
+    real, fake = random.normal(0, 1, 20_000), random.normal(distance, 1, 4_000)
+    scores = [special.expit(3 * x - 4) for x in (real, fake)]  # badly calibrated
+    line = fitted(*scores)
+    x = np.linspace(-0.5, 2.5, 7)
+    expected = stats.norm.logpdf(x, distance) - stats.norm.logpdf(x)
+    assert line.llr(special.expit(3 * x - 4)) == pytest.approx(expected, abs=0.15)
+    exact = (distance * (x - distance / 2) for x in (real, fake))
+    cost, best = (
+        np.mean([llr_costs(llr, label).mean() for label, llr in enumerate(ratios)])
+        for ratios in (map(line.llr, scores), exact)
+    )
+    assert cost == pytest.approx(best, abs=0.01)
+
+
+def test_a_temperature_undoes_another(random: np.random.Generator) -> None:
+    logit = random.normal(0, 2, 20_000)
+    label = random.random(20_000) < special.expit(logit)
+    score = special.expit(3 * logit)
+    line = fitted(score[~label], score[label])
+    assert line.temperature == pytest.approx(3, rel=0.06)
+    inside = np.abs(3 * logit) < 15  # beyond, logits are clipped
+    expected = special.expit(3 * logit / line.temperature)[inside]
+    assert line.tempered(score)[inside] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_temperature_weighs_the_classes_alike(random: np.random.Generator) -> None:
+    """Ten times as many real images; Platt's targets. By the slope of the loss at its lowest."""
+    real, fake = random.normal(-2, 3, 2000), random.normal(4, 1, 200)
+
+    def slope(temperature: float) -> float:
+        parts = ((real, 1 / 2002), (fake, 201 / 202))
+        return sum(
+            ((special.expit(own / temperature) - target) * own).mean() for own, target in parts
+        )
+
+    expected = optimize.brentq(slope, 0.1, 10)
+    line = fitted(special.expit(real), special.expit(fake))
+    assert line.temperature == pytest.approx(expected, rel=1e-4)
+
+
+def test_classes_that_are_apart_are_not_certain(random: np.random.Generator) -> None:
+    real, fake = random.normal(-4, 1, 50).clip(max=-1), random.normal(4, 1, 50).clip(min=1)
+    line = fitted(special.expit(real), special.expit(fake))
+    assert line.temperature == pytest.approx(1, abs=0.2)
+    near = special.expit(random.normal(-1, 1, 500)), special.expit(random.normal(1, 1, 500))
+    raw, tempered = (Ranking.of(*s).ece()[0] for s in (near, map(line.tempered, near)))
+    assert tempered == pytest.approx(raw, abs=0.05)
+    # Scores of 0 and 1: by Platt's targets no ratio beyond that of eleven in twelve.
+    llr = fitted(np.zeros(10), np.ones(10)).llr(np.array([0.0, 1.0]))
+    assert llr == pytest.approx([-np.log(11), np.log(11)], rel=1e-3)
+
+
+def test_ratios_are_no_larger_than_the_images_can_support(random: np.random.Generator) -> None:
+    real, fake = random.normal(-3, 0.5, 500).clip(max=-1), random.normal(3, 0.5, 50).clip(min=1)
+    line = fitted(special.expit(real), special.expit(fake))
+    assert line.largest_llr == pytest.approx(np.log(51))
+    llr = line.llr(np.array([0.0, 0.5, 1.0]))
+    assert llr[[0, 2]] == pytest.approx([-np.log(51), np.log(51)])
+    assert abs(llr[1]) < 2
+    assert Calibration(2.0, 0.5, 1.0).llr(np.array([0.5, 1.0])) == pytest.approx([0.5, 32.5])
+
+
+def test_images_of_one_group_count_as_one() -> None:
+    """Real images of two videos and fakes of three, all apart: the targets are 3/4 and 4/5."""
+    unit = units(np.array([*"aaaaab", *"cdddde", *"dd"]))
+    line = fitted(np.zeros(6), np.ones(8), unit[:6], unit[6:])
+    assert line.largest_llr == np.log(3)
+    # So the ratio is 1 to 3 where the real images are, and 4 to 1 where the fakes are.
+    llr = replace(line, largest_llr=None).llr(np.array([0.0, 1.0]))
+    assert llr == pytest.approx([-np.log(3), np.log(4)], rel=1e-3)
+    assert fit_calibration(np.zeros(0), np.ones(8)) is None
+
+
+def test_cost_of_ratios_by_hand() -> None:
+    """Of a ratio of 3 to 1 for the image's class, and against it; of one that says nothing."""
+    ratios = np.log([1 / 3, 3, 1])
+    assert llr_costs(ratios, 0) == pytest.approx([np.log2(4 / 3), 2, 1])
+    assert llr_costs(ratios, 1) == pytest.approx([2, np.log2(4 / 3), 1])
