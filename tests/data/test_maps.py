@@ -90,7 +90,7 @@ def test_a_pipe_is_no_map_and_not_waited_for(tmp_path: Path) -> None:
     for reference in ("m.png", "{a_1.png,a_2.png}", "m.json#1"):
         with pytest.raises(ImageError, match=r"neither a file nor a folder"):
             human_map(f"{tmp_path}/{reference}")
-    assert not look_at_map(f"{tmp_path}/m.png").readable
+    assert look_at_map(f"{tmp_path}/m.png").error
 
 
 def test_a_map_on_the_cams_grid_stays_what_it_is(tmp_path: Path) -> None:

@@ -1,43 +1,33 @@
 """Everything that the check finds, in the order in which it finds it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from focus.config.train import TrainConfig, resolve
-from focus.data.bad_files import BadFile, check_images
+from focus.data.bad_files import BadFile, Role
 from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
 from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
-from focus.data.check.survey import Look, MapLook, in_processes, look, look_at_map, look_at_mask
+from focus.data.check.survey import Look, MapLook, look, look_at_map, look_at_mask
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
-from focus.data.maps import annotated_image, files_of
+from focus.data.maps import files_of
 from focus.data.readers import read_given
-from focus.data.readers.files import Use, find_maps, images_below, maps_may_be_shared, odd_maps
-from focus.data.readers.folders import images_without_maps
+from focus.data.readers.files import find_maps, images_below
 from focus.data.splits import assign_splits
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
+from focus.runtime.parallel import parallel_map
+
+R = TypeVar("R")
 
 # Images of the shortcut audit: the interval is then narrower than 0.04.
 _AUDITED = 5000
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a configuration with their splits; none, and why, if they cannot be read.
-
-    uses: of the folders whose maps were found by the images' names.
-    """
-
-    config: TrainConfig
-    manifest: Manifest
-    obstacle: str = ""
-    uses: Mapping[Path, Sequence[Use]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,19 +44,19 @@ class Findings:
     """What was found.
 
     manifest: all images, those to test on included; none if they cannot be read. obstacle: what
-    train.py would say and stop, "" if it would start. looks: row by row. maps: by ``map_path``.
-    n_unmatched: images in the folders of maps that are nobody's map. faint_masks: artefact masks
-    that are nowhere white enough to count. bad: files that cannot be decoded. metadata, pixels: the
-    audits of the images to train with, None if there are too few.
+    train.py would say and stop, "" if it would start. looks: row by row. maps, masks: by
+    ``map_path`` and ``mask_path``. n_unmatched: images in the folders of maps that are nobody's
+    map. bad: files that cannot be decoded. metadata, pixels: the audits of the images to train
+    with, None if there are too few.
     """
 
     config: TrainConfig
     manifest: Manifest
-    obstacle: str
+    obstacle: str = ""
     looks: Sequence[Look] = ()
     maps: dict[str, MapLook] = field(default_factory=dict)
+    masks: dict[str, MapLook] = field(default_factory=dict)
     n_unmatched: int = 0
-    faint_masks: Sequence[str] = ()
     bad: Sequence[BadFile] = ()
     leaks: Sequence[Leak] = ()
     metadata: Audit | None = None
@@ -74,44 +64,49 @@ class Findings:
     kept: Kept | None = None
 
 
-def read(config: TrainConfig) -> Data:
+def read(config: TrainConfig) -> Findings:
     """Read the images and give them the splits that training would."""
     try:
-        with maps_may_be_shared() as uses:
-            own, tests = read_given(config)
-        return Data(config, assign_splits(own, seed=config.seed) + tests, uses=uses)
+        own, tests = read_given(config)
+        return Findings(config, assign_splits(own, seed=config.seed) + tests)
     except InputError as error:
-        return Data(config, Manifest([]), str(error))
+        return Findings(config, Manifest([]), str(error))
 
 
-def gather(data: Data) -> Findings:
-    """Look at every file."""
-    config, manifest = data.config, data.manifest
+def gather(found: Findings) -> Findings:
+    """Look at every file of what was read."""
+    config, manifest = found.config, found.manifest
     if not manifest:
-        return Findings(config, manifest, data.obstacle)
-    paths = list(dict.fromkeys(sample.path for sample in manifest))
-    by_path = dict(zip(paths, in_processes(look, paths, title="looking at images"), strict=True))
-    looks = [by_path[sample.path] for sample in manifest]
-    references = list(dict.fromkeys(s.map_path for s in manifest if s.map_path is not None))
-    maps = in_processes(look_at_map, references, title="looking at maps")
-    masks = list(dict.fromkeys(s.mask_path for s in manifest if s.mask_path is not None))
-    faint = in_processes(look_at_mask, masks, title="looking at masks")
-    bad = _bad_files(manifest, looks)
+        return found
+    images = _each(look, [sample.path for sample in manifest], "looking at images")
+    maps = _each(look_at_map, [s.map_path for s in manifest], "looking at maps")
+    masks = _each(look_at_mask, [s.mask_path for s in manifest], "looking at masks")
+    looks = [images[sample.path] for sample in manifest]
+
     audited = _audited(manifest, looks, config.seed)
     labels = [manifest[row].label or REAL for row in audited]
     groups = [manifest[row].group for row in audited]
-    statistics = in_processes(
-        pixel_statistics, [manifest[row].path for row in audited], title="measuring pixels"
+    statistics = list(
+        parallel_map(pixel_statistics, [looks[row].path for row in audited], "measuring pixels")
     )
-    return Findings(
-        config=config,
-        manifest=manifest,
+    roles: tuple[tuple[Role, dict[str, Look] | dict[str, MapLook]], ...] = (
+        ("image", images),
+        ("map", maps),
+        ("mask", masks),
+    )
+    return replace(
+        found,
         obstacle=_obstacle(config, progress=True),
         looks=looks,
-        maps=dict(zip(references, maps, strict=True)),
-        n_unmatched=_unmatched(data, references),
-        faint_masks=[mask for mask, is_faint in zip(masks, faint, strict=True) if is_faint],
-        bad=bad,
+        maps=maps,
+        masks=masks,
+        n_unmatched=_unmatched(config, maps),
+        bad=[
+            BadFile(path, role, seen.error)
+            for role, files in roles
+            for path, seen in files.items()
+            if seen.error
+        ],
         leaks=find_leaks(manifest, looks),
         metadata=audit(
             metadata_table([looks[row] for row in audited]), labels, groups, seed=config.seed
@@ -138,79 +133,51 @@ def drop_leaks(found: Findings, path: Path) -> Kept:
     return Kept(path, len(kept), _obstacle(config, progress=False))
 
 
+def _each(function: Callable[[str], R], paths: Sequence[str | None], title: str) -> dict[str, R]:
+    """Return ``function`` of each distinct path, by path."""
+    distinct = list(dict.fromkeys(path for path in paths if path is not None))
+    return dict(zip(distinct, parallel_map(function, distinct, title), strict=True))
+
+
 def _obstacle(config: TrainConfig, progress: bool) -> str:
+    """Return what would stop training, "" if nothing does."""
     try:
-        with redirect_stdout(StringIO()):  # what it says of the layouts has been said
+        with redirect_stdout(StringIO()):  # the layouts have been printed
             training_manifest(resolve(config), progress=progress)
     except InputError as error:
         return str(error)
     return ""
 
 
-def _bad_files(manifest: Manifest, looks: Sequence[Look]) -> Sequence[BadFile]:
-    try:
-        return check_images(manifest, max_bad=1.0)[1]
-    except InputError:  # not one image is left
-        errors = {look.path: look.error for look in looks if look.error}
-        return [BadFile(path, "image", error) for path, error in errors.items()]
-
-
 def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
-    """Rows to audit: readable ones to train or validate with, of each class as many as fit."""
+    """Return readable rows to train or validate with, of each class as many as fit."""
     generator = np.random.default_rng(seed)
     rows: list[int] = []
     for label in (REAL, SYNTHETIC):
-        all_rows = [
+        every = [
             row
             for row, sample in enumerate(manifest)
             if sample.label == label
             and sample.split in ("train", "validation")
             and not looks[row].error
         ]
-        n = min(len(all_rows), _AUDITED // 2)
-        rows += generator.choice(all_rows, n, replace=False).tolist() if all_rows else []
+        n = min(len(every), _AUDITED // 2)
+        rows += generator.choice(every, n, replace=False).tolist() if every else []
     return sorted(rows)
 
 
-def _unmatched(data: Data, references: Sequence[str]) -> int:
-    """How many images in the folders of human maps, given or beside the data, are nobody's map.
+def _unmatched(config: TrainConfig, maps: dict[str, MapLook]) -> int:
+    """Return how many images in the folders of human maps are no map of these images.
 
-    Where maps are found by the images' names, those that the reader warns of. A manifest names its
-    maps itself: of the others beside it, those of its images and of no image that is there.
+    A folder of which no map is used belongs to other data.
     """
-    used = {str(absolute(file)) for reference in references for file in files_of(reference)}
-    listed = {sample.path for sample in data.manifest}
-    count = sum(file not in used for uses in data.uses.values() for file in odd_maps(uses))
-    for folder, root in _folders_beside(data).items():
-        names = _names_of_others(root, folder, listed)
-        for path in images_below(folder):
-            name = str(path.relative_to(folder).with_suffix(""))
-            is_others = {name, annotated_image(name, names, folders=True)} & names
-            count += str(path) not in used and not is_others
-    return count
-
-
-def _folders_beside(data: Data) -> dict[Path, Path]:
-    """The folders of maps beside the data that no reader looked into, and their images' root."""
-    config = data.config
-    given = () if config.heatmaps else config.data
-    found = {}
-    for path in (*given, *config.test_data.values(), *config.test_real.values()):
-        place = absolute(path)
-        inside = place if place.is_dir() else place.parent
+    used = {str(absolute(file)) for reference in maps for file in files_of(reference)}
+    folders = set()
+    for path in (*config.data, *config.test_data.values(), *config.test_real.values()):
+        inside = absolute(path) if Path(path).is_dir() else absolute(path).parent
         root = inside if config.data_root is None else absolute(config.data_root)
-        folder, _ = find_maps(None, inside, root)
-        if folder is not None and folder not in data.uses:
-            found[folder] = root
-    return found
-
-
-def _names_of_others(root: Path, maps: Path, listed: Collection[str]) -> set[str]:
-    """The names that maps of other images than the listed ones have, without extensions."""
-    try:
-        found = images_without_maps(root, maps, quiet=True)
-        others = [path for path in found if str(path) not in listed]
-    except InputError:  # some folder that the data may have nothing to do with cannot be listed
-        others = []
-    below = {str(path.relative_to(root).with_suffix("")) for path in others}
-    return below | {path.stem for path in others}
+        folder, _ = find_maps(config.heatmaps, inside, root)
+        if folder is not None and folder.is_dir():
+            folders.add(folder)
+    files = [{str(path) for path in images_below(folder)} for folder in folders]
+    return sum(len(there - used) for there in files if there & used)

@@ -19,10 +19,7 @@ SIDE, GAP, LABELS, HEAD = 144, 10, 220, 48
 """Pixels: of a cell's side, between cells, of the column and the row of text."""
 MAX_ROWS = 40
 _LONGEST = 18  # characters of a name
-
-_BLACK, _GREY = "#000000", "#444444"
-
-_Kind = tuple[int, int, str]
+_SPLITS = ("train", "validation", "test", "")
 
 
 def draw(found: Findings, path: Path) -> None:
@@ -30,63 +27,46 @@ def draw(found: Findings, path: Path) -> None:
 
     Of a kind that has human maps, images with one are shown.
     """
-    rows: dict[_Kind, list[int]] = {}
-    for row, sample in enumerate(found.manifest):
-        if not found.looks[row].error:
-            rows.setdefault(_kind(sample), []).append(row)
-    kinds = sorted(rows)
+    kinds: dict[tuple[int, int, str], list[Sample]] = {}
+    for sample, look in zip(found.manifest, found.looks, strict=True):
+        if not look.error:
+            kinds.setdefault(_order(sample), []).append(sample)
     if not kinds:
         return
-    shown = kinds[:MAX_ROWS]
-    size = (LABELS + CELLS * (SIDE + GAP), HEAD + len(shown) * (SIDE + GAP))
-    sheet = Image.new("RGB", size, "white")
+    rows = [kinds[kind] for kind in sorted(kinds)]
+    height = HEAD + min(len(rows), MAX_ROWS) * (SIDE + GAP)
+    sheet = Image.new("RGB", (LABELS + CELLS * (SIDE + GAP), height), "white")
     pen = ImageDraw.Draw(sheet)
     title = "Images by split and class"
-    if any(look.readable for look in found.maps.values()):
+    if found.maps:
         title += "; beside it the human map over it, where there are any"
-    if len(kinds) > MAX_ROWS:
-        title += f"; {len(kinds) - MAX_ROWS} more generators are not shown"
-    pen.text((GAP, HEAD // 2), title, _BLACK, _font(17, bold=True), anchor="lm")
-    names = shortened((_name(found.manifest[rows[kind][0]]) for kind in shown), _LONGEST)
-    for line, kind in enumerate(shown):
+    if len(rows) > MAX_ROWS:
+        title += f"; {len(rows) - MAX_ROWS} more generators are not shown"
+    pen.text((GAP, HEAD // 2), title, "black", _font(17, "DejaVuSans-Bold"), anchor="lm")
+    names = shortened((_name(samples[0]) for samples in rows), _LONGEST)
+    for line, samples in enumerate(rows[:MAX_ROWS]):
         top = HEAD + line * (SIDE + GAP)
-        first = found.manifest[rows[kind][0]]
-        name, about = names[_name(first)], f"{first.split or 'no split'}, {len(rows[kind])}"
         right, middle = LABELS - 2 * GAP, top + SIDE // 2
-        pen.text((right, middle), name, _BLACK, _font(17, bold=True), anchor="rb")
-        pen.text((right, middle + 4), about, _GREY, _font(15), anchor="rt")
-        mapped = [row for row in rows[kind] if _has_map(found, row)]
+        name, about = names[_name(samples[0])], f"{samples[0].split or 'no split'}, {len(samples)}"
+        pen.text((right, middle), name, "black", _font(17, "DejaVuSans-Bold"), anchor="rb")
+        pen.text((right, middle + 4), about, "#444444", _font(15, "DejaVuSans"), anchor="rt")
+        mapped = [s for s in samples if s.map_path and not found.maps[s.map_path].error]
         left = LABELS
-        for row in _spread(mapped, CELLS // 2) if mapped else _spread(rows[kind], CELLS):
-            pictures = _pictures(found.manifest[row], with_map=bool(mapped))
-            for at, picture in enumerate(pictures):
-                sheet.paste(picture, (left + at * (SIDE + 2), top))
-            left += len(pictures) * (SIDE + GAP)
+        for sample in _spread(mapped, CELLS // 2) if mapped else _spread(samples, CELLS):
+            face = _squashed(sample)
+            sheet.paste(face, (left, top))
+            if mapped and sample.map_path:
+                left += SIDE + 2
+                sheet.paste(overlay(face, human_map(sample.map_path)), (left, top))
+                left += GAP - 2
+            left += SIDE + GAP
     sheet.save(path)
 
 
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu, which matplotlib ships and which has most alphabets."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-def _kind(sample: Sample) -> _Kind:
-    """Split, class and generator; reals of all generators are one kind."""
-    split = ("train", "validation", "test", "").index(sample.split)
-    label = 2 if sample.label is None else sample.label
-    return split, label, "" if sample.label == REAL else sample.generator
-
-
-def _has_map(found: Findings, row: int) -> bool:
-    reference = found.manifest[row].map_path
-    return reference is not None and found.maps[reference].readable
-
-
-def _spread(rows: Sequence[int], limit: int) -> list[int]:
-    """Some rows at even distances: neighbours are often frames of one video."""
-    n = min(limit, len(rows))
-    return [rows[at * len(rows) // n] for at in range(n)]
+def _font(size: int, name: str) -> ImageFont.FreeTypeFont:
+    """Return a font that matplotlib ships and that has most alphabets."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), size)
 
 
 def _name(sample: Sample) -> str:
@@ -95,13 +75,21 @@ def _name(sample: Sample) -> str:
     return "unlabelled" if sample.label is None else LABEL_NAMES[sample.label]
 
 
-def _pictures(sample: Sample, *, with_map: bool) -> list[Image.Image]:
-    """Squashed to a square, as training does; small ones without blur."""
+def _order(sample: Sample) -> tuple[int, int, str]:
+    """Sort by split, then reals before fakes before what has no label."""
+    label = 2 if sample.label is None else sample.label
+    return _SPLITS.index(sample.split), label, _name(sample)
+
+
+def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """Return some samples at even distances: neighbours are often frames of one video."""
+    n = min(limit, len(samples))
+    return [samples[at * len(samples) // n] for at in range(n)]
+
+
+def _squashed(sample: Sample) -> Image.Image:
+    """Load an image at the size of a cell, squashed as training does; small ones without blur."""
     image = load_image(sample.path)
     small = max(image.size) <= SIDE // 2
-    face = image.resize(
-        (SIDE, SIDE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-    )
-    if not with_map or sample.map_path is None:
-        return [face]
-    return [face, overlay(face, human_map(sample.map_path))]
+    resample = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return image.resize((SIDE, SIDE), resample)

@@ -3,28 +3,23 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_info, threadpool_limits
 
-from focus.data.check import shortcuts
 from focus.data.check.features import (
     PIXEL_NAMES,
     metadata_table,
     pixel_statistics,
     pixel_table,
 )
-from focus.data.check.shortcuts import Audit, audit, describe
+from focus.data.check.shortcuts import Audit, audit
 from focus.data.check.survey import look
 from focus.data.demo import render_face
 
-N = 240
-SEED = 0
+N = 120
 Save = Callable[[Image.Image, Path], None]
 
 
@@ -60,10 +55,12 @@ def blurred(image: Image.Image, path: Path) -> None:
 
 
 def framed(image: Image.Image, path: Path) -> None:
-    inner = image.resize((60, 60))
-    image = Image.new("RGB", (64, 64), (0, 0, 0))
-    image.paste(inner, (2, 2))
-    png(image, path)
+    framed = Image.new("RGB", (64, 64), (0, 0, 0))
+    framed.paste(image.resize((60, 60)), (2, 2))
+    png(framed, path)
+
+
+LABELS = [number % 2 for number in range(N)]
 
 
 @pytest.fixture(scope="module")
@@ -72,58 +69,71 @@ def faces() -> list[Image.Image]:
     return [Image.fromarray(render_face("open", "real", 2 * i).image) for i in range(N)]
 
 
-@pytest.fixture(scope="module")
-def labels() -> list[int]:
-    found: list[int] = np.random.default_rng(SEED).permutation(np.arange(N) % 2).tolist()
-    return found
-
-
-def audits(
-    folder: Path, faces: list[Image.Image], labels: list[int], real: Save, fake: Save
-) -> tuple[Audit, Audit]:
-    for at, (face, label) in enumerate(zip(faces, labels, strict=True)):
+def audits(folder: Path, faces: list[Image.Image], real: Save, fake: Save) -> tuple[Audit, Audit]:
+    """The audits of metadata and of pixels, where the classes are stored in two ways."""
+    for at, (face, label) in enumerate(zip(faces, LABELS, strict=True)):
         (fake if label else real)(face, folder / f"{at:04d}")
     paths = sorted(map(str, folder.iterdir()))
-    assert len(paths) == N
-    metadata = audit(metadata_table([look(path) for path in paths]), labels)
-    pixels = audit(pixel_table([pixel_statistics(path) for path in paths]), labels)
+    metadata = audit(metadata_table([look(path) for path in paths]), LABELS)
+    pixels = audit(pixel_table([pixel_statistics(path) for path in paths]), LABELS)
     assert metadata is not None
     assert pixels is not None
     return metadata, pixels
 
 
-@pytest.mark.slow
-def test_real_jpegs_and_fake_pngs_are_told_apart_by_their_format(
-    tmp_path: Path, faces: list[Image.Image], labels: list[int]
-) -> None:
-    metadata, _ = audits(tmp_path, faces, labels, jpeg, png)
-    assert metadata.auc >= 0.99
-    assert metadata.low >= 0.99
-    assert describe(metadata.causes[0]) == "file format (real: JPEG 100 %, synthetic: PNG 100 %)"
-    assert metadata.causes[1].name == "file name extension"
-
-
-def test_a_clean_set_has_a_half_in_its_interval(
-    tmp_path: Path, faces: list[Image.Image], labels: list[int]
-) -> None:
-    for found in audits(tmp_path, faces, labels, png, png):
+def test_a_clean_set_has_a_half_in_its_interval(tmp_path: Path, faces: list[Image.Image]) -> None:
+    for found in audits(tmp_path, faces, png, png):
         assert found.low < 0.5 < found.high
-        assert found.high - found.low < 0.35
+        assert found.high - found.low < 0.6
         assert found.causes == []
         assert (found.n_real, found.n_synthetic) == (N // 2, N // 2)
 
 
-@pytest.mark.parametrize("n_jpegs", [1, 3])
-def test_a_few_jpegs_among_pngs_are_audited(
-    n_jpegs: int, tmp_path: Path, faces: list[Image.Image], labels: list[int]
+@pytest.mark.parametrize(
+    ("real", "fake", "causes"),
+    [
+        (
+            jpeg,
+            png,
+            [
+                "file format (real: JPEG 100 %, synthetic: PNG 100 %)",
+                "file name extension (real: .jpg 100 %, synthetic: .png 100 %)",
+            ],
+        ),
+        (png, larger, ["image width (real: 64, synthetic: 70)"]),
+        (jpeg, poor_jpeg, ["JPEG quantisation of brightness (real: 11.5, synthetic: 23.08)"]),
+        (jpeg, with_exif, ["EXIF data (real: no 100 %, synthetic: yes 100 %)"]),
+    ],
+    ids=["format", "size", "quality", "EXIF"],
+)
+def test_metadata_tell_the_classes_apart(
+    tmp_path: Path, faces: list[Image.Image], real: Save, fake: Save, causes: list[str]
 ) -> None:
+    metadata, _ = audits(tmp_path, faces, real, fake)
+    assert metadata.auc >= 0.99
+    assert 0.94 < metadata.low < metadata.high
+    assert [str(cause) for cause in metadata.causes[: len(causes)]] == causes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fake", "cause"),
+    [(redder, "mean red"), (blurred, "noise"), (framed, "brightness of the border")],
+)
+def test_pixels_tell_the_classes_apart(
+    fake: Save, cause: str, tmp_path: Path, faces: list[Image.Image]
+) -> None:
+    _, pixels = audits(tmp_path, faces, png, fake)
+    assert pixels.low > 0.8
+    assert cause in [found.name for found in pixels.causes]
+
+
+def test_a_few_jpegs_among_pngs_are_audited(tmp_path: Path, faces: list[Image.Image]) -> None:
     """Most folds then have no quantisation table in any image."""
-    n = 60
-    jpegs = [at for at, label in enumerate(labels[:n]) if label == 0][:n_jpegs]
-    for at, face in enumerate(faces[:n]):
-        (jpeg if at in jpegs else png)(face, tmp_path / f"{at:04d}")
+    for at, face in enumerate(faces[:60]):
+        (jpeg if at == 0 else png)(face, tmp_path / f"{at:04d}")
     looks = [look(str(path)) for path in sorted(tmp_path.iterdir())]
-    found = audit(metadata_table(looks), labels[:n])
+    found = audit(metadata_table(looks), LABELS[:60])
     assert found is not None
     assert found.low < 0.5 < found.high
 
@@ -133,49 +143,14 @@ def test_what_is_not_there_tells_as_much_as_what_is() -> None:
     column = np.where(np.arange(80) % 2, math.nan, np.arange(80) / 10)
     found = audit({"quantisation": column}, [0, 1] * 40)
     assert found is not None
-    assert found.low >= 0.99
+    assert found.low > 0.9
     assert (found.causes[0].real, found.causes[0].synthetic) == ("3.9", "none")
     # Where one value is in all of the fakes and in few reals, it is not the value that tells.
     column = np.where((np.arange(80) % 2 == 0) & (np.arange(80) >= 8), math.nan, 43.44)
     found = audit({"quantisation": column}, [0, 1] * 40)
     assert found is not None
     said = "quantisation (real: 43.44 in 10 %, synthetic: 43.44 in 100 %)"
-    assert describe(found.causes[0]) == said
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fake", "cause"),
-    [
-        (poor_jpeg, "JPEG quantisation of brightness"),
-        (with_exif, "EXIF data"),
-    ],
-)
-def test_jpegs_are_told_apart_by(
-    fake: Save, cause: str, tmp_path: Path, faces: list[Image.Image], labels: list[int]
-) -> None:
-    metadata, _ = audits(tmp_path, faces, labels, jpeg, fake)
-    assert metadata.auc >= 0.99
-    assert metadata.causes[0].name == cause
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fake", "cause"),
-    [(redder, "mean red"), (blurred, "noise"), (framed, "brightness of the border")],
-)
-def test_pixels_are_told_apart_by(
-    fake: Save, cause: str, tmp_path: Path, faces: list[Image.Image], labels: list[int]
-) -> None:
-    _, pixels = audits(tmp_path, faces, labels, png, fake)
-    assert pixels.low > 0.8
-    assert cause in [found.name for found in pixels.causes]
-
-
-def test_sizes_are_told_apart(tmp_path: Path, faces: list[Image.Image], labels: list[int]) -> None:
-    metadata, _ = audits(tmp_path, faces, labels, png, larger)
-    assert metadata.auc >= 0.99
-    assert describe(metadata.causes[0]) == "image width (real: 64, synthetic: 70)"
+    assert str(found.causes[0]) == said
 
 
 def test_what_only_tells_groups_apart_counts_nothing() -> None:
@@ -190,46 +165,36 @@ def test_what_only_tells_groups_apart_counts_nothing() -> None:
     assert together is not None
     assert divided.auc > 0.95
     assert together.low < 0.5 < together.high
-    assert together.high - together.low > 2 * (divided.high - divided.low)
 
 
-@pytest.mark.parametrize(
-    ("labels", "groups"),
-    [
+def test_too_few_images_or_groups_of_a_class_are_not_audited() -> None:
+    for labels, groups in (
         ([0] * 19 + [1] * 300, None),
         ([0] * 300, None),
         ([0] * 50 + [1] * 50, ["one video"] * 50 + [""] * 50),
-    ],
-)
-def test_too_few_images_or_groups_of_a_class_are_not_audited(
-    labels: list[int], groups: list[str] | None
-) -> None:
-    values = np.arange(len(labels), dtype=np.float64)
-    assert audit({"number": values}, labels, groups) is None
-
-
-def test_where_all_files_are_alike_there_is_nothing_to_tell() -> None:
+    ):
+        values = np.arange(len(labels), dtype=np.float64)
+        assert audit({"number": values}, labels, groups) is None
+    # Where all files are alike there is nothing to tell.
     found = audit({"file format": ["PNG"] * 60, "width": np.full(60, math.nan)}, [0, 1] * 30)
     assert found == Audit(0.5, 0.5, 0.5, 30, 30, [])
 
 
 @pytest.mark.slow
-def test_the_interval_is_the_bootstrap_s_widened() -> None:
-    """Against scikit-learn's weighted AUC, group by group."""
-    generator = np.random.default_rng(3)
-    members = np.repeat(np.arange(40), 2)
-    target = generator.integers(0, 2, 80)
-    scores = np.round(generator.normal(size=80) + target, 1)  # with ties
-    low, high = shortcuts._interval(scores, target, members, 5, seed=7)
-
-    drawing = np.random.default_rng(7)
-    resampled = []
-    for _ in range(1000):
-        weight = np.bincount(drawing.integers(40, size=40), minlength=40)[members]
-        resampled.append(roc_auc_score(target, scores, sample_weight=weight))
-    auc = roc_auc_score(target, scores)
-    expected = auc + 1.5 * (np.quantile(resampled, [0.025, 0.975]) - auc)
-    np.testing.assert_allclose((low, high), expected, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_interval_holds_a_half_as_often_as_it_says(grouped: bool) -> None:
+    held = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        size = 5 if grouped else 1
+        group = np.arange(120) // size
+        table = {f"column {at}": generator.normal(size=120)[group] for at in range(4)}
+        label = generator.permutation(np.arange(120 // size) % 2)[group].tolist()
+        groups = [str(number) for number in group] if grouped else None
+        found = audit(table, label, groups, seed=seed)  # type: ignore[arg-type]
+        assert found is not None
+        held += found.low <= 0.5 <= found.high
+    assert held >= 54
 
 
 def statistics(pixels: NDArray[np.uint8], folder: Path) -> dict[str, float]:
@@ -242,9 +207,8 @@ def test_pixel_statistics_of_known_pictures(tmp_path: Path) -> None:
     found = statistics(flat, tmp_path)
     grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
     assert (found["mean red"], found["mean green"], found["mean blue"]) == (200, 100, 50)
-    assert found["brightness of the border"] == pytest.approx(grey, abs=1e-3)
-    assert found["contrast"] == pytest.approx(0, abs=1e-3)
-    assert found["noise"] == pytest.approx(0, abs=1e-3)
+    assert found["brightness of the border"] == pytest.approx(grey, abs=0.5)  # whole levels
+    assert found["contrast"] == found["noise"] == 0
     assert found["8 x 8 blocks"] == pytest.approx(1, abs=1e-3)
 
     noise = np.random.default_rng(0).normal(128, 10, (300, 280)).round().astype(np.uint8)
@@ -274,40 +238,3 @@ def test_a_picture_of_one_pixel_and_no_picture(tmp_path: Path) -> None:
     assert math.isnan(found["noise"])
     (tmp_path / "broken.png").write_bytes(b"")
     assert all(map(math.isnan, pixel_statistics(str(tmp_path / "broken.png"))))
-
-
-def test_small_trees_take_one_thread_and_leave_the_others_as_they_were(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def threads() -> list[int]:
-        pools = threadpool_info()
-        return [pool["num_threads"] for pool in pools if pool["user_api"] == "openmp"]
-
-    fit, seen = shortcuts._model, []
-
-    def model(*given: Any) -> Any:
-        seen.extend(threads())
-        return fit(*given)
-
-    monkeypatch.setattr(shortcuts, "_model", model)
-    with threadpool_limits(3, "openmp"):
-        before = threads()
-        assert before
-        assert set(before) == {3}
-        labels = [row % 2 for row in range(200)]
-        assert audit({"column": np.random.default_rng(0).normal(size=200)}, labels)
-        assert threads() == before
-    assert set(seen) == {1}
-
-
-@pytest.mark.slow
-def test_the_interval_holds_a_half_as_often_as_it_says() -> None:
-    held = 0
-    for seed in range(100):
-        generator = np.random.default_rng(seed)
-        table = {f"column {at}": generator.normal(size=400) for at in range(11)}
-        label = generator.permutation(np.arange(400) % 2).tolist()
-        found = audit(table, label, seed=seed)  # type: ignore[arg-type]
-        assert found is not None
-        held += found.low <= 0.5 <= found.high
-    assert held >= 90
