@@ -6,6 +6,7 @@ On the CPU, with the embedded demo faces, or with your own:
 
 On one GPU, in bfloat16:
     accelerate launch --num-processes 1 train.py --data DIR --mixed-precision bf16
+
 On several:
     accelerate launch --multi-gpu --num-processes 4 train.py --data DIR --mixed-precision bf16
 """

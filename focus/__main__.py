@@ -1,65 +1,48 @@
-"""Use of a trained detector: ``python -m focus explain`` or ``export``."""
+"""All programs as one: ``focus COMMAND`` or ``python -m focus COMMAND``."""
 
 import sys
 from collections.abc import Sequence
-from itertools import takewhile
 
-from focus.config.command_line import command, run
-from focus.config.use import ExplainConfig, ExportConfig
-from focus.runtime.program import leave_checkout, program
+from focus.config.command_line import Command, run_command
+from focus.data.__main__ import COMMANDS as DATA_COMMANDS
 
-PROG = "python -m focus"
-
-_COMMANDS = {
-    "explain": "scores, decisions and CAMs of one's own pictures and videos",
-    "export": "write a detector as ONNX",
+COMMANDS = {
+    "train": Command(
+        "focus.config.train:TrainConfig",
+        "focus.training.run:train",
+        "Train a detector of synthetic faces and test it on generators it never saw.",
+    ),
+    "evaluate": Command(
+        "focus.config.evaluate:EvaluateConfig",
+        "focus.use.evaluate:evaluate",
+        "Score images with a trained detector, or compare runs.",
+    ),
+    "explain": Command(
+        "focus.config.use:ExplainConfig",
+        "focus.use.explain:explain",
+        "Score pictures and videos with a trained detector, and show where it looks.\n\n"
+        "    focus explain PATH ... --model-dir runs/NAME/model --output explained/",
+    ),
+    "export": Command(
+        "focus.config.use:ExportConfig",
+        "focus.use.export:export",
+        "Write a trained detector as ONNX, and check the file against it.\n\n"
+        "    focus export --model-dir runs/NAME/model --onnx detector.onnx",
+    ),
+    "data": DATA_COMMANDS,
+    "experiment": Command(
+        "focus.config.experiment:ExperimentConfig",
+        "focus.experiment.__main__:experiment",
+        "Train losses by seeds by models, and write one table and plots.",
+    ),
 }
-_OTHERS = (
-    "python -m focus.data and python -m focus.experiment do the rest, and, in a checkout of the "
-    "repository,\npython train.py and python evaluate.py."
-)
 
 
-def _explain(config: ExplainConfig) -> None:
-    """Score pictures and videos with a trained detector, and show where it looks.
-
-    python -m focus explain PATH ... --model-dir runs/NAME/model --output explained/
-    """
-    from focus.use.explain import explain  # torch and all: --help does without
-
-    explain(config)
-
-
-def _export(config: ExportConfig) -> None:
-    """Write a trained detector as ONNX, and check the file against it.
-
-    python -m focus export --model-dir runs/NAME/model --onnx detector.onnx
-    """
-    from focus.use.export import export
-
-    export(config)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Call the command that comes first, behind ``--debug`` if that does.
-
-    Raises InputError for an unknown one.
-    """
-    before = list(takewhile("--debug".__eq__, arguments))
-    rest = arguments[len(before) :]
-    name = command(PROG, _COMMANDS, rest, _OTHERS)
-    prog, words = f"{PROG} {name}", [*rest[1:], *before]
-    if name == "explain":
-        run(_explain, ExplainConfig, description=_about(_explain), argv=words, prog=prog)
-    else:
-        run(_export, ExportConfig, description=_about(_export), argv=words, prog=prog)
-
-
-def _about(function: object) -> str:
-    return (function.__doc__ or "").replace("\n    ", "\n")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first word of the command line names."""
+    prog = "python -m focus" if sys.argv[0].endswith("__main__.py") else "focus"
+    run_command(prog, COMMANDS, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":
-    leave_checkout()
-    with program(PROG, debug="--debug" in sys.argv):
-        main(sys.argv[1:])
+    main()

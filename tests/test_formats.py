@@ -14,7 +14,6 @@ from PIL import Image
 
 from focus.config.train import CONFIG_VERSION
 from focus.config.use import ExplainConfig
-from focus.data.check.command import main as check
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation import faithfulness, robustness
@@ -34,6 +33,8 @@ from focus.use.explain import explain
 from focus.use.explanations import VERSION as EXPLANATIONS_VERSION
 from focus.use.export import INPUT, OUTPUTS, metadata
 from focus.use.export import VERSION as ONNX_VERSION
+
+from .commands import check
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 

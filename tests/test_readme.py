@@ -20,17 +20,17 @@ from torch.distributed.run import get_args_parser
 from focus.__main__ import main as use_command
 from focus.config.command_line import parse
 from focus.config.command_line import run as run_program
-from focus.config.flags import flag
-from focus.config.train import EvaluateConfig, TrainConfig, resolve
+from focus.config.data import CheckConfig, CropConfig, DemoConfig
+from focus.config.experiment import ExperimentConfig
+from focus.config.options import flag
+from focus.config.train import EvaluateConfig, TrainConfig
 from focus.config.use import ExplainConfig, ExportConfig
 from focus.data.__main__ import main as data_command
-from focus.data.check.command import _parse as parse_check
 from focus.errors import InputError
-from focus.experiment.__main__ import main as experiment
-from focus.experiment.__main__ import make_parser
 from focus.training.run import train
 from focus.use.evaluate import evaluate
 
+from .commands import experiment
 from .documented import (
     CHECKOUT,
     DOCUMENTS,
@@ -77,6 +77,19 @@ def test_the_library_examples_run() -> None:
     assert names["out"].saliency.count_nonzero() == 4
 
 
+CONFIGS: dict[str, type[Any]] = {
+    "train.py": TrainConfig,
+    "evaluate.py": EvaluateConfig,
+    "focus explain": ExplainConfig,
+    "focus export": ExportConfig,
+    "focus.data check": CheckConfig,
+    "focus.data crop": CropConfig,
+    "focus.data demo": DemoConfig,
+    "focus.experiment": ExperimentConfig,
+}
+"""What each program takes."""
+
+
 @functools.cache
 def help_of(*words: str) -> str:
     """What ``python -m MODULE [COMMAND] --help`` prints."""
@@ -94,6 +107,8 @@ def help_of(*words: str) -> str:
 
 def module_of(words: tuple[str, ...]) -> tuple[str, ...]:
     """Of ``-m MODULE COMMAND PATH --flag``: the module, and the command if it has commands."""
+    if words[0] != "-m":
+        return words[:1]
     module, *rest = words[1:]
     command = rest[:1] if module in ("focus", "focus.data") else []
     return module, *command
@@ -116,15 +131,8 @@ def read(words: tuple[str, ...]) -> None:
         found = parser.parse_args(rest[1:] if name == "accelerate" else rest)
         assert Path(getattr(found, "config_file", None) or CHECKOUT).exists(), words
         read(("python", found.training_script, *found.training_script_args))
-    elif rest[0] in ("train.py", "evaluate.py"):
-        if rest[0] == "train.py":
-            resolve(parse(TrainConfig, rest[1:]))
-        else:
-            parse(EvaluateConfig, rest[1:])
-    elif rest[:3] == ["-m", "focus.data", "check"]:
-        parse_check(rest[3:])
-    elif rest[:2] == ["-m", "focus.experiment"]:
-        make_parser().parse_args(rest[2:])
+    elif " ".join(place := module_of(words[1:])) in CONFIGS:
+        parse(CONFIGS[" ".join(place)], rest[len(place) + (rest[0] == "-m") :])
     else:
         assert rest[0] == "-m", words
         known = re.findall(r"--[a-z][a-z-]*", help_of(*module_of(tuple(rest))))
@@ -348,17 +356,14 @@ def launch(words: Sequence[str], place: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_and_files_that_are_named_exist(document: str) -> None:
     text = (CHECKOUT / document).read_text(encoding="utf-8")
-    configs = (TrainConfig, EvaluateConfig, ExplainConfig, ExportConfig)
-    known = {flag(f.name) for config in configs for f in fields(config)}
+    known = {flag(f.name) for config in CONFIGS.values() for f in fields(config)}
     # Flags of the launcher, of pip and pytest.
     known |= {"--config", "--help", "--run-slow", "--num-processes", "--multi-gpu"}
     known |= {"--expect", "--cpu", "--signal", "--num_processes", "--config_file"}
     known |= {"--nproc_per_node", "--no-deps"}
-    known |= {name for action in make_parser()._actions for name in action.option_strings}
     for command in of_document(document):
         if program(command)[:1] == ("-m",):
             known |= set(re.findall(r"--[a-z][a-z-]*", help_of(*module_of(program(command)))))
-    known |= {"--margin", "--drop-leaks", "--faces"}  # of focus.data, named beside its commands
     for module in ("bench.codegen", "bench.gpu", "bench.instructions"):
         known |= set(re.findall(r"--[a-z][a-z-]*", help_of(module)))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()

@@ -19,13 +19,13 @@ from PIL import Image
 from focus.config.command_line import load_config
 from focus.config.command_line import run as run_program
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
-from focus.data.check import main as check
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.model.detector import Detector
 from focus.training.run import train
 from focus.use.evaluate import evaluate
 
+from .commands import check
 from .documented import Command, of_document, program
 from .launching import CHECKOUT
 from .trees import face

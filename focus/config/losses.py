@@ -5,12 +5,10 @@ terms. The weights beyond CYBORG's are this project's own, chosen on validation 
 the demo set.
 """
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal, get_args
 
-from focus.config.flags import RANGES
+from focus.config.options import BELOW_1, NON_NEGATIVE, POSITIVE, SHARE
 from focus.errors import InputError, did_you_mean
 
 # As in focus.kernels.types, which imports torch: --help does without.
@@ -22,12 +20,16 @@ CamClass = Literal["true", "predicted", "contrast"]
 class LossConfig:
     """Weights and settings of the loss, in the words of :func:`focus.kernels.focus_head`.
 
-    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. level: what the focus
-    term is of the entropy. cam_class: whose CAM focus and saliency term look at. entropy_target:
-    ``h*`` in [0, 1] of the levels match and hinge; None takes each sample's human map's.
-    temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
-
     ``docs/losses.md`` says when to use which.
+
+    Args:
+        classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on.
+        level: how the focus term takes the entropy.
+        cam_class: whose CAM focus and saliency term look at.
+        entropy_target: ``h*`` in [0, 1] of the levels match and hinge; None takes each sample's
+            human map's.
+        temperature: of the CAM's softmax, above 0.
+        label_smoothing: in [0, 1).
 
     Raises:
         ValueError: a number outside its range, a level or a class of the CAM that there is not.
@@ -44,24 +46,29 @@ class LossConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        given = vars(self).copy()
-        if self.entropy_target is None:
-            del given["entropy_target"]
-        for name, (allowed, words) in RANGES.items():
-            if name not in given:
+        for name, within in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name == "entropy_target":
                 continue
-            if not isinstance(given[name], Real):
-                raise TypeError(f"{name} must be a number, got {given[name]!r}")
-            if not (math.isfinite(given[name]) and allowed(given[name])):
-                raise ValueError(f"{name} must be {words}, got {given[name]}")
-            object.__setattr__(self, name, float(given[name]))  # JSON takes none of numpy's
+            if value not in within:
+                raise ValueError(f"{name} must be {within}, got {value}")
+            object.__setattr__(self, name, float(value))  # JSON takes none of numpy's
         for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
-            if (value := given[name]) not in choices:
+            if (value := getattr(self, name)) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, got {value!r}"
                     f"{did_you_mean(str(value), choices)}"
                 )
 
+
+_RANGES = {
+    "classification_weight": NON_NEGATIVE,
+    "focus_weight": NON_NEGATIVE,
+    "saliency_weight": NON_NEGATIVE,
+    "entropy_target": SHARE,
+    "temperature": POSITIVE,
+    "label_smoothing": BELOW_1,
+}
 
 LOSSES: dict[str, LossConfig] = {
     "ce": LossConfig(level="none"),

@@ -1,26 +1,33 @@
-"""The configuration of the two programs: typed, frozen, written as YAML beside the results.
+"""The configuration of ``train.py``: typed, frozen, written as YAML beside the results.
 
 A field that a recipe or a loss decides is None until :func:`resolve` fills it in. A flag is the
 field's name with dashes; :mod:`focus.config.command_line` makes the command line from these
-classes. What both programs take is in :mod:`focus.config.shared`.
+classes. What other programs take too is in :mod:`focus.config.shared`.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from focus.config.flags import LARGEST, check_utf8, declare, flag
+from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
 from focus.config.losses import LOSSES, CamClass, Level, LossConfig
+from focus.config.options import (
+    BELOW_1,
+    COUNT,
+    NON_NEGATIVE,
+    PIXELS,
+    POSITIVE,
+    SHARE,
+    Range,
+    flag,
+    option,
+)
 from focus.config.recipes import (
     PAPER_IMAGE_SIZES,
     RECIPES,
     SMALL_MODEL,
     Optimizer,
-    Recipe,
     Sampling,
     Schedule,
     parse_augment,
@@ -36,178 +43,209 @@ AS_THE_LOSS_SAYS: dict[str, Any] = {
     **dict.fromkeys(("focus_level", "entropy_target", "focus_schedule", "saliency_schedule")),
     "target_from_maps": False,
 }
-"""What goes with the loss that is named beside it, as it is where nobody chose: all but temperature
-and label smoothing, which no named loss sets, and by which losses are compared."""
+"""The settings that go with the loss that is named beside them, at their defaults: all but
+temperature and label smoothing, which no named loss sets, and by which losses are compared."""
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
-# Of both programs alike: the last digits of a score may differ with it.
-EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(SharedConfig):
     """What train.py takes. None means: as the recipe, or the loss, says."""
 
-    recipe: str | None = declare(
+    recipe: str | None = option(
         None,
         "training",
         f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe', with paper those "
         "of CYBORG's training (default: demo without --data, else paper)",
         "NAME",
     )
-    model: str | None = declare(
+    model: str | None = option(
         None, "model", f"{SMALL_MODEL} or a network of timm (default: recipe)", "NAME"
     )
-    image_size: int | None = declare(None, "model", "pixels a side (default: recipe)")
-    pretrained: bool | None = declare(
+    image_size: int | None = option(None, "model", "pixels a side (default: recipe)", within=PIXELS)
+    pretrained: bool | None = option(
         None, "model", "start from timm's ImageNet weights (default: recipe)"
     )
-    initial_checkpoint: str | None = declare(
+    initial_checkpoint: str | None = option(
         None, "model", "start from the weights in this file", "FILE"
     )
-    loss: str = declare(
+    loss: str = option(
         "blend",
         "loss",
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to",
         "NAME",
     )
-    cam_class: CamClass | None = declare(
+    cam_class: CamClass | None = option(
         None, "loss", "class whose activation map the loss looks at (default: loss)"
     )
-    classification_weight: float | None = declare(
-        None, "loss", "weight of the cross-entropy (default: loss)"
+    classification_weight: float | None = option(
+        None, "loss", "weight of the cross-entropy (default: loss)", within=NON_NEGATIVE
     )
-    focus_weight: float | None = declare(None, "loss", "weight of the focus term (default: loss)")
-    saliency_weight: float | None = declare(
-        None, "loss", "weight of the distance to the human map (default: loss)"
+    focus_weight: float | None = option(
+        None, "loss", "weight of the focus term (default: loss)", within=NON_NEGATIVE
     )
-    focus_level: Level | None = declare(
+    saliency_weight: float | None = option(
+        None, "loss", "weight of the distance to the human map (default: loss)", within=NON_NEGATIVE
+    )
+    focus_level: Level | None = option(
         None,
         "loss",
         "how the entropy of the activation map is controlled (default: loss; minimize when only "
         "--focus-weight is given)",
     )
-    entropy_target: float | None = declare(
+    entropy_target: float | None = option(
         None,
         "loss",
         "entropy that match and hinge aim at, in [0, 1] (default: loss, else the human map's)",
+        within=SHARE,
     )
-    temperature: float | None = declare(
-        None, "loss", "of the softmax over the activation map (default: loss)"
+    temperature: float | None = option(
+        None, "loss", "of the softmax over the activation map (default: loss)", within=POSITIVE
     )
-    label_smoothing: float | None = declare(
-        None, "loss", "of the cross-entropy, in [0, 1) (default: loss)"
+    label_smoothing: float | None = option(
+        None, "loss", "of the cross-entropy, in [0, 1) (default: loss)", within=BELOW_1
     )
-    class_weight: ClassWeight = declare(
+    class_weight: ClassWeight = option(
         "none", "loss", "balanced: weight each class's cross-entropy by its inverse frequency"
     )
-    focus_schedule: str | None = declare(
+    focus_schedule: str | None = option(
         None,
         "loss",
         "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the first "
         "five epochs (default: 1 throughout)",
         "POINTS",
     )
-    saliency_schedule: str | None = declare(
+    saliency_schedule: str | None = option(
         None, "loss", "factor of --saliency-weight, likewise", "POINTS"
     )
-    target_from_maps: bool = declare(
+    target_from_maps: bool = option(
         False,
         "loss",
         "aim match and hinge at the mean entropy of the training set's human maps, measured first",
     )
-    epochs: int | None = declare(None, "training", "passes over the training set (default: recipe)")
-    batch_size: int | None = declare(
-        None, "training", "images in a step of one process (default: recipe)"
+    epochs: int | None = option(
+        None, "training", "passes over the training set (default: recipe)", within=COUNT
     )
-    optimizer: Optimizer | None = declare(None, "training", "the optimiser (default: recipe)")
-    lr: float | None = declare(None, "training", "highest learning rate (default: recipe)")
-    momentum: float | None = declare(
-        None, "training", "of SGD, where the schedule does not set it (default: recipe)"
+    batch_size: int | None = option(
+        None, "training", "images in a step of one process (default: recipe)", within=COUNT
     )
-    weight_decay: float | None = declare(None, "training", "of the optimiser (default: recipe)")
-    schedule: Schedule | None = declare(
+    optimizer: Optimizer | None = option(None, "training", "the optimiser (default: recipe)")
+    lr: float | None = option(
+        None, "training", "highest learning rate (default: recipe)", within=POSITIVE
+    )
+    momentum: float | None = option(
+        None,
+        "training",
+        "of SGD, where the schedule does not set it (default: recipe)",
+        within=BELOW_1,
+    )
+    weight_decay: float | None = option(
+        None, "training", "of the optimiser (default: recipe)", within=NON_NEGATIVE
+    )
+    schedule: Schedule | None = option(
         None, "training", "how the learning rate changes (default: recipe)"
     )
-    warmup: float | None = declare(
-        None, "training", "share of the steps in which the learning rate rises (default: recipe)"
+    warmup: float | None = option(
+        None,
+        "training",
+        "share of the steps in which the learning rate rises (default: recipe)",
+        within=BELOW_1,
     )
-    step_epochs: int | None = declare(
-        None, "training", "epochs between two steps of the step schedule (default: recipe)"
+    step_epochs: int | None = option(
+        None,
+        "training",
+        "epochs between two steps of the step schedule (default: recipe)",
+        within=COUNT,
     )
-    step_gamma: float | None = declare(
-        None, "training", "factor of a step of the step schedule (default: recipe)"
+    step_gamma: float | None = option(
+        None, "training", "factor of a step of the step schedule (default: recipe)", within=POSITIVE
     )
-    clip_grad: float | None = declare(
-        None, "training", "largest norm of a step's gradient (default: no limit)"
+    clip_grad: float | None = option(
+        None, "training", "largest norm of a step's gradient (default: no limit)", within=POSITIVE
     )
-    ema_decay: float | None = declare(
+    ema_decay: float | None = option(
         None,
         "training",
         "also average the weights over the steps, by this decay; the average is validated and kept "
         "(default: off)",
+        within=Range(0, 1, open_low=True, open_high=True),
     )
-    sampling: Sampling = declare(
+    sampling: Sampling = option(
         "shuffled", "training", "each image once per epoch, or equal numbers of real and fake ones"
     )
-    augment: str | None = declare(
+    augment: str | None = option(
         None,
         "training",
         "changes made to training images and their maps: none, or some of "
         "crop,shift,flip,blur,jpeg (default: recipe)",
         "NAMES",
     )
-    eval_metric: EvalMetric = declare(
+    eval_metric: EvalMetric = option(
         "auc", "training", "validation metric that selects the best model"
     )
-    patience: int | None = declare(
-        None, "training", "epochs without a better model after which to stop (default: never)"
+    patience: int | None = option(
+        None,
+        "training",
+        "epochs without a better model after which to stop (default: never)",
+        within=COUNT,
     )
-    max_nonfinite: int = declare(
-        10, "training", "steps in a row with a loss that is not finite after which to stop"
+    max_nonfinite: int = option(
+        10,
+        "training",
+        "steps in a row with a loss that is not finite after which to stop",
+        within=COUNT,
     )
-    seed: int = declare(
+    seed: int = option(
         0,
         "training",
         "of initial weights, order of the images, augmentation, and splits if the data name none",
+        within=Range(0, 2**32 - 1),
     )
-    gradient_accumulation_steps: int = declare(
-        1, "training", "batches whose gradients make one step of the optimiser"
+    gradient_accumulation_steps: int = option(
+        1, "training", "batches whose gradients make one step of the optimiser", within=COUNT
     )
-    channels_last: bool | None = declare(
+    channels_last: bool | None = option(
         None, "machine", "memory order of images and features (default: recipe)"
     )
-    eval_batch_size: int = declare(
-        EVALUATION_BATCH, "machine", "validation and test images at a time in one process"
+    eval_batch_size: int = option(
+        EVALUATION_BATCH,
+        "machine",
+        "validation and test images at a time in one process",
+        within=COUNT,
     )
-    compile: bool = declare(False, "machine", "compile the network with torch.compile")
-    sync_bn: bool = declare(
+    compile: bool = option(False, "machine", "compile the network with torch.compile")
+    sync_bn: bool = option(
         False, "machine", "share batch statistics among the processes of several GPUs"
     )
-    output: str = declare("runs", "output", "folder of the run folders", "DIR")
-    name: str | None = declare(
+    output: str = option("runs", "output", "folder of the run folders", "DIR")
+    name: str | None = option(
         None, "output", "name of the run folder (default: made of the data, the loss and the seed)"
     )
-    resume: bool = declare(False, "output", "go on from the last checkpoint of the run folder")
-    checkpoint_steps: int | None = declare(
+    resume: bool = option(False, "output", "go on from the last checkpoint of the run folder")
+    checkpoint_steps: int | None = option(
         None,
         "output",
         "also save a checkpoint after so many steps (default: after each epoch only)",
+        within=COUNT,
     )
-    checkpoints_kept: int = declare(2, "output", "how many checkpoints stay")
-    report_to: tuple[str, ...] = declare(
-        ("tensorboard",),
+    checkpoints_kept: int = option(2, "output", "how many checkpoints stay", within=COUNT)
+    report_to: tuple[str, ...] = option(
+        (),
         "output",
         "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
         "may be repeated (default: tensorboard)",
         "NAME",
     )
-    log_steps: int = declare(50, "output", "steps between two entries of the log")
-    sheet_epochs: int = declare(
-        10, "output", "epochs between two sheets of validation images with their maps, 0 = none"
+    log_steps: int = option(50, "output", "steps between two entries of the log", within=COUNT)
+    sheet_epochs: int = option(
+        10,
+        "output",
+        "epochs between two sheets of validation images with their maps, 0 = none",
+        within=NON_NEGATIVE,
     )
-    compare_ce: bool = declare(False, "output", "also train with plain cross-entropy and compare")
-    dry_run: bool = declare(
+    compare_ce: bool = option(False, "output", "also train with plain cross-entropy and compare")
+    dry_run: bool = option(
         False, "output", "say what would be trained, how large it is and how long it takes; stop"
     )
 
@@ -215,25 +253,28 @@ class TrainConfig(SharedConfig):
         super().__post_init__()
         _check_choice("recipe", self.recipe, RECIPES)
         _check_choice("loss", self.loss, LOSSES)
-        if self.name is not None and (
-            self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name
-        ):
+        if self.name in (".", "..") or (self.name and {"/", "\\"} & set(self.name)):
             raise InputError(
                 f"--name got {self.name!r}: give the name of one folder, without slashes; "
                 "--output says where it goes."
             )
-        # Below such a folder safetensors reads no file.
-        check_utf8("--name got", self.name)
-        check_utf8("--output got", self.output)
         if self.pretrained and self.initial_checkpoint is not None:
             raise InputError(
                 "--pretrained and --initial-checkpoint are two places to start from: give one."
             )
         if self.compare_ce and self.loss == "ce":
             raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
+        if self.sampling == self.class_weight == "balanced":
+            raise InputError(
+                "--sampling balanced and --class-weight balanced each make the classes count "
+                "alike, and together the rare one for more: give one."
+            )
         if self.augment is not None:
             parse_augment(self.augment)
-        _check_schedules(self, loss_config(self))
+        for name in ("focus_schedule", "saliency_schedule"):
+            if getattr(self, name) is not None:
+                parse_points(flag(name), getattr(self, name))
+        loss_config(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,74 +317,14 @@ class ResolvedTrainConfig(TrainConfig):
         return Path(self.output) / self.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(SharedConfig):
-    """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
-
-    run: str | None = declare(
-        None, "model", "a run folder of train.py, whose best model is taken", "DIR"
-    )
-    model_dir: str | None = declare(None, "model", "a folder with a saved model", "DIR")
-    output: str | None = declare(
-        None,
-        "output",
-        "folder for results.json and scores.csv, made if need be "
-        "(default: evaluation in the folder of --run, with --model-dir evaluation here, with "
-        "--compare comparison here)",
-        "DIR",
-    )
-    compare: tuple[str, ...] = declare(
-        (),
-        "output",
-        "score nothing, write a report of these run folders, or folders of evaluate.py, side by "
-        "side; two at least, differences are those to the first",
-        "RUN...",
-        words="many",
-    )
-    robustness: bool = declare(
-        False,
-        "output",
-        "also score the images under JPEG, blur, resizing and noise, each in five strengths: the "
-        "AUC that is kept (20 times the time)",
-    )
-    faithfulness: bool = declare(
-        False,
-        "output",
-        "also blur the place where each CAM peaks, and others: how far the decision rests on it "
-        "(10 times the time)",
-    )
-    batch_size: int = declare(EVALUATION_BATCH, "machine", "images at a time in one process")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.compare:
-            self._check_compared()
-        elif (self.run is None) == (self.model_dir is None):
-            got = "neither" if self.run is None else "both"
-            raise InputError(f"Give one of --run and --model-dir, got {got}.")
-
-    def _check_compared(self) -> None:
-        others = (
-            *("run", "model_dir", "data", "test_data", "test_real"),
-            *("robustness", "faithfulness"),
-        )
-        given = [flag(name) for name in others if getattr(self, name)]
-        if given:
-            raise InputError(f"{given[0]} has no effect with --compare, which scores nothing.")
-        if len(self.compare) < 2:
-            raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
-        if not self.report:
-            raise InputError("--compare writes a report, and --report false none: drop one.")
-
-
 def loss_config(config: TrainConfig) -> LossConfig:
-    """The named loss with the flags that were given on top.
+    """Return the named loss with the flags that were given on top.
 
     A focus weight on a loss without a focus term minimises the entropy; without weight the level
     is "none".
 
     Raises:
-        InputError: the flags contradict each other, or one of them would have no effect.
+        InputError: the flags contradict each other.
     """
     given = {
         f.name: value
@@ -364,7 +345,16 @@ def loss_config(config: TrainConfig) -> LossConfig:
     elif loss.focus_weight == 0:
         loss = replace(loss, level="none")
     aims = loss.level in ("match", "hinge")
-    _refuse_idle(config, loss, aims)
+    if config.focus_level not in (None, loss.level):
+        raise InputError(
+            f"--focus-level {config.focus_level} is without a focus term in the loss "
+            f"{config.loss!r}: give --focus-weight, too."
+        )
+    if (config.target_from_maps or config.entropy_target is not None) and not aims:
+        raise InputError(
+            f"The focus term of the loss {config.loss!r} aims at no entropy, as --entropy-target "
+            "or --target-from-maps would have it: give --focus-level match or hinge, too."
+        )
     if config.target_from_maps and config.entropy_target is not None:
         raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
     if config.target_from_maps or not aims:
@@ -372,38 +362,6 @@ def loss_config(config: TrainConfig) -> LossConfig:
     if loss.classification_weight == loss.focus_weight == loss.saliency_weight == 0:
         raise InputError("All three weights of the loss are 0: give one of them above 0.")
     return loss
-
-
-def _refuse_idle(config: TrainConfig, loss: LossConfig, aims: bool) -> None:
-    """Raise InputError for a flag of a term that nothing asks for. aims: at an entropy.
-
-    What :func:`resolve` fills in is no flag that was given.
-    """
-    if (
-        loss.focus_weight == loss.saliency_weight == 0
-        and loss.cam_class != LOSSES[config.loss].cam_class
-    ):
-        raise InputError(
-            f"--cam-class {loss.cam_class} has no effect while the focus and the saliency term of "
-            f"the loss {config.loss!r} weigh 0: give --focus-weight or --saliency-weight, or drop "
-            "it."
-        )
-    idle = {
-        "focus_level": config.focus_level not in (None, loss.level),
-        "entropy_target": config.entropy_target is not None and not aims,
-        "target_from_maps": config.target_from_maps and not aims,
-    }
-    for name in (name for name, is_idle in idle.items() if is_idle):
-        given = getattr(config, name)
-        what = flag(name) if given is True else f"{flag(name)} {given}"
-        if loss.level == "none":
-            raise InputError(
-                f"{what} has no effect while the focus term of the loss {config.loss!r} weighs 0: "
-                "give --focus-weight and --focus-level, or drop it."
-            )
-        raise InputError(
-            f"{what} has no effect when the entropy is minimised: add --focus-level match or hinge."
-        )
 
 
 def resolve(config: TrainConfig) -> ResolvedTrainConfig:
@@ -421,87 +379,27 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     if model == SMALL_MODEL or config.initial_checkpoint is not None:
         recipe = replace(recipe, pretrained=False)
 
-    values = asdict(config) | {"model": model}
-    for f in fields(Recipe):
-        if values[f.name] is None:
-            values[f.name] = getattr(recipe, f.name)
-    values["momentum"] = _momentum(config, values)
-    for name in ("step_epochs", "step_gamma"):
-        # Resolved before, it has the recipe's.
-        if values["schedule"] != "step" and values[name] != getattr(recipe, name):
-            raise InputError(
-                f"{flag(name)} {values[name]:g} has no effect with the schedule "
-                f"{values['schedule']}: give --schedule step, or drop it."
-            )
+    values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)} | {"model": model}
+    values |= {name: value for name, value in asdict(recipe).items() if values[name] is None}
+    if values["optimizer"] == "adamw" or values["schedule"] == "one-cycle":
+        values["momentum"] = None  # AdamW has betas, and one-cycle moves it
     loss = asdict(loss_config(config))
-    _refuse_of_classes(config, loss)
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:
         values["workers"] = default_workers() if config.data else 0
     if config.name is None:
         data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
-        data = re.sub("[\ud800-\udfff]", "_", data)  # bytes that are not UTF-8
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"
+    values["report_to"] = config.report_to or ("tensorboard",)
     return ResolvedTrainConfig(**values)
-
-
-def _refuse_of_classes(config: TrainConfig, loss: Mapping[str, Any]) -> None:
-    """Raise InputError for what of the classes is done twice, or for nothing.
-
-    Here and not in the class, which reads the configuration of each run that there is.
-    """
-    if config.sampling == config.class_weight == "balanced":
-        raise InputError(
-            "--sampling balanced and --class-weight balanced each make the classes count alike, "
-            "and together the rare one for more: give one."
-        )
-    if loss["classification_weight"] == 0 and not config.compare_ce:
-        given = {"label_smoothing": loss["label_smoothing"], "class_weight": config.class_weight}
-        for name, value in given.items():
-            if value not in (0, "none"):
-                raise InputError(
-                    f"{flag(name)} {value} has no effect with --classification-weight 0: drop one "
-                    "of them."
-                )
-
-
-def _momentum(config: TrainConfig, values: Mapping[str, Any]) -> float | None:
-    """SGD's, if it is constant."""
-    free = values["optimizer"] == "sgd" and values["schedule"] != "one-cycle"
-    if config.momentum is not None and not free:
-        why = (
-            "with AdamW, which has betas"
-            if values["optimizer"] == "adamw"
-            else "with the schedule one-cycle, which moves it between 0.85 and 0.95"
-        )
-        raise InputError(f"--momentum {config.momentum:g} has no effect {why}: drop it.")
-    return values["momentum"] if free else None
 
 
 def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None:
     """Write a configuration as YAML that ``--config`` reads back to the same configuration."""
+    import yaml  # --help does without
+
     text = yaml.safe_dump({"version": CONFIG_VERSION, **asdict(config)}, sort_keys=False)
     Path(path).write_text(text, encoding="utf-8")
-
-
-def _check_schedules(config: TrainConfig, loss: LossConfig) -> None:
-    for name, weight in (
-        ("focus_schedule", loss.focus_weight),
-        ("saliency_schedule", loss.saliency_weight),
-    ):
-        points = getattr(config, name)
-        if points is not None:
-            largest = weight * max(factor for _, factor in parse_points(flag(name), points))
-            if largest > (most := LARGEST["focus_weight"]):
-                raise InputError(
-                    f"{flag(name)} {points} makes the weight {largest:g}: give factors that leave "
-                    f"it at {most:g} or below."
-                )
-            if weight == 0:
-                raise InputError(
-                    f"{flag(name)} {points} has no effect while that term of the loss weighs 0: "
-                    "give its weight too."
-                )
 
 
 def _check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:

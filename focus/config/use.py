@@ -1,11 +1,10 @@
-"""The configuration of ``python -m focus explain`` and ``export``, as in
-:mod:`focus.config.train`."""
+"""The configurations of ``focus explain`` and ``focus export``."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from focus.config.flags import check_ranges, check_texts, declare
+from focus.config.options import COUNT, PIXELS, check_options, option
 from focus.errors import InputError
 
 Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
@@ -16,40 +15,37 @@ Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 class _UseConfig:
     """What both commands take."""
 
-    model_dir: str | None = declare(
+    model_dir: str | None = option(
         None, "model", "folder with a saved model (runs/NAME/model), or USER/NAME on the Hub", "DIR"
     )
-    threads: int | None = declare(None, "machine", "CPU threads (default: all cores)")
-    debug: bool = declare(False, "machine", "show a traceback with an error")
+    threads: int | None = option(None, "machine", "CPU threads (default: all cores)", within=COUNT)
+    debug: bool = option(False, "machine", "show a traceback with an error")
 
     def __post_init__(self) -> None:
-        check_texts(self)
-        check_ranges(self)
+        check_options(self)
         if self.model_dir is None:
             raise InputError("There is no model: give --model-dir with the folder of one.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig(_UseConfig):
-    """What ``python -m focus explain`` takes."""
+    """What ``focus explain`` takes."""
 
-    paths: tuple[str, ...] = declare(
-        (),
-        "data",
-        "image, video or folder of them; --paths itself may be left out",
-        "PATH",
-        words="positional",
+    paths: tuple[str, ...] = option(
+        (), "data", "image, video or folder of them", "PATH", positional=True
     )
-    as_video: bool = declare(
+    as_video: bool = option(
         False, "data", "take each folder as one video, its images as the frames in natural order"
     )
-    frames: int = declare(16, "data", "frames of a video, evenly spaced; fewer if it has fewer")
-    threshold: Point | None = declare(
+    frames: int = option(
+        16, "data", "frames of a video, evenly spaced; fewer if it has fewer", within=COUNT
+    )
+    threshold: Point | None = option(
         None, "model", "which of the model's thresholds decides (default: balanced)"
     )
-    output: str = declare("explained", "output", "folder for what is written; new, or empty", "DIR")
-    overlay_size: int = declare(512, "output", "longest side of an overlay in pixels")
-    batch_size: int = declare(64, "machine", "images at a time")
+    output: str = option("explained", "output", "folder for what is written; new, or empty", "DIR")
+    overlay_size: int = option(512, "output", "longest side of an overlay in pixels", within=PIXELS)
+    batch_size: int = option(64, "machine", "images at a time", within=COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,12 +57,10 @@ class ExplainConfig(_UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(_UseConfig):
-    """What ``python -m focus export`` takes."""
+    """What ``focus export`` takes."""
 
-    onnx: str | None = declare(
-        None, "output", "the file to write, which must not exist yet", "FILE"
-    )
-    check_images: str | None = declare(
+    onnx: str | None = option(None, "output", "the file to write, which must not exist yet", "FILE")
+    check_images: str | None = option(
         None,
         "data",
         "image, or folder of images, on which the file is checked (default: demo faces)",

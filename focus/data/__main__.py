@@ -1,32 +1,36 @@
-"""Work on data: ``python -m focus.data check``, ``crop`` or ``demo``."""
+"""Work on data: ``focus data`` or ``python -m focus.data``, with check, crop or demo."""
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from focus.config.command_line import command
-from focus.runtime.program import leave_checkout, program
+from focus.config.command_line import Command, run_command
 
-PROG = "python -m focus.data"
-
-_COMMANDS = {
-    "check": "counts, unreadable files, leaks and shortcuts of data",
-    "crop": "cut the faces out of images, and out of their human maps",
-    "demo": "write the demo set as files",
+COMMANDS = {
+    "check": Command(
+        "focus.config.data:CheckConfig",
+        "focus.data.check.command:check",
+        "Look at data before training: counts, sizes, unreadable files, leaks, shortcuts.\n\n"
+        "The folder gets check.json, check.txt, leaks.csv and contact_sheet.png. The exit code is "
+        "0 if training would start, 1 if not, 2 if the command cannot be understood.",
+    ),
+    "crop": Command(
+        "focus.config.data:CropConfig",
+        "focus.data.crop:crop",
+        "Cut the faces out of images and of their human maps alike, into a new folder with a "
+        "manifest that train.py takes as --data.",
+    ),
+    "demo": Command(
+        "focus.config.data:DemoConfig",
+        "focus.data.demo.files:write_demo",
+        "Write the demo set as files: a template for your own data, in CYBORG's layout.",
+    ),
 }
-_MODULES = {"check": "focus.data.check", "crop": "focus.data.crop", "demo": "focus.data.demo.files"}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Call the command that comes first. Raises InputError for an unknown one."""
-    name = command(PROG, _COMMANDS, arguments)
-    # Imported when it is called: the next is not made to wait for its packages.
-    import_module(_MODULES[name]).main(arguments[1:])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first word of the command line names."""
+    run_command("python -m focus.data", COMMANDS, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":
-    leave_checkout()
-    # Not all of the commands, which read their own flags, know this one of the programs'.
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    with program(PROG, debug="--debug" in sys.argv):
-        main(words)
+    main()

@@ -7,22 +7,22 @@ crop that was stopped goes on.
 
 import hashlib
 import logging
-import math
 import os
 import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
-from focus.config.flags import check_ranges
-from focus.data.arguments import Arguments, data_config
+from focus.config.data import CropConfig
+from focus.config.shared import DataConfig
+from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.crop_journal import JOURNAL, Journal
 from focus.data.faces import (
@@ -67,65 +67,29 @@ class Cut:
     bad: list[BadFile]
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line, cut, write and print; raises InputError for what cannot be used."""
-    parser = Arguments(
-        "python -m focus.data crop",
-        "Cut the faces out of images and of their human maps alike, into a new folder with a "
-        "manifest that train.py takes as --data.",
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="the folder to write, new or empty"
-    )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=0.3,
-        metavar="X",
-        help="what is kept around the face on either side, as a share of its longer side "
-        "(default: 0.3)",
-    )
-    parser.add_argument(
-        "--faces",
-        metavar="NAME",
-        help=f"where the faces are: {GIVEN} (the manifest's boxes), {', '.join(DETECTORS)}, or "
-        f"module:function of your own (default: {GIVEN} if there is one, else lbp)",
-    )
-    parser.add_data()
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads that cut faces out (default: as many as there are processor cores to use)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what was stopped, by the same command"
-    )
-    given = parser.parse_args(arguments)
-
-    if not 0 <= given.margin < math.inf:
-        raise InputError(f"--margin must be a number from 0 on, got {given.margin:g}.")
-    check_ranges(given)
-    config = data_config(given)
-    refuse_inside(Path(given.output), config.data)
-    manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
+def crop(config: CropConfig) -> None:
+    """Cut, write and print; raises InputError for what cannot be used."""
+    output = Path(str(config.output))
+    refuse_inside(output, config.data)
+    data = TrainConfig(**{each.name: getattr(config, each.name) for each in fields(DataConfig)})
+    manifest, _ = read_given(data, allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
     try:
         cut = cut_faces(
             manifest,
-            given.output,
-            source=given.faces or (GIVEN if boxes else next(iter(DETECTORS))),
-            margin=given.margin,
-            threads=given.threads,
-            resume=given.resume,
+            output,
+            source=config.faces or (GIVEN if boxes else next(iter(DETECTORS))),
+            margin=config.margin,
+            threads=config.threads,
+            resume=config.resume,
         )
     except KeyboardInterrupt as error:
         said = "stopped; the same command with --resume goes on."
         raise Stopped(signal.SIGINT, said) from error
-    print(f"{len(cut.faces)} of {len(manifest)} faces: {Path(given.output) / MANIFEST}")
+    print(f"{len(cut.faces)} of {len(manifest)} faces: {output / MANIFEST}")
     for found, name in ((cut.no_face, NO_FACE), (cut.bad, BAD_FILES)):
         if found:
-            print(f"left out {len(found)}: {Path(given.output) / name}")
+            print(f"left out {len(found)}: {output / name}")
 
 
 def cut_faces(

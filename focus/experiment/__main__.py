@@ -1,16 +1,18 @@
-"""Losses by seeds by models, in one table: ``python -m focus.experiment``."""
+"""Train losses by seeds by models, several runs at a time, and write one table and plots.
 
-import argparse
+Without --data on the embedded demo faces. Resumable: give the same command again.
+"""
+
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from focus.config.command_line import add_named
-from focus.config.flags import check_ranges
+from focus.config.command_line import run
+from focus.config.experiment import ExperimentConfig
 from focus.config.train import TrainConfig, loss_config, resolve
-from focus.data.arguments import Arguments
 from focus.data.generators import home_of
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
@@ -25,114 +27,78 @@ from focus.experiment.grid import (
     search_space,
 )
 from focus.runtime.machine import usable_cores
-from focus.runtime.program import leave_checkout, program
+
+if TYPE_CHECKING:
+    from focus.experiment.run import Failure
 
 PROG = "python -m focus.experiment"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the search or the grid and report it; 1 if a run failed, else 0.
+def experiment(config: ExperimentConfig) -> None:
+    """Run the search or the grid and report it.
 
     Raises:
         InputError: something that was given cannot be used.
+        SystemExit: with code 1 if a run failed.
     """
-    given = make_parser().parse_args(arguments)
-    arms = given.losses.split(",") if given.losses else None
-    setup = _setup(given)
+    arms = config.losses.split(",") if config.losses else None
+    setup = _setup(config)
     check_arms(arms or ())
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(setup.threads), OMP_WAIT_POLICY="PASSIVE")
     os.environ.update(OPENBLAS_NUM_THREADS="1")
-    return _search(setup, given, arms) if given.search else _grid(setup, given, arms)
+    failures = (_search if config.search else _grid)(setup, config, arms)
+    for failure in failures:
+        print(f"{PROG}: {failure}", file=sys.stderr)
+    if failures:
+        raise SystemExit(1)
 
 
-def make_parser() -> Arguments:
-    """The flags."""
-    parser = Arguments(
-        PROG,
-        "Train losses by seeds by models, several runs at a time, and write one table and plots. "
-        "Without --data on the embedded demo faces. Resumable: give the same command again.",
-    )
-    add = parser.add_argument
-    add("--search", action="store_true", help="choose the weights on validation; no test image")
-    add("--quick", action="store_true", help=f"{len(frozen.QUICK_ARMS)} losses, "
-        f"{frozen.QUICK_SEEDS} seeds, standard epochs, no dose-response")  # fmt: skip
-    add("--report", action="store_true", help="train nothing: tables of the runs that are done")
-    add("--losses", metavar="NAMES", help=f"separated by commas, of {', '.join(frozen.ARMS)}")
-    add("--seeds", type=int, metavar="N", help=f"how many (default: {frozen.SEEDS})")
-    add("--epochs", type=int, metavar="N", help="the standard number (default: recipe)")
-    add("--weights", metavar="FILE", help="weights.yaml of a search (default: those frozen)")
-    add("--recipe", metavar="NAME", help="as train.py's (default: demo without --data, else paper)")
-    add("--model", action="append", metavar="NAME", help="as train.py's; may be repeated")
-    add("--data", action="append", metavar="PATH", help="as train.py's; may be repeated")
-    for name in ("data_root", "heatmaps"):
-        add(f"--{name.replace('_', '-')}", metavar="DIR", help="as train.py's")
-    for name in ("--test-data", "--test-real"):
-        add(name, action="append", default=[], metavar="NAME=PATH", help="as train.py's")
-    add("--output", default="experiment", metavar="DIR", help="(default: %(default)s)")
-    add("--jobs", type=int, metavar="N", help="runs at a time (default: one a core)")
-    add("--threads", type=int, default=1, metavar="N", help="of a run (default: %(default)s)")
-    add("--workers", type=int, default=0, metavar="N", help="that load images, of a run "
-        "(default: %(default)s)")  # fmt: skip
-    return parser
-
-
-def _setup(given: argparse.Namespace) -> Setup:
+def _setup(config: ExperimentConfig) -> Setup:
     from focus.runtime.files import check_writable  # numpy and all: --help does without
 
-    check_ranges(given)
-    for name in ("seeds", "jobs"):
-        if (value := getattr(given, name)) is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1, got {value}.")
-    recipe = given.recipe or ("paper" if given.data else "demo")
+    recipe = config.recipe or ("paper" if config.data else "demo")
     settings = frozen.RECIPE if recipe == "demo" else {}
     weights = frozen.WEIGHTS
-    if given.weights:
-        chosen, weights = read_weights(Path(given.weights))
+    if config.weights:
+        chosen, weights = read_weights(Path(config.weights))
         settings = settings if chosen is None else chosen
-    check_writable(output := Path(given.output).absolute())
+    check_writable(output := Path(config.output).absolute())
     return Setup(
         output=output,
         recipe=recipe,
-        models=tuple(given.model or [resolve(TrainConfig(recipe=recipe)).model]),
+        models=config.model or (resolve(TrainConfig(recipe=recipe)).model,),
         recipe_settings=settings,
         weights=weights,
-        epochs=given.epochs,
-        threads=given.threads,
-        workers=given.workers,
+        epochs=config.epochs,
+        threads=config.threads,
+        workers=config.workers,
     )
 
 
-def _images(setup: Setup, given: argparse.Namespace) -> Manifest:
+def _images(setup: Setup, config: ExperimentConfig) -> Manifest:
     """All images with their splits, which are those of seed 0 for every run."""
     from focus.data.training_set import training_manifest
 
-    config = TrainConfig(
-        data=tuple(given.data or ()),
-        data_root=given.data_root,
-        heatmaps=given.heatmaps,
-        test_data=_named("--test-data", given.test_data),
-        test_real=_named("--test-real", given.test_real),
+    train = TrainConfig(
+        data=config.data,
+        data_root=config.data_root,
+        heatmaps=config.heatmaps,
+        test_data=config.test_data,
+        test_real=config.test_real,
         recipe=setup.recipe,
     )
-    return training_manifest(resolve(config))
+    return training_manifest(resolve(train))
 
 
-def _named(flag: str, pairs: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs:
-        add_named(found, flag, pair)
-    return found
-
-
-def _search(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -> int:
+def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str] | None) -> "list[Failure]":
     """Choose the recipe for cross-entropy, then the weights of the others with that recipe."""
     from focus.experiment.data import without_tests, write_once
     from focus.experiment.run import LOGS, execute
     from focus.experiment.search import candidates, choose, recipe_line, write_search
 
     folder = setup.output / "search"
-    manifest = _images(setup, given)
+    manifest = _images(setup, config)
     data = write_once(without_tests(manifest), folder / "data.csv")
     wanted = _with_maps(setup, manifest, list(arms or frozen.SEARCH))
     check_arms(wanted, frozen.SEARCH)
@@ -142,7 +108,7 @@ def _search(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None)
     for stage in filter(None, stages):
         runs = search_runs(setup, stage, data)
         flat = [run for groups in runs.values() for group in groups for run in group]
-        failures += execute(flat, jobs=_jobs(given), logs=folder / LOGS, say=_say)
+        failures += execute(flat, jobs=_jobs(config), logs=folder / LOGS, say=_say)
         found += candidates(runs, space, {failure.run.name for failure in failures})
         if frozen.BASELINE in stage and (best := choose(found).get(frozen.BASELINE)):
             _say(recipe_line({frozen.BASELINE: best}))
@@ -151,10 +117,10 @@ def _search(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None)
         _say(f"\n{write_search(found, folder)}\n\nwritten: {folder / 'weights.yaml'}; commit it as "
              "RECIPE and WEIGHTS of focus/experiment/frozen.py before the grid is run, or give it "
              "as --weights.")  # fmt: skip
-    return _failed(failures)
+    return failures
 
 
-def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -> int:
+def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str] | None) -> "list[Failure]":
     """Make the runs that are missing, and report all."""
     from focus.experiment.collect import outcome
     from focus.experiment.compare import analyse
@@ -163,11 +129,11 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
     from focus.experiment.report import doses, write_report
     from focus.experiment.run import LOGS, execute, is_finished
 
-    manifest = _images(setup, given)
+    manifest = _images(setup, config)
     if not _has_closed(manifest):
         _say("no test image is of a known generator, so there will be no closed AUC, and only "
              "unmatched differences: give some as split test, or by --test-data")  # fmt: skip
-    quick = given.quick
+    quick = config.quick
     chosen = list(arms or (frozen.QUICK_ARMS if quick else frozen.ARMS))
     chosen = _with_maps(setup, manifest, chosen)
     for maps in maps_needed(chosen):
@@ -175,13 +141,13 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
     runs = grid(
         setup,
         chosen,
-        seeds=given.seeds or (frozen.QUICK_SEEDS if quick else frozen.SEEDS),
+        seeds=config.seeds or (frozen.QUICK_SEEDS if quick else frozen.SEEDS),
         lengths=(1,) if quick else frozen.LENGTHS,
         doses=() if quick or not {"ce", "focus"} <= set(chosen) else frozen.DOSES,
     )
     failures = []
-    if not given.report:
-        failures = execute(runs, jobs=_jobs(given), logs=setup.output / LOGS, say=_say)
+    if not config.report:
+        failures = execute(runs, jobs=_jobs(config), logs=setup.output / LOGS, say=_say)
     done = [run for run in runs if is_finished(run)]
     missing = [str(failure) for failure in failures]
     if len(done) + len(failures) < len(runs):
@@ -200,7 +166,7 @@ def _grid(setup: Setup, given: argparse.Namespace, arms: Sequence[str] | None) -
     _say("")
     _say(write_report(outcomes, analyses, setup.output, missing=missing, plots=plots))
     _say(f"written: {setup.output}")
-    return _failed(failures)
+    return failures
 
 
 def _has_closed(manifest: Manifest) -> bool:
@@ -237,19 +203,13 @@ def _with_maps(setup: Setup, manifest: Manifest, arms: list[str]) -> list[str]:
     return left
 
 
-def _jobs(given: argparse.Namespace) -> int:
+def _jobs(config: ExperimentConfig) -> int:
     import torch
 
-    if given.jobs:
-        return int(given.jobs)
+    if config.jobs:
+        return config.jobs
     # Runs that share an accelerator gain nothing.
-    return 1 if torch.accelerator.is_available() else max(1, usable_cores() // given.threads)
-
-
-def _failed(failures: Sequence[object]) -> int:
-    for failure in failures:
-        print(f"{PROG}: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if torch.accelerator.is_available() else max(1, usable_cores() // config.threads)
 
 
 def _say(text: str) -> None:
@@ -257,8 +217,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    leave_checkout()
-    # The parser does not know this flag of the programs'.
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    with program(PROG, debug="--debug" in sys.argv):
-        sys.exit(main(words))
+    run(experiment, ExperimentConfig, description=__doc__ or "", prog=PROG)

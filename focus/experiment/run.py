@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from focus.config.command_line import load_config
-from focus.config.flags import flag
+from focus.config.options import flag
 from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment.grid import Run

@@ -1,4 +1,4 @@
-"""How a program ends: with one line and a code; and that its packages are those of its checkout."""
+"""How a program ends: with one line and a code."""
 
 import errno
 import os
@@ -10,7 +10,6 @@ import traceback
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,7 +30,6 @@ _GONE = re.compile("gloo.*(closed by peer|reset by peer|Broken pipe)")
 _FULL = re.compile(
     r"(?:CUDA|HIP)(?:\]| error): out of memory|_STATUS_\w*ALLOC\w*_FAILED|(DefaultCPUAllocator)"
 )
-_ROOT = Path(__file__).resolve().parents[2]  # of the checkout, if this lies in one
 _SPOKEN = 10.0  # seconds in which the process that says the error of all has said it
 
 
@@ -104,33 +102,6 @@ def program(prog: str, *, debug: bool, flags: Collection[str] = ()) -> Iterator[
         _end(130, "interrupted.", prog, debug, is_main_process())
 
 
-def leave_checkout() -> None:
-    """Take a checkout's folder from Python's path: its kernels/ hides Hugging Face's package.
-
-    ``python -m`` puts the folder that it is called in first on the path, and what it runs calls
-    this before it imports torch and all. ``train.py`` and ``evaluate.py`` cannot: they leave the
-    checkout before they import this package, which is to be the installed one.
-    """
-    kernels = _kernels()
-    if kernels == _ROOT / "kernels":
-        sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _ROOT]
-    elif kernels != _ROOT / "focus" / "kernels":  # where an installed package has them
-        sys.exit(f"error: {_not_installed(_ROOT)}, or call this from another folder.")
-
-
-def check_checkout() -> None:
-    """Raise InputError where the script lies in a checkout, and this package in another.
-
-    A package that was installed from a wheel lies in none: it runs the scripts of any checkout.
-    """
-    script = Path(sys.argv[0]).resolve()
-    there = script.parent
-    if there == _ROOT or not (there / "focus" / "errors.py").is_file():
-        return
-    if _kernels() != _ROOT / "focus" / "kernels":
-        raise InputError(f"{_not_installed(there)}, or call {_ROOT / script.name}.")
-
-
 def _check_folder() -> None:
     """Raise InputError if the current folder is gone, without which torch may not load."""
     try:
@@ -139,16 +110,6 @@ def _check_folder() -> None:
         raise InputError(
             f"The current folder cannot be found ({error.strerror}): change to another one."
         ) from error
-
-
-def _kernels() -> Path | None:
-    """The folder of ``focus.kernels``, by which a checkout differs from an installed package."""
-    found = find_spec("focus.kernels")
-    return Path(found.origin).resolve().parent if found and found.origin else None
-
-
-def _not_installed(root: Path) -> str:
-    return f"{root} is a checkout that is not the installed one: pip install -e it"
 
 
 def _wanted(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from focus.config.flags import flag
+from focus.config.options import flag
 from focus.config.train import ResolvedTrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 
 from focus import report
 from focus.config.command_line import load_config
-from focus.config.train import EvaluateConfig, TrainConfig
+from focus.config.evaluate import EvaluateConfig
+from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.known_images import is_run, known_to, record_of, tell_known

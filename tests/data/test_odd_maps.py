@@ -8,12 +8,13 @@ from matplotlib import colormaps
 from PIL import Image
 
 from focus.data.bad_files import check_images
-from focus.data.check.command import main
 from focus.data.check.survey import look_at_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import files_of, map_references
 from focus.data.readers import read_data
 from focus.data.readers.files import images_below
+
+from ..commands import check as main
 
 
 def picture(path: Path) -> None:

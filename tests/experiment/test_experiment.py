@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from focus.config.command_line import parse
+from focus.config.experiment import ExperimentConfig
+from focus.config.options import flag
 from focus.config.train import TrainConfig, resolve, write_config
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment import frozen, search
-from focus.experiment.__main__ import _has_closed, _setup, _with_maps, main, make_parser
+from focus.experiment.__main__ import _has_closed, _setup, _with_maps
 from focus.experiment.collect import read_json
 from focus.experiment.data import (
     centered_maps,
@@ -28,6 +30,8 @@ from focus.experiment.data import (
 )
 from focus.experiment.grid import Run, Setup, grid, maps_needed, read_weights, search_runs
 from focus.experiment.run import is_finished, words
+
+from ..commands import experiment as main
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -146,11 +150,11 @@ def test_weights_of_some_losses_leave_the_recipe_as_it_is(tmp_path: Path) -> Non
     path = tmp_path / "weights.yaml"
     path.write_text("focus: {focus_weight: 0.3}\n")
     flags = ["--weights", str(path)]
-    made = _setup(make_parser().parse_args(flags))
+    made = _setup(parse(ExperimentConfig, flags))
     assert (made.recipe_settings, made.weights["focus"]) == (frozen.RECIPE, {"focus_weight": 0.3})
-    assert _setup(make_parser().parse_args([*flags, "--recipe", "paper"])).recipe_settings == {}
+    assert _setup(parse(ExperimentConfig, [*flags, "--recipe", "paper"])).recipe_settings == {}
     path.write_text("ce: {lr: 0.004}\n")
-    assert _setup(make_parser().parse_args(flags)).recipe_settings == {"lr": 0.004}
+    assert _setup(parse(ExperimentConfig, flags)).recipe_settings == {"lr": 0.004}
 
 
 @pytest.mark.parametrize(
@@ -338,7 +342,7 @@ def test_whether_there_will_be_a_closed_auc(test_set: Any, generator: str, close
 
 def test_the_document_names_flags_and_files_that_there_are() -> None:
     text = (CHECKOUT / "docs" / "experiment.md").read_text(encoding="utf-8")
-    known = {flag for action in make_parser()._actions for flag in action.option_strings}
+    known = {flag(field.name) for field in fields(ExperimentConfig)}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == {"--loss"}  # train.py's
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (CHECKOUT / "docs" / target).exists(), target

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from focus.config.command_line import parse
+from focus.config.experiment import ExperimentConfig
 from focus.config.train import resolve, write_config
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.evaluation.results import write_results
 from focus.experiment import frozen, search
-from focus.experiment.__main__ import _setup, main, make_parser
+from focus.experiment.__main__ import _setup
 from focus.experiment.grid import grid, read_weights, search_runs
 from focus.experiment.plots import DOSE, SCATTER
 from focus.experiment.run import execute, is_finished
 
+from ..commands import experiment as main
 from ..few_scores import summarise, table
 from ..launching import write_faces
 
@@ -48,7 +51,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
 ) -> None:
     """All runs are there, so that none is trained: one of another recipe would be refused."""
     command = experiment(tree, tmp_path, "--search", "--losses", "focus,ce", "--epochs", "1")[3:]
-    setup, data = _setup(make_parser().parse_args(command)), tmp_path / "search" / "data.csv"
+    setup, data = _setup(parse(ExperimentConfig, command)), tmp_path / "search" / "data.csv"
     best = replace(setup, recipe_settings=frozen.SEARCH["ce"][2])
     for arm, chosen in (("ce", setup), ("focus", best)):
         for number, group in enumerate(search_runs(chosen, [arm], data)[arm]):
@@ -76,7 +79,7 @@ def test_a_report_of_the_runs_that_are_done_says_how_many_are_not(
     command.remove("--quick")
     with pytest.raises(InputError, match=r"No run in .* is finished: there is nothing to report\."):
         main(command)
-    setup = _setup(make_parser().parse_args(command))
+    setup = _setup(parse(ExperimentConfig, command))
     rows = [(0, "", "", 0.1), (0, "", "", 0.6), (1, "gan", "", 0.5), (1, "other", "", 0.9)]
     for entropy, run in enumerate(grid(setup, ["ce", "focus"], seeds=1, lengths=(1,)), 1):
         scores = table(rows, entropy_predicted=[entropy / 4] * 4)
@@ -124,7 +127,7 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
     assert "| `ce` | 1 | 1 |" in said
     assert "ended with" not in (output / "report.md").read_text()
 
-    setup = _setup(make_parser().parse_args(command[3:]))
+    setup = _setup(parse(ExperimentConfig, command[3:]))
     run = grid(setup, ["focus"], seeds=1, lengths=(1,))[0]
     assert is_finished(run)
     with pytest.raises(InputError, match="was made with epochs 1, not 20"):
@@ -176,7 +179,7 @@ def test_told_to_stop_it_saves_and_goes_on(
 def test_an_error_of_its_own_stops_the_runs(tree: Path, tmp_path: Path) -> None:
     """As where what it says goes nowhere: the reader of its pipe has ended."""
     command = experiment(tree, tmp_path, "--losses", "ce", "--epochs", "60")[3:]
-    setup = _setup(make_parser().parse_args(command))
+    setup = _setup(parse(ExperimentConfig, command))
     (run,) = grid(setup, ["ce"], seeds=1, lengths=(1,))
     run = replace(run, config=replace(run.config, data=(str(tree / "known"),)))
     failing = replace(run, config=replace(run.config, name="failing", data=(str(tmp_path / "no"),)))

@@ -1,5 +1,1 @@
 """What is in the data, and what is wrong with it: ``python -m focus.data check PATH``."""
-
-from focus.data.check.command import main
-
-__all__ = ["main"]

@@ -7,11 +7,11 @@ CYBORG has its test data, in a CSV for each source: ``reals.csv``, ``uNear.csv``
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from focus.data.arguments import Arguments
+from focus.config.data import DemoConfig
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample
 from focus.errors import InputError
@@ -23,21 +23,16 @@ REALS = "reals"
 _LABELS = ("Real", "Synthetic")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line, write the files, and print how they are used."""
-    parser = Arguments(
-        "python -m focus.data demo",
-        "Write the demo set as files: a template for one's own data, in CYBORG's layout.",
-    )
-    parser.add_argument("folder", metavar="DIR", help="the folder to write, new or empty")
-    folder = Path(parser.parse_args(arguments).folder)
-    write_demo(demo_manifest(), folder)
+def write_demo(config: DemoConfig) -> None:
+    """Write the demo set, and print how the files are used."""
+    folder = Path(str(config.folder))
+    write_files(demo_manifest(), folder)
     tests = " ".join(f"--test-data {name}={folder / name}.csv" for name in TEST_SETS)
     print(f"written: {folder}\n\nTrained on it, the results are those of the embedded set:\n")
     print(f"  accelerate launch train.py --recipe demo --data {folder / TRAIN} {tests}")
 
 
-def write_demo(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:
+def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:
     """Write the demo set, copying its files; raises InputError if the folder is in use."""
     folder = Path(folder).absolute()
     try:

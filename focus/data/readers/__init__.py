@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from focus.config.evaluate import EvaluateConfig
 from focus.config.layouts import HUB_PREFIX, Layout, parse_columns
-from focus.config.train import EvaluateConfig, TrainConfig
+from focus.config.train import TrainConfig
 from focus.data.generators import SEVERAL, family_of, served_by
 from focus.data.manifest import (
     CSV_MARKER,

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
-from focus.data.check.command import main
 from focus.data.check.sheet import CELLS, GAP, HEAD, LABELS, SIDE
 from focus.data.check.survey import look
 from focus.data.demo import render_face
@@ -21,6 +20,8 @@ from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
+
+from ...commands import check as main
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from focus.config.command_line import parse
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.demo import demo_manifest
-from focus.data.demo.files import main, write_demo
+from focus.data.demo.files import write_files
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
@@ -19,6 +19,8 @@ from focus.errors import InputError
 from focus.runtime.launch import start
 from focus.training.run import make_detector
 from focus.training.trainer import Trainer
+
+from ...commands import demo as main
 
 SPLITS = {
     "train": {"real": 8, "kA": 5, "kB": 4},
@@ -39,7 +41,7 @@ def built_in(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 @pytest.fixture(scope="module")
 def folder(built_in: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     written = tmp_path_factory.mktemp("demo") / "files"
-    write_demo(built_in, written, progress=False)
+    write_files(built_in, written, progress=False)
     return written
 
 
@@ -122,7 +124,7 @@ def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
 def test_a_folder_in_use_is_refused(built_in: Manifest, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("do not touch")
     with pytest.raises(InputError, match=r"^The folder .* holds files already"):
-        write_demo(built_in, tmp_path, progress=False)
+        write_files(built_in, tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

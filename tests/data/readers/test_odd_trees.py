@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from focus.config.train import TrainConfig
-from focus.data import crop
-from focus.data.check import command
 from focus.data.images import load_image, load_map
 from focus.data.maps import files_of
 from focus.data.readers import read_data, read_given
 from focus.errors import ImageError, InputError
+
+from ... import commands
 
 
 def pictures(root: Path, *names: str) -> Path:
@@ -157,10 +157,10 @@ def test_a_fake_of_two_generators_is_refused(tmp_path: Path) -> None:
 def test_crop_and_check_do_not_write_where_they_read(tmp_path: Path) -> None:
     root = pictures(tmp_path, "tree/real/0.png", "tree/fake/1.png", "plain/2.png")
     with pytest.raises(InputError, match=r"--output .*/tree/faces lies in .*/tree, where its pict"):
-        crop.main([str(root / "tree"), "--output", str(root / "tree" / "faces")])
+        commands.crop([str(root / "tree"), "--output", str(root / "tree" / "faces")])
     tests = ["--test-data", f"SG3={root / 'plain'}", "--output", str(root / "plain" / "check")]
     with pytest.raises(InputError, match=r"--output .*/plain/check lies in .*/plain, where its pi"):
-        command.main([str(root / "tree"), *tests])
+        commands.check([str(root / "tree"), *tests])
     assert not (root / "plain" / "check").exists()
 
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from focus.data.check import main as check
 from focus.data.readers import Reading, read_data
 from focus.errors import InputError
 
+from ...commands import check
 from ...trees import arrow_table, face, pictures, write, write_parquet, write_saved
 
 HUB_FEATURES = {

@@ -1,0 +1,63 @@
+"""The configuration of ``evaluate.py``."""
+
+from dataclasses import dataclass
+
+from focus.config.options import COUNT, flag, option
+from focus.config.shared import SharedConfig
+from focus.errors import InputError
+
+EVALUATION_BATCH = 64
+"""Images at a time in both programs, as the last digits of a score may differ with the number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(SharedConfig):
+    """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
+
+    run: str | None = option(
+        None, "model", "a run folder of train.py, whose best model is taken", "DIR"
+    )
+    model_dir: str | None = option(None, "model", "a folder with a saved model", "DIR")
+    output: str | None = option(
+        None,
+        "output",
+        "folder for results.json and scores.csv, made if need be "
+        "(default: evaluation in the folder of --run, with --model-dir evaluation here, with "
+        "--compare comparison here)",
+        "DIR",
+    )
+    compare: tuple[str, ...] = option(
+        (),
+        "output",
+        "score nothing, write a report of these run folders, or folders of evaluate.py, side by "
+        "side; two at least, differences are those to the first",
+        "RUN...",
+        many=True,
+    )
+    robustness: bool = option(
+        False,
+        "output",
+        "also score the images under JPEG, blur, resizing and noise, each in five strengths: the "
+        "AUC that is kept (20 times the time)",
+    )
+    faithfulness: bool = option(
+        False,
+        "output",
+        "also blur the place where each CAM peaks, and others: how far the decision rests on it "
+        "(10 times the time)",
+    )
+    batch_size: int = option(
+        EVALUATION_BATCH, "machine", "images at a time in one process", within=COUNT
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compare:
+            given = [flag(name) for name in ("run", "model_dir", "data") if getattr(self, name)]
+            if given:
+                raise InputError(f"--compare scores nothing: give it without {given[0]}.")
+            if len(self.compare) < 2:
+                raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
+        elif (self.run is None) == (self.model_dir is None):
+            got = "neither" if self.run is None else "both"
+            raise InputError(f"Give one of --run and --model-dir, got {got}.")
