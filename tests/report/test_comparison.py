@@ -364,10 +364,6 @@ def test_robustness_on_no_common_generator_is_said(
         ({"compare": ("RUN", "BROKEN")}, "BROKEN cannot be read .JSONDecodeError.*evaluate the"),
         ({"compare": ("RUN", "HALF")}, "HALF cannot be read .FileNotFoundError"),
         ({"compare": ("RUN", "DEEP")}, "DEEP cannot be read .RecursionError.*evaluate the"),
-        ({"compare": ("RUN", "RUN"), "run": "x"}, "--run has no effect with --compare"),
-        ({"compare": ("RUN", "RUN"), "data": ("x",)}, "--data has no effect with --compare"),
-        ({"compare": ("RUN", "RUN"), "robustness": True}, "--robustness has no effect with"),
-        ({"compare": ("RUN", "RUN"), "report": False}, "--compare writes a report, and --report f"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -440,14 +436,3 @@ def test_scores_of_other_results_are_refused(runs: list[Path], tmp_path: Path, o
     with pytest.raises(InputError, match=r"odd has a scores.csv and a results.json that are not "):
         compare([runs[0], tmp_path / "odd"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_runs_follow_the_flag_or_stand_behind_one_each() -> None:
-    for words in (
-        ["--compare", "a", "b", "c"],
-        ["--compare=a", "b", "--compare", "c"],
-        ["--compare", "a", "--compare", "b", "c", "--debug"],
-    ):
-        assert parse(EvaluateConfig, words).compare == ("a", "b", "c")
-    with pytest.raises(InputError, match="'b' stands alone"):
-        parse(EvaluateConfig, ["--data", "a", "b"])

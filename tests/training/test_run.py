@@ -476,11 +476,6 @@ BAD_INPUT = {
         "install wandb",
     ),
     "unknown augmentation": (TRAIN, ["--data", "DATA/tree", "--augment", "mirror"], "crop, shift"),
-    "weight that is 0": (
-        TRAIN,
-        ["--data", "DATA/tree", "--loss", "ce", "--focus-schedule", "0:0,1:1"],
-        "weighs 0",
-    ),
     "two aims": (
         TRAIN,
         ["--data", "DATA/tree", "--loss", "hinge", "--entropy-target", "0.5", "--target-from-maps"],
