@@ -1,18 +1,17 @@
 """Cut the faces out of images and of their maps alike: ``python -m focus.data crop PATH ...``.
 
 The folder that is written holds ``manifest.csv``, which ``train.py --data`` takes, ``images``,
-``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``; and ``crop.jsonl``, by which a
-crop that was stopped goes on.
+``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``; and ``crop.json``, by which a
+crop that goes on is known to be the same.
 """
 
 import hashlib
+import json
 import logging
 import os
 import signal
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePath
@@ -24,7 +23,6 @@ from focus.config.data import CropConfig
 from focus.config.shared import DataConfig
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
-from focus.data.crop_journal import JOURNAL, Journal
 from focus.data.faces import (
     DETECTORS,
     GEOMETRY,
@@ -36,19 +34,19 @@ from focus.data.faces import (
     window,
 )
 from focus.data.images import load_image, load_map, reason
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import Manifest
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
-from focus.runtime.files import atomic_csv_writer, check_empty
+from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 from focus.runtime.signals import Stopped
 
-MANIFEST, NO_FACE = "manifest.csv", "no_face.csv"
+MANIFEST, NO_FACE, CROP = "manifest.csv", "no_face.csv", "crop.json"
+_VERSION = 1
 _NO_FACE_MARKER = "# focus-no-face 1"
-_PART = ".part"  # ends the name of a file that is being written
 _LOADERS: Mapping[Role, Callable[[str], Map]] = {"map": human_map, "mask": load_map}
 
 _log = logging.getLogger(__name__)
@@ -108,8 +106,7 @@ def cut_faces(
     sample but its box, and names the geometry in a column. Rows of one image and one box share the
     file that is written: as two files, they could come into two splits. A map takes the size of its
     image and 16 bits; each of its pixels is the mean of what it covers. Images are stored without
-    loss. resume: go on with what an earlier call for the same has left in the folder, if it has;
-    only undecodable files are read again, and images for which the detector failed.
+    loss. resume: keep the faces that an earlier call with the same arguments has written.
 
     Raises InputError if the folder holds something else, if the images are cut out already, or if
     no face is found at all; OSError with the path if a file cannot be written.
@@ -119,85 +116,60 @@ def cut_faces(
             f"The images of {manifest.source} are cut out already, as their column {GEOMETRY!r} "
             "says: give the whole images."
         )
-    cutter = _Cutter(_folder(output, resume=resume), source, margin)
-    jobs = _jobs(manifest, given=source == GIVEN)
-    _warn_of_turned_boxes(jobs, manifest.source)
-    journal = Journal(cutter.folder, geometry(source, margin), _digest(jobs))
-    with closing(journal):
-        for part in cutter.folder.glob(f"*{_PART}"):  # of a process that was killed
-            part.unlink()
-        done = _done(cutter, jobs, journal, threads or usable_cores(), progress)
-    folder = cutter.folder
-    faces = {
-        row: face
-        for job, one in zip(jobs, done, strict=True)
-        for row, face in one.faces(job, geometry(source, margin))
-    }
-    cut = Cut(
-        Manifest((faces[row] for row in sorted(faces)), str(folder / MANIFEST)),
-        [(job.path, one.why) for job, one in zip(jobs, done, strict=True) if one.why],
-        list(dict.fromkeys(file for one in done for file in one.bad)),
-    )
+    way = geometry(source, margin)
+    faces = _faces(manifest, given=source == GIVEN)
+    _warn_of_turned_boxes(faces, manifest.source)
+    cutter = _Cutter(Path(output).absolute(), source, margin)
+    _begin(cutter.folder, way, faces, resume=resume)
+    with ThreadPool(threads or usable_cores()) as pool:
+        outcomes = list(
+            progress_bar(
+                pool.imap(cutter, faces),
+                total=len(faces),
+                desc="cutting faces",
+                unit="image",
+                disable=not progress,
+            )
+        )
+    cut = _cut(manifest, faces, outcomes, way, cutter.folder)
     for file in cut.bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
     # Those that an earlier run wrote are of what it found.
-    (folder / BAD_FILES).unlink(missing_ok=True)
-    (folder / NO_FACE).unlink(missing_ok=True)
+    for name in (BAD_FILES, NO_FACE):
+        (cutter.folder / name).unlink(missing_ok=True)
     if cut.bad:
-        write_bad_files(cut.bad, folder / BAD_FILES)
+        write_bad_files(cut.bad, cutter.folder / BAD_FILES)
     if cut.no_face:
-        _write_no_face(cut.no_face, folder / NO_FACE)
+        with atomic_csv_writer(cutter.folder / NO_FACE, _NO_FACE_MARKER) as writer:
+            writer.writerow(("path", "reason"))
+            writer.writerows(cut.no_face)
     if not cut.faces:
         raise InputError(
             f"None of the {len(manifest)} images of {manifest.source} gave a face by {source!r}: "
-            f"see what was written to {folder}, and give another --faces and --output."
+            f"see what was written to {cutter.folder}, and give another --faces and --output."
         )
-    cut.faces.to_csv(folder / MANIFEST)
+    cut.faces.to_csv(cutter.folder / MANIFEST)
     return cut
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One face to cut out: where it is, and the name that its file gets.
-
-    greys: the names of its maps' and masks' files, by role and reference. rows: the samples that it
-    is the face of, by their place in the manifest.
-    """
+class _Face:
+    """One face to cut out. name: of its files. maps: its map and mask. rows: of the manifest."""
 
     path: str
     box: Box | None
     name: str
-    greys: dict[tuple[Role, str], str] = field(default_factory=dict)
-    rows: dict[int, Sample] = field(default_factory=dict)
+    maps: dict[Role, str] = field(default_factory=dict)
+    rows: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one job: the files written, or why there is no face (``bad`` says what is undecodable).
+    """The files written for a face, by role; without an image, why there is none, or a bad file."""
 
-    failed: there is none because the detector raised an error.
-    """
-
-    image: str = ""
-    greys: Mapping[tuple[Role, str], str] = field(default_factory=dict)
+    written: Mapping[Role, str] = field(default_factory=dict)
     why: str = ""
-    failed: bool = False
     bad: tuple[BadFile, ...] = ()
-
-    def faces(self, job: _Job, way: str) -> Iterable[tuple[int, Sample]]:
-        """The samples of the job as they are now, none if there is no face."""
-        for row, sample in job.rows.items() if self.image else ():
-            yield (
-                row,
-                replace(
-                    sample,
-                    path=self.image,
-                    map_path=self.greys.get(("map", sample.map_path or "")),
-                    mask_path=self.greys.get(("mask", sample.mask_path or "")),
-                    box=None,
-                    extra={**sample.extra, GEOMETRY: way},
-                ),
-            )
 
 
 class _Cutter:
@@ -208,95 +180,57 @@ class _Cutter:
         self._source, self._margin = source, margin
         self._own = threading.local()
         if source != GIVEN:
-            detector(source)  # what is wrong with it is said here, not by a thread
+            detector(source)  # an unknown one is refused here, not by a thread
 
-    def __call__(self, job: _Job) -> _Outcome:
+    def __call__(self, face: _Face) -> _Outcome:
+        roles: tuple[Role, ...] = ("image", *face.maps)
+        paths = {role: self.folder / f"{role}s" / face.name for role in roles}
+        # A power cut can leave files that are empty.
+        if all(path.is_file() and path.stat().st_size for path in paths.values()):
+            return _Outcome({role: str(path) for role, path in paths.items()})
         try:
-            image = load_image(job.path)
+            image = load_image(face.path)
         except ImageError as error:
-            return _Outcome(bad=(BadFile.of(job.path, "image", error),))
+            return _Outcome(bad=(BadFile.of(face.path, "image", error),))
         try:
-            face = largest(self._boxes(job.box, image))
-            square = None if face is None else window(face, self._margin, image.size)
+            box = largest(self._boxes(face, image))
+            square = None if box is None else window(box, self._margin, image.size)
         except Exception as error:  # a detector of one's own raises anything, or gives no boxes
             kind = type(error).__name__
-            why = f"{self._source} failed ({kind}: {reason(job.path, error)})"
-            return _Outcome(why=why, failed=True)
-        if face is None:
+            return _Outcome(why=f"{self._source} failed ({kind}: {reason(face.path, error)})")
+        if box is None:
             return _Outcome(why="no box" if self._source == GIVEN else "no face found")
         if square is None:
-            return _Outcome(why=f"the box {face} is empty or outside the image")
+            return _Outcome(why=f"the box {box} is empty or outside the image")
         bad: list[BadFile] = []
-        greys: dict[tuple[Role, str], str] = {}
-        for (role, reference), name in job.greys.items():
+        written: dict[Role, str] = {}
+        for role, reference in face.maps.items():
             try:
-                grey = _cut_grey(_LOADERS[role](reference), square, image.size)
-                greys[role, reference] = self._save(grey, f"{role}s", name)
+                values = _LOADERS[role](reference)
             except ImageError as error:
                 bad.append(BadFile.of(reference, role, error))
-        return _Outcome(self._save(image.crop(square), "images", job.name), greys, bad=tuple(bad))
+            else:
+                written[role] = _save(_cut_grey(values, square, image.size), paths[role])
+        written["image"] = _save(image.crop(square), paths["image"])
+        return _Outcome(written, bad=tuple(bad))
 
-    def before(self, job: _Job) -> _Outcome | None:
-        """What an earlier run has written for the job, None if that is not all of it."""
-        image = self.folder / "images" / job.name
-        greys = {key: self.folder / f"{key[0]}s" / name for key, name in job.greys.items()}
-        # A power cut can leave files that are empty.
-        if not all(path.is_file() and path.stat().st_size for path in (image, *greys.values())):
-            return None
-        return _Outcome(str(image), {key: str(path) for key, path in greys.items()})
-
-    def _boxes(self, box: Box | None, image: Image.Image) -> list[Box]:
+    def _boxes(self, face: _Face, image: Image.Image) -> list[Box]:
         if self._source == GIVEN:
-            return [] if box is None else [box]
+            return [] if face.box is None else [face.box]
         if not hasattr(self._own, "detect"):
             self._own.detect = detector(self._source)
         return list(self._own.detect(image))
 
-    def _save(self, image: Image.Image, kind: str, name: str) -> str:
-        path = self.folder / kind / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not beside it, where a long name would become too long.
-        aside = self.folder / f"{os.getpid()}-{threading.get_ident()}{_PART}"
-        try:
-            # Quick, still lossless.
-            image.save(aside, format="PNG", compress_level=1)
-            aside.replace(path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            if error.errno is None:  # of Pillow
-                raise
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        return str(path)
 
-
-def _done(
-    cutter: _Cutter, jobs: Sequence[_Job], journal: Journal, threads: int, progress: bool
-) -> list[_Outcome]:
-    """What becomes of each job; those that are finished in the folder are not done again."""
-    done = {name: _Outcome(why=why) for name, why in journal.without_face.items()}
-    left = [job for job in jobs if job.name not in done]
-    pool = ThreadPool(threads)
-    try:
-        bar = progress_bar(
-            pool.imap(lambda job: cutter.before(job) or cutter(job), left),
-            total=len(jobs),
-            initial=len(jobs) - len(left),
-            desc="cutting faces",
-            unit="image",
-            disable=not progress,
-        )
-        for job, outcome in zip(left, bar, strict=True):
-            done[job.name] = outcome
-            if outcome.why and not outcome.failed:
-                journal.note(job.name, outcome.why)
-    finally:
-        pool.terminate()
-        pool.join()  # a file that is being written is finished, or removed
-    return [done[job.name] for job in jobs]
+def _save(image: Image.Image, path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, flushed=False) as aside:
+        image.save(aside, format="PNG", compress_level=1)  # quick, still lossless
+    return str(path)
 
 
 def _cut_grey(values: Map, square: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
-    """What a map of an image of ``size`` says of ``square``, 16-bit grey of the square's size."""
+    """Return the part of a map in ``square`` of an image of ``size``, in 16 bits, at its size."""
     height, width = values.shape
     across, down = width / size[0], height / size[1]
     left, top, right, bottom = square
@@ -308,34 +242,61 @@ def _cut_grey(values: Map, square: tuple[int, int, int, int], size: tuple[int, i
     return Image.fromarray((part * 65535).round().clip(0, 65535).astype(np.uint16))
 
 
-def _jobs(manifest: Manifest, *, given: bool) -> list[_Job]:
-    """The faces to cut out, each once. given: the boxes count, not a detector's."""
-    names = _Names(manifest)
-    jobs: dict[Hashable, _Job] = {}
+def _faces(manifest: Manifest, *, given: bool) -> list[_Face]:
+    """Return the faces to cut out, each once. given: the boxes count, not a detector's."""
+    root = common_folder(sample.path for sample in manifest)
+    faces: dict[tuple[str, Box | None], _Face] = {}
+    taken: set[str] = set()
     for row, sample in enumerate(manifest):
-        box = sample.box if given else None
-        face = sample.path, box
-        if face not in jobs:
-            jobs[face] = _Job(sample.path, box, names.of("images", face, sample.path))
-        jobs[face].rows[row] = sample
-        references: tuple[tuple[Role, str | None], ...] = (
-            ("map", sample.map_path),
-            ("mask", sample.mask_path),
+        key = sample.path, sample.box if given else None
+        if key not in faces:
+            plain = PurePath(sample.path.removeprefix(root).lstrip(os.sep)).with_suffix("")
+            name, number = f"{plain}.png", 1
+            # Some file systems do not tell upper from lower case.
+            while name.casefold() in taken:
+                number += 1
+                name = f"{plain}-{number}.png"
+            taken.add(name.casefold())
+            faces[key] = _Face(*key, name)
+        faces[key].rows.append(row)
+        if sample.map_path is not None:
+            faces[key].maps.setdefault("map", sample.map_path)
+        if sample.mask_path is not None:
+            faces[key].maps.setdefault("mask", sample.mask_path)
+    return list(faces.values())
+
+
+def _cut(
+    manifest: Manifest,
+    faces: Sequence[_Face],
+    outcomes: Sequence[_Outcome],
+    way: str,
+    folder: Path,
+) -> Cut:
+    """Return the samples as they are now, in the manifest's order, and what was left out."""
+    samples = {
+        row: replace(
+            manifest[row],
+            path=outcome.written["image"],
+            map_path=outcome.written.get("map") if manifest[row].map_path else None,
+            mask_path=outcome.written.get("mask") if manifest[row].mask_path else None,
+            box=None,
+            extra={**manifest[row].extra, GEOMETRY: way},
         )
-        for role, reference in references:
-            # Also without one, so that a map is called as its image is.
-            name = names.of(f"{role}s", (face, reference), sample.path)
-            if reference is not None:
-                jobs[face].greys[role, reference] = name
-    return list(jobs.values())
+        for face, outcome in zip(faces, outcomes, strict=True)
+        if outcome.written
+        for row in face.rows
+    }
+    return Cut(
+        Manifest((samples[row] for row in sorted(samples)), str(folder / MANIFEST)),
+        [(face.path, each.why) for face, each in zip(faces, outcomes, strict=True) if each.why],
+        list(dict.fromkeys(file for each in outcomes for file in each.bad)),
+    )
 
 
-def _warn_of_turned_boxes(jobs: Sequence[_Job], source: str) -> None:
-    """Of some boxes the order shows: a width or height may be less than where the box begins.
-
-    Then all faces are cut wrongly. An empty box is what some write for no face.
-    """
-    boxes = [(job.path, job.box) for job in jobs if job.box is not None]
+def _warn_of_turned_boxes(faces: Sequence[_Face], source: str) -> None:
+    """Warn of boxes whose order shows that width and height were given: all are cut wrongly."""
+    boxes = [(face.path, face.box) for face in faces if face.box is not None]
     turned = [(path, box) for path, box in boxes if box[2] < box[0] or box[3] < box[1]]
     if turned:
         path, box = turned[0]
@@ -347,58 +308,25 @@ def _warn_of_turned_boxes(jobs: Sequence[_Job], source: str) -> None:
         )
 
 
-class _Names:
-    """File names for what is cut out: an image's path below the common folder, as PNG."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._root = common_folder(sample.path for sample in manifest)
-        self._known: defaultdict[str, dict[Hashable, str]] = defaultdict(dict)
-        self._taken: defaultdict[str, set[str]] = defaultdict(set)
-
-    def of(self, kind: str, what: Hashable, path: str) -> str:
-        """The name of ``what`` in the folder ``kind``: the same when asked again, else new."""
-        known, taken = self._known[kind], self._taken[kind]
-        if what not in known:
-            plain = PurePath(path.removeprefix(self._root).lstrip(os.sep)).with_suffix("")
-            name, number = f"{plain}.png", 1
-            # Some file systems do not tell upper from lower case.
-            while name.casefold() in taken:
-                number += 1
-                name = f"{plain}-{number}.png"
-            taken.add(name.casefold())
-            known[what] = name
-        return known[what]
-
-
-def _digest(jobs: Sequence[_Job]) -> str:
-    """Of what is cut out of which files, and of what that is called."""
+def _begin(folder: Path, way: str, faces: Sequence[_Face], *, resume: bool) -> None:
+    """Make the folder and ``crop.json``, or with ``resume`` check that it is of the same crop."""
     digest = hashlib.blake2b(digest_size=16)
-    for job in jobs:
-        digest.update(repr((job.path, job.box, job.name, job.greys)).encode(errors="replace"))
-    return digest.hexdigest()
-
-
-def _folder(output: str | Path, *, resume: bool) -> Path:
-    """The folder to write, made if need be: new, empty, or with ``resume`` one that was begun."""
-    folder = Path(output).absolute()
-    begun = (folder / JOURNAL).is_file()
-    if begun and not resume:
-        raise InputError(
-            f"The folder {folder} holds a crop already: give another --output, or --resume to go "
-            "on."
-        )
+    for face in faces:
+        digest.update(repr((face.path, face.box, face.name, face.maps)).encode(errors="replace"))
+    crop = {"version": _VERSION, "geometry": way, "data": digest.hexdigest()}
+    path = folder / CROP
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not begun:
+        if resume and path.exists():
+            if json.loads(path.read_bytes()) != crop:
+                raise InputError(
+                    f"The crop in {folder} was begun with other images, --faces or --margin than "
+                    "these: give the same, or another --output."
+                )
+            for part in folder.glob("*/**/*.part"):  # of a process that was killed
+                part.unlink()
+        else:
             check_empty(folder)
-    except OSError as error:
-        raise InputError(
-            f"Cannot write to {folder} ({error.strerror}): give another --output."
-        ) from error
-    return folder
-
-
-def _write_no_face(rows: Sequence[tuple[str, str]], path: Path) -> None:
-    with atomic_csv_writer(path, _NO_FACE_MARKER) as writer:
-        writer.writerow(("path", "reason"))
-        writer.writerows(rows)
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(crop) + "\n", encoding="utf-8")
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"Cannot write to {folder} ({error}): give another --output.") from error

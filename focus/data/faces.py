@@ -29,17 +29,17 @@ _EXTRA = "pip install 'focus-faces[faces]'"
 
 
 def geometry(source: str, margin: float) -> str:
-    """How faces are cut out, as the manifest and the model's config say it: ``box margin 0.3``."""
+    """Return how faces are cut out, as in manifests and models' configs: ``box margin 0.3``."""
     return f"{source} margin {margin:g}"
 
 
 def geometries(manifest: Manifest) -> Counter[str]:
-    """How many images of a manifest are cut out in which way."""
+    """Count the images of a manifest that are cut out in which way."""
     return Counter(sample.extra.get(GEOMETRY, WHOLE) for sample in manifest)
 
 
 def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The square around a face: left, top, right, bottom in whole pixels; None outside the image.
+    """Return the square around a face, left, top, right, bottom in pixels; None outside the image.
 
     Its side is the box's longer one and ``margin`` times that on either side; its middle the box's.
     Where it sticks out of the image it is moved inside, and where it is larger than the image it
@@ -47,9 +47,7 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
     """
     left, top, right, bottom = box
     width, height = size
-    if not (right > left and bottom > top and left < width and top < height):
-        return None
-    if right <= 0 or bottom <= 0:
+    if not (max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)):
         return None
     # Whatever is larger than the image is as large as it, up to numbers that have no end.
     side = max(1, round(min((1 + 2 * margin) * max(right - left, bottom - top), max(size))))
@@ -59,12 +57,12 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
 
 
 def largest(boxes: Iterable[Box]) -> Box | None:
-    """The box with the largest area, the first of equals."""
+    """Return the box with the largest area, the first of equals."""
     return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
 
 
 def detector(name: str) -> Detector:
-    """A detector by its name in :data:`DETECTORS`, or as ``module:function``.
+    """Return a detector by its name in :data:`DETECTORS`, or as ``module:function``.
 
     The named ones are made again: each thread needs its own. Raises InputError for an unknown name
     or a package that is not installed.
@@ -77,9 +75,7 @@ def detector(name: str) -> Detector:
             f"There is no face detector {name!r}: give {', '.join(DETECTORS)}, or module:function "
             "of your own."
         )
-    # The current folder, last: the commands take a checkout from the front of the path.
-    here = str(Path.cwd())
-    sys.path.append(here)
+    sys.path.append(str(Path.cwd()))  # last, where it hides no package
     try:
         found: Detector = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -87,13 +83,11 @@ def detector(name: str) -> Detector:
             f"The face detector {name} cannot be imported ({error}): give a module that "
             "Python finds and a function in it."
         ) from error
-    finally:
-        sys.path.remove(here)
     return found
 
 
 def _lbp() -> Detector:
-    """The cascade of local binary patterns that comes with scikit-image, for frontal faces."""
+    """Return the cascade of local binary patterns of scikit-image, for frontal faces."""
     try:
         data = import_module("skimage.data")
         feature = import_module("skimage.feature")
@@ -111,21 +105,14 @@ def _lbp() -> Detector:
             min_size=(min(40, *small.size),) * 2,
             max_size=(max(small.size),) * 2,
         )
-        return [
-            (
-                scale * face["c"],
-                scale * face["r"],
-                scale * (face["c"] + face["width"]),
-                scale * (face["r"] + face["height"]),
-            )
-            for face in found
-        ]
+        corners = ((f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in found)
+        return [_scaled(box, scale) for box in corners]
 
     return detect
 
 
 def _dlib() -> Detector:
-    """Dlib's detector by histograms of oriented gradients, for frontal faces."""
+    """Return dlib's detector by histograms of oriented gradients, for frontal faces."""
     try:
         dlib: Any = import_module("dlib")
     except ImportError as error:
@@ -135,15 +122,9 @@ def _dlib() -> Detector:
     def detect(image: Image.Image) -> list[Box]:
         # It finds faces of 80 pixels and more: enlarged twice, a sixteenth of the picture's side.
         small, scale = _shrunk(image, 640)
-        return [
-            (
-                scale * face.left(),
-                scale * face.top(),
-                scale * (face.right() + 1),
-                scale * (face.bottom() + 1),
-            )
-            for face in find(np.asarray(small), 1)
-        ]
+        found = find(np.asarray(small), 1)
+        corners = ((f.left(), f.top(), f.right() + 1, f.bottom() + 1) for f in found)
+        return [_scaled(box, scale) for box in corners]
 
     return detect
 
@@ -152,15 +133,20 @@ DETECTORS: dict[str, Callable[[], Detector]] = {"lbp": _lbp, "dlib": _dlib}
 
 
 def _placed(middle: float, side: int, length: int) -> tuple[int, int]:
-    """Start and length of the window along an image's side."""
+    """Return start and length of the window along an image's side."""
     side = min(side, length)
     return min(max(round(middle - side / 2), 0), length - side), side
 
 
 def _shrunk(image: Image.Image, longest: int) -> tuple[Image.Image, float]:
-    """The image with at most ``longest`` pixels a side, and what its coordinates are to times."""
+    """Return the image with at most ``longest`` pixels a side, and by how much it was shrunk."""
     scale = max(1.0, max(image.size) / longest)
     if scale == 1:
         return image, 1.0
     size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
     return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), scale
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    left, top, right, bottom = box
+    return scale * left, scale * top, scale * right, scale * bottom

@@ -1,34 +1,95 @@
-"""Boxes of faces that are not what they should be."""
+"""Where a face is: the square around a box, the largest of several, the detectors."""
 
+import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
-from focus.data.crop import cut_faces
-from focus.data.faces import Box
-from focus.data.manifest import Manifest, Sample
+from focus.data.faces import DETECTORS, Box, detector, largest, window
+from focus.errors import InputError
+
+# Where a person sees the face of skimage.data.astronaut().
+ASTRONAUT = (180, 65, 270, 175)
 
 
-def test_boxes_with_width_and_height_are_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("box", "margin", "expected"),
+    [
+        ((40, 40, 60, 50), 0.0, (40, 35, 60, 55)),
+        ((40, 40, 60, 50), 0.5, (30, 25, 70, 65)),  # side 20, and half of it on either side
+        ((0, 0, 20, 20), 0.5, (0, 0, 40, 40)),  # moved inside
+        ((90, 60, 120, 90), 0.1, (64, 44, 100, 80)),  # the box itself sticks out
+        ((10, 10, 90, 70), 0.5, (0, 0, 100, 80)),  # larger than the image
+        ((-1e308, -1e308, 1e308, 1e308), 0.5, (0, 0, 100, 80)),
+        ((10, 0, 90, 80), 0.1, (2, 0, 98, 80)),  # larger than its height
+        ((40.4, 40.4, 50.4, 50.4), 0.0, (40, 40, 50, 50)),
+        ((50, 50, 50.1, 50.2), 0.0, (50, 50, 51, 51)),
+        # Without pixels: empty, turned, outside.
+        *(
+            (box, 0.3, None)
+            for box in (
+                *((40, 40, 40, 50), (60, 40, 40, 50), (100, 0, 120, 20), (-20, 0, 0, 20)),
+                *((0, 80, 9, 99), (40, 40, 50, 40), (40, 60, 50, 40), (0, -20, 20, 0)),
+            )
+        ),
+    ],
+)
+def test_the_square_around_a_face(
+    box: Box, margin: float, expected: tuple[int, int, int, int] | None
 ) -> None:
-    """As COCO's, of which some could be corners."""
-    for i in range(3):
-        Image.new("RGB", (60, 40)).save(tmp_path / f"{i}.png")
+    assert window(box, margin, (100, 80)) == expected
 
-    def warned(name: str, *boxes: Box) -> list[str]:
-        caplog.clear()
-        samples = [Sample(f"{tmp_path}/{i}.png", 0, box=box) for i, box in enumerate(boxes)]
-        cut_faces(
-            Manifest(samples, "the set"), tmp_path / name, source="box", margin=0, progress=False
-        )
-        return caplog.messages
 
-    assert warned("coco", (12, 10, 40, 14), (40, 10, 12.5, 14), (12, 20, 20, 10)) == [
-        "2 of 3 boxes of the set end before they begin, the first is 40 10 12.5 14 of "
-        f"'{tmp_path}/1.png': a box is left top right bottom, so if these are left top width "
-        "height, all faces are cut wrongly; add left to width and top to height"
-    ]
-    # Corners, and what some write for no face.
-    assert warned("corners", (12, 10, 40, 14), (0, 0, 0, 0), (-1, -1, -1, -1)) == []
+def test_the_largest_face() -> None:
+    assert largest([(0, 0, 5, 5), (9, 9, 15, 15), (20, 20, 26, 26)]) == (9, 9, 15, 15)
+    # By neither its side nor its place.
+    assert largest([(0, 0, 10, 1), (8, 0, 10, 9), (0, 3, 5, 8), (3, 0, 4, 20)]) == (0, 3, 5, 8)
+    assert largest([]) is None
+
+
+def overlap(box: Box, other: Box) -> float:
+    """Intersection over union."""
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    shared = float(np.prod(sides.clip(0)))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
+    return shared / (sum(areas) - shared)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detectors_find_a_face_at_any_size(name: str) -> None:
+    if name == "dlib" and importlib.util.find_spec("dlib") is None:
+        pytest.skip("dlib is not installed")
+    find = detector(name)
+    face = Image.fromarray(skimage.data.astronaut())
+    for scale in (0.75, 1, 4):
+        boxes = find(face.resize((round(512 * scale), round(512 * scale))))
+        found = largest(boxes)
+        assert found is not None
+        left, top, right, bottom = (side / scale for side in found)
+        assert overlap((left, top, right, bottom), ASTRONAUT) > 0.5
+    assert find(Image.fromarray(skimage.data.coffee())) == []
+    assert find(Image.new("RGB", (1, 1))) == []
+
+
+def test_a_detector_of_ones_own_may_lie_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_faces.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
+    monkeypatch.chdir(tmp_path)
+    assert detector("own_faces:find")(Image.new("RGB", (4, 3))) == [(0, 0, 4, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("yolo", "^There is no face detector 'yolo': give lbp, dlib"),
+        ("no_such:module", "^The face detector no_such:module cannot be imported"),
+        ("json:faces", "^The face detector json:faces cannot be imported"),
+    ],
+)
+def test_an_unknown_detector_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        detector(name)
