@@ -53,49 +53,37 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     av = import_av()
     found = False
     try:
-        for frame in _decoded(av, str(path), wanted):
-            found = True
-            yield frame
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+        with _open(av, path) as container:
+            # An empty packet ends the file.
+            count = sum(packet.size > 0 for packet in container.demux(video=0))
+        numbers = set(evenly(count, wanted))
+        with _open(av, path) as container:
+            for number, frame in enumerate(_decoded(av, container)):
+                if number in numbers:
+                    found = True
+                    yield Frame(number, frame.time or 0.0, _upright(frame))
+                    if number == max(numbers):
+                        return
+    except (av.error.FFmpegError, OSError, IndexError) as error:
         raise ImageError(f"Cannot decode {str(path)!r} ({error}): fix or remove it.") from error
     if not found:
         raise ImageError(f"Cannot decode {str(path)!r} (not one frame): fix or remove it.")
 
 
-def _decoded(av: Any, path: str, wanted: int) -> Iterator[Frame]:
-    with _open(av, path) as container:
-        # An empty packet ends the file.
-        count = sum(packet.size > 0 for packet in container.demux(_pictures(container)))
-    left = evenly(count, wanted)
-    with _open(av, path) as container:
-        stream = _pictures(container)
-        stream.thread_type = "AUTO"
-        number = 0
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                continue  # damaged; what follows the next key frame may be sound
-            for frame in frames:
-                if number == left[0]:
-                    yield Frame(number, frame.time or 0.0, _upright(frame))
-                    del left[0]
-                    if not left:
-                        return
-                number += 1
+def _open(av: Any, path: str | Path) -> Any:
+    return av.open(str(path), container_options={"format_whitelist": _FORMATS})
 
 
-def _open(av: Any, path: str) -> Any:
-    return av.open(path, container_options={"format_whitelist": _FORMATS})
-
-
-def _pictures(container: Any) -> Any:
-    if not container.streams.video:
-        raise ValueError("it has no pictures")
+def _decoded(av: Any, container: Any) -> Iterator[Any]:
     stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise ValueError("FFmpeg has no decoder for it")
-    return stream
+    if stream.codec_context is None:  # FFmpeg has no decoder for it
+        return
+    stream.thread_type = "AUTO"
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            continue  # damaged; what follows the next key frame may be sound
 
 
 def _upright(frame: Any) -> Image.Image:

@@ -32,7 +32,8 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         raise InputError(f"There is no network {model!r} in timm{close}.")
     try:
         config = timm.get_pretrained_cfg(model)
-        size = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
+        fixed = image_size is not None and config is not None and config.fixed_input_size
+        size: dict[str, Any] = {"img_size": image_size} if fixed else {}
         # Stripped after its weights are loaded: some networks put another norm where there is no
         # pooling from the start.
         network: Any = timm.create_model(model, pretrained=pretrained, **size)

@@ -1,9 +1,8 @@
 """The model card, ``README.md`` of a saved detector: what it is, figures, thresholds, limits."""
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from focus.config.train import ResolvedTrainConfig
 from focus.data.faces import WHOLE
@@ -14,14 +13,6 @@ from focus.runtime.files import atomic_write
 
 CARD = "README.md"
 _MARK = "library_name: focus-faces"
-
-_TEST_SETS = {
-    "closed": "fakes of generators that training saw",
-    "closed_balanced": "the same, with the shortcut of the training data broken",
-    "open": "fakes of generators that training never saw",
-}
-
-_RATES = {"bpcer": "BPCER", "apcer_mean": "APCER, mean of the generators"}
 
 _TEXT = """\
 ---
@@ -80,17 +71,25 @@ a picture. Scores need a threshold that was fixed on pictures like those in ques
   pictures that may not be processed.
 """
 
+_NO_RESULTS = "Not measured on test images when this was written."
+_RESULTS = """\
+95 % intervals in brackets: over other images of the same generators, not over other generators.
+
+```text
+{table}
+```"""
+
 
 def model_card(
     config: DetectorConfig,
     points: OperatingPoints | None,
-    results: Mapping[str, Any] | None = None,
+    results: str = "",
     data: str = "",
     training: str = "",
 ) -> str:
     """Return the card's text, with the metadata that the Hub reads.
 
-    results: as in ``results.json``. data, training: what it was trained on and how, in words, from
+    results: a table in plain text. data, training: what it was trained on and how, in words, from
     :func:`trained_on` and :func:`trained_how`. What is not known is called "not recorded".
     """
     families = config.training_families
@@ -110,7 +109,7 @@ def model_card(
         mean=", ".join(f"{value:g}" for value in config.mean),
         std=", ".join(f"{value:g}" for value in config.std),
         points=_points(points),
-        results=_results(results),
+        results=_RESULTS.format(table=results) if results else _NO_RESULTS,
     )
 
 
@@ -169,65 +168,12 @@ def _points(points: OperatingPoints | None) -> str:
     if points is None:
         return "None: it was saved without validation images, so its scores lead to no decision."
     undefined = points.undefined()
-    rows = (
-        (name, undefined[name] if value is None else value)
-        for name, value in points.thresholds.items()
-    )
-    return (
+    lines = [
         f"Fixed on {points.n_real} real and {points.n_fake} fake validation images, none of which "
-        "is a test image; a score above says synthetic.\n\n"
-        f"{_table(('point', 'threshold'), rows)}\n\n{points.warning()}".rstrip()
-    )
-
-
-def _results(results: Mapping[str, Any] | None) -> str:
-    if results is None:
-        return "Not measured on test images when this was written."
-    parts = []
-    for name, meaning in _TEST_SETS.items():
-        if (test_set := results.get(name)) and test_set["generators"]:
-            parts += [f"**{name.replace('_', '-')} set** ({meaning}):", _generators(test_set)]
-            if rates := _rates(test_set["operating_points"]):
-                parts.append(rates)
-    if not parts:
-        return "There were no fakes among the test images, so there are no figures."
-    about = "95 % intervals in brackets: over other images of the same generators, not over others."
-    return "\n\n".join([about, *parts])
-
-
-def _generators(test_set: Mapping[str, Any]) -> str:
-    rows = [
-        (_escaped(name), row["relation"] or "not known", row["n_real"], row["n_fake"], row)
-        for name, row in test_set["generators"].items()
+        "is a test image; a score above says synthetic.\n",
+        "| point | threshold |",
+        "|---|---|",
     ]
-    pooled = test_set["pooled"]
-    rows.append(("*mean*", "", "", "", test_set["mean"]))
-    rows.append(("*pooled*", "", pooled["n_real"], pooled["n_fake"], pooled))
-    return _table(
-        ("generator", "relation to training", "real", "fake", "AUC", "CAM entropy"),
-        ((*cells, _figure(row, "auc"), _figure(row, "entropy")) for *cells, row in rows),
-    )
-
-
-def _rates(points: Mapping[str, Any]) -> str:
-    intervals = points.get("intervals", {})
-    rows = [
-        (point, *(_figure({**row, "intervals": intervals.get(point, {})}, rate) for rate in _RATES))
-        for point, row in points.items()
-        if point != "intervals"
-    ]
-    return _table(("threshold", *_RATES.values()), rows) if rows else ""
-
-
-def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def _figure(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None:
-        return "not defined"
-    interval = row["intervals"].get(name)
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    for name, value in points.thresholds.items():
+        lines.append(f"| {name} | {undefined[name] if value is None else value} |")
+    return "\n".join([*lines, "", points.warning()]).rstrip()

@@ -242,14 +242,22 @@ class Detector(nn.Module):
             self.points.write(folder)
         write_card(folder, self.card or model_card(about, self.points))
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> str:
         """Upload what :meth:`save_pretrained` writes to USER/NAME; return the commit's address.
 
-        options: private, token, branch, create_pr and commit_message.
+        options: commit_message, revision, create_pr and others of
+        :meth:`huggingface_hub.HfApi.upload_folder`.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return upload_folder(Path(folder), repo_id, **options)
+            return upload_folder(Path(folder), repo_id, private, token, **options)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -286,7 +294,7 @@ class Detector(nn.Module):
 
         Some networks have a layer after their ``num_features``, so the output itself is asked.
         """
-        device = next((weights.device for weights in self.backbone.parameters()), None)
+        device = next(self.backbone.parameters()).device
         with _evaluation_mode(self.backbone), torch.no_grad():
             try:
                 out = self.backbone(torch.zeros(1, 3, size, size, device=device))
@@ -296,25 +304,23 @@ class Detector(nn.Module):
                     f"({first_line(error)}): choose another --image-size."
                 ) from error
         shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
-        grid, channels = (1, 1), 0
+        height = width = channels = 0
         if len(shape) == 3:
             self._layout = getattr(self.backbone, "output_fmt", "NCHW")
             height, width, channels = shape if self._layout == "NHWC" else (*shape[1:], shape[0])
-            grid = (height, width)
         elif len(shape) == 2:
-            self._layout = "tokens"
-            channels = shape[1]
+            self._layout, channels = "tokens", shape[1]
             tokens = shape[0] - getattr(self.backbone, "num_prefix_tokens", 0)
-            side = math.isqrt(tokens)
-            if side**2 == tokens:
-                grid = (side, side)
-        if math.prod(grid) < 2:
+            height = width = math.isqrt(tokens)
+            if height * width != tokens:
+                height = width = 0
+        if height * width < 2:
             raise InputError(
                 f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
                 f"(its output is {shape or type(out).__name__}), so there is no CAM: choose "
                 "another --model or a larger --image-size."
             )
-        return grid, channels
+        return (height, width), channels
 
     def _load_initial(self, path: Path) -> None:
         """Load the weights to begin with, of the backbone or of a whole detector."""

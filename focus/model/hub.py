@@ -36,14 +36,7 @@ def fetch_folder(name: str | Path, **options: Any) -> Path:
 
 
 def upload_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    token: str | None = None,
-    branch: str | None = None,
-    create_pr: bool | None = None,
-    commit_message: str = "Push model using focus-faces.",
+    folder: Path, repo_id: str, private: bool | None, token: str | None, **options: Any
 ) -> str:
     """Upload the files of a detector to USER/NAME on the Hub, and return the commit's address.
 
@@ -51,15 +44,7 @@ def upload_folder(
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if branch is not None:
-        api.create_branch(repo_id, branch=branch, exist_ok=True)
     commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        commit_message=commit_message,
-        revision=branch,
-        create_pr=create_pr,
-        allow_patterns=_FILES,
-        delete_patterns=THRESHOLDS,
+        repo_id=repo_id, folder_path=folder, delete_patterns=THRESHOLDS, **options
     )
     return commit.commit_url

@@ -32,16 +32,18 @@ def picture_batches(
     Raises:
         ImageError: a picture cannot be decoded. InputError: something is no picture.
     """
-    alone = isinstance(pictures, str | Path | Image.Image) or not isinstance(pictures, Iterable)
-    if alone or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
-        pictures = [pictures]  # type: ignore[list-item]
+    given: Iterable[Picture] = [pictures]  # type: ignore[list-item]
+    if isinstance(pictures, np.ndarray):
+        given = list(pictures) if pictures.ndim == 4 else [pictures]
+    elif isinstance(pictures, Iterable) and not isinstance(pictures, str):
+        given = pictures
     # What is no path is copied before the next one is asked for: an iterator over frames may give
     # one image again and again, with other pixels.
-    numbered: Iterator[tuple[str, str | Path | Image.Image]] = (
+    numbered = (
         (repr(str(picture)), picture)
         if isinstance(picture, str | Path)
         else (f"picture {at}", _rgb_copy(picture, f"picture {at}"))
-        for at, picture in enumerate(pictures)
+        for at, picture in enumerate(given)
     )
 
     def load(picture: str | Path | Image.Image) -> Tensor:

@@ -26,8 +26,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     read with ``weights_only``, so nothing in it is run.
 
     Raises:
-        InputError: there is no such file, or it holds no tensors by name, or it is a pickle of more
-            than tensors.
+        InputError: there is no such file, or it does not hold tensors by name, and only these.
     """
     if not path.is_file():
         raise InputError(f"There is no file {path} with weights: check the path.")
@@ -35,21 +34,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = load_state_dict(str(path), weights_only=True)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # safetensors, torch and zipfile raise what they like
-        refused = any(isinstance(e, pickle.UnpicklingError) for e in (error, error.__cause__))
-        # torch's own sentence recommends to read the file unsafely.
-        reason = "damaged, or a pickle of more than tensors, which is not run"
+        reason = first_line(error)
+        if any(isinstance(e, pickle.UnpicklingError) for e in (error, error.__cause__)):
+            # torch's own sentence recommends to read the file unsafely.
+            reason = "damaged, or a pickle of more than tensors, which is not run"
         raise InputError(
-            f"{path} could not be read as weights ({reason if refused else first_line(error)}): "
-            "give a safetensors file, or save the network's state_dict() alone."
+            f"{path} could not be read as weights ({reason}): give a safetensors file, or save the "
+            "network's state_dict() alone."
         ) from error
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Load all weights of a network; others in ``state`` are left out.
+    """Load all weights of a network from those of a file; the file may hold others.
 
-    Args:
-        network: takes the weights by the names of its ``state_dict()``.
-        state: the tensors of a file; name: of the network, path: of the file, for the error.
+    name: of the network, path: of the file, for the error.
 
     Raises:
         InputError: a weight is missing or has another shape.
@@ -83,7 +81,9 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, p
     own = backbone.state_dict()
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     state = _named_as_timm(state, backbone)
-    blocks = {_block(key) for key in own} - {_block(key) for key in _classifiers(backbone)}
+    classifiers = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    blocks = {_block(key) for key in own} - {_block(key) for key in classifiers}
     for key in state:
         if key not in own and _block(key) in blocks and not key.endswith(_OPTIONAL):
             raise InputError(
@@ -93,33 +93,22 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, p
     load_weights(backbone, state, name, path)
 
 
-def _named_as_timm(state: Mapping[str, Tensor], backbone: nn.Module) -> Mapping[str, Tensor]:
+def _named_as_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
     """Return the weights under the backbone's names, and resampled to its image size."""
     own = backbone.state_dict()
-    named = all(key in state for key in own if not key.endswith(_OPTIONAL))
-    if named and all(state[key].shape == own[key].shape for key in own if key in state):
-        return state
     translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if translate is None:
+    named = all(key in state for key in own if not key.endswith(_OPTIONAL))
+    misfits = {key for key in own if key in state and state[key].shape != own[key].shape}
+    if translate is None or (named and not misfits):
         return state
     try:
         found: dict[str, Tensor] = translate(dict(state), backbone)
     except Exception:  # timm made it for files that it knows; what this one lacks is said later
         return state
-    if not named:
-        return found
     # Names that fit are kept: timm takes some files without a classifier for older ones.
-    resampled = {
-        key: found[key] for key in own if key in found and state[key].shape != own[key].shape
-    }
-    return {**state, **resampled}
+    return state | {key: found[key] for key in misfits if key in found} if named else found
 
 
 def _block(key: str) -> str:
     """Return the part of a network that a weight lies in, ``layer3`` of ``layer3.6.conv1.bias``."""
     return key.partition(".")[0]
-
-
-def _classifiers(backbone: nn.Module) -> tuple[str, ...]:
-    names = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)

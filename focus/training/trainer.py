@@ -29,6 +29,7 @@ from focus.data.generators import training_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.errors import ImageError, InputError, NotFiniteError, sentence
 from focus.evaluation.inference import images_only, score_shared
+from focus.evaluation.result_table import format_table
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.selection import is_better
 from focus.metrics import units
@@ -501,7 +502,9 @@ class Trainer:
 
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)
-        return model_card(detector.config, detector.points, results, data, trained_how(self.config))
+        how = trained_how(self.config)
+        table = format_table({self.config.name: results}) if results else ""
+        return model_card(detector.config, detector.points, table, data, how)
 
 
 def _mixed(*numbers: int) -> int:

@@ -31,7 +31,6 @@ TOLERANCE = 1e-4
 """The largest difference between the file's outputs and the detector's, see :func:`compare`."""
 INPUT, OUTPUTS = "images", ("score", "logits", "cams", "entropy")
 _CHECKED = 16  # images
-_OPSET = 18  # that of torch's own translations
 
 
 class Exported(nn.Module):
@@ -46,8 +45,7 @@ class Exported(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the four outputs."""
-        features = self.detector.features(images)
-        classifier = self.detector.head.fc
+        features, classifier = self.detector.features(images), self.detector.head.fc
         cams = torch.einsum("kc,bchw->bkhw", classifier.weight, features)
         logits = cams.mean((2, 3)) + classifier.bias
         entropy = normalised_entropy(cams.flatten(2), self.detector.head.loss.temperature)
@@ -61,8 +59,10 @@ def export(config: ExportConfig) -> None:
         InputError: no model or no images, a file that is there already, a network that cannot be
             exported, or a difference above ``TOLERANCE``; then no file is written.
     """
-    onnx, runtime = _package("onnx"), _package("onnxruntime")
-    _package("onnxscript")  # torch's exporter needs it
+    try:
+        onnx, runtime, _ = map(import_module, ("onnx", "onnxruntime", "onnxscript"))
+    except ImportError as error:
+        raise InputError(f"{error}: pip install 'focus-faces[onnx]' to export.") from error
     torch.set_num_threads(config.threads or usable_cores())
     path = Path(str(config.onnx))
     if path.exists():
@@ -117,19 +117,18 @@ def onnx_model(detector: Detector, images: Tensor) -> Any:
     Raises:
         InputError: torch cannot export the network.
     """
-    batch = torch.export.Dim("batch", min=1)
+    logging.disable(logging.WARNING)  # the exporter's remarks on its own insides
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's remarks on its own insides
-            logging.disable(logging.WARNING)
+            warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 Exported(detector).eval(),
                 (images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1),),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
-                dynamic_shapes=({0: batch},),
-                opset_version=_OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                opset_version=18,  # that of torch's own translations
                 verbose=False,
             )
     except Exception as error:  # the exporter raises anything
@@ -144,10 +143,11 @@ def onnx_model(detector: Detector, images: Tensor) -> Any:
 
 
 def metadata(detector: Detector) -> dict[str, str]:
-    """Return the file's ``metadata_props``: how to use it, as JSON but for the version."""
+    """Return the file's ``metadata_props``, which say in JSON how to use it."""
     config, points = asdict(detector.config), detector.points
     calibration = None if points is None else points.calibration
     values = {
+        "focus_format": VERSION,
         "focus_preprocessing": {
             "color": "RGB in [0, 1]",
             "resize": "squash to image_size x image_size, bilinear, antialiased",
@@ -161,10 +161,7 @@ def metadata(detector: Detector) -> dict[str, str]:
         "focus_temperature": config["temperature"],
         "focus_version": focus.__version__,
     }
-    return {
-        "focus_format": str(VERSION),
-        **{name: json.dumps(value) for name, value in values.items()},
-    }
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dict[str, float]:
@@ -187,12 +184,3 @@ def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dic
         largest = float(np.abs(np.concatenate(got) - wanted.numpy()).max())
         differences[name] = largest / max(1.0, float(wanted.abs().max()))
     return differences
-
-
-def _package(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"Export needs the package {name}: pip install 'focus-faces[onnx]'."
-        ) from error

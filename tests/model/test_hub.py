@@ -102,7 +102,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / "main").write_text(commit)
         url = f"https://huggingface.co/user/name/commit/{commit}"
-        return CommitInfo(url, options["commit_message"], "", commit)
+        return CommitInfo(url, "", "", commit)
 
     monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **__: RepoUrl(repo_id))
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
