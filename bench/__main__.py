@@ -1,10 +1,10 @@
-"""All measurements of CPU time, or one of them.
+"""Run all measurements of CPU time, or one of them.
 
     python -m bench [head|growth|step|all] [--short] [--output FOLDER]
 
-``head`` compares the operations with their rivals, ``growth`` says how they grow with the sizes,
-``step`` is a whole training step. Each runs in a process of its own, one after the other, as
-``python -m bench.NAME`` would, which takes more options. ``--short`` takes fewer cases and rounds.
+``head`` compares the head with its rivals, ``growth`` fits how it grows with the sizes, ``step`` is
+a whole training step. Each runs in a process of its own, as ``python -m bench.NAME`` does, which
+takes more options. ``--short`` takes fewer cases and rounds.
 """
 
 import argparse
@@ -12,20 +12,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.entry import end_in_a_line, make_folder
+from bench.harness import make_folder, run_program
 
 PROGRAMS = ("head", "growth", "step")
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
-    """Run what is asked for, also where an earlier program failed; the exit code."""
+    """Run the programs, also where an earlier one failed; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",  # Python 3.14 says it so, those before "__main__.py"
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("programs", nargs="?", choices=(*PROGRAMS, "all"), default="all")
+    parser.add_argument("program", nargs="?", choices=(*PROGRAMS, "all"), default="all")
     parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSVs and JSONs")
     given = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> int:
         make_folder(given.output)
         options += ["--output", str(given.output.absolute())]
     failed = []
-    for name in PROGRAMS if given.programs == "all" else [given.programs]:
+    for name in PROGRAMS if given.program == "all" else [given.program]:
         print(f"bench.{name}", flush=True)
         done = subprocess.run([sys.executable, "-m", f"bench.{name}", *options], cwd=ROOT)
         if done.returncode:
@@ -45,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    end_in_a_line(main)
+    run_program(main)

@@ -1,10 +1,10 @@
-"""The machine code of the kernels for several GPUs, compiled without one.
+"""Compile the kernels for several GPUs, without one, and read their machine code.
 
-    python -m bench.codegen [--classes K] [--grid HxW ...] [--output FOLDER]
+    python -m bench.codegen [--targets NAME ...] [--classes K] [--grid HxW ...] [--output FOLDER]
 
 prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, and how
 wide each load of the features F and each store of their gradient dF is. ``--output`` writes the
-same as ``codegen.csv`` and, with the versions of triton and torch, ``codegen.json``.
+same as ``codegen.csv`` and ``codegen.json``.
 
 What is compiled is what would run: the launchers are called with tensors of torch's meta device,
 Triton specialises each launch as on a GPU (arguments equal to 1, alignment of pointers and sizes),
@@ -12,12 +12,11 @@ and hands it over where it would compile it.
 """
 
 import argparse
-import csv
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -31,9 +30,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.driver import driver
 
-from bench.entry import end_in_a_line, make_folder
-from bench.machine_code import Access, compile_for
-from bench.timing import at_least
+from bench import head
+from bench.harness import make_folder, run_program, settings, write
+from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam_entropy, triton_focus_head
 from focus.kernels.types import CamClass, HeadForward
@@ -43,24 +42,21 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
+    # Consumer cards: less shared memory, otherwise as the above.
+    **{f"sm_{number}": GPUTarget("cuda", number, 32) for number in (86, 89, 120)},
 }
-# Consumer cards: less shared memory, otherwise as the above.
-SMALLER = {f"sm_{number}": GPUTarget("cuda", number, 32) for number in (86, 89, 120)}
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
+USUAL_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
 GRIDS = ((7, 7), (8, 8), (10, 10))
 BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES, MANY_CLASSES = 20, 2048, 2, 16, 1000
 
-# What the code is held to: the widest access, two programs of eight warps to a multiprocessor, the
-# shared memory of sm_86 and 120.
+# The limits: the widest access, two programs of eight warps to a multiprocessor, and the shared
+# memory of sm_86 and sm_120.
 WIDE = 16
 MAX_REGISTERS = 128
 MAX_SHARED = 99 * 1024
 
-FEATURES, GRAD_FEATURES = "features_ptr", "grad_features_ptr"
-
-Widths = dict[int, int]
-"""How many instructions there are of each width in bytes."""
+FEATURES, GRAD_FEATURES = ("load", "features_ptr"), ("store", "grad_features_ptr")
 
 
 class Launch(NamedTuple):
@@ -72,41 +68,6 @@ class Launch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Code:
-    """Of one compiled kernel; ``loads`` and ``stores`` are None if it has no access to F or dF.
-
-    ``spills`` counts instructions on local memory (scratch), ``local`` and ``shared`` are bytes,
-    ``asynchronous`` is how many of the ``loads`` copy to shared memory. Registers are per thread.
-    """
-
-    warps: int
-    registers: int
-    spills: int
-    local: int
-    shared: int
-    atomics: int
-    loads: Widths | None
-    asynchronous: int
-    stores: Widths | None
-
-    def faults(self) -> list[str]:
-        """What misses the limits, in words."""
-        faults = []
-        if self.registers > MAX_REGISTERS:
-            faults.append(f"over {MAX_REGISTERS} registers")
-        if self.spills or self.local:
-            faults.append("spills")
-        if self.shared > MAX_SHARED:
-            faults.append(f"over {MAX_SHARED // 1024} KB shared")
-        if self.atomics:
-            faults.append("atomics")
-        for what, widths in (("F loads", self.loads), ("dF stores", self.stores)):
-            if widths is not None and (not widths or min(widths) < WIDE):
-                faults.append(f"narrow {what}" if widths else f"{what} not found")
-        return faults
-
-
-@dataclass(frozen=True)
 class Row:
     """One line of the table."""
 
@@ -115,12 +76,45 @@ class Row:
     dtype: str
     layout: str
     cells: int
-    code: Code
+    code: MachineCode
 
     def flat(self) -> dict[str, Any]:
-        """The fields of the row and of its code, side by side, with the faults."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "code"}
-        return own | asdict(self.code) | {"faults": self.code.faults()}
+        """Return the fields of a row of the CSV."""
+        own = {k: v for k, v in vars(self).items() if k != "code"}
+        used = {k: v for k, v in vars(self.code).items() if k != "widths"}
+        return (
+            own
+            | used
+            | {
+                "loads": _text(self.code.widths.get(FEATURES)),
+                "stores": _text(self.code.widths.get(GRAD_FEATURES)),
+                "faults": ", ".join(faults(self.code)),
+            }
+        )
+
+
+def faults(code: MachineCode) -> list[str]:
+    """Return what misses the limits, in words."""
+    found = []
+    if code.registers > MAX_REGISTERS:
+        found.append(f"over {MAX_REGISTERS} registers")
+    if code.spills or code.local:
+        found.append("spills")
+    if code.shared > MAX_SHARED:
+        found.append(f"over {MAX_SHARED // 1024} KB shared")
+    if code.atomics:
+        found.append("atomics")
+    for what, place in (("F loads", FEATURES), ("dF stores", GRAD_FEATURES)):
+        if (widths := code.widths.get(place)) is not None and min(widths, default=0) < WIDE:
+            found.append(f"narrow {what}" if widths else f"{what} not found")
+    return found
+
+
+def _text(widths: dict[int, int] | None) -> str:
+    """Return ``2 x 16 B``; a dash where the tensor is not touched."""
+    if widths is None:
+        return "-"
+    return " + ".join(f"{count} x {width} B" for width, count in sorted(widths.items())) or "none"
 
 
 @dataclass(frozen=True)
@@ -136,12 +130,13 @@ class _NoDevice:
         return 0
 
     def get_current_target(self) -> Any:
-        return (TARGETS | SMALLER)[self.name]
+        return TARGETS[self.name]
 
 
-def capture(target: str, call: Callable[[], object]) -> list[Launch]:
-    """The launches that ``call`` would make on a target; no kernel is compiled or run."""
-    launches = []
+@contextmanager
+def capturing(target: str) -> Iterator[list[Launch]]:
+    """Collect the launches that would be made on a target; no kernel is compiled or run."""
+    launches: list[Launch] = []
 
     def keep(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
         signature, constants = compile["signature"], compile["constants"]
@@ -153,38 +148,33 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
         launches.append(Launch(name, source, options))
         return True  # "do not compile": then nothing is launched either
 
+    before = driver._active
     driver.set_active(_NoDevice(target))
-    with knobs.runtime.scope():
-        knobs.runtime.jit_cache_hook = keep
+    try:
+        with knobs.runtime.scope():
+            knobs.runtime.jit_cache_hook = keep
+            yield launches
+    finally:
+        driver._active = before
+
+
+def capture(target: str, call: Callable[[], object]) -> list[Launch]:
+    """Return the launches that ``call`` would make on a target."""
+    with capturing(target) as launches:
         call()
     return launches
 
 
-def inspect(target: str, launch: Launch) -> Code:
-    """Compile a launch and look at its registers, and at its accesses to F and dF."""
-    code = compile_for((TARGETS | SMALLER)[target], launch.source, launch.options)
-    loads, stores = code.of("load", FEATURES), code.of("store", GRAD_FEATURES)
-    return Code(
-        warps=code.warps,
-        registers=code.registers,
-        spills=code.spills,
-        local=code.local,
-        shared=code.shared,
-        atomics=code.atomics,
-        loads=_widths(loads),
-        asynchronous=sum(a.asynchronous for a in loads or ()),
-        stores=_widths(stores),
-    )
-
-
-def _widths(accesses: list[Access] | None) -> Widths | None:
-    return None if accesses is None else dict(Counter(a.width for a in accesses))
+def inspect(target: str, launch: Launch) -> MachineCode:
+    """Compile a launch and read its machine code."""
+    return compile_for(TARGETS[target], launch.source, launch.options)
 
 
 def steps(
     dtype: torch.dtype, layout: torch.memory_format, grid: tuple[int, int], classes: int = CLASSES
 ) -> dict[str, Callable[[], object]]:
-    """Every launcher, called as a training step under autocast does: with a float32 classifier.
+    """Return every launcher, called as a training step under autocast does: with a float32
+    classifier.
 
     All inputs of the terms are given, so that every part of the kernels is compiled.
     """
@@ -234,8 +224,8 @@ def steps(
         for name, call in (("forward", head_forward), ("backward", head_backward))
     }
     several = empty(SEVERAL_CLASSES, CHANNELS)
-    heads[f"focus_head backward K {SEVERAL_CLASSES}"] = partial(head_backward, several)
     return heads | {
+        f"focus_head backward K {SEVERAL_CLASSES}": partial(head_backward, several),
         f"focus_head contrast forward K {len(many)}": lambda: head_forward(many, "contrast"),
         "cam_entropy forward": lambda: triton_cam_entropy.cam_entropy_forward(
             features, weight, target, scale
@@ -250,18 +240,19 @@ def steps(
 
 
 def rows(
-    targets: tuple[str, ...] = tuple(TARGETS),
-    grids: tuple[tuple[int, int], ...] = GRIDS,
-    layouts: tuple[str, ...] = tuple(LAYOUTS),
-    dtypes: tuple[str, ...] = tuple(DTYPES),
+    targets: Sequence[str] = USUAL_TARGETS,
+    grids: Sequence[tuple[int, int]] = GRIDS,
+    layouts: Sequence[str] = tuple(LAYOUTS),
+    dtypes: Sequence[str] = tuple(head.DTYPES),
     classes: int = CLASSES,
+    paths: Sequence[str] | None = None,
 ) -> Iterator[Row]:
-    """The table, line by line."""
+    """Yield the table line by line. paths: names of :func:`steps`, all by default."""
     # Kernels that see neither F nor its layout are the same in several lines.
-    known: dict[tuple[str, str, str], Code] = {}
+    known: dict[tuple[str, str, str], MachineCode] = {}
     for target, dtype, layout, grid in product(targets, dtypes, layouts, grids):
-        for name, step in steps(DTYPES[dtype], LAYOUTS[layout], grid, classes).items():
-            for launch in capture(target, step):
+        for name, step in steps(head.DTYPES[dtype], LAYOUTS[layout], grid, classes).items():
+            for launch in capture(target, step) if paths is None or name in paths else ():
                 key = target, launch.source.hash(), str(launch.options)
                 if key not in known:
                     known[key] = inspect(target, launch)
@@ -269,95 +260,40 @@ def rows(
                 yield Row(kernel, target, dtype, layout, grid[0] * grid[1], known[key])
 
 
-def text(widths: Widths | None) -> str:
-    """``2 x 16 B``; a dash, where the tensor is not touched."""
-    if widths is None:
-        return "-"
-    return " + ".join(f"{count} x {width} B" for width, count in sorted(widths.items())) or "none"
-
-
-def line(row: Row) -> str:
-    """A line of the printed table."""
-    code = row.code
-    loads = text(code.loads) + (f" ({code.asynchronous} async)" if code.asynchronous else "")
-    return COLUMNS.format(
-        row.kernel,
-        row.target,
-        row.dtype,
-        row.layout,
-        row.cells,
-        code.registers,
-        code.spills,
-        code.local,
-        code.shared,
-        code.atomics,
-        loads,
-        text(code.stores),
-        ", ".join(code.faults()) or "ok",
-    )
-
-
-COLUMNS = "{:<39} {:<6} {:<5} {:<13} {:>5} {:>4} {:>6} {:>5} {:>6} {:>7}  {:<20} {:<11} {}"
-HEADER = COLUMNS.format(
-    *("kernel", "target", "dtype", "layout", "HW", "regs", "spills", "local", "shared", "atomics"),
-    *("F loads", "dF stores", "verdict"),
-)
-
-
-def write(table: list[Row], folder: Path, classes: int = CLASSES) -> None:
-    """``codegen.csv`` and ``codegen.json`` in a folder."""
-    flat = [row.flat() for row in table]
-    head = {
-        "triton": triton.__version__,
-        "torch": torch.__version__,
-        "batch": BATCH,
-        "channels": CHANNELS,
-        "classes": classes,
-    }
-    (folder / "codegen.json").write_text(json.dumps(head | {"rows": flat}, indent=1) + "\n")
-    with (folder / "codegen.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, flat[0])
-        writer.writeheader()
-        for row, code in zip(flat, (r.code for r in table), strict=True):
-            row |= {"loads": text(code.loads), "stores": text(code.stores)}
-            writer.writerow(row | {"faults": ", ".join(row["faults"])})
-
-
 def grid_of(text: str) -> tuple[int, int]:
-    """For argparse: ``5x13``, cells along the height and the width."""
+    """Read ``5x13`` for argparse: cells along the height and the width."""
     if (sides := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, two whole numbers of at least 1")
     return int(sides[1]), int(sides[2])
 
 
 def main() -> None:
-    """Print the table as it grows, then write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
-    parser.add_argument(
-        "--classes", type=at_least(1), default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
+    """Print the table as it grows, then write it with ``--output``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    usual = " ".join("x".join(map(str, grid)) for grid in GRIDS)
-    words = f"cells of the maps, one or several (default {usual})"
-    parser.add_argument("--grid", type=grid_of, nargs="+", default=GRIDS, metavar="HxW", help=words)
-    arguments = parser.parse_args()
-    output: Path | None = arguments.output
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
+    parser.add_argument("--targets", choices=TARGETS, nargs="+", default=USUAL_TARGETS)
+    parser.add_argument(
+        "--classes", type=int, default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
+    )
+    parser.add_argument("--grid", type=grid_of, nargs="+", default=GRIDS, metavar="HxW")
+    given = parser.parse_args()
     if knobs.runtime.interpret:
         raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
-    if output:
-        make_folder(output)
-    print(f"triton {triton.__version__}, torch {torch.__version__}; compiled, not run")
-    print(f"B {BATCH}, C {CHANNELS}, K {arguments.classes}")
-    print(HEADER)
+    if given.output:
+        make_folder(given.output)
     table = []
-    for row in rows(grids=tuple(arguments.grid), classes=arguments.classes):
-        table.append(row)
-        print(line(row), flush=True)
-    missed = sum(bool(row.code.faults()) for row in table)
+    for row in rows(given.targets, given.grid, classes=given.classes):
+        table.append(row.flat())
+        print(", ".join(f"{name} {value}" for name, value in table[-1].items()), flush=True)
+    missed = sum(bool(row["faults"]) for row in table)
     print(f"{len(table)} kernels, {missed} miss a limit")
-    if output:
-        write(table, output, arguments.classes)
+    if given.output:
+        measured_with = settings("python -m bench.codegen") | {"triton": triton.__version__}
+        sizes = {"batch": BATCH, "channels": CHANNELS, "classes": given.classes}
+        write(given.output, "codegen", table, measured_with | sizes)
 
 
 if __name__ == "__main__":
-    end_in_a_line(main)
+    run_program(main)

@@ -1,4 +1,4 @@
-"""What ``pytest bench/`` sets for its process: one thread on one core, memory that is kept."""
+"""Prepare the process of ``pytest bench/``: one thread on one core, memory that is kept."""
 
 import ctypes
 import os
@@ -16,9 +16,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_pinned_thread() -> Iterator[None]:
-    """On the last core, since the first ones take the interrupts, where the system can pin."""
+def pinned_process() -> Iterator[None]:
+    """Take the last core, since the first ones take the interrupts, where the system can pin."""
     torch.set_num_threads(1)
+    # As bench.harness.keep_memory, which starts the process anew.
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -26,11 +30,3 @@ def one_pinned_thread() -> Iterator[None]:
     os.sched_setaffinity(0, {max(cores)})
     yield
     os.sched_setaffinity(0, cores)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def kept_memory() -> None:
-    """What :func:`bench.timing.keep_memory` sets by starting anew, which pytest cannot."""
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

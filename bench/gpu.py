@@ -1,415 +1,362 @@
-"""What a GPU says about the kernels: tests, times, launches, traffic, in one JSON file.
+"""Measure the head on a GPU: correctness first, then times, in one JSON and at most 8 minutes.
 
-    python -m bench.gpu [--output FILE] [--minutes N] [--parts NAME,...] [--shapes BxCxHW,...]
+    python -m bench.gpu [--output FILE] [--minutes N] [--parts NAME ...] [--shapes BxCxHW ...]
 
-Parts, in this order, each within its share of the time; what one leaves goes to the later ones:
+Parts, in this order:
 
-- ``tests``: ``pytest -m gpu`` of the kernels; counts, names and messages of failures. Nearly all
-  of its time goes to compiling, so that as many processes as there are cores share the tests.
-- ``compilation``: compiles, in as many processes, what the later parts launch.
-- ``copies``: measured bandwidth of a large copy, and of F -> dF at each size; and a graph of one
-  and of eight kernels on one element, below which no step of as many launches can come.
-- ``times``: the head (forward, backward, step) beside the plain head and the head written as
-  separate branches, launched eagerly and replayed from a CUDA graph. Before it is timed, each is
-  checked against the float64 reference, but for the branches in bf16, where ties move gradients.
-  ``compiled``: the branches under torch.compile.
-- ``splits``: the forward launcher alone, with the channels divided among 1 to 32 programs a sample.
-- ``stages``: a step, with at most 8 to 144 KB of F and W under way in each program, and the stages
-  that this gives the loops of forward and backward.
-- ``launches``: kernels by name, with the median of their time, and the peak of memory, of a
-  forward, a backward, a step; bf16.
-- ``step``: a training step of two networks with cross-entropy alone (twice, which says what cannot
-  be told apart), our loss, and the branches.
-- ``traffic``: DRAM and L2 bytes of each kernel, where ``ncu`` is on the path or in the CUDA
-  toolkit (``CUDA_HOME``, else /usr/local/cuda); bf16, two shapes before the others.
-- ``memcheck``, ``racecheck``: where ``compute-sanitizer`` is.
+- ``correctness``: gradients of ``focus_head`` against the float64 reference on the device, at odd
+  sizes and many numbers of classes, both types and layouts.
+- ``copy``: F copied, the bandwidth that a gradient of F is measured by.
+- ``plain``, ``branches``, ``compiled``, ``ours``: forward and gradients of plain pooling +
+  classifier + cross-entropy, of the head as autograd branches, of these under torch.compile, and of
+  ``focus_head``, each checked against the reference of what it computes.
 
-Times are microseconds between two events on the device: median, 10 % and 90 % quantile. Before each
-repetition triton.testing.do_bench overwrites the L2, so that F is not in it; writing that back is
-part of small times, of all providers alike. ``host_us`` is how long the call keeps the CPU busy;
-overwriting the L2 hides part of that from the eager times. ``of_copy`` is the time in which the
-large copy's bandwidth would move the floor (F once in forward; F and dF in backward; F twice and dF
-in a step), as a share of the time measured; a second read of F from L2 can lift it above 1.
+A row has microseconds as [median, 10 %, 90 %]: ``cold_us`` by triton.testing.do_bench, which
+overwrites the L2 before each repetition (writing that back is part of small times, of all providers
+alike); ``graph_us`` by do_bench_cudagraph, where F may be in the L2; and ``host_us``, the median
+time that a call keeps the CPU busy. ``floor_us`` is the time in which the copy's bandwidth reads F
+and writes dF once.
 
-Where a command may not run for so long, several can share the parts, each with a file of its own:
-``tests``; those from ``compilation`` to ``step``; and the last three, which find on the disk
-what was compiled for them.
-
-The file is replaced after every case, so that an abort loses no more than the case at hand. The
-exit code is 0; 1, if ``problems`` is not empty; 2 without a device, or where no kernel runs. A tool
-that is absent or lacks a permission, a baseline that cannot run, and what a card has too little
-memory for in ``stages`` and ``step``, is an ``obstacle`` and no problem. ``--device cpu`` rehearses
-the program; it says nothing about a GPU.
+Each part is a process of its own with a share of the time, so that a crash, a hang or a poisoned
+CUDA context ends no other part: its error is in the JSON, which is replaced after each row. A case
+that cannot run is a row with ``error``. The exit code is 0; 1 if anything is wrong or could not
+run; 2 without a device. ``--device cpu`` rehearses the program and says nothing about a GPU.
 """
 
 import argparse
+import contextlib
+import gc
+import json
 import math
 import os
 import platform
 import re
-import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple
 
 import torch
 
-from bench import gpu_tools as tools
 from bench import head
-from bench.entry import end_in_a_line
-from bench.gpu_report import Budget, Report, Row, Run
-from bench.gpu_steps import (
-    SHAPES,
-    Case,
-    Operation,
-    cases,
-    inputs_of,
-    operations,
-    profiled,
-    shapes_of,
-)
-from bench.gpu_timing import (
-    MIB,
-    captured,
-    copy,
-    launch_floor,
-    launched,
-    leave_capture,
-    measure,
-    same,
-)
-from bench.gpu_training import training_step
-from bench.gpu_tuning import splits, stages
-from bench.gpu_worker import DONE
-from bench.head_table import Shape
-from bench.timing import above_0
-from focus.errors import InputError
+from bench.harness import Step, commit, make_folder, run_program
 from focus.kernels import backend_for
-from focus.runtime.machine import usable_cores
 
-FORMAT = 1
-# Each has a context on the device, of some 500 MB, and the tensors of a test.
-MOST_PROCESSES, BYTES_OF_PROCESS = 16, 2 * 1024 * MIB
-# Of the traffic: a small batch and a large one.
-TELLING = SHAPES[1:3]
-# How often F or dF passes through memory at the least.
-PASSES = {"forward": 1, "backward": 2, "step": 3}
+Row = dict[str, Any]
 
-
-def tests(run: Run) -> None:
-    """Part ``tests``."""
-    out = run.out
-    out |= tools.kernel_tests(run.tests, run.part.left(), processes(run.device))
-    if out["failures"]:
-        run.problem(f"{len(out['failures'])} failed")
-    if not out["finished"]:
-        until = f"not all of them ran, the last {', '.join(out['last']) or 'unknown'}"
-        run.problem(f"interrupted after {out['seconds']:.0f} s: {until}")
-    elif out["exit_code"] not in (0, 1) or (out["exit_code"] == 1 and not out["failures"]):
-        run.problem(f"pytest ended with exit code {out['exit_code']}")
-    elif run.device == "cuda" and not out["passed"]:
-        run.problem("none passed")
+SHAPES: tuple[head.Shape, ...] = tuple((batch, 2048, 49) for batch in (20, 64, 128, 256, 1024))
+ODD_SHAPES: tuple[head.Shape, ...] = ((20, 2048, 49), (3, 70, 49), (5, 256, 64), (2, 129, 100))
+ODD_CLASSES = (2, 3, 16, 17, 1000)
+QUANTILES = (0.5, 0.1, 0.9)
+ROOT = Path(__file__).parents[1]
 
 
-def processes(device: str) -> int:
-    """How many work side by side: one a core, as far as the device has memory for them."""
-    cores = usable_cores()
+class Case(NamedTuple):
+    """Sizes, type and layout of the features, and the number of classes."""
+
+    shape: head.Shape
+    dtype: str
+    layout: str
+    classes: int = 2
+
+    def labels(self) -> Row:
+        """Return the first columns of a row."""
+        return self._asdict() | {"shape": "x".join(map(str, self.shape))}
+
+    def features_bytes(self) -> int:
+        """Return the size of F, and of its gradient."""
+        return math.prod(self.shape) * head.DTYPES[self.dtype].itemsize
+
+    def inputs(self, device: str) -> head.Inputs:
+        """Return random tensors on the device."""
+        dtype = head.DTYPES[self.dtype]
+        return head.make_inputs(self.shape, self.layout, self.classes, dtype, device)
+
+
+def timed_cases(shapes: tuple[head.Shape, ...]) -> list[Case]:
+    """Return the cases that are timed, the most telling first."""
+    layouts = ("channels_last", "nchw")
+    cases = [Case(shape, "bf16", layout) for layout in layouts for shape in shapes]
+    return cases + [Case(shapes[len(shapes) // 2], "fp32", layout) for layout in layouts]
+
+
+def measure(step: Callable[[], object], device: str) -> Row:
+    """Return the times of a step on the device, and of the host's call."""
+    step()
     if device == "cpu":
-        return cores
-    memory = torch.cuda.get_device_properties(0).total_memory
-    return max(1, min(cores, MOST_PROCESSES, memory // BYTES_OF_PROCESS))
+        return {"cold_us": [round(host_us(step, device), 1)] * 3}
+    from triton.testing import do_bench, do_bench_cudagraph
+
+    cold = do_bench(step, warmup=10, rep=50, quantiles=QUANTILES)
+    row: Row = {"cold_us": _microseconds(cold), "host_us": round(host_us(step, device), 1)}
+    gc.collect()  # a graph of autograd in a cycle would keep its nodes on the other stream
+    try:
+        row["graph_us"] = _microseconds(do_bench_cudagraph(step, rep=20, quantiles=QUANTILES))
+    except Exception as error:  # what cannot be captured still has its other times
+        torch.cuda.set_stream(torch.cuda.default_stream())
+        row["graph_error"] = one_line(error)
+    return row
 
 
-def compilation(run: Run) -> None:
-    """Part ``compilation``: what they launch is kept on the disk, where the later parts find it."""
-    count = processes(run.device)
-    run.out["processes"] = count
-    command = steps_command("compile", run.device, run.shapes)
-    shares = [[*command, "--share", f"{number}/{count}"] for number in range(count)]
-    for ran in tools.run_at_once(shares, run.part.left()):
-        if ran.code or not ran.in_time:
-            run.out["obstacle"] = "not all were compiled, so later parts take longer"
+def _microseconds(milliseconds: list[float]) -> list[float]:
+    return [round(1e3 * value, 2) for value in milliseconds]
 
 
-def copies(run: Run) -> None:
-    """Part ``copies``: bytes read plus bytes written, a second."""
-    size = 16 * MIB
-    if run.device == "cuda":
-        size = min(1024 * MIB, torch.cuda.get_device_properties(0).total_memory // 8)
-    # The first one may find the clocks still low, and all shares of its bandwidth too high.
-    large = [copy(size, run.device) for _ in range(3)]
-    run.out["large"] = min(large, key=lambda row: float(row["median_us"]))
-    run.out["launch_floor"] = [launch_floor(count, run.device) for count in (1, 8)]
-    sizes = {case.features_bytes: case for case in cases(run.shapes)}
-    for case in run.part.over(sizes.values()):
-        row = {"shape": case.size, "dtype": case.dtype}
-        run.add(row | copy(case.features_bytes, run.device))
+def host_us(step: Callable[[], object], device: str, repeats: int = 20) -> float:
+    """Return the median of the microseconds that a call takes to return."""
+    seconds = []
+    for _ in range(repeats):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return 1e6 * sorted(seconds)[repeats // 2]
 
 
-def times(run: Run) -> None:
-    """Part ``times``."""
-    for case in run.part.over(cases(run.shapes)):
-        inputs = inputs_of(case, run.device)
-        form = backend_for(inputs.features).name
-        for operation in operations(inputs):
-            for row in time_operation(operation, case, run):
-                run.add(row | ({"form": form} if operation.provider == "ours" else {}))
+def correctness(device: str, shapes: tuple[head.Shape, ...]) -> Iterator[tuple[Row, Any]]:
+    """Yield the cases of ``focus_head`` that are compared with the reference."""
+    cases = [Case(s, *kind) for s, kind in product(ODD_SHAPES, product(head.DTYPES, head.LAYOUTS))]
+    cases += [Case((17, 96, 49), "bf16", "channels_last", classes) for classes in ODD_CLASSES]
+    for case in cases:
+        yield case.labels(), partial(_compare, case, device)
 
 
-def compiled(run: Run) -> None:
-    """Part ``compiled``: torch.compile, for each case anew, with fixed shapes."""
-    for case in run.part.over([c for c in cases(run.shapes) if c.classes == 2]):
-        torch.compiler.reset()
-        inputs = inputs_of(case, run.device)
-        step = head.compiled(inputs)
-        branches = operations(inputs)[-1]
-        operation = Operation("branches compiled", "step", partial(same, step), branches.expected)
-        for row in time_operation(operation, case, run):
-            run.add(row)
+def _compare(case: Case, device: str) -> Row:
+    inputs = case.inputs(device)
+    return compared(inputs, "ours", partial(head.gradients, inputs, head.ours_loss))
 
 
-def time_operation(operation: Operation, case: Case, run: Run) -> Iterator[Row]:
-    """A row per way of launching; what cannot run or is wrong is a row with ``problem``."""
-    copied = run.report.data.get("copies", {}).get("large", {}).get("bytes_per_second")
-    for launch in ("eager", "graph") if run.device == "cuda" else ("eager",):
-        row = case.labels() | {"provider": operation.provider, "phase": operation.phase}
-        row["launch"] = launch
-        step = None  # an eager loss would keep the leaves' nodes on its stream, out of a capture's
+def compared(inputs: head.Inputs, name: str, step: Step) -> Row:
+    """Return the relative error of a step's gradients, and whether it is over its limit."""
+    ((_, error, limit),) = head.relative_errors(inputs, {name: step})
+    row: Row = {"relative_error": error if math.isfinite(error) else str(error)}
+    return row if error <= limit else row | {"error": f"wrong: relative error above {limit:.1e}"}
+
+
+def copies(device: str, shapes: tuple[head.Shape, ...]) -> Iterator[tuple[Row, Any]]:
+    """Yield a copy of each size of F, the largest first."""
+    sizes = {case.features_bytes() for case in timed_cases(shapes)}
+    for size in sorted(sizes, reverse=True):
+        yield {"bytes": size}, partial(_copy, size, device)
+
+
+def _copy(size: int, device: str) -> Row:
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    row = measure(lambda: target.copy_(source), device)
+    return row | {"bytes_per_second": round(2e6 * size / row["cold_us"][0])}
+
+
+def provider(
+    names: tuple[str, ...], device: str, shapes: tuple[head.Shape, ...]
+) -> Iterator[tuple[Row, Any]]:
+    """Yield the steps of :func:`bench.head.steps_of` by these names, case by case."""
+    for case, name in product(timed_cases(shapes), names):
+        yield case.labels() | {"provider": name}, partial(_step, case, name, device)
+
+
+def _step(case: Case, name: str, device: str) -> Row:
+    torch.compiler.reset()  # it compiles a function for a few shapes, and then no more
+    inputs = case.inputs(device)
+    step = head.steps_of(inputs)[name]
+    row = compared(inputs, name, step)
+    if name == "ours":
+        row["backend"] = ": ".join(backend_for(inputs.features))
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        peak = torch.cuda.max_memory_allocated() - before
+        row["memory_of_features"] = round(peak / case.features_bytes(), 3)
+    return row | measure(step, device)
+
+
+PARTS: dict[str, tuple[float, Callable[..., Iterator[tuple[Row, Any]]]]] = {
+    "correctness": (2, correctness),
+    "copy": (0.5, copies),
+    "plain": (1, partial(provider, ("plain mean", "plain adaptive"))),
+    "branches": (1, partial(provider, ("branches",))),
+    "compiled": (2, partial(provider, ("compiled",))),
+    "ours": (2.5, partial(provider, ("ours",))),
+}
+"""By name: its share of the time, and the function that yields labels and measurements."""
+
+
+def run_part(name: str, device: str, shapes: tuple[head.Shape, ...]) -> None:
+    """Print a JSON line a row; a case that fails is a row with ``error``."""
+    torch.set_float32_matmul_precision("highest")  # which some images have lowered
+    for labels, call in PARTS[name][1](device, shapes):
         try:
-            step = operation.make() if launch == "eager" else captured(operation.make)
-            error, limit = operation.error(step()), operation.limit(case.dtype)
-            row["error"] = error if math.isfinite(error) else None
-            if error <= limit or limit == math.inf:
-                row |= measure(step, run.device)
-            else:
-                row["problem"] = f"wrong: relative error {error:.1e} above {limit:.1e}"
+            row = labels | call()
         except Exception as error:  # one that cannot run must not end the others
-            leave_capture(run.device)
-            kind = "problem" if operation.provider == "ours" else "obstacle"
-            row[kind] = tools.one_line(f"{type(error).__name__}: {error}")
-        if copied and operation.provider == "ours" and "median_us" in row:
-            floor = PASSES[operation.phase] * case.features_bytes / copied
-            row["of_copy"] = round(1e6 * floor / row["median_us"], 4)
-        yield row
+            row = labels | {"error": one_line(error)}
+        print(json.dumps(row), flush=True)
 
 
-def launches(run: Run) -> None:
-    """Part ``launches``: kernels and memory."""
-    for case in run.part.over([c for c in cases(run.shapes) if c.dtype == "bf16"]):
-        inputs = inputs_of(case, run.device)
-        for operation in operations(inputs):
-            row = case.labels() | {"provider": operation.provider, "phase": operation.phase}
-            row |= launched(operation.make(), run.device, case.features_bytes)
-            run.add(row)
-            if "obstacle" in row:
-                run.out["obstacle"] = row["obstacle"]
+def run_process(command: list[str], seconds: float, add: Callable[[Row], None]) -> str | None:
+    """Run a part as a process for at most some seconds; return its error, if there is one.
+
+    add: takes each row as it is printed.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            start_new_session=True,  # compilers that it started end with it
+        ) as child,
+    ):
+        assert child.stdout is not None
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(child.pid, signal.SIGKILL)
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            for line in child.stdout:
+                if line.startswith("{"):
+                    add(json.loads(line))
+        except BaseException:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+        finally:
+            code = child.wait()
+            timer.cancel()
+        if late.is_set():
+            return f"ended after its share of {seconds:.0f} s"
+        said.seek(0)
+        lines = said.read().strip().splitlines()
+    return f"exit code {code}: {' | '.join(lines[-3:])}" if code else None
 
 
-def traffic(run: Run) -> None:
-    """Part ``traffic``: two shapes by themselves, since a profile without an end is lost."""
-    telling = tuple(shape for shape in run.shapes if shape in TELLING) or run.shapes[:2]
-    others = tuple(shape for shape in run.shapes if shape not in telling)
-    for shapes in run.part.over([telling, others] if others else [telling]):
-        found = tools.profile(steps_command("profile", run.device, shapes), run.part.left())
-        if "obstacle" in found:
-            run.out["obstacle"] = found["obstacle"]
-            return
-        phases, watched = tools.phases(found["kernels"]), profiled(shapes)
-        if len(phases) != 2 * len(watched):
-            run.out["kernels"] = found["kernels"]
-            run.problem(f"{len(phases)} phases instead of 2 for each of {len(watched)} steps")
-            return
-        for case, forward, backward in zip(watched, phases[::2], phases[1::2], strict=True):
-            run.add(case.labels() | tools.traffic(forward, backward, case.features_bytes))
-
-
-def sanitized(tool: str, run: Run) -> None:
-    """Parts ``memcheck`` and ``racecheck``."""
-    out, command = run.out, steps_command("watch", run.device)
-    out |= tools.sanitize(tool, command, DONE, run.part.left())
-    if out.get("errors"):
-        run.problem(f"{out['errors']} errors")
-    elif "obstacle" not in out and not out["target_ended"]:
-        run.problem(f"the steps did not come to their end (exit code {out['exit_code']})")
-
-
-def steps_command(task: str, device: str, shapes: tuple[Shape, ...] = ()) -> list[str]:
-    """The process that compiles, or that a tool watches."""
-    options = ["--device", device]
-    if shapes:
-        options += ["--shapes", ",".join("x".join(map(str, shape)) for shape in shapes)]
-    return [sys.executable, "-m", "bench.gpu_worker", task, *options]
-
-
-def smi() -> Row:
-    """What nvidia-smi says of the card that is measured, as long as that is from NVIDIA."""
-    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
-    return tools.smi(None if uuid is None else str(uuid)) if torch.version.cuda else {}
+def one_line(error: BaseException) -> str:
+    """Return the kind of an error and the beginning of its message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def machine(device: str) -> Row:
-    """Card, driver and versions."""
-    try:
-        triton = version("triton")
-    except PackageNotFoundError:
-        triton = None
+    """Return card, driver, versions and commit."""
     row: Row = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": triton,
         "system": platform.platform(),
-        "commit": tools.commit(),
+        "commit": commit(),
+        "started": time.strftime("%FT%T%z"),
     }
+    try:
+        row["triton"] = version("triton")
+    except PackageNotFoundError:
+        row["triton"] = None
     if device == "cpu":
         return row
-    card, amd = torch.cuda.get_device_properties(0), Path("/sys/module/amdgpu/version")
-    nvidia = smi()
-    return row | {
-        "card": card.name,
-        "cuda": torch.version.cuda,
-        "rocm": torch.version.hip,
-        "driver": nvidia.get("driver_version")
-        or (amd.read_text().strip() if amd.exists() else None),
-        "capability": card.gcnArchName if torch.version.hip else f"{card.major}.{card.minor}",
-        "memory_bytes": card.total_memory,
-        "l2_bytes": getattr(card, "L2_cache_size", None),
-        "multiprocessors": card.multi_processor_count,
-        "nvidia_smi": nvidia,
-    }
+    card = torch.cuda.get_device_properties(0)
+    row |= {"card": card.name, "cuda": torch.version.cuda, "rocm": torch.version.hip}
+    row |= {"memory_bytes": card.total_memory, "multiprocessors": card.multi_processor_count}
+    row["capability"] = f"{card.major}.{card.minor}"
+    row["l2_bytes"] = getattr(card, "L2_cache_size", None)
+    query = "driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        row["nvidia_smi"] = dict(zip(query.split(","), done.stdout.split(", "), strict=False))
+    except (OSError, subprocess.SubprocessError) as error:
+        row["nvidia_smi"] = one_line(error)
+    return row
 
 
-PARTS: dict[str, tuple[float, Callable[[Run], None]]] = {
-    "tests": (4, tests),
-    "compilation": (1, compilation),
-    "copies": (0.3, copies),
-    "times": (2.5, times),
-    "compiled": (1, compiled),
-    "splits": (0.4, splits),
-    "stages": (0.4, stages),
-    "launches": (0.5, launches),
-    "step": (0.6, training_step),
-    "traffic": (1, traffic),
-    "memcheck": (1.2, partial(sanitized, "memcheck")),
-    "racecheck": (1.2, partial(sanitized, "racecheck")),
-}
-"""Share of the time, and what is done, in this order."""
-
-# Without it the part only says so, and needs no time.
-NEEDS = {"traffic": "ncu", "memcheck": "compute-sanitizer", "racecheck": "compute-sanitizer"}
-
-
-def parts_of(text: str) -> list[str]:
-    """Names of parts, in their order."""
-    named = text.split(",")
-    if unknown := set(named) - set(PARTS):
-        listed = ", ".join(PARTS)
-        raise argparse.ArgumentTypeError(f"no part {sorted(unknown)[0]!r}; there are {listed}")
-    return [name for name in PARTS if name in named]
-
-
-def usual_path(card: str, parts: list[str]) -> Path:
-    """Some parts alone have a file of their own, which does not replace that of another command."""
-    some = parts if parts != list(PARTS) else []
-    return tools.ROOT / "bench" / "results" / f"{'-'.join(['gpu', card, *some])}.json"
+def summarise(report: Row) -> int:
+    """Add ``floor_us`` to the rows that were timed; print them; return the exit code."""
+    parts, wrong = report["parts"], 0
+    speeds = [row.get("bytes_per_second", 0) for row in parts.get("copy", {}).get("rows", [])]
+    for name, part in parts.items():
+        wrong += "error" in part
+        print(f"{name}: {len(part['rows'])} rows in {part['seconds']} s {part.get('error', '')}")
+        for row in part["rows"]:
+            wrong += "error" in row
+            if "provider" in row and any(speeds):
+                size = Case(head.shape_of(row["shape"]), row["dtype"], "").features_bytes()
+                row["floor_us"] = round(2e6 * size / max(speeds), 2)
+            if "cold_us" in row or "error" in row:
+                print("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
+    return 1 if wrong else 0
 
 
 def main() -> int:
-    """Run the parts one after the other; the exit code."""
+    """Run the parts one after the other; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="bench/results/gpu-CARD[-PARTS].json"
-    )
-    parser.add_argument("--minutes", type=above_0, default=9.0, help="for all parts (default: 9)")
-    parser.add_argument("--parts", type=parts_of, default=list(PARTS), help="default: all")
-    parser.add_argument("--shapes", type=shapes_of, default=SHAPES, metavar="BxCxHW,...")
-    parser.add_argument("--tests", default="tests/kernels", help="of pytest (default: %(default)s)")
-    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu: a rehearsal")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    # Where many images have ncu and compute-sanitizer, without naming it on the path.
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")
-    os.environ["PATH"] += f"{os.pathsep}{toolkit}"
-    device = "cuda" if arguments.device == "gpu" else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip or "the CPU only"
-        print(
-            f"No CUDA or ROCm device: torch {torch.__version__}, built for {built}, finds none, "
-            "so nothing was run or written.",
-            file=sys.stderr,
-        )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="bench/results/gpu-CARD.json")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts (default: 8)")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=list(PARTS), metavar="NAME")
+    parser.add_argument("--shapes", type=head.shape_of, nargs="+", default=SHAPES, metavar="BxCxHW")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: rehearse")
+    parser.add_argument("--here", choices=PARTS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print(f"No CUDA or ROCm device: torch {torch.__version__} finds none.", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")  # which some images have lowered
-    if device == "cuda" and (obstacle := tools.kernel_obstacle()):
-        print(
-            f"No kernel runs here, so nothing was measured or written: {obstacle}", file=sys.stderr
-        )
-        return 2
+    if given.here:
+        run_part(given.here, given.device, tuple(given.shapes))
+        return 0
 
-    found = machine(device)
-    card = re.sub(r"[^a-z0-9]+", "-", found.get("card", "cpu").lower()).strip("-")
-    report = Report(
-        (arguments.output or usual_path(card, arguments.parts)).absolute(),
-        {"format": FORMAT, "device": device, "complete": False, "started": time.strftime("%FT%T%z")}
-        | {"arguments": sys.argv[1:], "machine": found},
-    )
-    report.save()
-    print(f"report: {report.path}", flush=True)
-    absent = {name for name, program in NEEDS.items() if not shutil.which(program)}
-    shares = {name: 0.01 if name in absent else PARTS[name][0] for name in arguments.parts}
-    budget = Budget(60 * arguments.minutes, shares)
-    try:
-        for name in arguments.parts:
-            run_part(name, budget, report, device, arguments.shapes, arguments.tests)
-        report.data["complete"] = True
-    except KeyboardInterrupt:
-        report.problems.append("interrupted")
-        report.save()  # before anything else: there may be seconds left
-    found |= {"nvidia_smi_afterwards": smi()} if device == "cuda" else {}
-    report.save()
-    for problem in report.problems:
-        print(f"problem: {problem}")
-    print(report.path)
-    return 1 if report.problems else 0
+    # So that the part at hand ends with this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = machine(given.device)
+    card = re.sub(r"[^a-z0-9]+", "-", settings.get("card", "cpu").lower()).strip("-")
+    path = (given.output or ROOT / "bench" / "results" / f"gpu-{card}.json").absolute()
+    make_folder(path.parent)
+    report: Row = {"settings": settings | {"device": given.device}, "parts": {}}
 
+    def save() -> None:
+        aside = path.with_suffix(".part")
+        aside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    """As from the keyboard, so that children are ended and the report is written; once, since
-    ``timeout`` sends SIGTERM to the process and to its group."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    deadline = time.monotonic() + 60 * given.minutes
+    for number, name in enumerate(given.parts):
+        part: Row = {"rows": []}
+        report["parts"][name] = part
+        share = PARTS[name][0] / sum(PARTS[later][0] for later in given.parts[number:])
+        seconds = max(1.0, share * (deadline - time.monotonic()))
+        print(f"{name}: {seconds:.0f} s at most", flush=True)
 
+        def add(row: Row, part: Row = part) -> None:
+            part["rows"].append(row)
+            save()
 
-def run_part(
-    name: str, budget: Budget, report: Report, device: str, shapes: tuple[Shape, ...], target: str
-) -> None:
-    """One part; what ends it early is in the report, and the next one follows."""
-    part = budget.begin(name, report.save)
-    print(f"{name}: {part.left():.0f} s at most", flush=True)
-    out = report.data[name] = Row()
-    run = Run(device, shapes, target, report, part, out)
-    started = part.left()
-    try:
-        PARTS[name][1](run)
-    except InputError:
-        raise
-    except Exception as error:
-        out["error"] = tools.one_line(f"{type(error).__name__}: {error}", 1000)
-        run.problem(out["error"])
-    if part.skipped:
-        out["skipped"] = part.skipped
-    out["wall_seconds"] = round(started - part.left(), 1)
-    if "obstacle" in out:
-        print(f"{name}: {out['obstacle']}")
-    report.save()
+        shapes = ["x".join(map(str, shape)) for shape in given.shapes]
+        command = [sys.executable, "-m", "bench.gpu", "--here", name, "--device", given.device]
+        started = time.monotonic()
+        error = run_process([*command, "--shapes", *shapes], seconds, add)
+        part["seconds"] = round(time.monotonic() - started, 1)
+        part |= {"error": error} if error else {}
+        save()
+    code = summarise(report)
+    save()
+    print(path)
+    return code
 
 
 if __name__ == "__main__":
-    end_in_a_line(main)
+    run_program(main)

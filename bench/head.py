@@ -1,27 +1,25 @@
-"""What the operations cost on the CPU, in time and in memory.
+"""Measure the head on the CPU, in time and in memory.
 
     python -m bench.head [--short] [--output FOLDER] [--rounds N] [--shapes BxCxHW ...]
                          [--dtypes NAME ...] [--layouts NAME ...] [--classes K ...]
 
-The whole head is compared with plain pooling + classifier + cross-entropy, with the usual autograd
-branches, these under torch.compile, and a loop over samples; ``cam_entropy`` with a copy of the
-features. Each step does forward and the gradients of features, weight and bias, and is first
-checked against the float64 reference of what it computes. In bf16 the features are bfloat16, the
-classifier is float32, and forward runs under autocast, as in training with mixed precision.
+The whole head (``ours``) is compared with plain pooling + classifier + cross-entropy, with the
+usual autograd branches, and with these under torch.compile. Each step does forward and the
+gradients of features, weight and bias, and is first checked against the float64 reference of what
+it computes. In bf16 the features are bfloat16, the classifier is float32, and forward runs under
+autocast, as in training with mixed precision.
 
-``plain`` is the faster of the two spellings in use, ``fastest plain`` may also pool by a matrix
-product, which hardly anyone writes. ``K 1000 / K 2, ours / plain`` is by how much more classes slow
-down ours, over the same of plain.
-
-The method is that of :mod:`bench.timing`; the ratio of the plain head to itself (A/A) says what it
-cannot tell apart. Memory: the most bytes that a step holds at once, its results among them, over
-those of the features.
+``plain`` is the faster of the two spellings of pooling in use; ``fastest plain`` may also pool by a
+matrix product, which hardly anyone writes. Memory is the most bytes that a step holds at once, its
+results among them, over those of the features. The method is that of :mod:`bench.harness`; the
+ratio of the plain head to itself (A/A) says what it cannot tell apart.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -32,19 +30,20 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from bench.entry import end_in_a_line
-from bench.head_table import Case, Row, Shape, growth_of, make_row, shape_of, table, verdict
-from bench.timing import (
+from bench.harness import (
     Step,
-    at_least,
     begin,
-    parser_of,
+    make_parser,
     peak_bytes,
-    rounds_of,
+    ratio,
+    run_program,
     time_rounds,
     write,
 )
-from focus.kernels import cam_entropy, focus_head, use_backend
+from focus.kernels import focus_head, use_backend
+
+Shape = tuple[int, int, int]
+"""Batch, channels, cells."""
 
 SHAPES: tuple[Shape, ...] = (
     (20, 1024, 49),
@@ -57,8 +56,6 @@ SHORT_SHAPES = SHAPES[1:3]
 LAYOUTS = ("nchw", "channels_last")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLASSES = 2
-# Many classes only here: what they add is products of [B,C] and [K,C], whatever the features.
-MANY_CLASSES, MANY_SHAPES = (16, 1000), SHAPES[1:3]
 ROUNDS, SHORT_ROUNDS = 61, 21
 FOCUS_WEIGHT, SALIENCY_WEIGHT = 0.1, 5.0
 
@@ -68,26 +65,19 @@ RATIOS = {
     "ours / fastest plain": ("ours", "fastest plain"),
     "branches / ours": ("branches", "ours"),
     "compiled / ours": ("compiled", "ours"),
-    "per sample / ours": ("per sample", "ours"),
-    "cam_entropy / copy": ("cam_entropy", "copy"),
 }
 
 # Largest error of a gradient: the order of the norm, and the share of the exact gradient's. fp32:
 # sums over thousands of channels, divided by a CAM's range. bf16: ours is rounded once, to half an
-# ulp of dF; what plain computes under autocast is rounded at each step; the others' CAM is
+# ulp of dF; what plain computes under autocast is rounded at each step; the branches' CAM is
 # bfloat16, its cells tie at the extremes, and a tie divides a gradient among cells.
-_ROUNDED_ONCE, _ROUNDED, _TIED = (math.inf, 2**-8 + 1e-5), (math.inf, 0.1), (2, 0.3)
-FP32_LIMIT = math.inf, 2e-5
-BF16_LIMITS = {
-    "ours": _ROUNDED_ONCE,
-    "cam_entropy": _ROUNDED_ONCE,
-    "copy": _ROUNDED_ONCE,
-    "plain": _ROUNDED,
-    "plain again": _ROUNDED,
-    "fastest plain": _ROUNDED,
-    "branches": _TIED,
-    "compiled": _TIED,
-    "per sample": _TIED,
+LIMITS: dict[tuple[str, str], tuple[float, float]] = {
+    ("fp32", "ours"): (math.inf, 2e-5),
+    ("fp32", "plain"): (math.inf, 2e-5),
+    ("fp32", "branches"): (math.inf, 2e-5),
+    ("bf16", "ours"): (math.inf, 2**-8 + 1e-5),
+    ("bf16", "plain"): (math.inf, 0.1),
+    ("bf16", "branches"): (2, 0.3),
 }
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -95,7 +85,7 @@ Pool = Callable[[Tensor], Tensor]
 
 
 class Inputs(NamedTuple):
-    """One training step's tensors: features [B,C,H,W], weight [K,C], bias [K], target [B],
+    """One step's tensors: features [B,C,H,W], weight [K,C], bias [K], target [B],
     saliency [B,H,W]."""
 
     features: Tensor
@@ -106,67 +96,98 @@ class Inputs(NamedTuple):
 
     @property
     def leaves(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What gradients are taken of."""
+        """The tensors that gradients are taken of."""
         return self.features, self.weight, self.bias
+
+    def double(self) -> "Inputs":
+        """Return the same numbers in float64, as leaves of their own."""
+        leaves = (t.detach().double().requires_grad_() for t in self.leaves)
+        return Inputs(*leaves, self.target, self.saliency.double())
+
+
+@dataclass
+class Row:
+    """A ratio of two steps in one case; memory is that of the step named first.
+
+    The figures are None where the step could not run; the note says why.
+    """
+
+    shape: str
+    layout: str
+    dtype: str
+    classes: int
+    ratio: str
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    memory: float | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        figures = self.note
+        if self.median is not None:
+            figures = f"{self.median:6.2f} [{self.low:.2f}, {self.high:.2f}]"
+        memory = "" if self.memory is None else f"  memory {self.memory:.3f} F"
+        case = f"{self.shape:>12} {self.layout:>13} {self.dtype} K {self.classes:<4}"
+        return f"{case} {self.ratio:<21} {figures}{memory}"
 
 
 def make_inputs(
-    shape: Shape, layout: str, classes: int = CLASSES, dtype: torch.dtype = torch.float32
+    shape: Shape,
+    layout: str,
+    classes: int = CLASSES,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> Inputs:
-    """Random tensors of (B, C, HW); the features of a type and non-negative, as after a ReLU."""
+    """Return random tensors of (B, C, HW); the features are non-negative, as after a ReLU."""
     batch, channels, cells = shape
     side = math.isqrt(cells)
     draw = torch.Generator().manual_seed(0)
-    features = torch.randn(batch, channels, side, side, generator=draw).relu().to(dtype)
+    features = torch.randn(batch, channels, side, side, generator=draw).relu().to(device, dtype)
     if layout == "channels_last":
         features = features.contiguous(memory_format=torch.channels_last)
     weight = torch.randn(classes, channels, generator=draw) / channels**0.5
     return Inputs(
         features.requires_grad_(),
-        weight.requires_grad_(),
-        torch.zeros(classes, requires_grad=True),
-        torch.randint(classes, (batch,), generator=draw),
-        torch.rand(batch, side, side, generator=draw),
+        weight.to(device).requires_grad_(),
+        torch.zeros(classes, device=device, requires_grad=True),
+        torch.randint(classes, (batch,), generator=draw).to(device),
+        torch.rand(batch, side, side, generator=draw).to(device),
     )
 
 
 def gradients(inputs: Inputs, loss: Loss) -> tuple[Tensor, ...]:
-    """Of the leaves; forward under autocast where the features are bfloat16."""
-    if inputs.features.dtype == torch.bfloat16:
-        # Without its cache, which must not reach from outside into a CUDA graph.
-        with torch.autocast(inputs.features.device.type, torch.bfloat16, cache_enabled=False):
-            value = loss(*inputs)
-    else:
+    """Return the gradients of the leaves; forward runs under autocast if the features are bf16."""
+    # Without autocast's cache, which must not reach from outside into a CUDA graph.
+    mixed = inputs.features.dtype == torch.bfloat16
+    device = inputs.features.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=mixed, cache_enabled=False):
         value = loss(*inputs)
     return torch.autograd.grad(value, inputs.leaves)
 
 
-def plain(inputs: Inputs, pool: Pool) -> tuple[Tensor, ...]:
-    """Pooling, classifier, cross-entropy."""
-
-    def loss(
-        features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
-    ) -> Tensor:
-        return functional.cross_entropy(functional.linear(pool(features), weight, bias), target)
-
-    return gradients(inputs, loss)
+def plain_loss(
+    pool: Pool, features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+) -> Tensor:
+    """Return the loss of pooling, classifier and cross-entropy."""
+    return functional.cross_entropy(functional.linear(pool(features), weight, bias), target)
 
 
 def pool_by_mean(features: Tensor) -> Tensor:
-    """Global average pooling, one spelling."""
+    """Return the mean over the cells, one spelling."""
     return features.mean((2, 3))
 
 
 def pool_adaptive(features: Tensor) -> Tensor:
-    """Global average pooling, the other spelling."""
+    """Return the mean over the cells, the other spelling."""
     return functional.adaptive_avg_pool2d(features, 1).flatten(1)
 
 
 def pool_by_product(features: Tensor) -> Tensor:
-    """Global average pooling as a product with 1/HW, whose gradient lies as the features do.
+    """Return the mean over the cells as a product with 1/HW.
 
-    (A sum that is divided afterwards would be quicker, as its gradient is a view of ``[B,C]``: the
-    next layer would have to spread it over the cells.)
+    Its gradient lies as the features do. (That of a sum that is divided afterwards would be a view
+    of ``[B,C]``, which the next layer would have to spread over the cells.)
     """
     batch, _, height, width = features.shape
     cells = height * width
@@ -180,7 +201,7 @@ def pool_by_product(features: Tensor) -> Tensor:
 def ours_loss(
     features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
 ) -> Tensor:
-    """The loss of the whole head in one operation."""
+    """Return the loss of the whole head by one operation."""
     return focus_head(
         features,
         weight,
@@ -192,196 +213,131 @@ def ours_loss(
     ).loss
 
 
-def ours(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The whole head in one operation."""
-    return gradients(inputs, ours_loss)
-
-
 def branches_loss(
     features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
 ) -> Tensor:
-    """The loss of the head as one writes it: a differentiable CAM beside the classifier."""
+    """Return the loss of the head as one writes it: a differentiable CAM beside the classifier."""
     logits = functional.linear(features.mean((2, 3)), weight, bias)
     cam = torch.einsum("bc,bchw->bhw", weight[target], features).flatten(1)
-    return functional.cross_entropy(logits, target) + _cam_terms(cam, saliency.flatten(1)).mean()
-
-
-def branches(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The head as one writes it, by autograd."""
-    return gradients(inputs, branches_loss)
-
-
-def compiled(inputs: Inputs) -> Step:
-    """The same under torch.compile, for these shapes; the first call compiles."""
-    loss = torch.compile(branches_loss, dynamic=False, fullgraph=True)
-    return partial(gradients, inputs, loss)
-
-
-def per_sample_loss(
-    features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
-) -> Tensor:
-    """The loss by the predecessor's algorithm: one CAM after the other, in Python."""
-    logits = functional.linear(features.mean((2, 3)), weight, bias)
-    terms = []
-    for sample, label, human in zip(features, target, saliency, strict=True):
-        cam = (weight[label] @ sample.flatten(1))[None]
-        terms.append(_cam_terms(cam, human.flatten()[None]))
-    return functional.cross_entropy(logits, target) + torch.cat(terms).mean()
-
-
-def per_sample(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The algorithm of the predecessor's training step."""
-    return gradients(inputs, per_sample_loss)
-
-
-def _cam_terms(cam: Tensor, human: Tensor) -> Tensor:
     log_p = cam.log_softmax(1)
     entropy = -(log_p.exp() * log_p).sum(1) / math.log(cam.shape[1])
     low, high = cam.amin(1, keepdim=True), cam.amax(1, keepdim=True)
-    error = (cam - low) / (high - low) - human
-    return FOCUS_WEIGHT * entropy + SALIENCY_WEIGHT * error.square().mean(1)
+    error = (cam - low) / (high - low) - saliency.flatten(1)
+    terms = FOCUS_WEIGHT * entropy + SALIENCY_WEIGHT * error.square().mean(1)
+    return functional.cross_entropy(logits, target) + terms.mean()
 
 
-def cam_and_entropy(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The CAM and its entropy; the map stands for an upstream gradient of the CAM."""
-    leaves = inputs.features, inputs.weight
-    cam, entropy = cam_entropy(*leaves, inputs.target)
-    upstream = inputs.saliency.to(cam.dtype), torch.ones_like(entropy)
-    return torch.autograd.grad((cam, entropy), leaves, upstream)
-
-
-def copy(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The features read once and as much written: what no gradient of them can be faster than."""
-    return (inputs.features.detach().clone(),)
-
-
-class Pools(NamedTuple):
-    """The faster of the usual spellings, and the fastest that there is."""
-
-    usual: Pool
-    fastest: Pool
-
-
-def pools_for(inputs: Inputs) -> Pools:
-    """By the time that the plain head takes in this layout and at this size."""
-
-    def faster(*spellings: Pool) -> Pool:
-        seconds = time_rounds({p.__name__: partial(plain, inputs, p) for p in spellings}, rounds=9)
-        return min(spellings, key=lambda p: float(np.median(seconds[p.__name__])))
-
-    usual = faster(pool_by_mean, pool_adaptive)
-    return Pools(usual, faster(usual, pool_by_product))
-
-
-def steps_of(inputs: Inputs, pools: Pools | None = None) -> dict[str, Step]:
-    """What is timed; ``plain again`` is the A/A comparison."""
-    usual, fastest = pools or pools_for(inputs)
-    return {
-        "plain": partial(plain, inputs, usual),
-        "plain again": partial(plain, inputs, usual),
-        "fastest plain": partial(plain, inputs, fastest),
-        "ours": partial(ours, inputs),
-        "branches": partial(branches, inputs),
-        "compiled": compiled(inputs),
-        "per sample": partial(per_sample, inputs),
-        "cam_entropy": partial(cam_and_entropy, inputs),
-        "copy": partial(copy, inputs),
+def steps_of(inputs: Inputs) -> dict[str, Step]:
+    """Return what is timed, by name."""
+    compiled = torch.compile(branches_loss, dynamic=False, fullgraph=True)
+    losses = {
+        "plain mean": partial(plain_loss, pool_by_mean),
+        "plain adaptive": partial(plain_loss, pool_adaptive),
+        "plain product": partial(plain_loss, pool_by_product),
+        "ours": ours_loss,
+        "branches": branches_loss,
+        "compiled": compiled,
     }
+    return {name: partial(gradients, inputs, loss) for name, loss in losses.items()}
+
+
+def relative_errors(
+    inputs: Inputs, steps: Mapping[str, Step]
+) -> Iterator[tuple[str, float, float]]:
+    """Yield the name, the largest relative error and its limit for the gradients of each step."""
+    wide = inputs.double()
+    pooled = gradients(wide, partial(plain_loss, pool_by_mean))
+    with use_backend("reference"):
+        focused = gradients(wide, ours_loss)
+    dtype = "bf16" if inputs.features.dtype == torch.bfloat16 else "fp32"
+    for name, step in steps.items():
+        kind = "branches" if name == "compiled" else name.split()[0]
+        order, limit = LIMITS[dtype, kind]
+        norm = partial(torch.linalg.vector_norm, ord=order)
+        expected = pooled if kind == "plain" else focused
+        errors = [
+            norm(found.double() - exact) / norm(exact)
+            for found, exact in zip(step(), expected, strict=True)
+        ]
+        yield name, float(torch.stack(errors).max()), limit
 
 
 def check(inputs: Inputs, steps: Mapping[str, Step]) -> None:
-    """Each step's gradients against the float64 reference; raises where one is off."""
-    features, weight, bias = (t.detach().double().requires_grad_() for t in inputs.leaves)
-    wide = Inputs(features, weight, bias, inputs.target, inputs.saliency.double())
-    with use_backend("reference"):
-        focused, of_cam = ours(wide), cam_and_entropy(wide)
-    pooled = plain(wide, pool_by_mean)
-    expected = dict.fromkeys(("plain", "plain again", "fastest plain"), pooled)
-    expected |= {"cam_entropy": of_cam, "copy": (features.detach(),)}
-    in_bf16 = inputs.features.dtype == torch.bfloat16
-    for name, step in steps.items():
-        order, limit = BF16_LIMITS[name] if in_bf16 else FP32_LIMIT
-        for got, exact in zip(step(), expected.get(name, focused), strict=True):
-            norm = partial(torch.linalg.vector_norm, ord=order)
-            error = float(norm(got.double() - exact) / norm(exact))
-            if not error <= limit:
-                raise SystemExit(f"{name} is wrong: relative error {error:.1e}")
+    """Compare each step's gradients with the float64 reference.
+
+    Raises:
+        SystemExit: one is off by more than rounding explains.
+    """
+    for name, error, limit in relative_errors(inputs, steps):
+        if not error <= limit:  # nor where it is not a number
+            raise SystemExit(f"{name} is wrong: relative error {error:.1e}")
 
 
-def prepare(inputs: Inputs, pools: Pools) -> tuple[dict[str, Step], dict[str, str]]:
-    """The steps that can run, checked, and a note on some of the ratios."""
-    steps = steps_of(inputs, pools)
-    notes = {"A/A": pools.usual.__name__, "ours / fastest plain": pools.fastest.__name__}
+def measure(shape: Shape, layout: str, dtype: str, classes: int, rounds: int) -> list[Row]:
+    """Check, time and weigh the steps of a case."""
+    torch.compiler.reset()  # it compiles a function for a few cases, and then no more
+    inputs = make_inputs(shape, layout, classes, DTYPES[dtype])
+    steps, note = steps_of(inputs), ""
     try:
         steps["compiled"]()
     except RuntimeError as error:  # most often, there is no C++ compiler
-        notes["compiled / ours"] = str(error).partition("\n")[0]
+        note = str(error).partition("\n")[0]
         del steps["compiled"]
     check(inputs, steps)
-    return steps, notes
-
-
-def measure(case: Case, rounds: int) -> list[Row]:
-    """Check, time and weigh the steps of a case, those of all its numbers of classes in turn."""
-    torch.compiler.reset()  # it compiles a function for a few cases, and then no more
-    inputs = {k: make_inputs(case.shape, case.layout, k, DTYPES[case.dtype]) for k in case.classes}
-    pools = pools_for(inputs[case.classes[0]])
-    prepared = {k: prepare(inputs[k], pools) for k in case.classes}
-    by_name = {f"{n} K {k}": step for k in prepared for n, step in prepared[k][0].items()}
-    seconds = time_rounds(by_name, rounds)
+    again = {f"{name} again": steps[name] for name in ("plain mean", "plain adaptive")}
+    seconds = time_rounds(steps | again, rounds)
+    usual = _fastest(seconds, "plain mean", "plain adaptive")
+    named = {
+        "plain": usual,
+        "plain again": f"{usual} again",
+        "fastest plain": _fastest(seconds, usual, "plain product"),
+    }
     rows = []
-    for k, (steps, notes) in prepared.items():
-        for name, (first, second) in RATIOS.items():
-            timed = memory = None
-            if first in steps:
-                timed = seconds[f"{first} K {k}"], seconds[f"{second} K {k}"]
-            if first in steps and first != "per sample":  # a record of it takes seconds
-                memory = peak_bytes(steps[first]) / inputs[k].features.nbytes
-            rows.append(make_row(case, k, name, timed, memory, notes.get(name, "")))
-        if k > CLASSES and CLASSES in prepared:
-            rows.append(make_row(case, k, growth_of(k), slowed(seconds, k)))
+    for name, (first, second) in RATIOS.items():
+        row = Row("x".join(map(str, shape)), layout, dtype, classes, name)
+        first, second = named.get(first, first), named.get(second, second)
+        if first in seconds:
+            found = ratio(seconds[first], seconds[second])
+            row.median, row.low, row.high = (round(value, 3) for value in found)
+            peak = peak_bytes(steps[first.removesuffix(" again")])
+            row.memory = round(peak / inputs.features.nbytes, 3)
+        else:
+            row.note = note
+        rows.append(row)
     return rows
 
 
-def slowed(seconds: Mapping[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """By how much more classes slow down ours, and plain, in each round."""
-    ours, plain = (seconds[f"{n} K {k}"] / seconds[f"{n} K {CLASSES}"] for n in ("ours", "plain"))
-    return ours, plain
+def _fastest(seconds: Mapping[str, np.ndarray], *names: str) -> str:
+    return min(names, key=lambda name: float(np.median(seconds[name])))
 
 
-def cases_of(given: argparse.Namespace) -> list[Case]:
-    """The shapes vary fastest, so that the progress bar's estimate is right early."""
-    many: dict[Shape, tuple[int, ...]]
-    many = dict.fromkeys(MANY_SHAPES, (CLASSES, *MANY_CLASSES))
-    if given.short:
-        many = {MANY_SHAPES[0]: (CLASSES, MANY_CLASSES[-1])}
-    return [
-        Case(shape, layout, dtype, tuple(given.classes or many.get(shape, (CLASSES,))))
-        for dtype, layout in product(given.dtypes, given.layouts)
-        for shape in given.shapes or (SHORT_SHAPES if given.short else SHAPES)
-    ]
+def shape_of(text: str) -> Shape:
+    """Read ``20x2048x49`` for argparse: batch, channels, cells (a square number above 1)."""
+    numbers = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x(?!1$)([1-9]\d*)", text)
+    if numbers is None or math.isqrt(int(numbers[3])) ** 2 != int(numbers[3]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not BxCxHW with a square number HW above 1")
+    return int(numbers[1]), int(numbers[2]), int(numbers[3])
 
 
 def main() -> None:
-    """Check, measure, print a table, and write it with ``--output``."""
-    files, fewer = "head.csv and head.json", "fewer shapes, classes and rounds"
-    parser = parser_of(__doc__, files, fewer, ROUNDS, SHORT_ROUNDS)
+    """Check, measure, print a line a ratio, and write the rows with ``--output``."""
+    parser = make_parser(__doc__, ROUNDS, SHORT_ROUNDS)
     parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="BxCxHW")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--layouts", choices=LAYOUTS, nargs="+", default=LAYOUTS)
-    many = ", ".join(map(str, MANY_CLASSES))
-    where = " and ".join("x".join(map(str, shape)) for shape in MANY_SHAPES)
-    classes_help = f"default: {CLASSES}; at {where} also {many}"
-    parser.add_argument("--classes", type=at_least(2), nargs="+", metavar="K", help=classes_help)
+    parser.add_argument("--classes", type=int, nargs="+", default=[CLASSES], metavar="K")
     given = parser.parse_args()
     measured_with = begin("bench.head", given)
+    shapes = given.shapes or (SHORT_SHAPES if given.short else SHAPES)
     rows: list[Row] = []
-    for case in tqdm(cases_of(given), "head", unit="case"):
-        rows += measure(case, rounds_of(given))
-    print("\n".join([*table(rows), *verdict(rows)]))
+    cases = list(product(given.dtypes, given.layouts, shapes, given.classes))
+    for dtype, layout, shape, classes in tqdm(cases, "head", unit="case"):
+        found = measure(shape, layout, dtype, classes, given.rounds)
+        tqdm.write("\n".join(map(str, found)))
+        rows += found
     if given.output:
         write(given.output, "head", [asdict(row) for row in rows], measured_with)
 
 
 if __name__ == "__main__":
-    end_in_a_line(main)
+    run_program(main)

@@ -5,10 +5,8 @@ the addresses and the mask of all its lanes. They are private: tests/kernels/tes
 this use with a copy whose bytes are known. Torch calls are seen by a ``TorchDispatchMode``, also
 those within registered operators, so that traffic cannot hide in a ``sum`` or a ``contiguous``.
 
-Counted are requests: active lanes times the size of an element; and distinct 32-byte sectors of
-each load or store of a program, without those that the program read last, which are in L1. A GPU
-splits these by warps, which the interpreter does not have: sectors shared by two warps count once
-here.
+Counted are requests, active lanes times the size of an element. An access outside the elements of
+the tensors that a kernel was given is an error, also in the gaps of a sliced one.
 """
 
 import math
@@ -25,12 +23,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SECTOR = 32
-# What is taken to be in L1: the sectors of a program's last reads, 4 KB of them.
-IN_L1 = 4096 // SECTOR
-# A tensor of no more elements holds numbers, such as the weights of the terms.
-NUMBERS = 8
-
 BACKEND = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 Role = Literal["F", "dF", "other"]
@@ -45,7 +37,7 @@ LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_fu
 OVERWRITE = {"copy_", "fill_", "zero_"}
 
 # The builder's methods that touch memory (its other loads and stores call these), what they do, and
-# at which place of their arguments pointers and mask stand.
+# the places of pointers and mask among their arguments.
 ACCESSES: tuple[tuple[str, tuple[Kind, ...], int, int | None], ...] = (
     ("create_masked_load", ("read",), 0, 1),
     ("create_masked_store", ("write",), 0, 2),
@@ -58,21 +50,22 @@ class BadAccess(Exception):
     """A kernel touched memory that is no element of a tensor it was given, or across elements."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Launch:
-    """What one kernel, or one torch operation, moved: bytes by role and kind."""
+    """One kernel, or one torch operation, and the bytes that it moved by role and kind."""
 
     name: str
     is_kernel: bool
-    moved: Counter[tuple[Role, Kind]]
-    by_argument: Counter[tuple[str, Kind]]
-    """The same by the names of the kernel's, or the operation's, arguments."""
-    sectors: int
-    """Bytes of the sectors touched; of a torch operation the bytes themselves."""
-    touches_features: bool
-    """Accesses F, dF or another tensor with as many elements."""
-    only_numbers: bool
-    """Accesses no tensor of more than 8 elements."""
+    extents: "list[Extent]" = field(default_factory=list)
+    by_storage: Counter[tuple[int, Kind]] = field(default_factory=Counter)
+    moved: Counter[tuple[Role, Kind]] = field(default_factory=Counter)
+    elements: set[int] = field(default_factory=set)
+    """The numbers of elements of the tensors touched."""
+
+    def add(self, extent: "Extent", kind: Kind, size: int) -> None:
+        """Count bytes of a tensor."""
+        self.by_storage[extent.storage, kind] += size
+        self.elements.add(extent.elements)
 
 
 @dataclass(frozen=True)
@@ -80,9 +73,11 @@ class Traffic:
     """All launches of a step, in order."""
 
     launches: tuple[Launch, ...]
+    elements: int
+    """The number of elements of the features."""
 
     def moved(self, role: Role, kind: Kind) -> int:
-        """Bytes."""
+        """Return the bytes moved."""
         return sum(launch.moved[role, kind] for launch in self.launches)
 
     @property
@@ -91,39 +86,33 @@ class Traffic:
         return self.moved("other", "read") + self.moved("other", "write")
 
     @property
-    def sectors(self) -> int:
-        """Bytes of all sectors touched."""
-        return sum(launch.sectors for launch in self.launches)
-
-    @property
     def wide_launches(self) -> int:
         """Launches that touch F, dF or another tensor of their size."""
-        return sum(launch.touches_features for launch in self.launches)
-
-    @property
-    def number_launches(self) -> int:
-        """Launches that touch a few numbers and nothing else."""
-        return sum(launch.only_numbers for launch in self.launches)
-
-    @property
-    def small_launches(self) -> int:
-        """The other launches."""
-        return len(self.launches) - self.wide_launches - self.number_launches
+        return sum(
+            self.elements in launch.elements or any(role != "other" for role, _ in launch.moved)
+            for launch in self.launches
+        )
 
 
 def measure(step: Callable[[], Tensor | None], features: Tensor) -> Traffic:
     """Run ``step``, which returns the gradient of ``features`` or None, and count.
 
     On tensors of the meta device kernels are listed without running: these are the launches that a
-    GPU sees, where the CPU's own checks of values do not happen.
+    GPU sees, without the CPU's own checks of values.
 
     Raises:
         BadAccess: a kernel reads or writes outside its tensors, or misaligned.
     """
-    counter = _Counter(features.numel())
+    counter = _Counter()
     with _counted_kernels(counter), counter:
         gradient = step()
-    return counter.traffic(features, gradient)
+    roles: dict[int, Role] = {_storage(features): "F"}
+    if gradient is not None:
+        roles[_storage(gradient)] = "dF"
+    for launch in counter.launches:
+        for (storage, kind), size in launch.by_storage.items():
+            launch.moved[roles.get(storage, "other"), kind] += size
+    return Traffic(tuple(counter.launches), features.numel())
 
 
 class Extent:
@@ -153,7 +142,7 @@ class Extent:
         self.length = 1 + sum(stride * (length - 1) for stride, length in self.axes)
 
     def holds(self, addresses: Addresses) -> npt.NDArray[np.bool_]:
-        """Which addresses are a byte of an element."""
+        """Return which addresses are a byte of an element."""
         rest = addresses - self.start
         inside = (rest >= 0) & (rest < self.length)
         for stride, length in reversed(self.axes[1:]):
@@ -162,46 +151,24 @@ class Extent:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What tensors that share memory have in common, also on the meta device."""
+    """Return a number that tensors that share memory have in common, also on the meta device."""
     number: int = tensor.untyped_storage()._cdata
     return number
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """Those in an argument, also in lists and in Triton's tensor descriptors."""
+    """Return the tensors in an argument, also in lists and in Triton's tensor descriptors."""
     leaves = [getattr(leaf, "base", leaf) for leaf in tree_leaves(value)]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-@dataclass
-class _Open:
-    """A launch while it is counted: bytes by the tensor's storage and kind."""
-
-    name: str
-    is_kernel: bool
-    extents: list[Extent] = field(default_factory=list)
-    moved: Counter[tuple[int, Kind]] = field(default_factory=Counter)
-    by_argument: Counter[tuple[str, Kind]] = field(default_factory=Counter)
-    sectors: int = 0
-    elements: set[int] = field(default_factory=set)
-    """How many the tensors touched have."""
-
-    def add(self, extent: Extent, kind: Kind, size: int, sectors: int | None = None) -> None:
-        self.moved[extent.storage, kind] += size
-        self.by_argument[extent.name, kind] += size
-        self.sectors += size if sectors is None else sectors
-        self.elements.add(extent.elements)
 
 
 class _Counter(TorchDispatchMode):
     """Sees torch operations as a dispatch mode, and is told of the accesses of kernels."""
 
-    def __init__(self, elements: int) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.elements = elements
-        self.launches: list[_Open] = []
-        self.kernel: _Open | None = None
-        self.in_l1: list[Addresses] = []
+        self.launches: list[Launch] = []
+        self.kernel: Launch | None = None
         # Kept, so that no address serves two tensors in turn.
         self.alive: list[Any] = []
 
@@ -223,7 +190,7 @@ class _Counter(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name in IDLE:
             return
-        launch = _Open(name, is_kernel=False)
+        launch = Launch(name, is_kernel=False)
         inputs, written = set(), set()
         for place, argument in enumerate(func._schema.arguments):
             value = args[place] if place < len(args) else kwargs.get(argument.name)
@@ -241,7 +208,7 @@ class _Counter(TorchDispatchMode):
                 launch.add(extent, "write", extent.bytes)
         # A view's memory is an input's, and nothing writes it.
         is_view = bool(outputs) and {extent.storage for extent in outputs} <= inputs - written
-        if launch.moved and not is_view:
+        if launch.by_storage and not is_view:
             self.launches.append(launch)
 
     def _extents(self, name: str, value: Any) -> list[Extent]:
@@ -251,19 +218,18 @@ class _Counter(TorchDispatchMode):
 
     @contextmanager
     def launch(self, name: str, arguments: dict[str, Any]) -> Iterator[None]:
-        """The accesses reported inside are this kernel's."""
-        launch = _Open(name, is_kernel=True)
+        """Take the accesses reported inside as this kernel's."""
+        self.kernel = Launch(name, is_kernel=True)
+        self.launches.append(self.kernel)
         for argument, value in arguments.items():
-            launch.extents += self._extents(argument, value)
-        self.launches.append(launch)
-        self.kernel = launch
+            self.kernel.extents += self._extents(argument, value)
         try:
             yield
         finally:
             self.kernel = None
 
     def access(self, kinds: tuple[Kind, ...], pointers: Any, mask: npt.NDArray[np.bool_]) -> None:
-        """The active lanes of one load, store or atomic of a program."""
+        """Count the active lanes of one load, store or atomic of a program."""
         assert self.kernel is not None
         size = pointers.get_element_ty().primitive_bitwidth // 8
         left = pointers.data[np.broadcast_to(mask, pointers.data.shape)].astype(np.int64)
@@ -275,32 +241,11 @@ class _Counter(TorchDispatchMode):
             if left.max() < extent.start or left.min() >= extent.start + extent.length:
                 continue
             here = extent.holds(left) & extent.holds(left + (size - 1))
-            found = left[here]
-            if found.size:
-                touched = found // SECTOR
-                touched = touched[np.append(True, touched[1:] != touched[:-1])]
-                sectors = self._not_in_l1(kinds, np.unique(touched)) * SECTOR
-                for kind in kinds:
-                    self.kernel.add(extent, kind, found.size * size, sectors)
+            for kind in kinds if here.any() else ():
+                self.kernel.add(extent, kind, int(here.sum()) * size)
             left = left[~here]
         if left.size:
             self._refuse(kinds, left, "out of bounds")
-
-    def start_program(self) -> None:
-        """Another program: its L1 holds nothing of what the last one read."""
-        self.in_l1 = []
-
-    def _not_in_l1(self, kinds: tuple[Kind, ...], sectors: Addresses) -> int:
-        """How many of the sectors have to be fetched, or are written."""
-        if kinds != ("read",):
-            return sectors.size
-        fresh = sectors
-        for known in self.in_l1:
-            fresh = np.setdiff1d(fresh, known, assume_unique=True)
-        self.in_l1.append(fresh)
-        while sum(known.size for known in self.in_l1) > IN_L1 and len(self.in_l1) > 1:
-            self.in_l1.pop(0)
-        return fresh.size
 
     def _refuse(self, kinds: tuple[Kind, ...], addresses: Addresses, fault: str) -> None:
         assert self.kernel is not None
@@ -309,35 +254,12 @@ class _Counter(TorchDispatchMode):
         def distance(extent: Extent) -> int:
             return max(extent.start - address, address - extent.start - extent.length + 1, 0)
 
-        if not self.kernel.extents:
-            raise BadAccess(f"{self.kernel.name}: {kinds[-1]} without any tensor")
-        nearest = min(self.kernel.extents, key=distance)
-        raise BadAccess(
-            f"{self.kernel.name}: {len(addresses)} lanes {kinds[-1]} {fault}, the first at byte "
-            f"{address - nearest.start} of {nearest.name}, which spans {nearest.length}"
-        )
-
-    def traffic(self, features: Tensor, gradient: Tensor | None) -> Traffic:
-        """The launches with the roles of what they touched, known now that the step is over."""
-        roles: dict[int, Role] = {_storage(features): "F"}
-        if gradient is not None:
-            roles[_storage(gradient)] = "dF"
-        return Traffic(tuple(self._closed(launch, roles) for launch in self.launches))
-
-    def _closed(self, launch: _Open, roles: dict[int, Role]) -> Launch:
-        moved: Counter[tuple[Role, Kind]] = Counter()
-        for (storage, kind), size in launch.moved.items():
-            moved[roles.get(storage, "other"), kind] += size
-        touches = any(role != "other" for role, _ in moved) or self.elements in launch.elements
-        return Launch(
-            launch.name,
-            launch.is_kernel,
-            moved,
-            launch.by_argument,
-            launch.sectors,
-            touches,
-            only_numbers=not touches and not launch.is_kernel and max(launch.elements) <= NUMBERS,
-        )
+        nearest = min(self.kernel.extents, key=distance, default=None)
+        place = "without any tensor"
+        if nearest:
+            place = f"byte {address - nearest.start} of {nearest.name}, spanning {nearest.length}"
+        lanes = f"{len(addresses)} lanes {kinds[-1]} {fault}"
+        raise BadAccess(f"{self.kernel.name}: {lanes}, the first at {place}")
 
 
 @contextmanager
@@ -365,7 +287,6 @@ def _counted_kernels(counter: _Counter) -> Iterator[None]:
                 raise cause from None
 
     def counted(name: str, kinds: tuple[Kind, ...], pointers: int, mask: int | None) -> Any:
-        """The builder's method, counted; pointers and mask are at these places of its arguments."""
         method = getattr(InterpreterBuilder, name)
 
         def access(builder: Any, *args: Any, **kwargs: Any) -> Any:
@@ -375,16 +296,7 @@ def _counted_kernels(counter: _Counter) -> Iterator[None]:
 
         return access
 
-    set_program = InterpreterBuilder.set_grid_idx
-
-    def start(builder: Any, *program: int) -> None:
-        counter.start_program()
-        set_program(builder, *program)
-
-    exchanged: list[tuple[Any, str, Any]] = [
-        (GridExecutor, "__call__", launch),
-        (InterpreterBuilder, "set_grid_idx", start),
-    ]
+    exchanged: list[tuple[Any, str, Any]] = [(GridExecutor, "__call__", launch)]
     for name, kinds, pointers, mask in ACCESSES:
         exchanged.append((InterpreterBuilder, name, counted(name, kinds, pointers, mask)))
     with ExitStack() as stack:

@@ -1,10 +1,10 @@
-"""How often a CAM that looks at no image would peak in the artefact, on the demo set.
+"""Measure how often a CAM that looks at no image would peak in the artefact, on the demo set.
 
     python -m bench.pointing [--output FOLDER] [--grid N]
 
-What the shares of peaks in the artefact, and on the human maps, are to be read beside. Of the test
-fakes with an artefact mask, and of the validation images with a human map, the share that each
-detector of no image hits, by the rules of ``pointing_hit`` and ``map_hit``:
+The baselines for the shares of peaks in the artefact, and on the human maps. Of the test fakes with
+an artefact mask, and of the validation images with a human map, the share that each detector of no
+image hits, by the rules of ``pointing_hit`` and ``map_hit``:
 
     any cell      a uniformly random cell: the mean share of the cells that would be a hit
     middle cells  one of the four in the middle, at random
@@ -25,8 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.entry import end_in_a_line, make_folder
-from bench.timing import at_least, settings, write
+from bench.harness import make_folder, run_program, settings, write
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.manifest import SYNTHETIC, Manifest
@@ -34,13 +33,13 @@ from focus.metrics import agreement
 from focus.metrics.cams import hit_cells
 
 Hits = NDArray[np.bool_]
-"""[N, H, W]: of each image, the cells where a peak would be a hit."""
+"""[N, H, W]: the cells of each image where a peak would be a hit."""
 GRID = 8
 
 
 @dataclass
 class Row:
-    """One detector of no image. n: the images that it is asked of; cosine: None where no map is."""
+    """One detector of no image. n: the number of images; cosine: None where no map is a CAM."""
 
     figure: str
     images: str
@@ -49,24 +48,28 @@ class Row:
     hit: float
     cosine: float | None = None
 
+    def __str__(self) -> str:
+        cosine = "" if self.cosine is None else f"  cosine {self.cosine:.3f}"
+        return f"{self.figure:<13} {self.images:<11} {self.peak:<13} {self.hit:.3f}{cosine}"
 
-def artefacts(manifest: Manifest, grid: int) -> Hits:
-    """Of the fakes that have a mask."""
+
+def artefact_cells(manifest: Manifest, grid: int) -> Hits:
+    """Return the cells that hit the artefact, of the fakes that have a mask."""
     paths = [s.mask_path for s in manifest if s.label == SYNTHETIC and s.mask_path is not None]
     coverage = [artefact_coverage(path, (grid, grid)) for path in paths]
     return np.stack([hits for hits in map(hit_cells, coverage) if hits is not None])
 
 
 def human_maps(manifest: Manifest, grid: int) -> NDArray[np.float64]:
-    """[N, H, W] in [0, 1], of the images that have one."""
+    """Return the human maps ``[N, H, W]`` in [0, 1], of the images that have one."""
     given = Manifest(sample for sample in manifest if sample.map_path is not None)
-    half = (0.5, 0.5, 0.5)  # and a size for images that are not looked at
+    half = (0.5, 0.5, 0.5)  # for images that are not looked at
     faces = FaceDataset(given, image_size=8 * grid, grid=(grid, grid), mean=half, std=half)
     return np.stack([faces[row].saliency.numpy() for row in range(len(faces))]).astype(np.float64)
 
 
-def of_peaks(figure: str, images: str, hits: Hits, trained: Hits) -> Iterator[Row]:
-    """The rows of the detectors that peak in a cell whatever the image. trained: of training."""
+def peak_rows(figure: str, images: str, hits: Hits, trained: Hits) -> Iterator[Row]:
+    """Yield the rows of detectors that peak in a cell whatever the image. trained: of training."""
     rate, middle = hits.mean(axis=0), slice(hits.shape[1] // 2 - 1, hits.shape[1] // 2 + 1)
     fixed = np.unravel_index(trained.mean(axis=0).argmax(), rate.shape)
     for peak, share in (
@@ -78,12 +81,12 @@ def of_peaks(figure: str, images: str, hits: Hits, trained: Hits) -> Iterator[Ro
         yield Row(figure, images, peak, len(hits), round(float(share), 4))
 
 
-def of_maps(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterator[Row]:
-    """The rows of human maps: peaks, with the fixed one's cosine, and whole maps as CAMs."""
+def map_rows(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterator[Row]:
+    """Yield the rows of human maps: peaks, with the fixed one's cosine, and whole maps as CAMs."""
     looked, before = maps >= agreement.REGION, trained >= agreement.REGION
     one_cell = np.zeros_like(maps)
     one_cell[:, *np.unravel_index(before.mean(axis=0).argmax(), maps.shape[1:])] = 1
-    for row in of_peaks("map_hit", "validation", looked, before):
+    for row in peak_rows("map_hit", "validation", looked, before):
         if row.peak == "fixed cell":
             row.cosine = _mean(agreement.map_cosine(one_cell, maps))
         yield row
@@ -93,16 +96,20 @@ def of_maps(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterator
         yield Row("map_hit", "validation", peak, len(maps), _mean(hit), _mean(cosine))
 
 
+def _mean(values: NDArray[np.float64]) -> float:
+    return round(float(np.nanmean(values)), 4)
+
+
 def measure(manifest: Manifest, grid: int) -> list[Row]:
-    """A row for each figure, group of images and detector of no image."""
-    training = manifest.split("train")
-    tests, trained = manifest.split("test"), artefacts(training, grid)
+    """Return a row for each figure, group of images and detector of no image."""
+    training, tests = manifest.split("train"), manifest.split("test")
+    trained = artefact_cells(training, grid)
     rows: list[Row] = []
     for name in ("closed", "open"):
         own = Manifest(sample for sample in tests if sample.test_set == name)
-        rows += of_peaks("pointing_hit", name, artefacts(own, grid), trained)
+        rows += peak_rows("pointing_hit", name, artefact_cells(own, grid), trained)
     validated = human_maps(manifest.split("validation"), grid)
-    return [*rows, *of_maps(validated, human_maps(training, grid))]
+    return [*rows, *map_rows(validated, human_maps(training, grid))]
 
 
 def main() -> None:
@@ -111,22 +118,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="folder for pointing.csv and pointing.json")
-    parser.add_argument("--grid", type=at_least(2), default=GRID, help="cells a side of the CAM")
-    arguments = parser.parse_args()
-    if arguments.output:
-        make_folder(arguments.output)
-    rows = measure(demo_manifest(), arguments.grid)
-    for row in rows:
-        cosine = "" if row.cosine is None else f"  cosine {row.cosine:.3f}"
-        print(f"{row.figure:<13} {row.images:<11} {row.peak:<13} {row.hit:.3f}{cosine}")
-    if arguments.output:
-        measured_with = settings("python -m bench.pointing", 1)
-        write(arguments.output, "pointing", [asdict(row) for row in rows], measured_with)
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return round(float(np.nanmean(values)), 4)
+    parser.add_argument("--grid", type=int, default=GRID, help="cells a side of the CAM")
+    given = parser.parse_args()
+    if given.output:
+        make_folder(given.output)
+    rows = measure(demo_manifest(), given.grid)
+    print("\n".join(map(str, rows)))
+    if given.output:
+        command = settings("python -m bench.pointing")
+        write(given.output, "pointing", [asdict(row) for row in rows], command)
 
 
 if __name__ == "__main__":
-    end_in_a_line(main)
+    run_program(main)

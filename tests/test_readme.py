@@ -221,8 +221,8 @@ CHEAP = (
     *("focus explain", "focus export"),
 )
 LENGTHY = ("train.py", "focus.data demo", "focus.experiment")
-TIMED = ("bench", "bench.imports", "bench.plot")
-"""Minutes of measuring: tests/test_bench_*.py run them in short."""
+TIMED = ("bench", "bench.plot")
+"""Minutes of measuring: tests/bench runs them in short."""
 
 
 def kind(command: Command) -> str:
@@ -364,7 +364,7 @@ def test_flags_and_files_that_are_named_exist(document: str) -> None:
     for command in of_document(document):
         if program(command)[:1] == ("-m",):
             known |= set(re.findall(r"--[a-z][a-z-]*", help_of(*module_of(program(command)))))
-    for module in ("bench.codegen", "bench.gpu", "bench.instructions"):
+    for module in ("bench.codegen", "bench.gpu"):
         known |= set(re.findall(r"--[a-z][a-z-]*", help_of(module)))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):

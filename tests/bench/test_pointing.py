@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.pointing import artefacts, measure, of_maps, of_peaks
+from bench.pointing import artefact_cells, map_rows, measure, peak_rows
 from focus.data.demo import demo_manifest
 from focus.data.manifest import Manifest, Sample
 
-CHECKOUT = Path(__file__).parents[2]
+from ..launching import CHECKOUT
 
 
 def rows() -> list[dict[str, str]]:
@@ -35,7 +35,7 @@ def test_artefacts_are_those_of_the_hit_rule(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     masks = [str(tmp_path / f"{name}.png") for name in ("mask", "none")]
     given = [Sample("f", label=1, mask_path=path) for path in masks]
-    found = artefacts(Manifest([*given, Sample("r", label=0), Sample("g", label=1)]), 2)
+    found = artefact_cells(Manifest([*given, Sample("r", label=0), Sample("g", label=1)]), 2)
     assert found.tolist() == [[[True, False], [False, True]]]
 
 
@@ -43,7 +43,7 @@ def test_peaks_that_look_at_no_image() -> None:
     """Cells of 4 x 4: training hits the first one most, where one of two images is hit."""
     hits, trained = np.zeros((2, 4, 4), bool), np.zeros((1, 4, 4), bool)
     hits[0, 0, 0] = hits[0, 1, 2] = hits[1, 1, 2] = trained[0, 0, 0] = True
-    found = {row.peak: (row.n, row.hit) for row in of_peaks("pointing_hit", "open", hits, trained)}
+    found = {row.peak: (row.n, row.hit) for row in peak_rows("pointing_hit", "open", hits, trained)}
     assert found == {
         "any cell": (2, round(3 / 32, 4)),
         "middle cells": (2, 0.25),
@@ -56,7 +56,7 @@ def test_maps_that_look_at_no_image() -> None:
     """Two images whose maps are one cell each; training has the first one's."""
     maps = np.zeros((2, 2, 2))
     maps[0, 0, 0] = maps[1, 1, 1] = 1
-    found = {row.peak: (row.hit, row.cosine) for row in of_maps(maps, maps[:1])}
+    found = {row.peak: (row.hit, row.cosine) for row in map_rows(maps, maps[:1])}
     assert found["fixed cell"] == found["mean map"] == (0.5, 0.5)
     assert found["other's map"] == (0.0, 0.0)
 

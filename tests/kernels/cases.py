@@ -1,57 +1,33 @@
-"""What the kernel tests run on: forms of the operations, shapes, memory layouts, inputs, runs."""
+"""Forms, shapes, memory layouts, inputs and runs of the operations, compared with the reference."""
 
+import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from focus.kernels import cam_entropy, focus_head, use_backend
+from focus.kernels import cam_entropy, class_activation, focus_head, operators, use_backend
 
 from .interpreter import interpreter
-
-
-def with_oldest_triton() -> bool:
-    """Whether this is the environment of `make test-versions`."""
-    try:
-        return version("triton").startswith("3.6.")
-    except PackageNotFoundError:
-        return False
-
-
-# That environment leaves out what is slow; what has these marks is to be seen there, too.
-SLOW_WITH_OTHERS = () if with_oldest_triton() else (pytest.mark.slow,)
-
-
-def mostly_slow(cases: Sequence[object]) -> list[object]:
-    """Of cases that take long each, the first; the others with :data:`SLOW_WITH_OTHERS`."""
-    return [cases[0], *(pytest.param(case, marks=SLOW_WITH_OTHERS) for case in cases[1:])]
+from .tolerances import assert_close
 
 
 @dataclass(frozen=True)
 class Form:
-    """One implementation of an operation, on one device; in the interpreter with larger tiles."""
+    """One implementation of the operations, on one device; in the interpreter with larger tiles."""
 
     backend: str
     device: str = "cpu"
     tile_scale: int = 16
-    emulated: str | None = None
-    """The target of an emulated GPU, which takes the interpreter's place."""
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Operations called inside take this form."""
-        if self.emulated:
-            from bench.emulated_gpu import emulated_gpu
-
-            with emulated_gpu(self.emulated):
-                yield
-            return
+        """Let operations called inside take this form."""
         interpreted = self.backend == "triton" and self.device == "cpu"
         tiles = interpreter(tile_scale=self.tile_scale) if interpreted else nullcontext()
         with tiles, use_backend(self.backend):
@@ -59,16 +35,21 @@ class Form:
 
 
 REFERENCE = Form("reference")
+GPU_TILES = Form("triton", tile_scale=1)
 EAGER = pytest.param(Form("eager"), id="eager")
 INTERPRETER = pytest.param(Form("triton"), id="interpreter")
-TRITON_GPU = pytest.param(Form("triton", "cuda"), id="gpu", marks=pytest.mark.gpu)
-EAGER_GPU = pytest.param(Form("eager", "cuda"), id="eager-gpu", marks=pytest.mark.gpu)
+FORMS = (
+    EAGER,
+    INTERPRETER,
+    pytest.param(Form("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+    pytest.param(Form("eager", "cuda"), id="eager-gpu", marks=pytest.mark.gpu),
+)
+# Where the interpreter takes seconds of what torch calls show as well.
+SLOW_INTERPRETED = (EAGER, pytest.param(Form("triton"), id="interpreter", marks=pytest.mark.slow))
+SLOW_INTERPRETED += FORMS[2:]
+WITH_REFERENCE = (*FORMS, pytest.param(REFERENCE, id="reference"))
 
-# The forms that each operation has: a new one joins the tests here.
-CAM_ENTROPY = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
-FOCUS_HEAD = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
-CLASS_ACTIVATION = (EAGER, INTERPRETER, TRITON_GPU, EAGER_GPU)
-
+LAYOUTS = ("nchw", "channels_last")
 LEVELS = ("none", "match", "hinge", "minimize")
 CAM_CLASSES = ("true", "predicted", "contrast")
 MAPS = ("no maps", "maps", "masked maps")
@@ -91,13 +72,13 @@ Case = dict[str, Any]
 
 
 def elements(case: Case) -> int:
-    """Elements of the features; of a part of a case, the least they can be."""
+    """Return the number of elements of the features; of a part of a case, the least."""
     height, width = case.get("grid", (1, 1))
     return case.get("batch", 0) * case.get("channels", 1) * height * width
 
 
 def in_pytorch(case: Case) -> bool:
-    """Cheap enough for a form in torch calls, and meaningful."""
+    """Return whether a case is cheap enough for a form in torch calls, and meaningful."""
     contrast_of_one = case.get("cam_class") == "contrast" and case.get("classes") == 1
     # The saliency term does not change with the scale of the CAM, all that one weight decides.
     alone = {"channels": 1, "classes": 1, "level": "none", "maps": "masked maps"}
@@ -107,14 +88,14 @@ def in_pytorch(case: Case) -> bool:
 
 
 def in_interpreter(case: Case) -> bool:
-    """Cheap enough for the interpreter, which takes a millisecond a block or step of a loop."""
+    """Return whether it is cheap in the interpreter: a millisecond a block or step of a loop."""
     rows = case.get("batch", 0) * case.get("classes", 1)
     steps = rows * -(-case.get("channels", 1) // 1024)
     return elements(case) <= 2**18 and steps <= 2200 and in_pytorch(case)
 
 
 def pairwise(factors: dict[str, tuple[Any, ...]], allowed: Callable[[Case], bool]) -> list[Case]:
-    """Cases such that any two values of two factors that ``allowed`` lets meet, meet in one.
+    """Return cases in which any two values of two factors meet that ``allowed`` lets meet.
 
     Greedy: each case starts from the first pair not met yet and takes, factor by factor, the value
     that makes most new pairs. ``allowed`` judges parts of cases, too.
@@ -148,7 +129,7 @@ def _items(name: str, factors: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str
 
 
 def name_of(case: Case) -> str:
-    """The test's name: ``3-17-7x7-2-sliced-float32``."""
+    """Return a name such as ``3-17-7x7-2-sliced-float32``."""
     words = (
         "x".join(map(str, value)) if isinstance(value, tuple) else str(value).split(".")[-1]
         for value in case.values()
@@ -157,7 +138,7 @@ def name_of(case: Case) -> str:
 
 
 def arrange(tensor: Tensor, layout: str) -> Tensor:
-    """``[B,C,H,W]`` of the same values (``expanded``: of the first sample's) laid out otherwise."""
+    """Return the same values (``expanded``: the first sample's) in another memory layout."""
     if layout == "channels_last":
         return tensor.contiguous(memory_format=torch.channels_last)
     if layout == "sliced":
@@ -185,13 +166,13 @@ class Inputs:
     mask: Tensor
 
     def double(self) -> "Inputs":
-        """The same numbers in float64 on the CPU."""
+        """Return the same numbers in float64 on the CPU."""
         wide = (t.cpu().double() if t.is_floating_point() else t.cpu() for t in vars(self).values())
         return Inputs(*wide)
 
 
 def make_inputs(case: Case, device: str = "cpu") -> Inputs:
-    """Random inputs, of a raw CAM with a standard deviation of about 1.5.
+    """Return random inputs, of a raw CAM with a standard deviation of about 1.5.
 
     Features and upstream gradients have a mean above 0: else the only element of a sum, as of a
     gradient [1,1], may cancel to a maximum that its rounding is no small share of.
@@ -213,13 +194,13 @@ def make_inputs(case: Case, device: str = "cpu") -> Inputs:
 
 
 def random_like(tensor: Tensor, seed: int = 0) -> Tensor:
-    """A non-uniform upstream gradient."""
+    """Return a non-uniform upstream gradient."""
     draw = torch.Generator().manual_seed(seed)
     return (torch.randn(tensor.shape, generator=draw) + 1).to(tensor)
 
 
 def run_cam_entropy(form: Form, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
-    """Results and gradients for random upstream gradients of both results."""
+    """Return results and gradients for random upstream gradients of both results."""
     features = inputs.features.detach().requires_grad_()
     weight = inputs.weight.detach().requires_grad_()
     with form.active():
@@ -230,7 +211,7 @@ def run_cam_entropy(form: Form, inputs: Inputs, **options: Any) -> dict[str, Ten
 
 
 def run_focus_head(form: Form, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
-    """Results and gradients for a random upstream gradient of the loss."""
+    """Return results and gradients for a random upstream gradient of the loss."""
     leaves = [t.detach().requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
     with form.active():
         out = focus_head(*leaves, inputs.index, **options)
@@ -239,7 +220,7 @@ def run_focus_head(form: Form, inputs: Inputs, **options: Any) -> dict[str, Tens
 
 
 def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:
-    """Options of the head for a case, tensors from ``inputs``."""
+    """Return the options of the head for a case, tensors from ``inputs``."""
     options: dict[str, Any] = {
         "classification_weight": 0.7,
         "focus_weight": 0.9,
@@ -255,3 +236,108 @@ def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:
     if case["maps"] == "masked maps":
         options["saliency_mask"] = inputs.mask
     return options
+
+
+def assert_cam_entropy(form: Form, case: Case, **options: Any) -> None:
+    """Compare results, and gradients for random upstream gradients, with the reference."""
+    inputs = make_inputs(case, form.device)
+    actual = run_cam_entropy(form, inputs, **options)
+    expected = run_cam_entropy(REFERENCE, inputs.double(), **options)
+    for name, tensor in actual.items():
+        addends = () if name == "dF" else None
+        where = f"{name} of {name_of(case)}"
+        assert_close(where, tensor, expected[name], inputs.features.dtype, addends)
+
+
+def assert_focus_head(form: Form, case: Case, inputs: Inputs | None = None, **more: Any) -> None:
+    """Compare results, and gradients for a random upstream gradient, with the reference.
+
+    more: options beside those of the case.
+    """
+    inputs = inputs or make_inputs(case, form.device)
+    options = head_options(case, inputs) | more
+    wide = {name: _widened(value) for name, value in options.items()}
+    actual = run_focus_head(form, inputs, **options)
+    expected = run_focus_head(REFERENCE, inputs.double(), **wide)
+    without_cam = wide | {"focus_weight": 0.0, "saliency_weight": 0.0}
+    pooling = run_focus_head(REFERENCE, inputs.double(), **without_cam)["dF"]
+    for name, tensor in actual.items():
+        addends = (pooling, expected["dF"] - pooling) if name == "dF" else None
+        where = f"{name} of {name_of(case)}"
+        assert_close(where, tensor, expected[name], inputs.features.dtype, addends)
+
+
+def _widened(value: Any) -> Any:
+    """Return a tensor on the CPU, of floats in float64; anything else as it is."""
+    if not torch.is_tensor(value):
+        return value
+    return value.cpu().double() if value.is_floating_point() else value.cpu()
+
+
+def assert_class_activation(form: Form, case: Case) -> None:
+    """Compare logits, CAMs and entropies of three classes of each sample with the reference."""
+    inputs = make_inputs(case, form.device)
+    wide = inputs.double()
+    classes = torch.stack([inputs.index, inputs.index.flip(0), inputs.index], 1)
+    found = {}
+    for each, own in ((form, inputs), (REFERENCE, wide)):
+        with each.active():
+            arguments = own.features, own.weight, own.bias, classes.to(own.features.device)
+            found[each] = class_activation(*arguments, temperature=0.7)
+    names = (f"{name} of {name_of(case)}" for name in ("logits", "cams", "entropy"))
+    for name, *pair in zip(names, found[form], found[REFERENCE], strict=True):
+        assert_close(name, *pair, inputs.features.dtype)
+
+
+SIZES: Case = {"batch": 5, "channels": 64, "grid": (3, 3), "classes": 3}
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape and strides, with no data."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def meta_case(case: Case) -> tuple[Inputs, dict[str, Any]]:
+    inputs = make_inputs(SIZES | case)
+    options = head_options(SIZES | case, inputs) if "maps" in case else {}
+    for name, tensor in vars(inputs).items():
+        setattr(inputs, name, on_meta(tensor))
+    return inputs, {n: on_meta(v) if torch.is_tensor(v) else v for n, v in options.items()}
+
+
+def run_on_meta(
+    case: Case, backend: str, watched: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> None:
+    """Run forward and backward of both operators, and the CAMs, on tensors without data."""
+    inputs, options = meta_case(case)
+    scalars = torch.empty(5, device="meta")
+    target = torch.empty(len(inputs.index), device="meta")
+    forward, backward = operators.focus_head_form(backend)
+    with watched():
+        head = forward(
+            inputs.features,
+            inputs.weight,
+            inputs.bias,
+            inputs.index,
+            options.get("saliency"),
+            options.get("saliency_mask"),
+            target if "entropy_target" in options else None,
+            torch.empty(len(inputs.weight), device="meta"),
+            scalars,
+            case["level"],
+            case["cam_class"],
+            "mean",
+        )
+        small = head.classes, head.pooled, head.grad_cam, head.grad_logits
+        for upstream in (target, scalars[0].expand(len(target))):
+            needs = (True, True, True)
+            backward(inputs.features, inputs.weight, *small, upstream, case["cam_class"], needs)
+    forward, backward = operators.cam_entropy_form(backend)
+    arguments = inputs.features, inputs.weight, inputs.index, scalars[3]
+    name = "eager" if backend == "eager" else "triton_cam_entropy"
+    activation = importlib.import_module(f"focus.kernels.{name}").class_activation
+    classes = inputs.index[:, None].expand(-1, 2)
+    with watched():
+        cam, entropy = forward(*arguments)
+        backward(*arguments, cam, torch.empty_like(cam), torch.empty_like(entropy), (True, True))
+        activation(inputs.features, inputs.weight, inputs.bias, classes, scalars[3])

@@ -1,86 +1,49 @@
-"""``cam_entropy`` against the float64 reference, its gradients, and how it treats its inputs."""
+"""``cam_entropy`` and ``class_activation`` by hand-worked numbers, and their promises."""
 
 import math
 
 import pytest
 import torch
 
-from focus.kernels import cam_entropy
+from focus.kernels import cam_entropy, class_activation, focus_head
 
-from .as_reference import assert_cam_entropy
 from .cases import (
-    CAM_ENTROPY,
     DTYPES,
-    EAGER,
-    EAGER_GPU,
-    INTERPRETER,
+    FORMS,
     REFERENCE,
     SHAPES,
-    TRITON_GPU,
+    WITH_REFERENCE,
     Case,
     Form,
-    arrange,
-    in_interpreter,
-    in_pytorch,
     make_inputs,
-    name_of,
-    pairwise,
     run_cam_entropy,
 )
 from .tolerances import assert_close
 
-SMALL: Case = {"batch": 4, "channels": 6, "grid": (3, 3), "classes": 3}
-CORNERS = {
-    "a sample of one number": {"batch": 1, "channels": 1, "grid": (1, 1), "classes": 1},
-    "prime sizes": {"batch": 3, "channels": 1021, "grid": (7, 11), "classes": 5},
-    "one row": {"batch": 2, "channels": 5, "grid": (1, 37), "classes": 2},
-    "one column": {"batch": 2, "channels": 5, "grid": (37, 1), "classes": 2},
-    "one sample, many classes": {"batch": 1, "channels": 4, "grid": (2, 2), "classes": 1000},
-}
+SMALL: Case = {"batch": 4, "channels": 6, "grid": (3, 3), "classes": 5}
 
 
-@pytest.mark.parametrize("case", pairwise(SHAPES, in_pytorch), ids=name_of)
-@pytest.mark.parametrize("form", [EAGER, TRITON_GPU, EAGER_GPU])
-def test_as_reference(form: Form, case: Case) -> None:
-    assert_cam_entropy(form, case)
-
-
-@pytest.mark.parametrize("case", pairwise(SHAPES, in_interpreter), ids=name_of)
-@pytest.mark.parametrize("form", [INTERPRETER])
-def test_as_reference_interpreted(form: Form, case: Case) -> None:
-    assert_cam_entropy(form, case)
-
-
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_as_reference_in_parts(layout: str, small_parts: None) -> None:
-    assert_cam_entropy(Form("eager"), SMALL | {"batch": 7, "layout": layout})
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("corner", CORNERS)
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_corners_as_reference(form: Form, corner: str, dtype: torch.dtype) -> None:
-    assert_cam_entropy(form, CORNERS[corner] | {"dtype": dtype})
-
-
-@pytest.mark.parametrize("temperature", [0.25, 1.0, 7.0, torch.tensor(2.5)], ids=float)
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_temperature(form: Form, temperature) -> None:
-    assert_cam_entropy(form, SMALL, temperature=temperature)
-
-
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_strided_weight_and_index(form: Form) -> None:
-    inputs = make_inputs(SMALL, form.device)
-    expected = run_cam_entropy(REFERENCE, inputs.double())
-    inputs.weight = inputs.weight.T.contiguous().T
-    inputs.index = torch.stack([inputs.index, inputs.index + 99], 1)[:, 0]
-    for name, tensor in run_cam_entropy(form, inputs).items():
-        assert_close(name, tensor, expected[name], torch.float32)
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_are_left_alone_and_gradients_lie_and_are_typed_as_they_are(form: Form) -> None:
+    for layout in SHAPES["layout"]:
+        for dtype in DTYPES:
+            inputs = make_inputs(SMALL | {"layout": layout, "dtype": dtype}, form.device)
+            before = {name: (t.clone(), t._version) for name, t in vars(inputs).items()}
+            out = run_cam_entropy(form, inputs)
+            for name, (values, version) in before.items():
+                tensor = getattr(inputs, name)
+                assert torch.equal(tensor, values), name
+                assert tensor._version == version, name
+            last = layout == "channels_last"
+            memory_format = torch.channels_last if last else torch.contiguous_format
+            assert out["dF"].is_contiguous(memory_format=memory_format), layout
+            wide = torch.float64 if dtype == torch.float64 else torch.float32
+            assert (out["cam"].dtype, out["entropy"].dtype) == (wide, wide)
+            assert (out["dF"].dtype, out["dW"].dtype) == (dtype, inputs.weight.dtype)
 
 
 @pytest.mark.parametrize("used", [0, 1], ids=["cam", "entropy"])
-@pytest.mark.parametrize("form", CAM_ENTROPY)
+@pytest.mark.parametrize("form", FORMS)
 def test_gradient_through_one_result_alone(form: Form, used: int) -> None:
     inputs = make_inputs(SMALL, form.device)
     gradients = {}
@@ -94,7 +57,7 @@ def test_gradient_through_one_result_alone(form: Form, used: int) -> None:
         assert_close(f"d{name}", actual, expected, torch.float32)
 
 
-@pytest.mark.parametrize("form", CAM_ENTROPY)
+@pytest.mark.parametrize("form", FORMS)
 def test_the_entropy_may_be_changed_in_place(form: Form) -> None:
     inputs = make_inputs(SMALL, form.device)
     features = inputs.features.requires_grad_()
@@ -107,20 +70,7 @@ def test_the_entropy_may_be_changed_in_place(form: Form) -> None:
     torch.testing.assert_close(grads[1], 2 * grads[0])
 
 
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_second_backward_gives_the_same_gradients(form: Form) -> None:
-    inputs = make_inputs(SMALL, form.device)
-    leaves = inputs.features.requires_grad_(), inputs.weight.requires_grad_()
-    with form.active():
-        cam, entropy = cam_entropy(*leaves, inputs.index)
-        loss = (cam.square().mean((1, 2)) * entropy).sum()
-        first = torch.autograd.grad(loss, leaves, retain_graph=True)
-        second = torch.autograd.grad(loss, leaves)
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("form", CAM_ENTROPY)
+@pytest.mark.parametrize("form", FORMS)
 def test_same_bits_twice(form: Form, two_threads: None) -> None:
     inputs = make_inputs(SMALL | {"batch": 7, "channels": 300, "grid": (7, 7)}, form.device)
     first, second = run_cam_entropy(form, inputs), run_cam_entropy(form, inputs)
@@ -128,31 +78,7 @@ def test_same_bits_twice(form: Form, two_threads: None) -> None:
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.parametrize("layout", SHAPES["layout"])
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_inputs_are_left_alone(form: Form, layout: str) -> None:
-    inputs = make_inputs(SMALL | {"layout": layout}, form.device)
-    before = {name: (t.clone(), t._version) for name, t in vars(inputs).items()}
-    run_cam_entropy(form, inputs)
-    for name, (values, version) in before.items():
-        tensor = getattr(inputs, name)
-        assert torch.equal(tensor, values), name
-        assert tensor._version == version, name
-
-
-@pytest.mark.parametrize("weight_dtype", ["float32", "own"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_types_of_results_and_gradients(form: Form, dtype: torch.dtype, weight_dtype: str) -> None:
-    case = SMALL | {"dtype": dtype, "weight_dtype": weight_dtype}
-    inputs = make_inputs(case, form.device)
-    out = run_cam_entropy(form, inputs)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    assert (out["cam"].dtype, out["entropy"].dtype) == (wide, wide)
-    assert (out["dF"].dtype, out["dW"].dtype) == (dtype, inputs.weight.dtype)
-
-
-@pytest.mark.parametrize("form", CAM_ENTROPY)
+@pytest.mark.parametrize("form", FORMS)
 def test_a_narrow_weight_beside_wide_features(form: Form) -> None:
     inputs = make_inputs(SMALL | {"dtype": torch.float64}, form.device)
     inputs.weight = inputs.weight.bfloat16()
@@ -162,39 +88,7 @@ def test_a_narrow_weight_beside_wide_features(form: Form) -> None:
     torch.testing.assert_close(actual.cpu().double(), expected, rtol=2**-8, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_gradient_of_features_has_their_layout(form: Form) -> None:
-    features = make_inputs(SMALL, form.device).features
-    for layout, memory_format in (
-        ("nchw", torch.contiguous_format),
-        ("offset", torch.contiguous_format),
-        ("channels_last", torch.channels_last),
-    ):
-        inputs = make_inputs(SMALL, form.device)
-        inputs.features = arrange(features, layout)
-        grad = run_cam_entropy(form, inputs)["dF"]
-        assert grad.is_contiguous(memory_format=memory_format), layout
-
-
-@pytest.mark.parametrize("wanted", ["features", "weight"])
-@pytest.mark.parametrize("form", CAM_ENTROPY)
-def test_frozen_input_has_no_gradient_and_the_other_the_same(form: Form, wanted: str) -> None:
-    inputs = make_inputs(SMALL, form.device)
-    both = []
-    for frozen in ([], [n for n in ("features", "weight") if n != wanted]):
-        leaves = {
-            n: getattr(inputs, n).detach().requires_grad_(n not in frozen)
-            for n in ("features", "weight")
-        }
-        with form.active():
-            cam, entropy = cam_entropy(leaves["features"], leaves["weight"], inputs.index)
-            (cam.square().sum((1, 2)) * entropy).sum().backward()
-        both.append(leaves[wanted].grad)
-        assert all(leaves[n].grad is None for n in frozen)
-    assert torch.equal(*both)
-
-
-@pytest.mark.parametrize("form", CAM_ENTROPY)
+@pytest.mark.parametrize("form", FORMS)
 def test_without_gradient_nothing_is_recorded(form: Form) -> None:
     inputs = make_inputs(SMALL, form.device)
     inputs.features.requires_grad_()
@@ -204,7 +98,7 @@ def test_without_gradient_nothing_is_recorded(form: Form) -> None:
     assert not entropy.requires_grad
 
 
-@pytest.mark.parametrize("form", CAM_ENTROPY)
+@pytest.mark.parametrize("form", FORMS)
 def test_hand_worked_numbers(form: Form) -> None:
     # z = (0, log 3, 0, 0), so p = (1, 3, 1, 1) / 6 and H = log(12) / 2.
     log = torch.log
@@ -226,7 +120,7 @@ def test_hand_worked_numbers(form: Form) -> None:
     assert grad[0, 1].abs().max() == 0
 
 
-@pytest.mark.parametrize("form", [*CAM_ENTROPY, pytest.param(REFERENCE, id="reference")])
+@pytest.mark.parametrize("form", WITH_REFERENCE)
 def test_entropy_of_two_cells_is_a_share_of_log_2(form: Form) -> None:
     # z = (0, log 3), so p = (1, 3) / 4 and H = 2 log 2 - 3/4 log 3.
     cells = [[[[0.0, math.log(3)]]]]
@@ -240,3 +134,31 @@ def test_entropy_of_two_cells_is_a_share_of_log_2(form: Form) -> None:
     # dh/dz = -p (z - 3/4 log 3) / log 2, of either cell 3/16 log2(3) but for the sign.
     slope = 3 / 16 * math.log2(3)
     assert grad.flatten().tolist() == pytest.approx([slope, -slope], abs=1e-12)
+
+
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_class_activation_agrees_with_the_training_operations(form: Form) -> None:
+    inputs = make_inputs(SMALL, form.device)
+    features, weight = inputs.features.requires_grad_(), inputs.weight
+    with form.active():
+        logits, cams, entropy = class_activation(features, weight, inputs.bias, [4, 0])
+        assert not any(tensor.requires_grad for tensor in (logits, cams, entropy))
+        torch.testing.assert_close(
+            logits, focus_head(features, weight, inputs.bias, inputs.index).logits
+        )
+        for column, k in enumerate((4, 0)):
+            cam, h = cam_entropy(features, weight, torch.full_like(inputs.index, k))
+            torch.testing.assert_close(cams[:, column], cam)
+            torch.testing.assert_close(entropy[:, column], h)
+            # Pooling, classifier and CAM are one product.
+            torch.testing.assert_close(logits[:, k], cam.mean((1, 2)) + inputs.bias[k])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_classes_of_each_sample_and_of_all_samples_agree(form: Form) -> None:
+    inputs = make_inputs(SMALL, form.device)
+    arguments = inputs.features, inputs.weight, None
+    each = torch.tensor([2, 1], device=form.device).expand(4, 2)
+    with form.active():
+        of_each, of_all = (class_activation(*arguments, classes) for classes in (each, [2, 1]))
+    assert all(map(torch.equal, of_each, of_all))

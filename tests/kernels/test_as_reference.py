@@ -1,0 +1,234 @@
+"""Every operation and option against the float64 reference, at shapes and layouts that differ."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .cases import (
+    CAM_CLASSES,
+    FORMS,
+    GPU_TILES,
+    HEAD,
+    LEVELS,
+    MAPS,
+    SHAPES,
+    Case,
+    Form,
+    assert_cam_entropy,
+    assert_class_activation,
+    assert_focus_head,
+    in_interpreter,
+    in_pytorch,
+    make_inputs,
+    pairwise,
+)
+
+SMALL: Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
+SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
+LAYOUTS = ("nchw", "channels_last", "offset")
+EVERY = 20
+"""The quick suite takes every so many cases of a pairwise cover in the interpreter."""
+
+
+def covered(form: Form, factors: dict[str, tuple[Any, ...]], *, rest: bool = False) -> list[Case]:
+    """Return cases of a pairwise cover: all in torch calls, some or the rest in the interpreter."""
+    if form.backend == "eager":
+        return pairwise(factors, in_pytorch)[:: 3 if form.device == "cpu" else 1]
+    cases = pairwise(factors, in_interpreter)
+    if form.device == "cuda":
+        return cases
+    return [case for n, case in enumerate(cases) if (n % EVERY > 0) == rest]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_focus_head(form: Form) -> None:
+    for case in covered(form, HEAD):
+        assert_focus_head(form, case, reduction="none")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_cam_entropy(form: Form) -> None:
+    for case in covered(form, SHAPES):
+        assert_cam_entropy(form, case)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_class_activation(form: Form) -> None:
+    for case in covered(form, SHAPES)[::2]:
+        assert_class_activation(form, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compare", "factors", "part"),
+    [
+        *((assert_focus_head, HEAD, part) for part in range(4)),
+        *((assert_cam_entropy, SHAPES, part) for part in range(2)),
+        (assert_class_activation, SHAPES, 0),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_whole_cover_interpreted(
+    compare: Callable[..., None], factors: dict[str, tuple[Any, ...]], part: int
+) -> None:
+    parts = 4 if factors is HEAD else 2
+    for case in covered(Form("triton"), factors, rest=True)[part::parts]:
+        compare(Form("triton"), case)
+
+
+CORNERS = {
+    "a sample of one number": {"batch": 1, "channels": 1, "grid": (1, 1), "classes": 1},
+    "prime sizes": {"batch": 3, "channels": 1021, "grid": (7, 11), "classes": 5},
+    "one row": {"batch": 2, "channels": 5, "grid": (1, 37), "classes": 2},
+    "one column": {"batch": 2, "channels": 5, "grid": (37, 1), "classes": 2},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_corners(form: Form) -> None:
+    for corner in CORNERS.values():
+        for dtype in (torch.float64, torch.bfloat16):
+            assert_cam_entropy(form, corner | {"dtype": dtype})
+
+
+# More than one tile of a GPU in each direction, and the edges of vectors.
+TILES: tuple[Case, ...] = (
+    {"batch": 5, "channels": 72, "grid": (7, 7), "classes": 2, "dtype": torch.bfloat16},
+    {"batch": 3, "channels": 24, "grid": (5, 13), "classes": 4, "dtype": torch.float16},
+    # More than one block of cells, the last one cut.
+    {"batch": 2, "channels": 20, "grid": (16, 17), "classes": 17, "dtype": torch.float32},
+    # More than one group of samples.
+    {"batch": 17, "channels": 24, "grid": (5, 5), "classes": 16, "dtype": torch.float16},
+    {"batch": 4, "channels": 40, "grid": (7, 7), "classes": 3, "dtype": torch.float32},
+    {"batch": 2, "channels": 12, "grid": (10, 10), "classes": 2, "dtype": torch.bfloat16},
+    {"batch": 5, "channels": 20, "grid": (3, 3), "classes": 1, "dtype": torch.float64},
+    {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 5, "dtype": torch.bfloat16},
+    {"batch": 17, "channels": 20, "grid": (3, 3), "classes": 70, "dtype": torch.float32},
+    {"batch": 5, "channels": 20, "grid": (12, 13), "classes": 2, "dtype": torch.float32},
+    {"batch": 2, "channels": 19, "grid": (9, 15), "classes": 3, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 20, "grid": (9, 15), "classes": 6, "dtype": torch.float32},
+)
+
+
+def test_the_tiles_of_a_gpu() -> None:
+    for corner, layout in zip(TILES, LAYOUTS, strict=False):
+        assert_focus_head(GPU_TILES, SMALL | corner | {"layout": layout})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_tiles_of_a_gpu(layout: str) -> None:
+    for corner in TILES:
+        assert_focus_head(GPU_TILES, SMALL | corner | {"layout": layout})
+    case = SMALL | {"batch": 2, "grid": (12, 13), "channels": 20, "layout": layout}
+    for classes in (1, 3, 17):
+        assert_class_activation(GPU_TILES, case | {"classes": classes})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("splits", [1, 2, 100])
+def test_any_number_of_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from focus.kernels import triton_maps
+
+    monkeypatch.setattr(triton_maps, "default_splits", lambda *_: splits)
+    for cam_class, classes in zip(CAM_CLASSES, (3, 17, 3), strict=True):
+        sizes = {"batch": 3, "channels": 100, "grid": (5, 5), "classes": classes}
+        assert_focus_head(GPU_TILES, SMALL | sizes | {"cam_class": cam_class})
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_parts_of_the_batch_in_torch_calls(layout: str, small_parts: None) -> None:
+    form, case = Form("eager"), SMALL | {"layout": layout}
+    for batch, cam_class in zip((0, 1, 7), CAM_CLASSES, strict=True):
+        for dtype in (torch.float32, torch.bfloat16):
+            assert_focus_head(form, case | {"batch": batch, "cam_class": cam_class, "dtype": dtype})
+    shape = {name: value for name, value in case.items() if name in SHAPES} | {"batch": 7}
+    assert_cam_entropy(form, shape)
+    assert_class_activation(form, shape)
+
+
+OPTIONS = {
+    "level": LEVELS,
+    "cam_class": CAM_CLASSES,
+    "maps": MAPS,
+    "reduction": ("mean", "sum", "none"),
+    "class_weight": (None, (0.5, 2.0, 0.0)),
+    "label_smoothing": (0.0, 0.2),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_options(form: Form) -> None:
+    for choice in pairwise(OPTIONS, bool):
+        weight = choice["class_weight"]
+        more = {
+            "reduction": choice["reduction"],
+            "label_smoothing": choice["label_smoothing"],
+            "class_weight": weight and torch.tensor(weight, device=form.device),
+        }
+        assert_focus_head(form, SMALL | choice, **more)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_settings_as_tensors_and_of_each_sample(form: Form) -> None:
+    target = torch.linspace(0.3, 0.9, SMALL["batch"], device=form.device)
+    for maps in MAPS:
+        assert_focus_head(form, SMALL | {"maps": maps}, entropy_target=target)
+    numbers = {"focus_weight": 0.5, "saliency_weight": 2.0, "temperature": 2.5}
+    numbers |= {"entropy_target": 0.4, "label_smoothing": 0.1, "classification_weight": 0.3}
+    tensors = {name: torch.tensor(value) for name, value in numbers.items()}
+    assert_focus_head(form, SMALL, **tensors)
+    for temperature in (0.25, 7.0, torch.tensor(2.5)):
+        assert_cam_entropy(form, CORNERS["one row"], temperature=temperature)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """Return the same values in every other element of a storage, NaN or nonsense between them."""
+    filler = tensor.new_full(tensor.shape, float("nan") if tensor.is_floating_point() else 1)
+    return torch.stack([tensor, filler], -1)[..., 0]
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """Return the first entry for all, with stride 0."""
+    return tensor[:1].expand_as(tensor)
+
+
+@pytest.mark.parametrize("arranged", [strided, expanded])
+@pytest.mark.parametrize("form", FORMS)
+def test_small_tensors_of_any_strides(form: Form, arranged: Callable[[Tensor], Tensor]) -> None:
+    """Kernels read all but features and weight one element after the other."""
+    for classes, reduction in ((2, "mean"), (17, "none")):
+        case = SMALL | {"classes": classes, "weight_dtype": "float32"}
+        inputs = make_inputs(case, form.device)
+        for name in ("bias", "index", "saliency", "mask"):
+            setattr(inputs, name, arranged(getattr(inputs, name)))
+        inputs.weight = inputs.weight.T.contiguous().T
+        more = {
+            "class_weight": arranged(torch.linspace(0.5, 2, classes, device=form.device)),
+            "reduction": reduction,
+        }
+        assert not inputs.bias.is_contiguous()
+        assert_focus_head(form, case, inputs, **more)
+        target = arranged(torch.linspace(0.3, 0.9, case["batch"], device=form.device))
+        assert_focus_head(form, case, inputs, **more, entropy_target=target)
+
+
+def test_the_cover_lets_any_two_values_meet() -> None:
+    import itertools
+
+    met = {
+        pair
+        for case in pairwise(HEAD, in_interpreter)
+        for pair in itertools.combinations(case.items(), 2)
+    }
+    every = {
+        ((one, v), (other, w))
+        for one, other in itertools.combinations(HEAD, 2)
+        for v, w in itertools.product(HEAD[one], HEAD[other])
+    }
+    # Contrast needs two classes, and the interpreter few rows of W.
+    left_out = {(("batch", batch), ("classes", 1000)) for batch in (3, 20, 128)}
+    assert every - met == left_out | {(("classes", 1), ("cam_class", "contrast"))}
