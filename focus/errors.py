@@ -1,4 +1,4 @@
-"""The exceptions for what a user can fix, and what their sentences share."""
+"""Exceptions for what a user can fix, and helpers for their messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,10 +10,6 @@ class InputError(ValueError):
     The message is one sentence: what was got, where, and what to do. The programs print it as a
     single line and exit with code 2; a traceback is shown with ``--debug`` only.
     """
-
-
-class OneProcessError(InputError):
-    """What one process of a launch finds, and the main one does not: it prints the line itself."""
 
 
 class ImageError(InputError):
@@ -43,9 +39,9 @@ class NotFiniteError(ImageError):
 
 
 def sentence(error: InputError) -> str:
-    """Its message in one line.
+    """Return the message in one line.
 
-    Of an error in a worker of a DataLoader, torch makes one that holds the worker's traceback.
+    torch puts a worker's traceback into the message of an error in a DataLoader's worker.
     """
     text = str(error)
     if text.startswith("Caught "):
@@ -54,12 +50,11 @@ def sentence(error: InputError) -> str:
 
 
 def shown(name: str) -> str:
-    """A name as it is printed: escaped if it holds ends of lines, with which it would forge lines,
-    or what else a console cannot show."""
+    """Return a name as it is printed: escaped if a console cannot show it, or it has line ends."""
     return name if name.isprintable() else ascii(name)
 
 
 def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
-    """``" (did you mean X?)"`` for the choice most like ``word``, "" when none is like it."""
+    """Return ``" (did you mean X?)"`` for the choice most like ``word``, "" if none is like it."""
     close = difflib.get_close_matches(word, list(choices), n=1)
     return f" (did you mean {prefix}{close[0]}?)" if close else ""

@@ -177,10 +177,10 @@ def _train(flags: list[str], log: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     from focus.config.command_line import run
-    from focus.runtime.signals import launched
+    from focus.runtime.signals import watch_parent
     from focus.training.run import train
 
-    launched()
+    watch_parent()
     print(f"train.py {' '.join(flags)}", flush=True)
     sys.argv[:] = ["train.py", *flags]
     run(train, TrainConfig, argv=flags, prog="train.py")

@@ -1,85 +1,42 @@
-"""What is around a process: a folder for files kept between runs, processor cores, a launcher."""
+"""What surrounds a process: the cache folder, processor cores, its place in a launch."""
 
 import os
 from pathlib import Path
 from typing import Literal
 
-from focus.errors import InputError
-
 MixedPrecision = Literal["no", "bf16", "fp16"]
-
-# Where launchers say which process of all this is, as Accelerate reads them, and of a machine's.
-RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "LOCAL_RANK")
 
 
 def cache_dir() -> Path:
-    """``$FOCUS_CACHE``, else ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``.
+    """Return ``$FOCUS_CACHE``, else ``$XDG_CACHE_HOME/focus-faces``, else ``~/.cache/focus-faces``.
 
-    Raises InputError without a home folder: a container may run as a user whom no file names.
+    Raises RuntimeError without a home folder.
     """
-    own, shared = os.environ.get("FOCUS_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if shared and not own:
-        return Path(shared) / "focus-faces"
-    place = Path(own or "~/.cache/focus-faces")
-    try:
-        return place.expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"No home folder is known for {place}, where files are kept between runs: set HOME, or "
-            "FOCUS_CACHE to another folder."
-        ) from error
+    if own := os.environ.get("FOCUS_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "focus-faces"
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def said_by_launcher(name: str, otherwise: int) -> int:
-    """The whole number of an environment variable, ``otherwise`` where it is not set.
-
-    Raises InputError if it is no number, as where a batch script has filled in nothing.
-    """
-    value = os.environ.get(name, str(otherwise))
-    try:
-        return int(value)
-    except ValueError as error:
-        raise InputError(
-            f"{name} is {value!r}, no whole number: leave it to `accelerate launch` or torchrun, "
-            "or unset it."
-        ) from error
-
-
-def processes_here(otherwise: int = 1) -> int:
-    """How many of a launch's processes this machine has, ``otherwise`` where nothing says it.
-
-    Raises InputError if that is no number, or none at all.
-    """
-    said = said_by_launcher("LOCAL_WORLD_SIZE", otherwise)
-    if said < 1:
-        raise InputError(
-            f"LOCAL_WORLD_SIZE is {said}, where a machine has one process at least: leave it to "
-            "`accelerate launch` or torchrun, or unset it."
-        )
-    return said
+def local_processes() -> int:
+    """Return how many of a launch's processes this machine has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def default_workers() -> int:
-    """Processes that load images: a core each, which a machine's processes share, 8 at most."""
-    return min(8, max(1, usable_cores() // processes_here()))
+    """Return the number of processes that load images: this process's share of the cores, up to 8.
 
-
-def process_rank() -> int:
-    """Which of a launch's processes this is, also before Accelerate is there to ask.
-
-    0 where that is no number, since of all processes the first says so.
+    It is at least 1.
     """
-    said = next((os.environ[name] for name in RANKS if name in os.environ), "0")
-    return int(said) if said.isdecimal() else 0
+    return min(8, max(1, usable_cores() // local_processes()))
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of a launch's processes."""
-    return process_rank() == 0
+    """Return whether this is the first of a launch's processes, also before Accelerate starts."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,131 +1,78 @@
-"""Processes that others than torchrun and accelerate have started, and whether they meet."""
+"""The start of Accelerate, work in all processes of a launch, and the end of their group."""
 
 import os
-import subprocess
-import sys
+import signal
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from focus.config.train import EvaluateConfig, TrainConfig
-from focus.errors import InputError
-from focus.runtime.launch import check_address, check_alone, start
-from focus.runtime.machine import default_workers
+from focus.config.train import TrainConfig
+from focus.data.manifest import Manifest
+from focus.errors import ImageError, InputError
+from focus.runtime.launch import (
+    check_backend,
+    check_precision,
+    closing_process_group,
+    same_threads,
+    start,
+)
+from focus.runtime.signals import Stopped
+from focus.training.trainer import Trainer
 
-from ..launching import free_port
+from ..launching import free_port, run, told
+from ..trainers import few_faces, trainer
 
-STARTED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
-SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
-
-# Says how many processes there are, to whom each belongs, and which of them speaks.
 PROGRAM = """
+import json, sys
+from focus.errors import InputError
 from focus.config.command_line import run
-from focus.config.train import EvaluateConfig, TrainConfig
-from focus.runtime.machine import is_main_process
+from focus.config.train import TrainConfig
 
 def main(config):
-    from focus.runtime.launch import closing_process_group, start
-    main = is_main_process()
+    from focus.runtime.launch import closing_process_group, run_on_all, run_on_main_first, start
+    done = []
+    def work():
+        done.append(accelerator.process_index)
+        return len(done)
+    def fails(rank, error):
+        if accelerator.process_index == rank:
+            raise error("The cache is gone.")
     with closing_process_group():
         accelerator = start(config)
-        print(accelerator.num_processes, accelerator.process_index, main)
+        print(accelerator.num_processes, run_on_main_first(accelerator, work), *done, flush=True)
+        if config.name == "first":
+            run_on_main_first(accelerator, lambda: fails(0, InputError))
+        run_on_all(accelerator, lambda: fails(1, InputError))
 
 run(main, TrainConfig)
 """
 
 
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*STARTED, *SLURM):
-        monkeypatch.delenv(name, raising=False)
-    # Which the check may set.
-    monkeypatch.setenv("MASTER_ADDR", "")
-
-
-def started(**said: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ | said,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("alone", [False, True])
-def test_two_processes_of_mpirun_train_together(alone: bool) -> None:
-    """Also without MASTER_ADDR where all are on this machine."""
-    port = str(free_port())
-    where = {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"} if alone else {"MASTER_ADDR": "127.0.0.1"}
-    with ThreadPoolExecutor() as pool:
-        ranks = [
-            pool.submit(
-                started,
-                OMPI_COMM_WORLD_SIZE="2",
-                OMPI_COMM_WORLD_RANK=str(rank),
-                MASTER_PORT=port,
-                OMP_NUM_THREADS="1",
-                **where,
-            )
-            for rank in range(2)
-        ]
-    done = [rank.result() for rank in ranks]
-    assert [each.returncode for each in done] == [0, 0], done
-    assert [each.stdout for each in done] == ["2 0 True\n", "2 1 False\n"]
-
-
-@pytest.mark.slow
-def test_tasks_of_a_step_of_slurm_that_know_of_nobody_are_refused() -> None:
-    done = started(SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2", SLURM_NTASKS="2")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == (
-        "-c: error: This is one of 2 processes that srun or mpirun has started, each of which "
-        "would do all of it by itself: start them by torchrun, or set RANK=0 and WORLD_SIZE=1 if "
-        "each is to."
-    )
-
-
-@pytest.mark.parametrize(
-    ("said", "processes"),
-    [
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 1),  # a batch script
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, 1),
-        ({"SLURM_STEP_NUM_TASKS": "2"}, 1),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "1"}, 1),
-        ({"OMPI_COMM_WORLD_SIZE": "2", "WORLD_SIZE": "1"}, 1),
-        ({"OMPI_COMM_WORLD_SIZE": "1"}, 1),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "2"}, 2),
-    ],
-)
-def test_who_is_alone_or_has_met_the_others_is_not_refused(
-    said: dict[str, str], processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    check_alone(processes)
-
-
-@pytest.mark.parametrize("name", STARTED[:3])
-def test_processes_of_mpi_that_have_not_met_are_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on GPUs, where Accelerate does not look at these."""
-    monkeypatch.setenv(name, "4")
-    with pytest.raises(InputError, match="one of 4 processes that srun or mpirun has started"):
-        check_alone(1)
-
-
-def test_processes_of_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
-    with pytest.raises(InputError, match="MASTER_ADDR is not set"):
-        check_address()
-    monkeypatch.setenv("MASTER_ADDR", "first")
-    check_address()
-    assert os.environ["MASTER_ADDR"] == "first"
+def test_two_processes_work_together_and_the_first_says_what_one_lacks() -> None:
+    """As torchrun starts them on CPUs: Accelerate alone would have each believe it is alone."""
+    for words, said in (
+        (("--name", "first"), "-c: error: The cache is gone.\n"),
+        ((), "-c: error: Process 1: The cache is gone.\n"),
+    ):
+        port = free_port()
+        with ThreadPoolExecutor() as pool:
+            ranks = [
+                pool.submit(run, "-c", PROGRAM, *words, **told(rank, 2, port, local=2))
+                for rank in range(2)
+            ]
+        done = [rank.result() for rank in ranks]
+        assert [each.returncode for each in done] == [2, 2], done
+        assert [each.stdout for each in done] == ["2 1 0\n", "2 1 1\n"]
+        assert done[0].stderr.endswith(said)
+        assert "error" not in done[1].stderr
 
 
 @pytest.mark.usefixtures("plain_cpu")
@@ -138,72 +85,139 @@ def test_the_program_accumulates_and_accelerate_waits_long(monkeypatch: pytest.M
     assert accelerator.init_handler.timeout == timedelta(hours=3)
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
-def test_a_launcher_that_shares_networks_out_is_refused(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+def test_what_the_launcher_was_told_is_not_overruled_silently(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(InputError, match=f"^The launcher was told {kind}, .* --use_{kind.lower()}"):
-        start(TrainConfig())
+    for name, value in (("mixed_precision", "bf16"), ("gradient_accumulation_steps", "4")):
+        flag = f"--{name.replace('_', '-')}"
+        monkeypatch.setenv(f"ACCELERATE_{name.upper()}", value)
+        said = (
+            f"^The launcher was told {flag} {value}, the program .*give the program {flag} {value}"
+        )
+        with pytest.raises(InputError, match=said):
+            start(TrainConfig())
+        monkeypatch.delenv(f"ACCELERATE_{name.upper()}", raising=False)
 
 
-@pytest.mark.parametrize(("name", "value"), [("USE_CPU", ""), ("USE_FSDP", "maybe")])
-def test_a_variable_of_accelerates_that_is_neither_true_nor_false_is_refused(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("plain_cpu")
+def test_each_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("focus.runtime.launch.usable_cores", lambda: 8)
+    for processes, given, expected in (("1", None, 8), ("3", None, 2), ("9", None, 1), ("3", 5, 5)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        start(TrainConfig(threads=given))
+        assert torch.get_num_threads() == expected
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_what_the_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--mixed-precision fp16 needs a GPU"):
+        check_precision("fp16", torch.device("cpu"))
+    for backend in ("trito", "triton"):
+        monkeypatch.setenv("FOCUS_BACKEND", backend)
+        with pytest.raises(InputError, match="set FOCUS_BACKEND=auto, or leave it unset"):
+            check_backend("cpu")
+    # What torch says of the device is made up: a T4 is of 7.5, and emulates bf16.
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for major in (8, 7):
+        properties = SimpleNamespace(major=major, name="Tesla T4")
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, p=properties: p)
+        check_precision("fp16", torch.device("cuda"))
+        if major == 8:
+            check_precision("bf16", torch.device("cuda"))
+    with pytest.raises(InputError, match=r"^Tesla T4 has no bf16: give --mixed-precision fp16, or"):
+        check_precision("bf16", torch.device("cuda"))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return few_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_resumed_run_has_the_threads_and_the_bits_of_before(
+    faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(f"ACCELERATE_{name}", value)
-    with pytest.raises(InputError) as caught:
-        start(TrainConfig())
-    assert str(caught.value) == (
-        f"ACCELERATE_{name} is {value!r}, neither true nor false: set it to one of them, or leave "
-        "it unset."
-    )
+    """Its sums are of as many parts; other threads are taken where they are given, and said."""
+    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 1}
+
+    def weights(run: Trainer) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in run.detector.parameters()])
+
+    torch.set_num_threads(2)
+    whole = trainer(faces, tmp_path / "whole", **given)
+    whole.fit()
+    for name, more in (("same", {}), ("other", {"threads": 1})):
+        torch.set_num_threads(2)
+        run = trainer(faces, tmp_path / name, **given)
+        run.detector.register_forward_hook(
+            lambda *_, r=run: os.kill(os.getpid(), signal.SIGTERM) if r.state.step == 2 else None
+        )
+        with pytest.raises(Stopped, match="after step 3, saved"):
+            run.fit()
+        torch.set_num_threads(1)  # as a program that starts again elsewhere
+        capsys.readouterr()
+        again = trainer(faces, tmp_path / name, resume=True, **given, **more)
+        assert torch.get_num_threads() == (1 if more else 2)
+        again.fit()
+        assert weights(again).equal(weights(whole)) == (not more)
+        said = "the run had 2 threads each process, not 1: on a CPU its results are no longer"
+        assert (said in capsys.readouterr().out) == bool(more)
+
+
+def test_on_a_gpu_the_threads_stay() -> None:
+    threads = torch.get_num_threads()
+    assert same_threads(torch.device("cuda"), threads + 1, None) == ""
+    assert same_threads(torch.device("cuda"), threads + 1, threads) == ""
+    assert torch.get_num_threads() == threads
+
+
+class Network:
+    """As one that is trained in the group, in a cycle that only the collector ends."""
+
+    def __init__(self) -> None:
+        self.itself = self
+        ALIVE.append(weakref.ref(self))
+
+
+ALIVE: list["weakref.ref[Network]"] = []
+
+
+def fail(error: Exception) -> None:
+    """As a step whose error has a cause, and leads to another while the loader is closed."""
+    network = Network()
+    try:
+        inner = Network()
+        raise KeyError(id(inner))
+    except KeyError as cause:
+        raise error from cause
+    finally:
+        del network
 
 
 @pytest.mark.parametrize(
-    "name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *STARTED[:3]]
+    ("error", "destroyed"),
+    [
+        (InputError("The data are empty."), [[False, False]]),
+        # The others are still at work in the group.
+        (ImageError("The image a.png is gone."), []),
+    ],
 )
-@pytest.mark.parametrize("value", ["", "$SLURM_NTASKS"])
-def test_processes_that_are_not_counted_by_numbers_are_refused(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+def test_the_group_is_destroyed_after_all_that_an_error_holds(
+    error: InputError, destroyed: list[list[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(InputError) as caught:
-        start(TrainConfig())
-    assert str(caught.value) == (
-        f"{name} is {value!r}, no whole number: leave it to `accelerate launch` or torchrun, or "
-        "unset it."
+    """A DistributedDataParallel that outlives it would wait for ever."""
+    ALIVE.clear()
+    found: list[list[bool]] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.distributed,
+        "destroy_process_group",
+        lambda: found.append([network() is not None for network in ALIVE]),
     )
-
-
-def test_workers_are_not_counted_by_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is before Accelerate starts."""
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "one")
-    with pytest.raises(InputError, match=r"^LOCAL_WORLD_SIZE is 'one', no whole number"):
-        default_workers()
-
-
-@pytest.mark.parametrize("value", ["0", "-1"])
-def test_a_machine_without_processes_is_refused(
-    value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
-    for counted in (default_workers, lambda: start(TrainConfig())):
-        with pytest.raises(InputError, match=f"^LOCAL_WORLD_SIZE is {value}, where a machine has"):
-            counted()
-
-
-@pytest.mark.usefixtures("plain_cpu")
-def test_a_precision_of_accelerates_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "")
-    assert start(TrainConfig()).mixed_precision == "no"
-
-
-@pytest.mark.usefixtures("plain_cpu")
-def test_a_launcher_that_compiles_is_refused_by_training_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    with pytest.raises(InputError, match="told to compile the network with inductor"):
-        start(TrainConfig())
-    start(EvaluateConfig(run="runs/r"))
+    work: Callable[[Exception], None] = closing_process_group()(fail)
+    with pytest.raises(type(error)):
+        work(error)
+    assert found == destroyed

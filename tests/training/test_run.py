@@ -415,34 +415,6 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
         inside("train.py", *words[:-1], "another")
 
 
-@pytest.mark.parametrize(
-    ("told", "words"),
-    [
-        # Accelerate would divide the loss by it, whatever the program says.
-        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "told 4 gradient accumulation steps"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "told FSDP, which .*: launch with --multi_gpu"),
-        (
-            {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"},
-            "told PARALLELISM_CONFIG, which .*: launch with --multi_gpu",
-        ),
-        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "told to compile .*: launch with .* --compile"),
-        # Which the program does not have.
-        (
-            {"ACCELERATE_MIXED_PRECISION": "fp8"},
-            "told mixed precision fp8 [(]which is none of no, bf16, fp16[)], the program no: "
-            "launch with --mixed_precision no[.]",
-        ),
-    ],
-)
-def test_what_the_launcher_was_told_is_not_overruled_silently(
-    told: dict[str, str], words: str, tmp_path: Path
-) -> None:
-    done = forked(*SMALL, cwd=tmp_path, **told)
-    assert done.returncode == 2
-    assert re.search(f"train.py: error: The launcher was {words}", done.stderr)
-    assert not (tmp_path / "runs").exists()
-
-
 TRAIN, EVALUATE = "train.py", "evaluate.py"
 BAD_INPUT = {
     "missing folder": (TRAIN, ["--data", "nowhere"], "nowhere"),

@@ -5,7 +5,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ from sklearn.metrics import roc_auc_score
 
 from focus.config.train import EvaluateConfig, TrainConfig, write_config
 from focus.data.manifest import Manifest, Sample, Split
-from focus.errors import InputError, OneProcessError
+from focus.errors import InputError
 from focus.evaluation.result_table import format_table
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.model.operating_points import choose
-from focus.runtime.launch import check_backend, check_precision, check_shown, start
 from focus.use import evaluate as evaluation
 
 from ..launching import python, run
@@ -446,80 +444,3 @@ def test_help_is_quick_because_it_loads_no_torch(tmp_path: Path) -> None:
     said = python("-c", code, cwd=tmp_path)
     assert "--model-dir DIR" in said
     assert said.endswith("[]\n")
-
-
-@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
-@pytest.mark.parametrize(
-    ("devices", "shown", "place", "refused"),
-    [
-        (2, None, "0", True),
-        (1, None, "0", True),
-        (1, "3", None, True),  # no launcher has placed it
-        (1, "3", "0", False),
-        (1, "0", "1", True),  # to which place 1 is no device at all
-        (2, "0,1", "0", True),
-    ],
-    ids=str,
-)
-def test_more_processes_than_gpus_are_refused(
-    variable: str,
-    devices: int,
-    shown: str | None,
-    place: str | None,
-    refused: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """But not where a launcher shows each process a GPU of its own, which is at place 0 then."""
-    visible = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-    for name in (*visible, "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    if shown:
-        monkeypatch.setenv(variable, shown)
-    if place:
-        monkeypatch.setenv("LOCAL_RANK", place)
-    check_shown(devices, devices)
-    if not refused:
-        check_shown(devices, 4)
-        return
-    with pytest.raises(InputError, match=f"^4 processes would share {devices} GPU") as error:
-        check_shown(devices, 4)
-    assert f"start {devices}, or set ACCELERATE_USE_CPU=true to use the CPU" in str(error.value)
-    # What the main process does not find, the first that does has to say.
-    assert isinstance(error.value, OneProcessError) == (place == "1")
-
-
-@pytest.mark.usefixtures("plain_cpu")
-def test_a_program_with_more_processes_than_gpus_does_not_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    with pytest.raises(InputError, match=r"^4 processes would share 2 GPUs: start 2, or set "):
-        start(TrainConfig())
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
-def test_an_error_of_the_device_is_not_called_one_of_the_backend() -> None:
-    with pytest.raises((RuntimeError, AssertionError)) as caught:
-        check_backend("cuda")
-    assert "FOCUS_BACKEND" not in str(caught.value)
-
-
-@pytest.mark.parametrize("major", [7, 8])
-def test_bf16_on_a_gpu_that_emulates_it_is_refused(
-    major: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A T4 is of 7.5. What torch says of the device is made up."""
-    properties = SimpleNamespace(major=major, name="Tesla T4")
-    monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    check_precision("fp16", torch.device("cuda"))
-    if major == 8:
-        check_precision("bf16", torch.device("cuda"))
-        return
-    sentence = r"^Tesla T4 has no bf16: give --mixed-precision fp16, or no\.$"
-    with pytest.raises(InputError, match=sentence):
-        check_precision("bf16", torch.device("cuda"))

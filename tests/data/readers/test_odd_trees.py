@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
 from focus.data.images import load_image, load_map
 from focus.data.maps import files_of
 from focus.data.readers import read_data, read_given
 from focus.errors import ImageError, InputError
+from focus.model.detector import Detector
+from focus.training.run import train
+from focus.use.evaluate import evaluate
 
 from ... import commands
 
@@ -174,3 +178,24 @@ def test_integers_whose_white_is_not_known_are_refused(read: object, tmp_path: P
         read(path)
     Image.fromarray(np.full((4, 4), 65535, np.int32)).save(path)
     assert np.asarray(read(path)).min() in (255, 1.0)
+
+
+def test_a_run_or_an_evaluation_writes_nowhere_among_the_images_it_reads(tmp_path: Path) -> None:
+    """Its overlays would be fakes of that generator the next time; nor is a table replaced."""
+    faces, new = tmp_path / "faces", tmp_path / "new"
+    pictures(tmp_path, *(f"faces/{name}.png" for name in "abcd"), "new/e.png")
+    rows = ["a.png,real,train", "b.png,fake,train", "c.png,real,val", "d.png,fake,val"]
+    table = faces / "scores.csv"
+    table.write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    Detector().save_pretrained(tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    data, model = (str(table),), str(tmp_path / "model")
+    inside = "lies in .*new, where its pictures would be taken for images the next"
+    tests = {"new": str(new)}
+    with pytest.raises(InputError, match=f"--output .*runs/x {inside}"):
+        train(TrainConfig(data=data, test_data=tests, output=str(new / "runs"), name="x"))
+    with pytest.raises(InputError, match=f"--output .*out {inside}"):
+        evaluate(EvaluateConfig(model_dir=model, output=str(new / "out"), test_data=tests))
+    with pytest.raises(InputError, match=r"would replace .*scores.csv: give another"):
+        evaluate(EvaluateConfig(model_dir=model, output=str(faces), data=data))
+    assert sorted(tmp_path.rglob("*")) == before
