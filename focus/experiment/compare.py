@@ -1,23 +1,18 @@
-"""The comparisons of the experiment: the primary endpoint, the others, and Holm over those."""
+"""Compare the arms of the experiment: the primary endpoint, the others, and Holm over those."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from focus.experiment import frozen
-from focus.experiment.collect import Outcome, drawn_aucs, observed, placed
-from focus.experiment.statistics import (
-    Compared,
-    TwoLevel,
-    holm,
-    t_interval,
-)
+from focus.experiment.collect import Outcome, drawn_aucs
+from focus.experiment.statistics import Compared, TwoLevel, holm, t_interval
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """Arm minus other in open-set AUC, of one model and length of training.
 
     matched: at matched closed AUC. plain: as measured. closed: mean difference in closed AUC.
@@ -31,7 +26,7 @@ class Comparison:
     matched: Compared
     plain: Compared
     closed: float
-    p_holm: float
+    p_holm: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -41,55 +36,50 @@ class Analysis:
     model: str
     slope: float
     n_runs: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ArmComparison, ...]
 
 
 def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Analysis:
     """Compare the arms of one model's finished runs.
 
-    Raises:
-        InputError: the runs did not score the same images.
+    Raises InputError if the runs did not score the same images.
     """
     mine = [o for o in outcomes if o.run.model == model and o.run.arm in frozen.ARMS]
     arms = [arm for arm in frozen.ARMS if any(o.run.arm == arm for o in mine)]
     lengths = sorted({o.run.length for o in mine})
-    seeds = 1 + max((o.run.seed for o in mine), default=0)
-    shape = len(arms), len(lengths), seeds
-    places = placed(mine, arms, lengths, seeds)
+    shape = len(arms), len(lengths), 1 + max((o.run.seed for o in mine), default=0)
+    places = [(arms.index(o.run.arm), lengths.index(o.run.length), o.run.seed) for o in mine]
     rng = np.random.default_rng(frozen.BOOTSTRAP_SEED)
-    drawn = drawn_aucs(places, shape, replicates, rng)
-    closed, opened = (observed(places, shape, name) for name in ("closed", "open"))
-    two_level = TwoLevel(closed, opened, drawn.closed, drawn.opened, rng)
-
-    found = []
-    for arm, other, length in _pairs(arms, lengths):
-        here = one, two, which = arms.index(arm), arms.index(other), lengths.index(length)
-        found.append(
-            Comparison(
-                arm,
-                other,
-                length,
-                primary=(arm, other) == frozen.PRIMARY and length == 1,
-                matched=two_level.compare(*here, matched=True),
-                plain=two_level.compare(*here, matched=False),
-                closed=t_interval(closed[one, which] - closed[two, which]).mean,
-                p_holm=math.nan,
-            )
-        )
-    return Analysis(model, two_level.slope, len(places), tuple(_with_holm(found)))
-
-
-def _pairs(arms: Sequence[str], lengths: Sequence[int]) -> Iterator[tuple[str, str, int]]:
-    """Every arm with the baseline, then the controls, of each length; the primary one first."""
-    wanted = [(arm, frozen.BASELINE) for arm in arms if arm != frozen.BASELINE]
-    wanted = [pair for pair in (*wanted, *frozen.CONTROLS) if set(pair) <= set(arms)]
-    pairs = [(arm, other, length) for length in lengths for arm, other in wanted]
-    yield from sorted(pairs, key=lambda pair: pair != (*frozen.PRIMARY, 1))
+    drawn = drawn_aucs(mine, replicates, rng)
+    arrays = [np.full((*shape, *end), np.nan) for end in ((), (), (replicates,), (replicates,))]
+    for row, (place, found) in enumerate(zip(places, mine, strict=True)):
+        values = found.figures["closed"], found.figures["open"], drawn["closed"][row]
+        for array, value in zip(arrays, (*values, drawn["open"][row]), strict=True):
+            array[place] = value
+    two_level = TwoLevel(*arrays, rng)
+    pairs = [(arm, frozen.BASELINE) for arm in arms if arm != frozen.BASELINE] + [*frozen.CONTROLS]
+    found_pairs = []
+    for length in lengths:
+        for arm, other in pairs:
+            if {arm, other} <= set(arms):
+                one, two, which = arms.index(arm), arms.index(other), lengths.index(length)
+                found_pairs.append(
+                    ArmComparison(
+                        arm,
+                        other,
+                        length,
+                        primary=(arm, other, length) == (*frozen.PRIMARY, 1),
+                        matched=two_level.compare(one, two, which, matched=True),
+                        plain=two_level.compare(one, two, which, matched=False),
+                        closed=t_interval(arrays[0][one, which] - arrays[0][two, which]).mean,
+                    )
+                )
+    found_pairs.sort(key=lambda c: not c.primary)
+    return Analysis(model, two_level.slope, len(mine), tuple(_with_holm(found_pairs)))
 
 
-def _with_holm(found: Sequence[Comparison]) -> list[Comparison]:
-    """Holm over all comparisons but the primary one, which is tested on its own."""
-    # One that is not defined is no test; the family is those that were made.
+def _with_holm(found: Sequence[ArmComparison]) -> list[ArmComparison]:
+    """Adjust p over all comparisons that are defined but the primary one, which stands alone."""
     family = [c for c in found if not c.primary and not math.isnan(c.matched.p)]
     adjusted = dict(zip(map(id, family), holm([c.matched.p for c in family]), strict=True))
     return [replace(c, p_holm=float(adjusted.get(id(c), math.nan))) for c in found]

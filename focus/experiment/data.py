@@ -1,4 +1,4 @@
-"""The images of the experiment as manifests on the disk: whole, without tests, with other maps."""
+"""Write the images of the experiment as manifests: whole, without tests, or with other maps."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,23 +8,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from focus.data.manifest import Manifest, Sample
+from focus.config.train import TrainConfig, loss_config
+from focus.data.generators import home_of
+from focus.data.manifest import SYNTHETIC, Manifest
 from focus.data.maps import human_map, resized
 from focus.errors import InputError
-from focus.experiment.frozen import SHUFFLE_SEED, Maps
+from focus.experiment.frozen import ARMS, SHUFFLE_SEED, Maps
+from focus.experiment.grid import Setup
 from focus.runtime.files import atomic_write
 
 
 def without_tests(manifest: Manifest) -> Manifest:
-    """What the search may see: no image of a test set."""
+    """Return what the search may see: no image of a test set."""
     return manifest.where(lambda sample: sample.split in ("train", "validation"))
 
 
+def has_closed_tests(manifest: Manifest) -> bool:
+    """Return whether test images are of generators that training knows."""
+    known = {s.generator for s in manifest.split("train") if s.label == SYNTHETIC}
+    fakes = (s for s in manifest.split("test") if s.label == SYNTHETIC)
+    return any(home_of(s.test_set, s.generator, known) == "closed" for s in fakes)
+
+
+def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> list[str]:
+    """Return the arms that the data can train: without human maps, those that need none.
+
+    Raises InputError if that is none of them.
+    """
+    if any(sample.map_path is not None for sample in manifest.split("train")):
+        return list(arms)
+    left = []
+    for arm in arms:
+        about = ARMS[arm]
+        weights = setup.weights[about.like or arm]
+        loss = loss_config(TrainConfig(loss=about.loss, **about.settings, **weights))
+        target_of_maps = loss.level in ("match", "hinge") and loss.entropy_target is None
+        if not (loss.saliency_weight or target_of_maps or about.maps != "own"):
+            left.append(arm)
+    if not left:
+        raise InputError(
+            f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
+            "give other --losses, or --heatmaps."
+        )
+    return left
+
+
 def shuffled_maps(manifest: Manifest) -> Manifest:
-    """Each training image gets the human map of another one of its class.
+    """Give each training image the human map of another one of its class.
 
     The maps of a class are moved on by one place in a random order, so that, if there are two, none
-    stays where it belongs. Images without a map stay without; the other splits are as they were.
+    stays where it belongs.
     """
     draw = np.random.default_rng(SHUFFLE_SEED)
     samples = list(manifest)
@@ -40,33 +73,31 @@ def shuffled_maps(manifest: Manifest) -> Manifest:
 
 
 def centered_maps(manifest: Manifest, path: Path) -> Manifest:
-    """Each training image that has a human map gets the mean of all of them, written to ``path``.
+    """Give each training image that has a human map the mean of all of them, written to ``path``.
 
-    Raises InputError if no training image has a map.
+    There is one at least.
     """
-    references = [s.map_path for s in manifest.split("train") if s.map_path is not None]
-    if not references:
-        raise InputError(
-            f"No training image of {manifest.source} has a human map: there is no mean."
-        )
-    _write_map(_mean_map(references), path)
-
-    def with_mean(sample: Sample) -> Sample:
-        own = sample.split != "train" or sample.map_path is None
-        return sample if own else replace(sample, map_path=str(path))
-
-    return Manifest(map(with_mean, manifest), manifest.source)
+    rows = [n for n, s in enumerate(manifest) if s.split == "train" and s.map_path is not None]
+    mean = _mean_map([str(manifest[row].map_path) for row in rows])
+    # 16 bits: a mean map is smooth, and 8 would show as steps.
+    stored = np.round(mean / max(mean.max(), 1e-12) * 65535).astype(np.uint16)
+    with atomic_write(path) as aside, aside.open("wb") as file:
+        Image.fromarray(stored).save(file, "PNG")
+    samples = list(manifest)
+    for row in rows:
+        samples[row] = replace(samples[row], map_path=str(path))
+    return Manifest(samples, manifest.source)
 
 
 def write_data(manifest: Manifest, maps: Maps, folder: Path) -> Path:
-    """The whole manifest with one kind of human maps as ``folder/MAPS.csv``; returns its path.
+    """Write the whole manifest with one kind of human maps as ``folder/MAPS.csv``; return its path.
 
-    Raises InputError as :func:`write_once` and :func:`centered_maps`.
+    Raises InputError as :func:`write_once`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if maps == "shuffled":
         manifest = shuffled_maps(manifest)
     elif maps == "center":
-        folder.mkdir(parents=True, exist_ok=True)
         manifest = centered_maps(manifest, folder / "center.png")
     return write_once(manifest, folder / f"{maps}.csv")
 
@@ -89,16 +120,9 @@ def write_once(manifest: Manifest, path: Path) -> Path:
 
 
 def _mean_map(references: Sequence[str]) -> NDArray[np.float64]:
-    """[H, W] of the size of the first, to which the others are squashed by area."""
+    """Return the mean [H, W] of the size of the first, to which the others are squashed by area."""
     height, width = human_map(references[0]).shape
     total = np.zeros((height, width))
     for reference in references:
         total += resized(human_map(reference), (width, height))
     return total / len(references)
-
-
-def _write_map(values: NDArray[np.float64], path: Path) -> None:
-    # 16 bits: a mean map is smooth, and 8 would show as steps.
-    stored = np.round(values / max(values.max(), 1e-12) * 65535).astype(np.uint16)
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        Image.fromarray(stored).save(file, "PNG")

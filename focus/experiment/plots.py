@@ -1,4 +1,4 @@
-"""The two pictures: open against closed AUC of all runs, and the dose-response."""
+"""Draw the two pictures: open against closed AUC of all runs, and the dose-response."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,47 +22,36 @@ _GREY = "#777777"
 
 
 def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Open against closed AUC, a point a run: colour the loss, marker the epochs.
+    """Draw open against closed AUC, a point a run: colour the loss, marker the epochs.
 
     On the dashed line a model is as good on unknown generators as on known ones.
     """
     arms = [arm for arm in frozen.ARMS if any(o.run.arm == arm for o in outcomes)]
-    lengths = sorted({o.run.length for o in outcomes})
+    epochs = {o.run.length: o.run.config.epochs for o in outcomes}
+    markers = dict(zip(sorted(epochs), _MARKERS, strict=False))
     palette = matplotlib.colormaps["tab20"]
     colours = {arm: to_hex(palette(number)) for number, arm in enumerate(arms)}
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    for outcome in outcomes:
-        axes.plot(
-            outcome.figures["closed"],
-            outcome.figures["open"],
-            _MARKERS[lengths.index(outcome.run.length) % len(_MARKERS)],
-            color=colours.get(outcome.run.arm, _GREY),
-            markersize=6,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-        )
-    low, high = axes.get_xlim()
-    axes.plot(
-        [low, high], [low, high], "--", color=_GREY, linewidth=0.8, scalex=False, scaley=False
-    )
+    for o in outcomes:
+        colour, marker = colours.get(o.run.arm, _GREY), markers[o.run.length]
+        at = o.figures["closed"], o.figures["open"]
+        axes.plot(*at, marker, color=colour, ms=6, mec="white", mew=0.6)
+    ends = axes.get_xlim()
+    axes.plot(ends, ends, "--", color=_GREY, linewidth=0.8, scalex=False, scaley=False)
     axes.set_xlabel("closed-set AUC (known generators)")
     axes.set_ylabel("open-set AUC (mean of unknown generators)")
     handles = [_handle(colours[arm], "o", arm) for arm in arms]
     if any(o.run.arm not in arms for o in outcomes):
         handles.append(_handle(_GREY, "o", "other focus weights"))
-    epochs = {o.run.length: o.run.config.epochs for o in outcomes}
-    handles += [
-        _handle("black", _MARKERS[n % len(_MARKERS)], f"{epochs[length]} epochs")
-        for n, length in enumerate(lengths)
-    ]
+    handles += [_handle("black", m, f"{epochs[length]} epochs") for length, m in markers.items()]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     _tidy(axes)
     figure.savefig(path, dpi=_DPI)
 
 
 def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> None:
-    """Open AUC, its distance from the closed one, and pointing, against the entropy h.
+    """Draw open AUC, its distance from the closed one, and pointing, against the entropy h.
 
     A small point a run, a large one the mean of a focus weight, whose colour is the weight. The
     entropy is on a logarithmic scale, and its means are geometric: most weights bring it below a
@@ -72,27 +61,25 @@ def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> Non
     shades = np.linspace(0, 0.95, len(by_dose))
     colours = {weight: to_hex(palette(s)) for weight, s in zip(by_dose, shades, strict=True)}
     figure = Figure(figsize=(10.2, 3.4), layout="constrained")
-    first, second, third = figure.subplots(1, 3)
-    _curve(first, by_dose, colours, "open", "entropy_open")
-    first.set_ylabel("open-set AUC")
-    _curve(second, by_dose, colours, "gap", "entropy_open")
-    second.set_ylabel("open - closed AUC")
+    panels = figure.subplots(1, 3)
+    labels = "open-set AUC", "open - closed AUC", "CAM peaks in the artefact"
+    _curve(panels[0], by_dose, colours, "open", "entropy_open")
+    _curve(panels[1], by_dose, colours, "gap", "entropy_open")
     for kind, marker in _SETS.items():
-        _curve(third, by_dose, colours, f"pointing_{kind}", f"entropy_{kind}", marker)
-    third.set_ylabel("CAM peaks in the artefact")
+        _curve(panels[2], by_dose, colours, f"pointing_{kind}", f"entropy_{kind}", marker)
     sets = [_handle("black", marker, kind) for kind, marker in _SETS.items()]
-    third.legend(handles=sets, frameon=False, fontsize=8)
-    for axes in (first, second, third):
-        axes.set_xlabel("CAM entropy h" + (", open set" if axes is not third else ""))
+    panels[2].legend(handles=sets, frameon=False, fontsize=8)
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set_ylabel(label)
+        axes.set_xlabel("CAM entropy h" + (", open set" if axes is not panels[2] else ""))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.1, 0.1)
         _tidy(axes)
     weights = [_handle(colour, "o", f"{weight:g}") for weight, colour in colours.items()]
-    figure.legend(
-        handles=weights, title="focus weight", loc="outside right upper", frameon=False, fontsize=8
-    )
+    place = {"loc": "outside right upper", "frameon": False, "fontsize": 8}
+    figure.legend(handles=weights, title="focus weight", **place)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -111,8 +98,7 @@ def _curve(
         y = [outcome.figures[name] for outcome in outcomes]
         axes.plot(x, y, marker, color=colours[weight], ms=4, alpha=0.6, mew=0)
         means.append((float(np.exp(np.log(x).mean())), float(np.mean(y))))
-    xs, ys = np.array(means).T
-    axes.plot(xs, ys, "-", color=_GREY, linewidth=1.0, zorder=1)
+    axes.plot(*np.array(means).T, "-", color=_GREY, linewidth=1.0, zorder=1)
     for weight, mean in zip(by_dose, means, strict=True):
         axes.plot(*mean, marker, color=colours[weight], ms=8, mec="black", mew=0.8)
 

@@ -1,45 +1,47 @@
-"""The tables of the experiment: a row a run, a row an arm, the comparisons, the dose-response."""
+"""Write the tables of the experiment: runs, arms, comparisons, dose-response."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from focus.experiment import frozen
 from focus.experiment.collect import FIGURES, Outcome
-from focus.experiment.compare import Analysis, Comparison
+from focus.experiment.compare import Analysis, ArmComparison
 from focus.experiment.statistics import Compared, Interval, t_interval
 from focus.runtime.files import atomic_csv_writer, atomic_write
 
 RUNS, TABLE_CSV, TABLE, COMPARISONS = "runs.csv", "table.csv", "report.md", "comparisons.csv"
 _SHOWN = ("closed", "closed_balanced", "open", "gap")
+_APART = ("open_local", "open_global", "open_known_artefact", "open_new_artefact")
 _FOCUS = ("entropy_closed", "entropy_open", "pointing_closed", "pointing_open", "peak_share_open")
 _DOSE = ("closed", "open", "gap", "pointing_closed", "pointing_open", "entropy_open")
+_COMPARED = (
+    *("model", "loss", "other", "length", "primary", "n_seeds", "slope", "closed_difference"),
+    *("difference", "low", "high", "t_low", "t_high", "p"),
+    *("matched_difference", "matched_low", "matched_high", "matched_t_low", "matched_t_high"),
+    *("matched_p", "p_holm"),
+)
 
 # Of two seeds half of all draws are of one seed: that is no spread to judge by.
 _SEEDS_AT_LEAST = 3
 
-_LEADING_ZERO = re.compile(r"^([+-]?)0\.")
-
-Group = tuple[str, str, int]
-"""Model, arm and length."""
+Groups = Mapping[tuple[str, str], Sequence[Outcome]]
+"""The runs of each row of a table, by what stands in its first column and by the epochs."""
 
 
-def groups(outcomes: Sequence[Outcome]) -> dict[Group, list[Outcome]]:
-    """The runs of each model, arm and length, in the order of the arms; ``dose`` is no arm."""
+def groups(outcomes: Sequence[Outcome], model: str) -> dict[tuple[str, str], list[Outcome]]:
+    """Return the runs of each arm and length of a model, in the order of the arms."""
     order = list(frozen.ARMS)
-    found: dict[Group, list[Outcome]] = {}
-    for outcome in sorted(
-        (o for o in outcomes if o.run.arm in order),
-        key=lambda o: (o.run.model, o.run.length, order.index(o.run.arm), o.run.seed),
-    ):
-        key = outcome.run.model, outcome.run.arm, outcome.run.length
-        found.setdefault(key, []).append(outcome)
+    mine = [o for o in outcomes if o.run.model == model and o.run.arm in order]
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for o in sorted(mine, key=lambda o: (o.run.length, order.index(o.run.arm), o.run.seed)):
+        found.setdefault((o.run.arm, str(o.run.config.epochs)), []).append(o)
     return found
 
 
 def doses(outcomes: Sequence[Outcome], model: str) -> dict[float, list[Outcome]]:
-    """The runs of the dose-response of a model by their focus weight, rising."""
+    """Return the runs of the dose-response of a model by their focus weight, rising."""
     found: dict[float, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.run.dose is not None and outcome.run.model == model:
@@ -47,14 +49,8 @@ def doses(outcomes: Sequence[Outcome], model: str) -> dict[float, list[Outcome]]
     return dict(sorted(found.items()))
 
 
-def names(outcomes: Sequence[Outcome]) -> list[str]:
-    """The figures that a run has: the named ones, then the unknown generators'."""
-    generators = {n for o in outcomes for n in o.figures if n.startswith("open.")}
-    return [*FIGURES, *sorted(generators)]
-
-
 def over_seeds(outcomes: Sequence[Outcome], name: str) -> Interval:
-    """One figure of the seeds of a group."""
+    """Return the mean of one figure over the seeds of a group."""
     return t_interval([outcome.figures.get(name, math.nan) for outcome in outcomes])
 
 
@@ -66,11 +62,11 @@ def write_report(
     missing: Sequence[str],
     plots: Sequence[str] = (),
 ) -> str:
-    """Write the tables as CSV and Markdown; returns the Markdown.
+    """Write the tables as CSV and Markdown; return the Markdown.
 
     missing: lines on runs that failed or were not made. plots: file names of pictures beside.
     """
-    columns = names(outcomes)
+    columns = [*FIGURES, *_generators(outcomes)]
     _write_csv(
         folder / RUNS,
         ("model", "loss", "epochs", "seed", "focus_weight", "folder", *columns),
@@ -84,12 +80,13 @@ def write_report(
             for o in outcomes
         ],
     )
-    rows = []
-    for (model, arm, _), members in groups(outcomes).items():
-        for name in columns:
-            each = over_seeds(members, name)
-            numbers = map(_plain, (each.mean, each.sd, each.low, each.high))
-            rows.append((model, arm, members[0].run.config.epochs, name, *numbers, each.n))
+    rows: list[Sequence[object]] = []
+    for model in sorted({o.run.model for o in outcomes}):
+        for (arm, epochs), members in groups(outcomes, model).items():
+            for name in columns:
+                each = over_seeds(members, name)
+                numbers = map(_plain, (each.mean, each.sd, each.low, each.high))
+                rows.append((model, arm, epochs, name, *numbers, each.n))
     heads = ("mean", "sd", "t_low", "t_high", "n_seeds")
     _write_csv(folder / TABLE_CSV, ("model", "loss", "epochs", "figure", *heads), rows)
     _write_csv(
@@ -101,6 +98,10 @@ def write_report(
     return text
 
 
+def _generators(outcomes: Sequence[Outcome]) -> list[str]:
+    return sorted({n for o in outcomes for n in o.figures if n.startswith("open.")})
+
+
 def _markdown(
     outcomes: Sequence[Outcome],
     analyses: Sequence[Analysis],
@@ -109,24 +110,19 @@ def _markdown(
 ) -> list[str]:
     lines = ["# Experiment", ""]
     lines += [*(f"- {line}" for line in missing), ""] if missing else []
-    grouped = groups(outcomes)
     for analysis in analyses:
-        mine = {key: members for key, members in grouped.items() if key[0] == analysis.model}
-        if not mine:
-            continue
+        rows = groups(outcomes, analysis.model)
         if len(analyses) > 1:
             lines += [f"## Model {analysis.model}", ""]
         lines += ["Mean ± SD over seeds; in brackets Student's 95 % interval of the mean.", ""]
-        lines += _table(mine, _SHOWN, interval=True)
+        lines += _table(rows, _SHOWN, interval=True)
         lines += ["Apart: global fingerprints, and images with an artefact that training knew.", ""]
-        apart = ("open_local", "open_global", "open_known_artefact", "open_new_artefact")
-        generators = [n for n in names(outcomes) if n.startswith("open.")]
-        lines += _table(mine, apart) + _table(mine, generators) + _table(mine, _FOCUS)
+        lines += _table(rows, _APART) + _table(rows, _generators(outcomes)) + _table(rows, _FOCUS)
         lines += _comparison_lines(analysis)
         by_dose = doses(outcomes, analysis.model)
         if len(by_dose) > 1:
             lines += ["Dose-response: weight of the focus term, entropy minimised.", ""]
-            body = {(analysis.model, f"{w:g}", 1): members for w, members in by_dose.items()}
+            body = {(f"{w:g}", str(own[0].run.config.epochs)): own for w, own in by_dose.items()}
             lines += _table(body, _DOSE, first="weight")
     for plot in plots:
         lines += [f"![{plot}]({plot})", ""]
@@ -134,33 +130,28 @@ def _markdown(
 
 
 def _table(
-    grouped: dict[Group, list[Outcome]],
-    columns: Sequence[str],
-    *,
-    interval: bool = False,
-    first: str = "loss",
+    rows: Groups, columns: Sequence[str], *, interval: bool = False, first: str = "loss"
 ) -> list[str]:
-    """Lines of a table with an empty one behind; a column that no run has is left out."""
-    cells = {name: [over_seeds(members, name) for members in grouped.values()] for name in columns}
+    """Return lines with an empty one behind; a column that no run has is left out."""
+    cells = {name: [over_seeds(members, name) for members in rows.values()] for name in columns}
     shown = [name for name in columns if any(each.n for each in cells[name])]
     if not shown:
         return []
     heads = [FIGURES.get(name, name.removeprefix("open.")) for name in shown]
     lines = [f"| {first} | epochs | seeds | {' | '.join(heads)} |", "|---" * (3 + len(shown)) + "|"]
-    for row, ((_, arm, _), members) in enumerate(grouped.items()):
+    for row, ((label, epochs), members) in enumerate(rows.items()):
         values = [cell(cells[name][row], interval) for name in shown]
-        epochs = members[0].run.config.epochs
-        lines.append(f"| `{arm}` | {epochs} | {len(members)} | {' | '.join(values)} |")
+        lines.append(f"| `{label}` | {epochs} | {len(members)} | {' | '.join(values)} |")
     return [*lines, ""]
 
 
 def _comparison_lines(analysis: Analysis) -> list[str]:
     if not analysis.comparisons:
         return []
-    primary = next((c for c in analysis.comparisons if c.primary), None)
     lines = []
-    if primary is not None:
-        lines += [f"**Primary endpoint.** {_primary(primary)}", ""]
+    for c in analysis.comparisons:
+        if c.primary:
+            lines += [f"**Primary endpoint.** {_verdict(c)}", ""]
     lines += [
         "Differences in open AUC; matched: at equal closed AUC by the slope "
         f"{number(analysis.slope)} of open on closed AUC within the losses, common to all "
@@ -180,19 +171,18 @@ def _comparison_lines(analysis: Analysis) -> list[str]:
     return [*lines, ""]
 
 
-def _primary(c: Comparison) -> str:
-    """The primary result in words, whichever way it came out."""
-    found = c.matched
+def _verdict(c: ArmComparison) -> str:
+    """Return the primary result in words, whichever way it came out."""
+    found, pair = c.matched, f"`{c.arm}` against `{c.other}`"
+    plain = f"unmatched {span(c.plain)}"
     if math.isnan(c.closed) and not math.isnan(c.plain.low):
         return (
-            f"`{c.arm}` against `{c.other}`: not defined, as no test image is of a known generator "
-            f"and so there is no closed AUC to match; unmatched {span(c.plain)} in mean open AUC, "
-            f"Student's {_ends(c.plain.over_seeds)}."
+            f"{pair}: not defined, as no test image is of a known generator and so there is no "
+            f"closed AUC to match; {plain} in mean open AUC, Student's {_ends(c.plain.over_seeds)}."
         )
     if math.isnan(found.low):
-        return f"`{c.arm}` against `{c.other}`: not defined with the runs that there are."
+        return f"{pair}: not defined with the runs that there are."
     n = found.over_seeds.n
-    seeds = f"{n} seed{'s' * (n > 1)}"
     # Seeds that agree in sign by chance are all that a bootstrap of a few of them sees.
     low, high = min(found.low, found.over_seeds.low), max(found.high, found.over_seeds.high)
     if n < _SEEDS_AT_LEAST:
@@ -205,22 +195,14 @@ def _primary(c: Comparison) -> str:
         verdict = f"no difference between `{c.arm}` and `{c.other}` is shown"
     return (
         f"At matched closed AUC {verdict}: {span(found)} in mean open AUC over the unknown "
-        f"generators ({seeds}), Student's interval over seeds {_ends(found.over_seeds)}; unmatched "
-        f"{span(c.plain)}, Student's {_ends(c.plain.over_seeds)}. A difference is shown where both "
-        "intervals leave 0 out. These are the generators of this test set; a handful of them does "
-        "not speak for all generators."
+        f"generators ({n} seed{'s' * (n > 1)}), Student's interval over seeds "
+        f"{_ends(found.over_seeds)}; {plain}, Student's {_ends(c.plain.over_seeds)}. A difference "
+        "is shown where both intervals leave 0 out. These are the generators of this test set; a "
+        "handful of them does not speak for all generators."
     )
 
 
-_COMPARED = (
-    *("model", "loss", "other", "length", "primary", "n_seeds", "slope", "closed_difference"),
-    *("difference", "low", "high", "t_low", "t_high", "p"),
-    *("matched_difference", "matched_low", "matched_high", "matched_t_low", "matched_t_high"),
-    *("matched_p", "p_holm"),
-)
-
-
-def _compared(analysis: Analysis, c: Comparison) -> tuple[object, ...]:
+def _compared(analysis: Analysis, c: ArmComparison) -> tuple[object, ...]:
     figures = [analysis.slope, c.closed]
     for found in (c.plain, c.matched):
         student = found.over_seeds
@@ -238,27 +220,23 @@ def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[object]
 
 
 def _plain(value: float) -> str:
-    """An empty cell for what is not defined."""
+    """Return six digits, an empty cell for what is not defined."""
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def cell(each: Interval, interval: bool) -> str:
-    """``.953 ± .004``: mean and SD over seeds, of a single one the mean; "-" without any.
+    """Return ``.953 ± .004``: mean and SD over seeds, the mean of a single one; "-" without any.
 
     interval: with Student's interval in brackets behind.
     """
-    if not each.n:
-        return "-"
-    text = number(each.mean)
-    if each.n > 1:
-        text += f" ± {number(each.sd)}"
-        if interval:
-            text += f" [{number(each.low)}, {number(each.high)}]"
-    return text
+    if each.n < 2:
+        return number(each.mean)
+    ends = f" [{number(each.low)}, {number(each.high)}]" if interval else ""
+    return f"{number(each.mean)} ± {number(each.sd)}{ends}"
 
 
 def span(found: Compared) -> str:
-    """``+.012 [+.003, +.021]``: a difference and its interval."""
+    """Return ``+.012 [+.003, +.021]``: a difference and its interval."""
     return f"{signed(found.difference)} {_ends(found)}"
 
 
@@ -267,14 +245,18 @@ def _ends(found: Compared | Interval) -> str:
 
 
 def number(value: float) -> str:
-    """``.953``: few figures here are larger than 1."""
-    return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
+    """Return ``.953``: few figures here are larger than 1."""
+    return "-" if math.isnan(value) else _short(f"{value:.3f}")
 
 
 def signed(value: float) -> str:
-    """``+.012``: a difference."""
+    """Return ``+.012``: a difference."""
     # Adding 0 makes 0 of what was rounded to -0.
-    return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1.", f"{round(value, 3) + 0.0:+.3f}")
+    return "-" if math.isnan(value) else _short(f"{round(value, 3) + 0.0:+.3f}")
+
+
+def _short(text: str) -> str:
+    return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
 
 def _p(value: float) -> str:

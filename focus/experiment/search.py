@@ -1,4 +1,4 @@
-"""The search for weights: on the validation split, and without any test image there to look at."""
+"""Choose weights by the validation AUC, without any test image there to look at."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,15 @@ class Candidate:
 
 
 def validation_auc(run: Run) -> float:
-    """Of the epoch that was kept.
+    """Return that of the epoch that was kept.
 
     Raises InputError if the run scored test images: it must not have had any.
     """
     results = read_json(run.folder / "results.json")
-    if results["n_real"] or results["n_fake"]:
+    if tests := results["n_real"] + results["n_fake"]:
         raise InputError(
-            f"The search run {run.folder} scored {results['n_real'] + results['n_fake']} test "
-            "images: a search must not see any; give another --output."
+            f"The search run {run.folder} scored {tests} test images: a search must not see any; "
+            "give another --output."
         )
     return float(results["model"]["validation_auc"])
 
@@ -48,7 +48,7 @@ def candidates(
     space: Mapping[str, Sequence[frozen.Settings]],
     failed: set[str],
 ) -> list[Candidate]:
-    """All candidates of which no run failed, in the order of the search space."""
+    """Return all candidates of which no run failed, in the order of the search space."""
     return [
         Candidate(arm, settings, tuple(validation_auc(run) for run in group))
         for arm, groups in runs.items()
@@ -58,49 +58,39 @@ def candidates(
 
 
 def choose(found: Sequence[Candidate]) -> dict[str, Candidate]:
-    """The candidate of each arm with the best mean; of those that are alike the first."""
+    """Return the candidate of each arm with the best mean, the first of several."""
     chosen: dict[str, Candidate] = {}
     for candidate in found:
-        best = chosen.get(candidate.arm)
-        if best is None or candidate.mean > best.mean:
+        if candidate.mean > chosen.setdefault(candidate.arm, candidate).mean:
             chosen[candidate.arm] = candidate
     return chosen
 
 
 def write_search(found: Sequence[Candidate], folder: Path) -> str:
-    """Write ``search.csv`` and ``weights.yaml``; returns the table as text, and what to do next."""
+    """Write ``search.csv`` and ``weights.yaml``; return the table as text."""
     chosen = choose(found)
+    lines = ["| loss | settings | validation AUC | lowest | |", "|---|---|---|---|---|"]
     with atomic_write(folder / "search.csv") as aside, aside.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("loss", "settings", "mean", "sd", "lowest", "n", "chosen"))
-        for candidate in found:
-            each = t_interval(candidate.aucs)
-            rows.writerow(
-                (
-                    *(candidate.arm, settings_text(candidate.settings), each.mean, each.sd),
-                    *(min(candidate.aucs), each.n, int(chosen[candidate.arm] is candidate)),
-                )
+        for each in found:
+            seeds, lowest, best = t_interval(each.aucs), min(each.aucs), chosen[each.arm] is each
+            text = settings_text(each.settings)
+            rows.writerow((each.arm, text, seeds.mean, seeds.sd, lowest, seeds.n, int(best)))
+            lines.append(
+                f"| `{each.arm}` | {text} | {seeds.mean:.4f} ± {seeds.sd:.4f} | {lowest:.4f} "
+                f"| {'chosen' if best else ''} |"
             )
     weights = {arm: dict(c.settings) for arm, c in chosen.items()}
     with atomic_write(folder / "weights.yaml") as aside:
         aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")
-    lines = ["| loss | settings | validation AUC | lowest | |", "|---|---|---|---|---|"]
-    for candidate in found:
-        each = t_interval(candidate.aucs)
-        mark = "chosen" if chosen[candidate.arm] is candidate else ""
-        lines.append(
-            f"| `{candidate.arm}` | {settings_text(candidate.settings)} "
-            f"| {each.mean:.4f} ± {each.sd:.4f} | {min(candidate.aucs):.4f} | {mark} |"
-        )
-    lines += ["", *(line for line in (recipe_line(chosen),) if line)]
+    if frozen.BASELINE in chosen:
+        lines += ["", recipe_line(chosen[frozen.BASELINE])]
     return "\n".join(lines)
 
 
-def recipe_line(chosen: Mapping[str, Candidate]) -> str:
-    """Whether cross-entropy is trained well enough by its recipe, for the comparison to be fair."""
-    recipe = chosen.get(frozen.BASELINE)
-    if recipe is None:
-        return ""
+def recipe_line(recipe: Candidate) -> str:
+    """Say whether cross-entropy is trained well enough by its recipe for a fair comparison."""
     lowest, least = min(recipe.aucs), frozen.CLOSED_AUC_AT_LEAST
     verdict = "reaches" if lowest >= least else "DOES NOT REACH"
     return (
@@ -110,5 +100,5 @@ def recipe_line(chosen: Mapping[str, Candidate]) -> str:
 
 
 def settings_text(settings: frozen.Settings) -> str:
-    """``focus_weight 0.1, saliency_weight 5``; "-" where there are none."""
+    """Return ``focus_weight 0.1, saliency_weight 5``; "-" where there are none."""
     return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "-"

@@ -1,4 +1,4 @@
-"""What the experiment draws, tells and plots of its runs: on invented outcomes."""
+"""What the experiment draws, compares and writes of its runs: on invented outcomes."""
 
 import csv
 from dataclasses import replace
@@ -10,11 +10,12 @@ from PIL import Image
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
-from focus.evaluation.protocol import Comparison
+from focus.evaluation.protocol import match
 from focus.evaluation.results import write_results
+from focus.evaluation.scores import Scores
 from focus.experiment import collect, frozen
 from focus.experiment.collect import Outcome, drawn_aucs, outcome
-from focus.experiment.compare import Analysis, analyse
+from focus.experiment.compare import analyse
 from focus.experiment.grid import Setup, grid
 from focus.experiment.plots import dose_response, scatter
 from focus.experiment.report import doses, write_report
@@ -22,137 +23,72 @@ from focus.metrics import auc
 
 from ..few_scores import summarise, table
 
+KINDS = [(0, "", "closed"), (1, "k", "closed"), (0, "", "open"), (1, "u", "open"), (1, "v", "open")]
+
 
 def invented(tmp_path: Path, gain: float) -> list[Outcome]:
-    """Outcomes of the whole grid; ``focus`` and its like score unknown fakes higher by a gain."""
+    """Outcomes of the whole grid; ``focus`` scores unknown fakes higher by a gain."""
     draw = np.random.default_rng(0)
-    label = np.repeat([0, 1, 0, 1, 1], 60)  # closed real, closed fake, open real, two open fakes
-    rows = np.split(np.arange(300), 5)
+    label, rows = np.repeat([kind[0] for kind in KINDS], 60), np.split(np.arange(300), 5)
     image = draw.normal(size=300)
-    comparisons = {
-        "closed": [Comparison("closed", "k", rows[0], rows[1])],
-        "open": [Comparison("open", n, rows[2], rows[g]) for n, g in (("u", 3), ("v", 4))],
-    }
     setup = Setup(tmp_path, "demo", ("focus_small",), frozen.RECIPE)
     runs = grid(setup, list(frozen.ARMS), seeds=3, lengths=(1, 2), doses=frozen.DOSES)
     outcomes = []
     for run in runs:
-        skill = 2.2 + 0.2 * draw.normal()
-        shift = skill * label * np.repeat([1, 1, 1, 0.4, 0.4], 60)
+        shift = (2.2 + 0.2 * draw.normal()) * label * np.repeat([1, 1, 1, 0.4, 0.4], 60)
         shift[180:] += gain * (run.arm == "focus")
-        scores = (image + 0.4 * draw.normal(size=300) + shift).astype(np.float32)
-        found = {n: auc(scores[rows[2]], scores[rows[g]]) or 0 for n, g in (("u", 3), ("v", 4))}
-        closed, opened = auc(scores[rows[0]], scores[rows[1]]) or 0, sum(found.values()) / 2
-        weight = run.dose or 0.0
+        score = image + 0.4 * draw.normal(size=300) + shift
+        scores = table([(*kind, 0.0) for kind in KINDS for _ in range(60)], score=score)
+        found = {n: auc(score[rows[2]], score[rows[g]]) or 0 for n, g in (("u", 3), ("v", 4))}
+        closed, opened = auc(score[rows[0]], score[rows[1]]) or 0, sum(found.values()) / 2
         figures = {
             "closed": closed,
             "open": opened,
             "gap": opened - closed,
-            "entropy_open": 0.9 / (1 + 200 * weight) * (1 + 0.2 * draw.random()),
-            "entropy_closed": 0.7 / (1 + 200 * weight) * (1 + 0.2 * draw.random()),
-            "pointing_closed": 0.2 + 0.2 * weight + 0.1 * draw.random(),
-            "pointing_open": 0.1 + 0.1 * draw.random(),
-            "best_epoch": 20.0,
+            **dict.fromkeys(("pointing_closed", "pointing_open"), 0.2 + 0.1 * draw.random()),
+            **dict.fromkeys(("entropy_closed", "entropy_open"), 0.9 / (1 + 200 * (run.dose or 0))),
             **{f"open.{name}": value for name, value in found.items()},
         }
-        strata, groups = np.repeat(np.arange(5), 60), np.full(300, "", dtype=object)
-        each = np.arange(300)
-        outcomes.append(Outcome(run, figures, scores, comparisons, strata, groups, each))
+        outcomes.append(Outcome(run, figures, scores, match(scores, ["k"])))
     return outcomes
+
+
+def rescored(found: Outcome, scores: Scores) -> Outcome:
+    return replace(found, scores=scores, comparisons=match(scores, ["k"]))
 
 
 def test_drawn_images_are_the_same_for_all_runs(tmp_path: Path) -> None:
     first, *_ = invented(tmp_path, 0)
-    copy = replace(first, run=replace(first.run, seed=1))
-    places = {(0, 0, 0): first, (0, 0, 1): copy}
-    drawn = drawn_aucs(places, (1, 1, 3), 400, np.random.default_rng(1))
-    for name, values in (("closed", drawn.closed), ("open", drawn.opened)):
-        assert np.array_equal(values[0, 0, 0], values[0, 0, 1])
-        assert np.isnan(values[0, 0, 2]).all()
-        assert values[0, 0, 0].mean() == pytest.approx(first.figures[name], abs=0.005)
-        assert values[0, 0, 0].std() > 0.005
-    other = replace(copy, comparisons={**copy.comparisons, "open": copy.comparisons["open"][:1]})
-    with pytest.raises(InputError, match="other images"):
-        drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
-    # Nor may they be drawn in other groups, or one of them be another listing of the same.
-    grouped, listed = copy.groups.copy(), copy.images.copy()
-    grouped[:2], listed[1] = "a", 0
-    for other in (replace(copy, groups=grouped), replace(copy, images=listed)):
-        with pytest.raises(InputError, match="other images"):
-            drawn_aucs({**places, (0, 0, 1): other}, (1, 1, 3), 5, np.random.default_rng(1))
+    drawn = drawn_aucs([first, first], 400, np.random.default_rng(1))
+    for name, values in drawn.items():
+        assert np.array_equal(*values)
+        assert values[0].mean() == pytest.approx(first.figures[name], abs=0.005)
+        assert values[0].std() > 0.005
+    columns = first.scores.columns()
+    for other in ({"group": ["a", "a", *[""] * 298]}, {"generator": ["w"] * 300}):
+        changed = rescored(first, Scores(**(columns | other)))
+        with pytest.raises(InputError, match="scored other images"):
+            drawn_aucs([first, changed], 5, np.random.default_rng(1))
 
 
 def test_images_of_one_group_are_drawn_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four copies of an image are no more than one: the spread is that of a quarter of them."""
-    single, *_ = invented(tmp_path, 0)
-    first = {name: single.comparisons[name][0] for name in ("closed", "open")}
-    kept = np.concatenate([rows[:15] for c in first.values() for rows in (c.real, c.fake)])
+    found, *_ = invented(tmp_path, 0)
+    few = found.scores.select(np.flatnonzero(np.arange(300) % 60 < 15))
+    copies = few.select(np.repeat(np.arange(75), 4))
+    paths = [f"{n}.png" for n in range(300)]
 
-    def spread(scores: np.ndarray, strata: np.ndarray, groups: np.ndarray) -> float:
-        rows = [np.flatnonzero(strata == stratum) for stratum in range(4)]
-        pairs = {"closed": rows[:2], "open": rows[2:]}
-        comparisons = {name: [Comparison(name, "g", *two)] for name, two in pairs.items()}
-        each = np.arange(len(scores))
-        outcome = Outcome(single.run, single.figures, scores, comparisons, strata, groups, each)
-        drawn = drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 3000, np.random.default_rng(2))
-        return float(drawn.opened.std())
+    def spread(scores: Scores, **columns: object) -> float:
+        scores = Scores(**(scores.columns() | columns))
+        drawn = drawn_aucs([rescored(found, scores)], 2000, np.random.default_rng(2))
+        return float(drawn["open"].std())
 
-    strata = np.repeat(np.arange(4), 15)
-    alone = spread(single.scores[kept], strata, np.full(60, "", dtype=object))
-    copied = [np.repeat(values, 4) for values in (single.scores[kept], strata)]
-    monkeypatch.setattr(collect, "_AT_ONCE", 240 * 7)  # seven replicates at a time, the last fewer
-    names = np.repeat([f"person{n}" for n in range(60)], 4).astype(object)
-    assert spread(*copied, names) == pytest.approx(alone, rel=0.06)
-    assert spread(*copied, np.full(240, "", dtype=object)) < 0.6 * alone
-
-
-def test_real_images_listed_for_each_generator_are_drawn_once(tmp_path: Path) -> None:
-    first, *_ = invented(tmp_path, 0)
-    real, fake = np.arange(20), (np.arange(40, 60), np.arange(60, 80))
-
-    def drawn(*own: np.ndarray) -> collect.Drawn:
-        outcome = replace(
-            first,
-            scores=np.concatenate([first.scores[:20], first.scores[:20], first.scores[40:80]]),
-            comparisons={
-                name: [Comparison(name, g, r, f) for g, r, f in zip("uv", own, fake, strict=True)]
-                for name in ("closed", "open")
-            },
-            strata=np.repeat([0, 1, 2], [40, 20, 20]),
-            groups=np.full(80, "", dtype=object),
-            images=np.r_[0:20, 0:20, 40:80],
-        )
-        return drawn_aucs({(0, 0, 0): outcome}, (1, 1, 1), 50, np.random.default_rng(3))
-
-    once, twice = drawn(real, real), drawn(real, real + 20)
-    assert np.array_equal(once.closed, twice.closed)
-    assert np.array_equal(once.opened, twice.opened)
-
-
-def test_generators_have_the_same_weight_in_what_is_drawn(tmp_path: Path) -> None:
-    """However many fakes they have: of one all are above the real images, of the other none."""
-    first, *_ = invented(tmp_path, 0)
-    rows = np.split(np.arange(60), [20, 50, 56])
-    real, above, below, other = rows
-    scores = np.repeat([0.0, 1.0, -1.0, 1.0], [len(r) for r in rows])
-    fakes = {"above": (real, above), "below": (real, below), "without real": (real[:0], other)}
-    comparisons = {
-        name: [Comparison(name, g, *pair) for g, pair in fakes.items()]
-        for name in ("closed", "open")
-    }
-    found = replace(
-        first,
-        scores=scores,
-        comparisons=comparisons,
-        strata=np.repeat(np.arange(4), [len(r) for r in rows]),
-        groups=np.full(60, "", dtype=object),
-        images=np.arange(60),
-    )
-    drawn = drawn_aucs({(0, 0, 0): found}, (1, 1, 1), 20, np.random.default_rng(4))
-    assert np.array_equal(drawn.closed, np.full((1, 1, 1, 20), 0.5))
-    assert np.array_equal(drawn.opened, drawn.closed)
+    monkeypatch.setattr(collect, "_AT_ONCE", 300 * 7)  # seven replicates at a time
+    alone = spread(few)
+    assert spread(copies, path=paths, group=copies.path) == pytest.approx(alone, rel=0.08)
+    assert spread(copies, path=paths) < 0.6 * alone
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.6, "is above"), (-0.6, "is BELOW"), (0, "no di")])
@@ -162,101 +98,60 @@ def test_the_report_says_it_whichever_way_it_came_out(
     outcomes = invented(tmp_path, gain)
     analysis = analyse(outcomes, "focus_small", replicates=300)
     primary, *others = analysis.comparisons
-    assert primary.primary
-    assert (primary.arm, primary.other, primary.length) == ("focus", "ce", 1)
+    assert (primary.arm, primary.other, primary.length, primary.primary) == ("focus", "ce", 1, True)
     assert np.isnan(primary.p_holm)
     # 10 with cross-entropy and 3 controls, at both lengths; the primary is one of the first.
     assert len(others) == 2 * 13 - 1
     assert all(c.p_holm >= c.matched.p for c in others)
-    text = write_report(outcomes, [analysis], tmp_path, missing=["one run failed"])
+    text = write_report(outcomes, [analysis], tmp_path, missing=["one run failed"], plots=["x.png"])
     assert verdict in text.partition("Primary endpoint")[2].partition("\n")[0]
-    assert "- one run failed" in text
-    marked = [line.split(" | ")[:2] for line in text.splitlines() if "(primary)" in line]
-    assert marked == [["| `focus` - `ce` (primary)", "1x"]]
-    assert "does not speak for all" in text
+    for part in ("- one run failed\n", "does not speak for all", "| `focus` - `ce` (primary) | 1x"):
+        assert part in text
+    # A column that no run has is left out.
+    assert "| loss | epochs | seeds | closed AUC | open AUC | open - closed |" in text
+    by_dose = text.partition("Dose-response: ")[2].splitlines()[4:]
+    assert [row.split("|")[1] for row in by_dose[:6]] == [f" `{w:g}` " for w in frozen.DOSES]
     with (tmp_path / "table.csv").open(newline="") as file:
-        table = {(r["loss"], r["epochs"], r["figure"]): r for r in csv.DictReader(file)}
+        found = {(r["loss"], r["epochs"], r["figure"]): r for r in csv.DictReader(file)}
     mine = [o.figures["open"] for o in outcomes if (o.run.arm, o.run.length) == ("blend", 2)]
-    row = table["blend", "40", "open"]
+    row = found["blend", "40", "open"]
     assert float(row["mean"]) == pytest.approx(np.mean(mine), abs=1e-5)
     assert float(row["sd"]) == pytest.approx(np.std(mine, ddof=1), abs=1e-5)
-    assert row["n_seeds"] == "3"
-    assert "entropy_sum_open" not in text  # no run has it
     with (tmp_path / "runs.csv").open(newline="") as file:
-        runs = list(csv.DictReader(file))
-    assert len(runs) == 78
-    assert all(
-        (tmp_path / run["folder"]) == o.run.folder for run, o in zip(runs, outcomes, strict=True)
-    )
+        folders = [tmp_path / row["folder"] for row in csv.DictReader(file)]
+    assert folders == [o.run.folder for o in outcomes]
 
 
-def test_without_test_images_of_known_generators_the_report_says_so(tmp_path: Path) -> None:
-    outcomes = [
-        replace(
-            found,
-            figures={**found.figures, "closed": np.nan, "gap": np.nan},
-            comparisons={**found.comparisons, "closed": []},
-        )
-        for found in invented(tmp_path, 0.6)
-    ]
+def test_a_verdict_needs_three_seeds_and_the_interval_over_them(tmp_path: Path) -> None:
+    """The bootstrap's interval leaves 0 out once three seeds agree in sign."""
+    outcomes = invented(tmp_path, 0.6)
     analysis = analyse(outcomes, "focus_small", replicates=100)
-    text = write_report(outcomes, [analysis], tmp_path, missing=[], plots=[])
-    assert (
-        "`focus` against `ce`: not defined, as no test image is of a known generator and so there "
-        "is no closed AUC to match; unmatched +." in text
-    )
-
-
-def test_two_seeds_are_too_few_for_a_verdict(tmp_path: Path) -> None:
-    """Those of --quick, however far apart the losses are."""
-    outcomes = [o for o in invented(tmp_path, 2) if o.run.seed < 2 and o.run.length == 1]
-    analysis = analyse(outcomes, "focus_small", replicates=100)
-    assert analysis.comparisons[0].matched.low > 0
-    text = write_report(outcomes, [analysis], tmp_path, missing=[])
-    assert "closed AUC there are too few seeds to tell `focus` from `ce`: +" in text
-    assert "is above" not in text
-
-
-@pytest.mark.parametrize("gain", [0.6, -0.6])
-def test_a_verdict_needs_the_interval_over_seeds_as_well(tmp_path: Path, gain: float) -> None:
-    """That of the bootstrap leaves 0 out once three seeds agree in sign."""
-    outcomes = invented(tmp_path, gain)
-    analysis = analyse(outcomes, "focus_small", replicates=100)
-    primary, *others = analysis.comparisons
-    found = primary.matched
-    seeds = replace(found.over_seeds, low=-0.01, high=0.01)
-    unsure = replace(primary, matched=replace(found, over_seeds=seeds))
-    analysis = replace(analysis, comparisons=(unsure, *others))
-    text = write_report(outcomes, [analysis], tmp_path, missing=[])
-    assert found.low > 0 or found.high < 0
+    primary = analysis.comparisons[0]
+    assert primary.matched.low > 0
+    seeds = replace(primary.matched.over_seeds, low=-0.01, high=0.01)
+    unsure = replace(primary, matched=replace(primary.matched, over_seeds=seeds))
+    text = write_report(outcomes, [replace(analysis, comparisons=(unsure,))], tmp_path, missing=[])
     assert "At matched closed AUC no difference between `focus` and `ce` is shown: " in text
-    assert "(3 seeds), Student's interval over seeds [-.010, +.010]; unmatched " in text
-    with (tmp_path / "comparisons.csv").open(newline="") as file:
-        row = next(csv.DictReader(file))
-    assert (row["matched_t_low"], row["matched_t_high"]) == ("-0.01", "0.01")
-    assert float(row["matched_high"]) == pytest.approx(found.high, abs=1e-5)
-
-
-def test_the_report_has_the_doses_and_no_column_without_a_figure(tmp_path: Path) -> None:
-    outcomes = invented(tmp_path, 0)
-    analysis = Analysis("focus_small", 0.5, len(outcomes), ())
-    text = write_report(outcomes, [analysis], tmp_path, missing=[])
-    assert "| loss | epochs | seeds | closed AUC | open AUC | open - closed |" in text
-    assert "Differences in open AUC" not in text  # there are none
-    by_dose = text.partition("Dose-response: ")[2].splitlines()[2:]
-    assert by_dose[0].startswith("| weight | epochs | seeds | closed AUC | open AUC | open - cl")
-    assert [row.split("|")[1] for row in by_dose[2:]] == [f" `{w:g}` " for w in frozen.DOSES]
-    opened = [o.figures["open"] for o in outcomes if o.run.dose == 0.3]
-    mean, sd = np.mean(opened), np.std(opened, ddof=1)
-    assert by_dose[6].split(" | ")[1:5:3] == ["20", f"{mean:.3f} ± {sd:.3f}".replace("0.", ".")]
+    two = [o for o in outcomes if o.run.seed < 2 and o.run.length == 1]
+    analysis = analyse(two, "focus_small", replicates=100)
+    text = write_report(two, [analysis], tmp_path, missing=[])
+    assert "closed AUC there are too few seeds to tell `focus` from `ce`: +" in text
+    # Without test images of known generators.
+    bare = [
+        replace(
+            o, figures={**o.figures, "closed": np.nan, "gap": np.nan}, comparisons=o.comparisons[1:]
+        )
+        for o in outcomes
+    ]
+    text = write_report(bare, [analyse(bare, "focus_small", replicates=100)], tmp_path, missing=[])
+    assert "no closed AUC to match; unmatched +." in text
 
 
 @pytest.mark.slow
 def test_plots_are_drawn(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, 0)
     by_dose = doses(outcomes, "focus_small")
-    assert list(by_dose) == list(frozen.DOSES)
-    assert all(len(members) == 3 for members in by_dose.values())
+    assert [len(members) for members in by_dose.values()] == [3] * len(frozen.DOSES)
     scatter(outcomes, tmp_path / "scatter.png")
     dose_response(by_dose, tmp_path / "dose.png")
     for name in ("scatter.png", "dose.png"):
@@ -288,8 +183,7 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         for row, (path, (label, generator, *_)) in enumerate(zip(scores.path, rows, strict=True))
     ]
     Manifest(samples).to_csv(run.folder / "manifest.csv")
-    found = outcome(run)
-    figures = dict(found.figures)
+    figures = dict(outcome(run).figures)
     assert set(collect.FIGURES) <= set(figures)
     assert figures == pytest.approx(
         {
@@ -315,3 +209,6 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
             "open.uSpectrum": 0,
         }
     )
+    (run.folder / "results.json").write_text("{")
+    with pytest.raises(InputError, match=r"results.json cannot be read .*: remove its folder"):
+        outcome(run)
