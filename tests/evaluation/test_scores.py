@@ -49,8 +49,7 @@ def test_the_file_brings_back_every_bit(tmp_path: Path) -> None:
 
 def test_text_of_every_kind_comes_back(tmp_path: Path) -> None:
     paths = ["/a, b.png", '/"quoted".png', "/line\nbreak.png", "/# no comment.png", "/\udcff.png"]
-    paths += ["/a\r.png", "/b\r\n.png"]
-    scores = table(7, path=paths, label=[0, 1, -1, 1, -1, 0, 0])
+    scores = table(5, path=paths, label=[0, 1, -1, 1, -1])
     scores.to_csv(tmp_path / "scores.csv")
     assert_same(Scores.from_csv(tmp_path / "scores.csv"), scores)
 
