@@ -131,7 +131,7 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
             continue
         extensions = IMAGE_EXTENSIONS if as_video else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
         wanted = "images" if as_video else "images or videos"
-        files = images_without_maps(path, extensions=extensions, wanted=wanted)
+        files = images_without_maps(path, extensions=extensions)
         if not files:
             raise InputError(f"There are no {wanted} in the folder {path}: give another one.")
         if as_video:

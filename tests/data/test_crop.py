@@ -23,7 +23,7 @@ from focus.data.faces import Box, geometries
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
-from focus.data.readers import read_data, read_tests
+from focus.data.readers import read_data, read_given
 from focus.errors import InputError
 from focus.evaluation.inference import other_geometry, score_shared
 from focus.model.detector import Detector
@@ -243,7 +243,8 @@ def test_a_generator_that_nobody_named_stays_without_name(
     (tmp_path / "whole.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
     monkeypatch.syspath_prepend(tmp_path)
     crop([f"{tmp_path}/set", "--faces", "whole:find", "--output", f"{tmp_path}/out"])
-    assert read_tests({"X": f"{tmp_path}/out/manifest.csv"}).generators() == ["X"]
+    _, tests = read_given(TrainConfig(test_data={"X": f"{tmp_path}/out/manifest.csv"}))
+    assert tests.generators() == ["X"]
 
 
 @pytest.fixture

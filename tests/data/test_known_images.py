@@ -11,7 +11,7 @@ from PIL import Image
 
 from focus.data.known_images import tell_known
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
-from focus.data.readers.embedded import store
+from focus.data.readers.parquet import store_image
 from focus.data.splits import check_unseen
 from focus.errors import InputError
 
@@ -78,7 +78,7 @@ def test_an_image_of_a_table_is_known_by_its_content(
     places = []
     for cache in ("one", "two"):
         monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / cache))
-        places.append([store(b"\x89PNG\r\n\x1a\n" + bytes([i])) for i in range(3)])
+        places.append([store_image(b"\x89PNG\r\n\x1a\n" + bytes([i])) for i in range(3)])
     known, given = (Manifest(map(Sample, paths)) for paths in places)
     shutil.rmtree(tmp_path / "one")
     assert told(known[:2], given) == (2, "")
