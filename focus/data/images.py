@@ -1,6 +1,8 @@
 """Decoding images and grey maps."""
 
+import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from focus.errors import UnreadableError
 
+# Errors that a network's file system reports now and then of a sound file.
+_TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+_RETRIES, _PAUSE = 3, 0.2  # seconds
 _CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
 
 
@@ -92,6 +97,17 @@ def reason(path: str | Path, error: BaseException) -> str:
 
 
 def _decode(path: str | Path) -> Image.Image:
+    for _ in range(_RETRIES):
+        try:
+            return _decode_once(path)
+        except OSError as error:  # a decoder's has no number
+            if error.errno not in _TEMPORARY:
+                raise
+            time.sleep(_PAUSE)
+    return _decode_once(path)
+
+
+def _decode_once(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         # Whatever the file is called: Pillow would hand it to Ghostscript.
         if image.format == "EPS":

@@ -1,5 +1,6 @@
 """Decoding: any picture that people have becomes upright RGB, and a broken one is named."""
 
+import errno
 import os
 import struct
 import zlib
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from focus.data import images
 from focus.data.check.survey import look
 from focus.data.images import load_image, load_map
 from focus.errors import ImageError, InputError
@@ -116,6 +118,29 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_map(tmp_path / "text.png")
     with pytest.raises(InputError, match=r"Image size \(400000000 pixels\) exceeds limit"):
         load_map(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(("number", "tried"), [(errno.ESTALE, 4), (errno.EACCES, 1), (None, 1)])
+def test_a_temporary_error_of_the_file_system_is_retried(
+    number: int | None, tried: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise().save(tmp_path / "a.png")
+    whole, opened, original = load_image(tmp_path / "a.png"), list[Path](), Image.open
+
+    def failing(path: Path) -> Image.Image:
+        opened.append(path)
+        if len(opened) < 4:
+            raise OSError("broken") if number is None else OSError(number, os.strerror(number))
+        return original(path)
+
+    monkeypatch.setattr(Image, "open", failing)
+    monkeypatch.setattr(images, "_PAUSE", 0)
+    if tried > 1:
+        assert load_image(tmp_path / "a.png") == whole
+    else:
+        with pytest.raises(ImageError, match=r"a.png' \(.+\): fix or remove the file"):
+            load_image(tmp_path / "a.png")
+    assert len(opened) == tried
 
 
 @pytest.mark.parametrize("name", ["a.eps", "a.png"])
