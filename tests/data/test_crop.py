@@ -333,20 +333,6 @@ def test_what_is_finished_stays_and_the_rest_is_made(
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_a_disk_that_is_full_is_named_with_the_file(pictures: Manifest, tmp_path: Path) -> None:
-    words = ["-m", "focus.data", "crop", "pictures.csv", "--faces", "own_detector:find"]
-    small_files = ["bash", "-c", 'ulimit -f 3; exec "$@"', "bash"]  # KiB
-    full = subprocess.run(
-        [*small_files, sys.executable, *words, "--output", "out"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert full.returncode == 2
-    assert f"{tmp_path}/out/" in full.stderr
-    assert "Traceback" not in full.stderr
-
-
 def test_training_keeps_the_geometry_and_evaluation_compares_it(
     boxed: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

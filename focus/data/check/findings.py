@@ -1,5 +1,6 @@
 """Everything that the check finds, in the order in which it finds it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -140,11 +141,16 @@ def _each(function: Callable[[str], R], paths: Sequence[str | None], title: str)
 
 def _obstacle(config: TrainConfig, progress: bool) -> str:
     """Return what would stop training, "" if nothing does."""
+    logger = logging.getLogger("focus")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it warns of is in the report
     try:
         with redirect_stdout(StringIO()):  # the layouts have been printed
             training_manifest(resolve(config), progress=progress)
     except InputError as error:
         return str(error)
+    finally:
+        logger.setLevel(level)
     return ""
 
 
