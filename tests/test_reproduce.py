@@ -18,7 +18,8 @@ from PIL import Image
 
 from focus.config.command_line import load_config
 from focus.config.command_line import run as run_program
-from focus.config.train import EvaluateConfig, TrainConfig, resolve
+from focus.config.evaluate import EvaluateConfig
+from focus.config.train import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.model.detector import Detector

@@ -123,9 +123,16 @@ def test_an_equal_file_is_the_same_file_and_one_leak_for_each_later_split(
     assert [sample.path for sample in without_leaks(data, found)] == [originals[0], copies[2]]
 
 
-def test_copies_within_a_split_are_no_leak(originals: list[str], tmp_path: Path) -> None:
-    copy = shutil.copy(originals[0], tmp_path / "copy.png")
-    assert found_in(manifest(train=[originals[0], copy], test=[originals[1]])) == []
+def test_copies_within_a_split_are_no_leak_but_leak_together(
+    originals: list[str], tmp_path: Path
+) -> None:
+    train = [originals[0], shutil.copy(originals[0], tmp_path / "copy.png")]
+    assert found_in(manifest(train=train, test=[originals[1]])) == []
+    with Image.open(originals[0]) as image:
+        image.save(tmp_path / "poor.jpg", quality=30)
+        image.save(tmp_path / "good.jpg", quality=95)
+    found = found_in(manifest(train=train, test=[f"{tmp_path}/poor.jpg", f"{tmp_path}/good.jpg"]))
+    assert [(leak.row, leak.other) for leak in found] == [(0, 3), (1, 3)]  # the most similar
 
 
 def test_flat_pictures_are_alike_only_byte_for_byte(tmp_path: Path) -> None:
