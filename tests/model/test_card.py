@@ -47,8 +47,8 @@ def test_the_card_says_what_it_was_trained_on() -> None:
     assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
     how = trained_how(resolve(TrainConfig(loss="hinge", epochs=7)))
     assert how == (
-        "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6), on the CAM of the class `true`; recipe `demo`, the best on validation of up to 7 "
-        "epochs, seed 0"
+        "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6), on the CAM of the class "
+        "`true`; recipe `demo`, the best on validation of up to 7 epochs, seed 0"
     )
 
 
