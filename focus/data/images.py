@@ -44,12 +44,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def is_huge(image: Image.Image) -> bool:
-    """Return whether Pillow warns of so many pixels; an image of twice as many it refuses."""
-    limit = Image.MAX_IMAGE_PIXELS
-    return limit is not None and image.width * image.height > limit
-
-
 def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDArray[np.float32]:
     """Load a grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
 

@@ -13,10 +13,10 @@ from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.known_images import is_run, known_to, record_of, tell_known
+from focus.data.known_images import KnownImages, is_run, known_to, record_of
 from focus.data.manifest import LABEL_NAMES, Manifest, absolute
 from focus.data.readers import read_given
-from focus.data.splits import NOT_ONE_GROUP
+from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError, UnreadableError, sentence, shown
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_shared
@@ -260,7 +260,7 @@ def _images(
         return given, [], 0
     unseen = _unseen(config, model, given, record, progress=progress)
     # The share is of all that was given, as training has it: what passes there passes here.
-    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad, of=given)
+    usable, bad = check_images(unseen, progress=progress, max_bad=config.max_bad, share_of=given)
     return usable, bad, default_workers()
 
 
@@ -299,15 +299,14 @@ def _unseen(
             f"{where}, so that images it was trained on cannot be left out: {advice}, or be sure "
             "that these are new."
         )
-    told = tell_known(known_to(model), given, record.split("test"))
-    if progress and told.warning:
-        print(f"warning: {told.warning}")
-    others = given.where(lambda s: s.split != "train" and told.by_what(s) != "file")
-    unseen = others.where(lambda s: not told.by_what(s))
+    known = KnownImages(known_to(model), record.split("test"))
+    shared = {id(sample): known.match(sample) for sample in given}
+    others = given.where(lambda s: s.split != "train" and shared[id(s)] != "file")
+    unseen = others.where(lambda s: not shared[id(s)])
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
-            f"chosen on: give others{NOT_ONE_GROUP * bool(others)}."
+            f"chosen on: give others{RENAME_GROUPS * bool(others)}."
         )
     if progress and len(unseen) < len(given):
         related = len(others) - len(unseen)
@@ -317,7 +316,7 @@ def _unseen(
             + (f", {related} of them by their group." if related else ".")
         )
         if related:
-            print(f"warning: images are left out by the names of their groups{NOT_ONE_GROUP}")
+            print(f"warning: images are left out by the names of their groups{RENAME_GROUPS}")
         tests = given.where(lambda s: s.split in ("", "test"))
         if gone := sorted(_kinds(tests) - _kinds(unseen)):
             print(f"warning: all images of these are left out, give others: {', '.join(gone)}")
