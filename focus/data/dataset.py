@@ -215,21 +215,14 @@ def worker_options(workers: int) -> dict[str, Any]:
     """
     forked = workers > 0 and sys.platform == "linux"
     return {
-        "worker_init_fn": start_worker,
+        "worker_init_fn": _freeze,
         "multiprocessing_context": "fork" if forked else None,
     }
 
 
-def start_worker(_: int) -> None:
-    """Leave to the parent what ends a run, and leave the shared memory alone.
-
-    A terminal, torchrun or a cluster signals a whole group of processes: the parent then needs its
-    workers to finish the step and save.
-    """
+def _freeze(_: int) -> None:
+    """Leave the memory that a worker shares with its parent to the parent's garbage collector."""
     gc.freeze()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -241,7 +234,13 @@ def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     iterator: Iterator[Any] | None = None
     try:
         with name_lost_workers():
-            iterator = iter(loader)
+            # Workers inherit the mask. A terminal, torchrun or a cluster signals a whole group of
+            # processes: the parent then needs its workers to finish the step and save.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            try:
+                iterator = iter(loader)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             yield from iterator
     finally:
         if not loader.persistent_workers:
@@ -251,7 +250,7 @@ def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
 def end_workers(iterator: Iterator[Any] | None) -> None:
     """End the workers of a loader's iterator.
 
-    They ignore SIGTERM, by which multiprocessing would end them when Python exits.
+    They do not get SIGTERM, by which multiprocessing would end them when Python exits.
     """
     if isinstance(iterator, _MultiProcessingDataLoaderIter):
         iterator._shutdown_workers()

@@ -35,7 +35,7 @@ def listed_images(
 
     Args:
         config: the run.
-        resumed: nothing is said of splits, and the initial weights are not needed any more.
+        resumed: no splits are drawn, since those of the run's manifest are taken.
         progress: show bars and lines.
         output: the folder of a new run, which may not lie in a folder of images.
 
@@ -44,61 +44,74 @@ def listed_images(
             test on that the initial weights know.
     """
     own, tests = read_given(config, output=None if resumed else output)
-    if not own:
-        manifest = demo_manifest(progress=progress)
-    else:
-        if progress and not resumed and (line := _drawn_line(own, config)):
+    if resumed:
+        return (own or demo_manifest(progress=progress)) + tests
+    if own:
+        if progress and (line := _drawn_line(own, config)):
             print(line)
-        manifest = assign_splits(own, seed=config.seed)
-    manifest += tests
+        own = assign_splits(own, seed=config.seed)
+    manifest = (own or demo_manifest(progress=progress)) + tests
     check_trainable(manifest)
-    if not resumed:
-        check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
+    check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     return manifest
 
 
 def readable_images(
-    listed: Manifest, config: ResolvedTrainConfig, *, progress: bool = True
+    listed: Manifest,
+    config: ResolvedTrainConfig,
+    *,
+    recorded: Manifest | None = None,
+    progress: bool = True,
 ) -> tuple[Manifest, list[BadFile]]:
     """Return those of the images that can be decoded, and the files that cannot.
 
+    recorded: the manifest of a run that is resumed, whose splits are taken.
+
     Raises:
-        InputError: too many bad files, or a split without one of the classes.
+        InputError: too many bad files, a split without one of the classes, or other images than
+            those recorded.
     """
-    if not (config.data or config.test_data or config.test_real):
-        return listed, []  # the demo set's own checksum has been verified
-    manifest, bad = check_images(listed, progress=progress, max_bad=config.max_bad)
+    manifest, bad = listed, list[BadFile]()
+    if config.data or config.test_data or config.test_real:
+        # The demo set's own checksum has been verified.
+        manifest, bad = check_images(listed, progress=progress, max_bad=config.max_bad)
+    if recorded is not None:
+        manifest = with_recorded_splits(manifest, recorded, config.run_folder)
     check_trainable(manifest)
     return manifest, bad
 
 
-def check_same_images(manifest: Manifest, recorded: Manifest, run: Path) -> None:
-    """Check that a resumed run has the images that it began with; their folder may have moved.
+def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manifest:
+    """Return the images of a resumed run with the splits that it began with.
+
+    The folder of all images may have moved; apart from that they must be those of its manifest.
 
     Raises:
         InputError: one is missing, is new or has changed; the message names it.
     """
-    for now, then in zip_longest(_movable(manifest), _movable(recorded)):
-        if now == then:
-            continue
-        sample = now or then
-        difference = f"{sample.path!r} is {'missing' if now is None else 'new'}"
-        for name in Sample.__slots__ if now and then else ():
-            if (is_now := getattr(now, name)) != (was := getattr(then, name)):
-                difference = f"the {name} of {then.path!r} was {was!r} and is {is_now!r}"
-        raise InputError(
-            f"The images are not those that the run {run} began with ({len(recorded)} then, "
-            f"{len(manifest)} now; {difference}): bring them back, or give another --name."
-        )
+    taken = []
+    for sample, now, then in zip_longest(manifest, _comparable(manifest), _comparable(recorded)):
+        if now != then:
+            difference = f"{(now or then).path!r} is {'missing' if now is None else 'new'}"
+            for name in Sample.__slots__ if now and then else ():
+                if (value := getattr(now, name)) != (before := getattr(then, name)):
+                    difference = f"the {name} of {then.path!r} was {before!r} and is {value!r}"
+            raise InputError(
+                f"The images are not those that the run {run} began with ({len(recorded)} then, "
+                f"{len(manifest)} now; {difference}): bring them back, or give another --name."
+            )
+        taken.append(replace(sample, split=recorded[len(taken)].split))
+    return Manifest(taken, manifest.source)
 
 
-def _movable(manifest: Manifest) -> Sequence[Sample]:
-    """Return the samples with their paths below the common folder of all files."""
+def _comparable(manifest: Manifest) -> Sequence[Sample]:
+    """Return the samples without splits, their paths below the common folder of all files."""
     paths = [p for s in manifest for p in (s.path, s.map_path, s.mask_path) if p]
     folder = common_folder(paths)
     return [
         replace(
             without_content_hash(sample),
+            split="",
             path=sample.path.removeprefix(folder),
             map_path=sample.map_path and sample.map_path.removeprefix(folder),
             mask_path=sample.mask_path and sample.mask_path.removeprefix(folder),

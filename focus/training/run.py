@@ -20,7 +20,7 @@ from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.generators import families_tested, training_families, warnings, with_families
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.data.training_set import check_same_images, listed_images, readable_images
+from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.result_table import difference_lines, format_table
 from focus.evaluation.results import Results
@@ -60,20 +60,17 @@ def train(config: TrainConfig) -> None:
     for each, checkpoint in zip(runs, saved, strict=True):
         check_processes(each.run_folder, checkpoint, accelerator.num_processes)
     # First what takes seconds, then weights, which may have to be fetched, then every image.
-    resumed = [checkpoint for checkpoint in saved if checkpoint is not None]
+    recorded = next((checkpoint.manifest for checkpoint in saved if checkpoint), None)
     listed = run_on_main_first(
         accelerator,
-        lambda: listed_images(run, resumed=bool(resumed), progress=main, output=run.run_folder),
+        lambda: listed_images(
+            run, resumed=recorded is not None, progress=main, output=run.run_folder
+        ),
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
-
-    def readable() -> tuple[Manifest, list[BadFile]]:
-        manifest, bad = readable_images(listed, run, progress=main)
-        for checkpoint in resumed:
-            check_same_images(manifest, checkpoint.manifest, run.run_folder)
-        return manifest, bad
-
-    manifest, bad = run_on_main_first(accelerator, readable)
+    manifest, bad = run_on_main_first(
+        accelerator, lambda: readable_images(listed, run, recorded=recorded, progress=main)
+    )
     for line in data_lines(manifest, runs, detectors[0].config):
         accelerator.print(line)
     if config.image_size is None and (warning := other_size(detectors[0])):

@@ -179,13 +179,11 @@ class Trainer:
         ):
             while self._goes_on():
                 try:
-                    speed = self.train_epoch(bar)
-                    scores = self._validation_scores()
+                    self.validate(self.train_epoch(bar))
                 except NotFiniteError:
                     raise
                 except ImageError as error:
                     raise self._saved_before(error) from error
-                self._note_epoch(scores, speed)
                 self._leave_if_signalled()
         if state.epoch < config.epochs:
             self.accelerator.print(
@@ -356,6 +354,10 @@ class Trainer:
         step = Step(found, count, gradient_norm, updated, finite)
         return step, own_signal or (signal.SIGTERM if signalled else 0)
 
+    def validate(self, speed: float) -> None:
+        """Score the validation images and note the epoch. speed: training images a second."""
+        self._note_epoch(self._validation_scores(), speed)
+
     def _validation_scores(self) -> Scores:
         """Score the validation images, after a checkpoint that a failure here leaves."""
         config, state = self.config, self.state
@@ -384,7 +386,7 @@ class Trainer:
             ) from error
 
     def _note_epoch(self, scores: Scores, speed: float) -> None:
-        """Note an epoch by its validation scores. speed: training images a second."""
+        """Note the epoch, and keep the network if it is the best so far."""
         config, state = self.config, self.state
         assert state.sums is not None, "an epoch has a step at least"
         figures = validation_figures(scores)
