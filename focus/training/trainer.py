@@ -427,9 +427,9 @@ class Trainer:
                 state.step,
                 **self._tensors(),
                 extra={
+                    "scaler": None if scaler is None else scaler.state_dict(),
                     "train_state": asdict(state),
                     "config": asdict(config),
-                    "scaler": None if scaler is None else scaler.state_dict(),
                 },
                 keep=keep or config.checkpoints_kept,
             )

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
-from focus.data.dataset import FaceDataset, collate
+from focus.data.dataset import FaceDataset
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import (
@@ -143,7 +143,7 @@ def test_a_dataset_perturbs_before_it_resizes(tmp_path: Path, workers: int) -> N
     faces = FaceDataset(
         samples, image_size=4, grid=(2, 2), mean=(0,) * 3, std=(1,) * 3, perturb=Marker()
     )
-    (batch,) = DataLoader(faces, batch_size=4, num_workers=workers, collate_fn=collate)
+    (batch,) = DataLoader(faces, batch_size=4, num_workers=workers)
     for row, image in enumerate(batch.images.numpy()):
         # The pixel is spread over its neighbours by the resize: it was there before.
         assert 0 < image.max() < 0.5
