@@ -1,4 +1,4 @@
-"""What the tests of the report share: images with scores, and a page taken apart."""
+"""Share images with scores, and a page taken apart, among the tests of the report."""
 
 import json
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from focus.data.manifest import Manifest, Sample
-from focus.data.perturbations import STRENGTHS
-from focus.evaluation import robustness
-from focus.evaluation.results import Results, summarise, write_results
+from focus.data.perturbations import STRENGTHS, UNITS
+from focus.evaluation.results import Results, summarise
+from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 from focus.metrics import fit_calibration
 from focus.model.operating_points import POINTS, OperatingPoints
@@ -31,7 +31,7 @@ KINDS = (
 def made(
     folder: Path, each: int, *, side: int = 48, distinct: int = 10, resamples: int = 40
 ) -> tuple[Manifest, Scores, Results]:
-    """``each`` images of each kind, with human maps for the fakes and masks of artefacts.
+    """Make ``each`` images of each kind, with human maps for the fakes and masks of artefacts.
 
     distinct: pictures on the disk; the rest are links to them.
     """
@@ -52,38 +52,23 @@ def made(
                 Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
             else:
                 path.hardlink_to(folder / f"{row % distinct:05d}.png")
-            samples.append(
-                Sample(
-                    str(path),
-                    label,
-                    generator,
-                    split="test",
-                    test_set=test_set,
-                    map_path=str(folder / "map.png") if label else None,
-                    mask_path=str(folder / "mask.png") if label else None,
-                )
-            )
+            paths = {f"{n}_path": str(folder / f"{n}.png") for n in ("map", "mask") if label}
+            about: dict[str, Any] = {"label": label, "generator": generator, "test_set": test_set}
+            samples.append(Sample(str(path), split="test", **about, **paths))
             known = generator == "kA" or not label
-            score = float(
-                np.float32(draw.beta(2, 5) if not label or not known else draw.beta(5, 2))
-            )
-            given = {
+            score = draw.beta(2, 5) if not label or not known else draw.beta(5, 2)
+            given = about | {
                 "index": row,
                 "path": str(path),
-                "label": label,
-                "generator": generator,
-                "family": "",
                 "split": "test",
-                "test_set": test_set,
-                "group": "",
-                "score": score,
+                "score": float(np.float32(score)),
                 "predicted": int(score > 0.5),
-                "llr": score - 0.5,
+                "llr": float(score) - 0.5,
             }
+            given |= dict.fromkeys(("family", "group"), "")
             for name, cells in columns.items():
-                cells.append(given.get(name, int(draw.integers(0, 2)) if "hit" in name else None))
-                if cells[-1] is None:
-                    cells[-1] = float(draw.uniform())
+                drawn = draw.integers(0, 2) if "hit" in name else draw.uniform()
+                cells.append(given.get(name, drawn))
     scores = Scores(**columns)
     validation = draw.beta(2, 5, 200), draw.beta(5, 2, 200)
     points = OperatingPoints(dict.fromkeys(POINTS, 0.5), fit_calibration(*validation), 200, 200)
@@ -92,29 +77,17 @@ def made(
     return Manifest(samples, "made"), scores, results
 
 
-def measured(folder: Path, source: Path, falls: dict[str, float], sets: Sequence[str]) -> Results:
-    """The run of ``source`` in ``folder`` as well, with the robustness of some generators.
-
-    falls: by generator, by how much of the AUC each step of strength lowers it.
-    """
-    results: Results = json.loads((source / "results.json").read_text())
-    write_results(folder, Scores.from_csv(source / "scores.csv"), results)
-    kept = []
-    for test_set in sets:
-        for generator, fall in falls.items():
-            entry = results[test_set]["generators"].get(generator)
-            kept += [
-                robustness.Kept(
-                    *(name, strength, test_set, generator, entry["n_real"], entry["n_fake"]),
-                    auc=entry["auc"] - fall * step,
-                    clean=entry["auc"],
-                )
-                for name, strengths in STRENGTHS.items()
-                for step, strength in enumerate(strengths, start=1)
-                if entry is not None
-            ]
-    robustness.write(kept, folder)
-    return results
+def perturbed(
+    generator: str, test_set: str, clean: float, aucs: Sequence[float]
+) -> list[PerturbedAUC]:
+    """Make the same AUCs, by strength, under each perturbation."""
+    return [
+        PerturbedAUC(
+            *(name, strength, UNITS[name], test_set, generator, 9, 9), auc=auc, auc_clean=clean
+        )
+        for name, strengths in STRENGTHS.items()
+        for strength, auc in zip(strengths, aucs, strict=True)
+    ]
 
 
 class Page(HTMLParser):

@@ -1,22 +1,27 @@
-"""Draw a CAM over its image."""
+"""Draw where a network or a person looked over an image."""
 
 from typing import Any
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from focus.data.images import load_image, load_map
+from focus.data.manifest import Sample
+from focus.data.maps import human_map
 from focus.metrics import stretched
 
 COLOUR_MAP = "inferno"
 """Perceptually uniform: equal steps of the CAM look equal."""
+OUTLINE = (25, 227, 255)
+"""RGB of the outline of an artefact: neither faces nor the colour map have it."""
 
 
 def overlay(
     image: Image.Image | NDArray[np.uint8], cam: NDArray[np.floating[Any]], alpha: float = 0.75
 ) -> Image.Image:
-    """The CAM in colour over its image: RGB, of the image's size.
+    """Return the CAM in colour over its image: RGB, of the image's size.
 
     image: a Pillow image, or [H, W, 3] in 0..255. cam [h, w]: raw or not; it is stretched to
     [0, 1] (a constant one is 0 everywhere) and enlarged bicubically. alpha in [0, 1]: how opaque
@@ -31,8 +36,34 @@ def overlay(
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
+def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Image:
+    """Return squares of ``side`` pixels in a row: face, CAM, and human map if there is one.
+
+    cam [h, w]: drawn over the face, with the artefact mask outlined if the sample has one.
+    """
+    face = load_image(sample.path).resize((side, side), Image.Resampling.LANCZOS)
+    parts = [face, overlay(face, cam)]
+    if sample.mask_path is not None:
+        parts[1] = outlined(parts[1], load_map(sample.mask_path))
+    if sample.map_path is not None:
+        parts.append(overlay(face, human_map(sample.map_path)))
+    return Image.fromarray(np.hstack([np.asarray(part) for part in parts]))
+
+
+def outlined(image: Image.Image, mask: NDArray[np.floating[Any]]) -> Image.Image:
+    """Draw the edge of a mask, [h, w] in [0, 1], on an RGB image as a line of 1.5 % of its side."""
+    sigma = image.width / 40  # the outline of a small mask would be stairs
+    area = Image.fromarray((255 * _enlarged(mask, image.size)).astype(np.uint8))
+    smooth = np.asarray(area.filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32)
+    # A straight edge rises by 1 / (sigma * sqrt(2 pi)) of the range a pixel.
+    distance = np.abs(smooth / 255 - 0.5) * sigma * np.sqrt(2 * np.pi)
+    opacity = np.clip(0.0075 * image.width + 0.5 - distance, 0, 1)
+    line = Image.new("RGB", image.size, OUTLINE)
+    return Image.composite(line, image, Image.fromarray((255 * opacity).astype(np.uint8)))
+
+
 def _enlarged(values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """[h, w] in [0, 1] at another size (width, height); bicubic overshoot is cut."""
+    """Resize [h, w] in [0, 1] to (width, height), bicubically; overshoot is cut."""
     image = Image.fromarray(values.astype(np.float32))
     resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
     return resized.clip(0.0, 1.0)

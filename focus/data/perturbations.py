@@ -1,4 +1,4 @@
-"""What happens to images on their way: JPEG, blur, resizing and noise, each in five strengths.
+"""Perturb images as they are on their way through the world: JPEG, blur, resizing and noise.
 
 Pure functions on 8-bit RGB images, at whatever size they have: the same image, strength and key
 give the same bits. What is drawn depends on a seed and the image's number, never on a process's
@@ -14,7 +14,6 @@ Recognition*, 2020; the stronger ones are this project's.
 """
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +25,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "resize": (0.9, 0.75, 0.5, 0.35, 0.25),
     "noise": (2, 4, 8, 16, 32),
 }
-"""Of each perturbation, from the weakest to the strongest."""
+"""Strengths of each perturbation, from the weakest to the strongest."""
 
 UNITS: dict[str, str] = {
     "jpeg": "quality",
@@ -41,37 +40,37 @@ class Perturbation:
     """One of :data:`STRENGTHS`' perturbations at one strength, as ``FaceDataset`` takes it.
 
     seed: of the noise, which differs from image to image; an image has the same noise at all
-    strengths, times the standard deviation. Raises ValueError for a name that there is not.
+    strengths, times the standard deviation.
     """
 
     name: str
     strength: float
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.name not in STRENGTHS:
-            raise ValueError(f"{self.name!r} is none of the perturbations {', '.join(STRENGTHS)}")
-
     def __call__(self, image: Image.Image, index: int) -> Image.Image:
-        """The 8-bit RGB ``image`` perturbed, of the same size; index: its row of the manifest."""
-        if self.name == "jpeg":
-            return jpeg(image, int(self.strength))
-        if self.name == "blur":
-            return blur(image, self.strength)
-        if self.name == "resize":
-            return resize(image, self.strength)
-        return noise(image, self.strength, (self.seed, index))
+        """Return the 8-bit RGB ``image`` perturbed, of the same size; index: row of the manifest.
+
+        Raises ValueError for a name that is not in :data:`STRENGTHS`.
+        """
+        match self.name:
+            case "jpeg":
+                return jpeg(image, int(self.strength))
+            case "blur":
+                return blur(image, self.strength)
+            case "resize":
+                return resize(image, self.strength)
+            case "noise":
+                return noise(image, self.strength, (self.seed, index))
+        raise ValueError(f"{self.name!r} is none of the perturbations {', '.join(STRENGTHS)}")
 
 
-def perturbations(seed: int = 0) -> Iterator[Perturbation]:
-    """All of them at all strengths, in the order of :data:`STRENGTHS`."""
-    for name, strengths in STRENGTHS.items():
-        for strength in strengths:
-            yield Perturbation(name, strength, seed)
+def perturbations(seed: int = 0) -> list[Perturbation]:
+    """Return all perturbations at all strengths, in the order of :data:`STRENGTHS`."""
+    return [Perturbation(name, s, seed) for name, strengths in STRENGTHS.items() for s in strengths]
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Encoded as JPEG of ``quality`` (1 to 100, Pillow's, colours at half the size) and decoded."""
+    """Encode as JPEG of Pillow's ``quality`` (1 to 100, 4:2:0) and decode again."""
     file = io.BytesIO()
     # Of the pixels alone: Pillow would write comments and XMP along, or fail at long ones.
     Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=quality, subsampling="4:2:0")
@@ -81,12 +80,12 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def blur(image: Image.Image, sigma: float) -> Image.Image:
-    """A Gaussian of ``sigma`` pixels, the border repeated; Pillow's, of three box filters."""
+    """Blur by Pillow's Gaussian (three box filters) of ``sigma`` pixels, the border repeated."""
     return image.filter(ImageFilter.GaussianBlur(sigma))
 
 
 def resize(image: Image.Image, share: float) -> Image.Image:
-    """Each side times ``share`` in (0, 1], at least a pixel, and back; bicubic, antialiased."""
+    """Resize each side by ``share`` in (0, 1], to a pixel at least, and back; bicubic."""
     width, height = image.size
     small = (max(1, round(width * share)), max(1, round(height * share)))
     bicubic = Image.Resampling.BICUBIC
@@ -94,9 +93,9 @@ def resize(image: Image.Image, share: float) -> Image.Image:
 
 
 def noise(image: Image.Image, deviation: float, key: tuple[int, ...]) -> Image.Image:
-    """Independent Gaussian noise on each value, of ``deviation`` 8-bit levels; rounded and cut.
+    """Add independent Gaussian noise of ``deviation`` 8-bit levels to each value; round and clip.
 
-    key: what the noise is drawn from, and nothing else is.
+    key: seeds the noise; nothing else does.
     """
     pixels = np.asarray(image, dtype=np.float32)
     drawn = np.random.default_rng(key).standard_normal(pixels.shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Does the decision rest on what the CAM shows? How far it falls when that place is blurred.
+"""Measure whether the decision rests on what the CAM shows: how far it falls when that is blurred.
 
 This project's own definition, modelled on the deletion tests of RISE (Petsiuk et al. 2018) and the
 drop in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input x, S pixels a
@@ -22,8 +22,7 @@ sure of everything it falls little, at the peak and elsewhere.
 ``docs/formats.md`` describes ``faithfulness.csv``.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,17 +31,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from focus import metrics
 from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
-from focus.evaluation.estimates import SIDES, intervals
-from focus.evaluation.inference import Autocast, images_only, predicted_batches
-from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
+from focus.evaluation.inference import Autocast, images_only, predictions
+from focus.evaluation.protocol import UNNAMED, match, strata, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
+from focus.metrics.bootstrap import percentiles
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar
 
@@ -62,29 +61,38 @@ _COLUMNS = (
     *("fall_peak", "fall_elsewhere", "peak_larger"),
 )
 
-Box = tuple[int, int]
-"""Of a region: the row of its upper edge and the column of its left one, in pixels."""
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Falls:
-    """One image a row, as in the scores of the same manifest.
+    """How far the probability of each decision falls; one image a row, as in the scores.
 
-    peak [N]: the fall when the place of the CAM's peak is blurred. elsewhere [N, R]: that of each
-    box elsewhere. float64, in [-1, 1].
+    peak [N]: when the place of the CAM's peak is blurred. elsewhere [N, R]: when each of the other
+    boxes is. float64, in [-1, 1].
     """
 
-    peak: NDArray[np.float64]
-    elsewhere: NDArray[np.float64]
+    peak: Floats
+    elsewhere: Floats
 
-    def larger(self) -> NDArray[np.float64]:
-        """[N] share of the boxes elsewhere whose fall is below the peak's, equal ones half.
+    def larger(self) -> Floats:
+        """Return [N] the share of the boxes elsewhere whose fall is smaller, equal ones half.
 
-        Of a place that is as any other its mean is one half, however skewed falls are; of the peak
-        against the mean of the others it would be less.
+        Of a place that is as any other its mean is one half, however skewed falls are.
         """
         signs = np.sign(self.peak[:, None] - self.elsewhere)
         return np.asarray((1 + signs.mean(axis=1)) / 2, dtype=np.float64)
+
+    def columns(self) -> dict[str, Floats]:
+        """Return the figures of each image, [N] each, by their names in results.json."""
+        elsewhere = self.elsewhere.mean(axis=1)
+        return {
+            "fall_peak": self.peak,
+            "fall_elsewhere": elsewhere,
+            "difference": self.peak - elsewhere,
+            _SHARE: self.larger(),
+        }
 
 
 def measure(
@@ -98,86 +106,80 @@ def measure(
     seed: int = 0,
     progress: bool = True,
 ) -> Falls:
-    """The falls of every image; each costs as much as scoring ``places + 2`` images.
+    """Measure the falls of every image; each costs as much as scoring ``places + 2`` images.
 
     The detector is on the accelerator's device and not wrapped. What is drawn depends on seed and
-    row of the manifest only. Every process of a launch calls it, takes its share and gets all of
-    the result; the main one shows the progress over its share.
-
-    Raises ImageError when the output for an image is not finite, naming the image.
+    row of the manifest only. Every process of a launch calls it and gets all of the result. Raises
+    ImageError, naming the image, where an output is not finite.
     """
     indices = range(accelerator.process_index, len(manifest), accelerator.num_processes)
-    batches = predicted_batches(
-        detector,
-        images_only(manifest),
-        batch_size=batch_size,
-        workers=workers,
-        autocast=accelerator.autocast,
-        indices=indices,
-    )
-    rows: list[int] = []
-    found: list[NDArray[np.float64]] = []
-    with (
-        closing(batches),
-        progress_bar(
-            total=len(indices),
-            desc="faithfulness",
-            unit="image",
-            disable=not (progress and accelerator.is_main_process),
-        ) as bar,
-    ):
-        for batch, prediction in batches:
+    found: dict[int, Floats] = {}
+    with progress_bar(
+        total=len(indices),
+        desc="faithfulness",
+        unit="image",
+        disable=not (progress and accelerator.is_main_process),
+    ) as bar:
+        for batch, prediction in predictions(
+            detector,
+            images_only(manifest),
+            batch_size=batch_size,
+            workers=workers,
+            autocast=accelerator.autocast,
+            indices=indices,
+        ):
+            rows = batch.index.tolist()
+            cams = prediction.cams[:, 0].cpu().numpy()
+            boxes = regions(cams, detector.image_size, places, [(seed, row) for row in rows])
             images = batch.images.to(accelerator.device)
-            drawn = [(seed, row) for row in batch.index.tolist()]
-            boxes = regions(prediction.cams[:, 0].cpu().numpy(), detector.image_size, places, drawn)
             with torch.inference_mode():
                 falls = _falls(detector, images, prediction, boxes, accelerator.autocast)
-            if not np.isfinite(falls).all():
-                path = manifest[int(batch.index[int(np.isfinite(falls).all(1).argmin())])].path
-                raise ImageError(
-                    f"The model's output for {path!r} is not finite where a part of it is blurred: "
-                    "try --mixed-precision no."
-                )
-            rows += batch.index.tolist()
-            found.append(falls)
-            bar.update(len(falls))
-    return _merged(gather_object([(rows, found)]), len(manifest), 1 + places)
+            for row, own in zip(rows, falls, strict=True):
+                if not np.isfinite(own).all():
+                    raise ImageError(
+                        f"The model's output for {manifest[row].path!r} is not finite where a part "
+                        "of it is blurred: try --mixed-precision no."
+                    )
+                found[row] = own
+            bar.update(len(rows))
+    everywhere = {row: own for part in gather_object([found]) for row, own in part.items()}
+    table = np.array([everywhere[row] for row in range(len(manifest))]).reshape(-1, 1 + places)
+    return Falls(table[:, 0], table[:, 1:])
 
 
 def regions(
     cams: NDArray[Any], size: int, places: int, keys: Sequence[tuple[int, ...]]
 ) -> NDArray[np.int64]:
-    """Where the box of each image's peak lies, and ``places`` others: [N, 1 + places, 2] pixels.
+    """Return the box of each image's peak and ``places`` others: [N, 1 + places, 2] pixels.
 
-    cams [N, H, W]: of the predicted class. size: S, pixels a side of the images. keys: of each
-    image, what its other boxes are drawn from, with replacement; they may overlap with each other.
+    A box is given by its upper row and left column. cams [N, H, W]: of the predicted class. size:
+    S, pixels a side of the images. keys: seed the other boxes of each image, which are drawn with
+    replacement and may overlap with each other.
     """
     grid = cams.shape[1:]
-    sides = box_sides(grid, size)
+    sides = np.array(box_sides(grid, size))
     peaks = np.stack(np.unravel_index(metrics.peak_cell(cams), grid), axis=1)
     middles = (peaks + 0.5) * size / np.array(grid)
-    starts = np.floor(middles - np.array(sides) / 2).astype(np.int64)
-    starts = starts.clip(0, size - np.array(sides))
+    starts = np.floor(middles - sides / 2).astype(np.int64).clip(0, size - sides)
     rows, columns = (np.arange(size - side + 1) for side in sides)
     found = np.empty((len(cams), 1 + places, 2), dtype=np.int64)
     for image, (start, key) in enumerate(zip(starts, keys, strict=True)):
         apart = np.abs(rows - start[0])[:, None] >= sides[0]
         apart = apart | (np.abs(columns - start[1]) >= sides[1])
-        free = np.flatnonzero(apart)
-        chosen = np.random.default_rng(key).choice(free, places)
+        chosen = np.random.default_rng(key).choice(np.flatnonzero(apart), places)
         found[image, 0] = start
         found[image, 1:] = np.stack(np.unravel_index(chosen, apart.shape), axis=1)
     return found
 
 
 def box_sides(grid: Sequence[int], size: int) -> tuple[int, int]:
-    """Height and width in pixels of all boxes, for a CAM of ``grid`` cells on ``size`` pixels."""
+    """Return height and width in pixels of all boxes, for a CAM of ``grid`` cells on ``size``."""
     height, width = (int(size / min(4, cells)) for cells in grid)
     return height, width
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Images [B, 3, S, S] under a Gaussian of sigma S/8, normalised at the borders."""
+    """Blur images [B, 3, S, S] by a Gaussian of sigma S/8, normalised at the borders."""
     size = images.shape[-1]
     at = torch.arange(size, dtype=torch.float32, device=images.device)
     weights = torch.exp(-0.5 * ((at[:, None] - at) / (size / 8)) ** 2)
@@ -185,21 +187,8 @@ def blurred(images: Tensor) -> Tensor:
     return weights @ images @ weights.T
 
 
-def softened(images: Tensor, blurry: Tensor, starts: NDArray[np.int64], mask: Tensor) -> Tensor:
-    """Images [B, 3, S, S] with a box of each blurred.
-
-    starts [B, 2]: upper edge and left edge. mask [h, w]: how much of the blur, in [0, 1].
-    """
-    changed = images.clone()
-    height, width = mask.shape
-    for image, (top, left) in enumerate(starts.tolist()):
-        box = (image, slice(None), slice(top, top + height), slice(left, left + width))
-        changed[box] = torch.lerp(images[box], blurry[box], mask)
-    return changed
-
-
 def soft_box(sides: tuple[int, int]) -> Tensor:
-    """The mask m [h, w] in (0, 1] of a box: 1, falling over an eighth of the side at each edge."""
+    """Return the mask m [h, w] in (0, 1] of a box: 1, falling over an eighth of each side."""
     ramps = []
     for side in sides:
         inside = torch.arange(side, dtype=torch.float32) + 0.5
@@ -208,69 +197,114 @@ def soft_box(sides: tuple[int, int]) -> Tensor:
     return ramps[0][:, None] * ramps[1]
 
 
-def summary(
-    falls: Falls,
-    rows: ArrayLike,
-    scores: Scores | None = None,
-    apart: NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
-    """The figures of some images, for ``results.json``; None where there are no images.
+def _falls(
+    detector: "Detector",
+    images: Tensor,
+    prediction: "Prediction",
+    boxes: NDArray[np.int64],
+    autocast: Autocast,
+) -> Floats:
+    """Return [B, 1 + places] the fall for each of ``boxes`` [B, 1 + places, 2]."""
+    height, width = box_sides(prediction.cams.shape[2:], images.shape[-1])
+    mask = soft_box((height, width)).to(images.device)
+    blurry = blurred(images)
+    is_fake = (prediction.predicted != REAL).cpu()
 
-    rows: a mask [N] or row numbers. fall_peak and fall_elsewhere: means over images, of each its
-    mean over the boxes elsewhere. difference: the first minus the second. share_peak_larger: the
-    mean of :meth:`Falls.larger`, one half by chance. intervals: 95 %, the widened percentiles
-    of :data:`RESAMPLES` resamples by the groups of ``scores``, within what is resampled ``apart``
-    [N] (:func:`focus.evaluation.results.strata`; default: its classes); none where a class has
-    fewer than two images, or groups. A share that no resample moves from 0 or 1 gets that of a rate
-    over all of them; other means that do not move have none.
+    def decided(score: Tensor) -> Tensor:
+        return torch.where(is_fake, score, 1 - score)
+
+    after = []
+    for starts in boxes.swapaxes(0, 1).tolist():
+        changed = images.clone()
+        for image, (top, left) in enumerate(starts):
+            box = (image, slice(None), slice(top, top + height), slice(left, left + width))
+            changed[box] = torch.lerp(images[box], blurry[box], mask)
+        with autocast():  # the network alone: the blur keeps its precision
+            after.append(decided(detector.predict_batch(changed).score))
+    falls: Floats = (decided(prediction.score)[:, None] - torch.stack(after, 1)).numpy()
+    return falls
+
+
+class Summaries:
+    """Means of falls over groups of images, with intervals by a bootstrap over ``group``.
+
+    scores: of the same images. What is resampled apart follows the comparisons with the
+    ``training_generators`` (:func:`focus.evaluation.protocol.strata`).
     """
-    chosen = np.arange(len(falls.peak))[np.asarray(rows)] if np.size(rows) else _NONE
-    peak, elsewhere = falls.peak[chosen], falls.elsewhere[chosen].mean(axis=1)
-    values = np.stack([peak, elsewhere, peak - elsewhere, falls.larger()[chosen]])
-    names = ("fall_peak", "fall_elsewhere", "difference", _SHARE)
-    means = {name: metrics.mean(own) for name, own in zip(names, values, strict=True)}
-    spread = _intervals(dict(zip(names, values, strict=True)), chosen, scores, apart)
-    return {"n": len(chosen), **means, "intervals": spread}
 
+    def __init__(
+        self, falls: Falls, scores: Scores, training_generators: Iterable[str] = ()
+    ) -> None:
+        self._scores, self._columns = scores, falls.columns()
+        self.comparisons = match(scores, training_generators)
+        self._strata = strata(scores.label, self.comparisons, scores.images)
 
-def by_class(
-    falls: Falls,
-    real: NDArray[np.int64],
-    fake: NDArray[np.int64],
-    scores: Scores | None = None,
-    apart: NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
-    """:func:`summary` of the images in rows ``real`` and ``fake``, and of each class alone."""
-    return {
-        **summary(falls, np.concatenate([real, fake]), scores, apart),
-        "real": summary(falls, real, scores, apart),
-        "fake": summary(falls, fake, scores, apart),
-    }
+    def of(self, rows: Rows) -> dict[str, Any]:
+        """Return the means of the images in ``rows``, None where there are none.
+
+        ``share_peak_larger``: the mean of :meth:`Falls.larger`. ``intervals``: 95 %; none where a
+        class has fewer than two independent images.
+        """
+        values = {name: column[rows] for name, column in self._columns.items()}
+        means = {name: metrics.mean(own) for name, own in values.items()}
+        return {"n": len(rows), **means, "intervals": self._intervals(values, rows)}
+
+    def by_class(self, real: Rows, fake: Rows) -> dict[str, Any]:
+        """Return the means of all these images, and of each class alone."""
+        both = self.of(np.concatenate([real, fake]))
+        return {**both, "real": self.of(real), "fake": self.of(fake)}
+
+    def test_sets(self) -> dict[str, tuple[Rows, Rows]]:
+        """Return the rows of real images and of fakes in each test set, each image once."""
+        found = {}
+        for test_set in dict.fromkeys(c.test_set for c in self.comparisons):
+            own = [c for c in self.comparisons if c.test_set == test_set]
+            sides = [c.real for c in own], [c.fake for c in own]
+            real, fake = (union(side, self._scores.images) for side in sides)
+            found[test_set] = real, fake
+        return found
+
+    def _intervals(self, values: dict[str, Floats], rows: Rows) -> dict[str, metrics.Interval]:
+        labels = self._scores.label[rows]
+        resampler = metrics.Resampler(self._strata[rows], self._scores.group[rows])
+        classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        if min((resampler.units(own) for own in classes), default=0) < 2:
+            return {}
+        random, draws = np.random.default_rng(0), []
+        stacked = np.stack(list(values.values()))
+        at_once = max(1, 2**20 // len(rows))  # weights in memory
+        for done in range(0, RESAMPLES, at_once):
+            weights = resampler.draw(random, min(at_once, RESAMPLES - done))
+            draws.append(stacked @ weights.T / weights.sum(axis=1))
+        found = {}
+        for (name, own), drawn in zip(values.items(), np.hstack(draws), strict=True):
+            interval, mean = percentiles(drawn), own.mean()
+            if interval is not None and not np.isclose(*interval, rtol=0, atol=1e-12):
+                found[name] = interval
+            elif name == _SHARE and mean in (0, 1):  # no resample moves it; it is not certain
+                interval = metrics.rate_interval(round(mean * resampler.count), resampler.count)
+                assert interval is not None
+                found[name] = interval
+        return found
 
 
 def add(falls: Falls, scores: Scores, results: Results) -> None:
-    """Put :func:`by_class` into each test set and generator of ``results``, as "faithfulness"."""
-    members: dict[str, list[Comparison]] = {}
-    images, found = scores.images, match(scores, results["training_generators"])
-    apart = strata(scores.label, found, images)
-    for comparison in found:
-        members.setdefault(comparison.test_set, []).append(comparison)
-    for test_set, comparisons in members.items():
-        place = results[test_set]
-        real = union((c.real for c in comparisons), images)
-        fake = union((c.fake for c in comparisons), images)
-        place["pooled"]["faithfulness"] = by_class(falls, real, fake, scores, apart)
-        for c in comparisons:
-            own = place["generators"][c.generator or UNNAMED]
-            own["faithfulness"] = by_class(falls, c.real, c.fake, scores, apart)
+    """Put the means of each test set and generator into ``results``, as "faithfulness"."""
+    summaries = Summaries(falls, scores, results["training_generators"])
+    for test_set, rows in summaries.test_sets().items():
+        results[test_set]["pooled"]["faithfulness"] = summaries.by_class(*rows)
+    for c in summaries.comparisons:
+        own = results[c.test_set]["generators"][c.generator or UNNAMED]
+        own["faithfulness"] = summaries.by_class(c.real, c.fake)
 
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
-    """Writes ``faithfulness.csv``, a row an image, into ``folder``; returns its path."""
+    """Write ``faithfulness.csv``, a row an image, into ``folder``; return its path."""
     path = folder / FILE
+    columns = falls.columns()
+    figures = zip(*(columns[n] for n in ("fall_peak", "fall_elsewhere", _SHARE)), strict=True)
     with atomic_csv_writer(path, f"{_MARK}{VERSION}", end="\n") as writer:
         writer.writerow(_COLUMNS)
-        figures = zip(falls.peak, falls.elsewhere.mean(axis=1), falls.larger(), strict=True)
         for row, own in enumerate(figures):
             label = "" if scores.label[row] < 0 else scores.label[row]
             texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])
@@ -278,89 +312,19 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     return path
 
 
-def lines(falls: Falls, scores: Scores, training_generators: Sequence[str]) -> list[str]:
-    """What the console says: a line a test set, or one if no image has a label."""
-    comparisons, images = match(scores, training_generators), scores.images
-    groups = {
-        test_set: union(
-            (r for c in comparisons if c.test_set == test_set for r in (c.real, c.fake)), images
+def lines(falls: Falls, scores: Scores, training_generators: Iterable[str]) -> list[str]:
+    """Return a line for each test set, or one for all images if none has a label."""
+    summaries = Summaries(falls, scores, training_generators)
+    groups = {name: np.concatenate(rows) for name, rows in summaries.test_sets().items()}
+    found = []
+    for name, rows in (groups or {"all images": np.arange(len(scores))}).items():
+        figures = summaries.of(rows)
+        ends = figures["intervals"].get("difference")
+        found.append(
+            f"Faithfulness, {name}: the decision's probability falls by "
+            f"{figures['fall_peak']:.3f} where the CAM peaks, by "
+            f"{figures['fall_elsewhere']:.3f} elsewhere; difference {figures['difference']:.3f}"
+            + ("" if ends is None else f" (95 % {ends[0]:.3f} to {ends[1]:.3f})")
+            + f", {figures['n']} images."
         )
-        for test_set in dict.fromkeys(c.test_set for c in comparisons)
-    } or {"all images": np.arange(len(scores))}
-    apart = strata(scores.label, comparisons, images)
-    return [_line(name, summary(falls, rows, scores, apart)) for name, rows in groups.items()]
-
-
-def _line(name: str, figures: dict[str, Any]) -> str:
-    interval = figures["intervals"].get("difference")
-    spread = "" if interval is None else f" (95 % {interval[0]:.3f} to {interval[1]:.3f})"
-    return (
-        f"Faithfulness, {name}: the decision's probability falls by {figures['fall_peak']:.3f} "
-        f"where the CAM peaks, by {figures['fall_elsewhere']:.3f} elsewhere; difference "
-        f"{figures['difference']:.3f}{spread}, {figures['n']} images."
-    )
-
-
-def _falls(
-    detector: "Detector",
-    images: Tensor,
-    prediction: "Prediction",
-    boxes: NDArray[np.int64],
-    autocast: Autocast,
-) -> NDArray[np.float64]:
-    """[B, 1 + places]: the fall for each of ``boxes`` [B, 1 + places, 2]."""
-    synthetic = (prediction.predicted != REAL).cpu()
-    mask = soft_box(box_sides(prediction.cams.shape[2:], images.shape[-1])).to(images.device)
-    blurry = blurred(images)
-    after = []
-    for place in range(boxes.shape[1]):
-        changed = softened(images, blurry, boxes[:, place], mask)
-        with autocast():  # the network alone: the blur keeps its precision
-            after.append(_decided(detector.predict_batch(changed).score, synthetic))
-    before = _decided(prediction.score, synthetic)
-    falls: NDArray[np.float64] = (before[:, None] - torch.stack(after, 1)).numpy()
-    return falls
-
-
-def _decided(score: Tensor, synthetic: Tensor) -> Tensor:
-    """The probability of the decision, real or synthetic, [B] float64."""
-    return torch.where(synthetic, score, 1 - score)
-
-
-def _merged(
-    parts: Sequence[tuple[list[int], list[NDArray[np.float64]]]], count: int, width: int
-) -> Falls:
-    falls = np.full((count, width), np.nan)
-    for rows, found in parts:
-        falls[rows] = np.concatenate([np.empty((0, width)), *found])
-    assert not np.isnan(falls).any(), "every image belongs to one process"
-    return Falls(falls[:, 0], falls[:, 1:])
-
-
-_NONE = np.zeros(0, dtype=np.int64)
-
-
-def _intervals(
-    values: Mapping[str, NDArray[np.float64]],
-    rows: NDArray[np.int64],
-    scores: Scores | None,
-    apart: NDArray[np.int64] | None,
-) -> dict[str, metrics.Interval]:
-    """Of the means of ``values`` [N], by name, of the images in ``rows``."""
-    labels = np.zeros(len(rows)) if scores is None else scores.label[rows]
-    groups = np.full(len(rows), "") if scores is None else scores.group[rows]
-    own_strata = labels if apart is None else apart[rows]
-    resampler, random = metrics.Resampler(own_strata, groups), np.random.default_rng(0)
-    classes = [resampler.units(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    fewest = min(classes, default=0)
-    if fewest < 2:
-        return {}
-    at_once = max(1, 2**20 // len(rows))
-    joined, means = np.stack(list(values.values())), []
-    for done in range(0, RESAMPLES, at_once):
-        times = resampler.draw(random, min(at_once, RESAMPLES - done))
-        means.append(joined @ times.T / times.sum(axis=1))
-    units = dict.fromkeys(SIDES, fewest) | {_SHARE: resampler.units(np.arange(len(rows)))}
-    found = {name: float(own.mean()) for name, own in values.items()}
-    draws = dict(zip(values, np.concatenate(means, axis=1), strict=True))
-    return intervals(found, draws, {}, units)
+    return found

@@ -1,8 +1,8 @@
-"""The detector over the images of a manifest: predictions batch by batch, and the whole table."""
+"""Run a detector over the images of a manifest: predictions batch by batch, or all scores."""
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from focus.data.dataset import (
     FaceDataset,
     Perturb,
     artefact_coverage,
-    load_batches,
+    collate,
+    loaded,
     worker_options,
 )
 from focus.data.faces import geometries
@@ -48,43 +49,21 @@ def predictions(
     workers: int = 0,
     autocast: Autocast | None = None,
     indices: Sequence[int] | None = None,
-) -> Iterator[tuple[list[int], "Prediction"]]:
-    """Yields rows of the manifest and the detector's :class:`~focus.model.detector.Prediction` for
-    them.
-
-    autocast: makes the context that the network runs in (``accelerator.autocast``). indices: the
-    rows to take (default all). The network runs in evaluation and inference mode; every module is
-    in its own mode again when a batch is handed out, and torch's global random state stays as it
-    is.
-
-    Raises ImageError when the output for an image is not finite, naming the image, and when the
-    workers are lost (:func:`~focus.data.dataset.load_batches`).
-    """
-    batches = predicted_batches(
-        detector,
-        images_only(manifest),
-        batch_size=batch_size,
-        workers=workers,
-        autocast=autocast,
-        indices=indices,
-    )
-    for batch, prediction in batches:
-        yield batch.index.tolist(), prediction
-
-
-def predicted_batches(
-    detector: "Detector",
-    manifest: Manifest,
-    *,
-    batch_size: int,
-    workers: int,
-    autocast: Autocast | None,
-    indices: Sequence[int] | None,
     perturb: Perturb | None = None,
 ) -> Generator[tuple[Batch, "Prediction"], None, None]:
-    """As :func:`predictions`, with the batches, which hold the human maps that there are.
+    """Yield batches of images and the detector's predictions for them.
 
-    perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
+    The network runs in evaluation and inference mode; its modules' modes and torch's global random
+    state stay as they are. Human maps are read where the manifest has them.
+
+    Args:
+        autocast: makes the context that the network runs in (``accelerator.autocast``).
+        indices: rows of the manifest to take (default all).
+        perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
+
+    Raises:
+        ImageError: a file cannot be decoded, the output for an image is not finite, or the workers
+            were lost (:func:`~focus.data.dataset.loaded`).
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
     images = FaceDataset(
@@ -99,12 +78,13 @@ def predicted_batches(
         Subset(images, range(len(manifest)) if indices is None else indices),
         batch_size=batch_size,
         num_workers=workers,
+        collate_fn=collate,
         **worker_options(workers),
         # A loader draws a seed when it starts: not from the generator that training uses.
         generator=torch.Generator(),
         pin_memory=like.is_cuda,
     )
-    for batch in load_batches(loader):
+    for batch in loaded(loader):
         with torch.inference_mode(), autocast() if autocast else nullcontext():
             prediction = detector.predict_batch(batch.images.to(like, non_blocking=True))
         if (at := prediction.first_not_finite()) is not None:
@@ -114,7 +94,7 @@ def predicted_batches(
 
 
 def images_only(manifest: Manifest) -> Manifest:
-    """Without human maps and masks, which play no part in a prediction and need not be read."""
+    """Return the manifest without human maps and masks, which a prediction does not need."""
     bare = (replace(sample, map_path=None, mask_path=None) for sample in manifest)
     return Manifest(bare, manifest.source)
 
@@ -125,23 +105,32 @@ def score_images(
     *,
     batch_size: int,
     workers: int = 0,
-    autocast: Autocast | None = None,
-    indices: Sequence[int] | None = None,
+    accelerator: Accelerator | None = None,
+    perturb: Perturb | None = None,
     progress: bool = True,
     description: str = "scoring",
     each: Callable[[], None] | None = None,
-    perturb: Perturb | None = None,
 ) -> Scores:
-    """Scores the images of a manifest, one row each, in its order.
+    """Score the images of a manifest: one row each, in its order.
 
-    indices: the rows to score, for one of several processes (``range(rank, len(manifest),
-    processes)``); :meth:`Scores.merge` joins the parts. each: called after each batch; what it
-    raises ends the scoring. The other arguments, and what is raised,
-    are those of :func:`predicted_batches`; a human map or mask that cannot be decoded raises
-    ImageError, too.
+    Args:
+        accelerator: shares the images among the processes of a launch: each scores its part and
+            gets the whole table. The detector is on its device and not wrapped.
+        perturb: as in :func:`predictions`.
+        description: of the progress bar, which the main process shows.
+        each: called after each batch; what it raises ends the scoring.
+
+    Raises:
+        ImageError: as :func:`predictions`; also for a mask that cannot be decoded.
     """
-    total = len(manifest) if indices is None else len(indices)
-    batches = predicted_batches(
+    rank, processes, autocast = 0, 1, None
+    if accelerator is not None:
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        autocast = accelerator.autocast
+    if rank == 0 and perturb is None and (warning := geometry_warning(detector, manifest)):
+        _log.warning(warning)
+    indices = range(rank, len(manifest), processes)
+    batches = predictions(
         detector,
         manifest,
         batch_size=batch_size,
@@ -151,10 +140,11 @@ def score_images(
         perturb=perturb,
     )
     parts = []
+    hidden = not progress or rank > 0
     # Closed, its workers end also where the scoring is left midway.
     with (
         closing(batches),
-        progress_bar(total=total, desc=description, unit="image", disable=not progress) as bar,
+        progress_bar(total=len(indices), desc=description, unit="image", disable=hidden) as bar,
     ):
         for batch, prediction in batches:
             arrays = [field.cpu().numpy() for field in prediction]
@@ -162,56 +152,20 @@ def score_images(
             bar.update(len(batch.index))
             if each is not None:
                 each()
-    return Scores.concatenate(parts)
+    part = Scores.concatenate(parts)
+    return part if processes == 1 else Scores.merge(gather_object([part]), len(manifest))
 
 
-def score_shared(
-    accelerator: Accelerator,
-    detector: "Detector",
-    manifest: Manifest,
-    *,
-    batch_size: int,
-    workers: int,
-    progress: bool,
-    description: str,
-    each: Callable[[], None] | None = None,
-    perturb: Perturb | None = None,
-) -> Scores:
-    """Scores the images of a manifest, shared among the processes of a launch.
-
-    Every process gets the whole table, in the manifest's order, each image once. The detector is
-    on the accelerator's device and not wrapped; the other arguments are those of
-    :func:`score_images`, and the main process shows the progress, and, of images as they are, a
-    warning if they are cut out in another way than those of training.
-    """
-    speaks = accelerator.is_main_process and perturb is None
-    if speaks and (warning := other_geometry(detector, manifest)):
-        _log.warning(warning)
-    part = score_images(
-        detector,
-        manifest,
-        batch_size=batch_size,
-        workers=workers,
-        autocast=accelerator.autocast,
-        indices=range(accelerator.process_index, len(manifest), accelerator.num_processes),
-        progress=progress and accelerator.is_main_process,
-        description=description,
-        each=each,
-        perturb=perturb,
-    )
-    return Scores.merge(gather_object([part]), len(manifest))
-
-
-def other_geometry(detector: "Detector", manifest: Manifest) -> str:
-    """What to say if faces are cut out in another way than training saw; "" if they are not."""
-    known = detector.config.geometry
-    other = {way: n for way, n in geometries(manifest).items() if way not in known}
-    if not known or not other:
+def geometry_warning(detector: "Detector", manifest: Manifest) -> str:
+    """Return a warning if faces are cut out in another way than those of training, else ""."""
+    trained = detector.config.geometry
+    other = {way: n for way, n in geometries(manifest).items() if way not in trained}
+    if not trained or not other:
         return ""
     return (
         f"{sum(other.values())} of {len(manifest)} images are cut out otherwise "
-        f"({', '.join(sorted(other))}) than those of the model's training ({', '.join(known)}), so "
-        "its scores may be wrong: cut them alike with python -m focus.data crop"
+        f"({', '.join(sorted(other))}) than those of the model's training ({', '.join(trained)}), "
+        "so its scores may be wrong: cut them alike with python -m focus.data crop"
     )
 
 
@@ -221,65 +175,59 @@ def _rows(
     prediction: Sequence[NDArray[Any]],
     points: OperatingPoints | None,
 ) -> Scores:
-    """The table's rows for one batch; prediction: the fields of a Prediction."""
-    score, predicted, cams, entropy = prediction
+    """Return the table's rows for one batch; prediction: the fields of a Prediction."""
+    score, predicted, of_classes, entropy = prediction
+    cams, synthetic_cams = of_classes[:, 0], of_classes[:, 1]
+    samples = [manifest[index] for index in batch.index.tolist()]
+    grid = cams.shape[1:]
     calibration = points and points.calibration
-    indices = batch.index.tolist()
-    samples = [manifest[index] for index in indices]
-    grid = cams.shape[2:]
-    peaks = metrics.peak_cell(cams[:, 0])
-    coverage = [_coverage(sample, grid) for sample in samples]
-    # Zeros, which cover nothing, stand for no mask, as they do for no human map.
-    masks = np.stack([np.zeros(grid) if cells is None else cells for cells in coverage])
     maps = batch.saliency.numpy()
-    hits = agreement.map_hit(cams[:, 0], maps)
+    # Zeros, which cover nothing, stand for no mask, as they do for no human map.
+    masks = np.stack([_coverage(sample, grid) for sample in samples])
+    targets = [hit_cells(mask) for mask in masks]
+    map_hits = agreement.map_hit(cams, maps)
+    peaks = metrics.peak_cell(cams)
+    texts = ("path", "generator", "family", "split", "test_set", "group")
+    numbers = {
+        "entropy_predicted": entropy[:, 0],
+        "entropy_synthetic": entropy[:, 1],
+        "entropy_sum": metrics.sum_entropy(cams),
+        "entropy_z": metrics.z_entropy(cams),
+        "cam_range": metrics.cam_range(cams),
+        "map_mse": agreement.map_mse(cams, maps),
+        "map_cosine": agreement.map_cosine(cams, maps),
+        "map_mass": agreement.map_mass(cams, maps),
+        "map_chance": agreement.map_chance(cams, maps),
+        "mask_mass": agreement.mask_mass(cams, masks),
+        "llr": calibration.llr(score) if calibration else score * np.nan,
+        "pointing_chance": [math.nan if cells is None else cells.mean() for cells in targets],
+    }
+    columns: dict[str, Any] = {n: [getattr(sample, n) for sample in samples] for n in texts}
+    columns |= {n: np.asarray(values, dtype=np.float32) for n, values in numbers.items()}
     return Scores(
-        index=np.array(indices),
-        path=np.array([sample.path for sample in samples]),
+        **columns,
+        index=batch.index.numpy(),
         label=np.array([-1 if sample.label is None else sample.label for sample in samples]),
-        generator=np.array([sample.generator for sample in samples]),
-        family=np.array([sample.family for sample in samples]),
-        split=np.array([sample.split for sample in samples]),
-        test_set=np.array([sample.test_set for sample in samples]),
-        group=np.array([sample.group for sample in samples]),
         score=score,
         predicted=predicted,
-        entropy_predicted=entropy[:, 0],
-        entropy_synthetic=entropy[:, 1],
-        entropy_sum=metrics.sum_entropy(cams[:, 0]).astype(np.float32),
-        entropy_z=metrics.z_entropy(cams[:, 0]).astype(np.float32),
-        cam_range=metrics.cam_range(cams[:, 0]).astype(np.float32),
         peak_row=peaks // grid[1],
         peak_col=peaks % grid[1],
-        pointing_hit=_hits(peaks, coverage),
-        pointing_hit_synthetic=_hits(metrics.peak_cell(cams[:, 1]), coverage),
-        map_mse=agreement.map_mse(cams[:, 0], maps).astype(np.float32),
-        map_cosine=agreement.map_cosine(cams[:, 0], maps).astype(np.float32),
-        map_hit=np.where(np.isnan(hits), -1, hits).astype(np.int64),
-        map_mass=agreement.map_mass(cams[:, 0], maps).astype(np.float32),
-        mask_mass=agreement.mask_mass(cams[:, 0], masks).astype(np.float32),
-        llr=(calibration.llr(score) if calibration else score * np.nan).astype(np.float32),
-        pointing_chance=np.array([_chance(cells) for cells in coverage], dtype=np.float32),
-        map_chance=agreement.map_chance(cams[:, 0], maps).astype(np.float32),
+        pointing_hit=_hits(cams, targets),
+        pointing_hit_synthetic=_hits(synthetic_cams, targets),
+        map_hit=np.where(np.isnan(map_hits), -1, map_hits).astype(np.int64),
     )
 
 
-def _coverage(sample: Sample, grid: tuple[int, ...]) -> NDArray[np.float32] | None:
+def _coverage(sample: Sample, grid: tuple[int, int]) -> NDArray[np.float32]:
     if sample.label != SYNTHETIC or sample.mask_path is None:
-        return None
-    return artefact_coverage(sample.mask_path, (grid[0], grid[1]))
-
-
-def _chance(coverage: NDArray[np.float32] | None) -> float:
-    cells = None if coverage is None else hit_cells(coverage)
-    return math.nan if cells is None else float(cells.mean())
+        return np.zeros(grid, np.float32)
+    return artefact_coverage(sample.mask_path, grid)
 
 
 def _hits(
-    peaks: NDArray[np.int64], coverage: Iterable[NDArray[np.float32] | None]
+    cams: NDArray[np.float32], targets: Sequence[NDArray[np.bool_] | None]
 ) -> NDArray[np.int64]:
-    hits = [
-        None if cells is None else metrics.pointing_hit(int(peak), cells)
-        for peak, cells in zip(peaks, coverage, strict=True)
-    ]
-    return np.array([-1 if hit is None else int(hit) for hit in hits], dtype=np.int64)
+    """Return for each CAM whether it peaks in one of its target cells, -1 without targets."""
+    peaks = metrics.peak_cell(cams).tolist()
+    pairs = zip(peaks, targets, strict=True)
+    return np.array([-1 if cells is None else int(cells.flat[peak]) for peak, cells in pairs])

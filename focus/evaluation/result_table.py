@@ -1,6 +1,6 @@
-"""What a reader is told of results: the table at the end of a program, and remarks beside it."""
+"""Put results into words: the table of a program, the remarks beside it, differences of models."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,28 @@ from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.plotting import shortened
 
-UNTOLD = "?"
-"""In the table: it cannot be told how far a generator is from training."""
+SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
+UNRELATED = "?"
+"""Marks a generator of which it is not known how far it is from training."""
 CHANCE = "chance level of that peak"
-"""What a peak in a uniformly random cell hits, behind how often the CAM peaks in the artefact."""
+"""Name of what a peak in a uniformly random cell hits, below how often CAMs peak in the artefact"""
 
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
+_AUC = {
+    "closed": "closed-set AUC",
+    "closed_balanced": "closed-balanced AUC",
+    "open": "open-set AUC",
+}
+_NOTES = {
+    "at *": "* the threshold at which both errors are equally frequent on validation images",
+    "-": "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
+    f"({UNRELATED}": f"{UNRELATED} near or far cannot be told: no family is known of it, or of one "
+    "in training",
+}
 
 
 def remarks(scores: Scores, results: Results | None) -> list[str]:
-    """What the reader of a table must know beside it: one line each, none if all is as it seems."""
+    """Return what a reader of the table must know beside it: one line each."""
     if results is None:
         return ["No image has a label: scores only, no results."]
     lines = []
@@ -32,30 +44,23 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
         if results[f"n_{kind}"] == 0:
             lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")
             return lines
+    families: dict[tuple[str, str], str] = {}
     for test_set in TEST_SETS:
-        for name, figures in results.get(test_set, {}).get("generators", {}).items():
-            if figures["auc"] is None:
+        for name, entry in results.get(test_set, {}).get("generators", {}).items():
+            families[test_set, "" if name == UNNAMED else name] = entry["family"] or ""
+            if entry["auc"] is None:
                 whose = f"{shown(name)} has no real images to be told from"
                 lines.append(f"{whose}: its AUC is not defined.")
-    lines += _generator_warnings(results)
-    if results["n_real_unused"]:
-        unused = results["n_real_unused"]
+    training = {name: family or "" for name, family in results["training_families"].items()}
+    lines += warnings(families, training)
+    if unused := results["n_real_unused"]:
         lines.append(f"Real images that no fake is told from: {unused}; they are in no result.")
     return lines
 
 
-def _generator_warnings(results: Results) -> list[str]:
-    tests: dict[tuple[str, str], str] = {
-        (test_set, "" if name == UNNAMED else name): figures["family"] or ""
-        for test_set in TEST_SETS
-        for name, figures in results.get(test_set, {}).get("generators", {}).items()
-    }
-    return warnings(tests, {name: f or "" for name, f in results["training_families"].items()})
-
-
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: what it is called, and where in results.json its figure stands.
+    """A row of the table: its name, and where in results.json its figure stands.
 
     generator, relations: of a row of an unknown generator, whose name stands in the middle.
     """
@@ -65,75 +70,64 @@ class Row:
     generator: str = ""
     relations: str = ""
 
-    def title(self, short: str = "") -> str:
-        """The label with the generator's name, or with ``short`` in its stead."""
-        return f"{self.label}{short or self.generator}{self.relations}"
+    def title(self, short: Mapping[str, str] | None = None) -> str:
+        """Return the label with the generator's name, or with its ``short`` one."""
+        return f"{self.label}{(short or {}).get(self.generator, self.generator)}{self.relations}"
 
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
-    """The rows of the table at the end of a run, for the results of one model or of several.
+    """Return the rows of the table, for the results of one model or of several.
 
     A test set of which none of them has fakes is in no row, unless none has any.
     """
-    there = {s for s in TEST_SETS if any(_at(r, (s, "generators")) for r in everything)}
-    there = there or {"closed", "open"}
-    known = [s for s in ("closed", "closed_balanced") if s in there]
-    rows = [_mean_auc(everything, test_set) for test_set in known]
-    for name in sorted({name for results in everything for name in results["open"]["generators"]}):
-        place = ("open", "generators", name, "auc")
-        rows.append(Row("open-set AUC, ", place, name, _relations(everything, name)))
-    if "open" in there:
-        rows.append(_mean_auc(everything, "open"))
+    present = [s for s in TEST_SETS if any(_at(r, (s, "generators")) for r in everything)]
+    present = present or ["closed", "open"]
+    rows = []
+    for test_set in present:
+        if test_set == "open":
+            rows += _generator_rows(everything)
+        counts = {r[test_set]["n_generators"] for r in everything if test_set in r}
+        mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
+        rows.append(Row(f"{_AUC[test_set]}, {mean}", (test_set, "mean", "auc")))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
         rows.append(Row(f"open-set AP at {share:.0%} fakes", keys))
         if share != 0.5:
             rows.append(Row("open-set AP at 50% fakes", (*keys[:2], f"{keys[2]}_balanced")))
-    for test_set in TEST_SETS:
+    for test_set in present:
         point = (test_set, "operating_points", "eer")
-        # A set without fakes has points, too, of which nothing is defined.
-        compared = (r for r in everything if _at(r, (test_set, "generators")))
-        if any(_at(results, point) is not None for results in compared):
-            for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
+        for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
+            # A set without fakes has points, too, of which nothing is defined.
+            if any(_at(r, (test_set, "generators")) and _at(r, point) for r in everything):
                 title = f"{label}, {test_set.replace('_', '-')}, at *"
                 rows.append(Row(title, (*point, rate)))
     # Pooled, where the AUCs above are means over generators.
-    of_cams = {
-        "entropy": "CAM entropy, all images",
-        "pointing_hit": "peaks in artefact, all fakes",
-    }
-    chances = [(test_set, "pooled", "pointing_chance") for test_set in ("closed", "open")]
-    # Files written before 0.1.0 lack it.
-    if any(_at(results, keys) is not None for results in everything for keys in chances):
-        of_cams["pointing_chance"] = CHANCE
-    for key, label in of_cams.items():
-        for test_set in (s for s in ("closed", "open") if s in there):
-            rows.append(Row(f"{label}, {test_set}", (test_set, "pooled", key)))
+    pooled = [(test_set, "pooled") for test_set in present if test_set != "closed_balanced"]
+    chances = [_at(r, (*place, "pointing_chance")) for r in everything for place in pooled]
+    of_cams = {"CAM entropy, all images": "entropy", "peaks in artefact, all fakes": "pointing_hit"}
+    of_cams |= {CHANCE: "pointing_chance"} if any(chances) else {}
+    for label, key in of_cams.items():
+        rows += [Row(f"{label}, {place[0]}", (*place, key)) for place in pooled]
     return rows
 
 
-def _auc_of(test_set: str) -> str:
-    """What the AUC of a test set is called."""
-    return "closed-balanced AUC" if test_set == "closed_balanced" else f"{test_set}-set AUC"
+def _generator_rows(everything: Sequence[Results]) -> list[Row]:
+    """Return a row for each unknown generator; models may differ in how far it is from training."""
+    relations: dict[str, set[str]] = {}
+    for results in everything:
+        for name, entry in results["open"]["generators"].items():
+            relations.setdefault(name, set()).add(entry["relation"] or UNRELATED)
+    return [
+        Row("open-set AUC, ", ("open", "generators", name, "auc"), name, f" ({'/'.join(found)})")
+        for name, found in sorted((name, sorted(found)) for name, found in relations.items())
+    ]
 
 
-def _mean_auc(everything: Sequence[Results], test_set: str) -> Row:
-    """The mean over the generators of a test set, whose number is said where it is one."""
-    counts = {results[test_set]["n_generators"] for results in everything if test_set in results}
-    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
-    return Row(f"{_auc_of(test_set)}, {mean}", (test_set, "mean", "auc"))
+def format_table(results_by_name: Mapping[str, Results]) -> str:
+    """Return the table in plain text: one row a figure, one column a model.
 
-
-AT_POINT = "* the threshold at which both errors are equally frequent on validation images"
-UNDEFINED = "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)"
-NO_FAMILY = f"{UNTOLD} near or far cannot be told: no family is known of it, or of one in training"
-
-
-def format_table(results_by_name: dict[str, Results]) -> str:
-    """The table at the end of a run: one row a figure, one column a model, in plain text.
-
-    Of one or two models the figures stand with their 95 % intervals; of more there is no room.
+    The figures of one or two models stand with their 95 % intervals; for more there is no room.
     """
     everything = list(results_by_name.values())
     names = list(shortened(results_by_name, 20).values())
@@ -144,83 +138,76 @@ def format_table(results_by_name: dict[str, Results]) -> str:
     room = _WIDTH - sum(2 + width for width in widths) - len("open-set AUC, ")
     room = max(_SHORTEST, room - max(len(row.relations) for row in rows))
     short = shortened((row.generator for row in rows if row.generator), room)
-    labels = [row.title(short.get(row.generator, "")) for row in rows]
+    labels = [row.title(short) for row in rows]
     first = max(map(len, labels))
     lines = [
         "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))])
         for label, line in [("", names), *zip(labels, cells, strict=True)]
     ]
-    lines.insert(1, "-" * len(lines[1]))
+    lines.insert(1, "-" * len(lines[0]))
     undefined = any(cell == "-" for line in cells for cell in line)
     return "\n".join([*lines, *footnotes(rows, undefined=undefined)])
 
 
 def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
-    """What the marks in these rows mean; undefined: whether a cell is not defined."""
-    titles = [row.title() for row in rows]
-    lines = [AT_POINT] * any("at *" in title for title in titles)
-    lines += [UNDEFINED] * undefined
-    return lines + [NO_FAMILY] * any(f"({UNTOLD}" in title for title in titles)
+    """Return what the marks in these rows mean; undefined: whether a cell is not defined."""
+    text = " ".join(row.label + row.relations for row in rows)
+    return [note for mark, note in _NOTES.items() if (undefined if mark == "-" else mark in text)]
 
 
-def difference_lines(
-    first: tuple[str, Scores, Results], second: tuple[str, Scores, Results]
-) -> list[str]:
-    """What two models differ by on the same images: a line a test set, by DeLong's test.
+Model = tuple[str, Scores, Results]
+"""Name of a model, its scores and its results."""
 
-    Of the mean AUC over the generators, by which detectors compare. Each is a name, scores and
-    results. No line where the models scored different images, or the same in other groups, or of a
-    test set that is not the same for both, since they know other generators, or that has too few
-    images of a generator.
+
+def difference_lines(first: Model, second: Model) -> list[str]:
+    """Return a line for each test set: the difference of two models' mean AUC, by DeLong's test.
+
+    Or one line that says why there is none: the models scored different images, or know other
+    generators, so that their test sets differ, or a class has too few images.
     """
-    (name, scores, results), (other, others, others_results) = first, second
+    (name, scores, results), (other, others, other_results) = first, second
     # A table may have been sorted again.
     scores, others = scores.in_order(), others.in_order()
+    untested = f"{name} - {other}: the difference is not tested, "
     if [*scores.path, *scores.group] != [*others.path, *others.group]:
-        return []
+        return [f"{untested}they scored other images, or the same in other groups."]
+    sets, other_sets = _pairs(scores, results), _pairs(others, other_results)
+    unit = metrics.units(scores.group, scores.images)
     lines = []
-    for test_set in TEST_SETS:
-        ours = _rows(test_set, scores, results)
-        if ours != _rows(test_set, others, others_results):
+    for test_set, pairs in sets.items():
+        if other_sets.get(test_set) != pairs:
             continue
-        unit = metrics.units(scores.group, scores.images)
-        first_scores, second_scores = (
-            [(each.score[r], each.score[f], unit[r], unit[f]) for _, r, f in ours]
-            for each in (scores, others)
-        )
-        found = metrics.mean_auc_difference(first_scores, second_scores)
-        if found is not None:
-            lines.append(
-                f"{_auc_of(test_set)}, mean of {len(ours)}: {name} - {other} = "
-                f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p_value:.2g}"
+        difference = metrics.mean_auc_difference(
+            *(
+                [(each.score[r], each.score[f], unit[r], unit[f]) for _, r, f in pairs]
+                for each in (scores, others)
             )
-    return lines
+        )
+        if difference is not None:
+            value, low, high, p_value = difference
+            lines.append(
+                f"{_AUC[test_set]}, mean of {len(pairs)}: {name} - {other} = {value:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}], p = {p_value:.2g}"
+            )
+    few = "they know other generators, or a class has fewer than two independent images."
+    return lines or [untested + few]
 
 
-def _rows(
-    test_set: str, scores: Scores, results: Results
-) -> list[tuple[str, list[int], list[int]]]:
-    """Of each generator that has an AUC in a test set: its name, rows of its real images, fakes."""
-    return [
-        (c.generator, c.real.tolist(), c.fake.tolist())
-        for c in match(scores, results["training_generators"])
-        if c.test_set == test_set and len(c.real)
-    ]
+def _pairs(scores: Scores, results: Results) -> dict[str, list[tuple[str, list[int], list[int]]]]:
+    """Return name, rows of real images and of fakes of each generator, by test set."""
+    found: dict[str, list[tuple[str, list[int], list[int]]]] = {}
+    for c in match(scores, results["training_generators"]):
+        if len(c.real):
+            found.setdefault(c.test_set, []).append((c.generator, c.real.tolist(), c.fake.tolist()))
+    return found
 
 
-def _relations(everything: Iterable[Results], name: str) -> str:
-    """How far an unknown generator is from training; the models may differ in it."""
-    figures = [results["open"]["generators"].get(name) for results in everything]
-    found = {figure["relation"] or UNTOLD for figure in figures if figure is not None}
-    return f" ({'/'.join(sorted(found))})"
-
-
-def _cell(results: Results, keys: Sequence[str], ranges: bool) -> str:
-    """The value, and its interval if there is one: ``0.971 [.960, .980]``."""
+def _cell(results: Results, keys: Sequence[str], with_interval: bool) -> str:
+    """Return the value, and its interval if there is one: ``0.971 [.960, .980]``."""
     value, interval = figure(results, keys)
     if value is None:
         return "-"
-    if interval is None or not ranges:
+    if interval is None or not with_interval:
         return f"{value:.3f}"
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
 
@@ -228,7 +215,7 @@ def _cell(results: Results, keys: Sequence[str], ranges: bool) -> str:
 def figure(
     results: Results, keys: Sequence[str]
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """A figure of results.json and its interval; None for what it has not.
+    """Return a figure of results.json and its interval; None for what is not there.
 
     keys: from the outermost to the figure's name.
     """

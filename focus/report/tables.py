@@ -1,15 +1,18 @@
-"""The tables of a report: cells with a figure of results.json and its interval as text."""
+"""Make the tables of a report: figures of results.json and their intervals as text."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from focus.evaluation.result_table import CHANCE, UNTOLD, figure, footnotes, table_rows
+from focus.evaluation.result_table import (
+    CHANCE,
+    SET_TITLES,
+    UNRELATED,
+    figure,
+    footnotes,
+    table_rows,
+)
 from focus.evaluation.results import Results
-from focus.model.operating_points import POINTS
-from focus.plotting import printable
-from focus.report.plots import SET_TITLES
 
 FIGURES = {
     "auc": "AUC",
@@ -50,12 +53,7 @@ class Cell:
 
     text: str
     interval: str
-    keys: tuple[str, ...]
-
-    @property
-    def where(self) -> str:
-        """The keys as JSON: a name may hold any character."""
-        return json.dumps(self.keys)
+    where: str
 
 
 @dataclass(frozen=True)
@@ -69,93 +67,72 @@ class Table:
 
 
 def cell(results: Results, keys: Sequence[str]) -> Cell:
-    """The figure at ``keys``, with three digits behind the point; "-" for what is not defined."""
+    """Return the figure at ``keys``, with three digits behind the point; "-" for None."""
     value, interval = figure(results, keys)
-    if value is None:
-        return Cell("-", "", tuple(keys))
     ends = "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
-    return Cell(f"{value:.3f}", ends, tuple(keys))
+    return Cell("-" if value is None else f"{value:.3f}", ends, json.dumps(keys))
 
 
 def headline(results_by_name: Mapping[str, Results]) -> Table:
-    """The table at the end of a run, with all intervals: a column a model."""
-    everything = list(results_by_name.values())
-    made = table_rows(everything)
+    """Return the table at the end of a run, with all intervals: a column a model."""
+    everything = results_by_name.values()
+    made = table_rows(list(everything))
     rows: list[tuple[str, list[str], list[Cell]]] = [
-        (printable(row.title()), [], [cell(results, row.keys) for results in everything])
-        for row in made
+        (row.title(), [], [cell(results, row.keys) for results in everything]) for row in made
     ]
     undefined = any(c.text == "-" for _, _, cells in rows for c in cells)
-    names = [printable(name) for name in results_by_name]
+    names = list(results_by_name)
     return Table("Results", names, rows, footnotes(made, undefined=undefined))
 
 
-def by_generator(results: Results) -> list[Table]:
-    """A table a test set: its generators, their mean and all images together."""
-    tables = []
-    for test_set, title in SET_TITLES.items():
-        found = results.get(test_set)
-        if not found or not found["generators"]:
-            continue
-        places: list[tuple[str, tuple[str, ...], Mapping[str, Any]]] = [
-            (printable(name), (test_set, "generators", name), entry)
-            for name, entry in found["generators"].items()
-        ]
-        columns = {
-            name: words
-            for name, words in FIGURES.items()
-            if any(entry.get(name) is not None for _, _, entry in places)
-        }
-        places.append(("mean of generators", (test_set, "mean"), {}))
-        places.append(("all images", (test_set, "pooled"), found["pooled"]))
-        rows = [
-            (
-                name,
-                [_relation(entry), str(entry.get("n_real", "")), str(entry.get("n_fake", ""))],
-                [cell(results, (*keys, column)) for column in columns],
-            )
-            for name, keys, entry in places
-        ]
-        heads = ["relation", "real", "fake", *columns.values()]
-        lacks: dict[str, str] = {}
-        for _, _, entry in places:
-            lacks |= entry.get("undefined", {})
-        tables.append(Table(title.capitalize(), heads, rows, _needs(lacks, FIGURES)))
-    return tables
+def of_test_sets(results: Results) -> list[Table]:
+    """Return the tables by generator, then those at the thresholds that validation fixed."""
+    present = [name for name in SET_TITLES if results.get(name, {}).get("generators")]
+    tables = [_by_generator(results, test_set) for test_set in present]
+    points = [_operating_points(results, test_set) for test_set in present]
+    return tables + [table for table in points if table.rows]
 
 
-def operating_points(results: Results) -> list[Table]:
-    """A table a test set: error rates at the thresholds that validation fixed."""
-    thresholds = results["thresholds"] or {}
-    notes = _needs(results["undefined_thresholds"], _POINTS)
-    tables = []
-    for test_set, title in SET_TITLES.items():
-        found = results.get(test_set, {})
-        found = found["operating_points"] if found.get("generators") else {}
-        worst = {p: printable(found[p]["apcer_max_generator"] or "-") for p in POINTS if p in found}
-        rows = [
-            (
-                _POINTS[point],
-                [_threshold(thresholds[point]), worst[point]],
-                [cell(results, (test_set, "operating_points", point, rate)) for rate in _RATES],
-            )
-            for point in worst
-        ]
-        if rows:
-            heads = ["threshold", "most missed", *_RATES.values()]
-            tables.append(Table(f"{title.capitalize()}, at thresholds", heads, rows, notes))
-    return tables
+def _by_generator(results: Results, test_set: str) -> Table:
+    """Return the table of a test set: its generators, their mean and all images together."""
+    found = results[test_set]
+    generators = found["generators"]
+    columns = [n for n in FIGURES if any(e.get(n) is not None for e in generators.values())]
+    places: list[tuple[tuple[str, ...], str, Results]] = [
+        ((test_set, "generators", name), name, entry) for name, entry in generators.items()
+    ]
+    places.append(((test_set, "mean"), "mean of generators", {}))
+    places.append(((test_set, "pooled"), "all images", found["pooled"]))
+    rows, lacks = [], dict[str, str]()
+    for keys, name, entry in places:
+        relation = entry["relation"] or UNRELATED if "relation" in entry else ""
+        plain = [relation, str(entry.get("n_real", "")), str(entry.get("n_fake", ""))]
+        cells = [cell(results, (*keys, column)) for column in columns]
+        rows.append((name, plain, cells))
+        lacks |= entry.get("undefined", {})
+    heads = ["relation", "real", "fake", *(FIGURES[name] for name in columns)]
+    return Table(SET_TITLES[test_set].capitalize(), heads, rows, _needs(lacks, FIGURES))
+
+
+def _operating_points(results: Results, test_set: str) -> Table:
+    """Return the error rates of a test set at the thresholds that validation fixed."""
+    found = results[test_set]["operating_points"]
+    rows = []
+    for point in (point for point in _POINTS if point in found):
+        threshold = _threshold(results["thresholds"][point])
+        worst = found[point]["apcer_max_generator"] or "-"
+        rates = [cell(results, (test_set, "operating_points", point, rate)) for rate in _RATES]
+        rows.append((_POINTS[point], [threshold, worst], rates))
+    heads = ["threshold", "most missed", *_RATES.values()]
+    title = f"{SET_TITLES[test_set].capitalize()}, at thresholds"
+    return Table(title, heads, rows, _needs(results["undefined_thresholds"], _POINTS))
 
 
 def _needs(lacks: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
-    """What of the rows or columns in ``words`` is not defined: a sentence each that says why."""
+    """Return a sentence for each row or column in ``words`` that is not defined."""
     return [f"{words[name]} {lacks[name]}." for name in words if name in lacks]
 
 
 def _threshold(value: float) -> str:
-    """With the digits that tell it from 1, near which most scores lie."""
+    """Return the digits that tell it from 1, near which most scores lie."""
     return f"1 - {1 - value:.2g}" if 0.999 < value < 1 else f"{value:.4g}"
-
-
-def _relation(entry: Mapping[str, Any]) -> str:
-    return (entry["relation"] or UNTOLD) if "relation" in entry else ""

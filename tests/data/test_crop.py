@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
-from accelerate import Accelerator
 from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
@@ -23,9 +22,9 @@ from focus.data.faces import Box, geometries
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
-from focus.data.readers import read_data, read_given
+from focus.data.readers import read_data, read_tests
 from focus.errors import InputError
-from focus.evaluation.inference import other_geometry, score_shared
+from focus.evaluation.inference import geometry_warning, score_images
 from focus.model.detector import Detector
 from focus.runtime.launch import start
 from focus.training.trainer import Trainer
@@ -243,8 +242,7 @@ def test_a_generator_that_nobody_named_stays_without_name(
     (tmp_path / "whole.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
     monkeypatch.syspath_prepend(tmp_path)
     crop([f"{tmp_path}/set", "--faces", "whole:find", "--output", f"{tmp_path}/out"])
-    _, tests = read_given(TrainConfig(test_data={"X": f"{tmp_path}/out/manifest.csv"}))
-    assert tests.generators() == ["X"]
+    assert read_tests({"X": f"{tmp_path}/out/manifest.csv"}).generators() == ["X"]
 
 
 @pytest.fixture
@@ -333,6 +331,20 @@ def test_what_is_finished_stays_and_the_rest_is_made(
     assert content(out) == content(tmp_path / "whole")
 
 
+def test_a_disk_that_is_full_is_named_with_the_file(pictures: Manifest, tmp_path: Path) -> None:
+    words = ["-m", "focus.data", "crop", "pictures.csv", "--faces", "own_detector:find"]
+    small_files = ["bash", "-c", 'ulimit -f 3; exec "$@"', "bash"]  # KiB
+    full = subprocess.run(
+        [*small_files, sys.executable, *words, "--output", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert full.returncode == 2
+    assert f"{tmp_path}/out/" in full.stderr
+    assert "Traceback" not in full.stderr
+
+
 def test_training_keeps_the_geometry_and_evaluation_compares_it(
     boxed: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -343,7 +355,7 @@ def test_training_keeps_the_geometry_and_evaluation_compares_it(
         TrainConfig(recipe="demo", image_size=32, epochs=1, output=str(tmp_path), name="run")
     )
     detector = Detector("focus_small", image_size=32)
-    assert other_geometry(detector, whole) == ""  # nothing is known of an untrained one
+    assert geometry_warning(detector, whole) == ""  # nothing is known of an untrained one
     accelerator = start(config, log_with="tensorboard", project_dir=tmp_path / "run")
     Trainer(config, detector, cut, accelerator)
     detector.save_pretrained(tmp_path / "model")
@@ -353,14 +365,11 @@ def test_training_keeps_the_geometry_and_evaluation_compares_it(
     def warned(manifest: Manifest) -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.WARNING, "focus.evaluation.inference"):
-            score_shared(
-                Accelerator(cpu=True),
+            score_images(
                 saved,
                 manifest,
                 batch_size=4,
-                workers=0,
                 progress=False,
-                description="",
             )
         return caplog.messages
 

@@ -1,8 +1,8 @@
-"""Faithfulness on a network that looks at one cell, the regions, and the summary by hand."""
+"""Faithfulness on a network that looks at one cell, the regions, and the means by hand."""
 
+import itertools
 import json
 import math
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import faithfulness
-from focus.evaluation.faithfulness import Falls, box_sides, by_class, regions, soft_box, summary
+from focus.evaluation.faithfulness import Falls, Summaries, box_sides, regions, soft_box
 from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
-from focus.evaluation.scores import Scores
-from focus.model.detector import Detector, Prediction
+from focus.model.detector import Prediction
 
 from ..few_scores import table as scores_of
 
@@ -130,25 +129,14 @@ def test_a_cam_that_points_elsewhere_is_not_faithful(manifest: Manifest) -> None
         assert fall == pytest.approx(sigmoid(GAIN / 2) - (1 - sigmoid(logit)), abs=1e-6)
 
 
-def test_the_detector_is_left_as_it_was(manifest: Manifest) -> None:
-    detector = Detector(image_size=SIZE).train()
-    modes: list[bool] = []
-    detector.backbone.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    measured(manifest, detector)
-    assert modes
-    assert not any(modes)
-    assert detector.training, "the mode is left as it was"
-
-
 def test_neither_batches_nor_workers_nor_the_random_state_count(manifest: Manifest) -> None:
     detector = OneCell()
     state = torch.get_rng_state()
     falls = measured(manifest, detector)
     assert torch.equal(torch.get_rng_state(), state)
-    for settings in ({"batch_size": 1}, {"workers": 2}):
-        again = measured(manifest, **settings)
-        np.testing.assert_array_equal(again.peak, falls.peak)
-        np.testing.assert_array_equal(again.elsewhere, falls.elsewhere)
+    again = measured(manifest, batch_size=1, workers=2)
+    np.testing.assert_array_equal(again.peak, falls.peak)
+    np.testing.assert_array_equal(again.elsewhere, falls.elsewhere)
     other = measured(manifest, seed=1)
     assert (other.elsewhere[3:5] != falls.elsewhere[3:5]).any()
     assert falls.elsewhere[3].tolist() != falls.elsewhere[4].tolist(), "each image has its own"
@@ -164,39 +152,23 @@ def test_an_output_that_is_not_finite_names_the_image(manifest: Manifest) -> Non
     with pytest.raises(ImageError, match=r"fake\.png' is not finite where a part of it is blurred"):
         measured(manifest, Fragile())
 
-    class FragileAtOnePlace(OneCell):
-        places = 0
 
-        def predict_batch(self, images: Tensor) -> Prediction:
-            """Of the real images, which are red, one box of nine is too much."""
-            out = super().predict_batch(images)
-            self.places += 1
-            real = images[:, 0].mean((1, 2)) > 0
-            broken = real & torch.tensor(self.places == 4)
-            return out._replace(score=torch.where(broken, math.nan, out.score))
-
-    with pytest.raises(ImageError, match=r"real\.png' is not finite where a part of it is blurred"):
-        measured(manifest, FragileAtOnePlace(), batch_size=6)
-
-
-@pytest.mark.parametrize("size", [32, 33, 63, 64, 65, 224, 299])
-@pytest.mark.parametrize("grid", [(1, 2), (2, 2), (3, 3), (2, 5), (4, 4), (7, 7), (8, 8), (10, 10)])
-def test_boxes_lie_in_the_image_hold_the_peak_and_keep_apart(
-    size: int, grid: tuple[int, int]
-) -> None:
-    cells = grid[0] * grid[1]
-    cams = np.eye(cells).reshape(cells, *grid)
-    sides = np.array(box_sides(grid, size))
-    assert sides.tolist() == [size // min(4, cell) for cell in grid]
-    boxes = regions(cams, size, 5, [(0, row) for row in range(cells)])
-    assert boxes.min() >= 0
-    assert (boxes + sides).max(axis=(0, 1)).tolist() <= [size, size]
-    for cell, (peak, *others) in enumerate(boxes):
-        middle = (np.array(np.unravel_index(cell, grid)) + 0.5) * size / np.array(grid)
-        assert (peak <= middle).all()
-        assert (middle <= peak + sides).all()
-        for other in others:
-            assert (np.abs(other - peak) >= sides).any(), "they overlap"
+def test_boxes_lie_in_the_image_hold_the_peak_and_keep_apart() -> None:
+    for size, grid in itertools.product(
+        (32, 33, 224, 299), [(1, 2), (2, 2), (3, 3), (2, 5), (7, 7), (8, 8)]
+    ):
+        cells = grid[0] * grid[1]
+        sides = np.array(box_sides(grid, size))
+        assert sides.tolist() == [size // min(4, cell) for cell in grid]
+        cams = np.eye(cells).reshape(cells, *grid)
+        boxes = regions(cams, size, 5, [(0, row) for row in range(cells)])
+        assert boxes.min() >= 0
+        assert (boxes + sides).max() <= size
+        for cell, (peak, *others) in enumerate(boxes):
+            middle = (np.array(np.unravel_index(cell, grid)) + 0.5) * size / np.array(grid)
+            assert ((peak <= middle) & (middle <= peak + sides)).all()
+            for other in others:
+                assert (np.abs(other - peak) >= sides).any(), "they overlap"
 
 
 def test_boxes_depend_on_their_key_and_lie_all_over() -> None:
@@ -213,17 +185,22 @@ def test_boxes_depend_on_their_key_and_lie_all_over() -> None:
 
 def test_a_box_is_soft_at_its_edges() -> None:
     mask = soft_box((16, 8)).numpy()
-    assert mask.shape == (16, 8)
     assert mask[:, 4].tolist() == [0.25, 0.75] + [1.0] * 12 + [0.75, 0.25]
     assert mask[8].tolist() == [0.5] + [1.0] * 6 + [0.5]
     assert mask[0, 0] == 0.125
 
 
-def test_the_summary_by_hand() -> None:
-    falls = Falls(
-        np.array([0.5, 0.25, 0.0, 0.1]), np.array([[0.1, 0.3], [0.25, 0.25], [0, 0], [0.2, 0.4]])
-    )
-    found = summary(falls, [0, 1, 2])
+def summary(falls: Falls, groups: list[str] | None = None, **columns: Any) -> dict[str, Any]:
+    """Of all images, which are reals without a group if nothing else is said."""
+    count = len(falls.peak)
+    rows = [(0, "", "", 0.5)] * count
+    scores = scores_of(rows, group=groups or [""] * count, **columns)
+    return Summaries(falls, scores).of(np.arange(count))
+
+
+def test_the_means_by_hand() -> None:
+    boxes = np.array([[0.1, 0.3], [0.25, 0.25], [0, 0]])
+    found = summary(Falls(np.array([0.5, 0.25, 0.0]), boxes))
     interval = found.pop("intervals")["difference"]
     assert found == {
         "n": 3,
@@ -234,78 +211,46 @@ def test_the_summary_by_hand() -> None:
     }
     # Of 27 resamples of (0.3, 0, 0), 8 have the mean 0 and 1 has 0.3.
     assert interval == pytest.approx((0.0, 0.3))
-    assert summary(falls, np.array([True, False, False, True]))["n"] == 2
-    assert summary(falls, [3])["intervals"] == {}
-    nothing = summary(falls, np.zeros(0, np.int64))
+    falls, scores = Falls(np.zeros(1), np.zeros((1, 2))), scores_of([(0, "", "", 0.5)])
+    nothing = Summaries(falls, scores).of(np.zeros(0, np.int64))
     assert nothing == {**dict.fromkeys(nothing, None), "n": 0, "intervals": {}}
-    both = by_class(falls, np.array([2]), np.array([0, 1]))
-    assert both["n"] == 3
-    assert (both["real"], both["fake"]) == (summary(falls, [2]), summary(falls, [0, 1]))
 
 
 def test_a_peak_that_is_as_any_other_place_is_larger_in_half() -> None:
     """Falls are skewed: few draws of an exponential lie above the mean of eight."""
     draws = np.random.default_rng(0).exponential(size=(4000, 9)) ** 3
     falls = Falls(draws[:, 0], draws[:, 1:])
-    share = summary(falls, np.arange(4000))["share_peak_larger"]
-    assert share == pytest.approx(0.5, abs=0.015)  # three standard errors
+    assert falls.larger().mean() == pytest.approx(0.5, abs=0.015)  # three standard errors
     assert (falls.peak > falls.elsewhere.mean(axis=1)).mean() < 0.3
-    # Of falls that are all in turn at the peak, whatever they are, it is exact.
-    every = np.stack([np.roll(np.array([0.0, 0.0, 0.1, 0.7, 0.2]), n) for n in range(5)])
-    turns = summary(Falls(every[:, 0], every[:, 1:]), np.arange(5))
-    assert turns["share_peak_larger"] == pytest.approx(0.5)
-
-
-def test_the_interval_has_the_width_of_the_mean() -> None:
-    draw = np.random.default_rng(0)
-    values = draw.normal(0.1, 0.2, 400)
-    found = summary(Falls(values, np.zeros((400, 3))), np.arange(400))
-    low, high = found["intervals"]["difference"]
-    half = 1.96 * values.std() / math.sqrt(400)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
-    again = summary(Falls(values, np.zeros((400, 3))), np.arange(400))
-    assert again["intervals"]["difference"] == (low, high)
 
 
 def test_images_of_one_person_are_not_independent() -> None:
-    draw = np.random.default_rng(0)
     person = np.repeat(np.arange(40), 10)
-    values = draw.normal(0.1, 0.2, 40)[person]
+    values = np.random.default_rng(0).normal(0.1, 0.2, 40)[person]
     falls = Falls(values, np.zeros((400, 3)))
-    table: dict[str, Any] = {field.name: [0] * 400 for field in fields(Scores)}
-    table |= dict.fromkeys(("path", "generator", "family", "split", "test_set"), [""] * 400)
-    scores = Scores(**table | {"group": [f"p{n}" for n in person]})
-    low, high = summary(falls, np.arange(400), scores)["intervals"]["difference"]
-    half = 1.96 * values[::10].std() / math.sqrt(40)
-    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+    for groups, independent in ((None, 400), ([f"p{n}" for n in person], 40)):
+        low, high = summary(falls, groups)["intervals"]["difference"]
+        half = 1.96 * values.std() / math.sqrt(independent)
+        assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_means_that_no_resample_moves_are_not_certain() -> None:
     """All ten peaks matter more, each by another fall; then those of one person, and of two."""
-    peak = np.linspace(0.1, 0.5, 10)
-    falls, label = Falls(peak, np.zeros((10, 3))), np.repeat([0, 1], 5)
-    table: dict[str, Any] = {field.name: [0] * 10 for field in fields(Scores)}
-    table |= dict.fromkeys(("path", "generator", "family", "split", "test_set"), [""] * 10)
-
-    def found(groups: list[str]) -> dict[str, Any]:
-        scores = Scores(**table | {"label": label, "group": groups})
-        return summary(falls, np.arange(10), scores)["intervals"]
-
-    alone = found([""] * 10)
+    falls, label = Falls(np.linspace(0.1, 0.5, 10), np.zeros((10, 3))), [0] * 5 + [1] * 5
+    alone = summary(falls, label=label)["intervals"]
     assert alone["share_peak_larger"] == (pytest.approx(0.025 ** (1 / 10)), 1)
-    low, high = alone["difference"]
-    assert low < 0.3 < high
+    assert alone["difference"][0] < 0.3 < alone["difference"][1]
     assert "fall_elsewhere" not in alone  # it is 0 in each
-    assert found(["p"] * 10) == {}
-    assert found([*"aabbb", *"ccccc"]) == {}  # one fake, in truth
-    pairs = found([*"aabbb", *"ccddd"])
+    pairs = summary(falls, [*"aabbb", *"ccddd"], label=label)["intervals"]
     assert pairs["share_peak_larger"] == (pytest.approx(0.025 ** (1 / 4)), 1)
-    assert summary(falls, [0, 9], Scores(**table | {"label": label}))["intervals"] == {}
+    assert summary(falls, [*"aabbb", *"ccccc"], label=label)["intervals"] == {}, (
+        "one fake, in truth"
+    )
 
 
 def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     falls = measured(manifest)
-    scores = score_images(OneCell(), manifest, batch_size=4, progress=False)
+    scores = score_images(OneCell(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
     path = faithfulness.write(falls, scores, tmp_path)
     mark, head, *rows = path.read_text().splitlines()
     assert mark == "# focus-faithfulness 1"
@@ -314,28 +259,20 @@ def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     assert rows[2].split(",")[1:] == ["1", "uB", "", "1", f"{falls.peak[2]:.6g}", "0", "1"]
     assert rows[5].split(",")[1] == ""
     closed, opened = faithfulness.lines(falls, scores, ["kA"])
-    found = summary(falls, [0, 1, 3, 4])
     assert closed.startswith(
-        f"Faithfulness, closed: the decision's probability falls by {found['fall_peak']:.3f} where"
+        "Faithfulness, closed: the decision's probability falls by "
+        f"{falls.peak[[0, 1, 3, 4]].mean():.3f} where"
     )
     assert closed.endswith(", 4 images.")
     assert opened.startswith("Faithfulness, open: ")
-    unlabelled = scores.select([5])
-    (line,) = faithfulness.lines(Falls(falls.peak[5:], falls.elsewhere[5:]), unlabelled, ["kA"])
+    (line,) = faithfulness.lines(Falls(falls.peak[5:], falls.elsewhere[5:]), scores.select([5]), [])
     assert line.startswith("Faithfulness, all images: ")
 
 
 def test_it_is_in_the_results_of_each_group() -> None:
-    label = [0, 0, 1, 1, 1]
-    given: dict[str, Any] = {
-        **{field.name: [0] * 5 for field in fields(Scores)},
-        **dict.fromkeys(("path", "family", "split", "test_set", "group"), [""] * 5),
-        "index": range(5),
-        "label": label,
-        "generator": ["", "", "kA", "uB", ""],
-        "score": [0.1, 0.2, 0.7, 0.8, 0.9],
-    }
-    scores = Scores(**given)
+    names = ["", "", "kA", "uB", ""]
+    rows = [(int(at > 1), name, "", 0.1 * at) for at, name in enumerate(names)]
+    scores = scores_of(rows)
     results = summarise(scores, ["kA"], resamples=0)
     falls = Falls(np.array([0.0, 0.1, 0.4, 0.8, 0.2]), np.full((5, 8), 0.1))
     faithfulness.add(falls, scores, results)
@@ -349,20 +286,10 @@ def test_it_is_in_the_results_of_each_group() -> None:
     json.dumps(results, allow_nan=False)
 
 
-def test_generators_are_resampled_apart_as_for_other_means() -> None:
+def test_generators_are_resampled_apart() -> None:
     """Two generators that differ by far: their shares of the images are no chance."""
-    entropy = np.concatenate([np.linspace(0.3, 0.5, 20), np.linspace(0, 0.1, 20), [0.9] * 20])
-    about = [(0, ""), *[(1, name) for name in "AB"]]
-    rows = [(label, name, "open", 0.5) for label, name in about for _ in range(20)]
-    scores = scores_of(rows, entropy_predicted=entropy)
-    results = summarise(scores, ["kA"])
-    falls = Falls(scores.entropy_predicted.astype(float), np.zeros((60, 8)))
-    faithfulness.add(falls, scores, results)
-    pooled = results["open"]["pooled"]
-    for name, own in (("", pooled["faithfulness"]), ("_fake", pooled["faithfulness"]["fake"])):
-        low, high = own["intervals"]["fall_peak"]
-        expected = np.diff(pooled["intervals"][f"entropy{name}"])[0]
-        assert high - low == pytest.approx(expected, rel=0.2)
-    (line,) = faithfulness.lines(falls, scores, ["kA"])
-    low, high = pooled["faithfulness"]["intervals"]["difference"]
-    assert f"(95 % {low:.3f} to {high:.3f})" in line
+    falls = Falls(np.repeat([0.0, 0.0, 1.0], 20), np.zeros((60, 8)))
+    rows = [(int(n > 0), ("", "A", "B")[n], "open", 0.5) for n in range(3) for _ in range(20)]
+    results = summarise(scores_of(rows), [], resamples=0)
+    faithfulness.add(falls, scores_of(rows), results)
+    assert "fall_peak" not in results["open"]["pooled"]["faithfulness"]["fake"]["intervals"]

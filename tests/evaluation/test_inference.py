@@ -1,9 +1,7 @@
-"""Scoring: every column by hand, parts of several processes, and what stays untouched."""
+"""Scoring: every column by hand, and what stays untouched."""
 
 import math
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.manifest import Manifest, Sample
-from focus.errors import ImageError, InputError
-from focus.evaluation.inference import predictions, score_images, score_shared
+from focus.errors import ImageError
+from focus.evaluation.inference import images_only, predictions, score_images
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector, Prediction
 
@@ -37,6 +35,7 @@ class RedDetector(nn.Module):
     mean = (0.5, 0.5, 0.5)
     std = (1.0, 1.0, 1.0)
     points = None
+    config = SimpleNamespace(geometry=())
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,77 +172,31 @@ def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_predi
     lost = Manifest([replace(pictures[0], map_path=str(tmp_path / "lost.png"))])
     with pytest.raises(ImageError, match=r"lost\.png"):
         score(RedDetector(), lost)
-    ((rows, prediction),) = predictions(RedDetector(), lost, batch_size=2)
-    assert (rows, prediction.predicted.tolist()) == ([0], [0])
+    ((batch, prediction),) = predictions(RedDetector(), images_only(lost), batch_size=2)
+    assert (batch.index.tolist(), prediction.predicted.tolist()) == ([0], [0])
 
 
-def test_scoring_leaves_the_detector_as_it_was(pictures: Manifest) -> None:
+def test_scoring_leaves_the_detector_and_the_random_state_as_they_were(pictures: Manifest) -> None:
+    """Else validation would change what is trained."""
     detector = Detector(image_size=32).train()
     frozen = next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).eval()
-    modes: list[tuple[bool, bool, bool]] = []
-
-    def note(module: nn.Module, _: object) -> None:
-        inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
-        modes.append((module.training, inference, autocast))
-
-    detector.backbone.register_forward_pre_hook(note)
-    score(detector, pictures)
-    assert detector.training
-    assert not frozen.training
-    assert modes == [(False, True, False)] * 2
-    score(detector, pictures, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
-    assert modes[2:] == [(False, True, True)] * 2
-
-    detector.head.fc.bias.data.fill_(math.nan)
-    with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
-        score(detector, pictures)
-    assert detector.training, "an error must leave the mode as it was too"
-
-
-def test_scoring_leaves_the_random_state_as_it_was(pictures: Manifest) -> None:
-    detector = RedDetector()
+    modes: list[tuple[bool, bool]] = []
+    detector.backbone.register_forward_pre_hook(
+        lambda module, _: modes.append((module.training, torch.is_inference_mode_enabled()))
+    )
     state = torch.get_rng_state()
     score(detector, pictures)
-    assert torch.equal(torch.get_rng_state(), state), "scoring must not move training's randomness"
-    assert detector.modes == [(True, False)] * 2
+    assert torch.equal(torch.get_rng_state(), state)
+    assert detector.training
+    assert not frozen.training
+    assert modes == [(False, True)] * 2
 
 
 def test_the_network_runs_in_the_autocast_that_is_given(pictures: Manifest) -> None:
-    def bfloat16() -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16)
-
     detector = RedDetector()
-    score(detector, pictures, autocast=bfloat16)
+    given: dict[str, Any] = {"batch_size": 2, "autocast": lambda: torch.autocast("cpu")}
+    assert len(list(predictions(detector, pictures, **given))) == 2  # type: ignore[arg-type]
     assert detector.modes == [(True, True)] * 2
-
-
-def test_parts_of_several_processes_join_to_the_whole(pictures: Manifest) -> None:
-    detector = RedDetector()
-    whole = score(detector, pictures)
-    parts = [score(detector, pictures, indices=range(rank, 4, 3)) for rank in (2, 1, 0)]
-    joined = Scores.merge(parts, len(pictures))
-    for name, column in whole.columns().items():
-        np.testing.assert_array_equal(column, getattr(joined, name), err_msg=name)
-    assert len(score(detector, pictures, indices=range(3, 3))) == 0
-
-
-def test_scoring_that_is_left_midway_ends_its_workers(pictures: Manifest) -> None:
-    """Also while somebody holds the error, and with it the frames that it came through."""
-
-    def leave() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as held:
-        score(RedDetector(), pictures, batch_size=1, workers=2, each=leave)
-    assert held.tb is not None
-    assert not active_children()
-
-
-def test_an_output_that_is_not_finite_names_the_image(pictures: Manifest) -> None:
-    detector = RedDetector()
-    detector.gain.data.fill_(math.nan)
-    with pytest.raises(InputError, match=r"output for '.*0\.png' is not finite"):
-        score(detector, pictures)
 
 
 class Spoilt(RedDetector):
@@ -262,30 +215,21 @@ class Spoilt(RedDetector):
         return found
 
 
-@pytest.mark.parametrize("field", ["score", "cams"])
-@pytest.mark.parametrize("batch_size", [2, 4])
-def test_of_several_images_the_one_that_is_not_finite_is_named(
+@pytest.mark.parametrize(("field", "batch_size"), [("score", 2), ("cams", 4)])
+def test_an_output_that_is_not_finite_names_the_image(
     field: str, batch_size: int, pictures: Manifest
 ) -> None:
     with pytest.raises(ImageError, match=r"output for '[^']*/2\.png' is not finite"):
         score(Spoilt(field), pictures, batch_size=batch_size)
 
 
-def test_another_geometry_is_said_once_not_for_each_perturbation(
+def test_images_cut_out_otherwise_than_in_training_are_warned_of_once(
     pictures: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    detector: Any = RedDetector()
+    """Not once more for each perturbation."""
+    detector = RedDetector()
     detector.config = SimpleNamespace(geometry=("box margin 0.25",))
-    for perturb, lines in ((None, 1), (lambda image, _: image, 0)):
+    for perturb, count in ((None, 1), (lambda image, _: image, 0)):
         caplog.clear()
-        score_shared(
-            Accelerator(cpu=True),
-            detector,
-            pictures,
-            batch_size=4,
-            workers=0,
-            progress=False,
-            description="",
-            perturb=perturb,
-        )
-        assert sum("are cut out otherwise" in line for line in caplog.messages) == lines
+        score(detector, pictures, perturb=perturb, accelerator=Accelerator(cpu=True))
+        assert sum("are cut out otherwise" in line for line in caplog.messages) == count

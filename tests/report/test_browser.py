@@ -2,20 +2,19 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from focus import report
-from focus.evaluation.results import summarise, write_results
+from focus.evaluation import robustness
+from focus.evaluation.results import write_results
 from focus.model.detector import Detector
 
 from ..reports import Page as Parsed
-from ..reports import made, measured
+from ..reports import made, perturbed
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
@@ -96,29 +95,21 @@ def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
     made.page.context.close()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("score", lambda data, row: data["score"][row]),
-        ("entropy", lambda data, row: data["entropy"][row]),
-        ("error", lambda data, row: abs(data["score"][row] - data["label"][row])),
-    ],
-)
-def test_sorting(opened: Opened, key: str, value: Any) -> None:
-    opened.choose(sort=key)
-    first = max(value(opened.data, row) for row in opened.data["shown"])
-    assert value(opened.data, opened.rows()[0]) == first, "the largest first, unasked"
-    for direction, sign in (("-1", -1), ("1", 1)):
-        opened.choose(direction=direction)
-        rows = opened.all_rows()
-        assert sorted(rows) == opened.data["shown"]
-        assert rows == sorted(rows, key=lambda row: (sign * value(opened.data, row), row))
-        # The table is in the same order; it has every image.
-        listed = [cells[0] for cells in opened.listed()]
-        ordered = sorted(
-            range(len(opened.data["path"])), key=lambda row: (sign * value(opened.data, row), row)
-        )
-        assert listed == [opened.data["path"][row] for row in ordered[:100]]
+def test_sorting(opened: Opened) -> None:
+    data = opened.data
+    values = {
+        "score": data["score"],
+        "entropy": data["entropy"],
+        "error": [abs(s - n) for s, n in zip(data["score"], data["label"], strict=True)],
+    }
+    for key, value in values.items():
+        for direction, sign in (("-1", -1), ("1", 1)):
+            opened.choose(sort=key, direction=direction)
+            ordered = sorted(range(len(value)), key=lambda row: (sign * value[row], row))
+            assert opened.all_rows() == [row for row in ordered if row in set(data["shown"])]
+            # The table is in the same order; it has every image.
+            listed = [cells[0] for cells in opened.listed()]
+            assert listed == [data["path"][row] for row in ordered[:100]]
 
 
 def test_filters(opened: Opened) -> None:
@@ -205,8 +196,7 @@ def test_every_picture_is_told_in_words(opened: Opened) -> None:
     assert page.locator("select").count() == page.locator("label select").count()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_nothing_is_cut_off_and_text_can_be_read(
     browser: Any, page_file: Path, width: int, scheme: str
 ) -> None:
@@ -225,65 +215,27 @@ def test_nothing_is_cut_off_and_text_can_be_read(
         colour = place.evaluate(f"e => getComputedStyle(e).{kind}")
         low, high = sorted(page.evaluate(luminance, value) for value in (paper, colour))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (selector, colour, paper)
-    # The smallest letters of a figure, in pixels of the screen: of 8 points.
-    width_of = "e => e.getBoundingClientRect().width / e.viewBox.baseVal.width"
-    assert 8 * page.locator(".plot svg").first.evaluate(width_of) >= 8
     page.context.close()
 
 
-def test_a_comparison_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
-    """Names of runs of any length, and figures in the width of a phone."""
+def test_a_comparison_of_long_names_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
+    """In headings, notes, tables and captions, and figures in the width of a phone."""
     _, scores, results = made(tmp_path / "images", 12, resamples=0)
-    write_results(tmp_path / "source", scores, results)
-    folders = [tmp_path / f"cyborg-densenet121-{loss}-seed0" for loss in ("blend", "ce")]
+    folders = [tmp_path / end / ("r" * 240) for end in "ab"]
     for folder in folders:
-        measured(folder, tmp_path / "source", {"kA": 0.02, "uB": 0.01}, ["closed", "open"])
+        write_results(folder, scores, results)
+        robustness.write(perturbed("uB", "open", 0.8, [0.7] * 5), folder)
     report.compare([str(folder) for folder in folders], tmp_path / "out")
     for width in (390, 1280):
         context = browser.new_context(viewport={"width": width, "height": 900})
         page = context.new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message, said=complaints: said.append(message.text))
         page.goto((tmp_path / "out" / report.REPORT).as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         figures = page.locator("#robustness svg")
-        assert figures.count() == 8, "a perturbation and test set each"
-        for at in range(8):
-            box = figures.nth(at).bounding_box()
-            assert 300 < box["width"] <= width - box["x"]
-            assert box["height"] > 200
-        assert complaints == []
+        assert figures.count() == 4, "a perturbation each"
+        box = figures.first.bounding_box()
+        assert 300 < box["width"] <= width - box["x"]
         context.close()
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_long_names_do_not_widen_the_page(browser: Any, tmp_path: Path, width: int) -> None:
-    """Of runs and of generators, in headings, notes, tables and captions."""
-    manifest, scores, _ = made(tmp_path / "images", 12, resamples=0)
-    known, unknown = "k" * 300, "u" * 300
-    names = {"kA": known, "uB": unknown}
-    generator = np.array([names.get(name, name) for name in scores.generator], object)
-    scores = replace(scores, generator=generator)
-    results = summarise(scores, [known], resamples=0)
-    path = report.write(
-        tmp_path / "alone",
-        "t" * 300,
-        Detector(training_generators=(known,)),
-        manifest,
-        scores,
-        results,
-        progress=False,
-    )
-    folders = [tmp_path / end / ("r" * 240) for end in "ab"]
-    for folder in folders:
-        write_results(folder, scores, results)
-    report.compare([str(folder) for folder in folders], tmp_path / "both")
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    page = context.new_page()
-    for file in (path, tmp_path / "both" / report.REPORT):
-        page.goto(file.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") == width, file
-    context.close()
 
 
 def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(
@@ -306,14 +258,9 @@ def test_a_page_of_ten_thousand_images_is_small_and_soon_usable(
 
     opened.page.reload()
     loaded = computed()
-    clock = opened.page.evaluate("performance.getEntriesByName('usable')[0].startTime / 1000")
     opened.choose(sort="score")
     assert opened.listed()[0][4] == f"{max(opened.data['score']):.4f}"
     took = computed() - loaded
-    print(
-        f"\n{path.stat().st_size / MEGABYTE:.1f} MB, usable after {loaded:.2f} s of computing "
-        f"({clock:.2f} by the clock), sorted after {took:.2f}"
-    )
     assert 0 < loaded <= 2
     assert 0 < took <= 2
     assert opened.complaints == []

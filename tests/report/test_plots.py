@@ -1,90 +1,74 @@
-"""The figures of a report as they are drawn: no legend is cut off, every measurement shows."""
+"""The figures of a report as they are drawn: rates, bins, colours, epochs, strengths."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.axes import Axes
 
-from focus import report
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.results import summarise
-from focus.evaluation.robustness import Kept, draw
-from focus.model.detector import Detector
+from focus.metrics import Ranking
 from focus.report import plots
 
-from ..reports import made
-
-ORDINARY = (
-    *("StyleGAN2-FFHQ", "ProGAN", "LatentDiffusion", "StableDiffusion3", "StyleGAN3-FFHQ-U"),
-    "MIDJOURNEY-V6.10",
-)
-WIDE = tuple(f"{c}{'W' * 15}" for c in "ABCDEFG")
+from ..reports import made, perturbed
 
 
-def check_legend(figure: Figure, panel: float) -> None:
-    """It lies inside the picture, and the panels above it are at least ``panel`` inches high."""
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    extent = legend.get_window_extent()
-    assert extent.x0 >= 0
-    assert extent.x1 <= figure.bbox.width
-    assert extent.y0 >= 0
-    for axes in figure.axes:
-        assert axes.get_tightbbox().y0 >= extent.y1 - 1
-        assert axes.get_window_extent().height / figure.dpi >= panel
+def axes_of(plot: plots.Plot) -> Axes:
+    (axes,) = plots.figure_of(plot).axes
+    return axes
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("names", [ORDINARY, WIDE])
-@pytest.mark.parametrize(
-    "test_sets", [("closed", "closed_balanced"), ("closed", "closed_balanced", "open"), ("open",)]
-)
-@pytest.mark.parametrize("shown", [("jpeg",), tuple(STRENGTHS)])
-def test_the_legend_of_robustness_is_whole(
-    names: Sequence[str], test_sets: Sequence[str], shown: Sequence[str]
-) -> None:
-    kept = [
-        Kept(kind, strength, test_set, name, 40, 8, 0.8, 0.9)
-        for test_set in test_sets
-        for name in names
-        for kind, strengths in STRENGTHS.items()
-        for strength in strengths
-    ]
-    check_legend(draw(kept, shown), panel=2)
+def legend_of(plot: plots.Plot) -> list[str]:
+    (legend,) = plots.figure_of(plot).legends
+    return [text.get_text() for text in legend.get_texts()]
 
 
-def test_a_legend_of_short_names_keeps_its_columns() -> None:
-    kept = [
-        Kept("jpeg", s, "open", name, 9, 9, 0.8, 0.9) for s in STRENGTHS["jpeg"] for name in "abc"
-    ]
-    figure = draw(kept, ("jpeg",))
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    assert len({round(text.get_window_extent().x0) for text in legend.get_texts()}) == 2
+@pytest.mark.parametrize("count", [40, 5000])
+def test_a_roc_gives_the_rates_of_the_results(count: int) -> None:
+    draw = np.random.default_rng(1)
+    real, fake = draw.normal(size=count).round(2), draw.normal(1, 1, count).round(2)
+    alarms, found = plots.roc(real, fake)
+    assert (alarms[0], alarms[-1], found[-1]) == (0, 1, 1)
+    assert (np.diff(alarms) >= 0).all()
+    assert (np.diff(found) >= 0).all()
+    for rate in np.unique(alarms)[:-1]:
+        highest = found[np.searchsorted(alarms, rate, side="right") - 1]
+        expected = np.mean(fake > np.sort(real)[::-1][round(rate * count)])
+        assert highest == pytest.approx(expected), rate
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("names", [ORDINARY, WIDE])
-def test_legends_of_the_report_are_whole(tmp_path: Path, names: Sequence[str]) -> None:
+def test_the_bins_of_the_reliability_give_the_calibration_error() -> None:
+    draw = np.random.default_rng(2)
+    real, fake = draw.beta(2, 5, 300).round(2), draw.beta(4, 2, 200).round(2)
+    scored, fakes, share = plots.reliability(real, fake)
+    assert share.sum() == pytest.approx(1)
+    assert (share * np.abs(scored - fakes)).sum() == pytest.approx(Ranking.of(real, fake).ece()[0])
+    assert (share * fakes).sum() == pytest.approx(0.4)
+    assert (np.diff(scored) > 0).all()
+
+
+def test_the_figures_of_scores(tmp_path: Path) -> None:
+    """Generators of alike names are told apart, and each has its colour in all figures."""
     _, scores, _ = made(tmp_path, 14, resamples=0)
-    fakes = np.flatnonzero(scores.label == 1)
     generator = scores.generator.copy()
-    generator[fakes] = [names[at % len(names)] for at in range(len(fakes))]
+    names = [f"stable_diffusion_v_1_{at}" for at in (4, 5, 6)]
+    for old, new in zip(("kA", "uB", "<b>u&C</b>"), names, strict=True):
+        generator[generator == old] = new
     found = replace(scores, generator=generator)
-    drawn = plots.of_scores(found, summarise(found, list(names[:3]), resamples=0))
-    run = [plots.Curve(name, np.array([0.1, 0.2]), np.array([0.3]), 0.875) for name in names]
-    aucs = {(name, kind): [0.75] * 6 for name in names for kind in STRENGTHS}
-    drawn += plots.of_runs({("open", "g"): run}, names)
-    drawn += plots.of_runs_robustness({"open": plots.MeanKept(["g"], aucs)}, names)
-    assert len(drawn) >= 2 * 4 + 1 + 2 + 4
-    for plot in drawn:
-        check_legend(plot.draw(), panel=2)
+    drawn = {plot.name: plot for plot in plots.of_scores(found, summarise(found, [], resamples=0))}
+    short = [f"stable_d...v_1_{at}" for at in (4, 5, 6)]
+    assert legend_of(drawn["scores-closed"]) == ["real", short[0]]
+    for kind in ("roc", "det"):
+        assert [label.split("  ")[0] for label in legend_of(drawn[f"{kind}-open"])] == short[1:]
+        lines = axes_of(drawn[f"{kind}-open"]).get_lines()[:2]
+        assert [line.get_color() for line in lines] == list(plots.COLOURS[1:3])
+    shares = [s.get_data().values for s in axes_of(drawn["scores-open"]).patches]
+    assert [share.sum() for share in shares] == [pytest.approx(1)] * 3
+    assert "kept" not in drawn["entropy-open"].alt
 
 
 def row(epoch: int, loss: float) -> dict[str, float]:
@@ -92,99 +76,41 @@ def row(epoch: int, loss: float) -> dict[str, float]:
     return {"epoch": epoch, "train_loss": loss} | dict.fromkeys(names, 0.5)
 
 
-def drawn_points(line: Line2D) -> set[int]:
-    """The rows of a line that show in the picture: on a stroke to the next one, or as a marker."""
-    finite = np.isfinite(np.asarray(line.get_ydata(), float))
-    strokes = np.flatnonzero(finite[:-1] & finite[1:])
-    marked: list[int] = []
-    if line.get_marker() != "None":
-        every = line.get_markevery()
-        marked = list(range(len(finite)) if every is None else every)
-    return {*strokes.tolist(), *(strokes + 1).tolist(), *marked}
-
-
-@pytest.mark.parametrize(
-    "losses", [[1.0], [1.0, math.nan], [math.nan, 1.0, math.nan, 0.5, 0.4], [1.0, 0.5, 0.25]]
-)
-def test_every_epoch_that_was_measured_shows(losses: Sequence[float]) -> None:
+@pytest.mark.parametrize("losses", [[1.0], [1.0, math.nan], [1.0, 0.5, 0.25], [0.5] * 80])
+def test_every_epoch_shows_on_an_axis_of_whole_numbers(losses: Sequence[float]) -> None:
     rows = [row(epoch, loss) for epoch, loss in enumerate(losses, start=1)]
     drawn = plots.of_training(rows, 1)
-    assert len(drawn) == 3
+    assert [plot.name for plot in drawn] == [
+        f"training-{n}" for n in ("loss", "validation", "focus")
+    ]
     for plot in drawn:
-        (axes,) = plot.draw().axes
-        for line in axes.get_lines():
-            if line.get_label() == "kept model":
-                continue
-            known = np.flatnonzero(np.isfinite(np.asarray(line.get_ydata(), float)))
-            assert drawn_points(line) >= set(known.tolist()), (plot.name, line.get_label())
-
-
-@pytest.mark.parametrize("epochs", [[1], [7], [1, 2], [1, 2, 3], list(range(1, 81))])
-def test_epochs_are_whole_numbers(epochs: Sequence[int]) -> None:
-    for plot in plots.of_training([row(epoch, 1.0) for epoch in epochs], epochs[0]):
-        figure = plot.draw()
+        figure = plots.figure_of(plot)
         figure.draw_without_rendering()
         (axes,) = figure.axes
+        assert "kept model" in [line.get_label() for line in axes.get_lines()]
+        markers = {line.get_marker() for line in axes.get_lines()[:-1]}
+        assert markers == ({"o"} if len(losses) < 6 else {"None"})
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-        assert set(ticks) & set(epochs)
+        assert ticks
         assert all(tick == int(tick) for tick in ticks)
-        if len(epochs) == 1:
-            assert ticks == epochs
 
 
-def test_lines_of_many_epochs_have_no_markers() -> None:
-    (axes,) = plots.of_training([row(epoch, 1.0) for epoch in range(1, 9)], 1)[0].draw().axes
-    assert {line.get_marker() for line in axes.get_lines()} == {"None"}
-
-
-@pytest.mark.filterwarnings("error")
-def test_characters_that_no_font_has_are_told_apart_in_silence(tmp_path: Path) -> None:
-    """Question marks for them, before names that are alike are numbered."""
-    names = ["人脸甲", "人脸乙", "Ж"]
-    run = [plots.Curve(name, np.array([0.1, 0.2]), np.array([0.3]), 0.875) for name in names]
-    (plot, *_) = plots.of_runs({("open", "g"): run}, names)
-    plots.rendered(plot)
-    said = [text.get_text().split("  ")[0] for text in plot.draw().legends[0].get_texts()]
-    assert said == ["1: ???", "2: ???", "3: Ж"]
-    kept = [
-        Kept("jpeg", s, "open", name, 9, 9, 0.8, 0.9) for s in STRENGTHS["jpeg"] for name in names
-    ]
-    draw(kept, ("jpeg",)).savefig(tmp_path / "robustness.png")
-
-
-def test_a_generator_of_any_name_has_a_file() -> None:
-    """Systems take names of 255 bytes, and one that is being written is longer."""
-    run = [plots.Curve("run", np.array([0.1, 0.2]), np.array([0.3]), 0.875)]
-    drawn = plots.of_runs({("open", end + "g" * 300 + end): run for end in "ab"}, ["run"])
-    assert len({plot.name for plot in drawn}) == 4
-    assert max(len(plot.name) for plot in drawn) < 150
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "marked"), [({"epoch": 3, "validation_auc": 0.6}, 3), ({}, 1), (None, 1)]
-)
-def test_the_kept_epoch_is_that_of_the_results(
-    tmp_path: Path, model: dict[str, float] | None, marked: int
-) -> None:
-    """Not the best of all: training went on without the model of the first epoch."""
-    manifest, scores, results = made(tmp_path / "images", 2, resamples=0)
-    del results["model"]
-    if model is not None:
-        results["model"] = model
-    summary = tmp_path / "summary.csv"
-    summary.write_text("epoch,train_loss,eval_auc\n1,0.7,0.9\n2,0.6,0.5\n3,0.5,0.6\n")
-    path = report.write(
-        tmp_path,
-        "a run",
-        Detector(training_generators=("kA",)),
-        manifest,
-        scores,
-        results,
-        summary=summary,
-        eval_metric="auc",
-        progress=False,
+def test_robustness_draws_each_generator_from_its_clean_auc() -> None:
+    results = (
+        perturbed("kA", "closed", 0.95, [0.9, 0.85, 0.8, 0.7, 0.6])
+        + perturbed("uB", "open", 0.8, [0.75, 0.7, 0.65, 0.6, 0.55])
+        + perturbed("uC", "open", 0.6, [0.55, 0.5, 0.45, 0.4, 0.31])
     )
-    html = path.read_text(encoding="utf-8")
-    assert set(re.findall(r"The kept model is that of epoch (\d)", html)) == {str(marked)}
+    alone = [axes_of(plot) for plot in plots.of_robustness(results)]
+    panels = plots.robustness_figure(results).axes
+    assert [axes.get_title() for axes in panels] == list(STRENGTHS)
+    for axes, strengths in zip((*alone, *panels), [*STRENGTHS.values()] * 2, strict=True):
+        drawn = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+        assert drawn["kA (closed)"] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.6]
+        assert drawn["uC (open)"] == [0.6, 0.55, 0.5, 0.45, 0.4, 0.31]
+        assert drawn["mean (open)"] == pytest.approx([0.7, 0.65, 0.6, 0.55, 0.5, 0.43])
+        ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+        assert ticks == ["clean", *(f"{s:g}" for s in strengths)]
+        assert axes.get_ylim()[0] < 0.31
+    assert plots.of_robustness([]) == []

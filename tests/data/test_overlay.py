@@ -1,0 +1,64 @@
+"""Overlays: the colours where they belong, the artefact outlined, the human map beside."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from focus.data.manifest import Sample
+from focus.data.overlay import COLOUR_MAP, OUTLINE, overlay, strip
+
+GREY = np.full((32, 64, 3), 100, np.uint8)
+
+
+def colour(value: float) -> np.ndarray:
+    return 255 * np.array(matplotlib.colormaps[COLOUR_MAP](value)[:3])
+
+
+def test_the_peak_gets_the_hottest_colour_and_the_cold_side_the_darkest() -> None:
+    cam = np.array([[-7.0, -7.0, 5.0, 5.0]] * 2, np.float32)
+    picture = np.asarray(overlay(GREY, cam, alpha=0.5), dtype=float)
+    assert picture.shape == GREY.shape
+    # Opacity is alpha at the peak and 0.4 alpha where the CAM is smallest.
+    np.testing.assert_allclose(picture[16, 63], 0.5 * 100 + 0.5 * colour(1.0), atol=1)
+    np.testing.assert_allclose(picture[16, 0], 0.8 * 100 + 0.2 * colour(0.0), atol=1)
+
+
+def test_scale_and_offset_of_the_cam_do_not_show_and_rows_stay_rows() -> None:
+    cam = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    picture = np.asarray(overlay(GREY, cam))
+    assert np.array_equal(picture, np.asarray(overlay(Image.fromarray(GREY), 8 * cam + 16)))
+    top = np.zeros((4, 4), np.float32)
+    top[0] = 1
+    red = np.asarray(overlay(GREY, top))[..., 0].mean(axis=1)
+    assert red[2] > red[-3] + 50
+
+
+def test_a_constant_cam_shows_no_peak() -> None:
+    picture = np.asarray(overlay(GREY, np.full((7, 7), 3.3, np.float32), alpha=1.0), dtype=float)
+    expected = np.broadcast_to(0.6 * 100 + 0.4 * colour(0.0), GREY.shape)
+    np.testing.assert_allclose(picture, expected, atol=1)
+
+
+def test_a_strip_has_face_cam_and_map_side_by_side(tmp_path: Path) -> None:
+    side, spot = 160, np.zeros((8, 8), np.uint8)
+    spot[2:5, 3:6] = 255
+    Image.fromarray(GREY).save(tmp_path / "face.png")
+    Image.fromarray(spot).resize((64, 64)).save(tmp_path / "spot.png")
+    cam = np.zeros((4, 4), np.float32)
+    cam[0, 3] = 1
+    paths = {"mask_path": str(tmp_path / "spot.png"), "map_path": str(tmp_path / "spot.png")}
+    whole = np.asarray(strip(Sample(str(tmp_path / "face.png"), 1, **paths), cam, side), dtype=int)
+    assert whole.shape == (side, 3 * side, 3)
+    assert strip(Sample(str(tmp_path / "face.png"), 1), cam, side).width == 2 * side
+    face, looked, human = np.split(whole, 3, axis=1)
+    bright = (looked - face).sum(axis=2)
+    assert bright[: side // 4, -side // 4 :].mean() > bright[side // 2 :, : side // 2].mean() + 50
+    rows, columns = np.nonzero(np.abs(looked - OUTLINE).max(axis=2) < 20)
+    # The mask covers cells 2 to 4 and 3 to 5 of 8.
+    assert rows.min() == np.clip(rows.min(), 2 * side / 8 - 6, 2 * side / 8 + 6)
+    assert rows.max() == np.clip(rows.max(), 5 * side / 8 - 6, 5 * side / 8 + 6)
+    assert columns.max() == np.clip(columns.max(), 6 * side / 8 - 6, 6 * side / 8 + 6)
+    for other in (face, human):
+        assert not (np.abs(other - OUTLINE).max(axis=2) < 20).any()

@@ -1,0 +1,83 @@
+"""The images of a report: chosen evenly, with the pictures of their rows, and a table of all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from focus.data.manifest import Manifest
+from focus.evaluation.results import Results
+from focus.evaluation.scores import Scores
+from focus.model.detector import Detector
+from focus.report import gallery
+
+from ..reports import made
+
+Made = tuple[Manifest, Scores, Results]
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(tmp_path_factory.mktemp("images"), 30, resamples=0)
+
+
+def test_images_are_chosen_evenly_and_not_by_hand(evaluation: Made) -> None:
+    _, scores, results = evaluation
+    chosen, each = gallery.choose(scores, results, shown=60)
+    again, _ = gallery.choose(scores, results, shown=60)
+    assert chosen.tolist() == again.tolist() == sorted(set(chosen.tolist()))
+    outcome = gallery.outcomes(scores)
+    where = gallery.sets(scores, results)
+    kinds = list(zip(where, scores.label, scores.generator, outcome, strict=True))
+    sizes = {kind: kinds.count(kind) for kind in set(kinds)}
+    counts = {kind: sum(kinds[row] == kind for row in chosen) for kind in sizes}
+    assert counts == {kind: min(size, each) for kind, size in sizes.items()}
+    assert len(chosen) <= 60 < sum(min(size, each + 1) for size in sizes.values())
+    # Of a kind, the middle of equal parts by score.
+    kind = max(sizes, key=lambda k: sizes[k])
+    members = np.array([row for row in range(len(scores)) if kinds[row] == kind])
+    ranks = scores.score[members].argsort().argsort()
+    taken = np.sort(ranks[np.isin(members, chosen)])
+    parts = taken * each // len(members)
+    assert parts.tolist() == list(range(each))
+    # More kinds than pictures: one each, none is left out. Enough pictures: all.
+    assert len(gallery.choose(scores, results, shown=1)[0]) == len(sizes)
+    assert gallery.choose(scores, results, shown=10**6)[0].tolist() == list(range(len(scores)))
+
+
+def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:
+    _, scores, results = evaluation
+    data = gallery.table(scores, results, np.arange(3))
+    assert [f"{data['root']}/{path}" for path in data["path"]] == scores.path.tolist()
+    assert data["score"] == [round(float(score), 4) for score in scores.score]
+    assert data["entropy"] == [round(float(value), 4) for value in scores.entropy_predicted]
+    assert data["label"] == scores.label.tolist()
+    names = [data["generators"][at] for at in data["generator"]]
+    assert names == [name or "real" for name in scores.generator]
+    assert [data["sets"][at] for at in data["set"]] == scores.test_set.tolist()
+    wrong = (scores.predicted == 1) != (scores.label == 1)
+    outcomes = np.array([data["outcomes"][at] for at in data["outcome"]])
+    assert (np.isin(outcomes, ["missed", "false alarm"]) == wrong).all()
+    assert (outcomes[wrong & (scores.label == 1)] == "missed").all()
+
+
+def test_of_very_many_images_those_with_a_picture_are_listed(
+    monkeypatch: pytest.MonkeyPatch, evaluation: Made
+) -> None:
+    _, scores, results = evaluation
+    monkeypatch.setattr(gallery, "LISTED", 100)
+    chosen, _ = gallery.choose(scores, results, shown=50)
+    table = gallery.table(scores, results, chosen)
+    assert [f"{table['root']}/{path}" for path in table["path"]] == scores.path[chosen].tolist()
+    assert table["shown"] == list(range(len(chosen)))
+
+
+def test_the_pictures_are_those_of_the_rows(evaluation: Made, tmp_path: Path) -> None:
+    """Whichever others are asked for at once."""
+    torch.manual_seed(0)
+    detector = Detector(image_size=32)
+    some, all_rows = ([5, 40, 77], range(100))
+    pictures = dict(gallery.pictures(detector, evaluation[0], all_rows))
+    assert dict(gallery.pictures(detector, evaluation[0], some)) == {r: pictures[r] for r in some}
+    assert all(uri.startswith("data:image/webp;base64,") for uri in pictures.values())
