@@ -64,9 +64,9 @@ class Detector(nn.Module):
         image_size: pixels a side; None takes the network's own.
         num_classes: 2, or more for several classes of fakes: 0 is real, all others are synthetic.
         pretrained: load timm's weights (downloads).
-        initial_checkpoint: a file with weights of the network by timm's or torchvision's names
-            (safetensors, or a pickle read with ``weights_only``), or of a whole detector. If its
-            config.json lies beside it, mean and standard deviation are taken from there.
+        initial_checkpoint: a file (safetensors, or a pickle read with ``weights_only``) with weights
+            of the network by timm's names, or of a whole detector. If its config.json lies beside
+            it, mean and standard deviation are taken from there.
         loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
             cross-entropy alone.
         training_generators: kept in the config, for evaluation, beside those that a detector of
@@ -242,22 +242,15 @@ class Detector(nn.Module):
             self.points.write(folder)
         write_card(folder, self.card or model_card(about, self.points))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        **options: Any,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what :meth:`save_pretrained` writes to USER/NAME; return the commit's address.
 
-        options: commit_message, revision, create_pr and others of
+        options: private, token, commit_message, revision, create_pr and others of
         :meth:`huggingface_hub.HfApi.upload_folder`.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return upload_folder(Path(folder), repo_id, private, token, **options)
+            return upload_folder(Path(folder), repo_id, **options)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:

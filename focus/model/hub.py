@@ -36,7 +36,11 @@ def fetch_folder(name: str | Path, **options: Any) -> Path:
 
 
 def upload_folder(
-    folder: Path, repo_id: str, private: bool | None, token: str | None, **options: Any
+    folder: Path,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    **options: Any,
 ) -> str:
     """Upload the files of a detector to USER/NAME on the Hub, and return the commit's address.
 

@@ -34,16 +34,7 @@ from focus.model.operating_points import THRESHOLDS
 from focus.runtime.files import check_empty, check_writable
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
-from focus.use.explanations import (
-    CAMS,
-    OVERLAYS,
-    Item,
-    Row,
-    Threshold,
-    item_row,
-    write_manifest,
-    write_tables,
-)
+from focus.use.explanations import CAMS, OVERLAYS, Item, Row, item_row, write_manifest, write_tables
 
 _PRINTED = 20  # items, each on a line
 
@@ -70,7 +61,7 @@ def explain(config: ExplainConfig) -> None:
     folder = fetch_folder(str(config.model_dir))
     detector = Detector.from_pretrained(folder)
     threshold, threshold_line = _threshold(detector, config)
-    about = _about(config, detector, threshold, folder)
+    about = _about(config, detector, threshold, folder / WEIGHTS_FILE)
     for warning in (
         detector.points.warning() if detector.points else "",
         geometry_warning(detector, Manifest(Sample(str(item.path)) for item in items)),
@@ -79,7 +70,7 @@ def explain(config: ExplainConfig) -> None:
             _log.warning(warning)
     found: dict[Path, tuple[Row, list[Row]]] = {}
     bad: list[BadFile] = []
-    written: list[Path] = []
+    places: list[Path] = []
     with (
         progress_bar(total=len(items), desc="explaining", unit="file") as bar,
         logging_redirect_tqdm(),
@@ -88,19 +79,20 @@ def explain(config: ExplainConfig) -> None:
             scored = _scored(config, detector.to(device), items, bad)
             for item, views in groupby(scored, key=lambda pair: pair[0]):
                 rows = [row for _, row in views]
-                frames = rows if item.kind == "video" else []
-                found[item.path] = item_row(item, rows, threshold), frames
+                calibration = detector.points and detector.points.calibration
+                row = item_row(item, rows, threshold, calibration)
+                found[item.path] = row, rows if item.kind == "video" else []
                 bar.update()
             bar.update(len(items) - bar.n)
         finally:
             if found:
-                written = write_tables(output, found, bad)
+                places = write_tables(output, found, bad)
     if not found:
         raise InputError(
             f"None of the {len(items)} files can be used, the first is {bad[0].path!r} "
             f"({bad[0].reason}): give others."
         )
-    manifest = write_manifest(output, about, found, len(bad))
+    places = [write_manifest(output, about, found, len(bad)), *places]
     lines = [threshold_line]
     if len(items) <= _PRINTED:
         lines += [_line(row) for row, _ in found.values()]
@@ -108,8 +100,8 @@ def explain(config: ExplainConfig) -> None:
         lines.append(f"{len(found)} of {len(items)} files explained")
     if bad:
         lines.append(f"left out because they cannot be decoded: {len(bad)} ({BAD_FILES})")
-    places = [manifest, *written, output / OVERLAYS, output / CAMS]
-    print("\n".join([*lines, *(f"written: {place}" for place in places)]))
+    lines += [f"written: {place}" for place in (*places, output / OVERLAYS, output / CAMS)]
+    print("\n".join(lines))
 
 
 def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Item]:
@@ -238,17 +230,17 @@ def _pictures(
             bad.append(BadFile.of(str(file), "image", error))
 
 
-def _threshold(detector: Detector, config: ExplainConfig) -> tuple[Threshold, str]:
-    """Return what decides, and a line that says so.
+def _threshold(detector: Detector, config: ExplainConfig) -> tuple[float | None, str]:
+    """Return the threshold that decides, and a line that says which it is.
 
     Raises:
-        InputError: the model does not have the threshold that was asked for.
+        InputError: the model does not have the one that was asked for.
     """
     points, name = detector.points, config.threshold or "balanced"
     why = f"no {THRESHOLDS}"
     if points is not None:
         if (value := points.thresholds[name]) is not None:
-            return Threshold(name, value, points.calibration), (
+            return value, (
                 f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the "
                 f"model, fixed on {points.n_real} real and {points.n_fake} fake validation images)"
             )
@@ -258,23 +250,22 @@ def _threshold(detector: Detector, config: ExplainConfig) -> tuple[Threshold, st
             f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag, or choose "
             "another one."
         )
-    calibration = None if points is None else points.calibration
-    return Threshold(calibration=calibration), f"no decisions: the model has {why}"
+    return None, f"no decisions: the model has {why}"
 
 
 def _about(
-    config: ExplainConfig, detector: Detector, threshold: Threshold, folder: Path
+    config: ExplainConfig, detector: Detector, threshold: float | None, weights: Path
 ) -> dict[str, Any]:
     """Return the head of the manifest."""
-    with (folder / WEIGHTS_FILE).open("rb") as file:
+    with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    point = {"point": threshold.point, "value": threshold.value}
-    calibration = threshold.calibration
+    calibration = detector.points and detector.points.calibration
+    point = {"point": config.threshold or "balanced", "value": threshold}
     return {
         "focus_version": focus.__version__,
         "model": {"folder": config.model_dir, "sha256": sha256, "config": asdict(detector.config)},
-        "threshold": None if threshold.value is None else point,
-        "calibration": None if calibration is None else asdict(calibration),
+        "threshold": None if threshold is None else point,
+        "calibration": calibration and asdict(calibration),
         "frames": config.frames,
     }
 

@@ -44,47 +44,28 @@ class Item:
         return f"{self.number:06d}-{stem}" + ("" if frame is None else f"-frame{frame:06d}")
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """What decides: a score above ``value`` says synthetic; None: there is no decision."""
+def item_row(
+    item: Item, views: Sequence[Row], threshold: float | None, calibration: Calibration | None
+) -> Row:
+    """Return the row of an item from the rows of its views: one of an image, one a frame.
 
-    point: str = ""
-    value: float | None = None
-    calibration: Calibration | None = None
-
-    def decision(self, score: np.float64) -> str:
-        """Return ``synthetic``, ``real``, or "" without a threshold."""
-        if self.value is None:
-            return ""
-        return LABEL_NAMES[SYNTHETIC if score > self.value else REAL]
-
-    def llr(self, score: np.float64) -> np.float32 | None:
-        """Return the natural log of the likelihood ratio, synthetic over real, if calibrated."""
-        if self.calibration is None:
-            return None
-        return np.float32(self.calibration.llr(np.array([score]))[0])
-
-
-def item_row(item: Item, views: Sequence[Row], threshold: Threshold) -> Row:
-    """Return the row of an item from the rows of its views, one of an image, one a frame."""
+    A score above the threshold says synthetic; without one there is no decision.
+    """
     found = {name: value for name, value in views[0].items() if name not in ("frame", "at")}
-    if item.kind == "video":
-        found |= {
-            "score": video_score([view["score"] for view in views]),
-            **dict.fromkeys(("predicted", "overlay", "cam")),
-            **{
-                name: np.float32(np.mean([view[name] for view in views]))
-                for name in ("entropy_predicted", "entropy_synthetic")
-            },
-        }
     score = found.pop("score")
+    if item.kind == "video":
+        score = video_score([view["score"] for view in views])
+        found |= {"predicted": None, "overlay": None, "cam": None}
+        for name in ("entropy_predicted", "entropy_synthetic"):
+            found[name] = np.float32(np.mean([view[name] for view in views]))
+    decision = LABEL_NAMES[SYNTHETIC if threshold is not None and score > threshold else REAL]
     return {
         "path": str(item.path),
         "kind": item.kind,
         "frames": len(views) if item.kind == "video" else None,
         "score": score,
-        "decision": threshold.decision(score),
-        "llr": threshold.llr(score),
+        "decision": "" if threshold is None else decision,
+        "llr": calibration and np.float32(calibration.llr(np.array([score]))[0]),
         **found,
     }
 
