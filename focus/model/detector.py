@@ -64,9 +64,9 @@ class Detector(nn.Module):
         image_size: pixels a side; None takes the network's own.
         num_classes: 2, or more for several classes of fakes: 0 is real, all others are synthetic.
         pretrained: load timm's weights (downloads).
-        initial_checkpoint: a file (safetensors, or a pickle read with ``weights_only``) with weights
-            of the network by timm's names, or of a whole detector. If its config.json lies beside
-            it, mean and standard deviation are taken from there.
+        initial_checkpoint: a file of safetensors, or of ``torch.save`` read with ``weights_only``:
+            weights of the network by timm's names, or of a whole detector. If its config.json lies
+            beside it, mean and standard deviation are taken from there.
         loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
             cross-entropy alone.
         training_generators: kept in the config, for evaluation, beside those that a detector of
