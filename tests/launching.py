@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,11 @@ Begin = Callable[..., "subprocess.Popen[str]"]
 
 @contextmanager
 def in_another_process(held: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
-    """Begins once a process forked from this one is within ``held``, and ends when it is killed.
+    """Keep a process forked from this one within the context ``held`` during the block.
 
-    After 20 seconds it ends by itself, so that whoever waits for what it holds goes on.
+    It is killed at the end of the block, and ends by itself after 20 seconds.
     """
-    told, tell = os.pipe()
+    ready, tell = os.pipe()
     child = os.fork()
     if child == 0:
         try:
@@ -44,29 +43,12 @@ def in_another_process(held: Callable[[], AbstractContextManager[object]]) -> It
             os.kill(os.getpid(), signal.SIGKILL)
     os.close(tell)
     try:
-        assert os.read(told, 1) == b"1"
+        assert os.read(ready, 1) == b"1"
         yield
     finally:
-        os.close(told)
+        os.close(ready)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def outcome(call: Callable[[], object], error: type[Exception]) -> str:
-    """What it gives, or what such an error of it says; it may not wait for ever."""
-    found: list[str] = []
-
-    def called() -> None:
-        try:
-            found.append(str(call()))
-        except error as said:
-            found.append(str(said))
-
-    thread = Thread(target=called, daemon=True)
-    thread.start()
-    thread.join(10)
-    assert not thread.is_alive()
-    return found[0]
 
 
 def end(program: "subprocess.Popen[Any]") -> None:
@@ -82,7 +64,7 @@ def end(program: "subprocess.Popen[Any]") -> None:
 def run(
     *words: object, cwd: Path | None = None, timeout: float = 600, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """This Python, run with these words for so many seconds at most; what it said."""
+    """Run this Python with these words, for ``timeout`` seconds at most; return what it printed."""
     program = subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=cwd,
@@ -101,14 +83,14 @@ def run(
 
 
 def python(*words: object, cwd: Path | None = None, **environment: str) -> str:
-    """What this Python says, run with these words; it has to succeed."""
+    """Return what this Python prints, run with these words; it has to succeed."""
     done = run(*words, cwd=cwd, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def write_faces(folder: Path, count: int) -> Path:
-    """A 0_real/1_fake tree of ``count`` pictures of 32 x 32 pixels in each class."""
+    """Write a 0_real/1_fake tree of ``count`` pictures of 32 x 32 pixels in each class."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("0_real", "1_fake")):
         place = folder / "gan" / name
@@ -141,7 +123,7 @@ def launch(
 def trained(
     *words: object, cwd: Path, timeout: float = 300, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """:func:`launch`, to its end; what it said."""
+    """Call :func:`launch` and wait; return what it printed."""
     with TemporaryDirectory() as folder:
         log, errors = Path(folder) / "log", Path(folder) / "errors"
         process = launch(words, log, errors, cwd, **environment)
@@ -156,7 +138,7 @@ def trained(
 
 
 def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:
-    """What torchrun says to a process that it starts, one of so many on its machine."""
+    """Return the environment that torchrun gives a process, one of ``local`` on its machine."""
     about = {"RANK": rank, "WORLD_SIZE": of, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
     about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return {name: str(value) for name, value in about.items()}

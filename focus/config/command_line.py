@@ -28,7 +28,7 @@ from typing import (
 
 from focus.config.options import GROUPS, flag
 from focus.config.recipes import Recipe
-from focus.config.train import AS_THE_LOSS_SAYS, CONFIG_VERSION
+from focus.config.train import CONFIG_VERSION, SET_BY_LOSS
 from focus.errors import InputError, did_you_mean
 from focus.runtime.machine import is_main_process
 from focus.runtime.program import program
@@ -46,7 +46,7 @@ SWITCH = {
     "no": "False",
     "off": "False",
 }
-_DECIDED_BY = {"loss": AS_THE_LOSS_SAYS.keys(), "recipe": {each.name for each in fields(Recipe)}}
+_DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": {each.name for each in fields(Recipe)}}
 
 
 def parse(

@@ -1,4 +1,4 @@
-"""The names that ``--layout`` and ``--columns`` take.
+"""Names that ``--layout`` and ``--columns`` take.
 
 They stand apart from the readers, so that a command line can be read without them.
 """
@@ -7,9 +7,19 @@ from typing import Literal
 
 from focus.errors import InputError
 
-COLUMNS = (
-    *("path", "label", "generator", "family", "split", "test_set"),
-    *("map_path", "mask_path", "box", "group"),
+COLUMNS = tuple(
+    [
+        "path",
+        "label",
+        "generator",
+        "family",
+        "split",
+        "test_set",
+        "map_path",
+        "mask_path",
+        "box",
+        "group",
+    ]
 )
 
 Layout = Literal[
@@ -36,9 +46,9 @@ _ALSO = {
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """``"path=filename,label=typ"`` as a mapping from the manifest's columns to those of a table.
+    """Parse ``"path=filename,label=typ"`` to a mapping from the manifest's columns to a table's.
 
-    An empty name, as in ``generator=``, stands for "the table has none". Raises InputError.
+    An empty name, as in ``generator=``, means that the table has none. Raises InputError.
     """
     columns: dict[str, str] = {}
     for part in text.split(","):

@@ -1,4 +1,4 @@
-"""The training losses by name.
+"""Training losses by name.
 
 The loss is ``(1/B) sum_b (a CE_b + b focus_b + c saliency_b)``; see :mod:`focus.kernels` for the
 terms. The weights beyond CYBORG's are this project's own, chosen on validation images of
@@ -84,7 +84,7 @@ LOSSES: dict[str, LossConfig] = {
 
 
 def loss_of(loss: LossConfig | str) -> LossConfig:
-    """The loss itself, or that of a name in :data:`LOSSES`.
+    """Return the loss itself, or that of a name in :data:`LOSSES`.
 
     Raises:
         InputError: there is no loss of that name.

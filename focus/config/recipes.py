@@ -82,7 +82,7 @@ By timm's name without the tag of its weights.
 
 
 def parse_augment(text: str) -> tuple[str, ...]:
-    """``"flip,shift"`` to names in the order of ``AUGMENTATIONS``; ``"none"`` to none.
+    """Parse ``"flip,shift"`` to names in the order of ``AUGMENTATIONS``; ``"none"`` to none.
 
     Raises InputError for an unknown name, or one that stands there twice.
     """

@@ -1,4 +1,4 @@
-"""What changes in the course of a run: the learning rate, and the weights of the loss."""
+"""Factors of the learning rate and of the loss weights in the course of a run."""
 
 import math
 from itertools import pairwise
@@ -19,7 +19,7 @@ def rate_factor(
     step_length: int = 1,
     gamma: float = 1.0,
 ) -> float:
-    """What the highest learning rate is multiplied by, in [0, 1] for ``gamma`` up to 1.
+    """Return the factor of the highest learning rate, in [0, 1] for ``gamma`` up to 1.
 
     Linear over the first ``round(warmup * steps)`` steps of the optimiser, the last of which has
     the whole rate. Then "constant"; "cosine", half a wave down to 0 after the last step; "step",
@@ -36,7 +36,7 @@ def rate_factor(
 
 
 def parse_points(name: str, text: str) -> Points:
-    """``"0:0,5:1"`` to ``((0, 0), (5, 1))``; ``name`` is the flag, for the message.
+    """Parse ``"0:0,5:1"`` to ``((0, 0), (5, 1))``; ``name`` is the flag, for the message.
 
     Raises InputError for what is no pair of numbers, epochs that do not rise, numbers below 0.
     """
@@ -61,7 +61,7 @@ def parse_points(name: str, text: str) -> Points:
 
 
 def factor_at(points: Points, epoch: float) -> float:
-    """The factor after ``epoch`` epochs: linear between the points, constant outside them."""
+    """Return the factor after ``epoch`` epochs: linear between the points, constant outside."""
     if epoch <= points[0][0]:
         return points[0][1]
     for (start, low), (stop, high) in pairwise(points):

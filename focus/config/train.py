@@ -38,7 +38,7 @@ from focus.errors import InputError, did_you_mean
 from focus.runtime.machine import default_workers
 
 CONFIG_VERSION = 1
-AS_THE_LOSS_SAYS: dict[str, Any] = {
+SET_BY_LOSS: dict[str, Any] = {
     **dict.fromkeys(("cam_class", "classification_weight", "focus_weight", "saliency_weight")),
     **dict.fromkeys(("focus_level", "entropy_target", "focus_schedule", "saliency_schedule")),
     "target_from_maps": False,

@@ -1,4 +1,4 @@
-"""Progress bars, all of one kind: in a log file they write a line now and then only; and times."""
+"""Progress bars, which write a line now and then only where they are not redrawn; durations."""
 
 import sys
 from typing import Any
@@ -10,7 +10,7 @@ _SHOWN_EVERY = 0.5
 
 
 def progress_bar(*given: Any, **settings: Any) -> "tqdm[Any]":
-    """A bar of tqdm, with its arguments."""
+    """Return a bar of tqdm, with its arguments."""
     # A notebook's is no terminal, and is redrawn all the same.
     redrawn = sys.stderr.isatty() or "ipykernel" in sys.modules
     every = _SHOWN_EVERY if redrawn else _LOGGED_EVERY
@@ -18,7 +18,7 @@ def progress_bar(*given: Any, **settings: Any) -> "tqdm[Any]":
 
 
 def format_duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``2.5 h``: as fine as an estimate of it is."""
+    """Return ``45 s``, ``12 min`` or ``2.5 h``: as fine as an estimate is."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

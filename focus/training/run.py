@@ -10,7 +10,7 @@ from accelerate.utils import LoggerType
 from timm.data import resolve_model_data_config
 
 from focus.config.train import (
-    AS_THE_LOSS_SAYS,
+    SET_BY_LOSS,
     ResolvedTrainConfig,
     TrainConfig,
     loss_config,
@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> None:
         plain = replace(
             config,
             loss="ce",
-            **AS_THE_LOSS_SAYS,
+            **SET_BY_LOSS,
             compare_ce=False,
             name=f"{run.name}-ce",
         )

@@ -25,12 +25,10 @@ from focus.config.command_line import load_config
 from focus.config.command_line import run as run_program
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.training.checkpoint import CHECKPOINT_VERSION
 from focus.training.run import data_lines, train
-from focus.training.run_folder import check_folder
 from focus.use.evaluate import evaluate
 
 from ..launching import CHECKOUT, trained
@@ -384,16 +382,6 @@ def test_a_recipe_of_another_size_than_the_networks_is_said(
     ):
         inside("train.py", *words, *more)
         assert capsys.readouterr().out.count(said) == lines
-
-
-@pytest.mark.parametrize("output", ["new", "."])
-def test_a_name_that_is_too_long_is_found_early(output: str, tmp_path: Path) -> None:
-    for name in ("a" * 300, "\N{GREEK SMALL LETTER ALPHA}" * 200):  # 400 bytes
-        config = resolve(TrainConfig(output=str(tmp_path / output), name=name))
-        with pytest.raises(InputError, match=r"has at most 255 bytes: give a shorter one\."):
-            check_folder(config)
-    assert check_folder(resolve(TrainConfig(output=str(tmp_path / output), name="a" * 200))) is None
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,117 @@
+"""Learning rates by hand and against torch's own schedules, steps by hand, statistics kept."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from focus.config.train import TrainConfig, resolve
+from focus.training.optimizer import Buffers, make_optimizer, make_scheduler
+
+
+def rates(steps_per_epoch: int, **given: Any) -> list[float]:
+    """The learning rate of each step, at a highest rate of 1."""
+    config = resolve(TrainConfig(lr=1.0, **given))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = make_scheduler(config, optimizer, steps_per_epoch)
+    found = []
+    for _ in range(config.epochs * steps_per_epoch):
+        found += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_one_cycle_that_rises_for_a_single_step() -> None:
+    found = rates(1, epochs=5, warmup=0.2)
+    # From lr / 25, then half a cosine down to almost 0.
+    half_cosine = [(1 + math.cos(math.pi * at / 4)) / 2 for at in (1, 2, 3, 4)]
+    assert found == pytest.approx([1 / 25, *half_cosine], abs=1e-5)
+
+
+def test_one_cycle_of_a_single_step_has_the_whole_rate() -> None:
+    for warmup in (0.0, 0.2, 0.9):
+        assert rates(1, epochs=1, warmup=warmup) == rates(1, epochs=1, schedule="constant")
+    assert rates(1, epochs=1) == [1]
+
+
+def test_constant_with_warmup() -> None:
+    found = rates(4, epochs=2, schedule="constant", warmup=0.5)
+    assert found == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    assert rates(4, epochs=1, schedule="constant", warmup=0.0) == [1] * 4
+
+
+def test_cosine_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+    expected = []
+    for _ in range(12):
+        expected += theirs.get_last_lr()
+        optimizer.step()
+        theirs.step()
+    assert rates(4, epochs=3, schedule="cosine", warmup=0.0) == pytest.approx(expected, abs=1e-12)
+    warm = rates(4, epochs=4, schedule="cosine", warmup=0.25)
+    assert warm[:4] == [0.25, 0.5, 0.75, 1]
+    assert warm[4:] == pytest.approx(expected, abs=1e-12)
+
+
+def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.StepLR(optimizer, 6, 0.1)
+    expected = []
+    for _ in range(15):
+        expected += theirs.get_last_lr()
+        optimizer.step()
+        theirs.step()
+    given: dict[str, Any] = {"schedule": "step", "step_epochs": 2, "step_gamma": 0.1, "epochs": 5}
+    assert rates(3, warmup=0.0, **given) == pytest.approx(expected, rel=1e-12)
+    assert rates(3, warmup=0.2, **given) == pytest.approx([1 / 3, 2 / 3, *expected[2:]], rel=1e-12)
+
+
+def test_the_optimisers() -> None:
+    layer = torch.nn.Linear(2, 1)
+    sgd = make_optimizer(resolve(TrainConfig(recipe="paper")), layer)
+    adamw = make_optimizer(resolve(TrainConfig(optimizer="adamw", lr=0.5)), layer)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert {k: sgd.defaults[k] for k in ("lr", "momentum", "weight_decay")} == {
+        "lr": 0.005,
+        "momentum": 0.9,
+        "weight_decay": 1e-6,
+    }
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["lr"] == 0.5
+
+
+def test_two_steps_of_sgd_by_hand() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    config = resolve(TrainConfig(recipe="paper", weight_decay=0.1))
+    optimizer = make_optimizer(config, torch.nn.ParameterList([weight]))
+    expected, velocity = weight.detach().clone(), torch.zeros(2, dtype=torch.float64)
+    for gradient in (torch.tensor([3.0, 1.0]).double(), torch.tensor([-1.0, 2.0]).double()):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        velocity = 0.9 * velocity + gradient + 0.1 * expected
+        expected = expected - 0.005 * velocity
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.0])
+def test_the_momentum_that_is_given(momentum: float) -> None:
+    config = resolve(TrainConfig(recipe="paper", momentum=momentum))
+    assert make_optimizer(config, torch.nn.Linear(2, 1)).defaults["momentum"] == momentum
+
+
+def test_spoilt_statistics_come_back() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    network(torch.rand(5, 3))
+    kept = Buffers(network)
+    network(torch.rand(5, 3))
+    kept.keep()
+    expected = [network[1].running_mean.clone(), network[1].running_var.clone()]
+    network(torch.full((5, 3), torch.nan))
+    assert network[1].running_mean.isnan().all()
+    kept.restore()
+    assert network[1].running_mean.equal(expected[0])
+    assert network[1].running_var.equal(expected[1])
+    Buffers(torch.nn.Linear(2, 2)).restore()
