@@ -7,19 +7,9 @@ from typing import Literal
 
 from focus.errors import InputError
 
-COLUMNS = tuple(
-    [
-        "path",
-        "label",
-        "generator",
-        "family",
-        "split",
-        "test_set",
-        "map_path",
-        "mask_path",
-        "box",
-        "group",
-    ]
+COLUMNS = (
+    *("path", "label", "generator", "family", "split", "test_set"),
+    *("map_path", "mask_path", "box", "group"),
 )
 
 Layout = Literal[
