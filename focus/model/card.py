@@ -127,20 +127,16 @@ def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
 
 def trained_how(config: ResolvedTrainConfig) -> str:
     """Return what a card says of the loss, its weights, and the training's length."""
-    level: str = config.focus_level
-    if config.entropy_target is not None:
-        level += f" at {config.entropy_target:g}"
-    terms = [f"{config.classification_weight:g} x cross-entropy"]
-    for weight, term, schedule in (
-        (config.focus_weight, f"focus term ({level})", config.focus_schedule),
-        (config.saliency_weight, "saliency term", config.saliency_schedule),
-    ):
-        if weight:
-            over = "" if schedule is None else f", times {schedule} over the epochs"
-            terms.append(f"{weight:g} x {term}{over}")
+    target = "" if config.entropy_target is None else f" at {config.entropy_target:g}"
+    terms = {
+        "cross-entropy": config.classification_weight,
+        f"focus term ({config.focus_level}{target})": config.focus_weight,
+        "saliency term": config.saliency_weight,
+    }
+    weighted = " + ".join(f"{weight:g} x {name}" for name, weight in terms.items() if weight)
     return (
-        f"`{config.loss}`, {' + '.join(terms)}, on the CAM of the class `{config.cam_class}`; "
-        f"recipe `{config.recipe}`, the best on validation of up to {config.epochs} epochs, seed "
+        f"`{config.loss}`, {weighted}, on the CAM of the class `{config.cam_class}`; recipe "
+        f"`{config.recipe}`, the best on validation of up to {config.epochs} epochs, seed "
         f"{config.seed}"
     )
 

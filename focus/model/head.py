@@ -1,8 +1,7 @@
 """The head of a detector: features [B,C,H,W] to logits, CAM and loss."""
 
-from collections.abc import Callable
 from dataclasses import fields
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +41,8 @@ class DetectorOutput(NamedTuple):
 class FocusHead(nn.Module):
     """Classifier on pooled features, with the CAM terms of the loss.
 
-    ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share one
-    weight.
-
-    ``fc`` only holds them: it is never called, so that what hangs on its call (hooks, pruning,
-    dynamic quantisation) does not act. ``torch.nn.utils.parametrizations`` do.
+    ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share the
+    weights of ``fc``, which is never called, so that hooks on it do not act.
 
     Args:
         channels: C of the features; num_classes: K.
@@ -82,13 +78,6 @@ class FocusHead(nn.Module):
         if self.loss_weights is not None:
             self.scale_terms(*self._factors)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        if self.loss_weights is not None:  # a cast would round them, to_empty leave what was there
-            self.loss_weights = None
-            self.scale_terms(*self._factors)
-        return self
-
     def scale_terms(self, focus: float, saliency: float) -> None:
         """Multiply the weights of the focus and saliency terms from here on, whatever the loss."""
         self._factors = focus, saliency
@@ -116,10 +105,9 @@ class FocusHead(nn.Module):
         target ``[B]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
         :func:`focus.kernels.focus_head`, as is what they raise; without a target, maps are ignored.
         """
-        weight, bias = self.fc.weight, self.fc.bias  # once: a parametrization may draw anew
         if target is None:
-            _, cams, entropy = self._activations(features, weight, bias)
-            logits = _logits(features, weight, bias)
+            _, cams, entropy = self.activations(features)
+            logits = _logits(features, self.fc.weight, self.fc.bias)
             predicted = logits.detach().argmax(1)
             return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
         # Not asdict, whose copies torch 2.11 does not compile.
@@ -128,8 +116,8 @@ class FocusHead(nn.Module):
             settings |= zip(_WEIGHTS, self.loss_weights.unbind(), strict=True)
         out = focus_head(
             features,
-            weight,
-            bias,
+            self.fc.weight,
+            self.fc.bias,
             target,
             saliency=saliency,
             saliency_mask=saliency_mask,
@@ -140,13 +128,13 @@ class FocusHead(nn.Module):
 
     def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
-        return self._activations(features, self.fc.weight, self.fc.bias)
-
-    def _activations(
-        self, features: Tensor, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        classes = range(self.fc.out_features)
-        return class_activation(features, weight, bias, classes, temperature=self.loss.temperature)
+        return class_activation(
+            features,
+            self.fc.weight,
+            self.fc.bias,
+            range(self.fc.out_features),
+            temperature=self.loss.temperature,
+        )
 
 
 @without_autocast

@@ -48,7 +48,7 @@ def upload_folder(
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(
+    url: str = api.upload_folder(
         repo_id=repo_id, folder_path=folder, delete_patterns=THRESHOLDS, **options
-    )
-    return commit.commit_url
+    ).commit_url
+    return url

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
 from focus.config.use import ExplainConfig
-from focus.data.bad_files import BAD_FILES, BadFile
+from focus.data.bad_files import BAD_FILES, BadFile, Role
 from focus.data.dataset import squashed
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample, absolute
@@ -37,6 +37,8 @@ from focus.runtime.progress import progress_bar
 from focus.use.explanations import CAMS, OVERLAYS, Item, Row, item_row, write_manifest, write_tables
 
 _PRINTED = 20  # items, each on a line
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
             continue
         extensions = IMAGE_EXTENSIONS if as_video else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
         wanted = "images" if as_video else "images or videos"
-        files = images_without_maps(path, extensions=extensions, wanted=wanted)
+        files = images_without_maps(path, extensions=extensions)
         if not files:
             raise InputError(f"There are no {wanted} in the folder {path}: give another one.")
         if as_video:
@@ -157,10 +159,13 @@ class _View(NamedTuple):
 def _scored(
     config: ExplainConfig, detector: Detector, items: list[Item], bad: list[BadFile]
 ) -> Iterator[tuple[Item, Row]]:
-    """Yield the row of each view with its item, a batch at a time, its pictures being written."""
+    """Yield the row of each view with its item, as its pictures are written; add to ``bad``."""
     folder = Path(config.output)
 
-    def row(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any) -> Row:
+    def load(item: Item) -> list[_View | BadFile]:
+        return _load(item, config, detector.image_size)
+
+    def write(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any) -> Row:
         name = view.item.file_name(view.frame)
         places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}.npy"}
         overlay(view.face, cams[0]).save(folder / places["overlay"])
@@ -175,59 +180,52 @@ def _scored(
             **places,
         }
 
+    def views(pool: ThreadPoolExecutor) -> Iterator[_View]:
+        for chunk in _chunks(items, 2 * usable_cores()):
+            for view in chain.from_iterable(pool.map(load, chunk)):
+                if isinstance(view, BadFile):
+                    _log.warning("left out the %s %r: %s", view.role, view.path, view.reason)
+                    bad.append(view)
+                else:
+                    yield view
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        views = _views(config, detector.image_size, items, bad, pool)
-        while batch := list(islice(views, config.batch_size)):
+        for batch in _chunks(views(pool), config.batch_size):
             for place in (OVERLAYS, CAMS):
                 (folder / place).mkdir(parents=True, exist_ok=True)
             names = [repr(str(view.item.path)) for view in batch]
             prediction = detector.predict_pixels(torch.stack([v.pixels for v in batch]), names)
-            rows = pool.map(row, batch, *(field.numpy() for field in prediction))
+            rows = pool.map(write, batch, *(field.numpy() for field in prediction))
             yield from zip((view.item for view in batch), rows, strict=True)
 
 
-def _views(
-    config: ExplainConfig,
-    size: int,
-    items: list[Item],
-    bad: list[BadFile],
-    pool: ThreadPoolExecutor,
-) -> Iterator[_View]:
-    """Yield the views of the items, of which a few are loaded at a time; add to the bad files."""
-
-    def load(item: Item) -> tuple[list[_View], list[BadFile]]:
-        views, lost = [], list[BadFile]()
-        for frame, at, picture in _pictures(item, config.frames, lost):
-            face = picture.copy()
-            face.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
-            views.append(_View(item, frame, at, squashed(picture, size), face))
-        return views, lost
-
-    left = iter(items)
-    while chunk := list(islice(left, 2 * usable_cores())):
-        for views, lost in pool.map(load, chunk):
-            for file in lost:
-                _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-            bad += lost
-            yield from views
+def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
+    left = iter(things)
+    while chunk := list(islice(left, size)):
+        yield chunk
 
 
-def _pictures(
-    item: Item, frames: int, bad: list[BadFile]
-) -> Iterator[tuple[int | None, str, Image.Image]]:
-    """Yield number, place and image of an item's views; add what cannot be decoded to ``bad``."""
+def _load(item: Item, config: ExplainConfig, size: int) -> list[_View | BadFile]:
+    """Return an item's views, and what of it cannot be decoded."""
+    found: list[_View | BadFile] = []
+
+    def add(role: Role, path: Path, pictures: Iterable[tuple[int | None, str, Any]]) -> None:
+        try:
+            for frame, at, picture in pictures:
+                face = picture.copy()
+                face.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
+                found.append(_View(item, frame, at, squashed(picture, size), face))
+        except ImageError as error:
+            found.append(BadFile.of(str(path), role, error))
+
     if item.kind == "video" and not item.frames:
-        try:
-            for frame in frames_of(item.path, frames):
-                yield frame.number, f"{frame.seconds:.3f}", frame.image
-        except ImageError as error:
-            bad.append(BadFile.of(str(item.path), "video", error))
-        return
-    for number, file in item.frames or ((None, item.path),):
-        try:
-            yield number, "" if number is None else file.name, load_image(file)
-        except ImageError as error:
-            bad.append(BadFile.of(str(file), "image", error))
+        frames = frames_of(item.path, config.frames)
+        add("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in frames))
+    for number, path in item.frames:
+        add("image", path, ((number, path.name, image) for image in map(load_image, [path])))
+    if item.kind == "image":
+        add("image", item.path, ((None, "", image) for image in map(load_image, [item.path])))
+    return found
 
 
 def _threshold(detector: Detector, config: ExplainConfig) -> tuple[float | None, str]:

@@ -45,11 +45,10 @@ def test_the_card_says_what_it_was_trained_on() -> None:
     samples = [Sample("a", 0), Sample("b", 1, map_path="m"), Sample("c", 1)]
     words = trained_on(Manifest(samples), ["/home/somebody/faces.csv", "more/"])
     assert words == "1 real and 2 synthetic images of faces.csv, more, 1 with a human map"
-    how = trained_how(resolve(TrainConfig(loss="hinge", focus_schedule="0:0,5:1", epochs=7)))
+    how = trained_how(resolve(TrainConfig(loss="hinge", epochs=7)))
     assert how == (
-        "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6), times 0:0,5:1 over the "
-        "epochs, on the CAM of the class `true`; recipe `demo`, the best on validation of up to 7 "
-        "epochs, seed 0"
+        "`hinge`, 1 x cross-entropy + 1 x focus term (hinge at 0.6), on the CAM of the class "
+        "`true`; recipe `demo`, the best on validation of up to 7 epochs, seed 0"
     )
 
 

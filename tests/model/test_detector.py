@@ -36,6 +36,10 @@ TIMM_OPTIONS: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"img_size": 96},
     "convnext_tiny": {"head_norm_first": True},
 }
+# Of focus_small from the seed 0.
+STEM = [0.0654924, -0.0397826, 0.117111]
+BLOCK = [0.0107975, -0.0212415, -0.1047132]
+HEAD = [0.0169692, -0.034635, -0.0583151]
 RENAMED = {"head.norm.": "norm_pre."}  # a ConvNeXt's last norm, with `head_norm_first`
 
 
@@ -225,13 +229,19 @@ def test_a_layer_after_num_features_is_part_of_the_features() -> None:
     assert detector(x).logits.shape == (2, 2)
 
 
-def test_focus_small_is_stem_and_blocks(small: Detector) -> None:
-    x = images(2, 32)
-    backbone = small.backbone
-    with torch.no_grad():
-        torch.testing.assert_close(small.features(x), backbone.blocks(backbone.stem(x)))
-    assert small.grid == (4, 4)
-    assert sum(p.numel() for p in backbone.parameters()) == pytest.approx(0.22e6, rel=0.02)
+def test_the_small_network_begins_with_the_same_weights_from_a_seed() -> None:
+    """Else no result of a published seed could be had again."""
+    torch.manual_seed(0)
+    detector = Detector(image_size=64)
+    state = detector.state_dict()
+    assert state["backbone.stem.0.weight"][0, 0, 0].tolist() == pytest.approx(STEM, rel=1e-5)
+    assert state["backbone.blocks.3.conv2.weight"][-1, -1, -1].tolist() == pytest.approx(
+        BLOCK, rel=1e-5
+    )
+    assert state["head.fc.weight"][0, :3].tolist() == pytest.approx(HEAD, rel=1e-5)
+    assert detector.grid == (8, 8)
+    parameters = detector.backbone.parameters()
+    assert sum(p.numel() for p in parameters) == pytest.approx(0.22e6, rel=0.02)
 
 
 def test_the_network_says_how_images_are_normalised() -> None:
@@ -239,17 +249,6 @@ def test_the_network_says_how_images_are_normalised() -> None:
     assert (detector.image_size, detector.grid) == (224, (7, 7))
     assert detector.mean == (0.485, 0.456, 0.406)
     assert detector.std == (0.229, 0.224, 0.225)
-
-
-def test_a_gradient_of_the_focus_term_alone_reaches_the_backbone() -> None:
-    torch.manual_seed(0)
-    loss = LossConfig(classification_weight=0.0, focus_weight=1.0)
-    detector = Detector(image_size=32, loss=loss)
-    out = detector(images(2, 32), torch.tensor([0, 1]))
-    torch.testing.assert_close(out.loss, out.entropy.mean())
-    out.loss.backward()
-    assert next(detector.backbone.parameters()).grad.abs().max() > 0
-    assert detector.head.fc.weight.grad.abs().max() > 0
 
 
 @pytest.mark.slow
@@ -301,18 +300,6 @@ def test_a_prediction_is_evaluation_and_leaves_the_detector_as_it_was() -> None:
     assert all(tensor.equal(before[key]) for key, tensor in detector.state_dict().items())
     for found, expected in zip(prediction, detector.eval().predict_batch(x), strict=True):
         assert found.equal(expected)
-    detector.backbone.train()  # the root alone does not tell
-    assert detector.predict_batch(x).score.equal(prediction.score)
-    assert detector.backbone.training
-    assert not detector.training
-    detector.backbone.stem.register_forward_hook(fail)
-    with pytest.raises(RuntimeError, match="in the midst"):
-        detector.train().predict_batch(x)
-    assert all(module.training for module in detector.modules())
-
-
-def fail(*_: Any) -> None:
-    raise RuntimeError("in the midst")
 
 
 def test_sure_scores_do_not_tie() -> None:
@@ -327,6 +314,10 @@ def test_sure_scores_do_not_tie() -> None:
     assert scores[:2] == pytest.approx([2.0611536e-9, 7.5825604e-10], rel=1e-5, abs=0)
     distances = [1 - score for score in scores[2:]]
     assert distances == pytest.approx([2.0611536e-9, 9.3576e-14], rel=1e-2, abs=0)
+    detector = Detector(image_size=32, num_classes=3).eval()
+    nn.init.zeros_(detector.head.fc.weight)
+    detector.head.fc.bias.data = torch.tensor([-60.0, 0, 3])  # in float64 the sum is 1 + 2e-16
+    assert detector.predict_batch(images(2, 32)).score.tolist() == [1, 1]
 
 
 def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
@@ -336,13 +327,6 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
     for margin in torch.linspace(-9, 9, 50):
         detector.head.fc.bias.data = torch.stack([torch.tensor(0.0), margin])
         assert len(detector.predict_batch(images(7, 32)).score.unique()) == 1
-
-
-def test_the_scores_of_several_classes_add_up_to_1_at_most() -> None:
-    detector = Detector(image_size=32, num_classes=3).eval()
-    nn.init.zeros_(detector.head.fc.weight)
-    detector.head.fc.bias.data = torch.tensor([-60.0, 0, 3])  # in float64 the sum is 1 + 2e-16
-    assert detector.predict_batch(images(2, 32)).score.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -365,20 +349,6 @@ def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], word
     with pytest.raises(InputError, match=words) as caught:
         Detector(model, **options)
     assert_one_sentence(caught.value)
-
-
-def test_tokens_that_fill_no_square_are_no_map() -> None:
-    """Of five, four would be."""
-
-    def tokens(count: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(2), nn.Linear(32 * 32, 8), nn.Conv1d(3, count, 1))
-
-    detector = Detector(image_size=32)
-    detector.backbone = tokens(4)
-    assert detector._probe(32, "own") == ((2, 2), 8)
-    detector.backbone = tokens(5)
-    with pytest.raises(InputError, match=r"'own' has no spatial map .* output is \[5, 8\]"):
-        detector._probe(32, "own")
 
 
 def test_a_loss_goes_by_its_name_too() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from focus.config.losses import LOSSES
 from focus.errors import InputError
@@ -56,28 +55,6 @@ def test_a_saved_temperature_is_that_of_the_loss(tmp_path: Path) -> None:
     assert again.config.temperature == again.head.loss.temperature == 1.0
     images = torch.randn(3, 3, 32, 32)
     assert torch.equal(again.predict_batch(images).entropy, detector.predict_batch(images).entropy)
-
-
-def test_the_weights_of_a_scaled_loss_are_those_of_its_config_on_any_device_and_type() -> None:
-    head = FocusHead(8, 3, "focus")
-    head.scale_terms(1.0, 1.0)
-    weights = head.loss_weights
-    assert head.bfloat16().float().loss_weights.equal(weights)
-    assert head.double().loss_weights.tolist() == [1.0, 0.1, 0.0]
-    with torch.device("meta"):
-        head = FocusHead(8, 3, "focus")
-        head.scale_terms(1.0, 1.0)
-    assert head.to_empty(device="cpu").loss_weights.equal(weights)
-
-
-def test_a_parametrization_is_called_once() -> None:
-    """One that draws anew gives pooling and CAM of one forward the same weight."""
-    head, features = FocusHead(64, 5), torch.randn(4, 64, 3, 3)
-    register_parametrization(head.fc, "weight", nn.Dropout(0.5))
-    out = head(features)
-    predicted = out.logits.argmax(1)
-    expected = out.cam.mean((1, 2)) + head.fc.bias[predicted]
-    torch.testing.assert_close(expected, out.logits.max(1).values)
 
 
 @pytest.mark.slow
