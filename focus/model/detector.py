@@ -5,7 +5,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` 
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -209,7 +209,7 @@ class Detector(nn.Module):
             ImageError: a picture that cannot be decoded, or an output that is not finite.
             InputError: something that is no picture, or none at all.
         """
-        total = len(pictures) if isinstance(pictures, Sized) else None
+        total = len(pictures) if isinstance(pictures, list | tuple) else None
         parts: list[Prediction] = []
         with progress_bar(total=total, desc="scoring", unit="image", disable=not progress) as bar:
             for names, pixels in picture_batches(pictures, self.image_size, batch_size):

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
-import timm
 import torch
 from huggingface_hub import CommitInfo, HfApi, RepoUrl
 
@@ -20,7 +18,6 @@ from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 
 from ..detectors import assert_one_sentence, images, lifelike
-from ..launching import python
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,34 +123,3 @@ def test_a_model_that_is_nowhere(hub: dict[str, Any], tmp_path: Path) -> None:
         assert_one_sentence(caught.value)
     with pytest.raises(InputError, match="holds no detector"):
         Detector.from_pretrained(tmp_path)
-
-
-OFFLINE = """
-import sys, safetensors.torch
-from focus import Detector, InputError
-detector = Detector("test_resnet", image_size=64, pretrained=True)
-safetensors.torch.save_file(detector.backbone.state_dict(), sys.argv[1])
-try:
-    Detector("test_vit", pretrained=True)
-except InputError as error:
-    print(error)
-"""
-
-
-@pytest.mark.slow
-def test_pretrained_weights_come_from_the_cache_without_a_network(tmp_path: Path) -> None:
-    """One of two networks is in the Hub's cache; the other asks for a file."""
-    published = timm.create_model("test_resnet")
-    repository = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
-    (snapshot := repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
-    safetensors.torch.save_file(published.state_dict(), snapshot / "model.safetensors")
-    got = tmp_path / "got.safetensors"
-    said = python("-c", OFFLINE, got, cwd=tmp_path, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    loaded, state = safetensors.torch.load_file(got), published.state_dict()
-    assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
-    assert all(tensor.equal(state[key]) for key, tensor in loaded.items())
-    (line,) = said.splitlines()
-    assert "pretrained weights of 'test_vit' could not be loaded" in line
-    assert "--initial-checkpoint FILE" in line
