@@ -56,7 +56,8 @@ def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Anal
         values = found.figures["closed"], found.figures["open"], drawn["closed"][row]
         for array, value in zip(arrays, (*values, drawn["open"][row]), strict=True):
             array[place] = value
-    two_level = TwoLevel(*arrays, rng)
+    closed, opened, closed_drawn, opened_drawn = arrays
+    two_level = TwoLevel(closed, opened, closed_drawn, opened_drawn, rng)
     pairs = [(arm, frozen.BASELINE) for arm in arms if arm != frozen.BASELINE] + [*frozen.CONTROLS]
     found_pairs = []
     for length in lengths:
@@ -71,7 +72,7 @@ def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Anal
                         primary=(arm, other, length) == (*frozen.PRIMARY, 1),
                         matched=two_level.compare(one, two, which, matched=True),
                         plain=two_level.compare(one, two, which, matched=False),
-                        closed=t_interval(arrays[0][one, which] - arrays[0][two, which]).mean,
+                        closed=t_interval(closed[one, which] - closed[two, which]).mean,
                     )
                 )
     found_pairs.sort(key=lambda c: not c.primary)

@@ -78,8 +78,9 @@ def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> Non
         axes.margins(0.1, 0.1)
         _tidy(axes)
     weights = [_handle(colour, "o", f"{weight:g}") for weight, colour in colours.items()]
-    place = {"loc": "outside right upper", "frameon": False, "fontsize": 8}
-    figure.legend(handles=weights, title="focus weight", **place)
+    figure.legend(
+        handles=weights, title="focus weight", loc="outside right upper", frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=_DPI)
 
 
