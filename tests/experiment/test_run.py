@@ -139,9 +139,9 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_threads")
 def test_a_stopped_experiment_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
-    words = experiment(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "40")
-    folder = tmp_path / "runs" / "focus_small" / "ce-40ep-seed0"
-    log = tmp_path / "logs" / "focus_small-ce-40ep-seed0.log"
+    words = experiment(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "15")
+    folder = tmp_path / "runs" / "focus_small" / "ce-15ep-seed0"
+    log = tmp_path / "logs" / "focus_small-ce-15ep-seed0.log"
     command = [sys.executable, "-m", "focus.experiment", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 200
@@ -159,4 +159,4 @@ def test_a_stopped_experiment_saves_and_goes_on(tree: Path, tmp_path: Path) -> N
     assert main(words) == 0
     assert "resuming" in log.read_text()
     with (folder / "summary.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 40
+        assert len(list(csv.DictReader(file))) == 15

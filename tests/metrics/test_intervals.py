@@ -37,13 +37,13 @@ def drawn(
 
 
 def coverage(random: np.random.Generator, real: int, fakes: list[int], aucs: list[float]) -> float:
-    """Share of 1,000 samples whose interval of the mean AUC holds the true one."""
+    """Share of 600 samples whose interval of the mean AUC holds the true one."""
     held = 0
-    for _ in range(1000):
+    for _ in range(600):
         (given,) = drawn(random, real, fakes, aucs)
         low, high = metrics.mean_auc_interval(given) or (1, 0)
         held += low <= np.mean(aucs) <= high
-    return held / 1000
+    return held / 600
 
 
 def test_intervals_of_rates_are_scipys() -> None:
@@ -164,10 +164,10 @@ def test_intervals_of_an_auc_cover_the_true_one(random: np.random.Generator) -> 
 @pytest.mark.parametrize("n", [30, 100])
 def test_coverage_from_30_images_a_class(random: np.random.Generator, n: int) -> None:
     for auc in (0.6, 0.9, 0.98, 0.995, 0.999):
-        assert coverage(random, n, [n], [auc]) >= 0.93 - 0.016, auc  # two standard errors
+        assert coverage(random, n, [n], [auc]) >= 0.93 - 0.02, auc  # two standard errors
     # Of means over three generators, one of them perfect but for one in a thousand.
     for aucs in ([0.9, 0.9, 0.9], [0.98, 0.98, 0.98], [0.7, 0.999, 0.999]):
-        assert coverage(random, n, [n] * 3, aucs) >= 0.93 - 0.016, aucs
+        assert coverage(random, n, [n] * 3, aucs) >= 0.93 - 0.02, aucs
 
 
 @pytest.mark.slow
