@@ -1,6 +1,5 @@
 """Shared by the tests of the kernels: uninitialised memory is NaN (an integer the largest)."""
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -16,14 +15,6 @@ def temporary_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
             patch.setenv(name, str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def frozen_imports() -> Iterator[None]:
-    """Keep what torch and others made when imported: no search for garbage goes through it."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -143,8 +143,6 @@ def _quicken(patch: pytest.MonkeyPatch, check_overflow: bool) -> None:
     )
     patch.setattr(tl.block_type, "__init__", _block_type_once())
     patch.setattr(tl.tensor, "__init__", _tensor_once())
-    semantic = type(module.interpreter_semantic)
-    patch.setattr(semantic, "broadcast_impl_value", _broadcast_where_shapes_differ())
 
 
 def _block_type_once() -> Callable[..., None]:
@@ -201,21 +199,6 @@ def _interpreted(function: Callable[..., Any]) -> Any:
     from triton.runtime.interpreter import InterpretedFunction
 
     return InterpretedFunction(function)
-
-
-def _broadcast_where_shapes_differ() -> Callable[..., tuple[Any, Any]]:
-    """``broadcast_impl_value``, which compares shapes as Python objects, size by size."""
-    from triton.language.semantic import TritonSemantic
-
-    broadcast = TritonSemantic.broadcast_impl_value
-
-    def quick(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any]:
-        one, other = lhs.type, rhs.type
-        if one.is_block() and other.is_block() and one.shape.values == other.shape.values:
-            return lhs, rhs
-        return broadcast(self, lhs, rhs)
-
-    return quick
 
 
 def _restore(owner: Any, attributes: dict[str, Any]) -> None:

@@ -7,45 +7,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from .cases import (
-    CAM_CLASSES,
-    FORMS,
-    GPU_TILES,
-    HEAD,
-    LEVELS,
-    MAPS,
-    SHAPES,
-    Case,
-    Form,
-    assert_cam_entropy,
-    assert_class_activation,
-    assert_focus_head,
-    in_interpreter,
-    in_pytorch,
-    make_inputs,
-    pairwise,
-)
+from . import cases
+from .cases import FORMS, GPU_TILES, SHAPES, Form, assert_cam_entropy, assert_focus_head, pairwise
 
-SMALL: Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
+SMALL: cases.Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
 SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
 LAYOUTS = ("nchw", "channels_last", "offset")
 EVERY = 20
 """The quick suite takes every so many cases of a pairwise cover in the interpreter."""
 
 
-def covered(form: Form, factors: dict[str, tuple[Any, ...]], *, rest: bool = False) -> list[Case]:
+def covered(
+    form: Form, factors: dict[str, tuple[Any, ...]], *, rest: bool = False
+) -> list[cases.Case]:
     """Return cases of a pairwise cover: all in torch calls, some or the rest in the interpreter."""
     if form.backend == "eager":
-        return pairwise(factors, in_pytorch)[:: 3 if form.device == "cpu" else 1]
-    cases = pairwise(factors, in_interpreter)
+        return pairwise(factors, cases.in_pytorch)[:: 3 if form.device == "cpu" else 1]
+    found = pairwise(factors, cases.in_interpreter)
     if form.device == "cuda":
-        return cases
-    return [case for n, case in enumerate(cases) if (n % EVERY > 0) == rest]
+        return found
+    return [case for n, case in enumerate(found) if (n % EVERY > 0) == rest]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_focus_head(form: Form) -> None:
-    for case in covered(form, HEAD):
+    for case in covered(form, cases.HEAD):
         assert_focus_head(form, case, reduction="none")
 
 
@@ -58,23 +44,23 @@ def test_cam_entropy(form: Form) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_class_activation(form: Form) -> None:
     for case in covered(form, SHAPES)[::2]:
-        assert_class_activation(form, case)
+        cases.assert_class_activation(form, case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("compare", "factors", "part"),
     [
-        *((assert_focus_head, HEAD, part) for part in range(4)),
+        *((assert_focus_head, cases.HEAD, part) for part in range(4)),
         *((assert_cam_entropy, SHAPES, part) for part in range(2)),
-        (assert_class_activation, SHAPES, 0),
+        (cases.assert_class_activation, SHAPES, 0),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_the_whole_cover_interpreted(
     compare: Callable[..., None], factors: dict[str, tuple[Any, ...]], part: int
 ) -> None:
-    parts = 4 if factors is HEAD else 2
+    parts = 4 if factors is cases.HEAD else 2
     for case in covered(Form("triton"), factors, rest=True)[part::parts]:
         compare(Form("triton"), case)
 
@@ -95,7 +81,7 @@ def test_corners(form: Form) -> None:
 
 
 # More than one tile of a GPU in each direction, and the edges of vectors.
-TILES: tuple[Case, ...] = (
+TILES: tuple[cases.Case, ...] = (
     {"batch": 5, "channels": 72, "grid": (7, 7), "classes": 2, "dtype": torch.bfloat16},
     {"batch": 3, "channels": 24, "grid": (5, 13), "classes": 4, "dtype": torch.float16},
     # More than one block of cells, the last one cut.
@@ -125,35 +111,24 @@ def test_more_tiles_of_a_gpu(layout: str) -> None:
         assert_focus_head(GPU_TILES, SMALL | corner | {"layout": layout})
     case = SMALL | {"batch": 2, "grid": (12, 13), "channels": 20, "layout": layout}
     for classes in (1, 3, 17):
-        assert_class_activation(GPU_TILES, case | {"classes": classes})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("splits", [1, 2, 100])
-def test_any_number_of_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from focus.kernels import triton_maps
-
-    monkeypatch.setattr(triton_maps, "default_splits", lambda *_: splits)
-    for cam_class, classes in zip(CAM_CLASSES, (3, 17, 3), strict=True):
-        sizes = {"batch": 3, "channels": 100, "grid": (5, 5), "classes": classes}
-        assert_focus_head(GPU_TILES, SMALL | sizes | {"cam_class": cam_class})
+        cases.assert_class_activation(GPU_TILES, case | {"classes": classes})
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_parts_of_the_batch_in_torch_calls(layout: str, small_parts: None) -> None:
     form, case = Form("eager"), SMALL | {"layout": layout}
-    for batch, cam_class in zip((0, 1, 7), CAM_CLASSES, strict=True):
+    for batch, cam_class in zip((0, 1, 7), cases.CAM_CLASSES, strict=True):
         for dtype in (torch.float32, torch.bfloat16):
             assert_focus_head(form, case | {"batch": batch, "cam_class": cam_class, "dtype": dtype})
     shape = {name: value for name, value in case.items() if name in SHAPES} | {"batch": 7}
     assert_cam_entropy(form, shape)
-    assert_class_activation(form, shape)
+    cases.assert_class_activation(form, shape)
 
 
 OPTIONS = {
-    "level": LEVELS,
-    "cam_class": CAM_CLASSES,
-    "maps": MAPS,
+    "level": cases.LEVELS,
+    "cam_class": cases.CAM_CLASSES,
+    "maps": cases.MAPS,
     "reduction": ("mean", "sum", "none"),
     "class_weight": (None, (0.5, 2.0, 0.0)),
     "label_smoothing": (0.0, 0.2),
@@ -175,7 +150,7 @@ def test_options(form: Form) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_settings_as_tensors_and_of_each_sample(form: Form) -> None:
     target = torch.linspace(0.3, 0.9, SMALL["batch"], device=form.device)
-    for maps in MAPS:
+    for maps in cases.MAPS:
         assert_focus_head(form, SMALL | {"maps": maps}, entropy_target=target)
     numbers = {"focus_weight": 0.5, "saliency_weight": 2.0, "temperature": 2.5}
     numbers |= {"entropy_target": 0.4, "label_smoothing": 0.1, "classification_weight": 0.3}
@@ -202,7 +177,7 @@ def test_small_tensors_of_any_strides(form: Form, arranged: Callable[[Tensor], T
     """Kernels read all but features and weight one element after the other."""
     for classes, reduction in ((2, "mean"), (17, "none")):
         case = SMALL | {"classes": classes, "weight_dtype": "float32"}
-        inputs = make_inputs(case, form.device)
+        inputs = cases.make_inputs(case, form.device)
         for name in ("bias", "index", "saliency", "mask"):
             setattr(inputs, name, arranged(getattr(inputs, name)))
         inputs.weight = inputs.weight.T.contiguous().T
@@ -214,21 +189,3 @@ def test_small_tensors_of_any_strides(form: Form, arranged: Callable[[Tensor], T
         assert_focus_head(form, case, inputs, **more)
         target = arranged(torch.linspace(0.3, 0.9, case["batch"], device=form.device))
         assert_focus_head(form, case, inputs, **more, entropy_target=target)
-
-
-def test_the_cover_lets_any_two_values_meet() -> None:
-    import itertools
-
-    met = {
-        pair
-        for case in pairwise(HEAD, in_interpreter)
-        for pair in itertools.combinations(case.items(), 2)
-    }
-    every = {
-        ((one, v), (other, w))
-        for one, other in itertools.combinations(HEAD, 2)
-        for v, w in itertools.product(HEAD[one], HEAD[other])
-    }
-    # Contrast needs two classes, and the interpreter few rows of W.
-    left_out = {(("batch", batch), ("classes", 1000)) for batch in (3, 20, 128)}
-    assert every - met == left_out | {(("classes", 1), ("cam_class", "contrast"))}

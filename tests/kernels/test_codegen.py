@@ -19,7 +19,6 @@ import triton.language as tl
 from triton import knobs
 
 from bench import codegen
-from bench.machine_code import arguments_by_line
 
 from .cases import HEAD, Case, name_of, pairwise, run_on_meta
 
@@ -123,16 +122,11 @@ def test_forward_of_two_and_backward_of_several_classes_meet_the_limits() -> Non
         ("sm_90", "bf16", "nchw", (7, 7)),
         ("sm_80", "fp32", "channels_last", (10, 10)),
         ("gfx942", "bf16", "nchw", (8, 8)),
+        ("sm_100", "bf16", "channels_last", (64, 64)),
     ],
 )
 def test_all_kernels_meet_the_limits(target: str, dtype: str, layout: str, grid: Any) -> None:
     assert assert_limits([target], [grid], [layout], [dtype]) == READ_FEATURES
-
-
-@pytest.mark.slow
-def test_large_grids_take_no_more_registers_or_shared_memory() -> None:
-    """Tiles are of blocks of the cells: only what holds a whole CAM grows, by its warps."""
-    assert_limits(["sm_90"], [(64, 64)], ["channels_last"], ["bf16"])
 
 
 def test_an_entropy_is_rounded_before_its_target_is_subtracted() -> None:
@@ -148,34 +142,6 @@ def test_an_entropy_is_rounded_before_its_target_is_subtracted() -> None:
     names = [found[1] for found in map(used.search, text.splitlines()) if found]
     assert names.count("mul") >= 2  # the CAM's entropy and the human map's
     assert "fma" not in names
-
-
-def test_a_number_names_another_value_in_each_region() -> None:
-    ttir = """
-tt.func public @k(%x_ptr: !tt.ptr<f32> loc("x_ptr"), %y_ptr: !tt.ptr<f32> loc("y_ptr")) {
-  scf.if %c {
-    %0 = tt.splat %x_ptr : !tt.ptr<f32> -> tensor<8x!tt.ptr<f32>> loc(#loc)
-    %1 = tt.addptr %0, %p : tensor<8x!tt.ptr<f32>>, tensor<8xi32> loc(#loc)
-    %v = tt.load %1 : tensor<8x!tt.ptr<f32>> loc(#loc1)
-  }
-  scf.if %c {
-    %0 = tt.load %x_ptr : !tt.ptr<f32> loc(#loc2)
-    %1 = arith.muli %s, %p : i64 loc(#loc)
-    %2 = tt.addptr %y_ptr, %1 : !tt.ptr<f32>, i64 loc(#loc)
-    %3 = tt.addptr %2, %0 : !tt.ptr<f32>, i64 loc(#loc)
-    tt.store %3, %v : !tt.ptr<f32> loc(#loc3)
-  }
-}
-#loc = loc("few.py":1:0)
-#loc1 = loc("few.py":2:0)
-#loc2 = loc("few.py":3:0)
-#loc3 = loc("few.py":4:0)
-"""
-    assert arguments_by_line(ttir) == {
-        ("load", "few.py:2"): {"x_ptr"},
-        ("load", "few.py:3"): {"x_ptr"},
-        ("store", "few.py:4"): {"y_ptr"},
-    }
 
 
 # What the interpreter runs, a compiler may refuse: it has no types to agree on after a branch, and

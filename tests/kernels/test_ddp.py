@@ -25,34 +25,26 @@ def detector() -> Detector:
     return Detector(image_size=32, loss=loss).eval()
 
 
-def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images, targets, human maps, and which samples have one: one here, three there."""
+def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
+    """Return loss, terms and gradients by name; one map is in the first half, three are beyond."""
     draw = torch.Generator().manual_seed(1)
     mask = torch.tensor([False, True, False, False, True, True, False, True])
     images = torch.randn(SAMPLES, 3, 32, 32, generator=draw)
     target = torch.randint(2, (SAMPLES,), generator=draw)
-    return images, target, torch.rand(SAMPLES, 4, 4, generator=draw), mask
-
-
-def step(model: nn.Module, rows: slice) -> dict[str, Tensor]:
-    """Loss, terms and gradients by name."""
-    out = model(*(tensor[rows] for tensor in batch()))
+    batch = images, target, torch.rand(SAMPLES, 4, 4, generator=draw), mask
+    out = model(*(tensor[rows] for tensor in batch))
     out.loss.backward()
     gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
     return {"loss": out.loss.detach()} | {n: getattr(out, n) for n in TERMS} | gradients
 
 
 def work(folder: Path) -> None:
-    """One of the processes: its half of the batch, through gloo on the CPU."""
+    """Train on one process's half of the batch, through gloo on the CPU."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    assert processes == PROCESSES
-    half = SAMPLES // processes
-    found = step(
-        nn.parallel.DistributedDataParallel(detector()), slice(rank * half, (rank + 1) * half)
-    )
-    torch.save(found, folder / f"{rank}.pt")
+    rank, half = torch.distributed.get_rank(), SAMPLES // PROCESSES
+    model = nn.parallel.DistributedDataParallel(detector())
+    torch.save(step(model, slice(rank * half, (rank + 1) * half)), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -71,16 +63,12 @@ def test_two_processes_give_what_one_gives_on_the_whole_batch(
     assert parts[0]["loss"] != parts[1]["loss"]
     mean = torch.stack([part["loss"] for part in parts]).mean()
     torch.testing.assert_close(mean, whole["loss"], rtol=1e-6, atol=0)
-    for name in TERMS:
-        joined = torch.cat([part[name] for part in parts])
-        torch.testing.assert_close(joined, whole[name], rtol=1e-6, atol=1e-6, msg=name)
-    parameters = set(whole) - {"loss", *TERMS}
-    assert len(parameters) == len(list(detector().parameters()))
-    for name in parameters:
+    for name in set(whole) - {"loss"}:
         top = float(whole[name].abs().max())
         assert top > 0, name
-        for part in parts:
-            torch.testing.assert_close(part[name], whole[name], rtol=0, atol=1e-6 * top, msg=name)
+        found = [torch.cat([part[name] for part in parts])]
+        for tensor in found if name in TERMS else [part[name] for part in parts]:
+            torch.testing.assert_close(tensor, whole[name], rtol=0, atol=2e-6 * top, msg=name)
 
 
 if __name__ == "__main__":

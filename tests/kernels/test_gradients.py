@@ -6,25 +6,12 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from focus.kernels import cam_entropy, focus_head, use_backend
+from focus.kernels import cam_entropy, focus_head
 
-from .cases import (
-    CAM_CLASSES,
-    FORMS,
-    LAYOUTS,
-    LEVELS,
-    MAPS,
-    REFERENCE,
-    WITH_REFERENCE,
-    Case,
-    Form,
-    head_options,
-    make_inputs,
-    pairwise,
-    random_like,
-)
+from . import cases
+from .cases import FORMS, REFERENCE, WITH_REFERENCE, Form, head_options, make_inputs, random_like
 
-TINY: Case = {"batch": 2, "channels": 2, "grid": (2, 2), "classes": 3, "dtype": torch.float64}
+TINY: cases.Case = {"batch": 2, "channels": 2, "grid": (2, 2), "classes": 3, "dtype": torch.float64}
 TINY |= {"weight_dtype": "own", "level": "minimize", "cam_class": "true", "maps": "maps"}
 REFUSED = "no autograd formula was registered"
 
@@ -40,10 +27,10 @@ def test_cam_entropy(form: Form) -> None:
 
 
 OPTIONS = {
-    "layout": LAYOUTS,
-    "level": LEVELS,
-    "cam_class": CAM_CLASSES,
-    "maps": MAPS,
+    "layout": cases.LAYOUTS,
+    "level": cases.LEVELS,
+    "cam_class": cases.CAM_CLASSES,
+    "maps": cases.MAPS,
     # Each number has a backward of its own.
     "classes": (3, 5, 17),
 }
@@ -53,7 +40,7 @@ OPTIONS = {
 def test_focus_head(form: Form) -> None:
     """In the interpreter one case in five, by a random direction: a launch takes milliseconds."""
     slow = form.backend == "triton"
-    for options in pairwise(OPTIONS, bool)[:: 5 if slow else 1]:
+    for options in cases.pairwise(OPTIONS, bool)[:: 5 if slow else 1]:
         case = TINY | options
         inputs = make_inputs(case, form.device)
         keywords = head_options(case, inputs) | {"reduction": "none", "label_smoothing": 0.1}
@@ -144,20 +131,6 @@ def test_second_derivative_by_the_bias(form: Form) -> None:
             assert second.count_nonzero()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_graph_of_the_backward_leaves_the_gradients_as_they_are(form: Form) -> None:
-    inputs = make_inputs(TINY, form.device)
-    inputs.bias[0] = -float("inf")  # its class is as good as none
-    leaves = inputs.features.requires_grad_(), inputs.weight, inputs.bias.requires_grad_()
-    index = torch.ones_like(inputs.index)
-    with form.active():
-        loss = focus_head(*leaves, index, focus_weight=1).loss
-        wanted = leaves[0], leaves[2]
-        expected = torch.autograd.grad(loss, wanted, retain_graph=True)
-        found = torch.autograd.grad(loss, wanted, create_graph=True)
-    assert all(map(torch.equal, found, expected))
-
-
 def assert_second_derivative(form: Form, loss: torch.Tensor, leaves: tuple) -> None:
     """A gradient penalty is right by the reference, and an error elsewhere: never wrong."""
     grads = torch.autograd.grad(loss, leaves, create_graph=True)
@@ -187,17 +160,3 @@ def test_maps_targets_and_weights_get_no_gradient(form: Form) -> None:
         ).loss.backward()
     assert features.grad is not None
     assert [name for name, tensor in others.items() if tensor.grad is not None] == []
-
-
-def test_the_gradient_of_a_function_is_the_references() -> None:
-    inputs = make_inputs(TINY, "cpu")
-
-    def loss(weight: torch.Tensor) -> torch.Tensor:
-        return focus_head(inputs.features, weight, inputs.bias, inputs.index, focus_weight=0.5).loss
-
-    weight = inputs.weight.clone().requires_grad_()
-    with use_backend("reference"):
-        found = torch.func.grad(loss)(inputs.weight)
-    with use_backend("eager"):
-        loss(weight).backward()
-    torch.testing.assert_close(found, weight.grad)

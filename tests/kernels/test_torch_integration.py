@@ -15,22 +15,8 @@ from torch._dynamo.utils import counters
 from focus import Detector, LossConfig
 from focus.kernels import cam_entropy, class_activation, eager, focus_head
 
-from .cases import (
-    EAGER,
-    FORMS,
-    INTERPRETER,
-    REFERENCE,
-    SHAPES,
-    SLOW_INTERPRETED,
-    WITH_REFERENCE,
-    Case,
-    Form,
-    Inputs,
-    head_options,
-    make_inputs,
-    run_cam_entropy,
-    run_focus_head,
-)
+from . import cases
+from .cases import EAGER, FORMS, REFERENCE, Case, Form, head_options, make_inputs, run_cam_entropy
 from .tolerances import assert_close
 
 SMALL: Case = {"batch": 3, "channels": 8, "grid": (3, 3), "classes": 2}
@@ -53,7 +39,7 @@ class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
 
 CHANGES: list[Case] = [
     {"layout": "channels_last", "dtype": torch.bfloat16},
-    *({"layout": layout} for layout in SHAPES["layout"]),
+    *({"layout": layout} for layout in cases.SHAPES["layout"]),
     {"batch": 0},
     {"grid": (1, 1)},
     {"maps": "no maps", "level": "hinge", "cam_class": "contrast"},
@@ -80,7 +66,7 @@ def opcheck(form: Form, change: Case) -> None:
     with form.active():
         with Recorder() as recorder:
             run_cam_entropy(form, inputs)
-            run_focus_head(form, inputs, **head_options(case, inputs))
+            cases.run_focus_head(form, inputs, **head_options(case, inputs))
             weight = inputs.weight.detach().requires_grad_()
             focus_head(inputs.features, weight, inputs.bias, inputs.index).loss.backward()
             class_activation(inputs.features, inputs.weight, None, inputs.index[:, None])
@@ -97,7 +83,7 @@ def test_operators_pass_opcheck(form: Form) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [EAGER, INTERPRETER])
+@pytest.mark.parametrize("form", [EAGER, cases.INTERPRETER])
 def test_operators_pass_opcheck_in_other_cases(form: Form) -> None:
     for change in CHANGES[1:]:
         opcheck(form, change)
@@ -151,23 +137,13 @@ def loss_and_gradients(model: nn.Module, batch: tuple[Tensor, ...]) -> list[Tens
 @pytest.mark.parametrize("head", [by_cam_entropy, by_focus_head])
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_model_gives_the_same_in_one_graph(form: Form, head) -> None:
-    assert_compiles(form, head, "aot_eager", dynamic=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_model_compiled_by_inductor_gives_the_same(dynamic: bool) -> None:
-    assert_compiles(EAGER.values[0], by_focus_head, INDUCTOR, dynamic)
-
-
-def assert_compiles(form: Form, head, compiler: str, dynamic: bool) -> None:
     torch.compiler.reset()
     model = Model(head).to(form.device)
-    compiled = torch.compile(model, fullgraph=True, backend=compiler, dynamic=dynamic)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     counters.clear()
     # Sizes of a batch that are the size of nothing else, which torch would tie together.
     with form.active():
-        for size in (5, 7) if dynamic else (5,):
+        for size in (5, 7):
             batch = batch_of(size, form.device)
             expected = loss_and_gradients(model, batch)
             for one, other in zip(loss_and_gradients(compiled, batch), expected, strict=True):
@@ -215,20 +191,17 @@ def test_compiled_detector_gives_the_same_at_any_batch_size(
     assert found == graphs
 
 
-@pytest.mark.parametrize("form", SLOW_INTERPRETED)
+@pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
 def test_compiled_class_activation_is_one_graph_for_all_batches(
     form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a compiled detector validates: one for the first batch size, one more for all others.
-
-    A class that does not exist, of which nobody can look, is NaN as on a GPU.
-    """
+    """As a compiled detector validates: one for the first batch size, one more for all others."""
     monkeypatch.setattr(eager, "PART_ELEMENTS", 300)  # of 72 a sample: one, two and five parts
     torch.compiler.reset()
     counters.clear()
 
     @torch.compile(fullgraph=True, backend="aot_eager")
-    def compiled(inputs: Inputs, classes: Tensor) -> tuple[Tensor, ...]:
+    def compiled(inputs: cases.Inputs, classes: Tensor) -> tuple[Tensor, ...]:
         return class_activation(inputs.features, inputs.weight, inputs.bias, classes)
 
     for batch, graphs in ((5, 1), (7, 2), (20, 2)):
@@ -237,12 +210,7 @@ def test_compiled_class_activation_is_one_graph_for_all_batches(
         with form.active():
             plain = class_activation(inputs.features, inputs.weight, inputs.bias, classes)
             torch.testing.assert_close(compiled(inputs, classes), tuple(plain))
-            classes[1, 1], classes[2, 1] = -1, 2
-            logits, cams, _ = compiled(inputs, classes)
         assert counters["stats"]["unique_graphs"] == graphs
-        torch.testing.assert_close(logits, plain[0])
-        assert cams[1:3, 1].isnan().all()
-        torch.testing.assert_close(cams[:, 0], plain[1][:, 0])
 
 
 class Activation(torch.nn.Module):
@@ -309,7 +277,7 @@ def test_weights_that_change_with_each_step_compile_once(form: Form, number, fra
     assert len(values) == 8
 
 
-@pytest.mark.parametrize("form", WITH_REFERENCE)
+@pytest.mark.parametrize("form", cases.WITH_REFERENCE)
 def test_autocast_does_not_reach_into_the_operations(form: Form) -> None:
     def results() -> list[Tensor]:
         with form.active():
@@ -317,7 +285,7 @@ def test_autocast_does_not_reach_into_the_operations(form: Form) -> None:
             activation = class_activation(*arguments)
         if form == REFERENCE:
             return [*activation]
-        head = run_focus_head(form, inputs, **options)
+        head = cases.run_focus_head(form, inputs, **options)
         return [*activation, *head.values(), *run_cam_entropy(form, inputs).values()]
 
     for dtype in (torch.float32, torch.bfloat16):
