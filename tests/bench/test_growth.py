@@ -18,17 +18,6 @@ def test_the_slope_of_a_power_is_its_exponent(power: float) -> None:
     assert growth.fit(sizes, values) == pytest.approx((power, power, power))
 
 
-def test_fixed_costs_flatten_a_slope_and_noise_widens_its_interval() -> None:
-    sizes = [1, 2, 4]
-    values = np.array([10.0 + size for size in sizes])[:, None].repeat(9, 1)
-    slope, low, high = growth.fit(sizes, values)
-    assert slope == pytest.approx(0.174, abs=0.001)  # log(14 / 11) / log 4 between the ends
-    assert low == high == pytest.approx(slope)
-    noisy = values * np.random.default_rng(1).uniform(0.5, 2, values.shape)
-    slope, low, high = growth.fit(sizes, noisy)
-    assert low < slope < high
-
-
 @pytest.mark.usefixtures("plain_cpu")
 def test_the_program_writes_slopes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     points = {"batch": [Point(batch, 512, 49) for batch in (20, 40, 80)]}

@@ -6,25 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from ..launching import CHECKOUT
 
 everything = importlib.import_module("bench.__main__")
-
-
-@pytest.mark.slow
-def test_a_program_that_fails_does_not_stop_the_next(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    # Neither takes minutes: the one does not exist, the other does not know the flags.
-    monkeypatch.setattr(everything, "PROGRAMS", ("nothing", "plot"))
-    monkeypatch.setattr(sys, "argv", ["bench", "--short", "--output", str(tmp_path / "a")])
-    assert everything.main() == 1
-    out, err = capfd.readouterr()
-    assert out.splitlines() == ["bench.nothing", "bench.plot"]
-    assert "No module named bench.nothing" in err
-    assert err.endswith("error: failed: nothing, plot; see above\n")
 
 
 def test_a_checkout_that_is_not_installed_is_said_in_a_line(tmp_path: Path) -> None:

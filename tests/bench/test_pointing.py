@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.pointing import artefact_cells, map_rows, measure, peak_rows
+from bench.pointing import artefact_cells, measure, peak_rows
 from focus.data.demo import demo_manifest
 from focus.data.manifest import Manifest, Sample
 
@@ -52,15 +52,6 @@ def test_peaks_that_look_at_no_image() -> None:
     }
 
 
-def test_maps_that_look_at_no_image() -> None:
-    """Two images whose maps are one cell each; training has the first one's."""
-    maps = np.zeros((2, 2, 2))
-    maps[0, 0, 0] = maps[1, 1, 1] = 1
-    found = {row.peak: (row.hit, row.cosine) for row in map_rows(maps, maps[:1])}
-    assert found["fixed cell"] == found["mean map"] == (0.5, 0.5)
-    assert found["other's map"] == (0.0, 0.0)
-
-
 @pytest.mark.slow
 def test_the_file_is_what_the_demo_set_gives() -> None:
     measured = [(r.peak, str(r.n), str(r.hit)) for r in measure(demo_manifest(progress=False), 8)]
@@ -88,10 +79,3 @@ def test_the_documents_say_what_the_file_says(document: str) -> None:
     assert f"the fixed cell hits {of('map_hit', 'validation', 'fixed cell')}" in text
     cosine = of("map_hit", "validation", "other's map", "cosine")
     assert f"has a `map_cosine` of {cosine}" in text
-
-
-def test_no_loss_of_the_experiment_reaches_the_fixed_cell() -> None:
-    with (CHECKOUT / "bench/results/experiment-table.csv").open(newline="") as lines:
-        means = [r for r in csv.DictReader(lines) if r["figure"] == "pointing_open"]
-    assert len(means) > 10
-    assert max(float(r["mean"]) for r in means) < float(of("pointing_hit", "open", "fixed cell"))

@@ -99,6 +99,7 @@ def run_python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_import_of_the_package_imports_neither_triton_nor_a_kernel() -> None:
     ended = run_python("""
         import sys
@@ -109,6 +110,7 @@ def test_import_of_the_package_imports_neither_triton_nor_a_kernel() -> None:
     assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
 
 
+@pytest.mark.slow
 def test_everything_but_triton_runs_where_triton_cannot_be_imported() -> None:
     # The first call of any registered operator makes torch itself import triton, if it can.
     ended = run_python("""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ import triton
 import triton.language as tl
 
 from bench import traffic
-from bench.interpreter_counter import BadAccess, Extent, measure
+from bench.interpreter_counter import BadAccess, measure
 from focus.kernels import class_activation, focus_head
 
 from . import cases
@@ -79,19 +78,6 @@ def test_a_load_out_of_bounds_is_refused() -> None:
             measure(step, features)
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced", "expanded", "offset"])
-def test_the_elements_of_a_view_are_in_bounds_and_nothing_else_is(layout: str) -> None:
-    view = cases.arrange(torch.randn(2, 3, 4, 5), layout)
-    starts = {
-        view.data_ptr()
-        + 4 * sum(i * stride for i, stride in zip(place, view.stride(), strict=True))
-        for place in np.ndindex(view.shape)
-    }
-    span = np.arange(min(starts) - 64, max(starts) + 64)
-    held = span[Extent("view", view).holds(span)]
-    assert set(held.tolist()) == {start + byte for start in starts for byte in range(4)}
-
-
 def test_torch_calls_are_counted_also_within_registered_operators() -> None:
     source = torch.randn(30, 20)
 
@@ -118,7 +104,7 @@ def test_torch_calls_are_counted_also_within_registered_operators() -> None:
 
 
 STEP = traffic.Case(20, 1024, 2, "bf16", "channels_last")
-SMALL = STEP._replace(batch=3, channels=256)
+SMALL = STEP._replace(batch=3, channels=64)
 
 
 def test_every_usage_reads_the_features_and_writes_their_gradient_as_often_as_it_may() -> None:
@@ -128,7 +114,7 @@ def test_every_usage_reads_the_features_and_writes_their_gradient_as_often_as_it
 
 @pytest.mark.parametrize("classes", [5, 16, 17, 1000])
 def test_many_classes_read_the_features_no_more_often(classes: int) -> None:
-    case = SMALL._replace(classes=classes, layout="nchw", dtype="fp32", channels=64)
+    case = SMALL._replace(classes=classes, layout="nchw", dtype="fp32")
     assert traffic.count("focus_head step", case).faults == ()
 
 
@@ -163,7 +149,7 @@ def test_launches() -> None:
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 def test_no_scale_costs_a_pass_over_the_features(layout: str) -> None:
     """An upstream gradient of each sample, and a scale, come into what the kernels write anyway."""
-    case = SMALL._replace(layout=layout, channels=64)
+    case = SMALL._replace(layout=layout)
     inputs = traffic.make_inputs(case)
     upstream, scale = torch.linspace(-1, 2, case.batch), torch.tensor(3.0)
 
@@ -215,9 +201,11 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
-@pytest.mark.parametrize(
-    ("batch", "channels", "classes"), [(1, 256, 2), (9, 48, 3), (17, 24, 5), (3, 40, 17)]
-)
+ORDERED = [(1, 192, 2), (3, 40, 17)]
+SLOW_ORDERED = [pytest.param(*case, marks=pytest.mark.slow) for case in ((9, 48, 3), (17, 24, 5))]
+
+
+@pytest.mark.parametrize(("batch", "channels", "classes"), ORDERED + SLOW_ORDERED)
 def test_any_order_of_programs_gives_the_same_bits(batch: int, channels: int, classes: int) -> None:
     case = HEAD | {"batch": batch, "channels": channels, "classes": classes}
     expected = results(case)
@@ -334,7 +322,7 @@ BOUNDS: tuple[Case, ...] = (
     {"batch": 1, "channels": 1040, "grid": (7, 7), "classes": 2, "layout": "channels_last"},
 )
 BOUNDS_CASES = [
-    pytest.param(case, dtype, marks=() if n % 5 == 0 else pytest.mark.slow)
+    pytest.param(case, dtype, marks=() if n in (0, 5) else pytest.mark.slow)
     for n, (case, dtype) in enumerate(
         (case, dtype) for case in BOUNDS for dtype in (torch.bfloat16, torch.float32)
     )
