@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from focus.config.command_line import Command, run_command
+from focus.config.command_line import Command, Commands, run_command
 from focus.data.__main__ import COMMANDS as DATA_COMMANDS
 
-COMMANDS = {
+COMMANDS: Commands = {
     "train": Command(
         "focus.config.train:TrainConfig",
         "focus.training.run:train",

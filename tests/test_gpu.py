@@ -40,7 +40,6 @@ def test_a_run_from_dry_run_to_evaluation(device: str, words: list[str], tmp_pat
     said = on(device, "train.py", *flags, "--dry-run")
     assert f"device {device}" in said
     assert f"head: {'triton' if device == 'cuda' else 'eager'}" in said
-    assert ("kernel launches: none" in said) == (device == "cpu")
 
     on(device, "train.py", *flags)
     run = tmp_path / "first"

@@ -18,7 +18,8 @@ from PIL import Image
 
 from focus.config.command_line import load_config
 from focus.config.command_line import run as run_program
-from focus.config.train import EvaluateConfig, TrainConfig, resolve
+from focus.config.evaluate import EvaluateConfig
+from focus.config.train import TrainConfig, resolve
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.model.detector import Detector
@@ -189,8 +190,3 @@ def test_images_are_squashed_and_normalised_as_the_weights_want_it(
     unit = torch.tensor(np.asarray(squashed)) / 255
     expected = (unit - torch.tensor(mean)) / torch.tensor(std)
     torch.testing.assert_close(data[0].images, expected.permute(2, 0, 1), atol=1e-5, rtol=0)
-
-
-def test_the_size_of_a_network_does_not_depend_on_the_tag_of_its_weights() -> None:
-    for model, size in (("inception_v3", 299), ("inception_v3.tv_in1k", 299), ("resnet50", 224)):
-        assert resolve(TrainConfig(model=model, data=("x.csv",))).image_size == size

@@ -136,8 +136,6 @@ TREES: dict[str, Tree] = {
         "album/notes.txt": "Summer.",
         "loop ->": ".",
         "album/again ->": "../album",
-        "itself.png ->": "itself.png",
-        "itself ->": "itself",
         "gone.png ->": "nowhere.png",
         "new\nline.png": "face 4",
         os.fsdecode(b"latin1-\xe9.png"): "face 5",

@@ -38,13 +38,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="DataclassInstance")
 
-SWITCH = {
-    "true": "True",
-    "yes": "True",
-    "on": "True",
-    "false": "False",
-    "no": "False",
-    "off": "False",
+_SWITCH = {
+    **dict.fromkeys(("true", "yes", "on"), "True"),
+    **dict.fromkeys(("false", "no", "off"), "False"),
 }
 _DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": {each.name for each in fields(Recipe)}}
 
@@ -71,13 +67,14 @@ def parse(
     words, given, files = _split(sys.argv[1:] if argv is None else argv, types)
     values: dict[str, Any] = {}
     for path in files:
-        values = _overlaid(values, found := read_yaml(path, types)) | found
+        values = _overlaid(values, more := read_yaml(path, types)) | more
     values = {n: v for n, v in _overlaid(values, given).items() if n not in given}
-    from_files, _, _ = _split(list(_as_words(values, config_class, words)), types)
+    alone = not words or words[0].startswith("-")  # no paths stand before the flags
+    from_files, _, _ = _split(list(_as_words(values, config_class, alone)), types)
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            options, unknown = tyro.cli(
+            found, unknown = tyro.cli(
                 _options(config_class),
                 prog=prog or Path(sys.argv[0]).name,
                 description=description,
@@ -95,10 +92,9 @@ def parse(
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
             raise InputError(f"{word!r} stands alone: write it behind its flag, as in --data PATH.")
-        flags = [*map(flag, types), "--config", "--help"]
-        meant = did_you_mean(word.replace("_", "-"), flags)
+        meant = did_you_mean(word.replace("_", "-"), [*map(flag, types), "--config", "--help"])
         raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
-    groups = [vars(group) for title, group in vars(options).items() if title != "file"]
+    groups = [vars(group) for title, group in vars(found).items() if title != "file"]
     return config_class(**{name: value for group in groups for name, value in group.items()})
 
 
@@ -145,13 +141,14 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
     if isinstance(command, Mapping):
         run_command(f"{prog} {name}", command, argv[1:])
     elif command is not None:
-        function = command.function
-
-        def main(config: "DataclassInstance") -> None:
-            _load(function)(config)  # imports torch and all: --help does without
-
-        about, config_class = command.help, _load(command.config)
-        run(main, config_class, description=about, argv=argv[1:], prog=f"{prog} {name}")
+        function, about = command.function, command.help
+        run(
+            lambda config: _load(function)(config),  # imports torch and all: --help does without
+            _load(command.config),
+            description=about,
+            argv=argv[1:],
+            prog=f"{prog} {name}",
+        )
     elif name in ("", "-h", "--help"):
         print(f"usage: {prog} COMMAND [flags]\n")
         for each, command in commands.items():
@@ -186,19 +183,13 @@ def read_yaml(path: str, types: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"--config {path} cannot be read: {reason}; give a YAML file.") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds no `name: value` lines: give it some.")
-    version = content.pop("version", str(CONFIG_VERSION))
-    if version != str(CONFIG_VERSION):
-        raise InputError(
-            f"--config {path} has version {version}, this program reads version {CONFIG_VERSION}: "
-            "use the version that wrote it."
-        )
+    if (version := content.pop("version", str(CONFIG_VERSION))) != str(CONFIG_VERSION):
+        raise InputError(f"--config {path} has version {version}, not {CONFIG_VERSION}.")
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
     for name, value in values.items():
         if name not in types:
-            raise InputError(
-                f"--config {path} has an unknown key {name!r}{did_you_mean(name, types)}: "
-                "--help lists all."
-            )
+            meant = did_you_mean(name, types)
+            raise InputError(f"--config {path} has an unknown key {name!r}{meant}; see --help.")
         shape = {tuple: (list, str), dict: (dict,)}.get(get_origin(types[name]), (str,))
         if not isinstance(value, (*shape, NoneType)):
             raise InputError(f"--config {path}: {name} cannot be {value!r}; see --help.")
@@ -239,8 +230,8 @@ def _split(
             if name.startswith("no_"):
                 name, value = name[3:], "false"
             elif not equals:
-                value = rest.popleft() if rest and rest[0].lower() in SWITCH else "true"
-            words.append(f"{flag(name)}={SWITCH.get(value.lower(), value)}")
+                value = rest.popleft() if rest and rest[0].lower() in _SWITCH else "true"
+            words.append(f"{flag(name)}={_SWITCH.get(value.lower(), value)}")
         elif name == "config" or get_origin(types.get(name)) is dict:
             value = value if equals or not rest else rest.popleft()
             key, equals, path = value.partition("=")
@@ -271,27 +262,26 @@ def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in values.items() if name not in dropped}
 
 
-def _as_words(
-    values: Mapping[str, Any], config_class: type[C], argv: Sequence[str]
-) -> Iterator[str]:
-    """Yield the values of a file as the words of a command line."""
+def _as_words(values: Mapping[str, Any], config_class: type[C], before: bool) -> Iterator[str]:
+    """Yield the values of a file as words. before: also those that stand before all flags."""
     positional = {f.name for f in fields(config_class) if f.metadata["positional"]}
     for name, value in values.items():
         parts = value if isinstance(value, list) else [value]
         if name in positional:
-            if not argv or argv[0].startswith("-"):
-                yield from parts
+            yield from parts if before else ()
         elif isinstance(value, dict):
             yield from (f"{flag(name)}={key}={path}" for key, path in value.items())
         elif value is not None:
             yield from (f"{flag(name)}={part}" for part in parts)
 
 
-def _options(config_class: type[C]) -> type:
+def _options(config_class: type[C]) -> Any:
     """Return a class with the fields of ``config_class`` in groups, for tyro's --help."""
-    from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+    import tyro
 
-    hints = get_type_hints(config_class)
+    markers: Any = tyro.conf  # which mypy takes for types
+    arg = tyro.conf.arg
+    hints: dict[str, Any] = get_type_hints(config_class)
     about = "YAML file with values for the flags; may be repeated, the command line wins"
     file = arg(help=about, metavar="FILE", aliases=("-c",), help_behavior_hint="")
     groups: dict[str, list[Any]] = {"file": [("config", Annotated[str, file], "")]}
@@ -299,14 +289,14 @@ def _options(config_class: type[C]) -> type:
     for f in fields(config_class):
         hint = hints[f.name]
         if f.metadata["positional"]:
-            hint = Positional[hint]
+            hint = markers.Positional[hint]
         elif get_origin(hint) in (tuple, dict) and not f.metadata["many"]:
-            hint = UseAppendAction[hint]
+            hint = markers.UseAppendAction[hint]
         plain = isinstance(f.default, str | int | float) and f.default is not False
+        switch = "[true|false]" if bool in (hint, *get_args(hint)) else None
         option = arg(
             help=f.metadata["help"],
-            metavar=f.metadata["metavar"]
-            or ("[true|false]" if bool in (hint, *get_args(hint)) else None),
+            metavar=f.metadata["metavar"] or switch,
             help_behavior_hint=f"(default: {f.default})" if plain else "",
         )
         default = field(default=f.default, default_factory=f.default_factory)
@@ -314,8 +304,8 @@ def _options(config_class: type[C]) -> type:
     sections = []
     for title, members in groups.items():
         # With a help of its own, tyro looks for none in the source, which takes long.
-        section = Annotated[make_dataclass(title, members), arg(help=" ")]
-        sections.append((title, OmitArgPrefixes[section]))
+        section: Any = make_dataclass(title, members)
+        sections.append((title, markers.OmitArgPrefixes[Annotated[section, arg(help=" ")]]))
     return make_dataclass("Options", sections)
 
 

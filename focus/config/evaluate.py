@@ -1,6 +1,7 @@
 """The configuration of ``evaluate.py``."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from focus.config.options import COUNT, flag, option
 from focus.config.shared import SharedConfig
@@ -10,44 +11,41 @@ EVALUATION_BATCH = 64
 """Images at a time in both programs, as the last digits of a score may differ with the number."""
 
 
+_model = partial(option, "model")
+_output = partial(option, "output")
+_machine = partial(option, "machine")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SharedConfig):
     """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
 
-    run: str | None = option(
-        None, "model", "a run folder of train.py, whose best model is taken", "DIR"
+    run: str | None = _model("a run folder of train.py, whose best model is taken", metavar="DIR")
+    model_dir: str | None = _model("a folder with a saved model", metavar="DIR")
+    output: str | None = _output(
+        "folder for results.json and scores.csv, made if need be (default: evaluation in the "
+        "folder of --run, with --model-dir evaluation here, with --compare comparison here)",
+        metavar="DIR",
     )
-    model_dir: str | None = option(None, "model", "a folder with a saved model", "DIR")
-    output: str | None = option(
-        None,
-        "output",
-        "folder for results.json and scores.csv, made if need be "
-        "(default: evaluation in the folder of --run, with --model-dir evaluation here, with "
-        "--compare comparison here)",
-        "DIR",
-    )
-    compare: tuple[str, ...] = option(
-        (),
-        "output",
-        "score nothing, write a report of these run folders, or folders of evaluate.py, side by "
-        "side; two at least, differences are those to the first",
-        "RUN...",
+    compare: tuple[str, ...] = _output(
+        "score nothing, write a report of these run folders, or folders of evaluate.py, side "
+        "by side; two at least, differences are those to the first",
+        default=(),
+        metavar="RUN...",
         many=True,
     )
-    robustness: bool = option(
-        False,
-        "output",
-        "also score the images under JPEG, blur, resizing and noise, each in five strengths: the "
-        "AUC that is kept (20 times the time)",
+    robustness: bool = _output(
+        "also score the images under JPEG, blur, resizing and noise, each in five strengths: "
+        "the AUC that is kept (20 times the time)",
+        default=False,
     )
-    faithfulness: bool = option(
-        False,
-        "output",
-        "also blur the place where each CAM peaks, and others: how far the decision rests on it "
-        "(10 times the time)",
+    faithfulness: bool = _output(
+        "also blur the place where each CAM peaks, and others: how far the decision rests on "
+        "it (10 times the time)",
+        default=False,
     )
-    batch_size: int = option(
-        EVALUATION_BATCH, "machine", "images at a time in one process", within=COUNT
+    batch_size: int = _machine(
+        "images at a time in one process", default=EVALUATION_BATCH, within=COUNT
     )
 
     def __post_init__(self) -> None:

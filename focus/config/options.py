@@ -50,9 +50,9 @@ def flag(name: str) -> str:
 
 
 def option(
-    default: Any,
     group: str,
     help: str,
+    default: Any = None,
     metavar: str = "",
     *,
     within: Range | None = None,
@@ -62,16 +62,16 @@ def option(
     """Declare a field of a configuration.
 
     Args:
-        default: the value, or the type of an empty dict.
         group: one of :data:`GROUPS`.
         help: the text in ``--help``.
+        default: the value, or the type of an empty dict.
         metavar: what stands for the value there; by default it is made from the type.
         within: the numbers that are allowed.
         many: the flag takes all words up to the next one, and is not repeated.
         positional: the words stand alone, without a flag.
     """
-    metadata = {"group": group, "help": help, "metavar": metavar, "within": within}
-    metadata |= {"many": many, "positional": positional}
+    metadata: dict[str, Any] = {"group": group, "help": help, "metavar": metavar}
+    metadata |= {"within": within, "many": many, "positional": positional}
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)

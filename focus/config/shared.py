@@ -1,64 +1,54 @@
 """What several programs take: data, and how the machine is used."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from focus.config.layouts import Layout, parse_columns
 from focus.config.options import COUNT, NON_NEGATIVE, SHARE, check_options, flag, option
 from focus.errors import InputError
 from focus.runtime.machine import MixedPrecision
 
+_data = partial(option, "data")
+_output = partial(option, "output")
+_machine = partial(option, "machine")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where images are and how they are laid out."""
 
-    data: tuple[str, ...] = option(
-        (),
-        "data",
-        "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME; "
-        "may be repeated",
-        "PATH",
+    data: tuple[str, ...] = _data(
+        "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME; may be "
+        "repeated",
+        default=(),
+        metavar="PATH",
     )
-    layout: Layout | None = option(
-        None,
-        "data",
-        "how the data are laid out, where the path allows it (default: found by looking)",
+    layout: Layout | None = _data(
+        "how the data are laid out, where the path allows it (default: found by looking)"
     )
-    data_root: str | None = option(
-        None,
-        "data",
-        "folder that the paths in a CSV are relative to (default: the CSV's folder)",
-        "DIR",
+    data_root: str | None = _data(
+        "folder that the paths in a CSV are relative to (default: the CSV's folder)", metavar="DIR"
     )
-    allow_outside_root: bool = option(
-        False, "data", "take paths in a CSV that lead out of that folder"
+    allow_outside_root: bool = _data(
+        "take paths in a CSV that lead out of that folder", default=False
     )
-    columns: str | None = option(
-        None,
-        "data",
+    columns: str | None = _data(
         "which column of a table is what, as in path=filename,label=typ (default: found by name)",
-        "NAMES",
+        metavar="NAMES",
     )
-    generator: str | None = option(
-        None,
-        "data",
+    generator: str | None = _data(
         "generator of the fakes in --data for which the data name none (default: synthetic)",
-        "NAME",
+        metavar="NAME",
     )
-    heatmaps: str | None = option(
-        None,
-        "data",
+    heatmaps: str | None = _data(
         "folder of human saliency maps, named as the images, or a COCO .json file (default: "
         "heatmaps in a folder of images, or beside a table)",
-        "DIR",
+        metavar="DIR",
     )
-    threads: int | None = option(
-        None,
-        "machine",
-        "CPU threads of each process (default: all cores, shared among the processes)",
-        within=COUNT,
+    threads: int | None = _machine(
+        "CPU threads of each process (default: all cores, shared among the processes)", within=COUNT
     )
-    debug: bool = option(False, "machine", "show a traceback with an error")
+    debug: bool = _machine("show a traceback with an error", default=False)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -70,35 +60,30 @@ class DataConfig:
 class SharedConfig(DataConfig):
     """What train.py and evaluate.py both take: data, the arithmetic, the processes."""
 
-    test_data: dict[str, str] = option(
-        dict,
-        "data",
+    test_data: dict[str, str] = _data(
         "images of a generator to test on, under its name; may be repeated",
-        "NAME=PATH",
+        default=dict,
+        metavar="NAME=PATH",
     )
-    test_real: dict[str, str] = option(
-        dict,
-        "data",
-        "real images to test on: a generator's own under its name, under any other name "
-        "those of all generators without their own; may be repeated",
-        "NAME=PATH",
+    test_real: dict[str, str] = _data(
+        "real images to test on: a generator's own under its name, under any other name those "
+        "of all generators without their own; may be repeated",
+        default=dict,
+        metavar="NAME=PATH",
     )
-    max_bad: float = option(
-        0.01,
-        "data",
+    max_bad: float = _data(
         "share of the images, of the human maps and of the masks that may be left out because "
         "they cannot be decoded",
+        default=0.01,
         within=SHARE,
     )
-    report: bool = option(
-        True, "output", "write report.html, a page with all results, figures and pictures"
+    report: bool = _output(
+        "write report.html, a page with all results, figures and pictures", default=True
     )
-    mixed_precision: MixedPrecision = option("no", "machine", "arithmetic of the network")
-    workers: int | None = option(
-        None,
-        "machine",
-        "processes that load images, 0 = none "
-        "(default: 0 for the demo set, else a core each, at most 8)",
+    mixed_precision: MixedPrecision = _machine("arithmetic of the network", default="no")
+    workers: int | None = _machine(
+        "processes that load images, 0 = none (default: 0 for the demo set, else a core each, "
+        "at most 8)",
         within=NON_NEGATIVE,
     )
 

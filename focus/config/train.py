@@ -7,6 +7,7 @@ classes. What other programs take too is in :mod:`focus.config.shared`.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,204 +50,163 @@ ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
 
+_model = partial(option, "model")
+_loss = partial(option, "loss")
+_training = partial(option, "training")
+_output = partial(option, "output")
+_machine = partial(option, "machine")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(SharedConfig):
     """What train.py takes. None means: as the recipe, or the loss, says."""
 
-    recipe: str | None = option(
-        None,
-        "training",
+    recipe: str | None = _training(
         f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe', with paper those "
         "of CYBORG's training (default: demo without --data, else paper)",
-        "NAME",
+        metavar="NAME",
     )
-    model: str | None = option(
-        None, "model", f"{SMALL_MODEL} or a network of timm (default: recipe)", "NAME"
+    model: str | None = _model(
+        f"{SMALL_MODEL} or a network of timm (default: recipe)", metavar="NAME"
     )
-    image_size: int | None = option(None, "model", "pixels a side (default: recipe)", within=PIXELS)
-    pretrained: bool | None = option(
-        None, "model", "start from timm's ImageNet weights (default: recipe)"
-    )
-    initial_checkpoint: str | None = option(
-        None, "model", "start from the weights in this file", "FILE"
-    )
-    loss: str = option(
-        "blend",
-        "loss",
+    image_size: int | None = _model("pixels a side (default: recipe)", within=PIXELS)
+    pretrained: bool | None = _model("start from timm's ImageNet weights (default: recipe)")
+    initial_checkpoint: str | None = _model("start from the weights in this file", metavar="FILE")
+    loss: str = _loss(
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to",
-        "NAME",
+        default="blend",
+        metavar="NAME",
     )
-    cam_class: CamClass | None = option(
-        None, "loss", "class whose activation map the loss looks at (default: loss)"
+    cam_class: CamClass | None = _loss(
+        "class whose activation map the loss looks at (default: loss)"
     )
-    classification_weight: float | None = option(
-        None, "loss", "weight of the cross-entropy (default: loss)", within=NON_NEGATIVE
+    classification_weight: float | None = _loss(
+        "weight of the cross-entropy (default: loss)", within=NON_NEGATIVE
     )
-    focus_weight: float | None = option(
-        None, "loss", "weight of the focus term (default: loss)", within=NON_NEGATIVE
+    focus_weight: float | None = _loss(
+        "weight of the focus term (default: loss)", within=NON_NEGATIVE
     )
-    saliency_weight: float | None = option(
-        None, "loss", "weight of the distance to the human map (default: loss)", within=NON_NEGATIVE
+    saliency_weight: float | None = _loss(
+        "weight of the distance to the human map (default: loss)", within=NON_NEGATIVE
     )
-    focus_level: Level | None = option(
-        None,
-        "loss",
-        "how the entropy of the activation map is controlled (default: loss; minimize when only "
-        "--focus-weight is given)",
+    focus_level: Level | None = _loss(
+        "how the entropy of the activation map is controlled (default: loss; minimize when "
+        "only --focus-weight is given)"
     )
-    entropy_target: float | None = option(
-        None,
-        "loss",
+    entropy_target: float | None = _loss(
         "entropy that match and hinge aim at, in [0, 1] (default: loss, else the human map's)",
         within=SHARE,
     )
-    temperature: float | None = option(
-        None, "loss", "of the softmax over the activation map (default: loss)", within=POSITIVE
+    temperature: float | None = _loss(
+        "of the softmax over the activation map (default: loss)", within=POSITIVE
     )
-    label_smoothing: float | None = option(
-        None, "loss", "of the cross-entropy, in [0, 1) (default: loss)", within=BELOW_1
+    label_smoothing: float | None = _loss(
+        "of the cross-entropy, in [0, 1) (default: loss)", within=BELOW_1
     )
-    class_weight: ClassWeight = option(
-        "none", "loss", "balanced: weight each class's cross-entropy by its inverse frequency"
+    class_weight: ClassWeight = _loss(
+        "balanced: weight each class's cross-entropy by its inverse frequency", default="none"
     )
-    focus_schedule: str | None = option(
-        None,
-        "loss",
-        "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the first "
-        "five epochs (default: 1 throughout)",
-        "POINTS",
+    focus_schedule: str | None = _loss(
+        "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the "
+        "first five epochs (default: 1 throughout)",
+        metavar="POINTS",
     )
-    saliency_schedule: str | None = option(
-        None, "loss", "factor of --saliency-weight, likewise", "POINTS"
-    )
-    target_from_maps: bool = option(
-        False,
-        "loss",
+    saliency_schedule: str | None = _loss("factor of --saliency-weight, likewise", metavar="POINTS")
+    target_from_maps: bool = _loss(
         "aim match and hinge at the mean entropy of the training set's human maps, measured first",
+        default=False,
     )
-    epochs: int | None = option(
-        None, "training", "passes over the training set (default: recipe)", within=COUNT
+    epochs: int | None = _training("passes over the training set (default: recipe)", within=COUNT)
+    batch_size: int | None = _training(
+        "images in a step of one process (default: recipe)", within=COUNT
     )
-    batch_size: int | None = option(
-        None, "training", "images in a step of one process (default: recipe)", within=COUNT
+    optimizer: Optimizer | None = _training("the optimiser (default: recipe)")
+    lr: float | None = _training("highest learning rate (default: recipe)", within=POSITIVE)
+    momentum: float | None = _training(
+        "of SGD, where the schedule does not set it (default: recipe)", within=BELOW_1
     )
-    optimizer: Optimizer | None = option(None, "training", "the optimiser (default: recipe)")
-    lr: float | None = option(
-        None, "training", "highest learning rate (default: recipe)", within=POSITIVE
+    weight_decay: float | None = _training(
+        "of the optimiser (default: recipe)", within=NON_NEGATIVE
     )
-    momentum: float | None = option(
-        None,
-        "training",
-        "of SGD, where the schedule does not set it (default: recipe)",
-        within=BELOW_1,
+    schedule: Schedule | None = _training("how the learning rate changes (default: recipe)")
+    warmup: float | None = _training(
+        "share of the steps in which the learning rate rises (default: recipe)", within=BELOW_1
     )
-    weight_decay: float | None = option(
-        None, "training", "of the optimiser (default: recipe)", within=NON_NEGATIVE
+    step_epochs: int | None = _training(
+        "epochs between two steps of the step schedule (default: recipe)", within=COUNT
     )
-    schedule: Schedule | None = option(
-        None, "training", "how the learning rate changes (default: recipe)"
+    step_gamma: float | None = _training(
+        "factor of a step of the step schedule (default: recipe)", within=POSITIVE
     )
-    warmup: float | None = option(
-        None,
-        "training",
-        "share of the steps in which the learning rate rises (default: recipe)",
-        within=BELOW_1,
+    clip_grad: float | None = _training(
+        "largest norm of a step's gradient (default: no limit)", within=POSITIVE
     )
-    step_epochs: int | None = option(
-        None,
-        "training",
-        "epochs between two steps of the step schedule (default: recipe)",
-        within=COUNT,
-    )
-    step_gamma: float | None = option(
-        None, "training", "factor of a step of the step schedule (default: recipe)", within=POSITIVE
-    )
-    clip_grad: float | None = option(
-        None, "training", "largest norm of a step's gradient (default: no limit)", within=POSITIVE
-    )
-    ema_decay: float | None = option(
-        None,
-        "training",
-        "also average the weights over the steps, by this decay; the average is validated and kept "
-        "(default: off)",
+    ema_decay: float | None = _training(
+        "also average the weights over the steps, by this decay; the average is validated and "
+        "kept (default: off)",
         within=Range(0, 1, open_low=True, open_high=True),
     )
-    sampling: Sampling = option(
-        "shuffled", "training", "each image once per epoch, or equal numbers of real and fake ones"
+    sampling: Sampling = _training(
+        "each image once per epoch, or equal numbers of real and fake ones", default="shuffled"
     )
-    augment: str | None = option(
-        None,
-        "training",
+    augment: str | None = _training(
         "changes made to training images and their maps: none, or some of "
         "crop,shift,flip,blur,jpeg (default: recipe)",
-        "NAMES",
+        metavar="NAMES",
     )
-    eval_metric: EvalMetric = option(
-        "auc", "training", "validation metric that selects the best model"
+    eval_metric: EvalMetric = _training(
+        "validation metric that selects the best model", default="auc"
     )
-    patience: int | None = option(
-        None,
-        "training",
-        "epochs without a better model after which to stop (default: never)",
-        within=COUNT,
+    patience: int | None = _training(
+        "epochs without a better model after which to stop (default: never)", within=COUNT
     )
-    max_nonfinite: int = option(
-        10,
-        "training",
+    max_nonfinite: int = _training(
         "steps in a row with a loss that is not finite after which to stop",
+        default=10,
         within=COUNT,
     )
-    seed: int = option(
-        0,
-        "training",
+    seed: int = _training(
         "of initial weights, order of the images, augmentation, and splits if the data name none",
+        default=0,
         within=Range(0, 2**32 - 1),
     )
-    gradient_accumulation_steps: int = option(
-        1, "training", "batches whose gradients make one step of the optimiser", within=COUNT
+    gradient_accumulation_steps: int = _training(
+        "batches whose gradients make one step of the optimiser", default=1, within=COUNT
     )
-    channels_last: bool | None = option(
-        None, "machine", "memory order of images and features (default: recipe)"
-    )
-    eval_batch_size: int = option(
-        EVALUATION_BATCH,
-        "machine",
+    channels_last: bool | None = _machine("memory order of images and features (default: recipe)")
+    eval_batch_size: int = _machine(
         "validation and test images at a time in one process",
+        default=EVALUATION_BATCH,
         within=COUNT,
     )
-    compile: bool = option(False, "machine", "compile the network with torch.compile")
-    sync_bn: bool = option(
-        False, "machine", "share batch statistics among the processes of several GPUs"
+    compile: bool = _machine("compile the network with torch.compile", default=False)
+    sync_bn: bool = _machine(
+        "share batch statistics among the processes of several GPUs", default=False
     )
-    output: str = option("runs", "output", "folder of the run folders", "DIR")
-    name: str | None = option(
-        None, "output", "name of the run folder (default: made of the data, the loss and the seed)"
+    output: str = _output("folder of the run folders", default="runs", metavar="DIR")
+    name: str | None = _output(
+        "name of the run folder (default: made of the data, the loss and the seed)"
     )
-    resume: bool = option(False, "output", "go on from the last checkpoint of the run folder")
-    checkpoint_steps: int | None = option(
-        None,
-        "output",
-        "also save a checkpoint after so many steps (default: after each epoch only)",
-        within=COUNT,
+    resume: bool = _output("go on from the last checkpoint of the run folder", default=False)
+    checkpoint_steps: int | None = _output(
+        "also save a checkpoint after so many steps (default: after each epoch only)", within=COUNT
     )
-    checkpoints_kept: int = option(2, "output", "how many checkpoints stay", within=COUNT)
-    report_to: tuple[str, ...] = option(
-        (),
-        "output",
+    checkpoints_kept: int = _output("how many checkpoints stay", default=2, within=COUNT)
+    report_to: tuple[str, ...] = _output(
         "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
         "may be repeated (default: tensorboard)",
-        "NAME",
+        default=(),
+        metavar="NAME",
     )
-    log_steps: int = option(50, "output", "steps between two entries of the log", within=COUNT)
-    sheet_epochs: int = option(
-        10,
-        "output",
+    log_steps: int = _output("steps between two entries of the log", default=50, within=COUNT)
+    sheet_epochs: int = _output(
         "epochs between two sheets of validation images with their maps, 0 = none",
+        default=10,
         within=NON_NEGATIVE,
     )
-    compare_ce: bool = option(False, "output", "also train with plain cross-entropy and compare")
-    dry_run: bool = option(
-        False, "output", "say what would be trained, how large it is and how long it takes; stop"
+    compare_ce: bool = _output("also train with plain cross-entropy and compare", default=False)
+    dry_run: bool = _output(
+        "say what would be trained, how large it is and how long it takes; stop", default=False
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The configurations of ``focus explain`` and ``focus export``."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,15 +12,21 @@ Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 """The names of :data:`focus.model.operating_points.POINTS`, which takes long to import."""
 
 
+_data = partial(option, "data")
+_model = partial(option, "model")
+_output = partial(option, "output")
+_machine = partial(option, "machine")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _UseConfig:
     """What both commands take."""
 
-    model_dir: str | None = option(
-        None, "model", "folder with a saved model (runs/NAME/model), or USER/NAME on the Hub", "DIR"
+    model_dir: str | None = _model(
+        "folder with a saved model (runs/NAME/model), or USER/NAME on the Hub", metavar="DIR"
     )
-    threads: int | None = option(None, "machine", "CPU threads (default: all cores)", within=COUNT)
-    debug: bool = option(False, "machine", "show a traceback with an error")
+    threads: int | None = _machine("CPU threads (default: all cores)", within=COUNT)
+    debug: bool = _machine("show a traceback with an error", default=False)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -31,21 +38,21 @@ class _UseConfig:
 class ExplainConfig(_UseConfig):
     """What ``focus explain`` takes."""
 
-    paths: tuple[str, ...] = option(
-        (), "data", "image, video or folder of them", "PATH", positional=True
+    paths: tuple[str, ...] = _data(
+        "image, video or folder of them", default=(), metavar="PATH", positional=True
     )
-    as_video: bool = option(
-        False, "data", "take each folder as one video, its images as the frames in natural order"
+    as_video: bool = _data(
+        "take each folder as one video, its images as the frames in natural order", default=False
     )
-    frames: int = option(
-        16, "data", "frames of a video, evenly spaced; fewer if it has fewer", within=COUNT
+    frames: int = _data(
+        "frames of a video, evenly spaced; fewer if it has fewer", default=16, within=COUNT
     )
-    threshold: Point | None = option(
-        None, "model", "which of the model's thresholds decides (default: balanced)"
+    threshold: Point | None = _model("which of the model's thresholds decides (default: balanced)")
+    output: str = _output(
+        "folder for what is written; new, or empty", default="explained", metavar="DIR"
     )
-    output: str = option("explained", "output", "folder for what is written; new, or empty", "DIR")
-    overlay_size: int = option(512, "output", "longest side of an overlay in pixels", within=PIXELS)
-    batch_size: int = option(64, "machine", "images at a time", within=COUNT)
+    overlay_size: int = _output("longest side of an overlay in pixels", default=512, within=PIXELS)
+    batch_size: int = _machine("images at a time", default=64, within=COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,12 +66,10 @@ class ExplainConfig(_UseConfig):
 class ExportConfig(_UseConfig):
     """What ``focus export`` takes."""
 
-    onnx: str | None = option(None, "output", "the file to write, which must not exist yet", "FILE")
-    check_images: str | None = option(
-        None,
-        "data",
+    onnx: str | None = _output("the file to write, which must not exist yet", metavar="FILE")
+    check_images: str | None = _data(
         "image, or folder of images, on which the file is checked (default: demo faces)",
-        "PATH",
+        metavar="PATH",
     )
 
     def __post_init__(self) -> None:

@@ -1,16 +1,16 @@
-"""Finding the files that cannot be decoded, before training starts."""
+"""Find the files that cannot be decoded, before training starts."""
 
 import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, Self
 
-from focus.data.images import is_huge, load_image, load_map, reason
+from focus.data.images import load_image, load_map, reason
 from focus.data.manifest import Manifest
 from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError, InputError
@@ -19,15 +19,16 @@ from focus.runtime.machine import cache_dir, usable_cores
 from focus.runtime.progress import progress_bar
 
 Role = Literal["image", "map", "mask", "video"]
+_File = tuple[str, Role]
 
 BAD_FILES = "bad_files.csv"
 MAX_BAD = 0.01
 
 _log = logging.getLogger(__name__)
 _CSV_MARKER = "# focus-bad-files 1"
-_DIGEST_BYTES = 16
-_LOOKED_AT: Mapping[Role, bytes] = {"map": b"map, colour"}  # of those that were found good before
-_STORED_EVERY = 8192  # files, so that what stops the pass does not lose it
+_CACHE = "decoded-4.bin"
+_KEY_BYTES = 16
+_STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,12 @@ class BadFile:
 
     @classmethod
     def of(cls, path: str, role: Role, error: ImageError) -> Self:
-        """By the decoder's own error, where there is one behind this."""
+        """Take the decoder's own error where ``error`` was raised from one."""
         return cls(path, role, reason(path, error.__cause__ or error))
 
 
-_Verdict = BadFile | Literal["good", "huge", "blank", "coloured", "inverted", "faint"]
+_Verdict = BadFile | Literal["good", "blank", "coloured", "inverted", "faint"]
 _WARNINGS = {
-    "huge": "images have more than the 89 million pixels that Pillow warns of, and take long",
     "blank": "human maps have one single value and count as none",
     "coloured": "human maps are in colour, of which only the luminance is used, so that what looks "
     "hottest may count less than what is around it (export them in grey)",
@@ -64,59 +64,65 @@ def check_images(
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = MAX_BAD,
-    of: Manifest | None = None,
+    share_of: Manifest | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
     """Decode every file once, in parallel, and take out what cannot be decoded.
 
-    Returns the usable part of the manifest, in order, and the bad files. A bad image removes its
-    sample; a bad map or mask only that; each gives one logged warning. Maps of one single value
-    (all zero, say) say nothing about where to look and count as none; one warning counts them.
-    Maps that are in colour or look inverted, masks that are nowhere white enough to count, and
-    images that are huge are kept as they are; one warning counts them, and of images that were
-    known says nothing.
+    A bad image removes its sample, a bad map or mask only itself; each gives a logged warning.
+    Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
+    one warning of each kind.
 
-    threads: default one per usable core (decoders release the GIL). cache: folder that remembers
-    the files found good, by path, size and time; default :func:`focus.runtime.machine.cache_dir`.
-    max_bad: the share of bad images, of bad maps or of bad masks above which InputError is raised;
-    so is it when no image is left. of: what these images were taken from, if the share is of that.
+    Args:
+        manifest: the images.
+        threads: default one per usable core, since decoders release the GIL.
+        cache: folder that remembers the files found good, by path, size and time; default
+            :func:`focus.runtime.machine.cache_dir`.
+        progress: show a bar.
+        max_bad: share of the images, of the maps and of the masks that may be bad.
+        share_of: take that share of these files, of which ``manifest`` has a part.
+
+    Returns:
+        The usable part of the manifest, in its order, and the bad files.
+
+    Raises:
+        InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
     """
-    known = _Known(Path(cache) if cache is not None else cache_dir())
-    verdicts = _verdicts(_files(manifest), known, threads, progress)
+    store = Path(cache if cache is not None else cache_dir()) / _CACHE
+    verdicts = _verdicts(_files(manifest), store, threads or usable_cores(), progress)
     bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
-    checked = Counter(role for _, role in verdicts)
-    total = checked if of is None else Counter(role for _, role in _files(of))
-    _refuse_too_many(bad, checked, total, max_bad, manifest.source or "the data")
+    _refuse_too_many(bad, list(verdicts), _files(share_of or manifest), max_bad, manifest.source)
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-    for verdict, what in _WARNINGS.items():
+    for verdict, text in _WARNINGS.items():
         if odd := [path for (path, _), found in verdicts.items() if found == verdict]:
-            _log.warning("%d %s, the first is %r", len(odd), what, min(odd))
-    blank = {path for (path, _), verdict in verdicts.items() if verdict == "blank"}
-    unusable = {(file.path, file.role) for file in bad} | {(path, "map") for path in blank}
-    if not unusable:
-        return manifest, bad
+            _log.warning("%d %s, the first is %r", len(odd), text, min(odd))
+
+    def usable(path: str | None, role: Role) -> bool:
+        found = path and verdicts[path, role]
+        return not (isinstance(found, BadFile) or found == "blank")
+
     kept = (
         replace(
             sample,
-            map_path=None if (sample.map_path, "map") in unusable else sample.map_path,
-            mask_path=None if (sample.mask_path, "mask") in unusable else sample.mask_path,
+            map_path=sample.map_path if usable(sample.map_path, "map") else None,
+            mask_path=sample.mask_path if usable(sample.mask_path, "mask") else None,
         )
         for sample in manifest
-        if (sample.path, "image") not in unusable
+        if usable(sample.path, "image")
     )
     return Manifest(kept, manifest.source), bad
 
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
-    """Write ``bad_files.csv``: path, role, reason; a name's bytes that are no UTF-8 stay."""
+    """Write ``bad_files.csv``: path, role, reason."""
     with atomic_csv_writer(path, _CSV_MARKER) as writer:
         writer.writerow(("path", "role", "reason"))
         writer.writerows((entry.path, entry.role, entry.reason) for entry in bad)
 
 
-def _files(manifest: Manifest) -> list[tuple[str, Role]]:
-    """Every distinct file and its role, in the manifest's order."""
-    files: dict[tuple[str, Role], None] = {}
+def _files(manifest: Manifest) -> list[_File]:
+    """Return every distinct file and its role, in the manifest's order."""
+    files: dict[_File, None] = {}
     for sample in manifest:
         files[sample.path, "image"] = None
         if sample.map_path is not None:
@@ -127,43 +133,40 @@ def _files(manifest: Manifest) -> list[tuple[str, Role]]:
 
 
 def _verdicts(
-    files: list[tuple[str, Role]], known: "_Known", threads: int | None, progress: bool
-) -> dict[tuple[str, Role], _Verdict]:
-    verdicts: dict[tuple[str, Role], _Verdict] = {}
+    files: list[_File], store: Path, threads: int, progress: bool
+) -> dict[_File, _Verdict]:
+    checked = _checked_before(store)
+    verdicts: dict[_File, _Verdict] = {}
+    good: list[bytes] = []
 
-    def look(file: tuple[str, Role]) -> tuple[bytes, _Verdict]:
-        # Here, since even a file that is known has to be asked for its size and time.
-        digest = _digest(file)
-        return digest, "good" if digest in known else _verdict(file)
+    def look(file: _File) -> tuple[bytes, _Verdict]:
+        key = _key(file)
+        return key, "good" if key in checked else _verdict(*file)
 
-    with ThreadPool(threads or usable_cores()) as pool:
+    with ThreadPool(threads) as pool:
         found = pool.imap(look, files, chunksize=8)
         bar = progress_bar(
             found, total=len(files), desc="checking files", unit="file", disable=not progress
         )
-        good = []
         try:
-            for file, (digest, verdict) in zip(files, bar, strict=True):
+            for file, (key, verdict) in zip(files, bar, strict=True):
                 verdicts[file] = verdict
-                if verdict in ("good", "huge"):  # which would take long each time
-                    good.append(digest)
+                if key and verdict == "good" and key not in checked:
+                    good.append(key)
                 if len(good) == _STORED_EVERY:
-                    known.add(good)
+                    _remember(store, good)
                     good = []
-        finally:  # what was found before Ctrl-C, too
-            known.add(good)
+        finally:  # Ctrl-C keeps what was found
+            _remember(store, good)
     return verdicts
 
 
-def _verdict(file: tuple[str, Role]) -> _Verdict:
-    path, role = file
+def _verdict(path: str, role: Role) -> _Verdict:
     try:
         if role == "image":
-            if is_huge(load_image(path)):
-                return "huge"
+            load_image(path)
         elif role == "mask":
-            if is_faint(load_map(path)):
-                return "faint"
+            return "faint" if is_faint(load_map(path)) else "good"
         else:
             coloured: list[str] = []
             values = human_map(path, coloured=coloured)
@@ -179,66 +182,51 @@ def _verdict(file: tuple[str, Role]) -> _Verdict:
 
 
 def _refuse_too_many(
-    bad: list[BadFile],
-    checked: Counter[Role],
-    total: Counter[Role],
-    max_bad: float,
-    place: str,
+    bad: list[BadFile], checked: list[_File], total: list[_File], max_bad: float, source: str
 ) -> None:
     for role, n_bad in Counter(file.role for file in bad).items():
-        none_left = role == "image" and n_bad == checked[role]
-        if none_left or n_bad > max_bad * total[role]:
+        n_checked, n_total = (sum(r == role for _, r in files) for files in (checked, total))
+        none_left = role == "image" and n_bad == n_checked
+        if none_left or n_bad > max_bad * n_total:
             first = next(file for file in bad if file.role == role)
-            count = checked[role] if none_left else total[role]
             raise InputError(
-                f"{n_bad} of {count} {role} files of {place} cannot be decoded, more than "
-                f"the share of {max_bad:g} that --max-bad allows: fix or remove them, the first "
-                f"is {first.path!r} ({first.reason})."
+                f"{n_bad} of {n_checked if none_left else n_total} {role} files of "
+                f"{source or 'the data'} cannot be decoded, more than the share of {max_bad:g} "
+                f"that --max-bad allows: fix or remove them, the first is {first.path!r} "
+                f"({first.reason})."
             )
 
 
-class _Known:
-    """The files found good before: a file of digests of (path, size, time, role).
-
-    Bad files are not remembered: they are few, and a mended environment should see them again.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "decoded-3.bin"
-        try:
-            raw = self._file.read_bytes()
-        except OSError:
-            raw = b""
-        whole = len(raw) - len(raw) % _DIGEST_BYTES
-        self._digests = {raw[i : i + _DIGEST_BYTES] for i in range(0, whole, _DIGEST_BYTES)}
-
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._digests
-
-    def add(self, digests: Iterable[bytes]) -> None:
-        new = {digest for digest in digests if digest} - self._digests
-        if not new:
-            return
-        self._digests |= new
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("ab") as file:
-                # Part of a digest, of a run that was killed, is filled up to one that is nobody's.
-                padding = bytes(-file.tell() % _DIGEST_BYTES)
-                file.write(padding + b"".join(new))
-        except OSError as error:
-            _log.warning("cannot remember the checked files in %s: %s", self._file, error)
+def _checked_before(store: Path) -> set[bytes]:
+    """Return the keys of the files that were found good before; bad ones are looked at again."""
+    try:
+        raw = store.read_bytes()
+    except OSError:
+        return set()
+    return {raw[i : i + _KEY_BYTES] for i in range(0, len(raw) - _KEY_BYTES + 1, _KEY_BYTES)}
 
 
-def _digest(file: tuple[str, Role]) -> bytes:
-    """Empty for a file that does not exist."""
+def _remember(store: Path, keys: Sequence[bytes]) -> None:
+    if not keys:
+        return
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        with store.open("ab") as file:
+            # A run that was killed may have left part of a key.
+            file.write(bytes(-file.tell() % _KEY_BYTES) + b"".join(keys))
+    except OSError as error:
+        _log.warning("cannot remember the checked files in %s: %s", store, error)
+
+
+def _key(file: _File) -> bytes:
+    """Return a digest of path, role, size and time; empty for a file that does not exist."""
     path, role = file
     whole = os.path.abspath(path)  # noqa: PTH100 - a million Path objects take seconds
-    key = _LOOKED_AT.get(role, role.encode()) + b"\0" + os.fsencode(whole)
+    key = role.encode() + b"\0" + os.fsencode(whole)
     try:
         for part in files_of(path) if role == "map" else [path]:
             found = os.stat(part)  # noqa: PTH116
             key += b"\0%d %d" % (found.st_size, found.st_mtime_ns)
     except (OSError, ValueError):
         return b""
-    return hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(key, digest_size=_KEY_BYTES).digest()

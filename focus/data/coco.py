@@ -1,25 +1,14 @@
-"""Shapes that people drew on images, from a COCO file: ``images`` and ``annotations``.
-
-Every value that is used is looked at before it is: whatever is wrong is said with its place in the
-file, as ``annotations[2].bbox``, counted from 0.
-"""
+"""Shapes that people drew on images, from a COCO file: ``images`` and ``annotations``."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple, TypeGuard
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from focus.data.images import refuse_special
-
-# Pillow opens no image with more pixels (twice its limit for a decompression bomb).
-_MAX_PIXELS = 178_956_970
-# Of a coordinate; beyond, the edges of a polygon would no longer be computed exactly.
-_MAX_COORDINATE = 1e9
 
 Polygon = list[float]
 """x, y, x, y, ... of the corners in pixels."""
@@ -33,7 +22,7 @@ class Drawing(NamedTuple):
     polygons: dict[str, list[Polygon]]
 
     def share(self) -> npt.NDArray[np.float32]:
-        """The share of the annotators that drew over each pixel, [H, W] in [0, 1]."""
+        """Return the share of the annotators that drew over each pixel, [H, W] in [0, 1]."""
         total = np.zeros(self.size[::-1], np.float32)
         for polygons in self.polygons.values():
             drawn = np.zeros(total.shape, bool)
@@ -45,125 +34,53 @@ class Drawing(NamedTuple):
 
 
 def read_coco(path: str) -> dict[str, Drawing]:
-    """The images of a COCO file by their id; an unchanged file is not read again.
+    """Return the images of a COCO file by their id; an unchanged file is not read again.
 
     Raises OSError, or ValueError with what is wrong and where.
     """
-    refuse_special(path)
     status = os.stat(path)  # noqa: PTH116 - once for every image
     return _read(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4)
 def _read(path: str, changed: int, size: int) -> dict[str, Drawing]:
+    content = json.loads(Path(path).read_bytes())
+    place = "the file"
     try:
-        return _drawings(json.loads(Path(path).read_bytes()))
-    except RecursionError:
-        raise ValueError("its lists are nested too deeply") from None
-
-
-def _drawings(content: Any) -> dict[str, Drawing]:
-    if not isinstance(content, dict):
-        raise ValueError("it is no object with images and annotations")
-    drawings: dict[str, Drawing] = {}
-    for place, image in _objects(content, "images"):
-        number = _id(image, "id", place)
-        if number in drawings:
-            raise ValueError(f"{place}.id {number} is another image's too")
-        drawings[number] = Drawing(_name(image, place), _size(image, place), {})
-    for place, annotation in _objects(content, "annotations"):
-        number = _id(annotation, "image_id", place)
-        if number not in drawings:
-            raise ValueError(f"{place}.image_id {number} is the id of no image")
-        annotator = annotation.get("annotator")
-        if not (annotator is None or isinstance(annotator, str | int)):
-            raise _wrong(annotation, "annotator", place, "a name")
-        own = drawings[number].polygons.setdefault("" if annotator is None else str(annotator), [])
-        own.extend(_polygons(annotation, place))
+        drawings: dict[str, Drawing] = {}
+        for i, image in enumerate(content["images"]):
+            place = f"images[{i}]"
+            drawings[str(image["id"])] = Drawing(
+                str(image["file_name"]), (int(image["width"]), int(image["height"])), {}
+            )
+        for i, annotation in enumerate(content["annotations"]):
+            place = f"annotations[{i}]"
+            polygons = drawings[str(annotation["image_id"])].polygons
+            annotator = str(annotation.get("annotator", ""))
+            polygons.setdefault(annotator, []).extend(_polygons(annotation))
+    except KeyError as error:
+        raise ValueError(f"{place} has no {error.args[0]!r}, or an image with this id") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
     return drawings
 
 
-def _objects(content: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a list, each with its place in the file."""
-    members = content.get(key)
-    if not isinstance(members, list):
-        raise ValueError(f"it has no list of {key}")
-    for at, member in enumerate(members):
-        if not isinstance(member, dict):
-            raise ValueError(f"{key}[{at}] is no object")
-    return [(f"{key}[{at}]", member) for at, member in enumerate(members)]
-
-
-def _wrong(holder: dict[str, Any], key: str, place: str, wanted: str) -> ValueError:
-    if key not in holder:
-        return ValueError(f"{place} has no {key}")
-    value = ascii(holder[key])
-    return ValueError(f"{place}.{key} is {value[:60]}{'...' * (len(value) > 60)}, not {wanted}")
-
-
-def _id(holder: dict[str, Any], key: str, place: str) -> str:
-    value = holder.get(key)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    # It goes into references as FILE.json#ID, which are paths as others are.
-    if isinstance(value, str) and value and value.isprintable() and not set(value) & set("#/"):
-        return value
-    raise _wrong(holder, key, place, "a whole number, or a text without # and /")
-
-
-def _name(image: dict[str, Any], place: str) -> str:
-    value = image.get("file_name")
-    if isinstance(value, str) and PurePath(value).name:
-        return value
-    raise _wrong(image, "file_name", place, "the name of a file")
-
-
-def _size(image: dict[str, Any], place: str) -> tuple[int, int]:
-    sides = []
-    for key in ("width", "height"):
-        value = image.get(key)
-        if not _is_number(value) or value < 1 or value != int(value):
-            raise _wrong(image, key, place, "a number of pixels, 1 or more")
-        sides.append(int(value))
-    width, height = sides
-    if width * height > _MAX_PIXELS:
-        raise ValueError(f"{place} has {width:g} x {height:g} pixels, more than an image may have")
-    return width, height
-
-
-def _polygons(annotation: dict[str, Any], place: str) -> list[Polygon]:
-    """The segmentation's outlines, without one the box's."""
+def _polygons(annotation: Mapping[str, Any]) -> list[Polygon]:
+    """Return the segmentation's outlines, without one the box's."""
     shapes = annotation.get("segmentation")
     if isinstance(shapes, dict):
-        raise ValueError(
-            f"{place}.segmentation is run-length encoded, where polygons or a box are needed"
-        )
+        raise ValueError("a run-length encoded segmentation, where polygons or a box are needed")
     if not shapes:
-        box = annotation.get("bbox")
-        if not (_are_coordinates(box) and len(box) == 4 and min(box[2:]) >= 0):
-            raise _wrong(annotation, "bbox", place, "left, top, width and height in pixels")
-        left, top, width, height = map(float, box)
+        left, top, width, height = map(float, annotation["bbox"])
         return [[left, top, left + width, top, left + width, top + height, left, top + height]]
-    for outline in shapes if isinstance(shapes, list) else [shapes]:
-        if not (_are_coordinates(outline) and len(outline) >= 6 and len(outline) % 2 == 0):
-            raise _wrong(
-                annotation, "segmentation", place, "a list of polygons [x, y, x, y, x, y, ...]"
-            )
-    return [[float(value) for value in outline] for outline in shapes]
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether it is a number of a size that pixels are counted in."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= _MAX_COORDINATE  # NaN is not
-
-
-def _are_coordinates(value: Any) -> TypeGuard[list[int | float]]:
-    return isinstance(value, list) and all(map(_is_number, value))
+    polygons = [[float(value) for value in outline] for outline in shapes]
+    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a segmentation that is no list of polygons [x, y, x, y, x, y, ...]")
+    return polygons
 
 
 def _filled(polygon: Sequence[float], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Whether each pixel's middle lies in the polygon (even-odd rule), [H, W].
+    """Return whether each pixel's middle lies in the polygon (even-odd rule), [H, W].
 
     Pillow's polygons are drawn to whole pixels, border included: a tenth too large at 30 pixels.
     """

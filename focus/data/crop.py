@@ -122,16 +122,27 @@ def cut_faces(
     cutter = _Cutter(Path(output).absolute(), source, margin)
     _begin(cutter.folder, way, faces, resume=resume)
     with ThreadPool(threads or usable_cores()) as pool:
-        outcomes = list(
-            progress_bar(
-                pool.imap(cutter, faces),
-                total=len(faces),
-                desc="cutting faces",
-                unit="image",
-                disable=not progress,
-            )
+        cuts = pool.imap(cutter, faces)
+        title = {"desc": "cutting faces", "unit": "image", "disable": not progress}
+        outcomes = list(zip(faces, progress_bar(cuts, total=len(faces), **title), strict=True))
+    samples = {
+        row: replace(
+            manifest[row],
+            path=outcome.written["image"],
+            map_path=outcome.written.get("map"),
+            mask_path=outcome.written.get("mask"),
+            box=None,
+            extra={**manifest[row].extra, GEOMETRY: way},
         )
-    cut = _cut(manifest, faces, outcomes, way, cutter.folder)
+        for face, outcome in outcomes
+        if outcome.written
+        for row in face.rows
+    }
+    cut = Cut(
+        Manifest((samples[row] for row in sorted(samples)), str(cutter.folder / MANIFEST)),
+        [(face.path, outcome.why) for face, outcome in outcomes if outcome.why],
+        list(dict.fromkeys(file for _, outcome in outcomes for file in outcome.bad)),
+    )
     for file in cut.bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
     # Those that an earlier run wrote are of what it found.
@@ -264,34 +275,6 @@ def _faces(manifest: Manifest, *, given: bool) -> list[_Face]:
         if sample.mask_path is not None:
             faces[key].maps.setdefault("mask", sample.mask_path)
     return list(faces.values())
-
-
-def _cut(
-    manifest: Manifest,
-    faces: Sequence[_Face],
-    outcomes: Sequence[_Outcome],
-    way: str,
-    folder: Path,
-) -> Cut:
-    """Return the samples as they are now, in the manifest's order, and what was left out."""
-    samples = {
-        row: replace(
-            manifest[row],
-            path=outcome.written["image"],
-            map_path=outcome.written.get("map") if manifest[row].map_path else None,
-            mask_path=outcome.written.get("mask") if manifest[row].mask_path else None,
-            box=None,
-            extra={**manifest[row].extra, GEOMETRY: way},
-        )
-        for face, outcome in zip(faces, outcomes, strict=True)
-        if outcome.written
-        for row in face.rows
-    }
-    return Cut(
-        Manifest((samples[row] for row in sorted(samples)), str(folder / MANIFEST)),
-        [(face.path, each.why) for face, each in zip(faces, outcomes, strict=True) if each.why],
-        list(dict.fromkeys(file for each in outcomes for file in each.bad)),
-    )
 
 
 def _warn_of_turned_boxes(faces: Sequence[_Face], source: str) -> None:

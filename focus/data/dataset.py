@@ -1,15 +1,11 @@
 """From a manifest to batches: images, targets and human maps on the CAM's grid."""
 
-import functools
 import gc
-import multiprocessing
-import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.util import Finalize
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from focus.data.augment import Augmentation
 from focus.data.images import load_image, load_map
@@ -39,8 +36,6 @@ _LOST = re.compile(
     "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
     "|can't start new thread"
 )
-_ENDING = (signal.SIGINT, signal.SIGTERM)
-_RAISED_THERE = re.compile("Caught .* in DataLoader worker")
 
 Perturb = Callable[[Image.Image, int], Image.Image]
 """Another image for an image, given its row of the manifest."""
@@ -64,7 +59,7 @@ class Batch(NamedTuple):
     """[B] int64: the sample's row in the manifest."""
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format) -> "Batch":
-        """On a device, without a wait; its images in a memory format."""
+        """Move to a device, without a wait; the images in a memory format."""
         moved = Batch(*(field.to(device, non_blocking=True) for field in self))
         return moved._replace(images=moved.images.contiguous(memory_format=memory_format))
 
@@ -102,8 +97,10 @@ class FaceDataset(Dataset[Batch]):
         perturb: Perturb | None = None,
         keep: bool = False,
     ) -> None:
-        self._paths = _Texts(sample.path for sample in manifest)
-        self._map_paths = _Texts(sample.map_path or "" for sample in manifest)
+        # Arrays: each look at an object changes its count of references, and so, page by page, a
+        # worker would get a copy of the whole manifest, which it shares at first.
+        self._paths = _encoded(sample.path for sample in manifest)
+        self._map_paths = _encoded(sample.map_path or "" for sample in manifest)
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = np.fromiter(labels, np.int8, len(manifest))
         self.image_size = image_size
@@ -128,7 +125,7 @@ class FaceDataset(Dataset[Batch]):
         return len(self._labels)
 
     def mean_map_entropy(self, *, progress: bool = True) -> float | None:
-        """Mean entropy in [0, 1] of the human maps on the grid, not augmented; None without any."""
+        """Return the mean entropy in [0, 1] of the human maps on the grid; None without any."""
         found = []
         with_map = [row for row in range(len(self)) if self._map_paths[row]]
         for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
@@ -139,9 +136,9 @@ class FaceDataset(Dataset[Batch]):
         return float(np.mean(found)) if found else None
 
     def __getitem__(self, index: int | tuple[int, int]) -> Batch:
-        """The image of a row; of the row and how often the epoch had it before, augmented again."""
+        """Return the image of a row; of (row, times that the epoch had it), augmented again."""
         row, again = index if isinstance(index, tuple) else (index, 0)
-        pixels, heat = self._decoded(row)
+        pixels, heat = self._load(row)
         if self.augment is not None:
             draw = row + again * len(self)
             pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), draw))
@@ -155,21 +152,11 @@ class FaceDataset(Dataset[Batch]):
             index=torch.tensor(row),
         )
 
-    def blank(self, rows: Sequence[int]) -> Batch:
-        """A batch of the shapes that these rows have, with nothing to see."""
-        return Batch(
-            images=torch.zeros(len(rows), 3, self.image_size, self.image_size),
-            target=torch.tensor(self._labels[rows], dtype=torch.int64),
-            saliency=torch.zeros(len(rows), *self.grid),
-            saliency_mask=torch.zeros(len(rows), dtype=torch.bool),
-            index=torch.tensor(rows),
-        )
-
-    def _decoded(self, row: int) -> tuple[Tensor, Tensor | None]:
-        """The image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""
+    def _load(self, row: int) -> tuple[Tensor, Tensor | None]:
+        """Return the image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""
         if self._kept is not None and row in self._kept:
             return self._kept[row]
-        image = load_image(self._paths[row])
+        image = load_image(_decoded(self._paths[row]))
         if self._perturb is not None:
             image = self._perturb(image, row)
         found = squashed(image, self.image_size), self._heat(row)
@@ -178,16 +165,24 @@ class FaceDataset(Dataset[Batch]):
         return found
 
     def _heat(self, row: int) -> Tensor | None:
-        """The human map at the images' size, [1, S, S]."""
-        path = self._map_paths[row]
+        """Return the human map at the images' size, [1, S, S]."""
+        path = _decoded(self._map_paths[row])
         if not path:
             return None
         grey = resized(human_map(path), (self.image_size, self.image_size))
         return torch.tensor(grey)[None]
 
 
+def _encoded(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
+    return np.array([text.encode("utf-8", "surrogateescape") for text in texts], dtype=np.bytes_)
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
 def squashed(image: Image.Image, side: int) -> Tensor:
-    """An RGB image as uint8 [3, S, S], squashed to ``side`` x ``side`` (bilinear, antialiased)."""
+    """Squash an RGB image to uint8 [3, S, S], S = ``side`` (bilinear, antialiased)."""
     size = (side, side)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -195,7 +190,7 @@ def squashed(image: Image.Image, side: int) -> Tensor:
 
 
 class Normalise:
-    """Pixels [..., 3, S, S] in 0..255 to float32, normalised; those that are float32 in place."""
+    """Normalise pixels [..., 3, S, S] in 0..255 to float32; those that are float32 in place."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         # x * scale + offset = (x / 255 - mean) / std
@@ -211,124 +206,79 @@ class Normalise:
         return images.mul_(self._scale).add_(self._offset)
 
 
-class _Texts:
-    """Texts in two arrays.
-
-    Of a list of objects, each look into it changes a count of references, by and by on every page
-    of memory; a worker, which shares those pages at first, would end with a copy of them all.
-    """
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        self._ends = np.cumsum([0, *map(len, encoded)])
-        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
-
-    def __getitem__(self, row: int) -> str:
-        start, end = self._ends[row], self._ends[row + 1]
-        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
-
-
 def worker_options(workers: int) -> dict[str, Any]:
-    """For a DataLoader with so many workers: how they start.
+    """Return the options of a DataLoader that say how its workers start.
 
     On Linux they are forked, also where Python 3.14 would start each by importing torch again, for
     every validation: a fork shares the manifest. It may follow CUDA's start, since a worker has to
     do with tensors of the CPU only.
     """
     forked = workers > 0 and sys.platform == "linux"
-    if forked:
-        _ended_at_exit(os.getpid())
     return {
-        "worker_init_fn": start_worker,
+        "worker_init_fn": _freeze,
         "multiprocessing_context": "fork" if forked else None,
     }
 
 
-def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader, whose workers may be lost: killed, or without shared memory.
+def _freeze(_: int) -> None:
+    """Leave the memory that a worker shares with its parent to the parent's garbage collector."""
+    gc.freeze()
 
-    That is said where a batch is waited for: a process that loads a batch says it to the others.
-    torch's handler of SIGCHLD would raise its error wherever the program is, also in the midst of a
-    step, half of which would then be done.
+
+def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the batches of a loader; its workers end with it, unless they are persistent.
 
     Raises:
-        WorkerError: a worker was lost, or could not be started, as where a container allows no more
-            processes.
+        WorkerError: a worker was lost.
     """
-    if loader.num_workers == 0:
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-    # What ends a run waits, also for the workers, which are forked here, until they ignore it.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    iterator: Iterator[Any] | None = None
     try:
-        batches: Iterator[Any] | Exception = iter(loader)
-    except (RuntimeError, OSError) as error:
-        batches = error
+        with name_lost_workers():
+            # Workers inherit the mask. A terminal, torchrun or a cluster signals a whole group of
+            # processes: the parent then needs its workers to finish the step and save.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            try:
+                iterator = iter(loader)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield from iterator
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if threading.current_thread() is threading.main_thread():  # Python allows no other
-        signal.signal(signal.SIGCHLD, before)
-    return _while_it_has_workers(batches)
+        if not loader.persistent_workers:
+            end_workers(iterator)
 
 
-def _while_it_has_workers(batches: Iterator[Any] | Exception) -> Iterator[Any]:
+def end_workers(iterator: Iterator[Any] | None) -> None:
+    """End the workers of a loader's iterator.
+
+    They do not get SIGTERM, by which multiprocessing would end them when Python exits.
+    """
+    if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        iterator._shutdown_workers()
+
+
+@contextmanager
+def name_lost_workers() -> Iterator[None]:
+    """Turn torch's errors of workers that are killed, or lack shared memory, into one sentence.
+
+    torch may raise them wherever the program is: its handler of SIGCHLD does.
+
+    Raises:
+        WorkerError: in their place.
+    """
     try:
-        if isinstance(batches, Exception):
-            raise batches
-        yield from batches
-    except (RuntimeError, OSError, EOFError) as error:
-        # A batch is fetched from the worker that has made it. One that is killed meanwhile breaks
-        # the connection a moment before torch can see that it has ended.
-        broken = not isinstance(error, RuntimeError) and not _RAISED_THERE.match(str(error))
-        if not broken and not _LOST.search(str(error)):
+        yield
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
             raise
-        last = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
-        reason = last or "a connection was closed"
+        reason = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
         raise WorkerError(
             f"The processes that load images have failed ({reason}): give fewer --workers, 0 for "
             "none, or a container more shared memory (docker run --shm-size=8g)."
         ) from error
 
 
-def start_worker(_: int) -> None:
-    """Of a DataLoader: leave to the parent what ends a run, and the memory that is shared alone.
-
-    What signals a whole group of processes, as torchrun and a terminal do, has the parent finish
-    its step and save, for which it needs its workers. Those that it still has at its end, as after
-    an error, it kills.
-    """
-    gc.freeze()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-
-
-@functools.cache
-def _ended_at_exit(process: int) -> None:
-    """Have a process kill the workers it still has, once for each process.
-
-    Before multiprocessing ends them, which is by SIGTERM, and waits for them.
-    """
-    Finalize(None, _kill_workers, exitpriority=0)
-
-
-def _kill_workers() -> None:
-    # torch's handler would raise an error for each worker that is killed.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
-def collate(items: Sequence[Batch]) -> Batch:
-    """Stack items into a batch, in shared memory when a worker does it."""
-    batch: Batch = default_collate(list(items))
-    return batch
-
-
 def artefact_coverage(mask_path: str | Path, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """The share of each cell of ``grid`` that the artefact mask covers, float32 [Hg, Wg] in [0, 1].
+    """Return the share of each cell of ``grid`` that the mask covers, float32 [Hg, Wg] in [0, 1].
 
     A pixel of the mask is covered from half of full white on. Raises InputError, naming the file,
     if it cannot be decoded.
@@ -338,12 +288,12 @@ def artefact_coverage(mask_path: str | Path, grid: tuple[int, int]) -> npt.NDArr
 
 
 def _cell_means(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[1, H, W] to [Hg, Wg] by area: torch's adaptive average."""
+    """Average [1, H, W] over the cells, to [Hg, Wg]."""
     return adaptive_avg_pool2d(values, grid)[0]
 
 
 def _stretched(heat: Tensor) -> Tensor | None:
-    """Min-max normalised; None for a flat map, whose differences are those of rounding."""
+    """Normalise to [0, 1]; None for a flat map, whose differences are those of rounding."""
     low, high = heat.aminmax()
     if high - low <= FLAT_STEPS * torch.finfo(heat.dtype).eps * high:
         return None

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import time
 from pathlib import Path
 
@@ -12,19 +11,17 @@ from PIL import ExifTags, Image, ImageOps
 
 from focus.errors import UnreadableError
 
-# What a disk or a server says now and then of a sound file, and how often it is asked again.
-_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
-_RETRIES = 3
-_PAUSE = 0.2  # seconds
+# Errors that a network's file system reports now and then of a sound file.
+_TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+_RETRIES, _PAUSE = 3, 0.2  # seconds
 _CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The image as 8-bit RGB, fully decoded and turned upright by its EXIF orientation.
+    """Load an image as 8-bit RGB, fully decoded and turned upright by its EXIF orientation.
 
     Palette, grey, CMYK and other modes are converted as Pillow does; alpha is dropped, not
     composited; 16-bit grey keeps its upper byte; of an animation the first frame is taken.
-    An error of the disk or the network that may pass is waited out for a moment.
     Raises ImageError, naming the file, for whatever cannot be decoded.
     """
     try:
@@ -34,7 +31,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image as 8-bit RGB, converted as :func:`load_image` does. Raises ValueError."""
+    """Convert a loaded image to 8-bit RGB, as :func:`load_image` does; raises ValueError."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):
@@ -47,14 +44,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def is_huge(image: Image.Image) -> bool:
-    """Whether it has so many pixels that Pillow warns of it; of twice as many it decodes none."""
-    limit = Image.MAX_IMAGE_PIXELS
-    return limit is not None and image.width * image.height > limit
-
-
 def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDArray[np.float32]:
-    """One grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
+    """Load a grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
 
     8-bit values are divided by 255, 16-bit ones by 65535, float files are taken as they are;
     colours are reduced to luminance; with ``coloured`` given, the path of a file that has some is
@@ -76,21 +67,13 @@ def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDAr
         raise _undecodable(path, error) from error
 
 
-def refuse_special(path: str | Path) -> None:
-    """Raise ValueError for a pipe or a device, which would be waited for; OSError for no file."""
-    mode = os.stat(path).st_mode  # noqa: PTH116 - a million Path objects take seconds
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise ValueError("neither a file nor a folder")
-
-
 def text_of(path: Path) -> str:
-    """The UTF-8 text of a file; raises ValueError for what is none, OSError for no file."""
-    refuse_special(path)
+    """Return the UTF-8 text of a file; raises ValueError for what is none, OSError for no file."""
     return path.read_text(encoding="utf-8")
 
 
 def turn_upright(image: Image.Image) -> bool:
-    """Turn a loaded image by its EXIF orientation; whether width and height changed places."""
+    """Turn a loaded image by its EXIF orientation; return whether width and height are swapped."""
     if not {"exif", "xmp", "Raw profile type exif"} & image.info.keys():
         return False
     try:
@@ -102,7 +85,7 @@ def turn_upright(image: Image.Image) -> bool:
 
 
 def reason(path: str | Path, error: BaseException) -> str:
-    """What the decoder says of a file, on one line and without the file's name."""
+    """Return what the decoder says of a file, on one line and without the file's name."""
     said = getattr(error, "strerror", None) or str(error) or repr(error)
     return " ".join(said.replace(repr(os.fspath(path)), "").split())
 
@@ -110,16 +93,15 @@ def reason(path: str | Path, error: BaseException) -> str:
 def _decode(path: str | Path) -> Image.Image:
     for _ in range(_RETRIES):
         try:
-            return _decoded(path)
+            return _decode_once(path)
         except OSError as error:  # a decoder's has no number
-            if error.errno not in _PASSING:
+            if error.errno not in _TEMPORARY:
                 raise
             time.sleep(_PAUSE)
-    return _decoded(path)
+    return _decode_once(path)
 
 
-def _decoded(path: str | Path) -> Image.Image:
-    refuse_special(path)
+def _decode_once(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         # Whatever the file is called: Pillow would hand it to Ghostscript.
         if image.format == "EPS":
@@ -130,7 +112,7 @@ def _decoded(path: str | Path) -> Image.Image:
 
 
 def _is_coloured(image: Image.Image) -> bool:
-    """Whether its channels differ: not by the noise of a JPEG's chroma, nor in a few pixels."""
+    """Return whether the channels differ by more than a JPEG's chroma noise or a few pixels."""
     if image.mode in ("1", "L", "LA"):
         return False
     channels = np.asarray(image.convert("RGB"))
@@ -142,9 +124,6 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("more than 16 bits a pixel")
-    # PPM's are scaled to 16 bits as they are read.
-    if image.mode == "I" and image.format != "PPM" and 0 < values.max() < 256:
-        raise ValueError("32 bits a pixel and values up to 255: white may be 255 or 65535")
     return values
 
 

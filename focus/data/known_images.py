@@ -1,194 +1,131 @@
-"""Which images a model knows: those that it was trained or chosen on, wherever they lie by now."""
+"""Recognise the images that a model was trained or chosen on, by their path, content or group."""
 
 import hashlib
-import os
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping
-from itertools import takewhile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from focus.config.train import TrainConfig
-from focus.data.generators import canonical
-from focus.data.manifest import SYNTHETIC, Manifest, Sample, absolute, file_key
+from focus.data.manifest import Manifest, Sample, Split, absolute, file_key
+from focus.data.splits import RENAME_GROUPS
+from focus.errors import InputError
+from focus.runtime.progress import progress_bar
 
-_FOLDERS = 3  # that are compared, with a name, to guess a move; all are then to prove it
-_GUESSES = 8
-_FOUND = 0.9  # of the images whose place is gone, at the new one
-_KNOWN = 0.5  # of the images given there: another set that numbers its images has more, or fewer
-
+MANIFEST = "manifest.csv"
+BEFORE = "trained_before.csv"
+CONTENT = "content_hash"
+"""Column of a run's manifest: a digest of the bytes of each file to train and validate on."""
 _NONE = Manifest(())
 
 
-class Known(NamedTuple):
-    """By what images are known, and a warning of what is not sure; "" without one."""
+class KnownImages:
+    """The images that a model was trained or chosen on.
 
-    files: frozenset[str]
-    groups: frozenset[str]
-    warning: str
+    An image is known if it is the same file, by whatever link; if its content is that of a known
+    file, wherever that lay; or if it is of the same group.
 
-    def by_what(self, sample: Sample) -> Literal["", "file", "group"]:
-        """What an image shares with a known one; "" for nothing."""
-        if file_key(sample.path) in self.files:
-            return "file"
-        return "group" if sample.group in self.groups else ""
-
-
-def tell_known(known: Manifest, given: Manifest, beside: Manifest = _NONE) -> Known:
-    """What tells the images of ``given`` that are among the known ones.
-
-    Those are the files themselves, by whatever links, copies of the same name and content, and, of
-    a place that is gone, the images of a place that has them all by now, below the same folders.
-    Images that have no more than a name of those that are gone are counted in the warning.
-    beside: images of the same record that are not known, which are none of these.
+    known: what the model knows. unknown: images of the same record that it does not, such as those
+    that its run was tested on.
     """
-    unknown = {file_key(s.path) for s in beside}
-    files = {file_key(s.path): s for s in known}
-    keys = {key: s for s in given if (key := file_key(s.path)) not in unknown}
-    found = set(files)
-    warning = ""
-    names = {_name(key) for key in files}
-    others = {key: s for key, s in keys.items() if key not in files and _name(key) in names}
-    if others:
-        # What is known by its content has no place that it could have moved from.
-        sizes = {key: _size(key) for key in files if key.startswith(os.sep)}
-        found.update(_copies(sizes, others))
-        gone = {key: files[key] for key in _gone(sizes)}
-        others = {key: s for key, s in others.items() if key not in found}
-        same, warning = _moved(gone, others, keys, unknown)
-        found.update(same)
-    return Known(frozenset(found), frozenset(s.group for s in known) - {""}, warning)
+
+    def __init__(self, known: Manifest, unknown: Manifest = _NONE) -> None:
+        self._files = {file_key(sample.path) for sample in known}
+        self._contents = {sample.extra.get(CONTENT, "") for sample in known} - {""}
+        self._groups = {sample.group for sample in known} - {""}
+        self._unknown = {file_key(sample.path) for sample in unknown}
+
+    def match(self, sample: Sample) -> Literal["", "file", "group"]:
+        """Return what an image shares with a known one, "" for nothing."""
+        key = file_key(sample.path)
+        if key in self._files:
+            return "file"
+        if (
+            key not in self._unknown
+            and self._contents
+            and content_hash(sample.path) in self._contents
+        ):
+            return "file"
+        return "group" if sample.group in self._groups else ""
 
 
-def _copies(sizes: Mapping[str, int], others: Iterable[str]) -> Iterable[str]:
-    """Those that have name and content of a known file that is there."""
-    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-    for key, size in sizes.items():
-        if size >= 0:
-            alike[_name(key), size].append(key)
-    contents: dict[tuple[str, int], set[bytes]] = {}  # once, of frames that all have one size
-    for key in others:
-        if (which := (_name(key), _size(key))) not in alike:
-            continue
-        if which not in contents:
-            contents[which] = {_content(original) for original in alike[which]} - {b""}
-        if _content(key) in contents[which]:
-            yield key
-
-
-def _gone(sizes: Mapping[str, int]) -> Iterable[str]:
-    """Those in whose folders none is left: one that was removed alone has not been moved."""
-    left = {_folder(key) for key, size in sizes.items() if size >= 0}
-    return (key for key in sizes if _folder(key) not in left)
-
-
-def _moved(
-    gone: Mapping[str, Sample],
-    others: Mapping[str, Sample],
-    given: Mapping[str, Sample],
-    unknown: Container[str],
-) -> tuple[set[str], str]:
-    """The others that are known images which have been moved; what to say of them, or of doubts."""
-    names = {_name(key) for key in gone}
-    alike = sorted(key for key in others if _name(key) in names)
-    if not alike:
-        return set(), ""
-    for there, here in _guesses(gone, alike):
-        n_found = sum(
-            key.startswith(there) and _size(here + key.removeprefix(there)) >= 0 for key in gone
-        )
-        below = {key: there + key.removeprefix(here) for key in given if key.startswith(here)}
-        below = {key: then for key, then in below.items() if then not in unknown}
-        same = {key for key, then in below.items() if then in gone}
-        contradicted = any(_differ(given[key], gone[below[key]]) for key in same)
-        if n_found >= _FOUND * len(gone) and len(same) > _KNOWN * len(below) and not contradicted:
-            return same, (
-                f"{len(same)} images in {here} are taken for those that the model was trained or "
-                f"chosen on in {there}, which are not there any more, since all their names "
-                "and labels agree: if they are others, give a copy of the model's folder that lies "
-                "in no run"
-            )
-    return set(), (
-        f"{len(alike)} of {len(given)} images have the names of images that the model was trained "
-        f"or chosen on and that are no longer where they were, the first is {alike[0]!r}: if they "
-        "are the same, in another place, their scores say nothing, so give others"
-    )
-
-
-def _guesses(gone: Iterable[str], alike: Iterable[str]) -> list[tuple[str, str]]:
-    """Where files were and where they may be now, the commonest first: two beginnings of paths."""
-    votes: Counter[tuple[str, str]] = Counter()
-    for folders in range(_FOLDERS + 1):
-        ends = {_end(key, folders): key for key in gone}
-        for key in alike:
-            if (then := ends.get(_end(key, folders))) is not None:
-                votes[_beginnings(then, key)] += 1
-    return [guess for guess, _ in votes.most_common(_GUESSES)]
-
-
-def _end(key: str, folders: int) -> tuple[str, ...]:
-    return tuple(key.rsplit(os.sep, folders + 1)[-folders - 1 :])
-
-
-def _beginnings(then: str, now: str) -> tuple[str, str]:
-    """Two paths without the folders, and the name, that they end in alike."""
-    pairs = zip(reversed(then.rsplit(os.sep)), reversed(now.rsplit(os.sep)), strict=False)
-    # Each with the separator before it, of which the first stays with the beginning.
-    end = sum(1 + len(name) for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) - 1
-    return then[: len(then) - end], now[: len(now) - end]
-
-
-def _differ(now: Sample, then: Sample) -> bool:
-    """Whether they are not said to be of one class and, of fakes, of one generator."""
-    return now.label != then.label or (
-        now.label == SYNTHETIC and canonical(now.generator) != canonical(then.generator)
-    )
-
-
-def _name(key: str) -> str:
-    return key.rpartition(os.sep)[2]
-
-
-def _folder(key: str) -> str:
-    return key.rpartition(os.sep)[0]
-
-
-def _size(path: str) -> int:
-    """-1 where there is no file."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - a million Path objects take seconds
-    except (OSError, ValueError):
-        return -1
-
-
-def _content(path: str) -> bytes:
-    """A digest, empty for what cannot be read."""
+def content_hash(path: str) -> str:
+    """Return 32 hexadecimal digits for the bytes of a file, "" for one that cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:
-        return b""
+        return ""
 
 
-MANIFEST = "manifest.csv"
+def with_content_hashes(manifest: Manifest, *, progress: bool) -> Manifest:
+    """Add the column ``content_hash`` of the images to train and validate on."""
+
+    def hashed() -> Iterator[Sample]:
+        for sample in progress_bar(manifest, "hashing images", delay=3, disable=not progress):
+            known = sample.split in ("train", "validation")
+            content = {CONTENT: content_hash(sample.path)} if known else {}
+            yield replace(sample, extra={**without_content_hash(sample).extra, **content})
+
+    return Manifest(hashed(), manifest.source)
 
 
-BEFORE = "trained_before.csv"
+def without_content_hash(sample: Sample) -> Sample:
+    """Return the sample as its table has it."""
+    if CONTENT not in sample.extra:
+        return sample
+    return replace(sample, extra={k: v for k, v in sample.extra.items() if k != CONTENT})
+
+
+def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
+    """Refuse images to validate or test on that the initial weights know.
+
+    Neither may be among those that the weights were trained on, nor a test image among those that
+    they were chosen on.
+
+    Args:
+        manifest: the images of a new run.
+        before: what the weights were trained on (``train``) and chosen on (``validation``).
+        weights: their file, for the message.
+
+    Raises:
+        InputError: some are.
+    """
+    if not before:
+        return
+    forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
+    found: Counter[Split] = Counter()
+    by_group = False
+    for split, known in forbidden.items():
+        images = KnownImages(known)
+        matches = Counter(map(images.match, manifest.split(split)))
+        found[split] = matches["file"] + matches["group"]
+        by_group = by_group or matches["group"] > 0
+    if found.total():
+        counts = " and ".join(f"{count} {split}" for split, count in found.items() if count)
+        raise InputError(
+            f"{counts} images of {manifest.source or 'the data'}, or others of their groups, are "
+            f"among those that {weights} was trained or chosen on: give the manifest.csv of its "
+            f"run as --data, the --seed of that run, or other images{RENAME_GROUPS * by_group}."
+        )
 
 
 def is_run(folder: Path) -> bool:
-    """Whether it is a run's."""
+    """Tell whether a folder is a run folder."""
     return (folder / MANIFEST).is_file() and (folder / "config.yaml").is_file()
 
 
 def record_of(run: Path) -> Manifest:
-    """What a run trains, validates and tests on; empty for a folder that is no run's."""
-    return Manifest.from_csv(run / MANIFEST) if is_run(run) else Manifest(())
+    """Load what a run trains, validates and tests on; empty for a folder that is no run's."""
+    return Manifest.from_csv(run / MANIFEST) if is_run(run) else _NONE
 
 
 def known_to(model: Path) -> Manifest:
-    """What the model of a run was trained or chosen on, also by the runs whose weights it began
-    with; empty for a model that lies in no run."""
+    """Load what a model folder in a run folder was trained or chosen on, by earlier runs too.
+
+    Empty for a model that lies in no run.
+    """
     run = absolute(model).parent
     known = record_of(run).where(lambda sample: sample.split in ("train", "validation"))
     before = run / BEFORE
@@ -196,6 +133,6 @@ def known_to(model: Path) -> Manifest:
 
 
 def known_before(config: TrainConfig) -> Manifest:
-    """:func:`known_to` of the model whose weights the run begins with; empty without one."""
+    """Load what the initial weights of a run know; empty without any."""
     weights = config.initial_checkpoint
-    return Manifest(()) if weights is None else known_to(Path(weights).parent)
+    return _NONE if weights is None else known_to(Path(weights).parent)

@@ -36,9 +36,7 @@ _CSV_VERSION = "1"
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
 
-# What a path may have beside names: "." and "..", or a slash twice.
-_DETOUR = re.compile(r"/\.{0,2}/")
-# The end of the path of an image that a table held as bytes (focus.data.readers.embedded).
+# The end of the path of an image that a table held as bytes (focus.data.readers.parquet).
 _BY_CONTENT = re.compile(r"embedded/([0-9a-f]{2})/\1[0-9a-f]{62}\.\w+$")
 
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
@@ -98,25 +96,24 @@ class Manifest(Sequence[Sample]):
         return Manifest(self._samples + other._samples, joined)
 
     def where(self, keep: Callable[[Sample], bool]) -> "Manifest":
-        """The samples for which ``keep`` is true, in order."""
+        """Return the samples for which ``keep`` is true, in order."""
         return Manifest(filter(keep, self._samples), self.source)
 
     def split(self, name: Split) -> "Manifest":
-        """The samples of one split, in order."""
+        """Return the samples of one split, in order."""
         return self.where(lambda sample: sample.split == name)
 
     def generators(self) -> list[str]:
-        """Sorted names of the generators of the fakes."""
+        """Return the sorted names of the generators of the fakes."""
         return sorted({s.generator for s in self._samples if s.label == SYNTHETIC})
 
     def to_csv(self, path: str | Path) -> None:
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
 
-        (With paths that have no detours, ``..`` and the like, as the readers make them.)
         Paths below the file's folder are written relative to it, so the two can be moved together.
         Raises ValueError if a sample's ``extra`` has the name of a column of the manifest.
         """
-        folder = _folder(path)
+        folder = f"{absolute(path).parent}{os.sep}"
         extra = sorted({name for sample in self._samples for name in sample.extra})
         if taken := set(extra) & set(COLUMNS):
             raise ValueError(f"extra columns cannot be called {', '.join(sorted(taken))}")
@@ -137,12 +134,17 @@ class Manifest(Sequence[Sample]):
 def numbered_samples(
     path: str | Path, root: str | Path | None = None, *, confined: bool = False
 ) -> Iterator[tuple[int, Sample]]:
-    """The samples of a manifest's file form, each with its line, as :meth:`Manifest.from_csv`.
+    """Yield the samples of a manifest's file form, each with its line number.
 
-    root: what their paths are relative to, default the file's folder. confined: refuse a relative
-    path that leaves the root.
+    Args:
+        path: the file.
+        root: folder that relative paths start from, default the file's.
+        confined: refuse a relative path that leaves the root.
+
+    Raises:
+        InputError: with the line number, a row that cannot be understood.
     """
-    folder = _folder(path) if root is None else str(absolute(root))
+    folder = str(absolute(path).parent if root is None else absolute(root))
     with open_csv(path) as file:
         first = file.readline()
         if first.removeprefix(CSV_MARKER).strip(" \r\n,") != _CSV_VERSION:
@@ -180,7 +182,7 @@ def open_csv(path: str | Path) -> TextIO:
 def csv_rows(
     file: TextIO, path: str | Path, lines_before: int = 0
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV that are not blank, each with the number of its first line.
+    """Yield the rows of a CSV that are not blank, each with the number of its first line.
 
     A row of empty cells counts as blank, as a spreadsheet leaves it behind.
     """
@@ -197,14 +199,14 @@ def csv_rows(
 
 def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
     return [
-        _relative(sample.path, folder),
+        sample.path.removeprefix(folder),
         "" if sample.label is None else LABEL_NAMES[sample.label],
         sample.generator,
         sample.family,
         sample.split,
         sample.test_set,
-        _relative(sample.map_path or "", folder),
-        _relative(sample.mask_path or "", folder),
+        (sample.map_path or "").removeprefix(folder),
+        (sample.mask_path or "").removeprefix(folder),
         "" if sample.box is None else " ".join(repr(float(side)) for side in sample.box),
         sample.group,
         *(sample.extra.get(name, "") for name in extra),
@@ -216,45 +218,40 @@ def _from_row(row: Sequence[str], header: Sequence[str], folder: str, confined: 
         raise ValueError(f"{len(row)} columns instead of {len(header)}")
     cells = dict(zip(header, row, strict=True))
     known = {name: cells.pop(name, "") for name in COLUMNS}
-    if not known["path"]:
-        raise ValueError("an empty path")
-    extra = {name: sys.intern(cell) for name, cell in cells.items() if cell}
-    paths = {
-        name: _absolute(known[name], folder, confined) if known[name] else None
-        for name in ("path", "map_path", "mask_path")
-    }
+
+    def place(name: str) -> str:
+        # An absolute path may lie anywhere, as in the manifest of a run.
+        inside = confined and not os.path.isabs(known[name])  # noqa: PTH117
+        return place_inside(known[name], folder, outside=not inside)
+
     return Sample(
-        path=paths["path"] or "",
-        label=_label(known["label"]),
+        path=place("path"),
+        label=LABEL_NAMES.index(_one_of(known, "label", LABEL_NAMES)) if known["label"] else None,
         # One text for all rows, since a manifest may have a million.
         generator=sys.intern(known["generator"]),
         family=sys.intern(known["family"]),
-        split=cast("Split", _one_of(known["split"], "split", _SPLITS)),
-        test_set=cast("TestSet", _one_of(known["test_set"], "test_set", _TEST_SETS)),
-        map_path=paths["map_path"],
-        mask_path=paths["mask_path"],
+        split=cast("Split", _one_of(known, "split", _SPLITS)),
+        test_set=cast("TestSet", _one_of(known, "test_set", _TEST_SETS)),
+        map_path=place("map_path") if known["map_path"] else None,
+        mask_path=place("mask_path") if known["mask_path"] else None,
         box=read_box(known["box"]),
         group=sys.intern(known["group"]),
-        extra=extra or NO_EXTRA,
+        extra={name: sys.intern(cell) for name, cell in cells.items() if cell} or NO_EXTRA,
     )
 
 
-def _label(cell: str) -> int | None:
-    return LABEL_NAMES.index(_one_of(cell, "label", LABEL_NAMES)) if cell else None
-
-
-def _one_of(cell: str, column: str, names: Sequence[str]) -> str:
-    if cell not in names:
+def _one_of(cells: Mapping[str, str], column: str, names: Sequence[str]) -> str:
+    if (cell := cells[column]) not in names:
         raise ValueError(f"{column} {cell!r} is none of {', '.join(filter(None, names))}")
     return cell
 
 
 def read_box(cell: str) -> tuple[float, float, float, float] | None:
-    """Four numbers, separated by spaces; None for an empty cell. Raises ValueError."""
+    """Parse four numbers, separated by spaces; None for an empty cell. Raises ValueError."""
     if not cell:
         return None
     try:
-        left, top, right, bottom = (float(side) for side in cell.split())
+        left, top, right, bottom = map(float, cell.split())
         if not all(map(math.isfinite, (left, top, right, bottom))):
             raise ValueError
     except ValueError:
@@ -262,54 +259,25 @@ def read_box(cell: str) -> tuple[float, float, float, float] | None:
     return left, top, right, bottom
 
 
-def _folder(path: str | Path) -> str:
-    return str(absolute(path).parent)
-
-
-def _relative(path: str, folder: str) -> str:
-    """Below ``folder`` and written plainly, the rest of the path, else the path itself."""
-    rest = path.removeprefix(folder.rstrip(os.sep) + os.sep)
-    plain = (
-        rest == os.path.normpath(rest)
-        and not os.path.isabs(rest)  # noqa: PTH117
-        and rest.split(os.sep, 1)[0] != os.pardir
-    )
-    return rest.replace(os.sep, "/") if plain else path
-
-
-def _absolute(path: str, folder: str, confined: bool) -> str:
-    whole = os.path.join(folder, path)  # noqa: PTH118 - a million Path objects take seconds
-    if confined and ".." in path and not os.path.isabs(path):  # noqa: PTH117
-        place_inside(path, folder, outside=False)
-    return _without_detours(whole) if path.startswith(".") or _DETOUR.search(path) else whole
-
-
 def place_inside(path: str, root: str, *, outside: bool) -> str:
-    """``path`` relative to the absolute folder ``root``, without ``..``.
+    """Return ``path``, which starts at the absolute folder ``root``, without ``.`` and ``..``.
 
-    Spaces around it are dropped if only then something is there. Raises ValueError if it is empty
-    or not below the root, unless ``outside`` is allowed.
+    Raises ValueError if it is empty or, unless ``outside`` is allowed, not below the root.
     """
-    whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
-    if path != path.strip() and not os.path.lexists(whole):
-        path = path.strip()
-        whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
     if not path:
         raise ValueError("an empty path")
+    # os.path, since a million Path objects take seconds.
+    whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
     if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):
-        if path.startswith(os.sep) and os.path.lexists(root + path):
-            raise ValueError(
-                f"path {path!r} begins with a slash, which stands for the data root in CYBORG's "
-                "CSV without header alone; drop the slash"
-            )
         raise ValueError(
-            f"path {path!r} leaves the data root {root}, which only --allow-outside-root permits"
+            f"path {path!r} leaves the data root {root}; write it relative to that, without a "
+            "slash at its beginning, or give --allow-outside-root"
         )
     return whole
 
 
 def file_key(path: str) -> str:
-    """The same text for a file by whatever links it or its folder is reached.
+    """Return the same text for a file by whatever links it or its folder is reached.
 
     An image that a table held as bytes is known by its content, in whichever cache it lies.
     """
@@ -323,24 +291,10 @@ def file_key(path: str) -> str:
 
 @cache
 def _resolved(folder: str) -> str:
-    """With a separator at its end."""
+    """Return the folder without links, with a separator at its end."""
     return os.path.realpath(folder).rstrip(os.sep) + os.sep
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the root of the file system on, by its one name without ``.`` and ``..``."""
-    return Path(_without_detours(str(Path(path).absolute())))
-
-
-def _without_detours(path: str) -> str:
-    """An absolute path without ``.``, ``..`` and doubled slashes, so that a file has one name.
-
-    Behind a symbolic link ``..`` leads elsewhere than its text says: such a path stays as it is.
-    """
-    plain = os.path.normpath(path)
-    try:
-        if ".." in path and not os.path.samestat(os.lstat(path), os.lstat(plain)):
-            return path
-    except (OSError, ValueError):
-        return path if os.path.lexists(path) else plain
-    return plain
+    """Return the path from the root of the file system on, without ``.`` and ``..``."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."

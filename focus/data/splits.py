@@ -1,40 +1,34 @@
-"""Assigning splits, and refusing those that cannot train."""
+"""Assign splits, by group and generator, and refuse those that cannot train."""
 
 import hashlib
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
-from focus.data.known_images import tell_known
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
 from focus.errors import InputError
-
-_log = logging.getLogger(__name__)
-
-_Kind = tuple[int | None, str]
-"""What shares are taken of: a label and a generator."""
 
 SHARE = 0.15
 """Of the images, for validation and for test, where the data have no split."""
 
-
-NOT_ONE_GROUP = (
+RENAME_GROUPS = (
     "; where unrelated data have groups of the same names, rename those of one, or, if none of the "
     "tables needs its groups, give --columns group="
 )
-"""What else to do about images that are known, or torn, by their group."""
+"""Advice for images that are left out, or refused, by their group."""
+
+_Kind = tuple[int | None, str]
+"""Label and generator: a share of each is cut off."""
 
 
-class _Unit:
-    """Rows of the manifest that stay together, a group or the rows of one file, and their kinds."""
+class _Unit(NamedTuple):
+    """Rows of the manifest that stay together: a group, or the rows of one file."""
 
-    __slots__ = ("counts", "rows")
-
-    def __init__(self, rows: list[int], counts: Mapping[_Kind, int]) -> None:
-        self.rows, self.counts = rows, counts
+    rows: list[int]
+    counts: Counter[_Kind]
 
 
 def assign_splits(
@@ -60,9 +54,7 @@ def assign_splits(
 
     pool = [row for row, split in enumerate(splits) if split == "train"] if cuts else []
     units = _units(manifest, pool, seed)
-    sizes: Counter[_Kind] = Counter()
-    for unit in units:
-        sizes.update(unit.counts)
+    sizes = Counter(_kind(manifest[row]) for row in pool)
     for split, share in cuts.items():
         chosen, units = _cut(units, {kind: share * size for kind, size in sizes.items()})
         for row in chain.from_iterable(unit.rows for unit in chosen):
@@ -76,99 +68,66 @@ def assign_splits(
     )
 
 
-def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
-    """Raise InputError if images to be tested or validated on are known to the weights.
-
-    Neither may be among those that the weights were trained on, nor a test image among those that
-    they were chosen on.
-
-    Args:
-        before: what the weights were trained on (``train``) and chosen on (``validation``).
-        weights: their file, for the message.
-    """
-    forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
-    found = {}
-    by_group = False
-    for split, known in forbidden.items():
-        given = manifest.split(split)
-        told = tell_known(known, given)
-        if told.warning:
-            _log.warning("%s", told.warning)
-        by = Counter(map(told.by_what, given))
-        by_group = by_group or by["group"] > 0
-        if count := by["file"] + by["group"]:
-            found[split] = count
-    if found:
-        counts = " and ".join(f"{count} {split}" for split, count in found.items())
-        raise InputError(
-            f"{counts} images of {manifest.source or 'the data'}, or others of their groups, are "
-            f"among those that {weights} was trained or chosen on: give the manifest.csv of its "
-            "run as --data, the --seed of that run, or other images"
-            f"{NOT_ONE_GROUP * by_group}."
-        )
-
-
 def check_trainable(manifest: Manifest) -> None:
-    """Raise InputError unless each split holds both classes and is apart from the others.
+    """Check that each split holds both classes and is apart from the others.
 
     Train and validation must be there and be labelled, test need not. No group and no file may lie
-    in more than one split, test included: what training saw would be scored.
+    in more than one split, test included: training images would be scored.
+
+    Raises:
+        InputError: they cannot be trained on.
     """
     place = manifest.source or "the data"
-    _check_apart(manifest, place)
+    _check_apart(manifest, "groups", lambda sample: sample.group, RENAME_GROUPS)
+    _check_apart(manifest, "images", lambda sample: file_key(sample.path), "")
     for split in ("train", "validation", "test"):
         count = Counter(sample.label for sample in manifest if sample.split == split)
-        if split == "test":
-            if (count[REAL] > 0) != (count[SYNTHETIC] > 0):
-                raise InputError(
-                    f"The test split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
-                    "synthetic images: give some of both (--test-data, --test-real), or none."
-                )
-            continue
-        if count[None]:
+        if split != "test" and count[None]:
             raise InputError(
                 f"{count[None]} of {count.total()} {split} images of {place} have no label: label "
                 "them or take them out."
             )
+        advice = "give some of both, training needs them in it"
+        if split == "test":
+            advice = "give some of both (--test-data, --test-real), or none"
+            if not count[REAL] and not count[SYNTHETIC]:
+                continue
         if not count[REAL] or not count[SYNTHETIC]:
             raise InputError(
                 f"The {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
-                "synthetic images: give some of both, training needs them in it."
+                f"synthetic images: {advice}."
             )
 
 
-def _check_apart(manifest: Manifest, place: str) -> None:
-    kinds: dict[str, Callable[[Sample], str]] = {
-        "groups": lambda sample: sample.group,
-        "images": lambda sample: file_key(sample.path),
-    }
-    for what, name_of in kinds.items():
-        home: dict[str, Split] = {}
-        torn: set[str] = set()
-        for sample in manifest:
-            name = name_of(sample)
-            if name and sample.split and home.setdefault(name, sample.split) != sample.split:
-                torn.add(name)
-        if not torn:
+def _check_apart(
+    manifest: Manifest, what: str, name_of: Callable[[Sample], str], advice: str
+) -> None:
+    home: dict[str, tuple[int, Split]] = {}
+    torn: dict[str, str] = {}
+    for row, sample in enumerate(manifest, start=1):
+        name = name_of(sample)
+        if not name or not sample.split:
             continue
-        first = min(torn)
-        members: defaultdict[str, list[str]] = defaultdict(list)
-        for row, sample in enumerate(manifest, start=1):
-            if sample.split and name_of(sample) == first:
-                members[sample.split].append(f"image {row}, {sample.path!r}")
-        where = "; ".join(
-            f"{split}: {images[0]}{f' and {len(images) - 1} more' * (len(images) > 1)}"
-            for split, images in sorted(members.items())
-        )
+        first, split = home.setdefault(name, (row, sample.split))
+        if split != sample.split and name not in torn:
+            torn[name] = (
+                f"{split} (image {first}, {manifest[first - 1].path!r}) and {sample.split} "
+                f"(image {row}, {sample.path!r})"
+            )
+    if torn:
+        name, where = next(iter(torn.items()))
         raise InputError(
-            f"{len(torn)} {what} of {place} lie in more than one split, the first is {first!r} in "
-            f"{' and '.join(sorted(members))} ({where}): give each one split"
-            f"{NOT_ONE_GROUP * (what == 'groups')}."
+            f"{len(torn)} {what} of {manifest.source or 'the data'} lie in more than one split, "
+            f"the first is {name!r} in {where}: give each one split{advice}."
         )
+
+
+def _kind(sample: Sample) -> _Kind:
+    return sample.label, sample.generator
 
 
 def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
-    """What stays together, in the order of a hash of the seed and the name of group or file."""
+    """Return the units in the order of a hash of the seed and the name of group or file."""
     folder = common_folder(sample.path for sample in manifest)
     members: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
@@ -180,17 +139,14 @@ def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
         text = f"{seed} {name}".encode(errors="surrogateescape")
         return hashlib.blake2b(text, digest_size=16).digest()
 
-    single: dict[_Kind, Mapping[_Kind, int]] = {}  # shared, since most units are one image
-    units = []
-    for name in sorted(members, key=place):
-        kinds = [(manifest[row].label, manifest[row].generator) for row in members[name]]
-        counts = single.setdefault(kinds[0], {kinds[0]: 1}) if len(kinds) == 1 else Counter(kinds)
-        units.append(_Unit(members[name], counts))
-    return units
+    return [
+        _Unit(members[name], Counter(_kind(manifest[row]) for row in members[name]))
+        for name in sorted(members, key=place)
+    ]
 
 
 def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Unit], list[_Unit]]:
-    """The first units that fill the quotas without passing one; the rest.
+    """Return the first units that fill the quotas without passing one, and the rest.
 
     Of each kind with a quota at least one unit is taken and one left, if there are two.
     """
@@ -212,16 +168,12 @@ def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Un
     for number, unit in enumerate(units):
         if all(n <= left[kind] for kind, n in unit.counts.items()) and dispensable(unit):
             take(number)
-
-    missing = {kind for kind, share in quota.items() if share > 0} - taken
-    holders: defaultdict[_Kind, list[int]] = defaultdict(list)
-    for number, unit in enumerate(units):
-        for kind in missing.intersection(unit.counts):
-            holders[kind].append(number)
-    for kind in sorted(missing, key=str):
-        able = [number for number in holders[kind] if dispensable(units[number])]
-        if kind not in taken and able:
-            take(min(able, key=lambda number: len(units[number].rows)))
+    for kind in sorted(quota, key=str):
+        if quota[kind] > 0 and kind not in taken:
+            holders = (n for n, unit in enumerate(units) if kind in unit.counts)
+            able = [n for n in holders if dispensable(units[n])]
+            if able:
+                take(min(able, key=lambda number: len(units[number].rows)))
     return (
         [unit for number, unit in enumerate(units) if number in chosen],
         [unit for number, unit in enumerate(units) if number not in chosen],
@@ -229,7 +181,7 @@ def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Un
 
 
 def common_folder(files: Iterable[str]) -> str:
-    """What all paths begin with, so that a data set may move without changing its splits."""
+    """Return what all paths begin with, so that a data set may move without changing its splits."""
     try:
         return os.path.commonpath([os.path.dirname(path) for path in files])  # noqa: PTH120
     except ValueError:  # no samples, or different drives

@@ -1,85 +1,127 @@
 """The images of a training run: read, split, checked."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
-from focus.config.train import (
-    ResolvedTrainConfig,
-    TrainConfig,
-)
+from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import BadFile, check_images
 from focus.data.demo import demo_manifest
-from focus.data.known_images import known_before
-from focus.data.manifest import Manifest
+from focus.data.known_images import check_unseen, known_before, without_content_hash
+from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given
-from focus.data.resumed import Resumed, resumed_data
-from focus.data.splits import SHARE, assign_splits, check_trainable, check_unseen
+from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
+from focus.errors import InputError
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
-    """The images that a run would take, with their splits; raises InputError as its two steps."""
-    listed = listed_images(config, progress=progress)
-    return sound_images(listed, config, progress=progress)[0].manifest
+    """Return the images that a run would take, with their splits.
+
+    Raises:
+        InputError: as :func:`listed_images` and :func:`readable_images`.
+    """
+    return readable_images(listed_images(config, progress=progress), config, progress=progress)[0]
 
 
 def listed_images(
     config: ResolvedTrainConfig,
     *,
-    recorded: Manifest | None = None,
+    resumed: bool = False,
     progress: bool = True,
     output: Path | None = None,
 ) -> Manifest:
-    """All images of a run with their splits: the demo set, or ``--data`` and the test sets.
+    """List all images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
-    recorded: what the run that is resumed trains on; its splits are taken, none is drawn. output:
-    the folder of a new run, whose pictures may not be taken for images.
+    Args:
+        config: the run.
+        resumed: no splits are drawn, since those of the run's manifest are taken.
+        progress: show bars and lines.
+        output: the folder of a new run, which may not lie in a folder of images.
 
     Raises:
         InputError: no usable images, a split without one of the classes, images to validate or
-            test on that the weights which training begins with know.
+            test on that the initial weights know.
     """
-    own, tests = read_given(config, output=output if recorded is None else None)
-    if not own:
-        manifest = demo_manifest(progress=progress)
-    else:
-        if progress and recorded is None and (line := _drawn_line(own, config)):
+    own, tests = read_given(config, output=None if resumed else output)
+    if resumed:
+        return (own or demo_manifest(progress=progress)) + tests
+    if own:
+        if progress and (line := _drawn_line(own, config)):
             print(line)
-        manifest = own if recorded is not None else assign_splits(own, seed=config.seed)
-    manifest += tests
-    if recorded is None:
-        check_trainable(manifest)
-        check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
+        own = assign_splits(own, seed=config.seed)
+    manifest = (own or demo_manifest(progress=progress)) + tests
+    check_trainable(manifest)
+    check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     return manifest
 
 
-def sound_images(
+def readable_images(
     listed: Manifest,
     config: ResolvedTrainConfig,
     *,
     recorded: Manifest | None = None,
     progress: bool = True,
-) -> tuple[Resumed, list[BadFile]]:
-    """Those of the images that can be decoded, and the files of those that cannot.
+) -> tuple[Manifest, list[BadFile]]:
+    """Return those of the images that can be decoded, and the files that cannot.
 
-    recorded: what the run that is resumed began with, of which files may be lost since.
+    recorded: the manifest of a run that is resumed, whose splits are taken.
 
     Raises:
-        InputError: a split without one of the classes, too many bad files, other data than those
-            recorded.
+        InputError: too many bad files, a split without one of the classes, or other images than
+            those recorded.
     """
     manifest, bad = listed, list[BadFile]()
     if config.data or config.test_data or config.test_real:
         # The demo set's own checksum has been verified.
-        manifest, bad = check_images(manifest, progress=progress, max_bad=config.max_bad)
-    found = Resumed(manifest, manifest, "")
+        manifest, bad = check_images(listed, progress=progress, max_bad=config.max_bad)
     if recorded is not None:
-        run = config.run_folder
-        found = resumed_data(manifest, recorded, run, bad=bad, max_bad=config.max_bad)
-    check_trainable(found.manifest)
-    return found, bad
+        manifest = with_recorded_splits(manifest, recorded, config.run_folder)
+    check_trainable(manifest)
+    return manifest, bad
+
+
+def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manifest:
+    """Return the images of a resumed run with the splits that it began with.
+
+    The folder of all images may have moved; apart from that they must be those of its manifest.
+
+    Raises:
+        InputError: one is missing, is new or has changed; the message names it.
+    """
+    taken = []
+    for sample, now, then in zip_longest(manifest, _comparable(manifest), _comparable(recorded)):
+        if now != then:
+            difference = f"{(now or then).path!r} is {'missing' if now is None else 'new'}"
+            for name in Sample.__slots__ if now and then else ():
+                if (value := getattr(now, name)) != (before := getattr(then, name)):
+                    difference = f"the {name} of {then.path!r} was {before!r} and is {value!r}"
+            raise InputError(
+                f"The images are not those that the run {run} began with ({len(recorded)} then, "
+                f"{len(manifest)} now; {difference}): bring them back, or give another --name."
+            )
+        taken.append(replace(sample, split=recorded[len(taken)].split))
+    return Manifest(taken, manifest.source)
+
+
+def _comparable(manifest: Manifest) -> Sequence[Sample]:
+    """Return the samples without splits, their paths below the common folder of all files."""
+    paths = [p for s in manifest for p in (s.path, s.map_path, s.mask_path) if p]
+    folder = common_folder(paths)
+    return [
+        replace(
+            without_content_hash(sample),
+            split="",
+            path=sample.path.removeprefix(folder),
+            map_path=sample.map_path and sample.map_path.removeprefix(folder),
+            mask_path=sample.mask_path and sample.mask_path.removeprefix(folder),
+        )
+        for sample in manifest
+    ]
 
 
 def _drawn_line(own: Manifest, config: TrainConfig) -> str:
-    """What to say of images without a split; a table may have a column for it by another name."""
+    """Say that splits are drawn, since a table may have a column for them by another name."""
     without = [sample.path for sample in own if not sample.split]
     if not without:
         return ""

@@ -20,8 +20,7 @@ from focus.data.dataset import (
     FaceDataset,
     Perturb,
     artefact_coverage,
-    collate,
-    loaded,
+    load_batches,
     worker_options,
 )
 from focus.data.faces import geometries
@@ -63,7 +62,7 @@ def predictions(
 
     Raises:
         ImageError: a file cannot be decoded, the output for an image is not finite, or the workers
-            were lost (:func:`~focus.data.dataset.loaded`).
+            were lost (:func:`~focus.data.dataset.load_batches`).
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
     images = FaceDataset(
@@ -78,13 +77,12 @@ def predictions(
         Subset(images, range(len(manifest)) if indices is None else indices),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=collate,
         **worker_options(workers),
         # A loader draws a seed when it starts: not from the generator that training uses.
         generator=torch.Generator(),
         pin_memory=like.is_cuda,
     )
-    for batch in loaded(loader):
+    for batch in load_batches(loader):
         with torch.inference_mode(), autocast() if autocast else nullcontext():
             prediction = detector.predict_batch(batch.images.to(like, non_blocking=True))
         if (at := prediction.first_not_finite()) is not None:

@@ -1,11 +1,11 @@
-"""Which images make which batch: known for a whole epoch, and alike for any number of processes.
+"""The batches of an epoch: which images each process takes, known for the whole epoch.
 
 A step of the optimiser takes the next ``batch_size * processes * accumulation`` images of the
 epoch's order, the last step what is left; the batch before gives it images if it has less than two
 a process. A process takes its share of each batch; the loss being linear in the images
 (:mod:`focus.config.losses`), a share weighs as many images as it has. So neither the number of
-processes nor that of the accumulated batches changes a gradient, but for which images the last two
-batches of an epoch have; and an epoch is entered at any of its steps.
+processes nor that of the accumulated batches changes a gradient, but for the images of the last two
+batches of an epoch; and an epoch is entered at any of its steps.
 """
 
 import functools
@@ -22,13 +22,13 @@ from focus.config.recipes import Sampling
 
 
 class MicroBatch(NamedTuple):
-    """What one process takes of one batch.
+    """The part of a batch that one process takes.
 
     rows: of the training manifest, at least one. again: how often the epoch had each of them
     before, which a sampling with replacement may. counted: how many of them count; 0 where fewer
-    images are left than there are processes, so that this one runs an image for company. weight:
-    of its mean loss in the step, times the number of processes, whose gradients are averaged. last:
-    whether the optimiser steps after it.
+    images are left than there are processes, and this one takes one so that it joins the
+    all-reduce. weight: of its mean loss in the step, times the number of processes, whose gradients
+    are averaged. last: whether the optimiser steps after it.
     """
 
     rows: list[int]
@@ -58,16 +58,16 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Of all processes together; the last steps of an epoch may have fewer, or a few more."""
+        """Images of a step, in all processes; the last of an epoch may have fewer, or more."""
         return self.batch_size * self.processes * self.accumulation
 
     @property
     def steps(self) -> int:
-        """Of the optimiser in an epoch."""
+        """Steps of the optimiser in an epoch."""
         return -(-len(self._ends) // self.accumulation)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of an epoch's images, of all processes."""
+        """Draw the rows of an epoch's images, of all processes."""
         draw = np.random.default_rng((self.seed, epoch))
         if self.sampling == "shuffled":
             return draw.permutation(len(self.labels))
@@ -76,7 +76,7 @@ class BatchPlan:
         return draw.choice(len(label), len(label), p=share / share.sum())
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[list[MicroBatch]]:
-        """This process's batches of each step from ``first_step`` on."""
+        """Return this process's batches of each step from ``first_step`` on."""
         order = self.order(epoch)
         drawn = np.stack([order, _times_before(order)], 1)
         batches = [drawn[start:end] for start, end in pairwise([0, *self._ends])]
@@ -85,11 +85,11 @@ class BatchPlan:
 
     @functools.cached_property
     def _ends(self) -> list[int]:
-        """Where the batches of all processes end in an epoch's order.
+        """Return where the batches of all processes end in an epoch's order.
 
-        Of a single image a norm over the batch has no statistics: what would leave a process with
-        one takes some from the batch before, or goes with it where that has none to give; unless
-        one at a time is what was asked for.
+        A norm over the batch has no statistics of a single image: a last batch that would leave a
+        process with one takes some from the batch before, or joins it where that has none to give;
+        unless one at a time was asked for.
         """
         total, size, least = len(self.labels), self.batch_size * self.processes, 2 * self.processes
         ends = [0, *range(size, total, size), total] if total else [0]
@@ -105,20 +105,13 @@ class BatchPlan:
         for number, batch in enumerate(batches, start=1):
             mine = np.array_split(batch, self.processes)[self.rank]
             rows, again = (mine if len(mine) else batch[:1]).T.tolist()
-            made.append(
-                MicroBatch(
-                    rows=rows,
-                    again=again,
-                    counted=len(mine),
-                    weight=len(mine) * self.processes / images,
-                    last=number == len(batches),
-                )
-            )
+            weight = len(mine) * self.processes / images
+            made.append(MicroBatch(rows, again, len(mine), weight, last=number == len(batches)))
         return made
 
 
 def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each element stands before it."""
+    """Count how often each element stands before its place."""
     by_row = np.argsort(order, kind="stable")
     ordered = order[by_row]
     before = np.empty_like(order)
@@ -127,22 +120,16 @@ def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class PlannedBatches(Sampler[list[tuple[int, int]]]):
-    """The batches that were planned last, for a DataLoader: of each image the row, and how often
-    the epoch had it before."""
+    """The planned batches for a DataLoader: of each image the row, and its times before."""
 
     def __init__(self) -> None:
-        self._planned: list[list[MicroBatch]] = []
-
-    def plan(self, steps: list[list[MicroBatch]]) -> None:
-        """Choose what the next iteration gives."""
-        self._planned = steps
+        self.steps: list[list[MicroBatch]] = []
+        """Those of the next iteration."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._planned))
+        return sum(map(len, self.steps))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return (
-            list(zip(batch.rows, batch.again, strict=True))
-            for step in self._planned
-            for batch in step
+            list(zip(batch.rows, batch.again, strict=True)) for step in self.steps for batch in step
         )

@@ -1,14 +1,13 @@
-"""``train.py --dry-run``: what would be trained, how large it is, how long it takes."""
+"""``train.py --dry-run``: say what would be trained, how large it is, how long it takes."""
 
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 
-import torch
 import yaml
 from accelerate import Accelerator
-from torch.profiler import ProfilerActivity, profile
 
 from focus.config.train import ResolvedTrainConfig
 from focus.data.manifest import LABEL_NAMES, Manifest
@@ -42,21 +41,21 @@ def dry_run(
         f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
     )
     say(describe(accelerator, config))
-    seconds, launches = _timed(trainer)
-    say("kernel launches: " + ("none on a CPU" if launches is None else f"{launches} a step"))
+    with closing(trainer.images):
+        seconds = _seconds_per_step(trainer)
     plan = trainer.plan
     steps = config.epochs * plan.steps
-    scoring = config.epochs * len(trainer.validation) * _seconds_per_image(trainer)
-    total = steps * seconds + scoring / accelerator.num_processes
+    images = config.epochs * len(trainer.validation) / accelerator.num_processes
+    validation = images * _seconds_per_image(trainer)
     say(
         f"steps: {config.epochs} epochs x {plan.steps} = {steps}, of {plan.images_per_step} images "
-        f"each\ntime: {format_duration(total)} (a step took {seconds:.3g} s, validation "
-        f"{format_duration(scoring / accelerator.num_processes)} of it), the test images apart"
+        f"each\ntime: {format_duration(steps * seconds + validation)} (a step took {seconds:.3g} s,"
+        f" validation {format_duration(validation)} of it), the test images apart"
     )
 
 
 def image_counts(manifest: Manifest) -> list[str]:
-    """A line a split and a line for each class and generator in it."""
+    """Return a line for each split, and for each class and generator in it."""
     lines = []
     for split in ("train", "validation", "test"):
         counts = Counter(
@@ -72,8 +71,7 @@ def image_counts(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _timed(trainer: Trainer) -> tuple[float, int | None]:
-    """Seconds of a step, and kernel launches in one, where there are any."""
+def _seconds_per_step(trainer: Trainer) -> float:
     trainer.model.train()
     # What the workers loaded while the first step compiled says nothing of how fast they load.
     before = 1 + -(-_PREFETCHED * trainer.config.workers // trainer.plan.accumulation)
@@ -87,37 +85,25 @@ def _timed(trainer: Trainer) -> tuple[float, int | None]:
         loaded = trainer.images.load(1, timed)
     for step in timed:
         trainer.train_step(step, loaded)
-    seconds = (time.perf_counter() - began) / len(timed)
-    return seconds, _launches(trainer) if trainer.accelerator.device.type == "cuda" else None
-
-
-def _launches(trainer: Trainer) -> int:
-    """Kernel launches of a step."""
-    step = trainer.plan.epoch(0)[0]
-    loaded = trainer.images.load(0, [step])
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        trainer.train_step(step, loaded)
-        torch.cuda.synchronize(trainer.accelerator.device)
-    return sum(
-        event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
-        for event in seen.events()
-    )
+    return (time.perf_counter() - began) / len(timed)
 
 
 def _seconds_per_image(trainer: Trainer) -> float:
-    """Of validation, the start of its workers included, which is in each."""
+    """Time validation, with the start of its workers, which each validation has."""
+    config = trainer.config
     scored = partial(
         predictions,
         trainer.kept,
         trainer.validation,
-        batch_size=trainer.config.eval_batch_size,
+        batch_size=config.eval_batch_size,
         autocast=trainer.accelerator.autocast,
     )
-    if trainer.config.compile:
-        list(scored(indices=range(min(trainer.config.eval_batch_size, len(trainer.validation)))))
+    if config.compile:
+        list(scored(indices=range(min(config.eval_batch_size, len(trainer.validation)))))
     images, began = 0, time.perf_counter()
-    for rows, _ in scored(workers=trainer.config.workers):
-        images += len(rows)
-        if time.perf_counter() - began > _TIMED_SECONDS:
-            break
+    with closing(scored(workers=config.workers)) as batches:
+        for rows, _ in batches:
+            images += len(rows)
+            if time.perf_counter() - began > _TIMED_SECONDS:
+                break
     return (time.perf_counter() - began) / max(1, images)

@@ -1,29 +1,31 @@
-"""The training images as the steps of a run take them: planned, decoded, augmented, batched."""
+"""Load the training images as the steps of a run take them: planned, augmented, batched."""
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
-from focus.data.dataset import Batch, FaceDataset, collate, loaded, worker_options
+from focus.data.dataset import (
+    Batch,
+    FaceDataset,
+    end_workers,
+    load_batches,
+    worker_options,
+)
 from focus.data.manifest import Manifest
-from focus.errors import ImageError, InputError, sentence
+from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch, PlannedBatches
 
 
 class TrainingImages:
-    """What one process trains on.
+    """The training images of one process.
 
     plan: which images make which batch. dataset: the images, by their row in the manifest.
-    unreadable: what there is to say of a batch that could not be loaded, "" of none.
     """
 
     def __init__(
@@ -52,14 +54,12 @@ class TrainingImages:
             seed=config.seed,
             keep=True,
         )
-        self.unreadable = ""
         self._accelerator = accelerator
         self._planned = PlannedBatches()
         self._loader = DataLoader(
             self.dataset,
             batch_sampler=self._planned,
             num_workers=config.workers,
-            collate_fn=collate,
             **worker_options(config.workers),
             persistent_workers=config.workers > 0,
             pin_memory=accelerator.device.type == "cuda",
@@ -68,42 +68,29 @@ class TrainingImages:
         )
 
     def load(self, epoch: int, steps: list[list[MicroBatch]]) -> Iterator[Batch]:
-        """The batches of these steps of an epoch's plan, one after the other, on the CPU.
+        """Yield the batches of these steps of an epoch's plan, on the CPU.
 
-        From one on that cannot be loaded, which is then said, they are blank: a process that did
-        not end its step would leave the others waiting in it.
+        Raises:
+            ImageError: an image cannot be decoded, or a worker was lost.
         """
         self.dataset.set_epoch(epoch)
-        self._planned.plan(steps)
-        found = loaded(self._loader) if steps else iter(())
-        return self._until_unreadable(found, chain.from_iterable(steps))
+        self._planned.steps = steps
+        return load_batches(self._loader) if steps else iter(())
 
     def close(self) -> None:
-        """End the workers, which wait from one epoch to the next; to load again starts others.
-
-        Left to the garbage collector they end late: it may take their queues away first, and then
-        torch waits ten seconds for each.
-        """
-        if isinstance(workers := self._loader._iterator, _MultiProcessingDataLoaderIter):
-            workers._shutdown_workers()
+        """End the workers, which wait from one epoch to the next; to load again starts others."""
+        end_workers(self._loader._iterator)
         self._loader._iterator = None
 
-    def _until_unreadable(
-        self, batches: Iterator[Any], planned: Iterable[MicroBatch]
-    ) -> Iterator[Batch]:
-        for batch in planned:
-            try:
-                found = None if self.unreadable else Batch(*next(batches))
-            except ImageError as error:
-                self.unreadable, found = sentence(error), None
-            yield self.dataset.blank(batch.rows) if found is None else found
+    def mean_map_entropy(self, measured: float | None) -> float:
+        """Return that of the human maps, as the main process has measured it or measures it now.
 
-    def mean_map_entropy(self) -> float:
-        """Of the human maps, as the main process measures it. Raises InputError without any."""
-        found: list[float | None] = [None]
-        if self._accelerator.is_main_process:
-            found = [self.dataset.mean_map_entropy(progress=True)]
-        (entropy,) = broadcast_object_list(found)
+        Raises:
+            InputError: there are no maps.
+        """
+        if measured is None and self._accelerator.is_main_process:
+            measured = self.dataset.mean_map_entropy(progress=True)
+        (entropy,) = broadcast_object_list([measured])
         if entropy is None:
             raise InputError(
                 "--target-from-maps: no training image has a human map; give --heatmaps, or an "

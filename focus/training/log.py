@@ -1,26 +1,20 @@
-"""What a run tells while it trains: its trackers, the console, sheets, and why it gives up."""
+"""Report a run while it trains: trackers, console, sheets of validation images."""
 
-import csv
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
 from focus.config.train import ResolvedTrainConfig
 from focus.data.manifest import Manifest
-from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
-from focus.training.batches import BatchPlan
 from focus.training.monitoring import TERMS, Step, collapse_warning, epoch_line
 from focus.training.run_folder import TrainState
-
-NONFINITE = "nonfinite.csv"
 
 
 class RunLog:
@@ -32,38 +26,34 @@ class RunLog:
 
     def start(self) -> None:
         """Count the images a second from now on."""
-        self._began = self._since = time.perf_counter(), 0.0
+        self._began = self._logged = time.perf_counter(), 0.0
         self._images = 0.0
 
-    def count(self, images: float) -> None:
-        """The images of a step, of all processes; the last of an epoch may have fewer."""
-        self._images += images
-
-    def speed(self, since: tuple[float, float] | None = None) -> float:
-        """Images a second since a time, when there were so many; by default since the start."""
-        began, before = since or self._began
-        return (self._images - before) / max(time.perf_counter() - began, 1e-9)
-
     def step(self, done: Step, step: int, lr: float) -> None:
-        """A step, by its number, and the images a second since the last one that was logged."""
+        """Count a step, and log it if it is its turn, with the images a second since the last."""
+        self._images += done.images
+        if step % self.config.log_steps:
+            return
+        means = (total / done.images for total in done.sums)
         self.accelerator.log(
             {
-                **{
-                    f"step/{name}": total / done.images
-                    for name, total in zip(TERMS, done.sums, strict=True)
-                },
+                **{f"step/{name}": mean for name, mean in zip(TERMS, means, strict=True)},
                 "step/grad_norm": done.gradient_norm,
                 "step/lr": lr,
-                "step/images_per_second": self.speed(self._since),
+                "step/images_per_second": self._speed(self._logged),
             },
             step=step,
         )
-        self._since = time.perf_counter(), self._images
+        self._logged = time.perf_counter(), self._images
+
+    def speed(self) -> float:
+        """Return the images a second since :meth:`start`, of all processes."""
+        return self._speed(self._began)
 
     def epoch(
         self, row: Mapping[str, Any], step: int, *, best: bool, images_per_second: float
     ) -> None:
-        """An epoch, by its row of ``summary.csv``, with a warning if the CAM has collapsed.
+        """Report an epoch by its row of ``summary.csv``, and warn if the CAM has collapsed.
 
         images_per_second: of training.
         """
@@ -78,7 +68,7 @@ class RunLog:
         self.accelerator.log({**logged, "epoch": row["epoch"]}, step=step)
 
     def sheet(self, detector: Detector, validation: Manifest, state: TrainState) -> None:
-        """A sheet of the same validation images each time, as a file and for TensorBoard."""
+        """Draw the same validation images with their CAMs, as a file and for TensorBoard."""
         path = self.config.run_folder / "sheets" / f"epoch-{state.epoch:04d}.png"
         path.parent.mkdir(exist_ok=True)
         contact_sheet(detector, validation, path)
@@ -88,30 +78,6 @@ class RunLog:
                     pixels = np.asarray(sheet.convert("RGB"))[None]
                 tracker.log_images({"validation": pixels}, state.step, dataformats="NHWC")
 
-
-def give_up(
-    config: ResolvedTrainConfig,
-    accelerator: Accelerator,
-    steps: Sequence[int],
-    plan: BatchPlan,
-    train: Manifest,
-) -> NoReturn:
-    """End a run whose loss was not finite in ``steps``, counted from 1: write down their images.
-
-    Raises:
-        InputError: always, in every process.
-    """
-    paths = []
-    for step in steps:
-        epoch, done = divmod(step - 1, plan.steps)
-        for batch in plan.epoch(epoch, done)[0]:
-            paths += [(step, train[row].path) for row in batch.rows]
-    everyone = gather_object(paths)
-    path = config.run_folder / NONFINITE
-    if accelerator.is_main_process:
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file).writerows([("step", "path"), *sorted(everyone)])
-    raise InputError(
-        f"The loss of {config.name} was not finite in {len(steps)} steps in a row, up to step "
-        f"{steps[-1]}: look at the images in {path}, lower --lr, or give --mixed-precision no."
-    )
+    def _speed(self, since: tuple[float, float]) -> float:
+        began, before = since
+        return (self._images - before) / max(time.perf_counter() - began, 1e-9)

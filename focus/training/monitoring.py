@@ -1,4 +1,4 @@
-"""What a run says of itself: the figures of a step, of an epoch, of the validation images.
+"""The figures of a step, of an epoch and of the validation images.
 
 ``docs/formats.md`` describes ``summary.csv``, which holds those of an epoch.
 """
@@ -24,7 +24,7 @@ COLLAPSED = 0.9
 
 
 class Step(NamedTuple):
-    """What a step of the optimiser gave, over the images of all processes.
+    """The figures of a step of the optimiser, over the images of all processes.
 
     sums: of ``TERMS``. images: how many. gradient_norm: before clipping. updated: the weights
     moved. finite: else the loss or its gradient was not finite, which is the batch's fault or the
@@ -38,34 +38,26 @@ class Step(NamedTuple):
     finite: bool
 
 
-class EpochSums:
-    """Sums over the images and steps of an epoch, which a checkpoint within it carries on."""
+def add_step(sums: Sequence[float] | None, step: Step) -> list[float]:
+    """Add a step to the sums of its epoch: of ``TERMS``, images, norms, steps done and skipped."""
+    own = [0.0] * (len(TERMS) + 3) + [1.0]
+    if step.updated:
+        own = [*step.sums, step.images, step.gradient_norm, 1.0, 0.0]
+    return own if sums is None else [a + b for a, b in zip(sums, own, strict=True)]
 
-    def __init__(self, values: Sequence[float] | None = None) -> None:
-        self.values = list(values or [0.0] * (len(TERMS) + 4))
 
-    def add(self, sums: Sequence[float], images: float, gradient_norm: float) -> None:
-        """A step that was taken: the sums of ``TERMS`` over its images."""
-        own = [*sums, images, gradient_norm, 1.0, 0.0]
-        self.values = [a + b for a, b in zip(self.values, own, strict=True)]
-
-    def add_skipped(self) -> None:
-        """A step that was not, its loss not being finite."""
-        self.values[-1] += 1
-
-    def means(self) -> dict[str, float]:
-        """``train_*`` figures; NaN where no step was taken."""
-        *sums, images, norm, taken, skipped = self.values
-        means = {f"train_{n}": _share(v, images) for n, v in zip(TERMS, sums, strict=True)}
-        return {
-            **means,
-            "train_grad_norm": _share(norm, taken),
-            "train_skipped_steps": int(skipped),
-        }
+def training_figures(sums: Sequence[float]) -> dict[str, float]:
+    """Return the ``train_*`` figures of an epoch's sums; NaN where no step was done."""
+    *terms, images, norm, done, skipped = sums
+    return {
+        **{f"train_{n}": _share(total, images) for n, total in zip(TERMS, terms, strict=True)},
+        "train_grad_norm": _share(norm, done),
+        "train_skipped_steps": int(skipped),
+    }
 
 
 def validation_figures(scores: Scores) -> dict[str, float]:
-    """``eval_*`` figures of the validation images; the CAM is that of the predicted class."""
+    """Return the ``eval_*`` figures of the validation images; CAMs of the predicted class."""
     label, score = scores.label, scores.score
     ranked = auc(score[label == REAL], score[label == SYNTHETIC])
     assert ranked is not None, "both classes are in the validation split"
@@ -84,7 +76,7 @@ def validation_figures(scores: Scores) -> dict[str, float]:
 
 
 def collapse_warning(figures: Mapping[str, float]) -> str:
-    """What to say if the model looks at one place whatever the image; "" if it does not."""
+    """Return a warning if the CAM peaks in one place whatever the image, else ""."""
     share = figures["eval_peak_share"]
     if share < COLLAPSED:
         return ""
@@ -98,12 +90,11 @@ def collapse_warning(figures: Mapping[str, float]) -> str:
 def epoch_line(
     row: Mapping[str, Any], epochs: int, metric: str, *, best: bool, images_per_second: float
 ) -> str:
-    """One line for the console. images_per_second: of training."""
-    name = f"eval_{metric}"
+    """Return an epoch's line for the console. images_per_second: of training."""
     mark = "  (best)" if best else ""
     return (
         f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  "
-        f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} {row[name]:.4f}  "
+        f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} {row[f'eval_{metric}']:.4f}  "
         f"entropy {row['eval_entropy']:.3f}  {images_per_second:.0f} images/s{mark}"
     )
 

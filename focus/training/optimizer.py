@@ -1,10 +1,9 @@
-"""The optimiser, its schedule, and what is kept of the network when a step is skipped."""
+"""The optimiser, its schedule, and the network's running statistics before a skipped step."""
 
 from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
@@ -13,7 +12,7 @@ from focus.config.train import ResolvedTrainConfig
 
 
 def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW on all parameters."""
+    """Make SGD or AdamW on all parameters."""
     kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         # Without a momentum of its own the schedule sets it, which torch asks to be above 0.
@@ -25,7 +24,7 @@ def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim
 def make_scheduler(
     config: ResolvedTrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> LRScheduler:
-    """The schedule of the learning rate, in steps of the optimiser."""
+    """Make the schedule of the learning rate, in steps of the optimiser."""
     steps = config.epochs * steps_per_epoch
     if config.schedule == "one-cycle" and steps > 1:  # of one step torch makes the last, of rate 0
         # Torch divides by the length of the rise in its own count, 0 for exactly one step.
@@ -42,16 +41,8 @@ def make_scheduler(
     return LambdaLR(optimizer, factor)
 
 
-def synchronise_batch_norms(model: nn.Module) -> None:
-    """Statistics of the batch over all processes, in place.
-
-    By timm, since torch's own conversion drops the activation that is part of timm's norms.
-    """
-    convert_sync_batchnorm(model)
-
-
 class Buffers:
-    """Running statistics of a network, as they were after the last step that was taken.
+    """The running statistics of a network as they were after the last step that was done.
 
     A forward that is not finite has spoilt them before anybody sees its loss.
     """
@@ -65,11 +56,11 @@ class Buffers:
         self._kept = [[buffer.clone() for buffer in buffers] for buffers in self._own]
 
     def keep(self) -> None:
-        """Note them."""
+        """Copy them."""
         for kept, own in zip(self._kept, self._own, strict=True):
             torch._foreach_copy_(kept, own)
 
     def restore(self) -> None:
-        """Take them back."""
+        """Put the copies back."""
         for kept, own in zip(self._kept, self._own, strict=True):
             torch._foreach_copy_(own, kept)

@@ -1,8 +1,8 @@
 """Training: the steps, epochs and checkpoints of one run, driven by Accelerate.
 
-What a step computes depends on the seed, its number and the process alone: the images of its
-batches (:mod:`focus.training.batches`), their augmentation, and the network's random numbers, which
-are seeded for each step. So a run that is resumed at any step goes on with the same bits.
+A step depends on the seed, its number and the process alone: the images of its batches
+(:mod:`focus.training.batches`), their augmentation, and the network's random numbers, which are
+seeded for each step. So a run that is resumed at any step goes on with the same bits.
 """
 
 import math
@@ -16,14 +16,15 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from focus import report
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
-from focus.data.dataset import Batch
+from focus.data.dataset import Batch, name_lost_workers
 from focus.data.faces import geometries
 from focus.data.generators import training_families
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
@@ -31,6 +32,7 @@ from focus.errors import ImageError, InputError, NotFiniteError, sentence
 from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.result_table import format_table
 from focus.evaluation.results import Results, summarise, write_results
+from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better
 from focus.metrics import units
 from focus.model.card import model_card, trained_how, trained_on, write_card
@@ -41,32 +43,33 @@ from focus.runtime.launch import finish_trackers, same_threads
 from focus.runtime.progress import progress_bar
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
-from focus.training.checkpoint import load_checkpoint, save_checkpoint
+from focus.training.checkpoint import load_checkpoint, remove_later, save_checkpoint
 from focus.training.loading import TrainingImages
-from focus.training.log import RunLog, give_up
-from focus.training.monitoring import TERMS, EpochSums, Step, validation_figures, write_summary
-from focus.training.optimizer import (
-    Buffers,
-    make_optimizer,
-    make_scheduler,
-    synchronise_batch_norms,
+from focus.training.log import RunLog
+from focus.training.monitoring import (
+    TERMS,
+    Step,
+    add_step,
+    training_figures,
+    validation_figures,
+    write_summary,
 )
+from focus.training.optimizer import Buffers, make_optimizer, make_scheduler
 from focus.training.run_folder import (
     CHECKPOINTS,
     SUMMARY,
     SavedRun,
     TrainState,
     check_shared,
-    may_hold_best,
-    open_folder,
+    write_record,
 )
 
 
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    saved: what :func:`focus.training.run_folder.check_folder` found, if the run is to go on.
-    record: what the run folder is to say of its data, if it is not the manifest.
+    state: all that is not tensors, saved and restored whole. saved: the checkpoint to go on from,
+    None for a new run.
     """
 
     def __init__(
@@ -76,38 +79,26 @@ class Trainer:
         manifest: Manifest,
         accelerator: Accelerator,
         saved: SavedRun | None = None,
-        record: Manifest | None = None,
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
-        self.folder, self.saved = config.run_folder, saved
-        self.record = manifest if record is None else record
-        self.signals: StopSignals | None = None
-        self._told = 0  # the signal that one of the processes had for the last step
-        self._saved: tuple[int, int] | None = None  # the steps and epochs of the last checkpoint
-        self.state = (
-            TrainState(processes=accelerator.num_processes) if saved is None else saved.state
-        )
-        if said := same_threads(accelerator.device, self.state.threads, config.threads):
-            accelerator.print(f"warning: {said}")
+        self.manifest, self.folder, self.saved = manifest, config.run_folder, saved
+        self.state = saved.state if saved else TrainState(processes=accelerator.num_processes)
+        if warning := same_threads(accelerator.device, self.state.threads, config.threads):
+            accelerator.print(f"warning: {warning}")
         self.state.threads = torch.get_num_threads()
         self.train, self.validation, self.test = (
             manifest.split(name) for name in ("train", "validation", "test")
         )
-        self._validated = images_only(self.validation)  # once: a sample is a copy
+        self._validated = images_only(self.validation)
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), geometries(self.train)
         )
         self.state.seen = detector.config.seen()
         self.images = TrainingImages(config, self.train, detector, accelerator)
         self.plan = self.images.plan
-        self.schedules = [
-            parse_points("", points or "0:1")
-            for points in (config.focus_schedule, config.saliency_schedule)
-        ]
-        self.memory_format = (
-            torch.channels_last if config.channels_last else torch.contiguous_format
-        )
         self.log = RunLog(config, accelerator)
+        self.signals: StopSignals | None = None
+        self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
         self._score = partial(
             score_images,
             accelerator=accelerator,
@@ -119,19 +110,22 @@ class Trainer:
         self._aim_at_maps()  # before there is a folder, since it may refuse
 
     def _prepare(self) -> None:
-        config, detector = self.config, self.detector
-        detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        detector.to(self.accelerator.device)
-        if config.sync_bn and self.accelerator.device.type == "cuda":
-            synchronise_batch_norms(detector)
-        if config.focus_schedule or config.saliency_schedule:
+        config, detector, device = self.config, self.detector, self.accelerator.device
+        order = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.memory_format = order
+        detector.to(memory_format=order)  # type: ignore[call-overload]
+        detector.to(device)
+        if config.sync_bn and device.type == "cuda":
+            # By timm: torch's own conversion drops the activation that is part of timm's norms.
+            convert_sync_batchnorm(detector)
+        schedules = config.focus_schedule, config.saliency_schedule
+        self.schedules = [parse_points("", points or "0:1") for points in schedules]
+        if any(schedules):
             detector.head.scale_terms(1.0, 1.0)
         if config.class_weight == "balanced":
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
-            detector.head.class_weight = torch.tensor(
-                weight, dtype=torch.float32, device=self.accelerator.device
-            )
+            detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
         self.ema = (
             ModelEmaV3(detector, decay=config.ema_decay, use_warmup=True)
             if config.ema_decay
@@ -145,9 +139,20 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(detector, optimizer)
         self.buffers = Buffers(detector)  # of several processes on CPUs, those before are no longer
 
+    def _aim_at_maps(self) -> None:
+        """Set the entropy that match and hinge aim at, if it is to be that of the human maps."""
+        if not self.config.target_from_maps:
+            return
+        self.state.entropy_target = self.images.mean_map_entropy(self.state.entropy_target)
+        head = self.detector.head
+        head.loss = replace(head.loss, entropy_target=self.state.entropy_target)
+        self.accelerator.print(
+            f"entropy target: {self.state.entropy_target:.4f}, the mean of the training set's maps"
+        )
+
     @property
     def kept(self) -> Detector:
-        """What is validated and kept: the averaged weights if there are any."""
+        """The network that is validated and kept: with averaged weights if there are any."""
         return self.detector if self.ema is None else self.ema.module
 
     def fit(self) -> None:
@@ -156,12 +161,13 @@ class Trainer:
         Raises:
             Stopped: a signal came; a checkpoint of that moment is there.
             InputError: the loss was not finite too many times in a row, or an image cannot be read;
-                then a checkpoint of the step before is there.
+                then the process that misses it has saved the step before, if it is the main one.
         """
-        self._open_folder()
+        self.open_folder()
         config, state = self.config, self.state
         with (
             StopSignals() as self.signals,
+            name_lost_workers(),
             closing(self.images),
             progress_bar(
                 total=config.epochs * self.plan.steps,
@@ -172,8 +178,13 @@ class Trainer:
             ) as bar,
         ):
             while self._goes_on():
-                self._validate(self._train_epoch(bar))
-                self._leave_if_told()
+                try:
+                    self.validate(self.train_epoch(bar))
+                except NotFiniteError:
+                    raise
+                except ImageError as error:
+                    raise self._saved_before(error) from error
+                self._leave_if_signalled()
         if state.epoch < config.epochs:
             self.accelerator.print(
                 f"stopped after epoch {state.epoch}: none of the last {config.patience} was better "
@@ -215,47 +226,110 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return results
 
-    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> Step:
-        """Forward and backward of a step's batches, and the optimiser's step if all is finite.
+    def open_folder(self) -> None:
+        """Restore the checkpoint, if there is one, and write down what is trained on what."""
+        config, accelerator, state = self.config, self.accelerator, self.state
+        main = accelerator.is_main_process
+        if self.saved is not None:
+            load_checkpoint(self.saved.path, self.saved.values, **self._tensors())
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(self.saved.values["scaler"])
+            self._written = state.step, state.epoch
+            done = state.step - state.epoch * self.plan.steps
+            accelerator.print(
+                f"resuming {self.folder} after epoch {state.epoch}"
+                + (f" and {done} of {self.plan.steps} steps" if done else "")
+            )
+            if main:
+                remove_later(self.saved.path)
+        elif config.resume:
+            accelerator.print(
+                f"no checkpoint in {self.folder / CHECKPOINTS}: starting from scratch"
+            )
+        self.buffers.keep()
+        if main:
+            (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            write_record(config, self.manifest, resumed=self.saved is not None)
+            if state.rows:  # killed between the checkpoint and this
+                write_summary(self.folder / SUMMARY, state.rows)
+            if state.just_found_best:
+                self.save_best()
+        check_shared(accelerator, self.folder, state.step)
+        # TensorBoard's tracker takes the project's name for its folder.
+        only = config.report_to == ("tensorboard",)
+        accelerator.init_trackers("tensorboard" if only else "focus-faces")
 
-        The one point of a step that waits for the device is where its figures are read.
-        """
+    def train_epoch(self, bar: Any) -> float:
+        """Train the rest of an epoch's steps; return its images a second, of all processes."""
         config, state = self.config, self.state
-        torch.manual_seed(_mixed(config.seed, state.step, self.accelerator.process_index))
+        self.model.train()
+        self.log.start()
+        steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
+        loaded = self.images.load(state.epoch, steps)
+        for batches in steps:
+            rate = self.optimizer.param_groups[0]["lr"]
+            step, signum = self.train_step(batches, loaded)
+            state.sums = add_step(state.sums, step)
+            if step.updated:
+                state.in_a_row = 0
+            if not step.finite:
+                state.nonfinite += 1
+                state.in_a_row += 1
+                if state.in_a_row >= config.max_nonfinite:
+                    raise InputError(
+                        f"The loss of {config.name} was not finite in {state.in_a_row} steps in a "
+                        f"row, up to step {state.step}: lower --lr, or give --mixed-precision no."
+                    )
+            bar.update()
+            self.log.step(step, state.step, rate)
+            # Not while steps are skipped: what has diverged would push out what had not.
+            due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
+            if due and not state.in_a_row:
+                self.save()
+            if signum:
+                self._save_and_leave(signum)
+        return self.log.speed()
+
+    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> tuple[Step, int]:
+        """Do a step: forward and backward of its batches, and the optimiser's if all is finite.
+
+        It waits for the device once, where its figures are read.
+
+        Returns:
+            Its figures, and the number of the signal that one of the processes had, else 0.
+        """
+        config, state, accelerator = self.config, self.state, self.accelerator
+        seeds = np.random.SeedSequence((config.seed, state.step, accelerator.process_index))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         if self.detector.head.loss_weights is not None:
             epoch = state.step / self.plan.steps
             self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))
         sums = []
         for planned in batches:
-            batch = next(loaded).to(self.accelerator.device, self.memory_format)
+            batch = next(loaded).to(accelerator.device, self.memory_format)
             # The processes exchange gradients in the last backward only.
-            apart = nullcontext() if planned.last else self.accelerator.no_sync(self.model)
+            apart = nullcontext() if planned.last else accelerator.no_sync(self.model)
             with apart:
                 out = self.model(batch.images, batch.target, batch.saliency, batch.saliency_mask)
-                self.accelerator.backward(out.loss * planned.weight)
+                accelerator.backward(out.loss * planned.weight)
             if planned.counted:
                 terms = (out.classification, out.focus, out.saliency, out.entropy)
                 totals = [out.loss.detach() * planned.counted, *(term.sum() for term in terms)]
                 totals.append(batch.saliency_mask.sum(dtype=totals[0].dtype))
                 sums.append(torch.stack([*totals, torch.full_like(totals[0], planned.counted)]))
-        self.accelerator.unscale_gradients(self.optimizer)
+        accelerator.unscale_gradients(self.optimizer)
         parameters = [p for p in self.detector.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if config.clip_grad is not None:
             clip_grads_with_norm_(parameters, config.clip_grad, norm)
         mine = torch.zeros(len(TERMS) + 1, device=norm.device, dtype=norm.dtype)
         mine = torch.stack([mine, *sums]).sum(0)
-        told = self.signals.pending() if self.signals else 0
-        # NaN of one process is the sum of all.
-        word = torch.full_like(norm[None], math.nan if self.images.unreadable else told)
-        whole = torch.cat([mine, norm[None] / state.processes, word])
-        whole = self.accelerator.reduce(whole, "sum")
-        *found, count, gradient_norm, all_told = whole.tolist()
-        if math.isnan(all_told):
-            self._leave_unread()
-        self._told = told or (signal.SIGTERM if all_told else 0)
+        own_signal = self.signals.pending() if self.signals else 0
+        shared = torch.stack([norm / state.processes, torch.full_like(norm, own_signal)])
+        whole = accelerator.reduce(torch.cat([mine, shared]), "sum")
+        *found, count, gradient_norm, signalled = whole.tolist()
 
-        scaler = self.accelerator.scaler
+        scaler = accelerator.scaler
         finite, updated = math.isfinite(found[0]), False
         if not math.isfinite(gradient_norm):
             # Scaled gradients overflow now and then: the scaler skips the step and scales less.
@@ -263,7 +337,7 @@ class Trainer:
             finite &= scaler is not None and scaler.get_scale() > 1
         if finite:
             self.optimizer.step()
-            updated = not self.accelerator.optimizer_step_was_skipped
+            updated = not accelerator.optimizer_step_was_skipped
             if updated:
                 state.updates += 1
                 if state.updates < config.epochs * self.plan.steps:
@@ -277,112 +351,32 @@ class Trainer:
             self.buffers.restore()
         self.optimizer.zero_grad()
         state.step += 1
-        return Step(found, count, gradient_norm, updated, finite)
+        step = Step(found, count, gradient_norm, updated, finite)
+        return step, own_signal or (signal.SIGTERM if signalled else 0)
 
-    def _open_folder(self) -> None:
-        config, accelerator = self.config, self.accelerator
-        checkpoints = self.folder / CHECKPOINTS
-        run = self.saved
-        if run is not None:
-            load_checkpoint(run.path, run.values, **self._parts())
-            if accelerator.scaler is not None:
-                accelerator.scaler.load_state_dict(run.values["scaler"])
-            self._saved = self.state.step, self.state.epoch
-            done = self.state.step - self.state.epoch * self.plan.steps
-            accelerator.print(
-                f"resuming {self.folder} after epoch {self.state.epoch}"
-                + (f" and {done} of {self.plan.steps} steps" if done else "")
-            )
-            if self._goes_on() and not may_hold_best(self.folder, self.state):
-                self.state.best = None
-                accelerator.print(
-                    f"warning: {self.folder / 'model'} is of an epoch after that checkpoint, not "
-                    f"of epoch {self.state.best_epoch}: the best from here on takes its place"
-                )
-        elif config.resume:
-            accelerator.print(f"no checkpoint in {checkpoints}: starting from scratch")
-        self.buffers.keep()
-        if accelerator.is_main_process:
-            open_folder(config, self.record)
-            if self.state.rows:  # killed between the checkpoint and this, or edited since
-                write_summary(self.folder / SUMMARY, self.state.rows)
-            # A process that was killed while it wrote model/ left the checkpoint of that epoch.
-            if self.state.just_found_best:
-                self._save_best()
-        check_shared(accelerator, config, self.state)
-        # TensorBoard's tracker takes the project's name for its folder.
-        only = config.report_to == ("tensorboard",)
-        accelerator.init_trackers("tensorboard" if only else "focus-faces")
-
-    def _aim_at_maps(self) -> None:
-        """Set the entropy that match and hinge aim at, if it is to be that of the human maps."""
-        if not self.config.target_from_maps:
-            return
-        if self.state.entropy_target is None:
-            self.state.entropy_target = self.images.mean_map_entropy()
-        head = self.detector.head
-        head.loss = replace(head.loss, entropy_target=self.state.entropy_target)
-        self.accelerator.print(
-            f"entropy target: {self.state.entropy_target:.4f}, the mean of the training set's maps"
-        )
-
-    def _train_epoch(self, bar: Any) -> float:
-        """The rest of an epoch's steps; how many images a second they had, of all processes."""
-        config, state = self.config, self.state
-        self.model.train()
-        self.log.start()
-        steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
-        sums = EpochSums(state.sums)
-        loaded = self.images.load(state.epoch, steps)
-        for batches in steps:
-            rate = self.optimizer.param_groups[0]["lr"]
-            step = self.train_step(batches, loaded)
-            self.log.count(step.images)
-            if step.updated:
-                state.in_a_row.clear()
-                sums.add(step.sums, step.images, step.gradient_norm)
-            else:
-                sums.add_skipped()
-            if not step.finite:
-                state.nonfinite += 1
-                state.in_a_row.append(state.step)
-                if len(state.in_a_row) >= config.max_nonfinite:
-                    give_up(config, self.accelerator, state.in_a_row, self.plan, self.train)
-            state.sums = sums.values
-            bar.update()
-            if state.step % config.log_steps == 0:
-                self.log.step(step, state.step, rate)
-            # Not while steps are skipped: what has diverged would push out what had not.
-            due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
-            if due and not state.in_a_row:
-                self._save()
-            if self._told:
-                self._save_and_leave(self._told)
-        return self.log.speed()
-
-    def _validate(self, speed: float) -> None:
+    def validate(self, speed: float) -> None:
         """Score the validation images and note the epoch. speed: training images a second."""
+        self._note_epoch(self._validation_scores(), speed)
+
+    def _validation_scores(self) -> Scores:
+        """Score the validation images, after a checkpoint that a failure here leaves."""
         config, state = self.config, self.state
 
-        def leave_if_told() -> None:
-            # A run that is resumed begins with this validation. Alone there is nobody to agree
-            # with; several leave after it, if they are given the time.
-            if not self.signals or not (signum := self.signals.pending()):
-                return
-            if state.processes == 1:
+        def leave_if_signalled() -> None:
+            # A run that is resumed begins with this validation. Several processes finish it, and
+            # leave together.
+            if state.processes == 1 and self.signals and (signum := self.signals.pending()):
                 self._save_and_leave(signum)
-            self._save()
 
         if not state.in_a_row:
-            # What ends a validation, as too little memory, may leave no time to save. It pushes
-            # none out yet: the validation may find that this one has diverged.
-            self._write_checkpoint(config.checkpoints_kept + 1)
+            # It pushes none out yet: the validation may find that this one has diverged.
+            self.save(keep=config.checkpoints_kept + 1)
         if state.processes > 1:
             # Each process has statistics of its own images; those of the first are kept.
             for buffer in self.kept.buffers():
                 broadcast(buffer)
         try:
-            scores = self._score(self.kept, self._validated, progress=False, each=leave_if_told)
+            return self._score(self.kept, self._validated, progress=False, each=leave_if_signalled)
         except NotFiniteError as error:
             half = "" if config.mixed_precision == "no" else ", or --mixed-precision no"
             raise NotFiniteError(
@@ -390,10 +384,11 @@ class Trainer:
                 f"the run {config.name} has diverged in epoch {state.epoch + 1}, lower --lr or "
                 f"give --clip-grad{half}.",
             ) from error
-        except ImageError as error:  # of one of several processes: the main one alone can save
-            if not self.accelerator.is_main_process:
-                raise
-            raise ImageError(f"{self._saved_without(sentence(error))}.") from error
+
+    def _note_epoch(self, scores: Scores, speed: float) -> None:
+        """Note the epoch, and keep the network if it is the best so far."""
+        config, state = self.config, self.state
+        assert state.sums is not None, "an epoch has a step at least"
         figures = validation_figures(scores)
         state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]
@@ -405,7 +400,7 @@ class Trainer:
             state.points = asdict(points)
         row = {
             "epoch": state.epoch,
-            **EpochSums(state.sums).means(),
+            **training_figures(state.sums),
             **figures,
             "lr": self.optimizer.param_groups[0]["lr"],
         }
@@ -413,23 +408,49 @@ class Trainer:
         state.sums = None
         best = state.best_epoch == state.epoch
         if self.accelerator.is_main_process:
-            # The checkpoint first: from it, model/ can be written again.
             write_summary(self.folder / SUMMARY, state.rows)
-            self._save()
+            self.save()  # before model/, which can be written again from it
             if best:
-                self._save_best()
+                self.save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
                 self.log.sheet(self.kept, self.validation, state)
         self.log.epoch(row, state.step, best=best, images_per_second=speed)
 
+    def save(self, keep: int | None = None) -> str:
+        """Write a checkpoint in the main process, unless it is there; return their folder."""
+        config, state = self.config, self.state
+        folder, at = self.folder / CHECKPOINTS, (state.step, state.epoch)
+        if self.accelerator.is_main_process and at != self._written:
+            scaler = self.accelerator.scaler
+            save_checkpoint(
+                folder,
+                state.step,
+                **self._tensors(),
+                extra={
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                    "train_state": asdict(state),
+                    "config": asdict(config),
+                },
+                keep=keep or config.checkpoints_kept,
+            )
+            self._written = at
+        return str(folder)
+
+    def save_best(self) -> None:
+        """Write ``model/``: the network as it is, with the operating points of the best epoch."""
+        if self.state.points is not None:
+            self.kept.points = OperatingPoints.from_values(self.state.points)
+        self.kept.card = self._card(self.kept)
+        self.kept.save_pretrained(self.folder / "model")
+
     def _goes_on(self) -> bool:
-        """Whether an epoch follows: the last is not done, nor was the best one too long ago."""
+        """Tell whether an epoch follows: the last is not done, nor the best one too long ago."""
         config, state = self.config, self.state
         waited = state.epoch - state.best_epoch
         return state.epoch < config.epochs and not (config.patience and waited >= config.patience)
 
-    def _leave_if_told(self) -> None:
-        """After a validation: all processes together, if one of them was told to."""
+    def _leave_if_signalled(self) -> None:
+        """Leave after a validation, all processes together, if one of them had a signal."""
         signum = self.signals.pending() if self.signals else 0
         if self.state.processes > 1:
             mine = torch.tensor([signum], device=self.accelerator.device)
@@ -438,55 +459,26 @@ class Trainer:
             self._save_and_leave(signum)
 
     def _save_and_leave(self, signum: int) -> NoReturn:
-        path = self._save()
+        path = self.save()
         self.accelerator.wait_for_everyone()
         finish_trackers(self.accelerator)
         raise Stopped(
             signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
         )
 
-    def _leave_unread(self) -> NoReturn:
-        """All processes together, if one of them lacks an image; a resumed run repeats the step."""
-        self.buffers.restore()  # without the step's batches
-        said = next(filter(None, gather_object([self.images.unreadable])))
-        said = self._saved_without(said)
-        self.accelerator.wait_for_everyone()
+    def _saved_before(self, error: ImageError) -> ImageError:
+        """Save the step before an image that cannot be read, and say how to go on.
+
+        Of several processes the others are ended by the launcher: then, if it is not the main one
+        that misses it, the last checkpoint counts.
+        """
+        self.buffers.restore()  # without the step's first batches
+        path = self.save()
         finish_trackers(self.accelerator)
-        raise InputError(f"{said}.")
+        text = sentence(error).removesuffix(".")
+        return type(error)(f"{text}, then go on with --resume, from what is saved in {path}.")
 
-    def _saved_without(self, said: str) -> str:
-        """What there is to say of an image, once all is saved that was trained without it."""
-        if self.config.dry_run:  # which writes nothing
-            return said.removesuffix(".")
-        return (
-            f"{said.removesuffix('.')}, then go on with --resume after step {self.state.step}, "
-            f"saved in {self._save()}"
-        )
-
-    def _save(self) -> str:
-        self._write_checkpoint(self.config.checkpoints_kept)
-        return str(self.folder / CHECKPOINTS)
-
-    def _write_checkpoint(self, keep: int) -> None:
-        """Unless it is there, as at the start of a validation with which a run goes on."""
-        at = self.state.step, self.state.epoch
-        if self.accelerator.is_main_process and at != self._saved:
-            scaler = self.accelerator.scaler
-            save_checkpoint(
-                self.folder / CHECKPOINTS,
-                self.state.step,
-                **self._parts(),
-                extra={
-                    "train_state": asdict(self.state),
-                    "config": asdict(self.config),
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                },
-                keep=keep,
-            )
-            self._saved = at
-
-    def _parts(self) -> dict[str, Any]:
-        """What a checkpoint holds the tensors of."""
+    def _tensors(self) -> dict[str, Any]:
         return {
             "model": self.detector,
             "optimizer": self.optimizer.optimizer,
@@ -494,19 +486,8 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.module,
         }
 
-    def _save_best(self) -> None:
-        if self.state.points is not None:
-            self.kept.points = OperatingPoints.from_values(self.state.points)
-        self.kept.card = self._card(self.kept)
-        self.kept.save_pretrained(self.folder / "model")
-
     def _card(self, detector: Detector, results: Results | None = None) -> str:
         data = trained_on(self.train, self.config.data)
         how = trained_how(self.config)
         table = format_table({self.config.name: results}) if results else ""
         return model_card(detector.config, detector.points, table, data, how)
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

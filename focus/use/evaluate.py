@@ -10,10 +10,10 @@ from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
-from focus.data.known_images import is_run, known_to, record_of, tell_known
+from focus.data.known_images import KnownImages, is_run, known_to, record_of
 from focus.data.manifest import Manifest, absolute
 from focus.data.readers import read_given
-from focus.data.splits import NOT_ONE_GROUP
+from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_images
@@ -141,7 +141,7 @@ def _images(
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     unseen = _unseen(model, given, record, progress=progress)
     # The share is of all that was given, as training has it: what passes there passes here.
-    return check_images(unseen, progress=progress, max_bad=config.max_bad, of=given)
+    return check_images(unseen, progress=progress, max_bad=config.max_bad, share_of=given)
 
 
 def _unseen(model: Path, given: Manifest, record: Manifest, *, progress: bool) -> Manifest:
@@ -152,22 +152,21 @@ def _unseen(model: Path, given: Manifest, record: Manifest, *, progress: bool) -
             "images it was trained on cannot be left out: give --run, or be sure that these are "
             "new."
         )
-    told = tell_known(known_to(model), given, record.split("test"))
-    if progress and told.warning:
-        print(f"warning: {told.warning}")
-    others = given.where(lambda s: s.split != "train" and told.by_what(s) != "file")
-    unseen = others.where(lambda s: not told.by_what(s))
+    known = KnownImages(known_to(model), record.split("test"))
+    shared = {id(sample): known.match(sample) for sample in given}
+    others = given.where(lambda s: s.split != "train" and shared[id(s)] != "file")
+    unseen = others.where(lambda s: not shared[id(s)])
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
-            f"chosen on: give others{NOT_ONE_GROUP * bool(others)}."
+            f"chosen on: give others{RENAME_GROUPS * bool(others)}."
         )
     if progress and len(unseen) < len(given):
         by_group = len(others) - len(unseen)
         print(
             f"{len(given) - len(unseen)} of {len(given)} images are left out: they are for "
             "training, or what the model was chosen on"
-            + (f", {by_group} of them by their group{NOT_ONE_GROUP}" if by_group else ".")
+            + (f", {by_group} of them by their group{RENAME_GROUPS}" if by_group else ".")
         )
     return unseen
 

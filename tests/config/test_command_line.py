@@ -186,7 +186,7 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
         ("epochs: 0", "--epochs must be at least 1"),
         ("data: ''", "--data got an empty text"),
         ("lr: [1", "cannot be read: .*; give a YAML file"),
-        ("version: 2\nlr: 1", "version 2, this program reads version 1: use the version that"),
+        ("version: 2\nlr: 1", "has version 2, not 1"),
         ("- lr", "holds no `name: value` lines: give it some"),
     ],
 )

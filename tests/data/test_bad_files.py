@@ -2,8 +2,6 @@
 
 import csv
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,8 +22,6 @@ from focus.model.detector import Detector
 from focus.training.run import train
 from focus.use import evaluate as evaluation
 from focus.use.evaluate import evaluate
-
-from ..launching import run as run_python
 
 
 @pytest.fixture
@@ -109,9 +105,7 @@ def test_a_class_without_a_sound_image_is_found_before_training(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("after", "workers"), [("check_images", 0), ("check_images", 1), ("write_results", 0)]
-)
+@pytest.mark.parametrize(("after", "workers"), [("check_images", 1), ("write_results", 0)])
 def test_of_a_file_lost_while_it_is_scored_or_drawn_it_is_said_how_to_go_on(
     folder: Path, flags: list[str], after: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,27 +143,6 @@ def noting(looked: list[str]) -> Callable[[str], Image.Image]:
     return load_image
 
 
-def test_a_huge_image_is_named_once(folder: Path) -> None:
-    """In a process of its own, where Pillow would warn of it without its name."""
-    huge = folder / "data/test/kA/0_real/1.png"
-    Image.new("1", (9_500, 9_500)).save(huge)
-    data, cache = str(folder / "data"), str(folder)
-    code = (
-        "from focus.runtime.program import program\n"
-        "from focus.data.bad_files import check_images\n"
-        "from focus.data.readers import read_data\n"
-        "with program('p', debug=False):\n"
-        "    for _ in range(2):\n"
-        f"        check_images(read_data({data!r}), cache={cache!r}, max_bad=1, progress=False)\n"
-    )
-    done = run_python("-c", code)
-    said = [line for line in done.stderr.splitlines() if "left out" not in line]
-    assert said == [
-        "1 images have more than the 89 million pixels that Pillow warns of, and take long, the "
-        f"first is '{huge}'"
-    ]
-
-
 def test_what_was_found_before_a_stop_is_not_lost(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +169,7 @@ def test_what_was_found_is_added_to_what_is_known(
 ) -> None:
     manifest = read_data(folder / "data")[8:20]  # whole ones
     cache = folder / "cache"
-    stored = cache / "decoded-3.bin"
+    stored = cache / "decoded-4.bin"
     looked: list[str] = []
 
     def check(count: int) -> bytes:
@@ -211,31 +184,3 @@ def test_what_was_found_is_added_to_what_is_known(
     monkeypatch.setattr(bad_files, "load_image", noting(looked))
     check(8)
     assert looked == []
-
-
-def test_known_files_are_asked_for_at_once_and_under_the_bar(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a network's file system each takes its time, and nothing else would be seen."""
-    manifest = read_data(folder / "data")[8:20]  # whole ones
-    cache = folder / "cache"
-    bad_files.check_images(manifest, threads=2, cache=cache, progress=False)
-    asked: dict[str, str] = {}
-    original = os.stat
-
-    def stat(path: Any, **options: Any) -> os.stat_result:
-        asked[str(path)] = threading.current_thread().name
-        return original(path, **options)
-
-    totals: list[int] = []
-
-    def shown(found: Iterable[Any], *, total: int, **_: Any) -> Iterable[Any]:
-        totals.append(total)
-        return found
-
-    monkeypatch.setattr(os, "stat", stat)
-    monkeypatch.setattr(bad_files, "progress_bar", shown)
-    monkeypatch.setattr(bad_files, "load_image", None)  # none is decoded again
-    assert bad_files.check_images(manifest, threads=2, cache=cache) == (manifest, [])
-    assert {asked[sample.path] for sample in manifest}.isdisjoint({threading.main_thread().name})
-    assert totals == [12]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from focus.data.dataset import Batch, FaceDataset, artefact_coverage, collate, worker_options
+from focus.data.dataset import Batch, FaceDataset, artefact_coverage, load_batches, worker_options
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError
-
-from ..launching import run as run_program
+from focus.errors import InputError, WorkerError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -157,7 +156,7 @@ def fingerprint(batch: Batch) -> dict[int, tuple[float, float]]:
 
 
 def run(data: FaceDataset, rows: list[int], **loader: Any) -> dict[int, tuple[float, float]]:
-    batches = DataLoader(data, batch_size=4, sampler=rows, collate_fn=collate, **loader)
+    batches = DataLoader(data, batch_size=4, sampler=rows, **loader)
     return {k: v for batch in batches for k, v in fingerprint(batch).items()}
 
 
@@ -188,9 +187,7 @@ def test_an_image_that_is_drawn_again_is_changed_anew(faces: list[Sample]) -> No
 def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
     settings: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}
     data, alone = dataset(faces, **settings), dataset(faces, **settings)
-    loader = DataLoader(
-        data, batch_size=6, num_workers=1, persistent_workers=True, collate_fn=collate
-    )
+    loader = DataLoader(data, batch_size=6, num_workers=1, persistent_workers=True)
     for epoch in (0, 3):
         data.set_epoch(epoch)
         alone.set_epoch(epoch)
@@ -224,7 +221,7 @@ def test_what_fits_is_decoded_once(
 
 def test_a_batch(faces: list[Sample]) -> None:
     data = dataset(faces, image_size=64, grid=(8, 8))
-    batch = collate([data[3], data[0]])
+    batch = default_collate([data[3], data[0]])
     assert isinstance(batch, Batch)
     assert batch.images.shape == (2, 3, 64, 64)
     assert batch.saliency.shape == (2, 8, 8)
@@ -242,7 +239,7 @@ def test_a_dataset_can_be_sent_to_a_spawned_worker(faces: list[Sample]) -> None:
 
 def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:
     Path(faces[5].path).write_bytes(b"overwritten")
-    loader = DataLoader(dataset(faces), batch_size=4, num_workers=2, collate_fn=collate)
+    loader = DataLoader(dataset(faces), batch_size=4, num_workers=2, **worker_options(2))
     with pytest.raises(InputError, match=rf"Cannot decode '{faces[5].path}'"):
         list(loader)
 
@@ -257,38 +254,40 @@ class Signalled(Dataset[int]):
         return 3
 
     def __getitem__(self, index: int) -> int:
-        os.kill(os.getpid(), self.number)
+        if self.number != signal.SIGKILL or index == 2:
+            os.kill(os.getpid(), self.number)
         return index
+
+
+def loaded(dataset: Dataset[Any]) -> Iterator[Any]:
+    return load_batches(DataLoader(dataset, batch_size=None, num_workers=1, **worker_options(1)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
-    loader = DataLoader(Signalled(number), batch_size=None, num_workers=1, **worker_options(1))
-    assert list(loader) == [0, 1, 2]
+    """A terminal's Ctrl-C reaches the workers, which the parent needs to finish its step."""
+    assert list(loaded(Signalled(number))) == [0, 1, 2]
+    assert not multiprocessing.active_children()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("items", ["range(100)", "Slow()"])
-def test_workers_end_with_a_program_that_has_an_error(items: str, tmp_path: Path) -> None:
-    """Which holds the loader: multiprocessing ends its workers by SIGTERM, and waits for them.
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    """As by a container that has too little memory."""
+    with pytest.raises(WorkerError, match=r"have failed \(.+\): give fewer --workers, 0 for none"):
+        list(loaded(Signalled(signal.SIGKILL)))
 
-    One of them may be at work where Python looks at no signal.
-    """
-    script = tmp_path / "program.py"
-    script.write_text(
-        "from torch.utils.data import DataLoader\n"
-        "from focus.data.dataset import worker_options\n"
-        "class Slow:\n"
-        "    def __len__(self): return 100\n"
-        "    def __getitem__(self, index): return index % 2 and sum(range(10**11))\n"
-        "options = worker_options(2) | {'num_workers': 2, 'persistent_workers': True}\n"
-        f"batches = iter(DataLoader({items}, **options))\n"
-        "next(batches)\n"
-        "raise RuntimeError('of the program')\n"
-    )
-    done = run_program(script, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.endswith("RuntimeError: of the program\n")
+
+class Wrong(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise RuntimeError("of the program")
+
+
+def test_another_error_of_a_worker_is_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="of the program"):
+        list(loaded(Wrong()))
+    assert not multiprocessing.active_children()
 
 
 def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
@@ -316,9 +315,7 @@ def test_memory_is_flat_over_100000_images(tmp_path: Path) -> None:
     ]
     samples = [Sample(path, row % 2) for row in range(500) for path in paths]
     data = dataset(samples, image_size=32, grid=(2, 2))
-    loader = DataLoader(
-        data, batch_size=100, num_workers=1, collate_fn=collate, **worker_options(1)
-    )
+    loader = DataLoader(data, batch_size=100, num_workers=1, **worker_options(1))
     sizes = []
     iterator = iter(loader)
     (worker,) = (child.pid for child in multiprocessing.active_children())

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch.utils.data import DataLoader
 
 from focus.data.dataset import FaceDataset
 from focus.data.images import load_image
@@ -141,8 +142,8 @@ def test_a_dataset_perturbs_before_it_resizes(tmp_path: Path) -> None:
     faces = FaceDataset(
         samples, image_size=4, grid=(2, 2), mean=(0,) * 3, std=(1,) * 3, perturb=Marker()
     )
-    for row in range(4):
-        image = faces[row].images.numpy()
+    (batch,) = DataLoader(faces, batch_size=4)
+    for row, image in enumerate(batch.images.numpy()):
         # The pixel is spread over its neighbours by the resize: it was there before.
         assert 0 < image.max() < 0.5
         assert image[0].sum(0).argmax() == row // 2

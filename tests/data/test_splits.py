@@ -1,28 +1,17 @@
-"""Splits through groups, those that a run takes again, and what cannot be trained."""
+"""Splits: by group and generator, and those that cannot be trained."""
 
-import json
 import random
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.splits import assign_splits, check_trainable
-from focus.data.training_set import listed_images, sound_images, training_manifest
 from focus.errors import InputError
-from focus.training import run as training
-from focus.training.run import data_lines
-from focus.training.run_folder import check_folder, recorded_manifest
-
-from ..trees import write
 
 
 def videos(count: int) -> list[Sample]:
@@ -188,9 +177,9 @@ GOOD = [
                 Sample("/y", 0, group="v1", split="test"),
                 Sample("/z", 1, group="v1", split="test"),
             ],
-            r"is 'v1' in test and train \(test: image 8, '/y' and 1 more; train: image 7, '/x'\)",
+            r"is 'v1' in train \(image 7, '/x'\) and test \(image 8, '/y'\): give",
         ),
-        ([Sample("/t1", 1, "g", split="validation")], "is '/t1' in train and validation"),
+        ([Sample("/t1", 1, "g", split="validation")], r"is '/t1' in train .* and validation"),
         ([Sample("/x", 1, "g", split="test")], "test split of X has 0 real and 1 synthetic"),
         ([Sample("/x", 0, split="test")], "test split of X has 1 real and 0 synthetic"),
         ([Sample("/x", split="validation")], "1 of 3 validation images of X have no label"),
@@ -212,7 +201,9 @@ def test_a_file_is_one_by_whatever_links_its_folder_is_reached(tmp_path: Path) -
     ]
     check_trainable(Manifest([*GOOD, *rows]))
     rows += [Sample(f"{tmp_path}/faces/1.png", 1, "g", split="validation")]
-    with pytest.raises(InputError, match=r"1 images .* is '.*/faces/1.png' in train and .*/link/1"):
+    with pytest.raises(
+        InputError, match=r"1 images .* in train .*/link/1.png'\) and val.*/faces/1"
+    ):
         check_trainable(Manifest([*GOOD, *rows]))
 
 
@@ -230,134 +221,4 @@ def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
     assert str(caught.value).endswith(
         "give each one split; where unrelated data have groups of the same names, rename those of "
         "one, or, if none of the tables needs its groups, give --columns group=."
-    )
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedTrainConfig:
-    """A run of one epoch on a tree of its own, stopped there."""
-    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), np.uint8)
-    for number, picture in enumerate(pixels):
-        folder = tmp_path / "tree" / "SG2" / ("1_fake" if number % 2 else "0_real")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{number}.png")
-    config = TrainConfig(
-        data=("tree",),
-        recipe="demo",
-        epochs=1,
-        threads=1,
-        workers=0,
-        name="run",
-        output="runs",
-        report=False,
-    )
-    training.train(config)
-    return resolve(replace(config, resume=True))
-
-
-def taken_up(run: ResolvedTrainConfig, recorded: Manifest | None) -> Manifest:
-    listed = listed_images(run, recorded=recorded, progress=False)
-    return sound_images(listed, run, recorded=recorded, progress=False)[0].manifest
-
-
-def splits_of(manifest: Manifest) -> dict[str, str]:
-    return {Path(s.path).name: s.split for s in manifest}
-
-
-def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also that a table's column may be named, which is no split by its name."""
-    labels = ("real", "fake")
-    tree = write(
-        {f"x/{label}/{i}.png": f"face {i}" for label in labels for i in range(4)}, tmp_path
-    )
-    said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
-    config = resolve(TrainConfig(data=(str(tree / "x"),)))
-    listed_images(config)
-    assert f"{said}\n" in capsys.readouterr().out
-    phases = ("train", "train", "val", "test")
-    rows = [f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4)]
-    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows)}")
-    config = replace(config, data=(str(tmp_path / "t.csv"),))
-    listed_images(config)
-    assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
-    listed_images(replace(config, columns="split=phase"))
-    out = capsys.readouterr().out
-    assert said not in out
-    assert "warning" not in out
-    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows).replace('train', '', 1)}")
-    listed_images(replace(config, columns="split=phase"))
-    assert capsys.readouterr().out.endswith(
-        f"\nwarning: 1 of 8 images have no split, the first is '{tree}/x/real/0.png': they count "
-        "as train unless others of their group are elsewhere\n"
-    )
-
-
-def test_a_resumed_run_takes_the_splits_that_it_recorded(
-    run: ResolvedTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = tmp_path / "runs" / "run" / "manifest.csv"
-    drawn = training_manifest(run, progress=False)
-    assert list(Manifest.from_csv(record)) == list(drawn)
-
-    # Another draw than today's, as of another version.
-    other = assign_splits(
-        Manifest(replace(s, split="") for s in drawn), seed=7, validation=0.3, test=0.2
-    )
-    assert splits_of(other) != splits_of(drawn)
-    other.to_csv(record)
-    recorded = recorded_manifest(run, check_folder(run))
-    assert recorded_manifest(run, None) is None
-    again = taken_up(run, recorded)
-    assert list(again) == list(other)
-    training.train(run)
-    assert splits_of(Manifest.from_csv(record)) == splits_of(other)
-
-    # The same command elsewhere, with data and runs copied there.
-    elsewhere = tmp_path / "elsewhere"
-    for name in ("tree", "runs"):
-        shutil.copytree(tmp_path / name, elsewhere / name)
-    monkeypatch.chdir(elsewhere)
-    moved = taken_up(run, recorded_manifest(run, check_folder(run)))
-    assert splits_of(moved) == splits_of(other)
-    assert all(Path(s.path).is_relative_to(elsewhere) for s in moved)
-
-    (elsewhere / "tree" / "SG2" / "0_real" / "2.png").unlink()
-    with pytest.raises(InputError, match=r"^1 of the 20 image files that the run .*0_real/2\.png'"):
-        training.train(run)
-
-    # Lost, as by a copy that was cut short: splits would be drawn anew, of images that it may have.
-    (elsewhere / "runs" / "run" / "manifest.csv").unlink()
-    with pytest.raises(InputError, match=r"^The run runs/run lacks manifest\.csv, .*: put it back"):
-        training.train(run)
-
-    # Without a checkpoint, and the model of an epoch, nothing depends on the record.
-    for name in ("checkpoints", "model"):
-        shutil.rmtree(elsewhere / "runs" / "run" / name)
-    assert recorded_manifest(run, check_folder(run)) is None
-
-
-def test_the_model_and_the_results_name_the_families(
-    run: ResolvedTrainConfig, tmp_path: Path
-) -> None:
-    model = json.loads((tmp_path / "runs" / "run" / "model" / "config.json").read_text())
-    assert model["training_families"] == {"SG2": "stylegan"}
-    results = json.loads((tmp_path / "runs" / "run" / "results.json").read_text())
-    assert results["closed"]["generators"]["SG2"]["relation"] == "closed"
-
-
-def test_training_warns_of_near_and_known_test_generators() -> None:
-    tests = [
-        Sample("/n", 1, "StyleGAN3", split="test"),
-        Sample("/k", 1, "SG2", split="test", test_set="open"),
-        Sample("/f", 1, "ProGAN", split="test"),
-        Sample("/r", 0, split="test"),
-    ]
-    train = [Sample("/a", 0, split="train"), Sample("/b", 1, "StyleGAN2", split="train")]
-    runs = [resolve(TrainConfig(name="b", loss="ce"))]
-    _, known, near = data_lines(Manifest([*train, *tests]), runs)
-    assert known == ("warning: Tested as unknown, though training knew it: SG2 (as StyleGAN2).")
-    assert near == (
-        "warning: Tested as unknown, though training knew its family: StyleGAN3 (stylegan)."
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from focus.config.train import TrainConfig
-from focus.data.readers import read_given, read_tests
+from focus.data.readers import read_given
 from focus.evaluation.protocol import Comparison, match, strata
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
@@ -47,11 +47,12 @@ def test_reals_given_by_a_generators_name_are_its_own(tmp_path: Path) -> None:
         for number in range(count):
             (tmp_path / folder / f"{number}.png").touch()
     at = {name: str(tmp_path / name) for name in (*sizes, "tree")}
-    manifest = read_tests(
-        {"A": at["A"], "B": at["B"], "tree": at["tree"]},
+    config = TrainConfig(
+        test_data={"A": at["A"], "B": at["B"], "tree": at["tree"]},
         # A names test data, C a generator in its layout; the last name belongs to no generator.
-        {"A": at["reals of A"], "C": at["reals of C"], "ffhq": at["ffhq"]},
+        test_real={"A": at["reals of A"], "C": at["reals of C"], "ffhq": at["ffhq"]},
     )
+    _, manifest = read_given(config)
     rows = [(-1 if s.label is None else s.label, s.generator, s.test_set, 0.5) for s in manifest]
     results = summarise(table(rows), [])
     counts = {n: (g["n_real"], g["n_fake"]) for n, g in results["open"]["generators"].items()}

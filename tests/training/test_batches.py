@@ -15,9 +15,9 @@ def ranks(**settings: Any) -> list[BatchPlan]:
     return [BatchPlan(LABELS, rank=rank, **settings) for rank in range(settings["processes"])]
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 5])
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("batch_size", [1, 4, 43, 50])
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "processes"), [(1, 3, 2), (4, 1, 5), (4, 3, 3), (50, 1, 2)]
+)
 def test_each_image_counts_once_and_alike(
     batch_size: int, accumulation: int, processes: int
 ) -> None:
@@ -116,15 +116,6 @@ def test_an_epoch_is_entered_at_any_step() -> None:
     ]
 
 
-def test_the_order_depends_on_seed_and_epoch() -> None:
-    orders = {
-        tuple(BatchPlan(LABELS, batch_size=3, seed=seed).order(epoch).tolist())
-        for seed in range(3)
-        for epoch in range(3)
-    }
-    assert len(orders) == 9
-
-
 def test_balanced_sampling_draws_each_class_as_often() -> None:
     plan = BatchPlan(LABELS, batch_size=4, sampling="balanced")
     drawn = np.concatenate([plan.order(epoch) for epoch in range(200)])
@@ -138,11 +129,11 @@ def test_balanced_sampling_draws_each_class_as_often() -> None:
         assert abs(own / own.mean() - 1).max() < 0.3
 
 
-def test_what_a_loader_is_given() -> None:
+def test_a_loader_gets_the_rest_of_an_epoch() -> None:
     planned = PlannedBatches()
     assert (len(planned), list(planned)) == (0, [])
     plan = BatchPlan(LABELS, batch_size=4, accumulation=2)
-    planned.plan(plan.epoch(0, 3))
+    planned.steps = plan.epoch(0, 3)
     assert len(planned) == len(list(planned))
     rows = plan.order(0)[24:].tolist()
     assert [pair for pairs in planned for pair in pairs] == [(row, 0) for row in rows]

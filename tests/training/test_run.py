@@ -1,18 +1,22 @@
-"""The programs as a user runs them: real processes, real files, one's own data and bad input.
+"""The programs as a user runs them: real files, one's own data and bad input.
 
 The pictures are scikit-image's ``lfw_subset`` (its first 100 are 25x25 crops of real faces, its
 last 100 are not faces): this tests the plumbing, so no AUC is asserted.
 """
 
 import csv
-import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +29,14 @@ from focus.config.command_line import load_config
 from focus.config.command_line import run as run_program
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
+from focus.data.splits import assign_splits
+from focus.errors import InputError
 from focus.evaluation.scores import Scores
+from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
-from focus.training.checkpoint import CHECKPOINT_VERSION
+from focus.runtime.signals import Stopped
 from focus.training.run import data_lines, train
+from focus.training.trainer import Trainer
 from focus.use.evaluate import evaluate
 
 from ..launching import CHECKOUT, trained
@@ -86,10 +94,6 @@ def documented(title: str) -> list[str]:
     return re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|[^|]*", section, re.MULTILINE)))
 
 
-def accelerate_launch(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "accelerate.commands.launch", *flags]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CYBORG tree, a 0_real/1_fake tree and test folders, written without this package's code."""
@@ -136,7 +140,7 @@ def cyborg_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         *("--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"camera={data / 'camera'}"),
         *("--name", "mine", "--report", "true"),
         cwd=cwd,
-        launcher=accelerate_launch(),
+        launcher=[sys.executable, "-m", "accelerate.commands.launch"],
     )
     return cwd / "runs" / "mine", out
 
@@ -179,37 +183,20 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     assert re.search(r"Data: \d+ real and \d+ synthetic images of original\.csv, \d+ with a", card)
 
 
+@pytest.mark.usefixtures("plain_cpu")
 def test_evaluate_gives_the_scores_of_the_run(
     cyborg_run: tuple[Path, str], data: Path, tmp_path: Path
 ) -> None:
     folder, _ = cyborg_run
     tests = ["--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"cam={data / 'camera'}"]
-    succeeds("evaluate.py", "--run", folder, *tests, "--output", "run", cwd=tmp_path)
     inside("evaluate.py", "--model-dir", folder / "model", *tests, "--output", tmp_path / "model")
     inside("evaluate.py", "--run", folder, "--output", tmp_path / "alone")
     first = Scores.from_csv(folder / "scores.csv")
-    for name in ("run", "model", "alone"):
+    for name in ("model", "alone"):
         again = Scores.from_csv(tmp_path / name / "scores.csv")
         assert list(again.path) == list(first.path)
         np.testing.assert_allclose(again.score, first.score, atol=1e-6)
         assert (tmp_path / name / "results.json").exists()
-
-
-def test_unlabelled_images_get_scores_only(
-    cyborg_run: tuple[Path, str], data: Path, tmp_path: Path
-) -> None:
-    folder, _ = cyborg_run
-    inside("evaluate.py", "--run", folder, "--data", data / "camera", "--output", tmp_path / "out")
-    scores = Scores.from_csv(tmp_path / "out" / "scores.csv")
-    assert len(scores) == 20
-    assert set(scores.label) == {-1}
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_the_model_loads_as_a_library(cyborg_run: tuple[Path, str]) -> None:
-    detector = Detector.from_pretrained(cyborg_run[0] / "model")
-    assert not detector.training
-    assert detector.config.training_generators == ("synthetic",)
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +213,19 @@ def tree_words(data: Path) -> list[object]:
 
 
 @pytest.mark.slow
-def test_folders_are_split_and_tested_closed(tree_runs: tuple[Path, str]) -> None:
+def test_compare_ce_trains_both_and_shows_both(tree_runs: tuple[Path, str]) -> None:
     runs, out = tree_runs
     results = json.loads((runs / "tree" / "results.json").read_text())
     assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
-    assert results["closed"]["pooled"]["auc"] is not None
     assert results["open"]["mean"]["auc"] is None
     assert re.search(r"closed-set AUC, mean of 2 +\d\.\d+", out)
+    assert re.search(r"\btree +tree-ce\b", out)
+    plain = yaml.safe_load((runs / "tree-ce" / "config.yaml").read_text())
+    assert (plain["loss"], plain["saliency_weight"], plain["focus_level"]) == ("ce", 0.0, "none")
+    # What the other is given for its own loss is none of it.
+    assert plain["focus_weight"] == 0.0
+    rows = list(csv.DictReader((runs / "tree-ce" / "summary.csv").open()))
+    assert float(rows[0]["train_loss"]) == pytest.approx(float(rows[0]["train_classification"]))
 
 
 @pytest.mark.slow
@@ -247,17 +240,7 @@ def test_without_test_images_the_best_epoch_is_named(data: Path, tmp_path: Path)
     assert "log_with" not in done.stderr  # Accelerate's, of no tracker
 
 
-def test_compare_ce_trains_both_and_shows_both(tree_runs: tuple[Path, str]) -> None:
-    runs, out = tree_runs
-    assert re.search(r"\btree +tree-ce\b", out)
-    plain = yaml.safe_load((runs / "tree-ce" / "config.yaml").read_text())
-    assert (plain["loss"], plain["saliency_weight"], plain["focus_level"]) == ("ce", 0.0, "none")
-    # What the other is given for its own loss is none of it.
-    assert plain["focus_weight"] == 0.0
-    rows = list(csv.DictReader((runs / "tree-ce" / "summary.csv").open()))
-    assert float(rows[0]["train_loss"]) == pytest.approx(float(rows[0]["train_classification"]))
-
-
+@pytest.mark.slow
 def test_an_existing_run_is_refused_and_resumed(
     tree_runs: tuple[Path, str], data: Path, tmp_path: Path
 ) -> None:
@@ -290,45 +273,11 @@ def test_an_existing_run_is_refused_and_resumed(
             assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_a_checkpoint_without_its_state_is_named(
-    tree_runs: tuple[Path, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(tree_runs[0] / "tree", tmp_path / "tree")
-    for folder in (tmp_path / "tree" / "checkpoints").glob("step-*"):
-        text = json.dumps({"version": CHECKPOINT_VERSION})
-        (folder / "state.json").write_text(text)
-        checksums = json.loads((folder / "checksums.json").read_text())
-        checksums["state.json"] = hashlib.sha256(text.encode()).hexdigest()
-        (folder / "checksums.json").write_text(json.dumps(checksums))
-    with pytest.raises(SystemExit) as end:
-        inside("train.py", *tree_words(data), "--output", tmp_path, "--resume")
-    assert end.value.code == 2
-    assert "lacks what a run goes on from" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_bf16_and_accumulation(data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", data / "tree", "--mixed-precision", "bf16"]
     out = forked_well(*words, "--gradient-accumulation-steps", 2, cwd=tmp_path)
     assert "mixed precision bf16" in out
-
-
-@pytest.mark.slow
-def test_two_processes_score_each_image_once(data: Path, tmp_path: Path) -> None:
-    words = [*SMALL, "--data", data / "tree", "--name", "two"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launcher += ["--nproc_per_node", "2"]
-    out = succeeds("train.py", *words, cwd=tmp_path, launcher=launcher)
-    assert "2 processes" in out
-    assert out.count("run folder:") == 1
-    scores = Scores.from_csv(tmp_path / "runs" / "two" / "scores.csv")
-    assert len(set(scores.path)) == len(scores) > 0
-
-    # What stops the main process stops the other, which has nothing to add.
-    done = run("train.py", *SMALL, "--data", "nowhere", cwd=tmp_path, launcher=launcher)
-    assert done.returncode == 1
-    assert done.stderr.count("train.py: error: ") == 1
-    assert "[rank1]" not in done.stderr
 
 
 def test_the_images_are_counted_and_missing_human_maps_named() -> None:
@@ -353,6 +302,22 @@ def test_the_images_are_counted_and_missing_human_maps_named() -> None:
     assert len(data_lines(with_map, runs)) == 1
 
 
+def test_training_warns_of_near_and_known_test_generators() -> None:
+    tests = [
+        Sample("/n", 1, "StyleGAN3", split="test"),
+        Sample("/k", 1, "SG2", split="test", test_set="open"),
+        Sample("/f", 1, "ProGAN", split="test"),
+        Sample("/r", 0, split="test"),
+    ]
+    train = [Sample("/a", 0, split="train"), Sample("/b", 1, "StyleGAN2", split="train")]
+    runs = [resolve(TrainConfig(name="b", loss="ce"))]
+    _, known, near = data_lines(Manifest([*train, *tests]), runs)
+    assert known == ("warning: Tested as unknown, though training knew it: SG2 (as StyleGAN2).")
+    assert near == (
+        "warning: Tested as unknown, though training knew its family: StyleGAN3 (stylegan)."
+    )
+
+
 def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", data / "tree", "--epochs", "7", "--batch-size", "4", "--name", "dry"]
     out = forked_well(*words, "--dry-run", "--output", tmp_path / "runs", cwd=tmp_path)
@@ -363,7 +328,6 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
     assert re.search(r"^  synthetic of ganA: \d+$", out, re.MULTILINE)
     assert re.search(r"^model: focus_small, 0\.2\d million parameters", out, re.MULTILINE)
     assert "head: eager" in out
-    assert "kernel launches: none on a CPU" in out
     per_epoch = -(-int(train_images) // 4)
     assert f"steps: 7 epochs x {per_epoch} = {7 * per_epoch}, of 4 images each" in out
     assert re.search(r"^time: \d+ (s|min) \(a step took [\d.]+ s, validation", out, re.MULTILINE)
@@ -403,58 +367,27 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
         inside("train.py", *words[:-1], "another")
 
 
-TRAIN, EVALUATE = "train.py", "evaluate.py"
 BAD_INPUT = {
-    "missing folder": (TRAIN, ["--data", "nowhere"], "nowhere"),
     # The weights that the recipe has come from the Hub, which is not asked yet.
-    "missing folder before weights": (
-        TRAIN,
+    "missing folder": (
         ["--recipe", "paper", "--model", "resnet18", "--data", "nowhere"],
         "nowhere",
     ),
-    "unknown model": (TRAIN, ["--data", "DATA/tree", "--model", "resnet5o"], "resnet50"),
-    "unknown flag": (TRAIN, ["--focus-wieght", "1"], "--focus-weight"),
-    "one class": (TRAIN, ["--data", "DATA/one"], "0 real"),
-    "empty folder": (TRAIN, ["--data", "DATA/empty"], "empty"),
-    "wrong label": (TRAIN, ["--data", "DATA/label.csv"], "line 2"),
-    "fp16 on a CPU": (TRAIN, ["--data", "DATA/tree", "--mixed-precision", "fp16"], "bf16"),
-    "output is a file": (TRAIN, ["--data", "DATA/tree", "--output", "DATA/label.csv"], "--output"),
-    "no checkpoint": (
-        TRAIN,
-        ["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"],
-        "absent.pth",
-    ),
-    "unknown tracker": (
-        TRAIN,
-        ["--data", "DATA/tree", "--report-to", "tensorbord"],
-        "none, all, aim, tensorboard",
-    ),
-    "tracker not installed": (
-        TRAIN,
-        ["--data", "DATA/tree", "--report-to", "wandb"],
-        "install wandb",
-    ),
-    "unknown augmentation": (TRAIN, ["--data", "DATA/tree", "--augment", "mirror"], "crop, shift"),
-    "two aims": (
-        TRAIN,
-        ["--data", "DATA/tree", "--loss", "hinge", "--entropy-target", "0.5", "--target-from-maps"],
-        "two aims",
-    ),
-    "no maps to aim at": (
-        TRAIN,
+    "unknown model": (["--data", "DATA/tree", "--model", "resnet5o"], "resnet50"),
+    "one class": (["--data", "DATA/one"], "0 real"),
+    "wrong label": (["--data", "DATA/label.csv"], "line 2"),
+    "output is a file": (["--data", "DATA/tree", "--output", "DATA/label.csv"], "--output"),
+    "no weights": (["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"], "absent.pth"),
+    "unknown tracker": (["--data", "DATA/tree", "--report-to", "tensorbord"], "none, all, aim,"),
+    "no tracker": (["--data", "DATA/tree", "--report-to", "wandb"], "install wandb"),
+    "no maps": (
         ["--data", "DATA/tree", "--loss", "match", "--target-from-maps"],
         "no training image has a human map",
     ),
-    "no maps to aim at, dry": (
-        TRAIN,
-        ["--data", "DATA/tree", "--loss", "match", "--target-from-maps", "--dry-run"],
-        "no training image has a human map",
-    ),
-    "no model": (EVALUATE, ["--model-dir", "DATA/empty", "--data", "DATA/tree"], "config.json"),
-    "no run": (EVALUATE, ["--run", "nowhere"], "nowhere"),
 }
 
 
+@pytest.mark.usefixtures("plain_cpu")
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_and_leaves_nothing(
     case: str,
@@ -463,8 +396,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    script, words, hint = BAD_INPUT[case]
-    (tmp_path / "empty").mkdir()
+    words, hint = BAD_INPUT[case]
     (tmp_path / "one" / "1_fake").mkdir(parents=True)
     for picture in sorted((data / "newgan").iterdir())[:4]:
         (tmp_path / "one" / "1_fake" / picture.name).write_bytes(picture.read_bytes())
@@ -472,38 +404,156 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     words = [
         w.replace("DATA/tree", str(data / "tree")).replace("DATA", str(tmp_path)) for w in words
     ]
-    if "--model" not in words and script == TRAIN:
+    if "--recipe" not in words:
         words += ["--recipe", "demo"]
-    if case in ("unknown flag", "fp16 on a CPU"):
-        # The script as it is; and Accelerate keeps its precision for the life of a process.
-        if case == "unknown flag":
-            found = run(script, *words, cwd=tmp_path)
-        else:
-            found = forked(*words, cwd=tmp_path)
-        code, errors = found.returncode, found.stderr
-    else:
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as end:
-            inside(script, *words)
-        code, errors = end.value.code, capsys.readouterr().err
-    assert code == 2, errors
-    lines = [line for line in errors.splitlines() if line.strip()]
-    assert hint in lines[-1]
-    assert lines[-1].startswith(f"{script}: error: ")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        inside("train.py", *words)
+    errors = capsys.readouterr().err
+    assert end.value.code == 2, errors
+    last = [line for line in errors.splitlines() if line.strip()][-1]
+    assert hint in last
+    assert last.startswith("train.py: error: ")
     assert "Traceback" not in errors
     assert not (tmp_path / "runs").exists()
 
 
+def faces(folder: Path, *generators: str, count: int = 8) -> str:
+    """A 0_real/1_fake tree without splits, whose images no other folder has."""
+    draw = np.random.default_rng(list(folder.name.encode()))
+    for generator in generators:
+        for label in ("0_real", "1_fake"):
+            (folder / generator / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (24, 24, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / generator / label / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Callable[..., Path]:
+    """Train in ``tmp_path``, on from the run ``after`` if one is given; the run's folder."""
+
+    def fit(name: str, data: str, after: str | None = None, **flags: Any) -> Path:
+        if after is not None:
+            flags["initial_checkpoint"] = str(tmp_path / after / "model" / "model.safetensors")
+        flags = {"epochs": 1, "batch_size": 8, "workers": 0, "threads": 1, "report": False} | flags
+        flags |= {"recipe": "demo", "report_to": ("none",), "output": str(tmp_path), "name": name}
+        train(TrainConfig(data=(data,), **flags))
+        return tmp_path / name
+
+    return fit
+
+
+def known(run: Path) -> tuple[str, ...]:
+    return DetectorConfig.read(run / "model" / "config.json").training_generators
+
+
+@pytest.mark.usefixtures("plain_cpu")
 @pytest.mark.slow
-def test_a_launcher_told_another_precision_is_not_overruled_silently(tmp_path: Path) -> None:
-    launcher = accelerate_launch("--mixed_precision", "bf16")
-    done = run("train.py", *SMALL, cwd=tmp_path, launcher=launcher)
-    assert done.returncode != 0
-    assert "train.py: error: The launcher was told mixed precision bf16" in done.stderr
-    assert not (tmp_path / "runs").exists()
+def test_generators_that_the_weights_knew_stay_closed(
+    fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run from a run from a run, where a manifest says the family that no table has."""
+    faces(tmp_path / "a", "genA")
+    rows = [
+        f"{path},{label},{generator},{family}"
+        for place, label, generator, family in (
+            ("0_real", "real", "", ""),
+            ("1_fake", "synthetic", "genA", "mine"),
+        )
+        for path in sorted((tmp_path / "a" / "genA" / place).iterdir())
+    ]
+    (tmp_path / "one.csv").write_text("path,label,generator,family\n" + "\n".join(rows))
+    fit("first", str(tmp_path / "one.csv"))
+    fit("second", faces(tmp_path / "b", "genB"), after="first")
+    capsys.readouterr()
+    new = faces(tmp_path / "new", "gen-a")
+    third = fit("third", faces(tmp_path / "c", "genC"), after="second", test_data={"gen-a": new})
+    renamed = "warning: Tested as known, since training knew it by another name: gen-a (as genA)."
+    assert renamed in capsys.readouterr().out
+    assert known(third) == ("genA", "genB", "genC")
+    config = DetectorConfig.read(third / "model" / "config.json")
+    assert config.training_families == {"genA": "mine", "genB": "", "genC": ""}
+    results = json.loads((third / "results.json").read_text())
+    assert sorted(results["closed"]["generators"]) == ["gen-a", "genC"]
+    assert not results["open"]["generators"]
+    card = (third / "model" / "README.md").read_text()
+    assert "- Generators of its fakes: genA (family mine), genB, genC\n" in card
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = forked("--data", "nowhere", "--debug", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
+@contextmanager
+def stopped_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run that is told to stop in its first step, and does."""
+    step = Trainer.train_step
+
+    def stopped(self: Trainer, *given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopped)
+        with pytest.raises(Stopped):
+            yield
+
+
+@pytest.mark.usefixtures("plain_cpu")
+@pytest.mark.slow
+def test_a_resumed_run_knows_them_without_the_weights(
+    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped before there was a model of its own."""
+    first = fit("first", faces(tmp_path / "a", "genA"))
+    two = faces(tmp_path / "b", "genB")
+    with stopped_at_once(monkeypatch):
+        fit("second", two, after="first")
+    assert not (tmp_path / "second" / "model").exists()
+    shutil.rmtree(first)
+    assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
+
+
+@pytest.mark.usefixtures("plain_cpu")
+@pytest.mark.slow
+def test_images_that_the_weights_know_are_no_test(fit: Callable[..., Path], tmp_path: Path) -> None:
+    """By their files, whatever links lead there, and by their groups; the remedies work."""
+    data = faces(tmp_path / "a", "genA", count=20)
+    first = fit("first", data)
+    record = Manifest.from_csv(first / "manifest.csv")
+    (tmp_path / "link").symlink_to(data)
+    with pytest.raises(InputError) as caught:
+        fit("second", str(tmp_path / "link"), after="first", seed=1)
+    drawn = assign_splits(Manifest(replace(s, split="") for s in record), seed=1)
+    then = {s.path: s.split for s in record}
+    validated = sum(s.split == "validation" and then[s.path] == "train" for s in drawn)
+    tested = sum(s.split == "test" and then[s.path] != "test" for s in drawn)
+    assert validated
+    assert tested
+    assert str(caught.value) == (
+        f"{validated} validation and {tested} test images of {tmp_path / 'link'}, or others of "
+        f"their groups, are among those that {first}/model/model.safetensors was trained or chosen "
+        "on: give the manifest.csv of its run as --data, the --seed of that run, or other images."
+    )
+    assert not (tmp_path / "second").exists()
+    fit("same-seed", data, after="first")
+    second = fit("second", str(first / "manifest.csv"), after="first", seed=1)
+    assert list(Manifest.from_csv(second / "manifest.csv")) == list(record)
+
+
+@pytest.mark.usefixtures("plain_cpu")
+@pytest.mark.slow
+def test_evaluation_leaves_out_what_the_weights_before_knew(
+    fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run from a run from a run, where that one and the first have been moved or are gone."""
+    one = faces(tmp_path / "a", "genA")
+    first = fit("first", one)
+    n_known = sum(s.split != "test" for s in Manifest.from_csv(first / "manifest.csv"))
+    fit("second", faces(tmp_path / "b", "genB"), after="first")
+    third = fit("third", faces(tmp_path / "c", "genC"), after="second")
+    shutil.rmtree(first)
+    moved = shutil.move(third, tmp_path / "elsewhere")
+    capsys.readouterr()
+    out = tmp_path / "out"
+    evaluate(EvaluateConfig(run=str(moved), data=(one,), output=str(out), workers=0, report=False))
+    assert f"{n_known} of 16 images are left out: they are for" in capsys.readouterr().out
+    assert len(Scores.from_csv(out / "scores.csv")) == 16 - n_known

@@ -1,6 +1,7 @@
-"""Run folders: held by one process, and which settings make another run."""
+"""Run folders: locked by one process, what a resumed run needs, what makes another run."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,18 @@ from typing import Any
 import pytest
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
+from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.training.run_folder import (
     CHECKPOINTS,
-    LOCK,
-    SavedRun,
-    TrainState,
-    held,
+    check_folder,
+    check_processes,
+    lock_folder,
     other_setting,
 )
 
 from ..launching import in_another_process
+from ..trainers import few_faces, trainer
 
 
 @pytest.fixture
@@ -26,40 +28,55 @@ def config(tmp_path: Path) -> ResolvedTrainConfig:
     return resolve(TrainConfig(output=str(tmp_path), data=("a.csv", "b.csv")))
 
 
-def test_of_two_processes_one_trains_in_a_folder(config: ResolvedTrainConfig) -> None:
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return few_faces(tmp_path_factory.mktemp("faces"))
+
+
+def test_of_two_processes_one_trains_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
     with (
-        in_another_process(lambda: held(config, None)),
-        pytest.raises(InputError, match=f"process trains in the run folder {config.run_folder}:"),
-        held(config, None),
+        in_another_process(lambda: lock_folder(folder)),
+        pytest.raises(InputError, match=f"process trains in the run folder {folder}:"),
+        lock_folder(folder),
     ):
         pass
-    with held(config, None):
-        assert (config.run_folder / CHECKPOINTS).is_dir()
+    with lock_folder(folder):
+        assert (folder / CHECKPOINTS).is_dir()
 
 
-def test_a_lock_that_is_a_link_leaves_the_file_that_it_leads_to(
-    config: ResolvedTrainConfig, tmp_path: Path
+@pytest.mark.usefixtures("one_thread")
+def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
+    faces: Manifest, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    (config.run_folder / CHECKPOINTS).mkdir(parents=True)
-    (config.run_folder / CHECKPOINTS / LOCK).symlink_to(tmp_path / "mine.txt")
-    with held(config, None):
-        pass
-    assert (tmp_path / "mine.txt").read_text() == "mine"
-
-
-def test_a_folder_in_which_another_process_has_trained_since_it_was_looked_at(
-    config: ResolvedTrainConfig,
-) -> None:
-    first, second = (config.run_folder / CHECKPOINTS / f"step-0000000{n}" for n in (1, 2))
-    first.mkdir(parents=True)
-    saved = SavedRun(first, {}, TrainState(), [first])
-    with held(config, saved):
-        pass
-    second.mkdir()
-    for found in (saved, None):
-        with pytest.raises(InputError, match="has trained in the run folder"), held(config, found):
-            pass
+    """Else it would mix train and test, end without a model, or write over one."""
+    run = trainer(faces, tmp_path, epochs=1, loss="ce")
+    run.fit()
+    with pytest.raises(InputError, match=r"exists already: give another --name, or --resume"):
+        check_folder(run.config)
+    config = replace(run.config, resume=True)
+    saved = check_folder(config)
+    assert saved is not None
+    assert [sample.path for sample in saved.manifest] == [sample.path for sample in faces]
+    assert (saved.state.epoch, saved.state.step) == (1, run.plan.steps)
+    check_processes(run.folder, saved, 1)
+    with pytest.raises(InputError, match="trained by 1 processes, not 2: launch as many"):
+        check_processes(run.folder, saved, 2)
+    with pytest.raises(InputError, match=r"was started with --lr 1\.0, not 0\.5: resume it with"):
+        check_folder(replace(config, lr=0.5))
+    later = trainer(faces, tmp_path, epochs=1, loss="ce", resume=True)
+    later.state.sums = [1.0]
+    later._written = None
+    later.save()
+    for lost, message in (
+        ("model", "lacks model/, the best so far: put it back"),
+        ("manifest.csv", "lacks manifest.csv: put it back"),
+        (CHECKPOINTS, "has a model and no checkpoint to go on from"),
+    ):
+        shutil.move(run.folder / lost, tmp_path / "away")
+        with pytest.raises(InputError, match=message):
+            check_folder(config)
+        shutil.move(tmp_path / "away", run.folder / lost)
 
 
 @pytest.mark.parametrize(

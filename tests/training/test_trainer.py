@@ -1,9 +1,8 @@
-"""A step of the trainer, in this process: what it computes, skips, costs and leaves behind."""
+"""A step of the trainer: what it computes, skips and leaves behind; in this process."""
 
 import csv
 import gc
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -14,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from focus.data.dataset import Batch
 from focus.data.manifest import Manifest
 from focus.errors import InputError
+from focus.model.detector import Detector
 from focus.runtime.progress import progress_bar
-from focus.training.monitoring import TERMS
+from focus.training.monitoring import TERMS, Step
 from focus.training.run import make_detector
 from focus.training.trainer import Trainer
 
@@ -52,6 +52,11 @@ def steps_of(run: Trainer, epoch: int = 0) -> Iterator[tuple[list[Any], Iterator
     return ((step, loaded) for step in steps)
 
 
+def do(run: Trainer, step: tuple[list[Any], Iterator[Batch]]) -> Step:
+    """Do a step and return its figures."""
+    return run.train_step(*step)[0]
+
+
 def parameters(run: Trainer) -> Tensor:
     return torch.cat([p.detach().flatten() for p in run.detector.parameters()]).double()
 
@@ -79,7 +84,7 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         own = []
         for batches, loaded in steps_of(run):
             before = parameters(run)
-            step = run.train_step(batches, loaded)
+            step = do(run, (batches, loaded))
             figures = torch.tensor([*step.sums, step.images, step.gradient_norm])
             own.append((before - parameters(run), figures))
             assert step.updated
@@ -94,21 +99,6 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         assert one.norm() == pytest.approx(clip, rel=1e-4)
 
 
-@pytest.mark.slow
-def test_batches_of_unequal_size_make_the_step_of_one(faces: Manifest, tmp_path: Path) -> None:
-    """20, 20, 20 and 10 images: each counts alike, in whichever batch it is."""
-    moved = []
-    for sizes in ({"batch_size": 70}, {"batch_size": 20, "gradient_accumulation_steps": 4}):
-        run = trainer(faces, tmp_path, **sizes)
-        run.detector.double()
-        run.detector.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
-        before = parameters(run)
-        assert run.train_step(*next(steps_of(run))).images == 70
-        moved.append(parameters(run) - before)
-    one, four = moved
-    assert (one - four).abs().max() <= 1e-12 * one.abs().max()
-
-
 def test_a_step_is_that_of_plain_torch(faces: Manifest, tmp_path: Path) -> None:
     run = trainer(faces, tmp_path, loss="focus", lr=0.1)
     config = replace(run.config, name="other")
@@ -119,7 +109,7 @@ def test_a_step_is_that_of_plain_torch(faces: Manifest, tmp_path: Path) -> None:
     images, target = (torch.stack([getattr(i, n) for i in items]) for n in ("images", "target"))
     out = plain.train()(images.contiguous(memory_format=torch.channels_last), target)
     out.loss.backward()
-    run.train_step(batches, loaded)
+    do(run, (batches, loaded))
     for ours, theirs in zip(run.detector.parameters(), plain.parameters(), strict=True):
         assert theirs.grad is not None
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=1e-5, atol=1e-7)
@@ -140,7 +130,7 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     found = []
     for epoch in (0, 1):
         for batches, loaded in steps_of(run, epoch):
-            step = run.train_step(batches, loaded)
+            step = do(run, (batches, loaded))
             means = dict(zip(TERMS, np.array(step.sums) / step.images, strict=True))
             weights = run.detector.head.loss_weights
             assert weights is not None
@@ -152,28 +142,6 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     assert found == [pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps]
 
 
-def test_one_of_the_two_weights_may_have_a_schedule_alone(faces: Manifest, tmp_path: Path) -> None:
-    for name, expected in (("focus", (1, 0.5, 4)), ("saliency", (1, 2, 1))):
-        schedule: dict[str, Any] = {f"{name}_schedule": "0:0.25"}
-        run = trainer(faces, tmp_path, focus_weight=2.0, saliency_weight=4.0, **schedule)
-        run.train_step(*next(steps_of(run)))
-        weights = run.detector.head.loss_weights
-        assert weights is not None
-        assert weights.tolist() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("epochs", "done"), [(1, 1), (3, 2)])
-def test_a_run_that_waited_enough_says_so_and_a_whole_one_does_not(
-    faces: Manifest, tmp_path: Path, epochs: int, done: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = trainer(faces, tmp_path, epochs=epochs, patience=1, lr=1e-30)
-    run.fit()
-    assert run.state.epoch == done
-    said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line]
-    waited = "stopped after epoch 2: none of the last 1 was better than epoch 1"
-    assert said == ([waited] if done < epochs else [])
-
-
 @pytest.mark.parametrize("last", [True, False])
 def test_the_memory_order_that_is_given(faces: Manifest, tmp_path: Path, last: bool) -> None:
     run = trainer(faces, tmp_path, model="test_resnet", channels_last=last)
@@ -182,7 +150,7 @@ def test_the_memory_order_that_is_given(faces: Manifest, tmp_path: Path, last: b
     run.detector.register_forward_pre_hook(
         lambda _, given: seen.append(given[0].is_contiguous(memory_format=order))
     )
-    run.train_step(*next(steps_of(run)))
+    do(run, next(steps_of(run)))
     weights = [p for p in run.detector.parameters() if p.dim() == 4 and p.shape[2] > 1]
     assert seen == [True]
     assert all(weight.is_contiguous(memory_format=order) for weight in weights)
@@ -202,7 +170,7 @@ def test_random_numbers_of_a_step_depend_on_its_number_alone(
         for batches, loaded in steps_of(run):
             if spoil:
                 torch.rand(17)
-            run.train_step(batches, loaded)
+            do(run, (batches, loaded))
         drawn.append(torch.cat(seen))
     assert drawn[0].equal(drawn[1])
     assert len(set(drawn[0].tolist())) == len(drawn[0])
@@ -212,7 +180,7 @@ def drawn(run: Trainer) -> Tensor:
     """What a network that asks for it gets of the random numbers of the first step."""
     seen: list[Tensor] = []
     hook = run.detector.backbone.register_forward_hook(lambda *_: seen.append(torch.rand(5)))
-    run.train_step(*next(steps_of(run)))
+    do(run, next(steps_of(run)))
     hook.remove()
     return torch.cat(seen)
 
@@ -237,12 +205,6 @@ def test_the_seed_decides_order_augmentation_and_random_numbers(
     assert not first.equal(drawn(one))
 
 
-def test_the_first_weights_follow_the_seed(faces: Manifest, tmp_path: Path) -> None:
-    zero, one, again = (parameters(trainer(faces, tmp_path, seed=seed)) for seed in (0, 1, 0))
-    assert zero.equal(again)
-    assert not zero.equal(one)
-
-
 def test_each_process_draws_random_numbers_of_its_own(
     faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,14 +226,14 @@ def test_a_first_step_that_is_skipped_after_a_stop_takes_back_the_saved_statisti
 ) -> None:
     given: dict[str, Any] = {"model": "test_resnet", "lr": 0.01}
     first = trainer(faces, tmp_path, **given)
-    first._open_folder()
+    first.open_folder()
     for batches, loaded in islice(steps_of(first), 2):
-        first.train_step(batches, loaded)
-    first._save()
+        do(first, (batches, loaded))
+    first.save()
     second = trainer(faces, tmp_path, resume=True, **given)
-    second._open_folder()
+    second.open_folder()
     batches, loaded = next(steps_of(second))
-    assert not second.train_step(batches, spoilt(loaded)).finite
+    assert not do(second, (batches, spoilt(loaded))).finite
     statistics = dict(first.detector.named_buffers())
     assert any("running_var" in name for name in statistics)
     for name, value in second.detector.named_buffers():
@@ -286,16 +248,16 @@ def test_the_scale_of_fp16_goes_on_from_what_was_saved(
     given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3}
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=1)
     first = trainer(faces, tmp_path, scaled, **given)
-    first._open_folder()
+    first.open_folder()
     for batches, loaded in islice(steps_of(first), 2):
-        first.train_step(batches, loaded)
+        do(first, (batches, loaded))
     assert first.state.updates == 2
-    first._save()
+    first.save()
     other = Accelerator(cpu=True)
     other.native_amp = True
     other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     second = trainer(faces, tmp_path, other, resume=True, **given)
-    second._open_folder()
+    second.open_folder()
     assert other.scaler.get_scale() == 256
 
 
@@ -304,12 +266,12 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
 ) -> None:
     run = trainer(faces, tmp_path, model="test_resnet", lr=0.01, ema_decay=0.9)
     batches = steps_of(run)
-    run.train_step(*next(batches))
+    do(run, next(batches))
     assert (run.state.step, run.state.updates) == (1, 1)
     before = {k: v.clone() for k, v in run.detector.state_dict().items()}
     averaged = {k: v.clone() for k, v in run.kept.state_dict().items()}
     planned, loaded = next(batches)
-    skipped = run.train_step(planned, spoilt(loaded))
+    skipped = do(run, (planned, spoilt(loaded)))
     assert not skipped.updated
     assert not skipped.finite
     assert (run.state.step, run.state.updates) == (2, 1)
@@ -318,7 +280,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
             assert value.equal(before[name]), name
             assert run.kept.state_dict()[name].equal(averaged[name]), name
     assert all(p.grad is None for p in run.detector.parameters())
-    assert run.train_step(*next(batches)).updated
+    assert do(run, next(batches)).updated
     assert (run.state.step, run.state.updates) == (3, 2)
 
 
@@ -353,9 +315,9 @@ def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
 def test_averaged_weights_are_validated_and_kept(faces: Manifest, tmp_path: Path) -> None:
     run = trainer(faces, tmp_path, ema_decay=0.5, lr=0.05, epochs=1)
     expected: dict[str, Tensor] = {}
-    run._open_folder()
+    run.open_folder()
     for batches, loaded in steps_of(run):
-        run.train_step(batches, loaded)
+        do(run, (batches, loaded))
         now = {k: v.clone() for k, v in run.detector.state_dict().items()}
         # timm's warm-up of the decay: 0 for the first step, then 1 - (1 + step) ** (-2 / 3).
         step = run.state.updates - 1
@@ -407,7 +369,7 @@ def test_a_compiled_network_trains_alike_and_keeps_its_names(
     for compile in (False, True):
         run = trainer(faces, tmp_path / str(compile), lr=0.01, compile=compile, batch_size=35)
         for batches, loaded in steps_of(run):
-            run.train_step(batches, loaded)
+            do(run, (batches, loaded))
         moved.append(run.detector.state_dict())
     assert moved[0].keys() == moved[1].keys()
     for name, value in moved[0].items():
@@ -438,10 +400,10 @@ def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
         report_to=("tensorboard",),
     )
     sizes, tensors = [], []
-    run._open_folder()
+    run.open_folder()
     bar = progress_bar(disable=True)
     while run.state.step < 35 * 20:
-        run._validate(run._train_epoch(bar))
+        run.validate(run.train_epoch(bar))
         gc.collect()
         sizes.append(resident())
         tensors.append(sum(isinstance(o, Tensor) for o in gc.get_objects()))
@@ -451,40 +413,20 @@ def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
     assert slope * 500 < 2 * 2**20, f"{slope * 500 / 2**20:.1f} MiB more in 500 steps"
 
 
-class Slow(nn.Module):
-    """A step of known length that computes nothing."""
-
-    def __init__(self, own: nn.Module, seconds: float) -> None:
-        super().__init__()
-        self.own, self.seconds = own, seconds
-
-    def forward(self, images: Tensor) -> Tensor:
-        time.sleep(self.seconds)
-        out: Tensor = self.own(images)
-        return out
-
-
-@pytest.mark.slow
-def test_loading_goes_on_during_a_step(
-    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bad_steps_that_do_not_follow_each_other_end_no_run_and_are_said(
+    faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Images that take 80 % of a step to load add next to nothing to an epoch."""
-    step, batch = 0.5, 5  # so long that what a busy machine adds to 14 steps is little
-    run = trainer(faces, tmp_path, model="test_resnet", batch_size=batch, workers=1, lr=1e-6)
-    original = type(run.images.dataset).__getitem__
+    """4 of 9 steps, of which 2 in a row would be too many."""
+    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1, max_nonfinite=2)
 
-    def slow(self: Any, index: int) -> Batch:
-        time.sleep(0.8 * step / batch)
-        return original(self, index)
+    def spoil(detector: Detector, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not detector.training or run.state.step % 2 == 0:
+            return None
+        return torch.full_like(given[0], torch.nan), *given[1:]
 
-    monkeypatch.setattr(type(run.images.dataset), "__getitem__", slow)
-    run.detector.backbone = Slow(run.detector.backbone, step)
-    seconds = []
-    for epoch in range(2):  # the first starts the worker
-        began = time.perf_counter()
-        for batches, loaded in steps_of(run, epoch):
-            run.train_step(batches, loaded)
-        seconds.append(time.perf_counter() - began)
-    assert run.plan.steps == 14
-    # One after the other it would take 14 * 0.9 = 12.6 s; the first batch has nothing to hide in.
-    assert seconds[1] < 14 * step * 1.25 + 0.8 * step
+    run.detector.register_forward_pre_hook(spoil)
+    run.fit()
+    assert (run.state.step, run.state.nonfinite, run.state.in_a_row) == (9, 4, 0)
+    assert "4 of 9 steps were skipped: their loss or gradient was not finite" in (
+        capsys.readouterr().out
+    )

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import math
 import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from multiprocessing import active_children
@@ -21,18 +22,17 @@ from torch import Tensor
 from focus.config.command_line import load_config
 from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
-from focus.errors import InputError
+from focus.errors import InputError, NotFiniteError
+from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.runtime.signals import Stopped
-from focus.training import run as training
-from focus.training.log import NONFINITE
-from focus.training.monitoring import validation_figures
 from focus.training.trainer import Trainer
 
 from ..trainers import few_faces, trainer
 
 # Sums in one order, and the tests' networks are small.
 pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -40,112 +40,19 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return few_faces(tmp_path_factory.mktemp("faces"))
 
 
-def test_a_run_gives_up_and_names_the_images(faces: Manifest, tmp_path: Path) -> None:
-    """A learning rate that no network survives."""
-    run = trainer(
-        faces,
-        tmp_path,
-        model="test_resnet",
-        lr=1e30,
-        max_nonfinite=4,
-        checkpoint_steps=1,
-        batch_size=16,
-    )
-    with pytest.raises(InputError, match=r"not finite in 4 steps in a row.*nonfinite\.csv"):
-        run.fit()
-    rows = list(csv.DictReader((tmp_path / "run" / NONFINITE).open()))
-    last = run.state.step
-    assert {int(row["step"]) for row in rows} == set(range(last - 3, last + 1))
-    known = {sample.path for sample in run.train}
-    assert {row["path"] for row in rows} <= known
-    assert len(rows) > 16
-    assert run.state.in_a_row == list(range(last - 3, last + 1))
-    # The last checkpoint has weights that are numbers.
-    saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
-    assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
-    # None of the steps that were skipped has pushed out one that was taken.
-    assert int(saved.name.removeprefix("step-")) < run.state.in_a_row[0]
-
-
-def test_images_of_earlier_epochs_and_of_before_a_stop_are_named_too(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    given: dict[str, Any] = {"batch_size": 35, "max_nonfinite": 5, "checkpoint_steps": 1}
-    run = trainer(faces, tmp_path, **given)
-
-    def spoil(parameter: Tensor) -> Tensor:
-        return torch.full_like(parameter, torch.nan)
-
-    for parameter in run.detector.parameters():
-        parameter.register_hook(spoil)
-    run.detector.register_forward_hook(
-        lambda *_: os.kill(os.getpid(), signal.SIGTERM) if run.state.step == 2 else None
-    )
-    with pytest.raises(Stopped):
-        run.fit()
-    again = trainer(faces, tmp_path, resume=True, **given)
-    for parameter in again.detector.parameters():
-        parameter.register_hook(spoil)
-    with pytest.raises(InputError, match="not finite in 5 steps in a row, up to step 5"):
-        again.fit()
-    found: dict[int, list[str]] = {}
-    for row in csv.DictReader((tmp_path / "run" / NONFINITE).open()):
-        found.setdefault(int(row["step"]), []).append(row["path"])
-    assert sorted(found) == [1, 2, 3, 4, 5]
-    for epoch in (0, 1):  # two steps of 35 images see all
-        pair = found[2 * epoch + 1] + found[2 * epoch + 2]
-        assert sorted(pair) == sorted(sample.path for sample in run.train)
-
-
-def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
-    run = trainer(faces, tmp_path, epochs=2, augment="shift,flip", lr=1e-6, batch_size=35)
-    seen: list[Tensor] = []
-    run.detector.register_forward_pre_hook(
-        lambda detector, given: seen.append(given[0].clone()) if detector.training else None
-    )
+@pytest.fixture(scope="module")
+def whole(faces: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """Two epochs of the small network, undisturbed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run = trainer(faces, tmp_path_factory.mktemp("whole"), **SMALL)
     run.fit()
-    epochs = []
-    for epoch in range(2):
-        rows = [row for step in run.plan.epoch(epoch) for batch in step for row in batch.rows]
-        images = torch.cat(seen[2 * epoch : 2 * epoch + 2])
-        epochs.append(images[torch.tensor(rows).argsort()])
-    # One in 50 is moved and flipped alike: 25 places, 2 sides.
-    alike = sum(one.equal(other) for one, other in zip(*epochs, strict=True))
-    assert alike < 10
+    torch.set_num_threads(threads)
+    return run
 
 
-def test_bad_steps_that_do_not_follow_each_other_end_no_run_and_are_said(
-    faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """4 of 9 steps, of which 2 in a row would be too many."""
-    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1, max_nonfinite=2)
-
-    def spoil(detector: Detector, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not detector.training or run.state.step % 2 == 0:
-            return None
-        return torch.full_like(given[0], torch.nan), *given[1:]
-
-    run.detector.register_forward_pre_hook(spoil)
-    run.fit()
-    assert (run.state.step, run.state.nonfinite, run.state.in_a_row) == (9, 4, [])
-    assert "4 of 9 steps were skipped: their loss or gradient was not finite" in (
-        capsys.readouterr().out
-    )
-
-
-def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    run = trainer(faces, tmp_path, epochs=2)
-    folder = tmp_path / "run" / "model"
-    folder.mkdir(parents=True)
-    (folder / ".DS_Store").write_text("of a file manager")
-    run._save_best()
-    (folder / "detector.onnx").write_text("exported")
-    run._save_best()
-    assert Detector.from_pretrained(folder).config == run.kept.config
-    assert (folder / ".DS_Store").read_text() == "of a file manager"
-    assert (folder / "detector.onnx").read_text() == "exported"
+def steps_saved(run: Trainer) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run.folder / "checkpoints").glob("step-*"))
 
 
 def contents(run: Trainer) -> dict[str, Any]:
@@ -175,40 +82,52 @@ def assert_same(one: Any, other: Any) -> None:
             assert value == other[name], name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@contextmanager
+def moved(path: Path) -> Iterator[None]:
+    """Away, for a while."""
+    path.rename(path.with_suffix(".away"))
+    yield
+    path.with_suffix(".away").rename(path)
+
+
+EVERYTHING: dict[str, Any] = {
+    "model": "test_resnet",
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "warmup": 0.2,
+    "lr": 1e-3,
+    "batch_size": 13,
+    "gradient_accumulation_steps": 2,
+    "augment": "crop,shift,flip,blur,jpeg",
+    "sampling": "balanced",
+    "ema_decay": 0.9,
+    "focus_schedule": "0:0,2:1",
+    "patience": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("workers", "moments"),
+    [
+        (0, (2, 3)),
+        pytest.param(0, (1, 4, 5, 6), marks=pytest.mark.slow),
+        pytest.param(2, (2, 6), marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
-    faces: Manifest, tmp_path: Path, workers: int
+    workers: int, moments: tuple[int, ...], faces: Manifest, tmp_path: Path
 ) -> None:
-    """Accumulation, augmentation, an average, a schedule, batch statistics, waiting for a better.
+    """With accumulation, augmentation, an average, a schedule, batch statistics, and patience.
 
     The signal comes in the midst of a step, which is finished.
     """
-    given: dict[str, Any] = {
-        "model": "test_resnet",
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "warmup": 0.2,
-        "lr": 1e-3,
-        "batch_size": 13,
-        "gradient_accumulation_steps": 2,
-        "augment": "crop,shift,flip,blur,jpeg",
-        "sampling": "balanced",
-        "ema_decay": 0.9,
-        "focus_schedule": "0:0,2:1",
-        "patience": 2,
-        "workers": workers,
-    }
-    whole = trainer(faces, tmp_path / "whole", **given)
-    whole.fit()
-    steps = whole.plan.steps
-    assert steps == 3
-    assert whole.state.step == 3 * whole.state.epoch
-    expected = contents(whole)
-    for at in range(1, whole.state.step + 1) if workers == 0 else (2, 4):
+    given = EVERYTHING | {"workers": workers, "epochs": 2}
+    undisturbed = trainer(faces, tmp_path / "whole", **given)
+    undisturbed.fit()
+    assert undisturbed.plan.steps == 3
+    for at in moments:
         folder = tmp_path / f"stopped-{at}"
         first = trainer(faces, folder, **given)
-
         told: list[int] = []
 
         def stop(*_: Any, first: Trainer = first, at: int = at, told: list[int] = told) -> None:
@@ -220,83 +139,52 @@ def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
         with pytest.raises(Stopped, match=f"after step {at}, saved") as stopped:
             first.fit()
         assert stopped.value.signum == signal.SIGTERM
-        assert not active_children(), "of the workers"
         second = trainer(faces, folder, resume=True, **given)
         second.fit()
         assert not active_children(), "of the workers"
-        assert_same(contents(second), expected)
+        assert_same(contents(second), contents(undisturbed))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
-    faces: Manifest, tmp_path: Path, workers: int
+    workers: int, faces: Manifest, tmp_path: Path
 ) -> None:
-    """In the second half of it: once it is back, the same bits; also of the very first step."""
-    given: dict[str, Any] = {
-        "model": "test_resnet",
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "batch_size": 13,
-        "gradient_accumulation_steps": 2,
-        "ema_decay": 0.9,
-        "epochs": 2,
-        "workers": workers,
-    }
-    whole = trainer(faces, tmp_path / "whole", **given)
-    whole.fit()
-    for step in (1, 3):
-        first = trainer(faces, tmp_path / f"lost-{step}", **given)
-        lost = Path(first.train[first.plan.epoch(0)[step - 1][-1].rows[-1]].path)
-        with moved(lost), pytest.raises(InputError) as error:
-            first.fit()
-        assert str(error.value) == (
-            f"Cannot decode {str(lost)!r} (No such file or directory): fix or remove the file, "
-            f"then go on with --resume after step {step - 1}, saved in {first.folder}/checkpoints."
-        )
-        second = trainer(faces, tmp_path / f"lost-{step}", resume=True, **given)
-        assert second.state.step == step - 1
-        second.fit()
-        assert_same(contents(second), contents(whole))
+    """In the second half of it: once the image is back, the run ends with the same bits."""
+    given = SMALL | {"batch_size": 13, "gradient_accumulation_steps": 2, "workers": workers}
+    undisturbed = trainer(faces, tmp_path / "whole", **given)
+    undisturbed.fit()
+    first = trainer(faces, tmp_path / "lost", **given)
+    lost = Path(first.train[first.plan.epoch(0)[2][-1].rows[-1]].path)
+    with moved(lost), pytest.raises(InputError) as error:
+        first.fit()
+    assert str(error.value) == (
+        f"Cannot decode {str(lost)!r} (No such file or directory): fix or remove the file, "
+        f"then go on with --resume, from what is saved in {first.folder}/checkpoints."
+    )
+    second = trainer(faces, tmp_path / "lost", resume=True, **given)
+    assert second.state.step == 2
+    second.fit()
+    assert_same(contents(second), contents(undisturbed))
 
 
 @pytest.mark.slow
 def test_an_image_that_is_lost_in_a_validation_leaves_the_epoch_before_it(
-    faces: Manifest, tmp_path: Path
+    faces: Manifest, whole: Trainer, tmp_path: Path
 ) -> None:
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
-    whole = trainer(faces, tmp_path / "whole", **given)
-    whole.fit()
-    first = trainer(faces, tmp_path / "lost", **given)
-    steps = first.plan.steps
+    first = trainer(faces, tmp_path, **SMALL)
     lost = Path(first.validation[-1].path)
-    with (
-        moved(lost),
-        pytest.raises(InputError, match=rf"{lost}.* with --resume after step {steps}, saved"),
-    ):
+    with moved(lost), pytest.raises(InputError, match=rf"{lost}.* with --resume, from what"):
         first.fit()
-    second = trainer(faces, tmp_path / "lost", resume=True, **given)
-    assert (second.state.epoch, second.state.step) == (0, steps)
+    second = trainer(faces, tmp_path, resume=True, **SMALL)
+    assert (second.state.epoch, second.state.step) == (0, first.plan.steps)
     second.fit()
     assert_same(contents(second), contents(whole))
 
 
-@contextmanager
-def moved(path: Path) -> Iterator[None]:
-    """Away, for a while."""
-    path.rename(path.with_suffix(".away"))
-    yield
-    path.with_suffix(".away").rename(path)
-
-
-@pytest.mark.slow
 def test_a_stop_during_validation_resumes_with_it(
-    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faces: Manifest, whole: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
-    whole = trainer(faces, tmp_path / "whole", **given)
-    whole.fit()
-    first = trainer(faces, tmp_path / "stopped", **given)
+    first = trainer(faces, tmp_path, **SMALL)
     original = first.detector.predict_batch
 
     def predict_batch(images: Tensor) -> Any:
@@ -309,34 +197,150 @@ def test_a_stop_during_validation_resumes_with_it(
     assert (stopped.value.signum, first.state.epoch) == (signal.SIGINT, 0)
     assert first.state.step == first.plan.steps
     assert not (first.folder / "summary.csv").exists()
-    second = trainer(faces, tmp_path / "stopped", resume=True, **given)
+    second = trainer(faces, tmp_path, resume=True, **SMALL)
     second.fit()
     assert_same(contents(second), contents(whole))
 
 
-def test_of_several_processes_the_main_one_saves_before_it_ends_a_validation(
-    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def failing(original: Callable[..., Scores], error: Exception, epoch: int, run: Trainer) -> Any:
+    """Score as ``original`` does, but for the validation of one epoch."""
+
+    def score(*arguments: Any, **options: Any) -> Scores:
+        if run.state.epoch == epoch - 1:
+            raise error
+        return original(*arguments, **options)
+
+    return score
+
+
+def test_what_fails_in_a_validation_costs_no_step(
+    faces: Manifest, whole: Trainer, tmp_path: Path
 ) -> None:
-    """Torchrun kills those that do not end within 30 s of a signal."""
-    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1)
-    run.state.processes = 2
-    original = run.detector.predict_batch
-    there: list[list[str]] = []
+    """As too little memory does, which fewer images at a time mend."""
+    first = trainer(faces, tmp_path, **SMALL)
+    first._score = failing(first._score, MemoryError(), 2, first)
+    with pytest.raises(MemoryError):
+        first.fit()
+    again = trainer(faces, tmp_path, resume=True, eval_batch_size=5, **SMALL)
+    assert (again.state.epoch, again.state.step) == (1, 2 * again.plan.steps)
+    again.fit()
+    expected = contents(whole)["weights"]
+    for name, value in contents(again)["weights"].items():
+        assert value.equal(expected[name]), name
+    assert steps_saved(again) == steps_saved(whole)
 
-    def predict_batch(images: Tensor) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(images)
 
-    def figures(*given: Any) -> dict[str, float]:
-        there.append([path.name for path in (run.folder / "checkpoints").glob("step-*")])
-        return validation_figures(*given)
-
-    monkeypatch.setattr(run.detector, "predict_batch", predict_batch)
-    monkeypatch.setattr("focus.training.trainer.validation_figures", figures)
-    with pytest.raises(Stopped):
+def test_a_validation_that_finds_a_divergence_leaves_the_checkpoints_before(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    run = trainer(faces, tmp_path, checkpoints_kept=1, **SMALL)
+    run._score = failing(run._score, NotFiniteError("a.png", "lower it."), 2, run)
+    with pytest.raises(NotFiniteError, match="the run run has diverged in epoch 2, lower --lr"):
         run.fit()
-    assert there == [[f"step-{run.plan.steps:08d}"]]
-    assert run.state.epoch == 1
+    steps = run.plan.steps
+    assert steps_saved(run) == [steps, 2 * steps]
+    again = trainer(faces, tmp_path, checkpoints_kept=1, resume=True, **SMALL)
+    again.fit()
+    assert steps_saved(run) == [2 * steps]
+
+
+def test_what_a_crash_has_lost_is_written_again(
+    faces: Manifest, whole: Trainer, tmp_path: Path
+) -> None:
+    """The run was killed between its last checkpoint and the summary and the model after it."""
+    shutil.copytree(whole.folder, tmp_path / "run")
+    (tmp_path / "run" / "summary.csv").unlink()
+    if whole.state.best_epoch == 2:
+        shutil.rmtree(tmp_path / "run" / "model")
+    again = trainer(faces, tmp_path, resume=True, **SMALL)
+    again.fit()
+    assert_same(contents(again), contents(whole))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_when_the_best_model_is_written(
+    faces: Manifest, whole: Trainer, tmp_path: Path
+) -> None:
+    """The system's limit on a file's size: at the checkpoint of the second epoch it is lifted."""
+    run = trainer(faces, tmp_path, **SMALL)
+    original, limits = run.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(keep: int | None = None) -> str:
+        saved = original(keep)
+        if run.state.epoch == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        return saved
+
+    run.save = save  # type: ignore[method-assign]
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = trainer(faces, tmp_path, resume=True, **SMALL)
+    again.fit()
+    assert_same(contents(again), contents(whole))
+
+
+def test_a_run_whose_folder_was_renamed_goes_on_under_its_new_name(
+    faces: Manifest, whole: Trainer, tmp_path: Path
+) -> None:
+    shutil.copytree(whole.folder, tmp_path / "renamed")
+    *_, last = sorted((tmp_path / "renamed" / "checkpoints").glob("step-*"))
+    shutil.rmtree(last)
+    again = trainer(faces, tmp_path, resume=True, **SMALL | {"name": "renamed"})
+    assert again.state.epoch == 1
+    again.fit()
+    assert_same(contents(again), contents(whole))
+    assert load_config(TrainConfig, tmp_path / "renamed" / "config.yaml").name == "renamed"
+    assert json.loads((last / "state.json").read_text())["config"]["name"] == "renamed"
+
+
+def test_a_run_that_diverges_gives_up_and_keeps_its_last_good_checkpoint(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    """A learning rate that no network survives."""
+    given = SMALL | {"lr": 1e30, "batch_size": 16}
+    run = trainer(faces, tmp_path, max_nonfinite=4, checkpoint_steps=1, **given)
+    with pytest.raises(InputError, match=r"not finite in 4 steps in a row, up to step \d+: lower"):
+        run.fit()
+    assert run.state.in_a_row == 4
+    saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
+    # None of the steps that were skipped has pushed out one that was taken.
+    assert int(saved.name.removeprefix("step-")) <= run.state.step - 4
+
+
+def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(faces, tmp_path, epochs=2, augment="shift,flip", lr=1e-6, batch_size=35)
+    seen: list[Tensor] = []
+    run.detector.register_forward_pre_hook(
+        lambda detector, given: seen.append(given[0].clone()) if detector.training else None
+    )
+    run.fit()
+    epochs = []
+    for epoch in range(2):
+        rows = [row for step in run.plan.epoch(epoch) for batch in step for row in batch.rows]
+        images = torch.cat(seen[2 * epoch : 2 * epoch + 2])
+        epochs.append(images[torch.tensor(rows).argsort()])
+    # One in 50 is moved and flipped alike: 25 places, 2 sides.
+    alike = sum(one.equal(other) for one, other in zip(*epochs, strict=True))
+    assert alike < 10
+
+
+def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    run = trainer(faces, tmp_path, epochs=2)
+    folder = tmp_path / "run" / "model"
+    folder.mkdir(parents=True)
+    (folder / ".DS_Store").write_text("of a file manager")
+    run.save_best()
+    (folder / "detector.onnx").write_text("exported")
+    run.save_best()
+    assert Detector.from_pretrained(folder).config == run.kept.config
+    assert (folder / ".DS_Store").read_text() == "of a file manager"
+    assert (folder / "detector.onnx").read_text() == "exported"
 
 
 def test_the_rates_that_are_logged_are_those_of_the_steps(
@@ -359,82 +363,46 @@ def test_the_rates_that_are_logged_are_those_of_the_steps(
     assert [float(row["lr"]) for row in rows] == [expected[4], expected[7]]
 
 
-def test_a_summary_that_was_lost_is_written_again(faces: Manifest, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 1}
-    run = trainer(faces, tmp_path, **given)
+@pytest.mark.slow
+def test_best_patience_and_what_is_written(faces: Manifest, tmp_path: Path) -> None:
+    run = trainer(faces, tmp_path, lr=1e-9, epochs=9, patience=2, eval_metric="log_loss", loss="ce")
     run.fit()
-    summary = run.folder / "summary.csv"
-    whole = summary.read_text()
-    summary.unlink()
-    trainer(faces, tmp_path, resume=True, **given).fit()
-    assert summary.read_text() == whole
+    # Nothing changes, so that no epoch after the first is better by more than rounding.
+    rows = list(csv.DictReader((tmp_path / "run" / "summary.csv").open()))
+    values = [float(row["eval_log_loss"]) for row in rows]
+    best = min(range(len(values)), key=values.__getitem__)
+    assert run.state.best_epoch == best + 1
+    assert len(rows) == min(9, best + 3)
+    assert run.state.best == values[best]
+    kept = Detector.from_pretrained(tmp_path / "run" / "model")
+    assert kept.config.training_generators == ("g",)
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_when_the_best_model_is_written(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    """The system's limit on a file's size: at the checkpoint of the second epoch it is lifted."""
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2, "patience": 9}
-    whole = trainer(faces, tmp_path / "whole", **given)
-    whole.fit()
-    run = trainer(faces, tmp_path / "full", **given)
-    original, limits = run._save, resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def save() -> str:
-        saved = original()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        return saved
-
-    run._save = save
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            run.fit()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    again = trainer(faces, tmp_path / "full", resume=True, **given)
-    again.fit()
-    assert_same(contents(again), contents(whole))
-
-
-def test_the_best_model_is_there_again_after_a_crash_while_it_was_written(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 1}
-    run = trainer(faces, tmp_path, **given)
+def test_the_thresholds_are_those_of_the_kept_epoch(faces: Manifest, tmp_path: Path) -> None:
+    """4 reals, of one video, and 6 fakes that the kept network tells apart."""
+    fewer = Manifest(
+        replace(s, group="" if s.split == "train" or s.label else "video") for s in list(faces)[:-2]
+    )
+    run = trainer(fewer, tmp_path, model="test_resnet", optimizer="adamw", lr=3e-3, epochs=4)
     run.fit()
-    expected = contents(run)
-    shutil.rmtree(run.folder / "model")
-    again = trainer(faces, tmp_path, resume=True, **given)
-    again.fit()
-    assert_same(contents(again), expected)
+    kept = Detector.from_pretrained(tmp_path / "run" / "model")
+    samples = list(run.validation)
+    score = kept.predict([sample.path for sample in samples]).score.double()
+    fake = torch.tensor([sample.label == 1 for sample in samples])
 
+    def balance(threshold: float) -> float:
+        called = score > threshold
+        return float((called[fake].double().mean() + (~called[~fake]).double().mean()) / 2)
 
-def test_a_run_whose_folder_was_renamed_goes_on_under_its_new_name(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
-    whole = trainer(faces, tmp_path, **given)
-    whole.fit()
-    shutil.copytree(whole.folder, tmp_path / "renamed")
-    *_, last = sorted((tmp_path / "renamed" / "checkpoints").glob("step-*"))
-    shutil.rmtree(last)
-    again = trainer(faces, tmp_path, resume=True, **given | {"name": "renamed"})
-    assert again.state.epoch == 1
-    again.fit()
-    assert_same(contents(again), contents(whole))
-    assert load_config(TrainConfig, tmp_path / "renamed" / "config.yaml").name == "renamed"
-    assert json.loads((last / "state.json").read_text())["config"]["name"] == "renamed"
-
-
-def test_other_processes_than_those_of_the_run(
-    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_cpu: None
-) -> None:
-    """Refused before the images are read, which may take an hour."""
-    run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=2, threads=1)
-    run.state.processes = 2
-    run._open_folder()
-    run._save()
-    monkeypatch.setattr(training, "listed_images", lambda *_, **__: pytest.fail("they are read"))
-    with pytest.raises(InputError, match="trained by 2 processes, not 1: launch as many, or give"):
-        training.train(replace(run.config, resume=True))
+    assert kept.points is not None
+    assert (kept.points.n_real, kept.points.n_fake) == (4, 6)
+    ordered = [-1.0, *score.sort().values.tolist()]
+    best = max(map(balance, ordered))
+    assert best > 0.7
+    chosen = kept.points.thresholds["balanced"]
+    assert chosen is not None
+    assert balance(chosen) == best
+    assert kept.points.calibration is not None
+    assert kept.points.calibration.slope > 0
+    assert kept.points.calibration.largest_llr == math.log(2)

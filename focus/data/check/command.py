@@ -1,8 +1,6 @@
 """The command ``check``: its files and its exit code."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,26 +23,13 @@ def check(config: CheckConfig) -> None:
     check_writable(output)
     refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
     logging.basicConfig(format="%(message)s")
-    data = findings.read(config)
-    with _errors_only():  # the report says what would be warned of
-        found = findings.gather(data)
-        output.mkdir(parents=True, exist_ok=True)
-        if config.drop_leaks and found.manifest:
-            found = replace(found, kept=findings.drop_leaks(found, output / WITHOUT_LEAKS))
+    found = findings.gather(findings.read(config))
+    output.mkdir(parents=True, exist_ok=True)
+    if config.drop_leaks and found.manifest:
+        found = replace(found, kept=findings.drop_leaks(found, output / WITHOUT_LEAKS))
     sheet.draw(found, output / "contact_sheet.png")
     print(report.write(found, output))
     print(f"\nreport: {output}")
     obstacle = found.kept.obstacle if found.kept else found.obstacle
     if obstacle:
         raise SystemExit(1)
-
-
-@contextmanager
-def _errors_only() -> Iterator[None]:
-    logger = logging.getLogger("focus")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

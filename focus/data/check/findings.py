@@ -1,5 +1,6 @@
 """Everything that the check finds, in the order in which it finds it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,8 @@ from focus.data.check.leaks import Leak, find_leaks, without_leaks
 from focus.data.check.shortcuts import Audit, audit
 from focus.data.check.survey import Look, MapLook, look, look_at_map, look_at_mask
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
-from focus.data.maps import files_of
 from focus.data.readers import read_given
-from focus.data.readers.files import find_maps, images_below
+from focus.data.readers.human_maps import find_maps, members, unmatched_maps
 from focus.data.splits import assign_splits
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
@@ -141,11 +141,16 @@ def _each(function: Callable[[str], R], paths: Sequence[str | None], title: str)
 
 def _obstacle(config: TrainConfig, progress: bool) -> str:
     """Return what would stop training, "" if nothing does."""
+    logger = logging.getLogger("focus")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it warns of is in the report
     try:
         with redirect_stdout(StringIO()):  # the layouts have been printed
             training_manifest(resolve(config), progress=progress)
     except InputError as error:
         return str(error)
+    finally:
+        logger.setLevel(level)
     return ""
 
 
@@ -171,13 +176,11 @@ def _unmatched(config: TrainConfig, maps: dict[str, MapLook]) -> int:
 
     A folder of which no map is used belongs to other data.
     """
-    used = {str(absolute(file)) for reference in maps for file in files_of(reference)}
+    used = {file for reference in maps for file in members(reference)}
     folders = set()
     for path in (*config.data, *config.test_data.values(), *config.test_real.values()):
         inside = absolute(path) if Path(path).is_dir() else absolute(path).parent
         root = inside if config.data_root is None else absolute(config.data_root)
-        folder, _ = find_maps(config.heatmaps, inside, root)
-        if folder is not None and folder.is_dir():
+        if folder := absolute(config.heatmaps) if config.heatmaps else find_maps(inside, root):
             folders.add(folder)
-    files = [{str(path) for path in images_below(folder)} for folder in folders]
-    return sum(len(there - used) for there in files if there & used)
+    return sum(len(unmatched_maps(folder, used)) for folder in folders)

@@ -45,8 +45,8 @@ class Cause:
 
     importance: what the AUC loses when its values are shuffled among the held-out images; 0 where
     another property says the same. auc_alone: of a small tree that knows nothing else. real,
-    synthetic: the commonest value of the class with its share, or the median, and where that is the
-    same in both the share of the images that have a value.
+    synthetic: the commonest value of the class with its share, or the median, and the share of the
+    images that have a value if some have none.
     """
 
     name: str
@@ -126,7 +126,7 @@ def audit(
     causes = []
     for (name, column), importance in zip(columns.items(), np.mean(lost, axis=0), strict=True):
         alone = cross_val_score(tree, column[:, None], target, cv=folds, scoring="roc_auc").mean()
-        typical = _typical_of_classes(table[name], target)
+        typical = [_typical(table[name], target == label) for label in (REAL, SYNTHETIC)]
         causes.append(Cause(name, float(importance), float(alone), *typical))
     causes = [cause for cause in causes if _weight(cause) >= _WORTH_NAMING]
     causes.sort(key=_weight, reverse=True)
@@ -177,21 +177,13 @@ def _encoded(column: Column) -> NDArray[np.float64]:
     return np.array([order[text] for text in column], dtype=np.float64)
 
 
-def _typical_of_classes(column: Column, target: NDArray[np.int64]) -> tuple[str, str]:
-    """Return the typical values of real and of synthetic; if equal, in how many images it is."""
-    classes = [target == label for label in (REAL, SYNTHETIC)]
-    real, synthetic = (_typical(column, chosen) for chosen in classes)
-    if real == synthetic and not isinstance(column, list) and np.isnan(column).any():
-        shares = [100 * (1 - np.isnan(column[chosen]).mean()) for chosen in classes]
-        real, synthetic = (f"{real} in {share:.0f} %" for share in shares)
-    return real, synthetic
-
-
 def _typical(column: Column, chosen: NDArray[np.bool_]) -> str:
+    """Return the commonest text with its share, or the median and the share that has a number."""
     if isinstance(column, list):
         texts = [text for text, here in zip(column, chosen, strict=True) if here]
         ((text, count),) = Counter(texts).most_common(1)
         return f"{text or 'none'} {100 * count / len(texts):.0f} %"
     values = column[chosen]
-    values = values[~np.isnan(values)]
-    return f"{np.median(values):.4g}" if len(values) else "none"
+    there = values[~np.isnan(values)]
+    share = f" in {100 * len(there) / len(values):.0f} %" if len(there) < len(values) else ""
+    return f"{np.median(there):.4g}{share}" if len(there) else "none"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from focus.data.images import load_image, load_map, reason, refuse_special, turn_upright
+from focus.data.images import load_image, load_map, reason, turn_upright
 from focus.data.maps import human_map, is_blank, is_faint, looks_inverted
 from focus.errors import ImageError
 
@@ -69,7 +69,6 @@ class MapLook:
 def look(path: str) -> Look:
     """Read an image once; never raise for what is in it."""
     try:
-        refuse_special(path)
         content = Path(path).read_bytes()
         with Image.open(BytesIO(content)) as image:
             found = _container(path, content, image)

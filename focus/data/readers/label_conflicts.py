@@ -1,90 +1,71 @@
-"""Images of one class that would count as of the other: by their folders' names, or as given."""
+"""Warn where words beside images contradict their labels.
 
+A number does not say which class it is: in Kaggle's "140k real and fake faces" 1 is real, as the
+folders and a column of the table tell. A folder of fakes may hold a folder of real images.
+"""
+
+import logging
 import os
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from functools import lru_cache
 
-from focus.data.generators import family_of, home_of, is_name
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
-from focus.errors import InputError
+from focus.data.generators import family_of
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+
+_log = logging.getLogger(__name__)
 
 _WORDS = {
-    REAL: frozenset(
-        ("real", "reals", "original", "originals", "authentic", "pristine", "genuine", "bonafide")
-    ),
-    SYNTHETIC: frozenset(
-        [
-            *("fake", "fakes", "deepfake", "deepfakes", "synthetic", "synthesis", "generated"),
-            "manipulated",
-        ]
-    ),
+    **dict.fromkeys(("real", "reals", "original", "authentic", "pristine"), REAL),
+    **dict.fromkeys(("fake", "fakes", "synthetic", "synthesis", "manipulated"), SYNTHETIC),
 }
-_WORD = {REAL: "real", SYNTHETIC: "fakes"}
-_FLAGS = {REAL: "--test-real", SYNTHETIC: "--test-data"}
 
 
-def refuse_both_classes(images: Manifest, root: str, name: str, label: int) -> None:
-    """Raise InputError if some folders below the root, not all, have names of the other class.
+def warn_of_label_conflicts(samples: Manifest, root: str) -> None:
+    """Warn, once, if folders below ``root``, or cells, say one class and the labels the other.
 
-    These are no layout, as ``training_real`` and ``training_fake`` are none. name: what the images
-    were given as; label: that of all of them.
+    A word says something only if it is more usual in the class that it contradicts than in its own:
+    a folder may be called after what is in the pictures.
     """
-    if not Path(root).is_dir():  # one image
-        return
-    other = REAL if label == SYNTHETIC else SYNTHETIC
-    places = {sample.path.rpartition(os.sep)[0] for sample in images}
-    folders = sorted(Path(place).relative_to(root).parts for place in places)
-    named = {f: at for f in folders if (at := _called(f, other)) is not None}
-    if not named or len(named) == len(places):
-        return
-    folder, at = next(iter(named.items()))
-    odd = Path(root, *folder[: at + 1])
-    beside = next((f[: at + 1] for f in folders if f and f not in named), None)
-    right = "FOLDER" if beside is None else Path(root, *beside)
-    flag = _FLAGS[label]
-    raise InputError(
-        f"All images of {root} would count as {_WORD[label]} ({flag} {name}), and those in {odd} "
-        f"are {_WORD[other]} by the folder's name: give {flag} {name}={right} or the like, and "
-        f"{_FLAGS[other]} NAME={odd}."
-    )
-
-
-def _called(folders: tuple[str, ...], label: int) -> int | None:
-    """Which of the folders has a name of the class, and of the class alone; the first, or None.
-
-    ``fake_of_real`` is of either, and ``stylegan_original`` and ``Real-ESRGAN`` are a generator's.
-    """
-    for at, name in enumerate(folders):
-        words = set(re.findall(r"[^\W\d_]+", name.casefold()))
-        classes = {which for which, known in _WORDS.items() if words & known}
-        is_generator = family_of(name) or any(word.endswith("gan") for word in words)
-        if classes == {label} and (label == SYNTHETIC or not is_generator):
-            return at
-    return None
-
-
-def refuse_two_labels(images: Iterable[Sample]) -> None:
-    """Raise InputError for an image, or a face in it, that is given as real and as synthetic.
-
-    Or as the fake of two generators; also where a link gives it another path.
-    """
-    first: dict[object, Sample] = {}
-    for sample in images:
+    n_labelled = Counter[int]()
+    n_said = Counter[tuple[int, int]]()
+    first: dict[tuple[int, int], tuple[Sample, str]] = {}
+    for sample in samples:
         if sample.label is None:
             continue
-        one = first.setdefault((file_key(sample.path), sample.box), sample)
-        there = "" if one.path == sample.path else f", there as {one.path!r}"
-        if one.label != sample.label:
-            raise InputError(
-                f"{sample.path!r} is given as real and as synthetic{there}: keep one of them."
+        n_labelled[sample.label] += 1
+        class_, word = _said_of(sample, root)
+        if class_ is not None:
+            n_said[class_, sample.label] += 1
+            first.setdefault((class_, sample.label), (sample, word))
+    for (class_, label), (sample, word) in first.items():
+        agreeing = n_said[class_, class_] / max(n_labelled[class_], 1)
+        if class_ != label and n_said[class_, label] / n_labelled[label] > agreeing:
+            _log.warning(
+                "%s: %d of %d images taken for %s are %s by the name %r beside them, the first is "
+                "%r: if labels are the other way round, call their column is_real or give "
+                "--columns label=NAME; if a folder holds both classes, give its folders one by one",
+                *(samples.source, n_said[class_, label], n_labelled[label], LABEL_NAMES[label]),
+                *(LABEL_NAMES[class_], word, sample.path),
             )
-        if sample.label == SYNTHETIC and _are_two(one.generator, sample.generator):
-            raise InputError(
-                f"{sample.path!r} is given as a fake of {one.generator} and of "
-                f"{sample.generator}{there}: keep one of them."
-            )
+            return
 
 
-def _are_two(generator: str, other: str) -> bool:
-    return is_name(generator) and is_name(other) and home_of("", generator, [other]) == "open"
+def _said_of(sample: Sample, root: str) -> tuple[int | None, str]:
+    """Return the class that a cell, else the innermost folder that says one, and the word."""
+    for cell in (sample.generator, *sample.extra.values()):
+        if (class_ := _WORDS.get(cell.strip().casefold())) is not None:
+            return class_, cell
+    folder = os.path.dirname(sample.path.removeprefix(root))  # noqa: PTH120 - faster than Path
+    return _said_by_folders(folder)
+
+
+@lru_cache(maxsize=4096)
+def _said_by_folders(folder: str) -> tuple[int | None, str]:
+    for name in reversed(folder.split("/")):
+        words = set(re.findall(r"[^\W\d_]+", name.casefold()))
+        classes = {_WORDS[word] for word in words if word in _WORDS}
+        # "Real-ESRGAN" is a generator.
+        if len(classes) == 1 and not family_of(name) and not any(w.endswith("gan") for w in words):
+            return classes.pop(), name
+    return None, ""

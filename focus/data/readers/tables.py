@@ -1,43 +1,225 @@
-"""CSVs whose first line names the columns: ``filename,typ``, ``path,target`` and the like."""
+"""Tables with named columns: which column means what, the sample of a row, and headed CSV files.
 
-from collections.abc import Iterator
-from functools import partial
+Columns are found by their names, unless ``--columns`` gives them; labels are words or 0 and 1.
+"""
 
-from focus.data.manifest import Manifest, Sample, csv_rows, open_csv, place_inside
-from focus.data.readers.columns import Columns, reals_by_generator
-from focus.data.readers.files import Request, find_maps, from_rows, with_maps
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast, get_args
+
+from focus.config.layouts import COLUMNS
+from focus.data.manifest import (
+    LABEL_NAMES,
+    NO_EXTRA,
+    REAL,
+    SYNTHETIC,
+    Manifest,
+    Sample,
+    Split,
+    TestSet,
+    csv_rows,
+    open_csv,
+    read_box,
+)
+from focus.data.readers.rows import from_rows
 from focus.errors import InputError
 
+NAMES: dict[str, tuple[str, ...]] = {
+    "path": (
+        *("path", "filename", "file", "image", "file_name", "filepath", "file_path"),
+        *("image_path", "img_path", "img"),
+    ),
+    # The last ones may well be something else: what is in a picture, or another file.
+    "label": (
+        *("label", "typ", "is_fake", "is_synthetic", "is_real", "target"),
+        *("fake", "synthetic", "real", "class"),
+    ),
+    "generator": ("generator", "model", "source"),
+    "family": ("family",),
+    "split": ("split",),
+    "test_set": ("test_set",),
+    "map_path": ("map_path", "heatmap", "map"),
+    "mask_path": ("mask_path", "mask"),
+    "box": ("box", "face_box"),
+    "group": ("group", "identity", "video"),
+}
+"""Usual names of each column of the manifest in other tables; the first that is there counts."""
 
-def read(request: Request) -> tuple[Columns, Manifest]:
-    """The columns, and the manifest; raises InputError with the line number.
+LABELS = {
+    **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
+    **dict.fromkeys(("fake", "synthetic", "ai", "1_fake", "1"), SYNTHETIC),
+}
+PATHS = ("path", "map_path", "mask_path")
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("holdout", "hold_out", "hold-out", "heldout", "held_out", "held-out"), "test"),
+}
 
-    Human maps are those of the column, else found by the images' names as in the CYBORG layout.
+
+def split_of(word: str) -> Split | None:
+    """Return the split that data sets call so, ``val`` or ``train_set``; None if it is none."""
+    return _SPLITS.get(re.sub(r"(?<=.)[-_ ]?set$", "", word.strip().casefold()))
+
+
+def read(
+    path: Path, given: Mapping[str, str], inside: Callable[[str], str]
+) -> tuple["Columns", Manifest]:
+    """Read a CSV with a header; raises InputError with the line number.
+
+    given: names of its columns by the manifest's. inside: makes the path of a cell absolute.
     """
-    with open_csv(request.path) as file:
-        rows = csv_rows(file, request.path)
+    with open_csv(path) as file:
+        rows = csv_rows(file, path)
         line, header = next(rows, (1, []))
         try:
-            columns = Columns.find(header, request.columns)
+            columns = Columns.find(header, given)
         except ValueError as error:
-            raise InputError(f"{request.path}, line {line}: {error}.") from error
-        samples = reals_by_generator(_samples(request, columns, rows))
-        manifest = from_rows(samples, request.path)
-    if not manifest:
-        raise InputError(f"{request.path} has no rows: give a CSV with at least one image.")
-    folder, required = find_maps(request.heatmaps, request.path.parent, request.root)
-    if folder and (required or "map_path" not in columns.at):
-        manifest = with_maps(manifest, request.root, folder, required=required)
-    return columns, manifest
+            raise InputError(f"{path}, line {line}: {error}.") from error
+
+        def samples() -> Iterator[tuple[int, Sample]]:
+            for line, row in rows:
+                try:
+                    yield line, columns.sample(row, inside)
+                except ValueError as error:
+                    raise InputError(f"{path}, line {line}: {error}; fix the row.") from error
+
+        return columns, from_rows(reals_by_generator(samples()), path)
 
 
-def _samples(
-    request: Request, columns: Columns, rows: Iterator[tuple[int, list[str]]]
-) -> Iterator[tuple[int, Sample]]:
-    place = partial(place_inside, root=str(request.root), outside=request.outside)
-    for line, row in rows:
-        try:
-            yield line, columns.sample(row, place)
-        except ValueError as error:
-            raise InputError(f"{request.path}, line {line}: {error}; fix the row.") from error
-    columns.refuse_contradictions(request.path)
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one table.
+
+    header: their names. at: number of each column of the manifest. rest: numbers of the others.
+    labels: class of each word for a label. no_label: ``--columns`` says that none is the label.
+    words: the labels of the rows so far.
+    """
+
+    header: Sequence[str]
+    at: Mapping[str, int]
+    rest: Mapping[str, int]
+    labels: Mapping[str, int]
+    no_label: bool
+    words: set[str] = field(default_factory=set)
+
+    @classmethod
+    def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
+        """Find columns by the names that are given, else by the usual ones.
+
+        GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
+        Raises ValueError for a column that is not there, for two of one name, and if none is the
+        path.
+        """
+        names = [_plain(name) for name in header]
+        listed = ", ".join(name.strip() for name in header) or "none"
+        at: dict[str, int] = {}
+        for role, usual in NAMES.items():
+            wanted = (given[role],) if role in given else usual
+            found = next((_plain(name) for name in wanted if name and _plain(name) in names), None)
+            if found is not None:
+                at[role] = names.index(found)
+                if names.count(found) > 1:
+                    raise ValueError(f"the column {found!r} is there twice; rename one")
+            elif given.get(role):
+                raise ValueError(
+                    f"there is no column {given[role]!r} among {listed}; give another in --columns"
+                )
+        if "path" not in at:
+            raise ValueError(
+                f"no column names the image among {listed}; call it path or filename, separate the "
+                "columns by commas, or give --columns path=NAME"
+            )
+        is_typ = "label" in at and names[at["label"]] == "typ"
+        if is_typ and "generator" not in at and not {"label", "generator"} & given.keys():
+            at["generator"] = at["label"]
+        rest = {
+            # A column of the manifest that was given another name is not mistaken for it.
+            f"original_{name}" if name in COLUMNS else name: i
+            for i, name in enumerate(header)
+            if name and i not in at.values()
+        }
+        labels = _labels(names[at["label"]] if "label" in at else "")
+        return cls(header, at, rest, labels, given.get("label") == "")
+
+    def __str__(self) -> str:
+        found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}
+        if self.words and self.words <= {"0", "1"}:
+            found["label"] += f" (1 is {LABEL_NAMES[self.labels['1']]})"
+        return ", ".join(found.values())
+
+    def sample(self, cells: Sequence[str], inside: Callable[[str], str]) -> Sample:
+        """Return the sample of a row; raises ValueError."""
+        if len(cells) != len(self.header):
+            raise ValueError(f"{len(cells)} columns instead of {len(self.header)}")
+        cell = {role: cells[i].strip() for role, i in self.at.items()}
+        if not cell["path"]:
+            raise ValueError("an empty path")
+        label, generator = self._label(cell.get("label", ""), cell.get("generator", ""))
+        extra = {name: sys.intern(cells[i]) for name, i in self.rest.items() if cells[i]}
+        split = split_of(cell["split"]) if cell.get("split") else ""
+        if split is None:
+            raise ValueError(f"split {cell['split']!r} is none of train, val, validation, test")
+        if (test_set := cell.get("test_set", "")) not in (sets := get_args(TestSet)):
+            raise ValueError(f"test_set {test_set!r} is none of {', '.join(filter(None, sets))}")
+        map_path, mask_path = (
+            inside(cell[role]) if cell.get(role) else None for role in ("map_path", "mask_path")
+        )
+        return Sample(
+            inside(cell["path"]),
+            label,
+            # One text for all rows, since a table may have a million.
+            sys.intern(generator),
+            sys.intern(cell.get("family", "")),
+            split,
+            cast("TestSet", test_set),
+            map_path,
+            mask_path,
+            read_box(re.sub(r"[][(),;]", " ", cell.get("box", "")).strip()),
+            # 12.0, as pandas writes 12 in a column with empty cells, is 12.
+            sys.intern(re.sub(r"^(\d+)\.0$", r"\1", cell.get("group", ""))),
+            extra or NO_EXTRA,
+        )
+
+    def _label(self, word: str, generator: str) -> tuple[int | None, str]:
+        plain = re.sub(r"^([01])\.0+$", r"\1", word.casefold())
+        label = self.labels.get(plain)
+        self.words.add(plain)
+        if self.at.get("label") == self.at.get("generator", -1):
+            generator = "" if label is not None else word
+            label = SYNTHETIC if label is None and word else label
+        elif label is None and word:
+            raise ValueError(f"label {word!r} is none of {', '.join(self.labels)}")
+        return label, generator
+
+
+def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, Sample]]:
+    """Yield the samples; a real image keeps a generator only if the table has fakes of it.
+
+    Else the column says where the real image is from, which is kept as ``source``.
+    """
+    rows = list(samples)
+    generators = {sample.generator for _, sample in rows if sample.label == SYNTHETIC}
+    for number, sample in rows:
+        if sample.label == REAL and sample.generator and sample.generator not in generators:
+            extra = {"source": sample.generator, **sample.extra}
+            sample = replace(sample, generator="", extra=extra)
+        yield number, sample
+
+
+def _labels(column: str) -> Mapping[str, int]:
+    """Return the class of each word: in ``is_real``, 1 and true are real."""
+    asked = {"is_real": REAL, "real": REAL}.get(column, SYNTHETIC)
+    if asked == SYNTHETIC and column not in ("is_fake", "fake", "is_synthetic", "synthetic"):
+        return LABELS
+    other = SYNTHETIC if asked == REAL else REAL
+    return LABELS | {"0": other, "false": other, "1": asked, "true": asked}
+
+
+def _plain(name: str) -> str:
+    """Return a column's name as it is compared, ``file_name`` for ``File Name``."""
+    return re.sub(r"[ -]", "_", name.strip().casefold())

@@ -1,5 +1,6 @@
 """``python -m focus.data check``: what it counts, what it writes, how it ends."""
 
+import csv
 import json
 import os
 import shutil
@@ -286,6 +287,13 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     }
     assert f"31 images, it would start: give train.py --data {written} " in found["text"]
     assert r"line\nbreak" in found["text"]
+    with (tmp_path / "out/leaks.csv").open(errors="surrogateescape", newline="") as file:
+        assert file.readline() == "# focus-leaks 2\r\n"
+        rows = list(csv.DictReader(file))
+    assert [(row["split"], row["other_split"]) for row in rows] == [("train", "test")] * 3
+    same = next(row for row in rows if row["kind"] == "same file")
+    assert (same["path"], same["similarity"]) == (str(place / odd), "1.0000")
+    assert same["other_path"] == str(place / "test-kA-0.png")
     taken = training_manifest(resolve(TrainConfig(data=(written,))), progress=False)
     assert sum(sample.generator == "uMelt" for sample in taken) == 2
     gone = {"train-real-0.png", "train-kA-3.png", odd}

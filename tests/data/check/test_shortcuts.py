@@ -128,16 +128,6 @@ def test_pixels_tell_the_classes_apart(
     assert cause in [found.name for found in pixels.causes]
 
 
-def test_a_few_jpegs_among_pngs_are_audited(tmp_path: Path, faces: list[Image.Image]) -> None:
-    """Most folds then have no quantisation table in any image."""
-    for at, face in enumerate(faces[:60]):
-        (jpeg if at == 0 else png)(face, tmp_path / f"{at:04d}")
-    looks = [look(str(path)) for path in sorted(tmp_path.iterdir())]
-    found = audit(metadata_table(looks), LABELS[:60])
-    assert found is not None
-    assert found.low < 0.5 < found.high
-
-
 def test_what_is_not_there_tells_as_much_as_what_is() -> None:
     """Reals have a quantisation table, fakes have none: NaN is a value like another."""
     column = np.where(np.arange(80) % 2, math.nan, np.arange(80) / 10)
@@ -149,7 +139,7 @@ def test_what_is_not_there_tells_as_much_as_what_is() -> None:
     column = np.where((np.arange(80) % 2 == 0) & (np.arange(80) >= 8), math.nan, 43.44)
     found = audit({"quantisation": column}, [0, 1] * 40)
     assert found is not None
-    said = "quantisation (real: 43.44 in 10 %, synthetic: 43.44 in 100 %)"
+    said = "quantisation (real: 43.44 in 10 %, synthetic: 43.44)"
     assert str(found.causes[0]) == said
 
 

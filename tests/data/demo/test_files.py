@@ -13,7 +13,7 @@ from focus.data.demo.files import write_files
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
-from focus.data.readers import read_data, read_tests
+from focus.data.readers import read_data, read_given
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
 from focus.runtime.launch import start
@@ -89,11 +89,12 @@ def test_the_csv_is_cyborgs(folder: Path) -> None:
 
 def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
     tests = {name: str(folder / f"{name}.csv") for name in ("uNear", "uEars", "uSpectrum")}
-    found = read_tests(tests, {"demo": str(folder / "reals.csv")})
+    reals = {"demo": str(folder / "reals.csv")}
+    _, found = read_given(TrainConfig(test_data=tests, test_real=reals))
     of_the_set = Manifest.from_csv(folder / "open.csv")
 
     def told(samples: Manifest) -> set[tuple[str, int | None, str, str]]:
-        return {(s.path, s.label, s.generator, s.split) for s in samples}
+        return {(s.path, s.label, s.generator * (s.label or 0), s.split) for s in samples}
 
     assert told(found) == told(of_the_set)
     assert len(read_data(folder / "uEars.csv")) == 2

@@ -67,20 +67,6 @@ def test_every_artefact_has_a_family_and_every_fake_an_artefact() -> None:
         assert set(names) <= set(FAMILIES["uSwap"])
 
 
-def test_source_shows_in_the_picture() -> None:
-    """Source 1 has more vignette: darker corners, in means of overlapping distributions."""
-
-    def corner(index: int) -> float:
-        image = render_face("open", REAL_FAMILY, index).image.astype(np.float64)
-        corners = (image[:8, :8], image[:8, -8:])
-        return float(np.mean([c.mean() for c in corners]) / image[:8, 24:40].mean())
-
-    by_source: dict[int, list[float]] = {0: [], 1: []}
-    for index in range(80):
-        by_source[Item("open", REAL_FAMILY, index).source].append(corner(index))
-    assert np.mean(by_source[0]) > np.mean(by_source[1]) + 0.02
-
-
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "uSpectrum"])
 def test_mask_covers_what_the_artefacts_change(family: str) -> None:
     split = "train" if family.startswith("k") else "open"

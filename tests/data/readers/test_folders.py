@@ -1,234 +1,199 @@
-"""Folders whose names may mislead: below the label, and those that are called as maps are."""
+"""Folder trees: their names say label, generator, class and split, and maps are no images."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-from focus.config.train import EvaluateConfig
-from focus.data.readers import files as reader_files
-from focus.data.readers import read_data, read_given, read_tests
-from focus.data.readers.files import find_maps, folders_called
+from focus.data.readers import Options, read_data
+from focus.data.readers.detect import read_path
 from focus.errors import InputError
 
-from ...trees import write
+from ...trees import TREES, write
+
+CLASSES = ["airplane", "bicycle", "bird", "train"]
 
 
-@pytest.mark.parametrize(
-    ("files", "advised"),
-    [
-        ("real/train/1 real/test/2 fake/train/3 fake/test/4", False),
-        ("nature/n01440764/1 nature/n01443537/2 ai/n01440764/3 ai/n01443537/4", True),
-        ("real/id0_0000/1 fake/id0_id1_0000/1 fake/id0_id2_0000/1 fake/id1_id0_0003/1", True),
-        ("real/images/1 fake/images/1", False),
-    ],
-)
-def test_unknown_folders_below_the_label_are_no_generators(
-    files: str, advised: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
-
-    def of_fakes(generator: str | None = None) -> set[str]:
-        found = read_data(tmp_path, generator=generator)
-        assert {s.split for s in found} == ({"train", "test"} if "train" in files else {""})
-        assert not any(s.extra for s in found)
-        assert {s.generator for s in found if s.label == 0} == {""}
-        return {s.generator for s in found if s.label == 1}
-
-    assert of_fakes() == {"synthetic"}
-    assert ["call them NAME/fake or give --test-data" in text for text in caplog.messages] == [
-        True
-    ] * advised
-    caplog.clear()
-    assert of_fakes("X") == {"X"}
-    assert caplog.messages == []
-
-
-@pytest.mark.parametrize(
-    ("files", "fakes", "reals"),
-    [
-        ("training_real/1 training_fake/2", "training_fake", "training_real"),
-        ("ff/reals/1 ff/fakes/2", "ff/fakes", "ff/reals"),
+def read(folder: Path, generator: str | None = None) -> list[tuple[str, int | None, str, str, str]]:
+    """Return path below the folder, label, generator, split and class of each image."""
+    return [
         (
-            "original_sequences/youtube/1 manipulated_sequences/Deepfakes/2",
-            *("manipulated_sequences", "original_sequences"),
-        ),
-        ("Celeb-real/1 Celeb-synthesis/2", "Celeb-synthesis", "Celeb-real"),
-        ("real/1 SG2/2", "SG2", "real"),
-        ("real/1 2", "", "real"),
-    ],
-)
-def test_a_folder_of_both_classes_is_not_taken_for_one(
-    files: str, fakes: str, reals: str, tmp_path: Path
-) -> None:
-    write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
-    with pytest.raises(InputError) as caught:
-        read_tests({"X": str(tmp_path)})
-    place = tmp_path / fakes if fakes else "FOLDER"
-    assert str(caught.value) == (
-        f"All images of {tmp_path} would count as fakes (--test-data X), and those in "
-        f"{tmp_path / reals} are real by the folder's name: give --test-data X={place} or the "
-        f"like, and --test-real NAME={tmp_path / reals}."
-    )
-    if fakes not in ("", "SG2"):
-        with pytest.raises(InputError, match=f"as real .*{fakes} are fakes by .* --test-data NAME"):
-            read_tests({}, {"X": str(tmp_path)})
-        found = read_tests({"X": f"{tmp_path / fakes}"}, {"Y": f"{tmp_path / reals}"})
-        assert [(s.label, s.generator) for s in found] == [(1, "X"), (0, "")]
+            s.path.removeprefix(f"{folder}/"),
+            *(s.label, s.generator, s.split),
+            s.extra.get("class", s.extra.get("source", "")),
+        )
+        for s in read_data(folder, Options(generator=generator))
+    ]
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        "original/1 original/a/2",  # all of them, as an archive unpacks
-        "stylegan2_original/1 sd/2",
-        "Real-ESRGAN/1 sd/2",
-        "fake_of_real/1 sd/2",
-        "realistic/1 sd/2",
-        "sd/real_1 real_2",
-    ],
-)
-def test_folders_of_fakes_may_be_called_much(files: str, tmp_path: Path) -> None:
-    write({f"{name}.png": "face 1" for name in files.split()}, tmp_path)
-    assert [s.label for s in read_tests({"X": str(tmp_path)})] == [1, 1]
-    one = f"{tmp_path}/{files.split()[0]}.png"
-    assert [s.label for s in read_tests({"X": one}, {"Y": one})] == [1, 0]
+def tree(folder: Path, *names: str) -> Path:
+    return write({f"{name}.png": "face 1" for name in names}, folder)
 
 
-@pytest.mark.parametrize("labels", [("real", "fake"), ("0_real", "1_fake")])
+def labels(names: str, *tops: str) -> list[str]:
+    return [f"{top}/{label}/1" for top in tops for label in names.split()]
+
+
+def test_numbered_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(TREES["0_real-1_fake"], tmp_path)
+    assert read(tmp_path) == [
+        ("progan/airplane/0_real/00009.png", 0, "progan", "", "airplane"),
+        ("progan/airplane/0_real/00010.png", 0, "progan", "", "airplane"),
+        ("progan/airplane/1_fake/00009.png", 1, "progan", "", "airplane"),
+        ("progan/train/0_real/00009.png", 0, "progan", "", "train"),
+        ("progan/train/1_fake/00009.PNG", 1, "progan", "", "train"),
+        ("StyleGAN2/0_Real/2.Jpg", 0, "StyleGAN2", "", ""),
+        ("StyleGAN2/0_Real/10.jpg", 0, "StyleGAN2", "", ""),
+        ("StyleGAN2/1_Fake/part1/a.jpeg", 1, "StyleGAN2", "", ""),
+    ]
+    assert caplog.messages == [
+        f"{tmp_path}: left out 1 images that are in no folder 0_real or 1_fake"
+    ]
+
+
+def test_nature_and_ai(tmp_path: Path) -> None:
+    sdv4, mj = "imagenet_ai_0419_sdv4", "imagenet_midjourney"
+    assert [row[1:4] for row in read(write(TREES["nature-ai"], tmp_path))] == [
+        *((1, sdv4, "train"), (1, sdv4, "train"), (0, sdv4, "train")),
+        *((1, sdv4, "validation"), (0, sdv4, "validation")),
+        *((1, mj, "validation"), (0, mj, "validation")),
+    ]
+
+
+def test_real_and_fake(tmp_path: Path) -> None:
+    assert read(write(TREES["real-fake"], tmp_path)) == [
+        ("DDPM/faces/fake/1.png", 1, "DDPM", "", "faces"),
+        ("DDPM/faces/real/1.png", 0, "DDPM", "", "faces"),
+        ("StyleGAN3/Fake/1.png", 1, "StyleGAN3", "", ""),
+        ("StyleGAN3/Fake/2.webp", 1, "StyleGAN3", "", ""),
+        ("StyleGAN3/Real/1.png", 0, "StyleGAN3", "", ""),
+    ]
+    # A folder "real" alone may be anything.
+    tree(tmp_path / "x", "real/1", "other/2")
+    assert read_path(f"{tmp_path}/x", Options(), {}).layout == "images"
+    (one,) = read_data(tmp_path / "x", Options(layout="real-fake"))
+    assert (one.label, one.generator) == (0, "")
+
+
+def test_splits_on_top_and_a_generator_for_all(tmp_path: Path) -> None:
+    found = read(write(TREES["split-real-fake"], tmp_path), "X")
+    assert [row[1:4] for row in found] == [
+        *((1, "X", "test"), (0, "", "test"), (1, "X", "train"), (0, "", "train")),
+        *((1, "X", "validation"), (0, "", "validation")),
+    ]
+
+
+def test_folders_of_classes_belong_to_the_generator_that_is_given(tmp_path: Path) -> None:
+    """CNNDetection's training set: each class would be taken for a generator."""
+    tree(tmp_path, *labels("0_real 1_fake", *(f"train/{name}" for name in CLASSES)))
+    assert {row[2:] for row in read(tmp_path)} == {(name, "train", "") for name in CLASSES}
+    assert [row[1:] for row in read(tmp_path, "ProGAN")] == [
+        (label, "ProGAN" * label, "train", name) for name in CLASSES for label in (0, 1)
+    ]
+    # Where folders have the names of generators the flag is of no use.
+    (tmp_path / "train/airplane").rename(tmp_path / "train/StyleGAN2")
+    assert {row[2] for row in read(tmp_path, "ProGAN")} == {*CLASSES[1:], "StyleGAN2"}
+
+
 @pytest.mark.parametrize(
     ("names", "splits"),
     [
-        ("train eval", "train test"),
         ("train dev Evaluation", "train validation test"),
         ("train_set Test-Set", "train test"),
-        ("trainset testset", "train test"),
-        ("training_set val_set", "train validation"),
         ("train holdout", "train test"),
-        ("train val held_out", "train validation test"),
         ("eval", "test"),
         ("X/train X/eval Y/train Y/eval", "train test train test"),
+        ("X/train X/val Y/a/train Y/a/val", "train validation train validation"),
     ],
 )
-def test_whatever_the_folders_of_splits_are_called(
-    labels: tuple[str, ...], names: str, splits: str, tmp_path: Path
-) -> None:
-    of = dict(zip(names.split(), splits.split(), strict=True))
-    write({f"{name}/{label}/1.png": "face 1" for name in of for label in labels}, tmp_path)
-    found = read_data(tmp_path)
-    assert {s.path: s.split for s in found} == {
-        f"{tmp_path}/{name}/{label}/1.png": split for name, split in of.items() for label in labels
-    }
-    assert set(found.generators()) == ({"X", "Y"} if "/" in names else {"synthetic"})
+def test_whatever_the_folders_of_splits_are_called(names: str, splits: str, tmp_path: Path) -> None:
+    for kind in ("real fake", "0_real 1_fake"):
+        root = tree(tmp_path / kind, *labels(kind, *names.split()))
+        of = dict(zip(names.split(), splits.split(), strict=True))
+        found = read(root)
+        assert [row[3] for row in found] == [of[row[0].rsplit("/", 2)[0]] for row in found]
+        assert {row[2] for row in found if row[1]} == (
+            {"X", "Y"} if "/" in names else {"synthetic"}
+        )
+
+
+def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
+    for number, tops in enumerate(("progan/train", "progan/train progan/cat", "train cat")):
+        root = tree(tmp_path / str(number), *labels("0_real 1_fake", *tops.split()))
+        assert {row[3] for row in read(root)} == {""}
+    names = [f"{label}/{name}/0" for label in ("0_real", "1_fake") for name in ("train", "cat")]
+    assert {row[3] for row in read(tree(tmp_path / "below", *names))} == {""}
 
 
 @pytest.mark.parametrize(
-    ("names", "labels", "message"),
+    ("kind", "names", "message"),
     [
-        ("train unseen", "real fake", "/set has a folder train beside unseen, which names no spli"),
-        ("train unseen", "nature ai", "/set has a folder train beside unseen"),
-        ("train test unseen", "real fake", "/set has a folder test beside unseen"),
-        ("train val unseen", "0_real 1_fake", "/set has a folder train beside unseen"),
-        ("X/train X/more Y/train Y/val", "real fake", "/set/X has a folder train beside more, .*"),
-        ("test unseen", "0_real 1_fake", "/set has a folder test beside unseen"),
-        # Classes, of which one may be called train, generators, and what is below a split.
-        ("train unseen", "0_real 1_fake", ""),
-        ("train/train train/cat val/train val/cat", "real fake", ""),
-        ("X/train X/val Y/a/train Y/a/val Z", "real fake", ""),
+        ("real fake", "train unseen", "/set has a folder train beside unseen, which names no spli"),
+        ("nature ai", "test unseen", "/set has a folder test beside unseen"),
+        ("0_real 1_fake", "train val unseen", "/set has a folder .* beside unseen"),
+        ("real fake", "X/train X/more Y/train Y/val", "/set/X has a folder train beside more"),
     ],
 )
-def test_a_split_beside_what_is_none(names: str, labels: str, message: str, tmp_path: Path) -> None:
-    """It would be trained on, as its split is not known."""
-    files = [f"set/{name}/{label}/1.png" for name in names.split() for label in labels.split()]
-    write(dict.fromkeys(files, "face 1"), tmp_path)
-    if message:
-        with pytest.raises(InputError, match=message):
-            read_data(tmp_path / "set")
-    else:
-        assert len(read_data(tmp_path / "set")) == len(files)
-
-
-def test_test_data_with_equal_folders_below_the_label_stay_apart(tmp_path: Path) -> None:
-    write({f"{name}/fake/images/1.png": "face 1" for name in "ab"}, tmp_path)
-    found = read_tests({name: f"{tmp_path}/{name}" for name in "ab"})
-    assert [s.generator for s in found] == ["a", "b"]
-
-
-@pytest.mark.parametrize("name", ["maps", "Masks"])
-def test_a_class_may_be_called_as_maps_are(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_split_beside_a_folder_that_is_none_would_be_trained_on(
+    kind: str, names: str, message: str, tmp_path: Path
 ) -> None:
-    files = [f"{top}/{label}/1.png" for top in ("horse", name) for label in ("0_real", "1_fake")]
-    write(dict.fromkeys(files, "face 1"), tmp_path)
-    found = read_data(tmp_path)
-    assert {s.path.removeprefix(f"{tmp_path}/"): s.generator for s in found} == {
-        file: file.split("/")[0] for file in files
-    }
-    assert caplog.messages == []
-    # Maps lie below the folders of their images.
-    (tmp_path / name).rename(tmp_path / "horses")
-    write({f"{name}/Horse/1_fake/1.png": "face 1"}, tmp_path)
-    assert {s.generator for s in read_data(tmp_path)} == {"horse", "horses"}
-    # As are those of fakes alone, and of images in splits.
-    trees = (("a", ("x/0_real", "x/1_fake"), ("1_fake",)), ("b", ("train/fake",), ("real", "fake")))
-    for root, images, maps in trees:
-        names = [f"{root}/{image}/1.png" for image in images]
-        write(
-            dict.fromkeys([*names, *(f"{root}/{name}/{m}/1.png" for m in maps)], "face 1"), tmp_path
-        )
-        found = read_data(tmp_path / root)
-        assert [s.path for s in found] == [f"{tmp_path}/{image}" for image in names]
-
-
-@pytest.mark.parametrize("name", ["maps", "masks"])
-def test_folders_called_as_maps_hold_the_images_if_no_other_does(name: str, tmp_path: Path) -> None:
-    write({f"{name}/1.png": "face 1", "heatmaps/1.png": "face 1"}, tmp_path)
-    assert [s.path for s in read_data(tmp_path, allow_unlabelled=True)] == [
-        f"{tmp_path}/{name}/1.png"
-    ]
-    # Labels of maps alone are none of the images beside them.
-    write({f"{name}/{label}/1.png": "face 1" for label in ("real", "fake")}, tmp_path)
-    write({"2.png": "face 2"}, tmp_path)
-    assert [s.path for s in read_data(tmp_path, allow_unlabelled=True)] == [f"{tmp_path}/2.png"]
-
-
-def test_the_folder_of_maps_is_looked_for_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listed: list[Path] = []
-
-    def called(place: Path, names: Collection[str]) -> list[Path]:
-        listed.append(place)
-        return folders_called(place, names)
-
-    monkeypatch.setattr(reader_files, "folders_called", called)
-    one, other = tmp_path / "one", tmp_path / "other"
-    other.mkdir()
-    (one / "HeatMaps").mkdir(parents=True)
-    assert find_maps(None, other, other, one) == (one / "HeatMaps", False)
-    assert listed == [other, one]
-    (other / "heatmaps").mkdir()
-    assert find_maps(None, other, one) == (other / "heatmaps", False)
-    assert listed == [other, one]
-
-
-def test_an_image_is_given_with_one_label(tmp_path: Path) -> None:
-    """Real images of a folder that holds the fakes, too, would count as of either class."""
-    names = ("all/1.png", "all/new/2.png", "data/real/3.png", "data/fake/4.png")
-    write(dict.fromkeys(names, "face 1"), tmp_path)
-
-    def read(data: Collection[str] = (), **tests: str) -> tuple[int, int]:
-        given = {name: {"new": f"{tmp_path}/{path}"} for name, path in tests.items()}
-        paths = tuple(f"{tmp_path}/{path}" for path in data)
-        config = EvaluateConfig(model_dir="m", data=paths, **given)
-        own, others = read_given(config, allow_unlabelled=True)
-        return len(own), len(others)
-
-    message = r"2\.png' is given as real and as synthetic: keep one of them"
     with pytest.raises(InputError, match=message):
-        read(test_data="all/new", test_real="all")
-    with pytest.raises(InputError, match=r"3\.png' is given as real and as synthetic"):
-        read(["data"], test_data="data/real")
-    # In two roles, but of one class.
-    assert read(["data"], test_data="data/fake", test_real="data/real") == (2, 2)
-    assert read(["all"], test_data="all") == (2, 2)
+        read(tree(tmp_path / "set", *labels(kind, *names.split())))
+
+
+@pytest.mark.parametrize(
+    ("shape", "generator"),
+    [
+        ("{label}/{split}/0", "synthetic"),
+        ("gan/{label}/{split}/0", "gan"),
+        ("{label}/StyleGAN2/{split}/0", "StyleGAN2"),
+        ("{label}/{split}/StyleGAN2/0", "StyleGAN2"),
+    ],
+)
+def test_a_split_below_the_label_is_kept(shape: str, generator: str, tmp_path: Path) -> None:
+    names = [
+        shape.format(label=label, split=split)
+        for label in ("real", "fake")
+        for split in ("train", "test")
+    ]
+    found = read(tree(tmp_path, *names))
+    assert [row[3] for row in found] == ["train" if "train" in row[0] else "test" for row in found]
+    assert {row[2] for row in found if row[1]} == {generator}
+
+
+def test_folders_below_the_label_are_generators_if_one_is_known(tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", "fake/SG2/1", "fake/mine/a/1", "real/1", "real/FFHQ/1")
+    assert [row[1:] for row in read(root)] == [
+        *((1, "mine", "", ""), (1, "SG2", "", "")),
+        *((0, "", "", ""), (0, "", "", "FFHQ")),
+    ]
+    # What lies in no folder has no generator, and other folders mean nothing.
+    tree(root, "fake/1")
+    assert {row[2] for row in read(root) if row[1]} == {"synthetic"}
+    root = tree(tmp_path / "b", "real/id0/1", "fake/id0_id1/1", "fake/id0_id2/1")
+    assert {row[2] for row in read(root) if row[1]} == {"synthetic"}
+
+
+def test_folders_of_maps_hold_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = ["train/fake/1", "train/real/1"]
+    maps = ("Masks/fake/1", "train/maps/fake/1", "heatmaps/train/fake/1")
+    root = tree(tmp_path / "x", *images, *maps)
+    found = read_data(root)
+    assert [(s.path, s.map_path) for s in found] == [
+        (f"{root}/train/fake/1.png", f"{root}/heatmaps/train/fake/1.png"),
+        (f"{root}/train/real/1.png", None),
+    ]
+    passed = f"{root}: passed over 1 files in {{}}, which by its name holds maps and no images"
+    assert caplog.messages == [passed.format(name) for name in ("Masks", "train/maps")]
+    (empty := root / "none").mkdir()
+    with pytest.raises(InputError, match=r"There are no images in the folder .*/none"):
+        read(empty)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    tree(tmp_path, "store/r", "set/a/1_fake/f")
+    links = {"a/0_real": "../../store", "b": "a", "a/1_fake/loop": "../../../set"}
+    write({f"set/{name} ->": to for name, to in links.items()}, tmp_path)
+    assert [row[:3] for row in read(tmp_path / "set")] == [
+        *(("a/0_real/r.png", 0, "a"), ("a/1_fake/f.png", 1, "a")),
+        *(("b/0_real/r.png", 0, "b"), ("b/1_fake/f.png", 1, "b")),
+    ]

@@ -1,0 +1,207 @@
+"""Read all paths that a configuration names: ``--data``, ``--test-data`` and ``--test-real``."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from focus.config.evaluate import EvaluateConfig
+from focus.config.layouts import parse_columns
+from focus.config.train import TrainConfig
+from focus.data.generators import SEVERAL, family_of, served_by
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
+from focus.data.readers.detect import Options, Reading, named, read_path, takes
+from focus.data.readers.human_maps import MapOwners, report_unmatched
+from focus.data.readers.label_conflicts import warn_of_label_conflicts
+from focus.data.readers.rows import join
+from focus.errors import InputError
+from focus.runtime.machine import is_main_process
+
+
+def read_given(
+    config: TrainConfig | EvaluateConfig,
+    *,
+    allow_unlabelled: bool = False,
+    name_fakes: bool = True,
+    output: Path | None = None,
+) -> tuple[Manifest, Manifest]:
+    """Read the images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
+
+    Either is empty only if nothing was given. Real images of ``--test-real`` that are no
+    generator's own are compared with the fakes of ``--test-data`` alone, unless ``--data`` has
+    none to test on. The main process prints a line for each path: the layout it was read as.
+
+    Args:
+        config: the paths and how to read them. Where there are test sets, ``label=`` in its
+            columns, for "there is none", is for their tables.
+        allow_unlabelled: accept images of ``--data`` without label.
+        name_fakes: give those whose generator is named nowhere the default one.
+        output: folder for pictures, which may not be taken for images the next time.
+
+    Raises:
+        InputError: an image given as real and as synthetic, a ``--layout`` that suits no path, a
+            test set without images of its class, and as :func:`focus.data.readers.read_data`.
+    """
+    given = [*config.data, *config.test_data.values(), *config.test_real.values()]
+    if config.layout and not any(takes(config.layout, path) for path in given):
+        raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
+    columns = {} if config.columns is None else parse_columns(config.columns)
+    for_tests = Options(
+        layout=config.layout,
+        data_root=config.data_root,
+        columns=columns,
+        allow_outside_root=config.allow_outside_root,
+    )
+    if columns.get("label") == "" and (config.test_data or config.test_real):
+        columns = {role: name for role, name in columns.items() if role != "label"}
+    generator = config.generator or (None if name_fakes else "")
+    options = replace(for_tests, heatmaps=config.heatmaps, columns=columns, generator=generator)
+
+    owners: MapOwners = {}
+
+    def read(path: str, options: Options) -> Reading:
+        if options.layout and not takes(options.layout, path):
+            options = replace(options, layout=None)
+        reading = read_path(path, options, owners)
+        if output is not None and reading.layout == "images":
+            refuse_inside(output, [path])
+        if is_main_process():
+            print(reading, flush=True)
+        return reading
+
+    def read_test(path: str, generator: str) -> Reading:
+        return read(path, replace(for_tests, generator=generator or None))
+
+    readings = [read(path, options) for path in config.data]
+    if not allow_unlabelled:
+        for reading in readings:
+            reading.require_labels()
+    own = join([reading.manifest for reading in readings])
+    tests = _read_tests(config.test_data, config.test_real, read_test)
+    report_unmatched(owners, config.heatmaps)
+    _refuse_two_labels(chain(own, tests))
+    return own, _named_after_fakes(own, tests) if config.test_real else tests
+
+
+def refuse_inside(output: Path, paths: Iterable[str]) -> None:
+    """Raise InputError if pictures in ``output`` would be images of one of the paths next time."""
+    for path in filter(os.path.isdir, paths):
+        if output.resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(
+                f"--output {output} lies in {path}, where its pictures would be taken for images "
+                "the next time: give a folder elsewhere."
+            )
+
+
+def _read_tests(
+    test_data: Mapping[str, str], test_real: Mapping[str, str], read: Callable[[str, str], Reading]
+) -> Manifest:
+    """Return the images of test sets, given by name and path; all get the split test.
+
+    test_data: fakes of the generator of that name, unless the layout names generators, and their
+    own reals if there are any. A plain folder counts as fakes: one class per test set is the
+    field's habit. Where the layout names the generators of all fakes, reals without one serve every
+    generator. test_real: if the name is a generator of the test data, its own reals; else they
+    serve all generators that have none (generator ""). ``extra["source"]`` keeps the name.
+    """
+    # A name of the table of families may have folders of classes, another one of generators.
+    tests = [
+        _test_fakes(read(path, name if family_of(name) else ""), name)
+        for name, path in test_data.items()
+    ]
+    generators = {name for part in tests for name in part.generators()}
+    tests += [
+        _test_reals(read(path, ""), name, name if name in generators else "")
+        for name, path in test_real.items()
+    ]
+    return join(tests)
+
+
+def _test_fakes(reading: Reading, name: str) -> Manifest:
+    samples = [replace(named(s, name), split="test") for s in reading.manifest]
+    if _is_of_one_class(reading, SYNTHETIC):
+        samples = [replace(s, label=SYNTHETIC, generator=name) for s in samples]
+    generators = {s.generator for s in samples if s.label == SYNTHETIC}
+    if not generators:
+        raise InputError(
+            f"The test data {name!r}, {reading.path}, holds no fakes: give reals by --test-real."
+        )
+    own = name if name in generators else ""
+    return Manifest(
+        (replace(s, generator=s.generator or own) for s in samples), reading.manifest.source
+    )
+
+
+def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
+    found = reading.manifest
+    _is_of_one_class(reading, REAL)
+    if n_fake := sum(sample.label == SYNTHETIC for sample in found):
+        raise InputError(
+            f"The test reals {name!r}, {reading.path}, hold {n_fake} fakes: use --test-data."
+        )
+    samples = (
+        replace(s, label=REAL, generator=generator, split="test", extra={**s.extra, "source": name})
+        for s in found
+    )
+    return Manifest(samples, found.source)
+
+
+def _is_of_one_class(reading: Reading, label: int) -> bool:
+    """Return whether the images of a test set have no labels, and so are all of this class.
+
+    Raises InputError if some have one, or if a column of a table may be the label.
+    """
+    if not all(sample.label is None for sample in reading.manifest):
+        reading.require_labels()
+        return False
+    columns = reading.columns
+    if columns and columns.rest and not columns.no_label:
+        raise InputError(
+            f"{reading.path} has no column that is known as the label, which one of "
+            f"{', '.join(columns.rest)} may be: give --columns label=NAME, or --columns label= if "
+            "none is and all images are of one class."
+        )
+    labelled = Manifest((replace(s, label=label) for s in reading.manifest), reading.path)
+    warn_of_label_conflicts(labelled, reading.path)
+    return True
+
+
+def _refuse_two_labels(images: Iterable[Sample]) -> None:
+    """Raise InputError for an image, or a face in it, that is given as real and as synthetic.
+
+    Also where a link gives it another path.
+    """
+    first: dict[object, Sample] = {}
+    for sample in images:
+        one = first.setdefault((file_key(sample.path), sample.box), sample)
+        if None not in (one.label, sample.label) and one.label != sample.label:
+            raise InputError(
+                f"{sample.path!r} is given as real and as synthetic, there as {one.path!r}: keep "
+                "one of them."
+            )
+
+
+def _named_after_fakes(own: Manifest, tests: Manifest) -> Manifest:
+    """Return the test samples, their shared reals named after the generators that have no others.
+
+    Else they would be mixed with the reals of the data, which are of another source: the closed and
+    the open figures would be of both. Where the data have no reals to test on, or all generators
+    have their own, shared reals serve all.
+    """
+    tested = own.where(lambda s: s.split in ("", "test"))
+    reals = [s for s in (*tested, *tests) if s.label == REAL]
+    served = frozenset[str]().union(*(served_by(s.generator) for s in reals))
+    lacking = sorted(set(tests.generators()) - served)
+    if not lacking or (own and not any(s.label == REAL and not s.generator for s in tested)):
+        return tests
+    serves = SEVERAL.join(lacking)
+    return Manifest(
+        (
+            replace(s, generator=serves)
+            if s.label == REAL and not s.generator and not s.test_set
+            else s
+            for s in tests
+        ),
+        tests.source,
+    )

@@ -1,0 +1,189 @@
+"""Find the human map of each image by its name, in a folder of maps or a COCO file."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from focus.data.coco import read_coco
+from focus.data.images import reason
+from focus.data.manifest import Manifest, Sample, absolute
+from focus.data.maps import files_of, is_drawing
+from focus.data.readers.files import images_below
+from focus.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+MapOwners = dict[Path, dict[str, str]]
+"""By folder of maps, or COCO file: the image that each map belongs to."""
+
+
+def find_maps(*places: Path) -> Path | None:
+    """Return the folder ``heatmaps`` of the first place that has one."""
+    return next((folder for place in places if (folder := place / "heatmaps").is_dir()), None)
+
+
+def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -> Manifest:
+    """Give the samples their human maps from a folder or a COCO file.
+
+    A map belongs to the image at the same path relative to ``root`` or, by its base name, to the
+    only image that has it, else to the only training image. Extensions do not count. By its base
+    name a map has one owner: the images of ``--data`` come before those of test sets.
+
+    Args:
+        manifest: the samples.
+        root: the image root.
+        folder: the maps.
+        owners: those so far, to which new ones are added.
+
+    Raises:
+        InputError: neither a folder nor a COCO file, or a map that may belong to several images.
+    """
+    if not folder.is_dir() and folder.suffix.lower() != ".json":
+        raise InputError(
+            f"The human maps {folder} are neither a folder nor a .json file: give other --heatmaps."
+        )
+    names = {sample.path: _name_below(sample.path, root) for sample in manifest}
+    same_stem = defaultdict[str, dict[str, bool]](dict)  # image -> whether it is in training
+    for sample in manifest:
+        same_stem[Path(sample.path).stem][sample.path] = sample.split == "train"
+    images = {stem: next(iter(paths)) for stem, paths in same_stem.items()}
+    images |= {name: path for path, name in names.items() if name}
+    maps = map_references(folder, images)
+    owned = owners.setdefault(folder, {})
+
+    def map_of(sample: Sample) -> str | None:
+        if (mirrored := maps.get(names[sample.path])) is not None:
+            return mirrored
+        stem = Path(sample.path).stem
+        reference = maps.get(stem)
+        if reference is None or {owned.get(m, sample.path) for m in members(reference)} != {
+            sample.path
+        }:
+            return None
+        paths = same_stem[stem]
+        candidates = [path for path in paths if paths[path]] if len(paths) > 1 else [*paths]
+        if len(candidates) != 1:
+            raise InputError(
+                f"The human map {reference!r} could belong to {len(paths)} images, one of them "
+                f"{sample.path!r}: put the maps into folders like those of the images."
+            )
+        return reference if sample.path == candidates[0] else None
+
+    found = [(sample, map_of(sample)) for sample in manifest]
+    for sample, reference in found:
+        owned |= dict.fromkeys(members(reference), sample.path) if reference else {}
+    return Manifest((replace(s, map_path=m) if m else s for s, m in found), manifest.source)
+
+
+def report_unmatched(owners: MapOwners, required: str | None) -> None:
+    """Warn of the maps in a folder that no image has, after all images have been read.
+
+    Raises InputError if no image has a map of the folder that is required.
+    """
+    for folder, owned in owners.items():
+        if required and folder == absolute(required) and not owned:
+            raise InputError(
+                f"None of the human maps in {folder} has the name of an image: name each human map "
+                "as its image."
+            )
+        if odd := unmatched_maps(folder, owned):
+            _log.warning(
+                "%d human maps in %s belong to no image, the first is %r", len(odd), folder, odd[0]
+            )
+
+
+def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
+    """Return the maps in a folder, or COCO file, that are not owned.
+
+    None if no map is: they are maps of other data.
+    """
+    maps = [m for reference in map_references(folder, {}).values() for m in members(reference)]
+    odd = [m for m in maps if m not in owned]
+    return odd if len(odd) < len(maps) else []
+
+
+def members(reference: str) -> Iterable[str]:
+    """Return the files of a map of several annotators, else the reference itself."""
+    return [reference] if is_drawing(reference) else files_of(reference)
+
+
+def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
+    """Return the human maps at ``place``, by the name of the image that each belongs to.
+
+    A name is the path below ``place``, or COCO's ``file_name``, without extension. In a folder:
+
+    1. a map whose name is an image's is that image's map;
+    2. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``, unless an image ``a_1`` lies
+       beside ``a``: it is that image's map;
+    3. else, where no map in a sub-folder is an image's by the first rule, sub-folders that are none
+       of the images' are annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for ``a``;
+    4. any other map keeps its name, which no image has.
+
+    Args:
+        place: a folder of maps, or a COCO file.
+        images: path of the image by each name: the base name and the path below the image root,
+            both without extension.
+
+    Raises:
+        InputError: two maps of one image, or a file that is not COCO's.
+    """
+    if place.suffix.lower() == ".json":
+        return _drawn_references(place)
+    names = {str(path): _name_below(path, place) for path in images_below(place)}
+    mirrored = any(os.sep in name and name in images for name in names.values())
+    image_folders = {image.partition(os.sep)[0] for image in images if os.sep in image}
+    found: dict[str, str] = {}
+    annotators = defaultdict[str, list[str]](list)
+    for path, name in names.items():
+        folder, _, below = name.partition(os.sep)
+        image = name
+        if name not in images and (numbered := _numbered(name, images)):
+            image = numbered
+        elif name not in images and not mirrored and folder not in image_folders:
+            image = below if below in images else name
+        if image != name:
+            annotators[image].append(path)
+        elif found.setdefault(name, path) != path:
+            raise InputError(f"{found[name]!r} and {path!r} are maps of one image: keep one.")
+    for image, paths in annotators.items():
+        if image in found:
+            raise InputError(
+                f"{found[image]!r} and {paths[0]!r} are maps of one image: name either the one map "
+                "or the annotators' maps after it."
+            )
+        below_place = ",".join(path.removeprefix(f"{place}{os.sep}") for path in paths)
+        found[image] = paths[0] if len(paths) == 1 else f"{place}{os.sep}{{{below_place}}}"
+    return found
+
+
+def _numbered(name: str, images: Mapping[str, str]) -> str:
+    """Return the image ``a`` of an annotator's map ``a_1``, "" if it is none."""
+    image, _, number = name.rpartition("_")
+    if not number.isdecimal() or image not in images:
+        return ""
+    path = Path(images[image])
+    return "" if os.path.lexists(path.with_name(f"{path.stem}_{number}{path.suffix}")) else image
+
+
+def _drawn_references(path: Path) -> dict[str, str]:
+    try:
+        images = read_coco(str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Cannot read the human maps in {path} ({reason(path, error)}): give images and "
+            "annotations as COCO has them, or fix the file."
+        ) from error
+    return {
+        str(Path(image.name).with_suffix("")): f"{path}#{number}"
+        for number, image in images.items()
+        if image.polygons
+    }
+
+
+def _name_below(path: str | Path, root: Path) -> str:
+    """Return the path below ``root`` without extension, "" if it is not there."""
+    whole = Path(path)
+    return str(whole.relative_to(root).with_suffix("")) if whole.is_relative_to(root) else ""

@@ -1,0 +1,180 @@
+"""Parquet files and data sets of the Hugging Face Hub, by its library ``datasets`` (extra ``hub``).
+
+A parquet file, a folder of them, a folder of ``save_to_disk``, or ``hf://user/name[/configuration]``.
+Columns are found as in a CSV; an image is its bytes, which go into the cache, or a path. Where the
+label's column names its classes, the names count and not their numbers.
+"""
+
+import hashlib
+import importlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from focus.data.manifest import Manifest, Sample, Split
+from focus.data.readers.files import images_below
+from focus.data.readers.rows import from_rows
+from focus.data.readers.tables import PATHS, Columns, reals_by_generator, split_of
+from focus.errors import InputError
+from focus.runtime.files import atomic_write
+from focus.runtime.machine import cache_dir
+
+PARQUET = (".parquet",)
+_SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
+_ROWS_AT_ONCE = 16  # in memory, each with an image or several
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"RIFF": ".webp",
+}
+
+
+def is_parquet(folder: Path) -> bool:
+    """Return whether a folder holds parquet files, or what ``save_to_disk`` writes."""
+    saved = any((folder / name).is_file() for name in _SAVED)
+    return saved or next(images_below(folder, extensions=PARQUET), None) is not None
+
+
+def read(
+    path: Path, given: Mapping[str, str], inside: Callable[[str], str], *, hub: bool
+) -> tuple[Columns, Manifest]:
+    """Read a data set; the split is a column's, else the part's or the file's.
+
+    Args:
+        path: of files or, if ``hub``, the name of the data set to download.
+        given: names of its columns by the manifest's.
+        inside: makes the path of a cell absolute.
+        hub: whether it is on the Hub.
+
+    Raises:
+        InputError: with the row's number, counted from 1 over all splits.
+    """
+    found: list[Columns] = []
+
+    def samples() -> Iterator[tuple[int, Sample]]:
+        features: Any = None
+        for number, (split, part, row) in enumerate(_rows(path, hub), start=1):
+            try:
+                if part is not features:
+                    features = part
+                    found.append(Columns.find(list(features), given))
+                columns = found[-1]
+                cells = [_cell(value, features[name]) for name, value in row.items()]
+                for at in (columns.at[role] for role in PATHS if role in columns.at):
+                    cells[at] = _file(row[columns.header[at]], inside)
+                sample = columns.sample(cells, str)
+            except InputError:
+                raise
+            except ValueError as error:
+                raise InputError(f"{path}, row {number}: {error}; fix the row.") from error
+            yield number, sample if sample.split else replace(sample, split=split)
+
+    manifest = from_rows(reals_by_generator(samples()), path, embedded=True)
+    return found[0], manifest
+
+
+def store_image(content: bytes) -> str:
+    """Write an encoded image to the cache, unless it is there whole, and return its path.
+
+    The file's name is the content's SHA-256. Raises InputError.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    extension = next((e for start, e in _BEGINNINGS.items() if content.startswith(start)), ".img")
+    path = cache_dir().absolute() / "embedded" / digest[:2] / f"{digest}{extension}"
+    try:
+        if not path.is_file() or path.stat().st_size != len(content):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path, flushed=False) as aside:  # there may be a million
+                aside.write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"An embedded image cannot be written to {path.parent} ({error.strerror}): free some "
+            "space there or set FOCUS_CACHE to another folder."
+        ) from error
+    return str(path)
+
+
+def _rows(path: Path, hub: bool) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
+    """Yield each row with its split and the features of its part, nothing in it decoded."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs the package datasets: install the extra, as in "
+            "pip install 'focus-faces[hub]'."
+        ) from error
+    try:
+        for split, part in _parts(datasets, path, hub):
+            features = part.features
+            # As Arrow's: else the library decodes an image in a list or a struct, and fetches it.
+            for table in part.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+                for row in table.to_pylist():
+                    yield split, features, row
+    except Exception as error:  # it raises what its many backends raise
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise InputError(
+            f"Cannot read {path} as parquet or Hub data set ({reason}): check "
+            f"{'its name and the connection' if hub else 'the path'}."
+        ) from error
+
+
+def _parts(datasets: Any, path: Path, hub: bool) -> Iterator[tuple[Split, Any]]:
+    """Yield the data sets at a path, each with its split."""
+    if hub or any((path / name).is_file() for name in _SAVED):
+        if hub:
+            loaded = datasets.load_dataset("/".join(path.parts[:2]), *path.parts[2:])
+        else:
+            loaded = datasets.load_from_disk(str(path))
+        parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
+        yield from ((split_of(name) or "", part) for name, part in parts.items())
+        return
+    files: defaultdict[Split, list[str]] = defaultdict(list)
+    folder = path if path.is_dir() else path.parent
+    for file in images_below(path, extensions=PARQUET) if path.is_dir() else [path]:
+        files[_split_in(file, folder)].append(str(file))
+    for split, names in files.items():
+        # Streamed: else all of it would be copied into the library's own cache first.
+        yield (
+            split,
+            datasets.load_dataset("parquet", data_files=names, split="train", streaming=True),
+        )
+
+
+def _split_in(path: Path, root: Path) -> Split:
+    """Return the split that a file's name, or that of a folder above it, begins with."""
+    for name in reversed(path.relative_to(root).parts):
+        if split := split_of(re.split(r"[-_.]", name)[0]):
+            return split
+    return ""
+
+
+def _file(value: Any, inside: Callable[[str], str]) -> str:
+    """Return the file of an image: bytes, a path, or a mapping with either."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return store_image(value)
+    return inside(value) if value else ""
+
+
+def _cell(value: Any, feature: Any) -> str:
+    """Return the value as a CSV would have it; "" for what has no place in one."""
+    if value is None or isinstance(value, bytes | Mapping):
+        return ""
+    if isinstance(value, list):
+        return " ".join(filter(None, (_cell(v, None) for v in value)))
+    if (names := getattr(feature, "names", None)) and isinstance(value, int):
+        return str(names[value]) if value >= 0 else ""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(int(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,188 @@
+"""The layout of a path is the documented one, whatever its authors called files and folders."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from focus.config.layouts import Layout
+from focus.data.manifest import Manifest, Sample
+from focus.data.readers import Options, read_data
+from focus.data.readers.detect import read_path
+from focus.data.readers.tables import NAMES
+from focus.errors import InputError
+
+from ...trees import TREES, arrow_table, pictures, write, write_parquet
+
+
+def test_the_cyborg_csv_whose_root_is_elsewhere(tmp_path: Path) -> None:
+    write(TREES["cyborg"], tmp_path)
+    root = tmp_path / "Data"
+    reading = read_path(f"{tmp_path}/csvs/original.csv", Options(data_root=str(root)), {})
+    assert list(reading.manifest) == [
+        Sample(f"{root}/real/10.png", 0, split="train"),
+        Sample(f"{root}/real/9.png", 0, split="train", map_path=f"{root}/heatmaps/9.png"),
+        Sample(
+            *(f"{root}/SG2/seed0001.png", 1, "StyleGAN2"),
+            split="train",
+            map_path=f"{root}/heatmaps/seed0001.png",
+        ),
+        Sample(f"{root}/real/11.png", 0, split="validation"),
+        Sample(f"{root}/SG2/seed0002.png", 1, "synthetic", split="validation"),
+    ]
+    assert str(reading) == (
+        f"{tmp_path}/csvs/original.csv: layout cyborg, 5 images, 3 real, 2 synthetic, "
+        "2 with a human map"
+    )
+    with pytest.raises(InputError, match=r"original.csv, line 1: 5 of 5 images do not exist"):
+        read_data(tmp_path / "csvs/original.csv")
+
+
+def test_a_manifest_is_read_wherever_its_images_are(tmp_path: Path) -> None:
+    write({"a.png": "face 1", "set/b.png": "face 2", "maps/b.png": "face 3"}, tmp_path)
+    samples = [Sample(f"{tmp_path}/a.png", 0, group="g"), Sample(f"{tmp_path}/set/b.png", 1, "X")]
+    Manifest(samples).to_csv(tmp_path / "set/m.csv")
+    assert list(read_data(tmp_path / "set/m.csv")) == samples
+    found = read_data(tmp_path / "set/m.csv", Options(heatmaps=f"{tmp_path}/maps"))
+    assert [s.map_path for s in found] == [None, f"{tmp_path}/maps/b.png"]
+    (tmp_path / "set/m.csv").write_text("# focus-manifest 1\npath\n../a.png\n")
+    with pytest.raises(InputError, match=r"line 3: path '../a.png' leaves the data root"):
+        read_data(tmp_path / "set/m.csv")
+
+
+def test_plain_images_in_natural_order_with_odd_names_and_links(tmp_path: Path) -> None:
+    write(TREES["plain"], tmp_path)
+    reading = read_path(str(tmp_path), Options(), {})
+    assert [s.path.removeprefix(f"{tmp_path}/") for s in reading.manifest] == [
+        *("9.png", "10.png", "album/1.tif", "gone.png", "latin1-\udce9.png"),
+        "new\nline.png",
+    ]
+    assert reading.layout == "images"
+    one = read_path(f"{tmp_path}/new\nline.png", Options(), {})
+    assert len(one.manifest) == 1
+    assert str(one).isprintable()
+    with pytest.raises(InputError, match=r"6 of 6 images .* have no label"):
+        read_data(tmp_path)
+
+
+def test_a_layout_that_is_given(tmp_path: Path) -> None:
+    write(TREES["real-fake"], tmp_path / "tree")
+    write({"a.png": "face 1", "train": "face 2"}, tmp_path)
+    table = tmp_path / "list"
+    table.write_text("path,label\ntrain,fake\na.png,real\n")
+    assert [s.label for s in read_data(table, Options(layout="csv"))] == [1, 0]
+    for path, layout, message in (
+        (table, None, r"list is no CSV, no parquet file .*: give --layout"),
+        (table, "cyborg", "line 1: 2 columns, where a CYBORG CSV"),
+        (tmp_path, "cyborg", r"--layout cyborg does not suit "),
+        (tmp_path / "tree", "0_real-1_fake", r"No image of .* is in a folder 0_real or 1_fake"),
+        ("hf://nobody/nothing", "csv", "--layout csv does not suit hf://nobody/nothing"),
+        (tmp_path / "gone.csv", None, "There is no file or folder .*gone.csv"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_data(path, Options(layout=layout))  # type: ignore[arg-type]
+    found = read_data(tmp_path / "tree", Options(layout="images"), allow_unlabelled=True)
+    assert {s.label for s in found} == {None}
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(Layout) if name != "hub"])
+def test_the_documented_example_has_the_layout(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = re.findall(r"```text\n(.*?)```", documented(name), re.DOTALL)[0]
+    place = tmp_path
+    paths = example.splitlines()
+    if name in ("manifest", "cyborg", "csv"):
+        place = tmp_path / "table.csv"
+        place.write_text(example)
+        paths = re.findall(r"\w+/\w+\.\w+", example)
+    if name == "parquet":
+        pytest.importorskip("datasets")
+        monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+        for i, path in enumerate(paths):
+            columns: dict[str, list[Any]] = {"image": pictures(i), "label": [i % 2]}
+            write_parquet(tmp_path / path, arrow_table(columns))
+    else:
+        write(dict.fromkeys(paths, "face 1"), tmp_path)
+    reading = read_path(str(place), Options(), {})
+    assert reading.layout == name
+    assert len(reading.manifest) == len(paths)
+
+
+def test_the_documented_names_of_columns_are_those_that_are_read() -> None:
+    table = re.findall(r"^\| `(\w+)` \| (.*) \|$", documented("csv"), re.MULTILINE)
+    assert {role: tuple(re.findall(r"`(\w+)`", names)) for role, names in table} == NAMES
+
+
+def documented(name: str) -> str:
+    """Return the section of a layout."""
+    document = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
+    layouts = document.partition("\n## Layouts\n")[2].partition("\n## ")[0]
+    return layouts.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+
+
+CSV_LIKE = st.one_of(
+    st.binary(max_size=200),
+    st.builds(
+        lambda start, cells: start + b"".join(cells),
+        st.sampled_from([b"\xef\xbb\xbf", b"# focus-manifest 1\n", b"path,label\n", b"test,Real"]),
+        st.lists(
+            st.sampled_from([b",", b"\n", b"\r", b'"', b"a.png", b"real", b"..", b"\0", b"\xff"]),
+            max_size=20,
+        ),
+    ),
+)
+
+
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
+@given(content=CSV_LIKE, layout=st.sampled_from([None, "manifest", "cyborg", "csv"]))
+def test_random_bytes_are_refused_by_a_sentence(
+    tmp_path: Path, content: bytes, layout: Layout | None
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "t.csv").write_bytes(content)
+    message = ""
+    try:
+        found = read_data(tmp_path / "t.csv", Options(layout=layout), allow_unlabelled=True)
+    except InputError as error:
+        message = str(error)
+    assert message.endswith(".") if message else len(found) > 0
+
+
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
+)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.from_regex(r"[^\s/\0\ud800-\udfff]{1,9}[^\s/\0.\ud800-\udfff]", fullmatch=True),
+            st.sampled_from(["real", "fake", "SYNTHETIC", "0", "1", "ai", "nature", ""]),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+            st.sampled_from(["", "train", "val", "test"]),
+            st.sampled_from(["", "1 2 3 4", "(0.1, 1e-9, 7, 8)"]),
+        ),
+        min_size=1,
+        max_size=5,
+        unique_by=lambda row: row[0],
+    )
+)
+def test_reader_manifest_writer_reader_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    for name, *_ in rows:
+        (folder / name).write_bytes(b"")
+    quoted = (",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows)
+    text = "\r\n".join(["path,label,generator,split,box", *quoted])
+    (folder / "data.csv").write_bytes(text.encode())
+    found = read_data(folder / "data.csv", allow_unlabelled=True)
+    assert [s.path for s in found] == [f"{folder}/{name}" for name, *_ in rows]
+    found.to_csv(folder / "again.csv")
+    assert list(read_data(folder / "again.csv", allow_unlabelled=True)) == list(found)
+    assert replace(found[0]) == found[0]

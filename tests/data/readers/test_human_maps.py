@@ -1,0 +1,164 @@
+"""Each human map goes to the image that it was drawn on, and to no other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus.config.train import TrainConfig
+from focus.data.manifest import Manifest
+from focus.data.readers import Options, read_data, read_given
+from focus.data.readers.human_maps import map_references
+from focus.errors import InputError
+
+from ...trees import write
+
+
+def tree(folder: Path, *names: str) -> Path:
+    return write({f"{name}.png": "face 1" for name in names}, folder)
+
+
+def table(path: Path, *rows: str) -> str:
+    path.write_text("path,label,split\n" + "".join(f"{row}\n" for row in rows))
+    return str(path)
+
+
+def coco(path: Path, *names: str) -> Path:
+    """Write a COCO file with a box on each image."""
+    size = {"width": 4, "height": 4}
+    images = [{"id": i, "file_name": f"{name}.jpg", **size} for i, name in enumerate(names)]
+    boxes = [{"image_id": i, "bbox": [0, 0, 2, 2]} for i in range(len(names))]
+    path.write_text(json.dumps({"images": images, "annotations": boxes}))
+    return path
+
+
+def maps_of(path: Path | str, heatmaps: Path | None = None) -> dict[str, str | None]:
+    """Return the map of each image, both below the folder of the table."""
+    root = Path(path) if Path(path).is_dir() else Path(path).parent
+    found = read_data(path, Options(heatmaps=heatmaps and str(heatmaps)))
+    below = {s.path: s.map_path and s.map_path.removeprefix(f"{root}/") for s in found}
+    return {name.removeprefix(f"{root}/"): reference for name, reference in below.items()}
+
+
+def test_by_the_path_and_by_the_base_name(tmp_path: Path) -> None:
+    tree(tmp_path, "0_real/1", "1_fake/1", "1_fake/sub/2", "heatmaps/1_fake/1", "heatmaps/2")
+    assert maps_of(tmp_path) == {
+        "0_real/1.png": None,
+        "1_fake/1.png": "heatmaps/1_fake/1.png",
+        "1_fake/sub/2.png": "heatmaps/2.png",
+    }
+    elsewhere = tree(tmp_path / "elsewhere", "1")
+    rows = table(tmp_path / "d.csv", "0_real/1.png,real,test", "1_fake/1.png,fake,train")
+    assert maps_of(rows, elsewhere) == {
+        "0_real/1.png": None,  # of several it is the training image's
+        "1_fake/1.png": "elsewhere/1.png",
+    }
+    rows = table(tmp_path / "d.csv", "0_real/1.png,real,train", "1_fake/1.png,fake,train")
+    with pytest.raises(InputError, match=r"elsewhere/1.png' could belong to 2 images, .*: put"):
+        maps_of(rows, elsewhere)
+
+
+def references(folder: Path, *images: str) -> dict[str, str]:
+    found = map_references(folder, {name: str(folder.parent / f"{name}.png") for name in images})
+    return {name: path.removeprefix(f"{folder}/") for name, path in found.items()}
+
+
+def test_the_maps_of_several_annotators(tmp_path: Path) -> None:
+    numbered = tree(tmp_path / "numbered", "a_1", "a_2", "a_10", "b_1", "c", "d_x")
+    assert references(numbered, "a", "b", "c") == {
+        "a": "{a_1.png,a_2.png,a_10.png}",
+        "b": "b_1.png",
+        "c": "c.png",
+        "d_x": "d_x.png",
+    }
+    # An image's own name comes first.
+    found = references(numbered, "a_1", "a_2", "a")
+    assert [found[name] for name in ("a_1", "a_2", "a")] == ["a_1.png", "a_2.png", "a_10.png"]
+    people = tree(tmp_path / "people", "anna/a", "ben/a", "ben/x/b")
+    assert references(people, "a", "x/b", "b") == {
+        "a": "{anna/a.png,ben/a.png}",
+        "x/b": "ben/x/b.png",
+    }
+    # Folders like those of the images are no annotators, though a map has no image there.
+    mirrored = tree(tmp_path / "mirrored", "ffhq/a", "sg2/b")
+    assert references(mirrored, "ffhq/a", "a", "b", "c/b") == {
+        "ffhq/a": "ffhq/a.png",
+        "sg2/b": "sg2/b.png",
+    }
+    assert references(mirrored, "ffhq/x", "sg2/y", "a").keys() == {"ffhq/a", "sg2/b"}
+    tree(mirrored, "ffhq/a_1")
+    with pytest.raises(InputError, match="are maps of one image: name either"):
+        references(mirrored, "ffhq/a")
+    (mirrored / "sg2/b.jpg").touch()
+    with pytest.raises(InputError, match="are maps of one image: keep one"):
+        references(mirrored, "sg2/b")
+
+
+def test_an_annotators_map_is_not_that_of_an_image_beside(tmp_path: Path) -> None:
+    """FaceForensics: the fake 07_1 is named after its source 07, and may be in another table."""
+    tree(tmp_path, "real/07", "fake/07_1", "heatmaps/real/07_1", "heatmaps/real/07_2")
+    averaged = "heatmaps/{real/07_1.png,real/07_2.png}"
+    assert maps_of(tmp_path) == {"fake/07_1.png": None, "real/07.png": averaged}
+    root = tree(tmp_path / "x", "img/0", "img/1", "img/0_1")
+    tree(root / "heatmaps", "0_1", "1_1", "1_2")
+    rows = table(root / "d.csv", "img/0.png,real,", "img/1.png,fake,")
+    assert maps_of(rows) == {"img/0.png": None, "img/1.png": "heatmaps/{1_1.png,1_2.png}"}
+
+
+def test_a_coco_file(tmp_path: Path) -> None:
+    tree(tmp_path, "a", "b", "c")
+    rows = table(tmp_path / "d.csv", *(f"{name}.png,{name == 'b':d},train" for name in "abc"))
+    drawn = coco(tmp_path / "drawn.json", "b", "c")
+    assert maps_of(rows, drawn) == {"a.png": None, "b.png": "drawn.json#0", "c.png": "drawn.json#1"}
+    found = read_data(rows, Options(heatmaps=str(drawn)))
+    found.to_csv(tmp_path / "m.csv")
+    assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
+    for heatmaps, message in (
+        (coco(tmp_path / "other.json", "z"), "None of the human maps in .*other.json has the name"),
+        (tmp_path / "nowhere", r"human maps .*nowhere are neither a folder nor"),
+    ):
+        with pytest.raises(InputError, match=message):
+            maps_of(rows, heatmaps)
+
+
+def test_maps_that_no_image_has_are_counted_once_for_all_paths(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    maps = tree(tmp_path / "heatmaps", *(f"{name}_{i}" for name in "abc" for i in (1, 2)))
+    tree(tmp_path, "a", "b", "c")
+    a, b, c = (table(tmp_path / f"{n}.csv", f"{n}.png,{n != 'a':d},") for n in "abc")
+    cases: list[dict[str, Any]] = [
+        {"data": (a, b)},
+        {"data": (a,), "test_data": {"X": b}},
+        {"data": (a, b), "heatmaps": str(maps)},
+    ]
+    for given in cases:
+        caplog.clear()
+        tests = given.get("test_data", {})
+        own, more = read_given(TrainConfig(**{**given, "test_data": {**tests, "Y": c}}))
+        assert all(sample.map_path for sample in (*own, *more))
+        assert caplog.messages == []
+        read_given(TrainConfig(**given))
+        said = f"2 human maps in {maps} belong to no image, the first is '{maps}/c_1.png'"
+        assert caplog.messages == [said]
+    # None of them belongs to this image: they are of other data.
+    caplog.clear()
+    tree(tmp_path, "z")
+    read_data(table(tmp_path / "z.csv", "z.png,real,"))
+    assert caplog.messages == []
+
+
+def test_a_training_images_map_is_no_test_images(tmp_path: Path) -> None:
+    """CYBORG's maps are named as training images, whose base names test sets have too."""
+    tree(tmp_path, "real/0", "fake/1", "new/0", "heatmaps/0")
+    train = table(tmp_path / "train.csv", "real/0.png,real,train", "fake/1.png,fake,train")
+    test = table(tmp_path / "test.csv", "new/0.png,fake,test")
+    config = TrainConfig(data=(train,), test_data={"New": test})
+    own, tests = read_given(config)
+    assert (own[0].map_path, tests[0].map_path) == (f"{tmp_path}/heatmaps/0.png", None)
+    # Where the folders are like the images', each has its own.
+    (tmp_path / "heatmaps" / "0.png").unlink()
+    tree(tmp_path, "heatmaps/real/0", "heatmaps/new/0")
+    _, tests = read_given(config)
+    assert tests[0].map_path == f"{tmp_path}/heatmaps/new/0.png"

@@ -1,0 +1,69 @@
+"""Labels that are the other way round are said: a detector would learn the opposite."""
+
+from pathlib import Path
+
+import pytest
+
+from focus.config.train import TrainConfig
+from focus.data.readers import Options, read_data, read_given
+
+from ...trees import write
+
+KAGGLE = """,id,label,label_str,path
+0,31355,1,real,real/1.jpg
+1,02884,1,real,real/2.jpg
+2,33988,1,real,real/3.jpg
+3,AAAA,0,fake,fake/4.jpg
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (KAGGLE, "3 of 3 images taken for synthetic are real by the name 'real'"),
+        # By the folders alone.
+        (KAGGLE.replace(",real,", ",a,").replace(",fake,", ",b,"), "3 of 3 images taken for synth"),
+        # By the generator's column.
+        (
+            KAGGLE.replace("label_str", "model").replace(",fake,", ",SG2,").replace("real/", ""),
+            "3 of 3 images taken for synthetic are real",
+        ),
+        (KAGGLE.replace("label,", "is_real,"), ""),
+        (KAGGLE.replace(",1,", ",one,").replace(",0,", ",1,").replace(",one,", ",0,"), ""),
+        # What is as usual in either class says nothing.
+        (KAGGLE.replace("real,real", "x,real").replace("fake,fake", "x,real"), ""),
+        (KAGGLE.replace(",real,real/", ",x,Real-ESRGAN/").replace("fake,fake", "x,x"), ""),
+    ],
+)
+def test_numbers_that_the_words_beside_them_contradict(
+    tmp_path: Path, text: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kaggle's "140k real and fake faces": 1 is real."""
+    paths = [line.rpartition(",")[2] for line in text.splitlines()[1:]]
+    write(dict.fromkeys(paths, "face 1"), tmp_path)
+    (tmp_path / "t.csv").write_text(text)
+    read_data(tmp_path / "t.csv")
+    assert len(caplog.messages) == bool(said)
+    assert said in caplog.text
+    if "label_str" in text and ",real," in text and said:
+        caplog.clear()
+        found = read_data(tmp_path / "t.csv", Options(columns={"label": "label_str"}))
+        assert [s.label for s in found] == [0, 0, 0, 1]
+        assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("training_real/1 training_fake/2", "1 of 2 images taken for synthetic are real by the"),
+        ("Celeb-real/1 Celeb-synthesis/2", "by the name 'Celeb-real' beside them"),
+        ("stylegan2_original/1 Real-ESRGAN/2 fake_of_real/3 realistic/4", ""),
+    ],
+)
+def test_a_folder_of_fakes_that_holds_real_images(
+    names: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write({f"{name}.png": "face 1" for name in names.split()}, tmp_path)
+    read_given(TrainConfig(test_data={"X": str(tmp_path)}))
+    assert len(caplog.messages) == bool(said)
+    assert said in caplog.text

@@ -1,0 +1,93 @@
+"""Shapes from a COCO file are filled as scikit-image fills them; a wrong file is a sentence."""
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skimage.draw import polygon2mask
+
+from focus.data.maps import files_of, human_map
+from focus.data.readers.human_maps import map_references
+from focus.errors import ImageError, InputError
+
+IMAGE = {"id": 1, "file_name": "faces/a.jpg", "width": 6, "height": 4}
+BOX = {"id": 5, "image_id": 1, "segmentation": [], "bbox": [1, 1, 3, 2]}
+
+
+def coco(path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+    return path
+
+
+def test_polygons_and_boxes_are_filled(tmp_path: Path) -> None:
+    square = {"id": 1, "image_id": 1, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]], "iscrowd": 0}
+    file = coco(tmp_path / "a.json", [IMAGE], [square, BOX])
+    expected = np.zeros((4, 6))
+    expected[:2, :2] = expected[1:3, 1:4] = 1  # where they overlap, no more than 1
+    assert files_of(f"{file}#1") == [str(file)]
+    assert map_references(file, {}) == {"faces/a": f"{file}#1"}
+    np.testing.assert_array_equal(human_map(f"{file}#1"), expected)
+    # Given by two annotators: the share of them. The file has changed and is read again.
+    coco(file, [IMAGE], [square | {"annotator": "A"}, BOX | {"annotator": "B"}])
+    expected[:] = 0
+    expected[:2, :2] += 0.5
+    expected[1:3, 1:4] += 0.5
+    np.testing.assert_array_equal(human_map(f"{file}#1"), expected)
+    with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#8' \(it has no image with"):
+        human_map(f"{file}#8")
+
+
+def test_many_shapes_take_the_memory_of_few(tmp_path: Path) -> None:
+    image = IMAGE | {"width": 500, "height": 500}
+    file = coco(tmp_path / "a.json", [image], [BOX] * 100)
+    tracemalloc.start()
+    human_map(f"{file}#1")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 * 500 * 500  # bytes: all shapes together have 100 a pixel
+
+
+def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(20):
+        angles = np.sort(draw.uniform(0, 2 * np.pi, 9))
+        radius = draw.uniform(4, 35, 9)  # some corners lie outside the image
+        corners = np.stack([30 + radius * np.cos(angles), 24 + radius * np.sin(angles)], 1)
+        outline = {"id": 1, "image_id": 1, "segmentation": [corners.ravel().tolist()]}
+        file = coco(tmp_path / "a.json", [IMAGE | {"width": 61, "height": 47}], [outline])
+        # Its pixels' middles are at whole numbers.
+        expected = polygon2mask((47, 61), corners[:, ::-1] - 0.5)
+        np.testing.assert_array_equal(human_map(f"{file}#1") > 0, expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "annotation", "reason"),
+    [
+        ({"width": "wide"}, {}, "images[0]: invalid literal for int"),
+        ({"id": 2}, {}, "annotations[0] has no '1', or an image with this id"),
+        ({}, {"bbox": None}, "annotations[0]: "),
+        ({}, {"bbox": [0, 0, 1]}, "annotations[0]: not enough values to unpack"),
+        ({}, {"segmentation": {"counts": "04"}}, "annotations[0]: a run-length encoded segmentat"),
+        ({}, {"segmentation": [[1, 2, 3, 4]]}, "annotations[0]: a segmentation that is no list of"),
+        ({}, {"segmentation": [0, 0, 1, 0, 1, 1]}, "annotations[0]: "),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(
+    tmp_path: Path, image: dict[str, Any], annotation: dict[str, Any], reason: str
+) -> None:
+    file = coco(tmp_path / "a.json", [IMAGE | image], [BOX | annotation])
+    with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \(") as caught:
+        map_references(file, {})
+    assert f"a.json ({reason}" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"images": []}', '{"images": {"1": 2}}', "{"])
+def test_a_file_that_is_not_cocos(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \("):
+        map_references(tmp_path / "a.json", {})
+    with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#1' \("):
+        human_map(f"{tmp_path}/a.json#1")

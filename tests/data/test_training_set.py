@@ -1,0 +1,75 @@
+"""The images of a run: splits that are drawn, and those of a run that is resumed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from focus.config.train import TrainConfig, resolve
+from focus.data.known_images import with_content_hashes
+from focus.data.manifest import Manifest, Sample
+from focus.data.training_set import listed_images, with_recorded_splits
+from focus.errors import InputError
+
+from ..trees import write
+
+RUN = Path("runs/run")
+
+
+def sample(number: int, folder: str = "/old", **more: str) -> Sample:
+    names = {"map_path": f"{folder}/maps/{number}.png"} if number % 2 else {}
+    return Sample(f"{folder}/images/{number}.png", number % 2, "g" * (number % 2), **names, **more)
+
+
+RECORD = [sample(n, split=split) for n, split in enumerate(["train"] * 6 + ["validation", "test"])]
+
+
+def test_a_resumed_run_takes_its_splits_wherever_its_images_lie() -> None:
+    recorded = with_content_hashes(Manifest(RECORD), progress=False)
+    for folder in ("/old", "/a/new/place"):
+        now = [sample(n, folder) for n in range(8)]
+        found = with_recorded_splits(Manifest(now, "table"), recorded, RUN)
+        assert list(found) == [sample(n, folder, split=RECORD[n].split) for n in range(8)]
+        assert found.source == "table"
+
+
+@pytest.mark.parametrize(
+    ("row", "now", "difference"),
+    [
+        (7, None, "'/images/7.png' is missing"),
+        (8, sample(8), "'/images/8.png' is new"),
+        (2, replace(sample(2), label=1), "the label of '/images/2.png' was 0 and is 1"),
+        (3, replace(sample(3), map_path=None), "the map_path of .* was '/maps/3.png' and is None"),
+    ],
+)
+def test_a_resumed_run_refuses_other_images_and_names_the_first(
+    row: int, now: Sample | None, difference: str
+) -> None:
+    """They would mix what it was trained and is tested on."""
+    samples = [sample(n) for n in range(8)]
+    samples[row : row + 1] = [] if now is None else [now]
+    message = (
+        rf"^The images are not those that the run runs/run began with \(8 then, .*{difference}"
+    )
+    with pytest.raises(InputError, match=message):
+        with_recorded_splits(Manifest(samples), Manifest(RECORD), RUN)
+
+
+def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table may have a column for them whose name is not known."""
+    labels = ("real", "fake")
+    files = {f"x/{label}/{i}.png": f"face {i}" for label in labels for i in range(4)}
+    tree = write(files, tmp_path)
+    said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
+    config = resolve(TrainConfig(data=(str(tree / "x"),)))
+    listed_images(config)
+    assert f"{said}\n" in capsys.readouterr().out
+    phases = ("train", "train", "val", "test")
+    rows = [f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4)]
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows)}")
+    config = replace(config, data=(str(tmp_path / "t.csv"),))
+    listed_images(config)
+    assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows).replace('train', '', 1)}")
+    listed_images(replace(config, columns="split=phase"))
+    assert "warning: 1 of 8 images have no split, the first is" in capsys.readouterr().out
