@@ -35,7 +35,6 @@ Intervals = dict[str, Interval | None]
 Units = Mapping[str, int]
 """Independent images or groups that a figure is of: ``real`` ones, ``fake`` ones, and under its own
 name those that a hit rate has a map or mask of."""
-SIDES = ("real", "fake")
 
 FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
@@ -307,7 +306,7 @@ def intervals(
 _OVERSTATED = ("ece", "peak_share", "apcer_max", "acer_max")
 _SHARES = (
     *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
-    *("map_hit", "pointing_hit", "peak_share", "share_peak_larger"),
+    *("map_hit", "pointing_hit", "peak_share"),
 )
 
 

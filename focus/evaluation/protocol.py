@@ -1,4 +1,4 @@
-"""Which fakes are told from which real images: the comparisons of an evaluation, by test set."""
+"""Decide which fakes are compared with which real images, in which test set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Comparison:
 
 
 def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison]:
-    """Which fakes are scored against which real images: one comparison a generator and test set.
+    """Compare fakes with real images: return one comparison for each generator and test set.
 
     A fake belongs to its test set; without one it is "closed" if training knew its generator, if
     by another of its names, else "open". Its real images are the first of these that there are
@@ -65,7 +65,7 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
 def union(
     rows: Iterable[NDArray[np.int64]], images: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """The numbers in any of ``rows``, sorted; with ``images`` [N] one row of each image."""
+    """Return the numbers in any of ``rows``, sorted; with ``images`` [N] one row of each image."""
     found = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
     if images is None:
         return found
@@ -75,7 +75,7 @@ def union(
 def strata(
     labels: NDArray[np.int64], comparisons: Iterable[Comparison], images: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """[N] what is resampled apart: images of one class that are in the same comparisons.
+    """Return the strata [N] of the bootstrap: images of one class that are in the same comparisons.
 
     labels [N] of the scored images, whose rows the comparisons hold. images [N]: of each row the
     first that has its image.

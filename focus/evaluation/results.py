@@ -15,7 +15,6 @@ from threadpoolctl import threadpool_limits
 from focus.data.generators import families, relation, with_families
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.evaluation.estimates import (
-    SIDES,
     Figures,
     Floats,
     Group,
@@ -121,7 +120,8 @@ class TestSet:
         self._thresholds = thresholds(table.points)
         self._groups = [Group(table, c.real, c.fake) for c in comparisons]
         rows = [
-            union((getattr(c, side) for c in comparisons), table.scores.images) for side in SIDES
+            union((getattr(c, side) for c in comparisons), table.scores.images)
+            for side in ("real", "fake")
         ]
         # One generator is the whole test set.
         self._pooled = self._groups[0] if len(comparisons) == 1 else Group(table, *rows)

@@ -38,25 +38,11 @@ _DTYPES: dict[object, type] = {
 class Scores:
     """One image a row; every field is an array [N].
 
-    index: row of the manifest that the image comes from.
-    path, generator, family, split, test_set, group: as in the manifest, "" where unknown.
-    label: 0 real, 1 synthetic, -1 unlabelled.
-    score: probability of synthetic, in [0, 1], float64 so that sure scores do not tie. predicted:
-    the class with the largest logit.
-    entropy_predicted, entropy_synthetic: normalised entropy of the softmax of the CAM of the
-    predicted and of the synthetic class, in [0, 1].
-    Of the predicted class's CAM: entropy_sum and entropy_z (:mod:`focus.metrics`), cam_range
-    (max - min, in units of the logits), peak_row and peak_col (cell of the maximum), pointing_hit
-    (1 the peak lies on the artefact, 0 it does not, -1 no fake or no artefact mask).
-    pointing_hit_synthetic: the same for the CAM of the synthetic class.
-    Of the predicted class's CAM against the human map (:mod:`focus.metrics.agreement`), NaN and -1
-    where there is none: map_mse, map_cosine, map_mass in [0, 1], map_hit (1 the peak lies where
-    people looked, 0 it does not). mask_mass: its share in [0, 1] that lies on the artefact, NaN
-    where pointing_hit is -1. A CAM that is constant has NaN and -1, too, but in map_mse.
-    llr: natural logarithm of the likelihood ratio, synthetic over real, by the model's calibration
-    (:mod:`focus.model.operating_points`); NaN without one. pointing_chance: the share of the cells,
-    in [0, 1], where a peak would be a hit; NaN where pointing_hit is -1. map_chance: the same of
-    map_hit.
+    index: row of the manifest that the image comes from. path, generator, family, split, test_set,
+    group: as in the manifest, "" where unknown. label: 0 real, 1 synthetic, -1 unlabelled. score:
+    probability of synthetic, float64 so that sure scores do not tie. predicted: the class with the
+    largest logit. llr: by the model's calibration, NaN without one. docs/formats.md defines the
+    others, which are NaN (hits: -1) where it says empty.
     """
 
     index: Integers

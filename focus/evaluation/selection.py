@@ -7,12 +7,12 @@ LOWER_IS_BETTER = ("log_loss",)
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a model with ``value`` replaces the best so far; not on a tie."""
+    """Return whether a model with ``value`` replaces the best so far; not on a tie."""
     return best is None or (value < best if metric in LOWER_IS_BETTER else value > best)
 
 
 def best_epoch(rows: Sequence[Mapping[str, Any]], metric: str | None) -> int | None:
-    """The epoch whose model is kept, by the rows of ``summary.csv``; None where they do not say."""
+    """Return the epoch with the best metric in ``summary.csv``; None where no row has it."""
     best, epoch = None, None
     for row in rows:
         value = row.get(f"eval_{metric}")

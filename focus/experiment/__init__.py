@@ -1,5 +1,5 @@
-"""The experiment: losses by seeds by models, statistics that could refute the claim, and plots.
+"""Train losses by seeds by models, with statistics that could refute the claim.
 
 ``python -m focus.experiment`` runs it, ``docs/experiment.md`` says what it can and cannot show.
-Each run is one of :func:`focus.training.run.train` in a process of its own.
+Each run is ``focus train`` in a process of its own.
 """

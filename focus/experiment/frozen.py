@@ -1,4 +1,4 @@
-"""What was fixed before any open-set number was computed. A change here makes another experiment.
+"""Fix the protocol before any open-set number is computed; a change makes another experiment.
 
 The order of work is in ``docs/experiment.md``: the recipe was chosen for cross-entropy, then the
 weights, each loss with as many candidates, on the validation split (``--search``), which holds

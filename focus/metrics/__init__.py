@@ -6,12 +6,11 @@ defined"), never 0 and never NaN. A number that is not finite is an error.
 
 from focus.metrics.arrays import Array, mean
 from focus.metrics.bootstrap import Resampler, units
-from focus.metrics.calibration import Calibration, fit_calibration, largest_llr
+from focus.metrics.calibration import Calibration, fit_calibration
 from focus.metrics.cams import (
     cam_range,
     commonest_peak_share,
     peak_cell,
-    pointing_hit,
     stretched,
     sum_entropy,
     z_entropy,
@@ -42,12 +41,10 @@ __all__ = [
     "cam_range",
     "commonest_peak_share",
     "fit_calibration",
-    "largest_llr",
     "mean",
     "mean_auc_difference",
     "mean_auc_interval",
     "peak_cell",
-    "pointing_hit",
     "rate_interval",
     "stretched",
     "sum_entropy",

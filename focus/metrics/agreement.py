@@ -1,13 +1,12 @@
-"""How far a CAM agrees with a human map or an artefact mask, as pure functions on numpy arrays.
+"""Measure how far a CAM agrees with a human map or an artefact mask.
 
-All maps are on the CAM's grid, [N, H, W]; human maps and masks are in [0, 1], CAMs are raw, of any
-range. Each function gives one number an image, [N] float64, NaN where it is not defined, never 0 in
-its stead. Computed in float64.
+All maps are on the CAM's grid, [N, H, W]; human maps and masks are in [0, 1], CAMs are raw. Each
+function returns one number an image, [N] float64, NaN where it is not defined.
 
 ``z`` below is the CAM and ``s`` the human map, each min-max normalised per image; what is constant
 up to rounding is 0 everywhere (:func:`focus.metrics.stretched`). A constant human map says nothing
-about where to look, so nothing is defined for it. A constant CAM looks nowhere: it has a distance
-to a human map, which is the loss's, but neither direction nor place.
+about where to look, so nothing is defined for it. A constant CAM has a distance to a human map,
+which is the loss's, but neither direction nor place.
 
 :func:`map_mse` is the saliency term of CYBORG (:mod:`focus.kernels.reference`). The other
 definitions are this project's own.
@@ -31,20 +30,13 @@ maximum."""
 
 
 def map_mse(cams: Array, maps: Array) -> Numbers:
-    """Mean over the cells of ``(z - s)**2``, in [0, 1]: 0 for maps that are alike.
-
-    NaN where the human map is constant. Raises ValueError, as all functions here, for shapes that
-    are not the same [N, H, W] and for numbers that are not finite.
-    """
+    """Mean over the cells of ``(z - s)**2``, in [0, 1]; NaN where the human map is constant."""
     z, s = _normalised(cams, maps)
     return np.where(_says(s), ((z - s) ** 2).mean(axis=1), np.nan)
 
 
 def map_cosine(cams: Array, maps: Array) -> Numbers:
-    """Cosine of the angle between ``z`` and ``s`` as vectors of cells, in [0, 1]; not centred.
-
-    NaN where one of the two is constant.
-    """
+    """Cosine of ``z`` and ``s`` as vectors of cells, in [0, 1]; NaN where one is constant."""
     z, s = _normalised(cams, maps)
     lengths = np.linalg.norm(z, axis=1) * np.linalg.norm(s, axis=1)
     return divided((z * s).sum(axis=1), lengths).clip(max=1.0)
@@ -61,10 +53,7 @@ def map_hit(cams: Array, maps: Array) -> Numbers:
 
 
 def map_chance(cams: Array, maps: Array) -> Numbers:
-    """Share of the cells that people looked at, in (0, 1): what a peak in a random cell hits.
-
-    The chance level of :func:`map_hit`, and NaN where that is.
-    """
+    """Share of the cells that people looked at, in (0, 1): the chance level of :func:`map_hit`."""
     z, s = _normalised(cams, maps)
     return np.where(_says(z) & _says(s), (s >= REGION).mean(axis=1), np.nan)
 
@@ -94,7 +83,7 @@ def mask_mass(cams: Array, coverage: Array) -> Numbers:
 
 
 def _normalised(cams: Array, maps: Array) -> tuple[Numbers, Numbers]:
-    """Both min-max normalised, [N, H W]."""
+    """Return both min-max normalised, [N, H W]."""
     if np.shape(cams) != np.shape(maps):
         raise ValueError(
             f"CAMs of shape {list(np.shape(cams))} and maps of shape {list(np.shape(maps))} differ:"
@@ -105,5 +94,5 @@ def _normalised(cams: Array, maps: Array) -> tuple[Numbers, Numbers]:
 
 
 def _says(normalised: Numbers) -> NDArray[np.bool_]:
-    """[N]: which maps are not constant."""
+    """Return which maps are not constant, [N]."""
     return np.asarray(normalised.any(axis=1))

@@ -1,4 +1,4 @@
-"""What the metrics share: arrays of finite numbers."""
+"""Check and divide arrays of numbers for the metrics."""
 
 from typing import Any
 
@@ -9,8 +9,7 @@ Array = NDArray[Any]
 
 
 def finite(values: Array, name: str) -> NDArray[np.float64]:
-    """``values`` in float64. Raises ValueError if one is NaN or infinite: ranked, it would pass
-    for a result."""
+    """Return ``values`` in float64. Raises ValueError if one is NaN or infinite."""
     array = np.asarray(values, dtype=np.float64)
     bad = np.count_nonzero(~np.isfinite(array))
     if bad:
@@ -19,11 +18,11 @@ def finite(values: Array, name: str) -> NDArray[np.float64]:
 
 
 def mean(values: Array) -> float | None:
-    """Arithmetic mean of ``values`` [N]; ``None`` when there are none."""
+    """Return the mean of ``values`` [N]; ``None`` when there are none."""
     return float(finite(values, "values").mean()) if len(values) else None
 
 
 def divided(total: Array, by: Array) -> NDArray[np.float64]:
-    """``total / by``, NaN where it is divided by 0."""
+    """Return ``total / by``, NaN where it is divided by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(by == 0, np.nan, total / by), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""From scores to log-likelihood ratios: Platt's line and a temperature, fitted on validation.
+"""Turn scores into log-likelihood ratios: Platt's line and a temperature, fitted on validation.
 
 Both act on the logit of the score, which is clipped at ``LARGEST_LOGIT``: beyond it a detector says
 no more than that it is sure, and a line through such logits would follow the surest images.
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns a score into a log-likelihood ratio, and what tempers it.
+    """A line from the logit of a score to a log-likelihood ratio, and a temperature.
 
     slope, intercept: the natural logarithm of p(score | synthetic) / p(score | real) is ``slope *
     logit(score) + intercept`` (Platt, 1999). temperature: the logit is divided by it (Guo et al.,
@@ -34,7 +34,7 @@ class Calibration:
     largest_llr: float | None = None
 
     def llr(self, scores: Array) -> Floats:
-        """[N] natural logarithm of the likelihood ratio, synthetic over real, of ``scores`` [N].
+        """Return the natural logarithm of the likelihood ratio, synthetic over real, [N].
 
         Above 0 it speaks for synthetic whatever share of the images is; the logit of the
         probability of synthetic is this plus the logit of that share. Within ``largest_llr``.
@@ -45,28 +45,14 @@ class Calibration:
         return np.asarray(np.clip(llr, -self.largest_llr, self.largest_llr), dtype=np.float64)
 
     def tempered(self, scores: Array) -> Floats:
-        """[N] probability of synthetic after the temperature."""
+        """Return the probability of synthetic after the temperature, [N]."""
         return np.asarray(special.expit(logits(scores) / self.temperature), dtype=np.float64)
 
 
 def logits(scores: Array) -> Floats:
-    """[N] the logit of each of ``scores`` [N] in [0, 1], within ``LARGEST_LOGIT``.
-
-    Raises ValueError for a score that is not finite.
-    """
+    """Return the logits [N] of ``scores`` [N] in [0, 1], within ``LARGEST_LOGIT``."""
     found = special.logit(np.clip(finite(scores, "scores"), 0, 1))
     return np.asarray(np.clip(found, -LARGEST_LOGIT, LARGEST_LOGIT), dtype=np.float64)
-
-
-def largest_llr(reals: int, fakes: int) -> float:
-    """What a likelihood ratio from so many images may be, as its logarithm: ``log(n + 1)``.
-
-    n: of the smaller class, those that are not independent counting as one. Beyond the
-    images a line is extrapolated: the ratio of n images on their side to the one more that may lie
-    on the other is as far as they bear (the bounds of Vergeer et al., 2016, are of that size where
-    no image misleads).
-    """
-    return math.log(min(reals, fakes) + 1)
 
 
 def fit_calibration(
@@ -75,14 +61,14 @@ def fit_calibration(
     real_units: Array | None = None,
     fake_units: Array | None = None,
 ) -> Calibration | None:
-    """Fitted to scores [M] of real images and [N] of fakes; None where a class is empty.
+    """Fit it to scores [M] of real images and [N] of fakes; None where a class is empty.
 
-    real_units [M], fake_units [N]: integers, the same for what is not independent, as frames of a
-    video (:func:`focus.metrics.units`); default: each image by itself. The classes weigh alike, so
-    that the line gives a likelihood ratio and not the prevalence of the sample, and so do the
-    images of one. Platt's targets, (n + 1) / (n + 2) for a class of n units, keep the line and the
-    temperature finite where the classes are apart; ratios are within :func:`largest_llr` of as
-    many.
+    real_units [M], fake_units [N]: integers, the same for what is not independent
+    (:func:`focus.metrics.units`); default: each image by itself. The classes weigh alike, so that
+    the line gives a likelihood ratio and not the prevalence of the sample. Platt's targets,
+    (n + 1) / (n + 2) for a class of n units, keep line and temperature finite where the classes are
+    apart. Ratios are clipped to log(n + 1) of the smaller class: n images cannot support a larger
+    one (Vergeer et al., 2016, bound them alike).
     """
     if not (len(real_scores) and len(fake_scores)):
         return None
@@ -113,12 +99,12 @@ def fit_calibration(
         float(fit.coef_[0, 0]),
         float(fit.intercept_[0]),
         float(np.exp(found.x)),
-        largest_llr(*n.tolist()),
+        math.log(min(n.tolist()) + 1),
     )
 
 
 def llr_costs(llr: Array, label: int) -> Floats:
-    """[N] the cost of each log-likelihood ratio of images of class ``label``, in bits.
+    """Return the cost of each log-likelihood ratio of images of class ``label``, in bits, [N].
 
     llr [N], natural logarithms. The mean over the two classes of the mean of each is C_llr (Brümmer
     and du Preez, 2006): 0 if the ratios tell all, 1 if they tell nothing.

@@ -1,4 +1,4 @@
-"""Metrics of class activation maps: how narrow they are, and where they point."""
+"""Measure how narrow class activation maps are, and where they point."""
 
 import math
 
@@ -42,7 +42,7 @@ def z_entropy(cams: Array) -> NDArray[np.float64]:
 
 
 def stretched(cams: Array) -> NDArray[np.float64]:
-    """Each map of ``cams`` [N, H, W] min-max normalised to [0, 1]; a constant one is 0."""
+    """Return each map of ``cams`` [N, H, W] min-max normalised to [0, 1]; a constant one is 0."""
     maps, flat = _flatten(cams)
     low, span = maps.min(axis=1, keepdims=True), np.ptp(maps, axis=1)[:, None]
     span[flat] = np.inf
@@ -50,19 +50,19 @@ def stretched(cams: Array) -> NDArray[np.float64]:
 
 
 def cam_range(cams: Array) -> NDArray[np.float64]:
-    """``max - min`` [N] of each map of ``cams`` [N, H, W], in the units of the logits."""
+    """Return ``max - min`` [N] of each map of ``cams`` [N, H, W], in the units of the logits."""
     maps, _ = _flatten(cams)
     return np.asarray(np.ptp(maps, axis=1), dtype=np.float64)
 
 
 def peak_cell(cams: Array) -> NDArray[np.int64]:
-    """Flat index [N] (row-major) of each map's largest cell, the first on ties. cams [N, H, W]."""
+    """Return the flat index [N] of each map's largest cell, the first on ties. cams [N, H, W]."""
     maps, _ = _flatten(cams)
     return np.asarray(maps.argmax(axis=1), dtype=np.int64)
 
 
 def commonest_peak_share(peaks: Array) -> float | None:
-    """Share of images whose CAM peaks in the one cell where most do, in (0, 1].
+    """Return the share of images whose CAM peaks in the one cell where most do, in (0, 1].
 
     peaks [N]: any integers that name cells. Near 1 the model looks at one place whatever the
     image, however low its entropy. ``None`` when there are no images.
@@ -73,21 +73,8 @@ def commonest_peak_share(peaks: Array) -> float | None:
     return float(counts.max() / len(peaks))
 
 
-def pointing_hit(peak: int, coverage: Array) -> bool | None:
-    """Whether the CAM's peak lies on the artefact.
-
-    peak: flat index (row-major) into ``coverage`` [H, W], as of :func:`hit_cells`. ``None`` when
-    the mask covers nothing. Raises ValueError for a peak that is none of the cells.
-    """
-    size = np.size(coverage)
-    if not 0 <= peak < size:
-        raise ValueError(f"peak {peak} is outside the {size} cells of the coverage map")
-    cells = hit_cells(coverage)
-    return None if cells is None else bool(cells.flat[peak])
-
-
 def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
-    """The cells [H, W] where a peak is a hit; their share is what a peak hits by chance.
+    """Return the cells [H, W] where a peak is a hit; their share is what a peak hits by chance.
 
     coverage [H, W]: the share of each cell that the artefact mask covers, in [0, 1]. A hit: the
     cell is covered to at least a quarter, or no cell is covered more (an artefact smaller than a
@@ -100,7 +87,7 @@ def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
 
 
 def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Maps [N, H W] in float64, and [N] which of them are constant up to rounding."""
+    """Return maps [N, H W] in float64, and which of them are constant up to rounding, [N]."""
     given = np.asarray(cams)
     if given.ndim != 3 or given[0:1].size == 0 < len(given):
         raise ValueError(f"CAMs of shape [N, H, W] are needed, got {list(given.shape)}")

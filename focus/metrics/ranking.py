@@ -82,7 +82,7 @@ class Ranking:
 
     @property
     def defined(self) -> Booleans:
-        """Whether each class has weight, [R]."""
+        """True where each class has weight, [R]."""
         return np.asarray((self.real.total > 0) & (self.fake.total > 0))
 
     def auc(self) -> Floats:
@@ -191,18 +191,18 @@ class Ranking:
         return reals + fakes, scored, fakes
 
     def threshold_at_fpr(self, target: float) -> Floats:
-        """The lowest threshold with a false positive rate of ``target`` at most."""
+        """Return [R], the lowest threshold with a false positive rate of ``target`` at most."""
         above = np.searchsorted(self.levels, self._score_at_fpr(target), side="right")
         return self._thresholds(above)
 
     def threshold_at_eer(self) -> Floats:
-        """The threshold where the two error rates are closest."""
+        """Return [R], the threshold where the two error rates are closest."""
         false_positives, misses = self._errors(self._around_eer)
         closest = np.abs(false_positives - misses).argmin(axis=1)
         return self._thresholds(self._around_eer[:, 0] + closest)
 
     def threshold_of_best_balance(self) -> Floats:
-        """The threshold where the balanced accuracy is largest; the lowest of several."""
+        """Return [R], the threshold with the largest balanced accuracy, the lowest of several."""
         real, fake = self.real.total[:, None], self.fake.total[:, None]
         false_positives = real - self.real.below[:, self._real_at]
         misses = self.fake.below[:, self._fake_at]

@@ -97,6 +97,5 @@ def test_commonest_peak_share() -> None:
     ],
 )
 def test_pointing_hit(coverage: list[list[float]], peak: int, hit: bool | None) -> None:
-    assert metrics.pointing_hit(peak, np.array(coverage)) is hit
     known = hit_cells(np.array(coverage))
     assert (None if known is None else bool(known.ravel()[peak])) is hit
