@@ -26,8 +26,7 @@ MAX_BAD = 0.01
 
 _log = logging.getLogger(__name__)
 _CSV_MARKER = "# focus-bad-files 1"
-_CACHE = "decoded-4.bin"
-_KEY_BYTES = 16
+_CACHE = "decoded-4.txt"
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
 
@@ -66,23 +65,15 @@ def check_images(
     max_bad: float = MAX_BAD,
     share_of: Manifest | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
-    """Decode every file once, in parallel, and take out what cannot be decoded.
+    """Decode every file once, in parallel; return the usable samples, in order, and the bad files.
 
     A bad image removes its sample, a bad map or mask only itself; each gives a logged warning.
     Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
     one warning of each kind.
 
-    Args:
-        manifest: the images.
-        threads: default one per usable core, since decoders release the GIL.
-        cache: folder that remembers the files found good, by path, size and time; default
-            :func:`focus.runtime.machine.cache_dir`.
-        progress: show a bar.
-        max_bad: share of the images, of the maps and of the masks that may be bad.
-        share_of: take that share of these files, of which ``manifest`` has a part.
-
-    Returns:
-        The usable part of the manifest, in its order, and the bad files.
+    threads: default one per usable core. cache: folder that remembers the files found good, by
+    path, size and time. max_bad: share of the images, of the maps and of the masks that may be
+    bad. share_of: take that share of these files, of which ``manifest`` has a part.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
@@ -137,10 +128,10 @@ def _verdicts(
 ) -> dict[_File, _Verdict]:
     checked = _checked_before(store)
     verdicts: dict[_File, _Verdict] = {}
-    good: list[bytes] = []
+    good: list[str] = []
 
-    def look(file: _File) -> tuple[bytes, _Verdict]:
-        key = _key(file)
+    def look(file: _File) -> tuple[str, _Verdict]:
+        key = _key(*file)
         return key, "good" if key in checked else _verdict(*file)
 
     with ThreadPool(threads) as pool:
@@ -197,30 +188,25 @@ def _refuse_too_many(
             )
 
 
-def _checked_before(store: Path) -> set[bytes]:
+def _checked_before(store: Path) -> set[str]:
     """Return the keys of the files that were found good before; bad ones are looked at again."""
     try:
-        raw = store.read_bytes()
-    except OSError:
+        return set(store.read_text().split())
+    except (OSError, ValueError):
         return set()
-    return {raw[i : i + _KEY_BYTES] for i in range(0, len(raw) - _KEY_BYTES + 1, _KEY_BYTES)}
 
 
-def _remember(store: Path, keys: Sequence[bytes]) -> None:
-    if not keys:
-        return
+def _remember(store: Path, keys: Sequence[str]) -> None:
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        with store.open("ab") as file:
-            # A run that was killed may have left part of a key.
-            file.write(bytes(-file.tell() % _KEY_BYTES) + b"".join(keys))
+        with store.open("a") as file:
+            file.writelines(f"\n{key}" for key in keys)
     except OSError as error:
         _log.warning("cannot remember the checked files in %s: %s", store, error)
 
 
-def _key(file: _File) -> bytes:
-    """Return a digest of path, role, size and time; empty for a file that does not exist."""
-    path, role = file
+def _key(path: str, role: Role) -> str:
+    """Return a digest of path, role, size and time; "" for a file that does not exist."""
     whole = os.path.abspath(path)  # noqa: PTH100 - a million Path objects take seconds
     key = role.encode() + b"\0" + os.fsencode(whole)
     try:
@@ -228,5 +214,5 @@ def _key(file: _File) -> bytes:
             found = os.stat(part)  # noqa: PTH116
             key += b"\0%d %d" % (found.st_size, found.st_mtime_ns)
     except (OSError, ValueError):
-        return b""
-    return hashlib.blake2b(key, digest_size=_KEY_BYTES).digest()
+        return ""
+    return hashlib.blake2b(key, digest_size=16).hexdigest()

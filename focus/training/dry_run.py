@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 
 import yaml
 from accelerate import Accelerator
@@ -18,8 +17,7 @@ from focus.runtime.launch import describe
 from focus.runtime.progress import format_duration
 from focus.training.trainer import Trainer
 
-_TIMED_STEPS = 3
-_TIMED_SECONDS = 10  # of validation
+_TIMED_STEPS, _TIMED_BATCHES = 3, 8  # of training and of validation
 _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 
 
@@ -77,33 +75,25 @@ def _seconds_per_step(trainer: Trainer) -> float:
     before = 1 + -(-_PREFETCHED * trainer.config.workers // trainer.plan.accumulation)
     steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS]
     loaded = trainer.images.load(0, steps)
-    for step in steps[:before]:
+    untimed, began = min(before, len(steps) - 1), time.perf_counter()
+    for number, step in enumerate(steps):
+        if number == untimed:
+            began = time.perf_counter()
         trainer.train_step(step, loaded)
-    timed, began = steps[before:], time.perf_counter()
-    if not timed:  # a whole epoch, with the wait for its first batch
-        timed = trainer.plan.epoch(1)
-        loaded = trainer.images.load(1, timed)
-    for step in timed:
-        trainer.train_step(step, loaded)
-    return (time.perf_counter() - began) / len(timed)
+    return (time.perf_counter() - began) / (len(steps) - untimed)
 
 
 def _seconds_per_image(trainer: Trainer) -> float:
     """Time validation, with the start of its workers, which each validation has."""
-    config = trainer.config
-    scored = partial(
-        predictions,
+    images = range(min(_TIMED_BATCHES * trainer.config.eval_batch_size, len(trainer.validation)))
+    began = time.perf_counter()
+    for _ in predictions(
         trainer.kept,
         trainer.validation,
-        batch_size=config.eval_batch_size,
+        batch_size=trainer.config.eval_batch_size,
+        workers=trainer.config.workers,
         autocast=trainer.accelerator.autocast,
-    )
-    if config.compile:
-        list(scored(indices=range(min(config.eval_batch_size, len(trainer.validation)))))
-    images, began = 0, time.perf_counter()
-    with closing(scored(workers=config.workers)) as batches:
-        for rows, _ in batches:
-            images += len(rows)
-            if time.perf_counter() - began > _TIMED_SECONDS:
-                break
-    return (time.perf_counter() - began) / max(1, images)
+        indices=images,
+    ):
+        pass
+    return (time.perf_counter() - began) / len(images)

@@ -179,7 +179,8 @@ class Trainer:
         ):
             while self._goes_on():
                 try:
-                    self.validate(self.train_epoch(bar))
+                    speed = self.train_epoch(bar)
+                    self.note_epoch(self.validation_scores(), speed)
                 except NotFiniteError:
                     raise
                 except ImageError as error:
@@ -354,11 +355,7 @@ class Trainer:
         step = Step(found, count, gradient_norm, updated, finite)
         return step, own_signal or (signal.SIGTERM if signalled else 0)
 
-    def validate(self, speed: float) -> None:
-        """Score the validation images and note the epoch. speed: training images a second."""
-        self._note_epoch(self._validation_scores(), speed)
-
-    def _validation_scores(self) -> Scores:
+    def validation_scores(self) -> Scores:
         """Score the validation images, after a checkpoint that a failure here leaves."""
         config, state = self.config, self.state
 
@@ -385,7 +382,7 @@ class Trainer:
                 f"give --clip-grad{half}.",
             ) from error
 
-    def _note_epoch(self, scores: Scores, speed: float) -> None:
+    def note_epoch(self, scores: Scores, speed: float) -> None:
         """Note the epoch, and keep the network if it is the best so far."""
         config, state = self.config, self.state
         assert state.sums is not None, "an epoch has a step at least"

@@ -100,7 +100,7 @@ def test_good_files_are_decoded_once_until_they_change(
     assert check() == sorted(good + unsure)
     assert check() == unsure
     cached = next((tmp_path / "cache").iterdir())
-    cached.write_bytes(cached.read_bytes()[:-5])  # cut short: one entry is lost
+    cached.write_text(cached.read_text()[:-5])  # cut short: one entry is lost
     assert len(check()) == len(unsure) + 1
     assert check() == unsure
     os.utime(tmp_path / "a.png", ns=(1, 1))
@@ -201,7 +201,7 @@ def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     for _ in range(2):  # those that were seen before too
         caplog.clear()
         usable, bad = check_images(manifest, cache=tmp_path / "cache", progress=False)
-        assert (usable, bad) == (manifest, [])
+        assert (list(usable), bad) == (list(manifest), [])
         (said,) = caplog.messages
         assert said.startswith("4 human maps are in colour, of which only the luminance is used")
         assert said.endswith(f"the first is {str(coloured[0])!r}")
