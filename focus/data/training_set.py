@@ -89,19 +89,25 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
     Raises:
         InputError: one is missing, is new or has changed; the message names it.
     """
-    taken = []
+    taken: list[Sample] = []
     for sample, now, then in zip_longest(manifest, _comparable(manifest), _comparable(recorded)):
         if now != then:
-            difference = f"{(now or then).path!r} is {'missing' if now is None else 'new'}"
-            for name in Sample.__slots__ if now and then else ():
-                if (value := getattr(now, name)) != (before := getattr(then, name)):
-                    difference = f"the {name} of {then.path!r} was {before!r} and is {value!r}"
+            difference = _difference(now, then)
             raise InputError(
                 f"The images are not those that the run {run} began with ({len(recorded)} then, "
                 f"{len(manifest)} now; {difference}): bring them back, or give another --name."
             )
         taken.append(replace(sample, split=recorded[len(taken)].split))
     return Manifest(taken, manifest.source)
+
+
+def _difference(now: Sample | None, then: Sample | None) -> str:
+    if now is None:
+        return f"{then and then.path!r} is missing"
+    if then is None:
+        return f"{now.path!r} is new"
+    name = next(n for n in Sample.__slots__ if getattr(now, n) != getattr(then, n))
+    return f"the {name} of {then.path!r} was {getattr(then, name)!r} and is {getattr(now, name)!r}"
 
 
 def _comparable(manifest: Manifest) -> Sequence[Sample]:

@@ -116,8 +116,8 @@ def _runs(config: TrainConfig) -> list[ResolvedTrainConfig]:
     _check_trackers(run)
     if not run.compare_ce:
         return [run]
-    own = {"loss": "ce", "compare_ce": False, "name": f"{run.name}-ce"}
-    return [run, resolve(replace(config, **SET_BY_LOSS, **own))]
+    plain = replace(config, loss="ce", **SET_BY_LOSS, compare_ce=False, name=f"{run.name}-ce")
+    return [run, resolve(plain)]
 
 
 def _run(

@@ -126,13 +126,6 @@ def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
     assert found == {-2, -1, 0, 1, 2}
 
 
-def test_all_together_without_a_map() -> None:
-    change = Augmentation(AUGMENTATIONS, SIZE)
-    image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)
-    made = [change(image, None, (0, 0, row))[0] for row in range(10)]
-    assert len({tuple(one.flatten().tolist()) for one in made}) == 10
-
-
 def test_seed_epoch_and_row_decide_and_nothing_else() -> None:
     change = Augmentation(AUGMENTATIONS, SIZE)
     image, heat = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8), blob(30, 30)

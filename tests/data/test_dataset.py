@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,52 +102,6 @@ def test_images_are_squashed_as_torchvision_does_and_maps_by_area(tmp_path: Path
     torch.testing.assert_close(item.saliency.double(), cells, atol=1e-5, rtol=0)
 
 
-def test_grids_that_do_not_divide_the_image(faces: list[Sample]) -> None:
-    item = dataset(faces, image_size=64, grid=(7, 10))[1]
-    assert item.saliency.shape == (7, 10)
-    assert [bound.item() for bound in item.saliency.aminmax()] == [0, 1]
-    assert dataset(faces, grid=(1, 1))[1].saliency.tolist() == [[0]]
-
-
-def test_image_and_map_move_alike(tmp_path: Path) -> None:
-    dot = np.zeros((64, 64))
-    dot[20, 9] = 255
-    image = save(tmp_path / "i.png", np.stack([dot] * 3, -1))
-    heat = save(tmp_path / "m.png", dot)
-    data = dataset(
-        [Sample(image, 0, map_path=heat)], image_size=64, grid=(64, 64), augment=("shift", "flip")
-    )
-    places = set()
-    for epoch in range(600):
-        data.set_epoch(epoch)
-        item = data[0]
-        place = divmod(int(item.images[0].argmax()), 64)
-        assert place == divmod(int(item.saliency.argmax()), 64)
-        places.add(place)
-    rows, columns = range(18, 23), range(7, 12)
-    assert places == {(r, c) for r in rows for k in columns for c in (k, 63 - k)}
-
-
-def test_rows_of_one_epoch_move_differently(faces: list[Sample]) -> None:
-    data = dataset([faces[0]] * 20, image_size=64, augment=("shift", "flip"))
-    assert len({tuple(data[row].images[0].flatten().tolist()) for row in range(20)}) > 10
-
-
-def test_the_border_is_repeated_and_the_shift_scales_with_the_image(tmp_path: Path) -> None:
-    ramp = np.repeat(np.arange(128)[:, None], 128, 1)
-    path = save(tmp_path / "i.png", np.stack([ramp] * 3, -1))
-    settings = {"mean": (0,) * 3, "std": (1,) * 3, "augment": ("shift", "flip")}
-    data = dataset([Sample(path)], image_size=128, **settings)
-    shifts = set()
-    for epoch in range(60):
-        data.set_epoch(epoch)
-        column = (data[0].images[0, :, 5] * 255).round().long()
-        shift = 64 - int(column[64])
-        assert column.tolist() == [min(max(row - shift, 0), 127) for row in range(128)]
-        shifts.add(shift)
-    assert shifts == set(range(-4, 5))
-
-
 def fingerprint(batch: Batch) -> dict[int, tuple[float, float]]:
     image_sums = batch.images.double().sum((1, 2, 3)).tolist()
     map_sums = batch.saliency.square().sum((1, 2)).tolist()
@@ -229,12 +182,6 @@ def test_a_batch(faces: list[Sample]) -> None:
     assert batch.saliency_mask.tolist() == [True, False]
     assert batch.index.tolist() == [3, 0]
     torch.testing.assert_close(batch.images[0], data[3].images, rtol=0, atol=0)
-
-
-def test_a_dataset_can_be_sent_to_a_spawned_worker(faces: list[Sample]) -> None:
-    data = dataset(faces, augment=("shift", "flip"))
-    copy = pickle.loads(pickle.dumps(data))
-    torch.testing.assert_close(copy[1].images, data[1].images, rtol=0, atol=0)
 
 
 def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:

@@ -49,13 +49,6 @@ def test_the_seed_decides_the_splits() -> None:
     assert zero != one
 
 
-def test_names_of_any_bytes_are_split() -> None:
-    """Of a group, too: not all file systems write UTF-8."""
-    samples = [Sample(f"/\udcff{i}.png", 0, group=f"\udcfe{i % 10}") for i in range(20)]
-    splits = Counter(sample.split for sample in assign_splits(Manifest(samples), seed=0))
-    assert splits == {"train": 16, "validation": 2, "test": 2}
-
-
 def test_a_share_is_the_nearest_whole_number() -> None:
     """15 % of 17 are 2.55, of 14 they are 2.1."""
     samples = [Sample(f"/{i}.png", 0) for i in range(17)]

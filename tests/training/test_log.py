@@ -4,14 +4,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
-from focus.report.contact_sheet import contact_sheet
 from focus.training.log import RunLog
 from focus.training.monitoring import Step
 
@@ -84,41 +81,6 @@ def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
         "eval/entropy": 0.25,
         "eval/peak_share": 0.95,
     }
-
-
-class Pictures(Entries):
-    """As TensorBoard's tracker, which alone takes pictures."""
-
-    name = "tensorboard"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pictures: dict[int, tuple[str, Any]] = {}
-
-    def log_images(self, values: dict[str, Any], step: int, dataformats: str) -> None:
-        ((name, pixels),) = values.items()
-        assert dataformats == "NHWC"
-        self.pictures[step] = name, pixels
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_sheets_are_drawn_every_so_many_epochs_as_files_and_for_tensorboard(tmp_path: Path) -> None:
-    pictures, others = Pictures(), Entries()
-    accelerator = Accelerator(cpu=True, log_with=[others, pictures])
-    run = trainer(few_faces(tmp_path), tmp_path, accelerator, epochs=2, lr=1e-6, sheet_epochs=2)
-    folder = tmp_path / "run" / "sheets"
-    folder.mkdir(parents=True)  # as it is where a run goes on
-    run.fit()
-    (sheet,) = folder.iterdir()
-    assert sheet.name == "epoch-0002.png"
-    contact_sheet(run.detector, run.validation, tmp_path / "expected.png")
-    with Image.open(sheet) as image, Image.open(tmp_path / "expected.png") as expected:
-        drawn = np.asarray(image.convert("RGB"))
-        np.testing.assert_array_equal(drawn, np.asarray(expected.convert("RGB")))
-    ((step, (name, pixels)),) = pictures.pictures.items()
-    assert (step, name) == (2 * run.plan.steps, "validation")
-    np.testing.assert_array_equal(pixels, drawn[None])
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -144,40 +143,6 @@ def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", killed)
 
 
-def test_a_disk_that_fills_up(faces: Path, tmp_path: Path) -> None:
-    """The system's limit on the size of a file refuses a checkpoint, as a full disk does."""
-    words = [
-        *SMALL,
-        "--data",
-        faces,
-        "--epochs",
-        "200",
-        "--output",
-        tmp_path,
-        "--report-to",
-        "none",
-    ]
-    log = tmp_path / "log"
-    process = launch([*words, "--checkpoint-steps", "2"], log)
-    until(lambda: len(checkpoints(tmp_path)) == 2, process)
-    assert process.pid is not None
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
-    process.join(60)
-    assert process.exitcode == 2
-    lines = [line for line in log.read_text().splitlines() if "error" in line]
-    (line,) = lines
-    assert line.startswith("train.py: error: File too large (")
-    assert line.endswith(": free or choose another place.")
-    kept = checkpoints(tmp_path)
-    assert len(kept) == 2
-    assert not being_written(tmp_path)
-    # Both are whole: the run goes on from the last.
-    again = launch([*words, "--resume"], tmp_path / "again")
-    until(lambda: "resuming" in said_in(tmp_path / "again"), again)
-    assert "damaged" not in (tmp_path / "again").read_text()
-    kill(again)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
     number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
@@ -297,24 +262,6 @@ def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
     assert "trained by 2 processes, not 1" in refused.stderr
 
 
-def refused_together(words: list[object], folder: Path, machines: int, **second: str) -> list[str]:
-    """What two processes of a launch say, each in a folder of its own; both have to end with 2.
-
-    second: what the environment says to the second alone.
-    """
-    port, started, logs = free_port(), [], [folder / f"{rank}.log" for rank in range(2)]
-    for rank, log in enumerate(logs):
-        (folder / str(rank)).mkdir(exist_ok=True)
-        about = told(rank, 2, port, local=2 // machines) | (second if rank else {})
-        output = log.with_suffix(".out")
-        started.append(launch(words, output, log, cwd=folder / str(rank), **about))
-    for process in started:
-        process.join(100)
-    errors = [log.read_text() for log in logs]
-    assert [process.exitcode for process in started] == [2, 2], errors
-    return errors
-
-
 def test_two_processes_that_are_stopped_or_killed_go_on_with_the_same_bits(
     faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
@@ -347,21 +294,6 @@ def test_two_processes_that_are_stopped_or_killed_go_on_with_the_same_bits(
     assert int(checkpoints(stopped)[-1].name.removeprefix("step-")) < 12 * 11
     run_on_all(2, *words, "--output", stopped, "--resume", cwd=tmp_path)
     assert_same_run(tmp_path / "whole", stopped)
-
-
-def test_what_one_process_alone_lacks_is_said_with_its_rank(faces: Path, tmp_path: Path) -> None:
-    """A table that only the folder of process 0 has."""
-    rows = [f"{path},{'fake' in str(path):d}" for path in sorted(faces.rglob("*.png"))]
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0" / "faces.csv").write_text("\n".join(["path,label", *rows]))
-    flags = ("--data", "faces.csv", "--allow-outside-root", "--output", tmp_path / "runs")
-    errors = refused_together([*SMALL, *flags], tmp_path, machines=1)
-    said = [[line for line in text.splitlines() if "error" in line] for text in errors]
-    assert len(said[0]) == 1
-    assert said[0][0].startswith("train.py: error: Process 1: ")
-    assert "faces.csv" in said[0][0]
-    assert not said[1]
-    assert "Traceback" not in "".join(errors)
 
 
 def test_two_machines_without_a_shared_folder_are_refused_at_once(

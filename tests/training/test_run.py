@@ -9,11 +9,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +32,7 @@ from focus.errors import InputError
 from focus.evaluation.scores import Scores
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
-from focus.runtime.signals import Stopped
 from focus.training.run import data_lines, train
-from focus.training.trainer import Trainer
 from focus.use.evaluate import evaluate
 
 from ..launching import CHECKOUT, trained
@@ -183,22 +179,6 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     assert re.search(r"Data: \d+ real and \d+ synthetic images of original\.csv, \d+ with a", card)
 
 
-@pytest.mark.usefixtures("plain_cpu")
-def test_evaluate_gives_the_scores_of_the_run(
-    cyborg_run: tuple[Path, str], data: Path, tmp_path: Path
-) -> None:
-    folder, _ = cyborg_run
-    tests = ["--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"cam={data / 'camera'}"]
-    inside("evaluate.py", "--model-dir", folder / "model", *tests, "--output", tmp_path / "model")
-    inside("evaluate.py", "--run", folder, "--output", tmp_path / "alone")
-    first = Scores.from_csv(folder / "scores.csv")
-    for name in ("model", "alone"):
-        again = Scores.from_csv(tmp_path / name / "scores.csv")
-        assert list(again.path) == list(first.path)
-        np.testing.assert_allclose(again.score, first.score, atol=1e-6)
-        assert (tmp_path / name / "results.json").exists()
-
-
 @pytest.fixture(scope="module")
 def tree_runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Three epochs on the folders with blend and with plain cross-entropy; runs and output."""
@@ -271,13 +251,6 @@ def test_an_existing_run_is_refused_and_resumed(
             *(f"{last}/model.safetensors", f"{last}/optimizer.safetensors"),
         ):
             assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-@pytest.mark.slow
-def test_bf16_and_accumulation(data: Path, tmp_path: Path) -> None:
-    words = [*SMALL, "--data", data / "tree", "--mixed-precision", "bf16"]
-    out = forked_well(*words, "--gradient-accumulation-steps", 2, cwd=tmp_path)
-    assert "mixed precision bf16" in out
 
 
 def test_the_images_are_counted_and_missing_human_maps_named() -> None:
@@ -480,36 +453,6 @@ def test_generators_that_the_weights_knew_stay_closed(
     assert not results["open"]["generators"]
     card = (third / "model" / "README.md").read_text()
     assert "- Generators of its fakes: genA (family mine), genB, genC\n" in card
-
-
-@contextmanager
-def stopped_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A run that is told to stop in its first step, and does."""
-    step = Trainer.train_step
-
-    def stopped(self: Trainer, *given: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopped)
-        with pytest.raises(Stopped):
-            yield
-
-
-@pytest.mark.usefixtures("plain_cpu")
-@pytest.mark.slow
-def test_a_resumed_run_knows_them_without_the_weights(
-    fit: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was stopped before there was a model of its own."""
-    first = fit("first", faces(tmp_path / "a", "genA"))
-    two = faces(tmp_path / "b", "genB")
-    with stopped_at_once(monkeypatch):
-        fit("second", two, after="first")
-    assert not (tmp_path / "second" / "model").exists()
-    shutil.rmtree(first)
-    assert known(fit("second", two, after="first", resume=True)) == ("genA", "genB")
 
 
 @pytest.mark.usefixtures("plain_cpu")

@@ -1,6 +1,5 @@
 """A step of the trainer: what it computes, skips and leaves behind; in this process."""
 
-import csv
 import gc
 import os
 from collections.abc import Iterator
@@ -205,15 +204,6 @@ def test_the_seed_decides_order_augmentation_and_random_numbers(
     assert not first.equal(drawn(one))
 
 
-def test_each_process_draws_random_numbers_of_its_own(
-    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = trainer(faces, tmp_path), trainer(faces, tmp_path)
-    found = drawn(first)
-    monkeypatch.setattr(Accelerator, "process_index", 1)
-    assert not found.equal(drawn(second))
-
-
 def spoilt(loaded: Iterator[Batch]) -> Iterator[Batch]:
     """The next batch, with one number that is none."""
     batch = next(loaded)
@@ -284,21 +274,6 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     assert (run.state.step, run.state.updates) == (3, 2)
 
 
-def test_a_scale_that_is_too_large_skips_steps_and_is_no_fault(
-    faces: Manifest, tmp_path: Path, scaled: Accelerator, capsys: pytest.CaptureFixture[str]
-) -> None:
-    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-40)
-    run = trainer(faces, tmp_path, scaled, max_nonfinite=1, epochs=1, model="test_resnet", lr=1e-3)
-    run.fit()
-    (row,) = csv.DictReader((tmp_path / "run" / "summary.csv").open())
-    skipped = int(row["train_skipped_steps"])
-    assert 0 < skipped < run.plan.steps
-    assert run.state.updates == run.plan.steps - skipped
-    assert run.state.nonfinite == 0
-    assert "not finite" not in capsys.readouterr().out
-    assert 0 < float(row["train_grad_norm"]) < 1e6
-
-
 def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
     faces: Manifest, tmp_path: Path, scaled: Accelerator
 ) -> None:
@@ -347,16 +322,6 @@ def test_a_hinge_that_aims_at_the_maps(
     without = Manifest(replace(sample, map_path=None) for sample in faces)
     with pytest.raises(InputError, match="no training image has a human map"):
         trainer(without, tmp_path / "none", loss="hinge", target_from_maps=True)
-
-
-def test_balanced_classes_weigh_alike(faces: Manifest, tmp_path: Path) -> None:
-    run = trainer(faces, tmp_path, class_weight="balanced")
-    weight = run.detector.head.class_weight
-    assert weight is not None
-    labels = np.array([sample.label for sample in run.train])
-    totals = [weight[label].item() * (labels == label).sum() for label in (0, 1)]
-    assert totals == pytest.approx([35, 35])
-    assert run.detector.state_dict().keys() == trainer(faces, tmp_path).detector.state_dict().keys()
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
 """Whole runs of the trainer, in this process: what they keep, give up at, and go on from."""
 
 import csv
-import json
 import math
 import os
-import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -19,8 +17,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from focus.config.command_line import load_config
-from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
 from focus.errors import InputError, NotFiniteError
 from focus.evaluation.scores import Scores
@@ -257,45 +253,6 @@ def test_what_a_crash_has_lost_is_written_again(
     assert_same(contents(again), contents(whole))
 
 
-@pytest.mark.slow
-def test_a_disk_that_is_full_when_the_best_model_is_written(
-    faces: Manifest, whole: Trainer, tmp_path: Path
-) -> None:
-    """The system's limit on a file's size: at the checkpoint of the second epoch it is lifted."""
-    run = trainer(faces, tmp_path, **SMALL)
-    original, limits = run.save, resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def save(keep: int | None = None) -> str:
-        saved = original(keep)
-        if run.state.epoch == 1:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        return saved
-
-    run.save = save  # type: ignore[method-assign]
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            run.fit()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    again = trainer(faces, tmp_path, resume=True, **SMALL)
-    again.fit()
-    assert_same(contents(again), contents(whole))
-
-
-def test_a_run_whose_folder_was_renamed_goes_on_under_its_new_name(
-    faces: Manifest, whole: Trainer, tmp_path: Path
-) -> None:
-    shutil.copytree(whole.folder, tmp_path / "renamed")
-    *_, last = sorted((tmp_path / "renamed" / "checkpoints").glob("step-*"))
-    shutil.rmtree(last)
-    again = trainer(faces, tmp_path, resume=True, **SMALL | {"name": "renamed"})
-    assert again.state.epoch == 1
-    again.fit()
-    assert_same(contents(again), contents(whole))
-    assert load_config(TrainConfig, tmp_path / "renamed" / "config.yaml").name == "renamed"
-    assert json.loads((last / "state.json").read_text())["config"]["name"] == "renamed"
-
-
 def test_a_run_that_diverges_gives_up_and_keeps_its_last_good_checkpoint(
     faces: Manifest, tmp_path: Path
 ) -> None:
@@ -326,21 +283,6 @@ def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
     # One in 50 is moved and flipped alike: 25 places, 2 sides.
     alike = sum(one.equal(other) for one, other in zip(*epochs, strict=True))
     assert alike < 10
-
-
-def test_a_foreign_file_beside_the_model_stays_and_ends_no_run(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    run = trainer(faces, tmp_path, epochs=2)
-    folder = tmp_path / "run" / "model"
-    folder.mkdir(parents=True)
-    (folder / ".DS_Store").write_text("of a file manager")
-    run.save_best()
-    (folder / "detector.onnx").write_text("exported")
-    run.save_best()
-    assert Detector.from_pretrained(folder).config == run.kept.config
-    assert (folder / ".DS_Store").read_text() == "of a file manager"
-    assert (folder / "detector.onnx").read_text() == "exported"
 
 
 def test_the_rates_that_are_logged_are_those_of_the_steps(
