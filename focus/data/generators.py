@@ -25,12 +25,12 @@ _COMMON_WORDS = frozenset({"deepfake", "deepfakes", "faceswap", "guided"})
 
 
 def _plain(name: str) -> str:
-    """A name without case, spaces and punctuation."""
+    """Return a name without case, spaces and punctuation."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
 def is_name(generator: str) -> bool:
-    """Whether it names a generator, and does not stand for one that nobody named."""
+    """Return whether it names a generator, and does not stand for one that nobody named."""
     return _plain(generator) not in _NO_NAMES
 
 
@@ -45,14 +45,14 @@ _PLACES = {
 
 @lru_cache(maxsize=4096)
 def canonical(generator: str) -> str:
-    """The same text for all names of a generator: "SG2", "StyleGAN-2" and "stylegan2"."""
+    """Return the same text for all names of a generator: "SG2", "StyleGAN-2" and "stylegan2"."""
     plain = _plain(generator)
     return _PLACES[plain][1] if plain in _PLACES else plain
 
 
 @lru_cache(maxsize=4096)
 def family_of(generator: str) -> str:
-    """The family that the table gives to a name, "" for one that it does not know.
+    """Return the family that the table gives to a name, "" for one that it does not know.
 
     A name with more in it belongs to the family of the longest alias among its words, a version at
     the end of a word apart: "stylegan2_ffhq", "imagenet_ai_0508_adm", "Midjourney-v6.1".
@@ -71,7 +71,7 @@ def family_of(generator: str) -> str:
 
 
 def families(fakes: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Generator -> family, from the (generator, given family) of each fake, sorted.
+    """Return generator -> family, from the (generator, given family) of each fake, sorted.
 
     The family is the one given most often, else the table's, else "".
     """
@@ -85,17 +85,17 @@ def families(fakes: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def training_families(samples: Iterable[Sample]) -> dict[str, str]:
-    """:func:`families` of the fakes among the training samples."""
+    """Return :func:`families` of the fakes among the training samples."""
     return families((s.generator, s.family) for s in samples if s.label == SYNTHETIC)
 
 
 def with_families(generators: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Generator -> family, the table's where none is given."""
+    """Return generator -> family, the table's where none is given."""
     return {name: given.get(name) or family_of(name) for name in generators}
 
 
 def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation | None:
-    """How far a test generator is from training.
+    """Return how far a test generator is from training.
 
     closed: training saw its fakes, if by another name. near: training saw its family. far: training
     saw other families only. None: it cannot be told, since the family of the generator, or of one
@@ -116,7 +116,7 @@ def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation 
 
 
 def served_by(real: str) -> frozenset[str]:
-    """The generators whose fakes are compared with a real image: what its cell ``generator`` names.
+    """Return the generators whose fakes are compared with a real image, by its ``generator``.
 
     One, or several with ``SEVERAL`` between them; none, which is empty, serves all.
     """
@@ -124,14 +124,14 @@ def served_by(real: str) -> frozenset[str]:
 
 
 def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:
-    """The test set of a generator's fakes: the given one, else closed if training knew it."""
+    """Return the test set of fakes: the given one, else closed if training knew the generator."""
     return test_set or ("closed" if _names_in_training(generator, known) else "open")
 
 
 def families_tested(
     fakes: Iterable[tuple[str, str, str]], known: Iterable[str]
 ) -> dict[tuple[str, str], str]:
-    """(Test set, generator) -> family, from the (given test set, generator, given family) of each.
+    """Return (test set, generator) -> family, from the given test set, generator, family of each.
 
     known: the generators of training.
     """
@@ -147,38 +147,35 @@ def families_tested(
 
 
 def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> list[str]:
-    """A line for each reason why figures of "unknown" generators may mislead.
+    """Return a line for each reason why figures of "unknown" generators may mislead.
 
     Args:
         tests: (test set, generator) -> family of the fakes that are tested.
         known: generator -> family of training.
     """
-    seen, renamed, near, untold = [], [], [], []
+    again, renamed, near, untold = list[str](), list[str](), list[str](), list[str]()
     unknown = {name for name, family in with_families(known, known).items() if not family}
     for (test_set, generator), given in sorted(tests.items()):
         family = given or family_of(generator)
-        place = relation(generator, family, known)
         names = _names_in_training(generator, known)
         alias = "" if generator in names else f" (as {', '.join(map(shown, names))})"
         name = shown(generator)
-        if test_set == "open" and place == "closed":
-            seen.append(name + alias)
-        elif test_set == "closed" and place == "closed" and alias:
-            renamed.append(name + alias)
-        elif test_set == "open" and place == "near":
-            near.append(f"{name} ({shown(family)})")
-        elif test_set == "open" and place is None and known and is_name(generator):
-            untold.append(name)
-            unknown |= set() if family else {generator}
-    lines = []
-    if seen:
-        lines.append(f"Tested as unknown, though training knew it: {'; '.join(seen)}.")
-    if renamed:
-        lines.append(
-            f"Tested as known, since training knew it by another name: {'; '.join(renamed)}."
-        )
-    if near:
-        lines.append(f"Tested as unknown, though training knew its family: {'; '.join(near)}.")
+        match test_set, relation(generator, family, known):
+            case "open", "closed":
+                again.append(name + alias)
+            case "closed", "closed" if alias:
+                renamed.append(name + alias)
+            case "open", "near":
+                near.append(f"{name} ({shown(family)})")
+            case "open", None if known and is_name(generator):
+                untold.append(name)
+                unknown |= set() if family else {generator}
+    reasons = {
+        "Tested as unknown, though training knew it": again,
+        "Tested as known, since training knew it by another name": renamed,
+        "Tested as unknown, though training knew its family": near,
+    }
+    lines = [f"{reason}: {'; '.join(names)}." for reason, names in reasons.items() if names]
     if untold:
         lines.append(
             f"Not known to be near or far: {'; '.join(untold)}; no family is known of "
@@ -188,5 +185,5 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
 
 
 def _names_in_training(generator: str, known: Iterable[str]) -> list[str]:
-    """The names under which training knew a generator."""
+    """Return the names under which training knew a generator."""
     return sorted(name for name in known if canonical(name) == canonical(generator))

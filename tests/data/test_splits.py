@@ -215,3 +215,52 @@ def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
         "give each one split; where unrelated data have groups of the same names, rename those of "
         "one, or, if none of the tables needs its groups, give --columns group=."
     )
+
+
+def faces(n_real: int, n_fake: dict[str, int], split: Split = "") -> list[Sample]:
+    reals = [Sample(f"/data/real/{i}.png", 0, split=split) for i in range(n_real)]
+    fakes = [
+        Sample(f"/data/{g}/{i}.png", 1, g, split=split) for g, n in n_fake.items() for i in range(n)
+    ]
+    return reals + fakes
+
+
+def test_splits_are_stratified_and_independent_of_the_order_and_the_folder() -> None:
+    samples = faces(100, {"kA": 60, "kB": 20})
+    assigned = assign_splits(Manifest(samples), seed=1)
+    assert Counter((s.generator, s.split) for s in assigned) == {
+        ("", "train"): 70,
+        ("", "validation"): 15,
+        ("", "test"): 15,
+        ("kA", "train"): 42,
+        ("kA", "validation"): 9,
+        ("kA", "test"): 9,
+        ("kB", "train"): 14,
+        ("kB", "validation"): 3,
+        ("kB", "test"): 3,
+    }
+    split = {s.path: s.split for s in assigned}
+    backwards = assign_splits(Manifest(samples[::-1]), seed=1)
+    assert {s.path: s.split for s in backwards} == split
+    moved = [replace(s, path=s.path.replace("/data", "/mnt/disk")) for s in samples]
+    assert [s.split for s in assign_splits(Manifest(moved), seed=1)] == list(split.values())
+    assert {s.path: s.split for s in assign_splits(Manifest(samples), seed=2)} != split
+    check_trainable(assigned)
+
+
+def test_given_splits_are_kept() -> None:
+    given = faces(20, {"kA": 20}, "train") + faces(4, {"uB": 4}, "test")
+    assigned = assign_splits(Manifest(given), seed=0, validation=0.2)
+    assert Counter(s.split for s in assigned) == {"train": 32, "validation": 8, "test": 8}
+    assert list(assign_splits(assigned, seed=5)) == list(assigned)
+    loose = [*assigned, Sample("/data/more.png", 0)]
+    assert assign_splits(Manifest(loose), seed=0)[-1].split == "train"
+
+
+def test_a_stratum_of_two_gives_one_to_validation_and_keeps_one() -> None:
+    for share in (0.01, 0.15, 0.9, 1):
+        given = Manifest(faces(2, {"kA": 2}, "train"))
+        assigned = assign_splits(given, seed=0, validation=share)
+        expected = [(0, "train"), (0, "validation"), (1, "train"), (1, "validation")]
+        assert sorted((s.label or 0, s.split) for s in assigned) == expected
+    assert not assign_splits(given, seed=0, validation=0).split("validation")

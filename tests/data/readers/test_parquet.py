@@ -157,19 +157,6 @@ def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Pat
         ]
 
 
-@pytest.mark.parametrize(
-    ("column", "cells"),
-    [("is_fake", [False, True]), ("is_real", [True, False]), ("label", ["0.0", " 1.0 "])],
-)
-def test_labels_by_yes_and_no(
-    tmp_path: Path, cache: Path, column: str, cells: list[bool | str]
-) -> None:
-    path = write_parquet(
-        tmp_path / "x.parquet", arrow_table({"image": pictures(1, 2), column: cells})
-    )
-    assert [s.label for s in read_data(path, Options(columns={"label": column}))] == [0, 1]
-
-
 def test_paths_in_parquet(tmp_path: Path, cache: Path) -> None:
     write({"in/a.png": "face 1", "out.png": "face 2"}, tmp_path)
     path = tmp_path / "x.parquet"
