@@ -86,7 +86,7 @@ def measure(model: str, size: int, batch_size: int, steps: int) -> Cost:
                 threads=1,
                 log_steps=1,
                 clip_grad=1.0,
-                data=str(Path(name, "data")),
+                data=(str(Path(name, "data")),),
                 output=name,
                 name="run",
             )

@@ -1,14 +1,11 @@
 """Progress bars on a terminal and in a log file; how times are told."""
 
-import ast
 import io
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-import focus
 from focus.runtime.progress import format_duration, progress_bar
 
 
@@ -35,16 +32,6 @@ def test_a_log_file_gets_a_line_now_and_then(
     with progress_bar(total=3, desc="faces", unit="image") as bar:
         assert bar.mininterval == seconds
         assert (bar.total, bar.desc, bar.unit) == (3, "faces", "image")
-
-
-def test_all_bars_are_made_here() -> None:
-    made = [
-        path.name
-        for path in Path(focus.__file__).parent.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm"
-    ]
-    assert made == ["progress.py"]
 
 
 def test_times_are_told_in_the_unit_that_is_read() -> None:
