@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from focus.config.data import CheckConfig
-from focus.data.check import findings, report, sheet
+from focus.data.check import contact_sheet, findings, report
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable
 
@@ -27,7 +27,7 @@ def check(config: CheckConfig) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if config.drop_leaks and found.manifest:
         found = replace(found, kept=findings.drop_leaks(found, output / WITHOUT_LEAKS))
-    sheet.draw(found, output / "contact_sheet.png")
+    contact_sheet.draw(found, output / "contact_sheet.png")
     print(report.write(found, output))
     print(f"\nreport: {output}")
     obstacle = found.kept.obstacle if found.kept else found.obstacle

@@ -1,4 +1,4 @@
-"""What the imaginary generators get wrong.
+"""The artefacts of the imaginary generators.
 
 An artefact is a function of the face, a visibility and a random generator. It may change the
 face's parameters (before painting) and may return a change to the painted picture. It always says
@@ -12,7 +12,7 @@ from math import cos, pi, sin
 import numpy as np
 
 from focus.data.demo.canvas import COLUMNS, EVERYWHERE, ROWS, SIZE, Array, Canvas, Region, mix
-from focus.data.demo.faces import head_distance
+from focus.data.demo.paint import head_distance
 from focus.data.demo.people import IRISES, METALS, Eye, Face
 
 # The one dial of difficulty; each artefact's visibility is STRENGTH × U(0.55, 1.15).
@@ -32,7 +32,7 @@ Artefact = Callable[[Canvas, Face, float, np.random.Generator], Mark]
 
 
 def eye_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """One eye differs in the iris's colour, in gaze or in size."""
+    """Change one eye's iris, gaze or size."""
     eye = face.eyes[int(rng.integers(2))]
     kind = rng.permutation(3)[: 1 + int(rng.random() < 0.6)]
     if 0 in kind:
@@ -47,7 +47,7 @@ def eye_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Gen
 
 
 def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """One eye differs in the pupil's shape, in the catchlight and in the lid."""
+    """Change one eye's pupil, catchlight or lid."""
     eye = face.eyes[int(rng.integers(2))]
     kind = rng.permutation(3)[: 1 + int(rng.random() < 0.6)]
     if 0 in kind:
@@ -63,19 +63,19 @@ def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.G
 
 
 def checkerboard(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """A patch of alternating pixels, as strided up-sampling leaves."""
+    """Add a patch of alternating pixels, as strided up-sampling leaves."""
     pattern = 1.0 - 2.0 * ((COLUMNS + ROWS) % 2.0)
     return _pattern_patch(canvas, face, pattern * np.float32(0.075 * strength), rng)
 
 
 def grid(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """A patch of dark lines, every third pixel."""
+    """Add a patch of dark lines, every third pixel."""
     lines = np.maximum(COLUMNS % 3.0 == 0.0, ROWS % 3.0 == 0.0)
     return _pattern_patch(canvas, face, (0.45 - lines) * np.float32(0.14 * strength), rng)
 
 
 def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """The mouth in waves, with lip colour in flecks around it."""
+    """Draw the mouth in waves, with lip colour in flecks around it."""
     mask = _mouth_mask(canvas, face)
     phase, wave = rng.uniform(0.0, 2 * pi), rng.uniform(0.9, 1.3)
     flecks = rng.random((SIZE, SIZE), np.float32)
@@ -92,7 +92,7 @@ def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
 
 
 def streaked_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """The mouth pulled into vertical streaks."""
+    """Pull the mouth into vertical streaks."""
     mask = _mouth_mask(canvas, face)
     streaks = rng.standard_normal(SIZE, np.float32)
 
@@ -106,7 +106,7 @@ def streaked_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.G
 
 
 def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """A ring with a pale inside on the head's contour."""
+    """Add a ring with a pale inside on the head's contour."""
     u, v = _on_contour(face, rng.uniform(-1.4, 1.4) - pi / 2, 1.0)
     radius = rng.uniform(2.9, 3.9)
     mask = canvas.ellipse(u, v, radius + 0.9, radius + 0.9, softness=1.5)
@@ -122,7 +122,7 @@ def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generato
 
 
 def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """A smaller, filled droplet of another colour, on or near the head's contour."""
+    """Add a smaller, filled droplet of another colour, on or near the head's contour."""
     u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), rng.uniform(0.80, 1.05))
     radius = rng.uniform(2.1, 2.9)
     colour = ((0.20, 0.55, 0.80), (0.75, 0.30, 0.65), (0.35, 0.65, 0.30), (0.85, 0.60, 0.20))
@@ -139,7 +139,7 @@ def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.G
 
 
 def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """An arc inside the contour where a swapped face was blended in: a line, and a tint within."""
+    """Add the arc where a swapped face was blended in: a line inside the contour, a tint within."""
     depth = rng.uniform(2.6, 4.2)
     middle, half = rng.uniform(-0.6, 0.6) + pi * int(rng.integers(2)), rng.uniform(0.7, 1.1)
     tint = np.array(rng.normal(0.0, 1.0, 3), np.float32).reshape(3, 1, 1)
@@ -159,7 +159,7 @@ def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
 
 
 def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """The picture turned about a point of the hairline or the jaw."""
+    """Turn the picture about a point of the hairline or the jaw."""
     angle = rng.uniform(-0.95, 0.95) + (pi / 2 if rng.random() < 0.5 else -pi / 2)
     u, v = _on_contour(face, angle, 0.92)
     x, y = canvas.pixel(u, v)
@@ -176,7 +176,7 @@ def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator)
 
 
 def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """An ear deformed or missing, or an earring on one side only."""
+    """Deform or remove an ear, or leave an earring on one side only."""
     ear = face.ears[int(rng.integers(2))]
     hidden = face.hair is not None and face.hair.length > 5.0
     kind = rng.random()
@@ -200,7 +200,7 @@ def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Genera
 
 
 def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """A faint fingerprint of the whole image: two oblique waves, and fine detail losing colour.
+    """Add a faint fingerprint to the whole image: two oblique waves, fine detail losing colour.
 
     The waves have periods of about 3 and 4 pixels, and are strongest in red, inverted in blue.
     """
@@ -250,7 +250,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
 
 
 def sample_artefacts(family: str, rng: np.random.Generator) -> list[str]:
-    """The names of the artefacts that one fake holds, at least one."""
+    """Draw the names of the artefacts that one fake holds, at least one."""
     chances = FAMILIES[family]
     names = [name for name, chance in chances.items() if rng.random() < chance]
     return names or [str(rng.choice(list(chances)))]
@@ -267,19 +267,19 @@ def _mouth_mask(canvas: Canvas, face: Face) -> Array:
 
 
 def _on_contour(face: Face, angle: float, radius: float) -> tuple[float, float]:
-    """A point of the head's contour (radius 1), ``angle`` from the right ear over the jaw."""
+    """Return a point of the head's contour, ``angle`` from the right ear over the jaw."""
     return radius * face.width * cos(angle), radius * face.height * sin(angle)
 
 
 def _spread(region: Region) -> Array:
-    """A region's cover as a mask of the whole image."""
+    """Return a region's cover as a mask of the whole image."""
     mask = np.zeros((SIZE, SIZE), np.float32)
     mask[region.window] = region.cover
     return mask
 
 
 def _pattern_patch(canvas: Canvas, face: Face, pattern: Array, rng: np.random.Generator) -> Mark:
-    """A round patch of a pattern, on a cheek, the forehead or the hair."""
+    """Add a round patch of a pattern, on a cheek, the forehead or the hair."""
     angle, radius = rng.uniform(0.0, 2 * pi), rng.uniform(5.0, 7.0)
     u, v = _on_contour(face, angle, rng.uniform(0.45, 0.75))
     mask = _spread(canvas.ellipse(u, v, radius, radius, softness=3.0))

@@ -25,17 +25,12 @@ from focus.data.demo.render import (
     items,
     render_face,
 )
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
+from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
 from focus.runtime.machine import cache_dir
 from focus.runtime.parallel import parallel_map
 
 _INDEX = "index.json"
-_TEST_SETS: dict[str, TestSet] = {
-    "closed": "closed",
-    "closed_balanced": "closed_balanced",
-    "open": "open",
-}
 _PACKAGE = Path(__file__).parent
 
 
@@ -104,7 +99,7 @@ def _manifest(folder: Path, splits: Splits, artefacts: list[list[str]]) -> Manif
         if fake:
             extra["known_artefact"] = str(int(not KNOWN_ARTEFACTS.isdisjoint(names)))
             extra["artefacts"] = "+".join(names)
-        test_set = _TEST_SETS.get(item.split, "")
+        test_set: TestSet = next((name for name in TEST_SETS if name == item.split), "")
         split: Split = "test" if test_set else "train" if item.split == "train" else "validation"
         samples.append(
             Sample(

@@ -46,7 +46,7 @@ def sample_camera(rng: np.random.Generator, source: int) -> Camera:
 
 
 def take_picture(camera: Camera, image: Array, rng: np.random.Generator) -> np.ndarray:
-    """``image`` [3, 64, 64] as taken and stored by ``camera``: uint8 [64, 64, 3]."""
+    """Return ``image`` [3, 64, 64] as taken and stored by ``camera``: uint8 [64, 64, 3]."""
     image = _blurred(image, camera.blur)
     np.clip(image, 0.0, 1.0, out=image)
     np.power(image, camera.gamma, out=image)
@@ -63,7 +63,7 @@ def take_picture(camera: Camera, image: Array, rng: np.random.Generator) -> np.n
 
 
 def _blurred(image: Array, weight: float) -> Array:
-    """A three-tap blur along both axes; ``weight`` is each neighbour's share."""
+    """Blur by three taps along both axes; ``weight`` is each neighbour's share."""
     rows = image.copy()
     rows[:, 1:-1] += weight * (image[:, :-2] + image[:, 2:] - 2.0 * image[:, 1:-1])
     out = rows.copy()

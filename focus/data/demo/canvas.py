@@ -51,7 +51,7 @@ class Canvas:
         self.image: Array = np.zeros((3, SIZE, SIZE), np.float32)
 
     def pixel(self, u: float, v: float) -> tuple[float, float]:
-        """Column and row of a point of the face."""
+        """Return column and row of a point of the face."""
         pose = self.pose
         return (
             pose.x + pose.scale * (self._cos * u - self._sin * v),
@@ -59,7 +59,7 @@ class Canvas:
         )
 
     def window(self, u: float, v: float, half_width: float, half_height: float) -> Window:
-        """The pixels that hold a rectangle of the face, clipped to the image."""
+        """Return the pixels that hold a rectangle of the face, clipped to the image."""
         x, y = self.pixel(u, v)
         c, s = abs(self._cos) * self.pose.scale, abs(self._sin) * self.pose.scale
         rx = c * half_width + s * half_height + 1
@@ -69,7 +69,7 @@ class Canvas:
         return slice(min(top, SIZE), bottom), slice(min(left, SIZE), right)
 
     def edge(self, inside: Array, softness: float = 0.0) -> Array:
-        """Cover of a shape from the distance inside its border, in units."""
+        """Return a shape's cover from the distance inside its border, in units."""
         sharpness = 1.0 / max(1.0 / self.pose.scale, softness)
         cover: Array = np.clip(inside * sharpness + 0.5, 0.0, 1.0)
         return cover
@@ -77,7 +77,7 @@ class Canvas:
     def ellipse(
         self, u: float, v: float, a: float, b: float, tilt: float = 0.0, softness: float = 0.0
     ) -> Region:
-        """An ellipse with half axes ``a``, ``b``; ``softness`` is the width of its border."""
+        """Return an ellipse with half axes ``a``, ``b`` and a border ``softness`` wide."""
         reach = max(a, b) if tilt else 0.0
         window = self.window(u, v, max(a, reach) + softness / 2, max(b, reach) + softness / 2)
         du, dv = self.u[window] - u, self.v[window] - v
@@ -88,14 +88,14 @@ class Canvas:
         return Region(window, self.edge((1.0 - radius) * min(a, b), softness))
 
     def ring(self, u: float, v: float, a: float, b: float, width: float) -> Region:
-        """The outline of an ellipse, ``width`` units thick."""
+        """Return the outline of an ellipse, ``width`` units thick."""
         window = self.window(u, v, a + width, b + width)
         du, dv = self.u[window] - u, self.v[window] - v
         radius = np.sqrt(np.square(du / a) + np.square(dv / b))
         return Region(window, self.edge(width / 2 - np.abs(radius - 1.0) * min(a, b)))
 
     def stroke(self, u0: float, v0: float, u1: float, v1: float, width: float) -> Region:
-        """A straight line with round ends."""
+        """Return a straight line with round ends."""
         length = hypot(u1 - u0, v1 - v0)
         cu, cv = (u1 - u0) / length, (v1 - v0) / length
         half = (abs(u1 - u0) + width) / 2, (abs(v1 - v0) + width) / 2
@@ -117,16 +117,16 @@ class Canvas:
 
 
 def solid(colour: Colour) -> Array:
-    """A colour as [3, 1, 1]."""
+    """Return a colour as [3, 1, 1]."""
     return np.array(colour, np.float32).reshape(3, 1, 1)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """``one`` with a ``share`` of ``other``."""
+    """Return ``one`` with a ``share`` of ``other``."""
     r, g, b = (p + share * (q - p) for p, q in zip(one, other, strict=True))
     return r, g, b
 
 
 def scaled(colour: Colour, factor: float) -> Colour:
-    """A colour times a factor."""
+    """Return a colour times a factor."""
     return colour[0] * factor, colour[1] * factor, colour[2] * factor

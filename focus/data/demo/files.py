@@ -61,7 +61,7 @@ def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) ->
 
 
 def _copied(sample: Sample, folder: Path) -> Sample:
-    """The sample of the same files in ``folder``: images by split and family, maps by base name."""
+    """Copy a sample's files into ``folder``: images by split and family, maps by base name."""
     source = Path(sample.path)
     split, family = source.parts[-3:-1]
     name = f"{split}_{family}_{source.name}"
@@ -85,7 +85,7 @@ def _copied(sample: Sample, folder: Path) -> Sample:
 
 
 def _write_cyborg(samples: Iterable[Sample], path: Path, root: Path) -> None:
-    """``split,label,/path,generator`` without header; reals have no generator."""
+    """Write ``split,label,/path,generator`` without header; reals have no generator."""
     with atomic_csv_writer(path, end="\n") as rows:
         for sample in samples:
             row = [

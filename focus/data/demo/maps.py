@@ -1,4 +1,4 @@
-"""Simulated annotators: where people would say they looked.
+"""The maps of simulated annotators.
 
 Five annotators each mark a face. On a fake each notices each artefact with probability 0.7, marks
 it up to 3 pixels off and in another size, and 35 % mark something irrelevant as well. On a real
@@ -34,7 +34,7 @@ _PLACES = (
 
 
 def human_map(canvas: Canvas, masks: Sequence[Array], rng: np.random.Generator) -> np.ndarray:
-    """The map of a face that holds the artefacts ``masks`` (none: real), uint8 [64, 64].
+    """Return the map of a face that holds the artefacts ``masks`` (none: real), uint8 [64, 64].
 
     The maximum is 255.
     """
@@ -61,7 +61,7 @@ def human_map(canvas: Canvas, masks: Sequence[Array], rng: np.random.Generator) 
 
 
 def _jittered(mask: Image.Image, rng: np.random.Generator) -> Array:
-    """The mask moved by up to 3 pixels and scaled about its middle."""
+    """Move the mask by up to 3 pixels and scale it about its middle."""
     left, top, right, bottom = mask.getbbox() or (0, 0, _HALF, _HALF)
     x, y = (left + right) / 2, (top + bottom) / 2
     shrink = 1.0 / rng.uniform(0.75, 1.35)
@@ -76,7 +76,7 @@ def _jittered(mask: Image.Image, rng: np.random.Generator) -> Array:
 
 
 def _glance(canvas: Canvas, rng: np.random.Generator) -> Array:
-    """A Gaussian over one of the places people look at."""
+    """Return a Gaussian over one of the places people look at."""
     u, v, a, b = _PLACES[int(rng.integers(len(_PLACES)))]
     x, y = canvas.pixel(u + canvas.pose.yaw + rng.normal(0.0, 1.2), v + rng.normal(0.0, 1.2))
     size = rng.uniform(0.8, 1.3)

@@ -1,4 +1,4 @@
-"""What varies between the drawn people: a face's parameters, and how they are drawn at random."""
+"""The parameters of a drawn face, and how they are drawn at random."""
 
 from dataclasses import dataclass
 

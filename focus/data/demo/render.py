@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from focus.data.demo.artefacts import ARTEFACTS, STRENGTH, VISIBILITY, Mark, sample_artefacts
 from focus.data.demo.camera import sample_camera, take_picture
 from focus.data.demo.canvas import Canvas
-from focus.data.demo.faces import paint_face
 from focus.data.demo.maps import human_map
+from focus.data.demo.paint import paint_face
 from focus.data.demo.people import sample_face
 
 # Goes up when the set is meant to change; results of different versions do not compare.
@@ -58,7 +58,7 @@ WITHOUT_MASK = frozenset({REAL_FAMILY, "uSpectrum"})
 
 
 class Item(NamedTuple):
-    """Which image: split, family ("real" or a generator), number from 0."""
+    """An image's name: split, family ("real" or a generator), number from 0."""
 
     split: str
     family: str
@@ -66,14 +66,14 @@ class Item(NamedTuple):
 
     @property
     def source(self) -> int:
-        """The acquisition source, 0 or 1; it agrees with the class in a fixed share of images."""
+        """Return the acquisition source, 0 or 1: the class's own in a fixed share of images."""
         share = SOURCE_AGREEMENT[self.split]
         agrees = int((self.number + 1) * share) > int(self.number * share)
         return int((self.family != REAL_FAMILY) == agrees)
 
 
 def items(splits: Splits = SPLITS) -> Iterator[Item]:
-    """All images of the set, in order."""
+    """Yield all images of the set, in order."""
     for split, families in splits.items():
         for family, count in families.items():
             for number in range(count):

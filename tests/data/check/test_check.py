@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
-from focus.data.check.sheet import CELLS, GAP, HEAD, LABELS, SIDE
+from focus.data.check.contact_sheet import CELLS, GAP, HEAD, LABELS, SIDE
 from focus.data.check.survey import look
 from focus.data.demo import render_face
 from focus.data.images import load_image

@@ -24,7 +24,7 @@ _X, _Y = COLUMNS / (SIZE - 1), ROWS / (SIZE - 1)
 
 
 def head_distance(canvas: Canvas, face: Face) -> Array:
-    """Distance inside the head's contour in units, [64, 64]: a superellipse narrowed at the jaw."""
+    """Return the distance inside the head's contour, a superellipse narrowed at the jaw."""
     taper = np.clip(canvas.v / face.height, 0.0, 1.0)
     u = np.abs(canvas.u) / (face.width * (1.0 - face.jaw * taper * taper))
     v = np.abs(canvas.v) / face.height
@@ -229,7 +229,7 @@ def _paint_mouth(canvas: Canvas, face: Face) -> None:
 
 
 def _hair_distance(canvas: Canvas, face: Face, hair: Hair) -> Array:
-    """Distance inside the hair's outer contour: a dome over the head, then locks of its length."""
+    """Return the distance inside the hair's contour: a dome over the head, then locks."""
     width, top = face.width + hair.volume, face.height + 0.6 + 0.5 * hair.volume
     above = np.minimum(canvas.v, 0.0)
     dome = (1.0 - np.hypot(canvas.u / width, above / top)) * width
@@ -239,7 +239,7 @@ def _hair_distance(canvas: Canvas, face: Face, hair: Hair) -> Array:
 
 
 def _strands(canvas: Canvas, hair: Hair) -> Array:
-    """The hair's colour, [3, 64, 64]: strands that spread from the parting, and a sheen."""
+    """Return the hair's colour, [3, 64, 64]: strands that spread from the parting, and a sheen."""
     spread = 0.30 + 0.70 * np.clip((canvas.v + 24.0) / 22.0, 0.0, 1.0)
     along = (canvas.u - hair.part) / spread
     tone = 1.0 + 0.13 * np.sin(hair.frequency * along + hair.phase)
