@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
-from accelerate import Accelerator
 from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
@@ -25,7 +24,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
 from focus.data.readers import read_data, read_given
 from focus.errors import InputError
-from focus.evaluation.inference import other_geometry, score_shared
+from focus.evaluation.inference import geometry_warning, score_images
 from focus.model.detector import Detector
 from focus.runtime.launch import start
 from focus.training.trainer import Trainer
@@ -343,7 +342,7 @@ def test_training_keeps_the_geometry_and_evaluation_compares_it(
         TrainConfig(recipe="demo", image_size=32, epochs=1, output=str(tmp_path), name="run")
     )
     detector = Detector("focus_small", image_size=32)
-    assert other_geometry(detector, whole) == ""  # nothing is known of an untrained one
+    assert geometry_warning(detector, whole) == ""  # nothing is known of an untrained one
     accelerator = start(config, log_with="tensorboard", project_dir=tmp_path / "run")
     Trainer(config, detector, cut, accelerator)
     detector.save_pretrained(tmp_path / "model")
@@ -353,14 +352,11 @@ def test_training_keeps_the_geometry_and_evaluation_compares_it(
     def warned(manifest: Manifest) -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.WARNING, "focus.evaluation.inference"):
-            score_shared(
-                Accelerator(cpu=True),
+            score_images(
                 saved,
                 manifest,
                 batch_size=4,
-                workers=0,
                 progress=False,
-                description="",
             )
         return caplog.messages
 

@@ -176,29 +176,13 @@ def _table(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [("split", "class", "generator", "images", "with map", "size", "format", "mode")]
     names = shortened((kind["generator"] for kind in kinds), _LONGEST)
     for kind in kinds:
-        rows.append(
-            (
-                kind["split"] or "(none)",
-                kind["label"],
-                names[kind["generator"]],
-                str(kind["images"]),
-                str(kind["with_map"]),
-                *(_commonest(kind[name]) for name in ("sizes", "formats", "modes")),
-            )
-        )
+        counts = [kind[name] for name in ("sizes", "formats", "modes")]
+        commonest = [next(iter(c), "") + (f" +{len(c) - 1}" if len(c) > 1 else "") for c in counts]
+        name, n, n_mapped = names[kind["generator"]], str(kind["images"]), str(kind["with_map"])
+        rows.append((kind["split"] or "(none)", kind["label"], name, n, n_mapped, *commonest))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if at in (3, 4) else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _commonest(counts: Mapping[str, int]) -> str:
-    first = next(iter(counts), "")
-    return f"{first} +{len(counts) - 1}" if len(counts) > 1 else first
+    aligned = [f"{{:{'>' if at in (3, 4) else '<'}{width}}}" for at, width in enumerate(widths)]
+    return ["  ".join(aligned).format(*row).rstrip() for row in rows]
 
 
 def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
