@@ -67,11 +67,6 @@ def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDAr
         raise _undecodable(path, error) from error
 
 
-def text_of(path: Path) -> str:
-    """Return the UTF-8 text of a file; raises ValueError for what is none, OSError for no file."""
-    return path.read_text(encoding="utf-8")
-
-
 def turn_upright(image: Image.Image) -> bool:
     """Turn a loaded image by its EXIF orientation; return whether width and height are swapped."""
     if not {"exif", "xmp", "Raw profile type exif"} & image.info.keys():

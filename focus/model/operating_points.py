@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from focus.data.images import text_of
 from focus.errors import InputError
 from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration
 from focus.runtime.files import atomic_write
@@ -75,7 +74,7 @@ class OperatingPoints:
         if not path.exists():
             return None
         try:
-            values = json.loads(text_of(path))
+            values = json.loads(path.read_text(encoding="utf-8"))
             if values["version"] != VERSION:
                 raise ValueError(f"version {values['version']}, this program reads {VERSION}")
             return cls.from_values(values)

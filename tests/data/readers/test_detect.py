@@ -1,7 +1,6 @@
 """The layout of a path is the documented one, whatever its authors called files and folders."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -153,36 +152,3 @@ def test_random_bytes_are_refused_by_a_sentence(
     except InputError as error:
         message = str(error)
     assert message.endswith(".") if message else len(found) > 0
-
-
-@settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
-)
-@given(
-    rows=st.lists(
-        st.tuples(
-            st.from_regex(r"[^\s/\0\ud800-\udfff]{1,9}[^\s/\0.\ud800-\udfff]", fullmatch=True),
-            st.sampled_from(["real", "fake", "SYNTHETIC", "0", "1", "ai", "nature", ""]),
-            st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-            st.sampled_from(["", "train", "val", "test"]),
-            st.sampled_from(["", "1 2 3 4", "(0.1, 1e-9, 7, 8)"]),
-        ),
-        min_size=1,
-        max_size=5,
-        unique_by=lambda row: row[0],
-    )
-)
-def test_reader_manifest_writer_reader_is_the_identity(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
-) -> None:
-    folder = tmp_path_factory.mktemp("set")
-    for name, *_ in rows:
-        (folder / name).write_bytes(b"")
-    quoted = (",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows)
-    text = "\r\n".join(["path,label,generator,split,box", *quoted])
-    (folder / "data.csv").write_bytes(text.encode())
-    found = read_data(folder / "data.csv", allow_unlabelled=True)
-    assert [s.path for s in found] == [f"{folder}/{name}" for name, *_ in rows]
-    found.to_csv(folder / "again.csv")
-    assert list(read_data(folder / "again.csv", allow_unlabelled=True)) == list(found)
-    assert replace(found[0]) == found[0]

@@ -2,19 +2,17 @@
 
 import json
 import sys
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from focus.data.readers import Options, read_data
+from focus.config.train import TrainConfig
+from focus.data.readers import Options, read_data, read_given
+from focus.data.splits import check_trainable
 from focus.errors import InputError
 
-from ...commands import check
 from ...trees import arrow_table, face, pictures, write, write_parquet, write_saved
 
 HUB_FEATURES = {
@@ -115,33 +113,17 @@ def test_images_within_other_columns_are_neither_decoded_nor_fetched(
 def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    draw = np.random.default_rng(0)
-
-    def part(name: str, pixels: list[NDArray[np.uint8]]) -> None:
-        files = []
-        for image in pixels:
-            file = BytesIO()
-            Image.fromarray(image).save(file, "PNG")
-            files.append({"bytes": file.getvalue(), "path": None})
-        labels = [at % 2 for at in range(len(files))]
-        write_parquet(
-            tmp_path / f"{name}-0.parquet", arrow_table({"image": files, "label": labels})
-        )
-
-    images = list(draw.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8))
-    part("train", [*images[:4], images[0]])
-    part("validation", [images[0], images[5]])
-    part("test", [*images[6:], images[6], images[3]])
-    found = read_data(tmp_path)
-    assert [s.split for s in found] == ["test"] * 3 + ["train"] * 4 + ["validation"] * 2
-    assert "left out 2 images that were given before" in caplog.text
-    with pytest.raises(SystemExit) as end:
-        check([str(tmp_path), "--output", str(tmp_path / "out")])
-    assert end.value.code == 1
-    report = json.loads((tmp_path / "out/check.json").read_text())
-    assert report["leaks"]["between"] == {"train-validation": 1, "train-test": 1}
-    assert "2 images of" in report["obstacle"]
-    assert "lie in more than one split" in report["obstacle"]
+    for name, greys in {"train": (1, 2, 1), "validation": (1, 3), "test": (4, 5, 4, 2)}.items():
+        columns: dict[str, list[Any]] = {
+            "image": pictures(*greys),
+            "label": [grey % 2 for grey in greys],
+        }
+        write_parquet(tmp_path / f"{name}-0.parquet", arrow_table(columns))
+    own, _ = read_given(TrainConfig(data=(str(tmp_path),)))
+    assert [s.split for s in own] == ["test"] * 3 + ["train"] * 2 + ["validation"] * 2
+    assert "left out 2 images that were given before, the first in" in caplog.text
+    with pytest.raises(InputError, match=r"2 images of .* lie in more than one split"):
+        check_trainable(own)
 
 
 def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Path) -> None:
