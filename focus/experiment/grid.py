@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -79,16 +80,23 @@ def grid(
     the longest first, so that cores end together. Raises InputError for an unknown arm.
     """
     check_arms(arms)
-    # The dose that an arm is a point of, at the standard epochs.
+    epochs = setup.standard_epochs
+    # The point of the dose-response that an arm is, at the standard epochs.
     points = {"ce": 0.0, "focus": setup.weights["focus"].get("focus_weight")}
     points = {arm: dose for arm, dose in points.items() if arm in arms and 1 in lengths}
-    epochs = setup.standard_epochs
-
-    def make(
-        arm: str, length: int, model: str, seed: int, dose: float | None, settings: Settings
-    ) -> Run:
-        name, maps = (f"dose-{dose:g}", "own") if arm == "dose" else (arm, ARMS[arm].maps)
-        return _run(
+    cells: list[tuple[str, str, str, int, Any, Settings]] = []
+    for arm in arms:
+        settings = setup.weights[ARMS[arm].like or arm]
+        for length in lengths:
+            dose = points.get(arm) if length == 1 else None
+            cells.append(
+                (arm, arm, ARMS[arm].maps, length, dose if dose in doses else None, settings)
+            )
+    for dose in doses:
+        if dose not in points.values():
+            cells.append(("dose", f"dose-{dose:g}", "own", 1, dose, {"focus_weight": dose}))
+    runs = [
+        _run(
             *(setup, model, arm, seed, settings),
             data=setup.output / "data" / f"{maps}.csv",
             output=setup.output / "runs" / _folder(model),
@@ -96,20 +104,10 @@ def grid(
             length=length,
             dose=dose,
         )
-
-    runs = []
-    for model in setup.models:
-        for seed in range(seeds):
-            for arm in arms:
-                for length in lengths:
-                    dose = points.get(arm) if length == 1 else None
-                    settings = setup.weights[ARMS[arm].like or arm]
-                    runs.append(
-                        make(arm, length, model, seed, dose if dose in doses else None, settings)
-                    )
-            for dose in doses:
-                if dose not in points.values():
-                    runs.append(make("dose", 1, model, seed, dose, {"focus_weight": dose}))
+        for model in setup.models
+        for seed in range(seeds)
+        for arm, name, maps, length, dose, settings in cells
+    ]
     return sorted(runs, key=lambda run: (run.seed, -run.length))
 
 

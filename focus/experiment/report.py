@@ -137,7 +137,7 @@ def _table(
     shown = [name for name in columns if any(each.n for each in cells[name])]
     if not shown:
         return []
-    heads = [FIGURES.get(name, name.removeprefix("open.")) for name in shown]
+    heads = [FIGURES.get(name, (name.removeprefix("open."),))[0] for name in shown]
     lines = [f"| {first} | epochs | seeds | {' | '.join(heads)} |", "|---" * (3 + len(shown)) + "|"]
     for row, ((label, epochs), members) in enumerate(rows.items()):
         values = [cell(cells[name][row], interval) for name in shown]

@@ -187,6 +187,7 @@ def test_figures_that_no_resample_moves_are_not_certain(grouped: bool) -> None:
     assert "brier" not in ranges  # it does not move, and is neither 0 nor 1
     shared = 0.025 ** (1 / (40 if grouped else 80))
     assert results["mean"]["intervals"]["auc"] == (pytest.approx(shared), 1.0)
+    assert results["mean"]["intervals"]["eer"] == ranges["eer"]
 
 
 def test_a_class_of_one_image_has_no_resampled_interval() -> None:
