@@ -100,7 +100,8 @@ def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
 
     None if no map is: they are maps of other data.
     """
-    maps = [m for reference in map_references(folder, {}).values() for m in members(reference)]
+    is_coco = folder.suffix.lower() == ".json"
+    maps = [*_drawn_references(folder).values()] if is_coco else [*map(str, images_below(folder))]
     odd = [m for m in maps if m not in owned]
     return odd if len(odd) < len(maps) else []
 
