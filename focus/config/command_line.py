@@ -14,17 +14,8 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from focus.config.options import GROUPS, flag
 from focus.config.recipes import Recipe
@@ -198,12 +189,8 @@ def read_yaml(path: str, types: Mapping[str, Any]) -> dict[str, Any]:
 
 def _types(config_class: type[C]) -> dict[str, Any]:
     """Return the type of each field, ``int`` for ``int | None``."""
-    types = {}
-    for name, hint in get_type_hints(config_class).items():
-        if get_origin(hint) in (Union, UnionType):
-            (hint,) = (part for part in get_args(hint) if part is not NoneType)
-        types[name] = hint
-    return types
+    hints = get_type_hints(config_class).items()
+    return {n: get_args(hint)[0] if NoneType in get_args(hint) else hint for n, hint in hints}
 
 
 def _split(
@@ -215,8 +202,8 @@ def _split(
     words.
     """
     words: list[str] = []
-    given: dict[str, str] = {}
     files: list[str] = []
+    given: dict[str, str] = {}
     named: set[tuple[str, str]] = set()
     rest = deque(argv)
     while rest:
@@ -253,13 +240,11 @@ def _split(
 
 def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Drop what another loss or recipe than that of ``over`` has decided."""
-    dropped = {
-        name
-        for choice, decided in _DECIDED_BY.items()
-        if decided <= values.keys() and over.get(choice, values[choice]) != values[choice]
-        for name in decided
-    }
-    return {name: value for name, value in values.items() if name not in dropped}
+    kept = dict(values)
+    for choice, decided in _DECIDED_BY.items():
+        if decided <= values.keys() and over.get(choice, values[choice]) != values[choice]:
+            kept = {name: value for name, value in kept.items() if name not in decided}
+    return kept
 
 
 def _as_words(values: Mapping[str, Any], config_class: type[C], before: bool) -> Iterator[str]:
@@ -282,8 +267,9 @@ def _options(config_class: type[C]) -> Any:
     markers: Any = tyro.conf  # which mypy takes for types
     arg = tyro.conf.arg
     hints: dict[str, Any] = get_type_hints(config_class)
-    about = "YAML file with values for the flags; may be repeated, the command line wins"
-    file = arg(help=about, metavar="FILE", aliases=("-c",), help_behavior_hint="")
+    types = _types(config_class)
+    said = "YAML file with values for the flags; may be repeated, the command line wins"
+    file = arg(help=said, metavar="FILE", aliases=("-c",), help_behavior_hint="")
     groups: dict[str, list[Any]] = {"file": [("config", Annotated[str, file], "")]}
     groups |= {title: [] for title in GROUPS}
     for f in fields(config_class):
@@ -293,19 +279,15 @@ def _options(config_class: type[C]) -> Any:
         elif get_origin(hint) in (tuple, dict) and not f.metadata["many"]:
             hint = markers.UseAppendAction[hint]
         plain = isinstance(f.default, str | int | float) and f.default is not False
-        switch = "[true|false]" if bool in (hint, *get_args(hint)) else None
-        option = arg(
-            help=f.metadata["help"],
-            metavar=f.metadata["metavar"] or switch,
-            help_behavior_hint=f"(default: {f.default})" if plain else "",
-        )
+        said = f"(default: {f.default})" if plain else ""
+        metavar = f.metadata["metavar"] or ("[true|false]" if types[f.name] is bool else None)
+        option = arg(help=f.metadata["help"], metavar=metavar, help_behavior_hint=said)
         default = field(default=f.default, default_factory=f.default_factory)
         groups[f.metadata["group"]].append((f.name, Annotated[hint, option], default))
-    sections = []
-    for title, members in groups.items():
-        # With a help of its own, tyro looks for none in the source, which takes long.
-        section: Any = make_dataclass(title, members)
-        sections.append((title, markers.OmitArgPrefixes[Annotated[section, arg(help=" ")]]))
+    # With a help of its own, tyro looks for none in the source, which takes long.
+    about = arg(help=" ")
+    made: Any = {title: make_dataclass(title, members) for title, members in groups.items()}
+    sections = [(n, markers.OmitArgPrefixes[Annotated[each, about]]) for n, each in made.items()]
     return make_dataclass("Options", sections)
 
 
