@@ -31,6 +31,7 @@ TREES: dict[Layout, Mapping[str, int]] = {
     "real-fake": {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
 }
 """The folders that name the label; the first tree that fits is taken."""
+_NOT_READ = (".heic", ".heif", ".jxl")  # images that Pillow does not read
 _MAP_FOLDERS = ("heatmaps", "maps", "masks")
 
 _Folders = tuple[str, ...]
@@ -73,7 +74,8 @@ def images_without_maps(
 ) -> list[Path]:
     """Return the image files below a folder, without those in folders of maps and masks.
 
-    Warns of folders that are passed over, but for ``maps``. extensions: of the files to return.
+    Warns of folders that are passed over, but for ``maps``, and of files that Pillow does not read.
+    extensions: of the files to return.
     """
     passed: list[Path] = []
 
@@ -89,6 +91,8 @@ def images_without_maps(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
                 *(root, n_files, folder.relative_to(root)),
             )
+    if unread := sum(1 for _ in images_below(root, _NOT_READ, lambda f: f == maps or f in passed)):
+        _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, unread)
     return found
 
 

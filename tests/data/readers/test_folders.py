@@ -184,6 +184,9 @@ def test_folders_of_maps_hold_no_images(tmp_path: Path, caplog: pytest.LogCaptur
     ]
     passed = f"{root}: passed over 1 files in {{}}, which by its name holds maps and no images"
     assert caplog.messages == [passed.format(name) for name in ("Masks", "train/maps")]
+    write({"train/fake/2.HEIC": "face 1"}, root)
+    read(root)
+    assert caplog.messages[-1] == f"{root}: left out 1 HEIC or JPEG XL files: convert them"
     (empty := root / "none").mkdir()
     with pytest.raises(InputError, match=r"There are no images in the folder .*/none"):
         read(empty)
