@@ -48,7 +48,7 @@ A generator's AUC is ``open.NAME``.
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run gave: its figures by name, NaN where not defined, and its scores."""
+    """Figures of a finished run by name, NaN where not defined, and its scores."""
 
     run: Run
     figures: Mapping[str, float]

@@ -31,7 +31,7 @@ class ArmComparison:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Of one model. slope: of open on closed AUC, common to all arms. n_runs: that it is from."""
+    """Comparisons of one model. slope: of open on closed AUC, common to the arms of n_runs runs."""
 
     model: str
     slope: float

@@ -18,7 +18,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: a loss, or a control.
+    """A loss that is compared, or a control.
 
     loss: as ``--loss``. settings: what it sets beside its weights. maps: those of training.
     like: the arm whose weights it takes, its own if empty; a control differs from that one in the
@@ -48,7 +48,7 @@ ARMS: Mapping[str, Arm] = {
 }
 
 RECIPE: Settings = {"lr": 2e-3, "weight_decay": 0.1}
-"""Of the demo set, on top of ``--recipe demo``. Another recipe is taken as it is."""
+"""Settings for the demo set, on top of ``--recipe demo``. Another recipe is taken as it is."""
 
 WEIGHTS: Mapping[str, Settings] = {
     "ce": {},
@@ -106,12 +106,12 @@ SEARCH: Mapping[str, tuple[Settings, ...]] = {
     "blend-contrast": _BLENDS,
 }
 LR_FACTORS = (0.5, 1.0, 2.0, 4.0)
-"""Of the learning rate, in the stead of ``SEARCH["ce"]``, where the recipe is not the demo's."""
+"""Factors of the learning rate, which stand for ``SEARCH["ce"]`` with another recipe."""
 SEARCH_SEEDS = (100, 101)
 """Not the grid's: a seed that helped to choose would flatter what it chose."""
 
 CLOSED_AUC_AT_LEAST = 0.93
-"""Of cross-entropy on validation, on each seed of the search: else its recipe trains too little."""
+"""AUC of cross-entropy on validation, on each seed: else its recipe trains too little."""
 
 PRIMARY = ("focus", "ce")
 """Compared at the standard epochs: macro-mean AUC over unknown generators at matched closed AUC."""

@@ -15,7 +15,7 @@ from focus.experiment.frozen import ARMS, Settings
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs share.
+    """Settings that all runs share.
 
     output: the experiment's folder. recipe, models: as ``--recipe``, ``--model``. recipe_settings:
     on top of the recipe. weights: of each arm that has its own. epochs: the standard number, None

@@ -136,7 +136,7 @@ class TwoLevel:
         self._counts = counts.T.astype(np.float64)  # [S, R]
         self._ones = np.ones((seeds, 1))
         self.slope = float(common_slope(closed, opened, self._ones[:, 0]))
-        """Of open on closed AUC."""
+        """Slope of open on closed AUC."""
         of_images = common_slope(closed_drawn, opened_drawn, self._ones)
         of_both = common_slope(closed_drawn, opened_drawn, self._counts)
         # Of one length, a replicate that draws one seed alone has no slope of its own; without it,

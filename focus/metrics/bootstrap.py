@@ -23,7 +23,7 @@ class Resampler:
         _, self.unit = np.unique(units(groups, images), return_inverse=True)
         self.count = int(self.unit.max(initial=-1)) + 1
         self.grouped = self.count < (len(strata) if images is None else len(np.unique(images)))
-        """Whether a group holds more than one image."""
+        """True if a group holds more than one image."""
         pairs = np.unique(np.stack([self.unit, strata]), axis=1)
         first, strata_of_unit = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
         pool = np.where(strata_of_unit > 1, -1, pairs[1][first])

@@ -21,7 +21,7 @@ Compared = tuple[Array, Array, Array, Array]
 
 
 class Difference(NamedTuple):
-    """Of two AUCs: the first minus the second, its interval, and the p-value of no difference."""
+    """One AUC minus another, its interval, and the p-value of no difference."""
 
     value: float
     low: float

@@ -40,8 +40,8 @@ def test_a_calibration_finds_the_likelihood_ratio(random: np.random.Generator) -
 
 
 def test_a_temperature_undoes_another(random: np.random.Generator) -> None:
-    logit = random.normal(0, 2, 20_000)
-    label = random.random(20_000) < special.expit(logit)
+    logit = random.normal(0, 2, 10_000)
+    label = random.random(10_000) < special.expit(logit)
     score = special.expit(3 * logit)
     line = fitted(score[~label], score[label])
     assert line.temperature == pytest.approx(3, rel=0.06)
