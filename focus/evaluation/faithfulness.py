@@ -225,77 +225,69 @@ def _falls(
     return falls
 
 
-class Summaries:
-    """Means of falls over groups of images, with intervals by a bootstrap over ``group``.
+def summarise(
+    falls: Falls, scores: Scores, training_generators: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Return means by test set and, within it, by generator; "" is all of them, each image once.
 
-    scores: of the same images. What is resampled apart follows the comparisons with the
-    ``training_generators`` (:func:`focus.evaluation.protocol.strata`).
+    Each holds :func:`means` of its images and, as "real" and "fake", of each class alone. If no
+    image has a label, "all images" is the only test set.
     """
+    comparisons = match(scores, training_generators)
+    apart = strata(scores.label, comparisons, scores.images)
 
-    def __init__(
-        self, falls: Falls, scores: Scores, training_generators: Iterable[str] = ()
-    ) -> None:
-        self._scores, self._columns = scores, falls.columns()
-        self.comparisons = match(scores, training_generators)
-        self._strata = strata(scores.label, self.comparisons, scores.images)
+    def of(rows: Rows) -> dict[str, Any]:
+        return means(falls, scores, rows, apart)
 
-    def of(self, rows: Rows) -> dict[str, Any]:
-        """Return the means of the images in ``rows``, None where there are none.
+    def by_class(real: Rows, fake: Rows) -> dict[str, Any]:
+        return of(np.concatenate([real, fake])) | {"real": of(real), "fake": of(fake)}
 
-        ``share_peak_larger``: the mean of :meth:`Falls.larger`. ``intervals``: 95 %; none where a
-        class has fewer than two independent images.
-        """
-        values = {name: column[rows] for name, column in self._columns.items()}
-        means = {name: metrics.mean(own) for name, own in values.items()}
-        return {"n": len(rows), **means, "intervals": self._intervals(values, rows)}
+    found: dict[str, dict[str, Any]] = {}
+    for test_set in dict.fromkeys(c.test_set for c in comparisons):
+        own = [c for c in comparisons if c.test_set == test_set]
+        real = union((c.real for c in own), scores.images)
+        fake = union((c.fake for c in own), scores.images)
+        found[test_set] = {"": by_class(real, fake)}
+        found[test_set] |= {c.generator or UNNAMED: by_class(c.real, c.fake) for c in own}
+    return found or {"all images": {"": of(np.arange(len(scores)))}}
 
-    def by_class(self, real: Rows, fake: Rows) -> dict[str, Any]:
-        """Return the means of all these images, and of each class alone."""
-        both = self.of(np.concatenate([real, fake]))
-        return {**both, "real": self.of(real), "fake": self.of(fake)}
 
-    def test_sets(self) -> dict[str, tuple[Rows, Rows]]:
-        """Return the rows of real images and of fakes in each test set, each image once."""
-        found = {}
-        for test_set in dict.fromkeys(c.test_set for c in self.comparisons):
-            own = [c for c in self.comparisons if c.test_set == test_set]
-            sides = [c.real for c in own], [c.fake for c in own]
-            real, fake = (union(side, self._scores.images) for side in sides)
-            found[test_set] = real, fake
-        return found
+def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, Any]:
+    """Return the means over the images in ``rows``, with 95 % intervals by a bootstrap.
 
-    def _intervals(self, values: dict[str, Floats], rows: Rows) -> dict[str, metrics.Interval]:
-        labels = self._scores.label[rows]
-        resampler = metrics.Resampler(self._strata[rows], self._scores.group[rows])
-        classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        if min((resampler.units(own) for own in classes), default=0) < 2:
-            return {}
+    ``share_peak_larger``: the mean of :meth:`Falls.larger`. Resampled are whole ``group``s within
+    the strata ``apart`` [N] (:func:`focus.evaluation.protocol.strata`). No intervals where a class
+    has fewer than two independent images.
+    """
+    values = {name: column[rows] for name, column in falls.columns().items()}
+    found: dict[str, Any] = {name: metrics.mean(own) for name, own in values.items()}
+    intervals: dict[str, metrics.Interval | None] = {}
+    resampler = metrics.Resampler(apart[rows], scores.group[rows])
+    labels = scores.label[rows]
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if min((resampler.units(own) for own in classes), default=0) >= 2:
         random, draws = np.random.default_rng(0), []
         stacked = np.stack(list(values.values()))
         at_once = max(1, 2**20 // len(rows))  # weights in memory
         for done in range(0, RESAMPLES, at_once):
             weights = resampler.draw(random, min(at_once, RESAMPLES - done))
             draws.append(stacked @ weights.T / weights.sum(axis=1))
-        found = {}
-        for (name, own), drawn in zip(values.items(), np.hstack(draws), strict=True):
-            interval, mean = percentiles(drawn), own.mean()
-            if interval is not None and not np.isclose(*interval, rtol=0, atol=1e-12):
-                found[name] = interval
-            elif name == _SHARE and mean in (0, 1):  # no resample moves it; it is not certain
-                interval = metrics.rate_interval(round(mean * resampler.count), resampler.count)
-                assert interval is not None
-                found[name] = interval
-        return found
+        for name, drawn in zip(values, np.hstack(draws), strict=True):
+            interval = percentiles(drawn)
+            if interval and not np.isclose(*interval, rtol=0, atol=1e-12):
+                intervals[name] = interval
+            elif name == _SHARE and found[name] in (0, 1):  # no resample moves it from there
+                count = resampler.count
+                intervals[name] = metrics.rate_interval(round(found[name] * count), count)
+    return {"n": len(rows), **found, "intervals": intervals}
 
 
-def add(falls: Falls, scores: Scores, results: Results) -> None:
+def add(summary: dict[str, dict[str, Any]], results: Results) -> None:
     """Put the means of each test set and generator into ``results``, as "faithfulness"."""
-    summaries = Summaries(falls, scores, results["training_generators"])
-    for test_set, rows in summaries.test_sets().items():
-        results[test_set]["pooled"]["faithfulness"] = summaries.by_class(*rows)
-    for c in summaries.comparisons:
-        own = results[c.test_set]["generators"][c.generator or UNNAMED]
-        own["faithfulness"] = summaries.by_class(c.real, c.fake)
+    for test_set, entries in summary.items():
+        for name, entry in entries.items():
+            place = results[test_set]["generators"][name] if name else results[test_set]["pooled"]
+            place["faithfulness"] = entry
 
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
@@ -312,13 +304,11 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     return path
 
 
-def lines(falls: Falls, scores: Scores, training_generators: Iterable[str]) -> list[str]:
-    """Return a line for each test set, or one for all images if none has a label."""
-    summaries = Summaries(falls, scores, training_generators)
-    groups = {name: np.concatenate(rows) for name, rows in summaries.test_sets().items()}
+def lines(summary: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a line for each test set."""
     found = []
-    for name, rows in (groups or {"all images": np.arange(len(scores))}).items():
-        figures = summaries.of(rows)
+    for name, entries in summary.items():
+        figures = entries[""]
         ends = figures["intervals"].get("difference")
         found.append(
             f"Faithfulness, {name}: the decision's probability falls by "

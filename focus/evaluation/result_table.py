@@ -62,17 +62,12 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
 class Row:
     """A row of the table: its name, and where in results.json its figure stands.
 
-    generator, relations: of a row of an unknown generator, whose name stands in the middle.
+    generator: the unknown generator that the name mentions, if any.
     """
 
-    label: str
+    title: str
     keys: tuple[str, ...]
     generator: str = ""
-    relations: str = ""
-
-    def title(self, short: Mapping[str, str] | None = None) -> str:
-        """Return the label with the generator's name, or with its ``short`` one."""
-        return f"{self.label}{(short or {}).get(self.generator, self.generator)}{self.relations}"
 
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
@@ -119,8 +114,12 @@ def _generator_rows(everything: Sequence[Results]) -> list[Row]:
         for name, entry in results["open"]["generators"].items():
             relations.setdefault(name, set()).add(entry["relation"] or UNRELATED)
     return [
-        Row("open-set AUC, ", ("open", "generators", name, "auc"), name, f" ({'/'.join(found)})")
-        for name, found in sorted((name, sorted(found)) for name, found in relations.items())
+        Row(
+            f"open-set AUC, {name} ({'/'.join(sorted(found))})",
+            ("open", "generators", name, "auc"),
+            name,
+        )
+        for name, found in sorted(relations.items())
     ]
 
 
@@ -135,10 +134,10 @@ def format_table(results_by_name: Mapping[str, Results]) -> str:
     cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
     columns = zip(*cells, strict=True)
     widths = [max(7, *map(len, (n, *column))) for n, column in zip(names, columns, strict=True)]
-    room = _WIDTH - sum(2 + width for width in widths) - len("open-set AUC, ")
-    room = max(_SHORTEST, room - max(len(row.relations) for row in rows))
+    others = max((len(r.title) - len(r.generator) for r in rows if r.generator), default=0)
+    room = max(_SHORTEST, _WIDTH - sum(2 + width for width in widths) - others)
     short = shortened((row.generator for row in rows if row.generator), room)
-    labels = [row.title(short) for row in rows]
+    labels = [row.title.replace(row.generator, short.get(row.generator, "")) for row in rows]
     first = max(map(len, labels))
     lines = [
         "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))])
@@ -151,7 +150,7 @@ def format_table(results_by_name: Mapping[str, Results]) -> str:
 
 def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
     """Return what the marks in these rows mean; undefined: whether a cell is not defined."""
-    text = " ".join(row.label + row.relations for row in rows)
+    text = " ".join(row.title for row in rows)
     return [note for mark, note in _NOTES.items() if (undefined if mark == "-" else mark in text)]
 
 

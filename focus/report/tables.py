@@ -78,7 +78,7 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
     everything = results_by_name.values()
     made = table_rows(list(everything))
     rows: list[tuple[str, list[str], list[Cell]]] = [
-        (row.title(), [], [cell(results, row.keys) for results in everything]) for row in made
+        (row.title, [], [cell(results, row.keys) for results in everything]) for row in made
     ]
     undefined = any(c.text == "-" for _, _, cells in rows for c in cells)
     names = list(results_by_name)

@@ -74,9 +74,11 @@ def evaluate(config: EvaluateConfig) -> None:
         falls = faithfulness.measure(accelerator, detector, manifest, **settings)
         if main:
             written.append(faithfulness.write(falls, scores, output))
-            lines += faithfulness.lines(falls, scores, detector.config.training_generators)
+            generators = detector.config.training_generators
+            summary = faithfulness.summarise(falls, scores, generators)
+            lines += faithfulness.lines(summary)
             if results is not None:
-                faithfulness.add(falls, scores, results)
+                faithfulness.add(summary, results)
                 write_results(output, scores, results)
     if not main:
         return

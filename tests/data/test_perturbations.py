@@ -68,15 +68,14 @@ def test_jpeg_is_that_of_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array(jpeg(image, 50)), plain)
 
 
-@pytest.mark.parametrize("sigma", STRENGTHS["blur"])
-def test_blur_is_a_gaussian(sigma: float) -> None:
+def test_blur_is_a_gaussian() -> None:
     image = textured(80, 60)
-    expected = gaussian_filter(array(image), (sigma, sigma, 0), mode="nearest")
-    deviation = np.abs(array(blur(image, sigma)) - expected)
-    # Three boxes are no Gaussian, and Pillow rounds between them.
-    assert deviation.mean() < 1
-    assert deviation.max() < 6
-    np.testing.assert_array_equal(array(blur(grey(77), sigma)), 77)
+    for sigma in STRENGTHS["blur"]:
+        expected = gaussian_filter(array(image), (sigma, sigma, 0), mode="nearest")
+        deviation = np.abs(array(blur(image, sigma)) - expected)
+        # Three boxes are no Gaussian, and Pillow rounds between them.
+        assert deviation.mean() < 1
+        assert deviation.max() < 6
 
 
 def test_resizing_by_hand() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import faithfulness
-from focus.evaluation.faithfulness import Falls, Summaries, box_sides, regions, soft_box
+from focus.evaluation.faithfulness import Falls, box_sides, means, regions, soft_box
 from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
 from focus.model.detector import Prediction
@@ -171,18 +171,6 @@ def test_boxes_lie_in_the_image_hold_the_peak_and_keep_apart() -> None:
                 assert (np.abs(other - peak) >= sides).any(), "they overlap"
 
 
-def test_boxes_depend_on_their_key_and_lie_all_over() -> None:
-    cams = np.eye(16).reshape(16, 4, 4)[[5] * 200]
-    boxes = regions(cams, 64, 8, [(0, row) for row in range(200)])
-    again = regions(cams[:3], 64, 8, [(0, 7), (0, 3), (1, 3)])
-    np.testing.assert_array_equal(again[:2], boxes[[7, 3]])
-    assert (again[2] != boxes[3]).any()
-    places = boxes[:, 1:].reshape(-1, 2)
-    # Of a middle box, each side is free; all rows and columns of the image are drawn.
-    assert places.min(axis=0).tolist() == [0, 0]
-    assert places.max(axis=0).tolist() == [48, 48]
-
-
 def test_a_box_is_soft_at_its_edges() -> None:
     mask = soft_box((16, 8)).numpy()
     assert mask[:, 4].tolist() == [0.25, 0.75] + [1.0] * 12 + [0.75, 0.25]
@@ -195,7 +183,7 @@ def summary(falls: Falls, groups: list[str] | None = None, **columns: Any) -> di
     count = len(falls.peak)
     rows = [(0, "", "", 0.5)] * count
     scores = scores_of(rows, group=groups or [""] * count, **columns)
-    return Summaries(falls, scores).of(np.arange(count))
+    return means(falls, scores, np.arange(count), scores.label)
 
 
 def test_the_means_by_hand() -> None:
@@ -212,7 +200,7 @@ def test_the_means_by_hand() -> None:
     # Of 27 resamples of (0.3, 0, 0), 8 have the mean 0 and 1 has 0.3.
     assert interval == pytest.approx((0.0, 0.3))
     falls, scores = Falls(np.zeros(1), np.zeros((1, 2))), scores_of([(0, "", "", 0.5)])
-    nothing = Summaries(falls, scores).of(np.zeros(0, np.int64))
+    nothing = means(falls, scores, np.zeros(0, np.int64), scores.label)
     assert nothing == {**dict.fromkeys(nothing, None), "n": 0, "intervals": {}}
 
 
@@ -258,14 +246,15 @@ def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     assert len(rows) == 6
     assert rows[2].split(",")[1:] == ["1", "uB", "", "1", f"{falls.peak[2]:.6g}", "0", "1"]
     assert rows[5].split(",")[1] == ""
-    closed, opened = faithfulness.lines(falls, scores, ["kA"])
+    closed, opened = faithfulness.lines(faithfulness.summarise(falls, scores, ["kA"]))
     assert closed.startswith(
         "Faithfulness, closed: the decision's probability falls by "
         f"{falls.peak[[0, 1, 3, 4]].mean():.3f} where"
     )
     assert closed.endswith(", 4 images.")
     assert opened.startswith("Faithfulness, open: ")
-    (line,) = faithfulness.lines(Falls(falls.peak[5:], falls.elsewhere[5:]), scores.select([5]), [])
+    last = Falls(falls.peak[5:], falls.elsewhere[5:])
+    (line,) = faithfulness.lines(faithfulness.summarise(last, scores.select([5]), []))
     assert line.startswith("Faithfulness, all images: ")
 
 
@@ -275,7 +264,7 @@ def test_it_is_in_the_results_of_each_group() -> None:
     scores = scores_of(rows)
     results = summarise(scores, ["kA"], resamples=0)
     falls = Falls(np.array([0.0, 0.1, 0.4, 0.8, 0.2]), np.full((5, 8), 0.1))
-    faithfulness.add(falls, scores, results)
+    faithfulness.add(faithfulness.summarise(falls, scores, ["kA"]), results)
     closed, opened = results["closed"], results["open"]
     assert closed["generators"]["kA"]["faithfulness"]["fake"]["fall_peak"] == pytest.approx(0.4)
     assert closed["pooled"]["faithfulness"]["n"] == 3
@@ -290,6 +279,5 @@ def test_generators_are_resampled_apart() -> None:
     """Two generators that differ by far: their shares of the images are no chance."""
     falls = Falls(np.repeat([0.0, 0.0, 1.0], 20), np.zeros((60, 8)))
     rows = [(int(n > 0), ("", "A", "B")[n], "open", 0.5) for n in range(3) for _ in range(20)]
-    results = summarise(scores_of(rows), [], resamples=0)
-    faithfulness.add(falls, scores_of(rows), results)
-    assert "fall_peak" not in results["open"]["pooled"]["faithfulness"]["fake"]["intervals"]
+    pooled = faithfulness.summarise(falls, scores_of(rows), [])["open"][""]
+    assert "fall_peak" not in pooled["fake"]["intervals"]

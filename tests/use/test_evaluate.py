@@ -24,7 +24,7 @@ from focus.model.detector import Detector
 from focus.model.operating_points import choose
 from focus.use import evaluate as evaluation
 
-from ..launching import python, run
+from ..launching import python
 
 PROGRAM = Path(__file__).parents[2] / "evaluate.py"
 SPLITS: tuple[Split, ...] = ("train", "train", "validation", "test", "test", "", "test")
@@ -123,46 +123,6 @@ def test_a_calibration_against_the_scores_is_said(
     out = str(tmp_path / "out")
     evaluate(model_dir=str(tmp_path / "model"), data=(str(data),), output=out)
     assert f"\nwarning: {detector.points.warning()}\n" in capsys.readouterr().out
-
-
-def test_evaluate_marks_generators_and_warns_of_those_that_training_knew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The model's folder alone says what it was trained on, and of which family that is."""
-    torch.manual_seed(0)
-    detector = Detector(image_size=32, training_generators=("SG2", "inhouse-1"))
-    families = {"SG2": "stylegan", "inhouse-1": "inhouse"}
-    detector.config = replace(detector.config, training_families=families)
-    detector.save_pretrained(tmp_path / "model")
-    rows = [
-        "reals/0.png,real,,,",
-        "fakes/0.png,synthetic,stylegan2,,open",
-        "fakes/1.png,synthetic,StyleGAN2-ADA,,",
-        "fakes/2.png,synthetic,inhouse-2,In-House,",
-        "fakes/3.png,synthetic,BigGAN,,",
-    ]
-    noise(tmp_path / "reals", 1)
-    noise(tmp_path / "fakes", 4)
-    manifest = tmp_path / "m.csv"
-    manifest.write_text(
-        "# focus-manifest 1\npath,label,generator,family,test_set\n" + "\n".join(rows)
-    )
-    out = tmp_path / "out"
-    evaluate(model_dir=str(tmp_path / "model"), data=(str(manifest),), output=str(out))
-    results = json.loads((out / "results.json").read_text())
-    assert results["training_families"] == families
-    assert {n: g["relation"] for n, g in results["open"]["generators"].items()} == {
-        "stylegan2": "closed",
-        "StyleGAN2-ADA": "near",
-        "inhouse-2": "near",
-        "BigGAN": "far",
-    }
-    printed = capsys.readouterr().out.splitlines()
-    assert "Tested as unknown, though training knew it: stylegan2 (as SG2)." in printed
-    near = "StyleGAN2-ADA (stylegan); inhouse-2 (In-House)"
-    assert f"Tested as unknown, though training knew its family: {near}." in printed
-    assert any(line.startswith("open-set AUC, StyleGAN2-ADA (near) ") for line in printed)
-    assert any(line.startswith("open-set AUC, BigGAN (far) ") for line in printed)
 
 
 def test_a_run_alone_is_scored_on_what_it_was_tested_on(own_run: Path) -> None:
@@ -280,8 +240,6 @@ def test_fakes_alone_have_no_auc(
         ({"run": "RUN", "output": "RUN/model"}, "--output .*whose files would be replaced"),
         ({"run": "OWN", "output": "OWN"}, "--output .*whose files would be replaced.*evaluation"),
         ({"run": "RUN"}, "There are no images to score"),
-        ({"model_dir": "RUN", "data": ("x",)}, "holds no detector"),
-        ({"run": "RUN", "data": ("nowhere",)}, "There is no file or folder"),
         ({"run": "RUN", "data": ("TRAIN",)}, "All 2 images of .* are for training, or what the"),
     ],
 )
@@ -326,23 +284,3 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
                     assert right[column] == cell, column
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_fake"]) == (5, 4)
-
-
-def test_the_program_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
-    done = run(PROGRAM, "--output", tmp_path / "out", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "evaluate.py: error: Give one of --run and --model-dir, got neither."
-    ]
-
-
-def test_help_is_quick_because_it_loads_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import runpy, sys; sys.argv = ['evaluate.py', '--help']\n"
-        f"try:\n    runpy.run_path({str(PROGRAM)!r}, run_name='__main__')\n"
-        "except SystemExit:\n    pass\n"
-        "print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
-    )
-    said = python("-c", code, cwd=tmp_path)
-    assert "--model-dir DIR" in said
-    assert said.endswith("[]\n")
