@@ -140,16 +140,6 @@ def _images(
         made, total=len(shown), desc="report", unit="image", delay=3, disable=not progress
     )
     pictures = dict(bar)
-    selection = f"All {len(scores):,} images have a picture."
-    if len(shown) < len(scores):
-        selection = (
-            f"{len(shown):,} of {len(scores):,} images have a picture: of each test set, class, "
-            f"generator and outcome up to {each}, at even steps of their order by score; none is "
-            "picked by hand."
-        )
-    listed = "The table has all images; more digits are in scores.csv."
-    if len(scores) > gallery.LISTED:
-        listed = f"The table has the images with a picture; all {len(scores):,} are in scores.csv."
     return {
         "data": gallery.table(scores, results, shown)
         | {
@@ -157,8 +147,9 @@ def _images(
             "parts": [2 + (manifest[row].map_path is not None) for row in shown.tolist()],
         },
         "masks": ", the artefact outlined" if any(s.mask_path for s in manifest) else "",
-        "selection": selection,
-        "listed": listed,
+        "total": len(scores),
+        "each": each,
+        "all_listed": len(scores) <= gallery.LISTED,
     }
 
 

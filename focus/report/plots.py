@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -47,25 +48,7 @@ _DPI = 160
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
 _GUIDE: Style = {"color": INK, "alpha": 0.4, "linewidth": 0.8, "linestyle": ":"}
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": "white",
-    "font.size": 8.5,
-    "grid.alpha": 0.12,
-    "grid.color": INK,
-    "grid.linewidth": 0.6,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "focus",  # the same file each time
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+_STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,7 @@ class Curve:
 
 def figure_of(plot: Plot) -> Figure:
     """Draw the figure: one panel, with its legend below."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(fname=_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
         plot.draw(axes)
@@ -106,7 +89,7 @@ def rendered(plot: Plot) -> tuple[str, bytes]:
     """Return the figure as the text of an SVG and as a PNG."""
     svg, png = io.StringIO(), io.BytesIO()
     figure = figure_of(plot)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(fname=_STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.set_layout_engine("none")  # its places are found, and stay
         figure.savefig(png, format="png", dpi=_DPI)
@@ -169,7 +152,7 @@ def of_robustness(results: Sequence[PerturbedAUC]) -> list[Plot]:
 
 def robustness_figure(results: Sequence[PerturbedAUC]) -> Figure:
     """Draw a panel for each perturbation: AUC by strength, a line a generator."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(fname=_STYLE):
         figure = Figure(figsize=(11, 3.2), dpi=150, layout="constrained")
         panels = figure.subplots(1, len(STRENGTHS), sharey=True)
         for axes, name in zip(panels, STRENGTHS, strict=True):
@@ -182,12 +165,20 @@ def robustness_figure(results: Sequence[PerturbedAUC]) -> Figure:
 
 def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> list[Plot]:
     """Return the columns of ``summary.csv`` by epoch; none where there is no row."""
-    present = rows[0].keys() if rows else ()
-    return [
-        _training(name, title, own, rows, best_epoch)
-        for name, (title, columns) in _TRAINING.items()
-        if (own := [column for column in columns if column in present])
-    ]
+    kept = f" The kept model is that of epoch {best_epoch}." if best_epoch else ""
+    plots = []
+    for name, (title, columns) in _TRAINING.items():
+        lines = {
+            column.replace("_", " ").replace("eval ", "validation "): [row[column] for row in rows]
+            for column in columns
+            if rows and column in rows[0]
+        }
+        if lines:
+            last = ", ".join(f"{label} {values[-1]:.3f}" for label, values in lines.items())
+            alt = f"{title} by epoch, {len(rows)} epochs; in the last: {last}.{kept}"
+            draw = partial(_training, [row["epoch"] for row in rows], lines, best_epoch)
+            plots.append(Plot(f"training-{name}", title, alt, draw))
+    return plots
 
 
 def of_runs_robustness(
@@ -390,29 +381,17 @@ def _robustness(
 
 
 def _training(
-    name: str,
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Mapping[str, float]],
+    epochs: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
     best_epoch: int | None,
-) -> Plot:
-    labels = [column.replace("_", " ").replace("eval ", "validation ") for column in columns]
-    epochs = [row["epoch"] for row in rows]
-
-    def draw(axes: Axes) -> None:
-        few = "o" if len(epochs) < 6 else None  # a line draws nothing of a single value
-        for column, label, colour in zip(columns, labels, COLOURS, strict=False):
-            values = [row[column] for row in rows]
-            axes.plot(epochs, values, marker=few, ms=3.5, color=colour, lw=1.4, label=label)
-        if best_epoch:
-            axes.axvline(best_epoch, color=INK, alpha=0.5, lw=0.8, ls="--", label="kept model")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if len(epochs) == 1:
-            axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-
-    last = (f"{label} {rows[-1][n]:.3f}" for n, label in zip(columns, labels, strict=True))
-    alt = f"{title} by epoch, {len(rows)} epochs; in the last: {', '.join(last)}."
+    axes: Axes,
+) -> None:
+    few = "o" if len(epochs) < 6 else None  # a line draws nothing of a single value
+    for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
+        axes.plot(epochs, values, marker=few, ms=3.5, color=colour, lw=1.4, label=label)
     if best_epoch:
-        alt += f" The kept model is that of epoch {best_epoch}."
-    return Plot(f"training-{name}", title, alt, draw)
+        axes.axvline(best_epoch, color=INK, alpha=0.5, lw=0.8, ls="--", label="kept model")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
