@@ -88,7 +88,7 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
         rows.append(Row(f"open-set AP at {share:.0%} fakes", keys))
-        if share != 0.5:
+        if round(share, 2) != 0.5:  # else two rows of one name
             rows.append(Row("open-set AP at 50% fakes", (*keys[:2], f"{keys[2]}_balanced")))
     for test_set in present:
         point = (test_set, "operating_points", "eer")

@@ -60,6 +60,7 @@ def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:
     outcomes = np.array([data["outcomes"][at] for at in data["outcome"]])
     assert (np.isin(outcomes, ["missed", "false alarm"]) == wrong).all()
     assert (outcomes[wrong & (scores.label == 1)] == "missed").all()
+    assert (outcomes[wrong & (scores.label == 0)] == "false alarm").all()
 
 
 def test_of_very_many_images_those_with_a_picture_are_listed(
