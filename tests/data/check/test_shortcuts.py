@@ -171,20 +171,20 @@ def test_too_few_images_or_groups_of_a_class_are_not_audited() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grouped", [False, True])
-def test_the_interval_holds_a_half_as_often_as_it_says(grouped: bool) -> None:
+def test_the_interval_holds_a_half_as_often_as_it_says() -> None:
+    """With groups of five images and without."""
     held = 0
-    for seed in range(60):
+    for seed in range(40):
         generator = np.random.default_rng(seed)
-        size = 5 if grouped else 1
+        size = 5 if seed % 2 else 1
         group = np.arange(120) // size
         table = {f"column {at}": generator.normal(size=120)[group] for at in range(4)}
         label = generator.permutation(np.arange(120 // size) % 2)[group].tolist()
-        groups = [str(number) for number in group] if grouped else None
+        groups = [str(number) for number in group] if size > 1 else None
         found = audit(table, label, groups, seed=seed)  # type: ignore[arg-type]
         assert found is not None
         held += found.low <= 0.5 <= found.high
-    assert held >= 54
+    assert held >= 36
 
 
 def statistics(pixels: NDArray[np.uint8], folder: Path) -> dict[str, float]:
