@@ -15,12 +15,12 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import triton
@@ -133,9 +133,8 @@ class _NoDevice:
         return TARGETS[self.name]
 
 
-@contextmanager
-def capturing(target: str) -> Iterator[list[Launch]]:
-    """Collect the launches that would be made on a target; no kernel is compiled or run."""
+def capture(target: str, call: Callable[[], object]) -> list[Launch]:
+    """Return the launches that ``call`` would make on a target; no kernel is compiled or run."""
     launches: list[Launch] = []
 
     def keep(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -148,19 +147,8 @@ def capturing(target: str) -> Iterator[list[Launch]]:
         launches.append(Launch(name, source, options))
         return True  # "do not compile": then nothing is launched either
 
-    before = driver._active
-    driver.set_active(_NoDevice(target))
-    try:
-        with knobs.runtime.scope():
-            knobs.runtime.jit_cache_hook = keep
-            yield launches
-    finally:
-        driver._active = before
-
-
-def capture(target: str, call: Callable[[], object]) -> list[Launch]:
-    """Return the launches that ``call`` would make on a target."""
-    with capturing(target) as launches:
+    with knobs.runtime.scope(), mock.patch.object(driver, "_active", _NoDevice(target)):
+        knobs.runtime.jit_cache_hook = keep
         call()
     return launches
 

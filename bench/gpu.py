@@ -270,15 +270,11 @@ def machine(device: str) -> Row:
     row |= {"memory_bytes": card.total_memory, "multiprocessors": card.multi_processor_count}
     row["capability"] = f"{card.major}.{card.minor}"
     row["l2_bytes"] = getattr(card, "L2_cache_size", None)
-    query = "driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    query = "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-        row["nvidia_smi"] = dict(zip(query.split(","), done.stdout.split(", "), strict=False))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        row["nvidia_smi"] = done.stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:
         row["nvidia_smi"] = one_line(error)
     return row

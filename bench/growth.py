@@ -50,8 +50,7 @@ POINTS = {
     "cells": [Point(128, 1024, side * side) for side in (10, 14, 20, 28)],
     "classes": [Point(128, 2048, 49, classes) for classes in (2, 16, 128, 1024)],
 }
-SHORT = 3
-"""How many sizes of each kind ``--short`` takes, in channels_last alone."""
+SHORT = 3  # sizes of each kind, in channels_last alone
 ROUNDS, SHORT_ROUNDS = 21, 9
 LOSSES = {"ours": head.ours_loss, "plain": partial(head.plain_loss, head.pool_by_mean)}
 

@@ -29,8 +29,7 @@ ALLOCATOR = {
 }
 
 Step = Callable[[], tuple[Tensor, ...]]
-Interval = tuple[float, float, float]
-"""A median with the ends of its 95 % interval."""
+Interval = tuple[float, float, float]  # a median with the ends of its 95 % interval
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:

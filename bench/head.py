@@ -57,7 +57,7 @@ LAYOUTS = ("nchw", "channels_last")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLASSES = 2
 ROUNDS, SHORT_ROUNDS = 61, 21
-FOCUS_WEIGHT, SALIENCY_WEIGHT = 0.1, 5.0
+FOCUS_WEIGHT, SALIENCY_WEIGHT = 0.1, 5.0  # as the loss `blend`
 
 RATIOS = {
     "A/A": ("plain again", "plain"),

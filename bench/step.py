@@ -17,7 +17,6 @@ Loss and all gradients are first checked in float64 against the reference, on sm
 method is that of :mod:`bench.harness`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from bench.harness import Step, begin, make_parser, ratio, run_program, time_rounds, write
+from bench.head import branches_loss
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig, resolve
 from focus.data.dataset import Batch
@@ -108,14 +108,7 @@ def ours(detector: Detector, batch: Batch) -> Tensor:
 def eager(detector: Detector, batch: Batch) -> Tensor:
     """Return the loss ``blend`` as one writes it: one forward, a CAM of the batch, autograd."""
     features, fc = detector.features(batch.images), detector.head.fc
-    logits = fc(functional.adaptive_avg_pool2d(features, 1).flatten(1))
-    cam = torch.einsum("bc,bchw->bhw", fc.weight[batch.target], features).flatten(1)
-    log_p = cam.log_softmax(1)
-    entropy = -(log_p.exp() * log_p).sum(1) / math.log(cam.shape[1])
-    low, high = cam.amin(1, keepdim=True), cam.amax(1, keepdim=True)
-    saliency = ((cam - low) / (high - low) - batch.saliency.flatten(1)).square().mean(1)
-    focused = BLEND.focus_weight * entropy + BLEND.saliency_weight * saliency
-    return functional.cross_entropy(logits, batch.target) + focused.mean()
+    return branches_loss(features, fc.weight, fc.bias, batch.target, batch.saliency)
 
 
 def predecessor(detector: Detector, batch: Batch, *, second_forward: bool) -> Tensor:

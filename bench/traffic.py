@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -101,8 +102,10 @@ def make_inputs(case: Case, device: str = "cpu") -> Inputs:
     return head.make_inputs(shape, case.layout, case.classes, head.DTYPES[case.dtype], device)
 
 
-def head_step(inputs: Inputs) -> Step:
-    """Return the head's forward and backward, for the leaves that ask for a gradient."""
+def head_step(inputs: Inputs, *, backbone: bool = True, classifier: bool = True) -> Step:
+    """Return the head's forward and backward; a frozen side needs no gradient."""
+    for leaf, needed in zip(inputs.leaves, (backbone, classifier, classifier), strict=True):
+        leaf.requires_grad_(needed)
     leaves = [tensor for tensor in inputs.leaves if tensor.requires_grad]
 
     def step() -> Tensor | None:
@@ -114,31 +117,10 @@ def head_step(inputs: Inputs) -> Step:
             saliency_weight=0.5,
             level="match",
         )
-        if not leaves:
-            return None
-        gradients = torch.autograd.grad(out.loss, leaves)
-        return gradients[0] if inputs.features.requires_grad else None
+        gradients = torch.autograd.grad(out.loss, leaves) if leaves else ()
+        return gradients[0] if backbone else None
 
     return step
-
-
-def frozen_backbone_step(inputs: Inputs) -> Step:
-    """Return the head's step where the features need no gradient."""
-    inputs.features.requires_grad_(False)
-    return head_step(inputs)
-
-
-def frozen_head_step(inputs: Inputs) -> Step:
-    """Return the head's step where the classifier needs no gradient."""
-    inputs.weight.requires_grad_(False)
-    inputs.bias.requires_grad_(False)
-    return head_step(inputs)
-
-
-def inference_step(inputs: Inputs) -> Step:
-    """Return the head's forward without any gradient."""
-    inputs.features.requires_grad_(False)
-    return frozen_head_step(inputs)
 
 
 def entropy_forward(inputs: Inputs) -> Step:
@@ -169,9 +151,11 @@ def activation(inputs: Inputs) -> Step:
 
 USAGES = {
     "focus_head step": Usage(head_step, 2, 1, wide=2, other=True),
-    "focus_head frozen backbone": Usage(frozen_backbone_step, 2, 0, wide=2, other=True),
-    "focus_head frozen head": Usage(frozen_head_step, 1, 1, wide=2, other=True),
-    "focus_head no gradient": Usage(inference_step, 1, 0, wide=1, other=True),
+    "focus_head frozen backbone": Usage(partial(head_step, backbone=False), 2, 0, 2, other=True),
+    "focus_head frozen head": Usage(partial(head_step, classifier=False), 1, 1, 2, other=True),
+    "focus_head no gradient": Usage(
+        partial(head_step, backbone=False, classifier=False), 1, 0, wide=1, other=True
+    ),
     "cam_entropy forward": Usage(entropy_forward, 1, 0, wide=1),
     "cam_entropy backward": Usage(entropy_backward, 1, 1, wide=1),
     "class_activation": Usage(activation, 1, 0, wide=1),

@@ -2,15 +2,12 @@
 
 import csv
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from bench.pointing import artefact_cells, measure, peak_rows
+from bench.pointing import measure, peak_rows
 from focus.data.demo import demo_manifest
-from focus.data.manifest import Manifest, Sample
 
 from ..launching import CHECKOUT
 
@@ -25,18 +22,6 @@ def of(figure: str, images: str, peak: str, column: str = "hit") -> str:
     """As the documents write it: ``.47``."""
     (row,) = (r for r in rows() if (r["figure"], r["images"], r["peak"]) == (figure, images, peak))
     return f"{float(row[column]):.2f}".removeprefix("0")
-
-
-def test_artefacts_are_those_of_the_hit_rule(tmp_path: Path) -> None:
-    """4 x 4 pixels, cells of 2 x 2: one cell is covered by half, one by a quarter of it."""
-    mask = np.zeros((4, 4), np.uint8)
-    mask[0, 0] = mask[0, 1] = mask[2, 2] = 255
-    for name, pixels in (("mask", mask), ("none", 0 * mask)):
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    masks = [str(tmp_path / f"{name}.png") for name in ("mask", "none")]
-    given = [Sample("f", label=1, mask_path=path) for path in masks]
-    found = artefact_cells(Manifest([*given, Sample("r", label=0), Sample("g", label=1)]), 2)
-    assert found.tolist() == [[[True, False], [False, True]]]
 
 
 def test_peaks_that_look_at_no_image() -> None:

@@ -11,7 +11,7 @@ from bench import step
 from focus.data.dataset import Batch
 from focus.model.detector import Detector
 
-from ..launching import CHECKOUT, python, run
+from ..launching import CHECKOUT, python
 
 SMALL = "test_resnet"
 
@@ -47,24 +47,6 @@ def test_the_predecessor_divides_by_the_range_of_a_flat_cam() -> None:
         step.steps_of(detector, 2, step.losses_of(SMALL))["predecessor"]()
 
 
-def test_only_the_predecessor_runs_a_densenet_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = step.make_detector(SMALL, 64)
-    batch, runs = step.make_batch(detector, 2), list[None]()
-    features = detector.features
-    monkeypatch.setattr(
-        detector, "features", lambda images: (runs.append(None), features(images))[1]
-    )
-    expected = dict.fromkeys(("CE", "CE again", "ours", "eager"), 1)
-    expected |= {"predecessor": 2, step.ONE_FORWARD: 1}
-    for name, loss_of in step.losses_of("densenet121").items():
-        runs.clear()
-        with torch.no_grad():
-            loss_of(detector, batch)
-        assert len(runs) == expected.pop(name), name
-    assert not expected
-    assert step.ONE_FORWARD not in step.losses_of("resnet50")
-
-
 def test_a_step_trains_as_the_recipe_does() -> None:
     """Two steps of SGD with momentum and weight decay, against its formula."""
     detector = step.make_detector(SMALL, 64)
@@ -92,5 +74,3 @@ def test_the_program_writes_a_row_for_each_ratio(tmp_path: Path) -> None:
     assert [(row["batch"], row["ratio"]) for row in table] == [
         (batch, name) for batch in ("2", "3") for name in names
     ]
-    done = run("-m", "bench.step", "--models", "resnet5", cwd=CHECKOUT)
-    assert done.stderr.splitlines()[-1].startswith("error: There is no network 'resnet5' in timm")

@@ -103,7 +103,7 @@ def pairwise(factors: dict[str, tuple[Any, ...]], allowed: Callable[[Case], bool
     missing = dict.fromkeys(
         frozenset(pair)
         for one, other in itertools.combinations(factors, 2)
-        for pair in itertools.product(((one, v) for v in factors[one]), _items(other, factors))
+        for pair in (((one, v), (other, w)) for v in factors[one] for w in factors[other])
         if allowed(dict(pair))
     )
     cases = []
@@ -122,10 +122,6 @@ def pairwise(factors: dict[str, tuple[Any, ...]], allowed: Callable[[Case], bool
         assert len(missing) < before
         cases.append({name: case[name] for name in factors})
     return cases
-
-
-def _items(name: str, factors: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
-    return ((name, value) for value in factors[name])
 
 
 def name_of(case: Case) -> str:

@@ -38,11 +38,6 @@ def test_eager_is_taken_on_a_cpu_and_the_interpreter_where_the_environment_asks_
     assert backend_for(FEATURES).name == "eager"
 
 
-@pytest.mark.gpu
-def test_triton_is_taken_on_a_gpu() -> None:
-    assert backend_for(FEATURES.cuda()) == ("triton", "GPU features")
-
-
 def test_setting_lasts_and_context_ends() -> None:
     def chosen() -> str:
         return backend_for(FEATURES).name

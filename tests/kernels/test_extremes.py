@@ -252,15 +252,6 @@ def test_predicted_class_is_the_first_nan_or_else_the_first_largest(
         assert (out.cam == index + 1).all(), row
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_cam_that_is_nan_everywhere_has_no_saliency(form: Form) -> None:
-    inputs = make_inputs(CASE, form.device)
-    inputs.index[:] = torch.tensor([0, 1, 2, 0])
-    inputs.weight[1] = float("nan")
-    out = run_focus_head(form, inputs, saliency=inputs.saliency, saliency_weight=1.0)
-    assert out["saliency"].isnan().tolist() == [False, True, False, False]
-
-
 # One below, one above, and so far off that a read there would end the process.
 MISSING = (-1, 17, 2**40, -(2**40))
 

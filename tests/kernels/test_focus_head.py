@@ -211,15 +211,6 @@ def test_types_of_results_and_gradients(form: Form) -> None:
                 assert tensor.dtype == (leaves[name].dtype if name in leaves else wide), name
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_same_bits_twice(form: Form, two_threads: None) -> None:
-    inputs = make_inputs(SMALL | {"batch": 7, "channels": 70, "grid": (7, 7)}, form.device)
-    options = head_options(SMALL, inputs)
-    first, second = (run_focus_head(form, inputs, **options) for _ in range(2))
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
 @pytest.mark.parametrize("form", WITH_REFERENCE)
 def test_samples_without_a_map_have_no_map_terms(form: Form) -> None:
     inputs = make_inputs(SMALL, form.device)

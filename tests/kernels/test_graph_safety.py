@@ -228,19 +228,3 @@ def test_without_gradient_only_the_results_stay_in_memory(form: Form, frozen: bo
         assert made.alive() == set()
         assert held() is None
     gc.unfreeze()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("form", FORMS)
-def test_a_frozen_head_reads_the_features_in_forward_alone(form: Form, layout: str) -> None:
-    inputs = make_inputs(SIZES | {"layout": layout}, form.device)
-    features = inputs.features.requires_grad_()
-    with form.active():
-        loss = focus_head(features, inputs.weight, inputs.bias, inputs.index, focus_weight=0.5).loss
-        entropy = cam_entropy(features, inputs.weight, inputs.index)[1].sum()
-        for result in (loss, entropy):
-            expected = torch.autograd.grad(result, features, retain_graph=True)[0]
-            kept = features.detach().clone()
-            features.data.fill_(float("nan"))
-            assert torch.equal(torch.autograd.grad(result, features)[0], expected)
-            features.data.copy_(kept)
