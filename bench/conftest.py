@@ -11,8 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # bench is not installed, nor on pytest's path
 
-# Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 @pytest.fixture(scope="session", autouse=True)

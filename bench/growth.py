@@ -52,7 +52,10 @@ POINTS = {
 }
 SHORT = 3  # sizes of each kind, in channels_last alone
 ROUNDS, SHORT_ROUNDS = 21, 9
-LOSSES = {"ours": head.ours_loss, "plain": partial(head.plain_loss, head.pool_by_mean)}
+LOSSES: dict[str, head.Loss] = {
+    "ours": head.ours_loss,
+    "plain": partial(head.plain_loss, head.pool_by_mean),
+}
 
 
 @dataclass
@@ -119,8 +122,7 @@ def main() -> None:
     layouts = head.LAYOUTS[-1:] if given.short else head.LAYOUTS
     slopes: list[Slope] = []
     for layout, (against, points) in tqdm([*product(layouts, POINTS.items())], "growth"):
-        taken = points[:SHORT] if given.short else points
-        found = measure(against, taken, layout, given.rounds)
+        found = measure(against, points[: SHORT if given.short else None], layout, given.rounds)
         tqdm.write("\n".join(map(str, found)))
         slopes += found
     if given.output:

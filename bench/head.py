@@ -101,8 +101,8 @@ class Inputs(NamedTuple):
 
     def double(self) -> "Inputs":
         """Return the same numbers in float64, as leaves of their own."""
-        leaves = (t.detach().double().requires_grad_() for t in self.leaves)
-        return Inputs(*leaves, self.target, self.saliency.double())
+        features, weight, bias = (t.detach().double().requires_grad_() for t in self.leaves)
+        return Inputs(features, weight, bias, self.target, self.saliency.double())
 
 
 @dataclass
@@ -230,7 +230,7 @@ def branches_loss(
 def steps_of(inputs: Inputs) -> dict[str, Step]:
     """Return what is timed, by name."""
     compiled = torch.compile(branches_loss, dynamic=False, fullgraph=True)
-    losses = {
+    losses: dict[str, Loss] = {
         "plain mean": partial(plain_loss, pool_by_mean),
         "plain adaptive": partial(plain_loss, pool_adaptive),
         "plain product": partial(plain_loss, pool_by_product),

@@ -220,9 +220,9 @@ def rows_of(model: str, batch: int, seconds: dict[str, np.ndarray]) -> list[Row]
     rows = []
     for name, (first, second) in RATIOS.items():
         if first in seconds:
-            figures = (round(value, 4) for value in ratio(seconds[first], seconds[second]))
-            own = round(float(np.median(seconds[first])), 4)
-            rows.append(Row(model, batch, name, *figures, own))
+            figures = *ratio(seconds[first], seconds[second]), float(np.median(seconds[first]))
+            median, low, high, own = (round(value, 4) for value in figures)
+            rows.append(Row(model, batch, name, median, low, high, own))
     return rows
 
 
