@@ -119,8 +119,7 @@ def main() -> None:
     """Check, measure, print the slopes, and write them with ``--output``."""
     given = make_parser(__doc__, ROUNDS, SHORT_ROUNDS).parse_args()
     measured_with = begin("bench.growth", given)
-    layouts = head.LAYOUTS[-1:] if given.short else head.LAYOUTS
-    slopes: list[Slope] = []
+    layouts, slopes = head.LAYOUTS[-1:] if given.short else head.LAYOUTS, list[Slope]()
     for layout, (against, points) in tqdm([*product(layouts, POINTS.items())], "growth"):
         found = measure(against, points[: SHORT if given.short else None], layout, given.rounds)
         tqdm.write("\n".join(map(str, found)))
