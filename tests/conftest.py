@@ -1,4 +1,4 @@
-"""What all tests share: which of them run here, and the closing lines that say which did not."""
+"""Shared by all tests: their environment, which of them run here, and common fixtures."""
 
 import os
 import signal
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 sys.path.append(str(Path(__file__).parents[1]))
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,9 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[LEFT_OUT] = 0
-    # What a launcher, the user's Accelerate config, or the user says of backends is not for the
-    # programs that tests run, and what these keep goes when the tests end.
+    if hasattr(config, "workerinput"):
+        return  # pytest-xdist's workers inherit the environment that is set below
+    # Settings of a launcher, or of the user's Accelerate, are not for the programs that tests run.
     for name in list(os.environ):
         launched = name.startswith(("ACCELERATE_", "TORCHELASTIC_")) or name in LAUNCHED
         if (launched and name != "ACCELERATE_USE_CPU") or name == "FOCUS_BACKEND":
@@ -46,8 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["FOCUS_CACHE"] = str(Path(caches.name) / "focus")
     # Programs that tests run take the CPU, whose bits repeat; tests of a GPU say so.
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    # Read when torch is first imported. Threads that spin while they wait take the cores from what
-    # runs beside these tests: fits of small trees took five times as long.
+    # Read when torch is first imported: threads that spin while they wait slow their neighbours.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A shell's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -60,7 +58,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
-        config.stash[LEFT_OUT] = len(slow)
     if gpu := [item for item in items if item.get_closest_marker("gpu")]:
         import torch
 
@@ -70,10 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    # The tensors of the tests are small: many threads only get into each other's way. A test file
-    # that uses torch has imported it by now; the others need not wait for it.
+    # The tensors of the tests are small, and pytest-xdist keeps each core busy.
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(min(4, os.cpu_count() or 1))
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -162,17 +158,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     gpu = [r for r in terminalreporter.stats.get("skipped", []) if "gpu" in r.keywords]
     reason = " (no CUDA or ROCm device)" if gpu else ""
     terminalreporter.write_line(f"GPU tests skipped: {len(gpu)}{reason}")
-    left_out = terminalreporter.config.stash[LEFT_OUT]
-    how = " (run `make test-all`)" if left_out else ""
-    terminalreporter.write_line(f"slow tests left out: {left_out}{how}")
-    # They are to take 8 minutes at most, together and on two cores.
-    quick = sum(
-        report.duration
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if isinstance(report, pytest.TestReport) and "slow" not in report.keywords
-    )
-    terminalreporter.write_line(f"time of the tests that are not slow: {quick:.0f} s")
+    if not terminalreporter.config.getoption("--run-slow"):
+        terminalreporter.write_line("slow tests left out: `make test-all` runs them")
 
 
 @pytest.fixture
