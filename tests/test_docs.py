@@ -1,17 +1,13 @@
-"""Tables of the docs are those of the code."""
+"""Tables and figures of the docs are those of the code."""
 
 import re
 import tomllib
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from focus.config.losses import LOSSES, CamClass
+from focus.config.losses import LOSSES
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
-from focus.kernels import focus_head
 from focus.metrics import SUPPORT
 from focus.model.operating_points import POINTS, TARGETS, needed
 from focus.training.run_folder import _FREE
@@ -24,7 +20,7 @@ def text(name: str) -> str:
 
 
 def rows(document: str, first: str) -> list[list[str]]:
-    """The cells of the table whose head begins with ``first``, without head and rule."""
+    """Return the cells of the table whose head begins with ``first``, without head and rule."""
     _, found, after = document.partition(f"\n| {first} |")
     assert found, first
     lines = after.partition("\n\n")[0].splitlines()[2:]
@@ -50,7 +46,7 @@ def test_the_named_losses() -> None:
 
 
 def test_the_readmes_table_of_the_losses() -> None:
-    """With a = 1, b = 0 and c = 0 where it says nothing else."""
+    """Weights that it does not name are a = 1, b = 0 and c = 0."""
     after = (DOCS.parent / "README.md").read_text(encoding="utf-8").partition("\n## The loss\n")[2]
     table = after.partition("\n| `--loss` |")[2].partition("\n\n")[0].splitlines()[2:]
     documented = {}
@@ -62,34 +58,6 @@ def test_the_readmes_table_of_the_losses() -> None:
         name: [loss.classification_weight, loss.focus_weight, loss.saliency_weight]
         for name, loss in LOSSES.items()
     }
-
-
-def test_min_max_before_softmax_leaves_little_entropy() -> None:
-    """The number in losses.md; the lowest of all maps in [0, 1] has cells at its ends only."""
-    lowest = []
-    for bright in range(1, 49):
-        z = np.repeat([0.0, 1.0], [49 - bright, bright])
-        p = np.exp(z) / np.exp(z).sum()
-        lowest.append(-(p * np.log(p)).sum() / np.log(49))
-    assert f"{min(lowest):.3f}" == "0.968"
-    assert "between 0.968\nand 1" in text("losses.md")
-
-
-def test_one_vector_more_in_both_rows_changes_each_cam_but_not_the_contrast() -> None:
-    """What losses.md says of two classes."""
-    torch.manual_seed(0)
-    features, weight, bias = torch.rand(3, 5, 4, 4), torch.randn(2, 5), torch.randn(2)
-    moved, target = weight + torch.randn(5), torch.tensor([0, 1, 1])
-
-    def head(rows: torch.Tensor, cam_class: CamClass) -> tuple[torch.Tensor, torch.Tensor]:
-        out = focus_head(features, rows, bias, target, cam_class=cam_class)
-        return out.classification, out.cam
-
-    cases: list[tuple[CamClass, bool]] = [("true", False), ("contrast", True)]
-    for cam_class, same in cases:
-        before, after = head(weight, cam_class), head(moved, cam_class)
-        torch.testing.assert_close(before[0], after[0])
-        assert torch.allclose(before[1], after[1], atol=1e-5) == same
 
 
 def test_operating_points() -> None:
@@ -109,7 +77,7 @@ def test_operating_points() -> None:
 
 
 def test_every_figure_is_explained() -> None:
-    """Of those that formats.md lists, which tests/test_formats.py ties to the code."""
+    """evaluation.md explains those that formats.md lists, which test_formats ties to the code."""
     formats = text("formats.md").partition("## results.json")[2].partition("## thresholds.json")[0]
     listed = set()
     for part in formats.split("\n| field |")[1:]:

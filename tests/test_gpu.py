@@ -21,7 +21,7 @@ ON_GPU = [
 
 
 def on(device: str, script: str, *words: object) -> str:
-    """What a program says; the tests' own setting keeps the others on the CPU."""
+    """Return what a program prints; the tests' own setting keeps the others on the CPU."""
     return python(CHECKOUT / script, *words, ACCELERATE_USE_CPU=str(device == "cpu").lower())
 
 
@@ -61,10 +61,10 @@ def test_a_run_from_dry_run_to_evaluation(device: str, words: list[str], tmp_pat
     assert results["n_real"] == results["n_fake"] == 9
 
 
+@pytest.mark.slow
 def test_the_suite_ends_by_saying_which_tests_did_not_run() -> None:
     tests = f"{Path(__file__)}::{test_a_run_from_dry_run_to_evaluation.__name__}"
     words = ["-m", "pytest", "-p", "no:cacheprovider", tests]
     said = python(*words, cwd=CHECKOUT, CUDA_VISIBLE_DEVICES="", PYTEST_ADDOPTS="")
     assert f"GPU tests skipped: {len(ON_GPU)} (no CUDA or ROCm device)\n" in said
-    assert "slow tests left out: 1 (run `make test-all`)\n" in said
-    assert "time of the tests that are not slow: 0 s\n" in said  # they were skipped
+    assert "slow tests left out: `make test-all` runs them\n" in said

@@ -81,7 +81,7 @@ def explain(config: ExplainConfig) -> None:
             scored = _scored(config, detector.to(device), items, bad)
             for item, views in groupby(scored, key=lambda pair: pair[0]):
                 rows = [row for _, row in views]
-                calibration = detector.points and detector.points.calibration
+                calibration = detector.points.calibration if detector.points else None
                 row = item_row(item, rows, threshold, calibration)
                 found[item.path] = row, rows if item.kind == "video" else []
                 bar.update()
@@ -257,7 +257,7 @@ def _about(
     """Return the head of the manifest."""
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    calibration = detector.points and detector.points.calibration
+    calibration = detector.points.calibration if detector.points else None
     point = {"point": config.threshold or "balanced", "value": threshold}
     return {
         "focus_version": focus.__version__,
