@@ -1,4 +1,4 @@
-"""Shared by all tests: their environment, which of them run here, and common fixtures."""
+"""Set the environment of all tests, choose those that run here, and share fixtures."""
 
 import os
 import signal
@@ -24,11 +24,7 @@ LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--run-slow",
-        action="store_true",
-        help="also run the tests marked slow (so does -m slow)",
-    )
+    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -117,7 +113,7 @@ def no_workers_left() -> Iterator[None]:
 
 @pytest.fixture
 def begin() -> "Iterator[Begin]":
-    """Start a program, as ``subprocess.Popen`` does; with the test it ends, and what it started."""
+    """Start a program as ``subprocess.Popen`` does; end it with the test, and what it started."""
     from .launching import end
 
     begun: list[subprocess.Popen[str]] = []
@@ -134,8 +130,7 @@ def begin() -> "Iterator[Begin]":
 
 @pytest.fixture
 def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For programs in this process: they find no accelerator, whose bits are not the CPU's, and
-    the threads that they set are set back."""
+    """Hide accelerators, whose bits are not the CPU's, and restore the number of threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -147,8 +142,7 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the experiment in this process: what it says of threads to those that it starts, it says
-    to no others."""
+    """Undo what the experiment sets in this process's environment for the runs that it starts."""
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
         monkeypatch.delenv(name)

@@ -103,3 +103,19 @@ def test_the_flags_that_a_resumed_run_may_change() -> None:
     fields = dict(rows(text("formats.md"), "field of state.json"))
     named = set(re.findall(r"`--([a-z-]+)`", fields["`config`"]))
     assert named == {name.replace("_", "-") for name in _FREE} - {"resume"}
+
+
+def test_the_page_on_the_architecture_names_each_module_and_only_what_is_there() -> None:
+    page, root = text("architecture.md"), DOCS.parent
+    modules = [path for name in ("focus", "kernels") for path in root.glob(f"{name}/**/*.py")]
+    for module in modules:
+        package, name = module.parent.relative_to(root), module.stem.split("_")[0] + "_"
+        row = "".join(re.findall(rf"^\| .*`{package}[`/].*$", page, re.MULTILINE))
+        named = (f"`{module.stem}`", f"`{name}*`", f"/{module.name}`")
+        assert module.stem.startswith("__") or any(each in row for each in named), module
+    sources = "".join(path.read_text(encoding="utf-8") for path in modules)
+    for name in re.findall(r"`([A-Za-z][\w./]*)`", page):
+        if name.endswith(".py"):
+            assert any((root / folder / name).exists() for folder in ("", "focus")), name
+        elif "/" not in name:
+            assert re.search(rf"\b{name.split('.')[-1]}\b", sources), name

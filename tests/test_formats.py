@@ -40,14 +40,14 @@ DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encodin
 
 
 def section(title: str) -> str:
-    """The text below a heading, up to the next one of any level."""
+    """Return the text below a heading, up to the next one of any level."""
     _, _, after = DOCUMENT.partition(f" {title}\n")
     assert after, title
     return re.split(r"^##+ ", after, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def listed(title: str, header: str) -> list[str]:
-    """The names in backticks in the first column of the tables with this header."""
+    """Return the names in backticks in the first column of the tables with this header."""
     names = []
     for table in section(title).split("\n\n"):
         lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
@@ -56,25 +56,30 @@ def listed(title: str, header: str) -> list[str]:
     return names
 
 
-def test_manifest_columns(tmp_path: Path) -> None:
-    Manifest([]).to_csv(tmp_path / "m.csv")
-    written = (tmp_path / "m.csv").read_text().splitlines()[1].split(",")
-    assert listed("Manifest", "column") == written
-
-
-def test_columns_of_scores() -> None:
+def test_columns_of_csvs(tmp_path: Path) -> None:
+    Manifest([]).to_csv(tmp_path / "Manifest")
+    robustness.write([], tmp_path)
+    falls = faithfulness.Falls(np.zeros(0), np.zeros((0, 8)))
+    faithfulness.write(falls, Scores(**{f.name: [] for f in fields(Scores)}), tmp_path)
+    for name in ("Manifest", "robustness.csv", "faithfulness.csv"):
+        mark, head = (tmp_path / name).read_text().splitlines()
+        assert f"`{mark}`" in section(name)
+        assert ",".join(listed(name, "column")) == head
     assert listed("scores.csv", "column") == [f.name for f in fields(Scores) if f.name != "index"]
+    (row,) = re.findall(r"^\| `strength` \|(.*)\|$", section("robustness.csv"), re.MULTILINE)
+    strengths = [float(number) for number in re.findall(r"\b\d[\d.]*", row)]
+    assert strengths == [s for each in STRENGTHS.values() for s in each]
 
 
 def keys(value: Any, names: set[str]) -> set[str]:
-    """All keys of nested dictionaries, apart from the names of generators."""
+    """Return all keys of nested dictionaries, apart from the names of generators."""
     if not isinstance(value, dict):
         return set()
     return set(value) - names | {k for inner in value.values() for k in keys(inner, names)}
 
 
 def checked(folder: Path) -> dict[str, Any]:
-    """check.json of data with each finding: a leak, a bad file and a shortcut."""
+    """Return check.json of data with each finding: a leak, a bad file and a shortcut."""
     random, samples = np.random.default_rng(0), list[Sample]()
     splits: tuple[tuple[Split, int], ...] = (("train", 24), ("validation", 4), ("test", 4))
     for split, n in splits:
@@ -96,6 +101,7 @@ def checked(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_keys_of_the_check(tmp_path: Path) -> None:
     written = checked(tmp_path)
     assert listed("check.json", "key") == list(written)
@@ -138,22 +144,6 @@ def test_keys_of_thresholds(tmp_path: Path) -> None:
     assert listed(THRESHOLDS, "field") == list(written)
     assert set(written["thresholds"]) == set(POINTS)
     assert set(written["calibration"]) == {"slope", "intercept", "temperature", "largest_llr"}
-
-
-def test_columns_of_robustness_and_faithfulness(tmp_path: Path) -> None:
-    robustness.write([], tmp_path)
-    falls = faithfulness.Falls(np.zeros(0), np.zeros((0, 8)))
-    faithfulness.write(falls, Scores(**{f.name: [] for f in fields(Scores)}), tmp_path)
-    for name in ("robustness.csv", "faithfulness.csv"):
-        mark, head = (tmp_path / name).read_text().splitlines()
-        assert f"`{mark}`" in section(name)
-        assert ",".join(listed(name, "column")) == head
-
-
-def test_strengths_of_perturbations() -> None:
-    (row,) = re.findall(r"^\| `strength` \|(.*)\|$", section("robustness.csv"), re.MULTILINE)
-    documented = [float(number) for number in re.findall(r"\b\d[\d.]*", row)]
-    assert documented == [s for strengths in STRENGTHS.values() for s in strengths]
 
 
 def test_fields_of_a_models_config() -> None:
@@ -214,20 +204,17 @@ def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
     assert re.findall(r"`(\w+)`", row) == [f.name for f in fields(TrainState)]
 
 
-@pytest.mark.parametrize(
-    ("title", "version"),
-    [
-        ("scores.csv", SCORES_VERSION),
-        ("results.json", RESULTS_VERSION),
-        ("thresholds.json", THRESHOLDS_VERSION),
-        ("robustness.csv", robustness.VERSION),
-        ("faithfulness.csv", faithfulness.VERSION),
-        ("config.json", MODEL_VERSION),
-        ("Run folder", CONFIG_VERSION),
-        ("Checkpoint", CHECKPOINT_VERSION),
-        ("Explanations", EXPLANATIONS_VERSION),
-        ("ONNX", ONNX_VERSION),
-    ],
-)
-def test_versions(title: str, version: int) -> None:
-    assert section(title).strip().startswith(f"Version {version}")
+def test_versions() -> None:
+    for title, version in {
+        "scores.csv": SCORES_VERSION,
+        "results.json": RESULTS_VERSION,
+        "thresholds.json": THRESHOLDS_VERSION,
+        "robustness.csv": robustness.VERSION,
+        "faithfulness.csv": faithfulness.VERSION,
+        "config.json": MODEL_VERSION,
+        "Run folder": CONFIG_VERSION,
+        "Checkpoint": CHECKPOINT_VERSION,
+        "Explanations": EXPLANATIONS_VERSION,
+        "ONNX": ONNX_VERSION,
+    }.items():
+        assert section(title).strip().startswith(f"Version {version}"), title

@@ -283,6 +283,7 @@ def test_the_experiment_on_own_data_runs(place: Path) -> None:
     shown = [as_focus(words) for words in commands("docs/experiment.md")]
     search, whole = [words for words in shown if "--data" in words]
     small = ["--recipe", "demo", "--epochs", "1", "--seeds", "1", "--losses", "ce", "--jobs", "1"]
+    small.append("--quick")
     for words, made in ((search, "search/weights.yaml"), (whole, "report.md")):
         focus([*words, *small])
         assert (place / "own" / made).exists()
