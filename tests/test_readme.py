@@ -33,7 +33,7 @@ DOCUMENTS = (
 )
 PROGRAMS = ("accelerate", "focus", "make", "pip", "pytest", "python", "torchrun")
 RUN_ELSEWHERE = ("docs/experiment.md", "docs/reproduce.md")
-"""Their commands build on each other: see below, and tests/test_reproduce.py."""
+"""In small, by tests/experiment/test_run.py and tests/test_reproduce.py."""
 
 Words = tuple[str, ...]
 
@@ -256,11 +256,11 @@ def test_commands_run_on_a_few_images(name: str, place: Path) -> None:
         data = OWN if name == "train" and "--data" not in words else []
         focus([*words, *data, *FEWER[name]])
         AcceleratorState._reset_state(reset_partial_state=True)  # another may be in bf16
-        if "--output" in words:
-            output = Path(words[words.index("--output") + 1])
-            assert any(output.iterdir()), words
-            shutil.rmtree(output)  # two documents name it
-    assert (sorted(place.rglob("*")) == before) == (name in ("train", "explain", "data crop"))
+        for option in {"--output", "--onnx"}.intersection(words):
+            made = Path(words[words.index(option) + 1])
+            assert made.is_file() or any(made.iterdir()), words
+            made.unlink() if made.is_file() else shutil.rmtree(made)  # two documents name it
+    assert name != "train" or sorted(place.rglob("*")) == before
 
 
 @pytest.mark.slow
@@ -274,16 +274,3 @@ def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
     for name, shape in shapes:
         size = shape.replace("H", str(rows)).replace("W", str(columns)).split(",")
         assert list(getattr(found, name).shape) == [int(side) for side in size], name
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("own_threads")
-def test_the_experiment_on_own_data_runs(place: Path) -> None:
-    """The search, and the experiment with its weights; with cross-entropy and one seed alone."""
-    shown = [as_focus(words) for words in commands("docs/experiment.md")]
-    search, whole = [words for words in shown if "--data" in words]
-    small = ["--recipe", "demo", "--epochs", "1", "--seeds", "1", "--losses", "ce", "--jobs", "1"]
-    small.append("--quick")
-    for words, made in ((search, "search/weights.yaml"), (whole, "report.md")):
-        focus([*words, *small])
-        assert (place / "own" / made).exists()
