@@ -57,10 +57,10 @@ def test_class_activation(form: Form) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_whole_cover_interpreted(
+def test_half_of_the_cover_interpreted(
     compare: Callable[..., None], factors: dict[str, tuple[Any, ...]], part: int
 ) -> None:
-    parts = 4 if factors is cases.HEAD else 2
+    parts = 8 if factors is cases.HEAD else 4
     for case in covered(Form("triton"), factors, rest=True)[part::parts]:
         compare(Form("triton"), case)
 

@@ -154,7 +154,7 @@ FACTORS = HEAD | {
     "grid": ((1, 1), (7, 7), (8, 8), (10, 10), (5, 13), (16, 17), (32, 32)),
     "classes": (1, 2, 3, 5, 17, 1000),
 }
-VARIANTS = 60
+VARIANTS = 40
 """How many kernels are compiled, at equal steps of all that there are."""
 
 
