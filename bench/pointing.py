@@ -29,7 +29,7 @@ from bench.harness import make_folder, run_program, settings, write
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.manifest import SYNTHETIC, Manifest
-from focus.metrics import agreement
+from focus.metrics.agreement import REGION, map_agreement
 from focus.metrics.cams import hit_cells
 
 Hits = NDArray[np.bool_]
@@ -83,17 +83,18 @@ def peak_rows(figure: str, images: str, hits: Hits, trained: Hits) -> Iterator[R
 
 def map_rows(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterator[Row]:
     """Yield the rows of human maps: peaks, with the fixed one's cosine, and whole maps as CAMs."""
-    looked, before = maps >= agreement.REGION, trained >= agreement.REGION
+    looked, before = maps >= REGION, trained >= REGION
     one_cell = np.zeros_like(maps)
     one_cell[:, *np.unravel_index(before.mean(axis=0).argmax(), maps.shape[1:])] = 1
     for row in peak_rows("map_hit", "validation", looked, before):
         if row.peak == "fixed cell":
-            row.cosine = _mean(agreement.map_cosine(one_cell, maps))
+            row.cosine = _mean(map_agreement(one_cell, maps)["map_cosine"])
         yield row
     mean = np.broadcast_to(trained.mean(axis=0), maps.shape)
     for peak, cams in (("mean map", mean), ("other's map", np.roll(maps, -1, axis=0))):
-        hit, cosine = agreement.map_hit(cams, maps), agreement.map_cosine(cams, maps)
-        yield Row("map_hit", "validation", peak, len(maps), _mean(hit), _mean(cosine))
+        found = {name: _mean(own) for name, own in map_agreement(cams, maps).items()}
+        about = "map_hit", "validation", peak, len(maps)
+        yield Row(*about, found["map_hit"], found["map_cosine"])
 
 
 def _mean(values: NDArray[np.float64]) -> float:

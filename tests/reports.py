@@ -15,7 +15,7 @@ from focus.data.perturbations import STRENGTHS, UNITS
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
-from focus.metrics import fit_calibration
+from focus.metrics.calibration import fit_calibration
 from focus.model.operating_points import POINTS, OperatingPoints
 
 KINDS = (

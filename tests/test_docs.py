@@ -8,7 +8,7 @@ from focus.config.losses import LOSSES
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
-from focus.metrics import SUPPORT
+from focus.metrics.ranking import SUPPORT
 from focus.model.operating_points import POINTS, TARGETS, needed
 from focus.training.run_folder import _FREE
 

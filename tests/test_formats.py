@@ -21,7 +21,7 @@ from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import VERSION as SCORES_VERSION
 from focus.evaluation.scores import Scores
-from focus.metrics import Calibration
+from focus.metrics.calibration import Calibration
 from focus.model.config import CONFIG_VERSION as MODEL_VERSION
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector

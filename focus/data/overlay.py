@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
-from focus.metrics import stretched
+from focus.metrics.cams import stretched
 
 COLOUR_MAP = "inferno"
 """Perceptually uniform: equal steps of the CAM look equal."""

@@ -19,7 +19,7 @@ from focus.metrics.calibration import llr_costs
 from focus.metrics.intervals import (
     Compared,
     Interval,
-    auc_interval,
+    mean_auc_interval,
     mean_of_rates,
     rate_interval,
 )
@@ -38,18 +38,11 @@ name those that a hit rate has a map or mask of."""
 
 FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
-OF_BOTH = {
-    "entropy": "entropy_predicted",
-    "entropy_synthetic": "entropy_synthetic",
-    "entropy_sum": "entropy_sum",
-    "entropy_z": "entropy_z",
-    "cam_range": "cam_range",
-    "map_mse": "map_mse",
-    "map_cosine": "map_cosine",
-    "map_hit": "map_hit",
-    "map_chance": "map_chance",
-    "map_mass": "map_mass",
-}
+_OF_BOTH = (
+    *("entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),
+    *("map_mse", "map_cosine", "map_hit", "map_chance", "map_mass"),
+)
+OF_BOTH = {"entropy": "entropy_predicted", **{name: name for name in _OF_BOTH}}
 """Column of the scores by figure: means over the images with a value, of both or of one class."""
 OF_FAKES = ("pointing_hit", "pointing_hit_synthetic", "pointing_chance", "mask_mass")
 """Figures, and columns, that are means over the fakes with a value."""
@@ -85,9 +78,8 @@ class Table:
 class Part:
     """Images of one class in a table: their scores sorted, and sums for the present weights.
 
-    rows [N] of the table. values [columns, N]: NaN where there is none. tempered [N]: probabilities
-    after the temperature, by rising score; None without a calibration. costs [N]: of the
-    log-likelihood ratios, NaN without.
+    rows [N] of the table. values [columns, N]: NaN where there is none. costs [N]: of the
+    log-likelihood ratios. tempered [N]: probabilities after the temperature, by rising score.
     """
 
     def __init__(self, table: Table, rows: Integers, label: int) -> None:
@@ -145,12 +137,11 @@ class Group:
 
     def counts(self) -> dict[str, int]:
         """Count the images, the fakes with an artefact mask and the images with a human map."""
-        maps = sum(len(part.known("map_mse")[0]) for part in (self.real, self.fake))
         return {
             "n_real": len(self.real.rows),
             "n_fake": len(self.fake.rows),
             "n_pointing": len(self.fake.known("pointing_hit")[0]),
-            "n_maps": maps,
+            "n_maps": sum(len(part.known("map_mse")[0]) for part in (self.real, self.fake)),
         }
 
     def hits(self) -> dict[str, tuple[Integers, Floats]]:
@@ -184,7 +175,7 @@ class Group:
 
     def exact_intervals(self, resampler: Resampler) -> Intervals:
         """Return DeLong's of the AUC and, where images are independent, those of rates."""
-        found: Intervals = {"auc": auc_interval(*self.compared(resampler))}
+        found: Intervals = {"auc": mean_auc_interval([self.compared(resampler)])}
         if resampler.grouped:
             return found
         right = [(total - wrong, total) for wrong, total in self.errors(0.5)]
@@ -282,12 +273,12 @@ def intervals(
     draws: Mapping[str, Floats],
     exact: Intervals,
     units: Units,
-    calibrated_ece: Mapping[str, float] | None = None,
+    calibrated_ece: Mapping[str, float],
 ) -> dict[str, Interval]:
     """Return the interval of each figure that has one: the exact one, else that of its draws.
 
-    found: the figures. draws [R]: of the resamples. calibrated_ece:
-    :meth:`Group.calibrated_ece`. A figure of fewer than two units has none.
+    draws [R]: of the resamples. calibrated_ece: :meth:`Group.calibrated_ece`. A figure of fewer
+    than two units has none.
     """
     made = {}
     for name, value in found.items():
@@ -295,7 +286,7 @@ def intervals(
             continue
         interval = exact.get(name)
         if name not in exact:
-            excess = (calibrated_ece or {}).get(name, 0.0)
+            excess = calibrated_ece.get(name, 0.0)
             interval = _bootstrap(name, value, draws[name], _units_of(name, units), excess)
         if interval is not None:
             made[name] = interval

@@ -34,14 +34,15 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from focus import metrics
 from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
 from focus.evaluation.inference import Autocast, images_only, predictions
 from focus.evaluation.protocol import UNNAMED, match, strata, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
-from focus.metrics.bootstrap import percentiles
+from focus.metrics.bootstrap import Resampler, percentiles
+from focus.metrics.cams import peak_cell
+from focus.metrics.intervals import Interval, rate_interval
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar
 
@@ -158,7 +159,7 @@ def regions(
     """
     grid = cams.shape[1:]
     sides = np.array(box_sides(grid, size))
-    peaks = np.stack(np.unravel_index(metrics.peak_cell(cams), grid), axis=1)
+    peaks = np.stack(np.unravel_index(peak_cell(cams), grid), axis=1)
     middles = (peaks + 0.5) * size / np.array(grid)
     starts = np.floor(middles - sides / 2).astype(np.int64).clip(0, size - sides)
     rows, columns = (np.arange(size - side + 1) for side in sides)
@@ -260,9 +261,11 @@ def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, An
     has fewer than two independent images.
     """
     values = {name: column[rows] for name, column in falls.columns().items()}
-    found: dict[str, Any] = {name: metrics.mean(own) for name, own in values.items()}
-    intervals: dict[str, metrics.Interval | None] = {}
-    resampler = metrics.Resampler(apart[rows], scores.group[rows])
+    found: dict[str, Any] = {
+        name: float(own.mean()) if len(own) else None for name, own in values.items()
+    }
+    intervals: dict[str, Interval | None] = {}
+    resampler = Resampler(apart[rows], scores.group[rows])
     labels = scores.label[rows]
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     if min((resampler.units(own) for own in classes), default=0) >= 2:
@@ -278,7 +281,7 @@ def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, An
                 intervals[name] = interval
             elif name == _SHARE and found[name] in (0, 1):  # no resample moves it from there
                 count = resampler.count
-                intervals[name] = metrics.rate_interval(round(found[name] * count), count)
+                intervals[name] = rate_interval(round(found[name] * count), count)
     return {"n": len(rows), **found, "intervals": intervals}
 
 

@@ -14,7 +14,6 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
-from focus import metrics
 from focus.data.dataset import (
     Batch,
     FaceDataset,
@@ -27,8 +26,8 @@ from focus.data.faces import geometries
 from focus.data.manifest import SYNTHETIC, Manifest, Sample
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
-from focus.metrics import agreement
-from focus.metrics.cams import hit_cells
+from focus.metrics.agreement import map_agreement, mask_mass
+from focus.metrics.cams import cam_range, hit_cells, peak_cell, sum_entropy, z_entropy
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.progress import progress_bar
 
@@ -179,24 +178,21 @@ def _rows(
     samples = [manifest[index] for index in batch.index.tolist()]
     grid = cams.shape[1:]
     calibration = points and points.calibration
-    maps = batch.saliency.numpy()
     # Zeros, which cover nothing, stand for no mask, as they do for no human map.
     masks = np.stack([_coverage(sample, grid) for sample in samples])
     targets = [hit_cells(mask) for mask in masks]
-    map_hits = agreement.map_hit(cams, maps)
-    peaks = metrics.peak_cell(cams)
+    by_maps = map_agreement(cams, batch.saliency.numpy())
+    map_hits = by_maps.pop("map_hit")
+    peaks = peak_cell(cams)
     texts = ("path", "generator", "family", "split", "test_set", "group")
     numbers = {
         "entropy_predicted": entropy[:, 0],
         "entropy_synthetic": entropy[:, 1],
-        "entropy_sum": metrics.sum_entropy(cams),
-        "entropy_z": metrics.z_entropy(cams),
-        "cam_range": metrics.cam_range(cams),
-        "map_mse": agreement.map_mse(cams, maps),
-        "map_cosine": agreement.map_cosine(cams, maps),
-        "map_mass": agreement.map_mass(cams, maps),
-        "map_chance": agreement.map_chance(cams, maps),
-        "mask_mass": agreement.mask_mass(cams, masks),
+        "entropy_sum": sum_entropy(cams),
+        "entropy_z": z_entropy(cams),
+        "cam_range": cam_range(cams),
+        **by_maps,
+        "mask_mass": mask_mass(cams, masks),
         "llr": calibration.llr(score) if calibration else score * np.nan,
         "pointing_chance": [math.nan if cells is None else cells.mean() for cells in targets],
     }
@@ -226,6 +222,6 @@ def _hits(
     cams: NDArray[np.float32], targets: Sequence[NDArray[np.bool_] | None]
 ) -> NDArray[np.int64]:
     """Return for each CAM whether it peaks in one of its target cells, -1 without targets."""
-    peaks = metrics.peak_cell(cams).tolist()
+    peaks = peak_cell(cams).tolist()
     pairs = zip(peaks, targets, strict=True)
     return np.array([-1 if cells is None else int(cells.flat[peak]) for peak, cells in pairs])

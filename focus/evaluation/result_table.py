@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from focus import metrics
 from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
 from focus.errors import shown
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
+from focus.metrics.bootstrap import units
+from focus.metrics.intervals import mean_auc_difference
 from focus.plotting import shortened
 
 SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
@@ -171,12 +172,12 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     if [*scores.path, *scores.group] != [*others.path, *others.group]:
         return [f"{untested}they scored other images, or the same in other groups."]
     sets, other_sets = _pairs(scores, results), _pairs(others, other_results)
-    unit = metrics.units(scores.group, scores.images)
+    unit = units(scores.group, scores.images)
     lines = []
     for test_set, pairs in sets.items():
         if other_sets.get(test_set) != pairs:
             continue
-        difference = metrics.mean_auc_difference(
+        difference = mean_auc_difference(
             *(
                 [(each.score[r], each.score[f], unit[r], unit[f]) for _, r, f in pairs]
                 for each in (scores, others)

@@ -14,13 +14,15 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from focus import metrics
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.perturbations import STRENGTHS, UNITS, perturbations
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
 from focus.evaluation.scores import Scores
+from focus.metrics.bootstrap import units
+from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
+from focus.metrics.ranking import Ranking
 from focus.runtime.files import atomic_csv_writer
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def measure(
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))
     images = images_only(Manifest((manifest[row] for row in rows.tolist()), manifest.source))
-    units = metrics.units(clean.group)
+    unit = units(clean.group)
     results: list[PerturbedAUC] = []
     for perturbation in perturbations(seed):
         perturbed = clean.score.copy()
@@ -114,19 +116,21 @@ def measure(
         for c in comparisons:
             own = PerturbedAUC(*about, c.test_set, c.generator, len(c.real), len(c.fake))
             results.append(
-                own if not len(c.real) else _with_aucs(own, c, perturbed, clean.score, units)
+                own if not len(c.real) else _with_aucs(own, c, perturbed, clean.score, unit)
             )
     return results
 
 
 def _with_aucs(
-    own: PerturbedAUC, c: Comparison, perturbed: Floats, clean: Floats, units: Integers
+    own: PerturbedAUC, c: Comparison, perturbed: Floats, clean: Floats, unit: Integers
 ) -> PerturbedAUC:
-    after, before = ((scores[c.real], scores[c.fake]) for scores in (perturbed, clean))
-    own_units = units[c.real], units[c.fake]
-    auc, auc_clean = (float(metrics.auc(*pair) or 0) for pair in (after, before))
-    low, high = metrics.auc_interval(*after, *own_units) or (None, None)
-    change = metrics.auc_difference(*after, *before, *own_units)
+    after, before = (
+        (scores[c.real], scores[c.fake], unit[c.real], unit[c.fake])
+        for scores in (perturbed, clean)
+    )
+    auc, auc_clean = (float(Ranking.of(*given[:2]).auc()[0]) for given in (after, before))
+    low, high = mean_auc_interval([after]) or (None, None)
+    change = mean_auc_difference([after], [before])
     return replace(
         own,
         auc=auc,

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from focus import metrics
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
@@ -19,6 +18,8 @@ from focus.evaluation.scores import Scores
 from focus.experiment.frozen import GLOBAL_GENERATORS
 from focus.experiment.grid import Run
 from focus.experiment.statistics import Floats
+from focus.metrics.bootstrap import Resampler
+from focus.metrics.ranking import Ranking, auc
 
 _AT_ONCE = 4_000_000  # weights of drawn images: 32 MB
 
@@ -76,7 +77,7 @@ def outcome(run: Run) -> Outcome:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return metrics.mean(np.array(values))
+    return float(np.mean(values)) if values else None
 
 
 def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict[str, float | None]:
@@ -96,7 +97,7 @@ def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict
         fakes = [[row for row in c.fake if known.get(scores.path[row]) == mark] for c in local]
         rows = union((c.real for c, f in zip(local, fakes, strict=True) if f), scores.images)
         fake = [row for own in fakes for row in own]
-        found[name] = metrics.auc(scores.score[rows], scores.score[fake]) if fake else None
+        found[name] = auc(scores.score[rows], scores.score[fake]) if fake else None
     return found
 
 
@@ -123,7 +124,7 @@ def drawn_aucs(
             )
     scores = first.scores
     own_strata = strata(scores.label, first.comparisons, scores.images)
-    resampler = metrics.Resampler(own_strata, scores.group, scores.images)
+    resampler = Resampler(own_strata, scores.group, scores.images)
     step = max(1, _AT_ONCE // max(1, len(scores)))
     for start in range(0, replicates, step):
         part = slice(start, min(start + step, replicates))
@@ -140,9 +141,7 @@ def drawn_aucs(
 def _auc(score: Floats, comparison: Comparison, weights: Floats) -> Floats:
     """Return the AUC [R] of a comparison, with the weights [R, N] of all images."""
     real, fake = comparison.real, comparison.fake
-    return (
-        metrics.Ranking.of(score[real], score[fake]).weigh(weights[:, real], weights[:, fake]).auc()
-    )
+    return Ranking.of(score[real], score[fake]).weigh(weights[:, real], weights[:, fake]).auc()
 
 
 def _test_images(found: Outcome) -> list[Any]:

@@ -17,11 +17,6 @@ def finite(values: Array, name: str) -> NDArray[np.float64]:
     return array
 
 
-def mean(values: Array) -> float | None:
-    """Return the mean of ``values`` [N]; ``None`` when there are none."""
-    return float(finite(values, "values").mean()) if len(values) else None
-
-
 def divided(total: Array, by: Array) -> NDArray[np.float64]:
     """Return ``total / by``, NaN where it is divided by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -63,12 +63,11 @@ def fit_calibration(
 ) -> Calibration | None:
     """Fit it to scores [M] of real images and [N] of fakes; None where a class is empty.
 
-    real_units [M], fake_units [N]: integers, the same for what is not independent
-    (:func:`focus.metrics.units`); default: each image by itself. The classes weigh alike, so that
-    the line gives a likelihood ratio and not the prevalence of the sample. Platt's targets,
-    (n + 1) / (n + 2) for a class of n units, keep line and temperature finite where the classes are
-    apart. Ratios are clipped to log(n + 1) of the smaller class: n images cannot support a larger
-    one (Vergeer et al., 2016, bound them alike).
+    real_units [M], fake_units [N]: as of :func:`focus.metrics.bootstrap.units`; default: each image
+    by itself. The classes weigh alike, so that the line does not depend on how many are fakes.
+    Platt's targets, (n + 1) / (n + 2) for a class of n units, keep line and temperature finite
+    where the classes are apart. Ratios are clipped to log(n + 1) of the smaller class: n images
+    cannot support a larger one (Vergeer et al., 2016, bound them alike).
     """
     if not (len(real_scores) and len(fake_scores)):
         return None
@@ -76,10 +75,8 @@ def fit_calibration(
     from sklearn.linear_model import LogisticRegression
 
     images = np.array([len(real_scores), len(fake_scores)])
-    n = images.copy()
-    for side, units in enumerate((real_units, fake_units)):
-        if units is not None:
-            n[side] = len(np.unique(units))
+    given = zip(images, (real_units, fake_units), strict=True)
+    n = np.array([size if units is None else len(np.unique(units)) for size, units in given])
     logit = logits(np.concatenate([real_scores, fake_scores]))
     label = np.repeat([0, 1], images)
     size, own = images[label], ((n + 1) / (n + 2))[label]

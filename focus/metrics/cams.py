@@ -89,8 +89,6 @@ def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
 def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return maps [N, H W] in float64, and which of them are constant up to rounding, [N]."""
     given = np.asarray(cams)
-    if given.ndim != 3 or given[0:1].size == 0 < len(given):
-        raise ValueError(f"CAMs of shape [N, H, W] are needed, got {list(given.shape)}")
     # Rounding happened in the type that the maps come in.
     step = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(np.float64).eps
     maps = finite(given, "CAM cells").reshape(len(given), math.prod(given.shape[1:]))

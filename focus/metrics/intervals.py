@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 Compared = tuple[Array, Array, Array, Array]
 """Scores [M] of real images and [N] of fakes, and the integers [M], [N] of their independent units
-(:func:`focus.metrics.units`), the same where comparisons share an image."""
+(:func:`focus.metrics.bootstrap.units`), the same where comparisons share an image."""
 
 
 class Difference(NamedTuple):
@@ -37,8 +37,6 @@ def rate_interval(count: float, total: int, level: float = LEVEL) -> Interval | 
     """
     if total == 0:
         return None
-    if not 0 <= count <= total:
-        raise ValueError(f"{count} of {total} is no rate")
     # Quantiles of beta distributions; scipy's binomtest looks for the same ends, for a millisecond.
     tail = (1 - level) / 2
     low = special.betaincinv(count, total - count + 1, tail) if count else 0.0
@@ -66,21 +64,6 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
     below = math.hypot(*(value - low for value, (low, _) in pairs)) / n
     above = math.hypot(*(high - value for value, (_, high) in pairs)) / n
     return mean - below, mean + above
-
-
-def auc_interval(
-    real_scores: Array,
-    fake_scores: Array,
-    real_units: Array | None = None,
-    fake_units: Array | None = None,
-) -> Interval | None:
-    """Return the interval of the AUC, as :func:`mean_auc_interval`.
-
-    real_scores [M], fake_scores [N]. real_units [M], fake_units [N]: integers, the same for what is
-    not independent; default: each image by itself.
-    """
-    own_units = _units(real_units, fake_units, len(real_scores), len(fake_scores))
-    return mean_auc_interval([(real_scores, fake_scores, *own_units)])
 
 
 def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
@@ -111,11 +94,6 @@ class _Placed(NamedTuple):
     smallest: int
     pairs: int
     inverted: int
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean AUC."""
-        return float(np.sqrt((self.moved**2).sum()))
 
     @property
     def quantile(self) -> float:
@@ -161,7 +139,7 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
 
 
 def _interval(placed: _Placed) -> Interval:
-    auc, pairs, error = placed.auc, placed.pairs, placed.error
+    auc, pairs, error = placed.auc, placed.pairs, math.sqrt((placed.moved**2).sum())
     # Not rounded, but for rounding: half a pair more would favour one of the classes.
     by_pairs = rate_interval(round(auc * pairs, 6), pairs)
     assert by_pairs is not None
@@ -174,24 +152,6 @@ def _interval(placed: _Placed) -> Interval:
     return float(low), float(high)
 
 
-def auc_difference(
-    real_first: Array,
-    fake_first: Array,
-    real_second: Array,
-    fake_second: Array,
-    real_units: Array | None = None,
-    fake_units: Array | None = None,
-) -> Difference | None:
-    """Compare the AUCs of two models on the same images, as :func:`mean_auc_difference`.
-
-    real_* [M], fake_* [N]: the scores, the same image at the same place; units as for
-    :func:`auc_interval`.
-    """
-    own_units = _units(real_units, fake_units, len(real_first), len(fake_first))
-    first, second = (real_first, fake_first, *own_units), (real_second, fake_second, *own_units)
-    return mean_auc_difference([first], [second])
-
-
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:
     """Compare two models' mean AUCs over the same comparisons by DeLong et al. (1988).
 
@@ -200,20 +160,12 @@ def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -
     models that are independent (Zou and Donner, 2008). The p-value is below 0.05 where the interval
     leaves 0 out. Scores in the same order do not differ, unless the AUC is 0 or 1. None with fewer
     than two units in a class of a comparison.
-
-    Raises ValueError if the models did not score the same numbers of images, of the same units.
     """
-    for (*one_scores, one_real, one_fake), (*other_scores, other_real, other_fake) in zip(
-        first, second, strict=True
-    ):
-        same_units = np.array_equal(one_real, other_real) and np.array_equal(one_fake, other_fake)
-        if list(map(len, one_scores)) != list(map(len, other_scores)) or not same_units:
-            raise ValueError("the two models did not score the same images")
     one, other = _placed(first), _placed(second)
     if one is None or other is None:
         return None
     value, apart = one.auc - other.auc, one.moved - other.moved
-    below = above = one.quantile * float(np.sqrt((apart**2).sum()))
+    below = above = one.quantile * math.sqrt((apart**2).sum())
     same_order = value == 0 and not apart.any() and one.auc not in (0.0, 1.0)
     if min(one.inverted, other.inverted) < SUPPORT and not same_order:
         (low, high), (other_low, other_high) = _interval(one), _interval(other)
@@ -223,10 +175,3 @@ def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -
     distance = one.quantile * abs(value) / towards_0 if value else 0.0
     p_value = float(2 * stats.t.sf(distance, one.smallest - 1))
     return Difference(value, max(-1.0, value - below), min(1.0, value + above), p_value)
-
-
-def _units(real: Array | None, fake: Array | None, reals: int, fakes: int) -> tuple[Array, Array]:
-    """Return the units as given, or ``reals`` and ``fakes`` images that are each by itself."""
-    if real is None or fake is None:
-        return np.arange(reals), np.arange(reals, reals + fakes)
-    return real, fake

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from focus.errors import InputError
-from focus.metrics import SUPPORT, Array, Calibration, Ranking, fit_calibration
+from focus.metrics.arrays import Array
+from focus.metrics.calibration import Calibration, fit_calibration
+from focus.metrics.ranking import SUPPORT, Ranking
 from focus.runtime.files import atomic_write
 
 THRESHOLDS = "thresholds.json"
@@ -86,23 +88,19 @@ class OperatingPoints:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "OperatingPoints":
-        """Make them from ``dataclasses.asdict`` of one; ValueError if a number is none."""
-        line = values["calibration"]
-        numbers = {} if line is None else {f.name: line[f.name] for f in fields(Calibration)}
-        given = {point: values["thresholds"][point] for point in POINTS}
-        for name, value in (given | numbers).items():
-            if value is not None and not (_is_number(value) and math.isfinite(value)):
-                raise ValueError(f"{name} is {value!r}, which is no number")
-        return cls(
-            given,
-            None if line is None else Calibration(**numbers),
-            int(values["n_real"]),
-            int(values["n_fake"]),
-        )
+        """Make them from ``dataclasses.asdict`` of one; ValueError for NaN and infinity."""
+        given = {point: _finite(values["thresholds"][point]) for point in POINTS}
+        line, calibration = values["calibration"], None
+        if line is not None:
+            names = (field.name for field in fields(Calibration))
+            calibration = Calibration(**{name: _finite(line[name]) for name in names})
+        return cls(given, calibration, int(values["n_real"]), int(values["n_fake"]))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _finite(value: Any) -> Any:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{value} is no threshold and no parameter of a calibration")
+    return value
 
 
 def needed(target: float) -> int:
@@ -120,7 +118,7 @@ def choose(
 
     A point that the sample cannot support is None: all of them where a class is empty, and
     ``balanced`` where no threshold does better than chance. real_units [M], fake_units [N]: for the
-    calibration, as of :func:`focus.metrics.fit_calibration`.
+    calibration, as of :func:`focus.metrics.calibration.fit_calibration`.
     """
     ranking = Ranking.of(real_scores, fake_scores)
     found: dict[str, float | None] = dict.fromkeys(POINTS)

@@ -27,7 +27,8 @@ from focus.evaluation.result_table import SET_TITLES
 from focus.evaluation.results import Results
 from focus.evaluation.robustness import PerturbedAUC, curves
 from focus.evaluation.scores import Scores
-from focus.metrics import BINS, Array, Ranking
+from focus.metrics.arrays import Array
+from focus.metrics.ranking import BINS, Ranking
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, legend_below, shortened
 
 PREFIXES = ("roc", "det", "scores", "entropy", "reliability", "training", "robustness")

@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, lo
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.scores import Scores
-from focus.metrics import auc, commonest_peak_share
+from focus.metrics.cams import commonest_peak_share
+from focus.metrics.ranking import auc
 from focus.runtime.files import atomic_write
 
 TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")

@@ -34,7 +34,7 @@ from focus.evaluation.result_table import format_table
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better
-from focus.metrics import units
+from focus.metrics.bootstrap import units
 from focus.model.card import model_card, trained_how, trained_on, write_card
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints, choose

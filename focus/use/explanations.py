@@ -13,7 +13,7 @@ from scipy import special
 
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
-from focus.metrics import Calibration
+from focus.metrics.calibration import Calibration
 from focus.runtime.files import atomic_write
 
 VERSION = 1

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from focus import metrics
 from focus.evaluation.protocol import match
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
-from focus.metrics import Calibration, Ranking
-from focus.metrics.intervals import mean_of_rates
+from focus.metrics.bootstrap import Resampler
+from focus.metrics.calibration import Calibration
+from focus.metrics.cams import commonest_peak_share
+from focus.metrics.intervals import mean_auc_interval, mean_of_rates, rate_interval
+from focus.metrics.ranking import Ranking
 from focus.model.operating_points import POINTS, OperatingPoints
 
 POINT = OperatingPoints(dict.fromkeys(POINTS, 0.5), Calibration(1.0, 0.0, 1.0), 9, 9)
@@ -107,16 +109,18 @@ def test_exact_intervals_of_independent_images() -> None:
     missed = [(int((fakes.score <= 0.5).sum()), 30) for fakes in each]
     flagged = int((reals.score > 0.5).sum()), 60
     ranges = results["generators"]["g1"]["intervals"]
-    assert ranges["auc"] == metrics.auc_interval(reals.score, each[1].score)
-    assert ranges["operating_points"]["eer"]["apcer"] == metrics.rate_interval(*missed[1])
-    assert ranges["operating_points"]["eer"]["bpcer"] == metrics.rate_interval(*flagged)
-    assert ranges["map_hit"] == metrics.rate_interval(int(reals.map_hit.sum()), 60)
+    assert ranges["auc"] == mean_auc_interval(
+        [(reals.score, each[1].score, np.arange(60), 60 + np.arange(30))]
+    )
+    assert ranges["operating_points"]["eer"]["apcer"] == rate_interval(*missed[1])
+    assert ranges["operating_points"]["eer"]["bpcer"] == rate_interval(*flagged)
+    assert ranges["map_hit"] == rate_interval(int(reals.map_hit.sum()), 60)
     right = [(total - wrong, total) for wrong, total in (flagged, missed[1])]
     assert ranges["balanced_accuracy"] == mean_of_rates(right)
     of_set = results["operating_points"]["intervals"]["eer"]
     assert of_set["apcer_mean"] == mean_of_rates(missed)
     # The largest of two rates: each interval at 97.5 %.
-    ends = [metrics.rate_interval(*rate, 0.975) or (0, 0) for rate in missed]
+    ends = [rate_interval(*rate, 0.975) or (0, 0) for rate in missed]
     assert of_set["apcer_max"] == tuple(max(end) for end in zip(*ends, strict=True))
     # The fakes of two generators are independent.
     hits = [(int(fakes.pointing_hit.sum()), 30) for fakes in each]
@@ -128,7 +132,7 @@ def test_resampled_intervals_are_those_of_repeated_images() -> None:
     scores, resamples = table(40, 2, 25), 60
     results = in_the_open_set(scores, resamples)
     first, second = match(scores, [])
-    resampler = metrics.Resampler(np.repeat([0, 1, 2], [40, 25, 25]), scores.group)
+    resampler = Resampler(np.repeat([0, 1, 2], [40, 25, 25]), scores.group)
     times = resampler.draw(np.random.default_rng(0), resamples).astype(int)
     eers, peaks = [], []
     for row in times:
@@ -138,7 +142,7 @@ def test_resampled_intervals_are_those_of_repeated_images() -> None:
         ]
         eers.append([Ranking.of(real.score, fake.score).eer()[0] for real, fake in drawn])
         cells = np.concatenate([side.peak_row for side in drawn[0]])
-        peaks.append(metrics.commonest_peak_share(cells))
+        peaks.append(commonest_peak_share(cells))
     of_first = results["generators"]["g0"]
     expected = tuple(np.quantile(np.array(eers)[:, 0], [0.025, 0.975]))
     assert of_first["intervals"]["eer"] == pytest.approx(expected)
@@ -181,9 +185,9 @@ def test_figures_that_no_resample_moves_are_not_certain(grouped: bool) -> None:
     for name in ("auc", "average_precision"):
         assert ranges[name] == (pytest.approx(bound), 1.0), name
     assert ranges["eer"] == (0.0, pytest.approx(1 - bound))
-    assert ranges["operating_points"]["eer"]["apcer"] == metrics.rate_interval(0, fakes)
+    assert ranges["operating_points"]["eer"]["apcer"] == rate_interval(0, fakes)
     # Half of the fakes have a mask.
-    assert ranges["pointing_hit"] == metrics.rate_interval(0, fakes // 2)
+    assert ranges["pointing_hit"] == rate_interval(0, fakes // 2)
     assert "brier" not in ranges  # it does not move, and is neither 0 nor 1
     shared = 0.025 ** (1 / (40 if grouped else 80))
     assert results["mean"]["intervals"]["auc"] == (pytest.approx(shared), 1.0)

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from focus import metrics
 from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import STRENGTHS
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
 from focus.evaluation.robustness import PerturbedAUC, check_labels, lines, measure, read, write
 from focus.evaluation.scores import Scores
+from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.model.detector import Prediction
 
 from ..reports import perturbed
@@ -121,9 +121,10 @@ def test_intervals_are_delongs_of_groups_and_paired(manifest: Manifest, scores: 
     columns |= {"label": labels, "generator": [s.generator for s in samples], "score": clean}
     columns |= {"group": [f"p{n // 2}" for n in range(16)], "test_set": [""] * 16}
     found = measured(Manifest(samples), Scores(**columns))[0]
-    alike = np.full(4, 0.7), np.full(4, 0.7)  # as the pictures are
-    change = metrics.auc_difference(*alike, clean[:8:2], clean[8::2])
-    assert (found.auc_low, found.auc_high) == pytest.approx(metrics.auc_interval(*alike))
+    units = np.arange(4), 4 + np.arange(4)
+    alike = (np.full(4, 0.7), np.full(4, 0.7), *units)  # as the pictures are
+    change = mean_auc_difference([alike], [(clean[:8:2], clean[8::2], *units)])
+    assert (found.auc_low, found.auc_high) == pytest.approx(mean_auc_interval([alike]))
     assert change is not None
     assert (found.change_low, found.change_high) == pytest.approx((change.low, change.high))
 

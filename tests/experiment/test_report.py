@@ -19,7 +19,7 @@ from focus.experiment.compare import analyse
 from focus.experiment.grid import Setup, grid
 from focus.experiment.plots import dose_response, scatter
 from focus.experiment.report import doses, write_report
-from focus.metrics import auc
+from focus.metrics.ranking import auc
 
 from ..few_scores import summarise, table
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from focus.metrics import Calibration, Ranking, fit_calibration, units
-from focus.metrics.calibration import llr_costs
+from focus.metrics.bootstrap import units
+from focus.metrics.calibration import Calibration, fit_calibration, llr_costs
+from focus.metrics.ranking import Ranking
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from focus.config.train import TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
-from focus.metrics import Calibration
+from focus.metrics.calibration import Calibration
 from focus.model.card import CARD, model_card, trained_how, trained_on, write_card
 from focus.model.config import DetectorConfig
 from focus.model.operating_points import POINTS, OperatingPoints

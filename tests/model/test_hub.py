@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi, RepoUrl
 
 from focus.config.losses import LossConfig
 from focus.errors import InputError
-from focus.metrics import Calibration
+from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 

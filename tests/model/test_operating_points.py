@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from focus.errors import InputError
-from focus.metrics import Calibration, Ranking
+from focus.metrics.calibration import Calibration
+from focus.metrics.ranking import Ranking
 from focus.model.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -105,7 +106,7 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         (json.dumps(values | {"version": 2}), "version 2, this program reads 1"),
         (json.dumps(values | {"thresholds": {}}), "cannot be read .KeyError"),
-        (json.dumps(values).replace("0.5", "NaN"), "eer is nan, which is no number"),
+        (json.dumps(values).replace("0.5", "NaN"), "nan is no threshold"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.results import summarise
-from focus.metrics import Ranking
+from focus.metrics.ranking import Ranking
 from focus.report import plots
 
 from ..reports import made, perturbed

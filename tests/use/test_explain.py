@@ -18,7 +18,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
-from focus.metrics import Calibration
+from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 from focus.use.explain import explain, find_items

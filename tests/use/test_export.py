@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from focus.config.losses import LossConfig
 from focus.config.use import ExportConfig
 from focus.errors import InputError
-from focus.metrics import Calibration
+from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 from focus.use import export as exporting
