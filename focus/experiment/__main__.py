@@ -15,12 +15,11 @@ from focus.config.experiment import ExperimentConfig
 from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment import frozen
-from focus.experiment.grid import Setup, check_arms, grid, read_weights, search_runs, search_space
+from focus.experiment.grid import Setup, check_arms, grid, read_weights, search_runs
 from focus.runtime.machine import usable_cores
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy and all: --help does without
     from focus.data.manifest import Manifest
-    from focus.experiment.run import Failure
 
 PROG = "python -m focus.experiment"
 
@@ -32,8 +31,8 @@ def experiment(config: ExperimentConfig) -> None:
         InputError: something that was given cannot be used.
         SystemExit: with code 1 if a run failed.
     """
-    arms = config.losses.split(",") if config.losses else None
-    check_arms(arms or ())
+    arms = config.losses.split(",") if config.losses else []
+    check_arms(arms, frozen.SEARCH if config.search else frozen.ARMS)
     setup = make_setup(config)
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(setup.threads), OMP_WAIT_POLICY="PASSIVE")
@@ -50,7 +49,7 @@ def make_setup(config: ExperimentConfig) -> Setup:
 
     Raises InputError if the folder cannot be written to, or the weights not be read.
     """
-    from focus.runtime.files import check_writable  # numpy and all: --help does without
+    from focus.runtime.files import check_writable
 
     recipe = config.recipe or ("paper" if config.data else "demo")
     settings = frozen.RECIPE if recipe == "demo" else {}
@@ -59,15 +58,9 @@ def make_setup(config: ExperimentConfig) -> Setup:
         chosen, weights = read_weights(Path(config.weights))
         settings = settings if chosen is None else chosen
     check_writable(output := Path(config.output).absolute())
+    models = config.model or (resolve(TrainConfig(recipe=recipe)).model,)
     return Setup(
-        output=output,
-        recipe=recipe,
-        models=config.model or (resolve(TrainConfig(recipe=recipe)).model,),
-        recipe_settings=settings,
-        weights=weights,
-        epochs=config.epochs,
-        threads=config.threads,
-        workers=config.workers,
+        *(output, recipe, models, settings, weights, config.epochs, config.threads, config.workers)
     )
 
 
@@ -80,36 +73,38 @@ def _images(setup: Setup, config: ExperimentConfig) -> "Manifest":
     return training_manifest(resolve(TrainConfig(recipe=setup.recipe, **given)))
 
 
-def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str] | None) -> "list[Failure]":
+def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
     """Choose the recipe for cross-entropy, then the weights of the others with that recipe."""
-    from focus.experiment.data import without_tests, write_once
+    from focus.experiment.data import write_data
     from focus.experiment.run import LOGS, execute
     from focus.experiment.search import candidates, choose, recipe_line, write_search
 
     folder = setup.output / "search"
     manifest = _images(setup, config)
-    data = write_once(without_tests(manifest), folder / "data.csv")
-    wanted = _trainable(setup, manifest, list(arms or frozen.SEARCH))
-    space, found, failures = search_space(setup), [], []
+    data = folder / "data.csv"
+    write_data(manifest.where(lambda sample: sample.split in ("train", "validation")), data)
+    wanted = _trainable(setup, manifest, arms or list(frozen.SEARCH))
+    found, failures = [], dict[str, str]()
     baseline = [arm for arm in wanted if arm == frozen.BASELINE]
     for stage in filter(None, (baseline, [arm for arm in wanted if arm not in baseline])):
-        runs = search_runs(setup, stage, data)
-        flat = [run for groups in runs.values() for group in groups for run in group]
-        failures += execute(flat, jobs=_jobs(config), logs=folder / LOGS, say=_say)
-        found += candidates(runs, space, {failure.run.name for failure in failures})
-        if stage is baseline and (best := choose(found).get(frozen.BASELINE)):
-            _say(recipe_line(best))
+        groups = search_runs(setup, stage, data)
+        runs = [run for *_, own in groups for run in own]
+        failures |= execute(runs, jobs=_jobs(config), logs=folder / LOGS)
+        found += candidates(groups, failures)
+        if stage is baseline and found:
+            best = choose(found)[frozen.BASELINE]
+            print(recipe_line(best))
             setup = replace(setup, recipe_settings=best.settings)
     if found:
-        _say(
+        print(
             f"\n{write_search(found, folder)}\n\nwritten: {folder / 'weights.yaml'}; commit it as "
             "RECIPE and WEIGHTS of focus/experiment/frozen.py before the grid is run, or give it "
             "as --weights."
         )
-    return failures
+    return list(failures.values())
 
 
-def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str] | None) -> "list[Failure]":
+def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
     """Make the runs that are missing, and report all."""
     from focus.experiment.collect import outcome
     from focus.experiment.compare import analyse
@@ -120,32 +115,30 @@ def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str] | None) ->
 
     manifest, quick, output = _images(setup, config), config.quick, setup.output
     if not has_closed_tests(manifest):
-        _say(
+        print(
             "no test image is of a known generator, so there will be no closed AUC, and only "
             "unmatched differences: give some as split test, or by --test-data"
         )
-    chosen = list(arms or (frozen.QUICK_ARMS if quick else frozen.ARMS))
-    chosen = _trainable(setup, manifest, chosen)
-    for maps in dict.fromkeys(frozen.ARMS[arm].maps for arm in chosen):
-        write_data(manifest, maps, output / "data")
+    arms = _trainable(setup, manifest, arms or list(frozen.QUICK_ARMS if quick else frozen.ARMS))
+    for maps in dict.fromkeys(frozen.ARMS[arm].maps for arm in arms):
+        write_data(manifest, output / "data" / f"{maps}.csv", maps)
     runs = grid(
         setup,
-        chosen,
+        arms,
         seeds=config.seeds or (frozen.QUICK_SEEDS if quick else frozen.SEEDS),
         lengths=(1,) if quick else frozen.LENGTHS,
-        doses=() if quick or not {"ce", "focus"} <= set(chosen) else frozen.DOSES,
+        doses=() if quick or not {"ce", "focus"} <= set(arms) else frozen.DOSES,
     )
-    failures = []
+    failures = {}
     if not config.report:
-        failures = execute(runs, jobs=_jobs(config), logs=output / LOGS, say=_say)
-    done = [run for run in runs if is_finished(run)]
-    if not done:
+        failures = execute(runs, jobs=_jobs(config), logs=output / LOGS)
+    outcomes = [outcome(run) for run in runs if is_finished(run)]
+    if not outcomes:
         raise InputError(f"No run in {output} is finished: there is nothing to report.")
-    missing = [str(failure) for failure in failures]
-    if left := len(runs) - len(done) - len(failures):
+    missing = list(failures.values())
+    if left := len(runs) - len(outcomes) - len(failures):
         missing.append(f"{left} of {len(runs)} runs are not made")
-    outcomes = [outcome(run) for run in done]
-    models = list(dict.fromkeys(run.model for run in done))
+    models = list(dict.fromkeys(each.run.model for each in outcomes))
     analyses = [analyse(outcomes, model, replicates=frozen.REPLICATES) for model in models]
     plots = [SCATTER]
     scatter(outcomes, output / SCATTER)
@@ -153,21 +146,18 @@ def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str] | None) ->
         if len(by_dose := doses(outcomes, model)) > 1:
             plots.append(DOSE if len(models) == 1 else f"{model}-{DOSE}")
             dose_response(by_dose, output / plots[-1])
-    _say("\n" + write_report(outcomes, analyses, output, missing=missing, plots=plots))
-    _say(f"written: {output}")
-    return failures
+    print(f"\n{write_report(outcomes, analyses, output, missing=missing, plots=plots)}")
+    print(f"written: {output}")
+    return list(failures.values())
 
 
-def _trainable(setup: Setup, manifest: "Manifest", arms: list[str]) -> list[str]:
+def _trainable(setup: Setup, manifest: "Manifest", arms: Sequence[str]) -> list[str]:
     """Return the arms that the data can train, and say which are left out."""
     from focus.experiment.data import trainable_arms
 
     left = trainable_arms(setup, manifest, arms)
     if gone := [arm for arm in arms if arm not in left]:
-        _say(
-            "no training image has a human map (--heatmaps), so these are left out: "
-            f"{', '.join(gone)}"
-        )
+        print(f"no training image has a human map (--heatmaps), so without: {', '.join(gone)}")
     return left
 
 
@@ -177,10 +167,6 @@ def _jobs(config: ExperimentConfig) -> int:
     # Runs that share an accelerator gain nothing.
     default = 1 if torch.accelerator.is_available() else usable_cores() // config.threads
     return config.jobs or max(1, default)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

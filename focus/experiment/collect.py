@@ -4,8 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import chain
 
 import numpy as np
 
@@ -58,26 +57,20 @@ class Outcome:
 
 
 def outcome(run: Run) -> Outcome:
-    """Read a run folder. Raises InputError if a file cannot be read."""
-    results = read_json(run.folder / "results.json")
+    """Read a run folder."""
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
     scores = Scores.from_csv(run.folder / "scores.csv")
     comparisons = match(scores, results["training_generators"])
     found = {n: figure(results, at.split())[0] for n, (_, at) in FIGURES.items() if at}
     aucs = {name: each["auc"] for name, each in results["open"]["generators"].items()}
-    known = {name: auc for name, auc in aucs.items() if auc is not None}
-    found |= {
-        "open_local": _mean([auc for n, auc in known.items() if n not in GLOBAL_GENERATORS]),
-        "open_global": _mean([auc for n, auc in known.items() if n in GLOBAL_GENERATORS]),
-        **_by_artefact(run, scores, [c for c in comparisons if c.test_set == "open"]),
-        **{f"open.{name}": auc for name, auc in aucs.items()},
-    }
+    for name, kind in (("open_local", False), ("open_global", True)):
+        own = [a for n, a in aucs.items() if (n in GLOBAL_GENERATORS) == kind and a is not None]
+        found[name] = float(np.mean(own)) if own else None
+    found |= _by_artefact(run, scores, [c for c in comparisons if c.test_set == "open"])
+    found |= {f"open.{name}": auc for name, auc in aucs.items()}
     figures = {name: math.nan if value is None else value for name, value in found.items()}
     figures["gap"] = figures["open"] - figures["closed"]
     return Outcome(run, figures, scores, comparisons)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
 
 
 def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict[str, float | None]:
@@ -87,17 +80,16 @@ def _by_artefact(run: Run, scores: Scores, opened: Sequence[Comparison]) -> dict
     fingerprints, and those that are not marked, are in neither.
     """
     known = {
-        sample.path: sample.extra["known_artefact"]
+        sample.path: sample.extra.get("known_artefact")
         for sample in Manifest.from_csv(run.folder / MANIFEST)
-        if sample.label == SYNTHETIC and "known_artefact" in sample.extra
+        if sample.label == SYNTHETIC
     }
     local = [c for c in opened if c.generator not in GLOBAL_GENERATORS]
     found: dict[str, float | None] = {}
     for name, mark in (("open_known_artefact", "1"), ("open_new_artefact", "0")):
         fakes = [[row for row in c.fake if known.get(scores.path[row]) == mark] for c in local]
         rows = union((c.real for c, f in zip(local, fakes, strict=True) if f), scores.images)
-        fake = [row for own in fakes for row in own]
-        found[name] = auc(scores.score[rows], scores.score[fake]) if fake else None
+        found[name] = auc(scores.score[rows], scores.score[list(chain(*fakes))])
     return found
 
 
@@ -115,14 +107,13 @@ def drawn_aucs(
     drawn = {name: np.full((len(outcomes), replicates), np.nan) for name in ("closed", "open")}
     if not outcomes:
         return drawn
-    first, images = outcomes[0], _test_images(outcomes[0])
+    first, scores = outcomes[0], outcomes[0].scores
     for found in outcomes:
-        if _test_images(found) != images:
+        if not np.array_equal(found.scores.path, scores.path):
             raise InputError(
                 f"{found.run.folder} scored other images than {first.run.folder}: give an "
                 "--output of its own to each data set."
             )
-    scores = first.scores
     own_strata = strata(scores.label, first.comparisons, scores.images)
     resampler = Resampler(own_strata, scores.group, scores.images)
     step = max(1, _AT_ONCE // max(1, len(scores)))
@@ -141,20 +132,5 @@ def drawn_aucs(
 def _auc(score: Floats, comparison: Comparison, weights: Floats) -> Floats:
     """Return the AUC [R] of a comparison, with the weights [R, N] of all images."""
     real, fake = comparison.real, comparison.fake
-    return Ranking.of(score[real], score[fake]).weigh(weights[:, real], weights[:, fake]).auc()
-
-
-def _test_images(found: Outcome) -> list[Any]:
-    scores = found.scores
-    compared = [(c.test_set, c.generator, *c.real, -1, *c.fake) for c in found.comparisons]
-    return [compared, *(column.tolist() for column in (scores.images, scores.group))]
-
-
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds. Raises InputError if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): remove its folder and run again."
-        ) from error
+    ranking = Ranking.of(score[real], score[fake])
+    return ranking.weigh(weights[:, real], weights[:, fake]).auc()

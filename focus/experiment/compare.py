@@ -36,11 +36,13 @@ class Analysis:
     model: str
     slope: float
     n_runs: int
-    comparisons: tuple[ArmComparison, ...]
+    comparisons: Sequence[ArmComparison]
 
 
 def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Analysis:
-    """Compare the arms of one model's finished runs.
+    """Compare the arms of one model's finished runs, the primary pair first.
+
+    Holm's family is all comparisons that are defined but the primary one, which stands alone.
 
     Raises InputError if the runs did not score the same images.
     """
@@ -48,39 +50,32 @@ def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Anal
     arms = [arm for arm in frozen.ARMS if any(o.run.arm == arm for o in mine)]
     lengths = sorted({o.run.length for o in mine})
     shape = len(arms), len(lengths), 1 + max((o.run.seed for o in mine), default=0)
-    places = [(arms.index(o.run.arm), lengths.index(o.run.length), o.run.seed) for o in mine]
     rng = np.random.default_rng(frozen.BOOTSTRAP_SEED)
     drawn = drawn_aucs(mine, replicates, rng)
-    arrays = [np.full((*shape, *end), np.nan) for end in ((), (), (replicates,), (replicates,))]
-    for row, (place, found) in enumerate(zip(places, mine, strict=True)):
-        values = found.figures["closed"], found.figures["open"], drawn["closed"][row]
-        for array, value in zip(arrays, (*values, drawn["open"][row]), strict=True):
-            array[place] = value
-    closed, opened, closed_drawn, opened_drawn = arrays
-    two_level = TwoLevel(closed, opened, closed_drawn, opened_drawn, rng)
+    observed = {name: np.full(shape, np.nan) for name in drawn}
+    replicated = {name: np.full((*shape, replicates), np.nan) for name in drawn}
+    for row, o in enumerate(mine):
+        place = arms.index(o.run.arm), lengths.index(o.run.length), o.run.seed
+        for name in drawn:
+            observed[name][place], replicated[name][place] = o.figures[name], drawn[name][row]
+    two_level = TwoLevel(*observed.values(), *replicated.values(), rng)
     pairs = [(arm, frozen.BASELINE) for arm in arms if arm != frozen.BASELINE] + [*frozen.CONTROLS]
-    found_pairs = []
-    for length in lengths:
+    found = []
+    for at, length in enumerate(lengths):
         for arm, other in pairs:
             if {arm, other} <= set(arms):
-                one, two, which = arms.index(arm), arms.index(other), lengths.index(length)
-                found_pairs.append(
+                place = arms.index(arm), arms.index(other), at
+                closed = observed["closed"][place[0], at] - observed["closed"][place[1], at]
+                found.append(
                     ArmComparison(
-                        arm,
-                        other,
-                        length,
+                        *(arm, other, length),
                         primary=(arm, other, length) == (*frozen.PRIMARY, 1),
-                        matched=two_level.compare(one, two, which, matched=True),
-                        plain=two_level.compare(one, two, which, matched=False),
-                        closed=t_interval(closed[one, which] - closed[two, which]).mean,
+                        matched=two_level.compare(*place, matched=True),
+                        plain=two_level.compare(*place, matched=False),
+                        closed=t_interval(closed).mean,
                     )
                 )
-    found_pairs.sort(key=lambda c: not c.primary)
-    return Analysis(model, two_level.slope, len(mine), tuple(_with_holm(found_pairs)))
-
-
-def _with_holm(found: Sequence[ArmComparison]) -> list[ArmComparison]:
-    """Adjust p over all comparisons that are defined but the primary one, which stands alone."""
-    family = [c for c in found if not c.primary and not math.isnan(c.matched.p)]
-    adjusted = dict(zip(map(id, family), holm([c.matched.p for c in family]), strict=True))
-    return [replace(c, p_holm=float(adjusted.get(id(c), math.nan))) for c in found]
+    found.sort(key=lambda c: not c.primary)
+    adjusted = holm([math.nan if c.primary else c.matched.p for c in found])
+    found = [replace(c, p_holm=float(p)) for c, p in zip(found, adjusted, strict=True)]
+    return Analysis(model, two_level.slope, len(mine), found)

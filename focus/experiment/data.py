@@ -1,11 +1,10 @@
-"""Write the images of the experiment as manifests: whole, without tests, or with other maps."""
+"""Write the images of the experiment as manifests, with their own or other human maps."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from focus.config.train import TrainConfig, loss_config
@@ -16,11 +15,6 @@ from focus.errors import InputError
 from focus.experiment.frozen import ARMS, SHUFFLE_SEED, Maps
 from focus.experiment.grid import Setup
 from focus.runtime.files import atomic_write
-
-
-def without_tests(manifest: Manifest) -> Manifest:
-    """Return what the search may see: no image of a test set."""
-    return manifest.where(lambda sample: sample.split in ("train", "validation"))
 
 
 def has_closed_tests(manifest: Manifest) -> bool:
@@ -40,8 +34,8 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> lis
     left = []
     for arm in arms:
         about = ARMS[arm]
-        weights = setup.weights[about.like or arm]
-        loss = loss_config(TrainConfig(loss=about.loss, **about.settings, **weights))
+        config = TrainConfig(loss=about.loss, **about.settings, **setup.weights_of(arm))
+        loss = loss_config(config)
         target_of_maps = loss.level in ("match", "hinge") and loss.entropy_target is None
         if not (loss.saliency_weight or target_of_maps or about.maps != "own"):
             left.append(arm)
@@ -75,10 +69,15 @@ def shuffled_maps(manifest: Manifest) -> Manifest:
 def centered_maps(manifest: Manifest, path: Path) -> Manifest:
     """Give each training image that has a human map the mean of all of them, written to ``path``.
 
-    There is one at least.
+    There is one at least. The mean has the size of the first, to which the others are squashed by
+    area.
     """
     rows = [n for n, s in enumerate(manifest) if s.split == "train" and s.map_path is not None]
-    mean = _mean_map([str(manifest[row].map_path) for row in rows])
+    maps = (human_map(str(manifest[row].map_path)) for row in rows)
+    total = next(maps).astype(np.float64)
+    for each in maps:
+        total += resized(each, total.shape[::-1])
+    mean = total / len(rows)
     # 16 bits: a mean map is smooth, and 8 would show as steps.
     stored = np.round(mean / max(mean.max(), 1e-12) * 65535).astype(np.uint16)
     with atomic_write(path) as aside, aside.open("wb") as file:
@@ -89,25 +88,16 @@ def centered_maps(manifest: Manifest, path: Path) -> Manifest:
     return Manifest(samples, manifest.source)
 
 
-def write_data(manifest: Manifest, maps: Maps, folder: Path) -> Path:
-    """Write the whole manifest with one kind of human maps as ``folder/MAPS.csv``; return its path.
-
-    Raises InputError as :func:`write_once`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if maps == "shuffled":
-        manifest = shuffled_maps(manifest)
-    elif maps == "center":
-        manifest = centered_maps(manifest, folder / "center.png")
-    return write_once(manifest, folder / f"{maps}.csv")
-
-
-def write_once(manifest: Manifest, path: Path) -> Path:
-    """Write a manifest, or find it there as it is.
+def write_data(manifest: Manifest, path: Path, maps: Maps = "own") -> None:
+    """Write a manifest with one kind of human maps, or find it there as it is.
 
     Raises InputError if the file holds another one: runs of both would be compared.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if maps == "shuffled":
+        manifest = shuffled_maps(manifest)
+    elif maps == "center":
+        manifest = centered_maps(manifest, path.with_suffix(".png"))
     before = path.read_bytes() if path.exists() else None
     with atomic_write(path) as aside:
         manifest.to_csv(aside)
@@ -116,13 +106,3 @@ def write_once(manifest: Manifest, path: Path) -> Path:
                 f"{path} lists other images than those given now: give another --output, or the "
                 "data that it was begun with."
             )
-    return path
-
-
-def _mean_map(references: Sequence[str]) -> NDArray[np.float64]:
-    """Return the mean [H, W] of the size of the first, to which the others are squashed by area."""
-    height, width = human_map(references[0]).shape
-    total = np.zeros((height, width))
-    for reference in references:
-        total += resized(human_map(reference), (width, height))
-    return total / len(references)

@@ -20,18 +20,14 @@ Settings = Mapping[str, Any]
 class Arm:
     """A loss that is compared, or a control.
 
-    loss: as ``--loss``. settings: what it sets beside its weights. maps: those of training.
-    like: the arm whose weights it takes, its own if empty; a control differs from that one in the
-    maps alone.
+    loss: as ``--loss``. settings: what it sets beside its weights. maps: those of training; a
+    control, whose maps are not their own, takes the weights of the arm that its loss names.
     """
 
     loss: str
     settings: Settings = field(default_factory=dict)
     maps: Maps = "own"
-    like: str = ""
 
-
-CONTRAST: Settings = {"cam_class": "contrast"}
 
 ARMS: Mapping[str, Arm] = {
     "ce": Arm("ce"),
@@ -41,10 +37,10 @@ ARMS: Mapping[str, Arm] = {
     "hinge": Arm("hinge"),
     "match": Arm("match"),
     "blend": Arm("blend"),
-    "focus-contrast": Arm("focus", CONTRAST),
-    "blend-contrast": Arm("blend", CONTRAST),
-    "blend-shuffled": Arm("blend", maps="shuffled", like="blend"),
-    "blend-center": Arm("blend", maps="center", like="blend"),
+    "focus-contrast": Arm("focus", {"cam_class": "contrast"}),
+    "blend-contrast": Arm("blend", {"cam_class": "contrast"}),
+    "blend-shuffled": Arm("blend", maps="shuffled"),
+    "blend-center": Arm("blend", maps="center"),
 }
 
 RECIPE: Settings = {"lr": 2e-3, "weight_decay": 0.1}

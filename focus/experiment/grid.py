@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -36,6 +35,10 @@ class Setup:
         """The recipe's, unless others are given."""
         config = TrainConfig(recipe=self.recipe, **self.recipe_settings)
         return self.epochs or resolve(config).epochs
+
+    def weights_of(self, arm: str) -> Settings:
+        """Return the weights of an arm; a control has those of its loss."""
+        return self.weights.get(arm, self.weights[ARMS[arm].loss])
 
 
 @dataclass(frozen=True)
@@ -77,38 +80,61 @@ def grid(
 
     A point of the dose-response that cross-entropy or ``focus`` gives already is not there twice.
     One seed after the other, so that an experiment that is cut short has whole seeds; of one seed
-    the longest first, so that cores end together. Raises InputError for an unknown arm.
+    the longest first, so that cores end together.
     """
-    check_arms(arms)
-    epochs = setup.standard_epochs
-    # The point of the dose-response that an arm is, at the standard epochs.
+    # The points of the dose-response that arms are, at the standard epochs.
     points = {"ce": 0.0, "focus": setup.weights["focus"].get("focus_weight")}
-    points = {arm: dose for arm, dose in points.items() if arm in arms and 1 in lengths}
-    cells: list[tuple[str, str, str, int, Any, Settings]] = []
-    for arm in arms:
-        settings = setup.weights[ARMS[arm].like or arm]
-        for length in lengths:
-            dose = points.get(arm) if length == 1 else None
-            cells.append(
-                (arm, arm, ARMS[arm].maps, length, dose if dose in doses else None, settings)
-            )
+    points = {arm: dose for arm, dose in points.items() if arm in arms and dose in doses}
+    cells: list[tuple[str, str, Settings, int, float | None]] = [
+        (arm, arm, setup.weights_of(arm), length, points.get(arm) if length == 1 else None)
+        for arm in arms
+        for length in lengths
+    ]
     for dose in doses:
         if dose not in points.values():
-            cells.append(("dose", f"dose-{dose:g}", "own", 1, dose, {"focus_weight": dose}))
-    runs = [
-        _run(
-            *(setup, model, arm, seed, settings),
-            data=setup.output / "data" / f"{maps}.csv",
-            output=setup.output / "runs" / _folder(model),
-            name=f"{name}-{length * epochs}ep-seed{seed}",
-            length=length,
-            dose=dose,
-        )
-        for model in setup.models
-        for seed in range(seeds)
-        for arm, name, maps, length, dose, settings in cells
-    ]
+            cells.append(("dose", f"dose-{dose:g}", {"focus_weight": dose}, 1, dose))
+    runs = []
+    for model in setup.models:
+        folder = setup.output / "runs" / _plain(model)
+        for seed in range(seeds):
+            for arm, name, settings, length, dose in cells:
+                run = _run(
+                    *(setup, model, arm, seed, settings),
+                    data=setup.output / "data" / f"{_loss_of(arm).maps}.csv",
+                    folder=folder / f"{name}-{length * setup.standard_epochs}ep-seed{seed}",
+                    length=length,
+                    dose=dose,
+                )
+                runs.append(run)
     return sorted(runs, key=lambda run: (run.seed, -run.length))
+
+
+def search_runs(
+    setup: Setup, arms: Sequence[str], data: Path
+) -> list[tuple[str, Settings, list[Run]]]:
+    """Return each candidate of each arm: the arm, its settings, a run for each seed of the search.
+
+    Candidates of cross-entropy are recipes. The frozen ones are of the demo recipe; of another, its
+    learning rate is varied. data: a manifest without test images.
+    """
+    space = dict(frozen.SEARCH)
+    if setup.recipe != "demo":
+        lr = resolve(TrainConfig(recipe=setup.recipe)).lr
+        space[frozen.BASELINE] = tuple({"lr": lr * factor} for factor in frozen.LR_FACTORS)
+    found = []
+    for arm in arms:
+        for number, settings in enumerate(space[arm]):
+            name = setup.output / "search" / f"{arm}-{number}"
+            runs = [
+                _run(
+                    *(setup, setup.models[0], arm, seed, settings),
+                    data=data,
+                    folder=Path(f"{name}-seed{seed}"),
+                )
+                for seed in frozen.SEARCH_SEEDS
+            ]
+            found.append((arm, settings, runs))
+    return found
 
 
 def _run(
@@ -119,73 +145,40 @@ def _run(
     settings: Settings,
     *,
     data: Path,
-    output: Path,
-    name: str,
+    folder: Path,
     length: int = 1,
     dose: float | None = None,
 ) -> Run:
-    trained = ARMS["focus" if arm == "dose" else arm]
+    loss = _loss_of(arm)
     config = TrainConfig(
         data=(str(data),),
         recipe=setup.recipe,
         model=model,
-        loss=trained.loss,
+        loss=loss.loss,
         epochs=length * setup.standard_epochs,
         seed=seed,
         threads=setup.threads,
         workers=setup.workers,
-        output=str(output),
-        name=name,
+        output=str(folder.parent),
+        name=folder.name,
         resume=True,
         report=False,
         report_to=("none",),
         sheet_epochs=0,
         checkpoints_kept=1,
         # What both set, the candidate of a search decides: cross-entropy's are recipes.
-        **{**setup.recipe_settings, **trained.settings, **settings},
+        **{**setup.recipe_settings, **loss.settings, **settings},
     )
-    return Run(arm, _folder(model), length, seed, config, dose)
+    return Run(arm, _plain(model), length, seed, config, dose)
 
 
-def _folder(model: str) -> str:
+def _loss_of(arm: str) -> frozen.Arm:
+    return ARMS["focus" if arm == "dose" else arm]
+
+
+def _plain(model: str) -> str:
     """Return a name for a folder; one of timm may hold slashes."""
     return model.replace("/", "_")
-
-
-def search_space(setup: Setup) -> dict[str, tuple[Settings, ...]]:
-    """Return the candidates of each arm; those of cross-entropy are recipes.
-
-    The frozen ones are of the demo recipe. Of another, its learning rate is varied.
-    """
-    space = dict(frozen.SEARCH)
-    if setup.recipe != "demo":
-        lr = resolve(TrainConfig(recipe=setup.recipe)).lr
-        space[frozen.BASELINE] = tuple({"lr": lr * factor} for factor in frozen.LR_FACTORS)
-    return space
-
-
-def search_runs(setup: Setup, arms: Sequence[str], data: Path) -> dict[str, list[list[Run]]]:
-    """Return, for each arm and each of its candidates, a run for each seed of the search.
-
-    data: a manifest without test images. Raises InputError for an arm without candidates.
-    """
-    check_arms(arms, frozen.SEARCH)
-    space = search_space(setup)
-    return {
-        arm: [
-            [
-                _run(
-                    *(setup, setup.models[0], arm, seed, candidate),
-                    data=data,
-                    output=setup.output / "search",
-                    name=f"{arm}-{number}-seed{seed}",
-                )
-                for seed in frozen.SEARCH_SEEDS
-            ]
-            for number, candidate in enumerate(space[arm])
-        ]
-        for arm in arms
-    }
 
 
 def check_arms(arms: Iterable[str], known: Mapping[str, object] = ARMS) -> None:
@@ -217,10 +210,10 @@ def read_weights(path: Path) -> tuple[Settings | None, dict[str, Settings]]:
         ) from error
     check_arms(given, frozen.SEARCH)
     for arm, settings in given.items():
-        known = {name for candidate in frozen.SEARCH[arm] for name in candidate}
-        if unknown := sorted(settings.keys() - known):
+        known = sorted(frozen.SEARCH[arm][0])
+        for name in settings.keys() - known:
             raise InputError(
-                f"--weights {path}: {arm} has {unknown[0]!r}{did_you_mean(unknown[0], known)}, "
-                f"which is none of {', '.join(sorted(known))}."
+                f"--weights {path}: {arm} has {name!r}{did_you_mean(name, known)}, which is none "
+                f"of {', '.join(known)}."
             )
     return given.pop(frozen.BASELINE, None), {**frozen.WEIGHTS, **given}

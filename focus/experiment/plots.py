@@ -15,12 +15,22 @@ from focus.experiment import frozen
 from focus.experiment.collect import Outcome
 
 SCATTER, DOSE = "open-against-closed.png", "dose-response.png"
-_DPI = 160
 _MARKERS = ("o", "^", "s", "D")  # of the lengths of training
 _SETS = {"closed": "^", "open": "o"}
 _GREY = "#777777"
+_STYLE = {
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "savefig.dpi": 160,
+}
 
 
+@matplotlib.rc_context(_STYLE)
 def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
     """Draw open against closed AUC, a point a run: colour the loss, marker the epochs.
 
@@ -45,11 +55,11 @@ def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
     if any(o.run.arm not in arms for o in outcomes):
         handles.append(_handle(_GREY, "o", "other focus weights"))
     handles += [_handle("black", m, f"{epochs[length]} epochs") for length, m in markers.items()]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
-    _tidy(axes)
-    figure.savefig(path, dpi=_DPI)
+    figure.legend(handles=handles, loc="outside right upper")
+    figure.savefig(path)
 
 
+@matplotlib.rc_context(_STYLE)
 def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> None:
     """Draw open AUC, its distance from the closed one, and pointing, against the entropy h.
 
@@ -68,7 +78,7 @@ def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> Non
     for kind, marker in _SETS.items():
         _curve(panels[2], by_dose, colours, f"pointing_{kind}", f"entropy_{kind}", marker)
     sets = [_handle("black", marker, kind) for kind, marker in _SETS.items()]
-    panels[2].legend(handles=sets, frameon=False, fontsize=8)
+    panels[2].legend(handles=sets)
     for axes, label in zip(panels, labels, strict=True):
         axes.set_ylabel(label)
         axes.set_xlabel("CAM entropy h" + (", open set" if axes is not panels[2] else ""))
@@ -76,12 +86,9 @@ def dose_response(by_dose: Mapping[float, Sequence[Outcome]], path: Path) -> Non
         axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.1, 0.1)
-        _tidy(axes)
     weights = [_handle(colour, "o", f"{weight:g}") for weight, colour in colours.items()]
-    figure.legend(
-        handles=weights, title="focus weight", loc="outside right upper", frameon=False, fontsize=8
-    )
-    figure.savefig(path, dpi=_DPI)
+    figure.legend(handles=weights, title="focus weight", loc="outside right upper")
+    figure.savefig(path)
 
 
 def _curve(
@@ -106,8 +113,3 @@ def _curve(
 
 def _handle(colour: str, marker: str, label: str) -> Line2D:
     return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)

@@ -26,6 +26,7 @@ _COMPARED = (
 # Of two seeds half of all draws are of one seed: that is no spread to judge by.
 _SEEDS_AT_LEAST = 3
 
+Row = Sequence[object]
 Groups = Mapping[tuple[str, str], Sequence[Outcome]]
 """The runs of each row of a table, by what stands in its first column and by the epochs."""
 
@@ -66,67 +67,48 @@ def write_report(
 
     missing: lines on runs that failed or were not made. plots: file names of pictures beside.
     """
-    columns = [*FIGURES, *_generators(outcomes)]
-    _write_csv(
-        folder / RUNS,
-        ("model", "loss", "epochs", "seed", "focus_weight", "folder", *columns),
-        [
-            (
-                *(o.run.model, o.run.arm, o.run.config.epochs, o.run.seed),
-                "" if o.run.dose is None else o.run.dose,
-                o.run.folder.relative_to(folder),
-                *(_plain(o.figures.get(name, math.nan)) for name in columns),
-            )
-            for o in outcomes
-        ],
-    )
-    rows: list[Sequence[object]] = []
+    generators = sorted({n for o in outcomes for n in o.figures if n.startswith("open.")})
+    columns = [*FIGURES, *generators]
+    runs: list[Row] = [("model", "loss", "epochs", "seed", "focus_weight", "folder", *columns)]
+    for o in outcomes:
+        about = o.run.model, o.run.arm, o.run.config.epochs, o.run.seed
+        dose = "" if o.run.dose is None else o.run.dose
+        figures = (_plain(o.figures.get(name, math.nan)) for name in columns)
+        runs.append((*about, dose, o.run.folder.relative_to(folder), *figures))
+    heads = ("mean", "sd", "t_low", "t_high", "n_seeds")
+    table: list[Row] = [("model", "loss", "epochs", "figure", *heads)]
     for model in sorted({o.run.model for o in outcomes}):
         for (arm, epochs), members in groups(outcomes, model).items():
             for name in columns:
                 each = over_seeds(members, name)
                 numbers = map(_plain, (each.mean, each.sd, each.low, each.high))
-                rows.append((model, arm, epochs, name, *numbers, each.n))
-    heads = ("mean", "sd", "t_low", "t_high", "n_seeds")
-    _write_csv(folder / TABLE_CSV, ("model", "loss", "epochs", "figure", *heads), rows)
-    _write_csv(
-        folder / COMPARISONS, _COMPARED, [_compared(a, c) for a in analyses for c in a.comparisons]
-    )
-    text = "\n".join(_markdown(outcomes, analyses, missing, plots)) + "\n"
-    with atomic_write(folder / TABLE) as aside:
-        aside.write_text(text, encoding="utf-8")
-    return text
-
-
-def _generators(outcomes: Sequence[Outcome]) -> list[str]:
-    return sorted({n for o in outcomes for n in o.figures if n.startswith("open.")})
-
-
-def _markdown(
-    outcomes: Sequence[Outcome],
-    analyses: Sequence[Analysis],
-    missing: Sequence[str],
-    plots: Sequence[str],
-) -> list[str]:
+                table.append((model, arm, epochs, name, *numbers, each.n))
+    compared = [_COMPARED, *(_compared(a, c) for a in analyses for c in a.comparisons)]
+    for file, rows in ((RUNS, runs), (TABLE_CSV, table), (COMPARISONS, compared)):
+        with atomic_csv_writer(folder / file, end="\n") as writer:
+            writer.writerows(rows)
     lines = ["# Experiment", ""]
     lines += [*(f"- {line}" for line in missing), ""] if missing else []
     for analysis in analyses:
-        rows = groups(outcomes, analysis.model)
+        rows_of = groups(outcomes, analysis.model)
         if len(analyses) > 1:
             lines += [f"## Model {analysis.model}", ""]
         lines += ["Mean ± SD over seeds; in brackets Student's 95 % interval of the mean.", ""]
-        lines += _table(rows, _SHOWN, interval=True)
+        lines += _table(rows_of, _SHOWN, interval=True)
         lines += ["Apart: global fingerprints, and images with an artefact that training knew.", ""]
-        lines += _table(rows, _APART) + _table(rows, _generators(outcomes)) + _table(rows, _FOCUS)
+        for shown in (_APART, generators, _FOCUS):
+            lines += _table(rows_of, shown)
         lines += _comparison_lines(analysis)
-        by_dose = doses(outcomes, analysis.model)
-        if len(by_dose) > 1:
+        if len(by_dose := doses(outcomes, analysis.model)) > 1:
             lines += ["Dose-response: weight of the focus term, entropy minimised.", ""]
             body = {(f"{w:g}", str(own[0].run.config.epochs)): own for w, own in by_dose.items()}
             lines += _table(body, _DOSE, first="weight")
     for plot in plots:
         lines += [f"![{plot}]({plot})", ""]
-    return lines[:-1]
+    text = "\n".join(lines)
+    with atomic_write(folder / TABLE) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return text
 
 
 def _table(
@@ -148,10 +130,8 @@ def _table(
 def _comparison_lines(analysis: Analysis) -> list[str]:
     if not analysis.comparisons:
         return []
-    lines = []
-    for c in analysis.comparisons:
-        if c.primary:
-            lines += [f"**Primary endpoint.** {_verdict(c)}", ""]
+    first = analysis.comparisons[0]
+    lines = [f"**Primary endpoint.** {_verdict(first)}", ""] if first.primary else []
     lines += [
         "Differences in open AUC; matched: at equal closed AUC by the slope "
         f"{number(analysis.slope)} of open on closed AUC within the losses, common to all "
@@ -162,12 +142,10 @@ def _comparison_lines(analysis: Analysis) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for c in analysis.comparisons:
-        mark = " (primary)" if c.primary else ""
-        lines.append(
-            f"| `{c.arm}` - `{c.other}`{mark} | {c.length}x | {signed(c.closed)} "
-            f"| {signed(c.plain.difference)} | {span(c.matched)} | {_p(c.matched.p)} "
-            f"| {_p(c.p_holm)} |"
-        )
+        pair = f"`{c.arm}` - `{c.other}`{' (primary)' if c.primary else ''}"
+        found = signed(c.closed), signed(c.plain.difference), span(c.matched)
+        cells = pair, f"{c.length}x", *found, _p(c.matched.p), _p(c.p_holm)
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -203,20 +181,12 @@ def _verdict(c: ArmComparison) -> str:
 
 
 def _compared(analysis: Analysis, c: ArmComparison) -> tuple[object, ...]:
+    about = analysis.model, c.arm, c.other, c.length, int(c.primary), c.plain.over_seeds.n
     figures = [analysis.slope, c.closed]
     for found in (c.plain, c.matched):
         student = found.over_seeds
         figures += [found.difference, found.low, found.high, student.low, student.high, found.p]
-    return (
-        *(analysis.model, c.arm, c.other, c.length, int(c.primary), c.plain.over_seeds.n),
-        *map(_plain, (*figures, c.p_holm)),
-    )
-
-
-def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with atomic_csv_writer(path, end="\n") as writer:
-        writer.writerow(heads)
-        writer.writerows(rows)
+    return (*about, *map(_plain, (*figures, c.p_holm)))
 
 
 def _plain(value: float) -> str:

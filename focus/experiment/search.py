@@ -1,18 +1,17 @@
 """Choose weights by the validation AUC, without any test image there to look at."""
 
-import csv
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from focus.errors import InputError
 from focus.experiment import frozen
-from focus.experiment.collect import read_json
 from focus.experiment.grid import Run
-from focus.experiment.statistics import t_interval
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_csv_writer, atomic_write
 
 
 @dataclass(frozen=True)
@@ -23,18 +22,13 @@ class Candidate:
     settings: frozen.Settings
     aucs: tuple[float, ...]
 
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return sum(self.aucs) / len(self.aucs)
-
 
 def validation_auc(run: Run) -> float:
     """Return that of the epoch that was kept.
 
     Raises InputError if the run scored test images: it must not have had any.
     """
-    results = read_json(run.folder / "results.json")
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
     if tests := results["n_real"] + results["n_fake"]:
         raise InputError(
             f"The search run {run.folder} scored {tests} test images: a search must not see any; "
@@ -44,43 +38,37 @@ def validation_auc(run: Run) -> float:
 
 
 def candidates(
-    runs: Mapping[str, Sequence[Sequence[Run]]],
-    space: Mapping[str, Sequence[frozen.Settings]],
-    failed: set[str],
+    groups: Sequence[tuple[str, frozen.Settings, Sequence[Run]]], failed: Collection[str]
 ) -> list[Candidate]:
-    """Return all candidates of which no run failed, in the order of the search space."""
+    """Return the candidates of :func:`focus.experiment.grid.search_runs` without a failed run."""
     return [
-        Candidate(arm, settings, tuple(validation_auc(run) for run in group))
-        for arm, groups in runs.items()
-        for settings, group in zip(space[arm], groups, strict=True)
-        if not failed & {run.name for run in group}
+        Candidate(arm, settings, tuple(map(validation_auc, runs)))
+        for arm, settings, runs in groups
+        if not any(run.name in failed for run in runs)
     ]
 
 
 def choose(found: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return the candidate of each arm with the best mean, the first of several."""
-    chosen: dict[str, Candidate] = {}
-    for candidate in found:
-        if candidate.mean > chosen.setdefault(candidate.arm, candidate).mean:
-            chosen[candidate.arm] = candidate
-    return chosen
+    """Return the candidate of each arm with the best mean AUC, the first of several."""
+    arms = dict.fromkeys(candidate.arm for candidate in found)
+    return {
+        arm: max((c for c in found if c.arm == arm), key=lambda c: sum(c.aucs) / len(c.aucs))
+        for arm in arms
+    }
 
 
 def write_search(found: Sequence[Candidate], folder: Path) -> str:
     """Write ``search.csv`` and ``weights.yaml``; return the table as text."""
     chosen = choose(found)
     lines = ["| loss | settings | validation AUC | lowest | |", "|---|---|---|---|---|"]
-    with atomic_write(folder / "search.csv") as aside, aside.open("w", newline="") as file:
-        rows = csv.writer(file)
+    with atomic_csv_writer(folder / "search.csv") as rows:
         rows.writerow(("loss", "settings", "mean", "sd", "lowest", "n", "chosen"))
         for each in found:
-            seeds, lowest, best = t_interval(each.aucs), min(each.aucs), chosen[each.arm] is each
-            text = settings_text(each.settings)
-            rows.writerow((each.arm, text, seeds.mean, seeds.sd, lowest, seeds.n, int(best)))
-            lines.append(
-                f"| `{each.arm}` | {text} | {seeds.mean:.4f} ± {seeds.sd:.4f} | {lowest:.4f} "
-                f"| {'chosen' if best else ''} |"
-            )
+            mean, sd, lowest = np.mean(each.aucs), np.std(each.aucs, ddof=1), min(each.aucs)
+            text, best = settings_text(each.settings), each is chosen[each.arm]
+            rows.writerow((each.arm, text, mean, sd, lowest, len(each.aucs), int(best)))
+            cells = f"{mean:.4f} ± {sd:.4f} | {lowest:.4f} | {'chosen' if best else ''}"
+            lines.append(f"| `{each.arm}` | {text} | {cells} |")
     weights = {arm: dict(c.settings) for arm, c in chosen.items()}
     with atomic_write(folder / "weights.yaml") as aside:
         aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")

@@ -52,14 +52,13 @@ def student_p(found: Interval) -> float:
 
 
 def holm(p_values: Any) -> Floats:
-    """Return Holm's (1979) adjusted p-values [m], in the order given.
+    """Return Holm's (1979) adjusted p-values [n], in the order given; NaN are left out, and stay.
 
-    ``p̃_(i) = max over j ≤ i of min(1, (m - j + 1) · p_(j))`` for the ordered p-values.
+    ``p̃_(i) = max over j ≤ i of min(1, (m - j + 1) · p_(j))`` for the m ordered p-values.
     """
-    given = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(given, kind="stable")
-    raised = np.minimum(1.0, given[order] * np.arange(len(given), 0, -1))
-    adjusted = np.empty_like(given)
+    adjusted = np.array(p_values, dtype=np.float64)
+    order = np.argsort(adjusted, kind="stable")[: np.count_nonzero(~np.isnan(adjusted))]
+    raised = np.minimum(1.0, adjusted[order] * np.arange(len(order), 0, -1))
     adjusted[order] = np.maximum.accumulate(raised)
     return adjusted
 

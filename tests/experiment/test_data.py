@@ -16,7 +16,6 @@ from focus.experiment.data import (
     has_closed_tests,
     shuffled_maps,
     trainable_arms,
-    without_tests,
     write_data,
 )
 from focus.experiment.grid import Setup
@@ -68,16 +67,14 @@ def test_the_center_is_the_mean_of_all_maps(tmp_path: Path) -> None:
     assert human_map(str(path)) == pytest.approx(wanted, abs=1e-4)
 
 
-def test_manifests_are_written_once_and_the_search_has_no_test_images(tmp_path: Path) -> None:
-    manifest, folder = faces(tmp_path), tmp_path / "new" / "data"
-    for maps in ("own", "shuffled", "center"):
-        assert write_data(manifest, maps, folder) == folder / f"{maps}.csv"
-        write_data(manifest, maps, folder)
-    assert len(Manifest.from_csv(folder / "own.csv")) == len(manifest)
-    seen = without_tests(manifest)
-    assert {sample.split for sample in seen} == {"train", "validation"}
+def test_manifests_are_written_once(tmp_path: Path) -> None:
+    manifest, path = faces(tmp_path), tmp_path / "new" / "data" / "own.csv"
+    for _ in range(2):
+        write_data(manifest, path)
+        write_data(manifest, path.with_name("center.csv"), "center")
+    assert len(Manifest.from_csv(path)) == len(manifest)
     with pytest.raises(InputError, match="other images"):
-        write_data(seen, "own", folder)
+        write_data(manifest.split("train"), path)
 
 
 def test_losses_that_need_human_maps_are_left_out_where_there_are_none(

@@ -64,16 +64,16 @@ def test_the_search_is_of_equal_size_and_what_is_frozen_is_in_it(tmp_path: Path)
     assert frozen.RECIPE in frozen.SEARCH["ce"]
     for arm, weights in frozen.WEIGHTS.items():
         assert arm == "ce" or weights in frozen.SEARCH[arm], arm
-    assert set(frozen.SEARCH) == {arm for arm, about in frozen.ARMS.items() if not about.like}
+    assert set(frozen.SEARCH) == {arm for arm, about in frozen.ARMS.items() if about.maps == "own"}
     assert not set(frozen.SEARCH_SEEDS) & set(range(frozen.SEEDS))
     found = search_runs(setup_in(tmp_path), ["ce", "blend"], tmp_path / "data.csv")
-    folders = [run.folder for groups in found.values() for group in groups for run in group]
+    folders = [run.folder for *_, runs in found for run in runs]
     assert len(set(folders)) == len(folders) == 2 * 4 * 2
-    assert found["ce"][2][0].config.lr == 4e-3
+    assert found[2][2][0].config.lr == 4e-3
     # Another recipe's optimiser: round its own learning rate, its weight decay as it is.
     paper = replace(setup_in(tmp_path), recipe="paper", recipe_settings={})
     own = search_runs(paper, ["ce"], tmp_path / "data.csv")
-    assert [group[0].config.lr for group in own["ce"]] == pytest.approx([0.0025, 0.005, 0.01, 0.02])
+    assert [runs[0].config.lr for *_, runs in own] == pytest.approx([0.0025, 0.005, 0.01, 0.02])
 
 
 def test_weights_of_a_search_are_read(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
     setup, data = make_setup(parse(ExperimentConfig, words)), tmp_path / "search" / "data.csv"
     best = replace(setup, recipe_settings=frozen.SEARCH["ce"][2])
     for arm, chosen in (("ce", setup), ("focus", best)):
-        for number, group in enumerate(search_runs(chosen, [arm], data)[arm]):
+        for number, (*_, group) in enumerate(search_runs(chosen, [arm], data)):
             for run in group:
                 run.folder.mkdir(parents=True)
                 write_config(resolve(run.config), run.folder / "config.yaml")
@@ -68,12 +68,12 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
     assert (recipe, weights["focus"]) == (frozen.SEARCH["ce"][2], frozen.SEARCH["focus"][2])
     # What is left of a candidate of which a run failed is no mean over the seeds.
     runs = search_runs(setup, ["ce"], data)
-    left = search.candidates(runs, frozen.SEARCH, {runs["ce"][1][1].name})
+    left = search.candidates(runs, {runs[1][2][1].name})
     assert [candidate.settings for candidate in left] == [frozen.SEARCH["ce"][n] for n in (0, 2, 3)]
     # A search that scored a test image is refused.
-    (runs["ce"][0][0].folder / "results.json").write_text(json.dumps({**results, "n_fake": 3}))
+    (runs[0][2][0].folder / "results.json").write_text(json.dumps({**results, "n_fake": 3}))
     with pytest.raises(InputError, match="3 test images"):
-        search.validation_auc(runs["ce"][0][0])
+        search.candidates(runs, ())
     # One of two recipes that does not train enough, though it is the better one.
     poor = search.Candidate("ce", {"lr": 1e-3}, (0.95, 0.92))
     assert search.choose([poor, search.Candidate("ce", {}, (0.93, 0.93))])["ce"] is poor
