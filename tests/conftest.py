@@ -63,20 +63,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    # The tensors of the tests are small, and pytest-xdist keeps each core busy.
+    take_one_thread()
+
+
+def take_one_thread() -> None:
+    """Let torch use one thread: tensors are small here, and pytest-xdist keeps each core busy."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """For hundreds of small layers: where others use the cores, threads wait for each other."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Take one thread again after a test that took more."""
     yield
-    torch.set_num_threads(threads)
+    take_one_thread()
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +129,12 @@ def begin() -> "Iterator[Begin]":
 
 
 @pytest.fixture
-def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hide accelerators, whose bits are not the CPU's, and restore the number of threads."""
+def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide accelerators, whose bits are not the CPU's."""
     import torch
 
-    threads = torch.get_num_threads()
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: None)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what the experiment sets in this process's environment for the runs that it starts."""
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-        monkeypatch.delenv(name)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

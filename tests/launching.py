@@ -1,21 +1,14 @@
-"""Programs in processes of their own.
+"""Programs in processes of their own."""
 
-Runs of ``train.py`` are forked from a process that has imported everything: they are as real as
-any, but start in a fraction of the seconds that the imports take.
-"""
-
-import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -102,41 +95,6 @@ def write_faces(folder: Path, count: int) -> Path:
     return folder
 
 
-def launch(
-    words: Sequence[object],
-    log: Path,
-    errors: Path | None = None,
-    cwd: Path | None = None,
-    **environment: str,
-) -> BaseProcess:
-    """Start ``train.py`` with these words; what it says goes to ``log``, stderr to ``errors``."""
-    if str(CHECKOUT) not in sys.path:
-        sys.path.append(str(CHECKOUT))  # where the new process finds this module
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["focus.training.run"])
-    given = [str(word) for word in words], log, errors or log, cwd or Path.cwd(), environment
-    process = context.Process(target=_train, args=given)
-    process.start()
-    return process
-
-
-def trained(
-    *words: object, cwd: Path, timeout: float = 300, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    """Call :func:`launch` and wait; return what it printed."""
-    with TemporaryDirectory() as folder:
-        log, errors = Path(folder) / "log", Path(folder) / "errors"
-        process = launch(words, log, errors, cwd, **environment)
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise TimeoutError(log.read_text() + errors.read_text())
-        return subprocess.CompletedProcess(
-            ["train.py", *map(str, words)], process.exitcode, log.read_text(), errors.read_text()
-        )
-
-
 def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:
     """Return the environment that torchrun gives a process, one of ``local`` on its machine."""
     about = {"RANK": rank, "WORLD_SIZE": of, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
@@ -149,18 +107,3 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-def _train(
-    words: list[str], log: Path, errors: Path, cwd: Path, environment: dict[str, str]
-) -> None:
-    for number, path in ((1, log), (2, errors)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, number)
-    os.chdir(cwd)
-    os.environ.update(environment)
-    from focus.config.command_line import run
-    from focus.config.train import TrainConfig
-    from focus.training.run import train
-
-    run(train, TrainConfig, argv=words, prog="train.py")

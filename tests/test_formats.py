@@ -12,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from focus.config.command_line import parse
+from focus.config.data import CheckConfig
 from focus.config.train import CONFIG_VERSION
 from focus.config.use import ExplainConfig
+from focus.data.check.command import check
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation import faithfulness, robustness
@@ -33,8 +36,6 @@ from focus.use.explain import explain
 from focus.use.explanations import VERSION as EXPLANATIONS_VERSION
 from focus.use.export import INPUT, OUTPUTS, metadata
 from focus.use.export import VERSION as ONNX_VERSION
-
-from .commands import check
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 
@@ -96,7 +97,7 @@ def checked(folder: Path) -> dict[str, Any]:
     samples.append(Sample(str(folder / "broken.png"), label=0, split="train"))
     Manifest(samples).to_csv(folder / "faces.csv")
     words = [str(folder / "faces.csv"), "--drop-leaks", "--max-bad", "0.1"]
-    check([*words, "--output", str(folder / "out")])
+    check(parse(CheckConfig, [*words, "--output", str(folder / "out")]))
     found: dict[str, Any] = json.loads((folder / "out" / "check.json").read_text(encoding="utf-8"))
     return found
 

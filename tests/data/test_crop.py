@@ -16,8 +16,10 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from focus.config.command_line import parse
+from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.crop import cut_faces
+from focus.data.crop import crop, cut_faces
 from focus.data.faces import Box, geometries
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
@@ -29,7 +31,6 @@ from focus.model.detector import Detector
 from focus.runtime.launch import start
 from focus.training.trainer import Trainer
 
-from ..commands import crop
 from ..launching import Begin
 
 # Of a picture 100 + n pixels wide: no face in every third; it fails once where a file says so.
@@ -211,7 +212,8 @@ def test_the_command_cuts_what_a_layout_has(
     y, x = np.mgrid[:64, :64] * 8 + 4
     spot = 255 * np.exp(-((x - 225) ** 2 + (y - 120) ** 2) / 2000)
     save(tmp_path / "data/heatmaps/face.png", spot.astype(np.uint8))
-    crop([str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--margin", "0.2"])
+    words = [str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--margin", "0.2"]
+    crop(parse(CropConfig, words))
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/data: layout 0_real-1_fake, 3 images, 2 real, 1 synthetic, 1 with a human map",
         f"2 of 3 faces: {tmp_path}/out/manifest.csv",
@@ -241,7 +243,8 @@ def test_a_generator_that_nobody_named_stays_without_name(
         noise(tmp_path / f"set/{name}/{name}.png")
     (tmp_path / "whole.py").write_text("def find(image):\n    return [(0, 0, *image.size)]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    crop([f"{tmp_path}/set", "--faces", "whole:find", "--output", f"{tmp_path}/out"])
+    words = [f"{tmp_path}/set", "--faces", "whole:find", "--output", f"{tmp_path}/out"]
+    crop(parse(CropConfig, words))
     _, tests = read_given(TrainConfig(test_data={"X": f"{tmp_path}/out/manifest.csv"}))
     assert tests.generators() == ["X"]
 

@@ -9,7 +9,7 @@ from focus.data.readers import read_data
 from focus.errors import InputError
 
 from ..launching import python
-from ..trees import write
+from .trees import write
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:

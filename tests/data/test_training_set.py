@@ -11,7 +11,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.training_set import listed_images, with_recorded_splits
 from focus.errors import InputError
 
-from ..trees import write
+from .trees import write
 
 RUN = Path("runs/run")
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,21 +19,37 @@ from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.evaluation.results import write_results
 from focus.experiment import frozen, search
-from focus.experiment.__main__ import make_setup
+from focus.experiment.__main__ import experiment, make_setup
 from focus.experiment.grid import grid, read_weights, search_runs
 from focus.experiment.plots import DOSE, SCATTER
 from focus.experiment.run import is_finished
 
-from ..commands import experiment as main
 from ..few_scores import summarise, table
 from ..launching import write_faces
 
 
-def experiment(tree: Path, output: Path, *more: str) -> list[str]:
+def small(tree: Path, output: Path, *more: str) -> list[str]:
     return [
         *("--data", str(tree / "known"), "--test-data", f"other={tree / 'unknown'}"),
         *("--recipe", "demo", "--jobs", "1", "--output", str(output), "--quick", *more),
     ]
+
+
+def main(words: list[str]) -> int:
+    """Run the experiment in this process; return its exit code."""
+    try:
+        experiment(parse(ExperimentConfig, words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what the experiment sets in this process's environment for the runs that it starts."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +65,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All runs are there, so that none is trained: one of another recipe would be refused."""
-    words = experiment(tree, tmp_path, "--search", "--losses", "focus,ce", "--epochs", "1")
+    words = small(tree, tmp_path, "--search", "--losses", "focus,ce", "--epochs", "1")
     setup, data = make_setup(parse(ExperimentConfig, words)), tmp_path / "search" / "data.csv"
     best = replace(setup, recipe_settings=frozen.SEARCH["ce"][2])
     for arm, chosen in (("ce", setup), ("focus", best)):
@@ -83,7 +100,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
 def test_a_report_of_the_runs_that_are_done_says_how_many_are_not(
     tree: Path, tmp_path: Path
 ) -> None:
-    words = experiment(tree, tmp_path, "--report", "--losses", "ce,focus", "--epochs", "1")
+    words = small(tree, tmp_path, "--report", "--losses", "ce,focus", "--epochs", "1")
     words.remove("--quick")
     with pytest.raises(InputError, match=r"No run in .* is finished: there is nothing to report\."):
         main(words)
@@ -115,7 +132,7 @@ def test_a_report_of_the_runs_that_are_done_says_how_many_are_not(
 def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = experiment(tree, tmp_path, "--losses", "ce,focus", "--seeds", "1", "--epochs", "1")
+    words = small(tree, tmp_path, "--losses", "ce,focus", "--seeds", "1", "--epochs", "1")
     folder = tmp_path / "runs" / "focus_small"
     folder.mkdir(parents=True)
     (folder / "ce-1ep-seed0").write_text("in the way")
@@ -139,7 +156,7 @@ def test_a_failed_run_is_named_and_a_finished_one_is_not_made_again(
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_threads")
 def test_a_stopped_experiment_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
-    words = experiment(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "15")
+    words = small(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "15")
     folder = tmp_path / "runs" / "focus_small" / "ce-15ep-seed0"
     log = tmp_path / "logs" / "focus_small-ce-15ep-seed0.log"
     command = [sys.executable, "-m", "focus.experiment", *words]

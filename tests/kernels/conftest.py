@@ -23,17 +23,9 @@ def exact_products() -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def single_thread(one_thread: None) -> None:
-    """Threads wait for each other where the cores are busy."""
-
-
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
+def two_threads() -> None:
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

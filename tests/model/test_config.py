@@ -10,7 +10,7 @@ from focus.errors import InputError
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
 
-from ..detectors import assert_one_sentence
+from .detectors import assert_one_sentence
 
 
 @pytest.fixture(scope="module")

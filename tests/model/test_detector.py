@@ -14,9 +14,7 @@ from focus.kernels import class_activation
 from focus.model.detector import Detector
 from focus.model.head import FocusHead
 
-from ..detectors import assert_one_sentence, images, lifelike, small_detector
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from .detectors import assert_one_sentence, images, lifelike, small_detector
 
 # Pixels a side that give a 3x3 map (12x12 in focus_small).
 SIZES = {

@@ -17,9 +17,7 @@ from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 
-from ..detectors import assert_one_sentence, images, lifelike
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from .detectors import assert_one_sentence, images, lifelike
 
 
 def make(model: str = "focus_small", size: int = 32) -> Detector:

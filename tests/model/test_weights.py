@@ -19,9 +19,7 @@ from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.model.weights import read_weights
 
-from ..detectors import assert_one_sentence, small_detector
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from .detectors import assert_one_sentence, small_detector
 
 
 def torchvision_network(name: str) -> nn.Module:

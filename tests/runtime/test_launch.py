@@ -27,7 +27,7 @@ from focus.runtime.signals import Stopped
 from focus.training.trainer import Trainer
 
 from ..launching import free_port, run, told
-from ..trainers import few_faces, trainer
+from ..training.trainers import few_faces, trainer
 
 PROGRAM = """
 import json, sys
@@ -136,7 +136,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_a_resumed_run_has_the_threads_and_the_bits_of_before(
     faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.training import dry_run
 from focus.training.dry_run import _seconds_per_step, image_counts
 
-from ..trainers import few_faces, trainer
+from .trainers import few_faces, trainer
 
 _SLOW = 0.1  # seconds to load an image
 
@@ -29,7 +29,7 @@ def slow_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("slow_images", "one_thread")
+@pytest.mark.usefixtures("slow_images")
 def test_what_workers_load_ahead_makes_no_step_faster(tmp_path: Path) -> None:
     """Two workers that only wait load two images at a time: no step can take less than half."""
     run = trainer(few_faces(tmp_path), tmp_path, batch_size=2, workers=2)
@@ -39,7 +39,6 @@ def test_what_workers_load_ahead_makes_no_step_faster(tmp_path: Path) -> None:
     assert seconds >= 0.7 * _SLOW
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_time_is_that_of_all_steps_and_a_validation_after_each_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from focus.config.train import TrainConfig, resolve
 from focus.training.log import RunLog
 from focus.training.monitoring import Step
 
-from ..trainers import few_faces, trainer
+from .trainers import few_faces, trainer
 
 
 class Entries(GeneralTracker):
@@ -83,7 +83,6 @@ def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
     }
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_speed_of_an_epoch_counts_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

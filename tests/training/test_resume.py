@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from focus.evaluation.scores import Scores
 
-from ..launching import CHECKOUT, Begin, free_port, launch, told, trained, write_faces
+from ..launching import CHECKOUT, Begin, free_port, told, write_faces
+from .trainers import launch, trained
 
 pytestmark = pytest.mark.slow
 

@@ -35,7 +35,8 @@ from focus.model.detector import Detector
 from focus.training.run import data_lines, train
 from focus.use.evaluate import evaluate
 
-from ..launching import CHECKOUT, trained
+from ..launching import CHECKOUT
+from .trainers import trained
 
 SMALL = [
     *("--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"),

@@ -20,7 +20,7 @@ from focus.training.run_folder import (
 )
 
 from ..launching import in_another_process
-from ..trainers import few_faces, trainer
+from .trainers import few_faces, trainer
 
 
 @pytest.fixture
@@ -45,7 +45,6 @@ def test_of_two_processes_one_trains_in_a_folder(tmp_path: Path) -> None:
         assert (folder / CHECKPOINTS).is_dir()
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
     faces: Manifest, tmp_path: Path
 ) -> None:

@@ -23,10 +23,9 @@ from focus.training.monitoring import TERMS, Step
 from focus.training.run import make_detector
 from focus.training.trainer import Trainer
 
-from ..trainers import few_faces, trainer
+from .trainers import few_faces, trainer
 
 # Sums in one order, and the tests' networks are small.
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,9 @@ from focus.model.detector import Detector
 from focus.runtime.signals import Stopped
 from focus.training.trainer import Trainer
 
-from ..trainers import few_faces, trainer
+from .trainers import few_faces, trainer
 
 # Sums in one order, and the tests' networks are small.
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 2}
 
 
@@ -39,11 +38,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 @pytest.fixture(scope="module")
 def whole(faces: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """Two epochs of the small network, undisturbed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     run = trainer(faces, tmp_path_factory.mktemp("whole"), **SMALL)
     run.fit()
-    torch.set_num_threads(threads)
     return run
 
 

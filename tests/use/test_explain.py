@@ -25,7 +25,7 @@ from focus.use.explain import explain, find_items
 from focus.use.explanations import Item, item_row, video_score
 
 # The program runs in one thread, as what is expected of it: sums over two differ in the last bit.
-pytestmark = pytest.mark.usefixtures("plain_cpu", "one_thread")
+pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 
 @pytest.fixture

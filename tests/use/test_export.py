@@ -20,7 +20,7 @@ from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 from focus.use import export as exporting
 
-from ..detectors import lifelike
+from ..model.detectors import lifelike
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")

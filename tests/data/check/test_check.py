@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.config.command_line import parse
+from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig, resolve
+from focus.data.check.command import check as run_check
 from focus.data.check.contact_sheet import CELLS, GAP, HEAD, LABELS, SIDE
 from focus.data.check.survey import look
 from focus.data.demo import render_face
@@ -21,8 +24,6 @@ from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
-
-from ...commands import check as main
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def check(*words: str | Path, output: Path) -> dict[str, Any]:
     """check.json; "exit" is the exit code, "text" what check.txt says."""
     code = 0
     try:
-        main([*map(str, words), "--output", str(output)])
+        run_check(parse(CheckConfig, [*map(str, words), "--output", str(output)]))
     except SystemExit as end:
         code = int(end.code or 0)
     found: dict[str, Any] = json.loads((output / "check.json").read_text(encoding="utf-8"))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from focus.config.command_line import parse
+from focus.config.data import DemoConfig
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.demo import demo_manifest
-from focus.data.demo.files import write_files
+from focus.data.demo.files import write_demo, write_files
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
@@ -19,8 +20,6 @@ from focus.errors import InputError
 from focus.runtime.launch import start
 from focus.training.run import make_detector
 from focus.training.trainer import Trainer
-
-from ...commands import demo as main
 
 SPLITS = {
     "train": {"real": 8, "kA": 5, "kB": 4},
@@ -136,7 +135,7 @@ def test_the_command_says_how_the_files_are_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("focus.data.demo.files.demo_manifest", lambda: built_in)
-    main([str(tmp_path / "new")])
+    write_demo(parse(DemoConfig, [str(tmp_path / "new")]))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "train.py" in line]
     printed = parse(TrainConfig, line.split("train.py ")[1].split())
     assert resolve(printed) == config(tmp_path / "new")

@@ -7,7 +7,7 @@ import pytest
 from focus.data.readers import Options, read_data
 from focus.errors import InputError
 
-from ...trees import write
+from ..trees import write
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from focus.data.readers.detect import read_path
 from focus.data.readers.tables import NAMES
 from focus.errors import InputError
 
-from ...trees import TREES, arrow_table, pictures, write, write_parquet
+from ..trees import TREES, arrow_table, pictures, write, write_parquet
 
 
 def test_the_cyborg_csv_whose_root_is_elsewhere(tmp_path: Path) -> None:

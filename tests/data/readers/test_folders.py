@@ -8,7 +8,7 @@ from focus.data.readers import Options, read_data
 from focus.data.readers.detect import read_path
 from focus.errors import InputError
 
-from ...trees import TREES, write
+from ..trees import TREES, write
 
 CLASSES = ["airplane", "bicycle", "bird", "train"]
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from focus.config.command_line import parse
+from focus.config.data import CheckConfig
 from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
+from focus.data.check.command import check
 from focus.data.manifest import Sample
 from focus.data.readers import read_given
 from focus.errors import InputError
 
-from ... import commands
-from ...trees import TREES, write
+from ..trees import TREES, write
 
 
 def read_tests(
@@ -177,5 +179,5 @@ def test_nothing_is_written_where_images_are_read(tmp_path: Path) -> None:
     read_given(config, output=tmp_path / "tree/run")
     tests = ["--test-data", f"SG3={tmp_path / 'x'}", "--output", str(tmp_path / "x" / "check")]
     with pytest.raises(InputError, match=r"--output .*/x/check lies in "):
-        commands.check([str(tmp_path / "tree"), *tests])
+        check(parse(CheckConfig, [str(tmp_path / "tree"), *tests]))
     assert not (tmp_path / "x/check").exists()

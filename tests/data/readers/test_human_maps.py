@@ -12,7 +12,7 @@ from focus.data.readers import Options, read_data, read_given
 from focus.data.readers.human_maps import map_references
 from focus.errors import InputError
 
-from ...trees import write
+from ..trees import write
 
 
 def tree(folder: Path, *names: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from focus.config.train import TrainConfig
 from focus.data.readers import Options, read_data, read_given
 
-from ...trees import write
+from ..trees import write
 
 KAGGLE = """,id,label,label_str,path
 0,31355,1,real,real/1.jpg

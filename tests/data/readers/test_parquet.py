@@ -13,7 +13,7 @@ from focus.data.readers import Options, read_data, read_given
 from focus.data.splits import check_trainable
 from focus.errors import InputError
 
-from ...trees import arrow_table, face, pictures, write, write_parquet, write_saved
+from ..trees import arrow_table, face, pictures, write, write_parquet, write_saved
 
 HUB_FEATURES = {
     "picture": {"_type": "Image"},

@@ -8,7 +8,7 @@ from focus.config.train import TrainConfig
 from focus.data.readers import read_data, read_given
 from focus.errors import InputError
 
-from ...trees import write
+from ..trees import write
 
 
 @pytest.mark.parametrize(

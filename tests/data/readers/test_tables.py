@@ -10,7 +10,7 @@ from focus.data.readers import Options, read_data
 from focus.data.readers.detect import read_path
 from focus.errors import InputError
 
-from ...trees import TREES, write
+from ..trees import TREES, write
 
 
 def test_grip_names_the_generator_in_typ(tmp_path: Path) -> None:
