@@ -1,6 +1,6 @@
 """Share colours, legends and short names among plots and tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # tables do without matplotlib, which takes a while to import
@@ -15,10 +15,8 @@ DASHES = {"closed": "--", "closed_balanced": ":", "open": "-"}
 INK = "#1a1a1a"
 """Colour of text and axes; a report replaces it by the colour of its own text."""
 
-_LONGEST = 16  # characters of a name in a plot
 
-
-def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
+def shortened(names: Iterable[str], longest: int = 16) -> dict[str, str]:
     """Map each name to one line of at most ``longest`` characters, all different.
 
     A long name keeps its beginning and its end: ``stable_d...v_1_4``. If that leaves two alike, all
@@ -56,13 +54,3 @@ def legend_below(figure: "Figure", axes: "Axes", columns: int) -> None:
             figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
             return
         legend.remove()
-
-
-def printable(text: str) -> str:
-    """Replace bytes of a file's name that are not UTF-8 by question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def distinct(number: int, styles: Sequence[str] = ("-",)) -> tuple[str, str]:
-    """Return the colour and line style of line ``number``; colours change first."""
-    return COLOURS[number % len(COLOURS)], styles[number // len(COLOURS) % len(styles)]

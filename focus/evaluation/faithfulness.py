@@ -1,8 +1,7 @@
 """Measure whether the decision rests on what the CAM shows: how far it falls when that is blurred.
 
-This project's own definition, modelled on the deletion tests of RISE (Petsiuk et al. 2018) and the
-drop in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input x, S pixels a
-side:
+This project's own definition, after the deletion tests of RISE (Petsiuk et al. 2018) and the drop
+in confidence of Grad-CAM++ (Chattopadhyay et al. 2018). On the network's input x, S pixels a side:
 
     region    a box of S/4 pixels a side, of a cell's side where cells of the CAM are larger; its
               middle is that of the cell where the predicted class's CAM peaks, moved as little as
@@ -13,13 +12,10 @@ side:
     fall      p(x) - p(x'), in [-1, 1]; p is the probability of the decision on x, real or synthetic
 
 The same for boxes of the same size elsewhere, drawn uniformly from all places that do not overlap
-with the first. A CAM is faithful where the fall at its peak is larger than that of the others,
-which a blur of any place brings too. (Peaks may lie nearer to the middle of faces than those
-places: read the figure beside that of cross-entropy.) The probability, not the logit, because it is
-on the same scale for all networks and says whether the decision would change; of a network that is
-sure of everything it falls little, at the peak and elsewhere.
-
-``docs/formats.md`` describes ``faithfulness.csv``.
+with the first. A CAM is faithful where the fall at its peak is larger than that of the others.
+(Peaks may lie nearer to the middle of faces than those places: read the figure beside that of
+cross-entropy.) Probabilities are on the same scale for all networks, which logits are not; of a
+network that is sure of everything they fall little at any place.
 """
 
 from collections.abc import Iterable, Sequence
@@ -55,12 +51,9 @@ PLACES = 8
 """Boxes elsewhere, of each image."""
 RESAMPLES = 2000
 
-_MARK = "# focus-faithfulness "
 _SHARE = "share_peak_larger"
-_COLUMNS = (
-    *("path", "label", "generator", "test_set", "predicted"),
-    *("fall_peak", "fall_elsewhere", "peak_larger"),
-)
+
+_FALLS = ["fall_peak", "fall_elsewhere", "peak_larger"]
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -104,13 +97,12 @@ def measure(
     batch_size: int,
     workers: int = 0,
     places: int = PLACES,
-    seed: int = 0,
     progress: bool = True,
 ) -> Falls:
     """Measure the falls of every image; each costs as much as scoring ``places + 2`` images.
 
-    The detector is on the accelerator's device and not wrapped. What is drawn depends on seed and
-    row of the manifest only. Every process of a launch calls it and gets all of the result. Raises
+    The detector is on the accelerator's device and not wrapped. The other boxes of an image depend
+    on its row only. Every process of a launch calls it and gets all of the result. Raises
     ImageError, naming the image, where an output is not finite.
     """
     indices = range(accelerator.process_index, len(manifest), accelerator.num_processes)
@@ -131,7 +123,7 @@ def measure(
         ):
             rows = batch.index.tolist()
             cams = prediction.cams[:, 0].cpu().numpy()
-            boxes = regions(cams, detector.image_size, places, [(seed, row) for row in rows])
+            boxes = regions(cams, detector.image_size, places, rows)
             images = batch.images.to(accelerator.device)
             with torch.inference_mode():
                 falls = _falls(detector, images, prediction, boxes, accelerator.autocast)
@@ -148,14 +140,12 @@ def measure(
     return Falls(table[:, 0], table[:, 1:])
 
 
-def regions(
-    cams: NDArray[Any], size: int, places: int, keys: Sequence[tuple[int, ...]]
-) -> NDArray[np.int64]:
+def regions(cams: NDArray[Any], size: int, places: int, seeds: Sequence[int]) -> Rows:
     """Return the box of each image's peak and ``places`` others: [N, 1 + places, 2] pixels.
 
     A box is given by its upper row and left column. cams [N, H, W]: of the predicted class. size:
-    S, pixels a side of the images. keys: seed the other boxes of each image, which are drawn with
-    replacement and may overlap with each other.
+    S, pixels a side of the images. seeds [N]: of the other boxes, which may overlap with each
+    other.
     """
     grid = cams.shape[1:]
     sides = np.array(box_sides(grid, size))
@@ -164,10 +154,10 @@ def regions(
     starts = np.floor(middles - sides / 2).astype(np.int64).clip(0, size - sides)
     rows, columns = (np.arange(size - side + 1) for side in sides)
     found = np.empty((len(cams), 1 + places, 2), dtype=np.int64)
-    for image, (start, key) in enumerate(zip(starts, keys, strict=True)):
+    for image, (start, seed) in enumerate(zip(starts, seeds, strict=True)):
         apart = np.abs(rows - start[0])[:, None] >= sides[0]
         apart = apart | (np.abs(columns - start[1]) >= sides[1])
-        chosen = np.random.default_rng(key).choice(np.flatnonzero(apart), places)
+        chosen = np.random.default_rng((0, seed)).choice(np.flatnonzero(apart), places)
         found[image, 0] = start
         found[image, 1:] = np.stack(np.unravel_index(chosen, apart.shape), axis=1)
     return found
@@ -202,7 +192,7 @@ def _falls(
     detector: "Detector",
     images: Tensor,
     prediction: "Prediction",
-    boxes: NDArray[np.int64],
+    boxes: Rows,
     autocast: Autocast,
 ) -> Floats:
     """Return [B, 1 + places] the fall for each of ``boxes`` [B, 1 + places, 2]."""
@@ -298,8 +288,8 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     path = folder / FILE
     columns = falls.columns()
     figures = zip(*(columns[n] for n in ("fall_peak", "fall_elsewhere", _SHARE)), strict=True)
-    with atomic_csv_writer(path, f"{_MARK}{VERSION}", end="\n") as writer:
-        writer.writerow(_COLUMNS)
+    with atomic_csv_writer(path, f"# focus-faithfulness {VERSION}", end="\n") as writer:
+        writer.writerow(["path", "label", "generator", "test_set", "predicted", *_FALLS])
         for row, own in enumerate(figures):
             label = "" if scores.label[row] < 0 else scores.label[row]
             texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])

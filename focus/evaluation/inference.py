@@ -23,7 +23,7 @@ from focus.data.dataset import (
     worker_options,
 )
 from focus.data.faces import geometries
-from focus.data.manifest import SYNTHETIC, Manifest, Sample
+from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
 from focus.metrics.agreement import map_agreement, mask_mass
@@ -77,7 +77,7 @@ def predictions(
         batch_size=batch_size,
         num_workers=workers,
         **worker_options(workers),
-        # A loader draws a seed when it starts: not from the generator that training uses.
+        # Its seed is not drawn from the generator that training uses.
         generator=torch.Generator(),
         pin_memory=like.is_cuda,
     )
@@ -179,7 +179,10 @@ def _rows(
     grid = cams.shape[1:]
     calibration = points and points.calibration
     # Zeros, which cover nothing, stand for no mask, as they do for no human map.
-    masks = np.stack([_coverage(sample, grid) for sample in samples])
+    masks = np.zeros((len(samples), *grid), np.float32)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.label == SYNTHETIC and sample.mask_path is not None:
+            mask[:] = artefact_coverage(sample.mask_path, grid)
     targets = [hit_cells(mask) for mask in masks]
     by_maps = map_agreement(cams, batch.saliency.numpy())
     map_hits = by_maps.pop("map_hit")
@@ -210,12 +213,6 @@ def _rows(
         pointing_hit_synthetic=_hits(synthetic_cams, targets),
         map_hit=np.where(np.isnan(map_hits), -1, map_hits).astype(np.int64),
     )
-
-
-def _coverage(sample: Sample, grid: tuple[int, int]) -> NDArray[np.float32]:
-    if sample.label != SYNTHETIC or sample.mask_path is None:
-        return np.zeros(grid, np.float32)
-    return artefact_coverage(sample.mask_path, grid)
 
 
 def _hits(

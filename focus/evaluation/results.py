@@ -99,15 +99,11 @@ def summarise(
         results[name] = test_set.results(resampler)
         entries = results[name]["generators"].values()
         for comparison, entry in zip(test_set.comparisons, entries, strict=True):
-            entry |= _relation(scores, comparison, known)
+            generator, fake = comparison.generator, comparison.fake
+            pairs = zip(scores.generator[fake], scores.family[fake], strict=True)
+            family = families(pairs).get(generator, "")
+            entry |= {"family": family or None, "relation": relation(generator, family, known)}
     return results
-
-
-def _relation(scores: Scores, comparison: Comparison, known: Mapping[str, str]) -> Results:
-    """Return the generator's family and how far it is from training, None where not known."""
-    name, fake = comparison.generator, comparison.fake
-    family = families(zip(scores.generator[fake], scores.family[fake], strict=True)).get(name, "")
-    return {"family": family or None, "relation": relation(name, family, known)}
 
 
 class TestSet:

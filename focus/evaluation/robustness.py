@@ -86,21 +86,20 @@ def measure(
     *,
     batch_size: int,
     workers: int = 0,
-    seed: int = 0,
     progress: bool = True,
 ) -> list[PerturbedAUC]:
     """Score the images of all comparisons under every perturbation.
 
-    clean: the scores of the images of ``manifest`` as they are. seed: of the noise. Every process
-    of a launch calls it and gets all of the result, ordered by perturbation, strength, test set and
-    generator. Raises what :func:`~focus.evaluation.inference.score_images` does.
+    clean: the scores of the images of ``manifest`` as they are. Every process of a launch calls it
+    and gets all of the result, ordered by perturbation, strength, test set and generator. Raises
+    what :func:`~focus.evaluation.inference.score_images` does.
     """
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))
     images = images_only(Manifest((manifest[row] for row in rows.tolist()), manifest.source))
     unit = units(clean.group)
     results: list[PerturbedAUC] = []
-    for perturbation in perturbations(seed):
+    for perturbation in perturbations():
         perturbed = clean.score.copy()
         perturbed[rows] = score_images(
             detector,

@@ -163,13 +163,8 @@ class Scores:
                     f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}; "
                     "give a scores.csv that this version wrote."
                 )
-            reader = csv.DictReader(file, strict=True)
-            try:
-                header, rows = reader.fieldnames or [], list(reader)
-            except csv.Error as error:
-                raise InputError(
-                    f"{path}, line {reader.reader.line_num + 1}: {error}; write the file again."
-                ) from error
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
         for field in fields(Scores)[1:]:
             if field.name not in header:
@@ -179,20 +174,14 @@ class Scores:
         return Scores(**columns)
 
 
-# What stands for an empty cell, "not known", in these columns.
-_UNKNOWN: dict[str, float] = {
-    **dict.fromkeys(("label", "pointing_hit", "pointing_hit_synthetic", "map_hit"), -1),
-    **dict.fromkeys(("map_mse", "map_cosine", "map_mass", "mask_mass", "llr"), math.nan),
-    **dict.fromkeys(("pointing_chance", "map_chance"), math.nan),
-}
+# Columns in which an empty cell is -1; in one of float32 it is NaN.
+_UNKNOWN = ("label", "pointing_hit", "pointing_hit_synthetic", "map_hit")
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:
     # numpy prints a float with the fewest digits that read back to the same one of its type.
-    if name in _UNKNOWN:
-        unknown = np.isnan(column) if column.dtype.kind == "f" else column < 0
-        return ["" if gone else str(value) for value, gone in zip(column, unknown, strict=True)]
-    return [str(value) for value in column]
+    unknown = column < 0 if name in _UNKNOWN else column != column
+    return ["" if gone else str(value) for value, gone in zip(column, unknown, strict=True)]
 
 
 def _from_text(name: str, cells: Sequence[str | None], dtype: type, path: str | Path) -> list[Any]:
@@ -201,7 +190,8 @@ def _from_text(name: str, cells: Sequence[str | None], dtype: type, path: str | 
         try:
             if cell is None:  # a row that ends early
                 raise ValueError
-            value = _UNKNOWN[name] if cell == "" and name in _UNKNOWN else dtype(cell)
+            unknown = -1 if name in _UNKNOWN else math.nan if dtype is np.float32 else None
+            value = dtype(cell) if cell or unknown is None else unknown
             if name in ("score", "label") and cell != "" and not 0 <= value <= 1:
                 raise ValueError
         except (ValueError, OverflowError) as error:

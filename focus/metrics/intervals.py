@@ -71,10 +71,9 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
 
     On the scale of logits, so that it stays in (0, 1), with Student's quantile for the smallest
     class. What the images of a unit move is added up (Obuchowski, 1997). Where fewer than
-    ``SUPPORT`` units of a class are on the wrong side of any image of the other, that variance is
-    itself not known, and 0 where no pair is inverted: the interval then holds that of as many pairs
-    as the smaller class has units, by :func:`rate_interval`. None where a class of a comparison has
-    fewer than two units.
+    ``SUPPORT`` units of a class are on the wrong side of any image of the other, the variance is
+    not known well: the interval then holds that of as many pairs as the smaller class has units,
+    by :func:`rate_interval`. None where a class of a comparison has fewer than two units.
     """
     placed = _placed(comparisons)
     return None if placed is None else _interval(placed)
@@ -84,9 +83,8 @@ class _Placed(NamedTuple):
     """A mean AUC and what DeLong's variance of it is made of.
 
     moved: by unit, what it moves the mean by; the sum of its squares is the variance. smallest:
-    units in the smallest class of a comparison. pairs: units of the smaller class, of all
-    comparisons. inverted: of the class with fewer, the units with any image of the other class on
-    the wrong side (or on the right side, whichever are fewer).
+    units in the smallest class of a comparison. pairs: units of the smaller class. inverted: units
+    of a class with an image of the other on the wrong (or on the right) side, the fewest of these.
     """
 
     auc: float
@@ -155,11 +153,11 @@ def _interval(placed: _Placed) -> Interval:
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:
     """Compare two models' mean AUCs over the same comparisons by DeLong et al. (1988).
 
-    The variance is that of what a unit moves the first mean by less what it moves the second by.
-    Where that is not known, as in :func:`mean_auc_interval`, the interval is at least that of
-    models that are independent (Zou and Donner, 2008). The p-value is below 0.05 where the interval
-    leaves 0 out. Scores in the same order do not differ, unless the AUC is 0 or 1. None with fewer
-    than two units in a class of a comparison.
+    The models scored the same images. The variance is that of what a unit moves the first mean by
+    less what it moves the second by. Where that is not known, as in :func:`mean_auc_interval`, the
+    interval is at least that of independent models (Zou and Donner, 2008). The p-value is below
+    0.05 where the interval leaves 0 out. Scores in the same order do not differ, unless the AUC is
+    0 or 1. None with fewer than two units in a class of a comparison.
     """
     one, other = _placed(first), _placed(second)
     if one is None or other is None:

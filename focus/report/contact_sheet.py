@@ -38,13 +38,10 @@ def contact_sheet(
     """Write a PNG of faces and CAMs: a row of real images, then a row a generator.
 
     Of many generators it shows some, at even steps through the known and then the unknown ones.
-    Each row shows the first ``columns`` images of its kind in the manifest's order, none chosen.
-    A face is followed by the CAM of the predicted class over it, with the artefact mask outlined,
-    and by the human map, each where the manifest has it. Below stand the score (the probability
-    of synthetic, in red where the predicted class is wrong) and the entropy of the CAM.
-
-    Raises:
-        ImageError: a file that cannot be decoded, or an output that is not finite.
+    Each row shows the first ``columns`` images of its kind in the manifest's order, none chosen: a
+    face, the CAM of the predicted class over it with the artefact outlined, and the human map;
+    below, the score, in red where the predicted class is wrong, and the entropy of the CAM.
+    Raises ImageError for a file that cannot be decoded or an output that is not finite.
     """
     rows, left_out = _rows(manifest, detector.config.training_generators, columns)
     chosen = [index for row in rows.values() for index in row]

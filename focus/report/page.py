@@ -23,7 +23,6 @@ from focus.evaluation.result_table import remarks
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
-from focus.plotting import printable
 from focus.report import gallery, plots, tables
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
@@ -195,7 +194,8 @@ def render(
         footer=f"Written by focus-faces {__version__}.",
     )
     with atomic_write(folder / REPORT) as aside:
-        aside.write_text(printable(text), encoding="utf-8")
+        # Bytes of a file's name that are not UTF-8 become question marks.
+        aside.write_bytes(text.encode("utf-8", "replace"))
     return folder / REPORT
 
 

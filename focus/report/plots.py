@@ -45,7 +45,6 @@ _TRAINING = {
 }
 """Figures of the training: title and columns of ``summary.csv``."""
 _SIZE = (4.2, 3.1)  # inches, without a legend
-_DPI = 160
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
 _GUIDE: Style = {"color": INK, "alpha": 0.4, "linewidth": 0.8, "linestyle": ":"}
@@ -93,7 +92,7 @@ def rendered(plot: Plot) -> tuple[str, bytes]:
     with matplotlib.rc_context(fname=_STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.set_layout_engine("none")  # its places are found, and stay
-        figure.savefig(png, format="png", dpi=_DPI)
+        figure.savefig(png, format="png", dpi=160)
     return svg.getvalue(), png.getvalue()
 
 
@@ -213,17 +212,6 @@ def of_runs_robustness(
     return plots
 
 
-def roc(real_scores: Array, fake_scores: Array) -> tuple[Floats, Floats]:
-    """Return false and true positive rates, both rising from 0 to 1.
-
-    real_scores [M], fake_scores [N], neither empty. At each false positive rate the largest true
-    positive rate at that rate or below, as ``tpr_at_fpr`` in results.json.
-    """
-    label = np.repeat([0, 1], [len(real_scores), len(fake_scores)])
-    alarms, found, _ = roc_curve(label, np.concatenate([real_scores, fake_scores]))
-    return alarms, found
-
-
 def _style(number: int) -> Style:
     """Return colour and dashes of a line; the colours change first."""
     dashes = _LINES[number // len(COLOURS) % len(_LINES)]
@@ -234,7 +222,10 @@ def roc_and_det(
     name: str, title: str, lines: Sequence[Curve], short: Mapping[str, str]
 ) -> list[Plot]:
     """Return the ROC and the DET of some curves; short: of each label what the legend has."""
-    rates = [roc(line.real, line.fake) for line in lines]
+    rates = []
+    for line in lines:
+        label = np.repeat([0, 1], [len(line.real), len(line.fake)])
+        rates.append(roc_curve(label, np.concatenate([line.real, line.fake]))[:2])
     labels = [f"{short[line.label]}  {line.auc:.3f}" for line in lines]
     lowest = min(1 / max(2, len(line.real)) for line in lines)
     lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
@@ -314,31 +305,22 @@ def _histogram(
     return Plot(name, f"{title}{where}", alt, draw)
 
 
-def reliability(real_scores: Array, fake_scores: Array) -> tuple[Floats, Floats, Floats]:
-    """Return mean score, share of fakes and share of the images of each bin that holds one.
-
-    The sum of ``share * |score - fakes|`` is the ``ece`` of results.json.
-    """
-    bins = Ranking.of(real_scores, fake_scores).calibration_bins()
-    mass, scored, fakes = (values[0][bins[0][0] > 0] for values in bins)
-    return scored / mass, fakes / mass, mass / mass.sum()
-
-
 def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Results) -> Plot:
     lines = {}
     for test_set, title in SET_TITLES.items():
         own = [c for c in comparisons if c.test_set == test_set]
-        real, fake = (
-            union(rows, scores.images) for rows in ([c.real for c in own], [c.fake for c in own])
-        )
+        real = union((c.real for c in own), scores.images)
+        fake = union((c.fake for c in own), scores.images)
         if len(real) and len(fake):
+            bins = Ranking.of(scores.score[real], scores.score[fake]).calibration_bins()
+            mass, scored, fakes = (values[0][bins[0][0] > 0] for values in bins)
             error = results[test_set]["pooled"]["ece"]
-            lines[f"{title}, ECE {error:.3f}"] = reliability(scores.score[real], scores.score[fake])
+            lines[f"{title}, ECE {error:.3f}"] = scored / mass, fakes / mass
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_GUIDE)
-        for (label, (scored, fakes, _)), colour in zip(lines.items(), COLOURS, strict=False):
-            axes.plot(scored, fakes, marker="o", markersize=3.5, lw=1.2, color=colour, label=label)
+        for (label, rates), colour in zip(lines.items(), COLOURS, strict=False):
+            axes.plot(*rates, marker="o", markersize=3.5, lw=1.2, color=colour, label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.set(xlabel="mean score of the bin", ylabel="share of fakes in the bin")
 

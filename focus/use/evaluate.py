@@ -184,8 +184,6 @@ def _write(
 
     Returns the results, None if no image has a label, and the files written.
     """
-    if (output / "scores.csv").exists():
-        print(f"the evaluation in {output} is replaced")
     results: Results | None = None
     if (scores.label >= 0).any():
         trained = detector.config.training_generators, detector.config.training_families

@@ -120,7 +120,7 @@ def test_a_cam_that_points_elsewhere_is_not_faithful(manifest: Manifest) -> None
     falls = measured(manifest, places=40)
     np.testing.assert_allclose(falls.peak[3:5], 0, atol=1e-7)
     assert falls.elsewhere[3:5].max() > 0.1, "some of the forty boxes meet the cell"
-    boxes = regions(-np.eye(1, 16, ROW * 4 + COLUMN).reshape(1, *GRID), SIZE, 40, [(0, 3)])[0]
+    boxes = regions(-np.eye(1, 16, ROW * 4 + COLUMN).reshape(1, *GRID), SIZE, 40, [3])[0]
     red = np.ones((SIZE, SIZE))
     red[CELL] = 0
     for fall, (top, left) in zip(falls.elsewhere[3], boxes[1:], strict=True):
@@ -137,8 +137,6 @@ def test_neither_batches_nor_workers_nor_the_random_state_count(manifest: Manife
     again = measured(manifest, batch_size=1, workers=2)
     np.testing.assert_array_equal(again.peak, falls.peak)
     np.testing.assert_array_equal(again.elsewhere, falls.elsewhere)
-    other = measured(manifest, seed=1)
-    assert (other.elsewhere[3:5] != falls.elsewhere[3:5]).any()
     assert falls.elsewhere[3].tolist() != falls.elsewhere[4].tolist(), "each image has its own"
 
 
@@ -161,7 +159,7 @@ def test_boxes_lie_in_the_image_hold_the_peak_and_keep_apart() -> None:
         sides = np.array(box_sides(grid, size))
         assert sides.tolist() == [size // min(4, cell) for cell in grid]
         cams = np.eye(cells).reshape(cells, *grid)
-        boxes = regions(cams, size, 5, [(0, row) for row in range(cells)])
+        boxes = regions(cams, size, 5, range(cells))
         assert boxes.min() >= 0
         assert (boxes + sides).max() <= size
         for cell, (peak, *others) in enumerate(boxes):

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.results import summarise
-from focus.metrics.ranking import Ranking
 from focus.report import plots
 
 from ..reports import made, perturbed
@@ -25,30 +23,6 @@ def axes_of(plot: plots.Plot) -> Axes:
 def legend_of(plot: plots.Plot) -> list[str]:
     (legend,) = plots.figure_of(plot).legends
     return [text.get_text() for text in legend.get_texts()]
-
-
-@pytest.mark.parametrize("count", [40, 5000])
-def test_a_roc_gives_the_rates_of_the_results(count: int) -> None:
-    draw = np.random.default_rng(1)
-    real, fake = draw.normal(size=count).round(2), draw.normal(1, 1, count).round(2)
-    alarms, found = plots.roc(real, fake)
-    assert (alarms[0], alarms[-1], found[-1]) == (0, 1, 1)
-    assert (np.diff(alarms) >= 0).all()
-    assert (np.diff(found) >= 0).all()
-    for rate in np.unique(alarms)[:-1]:
-        highest = found[np.searchsorted(alarms, rate, side="right") - 1]
-        expected = np.mean(fake > np.sort(real)[::-1][round(rate * count)])
-        assert highest == pytest.approx(expected), rate
-
-
-def test_the_bins_of_the_reliability_give_the_calibration_error() -> None:
-    draw = np.random.default_rng(2)
-    real, fake = draw.beta(2, 5, 300).round(2), draw.beta(4, 2, 200).round(2)
-    scored, fakes, share = plots.reliability(real, fake)
-    assert share.sum() == pytest.approx(1)
-    assert (share * np.abs(scored - fakes)).sum() == pytest.approx(Ranking.of(real, fake).ece()[0])
-    assert (share * fakes).sum() == pytest.approx(0.4)
-    assert (np.diff(scored) > 0).all()
 
 
 def test_the_figures_of_scores(tmp_path: Path) -> None:
