@@ -1,27 +1,33 @@
-"""The command line and the configuration file of a program, from its configuration class, by tyro.
+"""The command line and the configuration file of a program, from its configuration class.
 
 Dashes and underscores are alike, flags are never abbreviated, and every error is one sentence. A
 value in a file is read as the same text on the command line is, so ``mixed_precision: no`` is not a
 boolean and ``lr: 1e-3`` is a number; ``null`` leaves a setting as it is.
 """
 
-import io
-import re
+import argparse
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
+from focus.config.losses import LossConfig
 from focus.config.options import GROUPS, flag
 from focus.config.recipes import Recipe
 from focus.config.train import CONFIG_VERSION, SET_BY_LOSS
 from focus.errors import InputError, did_you_mean
-from focus.runtime.machine import is_main_process
 from focus.runtime.program import program
 
 if TYPE_CHECKING:
@@ -29,11 +35,11 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="DataclassInstance")
 
-_SWITCH = {
-    **dict.fromkeys(("true", "yes", "on"), "True"),
-    **dict.fromkeys(("false", "no", "off"), "False"),
-}
-_DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": {each.name for each in fields(Recipe)}}
+_SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_NULL = ("", "~", "null", "Null", "NULL")
+_RECIPE = {each.name for each in fields(Recipe)}
+_DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE}
+_DEFAULTS = {"loss": {each.name for each in fields(LossConfig)}, "recipe": _RECIPE}
 
 
 def parse(
@@ -52,41 +58,13 @@ def parse(
         InputError: something on the command line or in a file cannot be used.
         SystemExit: with code 0, after ``--help``.
     """
-    import tyro  # not before a program is run: focus.config is part of the library, too
-
-    types = _types(config_class)
-    words, given, files = _split(sys.argv[1:] if argv is None else argv, types)
+    parser = _Parser(config_class, prog, description)
+    given = parser.values(sys.argv[1:] if argv is None else argv)
     values: dict[str, Any] = {}
-    for path in files:
-        values = _overlaid(values, more := read_yaml(path, types)) | more
-    values = {n: v for n, v in _overlaid(values, given).items() if n not in given}
-    alone = not words or words[0].startswith("-")  # no paths stand before the flags
-    from_files, _, _ = _split(list(_as_words(values, config_class, alone)), types)
-    errors = io.StringIO()
-    try:
-        with redirect_stderr(errors):
-            found, unknown = tyro.cli(
-                _options(config_class),
-                prog=prog or Path(sys.argv[0]).name,
-                description=description,
-                args=[*from_files, *words],
-                config=(tyro.conf.FlagConversionOff, tyro.conf.DisallowNone),
-                return_unknown_args=True,
-                console_outputs=is_main_process(),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        said = _first_sentence(errors.getvalue())
-        raise InputError(f"The command line: {said}; --help lists all flags.") from None
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        if not word.startswith("-"):
-            raise InputError(f"{word!r} stands alone: write it behind its flag, as in --data PATH.")
-        meant = did_you_mean(word.replace("_", "-"), [*map(flag, types), "--config", "--help"])
-        raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
-    groups = [vars(group) for title, group in vars(found).items() if title != "file"]
-    return config_class(**{name: value for group in groups for name, value in group.items()})
+    for path in given.pop("config", ()):
+        values = _overlaid(values, _read_yaml(path, parser))
+    values = _overlaid(values, given)
+    return config_class(**{name: value for name, value in values.items() if value is not None})
 
 
 def load_config(config_class: type[C], path: str | Path) -> C:
@@ -153,22 +131,109 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
             raise InputError(f"There is no command {name!r}{meant}; --help lists them all.")
 
 
-def read_yaml(path: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the values in a YAML file by field name: texts, lists of texts, or texts by name.
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reads the fields of a configuration class, of which it needs none."""
+
+    def __init__(self, config_class: type[Any], prog: str | None, description: str) -> None:
+        hints = get_type_hints(config_class).items()
+        self.types = {n: get_args(h)[0] if NoneType in get_args(h) else h for n, h in hints}
+        self.positional = {f.name for f in fields(config_class) if f.metadata["positional"]}
+        super().__init__(
+            prog=prog,
+            usage="%(prog)s" + " PATH ..." * bool(self.positional) + " [flags]",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        about = "YAML file with values for the flags; may be repeated, the command line wins"
+        self.add_argument("-c", "--config", metavar="FILE", action="append", help=about)
+        groups = {title: self.add_argument_group(title) for title in GROUPS}
+        for field in fields(config_class):
+            name = field.name if field.name in self.positional else flag(field.name)
+            settings = _settings(field, self.types[field.name])
+            groups[field.metadata["group"]].add_argument(name, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}; --help lists all flags.")
+
+    def values(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return the values of the words by field name, without those that are not given."""
+        found, unknown = self.parse_known_args(self._plain(argv))
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            if not word.startswith("-"):
+                raise InputError(f"{word!r} stands alone: write it behind its flag: --data PATH.")
+            meant = did_you_mean(word, [*map(flag, self.types), "--config", "--help"])
+            raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(found).items()}
+
+    def _plain(self, argv: Sequence[str]) -> list[str]:
+        """Return the words with dashes in the flags, and ``--no-NAME`` for ``--NAME false``."""
+        switches = {flag(name) for name, hint in self.types.items() if hint is bool}
+        words: list[str] = []
+        for word in argv:
+            head, equals, value = word.partition("=")
+            if head.startswith("--"):
+                head = head.replace("_", "-")
+                word = head + equals + value
+            elif words and words[-1] in switches and word.lower() in _SWITCH:
+                head, value = words.pop(), word
+            if head in switches and value.lower() in _SWITCH:
+                word = head if _SWITCH[value.lower()] else f"--no-{head[2:]}"
+            words.append(word)
+        return words
+
+
+class _Named(argparse.Action):
+    """Collects the words NAME=PATH of a flag in a dict."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        name, _, path = values.partition("=")
+        paths = getattr(namespace, self.dest, {})
+        if not (name and path):
+            raise argparse.ArgumentError(self, f"got {values!r}, give NAME=PATH")
+        if name in paths:
+            raise argparse.ArgumentError(self, f"has the name {name!r} twice, give each its own")
+        setattr(namespace, self.dest, paths | {name: path})
+
+
+def _settings(field: "Field[Any]", hint: Any) -> dict[str, Any]:
+    """Return what argparse needs to know of a field."""
+    about = field.metadata["help"]
+    if isinstance(field.default, str | int | float) and field.default is not False:
+        about += f" (default: {field.default})"
+    elif field.default is None and "(default" not in about:
+        about += "".join(f" (default: {by})" for by in _DEFAULTS if field.name in _DEFAULTS[by])
+    if hint is bool:
+        return {"help": about, "action": argparse.BooleanOptionalAction}
+    kind = get_origin(hint) or hint
+    if kind is Literal:
+        return {"help": about, "choices": get_args(hint)}
+    usual = {int: "INT", float: "FLOAT", dict: "NAME=PATH"}.get(kind, "NAME")
+    settings = {"help": about, "metavar": field.metadata["metavar"] or usual}
+    if field.metadata["positional"]:
+        return settings | {"nargs": "*" if kind is tuple else "?"}
+    if kind is tuple:
+        return settings | {"nargs": "+", "action": "extend"}
+    return settings | ({"action": _Named} if kind is dict else {"type": kind})
+
+
+def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
+    """Read the values in a YAML file by field name, None for null.
 
     Raises:
-        InputError: the file cannot be read, or has a key that is none of ``types``.
+        InputError: the file cannot be read, or has a key that is no flag.
     """
     import yaml
 
-    class Loader(yaml.BaseLoader):
-        """Reads each scalar but a bare null as the text that it is."""
-
-    null = "tag:yaml.org,2002:null"
-    Loader.add_implicit_resolver(null, re.compile("~|null|Null|NULL|$"), ["~", "n", "N", ""])
-    Loader.add_constructor(null, lambda loader, node: None)
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--config {path} cannot be read: {reason}; give a YAML file.") from error
@@ -176,128 +241,29 @@ def read_yaml(path: str, types: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"--config {path} holds no `name: value` lines: give it some.")
     if (version := content.pop("version", str(CONFIG_VERSION))) != str(CONFIG_VERSION):
         raise InputError(f"--config {path} has version {version}, not {CONFIG_VERSION}.")
-    values = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for name, value in values.items():
-        if name not in types:
-            meant = did_you_mean(name, types)
-            raise InputError(f"--config {path} has an unknown key {name!r}{meant}; see --help.")
-        shape = {tuple: (list, str), dict: (dict,)}.get(get_origin(types[name]), (str,))
-        if not isinstance(value, (*shape, NoneType)):
-            raise InputError(f"--config {path}: {name} cannot be {value!r}; see --help.")
-    return values
-
-
-def _types(config_class: type[C]) -> dict[str, Any]:
-    """Return the type of each field, ``int`` for ``int | None``."""
-    hints = get_type_hints(config_class).items()
-    return {n: get_args(hint)[0] if NoneType in get_args(hint) else hint for n, hint in hints}
-
-
-def _split(
-    argv: Sequence[str], types: Mapping[str, Any]
-) -> tuple[list[str], dict[str, str], list[str]]:
-    """Split a command line into tyro's words, the values by field name, and the files of --config.
-
-    A switch may stand alone, as ``--no-NAME``, or with true or false; ``NAME=PATH`` becomes two
-    words.
-    """
+    values = {key.replace("-", "_"): value for key, value in content.items()}
     words: list[str] = []
-    files: list[str] = []
-    given: dict[str, str] = {}
-    named: set[tuple[str, str]] = set()
-    rest = deque(argv)
-    while rest:
-        word = rest.popleft()
-        head, equals, value = word.partition("=")
-        name = "config" if head == "-c" else head[2:].replace("-", "_")
-        if not head.startswith("--") and head != "-c":
-            words.append(word)
-            continue
-        if types.get(name.removeprefix("no_")) is bool:
-            if name.startswith("no_"):
-                name, value = name[3:], "false"
-            elif not equals:
-                value = rest.popleft() if rest and rest[0].lower() in _SWITCH else "true"
-            words.append(f"{flag(name)}={_SWITCH.get(value.lower(), value)}")
-        elif name == "config" or get_origin(types.get(name)) is dict:
-            value = value if equals or not rest else rest.popleft()
-            key, equals, path = value.partition("=")
-            if name == "config":
-                files.append(value)
-            elif not (key and path):
-                raise InputError(f"{head} got {value!r}: give NAME=PATH.")
-            elif (name, key) in named:
-                raise InputError(f"{head} has the name {key!r} twice: give each its own.")
-            else:
-                named.add((name, key))
-                words += [flag(name), key, path]
-        else:
-            words.append(word)
-            value = value if equals or not rest else rest[0]
-        given[name] = value
-    return words, given, files
+    for name, value in values.items():
+        if name not in parser.types:
+            meant = did_you_mean(name, parser.types)
+            raise InputError(f"--config {path} has an unknown key {name!r}{meant}; see --help.")
+        shape = {list: tuple, dict: dict}.get(type(value))
+        if shape and get_origin(parser.types[name]) is not shape:
+            raise InputError(f"--config {path}: {name} cannot be {value!r}; see --help.")
+        parts = value if shape else [] if value in _NULL else [value]
+        if isinstance(value, dict):
+            parts = [f"{key}={each}" for key, each in value.items()]
+        head = "" if name in parser.positional else f"{flag(name)}="
+        words += [f"{head}{part}" for part in parts]
+    return dict.fromkeys(values) | parser.values(words)
 
 
 def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop what another loss or recipe than that of ``over`` has decided."""
-    kept = dict(values)
+    """Return ``values`` and ``over``, which wins.
+
+    What another loss or recipe than that of ``over`` has decided is dropped.
+    """
     for choice, decided in _DECIDED_BY.items():
         if decided <= values.keys() and over.get(choice, values[choice]) != values[choice]:
-            kept = {name: value for name, value in kept.items() if name not in decided}
-    return kept
-
-
-def _as_words(values: Mapping[str, Any], config_class: type[C], before: bool) -> Iterator[str]:
-    """Yield the values of a file as words. before: also those that stand before all flags."""
-    positional = {f.name for f in fields(config_class) if f.metadata["positional"]}
-    for name, value in values.items():
-        parts = value if isinstance(value, list) else [value]
-        if name in positional:
-            yield from parts if before else ()
-        elif isinstance(value, dict):
-            yield from (f"{flag(name)}={key}={path}" for key, path in value.items())
-        elif value is not None:
-            yield from (f"{flag(name)}={part}" for part in parts)
-
-
-def _options(config_class: type[C]) -> Any:
-    """Return a class with the fields of ``config_class`` in groups, for tyro's --help."""
-    import tyro
-
-    markers: Any = tyro.conf  # which mypy takes for types
-    arg = tyro.conf.arg
-    hints: dict[str, Any] = get_type_hints(config_class)
-    types = _types(config_class)
-    said = "YAML file with values for the flags; may be repeated, the command line wins"
-    file = arg(help=said, metavar="FILE", aliases=("-c",), help_behavior_hint="")
-    groups: dict[str, list[Any]] = {"file": [("config", Annotated[str, file], "")]}
-    groups |= {title: [] for title in GROUPS}
-    for f in fields(config_class):
-        hint = hints[f.name]
-        if f.metadata["positional"]:
-            hint = markers.Positional[hint]
-        elif get_origin(hint) in (tuple, dict) and not f.metadata["many"]:
-            hint = markers.UseAppendAction[hint]
-        plain = isinstance(f.default, str | int | float) and f.default is not False
-        said = f"(default: {f.default})" if plain else ""
-        metavar = f.metadata["metavar"] or ("[true|false]" if types[f.name] is bool else None)
-        option = arg(help=f.metadata["help"], metavar=metavar, help_behavior_hint=said)
-        default = field(default=f.default, default_factory=f.default_factory)
-        groups[f.metadata["group"]].append((f.name, Annotated[hint, option], default))
-    # With a help of its own, tyro looks for none in the source, which takes long.
-    about = arg(help=" ")
-    made: Any = {title: make_dataclass(title, members) for title, members in groups.items()}
-    sections = [(n, markers.OmitArgPrefixes[Annotated[each, about]]) for n, each in made.items()]
-    return make_dataclass("Options", sections)
-
-
-def _first_sentence(box: str) -> str:
-    """Return what the box says in which tyro prints an error, without its title and its advice."""
-    lines = [line.strip(" │─-") for line in box.splitlines()[1:]]
-    text = "\n".join(lines).strip().partition("\n\n")[0]
-    return " ".join(text.split()).rstrip(".")
-
-
-def _load(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+            values = {name: value for name, value in values.items() if name not in decided}
+    return {**values, **over}

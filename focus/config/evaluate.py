@@ -1,9 +1,8 @@
 """The configuration of ``evaluate.py``."""
 
 from dataclasses import dataclass
-from functools import partial
 
-from focus.config.options import COUNT, flag, option
+from focus.config.options import COUNT, flag, in_machine, in_model, in_output
 from focus.config.shared import SharedConfig
 from focus.errors import InputError
 
@@ -11,42 +10,34 @@ EVALUATION_BATCH = 64
 """Images at a time in both programs, as the last digits of a score may differ with the number."""
 
 
-_model = partial(option, "model")
-_output = partial(option, "output")
-_machine = partial(option, "machine")
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SharedConfig):
     """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
 
-    run: str | None = _model("a run folder of train.py, whose best model is taken", metavar="DIR")
-    model_dir: str | None = _model("a folder with a saved model", metavar="DIR")
-    output: str | None = _output(
+    run: str | None = in_model("a run folder of train.py, whose best model is taken", metavar="DIR")
+    model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")
+    output: str | None = in_output(
         "folder for results.json and scores.csv, made if need be (default: evaluation in the "
         "folder of --run, with --model-dir evaluation here, with --compare comparison here)",
         metavar="DIR",
     )
-    compare: tuple[str, ...] = _output(
+    compare: tuple[str, ...] = in_output(
         "score nothing, write a report of these run folders, or folders of evaluate.py, side "
         "by side; two at least, differences are those to the first",
-        default=(),
+        (),
         metavar="RUN...",
-        many=True,
     )
-    robustness: bool = _output(
+    robustness: bool = in_output(
         "also score the images under JPEG, blur, resizing and noise, each in five strengths: "
         "the AUC that is kept (20 times the time)",
-        default=False,
+        False,
     )
-    faithfulness: bool = _output(
+    faithfulness: bool = in_output(
         "also blur the place where each CAM peaks, and others: how far the decision rests on "
         "it (10 times the time)",
-        default=False,
+        False,
     )
-    batch_size: int = _machine(
-        "images at a time in one process", default=EVALUATION_BATCH, within=COUNT
-    )
+    batch_size: int = in_machine("images at a time in one process", EVALUATION_BATCH, within=COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,7 +93,7 @@ def loss_of(loss: LossConfig | str) -> LossConfig:
         return loss
     if not isinstance(loss, str) or loss not in LOSSES:
         raise InputError(
-            f"There is no loss {loss!r}{did_you_mean(str(loss), LOSSES)}: give a LossConfig, or "
+            f"There is no loss {loss!r}{did_you_mean(str(loss), LOSSES)}: give "
             f"one of {', '.join(LOSSES)}."
         )
     return LOSSES[loss]

@@ -5,15 +5,13 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from focus.errors import InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-GROUPS = ("data", "model", "loss", "training", "output", "machine")
-"""The groups of flags, in the order in which ``--help`` shows them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ def option(
     metavar: str = "",
     *,
     within: Range | None = None,
-    many: bool = False,
     positional: bool = False,
 ) -> Any:
     """Declare a field of a configuration.
@@ -65,16 +62,23 @@ def option(
         group: one of :data:`GROUPS`.
         help: the text in ``--help``.
         default: the value, or the type of an empty dict.
-        metavar: what stands for the value there; by default it is made from the type.
+        metavar: what stands for the value there; by default that of the type.
         within: the numbers that are allowed.
-        many: the flag takes all words up to the next one, and is not repeated.
         positional: the words stand alone, without a flag.
     """
-    metadata: dict[str, Any] = {"group": group, "help": help, "metavar": metavar}
-    metadata |= {"within": within, "many": many, "positional": positional}
+    metadata = {"group": group, "help": help, "metavar": metavar}
+    metadata |= {"within": within, "positional": positional}
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+GROUPS = ("data", "model", "loss", "training", "output", "machine")
+"""The groups of flags, in the order in which ``--help`` shows them."""
+
+in_data, in_model, in_loss, in_training, in_output, in_machine = (
+    partial(option, group) for group in GROUPS
+)
 
 
 def check_options(config: "DataclassInstance") -> None:

@@ -5,14 +5,12 @@ field's name with dashes; :mod:`focus.config.command_line` makes the command lin
 classes. What other programs take too is in :mod:`focus.config.shared`.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
-from focus.config.losses import LOSSES, CamClass, Level, LossConfig
+from focus.config.losses import LOSSES, CamClass, Level, LossConfig, loss_of
 from focus.config.options import (
     BELOW_1,
     COUNT,
@@ -22,7 +20,11 @@ from focus.config.options import (
     SHARE,
     Range,
     flag,
-    option,
+    in_loss,
+    in_machine,
+    in_model,
+    in_output,
+    in_training,
 )
 from focus.config.recipes import (
     PAPER_IMAGE_SIZES,
@@ -35,7 +37,7 @@ from focus.config.recipes import (
 )
 from focus.config.schedules import parse_points
 from focus.config.shared import SharedConfig
-from focus.errors import InputError, did_you_mean
+from focus.errors import InputError
 from focus.runtime.machine import default_workers
 
 CONFIG_VERSION = 1
@@ -50,169 +52,134 @@ ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
 
-_model = partial(option, "model")
-_loss = partial(option, "loss")
-_training = partial(option, "training")
-_output = partial(option, "output")
-_machine = partial(option, "machine")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(SharedConfig):
     """What train.py takes. None means: as the recipe, or the loss, says."""
 
-    recipe: str | None = _training(
+    recipe: str | None = in_training(
         f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe', with paper those "
-        "of CYBORG's training (default: demo without --data, else paper)",
-        metavar="NAME",
+        "of CYBORG's training (default: demo without --data, else paper)"
     )
-    model: str | None = _model(
-        f"{SMALL_MODEL} or a network of timm (default: recipe)", metavar="NAME"
+    model: str | None = in_model(f"{SMALL_MODEL} or a network of timm")
+    image_size: int | None = in_model("pixels a side", within=PIXELS)
+    pretrained: bool | None = in_model("start from timm's ImageNet weights")
+    initial_checkpoint: str | None = in_model("start from the weights in this file", metavar="FILE")
+    loss: str = in_loss(
+        f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to", "blend"
     )
-    image_size: int | None = _model("pixels a side (default: recipe)", within=PIXELS)
-    pretrained: bool | None = _model("start from timm's ImageNet weights (default: recipe)")
-    initial_checkpoint: str | None = _model("start from the weights in this file", metavar="FILE")
-    loss: str = _loss(
-        f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to",
-        default="blend",
-        metavar="NAME",
+    cam_class: CamClass | None = in_loss("class whose activation map the loss looks at")
+    classification_weight: float | None = in_loss(
+        "weight of the cross-entropy", within=NON_NEGATIVE
     )
-    cam_class: CamClass | None = _loss(
-        "class whose activation map the loss looks at (default: loss)"
+    focus_weight: float | None = in_loss("weight of the focus term", within=NON_NEGATIVE)
+    saliency_weight: float | None = in_loss(
+        "weight of the distance to the human map", within=NON_NEGATIVE
     )
-    classification_weight: float | None = _loss(
-        "weight of the cross-entropy (default: loss)", within=NON_NEGATIVE
-    )
-    focus_weight: float | None = _loss(
-        "weight of the focus term (default: loss)", within=NON_NEGATIVE
-    )
-    saliency_weight: float | None = _loss(
-        "weight of the distance to the human map (default: loss)", within=NON_NEGATIVE
-    )
-    focus_level: Level | None = _loss(
+    focus_level: Level | None = in_loss(
         "how the entropy of the activation map is controlled (default: loss; minimize when "
         "only --focus-weight is given)"
     )
-    entropy_target: float | None = _loss(
+    entropy_target: float | None = in_loss(
         "entropy that match and hinge aim at, in [0, 1] (default: loss, else the human map's)",
         within=SHARE,
     )
-    temperature: float | None = _loss(
-        "of the softmax over the activation map (default: loss)", within=POSITIVE
+    temperature: float | None = in_loss("of the softmax over the activation map", within=POSITIVE)
+    label_smoothing: float | None = in_loss("of the cross-entropy, in [0, 1)", within=BELOW_1)
+    class_weight: ClassWeight = in_loss(
+        "balanced: weight each class's cross-entropy by its inverse frequency", "none"
     )
-    label_smoothing: float | None = _loss(
-        "of the cross-entropy, in [0, 1) (default: loss)", within=BELOW_1
-    )
-    class_weight: ClassWeight = _loss(
-        "balanced: weight each class's cross-entropy by its inverse frequency", default="none"
-    )
-    focus_schedule: str | None = _loss(
+    focus_schedule: str | None = in_loss(
         "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the "
         "first five epochs (default: 1 throughout)",
         metavar="POINTS",
     )
-    saliency_schedule: str | None = _loss("factor of --saliency-weight, likewise", metavar="POINTS")
-    target_from_maps: bool = _loss(
+    saliency_schedule: str | None = in_loss(
+        "factor of --saliency-weight, likewise", metavar="POINTS"
+    )
+    target_from_maps: bool = in_loss(
         "aim match and hinge at the mean entropy of the training set's human maps, measured first",
-        default=False,
+        False,
     )
-    epochs: int | None = _training("passes over the training set (default: recipe)", within=COUNT)
-    batch_size: int | None = _training(
-        "images in a step of one process (default: recipe)", within=COUNT
+    epochs: int | None = in_training("passes over the training set", within=COUNT)
+    batch_size: int | None = in_training("images in a step of one process", within=COUNT)
+    optimizer: Optimizer | None = in_training("the optimiser")
+    lr: float | None = in_training("highest learning rate", within=POSITIVE)
+    momentum: float | None = in_training(
+        "of SGD, where the schedule does not set it", within=BELOW_1
     )
-    optimizer: Optimizer | None = _training("the optimiser (default: recipe)")
-    lr: float | None = _training("highest learning rate (default: recipe)", within=POSITIVE)
-    momentum: float | None = _training(
-        "of SGD, where the schedule does not set it (default: recipe)", within=BELOW_1
+    weight_decay: float | None = in_training("of the optimiser", within=NON_NEGATIVE)
+    schedule: Schedule | None = in_training("how the learning rate changes")
+    warmup: float | None = in_training(
+        "share of the steps in which the learning rate rises", within=BELOW_1
     )
-    weight_decay: float | None = _training(
-        "of the optimiser (default: recipe)", within=NON_NEGATIVE
+    step_epochs: int | None = in_training(
+        "epochs between two steps of the step schedule", within=COUNT
     )
-    schedule: Schedule | None = _training("how the learning rate changes (default: recipe)")
-    warmup: float | None = _training(
-        "share of the steps in which the learning rate rises (default: recipe)", within=BELOW_1
-    )
-    step_epochs: int | None = _training(
-        "epochs between two steps of the step schedule (default: recipe)", within=COUNT
-    )
-    step_gamma: float | None = _training(
-        "factor of a step of the step schedule (default: recipe)", within=POSITIVE
-    )
-    clip_grad: float | None = _training(
+    step_gamma: float | None = in_training("factor of a step of the step schedule", within=POSITIVE)
+    clip_grad: float | None = in_training(
         "largest norm of a step's gradient (default: no limit)", within=POSITIVE
     )
-    ema_decay: float | None = _training(
+    ema_decay: float | None = in_training(
         "also average the weights over the steps, by this decay; the average is validated and "
         "kept (default: off)",
         within=Range(0, 1, open_low=True, open_high=True),
     )
-    sampling: Sampling = _training(
-        "each image once per epoch, or equal numbers of real and fake ones", default="shuffled"
+    sampling: Sampling = in_training(
+        "each image once per epoch, or equal numbers of real and fake ones", "shuffled"
     )
-    augment: str | None = _training(
+    augment: str | None = in_training(
         "changes made to training images and their maps: none, or some of "
-        "crop,shift,flip,blur,jpeg (default: recipe)",
+        "crop,shift,flip,blur,jpeg",
         metavar="NAMES",
     )
-    eval_metric: EvalMetric = _training(
-        "validation metric that selects the best model", default="auc"
-    )
-    patience: int | None = _training(
+    eval_metric: EvalMetric = in_training("validation metric that selects the best model", "auc")
+    patience: int | None = in_training(
         "epochs without a better model after which to stop (default: never)", within=COUNT
     )
-    max_nonfinite: int = _training(
-        "steps in a row with a loss that is not finite after which to stop",
-        default=10,
-        within=COUNT,
+    max_nonfinite: int = in_training(
+        "steps in a row with a loss that is not finite after which to stop", 10, within=COUNT
     )
-    seed: int = _training(
+    seed: int = in_training(
         "of initial weights, order of the images, augmentation, and splits if the data name none",
-        default=0,
+        0,
         within=Range(0, 2**32 - 1),
     )
-    gradient_accumulation_steps: int = _training(
-        "batches whose gradients make one step of the optimiser", default=1, within=COUNT
+    gradient_accumulation_steps: int = in_training(
+        "batches whose gradients make one step of the optimiser", 1, within=COUNT
     )
-    channels_last: bool | None = _machine("memory order of images and features (default: recipe)")
-    eval_batch_size: int = _machine(
-        "validation and test images at a time in one process",
-        default=EVALUATION_BATCH,
-        within=COUNT,
+    channels_last: bool | None = in_machine("memory order of images and features")
+    eval_batch_size: int = in_machine(
+        "validation and test images at a time in one process", EVALUATION_BATCH, within=COUNT
     )
-    compile: bool = _machine("compile the network with torch.compile", default=False)
-    sync_bn: bool = _machine(
-        "share batch statistics among the processes of several GPUs", default=False
-    )
-    output: str = _output("folder of the run folders", default="runs", metavar="DIR")
-    name: str | None = _output(
-        "name of the run folder (default: made of the data, the loss and the seed)"
-    )
-    resume: bool = _output("go on from the last checkpoint of the run folder", default=False)
-    checkpoint_steps: int | None = _output(
+    compile: bool = in_machine("compile the network with torch.compile", False)
+    sync_bn: bool = in_machine("share batch statistics among the processes of several GPUs", False)
+    output: str = in_output("folder of the run folders", "runs", metavar="DIR")
+    name: str | None = in_output("the run folder (default: from the data, the loss and the seed)")
+    resume: bool = in_output("go on from the last checkpoint of the run folder", False)
+    checkpoint_steps: int | None = in_output(
         "also save a checkpoint after so many steps (default: after each epoch only)", within=COUNT
     )
-    checkpoints_kept: int = _output("how many checkpoints stay", default=2, within=COUNT)
-    report_to: tuple[str, ...] = _output(
+    checkpoints_kept: int = in_output("how many checkpoints stay", 2, within=COUNT)
+    report_to: tuple[str, ...] = in_output(
         "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
         "may be repeated (default: tensorboard)",
-        default=(),
-        metavar="NAME",
+        (),
     )
-    log_steps: int = _output("steps between two entries of the log", default=50, within=COUNT)
-    sheet_epochs: int = _output(
+    log_steps: int = in_output("steps between two entries of the log", 50, within=COUNT)
+    sheet_epochs: int = in_output(
         "epochs between two sheets of validation images with their maps, 0 = none",
-        default=10,
+        10,
         within=NON_NEGATIVE,
     )
-    compare_ce: bool = _output("also train with plain cross-entropy and compare", default=False)
-    dry_run: bool = _output(
-        "say what would be trained, how large it is and how long it takes; stop", default=False
+    compare_ce: bool = in_output("also train with plain cross-entropy and compare", False)
+    dry_run: bool = in_output(
+        "say what would be trained, how large it is and how long it takes; stop", False
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_choice("recipe", self.recipe, RECIPES)
-        _check_choice("loss", self.loss, LOSSES)
+        if self.recipe not in (None, *RECIPES):
+            raise InputError(f"--recipe got {self.recipe!r}: it is one of {', '.join(RECIPES)}.")
         if self.name in (".", "..") or (self.name and {"/", "\\"} & set(self.name)):
             raise InputError(
                 f"--name got {self.name!r}: give the name of one folder, without slashes; "
@@ -291,7 +258,7 @@ def loss_config(config: TrainConfig) -> LossConfig:
         for f in fields(LossConfig)
         if (value := getattr(config, "focus_level" if f.name == "level" else f.name)) is not None
     }
-    loss = replace(LOSSES[config.loss], **given)
+    loss = replace(loss_of(config.loss), **given)
     if loss.level == "none" and loss.focus_weight > 0:
         if config.focus_level is None:
             loss = replace(loss, level="minimize")
@@ -360,11 +327,3 @@ def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None
 
     text = yaml.safe_dump({"version": CONFIG_VERSION, **asdict(config)}, sort_keys=False)
     Path(path).write_text(text, encoding="utf-8")
-
-
-def _check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:
-    if value is not None and value not in (names := list(choices)):
-        raise InputError(
-            f"{flag(name)} got {value!r}: it is one of {', '.join(names)}"
-            f"{did_you_mean(value, names)}."
-        )

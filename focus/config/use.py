@@ -1,32 +1,33 @@
 """The configurations of ``focus explain`` and ``focus export``."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from focus.config.options import COUNT, PIXELS, check_options, option
+from focus.config.options import (
+    COUNT,
+    PIXELS,
+    check_options,
+    in_data,
+    in_machine,
+    in_model,
+    in_output,
+)
 from focus.errors import InputError
 
 Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 """The names of :data:`focus.model.operating_points.POINTS`, which takes long to import."""
 
 
-_data = partial(option, "data")
-_model = partial(option, "model")
-_output = partial(option, "output")
-_machine = partial(option, "machine")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _UseConfig:
     """What both commands take."""
 
-    model_dir: str | None = _model(
+    model_dir: str | None = in_model(
         "folder with a saved model (runs/NAME/model), or USER/NAME on the Hub", metavar="DIR"
     )
-    threads: int | None = _machine("CPU threads (default: all cores)", within=COUNT)
-    debug: bool = _machine("show a traceback with an error", default=False)
+    threads: int | None = in_machine("CPU threads (default: all cores)", within=COUNT)
+    debug: bool = in_machine("show a traceback with an error", False)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -38,21 +39,21 @@ class _UseConfig:
 class ExplainConfig(_UseConfig):
     """What ``focus explain`` takes."""
 
-    paths: tuple[str, ...] = _data(
-        "image, video or folder of them", default=(), metavar="PATH", positional=True
+    paths: tuple[str, ...] = in_data(
+        "image, video or folder of them", (), metavar="PATH", positional=True
     )
-    as_video: bool = _data(
-        "take each folder as one video, its images as the frames in natural order", default=False
+    as_video: bool = in_data(
+        "take each folder as one video, its images as the frames in natural order", False
     )
-    frames: int = _data(
-        "frames of a video, evenly spaced; fewer if it has fewer", default=16, within=COUNT
+    frames: int = in_data(
+        "frames of a video, evenly spaced; fewer if it has fewer", 16, within=COUNT
     )
-    threshold: Point | None = _model("which of the model's thresholds decides (default: balanced)")
-    output: str = _output(
-        "folder for what is written; new, or empty", default="explained", metavar="DIR"
+    threshold: Point | None = in_model(
+        "which of the model's thresholds decides (default: balanced)"
     )
-    overlay_size: int = _output("longest side of an overlay in pixels", default=512, within=PIXELS)
-    batch_size: int = _machine("images at a time", default=64, within=COUNT)
+    output: str = in_output("folder for what is written; new, or empty", "explained", metavar="DIR")
+    overlay_size: int = in_output("longest side of an overlay in pixels", 512, within=PIXELS)
+    batch_size: int = in_machine("images at a time", 64, within=COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,8 +67,8 @@ class ExplainConfig(_UseConfig):
 class ExportConfig(_UseConfig):
     """What ``focus export`` takes."""
 
-    onnx: str | None = _output("the file to write, which must not exist yet", metavar="FILE")
-    check_images: str | None = _data(
+    onnx: str | None = in_output("the file to write, which must not exist yet", metavar="FILE")
+    check_images: str | None = in_data(
         "image, or folder of images, on which the file is checked (default: demo faces)",
         metavar="PATH",
     )

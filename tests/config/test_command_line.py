@@ -60,7 +60,7 @@ def test_the_flags_are_these_and_in_the_help(
     shown = capsys.readouterr().out
     positional = {f.name for f in fields(config_class) if f.metadata["positional"]}
     for name in {*names, "config"} - positional:
-        assert f"--{name} " in shown
+        assert re.search(rf"--{name}\b", shown)
 
 
 def test_help_says_the_default_of_a_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,10 +82,10 @@ def test_values() -> None:
 
 def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
     config = train(
-        *("--data", "a.csv", "--data=b=c.csv", "--report-to", "all"),
+        *("--data", "a.csv", "d.csv", "--data=b=c.csv", "--report-to", "all"),
         *("--test-data", "sg2=x.csv", "--test_data=sg3=y=z", "--test-real", "ffhq=f"),
     )
-    assert (config.data, config.report_to) == (("a.csv", "b=c.csv"), ("all",))
+    assert (config.data, config.report_to) == (("a.csv", "d.csv", "b=c.csv"), ("all",))
     assert config.test_data == {"sg2": "x.csv", "sg3": "y=z"}
     assert config.test_real == {"ffhq": "f"}
     compared = parse(EvaluateConfig, ["--compare", "runs/a", "runs/b", "--debug"])
@@ -128,25 +128,23 @@ def test_paths_stand_before_or_behind_the_flags() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--image_sise=3"], "There is no flag --image_sise .did you mean --image-size"),
+        (["--image_sise=3"], "There is no flag --image-sise .did you mean --image-size"),
         # An abbreviation is no flag, not even an unambiguous one.
         (["--epoch", "3"], "There is no flag --epoch .did you mean --epochs"),
         (["--zzz"], "There is no flag --zzz; --help lists"),
         (["-e", "3"], "There is no flag -e"),
         (["a.csv"], "'a.csv' stands alone"),
-        (["--data", "a.csv", "b.csv"], "'b.csv' stands alone"),
-        (["--resume=maybe"], "invalid choice 'maybe' for argument '--resume'"),
-        (["--epochs", "2.5"], r"--epochs: .*INT .*\['2.5'\]"),
-        (["--lr", "fast"], r"--lr: .*FLOAT .*\['fast'\]"),
-        (["--lr", "null"], r"--lr: .*\['null'\]"),
+        (["--resume=maybe"], "Argument --resume/--no-resume: .*'maybe'"),
+        (["--epochs", "2.5"], "Argument --epochs: invalid int value: '2.5'"),
+        (["--lr", "null"], "Argument --lr: invalid float value: 'null'"),
         (["--lr", "nan"], "--lr must be above 0, got nan"),
         (["--lr", "-1"], "--lr must be above 0, got -1.0"),
-        (["--lr", "--debug"], "Missing value for argument '--lr'"),
+        (["--lr", "--debug"], "Argument --lr: expected one argument"),
         (["--name="], "--name got an empty text"),
-        (["--focus-level", "minimise"], "invalid choice 'minimise' for .*--focus-level.*minimize"),
-        (["--loss", "saliancy"], "--loss got 'saliancy'.*did you mean saliency"),
-        (["--test-data", "x.csv"], "--test-data got 'x.csv': give NAME=PATH"),
-        (["--test-data", "a=1", "--test-data", "a=2"], "--test-data has the name 'a' twice"),
+        (["--focus-level", "minimise"], "--focus-level: invalid choice: 'minimise' .*minimize"),
+        (["--loss", "saliancy"], "There is no loss 'saliancy'.*did you mean saliency"),
+        (["--test-data", "x.csv"], "--test-data: got 'x.csv', give NAME=PATH"),
+        (["--test-data", "a=1", "--test-data", "a=2"], "--test-data: has the name 'a' twice"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(words: list[str], message: str) -> None:
@@ -166,10 +164,8 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     assert (config.image_size, config.mixed_precision, config.cam_class) == (96, "no", "true")
     assert train(*files).data == ("a", "b")
     assert train("-c", str(second), "--loss", "hinge").cam_class == "true"  # names no loss itself
-    first.write_text("data: a.csv\npretrained: Null\ndata_root: 'null'\nresume: yes\n")
-    assert load_config(TrainConfig, first) == TrainConfig(
-        data=("a.csv",), data_root="null", resume=True
-    )
+    first.write_text("data: a.csv\npretrained: Null\nresume: yes\n")
+    assert load_config(TrainConfig, first) == TrainConfig(data=("a.csv",), resume=True)
     assert parse(CheckConfig, ["b.csv", "-c", str(first)]).data == ("b.csv",)
     assert parse(CheckConfig, ["-c", str(first)]).data == ("a.csv",)
 
@@ -179,12 +175,10 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     [
         ("epoch: 3", "unknown key 'epoch' .did you mean epochs"),
         ("compute_environment: LOCAL_MACHINE", "unknown key 'compute_environment'"),
-        ("epochs: many", r"--epochs: .*\['many'\]"),
-        ("epochs: 1:30", r"--epochs: .*\['1:30'\]"),  # 90 in YAML
+        ("epochs: 1:30", "--epochs: invalid int value: '1:30'"),  # 90 in YAML
         ("epochs: [1, 2]", r"epochs cannot be \['1', '2'\]"),
-        ("test_data: x.csv", "test_data cannot be 'x.csv'"),
+        ("test_data: x.csv", "--test-data: got 'x.csv', give NAME=PATH"),
         ("epochs: 0", "--epochs must be at least 1"),
-        ("data: ''", "--data got an empty text"),
         ("lr: [1", "cannot be read: .*; give a YAML file"),
         ("version: 2\nlr: 1", "has version 2, not 1"),
         ("- lr", "holds no `name: value` lines: give it some"),

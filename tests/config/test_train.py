@@ -105,8 +105,8 @@ def test_resolving_twice_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"recipe": "dem"}, "--recipe got 'dem': it is one of paper, demo .did you mean demo"),
-        ({"loss": "blnd"}, "--loss got 'blnd'.*match, blend .did you mean blend"),
+        ({"recipe": "dem"}, "--recipe got 'dem': it is one of paper, demo"),
+        ({"loss": "blnd"}, "There is no loss 'blnd' .did you mean blend"),
         ({"augment": "crop,flap"}, "--augment got 'flap'"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"lr": float("inf")}, "--lr must be above 0, got inf"),
