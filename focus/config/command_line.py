@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="DataclassInstance")
 
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_SHAPES: dict[type, type] = {list: tuple, dict: dict}
 _NULL = ("", "~", "null", "Null", "NULL")
 _RECIPE = {each.name for each in fields(Recipe)}
 _DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE}
@@ -247,7 +248,7 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
         if name not in parser.types:
             meant = did_you_mean(name, parser.types)
             raise InputError(f"--config {path} has an unknown key {name!r}{meant}; see --help.")
-        shape = {list: tuple, dict: dict}.get(type(value))
+        shape = _SHAPES.get(type(value))
         if shape and get_origin(parser.types[name]) is not shape:
             raise InputError(f"--config {path}: {name} cannot be {value!r}; see --help.")
         parts = value if shape else [] if value in _NULL else [value]
