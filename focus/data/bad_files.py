@@ -22,7 +22,6 @@ Role = Literal["image", "map", "mask", "video"]
 _File = tuple[str, Role]
 
 BAD_FILES = "bad_files.csv"
-MAX_BAD = 0.01
 
 _log = logging.getLogger(__name__)
 _CSV_MARKER = "# focus-bad-files 1"
@@ -44,7 +43,7 @@ class BadFile:
         return cls(path, role, reason(path, error.__cause__ or error))
 
 
-_Verdict = BadFile | Literal["good", "blank", "coloured", "inverted", "faint"]
+Verdict = BadFile | Literal["good", "blank", "coloured", "inverted", "faint"]
 _WARNINGS = {
     "blank": "human maps have one single value and count as none",
     "coloured": "human maps are in colour, of which only the luminance is used, so that what looks "
@@ -62,7 +61,7 @@ def check_images(
     threads: int | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
-    max_bad: float = MAX_BAD,
+    max_bad: float = 0.01,
     share_of: Manifest | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
     """Decode every file once, in parallel; return the usable samples, in order, and the bad files.
@@ -104,6 +103,27 @@ def check_images(
     return Manifest(kept, manifest.source), bad
 
 
+def decode(path: str, role: Role) -> tuple[Verdict, tuple[int, int]]:
+    """Decode a file; return what is wrong with it, and its width and height (0 if it is bad)."""
+    coloured: list[str] = []
+    verdict: Verdict = "good"
+    try:
+        if role == "image":
+            return verdict, load_image(path).size
+        values = load_map(path) if role == "mask" else human_map(path, coloured=coloured)
+    except ImageError as error:
+        return BadFile.of(path, role, error), (0, 0)
+    if role == "mask":
+        verdict = "faint" if is_faint(values) else "good"
+    elif is_blank(values):
+        verdict = "blank"
+    elif coloured:
+        verdict = "coloured"
+    elif looks_inverted(values):
+        verdict = "inverted"
+    return verdict, values.shape[::-1]
+
+
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
     """Write ``bad_files.csv``: path, role, reason."""
     with atomic_csv_writer(path, _CSV_MARKER) as writer:
@@ -125,14 +145,14 @@ def _files(manifest: Manifest) -> list[_File]:
 
 def _verdicts(
     files: list[_File], store: Path, threads: int, progress: bool
-) -> dict[_File, _Verdict]:
+) -> dict[_File, Verdict]:
     checked = _checked_before(store)
-    verdicts: dict[_File, _Verdict] = {}
+    verdicts: dict[_File, Verdict] = {}
     good: list[str] = []
 
-    def look(file: _File) -> tuple[str, _Verdict]:
+    def look(file: _File) -> tuple[str, Verdict]:
         key = _key(*file)
-        return key, "good" if key in checked else _verdict(*file)
+        return key, "good" if key in checked else decode(*file)[0]
 
     with ThreadPool(threads) as pool:
         found = pool.imap(look, files, chunksize=8)
@@ -150,26 +170,6 @@ def _verdicts(
         finally:  # Ctrl-C keeps what was found
             _remember(store, good)
     return verdicts
-
-
-def _verdict(path: str, role: Role) -> _Verdict:
-    try:
-        if role == "image":
-            load_image(path)
-        elif role == "mask":
-            return "faint" if is_faint(load_map(path)) else "good"
-        else:
-            coloured: list[str] = []
-            values = human_map(path, coloured=coloured)
-            if is_blank(values):
-                return "blank"
-            if coloured:
-                return "coloured"
-            if looks_inverted(values):
-                return "inverted"
-    except ImageError as error:
-        return BadFile.of(path, role, error)
-    return "good"
 
 
 def _refuse_too_many(

@@ -17,8 +17,7 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data import bad_files
-from focus.data.bad_files import BadFile, check_images, write_bad_files
-from focus.data.check.survey import look_at_map
+from focus.data.bad_files import BadFile, check_images, decode, write_bad_files
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_data
 from focus.data.training_set import training_manifest
@@ -216,7 +215,7 @@ def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
         (said,) = caplog.messages
         assert said.startswith("4 human maps are in colour, of which only the luminance is used")
         assert said.endswith(f"the first is {str(coloured[0])!r}")
-    found = {path for path in references if look_at_map(path).coloured}
+    found = {path for path in references if decode(path, "map")[0] == "coloured"}
     assert found == {*map(str, coloured), references[-1]}
 
 

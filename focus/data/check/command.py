@@ -1,15 +1,11 @@
 """The command ``check``: its files and its exit code."""
 
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 from focus.config.data import CheckConfig
 from focus.data.check import contact_sheet, findings, report
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable
-
-WITHOUT_LEAKS = "without_leaks.csv"
 
 
 def check(config: CheckConfig) -> None:
@@ -22,14 +18,10 @@ def check(config: CheckConfig) -> None:
     output = Path(config.output)
     check_writable(output)
     refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
-    logging.basicConfig(format="%(message)s")
-    found = findings.gather(findings.read(config))
     output.mkdir(parents=True, exist_ok=True)
-    if config.drop_leaks and found.manifest:
-        found = replace(found, kept=findings.drop_leaks(found, output / WITHOUT_LEAKS))
+    found = findings.gather(config)
     contact_sheet.draw(found, output / "contact_sheet.png")
     print(report.write(found, output))
     print(f"\nreport: {output}")
-    obstacle = found.kept.obstacle if found.kept else found.obstacle
-    if obstacle:
+    if (found.without_leaks or found.training).obstacle:
         raise SystemExit(1)

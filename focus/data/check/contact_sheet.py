@@ -6,9 +6,9 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from focus.data.check.findings import Findings
+from focus.data.check.findings import Findings, kinds
 from focus.data.images import load_image
-from focus.data.manifest import LABEL_NAMES, REAL, Sample
+from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.data.overlay import overlay
 from focus.plotting import shortened
@@ -19,7 +19,6 @@ SIDE, GAP, LABELS, HEAD = 144, 10, 220, 48
 """Pixels: of a cell's side, between cells, of the column and the row of text."""
 MAX_ROWS = 40
 _LONGEST = 18  # characters of a name
-_SPLITS = ("train", "validation", "test", "")
 
 
 def draw(found: Findings, path: Path) -> None:
@@ -27,13 +26,14 @@ def draw(found: Findings, path: Path) -> None:
 
     Of a kind that has human maps, images with one are shown.
     """
-    kinds: dict[tuple[int, int, str], list[Sample]] = {}
-    for sample, look in zip(found.manifest, found.looks, strict=True):
-        if not look.error:
-            kinds.setdefault(_order(sample), []).append(sample)
-    if not kinds:
+    bad = {file.path for file in found.bad}
+    rows: list[tuple[str, str, list[Sample]]] = []
+    for (split, label, generator), numbers in kinds(found.manifest).items():
+        every = (found.manifest[number] for number in numbers)
+        if samples := [sample for sample in every if sample.path not in bad]:
+            rows.append((generator or label, split or "no split", samples))
+    if not rows:
         return
-    rows = [kinds[kind] for kind in sorted(kinds)]
     height = HEAD + min(len(rows), MAX_ROWS) * (SIDE + GAP)
     sheet = Image.new("RGB", (LABELS + CELLS * (SIDE + GAP), height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -42,15 +42,16 @@ def draw(found: Findings, path: Path) -> None:
         title += "; beside it the human map over it, where there are any"
     if len(rows) > MAX_ROWS:
         title += f"; {len(rows) - MAX_ROWS} more generators are not shown"
-    pen.text((GAP, HEAD // 2), title, "black", _font(17, "DejaVuSans-Bold"), anchor="lm")
-    names = shortened((_name(samples[0]) for samples in rows), _LONGEST)
-    for line, samples in enumerate(rows[:MAX_ROWS]):
+    bold = _font(17, "DejaVuSans-Bold")
+    pen.text((GAP, HEAD // 2), title, "black", bold, anchor="lm")
+    names = shortened((name for name, _, _ in rows), _LONGEST)
+    for line, (name, split, samples) in enumerate(rows[:MAX_ROWS]):
         top = HEAD + line * (SIDE + GAP)
         right, middle = LABELS - 2 * GAP, top + SIDE // 2
-        name, about = names[_name(samples[0])], f"{samples[0].split or 'no split'}, {len(samples)}"
-        pen.text((right, middle), name, "black", _font(17, "DejaVuSans-Bold"), anchor="rb")
+        about = f"{split}, {len(samples)}"
+        pen.text((right, middle), names[name], "black", bold, anchor="rb")
         pen.text((right, middle + 4), about, "#444444", _font(15, "DejaVuSans"), anchor="rt")
-        mapped = [s for s in samples if s.map_path and not found.maps[s.map_path].error]
+        mapped = [sample for sample in samples if sample.map_path and sample.map_path not in bad]
         left = LABELS
         for sample in _spread(mapped, CELLS // 2) if mapped else _spread(samples, CELLS):
             face = _squashed(sample)
@@ -67,18 +68,6 @@ def _font(size: int, name: str) -> ImageFont.FreeTypeFont:
     """Return a font that matplotlib ships and that has most alphabets."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     return ImageFont.truetype(str(path), size)
-
-
-def _name(sample: Sample) -> str:
-    if sample.label != REAL and sample.generator:
-        return sample.generator
-    return "unlabelled" if sample.label is None else LABEL_NAMES[sample.label]
-
-
-def _order(sample: Sample) -> tuple[int, int, str]:
-    """Sort by split, then reals before fakes before what has no label."""
-    label = 2 if sample.label is None else sample.label
-    return _SPLITS.index(sample.split), label, _name(sample)
 
 
 def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:

@@ -1,146 +1,132 @@
 """Everything that the check finds, in the order in which it finds it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.bad_files import BadFile, Role
-from focus.data.check.features import metadata_table, pixel_statistics, pixel_table
-from focus.data.check.leaks import Leak, find_leaks, without_leaks
+from focus.data.bad_files import BadFile, Verdict, decode
+from focus.data.check.leaks import Leak, find_leaks
+from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import Audit, audit
-from focus.data.check.survey import Look, MapLook, look, look_at_map, look_at_mask
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
+from focus.data.check.survey import Look, look
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest
 from focus.data.readers import read_given
-from focus.data.readers.human_maps import find_maps, members, unmatched_maps
+from focus.data.readers.human_maps import MapOwners, unmatched_maps
 from focus.data.splits import assign_splits
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
 from focus.runtime.parallel import parallel_map
 
 R = TypeVar("R")
+Maps = Mapping[str, tuple[Verdict, tuple[int, int]]]
+"""By path of a human map or artefact mask: what is wrong with it, and its size."""
 
 # Images of the shortcut audit: the interval is then narrower than 0.04.
 _AUDITED = 5000
+_SPLITS = ("train", "validation", "test", "")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The manifest without leaks and bad images: its place, length, what would stop training."""
+class Training:
+    """Whether training would start. obstacle: what stops it, "" if nothing. path: of --data."""
 
-    path: Path
-    n_images: int
     obstacle: str
+    path: str = ""
+    n_images: int = 0
 
 
 @dataclass(frozen=True)
 class Findings:
     """What was found.
 
-    manifest: all images, those to test on included; none if they cannot be read. obstacle: what
-    train.py would say and stop, "" if it would start. looks: row by row. maps, masks: by
-    ``map_path`` and ``mask_path``. n_unmatched: images in the folders of maps that are nobody's
-    map. bad: files that cannot be decoded. metadata, pixels: the audits of the images to train
-    with, None if there are too few.
+    manifest: all images, those to test on included; none if they cannot be read. looks: row by row.
+    maps, masks: by ``map_path`` and ``mask_path``. n_unmatched: images in the folders of maps that
+    are nobody's map. bad: files that cannot be decoded. metadata, pixels: the audits of the images
+    to train with, None if there are too few. without_leaks: of the manifest that was written.
     """
 
-    config: TrainConfig
     manifest: Manifest
-    obstacle: str = ""
+    training: Training
     looks: Sequence[Look] = ()
-    maps: dict[str, MapLook] = field(default_factory=dict)
-    masks: dict[str, MapLook] = field(default_factory=dict)
+    maps: Maps = field(default_factory=dict)
+    masks: Maps = field(default_factory=dict)
     n_unmatched: int = 0
     bad: Sequence[BadFile] = ()
     leaks: Sequence[Leak] = ()
     metadata: Audit | None = None
     pixels: Audit | None = None
-    kept: Kept | None = None
+    without_leaks: Training | None = None
 
 
-def read(config: TrainConfig) -> Findings:
-    """Read the images and give them the splits that training would."""
+def gather(config: CheckConfig) -> Findings:
+    """Read the images, give them the splits that training would, and look at every file.
+
+    With ``drop_leaks`` a manifest without leaks and bad images is written too.
+    """
+    owners: MapOwners = {}
     try:
-        own, tests = read_given(config)
-        return Findings(config, assign_splits(own, seed=config.seed) + tests)
+        own, tests = read_given(config, owners=owners)
     except InputError as error:
-        return Findings(config, Manifest([]), str(error))
-
-
-def gather(found: Findings) -> Findings:
-    """Look at every file of what was read."""
-    config, manifest = found.config, found.manifest
-    if not manifest:
-        return found
-    images = _each(look, [sample.path for sample in manifest], "looking at images")
-    maps = _each(look_at_map, [s.map_path for s in manifest], "looking at maps")
-    masks = _each(look_at_mask, [s.mask_path for s in manifest], "looking at masks")
+        return Findings(Manifest([]), Training(str(error)))
+    manifest = assign_splits(own, seed=config.seed) + tests
+    images = _each(look, (sample.path for sample in manifest), "looking at images")
+    maps = _each(partial(decode, role="map"), (s.map_path for s in manifest), "looking at maps")
+    masks = _each(partial(decode, role="mask"), (s.mask_path for s in manifest), "looking at masks")
     looks = [images[sample.path] for sample in manifest]
+    bad = [BadFile(path, "image", seen.error) for path, seen in images.items() if seen.error]
+    decoded = (*maps.values(), *masks.values())
+    bad += [verdict for verdict, _ in decoded if isinstance(verdict, BadFile)]
+    leaks = find_leaks(manifest, looks)
 
     audited = _audited(manifest, looks, config.seed)
     labels = [manifest[row].label or REAL for row in audited]
     groups = [manifest[row].group for row in audited]
-    statistics = list(
-        parallel_map(pixel_statistics, [looks[row].path for row in audited], "measuring pixels")
+    pixels = parallel_map(
+        pixel_statistics, [manifest[row].path for row in audited], "measuring pixels"
     )
-    roles: tuple[tuple[Role, dict[str, Look] | dict[str, MapLook]], ...] = (
-        ("image", images),
-        ("map", maps),
-        ("mask", masks),
-    )
-    return replace(
-        found,
-        obstacle=_obstacle(config, progress=True),
-        looks=looks,
-        maps=maps,
-        masks=masks,
-        n_unmatched=_unmatched(config, maps),
-        bad=[
-            BadFile(path, role, seen.error)
-            for role, files in roles
-            for path, seen in files.items()
-            if seen.error
-        ],
-        leaks=find_leaks(manifest, looks),
-        metadata=audit(
-            metadata_table([looks[row] for row in audited]), labels, groups, seed=config.seed
-        ),
-        pixels=audit(pixel_table(statistics), labels, groups, seed=config.seed),
+    return Findings(
+        manifest,
+        _training(config, progress=True),
+        looks,
+        maps,
+        masks,
+        sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
+        bad,
+        leaks,
+        audit([looks[row].metadata for row in audited], labels, groups, seed=config.seed),
+        audit(list(pixels), labels, groups, seed=config.seed),
+        _without_leaks(config, manifest, leaks, bad) if config.drop_leaks else None,
     )
 
 
-def drop_leaks(found: Findings, path: Path) -> Kept:
-    """Write the manifest without leaks and bad images; ask whether training on it would start."""
-    bad = {file.path for file in found.bad if file.role == "image"}
-    kept = without_leaks(found.manifest, found.leaks).where(lambda sample: sample.path not in bad)
-    kept.to_csv(path)
-    config = replace(
-        found.config,
-        data=(str(path),),
-        test_data={},
-        test_real={},
-        layout=None,
-        columns=None,
-        data_root=None,
-        heatmaps=None,
-    )
-    return Kept(path, len(kept), _obstacle(config, progress=False))
+def kinds(manifest: Manifest) -> dict[tuple[str, str, str], list[int]]:
+    """Return the rows of each split, class and generator (of fakes), in the order of a table."""
+    rows = defaultdict[tuple[int, str, str], list[int]](list)
+    for row, sample in enumerate(manifest):
+        label = "unlabelled" if sample.label is None else LABEL_NAMES[sample.label]
+        generator = sample.generator if sample.label == SYNTHETIC else ""
+        rows[_SPLITS.index(sample.split), label, generator].append(row)
+    return {(_SPLITS[kind[0]], *kind[1:]): rows[kind] for kind in sorted(rows)}
 
 
-def _each(function: Callable[[str], R], paths: Sequence[str | None], title: str) -> dict[str, R]:
+def _each(function: Callable[[str], R], paths: Iterable[str | None], title: str) -> dict[str, R]:
     """Return ``function`` of each distinct path, by path."""
     distinct = list(dict.fromkeys(path for path in paths if path is not None))
     return dict(zip(distinct, parallel_map(function, distinct, title), strict=True))
 
 
-def _obstacle(config: TrainConfig, progress: bool) -> str:
-    """Return what would stop training, "" if nothing does."""
+def _training(config: TrainConfig, progress: bool) -> Training:
+    """Return whether training would start."""
     logger = logging.getLogger("focus")
     level = logger.level
     logger.setLevel(logging.ERROR)  # what it warns of is in the report
@@ -148,10 +134,32 @@ def _obstacle(config: TrainConfig, progress: bool) -> str:
         with redirect_stdout(StringIO()):  # the layouts have been printed
             training_manifest(resolve(config), progress=progress)
     except InputError as error:
-        return str(error)
+        return Training(str(error))
     finally:
         logger.setLevel(level)
-    return ""
+    return Training("")
+
+
+def _without_leaks(
+    config: CheckConfig, manifest: Manifest, leaks: Sequence[Leak], bad: Sequence[BadFile]
+) -> Training:
+    """Write each picture in the last split that it occurs in, but for images that are bad."""
+    path = str(Path(config.output) / "without_leaks.csv")
+    rows = {leak.row for leak in leaks}
+    paths = {file.path for file in bad if file.role == "image"}
+    kept = Manifest(s for row, s in enumerate(manifest) if row not in rows and s.path not in paths)
+    kept.to_csv(path)
+    given = replace(
+        config,
+        data=(path,),
+        test_data={},
+        test_real={},
+        layout=None,
+        columns=None,
+        data_root=None,
+        heatmaps=None,
+    )
+    return replace(_training(given, progress=False), path=path, n_images=len(kept))
 
 
 def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
@@ -166,21 +174,5 @@ def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
             and sample.split in ("train", "validation")
             and not looks[row].error
         ]
-        n = min(len(every), _AUDITED // 2)
-        rows += generator.choice(every, n, replace=False).tolist() if every else []
+        rows += generator.permutation(every)[: _AUDITED // 2].tolist()
     return sorted(rows)
-
-
-def _unmatched(config: TrainConfig, maps: dict[str, MapLook]) -> int:
-    """Return how many images in the folders of human maps are no map of these images.
-
-    A folder of which no map is used belongs to other data.
-    """
-    used = {file for reference in maps for file in members(reference)}
-    folders = set()
-    for path in (*config.data, *config.test_data.values(), *config.test_real.values()):
-        inside = absolute(path) if Path(path).is_dir() else absolute(path).parent
-        root = inside if config.data_root is None else absolute(config.data_root)
-        if folder := absolute(config.heatmaps) if config.heatmaps else find_maps(inside, root):
-            folders.add(folder)
-    return sum(len(unmatched_maps(folder, used)) for folder in folders)

@@ -2,15 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from focus.data.check.findings import Findings
+from focus.data.check.findings import Findings, Maps, Training, kinds
 from focus.data.check.leaks import write_leaks
-from focus.data.check.shortcuts import LEVEL, MIN_IMAGES, Audit
-from focus.data.manifest import LABEL_NAMES, SYNTHETIC
+from focus.data.check.shortcuts import MIN_IMAGES
+from focus.data.manifest import REAL
 from focus.plotting import shortened
 
 VERSION = 1
@@ -18,12 +18,6 @@ VERSION = 1
 _SHOWN = 5  # of each list on the console
 _LONGEST = 30  # characters of a generator's name in the table
 _WARN_FROM = 0.55
-_SPLITS = ("train", "validation", "test", "")
-# Of what a table's label tells: (field, what predicts it, what to do).
-_AUDITS = (
-    ("metadata", "the files' metadata alone", "store both classes in the same way"),
-    ("pixels", "low-level statistics alone", "give both classes the same processing"),
-)
 
 
 def write(found: Findings, folder: Path) -> str:
@@ -39,26 +33,31 @@ def write(found: Findings, folder: Path) -> str:
 
 def _content(found: Findings) -> dict[str, Any]:
     """Return the content of check.json, which ``docs/formats.md`` describes."""
-    kinds = _kinds(found)
-    train = Counter[str]()
-    for kind in kinds:
-        train[kind["label"]] += kind["images"] * (kind["split"] == "train")
-    n_labelled = sum(train[label] for label in LABEL_NAMES)
+    manifest = found.manifest
+    train = Counter(s.label for s in manifest.split("train") if s.label is not None)
     leak_kinds = Counter(leak.kind for leak in found.leaks)
+    without = found.without_leaks
     return {
         "version": VERSION,
-        "source": found.manifest.source,
-        "trainable": not found.obstacle,
-        "obstacle": found.obstacle or None,
-        "n_images": len(found.manifest),
-        "kinds": kinds,
-        "train_share_real": train["real"] / n_labelled if n_labelled else None,
+        "source": manifest.source,
+        **_trainable(found.training),
+        "n_images": len(manifest),
+        "kinds": [
+            {
+                "split": split,
+                "label": label,
+                "generator": generator,
+                "images": len(rows),
+                "with_map": sum(manifest[row].map_path is not None for row in rows),
+                "unreadable": sum(bool(found.looks[row].error) for row in rows),
+                **_appearances(found, rows),
+            }
+            for (split, label, generator), rows in kinds(manifest).items()
+        ],
+        "train_share_real": train[REAL] / train.total() if train else None,
         **_appearances(found, range(len(found.looks))),
         "maps": _maps(found),
-        "masks": {
-            "masks": len(found.masks),
-            "faint": sum(mask.faint for mask in found.masks.values()),
-        },
+        "masks": {"masks": len(found.masks), "faint": len(_with_verdict(found.masks, "faint"))},
         "contradictory": _contradictory(found),
         "bad_files": [asdict(file) for file in found.bad],
         "leaks": {
@@ -66,90 +65,65 @@ def _content(found: Findings) -> dict[str, Any]:
             "same_file": leak_kinds["same file"],
             "same_picture": leak_kinds["same picture"],
             "between": _counts(
-                f"{found.manifest[leak.row].split}-{found.manifest[leak.other].split}"
-                for leak in found.leaks
+                f"{manifest[leak.row].split}-{manifest[leak.other].split}" for leak in found.leaks
             ),
         },
-        "shortcuts": {name: _audit(getattr(found, name)) for name, _, _ in _AUDITS},
-        "without_leaks": found.kept
-        and {
-            "path": str(found.kept.path),
-            "n_images": found.kept.n_images,
-            "trainable": not found.kept.obstacle,
-            "obstacle": found.kept.obstacle or None,
+        "shortcuts": {
+            "metadata": found.metadata and asdict(found.metadata),
+            "pixels": found.pixels and asdict(found.pixels),
         },
+        "without_leaks": without
+        and {"path": without.path, "n_images": without.n_images, **_trainable(without)},
     }
 
 
-def _kinds(found: Findings) -> list[dict[str, Any]]:
-    """Return an entry for each split, class and generator."""
-    kinds: dict[tuple[int, str, str], list[int]] = {}
-    for row, sample in enumerate(found.manifest):
-        label = "unlabelled" if sample.label is None else LABEL_NAMES[sample.label]
-        generator = sample.generator if sample.label == SYNTHETIC else ""
-        kinds.setdefault((_SPLITS.index(sample.split), label, generator), []).append(row)
-    return [
-        {
-            "split": _SPLITS[split],
-            "label": label,
-            "generator": generator,
-            "images": len(rows),
-            "with_map": sum(found.manifest[row].map_path is not None for row in rows),
-            "unreadable": sum(bool(found.looks[row].error) for row in rows),
-            **_appearances(found, rows),
-        }
-        for (split, label, generator), rows in sorted(kinds.items())
-    ]
+def _trainable(training: Training) -> dict[str, bool | str | None]:
+    return {"trainable": not training.obstacle, "obstacle": training.obstacle or None}
 
 
-def _appearances(found: Findings, rows: Sequence[int]) -> dict[str, dict[str, int]]:
+def _appearances(found: Findings, rows: Iterable[int]) -> dict[str, dict[str, int]]:
     """Count the sizes, formats and modes of the images that can be decoded."""
     looks = [found.looks[row] for row in rows if not found.looks[row].error]
     return {
         "sizes": _counts(f"{look.width}x{look.height}" for look in looks),
-        "formats": _counts(look.format for look in looks),
-        "modes": _counts(look.mode for look in looks),
+        "formats": _counts(str(look.metadata["file format"]) for look in looks),
+        "modes": _counts(str(look.metadata["colour mode"]) for look in looks),
     }
 
 
 def _maps(found: Findings) -> dict[str, int]:
     """Count the human maps that are odd in some way, and the images that have none."""
-    maps = found.maps.values()
-    sizes = {
+    size_of = {
         sample.map_path: (look.width, look.height)
         for sample, look in zip(found.manifest, found.looks, strict=True)
     }
+    bad = {file.path for file in found.bad}
+    sizes = {path: size for path, (_, size) in found.maps.items() if path not in bad}
     return {
-        "maps": len(maps),
+        "maps": len(found.maps),
         "images_without": sum(sample.map_path is None for sample in found.manifest),
-        "unreadable": sum(bool(m.error) for m in maps),
-        "blank": sum(m.blank for m in maps),
-        "inverted": sum(m.inverted for m in maps),
-        "of_another_size": sum(
-            not m.error and sizes[path] != (m.width, m.height) for path, m in found.maps.items()
-        ),
+        "unreadable": len(found.maps) - len(sizes),
+        "blank": len(_with_verdict(found.maps, "blank")),
+        "inverted": len(_with_verdict(found.maps, "inverted")),
+        "of_another_size": sum(size_of[path] != size for path, size in sizes.items()),
         "unmatched": found.n_unmatched,
     }
 
 
+def _with_verdict(maps: Maps, wanted: str) -> list[str]:
+    return [path for path, (verdict, _) in maps.items() if verdict == wanted]
+
+
 def _contradictory(found: Findings) -> list[list[str]]:
     """Return the paths of each file that is given as a real image and as a fake."""
-    alike: dict[bytes, dict[str, int | None]] = {}
+    alike: dict[bytes, dict[str, int]] = {}
     for sample, look in zip(found.manifest, found.looks, strict=True):
         if not look.error and sample.label is not None:
             alike.setdefault(look.digest, {})[sample.path] = sample.label
     return [list(labels) for labels in alike.values() if len({*labels.values()}) > 1]
 
 
-def _audit(result: Audit | None) -> dict[str, Any] | None:
-    if result is None:
-        return None
-    values = asdict(result)
-    low, high = values.pop("low"), values.pop("high")
-    return {"auc": values.pop("auc"), "interval": [low, high], "level": LEVEL, **values}
-
-
-def _counts(values: Any) -> dict[str, int]:
+def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
@@ -159,15 +133,15 @@ def _text(found: Findings, content: Mapping[str, Any]) -> str:
     if found.manifest:
         lines += [*_table(content["kinds"]), "", *_file_lines(found, content)]
         lines += [*_leak_lines(found, content["leaks"]), *_shortcut_lines(found), ""]
-    obstacle = found.obstacle
+    obstacle = found.training.obstacle
     lines.append(f"training would not start: {obstacle}" if obstacle else "training would start")
-    if kept := found.kept:
+    if without := found.without_leaks:
         verdict = (
-            f"not start: {kept.obstacle}"
-            if kept.obstacle
-            else f"start: give train.py --data {kept.path} instead of the data and test flags"
+            f"not start: {without.obstacle}"
+            if without.obstacle
+            else f"start: give train.py --data {without.path} instead of the data and test flags"
         )
-        lines.append(f"without leaks, {kept.n_images} images, it would {verdict}")
+        lines.append(f"without leaks, {without.n_images} images, it would {verdict}")
     # Names may hold bytes that no console shows.
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
@@ -192,19 +166,19 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
     if found.maps or found.n_unmatched:
         odd = [f"{n} {name.replace('_', ' ')}" for name, n in content["maps"].items() if n]
         lines.append(f"human maps: {', '.join(odd)}")
-    if coloured := [path for path, look in found.maps.items() if look.coloured]:
+    if coloured := _with_verdict(found.maps, "coloured"):
         lines.append(
             f"human maps: {len(coloured)} are in colour, of which only the luminance is used, the "
             f"first is {coloured[0]!r}: export them in grey"
         )
-    if faint := [path for path, look in found.masks.items() if look.faint]:
+    if faint := _with_verdict(found.masks, "faint"):
         lines.append(
             f"artefact masks: {len(faint)} are nowhere half white and count as empty, "
             f"the first is {faint[0]!r}"
         )
-    if both := content["contradictory"]:
-        lines.append(f"the same file as real and as synthetic: {len(both)}")
-        lines += _first([", ".join(map(repr, paths)) for paths in both])
+    if contradictory := content["contradictory"]:
+        lines.append(f"the same file as real and as synthetic: {len(contradictory)}")
+        lines += _first([", ".join(map(repr, paths)) for paths in contradictory])
     lines.append(f"unreadable files: {len(found.bad)}")
     return lines + _first([f"{file.role} {file.path!r}: {file.reason}" for file in found.bad])
 
@@ -220,24 +194,27 @@ def _leak_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
     return [
         f"leaks: {counts['images']} images are in a later split too ({between}; "
         f"{counts['same_file']} same file, {counts['same_picture']} same picture)"
-        + ("" if found.kept else ": --drop-leaks leaves them out"),
+        + ("" if found.without_leaks else ": --drop-leaks leaves them out"),
         *_first(lines),
     ]
 
 
 def _shortcut_lines(found: Findings) -> list[str]:
     lines = []
-    for name, what, remedy in _AUDITS:
-        result: Audit | None = getattr(found, name)
+    for what, result, remedy in (
+        ("the files' metadata alone", found.metadata, "store both classes in the same way"),
+        ("low-level statistics alone", found.pixels, "give both classes the same processing"),
+    ):
         if result is None:
             lines.append(f"shortcuts: {what} not audited, fewer than {MIN_IMAGES} images a class")
             continue
+        low, high = result.interval
         lines.append(
             f"shortcuts: {what} tell the class with AUC {result.auc:.3f} "
-            f"({100 * LEVEL:.0f} % interval {result.low:.3f} to {result.high:.3f})"
+            f"({100 * result.level:.0f} % interval {low:.3f} to {high:.3f})"
         )
         lines += [f"  {cause}" for cause in result.causes]
-        if result.low > _WARN_FROM:
+        if low > _WARN_FROM:
             lines.append(
                 f"warning: a detector trained on these images can learn that instead of the face: "
                 f"{remedy}"

@@ -7,8 +7,9 @@ models share most of their images.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,6 @@ from sklearn.model_selection import (
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
-from focus.data.check.features import Column, Table
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 
 MIN_IMAGES = 20
@@ -66,31 +66,37 @@ class Audit:
     """AUC of the label from one table, with its interval, and the causes, strongest first."""
 
     auc: float
-    low: float
-    high: float
+    interval: tuple[float, float]
+    level: float
     n_real: int
     n_synthetic: int
     causes: list[Cause]
 
 
 def audit(
-    table: Table, labels: Sequence[int], groups: Sequence[str] | None = None, *, seed: int = 0
+    rows: Sequence[Mapping[str, float | str]],
+    labels: Sequence[int],
+    groups: Sequence[str] = (),
+    *,
+    seed: int = 0,
 ) -> Audit | None:
-    """Return how well ``table`` predicts the labels; None with too few images or groups of a class.
+    """Return how well properties predict the labels; None with too few images or groups of a class.
 
-    labels: 0 real, 1 synthetic. groups: what must not be divided, "" for an image by itself.
+    Args:
+        rows: of each image, the properties by name: numbers (NaN: not there) or texts.
+        labels: 0 real, 1 synthetic.
+        groups: what must not be divided, "" for an image by itself.
+        seed: of the folds and the trees.
     """
     target = np.array(labels, dtype=np.int64)
     n_real, n_synthetic = int((target == REAL).sum()), int((target == SYNTHETIC).sum())
-    if min(n_real, n_synthetic) < MIN_IMAGES:
+    if min(n_real, n_synthetic) < MIN_IMAGES or not (folds := _folds(target, groups, seed)):
         return None
-    folds = _folds(target, groups or [""] * len(target), seed)
-    if folds is None:
-        return None
+    table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     columns = {name: _encoded(column) for name, column in table.items()}
     columns = {name: values for name, values in columns.items() if len(np.unique(values)) > 1}
     if not columns:
-        return Audit(0.5, 0.5, 0.5, n_real, n_synthetic, [])
+        return Audit(0.5, (0.5, 0.5), LEVEL, n_real, n_synthetic, [])
 
     values = np.stack(list(columns.values()), axis=1)
     leaf = max(3, min(20, len(target) // 25))  # small sets need small leaves
@@ -108,9 +114,9 @@ def audit(
             model, values, target, cv=folds, scoring="roc_auc", return_estimator=True
         )
         auc = float(fitted["test_score"].mean())
-        low, high = _interval(fitted["test_score"], min(n_real, n_synthetic))
-        if low <= 0.5:
-            return Audit(auc, low, high, n_real, n_synthetic, [])
+        interval = _interval(fitted["test_score"], min(n_real, n_synthetic))
+        if interval[0] <= 0.5:
+            return Audit(auc, interval, LEVEL, n_real, n_synthetic, [])
         lost = [
             permutation_importance(
                 fold_model,
@@ -126,29 +132,28 @@ def audit(
     causes = []
     for (name, column), importance in zip(columns.items(), np.mean(lost, axis=0), strict=True):
         alone = cross_val_score(tree, column[:, None], target, cv=folds, scoring="roc_auc").mean()
-        typical = [_typical(table[name], target == label) for label in (REAL, SYNTHETIC)]
+        typical = [_typical(table[name][target == label]) for label in (REAL, SYNTHETIC)]
         causes.append(Cause(name, float(importance), float(alone), *typical))
     causes = [cause for cause in causes if _weight(cause) >= _WORTH_NAMING]
     causes.sort(key=_weight, reverse=True)
-    return Audit(auc, low, high, n_real, n_synthetic, causes[:_MAX_CAUSES])
+    return Audit(auc, interval, LEVEL, n_real, n_synthetic, causes[:_MAX_CAUSES])
 
 
-def _folds(target: NDArray[np.int64], groups: Sequence[str], seed: int) -> _Folds | None:
-    """Return (train, test) rows of each fold, None if a fold would lack a class."""
+def _folds(target: NDArray[np.int64], groups: Sequence[str], seed: int) -> _Folds:
+    """Return (train, test) rows of each fold, none if one would lack a class."""
     if any(groups):
-        members = [group or f"\0{row}" for row, group in enumerate(groups)]
-        classes = [{m for m, its in zip(members, target, strict=True) if its == k} for k in (0, 1)]
-        n_folds = min(FOLDS, *map(len, classes))
+        names = np.array([group or f"\0{row}" for row, group in enumerate(groups)])
+        n_folds = min(FOLDS, *(len(set(names[target == label])) for label in (REAL, SYNTHETIC)))
         if n_folds < 2:
-            return None
+            return []
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-        folds = list(splitter.split(target, target, members))
+        folds = list(splitter.split(target, target, names))
     else:
         splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         folds = list(splitter.split(target, target))
     # Large groups of one class may leave a fold, or the rest, with that class alone.
     whole = all(len(set(target[part])) == 2 for fold in folds for part in fold)
-    return folds if whole else None
+    return folds if whole else []
 
 
 def _interval(aucs: NDArray[np.float64], n: int) -> tuple[float, float]:
@@ -166,24 +171,22 @@ def _weight(cause: Cause) -> float:
     return round(max(cause.importance, cause.auc_alone - 0.5), 2)
 
 
-def _encoded(column: Column) -> NDArray[np.float64]:
+def _encoded(column: NDArray[Any]) -> NDArray[np.float64]:
     """Return texts as numbers, the commonest first, and NaN as one that is below all others.
 
     The trees take NaN too, but not a column that has nothing else in a fold.
     """
-    if not isinstance(column, list):
-        return np.nan_to_num(column, nan=np.nanmin(column, initial=0) - 1)
-    order = {text: at for at, (text, _) in enumerate(Counter(column).most_common())}
-    return np.array([order[text] for text in column], dtype=np.float64)
+    if column.dtype.kind == "f":
+        return np.asarray(np.nan_to_num(column, nan=np.nanmin(column, initial=0) - 1))
+    order = {text: at for at, (text, _) in enumerate(Counter(column.tolist()).most_common())}
+    return np.array([order[text] for text in column.tolist()], dtype=np.float64)
 
 
-def _typical(column: Column, chosen: NDArray[np.bool_]) -> str:
+def _typical(values: NDArray[Any]) -> str:
     """Return the commonest text with its share, or the median and the share that has a number."""
-    if isinstance(column, list):
-        texts = [text for text, here in zip(column, chosen, strict=True) if here]
-        ((text, count),) = Counter(texts).most_common(1)
-        return f"{text or 'none'} {100 * count / len(texts):.0f} %"
-    values = column[chosen]
+    if values.dtype.kind != "f":
+        ((text, count),) = Counter(values.tolist()).most_common(1)
+        return f"{text or 'none'} {100 * count / len(values):.0f} %"
     there = values[~np.isnan(values)]
     share = f" in {100 * len(there) / len(values):.0f} %" if len(there) < len(values) else ""
     return f"{np.median(there):.4g}{share}" if len(there) else "none"

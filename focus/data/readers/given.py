@@ -6,9 +6,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from focus.config.evaluate import EvaluateConfig
 from focus.config.layouts import parse_columns
-from focus.config.train import TrainConfig
+from focus.config.shared import DataConfig, SharedConfig
 from focus.data.generators import SEVERAL, family_of, served_by
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.data.readers.detect import Options, Reading, named, read_path, takes
@@ -20,11 +19,12 @@ from focus.runtime.machine import is_main_process
 
 
 def read_given(
-    config: TrainConfig | EvaluateConfig,
+    config: DataConfig,
     *,
     allow_unlabelled: bool = False,
     name_fakes: bool = True,
     output: Path | None = None,
+    owners: MapOwners | None = None,
 ) -> tuple[Manifest, Manifest]:
     """Read the images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
@@ -38,12 +38,16 @@ def read_given(
         allow_unlabelled: accept images of ``--data`` without label.
         name_fakes: give those whose generator is named nowhere the default one.
         output: folder for pictures, which may not be taken for images the next time.
+        owners: to which the images of the human maps are added.
 
     Raises:
         InputError: an image given as real and as synthetic, a ``--layout`` that suits no path, a
             test set without images of its class, and as :func:`focus.data.readers.read_data`.
     """
-    given = [*config.data, *config.test_data.values(), *config.test_real.values()]
+    test_data, test_real = dict[str, str](), dict[str, str]()
+    if isinstance(config, SharedConfig):
+        test_data, test_real = config.test_data, config.test_real
+    given = [*config.data, *test_data.values(), *test_real.values()]
     if config.layout and not any(takes(config.layout, path) for path in given):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
     columns = {} if config.columns is None else parse_columns(config.columns)
@@ -53,12 +57,12 @@ def read_given(
         columns=columns,
         allow_outside_root=config.allow_outside_root,
     )
-    if columns.get("label") == "" and (config.test_data or config.test_real):
+    if columns.get("label") == "" and (test_data or test_real):
         columns = {role: name for role, name in columns.items() if role != "label"}
     generator = config.generator or (None if name_fakes else "")
     options = replace(for_tests, heatmaps=config.heatmaps, columns=columns, generator=generator)
 
-    owners: MapOwners = {}
+    owners = {} if owners is None else owners
 
     def read(path: str, options: Options) -> Reading:
         if options.layout and not takes(options.layout, path):
@@ -78,10 +82,10 @@ def read_given(
         for reading in readings:
             reading.require_labels()
     own = join([reading.manifest for reading in readings])
-    tests = _read_tests(config.test_data, config.test_real, read_test)
+    tests = _read_tests(test_data, test_real, read_test)
     report_unmatched(owners, config.heatmaps)
     _refuse_two_labels(chain(own, tests))
-    return own, _named_after_fakes(own, tests) if config.test_real else tests
+    return own, _named_after_fakes(own, tests) if test_real else tests
 
 
 def refuse_inside(output: Path, paths: Iterable[str]) -> None:

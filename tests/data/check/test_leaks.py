@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from focus.data.check import leaks
-from focus.data.check.leaks import Leak, find_leaks, without_leaks
+from focus.data.check.leaks import Leak, find_leaks
 from focus.data.check.survey import look
 from focus.data.demo import render_face
 from focus.data.manifest import Manifest, Sample
@@ -120,7 +120,6 @@ def test_an_equal_file_is_the_same_file_and_one_leak_for_each_later_split(
         (2, 4, "same file"),
         (3, 4, "same file"),
     ]
-    assert [sample.path for sample in without_leaks(data, found)] == [originals[0], copies[2]]
 
 
 def test_copies_within_a_split_are_no_leak_but_leak_together(
@@ -173,7 +172,7 @@ def test_twenty_thousand_images_take_seconds(originals: list[str]) -> None:
     """All alike: a hundred million pairs, and one leak for each image."""
     one, n = look(originals[0]), 10_000
     noise = np.random.default_rng(0)
-    looks = [replace(one, path=str(row), digest=row.to_bytes(16, "big")) for row in range(2 * n)]
+    looks = [replace(one, digest=row.to_bytes(16, "big")) for row in range(2 * n)]
     looks[n:] = [replace(each, thumb=noise.bytes(1024)) for each in looks[n:-1]] + looks[-1:]
     data = manifest(
         train=[str(row) for row in range(n)], test=[str(row) for row in range(n, 2 * n)]
