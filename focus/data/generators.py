@@ -5,7 +5,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Literal
 
@@ -27,11 +27,6 @@ _COMMON_WORDS = frozenset({"deepfake", "deepfakes", "faceswap", "guided"})
 def _plain(name: str) -> str:
     """Return a name without case, spaces and punctuation."""
     return "".join(filter(str.isalnum, name.casefold()))
-
-
-def is_name(generator: str) -> bool:
-    """Return whether it names a generator, and does not stand for one that nobody named."""
-    return _plain(generator) not in _NO_NAMES
 
 
 _PLACES = {
@@ -75,9 +70,9 @@ def families(fakes: Iterable[tuple[str, str]]) -> dict[str, str]:
 
     The family is the one given most often, else the table's, else "".
     """
-    given: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for (generator, family), count in Counter(fakes).items():
-        given[generator][family] += count * bool(family)
+    given = defaultdict[str, Counter[str]](Counter)
+    for generator, family in fakes:
+        given[generator][family] += bool(family)
     return {
         generator: max(sorted(counts), key=counts.__getitem__) or family_of(generator)
         for generator, counts in sorted(given.items())
@@ -129,16 +124,15 @@ def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:
 
 
 def families_tested(
-    fakes: Iterable[tuple[str, str, str]], known: Iterable[str]
+    fakes: Iterable[tuple[str, str, str]], known: Collection[str]
 ) -> dict[tuple[str, str], str]:
     """Return (test set, generator) -> family, from the given test set, generator, family of each.
 
     known: the generators of training.
     """
-    of_sets: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    known = list(known)
-    for (test_set, generator, family), count in Counter(fakes).items():
-        of_sets[home_of(test_set, generator, known)] += [(generator, family)] * count
+    of_sets = defaultdict[str, list[tuple[str, str]]](list)
+    for test_set, generator, family in fakes:
+        of_sets[home_of(test_set, generator, known)].append((generator, family))
     return {
         (test_set, generator): family
         for test_set, pairs in of_sets.items()
@@ -153,7 +147,12 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
         tests: (test set, generator) -> family of the fakes that are tested.
         known: generator -> family of training.
     """
-    again, renamed, near, untold = list[str](), list[str](), list[str](), list[str]()
+    reasons: dict[str, list[str]] = {
+        "Tested as unknown, though training knew it": (again := []),
+        "Tested as known, since training knew it by another name": (renamed := []),
+        "Tested as unknown, though training knew its family": (near := []),
+    }
+    untold: list[str] = []
     unknown = {name for name, family in with_families(known, known).items() if not family}
     for (test_set, generator), given in sorted(tests.items()):
         family = given or family_of(generator)
@@ -167,14 +166,9 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
                 renamed.append(name + alias)
             case "open", "near":
                 near.append(f"{name} ({shown(family)})")
-            case "open", None if known and is_name(generator):
+            case "open", None if known and _plain(generator) not in _NO_NAMES:
                 untold.append(name)
                 unknown |= set() if family else {generator}
-    reasons = {
-        "Tested as unknown, though training knew it": again,
-        "Tested as known, since training knew it by another name": renamed,
-        "Tested as unknown, though training knew its family": near,
-    }
     lines = [f"{reason}: {'; '.join(names)}." for reason, names in reasons.items() if names]
     if untold:
         lines.append(

@@ -13,7 +13,7 @@ from focus.errors import UnreadableError
 
 # Errors that a network's file system reports now and then of a sound file.
 _TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
-_RETRIES, _PAUSE = 3, 0.2  # seconds
+_PAUSE = 0.2  # seconds
 _CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
 
 
@@ -27,7 +27,7 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         return as_rgb(_decode(path))
     except Exception as error:  # decoders raise anything, from struct.error to SyntaxError
-        raise _undecodable(path, error) from error
+        raise undecodable(path, error) from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -64,7 +64,7 @@ def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDAr
             coloured.append(str(path))
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
     except Exception as error:
-        raise _undecodable(path, error) from error
+        raise undecodable(path, error) from error
 
 
 def turn_upright(image: Image.Image) -> bool:
@@ -85,25 +85,20 @@ def reason(path: str | Path, error: BaseException) -> str:
     return " ".join(said.replace(repr(os.fspath(path)), "").split())
 
 
-def _decode(path: str | Path) -> Image.Image:
-    for _ in range(_RETRIES):
-        try:
-            return _decode_once(path)
-        except OSError as error:  # a decoder's has no number
-            if error.errno not in _TEMPORARY:
-                raise
-            time.sleep(_PAUSE)
-    return _decode_once(path)
-
-
-def _decode_once(path: str | Path) -> Image.Image:
-    with Image.open(path) as image:
-        # Whatever the file is called: Pillow would hand it to Ghostscript.
-        if image.format == "EPS":
-            raise ValueError("PostScript is a program, which is not run")
-        image.load()
-        turn_upright(image)
-        return image
+def _decode(path: str | Path, retries: int = 3) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            # Whatever the file is called: Pillow would hand it to Ghostscript.
+            if image.format == "EPS":
+                raise ValueError("PostScript is a program, which is not run")
+            image.load()
+            turn_upright(image)
+            return image
+    except OSError as error:  # a decoder's has no number
+        if not retries or error.errno not in _TEMPORARY:
+            raise
+        time.sleep(_PAUSE)
+        return _decode(path, retries - 1)
 
 
 def _is_coloured(image: Image.Image) -> bool:
@@ -122,6 +117,7 @@ def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:
     return values
 
 
-def _undecodable(path: str | Path, error: Exception) -> UnreadableError:
+def undecodable(path: str | Path, error: Exception) -> UnreadableError:
+    """Return the error that names a file and says what its decoder said."""
     name = repr(os.fspath(path))
     return UnreadableError(f"Cannot decode {name} ({reason(path, error)}): fix or remove the file.")

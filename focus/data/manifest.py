@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal, TextIO, cast, get_args, overload
+from typing import Any, Literal, cast, get_args, overload
 
 from focus.config.layouts import COLUMNS
 from focus.errors import InputError
@@ -26,8 +26,8 @@ LABEL_NAMES = ("real", "synthetic")
 Split = Literal["", "train", "validation", "test"]
 TestSet = Literal["", "closed", "closed_balanced", "open"]
 
-_SPLITS, _TEST_SETS = get_args(Split), get_args(TestSet)
-TEST_SETS: tuple[TestSet, ...] = _TEST_SETS[1:]
+_SPLITS, _SETS = get_args(Split), get_args(TestSet)
+TEST_SETS: tuple[TestSet, ...] = _SETS[1:]
 """Those that a fake can be in, in the order in which they are reported."""
 
 CSV_MARKER = "# focus-manifest"
@@ -111,12 +111,9 @@ class Manifest(Sequence[Sample]):
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
 
         Paths below the file's folder are written relative to it, so the two can be moved together.
-        Raises ValueError if a sample's ``extra`` has the name of a column of the manifest.
         """
         folder = f"{absolute(path).parent}{os.sep}"
         extra = sorted({name for sample in self._samples for name in sample.extra})
-        if taken := set(extra) & set(COLUMNS):
-            raise ValueError(f"extra columns cannot be called {', '.join(sorted(taken))}")
         with atomic_csv_writer(path, f"{CSV_MARKER} {_CSV_VERSION}") as writer:
             writer.writerow([*COLUMNS, *extra])
             writer.writerows(_to_row(sample, folder, extra) for sample in self._samples)
@@ -145,56 +142,99 @@ def numbered_samples(
         InputError: with the line number, a row that cannot be understood.
     """
     folder = str(absolute(path).parent if root is None else absolute(root))
-    with open_csv(path) as file:
-        first = file.readline()
-        if first.removeprefix(CSV_MARKER).strip(" \r\n,") != _CSV_VERSION:
-            raise InputError(
-                f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
-                f"'{CSV_MARKER} {_CSV_VERSION}' and is {first.strip()[:40]!r}."
-            )
-        rows = csv_rows(file, path, lines_before=1)
-        _, header = next(rows, (2, []))
-        if "path" not in header or len(set(header)) < len(header):
-            raise InputError(
-                f"{path}, line 2: a manifest names its columns there, 'path' among them and "
-                f"none twice, and this one has {', '.join(header) or 'none'}."
-            )
-        for line, row in rows:
-            try:
-                yield line, _from_row(row, header, folder, confined)
-            except ValueError as error:
-                raise InputError(f"{path}, line {line}: {error}; fix the row.") from error
+    rows = csv_rows(path)
+    _, first = next(rows, (1, []))
+    if "".join(first).removeprefix(CSV_MARKER).strip() != _CSV_VERSION:
+        raise InputError(
+            f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
+            f"'{CSV_MARKER} {_CSV_VERSION}' and is {','.join(first)[:40]!r}."
+        )
+    line, header = next(rows, (2, []))
+    if "path" not in header or len(set(header)) < len(header):
+        raise InputError(
+            f"{path}, line {line}: a manifest names its columns there, 'path' among them and none "
+            f"twice, and this one has {', '.join(header) or 'none'}."
+        )
+
+    def place(cell: str) -> str:
+        # An absolute path may lie anywhere, as in the manifest of a run.
+        outside = not confined or os.path.isabs(cell)  # noqa: PTH117
+        return place_inside(cell, folder, outside=outside)
+
+    def sample(row: Sequence[str]) -> Sample:
+        if len(row) != len(header):
+            raise ValueError(f"{len(row)} columns instead of {len(header)}")
+        extra = dict(zip(header, row, strict=True))
+        cells = {name: extra.pop(name, "") for name in COLUMNS}
+        return sample_of(cells, extra, place)
+
+    yield from parsed(rows, f"{path}, line", sample)
 
 
-def open_csv(path: str | Path) -> TextIO:
-    """Open a CSV for reading: UTF-8 with or without BOM, undecodable bytes kept as they are."""
+def sample_of(
+    cells: Mapping[str, str], extra: Mapping[str, str], place: Callable[[str], str]
+) -> Sample:
+    """Return the sample of a row; raises ValueError for a cell that cannot be understood.
+
+    cells: by the manifest's columns, "" for what is not known. extra: the other columns.
+    place: makes a path absolute.
+    """
+    for column, names in (("label", ("", *LABEL_NAMES)), ("split", _SPLITS), ("test_set", _SETS)):
+        if cells[column] not in names:
+            listed = ", ".join(filter(None, names))
+            raise ValueError(f"{column} {cells[column]!r} is none of {listed}")
+    if not cells["path"]:
+        raise ValueError("an empty path")
+    return Sample(
+        path=place(cells["path"]),
+        label=LABEL_NAMES.index(cells["label"]) if cells["label"] else None,
+        # One text for all rows, since a manifest may have a million.
+        generator=sys.intern(cells["generator"]),
+        family=sys.intern(cells["family"]),
+        split=cast("Split", cells["split"]),
+        test_set=cast("TestSet", cells["test_set"]),
+        map_path=place(cells["map_path"]) if cells["map_path"] else None,
+        mask_path=place(cells["mask_path"]) if cells["mask_path"] else None,
+        box=_box(cells["box"]),
+        group=sys.intern(cells["group"]),
+        extra={name: sys.intern(cell) for name, cell in extra.items() if cell} or NO_EXTRA,
+    )
+
+
+def parsed(
+    rows: Iterable[tuple[int, Any]], place: str, parse: Callable[[Any], Sample]
+) -> Iterator[tuple[int, Sample]]:
+    """Yield the sample of each numbered row; a ValueError becomes an InputError with the number."""
+    for number, row in rows:
+        try:
+            yield number, parse(row)
+        except ValueError as error:
+            raise InputError(f"{place} {number}: {error}; fix the row.") from error
+
+
+def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV that are not blank, each with the number of its first line.
+
+    The file is UTF-8 with or without BOM; undecodable bytes are kept as they are. A row of empty
+    cells counts as blank, as a spreadsheet leaves it behind. Raises InputError.
+    """
+    line = 1
     try:
         with Path(path).open("rb") as file:
             if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 raise InputError(f"{path} is UTF-16 text: save it as UTF-8.")
-        return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    yield line, row
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); fix it.") from error
     except OSError as error:
         raise InputError(
             f"Cannot read {path} ({error.strerror or error}): check the path."
         ) from error
-
-
-def csv_rows(
-    file: TextIO, path: str | Path, lines_before: int = 0
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV that are not blank, each with the number of its first line.
-
-    A row of empty cells counts as blank, as a spreadsheet leaves it behind.
-    """
-    reader = csv.reader(file, strict=True)
-    line = lines_before + 1
-    try:
-        for row in reader:
-            if any(row) and not (len(row) == 1 and row[0].isspace()):
-                yield line, row
-            line = lines_before + reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); fix it.") from error
 
 
 def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
@@ -213,41 +253,8 @@ def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
     ]
 
 
-def _from_row(row: Sequence[str], header: Sequence[str], folder: str, confined: bool) -> Sample:
-    if len(row) != len(header):
-        raise ValueError(f"{len(row)} columns instead of {len(header)}")
-    cells = dict(zip(header, row, strict=True))
-    known = {name: cells.pop(name, "") for name in COLUMNS}
-
-    def place(name: str) -> str:
-        # An absolute path may lie anywhere, as in the manifest of a run.
-        inside = confined and not os.path.isabs(known[name])  # noqa: PTH117
-        return place_inside(known[name], folder, outside=not inside)
-
-    return Sample(
-        path=place("path"),
-        label=LABEL_NAMES.index(_one_of(known, "label", LABEL_NAMES)) if known["label"] else None,
-        # One text for all rows, since a manifest may have a million.
-        generator=sys.intern(known["generator"]),
-        family=sys.intern(known["family"]),
-        split=cast("Split", _one_of(known, "split", _SPLITS)),
-        test_set=cast("TestSet", _one_of(known, "test_set", _TEST_SETS)),
-        map_path=place("map_path") if known["map_path"] else None,
-        mask_path=place("mask_path") if known["mask_path"] else None,
-        box=read_box(known["box"]),
-        group=sys.intern(known["group"]),
-        extra={name: sys.intern(cell) for name, cell in cells.items() if cell} or NO_EXTRA,
-    )
-
-
-def _one_of(cells: Mapping[str, str], column: str, names: Sequence[str]) -> str:
-    if (cell := cells[column]) not in names:
-        raise ValueError(f"{column} {cell!r} is none of {', '.join(filter(None, names))}")
-    return cell
-
-
-def read_box(cell: str) -> tuple[float, float, float, float] | None:
-    """Parse four numbers, separated by spaces; None for an empty cell. Raises ValueError."""
+def _box(cell: str) -> tuple[float, float, float, float] | None:
+    """Parse four numbers, separated by spaces; None for an empty cell."""
     if not cell:
         return None
     try:
@@ -262,10 +269,8 @@ def read_box(cell: str) -> tuple[float, float, float, float] | None:
 def place_inside(path: str, root: str, *, outside: bool) -> str:
     """Return ``path``, which starts at the absolute folder ``root``, without ``.`` and ``..``.
 
-    Raises ValueError if it is empty or, unless ``outside`` is allowed, not below the root.
+    Raises ValueError if it is not below the root, unless ``outside`` is allowed.
     """
-    if not path:
-        raise ValueError("an empty path")
     # os.path, since a million Path objects take seconds.
     whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
     if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus.data.coco import read_coco
-from focus.data.images import load_map, reason
-from focus.errors import UnreadableError
+from focus.data.images import load_map, undecodable
 
 Map = npt.NDArray[np.float32]
 """Grey values [H, W] in [0, 1]."""
@@ -28,16 +27,12 @@ Map = npt.NDArray[np.float32]
 def human_map(reference: str, *, coloured: list[str] | None = None) -> Map:
     """Load the map that ``map_path`` refers to, float32 [H, W] in [0, 1].
 
-    Annotators' images of different sizes are resized to the first's. The files that have colours,
-    of which only the luminance is taken, are added to ``coloured``: the peak of a heat map in
-    colour is darker than its slopes. Raises ImageError, naming the file, for what cannot be
-    decoded.
+    Annotators' images of different sizes are resized to the first's. ``coloured`` is as in
+    :func:`focus.data.images.load_map`. Raises ImageError, naming the file.
     """
     if is_drawing(reference):
         return _drawn_map(reference)
     first, *others = (load_map(path, coloured=coloured) for path in files_of(reference))
-    if not others:
-        return first
     total = first.astype(np.float64)
     for values in others:
         total += resized(values, (first.shape[1], first.shape[0]))
@@ -92,10 +87,7 @@ def resized(
 
 @lru_cache(maxsize=16)
 def _shares(length: int, start: float, stop: float, count: int) -> Map:
-    """Return the weights [count, length] of ``length`` pixels in ``count`` cells; rows sum to 1.
-
-    The cells divide the range from ``start`` to ``stop`` evenly.
-    """
+    """Return the weights [count, length] of pixels in equal cells of a range; rows sum to 1."""
     edges = np.linspace(start, stop, count + 1)[:, None]
     before = (edges - np.arange(length)).clip(0, 1)  # the share of a pixel that lies before an edge
     covered = np.diff(before, axis=0)
@@ -104,8 +96,7 @@ def _shares(length: int, start: float, stop: float, count: int) -> Map:
 
 def is_drawing(reference: str) -> bool:
     """Return whether a reference is to an image of a COCO file."""
-    file, hash_mark, _ = reference.rpartition("#")
-    return bool(hash_mark) and file.lower().endswith(".json")
+    return reference.rpartition("#")[0].lower().endswith(".json")
 
 
 def _drawn_map(reference: str) -> Map:
@@ -115,7 +106,5 @@ def _drawn_map(reference: str) -> Map:
         if number not in images:
             raise ValueError(f"it has no image with the id {number}")
     except (OSError, ValueError) as error:
-        raise UnreadableError(
-            f"Cannot decode {reference!r} ({reason(path, error)}): fix or remove the file."
-        ) from error
+        raise undecodable(reference, error) from error
     return images[number].share()

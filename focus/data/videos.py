@@ -10,8 +10,10 @@ from PIL import Image
 from focus.errors import ImageError, InputError
 
 VIDEO_EXTENSIONS = frozenset(
-    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"}
-    | {".webm", ".wmv"}
+    [
+        *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
+        *(".webm", ".wmv"),
+    ]
 )
 # FFmpeg's names. No playlists: it would open the files that they name.
 _FORMATS = (
@@ -51,27 +53,25 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
         ImageError: no frame can be decoded. InputError: PyAV is not installed.
     """
     av = import_av()
-    found = False
+    found, only = False, {"format_whitelist": _FORMATS}
     try:
-        with _open(av, path) as container:
+        with av.open(str(path), container_options=only) as container:
             # An empty packet ends the file.
             count = sum(packet.size > 0 for packet in container.demux(video=0))
         numbers = set(evenly(count, wanted))
-        with _open(av, path) as container:
+        with av.open(str(path), container_options=only) as container:
             for number, frame in enumerate(_decoded(av, container)):
                 if number in numbers:
                     found = True
-                    yield Frame(number, frame.time or 0.0, _upright(frame))
+                    # Phones store how they were held; in degrees against the clock, as Pillow.
+                    image = frame.to_image().rotate(frame.rotation, expand=True)
+                    yield Frame(number, frame.time or 0.0, image)
                     if number == max(numbers):
                         return
     except (av.error.FFmpegError, OSError, IndexError) as error:
         raise ImageError(f"Cannot decode {str(path)!r} ({error}): fix or remove it.") from error
     if not found:
         raise ImageError(f"Cannot decode {str(path)!r} (not one frame): fix or remove it.")
-
-
-def _open(av: Any, path: str | Path) -> Any:
-    return av.open(str(path), container_options={"format_whitelist": _FORMATS})
 
 
 def _decoded(av: Any, container: Any) -> Iterator[Any]:
@@ -84,9 +84,3 @@ def _decoded(av: Any, container: Any) -> Iterator[Any]:
             yield from packet.decode()
         except av.error.FFmpegError:
             continue  # damaged; what follows the next key frame may be sound
-
-
-def _upright(frame: Any) -> Image.Image:
-    image: Image.Image = frame.to_image()
-    # Phones store how they were held; in degrees against the clock, as Pillow turns.
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image

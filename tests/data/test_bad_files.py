@@ -19,13 +19,14 @@ from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data import bad_files
 from focus.data.bad_files import BadFile, check_images, decode, write_bad_files
 from focus.data.manifest import Manifest, Sample
-from focus.data.readers import read_data
 from focus.data.training_set import training_manifest
 from focus.errors import ImageError, InputError, sentence
 from focus.model.detector import Detector
 from focus.training.run import train
 from focus.use import evaluate as evaluation
 from focus.use.evaluate import evaluate
+
+from .reading import read_data
 
 
 def grey(path: Path, values: Any) -> str:

@@ -24,7 +24,7 @@ from focus.data.faces import Box, geometries
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
-from focus.data.readers import read_data, read_given
+from focus.data.readers import read_given
 from focus.errors import InputError
 from focus.evaluation.inference import geometry_warning, score_images
 from focus.model.detector import Detector
@@ -32,6 +32,7 @@ from focus.runtime.launch import start
 from focus.training.trainer import Trainer
 
 from ..launching import Begin
+from .reading import read_data
 
 # Of a picture 100 + n pixels wide: no face in every third; it fails once where a file says so.
 DETECTOR = """

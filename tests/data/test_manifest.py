@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from focus.data.manifest import Manifest, Sample
-from focus.data.readers import read_data
 from focus.errors import InputError
 
 from ..launching import python
+from .reading import read_data
 from .trees import write
 
 
@@ -109,14 +109,6 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, text: str, message
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         Manifest.from_csv(path)
-
-
-def test_a_column_cannot_have_two_meanings(tmp_path: Path) -> None:
-    """A file with a name twice could not be read."""
-    manifest = Manifest([Sample("/a.png", extra={"split": "x", "age": "3", "box": "y"})])
-    with pytest.raises(ValueError, match=r"^extra columns cannot be called box, split$"):
-        manifest.to_csv(tmp_path / "m.csv")
-    assert not list(tmp_path.iterdir())
 
 
 def test_manifests_that_are_joined_name_each_source_once() -> None:

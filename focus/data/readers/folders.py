@@ -82,16 +82,18 @@ def images_without_maps(
     def holds_maps(folder: Path) -> bool:
         if folder != maps and folder.name.casefold() in _MAP_FOLDERS:
             passed.append(folder)
-        return folder == maps or folder in passed
+            return True
+        return folder == maps
 
-    found = list(images_below(root, extensions, holds_maps))
+    images = list(images_below(root, {*extensions, *_NOT_READ}, holds_maps))
+    found = [path for path in images if path.suffix.lower() in extensions]
     for folder in passed:
         if n_files := sum(1 for _ in images_below(folder, extensions)):
             _log.warning(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
                 *(root, n_files, folder.relative_to(root)),
             )
-    if unread := sum(1 for _ in images_below(root, _NOT_READ, lambda f: f == maps or f in passed)):
+    if unread := len(images) - len(found):
         _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, unread)
     return found
 
@@ -135,7 +137,9 @@ def _read_folders(
                 beside[names[:i]].add(name)
     places = {at: _place(layout, names, beside, root) for at, names in labelled.items()}
     top = {place.above[0] for place in places.values() if place.above}
-    below = not top and _are_generators(places.values())
+    # Folders below the label are generators if all fakes lie in some, of which one is known.
+    fakes = [place.below for place in places.values() if place.label == SYNTHETIC]
+    below = not top and all(fakes) and any(family_of(names[0]) for names in fakes)
     are_classes = bool(given and top) and not any(map(family_of, top))
     known = {}
     for at, place in places.items():
@@ -152,16 +156,14 @@ def _place(
     layout: Layout, names: _Folders, beside: Mapping[_Folders, set[str]], root: Path
 ) -> _Place:
     label_at = _label_at(names, layout) or 0
-    split: Split = ""
-    split_at = len(names)
+    label = TREES[layout][names[label_at].casefold()]
     for i, name in enumerate(names):
         if i != label_at and _names_split(layout, names[:i], name, beside, root):
-            split, split_at = split_of(name) or "", i
-            break
-    above = tuple(name for i, name in enumerate(names[:label_at]) if i != split_at)
-    start = label_at + 1
-    below = tuple(name for i, name in enumerate(names[start:], start) if i != split_at)
-    return _Place(TREES[layout][names[label_at].casefold()], split, above, below)
+            split = split_of(name) or ""
+            label_at -= i < label_at
+            names = (*names[:i], *names[i + 1 :])
+            return _Place(label, split, names[:label_at], names[label_at + 1 :])
+    return _Place(label, "", names[:label_at], names[label_at + 1 :])
 
 
 def _names_split(
@@ -183,12 +185,3 @@ def _names_split(
             f"split: call {others[0]} train, val or test, or {name} otherwise if it is no split."
         )
     return True
-
-
-def _are_generators(places: Iterable[_Place]) -> bool:
-    """Return whether all fakes lie in folders below the label, one of which is a known generator's.
-
-    Any others may be parts, videos or classes.
-    """
-    fakes = [place.below for place in places if place.label == SYNTHETIC]
-    return all(fakes) and any(family_of(below[0]) for below in fakes)

@@ -1,16 +1,15 @@
 """Read all paths that a configuration names: ``--data``, ``--test-data`` and ``--test-real``."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from focus.config.layouts import parse_columns
 from focus.config.shared import DataConfig, SharedConfig
 from focus.data.generators import SEVERAL, family_of, served_by
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
-from focus.data.readers.detect import Options, Reading, named, read_path, takes
+from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, named, read_path, takes
 from focus.data.readers.human_maps import MapOwners, report_unmatched
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
 from focus.data.readers.rows import join
@@ -42,7 +41,7 @@ def read_given(
 
     Raises:
         InputError: an image given as real and as synthetic, a ``--layout`` that suits no path, a
-            test set without images of its class, and as :func:`focus.data.readers.read_data`.
+            test set without images of its class, and as :func:`detect.read_path`.
     """
     test_data, test_real = dict[str, str](), dict[str, str]()
     if isinstance(config, SharedConfig):
@@ -50,39 +49,39 @@ def read_given(
     given = [*config.data, *test_data.values(), *test_real.values()]
     if config.layout and not any(takes(config.layout, path) for path in given):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
-    columns = {} if config.columns is None else parse_columns(config.columns)
-    for_tests = Options(
-        layout=config.layout,
-        data_root=config.data_root,
-        columns=columns,
-        allow_outside_root=config.allow_outside_root,
-    )
-    if columns.get("label") == "" and (test_data or test_real):
-        columns = {role: name for role, name in columns.items() if role != "label"}
-    generator = config.generator or (None if name_fakes else "")
-    options = replace(for_tests, heatmaps=config.heatmaps, columns=columns, generator=generator)
-
+    for_tests = replace(config, heatmaps=None, generator=None)
+    if config.columns and (test_data or test_real):
+        columns = [part for part in config.columns.split(",") if part.replace(" ", "") != "label="]
+        config = replace(config, columns=",".join(columns) or None)
     owners = {} if owners is None else owners
 
-    def read(path: str, options: Options) -> Reading:
-        if options.layout and not takes(options.layout, path):
-            options = replace(options, layout=None)
-        reading = read_path(path, options, owners)
+    def read(path: str, config: DataConfig, unnamed: str = DEFAULT_GENERATOR) -> Reading:
+        if config.layout and not takes(config.layout, path):
+            config = replace(config, layout=None)
+        reading = read_path(path, config, owners, unnamed)
         if output is not None and reading.layout == "images":
             refuse_inside(output, [path])
         if is_main_process():
             print(reading, flush=True)
         return reading
 
-    def read_test(path: str, generator: str) -> Reading:
-        return read(path, replace(for_tests, generator=generator or None))
-
-    readings = [read(path, options) for path in config.data]
+    unnamed = DEFAULT_GENERATOR if name_fakes else ""
+    readings = [read(path, config, unnamed) for path in config.data]
     if not allow_unlabelled:
         for reading in readings:
             reading.require_labels()
     own = join([reading.manifest for reading in readings])
-    tests = _read_tests(test_data, test_real, read_test)
+    # A name of the table of families may have folders of classes, another one of generators.
+    parts = []
+    for name, path in test_data.items():
+        options = replace(for_tests, generator=name if family_of(name) else None)
+        parts.append(_test_fakes(read(path, options), name))
+    generators = {name for part in parts for name in part.generators()}
+    parts += [
+        _test_reals(read(path, for_tests), name, name if name in generators else "")
+        for name, path in test_real.items()
+    ]
+    tests = join(parts)
     report_unmatched(owners, config.heatmaps)
     _refuse_two_labels(chain(own, tests))
     return own, _named_after_fakes(own, tests) if test_real else tests
@@ -98,31 +97,12 @@ def refuse_inside(output: Path, paths: Iterable[str]) -> None:
             )
 
 
-def _read_tests(
-    test_data: Mapping[str, str], test_real: Mapping[str, str], read: Callable[[str, str], Reading]
-) -> Manifest:
-    """Return the images of test sets, given by name and path; all get the split test.
-
-    test_data: fakes of the generator of that name, unless the layout names generators, and their
-    own reals if there are any. A plain folder counts as fakes: one class per test set is the
-    field's habit. Where the layout names the generators of all fakes, reals without one serve every
-    generator. test_real: if the name is a generator of the test data, its own reals; else they
-    serve all generators that have none (generator ""). ``extra["source"]`` keeps the name.
-    """
-    # A name of the table of families may have folders of classes, another one of generators.
-    tests = [
-        _test_fakes(read(path, name if family_of(name) else ""), name)
-        for name, path in test_data.items()
-    ]
-    generators = {name for part in tests for name in part.generators()}
-    tests += [
-        _test_reals(read(path, ""), name, name if name in generators else "")
-        for name, path in test_real.items()
-    ]
-    return join(tests)
-
-
 def _test_fakes(reading: Reading, name: str) -> Manifest:
+    """Return a test set of the generator of that name, unless the layout names generators.
+
+    Its images are fakes where nothing says their class: one class per test set is the field's
+    habit. Where the layout names the generators of all fakes, reals without one serve them all.
+    """
     samples = [replace(named(s, name), split="test") for s in reading.manifest]
     if _is_of_one_class(reading, SYNTHETIC):
         samples = [replace(s, label=SYNTHETIC, generator=name) for s in samples]
@@ -132,12 +112,12 @@ def _test_fakes(reading: Reading, name: str) -> Manifest:
             f"The test data {name!r}, {reading.path}, holds no fakes: give reals by --test-real."
         )
     own = name if name in generators else ""
-    return Manifest(
-        (replace(s, generator=s.generator or own) for s in samples), reading.manifest.source
-    )
+    samples = [replace(s, generator=s.generator or own) for s in samples]
+    return Manifest(samples, reading.manifest.source)
 
 
 def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
+    """Return the reals of one generator, or with "" of all that have none of their own."""
     found = reading.manifest
     _is_of_one_class(reading, REAL)
     if n_fake := sum(sample.label == SYNTHETIC for sample in found):
@@ -199,13 +179,9 @@ def _named_after_fakes(own: Manifest, tests: Manifest) -> Manifest:
     lacking = sorted(set(tests.generators()) - served)
     if not lacking or (own and not any(s.label == REAL and not s.generator for s in tested)):
         return tests
-    serves = SEVERAL.join(lacking)
-    return Manifest(
-        (
-            replace(s, generator=serves)
-            if s.label == REAL and not s.generator and not s.test_set
-            else s
-            for s in tests
-        ),
-        tests.source,
-    )
+
+    def serving(s: Sample) -> Sample:
+        shared = s.label == REAL and not (s.generator or s.test_set)
+        return replace(s, generator=SEVERAL.join(lacking)) if shared else s
+
+    return Manifest(map(serving, tests), tests.source)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from focus.data.coco import read_coco
 from focus.data.images import reason
-from focus.data.manifest import Manifest, Sample, absolute
+from focus.data.manifest import Manifest, absolute
 from focus.data.maps import files_of, is_drawing
 from focus.data.readers.files import images_below
 from focus.errors import InputError
@@ -54,25 +54,23 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     maps = map_references(folder, images)
     owned = owners.setdefault(folder, {})
 
-    def map_of(sample: Sample) -> str | None:
-        if (mirrored := maps.get(names[sample.path])) is not None:
+    def map_of(path: str) -> str | None:
+        if (mirrored := maps.get(names[path])) is not None:
             return mirrored
-        stem = Path(sample.path).stem
+        stem = Path(path).stem
         reference = maps.get(stem)
-        if reference is None or {owned.get(m, sample.path) for m in members(reference)} != {
-            sample.path
-        }:
+        if reference is None or any(owned.get(m, path) != path for m in members(reference)):
             return None
         paths = same_stem[stem]
-        candidates = [path for path in paths if paths[path]] if len(paths) > 1 else [*paths]
+        candidates = [p for p, in_training in paths.items() if in_training or len(paths) == 1]
         if len(candidates) != 1:
             raise InputError(
                 f"The human map {reference!r} could belong to {len(paths)} images, one of them "
-                f"{sample.path!r}: put the maps into folders like those of the images."
+                f"{path!r}: put the maps into folders like those of the images."
             )
-        return reference if sample.path == candidates[0] else None
+        return reference if path == candidates[0] else None
 
-    found = [(sample, map_of(sample)) for sample in manifest]
+    found = [(sample, map_of(sample.path)) for sample in manifest]
     for sample, reference in found:
         owned |= dict.fromkeys(members(reference), sample.path) if reference else {}
     return Manifest((replace(s, map_path=m) if m else s for s, m in found), manifest.source)
@@ -136,28 +134,26 @@ def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
     names = {str(path): _name_below(path, place) for path in images_below(place)}
     mirrored = any(os.sep in name and name in images for name in names.values())
     image_folders = {image.partition(os.sep)[0] for image in images if os.sep in image}
-    found: dict[str, str] = {}
-    annotators = defaultdict[str, list[str]](list)
+    found = defaultdict[str, list[str]](list)
     for path, name in names.items():
-        folder, _, below = name.partition(os.sep)
         image = name
-        if name not in images and (numbered := _numbered(name, images)):
-            image = numbered
-        elif name not in images and not mirrored and folder not in image_folders:
-            image = below if below in images else name
-        if image != name:
-            annotators[image].append(path)
-        elif found.setdefault(name, path) != path:
-            raise InputError(f"{found[name]!r} and {path!r} are maps of one image: keep one.")
-    for image, paths in annotators.items():
-        if image in found:
+        if name not in images:
+            folder, _, below = name.partition(os.sep)
+            is_annotator = not mirrored and folder not in image_folders and below in images
+            image = _numbered(name, images) or (below if is_annotator else name)
+        found[image].append(path)
+        if len(found[image]) > 1 and image in map(names.get, found[image]):
+            first, other = found[image][-2:]
             raise InputError(
-                f"{found[image]!r} and {paths[0]!r} are maps of one image: name either the one map "
-                "or the annotators' maps after it."
+                f"{first!r} and {other!r} are maps of one image: keep one, or name all of them "
+                "after it as annotators' maps."
             )
-        below_place = ",".join(path.removeprefix(f"{place}{os.sep}") for path in paths)
-        found[image] = paths[0] if len(paths) == 1 else f"{place}{os.sep}{{{below_place}}}"
-    return found
+
+    def reference(paths: list[str]) -> str:
+        below = ",".join(path.removeprefix(f"{place}{os.sep}") for path in paths)
+        return paths[0] if len(paths) == 1 else f"{place}{os.sep}{{{below}}}"
+
+    return {image: reference(paths) for image, paths in found.items()}
 
 
 def _numbered(name: str, images: Mapping[str, str]) -> str:

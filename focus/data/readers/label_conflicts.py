@@ -7,7 +7,7 @@ folders and a column of the table tell. A folder of fakes may hold a folder of r
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import lru_cache
 
 from focus.data.generators import family_of
@@ -27,25 +27,21 @@ def warn_of_label_conflicts(samples: Manifest, root: str) -> None:
     A word says something only if it is more usual in the class that it contradicts than in its own:
     a folder may be called after what is in the pictures.
     """
-    n_labelled = Counter[int]()
-    n_said = Counter[tuple[int, int]]()
-    first: dict[tuple[int, int], tuple[Sample, str]] = {}
+    n_labelled = Counter(sample.label for sample in samples)
+    said: defaultdict[tuple[int, int], list[tuple[Sample, str]]] = defaultdict(list)
     for sample in samples:
-        if sample.label is None:
-            continue
-        n_labelled[sample.label] += 1
         class_, word = _said_of(sample, root)
-        if class_ is not None:
-            n_said[class_, sample.label] += 1
-            first.setdefault((class_, sample.label), (sample, word))
-    for (class_, label), (sample, word) in first.items():
-        agreeing = n_said[class_, class_] / max(n_labelled[class_], 1)
-        if class_ != label and n_said[class_, label] / n_labelled[label] > agreeing:
+        if class_ is not None and sample.label is not None:
+            said[class_, sample.label].append((sample, word))
+    for (class_, label), found in list(said.items()):
+        agreeing = len(said[class_, class_]) / max(n_labelled[class_], 1)
+        if class_ != label and len(found) / n_labelled[label] > agreeing:
+            sample, word = found[0]
             _log.warning(
                 "%s: %d of %d images taken for %s are %s by the name %r beside them, the first is "
                 "%r: if labels are the other way round, call their column is_real or give "
                 "--columns label=NAME; if a folder holds both classes, give its folders one by one",
-                *(samples.source, n_said[class_, label], n_labelled[label], LABEL_NAMES[label]),
+                *(samples.source, len(found), n_labelled[label], LABEL_NAMES[label]),
                 *(LABEL_NAMES[class_], word, sample.path),
             )
             return
@@ -56,15 +52,14 @@ def _said_of(sample: Sample, root: str) -> tuple[int | None, str]:
     for cell in (sample.generator, *sample.extra.values()):
         if (class_ := _WORDS.get(cell.strip().casefold())) is not None:
             return class_, cell
-    folder = os.path.dirname(sample.path.removeprefix(root))  # noqa: PTH120 - faster than Path
-    return _said_by_folders(folder)
+    return _said_by_folders(os.path.dirname(sample.path.removeprefix(root)))  # noqa: PTH120
 
 
 @lru_cache(maxsize=4096)
 def _said_by_folders(folder: str) -> tuple[int | None, str]:
     for name in reversed(folder.split("/")):
         words = set(re.findall(r"[^\W\d_]+", name.casefold()))
-        classes = {_WORDS[word] for word in words if word in _WORDS}
+        classes = {_WORDS[word] for word in words & _WORDS.keys()}
         # "Real-ESRGAN" is a generator.
         if len(classes) == 1 and not family_of(name) and not any(w.endswith("gan") for w in words):
             return classes.pop(), name

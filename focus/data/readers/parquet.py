@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focus.data.manifest import Manifest, Sample, Split
+from focus.data.manifest import Manifest, Sample, Split, parsed
 from focus.data.readers.files import images_below
 from focus.data.readers.rows import from_rows
 from focus.data.readers.tables import PATHS, Columns, reals_by_generator, split_of
@@ -57,48 +57,36 @@ def read(
     Raises:
         InputError: with the row's number, counted from 1 over all splits.
     """
-    found: list[Columns] = []
+    found: list[tuple[Any, Columns]] = []
 
-    def samples() -> Iterator[tuple[int, Sample]]:
-        features: Any = None
-        for number, (split, part, row) in enumerate(_rows(path, hub), start=1):
-            try:
-                if part is not features:
-                    features = part
-                    found.append(Columns.find(list(features), given))
-                columns = found[-1]
-                cells = [_cell(value, features[name]) for name, value in row.items()]
-                for at in (columns.at[role] for role in PATHS if role in columns.at):
-                    cells[at] = _file(row[columns.header[at]], inside)
-                sample = columns.sample(cells, str)
-            except InputError:
-                raise
-            except ValueError as error:
-                raise InputError(f"{path}, row {number}: {error}; fix the row.") from error
-            yield number, sample if sample.split else replace(sample, split=split)
+    def sample(row: tuple[Split, Any, dict[str, Any]]) -> Sample:
+        split, features, values = row
+        if not found or features is not found[-1][0]:
+            found.append((features, Columns.find(list(features), given)))
+        columns = found[-1][1]
+        cells = [_cell(value, features[name]) for name, value in values.items()]
+        for at in (columns.at[role] for role in PATHS if role in columns.at):
+            cells[at] = _file(values[columns.header[at]], inside)
+        told = columns.sample(cells, str)
+        return told if told.split else replace(told, split=split)
 
-    manifest = from_rows(reals_by_generator(samples()), path, embedded=True)
-    return found[0], manifest
+    samples = parsed(enumerate(_rows(path, hub), start=1), f"{path}, row", sample)
+    manifest = from_rows(reals_by_generator(samples), path, embedded=True)
+    return found[0][1], manifest
 
 
 def store_image(content: bytes) -> str:
     """Write an encoded image to the cache, unless it is there whole, and return its path.
 
-    The file's name is the content's SHA-256. Raises InputError.
+    The file's name is the content's SHA-256.
     """
     digest = hashlib.sha256(content).hexdigest()
     extension = next((e for start, e in _BEGINNINGS.items() if content.startswith(start)), ".img")
     path = cache_dir().absolute() / "embedded" / digest[:2] / f"{digest}{extension}"
-    try:
-        if not path.is_file() or path.stat().st_size != len(content):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path, flushed=False) as aside:  # there may be a million
-                aside.write_bytes(content)
-    except OSError as error:
-        raise InputError(
-            f"An embedded image cannot be written to {path.parent} ({error.strerror}): free some "
-            "space there or set FOCUS_CACHE to another folder."
-        ) from error
+    if not path.is_file() or path.stat().st_size != len(content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, flushed=False) as aside:  # there may be a million
+            aside.write_bytes(content)
     return str(path)
 
 
@@ -136,16 +124,13 @@ def _parts(datasets: Any, path: Path, hub: bool) -> Iterator[tuple[Split, Any]]:
         parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
         yield from ((split_of(name) or "", part) for name, part in parts.items())
         return
-    files: defaultdict[Split, list[str]] = defaultdict(list)
+    files = defaultdict[Split, list[str]](list)
     folder = path if path.is_dir() else path.parent
     for file in images_below(path, extensions=PARQUET) if path.is_dir() else [path]:
         files[_split_in(file, folder)].append(str(file))
     for split, names in files.items():
         # Streamed: else all of it would be copied into the library's own cache first.
-        yield (
-            split,
-            datasets.load_dataset("parquet", data_files=names, split="train", streaming=True),
-        )
+        yield split, datasets.load_dataset("parquet", data_files=names, streaming=True)["train"]
 
 
 def _split_in(path: Path, root: Path) -> Split:

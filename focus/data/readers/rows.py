@@ -1,25 +1,20 @@
 """The rows of tables as a manifest: each image once, and no two rows that contradict each other."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from focus.data.manifest import REAL, Manifest, Sample
-from focus.data.readers.files import require_files
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 # Of one image there can be one of each; an image of a table's bytes may well be in two splits.
-_UNIQUE = {
-    "label": "label",
-    "split": "split",
-    "map_path": "human map",
-    "mask_path": "artefact mask",
-    "box": "face box",
-    "group": "group",
-}
-_UNIQUE_OF_FAKES = {"generator": "generator", "family": "family"}
+_UNIQUE = ("label", "split", "map_path", "mask_path", "box", "group")
+_UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
+_THREADS = 16  # a network's file system takes its time for each file
 
 
 def from_rows(
@@ -37,12 +32,18 @@ def from_rows(
     Raises:
         InputError: two rows contradict each other, a file is missing, there are no rows.
     """
-    numbered = list(rows)
-    if not numbered:
+    unit = f"{source}, {'row' if embedded else 'line'} "
+    kept = _unique(rows, unit, label_only=embedded)
+    if not kept:
         raise InputError(f"{source} has no rows: give a table with at least one image.")
-    unit = f"{source}, row " if embedded else f"{source}, line "
-    kept = [numbered[i] for i in _unique(numbered, unit, label_only=embedded)]
-    require_files([(sample.path, f"{unit}{number}") for number, sample in kept])
+    with ThreadPool(_THREADS) as pool:
+        found = pool.map(os.path.lexists, [sample.path for _, sample in kept], chunksize=256)
+    if missing := [row for row, there in zip(kept, found, strict=True) if not there]:
+        number, sample = missing[0]
+        raise InputError(
+            f"{unit}{number}: {len(missing)} of {len(kept)} images do not exist, the first is "
+            f"{sample.path!r}: fix the paths or give another --data-root."
+        )
     return Manifest((sample for _, sample in kept), str(source))
 
 
@@ -54,42 +55,39 @@ def join(parts: Sequence[Manifest]) -> Manifest:
     if len(parts) == 1:
         return parts[0]
     source = ", ".join(dict.fromkeys(part.source for part in parts if part.source))
-    told = [(part.source, sample) for part in parts for sample in part]
-    return Manifest((told[i][1] for i in _unique(told, "")), source)
+    kept = _unique((part.source, sample) for part in parts for sample in part)
+    return Manifest((sample for _, sample in kept), source)
 
 
 def _unique(
-    told: Sequence[tuple[object, Sample]], place: str, *, label_only: bool = False
-) -> Iterator[int]:
-    """Yield the numbers of the samples to keep: all but repetitions, of which it warns.
+    rows: Iterable[tuple[object, Sample]], unit: str = "", *, label_only: bool = False
+) -> list[tuple[object, Sample]]:
+    """Return all rows but repetitions, of which it warns; unit stands before a row's place.
 
     An image may be there several times for several purposes: a test set each, and a real image for
-    each generator that it is compared with. place: stands before the first of each pair.
+    each generator that it is compared with.
     """
-    first: dict[str, int] = {}
-    purposes: set[tuple[str, ...]] = set()
-    repeated: list[int] = []
-    for i, (at, sample) in enumerate(told):
-        other, one = told[first.setdefault(sample.path, i)]
-        unique = {"label": "label"} if label_only else _UNIQUE
-        if sample.label != REAL and not label_only:
-            unique = unique | _UNIQUE_OF_FAKES
-        for name, words in unique.items():
+    first: dict[str, tuple[object, Sample]] = {}
+    kept: dict[tuple[str, ...], tuple[object, Sample]] = {}
+    repeated: list[tuple[object, Sample]] = []
+    for row in rows:
+        at, sample = row
+        other, one = first.setdefault(sample.path, row)
+        unique = _UNIQUE if sample.label == REAL else _UNIQUE_OF_FAKES
+        for name in ("label",) if label_only else unique:
             if getattr(one, name) != getattr(sample, name):
                 raise InputError(
-                    f"{place}{at}: {sample.path!r} is in {place}{other} too, with another {words}; "
+                    f"{unit}{at}: {sample.path!r} is in {unit}{other} too, with another {name}; "
                     "keep one of them."
                 )
         generator = sample.generator if sample.label == REAL else ""
         purpose = sample.path, sample.split, sample.test_set, generator
-        if purpose in purposes:
-            repeated.append(i)
-        else:
-            purposes.add(purpose)
-            yield i
+        if kept.setdefault(purpose, row) is not row:
+            repeated.append(row)
     if repeated:
-        at, sample = told[repeated[0]]
+        at, sample = repeated[0]
         _log.warning(
             "left out %d images that were given before, the first in %s%s, %r",
-            *(len(repeated), place, at, sample.path),
+            *(len(repeated), unit, at, sample.path),
         )
+    return list(kept.values())

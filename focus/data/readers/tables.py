@@ -4,25 +4,21 @@ Columns are found by their names, unless ``--columns`` gives them; labels are wo
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast, get_args
 
 from focus.config.layouts import COLUMNS
 from focus.data.manifest import (
     LABEL_NAMES,
-    NO_EXTRA,
     REAL,
     SYNTHETIC,
     Manifest,
     Sample,
     Split,
-    TestSet,
     csv_rows,
-    open_csv,
-    read_box,
+    parsed,
+    sample_of,
 )
 from focus.data.readers.rows import from_rows
 from focus.errors import InputError
@@ -73,22 +69,14 @@ def read(
 
     given: names of its columns by the manifest's. inside: makes the path of a cell absolute.
     """
-    with open_csv(path) as file:
-        rows = csv_rows(file, path)
-        line, header = next(rows, (1, []))
-        try:
-            columns = Columns.find(header, given)
-        except ValueError as error:
-            raise InputError(f"{path}, line {line}: {error}.") from error
-
-        def samples() -> Iterator[tuple[int, Sample]]:
-            for line, row in rows:
-                try:
-                    yield line, columns.sample(row, inside)
-                except ValueError as error:
-                    raise InputError(f"{path}, line {line}: {error}; fix the row.") from error
-
-        return columns, from_rows(reals_by_generator(samples()), path)
+    rows = csv_rows(path)
+    line, header = next(rows, (1, []))
+    try:
+        columns = Columns.find(header, given)
+    except ValueError as error:
+        raise InputError(f"{path}, line {line}: {error}.") from error
+    samples = parsed(rows, f"{path}, line", lambda row: columns.sample(row, inside))
+    return columns, from_rows(reals_by_generator(samples), path)
 
 
 @dataclass(frozen=True)
@@ -156,36 +144,16 @@ class Columns:
         """Return the sample of a row; raises ValueError."""
         if len(cells) != len(self.header):
             raise ValueError(f"{len(cells)} columns instead of {len(self.header)}")
-        cell = {role: cells[i].strip() for role, i in self.at.items()}
-        if not cell["path"]:
-            raise ValueError("an empty path")
-        label, generator = self._label(cell.get("label", ""), cell.get("generator", ""))
-        extra = {name: sys.intern(cells[i]) for name, i in self.rest.items() if cells[i]}
-        split = split_of(cell["split"]) if cell.get("split") else ""
-        if split is None:
-            raise ValueError(f"split {cell['split']!r} is none of train, val, validation, test")
-        if (test_set := cell.get("test_set", "")) not in (sets := get_args(TestSet)):
-            raise ValueError(f"test_set {test_set!r} is none of {', '.join(filter(None, sets))}")
-        map_path, mask_path = (
-            inside(cell[role]) if cell.get(role) else None for role in ("map_path", "mask_path")
-        )
-        return Sample(
-            inside(cell["path"]),
-            label,
-            # One text for all rows, since a table may have a million.
-            sys.intern(generator),
-            sys.intern(cell.get("family", "")),
-            split,
-            cast("TestSet", test_set),
-            map_path,
-            mask_path,
-            read_box(re.sub(r"[][(),;]", " ", cell.get("box", "")).strip()),
-            # 12.0, as pandas writes 12 in a column with empty cells, is 12.
-            sys.intern(re.sub(r"^(\d+)\.0$", r"\1", cell.get("group", ""))),
-            extra or NO_EXTRA,
-        )
+        cell = dict.fromkeys(COLUMNS, "") | {r: cells[i].strip() for r, i in self.at.items()}
+        cell["label"], cell["generator"] = self._label(cell["label"], cell["generator"])
+        cell["split"] = split_of(cell["split"]) or cell["split"]
+        cell["box"] = re.sub(r"[][(),;]", " ", cell["box"]).strip()
+        # 12.0, as pandas writes 12 in a column with empty cells, is 12.
+        cell["group"] = re.sub(r"^(\d+)\.0$", r"\1", cell["group"])
+        return sample_of(cell, {name: cells[i] for name, i in self.rest.items()}, inside)
 
-    def _label(self, word: str, generator: str) -> tuple[int | None, str]:
+    def _label(self, word: str, generator: str) -> tuple[str, str]:
+        """Return the name of the class, "" for none, and the generator."""
         plain = re.sub(r"^([01])\.0+$", r"\1", word.casefold())
         label = self.labels.get(plain)
         self.words.add(plain)
@@ -194,7 +162,7 @@ class Columns:
             label = SYNTHETIC if label is None and word else label
         elif label is None and word:
             raise ValueError(f"label {word!r} is none of {', '.join(self.labels)}")
-        return label, generator
+        return "" if label is None else LABEL_NAMES[label], generator
 
 
 def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, Sample]]:

@@ -14,12 +14,14 @@ from focus.data.demo.files import write_demo, write_files
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
-from focus.data.readers import read_data, read_given
+from focus.data.readers import read_given
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
 from focus.runtime.launch import start
 from focus.training.run import make_detector
 from focus.training.trainer import Trainer
+
+from ..reading import read_data
 
 SPLITS = {
     "train": {"real": 8, "kA": 5, "kB": 4},

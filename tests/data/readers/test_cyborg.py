@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from focus.data.readers import Options, read_data
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import write
 
 
@@ -33,7 +33,7 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, text: str, message: st
 def test_spaces_and_slashes_before_a_path_and_a_given_generator(tmp_path: Path) -> None:
     write({"a.png": "face 1", "b.png": "face 2"}, tmp_path)
     (tmp_path / "d.csv").write_text("train , Real , //a.png\ntrain,Synthetic,b.png\n")
-    found = read_data(tmp_path / "d.csv", Options(generator="SG2"))
+    found = read_data(tmp_path / "d.csv", generator="SG2")
     assert [(s.path, s.generator) for s in found] == [
         (f"{tmp_path}/a.png", ""),
         (f"{tmp_path}/b.png", "SG2"),

@@ -9,19 +9,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from focus.config.layouts import Layout
+from focus.config.shared import DataConfig
 from focus.data.manifest import Manifest, Sample
-from focus.data.readers import Options, read_data
 from focus.data.readers.detect import read_path
 from focus.data.readers.tables import NAMES
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import TREES, arrow_table, pictures, write, write_parquet
 
 
 def test_the_cyborg_csv_whose_root_is_elsewhere(tmp_path: Path) -> None:
     write(TREES["cyborg"], tmp_path)
     root = tmp_path / "Data"
-    reading = read_path(f"{tmp_path}/csvs/original.csv", Options(data_root=str(root)), {})
+    reading = read_path(f"{tmp_path}/csvs/original.csv", DataConfig(data_root=str(root)), {})
     assert list(reading.manifest) == [
         Sample(f"{root}/real/10.png", 0, split="train"),
         Sample(f"{root}/real/9.png", 0, split="train", map_path=f"{root}/heatmaps/9.png"),
@@ -46,7 +47,7 @@ def test_a_manifest_is_read_wherever_its_images_are(tmp_path: Path) -> None:
     samples = [Sample(f"{tmp_path}/a.png", 0, group="g"), Sample(f"{tmp_path}/set/b.png", 1, "X")]
     Manifest(samples).to_csv(tmp_path / "set/m.csv")
     assert list(read_data(tmp_path / "set/m.csv")) == samples
-    found = read_data(tmp_path / "set/m.csv", Options(heatmaps=f"{tmp_path}/maps"))
+    found = read_data(tmp_path / "set/m.csv", heatmaps=f"{tmp_path}/maps")
     assert [s.map_path for s in found] == [None, f"{tmp_path}/maps/b.png"]
     (tmp_path / "set/m.csv").write_text("# focus-manifest 1\npath\n../a.png\n")
     with pytest.raises(InputError, match=r"line 3: path '../a.png' leaves the data root"):
@@ -55,13 +56,13 @@ def test_a_manifest_is_read_wherever_its_images_are(tmp_path: Path) -> None:
 
 def test_plain_images_in_natural_order_with_odd_names_and_links(tmp_path: Path) -> None:
     write(TREES["plain"], tmp_path)
-    reading = read_path(str(tmp_path), Options(), {})
+    reading = read_path(str(tmp_path), DataConfig(), {})
     assert [s.path.removeprefix(f"{tmp_path}/") for s in reading.manifest] == [
         *("9.png", "10.png", "album/1.tif", "gone.png", "latin1-\udce9.png"),
         "new\nline.png",
     ]
     assert reading.layout == "images"
-    one = read_path(f"{tmp_path}/new\nline.png", Options(), {})
+    one = read_path(f"{tmp_path}/new\nline.png", DataConfig(), {})
     assert len(one.manifest) == 1
     assert str(one).isprintable()
     with pytest.raises(InputError, match=r"6 of 6 images .* have no label"):
@@ -73,18 +74,18 @@ def test_a_layout_that_is_given(tmp_path: Path) -> None:
     write({"a.png": "face 1", "train": "face 2"}, tmp_path)
     table = tmp_path / "list"
     table.write_text("path,label\ntrain,fake\na.png,real\n")
-    assert [s.label for s in read_data(table, Options(layout="csv"))] == [1, 0]
+    assert [s.label for s in read_data(table, layout="csv")] == [1, 0]
     for path, layout, message in (
         (table, None, r"list is no CSV, no parquet file .*: give --layout"),
         (table, "cyborg", "line 1: 2 columns, where a CYBORG CSV"),
-        (tmp_path, "cyborg", r"--layout cyborg does not suit "),
+        (tmp_path, "cyborg", "--layout cyborg suits none"),
         (tmp_path / "tree", "0_real-1_fake", r"No image of .* is in a folder 0_real or 1_fake"),
-        ("hf://nobody/nothing", "csv", "--layout csv does not suit hf://nobody/nothing"),
+        ("hf://nobody/nothing", "csv", "--layout csv suits none"),
         (tmp_path / "gone.csv", None, "There is no file or folder .*gone.csv"),
     ):
         with pytest.raises(InputError, match=message):
-            read_data(path, Options(layout=layout))  # type: ignore[arg-type]
-    found = read_data(tmp_path / "tree", Options(layout="images"), allow_unlabelled=True)
+            read_data(path, layout=layout)  # type: ignore[arg-type]
+    found = read_data(tmp_path / "tree", layout="images", allow_unlabelled=True)
     assert {s.label for s in found} == {None}
 
 
@@ -107,7 +108,7 @@ def test_the_documented_example_has_the_layout(
             write_parquet(tmp_path / path, arrow_table(columns))
     else:
         write(dict.fromkeys(paths, "face 1"), tmp_path)
-    reading = read_path(str(place), Options(), {})
+    reading = read_path(str(place), DataConfig(), {})
     assert reading.layout == name
     assert len(reading.manifest) == len(paths)
 
@@ -148,7 +149,7 @@ def test_random_bytes_are_refused_by_a_sentence(
     (tmp_path / "t.csv").write_bytes(content)
     message = ""
     try:
-        found = read_data(tmp_path / "t.csv", Options(layout=layout), allow_unlabelled=True)
+        found = read_data(tmp_path / "t.csv", layout=layout, allow_unlabelled=True)
     except InputError as error:
         message = str(error)
     assert message.endswith(".") if message else len(found) > 0

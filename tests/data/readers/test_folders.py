@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from focus.data.readers import Options, read_data
+from focus.config.shared import DataConfig
 from focus.data.readers.detect import read_path
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import TREES, write
 
 CLASSES = ["airplane", "bicycle", "bird", "train"]
@@ -21,7 +22,7 @@ def read(folder: Path, generator: str | None = None) -> list[tuple[str, int | No
             *(s.label, s.generator, s.split),
             s.extra.get("class", s.extra.get("source", "")),
         )
-        for s in read_data(folder, Options(generator=generator))
+        for s in read_data(folder, generator=generator)
     ]
 
 
@@ -69,8 +70,8 @@ def test_real_and_fake(tmp_path: Path) -> None:
     ]
     # A folder "real" alone may be anything.
     tree(tmp_path / "x", "real/1", "other/2")
-    assert read_path(f"{tmp_path}/x", Options(), {}).layout == "images"
-    (one,) = read_data(tmp_path / "x", Options(layout="real-fake"))
+    assert read_path(f"{tmp_path}/x", DataConfig(), {}).layout == "images"
+    (one,) = read_data(tmp_path / "x", layout="real-fake")
     assert (one.label, one.generator) == (0, "")
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
-from focus.data.readers import Options, read_data, read_given
+from focus.data.readers import read_given
 from focus.data.readers.human_maps import map_references
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import write
 
 
@@ -36,7 +37,7 @@ def coco(path: Path, *names: str) -> Path:
 def maps_of(path: Path | str, heatmaps: Path | None = None) -> dict[str, str | None]:
     """Return the map of each image, both below the folder of the table."""
     root = Path(path) if Path(path).is_dir() else Path(path).parent
-    found = read_data(path, Options(heatmaps=heatmaps and str(heatmaps)))
+    found = read_data(path, heatmaps=heatmaps and str(heatmaps))
     below = {s.path: s.map_path and s.map_path.removeprefix(f"{root}/") for s in found}
     return {name.removeprefix(f"{root}/"): reference for name, reference in below.items()}
 
@@ -88,7 +89,7 @@ def test_the_maps_of_several_annotators(tmp_path: Path) -> None:
     }
     assert references(mirrored, "ffhq/x", "sg2/y", "a").keys() == {"ffhq/a", "sg2/b"}
     tree(mirrored, "ffhq/a_1")
-    with pytest.raises(InputError, match="are maps of one image: name either"):
+    with pytest.raises(InputError, match="are maps of one image: keep one"):
         references(mirrored, "ffhq/a")
     (mirrored / "sg2/b.jpg").touch()
     with pytest.raises(InputError, match="are maps of one image: keep one"):
@@ -111,7 +112,7 @@ def test_a_coco_file(tmp_path: Path) -> None:
     rows = table(tmp_path / "d.csv", *(f"{name}.png,{name == 'b':d},train" for name in "abc"))
     drawn = coco(tmp_path / "drawn.json", "b", "c")
     assert maps_of(rows, drawn) == {"a.png": None, "b.png": "drawn.json#0", "c.png": "drawn.json#1"}
-    found = read_data(rows, Options(heatmaps=str(drawn)))
+    found = read_data(rows, heatmaps=str(drawn))
     found.to_csv(tmp_path / "m.csv")
     assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
     for heatmaps, message in (

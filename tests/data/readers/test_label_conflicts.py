@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from focus.config.train import TrainConfig
-from focus.data.readers import Options, read_data, read_given
+from focus.data.readers import read_given
 
+from ..reading import read_data
 from ..trees import write
 
 KAGGLE = """,id,label,label_str,path
@@ -47,7 +48,7 @@ def test_numbers_that_the_words_beside_them_contradict(
     assert said in caplog.text
     if "label_str" in text and ",real," in text and said:
         caplog.clear()
-        found = read_data(tmp_path / "t.csv", Options(columns={"label": "label_str"}))
+        found = read_data(tmp_path / "t.csv", columns="label=label_str")
         assert [s.label for s in found] == [0, 0, 0, 1]
         assert caplog.messages == []
 

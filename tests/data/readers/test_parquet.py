@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from focus.config.train import TrainConfig
-from focus.data.readers import Options, read_data, read_given
+from focus.data.readers import read_given
 from focus.data.splits import check_trainable
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import arrow_table, face, pictures, write, write_parquet, write_saved
 
 HUB_FEATURES = {
@@ -131,9 +132,7 @@ def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Pat
     saved = write_saved(tmp_path / "saved", table, HUB_FEATURES)
     parquet = write_parquet(tmp_path / "p" / "x.parquet", table)
     for path in (saved, parquet, parquet.parent):
-        assert [
-            (s.label, s.split) for s in read_data(path, Options(columns={"path": "picture"}))
-        ] == [
+        assert [(s.label, s.split) for s in read_data(path, columns="path=picture")] == [
             (1, ""),
             (0, ""),
         ]
@@ -146,7 +145,7 @@ def test_paths_in_parquet(tmp_path: Path, cache: Path) -> None:
     assert [s.path for s in read_data(path)] == [f"{tmp_path}/in/a.png"]
     write_parquet(path, arrow_table({"path": ["../out.png"], "label": ["real"]}))
     with pytest.raises(InputError, match=r"row 1: path '../out.png' leaves the data root"):
-        read_data(path, Options(data_root=f"{tmp_path}/in"))
+        read_data(path, data_root=f"{tmp_path}/in")
 
 
 @pytest.mark.parametrize(

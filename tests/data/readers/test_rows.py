@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from focus.config.train import TrainConfig
-from focus.data.readers import read_data, read_given
+from focus.data.readers import read_given
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import write
 
 
@@ -18,9 +19,9 @@ from ..trees import write
         ("label,split", "0,train", "0,test", "split"),
         ("label,model", "1,X", "1,Y", "generator"),
         ("label,family", "1,f", "1,g", "family"),
-        ("label,heatmap", "1,m.png", "1,", "human map"),
-        ("label,mask", "1,", "1,m.png", "artefact mask"),
-        ("label,box", "1,0 0 9 9", "1,0 0 9 8", "face box"),
+        ("label,heatmap", "1,m.png", "1,", "map_path"),
+        ("label,mask", "1,", "1,m.png", "mask_path"),
+        ("label,box", "1,0 0 9 9", "1,0 0 9 8", "box"),
         ("label,video", "1,v1", "1,v2", "group"),
     ],
 )

@@ -4,31 +4,31 @@ from pathlib import Path
 
 import pytest
 
-from focus.config.layouts import parse_columns
+from focus.config.shared import DataConfig
 from focus.data.manifest import Manifest, Sample
-from focus.data.readers import Options, read_data
 from focus.data.readers.detect import read_path
 from focus.errors import InputError
 
+from ..reading import read_data
 from ..trees import TREES, write
 
 
 def test_grip_names_the_generator_in_typ(tmp_path: Path) -> None:
     write(TREES["csv-grip"], tmp_path)
-    reading = read_path(f"{tmp_path}/list.csv", Options(), {})
+    reading = read_path(f"{tmp_path}/list.csv", DataConfig(), {})
     assert [(s.label, s.generator) for s in reading.manifest] == [
         *((1, "dalle2"), (0, ""), (1, "firefly"))
     ]
     assert "layout csv (path=filename, label=typ, generator=typ), 3 images" in str(reading)
     # Told that it is the label, it must be one.
-    options = Options(columns=parse_columns("path=filename,label=typ"))
+    options = "path=filename,label=typ"
     with pytest.raises(InputError, match=r"list.csv, line 2: label 'dalle2' is none of real, natu"):
-        read_data(tmp_path / "list.csv", options)
+        read_data(tmp_path / "list.csv", columns=options)
 
 
 def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
     write(TREES["csv-full"], tmp_path)
-    reading = read_path(f"{tmp_path}/faces.csv", Options(), {})
+    reading = read_path(f"{tmp_path}/faces.csv", DataConfig(), {})
     assert list(reading.manifest) == [
         Sample(
             *(f"{tmp_path}/a, b.png", 1, "SG2", "", "train"),
@@ -55,8 +55,8 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
         "path=Image, label=Target, generator=Model, split=Split, map_path=Heatmap, box=Box, "
         "group=Identity"
     )
-    options = Options(columns={"map_path": "", "generator": ""})
-    found = read_data(tmp_path / "faces.csv", options)
+    options = "map_path=,generator="
+    found = read_data(tmp_path / "faces.csv", columns=options)
     assert found[3].map_path == f"{tmp_path}/heatmaps/c.png"
     assert (found[0].generator, found[0].extra["Model"]) == ("synthetic", "SG2")
 
@@ -64,12 +64,12 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
 def test_columns_that_are_given_come_first(tmp_path: Path) -> None:
     write({"x.png": "face 1", "y.png": "face 2"}, tmp_path)
     (tmp_path / "t.csv").write_text("path,what,label\n1,x.png,ai\n2,y.png,real\n")
-    found = read_data(tmp_path / "t.csv", Options(columns={"path": "what"}))
+    found = read_data(tmp_path / "t.csv", columns="path=what")
     assert found[0] == Sample(f"{tmp_path}/x.png", 1, "synthetic", extra={"original_path": "1"})
     # And the manifest made of it can be written.
     Manifest(found).to_csv(tmp_path / "m.csv")
     with pytest.raises(InputError, match="there is no column 'who' among path, what, label; give"):
-        read_data(tmp_path / "t.csv", Options(columns={"generator": "who"}))
+        read_data(tmp_path / "t.csv", columns="generator=who")
 
 
 def test_words_for_columns_labels_splits_and_groups(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_words_for_columns_labels_splits_and_groups(tmp_path: Path) -> None:
     assert [s.group for s in found] == ["0", "1", "2", "3"]  # as pandas writes whole numbers
     for column, one in (("label", "synthetic"), ("is_real", "real")):
         (tmp_path / "t.csv").write_text(f"path,{column}\n0.png,0\n1.png,1\n")
-        reading = read_path(f"{tmp_path}/t.csv", Options(), {})
+        reading = read_path(f"{tmp_path}/t.csv", DataConfig(), {})
         assert f"label={column} (1 is {one})" in str(reading)
 
 
@@ -145,7 +145,7 @@ def test_a_path_leads_out_of_the_root_only_if_that_is_allowed(tmp_path: Path) ->
         table.write_text(text.format("../out.png"))
         with pytest.raises(InputError, match=r"path '\.\./out.png' leaves the data root"):
             read_data(table)
-        (sample,) = read_data(table, Options(allow_outside_root=True))
+        (sample,) = read_data(table, allow_outside_root=True)
         assert sample.path == f"{tmp_path}/out.png"
     # Below the root an absolute path is as good as another.
     table.write_text(f"path,label\n{tmp_path}/set/a.png,real\n")
