@@ -58,7 +58,9 @@ def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Anal
         place = arms.index(o.run.arm), lengths.index(o.run.length), o.run.seed
         for name in drawn:
             observed[name][place], replicated[name][place] = o.figures[name], drawn[name][row]
-    two_level = TwoLevel(*observed.values(), *replicated.values(), rng)
+    two_level = TwoLevel(
+        *(observed["closed"], observed["open"], replicated["closed"], replicated["open"]), rng
+    )
     pairs = [(arm, frozen.BASELINE) for arm in arms if arm != frozen.BASELINE] + [*frozen.CONTROLS]
     found = []
     for at, length in enumerate(lengths):

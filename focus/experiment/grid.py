@@ -90,9 +90,9 @@ def grid(
         for arm in arms
         for length in lengths
     ]
-    for dose in doses:
-        if dose not in points.values():
-            cells.append(("dose", f"dose-{dose:g}", {"focus_weight": dose}, 1, dose))
+    for weight in doses:
+        if weight not in points.values():
+            cells.append(("dose", f"dose-{weight:g}", {"focus_weight": weight}, 1, weight))
     runs = []
     for model in setup.models:
         folder = setup.output / "runs" / _plain(model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,7 @@ SCATTER, DOSE = "open-against-closed.png", "dose-response.png"
 _MARKERS = ("o", "^", "s", "D")  # of the lengths of training
 _SETS = {"closed": "^", "open": "o"}
 _GREY = "#777777"
-_STYLE = {
+_STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
