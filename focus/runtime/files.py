@@ -1,14 +1,14 @@
 """Write files that are there whole or not at all, and lock them."""
 
 import csv
+import errno
 import fcntl
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from focus.errors import InputError
 
@@ -22,12 +22,10 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 
     An error leaves what was there. Of two that write at once, the one that ends last stays.
 
-    Args:
-        path: the file.
-        flushed: wait for the disk, some milliseconds. Without, the file is whole after a kill, but
-            perhaps not after a power cut.
+    flushed: wait for the disk, some milliseconds. Without, the file is whole after a kill, but
+    perhaps not after a power cut.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield aside
         if flushed:
@@ -48,12 +46,7 @@ def atomic_csv_writer(
 ) -> Iterator["CsvWriter"]:
     """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
 
-    It is UTF-8; bytes of file names that are not stay as they are.
-
-    Args:
-        path: the file.
-        marker: its first line, none if empty.
-        end: of each line.
+    It is UTF-8; bytes of file names that are not stay as they are. marker: its first line, if any.
     """
     with (
         atomic_write(Path(path)) as aside,
@@ -73,38 +66,19 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def lock(file: IO[Any]) -> bool:
-    """Lock an open file for this process until it ends; return False if another process holds it.
-
-    Workers do not inherit the lock: nothing of a process that was killed holds it. On a file system
-    without locks nothing is held.
-    """
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass
-    return True
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Yield whether this process, and no other, holds the lock of that name within the block.
 
-    Nothing of the file is cut: in a folder of somebody else's it may be a link to another one.
+    Workers do not inherit it: nothing of a process that was killed holds it.
     """
     with path.open("a") as file:
-        yield lock(file)
-
-
-def is_utf8(text: str) -> bool:
-    """Return False for a name, of a file or on the command line, that holds other bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = True
+        except OSError as error:  # a file system without locks keeps nobody away
+            mine = error.errno not in (errno.EAGAIN, errno.EACCES)
+        yield mine
 
 
 def check_empty(folder: Path) -> None:
@@ -118,11 +92,7 @@ def check_empty(folder: Path) -> None:
 def check_writable(folder: Path, flag: str = "--output") -> None:
     """Raise InputError if nothing can be written to the folder, or it cannot be made.
 
-    Nothing stays: a program that ends early leaves no empty folder.
-
-    Args:
-        folder: which may not exist yet.
-        flag: that named it.
+    Nothing stays of the attempt. flag: the one that named the folder.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from traceback import clear_frames
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -24,68 +24,53 @@ T = TypeVar("T")
 _LONGEST_WAIT = timedelta(hours=3)
 
 
-class MachineSettings(Protocol):
-    """How a program uses the machine: the fields of a configuration that :func:`start` reads."""
-
-    @property
-    def mixed_precision(self) -> MixedPrecision: ...
-    @property
-    def threads(self) -> int | None: ...
-
-
-def start(config: MachineSettings, **options: object) -> Accelerator:
+def start(
+    precision: MixedPrecision,
+    threads: int | None,
+    accumulation: int | None = None,
+    **options: object,
+) -> Accelerator:
     """Return the accelerator of this process, with its share of the CPU's threads.
 
     ``accelerate launch`` pins a CPU run to one thread a process; here each process takes its share
-    of the cores unless ``--threads`` says otherwise.
+    of the cores unless ``threads`` says otherwise.
 
     Args:
-        config: precision and threads.
+        precision: arithmetic of the network.
+        threads: on the CPU.
+        accumulation: batches in a step, None for a program without steps.
         options: for the Accelerator.
 
     Raises:
         InputError: the launcher was told another precision, or accumulation, than the program; the
-            device lacks the precision; FOCUS_BACKEND cannot run on it.
+            device lacks the precision; FOCUS_BACKEND is none, or cannot run on the device.
     """
     # Taken away, as Accelerate would divide each gradient by the number a second time.
     steps = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    _check_launcher("mixed_precision", os.environ.get("ACCELERATE_MIXED_PRECISION", ""), config)
-    _check_launcher("gradient_accumulation_steps", steps, config)
-    devices = torch.accelerator.device_count()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not devices:
+    for flag, given, own in (
+        ("--mixed-precision", os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), precision),
+        ("--gradient-accumulation-steps", steps, accumulation),
+    ):
+        if own is not None and given not in ("no", "1", str(own)):
+            raise InputError(
+                f"The launcher was told {flag} {given}, the program {own}: give the program "
+                f"{flag} {given}, or the launcher {own}."
+            )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.device_count():
         options["cpu"] = True  # else each process of torchrun would believe that it is alone
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, **options)
-    check_precision(config.mixed_precision, accelerator.device)
-    check_backend(accelerator.device)
-    torch.set_num_threads(config.threads or max(1, usable_cores() // local_processes()))
+    accelerator = Accelerator(mixed_precision=precision, **options)
+    check_precision(precision, accelerator.device)
+    empty = torch.empty(0, device=accelerator.device)
+    try:
+        backend_for(empty)  # compiles Triton's driver before data are read
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
+    torch.set_num_threads(threads or max(1, usable_cores() // local_processes()))
     return accelerator
 
 
-def _check_launcher(name: str, given: str, config: MachineSettings) -> None:
-    """Raise InputError if the launcher was told another value of a setting than the program."""
-    own = str(getattr(config, name, given))
-    if given not in ("", "no", "1", own):
-        flag = f"--{name.replace('_', '-')}"
-        raise InputError(
-            f"The launcher was told {flag} {given}, the program {own}: give the program "
-            f"{flag} {given}, or the launcher {own}."
-        )
-
-
-def check_backend(device: torch.device | str) -> None:
-    """Raise InputError for a FOCUS_BACKEND that is none, or that cannot run on the device.
-
-    Here Triton's driver is compiled: before data are read, and not where a step is traced.
-    """
-    empty = torch.empty(0, device=device)  # an error of the device's own is no backend's
-    try:
-        backend_for(empty)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
-
-
-def check_precision(name: str, device: torch.device) -> None:
+def check_precision(name: MixedPrecision, device: torch.device) -> None:
     """Raise InputError for a precision that the device only pretends to have, or lacks."""
     if name == "fp16" and device.type == "cpu":
         raise InputError("--mixed-precision fp16 needs a GPU: give bf16 or no on a CPU.")
@@ -97,18 +82,10 @@ def check_precision(name: str, device: torch.device) -> None:
 
 
 def same_threads(device: torch.device, before: int | None, given: int | None) -> str:
-    """Take as many CPU threads as a run had that goes on, unless ``--threads`` says otherwise.
+    """Take ``before`` CPU threads, those of a run that goes on, unless others are ``given``.
 
-    A sum is of as many parts as there are threads, so others change its last bits. On a GPU no
-    bits are promised, and the threads stay as they are.
-
-    Args:
-        device: that of the run.
-        before: the run's, None if not known.
-        given: ``--threads``, which :func:`start` has set.
-
-    Returns:
-        A warning if they differ, else "".
+    A sum has as many parts as there are threads, so others change its last bits; on a GPU no bits
+    are promised. Return a warning if they differ, else "".
     """
     if device.type != "cpu" or before is None or given == before:
         return ""
@@ -121,14 +98,14 @@ def same_threads(device: torch.device, before: int | None, given: int | None) ->
     )
 
 
-def describe(accelerator: Accelerator, config: MachineSettings) -> str:
+def describe(accelerator: Accelerator) -> str:
     """Return one line: device, processes, threads, precision, and the head's backend and why."""
     threads = torch.get_num_threads()
     name, reason = backend_for(torch.empty(0, device=accelerator.device))
     processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
     return (
         f"device {accelerator.device}, {processes} with {threads} "
-        f"thread{'s' * (threads > 1)} each, mixed precision {config.mixed_precision}, "
+        f"thread{'s' * (threads > 1)} each, mixed precision {accelerator.mixed_precision}, "
         f"head: {name} ({reason})"
     )
 
@@ -138,8 +115,7 @@ def run_on_main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
     Raises:
         InputError: that of the main process, in every process, else as :func:`run_on_all`. With
-            Accelerate's own ``main_process_first`` the others would wait for it and end with a
-            traceback.
+            Accelerate's ``main_process_first`` the others would end with a traceback.
     """
     error: InputError | None = None
     if accelerator.is_main_process:
@@ -185,14 +161,15 @@ def closing_process_group() -> Iterator[None]:
     """Decorate a program: destroy the process group when all processes leave the program.
 
     Left to the end of Python, its threads may outlive the interpreter, which aborts the process in
-    place of its exit code. An error of one process alone, such as an ImageError, leaves the group:
-    the others are still at work in it, and its end may wait for them.
+    place of its exit code. An ImageError, of one process alone, leaves the group: the others are
+    still at work in it.
     """
     try:
         yield
+    except ImageError:
+        raise
     except (InputError, Stopped) as error:
-        if not isinstance(error, ImageError):
-            _destroy_process_group(error)
+        _destroy_process_group(error)
         raise
     _destroy_process_group()
 

@@ -10,28 +10,17 @@ import os
 import signal
 import stat
 import sys
-import threading
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from focus.runtime.machine import is_main_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, by accelerate
-
-_launcher: int | None = None
-
-
-def watch_parent() -> None:
-    """Take the parent process for the launcher: when it is gone, a run saves and stops."""
-    global _launcher
-    _launcher = os.getppid()
-
-
-# When the program starts: later, the launcher may be gone unnoticed.
-if any(name in os.environ for name in _LAUNCHERS):
-    watch_parent()
+# The launcher, if torchrun or accelerate has set its variable. Asked when the program starts:
+# later, the launcher may be gone unnoticed.
+_launched = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys()
+_launcher = os.getppid() if _launched else None
 
 
 class Stopped(Exception):
@@ -51,18 +40,12 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python allows no other
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP
-                    self._before[number] = signal.signal(number, self._note)
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP
+                self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -38,7 +38,7 @@ def dry_run(
         f"model: {config.model}, {parameters / 1e6:.2f} million parameters "
         f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
     )
-    say(describe(accelerator, config))
+    say(describe(accelerator))
     with closing(trainer.images):
         seconds = _seconds_per_step(trainer)
     plan = trainer.plan

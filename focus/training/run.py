@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> None:
     """
     runs = _runs(config)
     run = runs[0]
-    accelerator = start(run)
+    accelerator = start(run.mixed_precision, run.threads, run.gradient_accumulation_steps)
     main = accelerator.is_main_process
     saved = run_on_all(accelerator, lambda: [*map(check_folder, runs)])
     for each, checkpoint in zip(runs, saved, strict=True):
@@ -130,14 +130,16 @@ def _run(
     folder = config.run_folder
     trackers = [name for name in config.report_to if name != "none"]
     # Without any, Accelerate would warn that none is installed.
-    accelerator = start(config, log_with=trackers or None, project_dir=folder)
+    accelerator = start(
+        config.mixed_precision, config.threads, log_with=trackers or None, project_dir=folder
+    )
     main = accelerator.is_main_process
     trainer = Trainer(config, detector, manifest, accelerator, saved)
     lock = lock_folder(folder) if main else nullcontext()
     # Only now there is a folder: what is wrong before leaves nothing.
     run_on_main_first(accelerator, lock.__enter__)
     try:
-        accelerator.print(describe(accelerator, config))
+        accelerator.print(describe(accelerator))
         if bad and main:
             write_bad_files(bad, folder / BAD_FILES)
         if main and saved is None and (before := known_before(config)):

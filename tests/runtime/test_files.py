@@ -1,16 +1,13 @@
 """Files that are whole or absent, locks, and folders that can be written to."""
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from focus.errors import InputError
-from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty, check_writable, lock
+from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty, check_writable, locked
 
 from ..launching import in_another_process, run
 
@@ -67,41 +64,13 @@ def test_a_csv_keeps_names_that_are_not_utf_8_and_line_breaks(tmp_path: Path) ->
     assert path.read_bytes() == b'"c\nd",\n'
 
 
-def test_two_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """In threads, which is harder than processes; the one that ends last stays."""
-    path, begun, ended = tmp_path / "summary.csv", threading.Event(), threading.Event()
-
-    def other() -> None:
-        with atomic_write(path) as aside:
-            aside.write_text("other")
-            begun.set()
-            assert ended.wait(20)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert begun.wait(20)
-    with atomic_write(path) as aside:
-        aside.write_text("own")
-    assert path.read_text() == "own"
-    ended.set()
-    thread.join()
-    assert path.read_text() == "other"
-    assert [file.name for file in tmp_path.iterdir()] == ["summary.csv"]
-
-
 def test_of_two_processes_one_holds_the_lock(tmp_path: Path) -> None:
     """The other is not kept waiting, and has it once the first has ended, in whatever way."""
-
-    @contextmanager
-    def locked() -> Iterator[None]:
-        with (tmp_path / "lock").open("w") as file:
-            assert lock(file)
-            yield
-
-    with (tmp_path / "lock").open("w") as file:
-        with in_another_process(locked):
-            assert not lock(file)
-        assert lock(file)
+    path = tmp_path / "lock"
+    with in_another_process(lambda: locked(path)), locked(path) as mine:
+        assert not mine
+    with locked(path) as mine:
+        assert mine
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

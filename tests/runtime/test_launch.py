@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
 from focus.errors import ImageError, InputError
 from focus.runtime.launch import (
-    check_backend,
     check_precision,
     closing_process_group,
     same_threads,
@@ -45,7 +43,7 @@ def main(config):
         if accelerator.process_index == rank:
             raise error("The cache is gone.")
     with closing_process_group():
-        accelerator = start(config)
+        accelerator = start(config.mixed_precision, config.threads)
         print(accelerator.num_processes, run_on_main_first(accelerator, work), *done, flush=True)
         if config.name == "first":
             run_on_main_first(accelerator, lambda: fails(0, InputError))
@@ -80,7 +78,7 @@ def test_the_program_accumulates_and_accelerate_waits_long(monkeypatch: pytest.M
     """A launcher that was told the program's own number would have Accelerate divide by it again;
     and the others wait as long for the images as the documentation says, three hours."""
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    accelerator = start(TrainConfig(gradient_accumulation_steps=4))
+    accelerator = start("no", None, 4)
     assert accelerator.gradient_accumulation_steps == 1
     assert accelerator.init_handler.timeout == timedelta(hours=3)
 
@@ -95,7 +93,7 @@ def test_what_the_launcher_was_told_is_not_overruled_silently(
             f"^The launcher was told {flag} {value}, the program .*give the program {flag} {value}"
         )
         with pytest.raises(InputError, match=said):
-            start(TrainConfig())
+            start("no", None, 1)
         monkeypatch.delenv(f"ACCELERATE_{name.upper()}", raising=False)
 
 
@@ -104,7 +102,7 @@ def test_each_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("focus.runtime.launch.usable_cores", lambda: 8)
     for processes, given, expected in (("1", None, 8), ("3", None, 2), ("9", None, 1), ("3", 5, 5)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        start(TrainConfig(threads=given))
+        start("no", given)
         assert torch.get_num_threads() == expected
 
 
@@ -115,7 +113,7 @@ def test_what_the_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -
     for backend in ("trito", "triton"):
         monkeypatch.setenv("FOCUS_BACKEND", backend)
         with pytest.raises(InputError, match="set FOCUS_BACKEND=auto, or leave it unset"):
-            check_backend("cpu")
+            start("no", None)
     # What torch says of the device is made up: a T4 is of 7.5, and emulates bf16.
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,22 +134,13 @@ def test_a_process_without_its_launcher_stops(tmp_path: Path) -> None:
     assert out.read_text() == "ready\nsaved\n"
 
 
-def in_a_fork(work: Callable[[], int]) -> int:
-    """What it gives in a child of this process."""
-    child = os.fork()
-    if child == 0:
-        os._exit(work())
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_a_worker_that_loads_images_leaves_signals_to_its_parent() -> None:
     with StopSignals() as signals:
-
-        def told() -> int:
+        child = os.fork()
+        if child == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-            return signals.pending()
-
-        assert in_a_fork(told) == 0
+            os._exit(signals.pending())
+        assert os.waitpid(child, 0)[1] == 0
         assert signals.pending() == 0
 
 
@@ -160,14 +149,3 @@ def test_the_handlers_are_those_of_before_afterwards() -> None:
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(number) for number in SIGNALS] == before
-
-
-def test_a_thread_that_trains_takes_no_signals() -> None:
-    """Python allows that to the main one alone."""
-
-    def handler() -> object:
-        with StopSignals():
-            return signal.getsignal(signal.SIGTERM)
-
-    with ThreadPoolExecutor() as pool:
-        assert pool.submit(handler).result() == signal.getsignal(signal.SIGTERM)

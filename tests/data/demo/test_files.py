@@ -110,7 +110,7 @@ def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
     manifests = {"files": training_manifest(config(folder), progress=False), "embedded": built_in}
     for name, manifest in manifests.items():
         each = config(folder, *settings, f"--name={name}", "--workers=0")
-        accelerator = start(each, log_with="tensorboard", project_dir=tmp_path / name)
+        accelerator = start("no", 1, log_with="tensorboard", project_dir=tmp_path / name)
         trainer = Trainer(each, make_detector(each), manifest, accelerator)
         trainer.fit()
         trainer.evaluate()
