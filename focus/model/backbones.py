@@ -13,26 +13,18 @@ from focus.errors import InputError, did_you_mean
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
     """Return a network of timm whose output is the map, or the tokens, after its last norm.
 
-    Args:
-        model: timm name, with or without a tag of pretrained weights.
-        image_size: pixels a side, for the networks that fix it when they are made; None: their own.
-        pretrained: load timm's weights (downloads).
+    image_size: pixels a side, for the networks that fix it when they are made; None: their own.
 
     Raises:
         InputError: an unknown network, one that timm cannot strip of its pooling, or weights that
             cannot be loaded.
     """
-    if not isinstance(model, str):
-        raise InputError(
-            f"The model is of type {type(model).__name__}: give a timm name, or use "
-            "focus.FocusHead on the features of a network of your own."
-        )
     if not timm.is_model(model):
         close = did_you_mean(model, timm.list_models())
         raise InputError(f"There is no network {model!r} in timm{close}.")
     try:
         config = timm.get_pretrained_cfg(model)
-        fixed = image_size is not None and config is not None and config.fixed_input_size
+        fixed = image_size and config and config.fixed_input_size
         size: dict[str, Any] = {"img_size": image_size} if fixed else {}
         # Stripped after its weights are loaded: some networks put another norm where there is no
         # pooling from the start.

@@ -1,7 +1,6 @@
 """``config.json`` of a saved detector: its network, and how images come to it."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,10 +38,6 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         for name in ("mean", "std", "training_generators", "geometry"):  # lists in JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
-            raise ValueError(f"mean is {self.mean}, it has to be three numbers")
-        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
-            raise ValueError(f"std is {self.std}, it has to be three numbers above 0")
 
     def seen(self) -> dict[str, Any]:
         """Return what training saw and how; a run keeps it, to resume without other files."""

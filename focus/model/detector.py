@@ -31,7 +31,6 @@ from focus.model.operating_points import THRESHOLDS, OperatingPoints
 from focus.model.pictures import Picture, picture_batches
 from focus.model.weights import load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
-from focus.runtime.progress import progress_bar
 
 
 class Prediction(NamedTuple):
@@ -120,12 +119,12 @@ class Detector(nn.Module):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Three numbers of the normalisation, RGB in [0, 1]."""
+        """Mean of the normalisation, RGB in [0, 1]."""
         return self.config.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Three numbers of the normalisation, RGB in [0, 1]."""
+        """Standard deviation of the normalisation, RGB in [0, 1]."""
         return self.config.std
 
     def features(self, images: Tensor) -> Tensor:
@@ -135,7 +134,7 @@ class Detector(nn.Module):
             return out.permute(0, 3, 1, 2)
         if self._layout == "tokens":
             out = out[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-            out = out.reshape(out.shape[0], *self.grid, out.shape[2]).permute(0, 3, 1, 2)
+            out = out.unflatten(1, self.grid).permute(0, 3, 1, 2)
         return out
 
     def forward(
@@ -177,10 +176,7 @@ class Detector(nn.Module):
     def predict_pixels(self, pixels: Tensor, names: Sequence[str]) -> Prediction:
         """Return the prediction, on the CPU, of images ``[B,3,S,S]`` in 0..255.
 
-        names: of the images, for the error.
-
-        Raises:
-            ImageError: the output for an image is not finite.
+        Raises ImageError with an image's name if the output for it is not finite.
         """
         like = self.head.fc.weight  # the device, and the type of detector.half()
         found = self.predict_batch(Normalise(self.mean, self.std)(pixels).to(like))
@@ -195,7 +191,6 @@ class Detector(nn.Module):
         pictures: Picture | Iterable[Picture],
         *,
         batch_size: int = 64,
-        progress: bool = False,
     ) -> Prediction:
         """Return scores, classes, CAMs and entropies of pictures, prepared as in evaluation.
 
@@ -203,18 +198,13 @@ class Detector(nn.Module):
             pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
                 uint8 (RGB), of any size; faces cut out as in training (``config.geometry``).
             batch_size: images at a time; the last bit of a score may depend on it.
-            progress: show a bar.
 
         Raises:
-            ImageError: a picture that cannot be decoded, or an output that is not finite.
-            InputError: something that is no picture, or none at all.
+            ImageError: a picture that cannot be used, or an output that is not finite.
+            InputError: there are no pictures.
         """
-        total = len(pictures) if isinstance(pictures, list | tuple) else None
-        parts: list[Prediction] = []
-        with progress_bar(total=total, desc="scoring", unit="image", disable=not progress) as bar:
-            for names, pixels in picture_batches(pictures, self.image_size, batch_size):
-                parts.append(self.predict_pixels(pixels, names))
-                bar.update(len(names))
+        batches = picture_batches(pictures, self.image_size, batch_size)
+        parts = [self.predict_pixels(pixels, names) for names, pixels in batches]
         if not parts:
             raise InputError("There are no pictures: give at least one.")
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
@@ -287,10 +277,9 @@ class Detector(nn.Module):
 
         Some networks have a layer after their ``num_features``, so the output itself is asked.
         """
-        device = next(self.backbone.parameters()).device
         with _evaluation_mode(self.backbone), torch.no_grad():
             try:
-                out = self.backbone(torch.zeros(1, 3, size, size, device=device))
+                out = self.backbone(torch.zeros(1, 3, size, size))
             except Exception as error:  # networks assert, divide and reshape
                 raise InputError(
                     f"The network {model!r} does not take {size} x {size} images "
@@ -304,9 +293,8 @@ class Detector(nn.Module):
         elif len(shape) == 2:
             self._layout, channels = "tokens", shape[1]
             tokens = shape[0] - getattr(self.backbone, "num_prefix_tokens", 0)
-            height = width = math.isqrt(tokens)
-            if height * width != tokens:
-                height = width = 0
+            if (side := math.isqrt(tokens)) ** 2 == tokens:
+                height = width = side
         if height * width < 2:
             raise InputError(
                 f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
@@ -318,17 +306,13 @@ class Detector(nn.Module):
     def _load_initial(self, path: Path) -> None:
         """Load the weights to begin with, of the backbone or of a whole detector."""
         state, model = read_weights(path), self.config.model
-        own = {
-            key.removeprefix("backbone."): value
-            for key, value in state.items()
-            if key.startswith("backbone.")
-        }
-        # Others call a part of their networks backbone, too, but end in another head.
-        whole = bool(own) and "head.fc.weight" in state
-        load_backbone(self.backbone, own if whole else state, model, path)
+        whole = "head.fc.weight" in state and any(key.startswith("backbone.") for key in state)
         if whole:
             head = {key.removeprefix("head."): value for key, value in state.items()}
             load_weights(self.head, head, f"the head of {model}", path)
+            begin = "backbone."
+            state = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
+        load_backbone(self.backbone, state, model, path)
         if not (beside := path.with_name(CONFIG_FILE)).exists():
             return
         if whole:

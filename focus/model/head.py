@@ -46,11 +46,8 @@ class FocusHead(nn.Module):
 
     Args:
         channels: C of the features; num_classes: K.
-        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
-            ``LossConfig()``, cross-entropy alone.
-
-    Raises:
-        InputError: there is no loss of that name.
+        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``, InputError
+            if there is none; None: cross-entropy alone.
     """
 
     def __init__(
@@ -62,7 +59,7 @@ class FocusHead(nn.Module):
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", None, persistent=False)
         self._factors = 1.0, 1.0
-        self.loss = LossConfig() if loss is None else loss
+        self.loss = loss or LossConfig()
         self.class_weight: Tensor | None
         """Factors ``[K]`` of the cross-entropy; None: all 1."""
         self.register_buffer("class_weight", None, persistent=False)
@@ -84,14 +81,11 @@ class FocusHead(nn.Module):
         if self.loss_weights is None:
             dtype = accumulation_dtype(self.fc.weight)
             self.loss_weights = torch.empty(3, device=self.fc.weight.device, dtype=dtype)
-        loss = self.loss
-        values = (
-            loss.classification_weight,
-            loss.focus_weight * focus,
-            loss.saliency_weight * saliency,
-        )
-        for cell, value in zip(self.loss_weights, values, strict=True):
-            cell.fill_(value)  # on the device, without a copy that waits
+        for cell, name, factor in zip(
+            self.loss_weights, _WEIGHTS, (1.0, focus, saliency), strict=True
+        ):
+            # On the device, without a copy that waits.
+            cell.fill_(getattr(self.loss, name) * factor)
 
     def forward(
         self,
@@ -108,7 +102,7 @@ class FocusHead(nn.Module):
         if target is None:
             _, cams, entropy = self.activations(features)
             logits = _logits(features, self.fc.weight, self.fc.bias)
-            predicted = logits.detach().argmax(1)
+            predicted = logits.argmax(1)
             return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
         # Not asdict, whose copies torch 2.11 does not compile.
         settings = {name: getattr(self.loss, name) for name in _SETTINGS}

@@ -42,13 +42,9 @@ def upload_folder(
     token: str | None = None,
     **options: Any,
 ) -> str:
-    """Upload the files of a detector to USER/NAME on the Hub, and return the commit's address.
-
-    Thresholds of an earlier detector there do not stay beside weights that have none.
-    """
+    """Upload the files of a detector to USER/NAME on the Hub, and return the commit's address."""
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    url: str = api.upload_folder(
-        repo_id=repo_id, folder_path=folder, delete_patterns=THRESHOLDS, **options
-    ).commit_url
-    return url
+    # Thresholds of an earlier detector do not stay beside weights that have none.
+    options |= {"folder_path": folder, "delete_patterns": THRESHOLDS}
+    return str(api.upload_folder(repo_id=repo_id, **options).commit_url)

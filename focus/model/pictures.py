@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from focus.data.dataset import squashed
 from focus.data.images import as_rgb, load_image, reason, turn_upright
-from focus.errors import ImageError, InputError
+from focus.errors import ImageError
 from focus.runtime.machine import usable_cores
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
@@ -25,18 +26,14 @@ def picture_batches(
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Yield the names and pixels ``[B,3,S,S]`` uint8 of pictures, squashed to the size S.
 
-    Args:
-        pictures: one or many; an iterator is read a batch at a time.
-        image_size: S in pixels; batch_size: B, the last batch may be smaller.
+    An iterator of pictures is read a batch at a time.
 
     Raises:
-        ImageError: a picture cannot be decoded. InputError: something is no picture.
+        ImageError: a picture cannot be decoded, or is none.
     """
-    given: Iterable[Picture] = [pictures]  # type: ignore[list-item]
-    if isinstance(pictures, np.ndarray):
-        given = list(pictures) if pictures.ndim == 4 else [pictures]
-    elif isinstance(pictures, Iterable) and not isinstance(pictures, str):
-        given = pictures
+    given: Any = pictures
+    if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
+        given = [pictures]
     # What is no path is copied before the next one is asked for: an iterator over frames may give
     # one image again and again, with other pixels.
     numbered = (
@@ -57,20 +54,16 @@ def picture_batches(
 
 
 def _rgb_copy(picture: Image.Image | NDArray[np.uint8], name: str) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        try:
+    try:
+        if isinstance(picture, Image.Image):
             image = picture.copy()
             turn_upright(image)
             return as_rgb(image)
-        except Exception as error:  # decoders raise anything; this may be the first to decode it
-            raise ImageError(
-                f"Cannot use {name} ({reason(name, error)}): give another one."
-            ) from error
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,):
-        return Image.fromarray(picture)
-    kind = type(picture).__name__
-    if isinstance(picture, np.ndarray):
-        kind = f"{picture.dtype} {list(picture.shape)}"
-    raise InputError(
-        f"{name} is of type {kind}: give a path, a Pillow image or an array [H,W,3] of uint8."
+        if picture.dtype == np.uint8 and picture.shape[2:] == (3,):
+            return Image.fromarray(picture)
+        problem = f"{picture.dtype} {list(picture.shape)}"
+    except Exception as error:  # decoders raise anything; this may be the first to decode it
+        problem = reason(name, error)
+    raise ImageError(
+        f"Cannot use {name} ({problem}): give a path, a Pillow image or an array [H,W,3] of uint8."
     )

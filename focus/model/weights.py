@@ -26,10 +26,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     read with ``weights_only``, so nothing in it is run.
 
     Raises:
-        InputError: there is no such file, or it does not hold tensors by name, and only these.
+        InputError: it is no file of tensors by name, and only these.
     """
-    if not path.is_file():
-        raise InputError(f"There is no file {path} with weights: check the path.")
     try:
         state = load_state_dict(str(path), weights_only=True)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -47,10 +45,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
     """Load all weights of a network from those of a file; the file may hold others.
 
-    name: of the network, path: of the file, for the error.
-
-    Raises:
-        InputError: a weight is missing or has another shape.
+    Raises InputError, with the name of the network and the path of the file, if a weight is missing
+    or has another shape.
     """
     own = network.state_dict()
     if missing := [key for key in own if key not in state and not key.endswith(_OPTIONAL)]:
@@ -74,9 +70,8 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, p
     They may have timm's names, or those of another library that timm itself translates, and be of
     another image size, for which timm resamples weights by position.
 
-    Raises:
-        InputError: as :func:`load_weights`; or a block holds weights that the network does not
-            have, since the file is of a larger network of the family.
+    Raises InputError as :func:`load_weights`, or if a block holds weights that the network does not
+    have, since the file is of a larger network of the family.
     """
     own = backbone.state_dict()
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}

@@ -8,11 +8,10 @@ import timm
 import torch
 from torch import nn
 
-from focus.config.losses import LOSSES, LossConfig
+from focus.config.losses import LossConfig
 from focus.errors import InputError
 from focus.kernels import class_activation
 from focus.model.detector import Detector
-from focus.model.head import FocusHead
 
 from .detectors import assert_one_sentence, images, lifelike, small_detector
 
@@ -228,13 +227,6 @@ def test_the_small_network_begins_with_the_same_weights_from_a_seed() -> None:
     assert sum(p.numel() for p in parameters) == pytest.approx(0.22e6, rel=0.02)
 
 
-def test_the_network_says_how_images_are_normalised() -> None:
-    detector = Detector("resnet18")
-    assert (detector.image_size, detector.grid) == (224, (7, 7))
-    assert detector.mean == (0.485, 0.456, 0.406)
-    assert detector.std == (0.229, 0.224, 0.225)
-
-
 @pytest.mark.slow
 def test_compiled_without_a_graph_break_it_gives_the_same(small: Detector) -> None:
     loss = LossConfig(focus_weight=0.1, saliency_weight=5.0)
@@ -323,19 +315,12 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
         ("resnet5", {}, r"no network 'resnet5' in timm.*did you mean.*resnet50"),
         ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
-        (nn.Identity(), {}, "of type Identity: give a timm name, or use focus.FocusHead"),
         ("focus_small", {"image_size": 0}, "does not take 0 x 0 images"),
         ("focus_small", {"loss": "blnd"}, r"no loss 'blnd' \(did you mean blend\?\)"),
-        ("focus_small", {"initial_checkpoint": "nowhere.pth"}, "no file nowhere.pth"),
+        ("focus_small", {"initial_checkpoint": "nowhere.pth"}, "nowhere.pth could not be read"),
     ],
 )
 def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         Detector(model, **options)
     assert_one_sentence(caught.value)
-
-
-def test_a_loss_goes_by_its_name_too() -> None:
-    assert Detector(image_size=32, loss="blend").head.loss == LOSSES["blend"]
-    assert FocusHead(4, 2, "hinge").loss == LOSSES["hinge"]
-    assert FocusHead(4, 2).loss == LossConfig()
