@@ -65,23 +65,16 @@ class Batch(NamedTuple):
 
 
 class FaceDataset(Dataset[Batch]):
-    """The images of a manifest, decoded on demand.
+    """The images of a manifest, decoded on demand; InputError names a file that cannot be.
 
     Images are squashed to ``image_size`` x ``image_size`` (bilinear, antialiased), not cropped, as
     CYBORG does. A human map is squashed by area, augmented with its image, averaged over the cells
     of ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as
     none.
 
-    ``augment``: names of :mod:`focus.data.augment`. What is drawn depends on seed, epoch and
-    manifest row only, so neither the order nor the number of workers changes it.
-
-    ``perturb``: changes the image as it was decoded, at the size that the file has; the human map
-    stays as it is.
-
-    ``keep``: each is decoded once, if all of them with their maps take at most ``KEPT_BYTES``, as
-    the demo set's do.
-
-    An item whose file cannot be decoded raises InputError with the file's name.
+    augment: names of :mod:`focus.data.augment`; seed, epoch and row alone decide what is drawn.
+    perturb: changes the decoded image, at the size that the file has, not its map. keep: each is
+    decoded once, if all with their maps take at most ``KEPT_BYTES``, as the demo set's do.
     """
 
     def __init__(
@@ -109,9 +102,8 @@ class FaceDataset(Dataset[Batch]):
         self.seed = seed
         self._perturb = perturb
         size = image_size**2 * (3 + 4 * any(sample.map_path for sample in manifest))
-        self._kept: dict[int, tuple[Tensor, Tensor | None]] | None = (
-            {} if keep and len(manifest) * size <= KEPT_BYTES else None
-        )
+        self._keep = keep and len(manifest) * size <= KEPT_BYTES
+        self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._normalise = Normalise(mean, std)
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -127,10 +119,9 @@ class FaceDataset(Dataset[Batch]):
     def mean_map_entropy(self, *, progress: bool = True) -> float | None:
         """Return the mean entropy in [0, 1] of the human maps on the grid; None without any."""
         found = []
-        with_map = [row for row in range(len(self)) if self._map_paths[row]]
+        with_map = np.flatnonzero(self._map_paths)
         for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
-            heat = self._heat(row)
-            saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
+            saliency = self._saliency(self._heat(row))
             if saliency is not None:
                 found.append(float(map_entropy(saliency.double().flatten())))
         return float(np.mean(found)) if found else None
@@ -142,8 +133,7 @@ class FaceDataset(Dataset[Batch]):
         if self.augment is not None:
             draw = row + again * len(self)
             pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), draw))
-
-        saliency = None if heat is None else _stretched(_cell_means(heat, self.grid))
+        saliency = self._saliency(heat)
         return Batch(
             images=self._normalise(pixels),
             target=torch.tensor(int(self._labels[row])),
@@ -154,23 +144,31 @@ class FaceDataset(Dataset[Batch]):
 
     def _load(self, row: int) -> tuple[Tensor, Tensor | None]:
         """Return the image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""
-        if self._kept is not None and row in self._kept:
+        if row in self._kept:
             return self._kept[row]
         image = load_image(_decoded(self._paths[row]))
         if self._perturb is not None:
             image = self._perturb(image, row)
         found = squashed(image, self.image_size), self._heat(row)
-        if self._kept is not None:
+        if self._keep:
             self._kept[row] = found
         return found
 
     def _heat(self, row: int) -> Tensor | None:
         """Return the human map at the images' size, [1, S, S]."""
         path = _decoded(self._map_paths[row])
-        if not path:
+        size = (self.image_size, self.image_size)
+        return torch.tensor(resized(human_map(path), size))[None] if path else None
+
+    def _saliency(self, heat: Tensor | None) -> Tensor | None:
+        """Return a map on the grid in [0, 1]; None for a flat one, which differs by rounding."""
+        if heat is None:
             return None
-        grey = resized(human_map(path), (self.image_size, self.image_size))
-        return torch.tensor(grey)[None]
+        cells = _cell_means(heat, self.grid)
+        low, high = cells.aminmax()
+        if high - low <= FLAT_STEPS * torch.finfo(cells.dtype).eps * high:
+            return None
+        return (cells - low) / (high - low)
 
 
 def _encoded(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
@@ -209,15 +207,11 @@ class Normalise:
 def worker_options(workers: int) -> dict[str, Any]:
     """Return the options of a DataLoader that say how its workers start.
 
-    On Linux they are forked, also where Python 3.14 would start each by importing torch again, for
-    every validation: a fork shares the manifest. It may follow CUDA's start, since a worker has to
-    do with tensors of the CPU only.
+    On Linux they are forked, which shares the manifest, also where Python 3.14 would import torch
+    anew. A fork may follow CUDA's start, since a worker has tensors of the CPU only.
     """
     forked = workers > 0 and sys.platform == "linux"
-    return {
-        "worker_init_fn": _freeze,
-        "multiprocessing_context": "fork" if forked else None,
-    }
+    return {"worker_init_fn": _freeze, "multiprocessing_context": "fork" if forked else None}
 
 
 def _freeze(_: int) -> None:
@@ -280,8 +274,7 @@ def name_lost_workers() -> Iterator[None]:
 def artefact_coverage(mask_path: str | Path, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Return the share of each cell of ``grid`` that the mask covers, float32 [Hg, Wg] in [0, 1].
 
-    A pixel of the mask is covered from half of full white on. Raises InputError, naming the file,
-    if it cannot be decoded.
+    A pixel is covered from half of full white on. Raises InputError if it cannot be decoded.
     """
     covered = (load_map(mask_path) >= 0.5).astype(np.float32)
     return _cell_means(torch.tensor(covered)[None], grid).numpy()
@@ -290,11 +283,3 @@ def artefact_coverage(mask_path: str | Path, grid: tuple[int, int]) -> npt.NDArr
 def _cell_means(values: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average [1, H, W] over the cells, to [Hg, Wg]."""
     return adaptive_avg_pool2d(values, grid)[0]
-
-
-def _stretched(heat: Tensor) -> Tensor | None:
-    """Normalise to [0, 1]; None for a flat map, whose differences are those of rounding."""
-    low, high = heat.aminmax()
-    if high - low <= FLAT_STEPS * torch.finfo(heat.dtype).eps * high:
-        return None
-    return (heat - low) / (high - low)

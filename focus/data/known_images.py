@@ -21,13 +21,10 @@ _NONE = Manifest(())
 
 
 class KnownImages:
-    """The images that a model was trained or chosen on.
+    """The images that a model was trained or chosen on, by file, content and group.
 
-    An image is known if it is the same file, by whatever link; if its content is that of a known
-    file, wherever that lay; or if it is of the same group.
-
-    known: what the model knows. unknown: images of the same record that it does not, such as those
-    that its run was tested on.
+    unknown: images of the same record that it does not know, such as those that its run was tested
+    on, whatever their content.
     """
 
     def __init__(self, known: Manifest, unknown: Manifest = _NONE) -> None:
@@ -39,13 +36,8 @@ class KnownImages:
     def match(self, sample: Sample) -> Literal["", "file", "group"]:
         """Return what an image shares with a known one, "" for nothing."""
         key = file_key(sample.path)
-        if key in self._files:
-            return "file"
-        if (
-            key not in self._unknown
-            and self._contents
-            and content_hash(sample.path) in self._contents
-        ):
+        read = self._contents and key not in self._unknown
+        if key in self._files or (read and content_hash(sample.path) in self._contents):
             return "file"
         return "group" if sample.group in self._groups else ""
 
@@ -81,33 +73,29 @@ def without_content_hash(sample: Sample) -> Sample:
 def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """Refuse images to validate or test on that the initial weights know.
 
-    Neither may be among those that the weights were trained on, nor a test image among those that
-    they were chosen on.
-
     Args:
         manifest: the images of a new run.
         before: what the weights were trained on (``train``) and chosen on (``validation``).
         weights: their file, for the message.
 
     Raises:
-        InputError: some are.
+        InputError: one to validate on is among those that they were trained on, or one to test on
+            among either.
     """
-    if not before:
-        return
     forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
-    found: Counter[Split] = Counter()
+    counts: list[str] = []
     by_group = False
     for split, known in forbidden.items():
-        images = KnownImages(known)
-        matches = Counter(map(images.match, manifest.split(split)))
-        found[split] = matches["file"] + matches["group"]
-        by_group = by_group or matches["group"] > 0
-    if found.total():
-        counts = " and ".join(f"{count} {split}" for split, count in found.items() if count)
+        matches = Counter(map(KnownImages(known).match, manifest.split(split)))
+        by_group |= matches["group"] > 0
+        if count := matches["file"] + matches["group"]:
+            counts.append(f"{count} {split}")
+    if counts:
         raise InputError(
-            f"{counts} images of {manifest.source or 'the data'}, or others of their groups, are "
-            f"among those that {weights} was trained or chosen on: give the manifest.csv of its "
-            f"run as --data, the --seed of that run, or other images{RENAME_GROUPS * by_group}."
+            f"{' and '.join(counts)} images of {manifest.source or 'the data'}, or others of "
+            f"their groups, are among those that {weights} was trained or chosen on: give the "
+            "manifest.csv of its run as --data, the --seed of that run, or other "
+            f"images{RENAME_GROUPS * by_group}."
         )
 
 

@@ -25,47 +25,39 @@ _Kind = tuple[int | None, str]
 
 
 class _Unit(NamedTuple):
-    """Rows of the manifest that stay together: a group, or the rows of one file."""
+    """A group, or the rows of one file: they stay together."""
 
     rows: list[int]
     counts: Counter[_Kind]
 
 
-def assign_splits(
-    manifest: Manifest, *, seed: int, validation: float = SHARE, test: float = SHARE
-) -> Manifest:
+def assign_splits(manifest: Manifest, *, seed: int) -> Manifest:
     """Give every sample a split, in the manifest's order.
 
     Splits that are given stay, samples without one go where their group already is, the others to
-    train. If there is no validation split, the share ``validation`` of train is cut off; if no
-    sample had a split at all, a share ``test`` too. Cuts take the share of each (label, generator),
-    at least one sample where there are two, and never go through a group. They depend on the seed
-    and on the paths below the samples' common folder alone, not on the order.
+    train. If there is no validation split, ``SHARE`` of train is cut off; if no sample had a split
+    at all, as much for test. Cuts take the share of each (label, generator), at least one sample
+    where there are two, and never go through a group. They depend on the seed and on the paths
+    below the samples' common folder alone, not on the order.
 
     Call it on the data of ``--data``, before test sets given apart are joined.
     """
     group_split = {s.group: s.split for s in manifest if s.group and s.split}
     splits: list[Split] = [s.split or group_split.get(s.group, "train") for s in manifest]
-    cuts: dict[Split, float] = {}  # in this order
-    if not any(sample.split for sample in manifest):
-        cuts["test"] = test
+    cuts: list[Split] = [] if any(sample.split for sample in manifest) else ["test"]
     if "validation" not in splits:
-        cuts["validation"] = validation
+        cuts.append("validation")
 
     pool = [row for row, split in enumerate(splits) if split == "train"] if cuts else []
     units = _units(manifest, pool, seed)
-    sizes = Counter(_kind(manifest[row]) for row in pool)
-    for split, share in cuts.items():
-        chosen, units = _cut(units, {kind: share * size for kind, size in sizes.items()})
-        for row in chain.from_iterable(unit.rows for unit in chosen):
+    sizes: Counter[_Kind] = sum((unit.counts for unit in units), Counter())
+    for split in cuts:
+        chosen = _cut(units, {kind: round(SHARE * size) for kind, size in sizes.items()})
+        for row in chain.from_iterable(units[number].rows for number in chosen):
             splits[row] = split
-    return Manifest(
-        (
-            s if s.split == split else replace(s, split=split)
-            for s, split in zip(manifest, splits, strict=True)
-        ),
-        manifest.source,
-    )
+        units = [unit for number, unit in enumerate(units) if number not in chosen]
+    assigned = (replace(s, split=split) for s, split in zip(manifest, splits, strict=True))
+    return Manifest(assigned, manifest.source)
 
 
 def check_trainable(manifest: Manifest) -> None:
@@ -82,16 +74,16 @@ def check_trainable(manifest: Manifest) -> None:
     _check_apart(manifest, "images", lambda sample: file_key(sample.path), "")
     for split in ("train", "validation", "test"):
         count = Counter(sample.label for sample in manifest if sample.split == split)
-        if split != "test" and count[None]:
-            raise InputError(
-                f"{count[None]} of {count.total()} {split} images of {place} have no label: label "
-                "them or take them out."
-            )
         advice = "give some of both, training needs them in it"
         if split == "test":
             advice = "give some of both (--test-data, --test-real), or none"
             if not count[REAL] and not count[SYNTHETIC]:
                 continue
+        elif count[None]:
+            raise InputError(
+                f"{count[None]} of {count.total()} {split} images of {place} have no label: label "
+                "them or take them out."
+            )
         if not count[REAL] or not count[SYNTHETIC]:
             raise InputError(
                 f"The {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
@@ -102,28 +94,20 @@ def check_trainable(manifest: Manifest) -> None:
 def _check_apart(
     manifest: Manifest, what: str, name_of: Callable[[Sample], str], advice: str
 ) -> None:
-    home: dict[str, tuple[int, Split]] = {}
-    torn: dict[str, str] = {}
-    for row, sample in enumerate(manifest, start=1):
+    first: dict[str, Sample] = {}
+    torn: dict[str, Sample] = {}
+    for sample in manifest:
         name = name_of(sample)
-        if not name or not sample.split:
-            continue
-        first, split = home.setdefault(name, (row, sample.split))
-        if split != sample.split and name not in torn:
-            torn[name] = (
-                f"{split} (image {first}, {manifest[first - 1].path!r}) and {sample.split} "
-                f"(image {row}, {sample.path!r})"
-            )
+        if name and sample.split and first.setdefault(name, sample).split != sample.split:
+            torn.setdefault(name, sample)
     if torn:
-        name, where = next(iter(torn.items()))
+        name, two = next(iter(torn.items()))
+        one = first[name]
         raise InputError(
             f"{len(torn)} {what} of {manifest.source or 'the data'} lie in more than one split, "
-            f"the first is {name!r} in {where}: give each one split{advice}."
+            f"the first is {name!r} in {one.split} ({one.path!r}) and {two.split} ({two.path!r}): "
+            f"give each one split{advice}."
         )
-
-
-def _kind(sample: Sample) -> _Kind:
-    return sample.label, sample.generator
 
 
 def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
@@ -140,27 +124,24 @@ def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
         return hashlib.blake2b(text, digest_size=16).digest()
 
     return [
-        _Unit(members[name], Counter(_kind(manifest[row]) for row in members[name]))
-        for name in sorted(members, key=place)
+        _Unit(rows, Counter((manifest[row].label, manifest[row].generator) for row in rows))
+        for rows in (members[name] for name in sorted(members, key=place))
     ]
 
 
-def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Unit], list[_Unit]]:
-    """Return the first units that fill the quotas without passing one, and the rest.
+def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, int]) -> set[int]:
+    """Return the numbers of the first units that fill the quotas without passing one.
 
     Of each kind with a quota at least one unit is taken and one left, if there are two.
     """
     spare = Counter(chain.from_iterable(unit.counts for unit in units))
-    left = {kind: round(share) for kind, share in quota.items()}
-    taken: set[_Kind] = set()
+    left = Counter(quota)
     chosen: set[int] = set()
 
     def take(number: int) -> None:
         chosen.add(number)
-        for kind, count in units[number].counts.items():
-            left[kind] -= count
-            spare[kind] -= 1
-            taken.add(kind)
+        left.subtract(units[number].counts)
+        spare.subtract(units[number].counts.keys())
 
     def dispensable(unit: _Unit) -> bool:
         return all(spare[kind] > 1 for kind in unit.counts)
@@ -169,15 +150,11 @@ def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, float]) -> tuple[list[_Un
         if all(n <= left[kind] for kind, n in unit.counts.items()) and dispensable(unit):
             take(number)
     for kind in sorted(quota, key=str):
-        if quota[kind] > 0 and kind not in taken:
-            holders = (n for n, unit in enumerate(units) if kind in unit.counts)
-            able = [n for n in holders if dispensable(units[n])]
+        if not any(kind in units[number].counts for number in chosen):
+            able = [n for n, unit in enumerate(units) if kind in unit.counts and dispensable(unit)]
             if able:
                 take(min(able, key=lambda number: len(units[number].rows)))
-    return (
-        [unit for number, unit in enumerate(units) if number in chosen],
-        [unit for number, unit in enumerate(units) if number not in chosen],
-    )
+    return chosen
 
 
 def common_folder(files: Iterable[str]) -> str:

@@ -34,9 +34,7 @@ def listed_images(
     """List all images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
     Args:
-        config: the run.
         resumed: no splits are drawn, since those of the run's manifest are taken.
-        progress: show bars and lines.
         output: the folder of a new run, which may not lie in a folder of images.
 
     Raises:
@@ -68,8 +66,8 @@ def readable_images(
     recorded: the manifest of a run that is resumed, whose splits are taken.
 
     Raises:
-        InputError: too many bad files, a split without one of the classes, or other images than
-            those recorded.
+        InputError: too many bad files, a split that cannot be trained, or other images than those
+            recorded.
     """
     manifest, bad = listed, list[BadFile]()
     if config.data or config.test_data or config.test_real:
@@ -102,27 +100,24 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
 
 
 def _difference(now: Sample | None, then: Sample | None) -> str:
-    if now is None:
-        return f"{then and then.path!r} is missing"
-    if then is None:
-        return f"{now.path!r} is new"
+    if now is None or then is None:
+        return f"{then.path!r} is missing" if then else f"{now and now.path!r} is new"
     name = next(n for n in Sample.__slots__ if getattr(now, n) != getattr(then, n))
     return f"the {name} of {then.path!r} was {getattr(then, name)!r} and is {getattr(now, name)!r}"
 
 
 def _comparable(manifest: Manifest) -> Sequence[Sample]:
     """Return the samples without splits, their paths below the common folder of all files."""
-    paths = [p for s in manifest for p in (s.path, s.map_path, s.mask_path) if p]
-    folder = common_folder(paths)
+    names = ("path", "map_path", "mask_path")
+    paths = [{n: path for n in names if (path := getattr(s, n))} for s in manifest]
+    folder = common_folder(path for own in paths for path in own.values())
     return [
         replace(
             without_content_hash(sample),
             split="",
-            path=sample.path.removeprefix(folder),
-            map_path=sample.map_path and sample.map_path.removeprefix(folder),
-            mask_path=sample.mask_path and sample.mask_path.removeprefix(folder),
+            **{name: path.removeprefix(folder) for name, path in own.items()},
         )
-        for sample in manifest
+        for sample, own in zip(manifest, paths, strict=True)
     ]
 
 

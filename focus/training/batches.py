@@ -9,14 +9,13 @@ batches of an epoch; and an epoch is entered at any of its steps.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 
 from focus.config.recipes import Sampling
 
@@ -117,19 +116,3 @@ def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
     before = np.empty_like(order)
     before[by_row] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     return before
-
-
-class PlannedBatches(Sampler[list[tuple[int, int]]]):
-    """The planned batches for a DataLoader: of each image the row, and its times before."""
-
-    def __init__(self) -> None:
-        self.steps: list[list[MicroBatch]] = []
-        """Those of the next iteration."""
-
-    def __len__(self) -> int:
-        return sum(map(len, self.steps))
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (
-            list(zip(batch.rows, batch.again, strict=True)) for step in self.steps for batch in step
-        )

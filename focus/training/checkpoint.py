@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -34,41 +34,33 @@ _NAME = re.compile(r"step-(\d{8,})")
 _log = logging.getLogger(__name__)
 
 
+class Parts(NamedTuple):
+    """What a checkpoint restores in place; ema: the averaged network."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    ema: nn.Module | None = None
+
+
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    ema: nn.Module | None = None,
-    extra: Mapping[str, Any],
-    keep: int = 2,
+    folder: Path, step: int, parts: Parts, extra: Mapping[str, Any], keep: int = 2
 ) -> Path:
     """Write ``folder/step-NNNNNNNN`` and delete all but the last ``keep`` checkpoints.
 
     One of the same step is of the same run, and has the same tensors.
-
-    Args:
-        folder: that of all checkpoints of the run.
-        step: steps of the optimiser done or skipped.
-        model: the network.
-        optimizer: its optimiser.
-        scheduler: that of the learning rate.
-        ema: the averaged network.
-        extra: what else a run needs to go on; JSON values.
-        keep: how many checkpoints stay.
+    extra: what else a run needs to go on; JSON values.
 
     Raises:
         OSError: with the path, if the disk is full or refuses; what was there before is whole.
     """
     target = folder / f"step-{step:08d}"
-    state = optimizer.state_dict()
+    state = parts.optimizer.state_dict()
     values = {
         "version": CHECKPOINT_VERSION,
         "step": step,
         "param_groups": state["param_groups"],
-        "scheduler": scheduler.state_dict(),
+        "scheduler": parts.scheduler.state_dict(),
         **extra,
     }
     if target.exists():
@@ -82,9 +74,9 @@ def save_checkpoint(
             for name, value in tensors.items()
             if isinstance(value, Tensor)
         }
-        tensors = {MODEL: model.state_dict(), OPTIMIZER: moments}
-        if ema is not None:
-            tensors[EMA] = ema.state_dict()
+        tensors = {MODEL: parts.model.state_dict(), OPTIMIZER: moments}
+        if parts.ema is not None:
+            tensors[EMA] = parts.ema.state_dict()
         _write_aside(folder / f".{target.name}.writing", tensors, values).replace(target)
         flush(folder)
     for old in checkpoints(folder)[:-keep]:
@@ -105,7 +97,8 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         try:
             values = _verified(path)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            damaged.append(f"The checkpoint {path} is damaged ({_reason(error)})")
+            reason = shorten(str(error), 200)
+            damaged.append(f"The checkpoint {path} is damaged ({type(error).__name__}: {reason})")
             continue
         if values["version"] != CHECKPOINT_VERSION:
             raise InputError(
@@ -122,16 +115,9 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def load_checkpoint(
-    path: Path,
-    values: dict[str, Any],
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    ema: nn.Module | None = None,
-) -> None:
+def load_checkpoint(path: Path, values: Mapping[str, Any], parts: Parts) -> None:
     """Restore what :func:`last_checkpoint` found."""
+    model, optimizer, scheduler, ema = parts
     model.load_state_dict(safetensors.torch.load_file(path / MODEL))
     if ema is not None:
         ema.load_state_dict(safetensors.torch.load_file(path / EMA))
@@ -210,9 +196,3 @@ def _verified(path: Path) -> dict[str, Any]:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise ValueError(f"{name} is not what was written")
     return values
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{Path(error.filename).name}: {error.strerror}"
-    return f"{type(error).__name__}: {shorten(str(error), 200)}"

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from focus.config.train import ResolvedTrainConfig
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.errors import shown
-from focus.evaluation.inference import predictions
+from focus.evaluation.inference import images_only
 from focus.model.detector import Detector
 from focus.runtime.launch import describe
 from focus.runtime.progress import format_duration
@@ -43,8 +43,7 @@ def dry_run(
         seconds = _seconds_per_step(trainer)
     plan = trainer.plan
     steps = config.epochs * plan.steps
-    images = config.epochs * len(trainer.validation) / accelerator.num_processes
-    validation = images * _seconds_per_image(trainer)
+    validation = config.epochs * len(trainer.validation) * _seconds_per_image(trainer)
     say(
         f"steps: {config.epochs} epochs x {plan.steps} = {steps}, of {plan.images_per_step} images "
         f"each\ntime: {format_duration(steps * seconds + validation)} (a step took {seconds:.3g} s,"
@@ -84,16 +83,8 @@ def _seconds_per_step(trainer: Trainer) -> float:
 
 
 def _seconds_per_image(trainer: Trainer) -> float:
-    """Time validation, with the start of its workers, which each validation has."""
-    images = range(min(_TIMED_BATCHES * trainer.config.eval_batch_size, len(trainer.validation)))
+    """Time validation by all processes, with the start of its workers, which each has."""
+    images = trainer.validation[: _TIMED_BATCHES * trainer.config.eval_batch_size]
     began = time.perf_counter()
-    for _ in predictions(
-        trainer.kept,
-        trainer.validation,
-        batch_size=trainer.config.eval_batch_size,
-        workers=trainer.config.workers,
-        autocast=trainer.accelerator.autocast,
-        indices=images,
-    ):
-        pass
+    trainer.score(trainer.kept, images_only(images), progress=False)
     return (time.perf_counter() - began) / len(images)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from focus.config.recipes import parse_augment
@@ -17,9 +16,8 @@ from focus.data.dataset import (
     worker_options,
 )
 from focus.data.manifest import Manifest
-from focus.errors import InputError
 from focus.model.detector import Detector
-from focus.training.batches import BatchPlan, MicroBatch, PlannedBatches
+from focus.training.batches import BatchPlan, MicroBatch
 
 
 class TrainingImages:
@@ -54,11 +52,10 @@ class TrainingImages:
             seed=config.seed,
             keep=True,
         )
-        self._accelerator = accelerator
-        self._planned = PlannedBatches()
+        self._next: list[list[tuple[int, int]]] = []  # row, and times before, of each image
         self._loader = DataLoader(
             self.dataset,
-            batch_sampler=self._planned,
+            batch_sampler=self._next,
             num_workers=config.workers,
             **worker_options(config.workers),
             persistent_workers=config.workers > 0,
@@ -74,26 +71,12 @@ class TrainingImages:
             ImageError: an image cannot be decoded, or a worker was lost.
         """
         self.dataset.set_epoch(epoch)
-        self._planned.steps = steps
+        self._next[:] = [
+            list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
+        ]
         return load_batches(self._loader) if steps else iter(())
 
     def close(self) -> None:
         """End the workers, which wait from one epoch to the next; to load again starts others."""
         end_workers(self._loader._iterator)
         self._loader._iterator = None
-
-    def mean_map_entropy(self, measured: float | None) -> float:
-        """Return that of the human maps, as the main process has measured it or measures it now.
-
-        Raises:
-            InputError: there are no maps.
-        """
-        if measured is None and self._accelerator.is_main_process:
-            measured = self.dataset.mean_map_entropy(progress=True)
-        (entropy,) = broadcast_object_list([measured])
-        if entropy is None:
-            raise InputError(
-                "--target-from-maps: no training image has a human map; give --heatmaps, or an "
-                "--entropy-target."
-            )
-        return float(entropy)

@@ -1,21 +1,33 @@
-"""The figures of a step, of an epoch and of the validation images.
+"""The figures of a step, an epoch and the validation images, and where a run reports them.
 
 ``docs/formats.md`` describes ``summary.csv``, which holds those of an epoch.
 """
 
 import csv
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
+from tqdm.auto import tqdm
 
-from focus.data.manifest import REAL, SYNTHETIC
+from focus.config.train import ResolvedTrainConfig
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.evaluation.scores import Scores
+from focus.metrics.bootstrap import units
 from focus.metrics.cams import commonest_peak_share
 from focus.metrics.ranking import auc
+from focus.model.detector import Detector
+from focus.model.operating_points import OperatingPoints, choose
+from focus.report.contact_sheet import contact_sheet
 from focus.runtime.files import atomic_write
+from focus.runtime.progress import progress_bar
+from focus.training.run_folder import TrainState
 
 TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
 """Means over images in ``summary.csv``, in the order in which a step sums them."""
@@ -76,6 +88,13 @@ def validation_figures(scores: Scores) -> dict[str, float]:
     }
 
 
+def operating_points(scores: Scores) -> OperatingPoints:
+    """Choose the thresholds from the scores of the validation images."""
+    real, fake = (scores.label == label for label in (REAL, SYNTHETIC))
+    unit = units(scores.group, scores.images)
+    return choose(scores.score[real], scores.score[fake], unit[real], unit[fake])
+
+
 def collapse_warning(figures: Mapping[str, float]) -> str:
     """Return a warning if the CAM peaks in one place whatever the image, else ""."""
     share = figures["eval_peak_share"]
@@ -88,24 +107,104 @@ def collapse_warning(figures: Mapping[str, float]) -> str:
     )
 
 
-def epoch_line(
-    row: Mapping[str, Any], epochs: int, metric: str, *, best: bool, images_per_second: float
-) -> str:
-    """Return an epoch's line for the console. images_per_second: of training."""
-    mark = "  (best)" if best else ""
-    return (
-        f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  "
-        f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} {row[f'eval_{metric}']:.4f}  "
-        f"entropy {row['eval_entropy']:.3f}  {images_per_second:.0f} images/s{mark}"
-    )
-
-
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``summary.csv``."""
     with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+class RunLog:
+    """Reports a run to its trackers, which the main process has, and on the console."""
+
+    def __init__(self, config: ResolvedTrainConfig, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.start()
+
+    def progress(self, step: int, steps_per_epoch: int) -> "tqdm[Any]":
+        """Return the bar of all steps, of which ``step`` are done."""
+        return progress_bar(
+            total=self.config.epochs * steps_per_epoch,
+            initial=step,
+            desc=self.config.name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+
+    def start(self) -> None:
+        """Count the images a second from now on."""
+        self._began = self._logged = time.perf_counter(), 0.0
+        self._images = 0.0
+
+    def step(self, done: Step, step: int, lr: float) -> None:
+        """Count a step, and log it if it is its turn, with the images a second since the last."""
+        self._images += done.images
+        if step % self.config.log_steps:
+            return
+        means = (total / done.images for total in done.sums)
+        self.accelerator.log(
+            {
+                **{f"step/{name}": mean for name, mean in zip(TERMS, means, strict=True)},
+                "step/grad_norm": done.gradient_norm,
+                "step/lr": lr,
+                "step/images_per_second": self._speed(self._logged),
+            },
+            step=step,
+        )
+        self._logged = time.perf_counter(), self._images
+
+    def speed(self) -> float:
+        """Return the images a second since :meth:`start`, of all processes."""
+        return self._speed(self._began)
+
+    def epoch(
+        self, row: Mapping[str, Any], step: int, *, best: bool, images_per_second: float
+    ) -> None:
+        """Report an epoch by its row of ``summary.csv``, and warn if the CAM has collapsed.
+
+        images_per_second: of training.
+        """
+        metric = self.config.eval_metric
+        if self.accelerator.is_main_process:
+            tqdm.write(
+                f"epoch {row['epoch']}/{self.config.epochs}  loss {row['train_loss']:.4f}  "
+                f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} "
+                f"{row[f'eval_{metric}']:.4f}  entropy {row['eval_entropy']:.3f}  "
+                f"{images_per_second:.0f} images/s{'  (best)' if best else ''}"
+            )
+            if warning := collapse_warning(row):
+                tqdm.write(warning)
+        logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
+        self.accelerator.log({**logged, "epoch": row["epoch"]}, step=step)
+
+    def end(self, state: TrainState) -> None:
+        """Say why there are fewer epochs or updates than was asked for."""
+        if state.epoch < self.config.epochs:
+            self.accelerator.print(
+                f"stopped after epoch {state.epoch}: none of the last {self.config.patience} was "
+                f"better than epoch {state.best_epoch}"
+            )
+        if state.nonfinite:
+            self.accelerator.print(
+                f"{state.nonfinite} of {state.step} steps were skipped: their loss or gradient was "
+                "not finite"
+            )
+
+    def sheet(self, detector: Detector, validation: Manifest, state: TrainState) -> None:
+        """Draw the same validation images with their CAMs, as a file and for TensorBoard."""
+        path = self.config.run_folder / "sheets" / f"epoch-{state.epoch:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        contact_sheet(detector, validation, path)
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                with Image.open(path) as sheet:
+                    pixels = np.asarray(sheet.convert("RGB"))[None]
+                tracker.log_images({"validation": pixels}, state.step, dataformats="NHWC")
+
+    def _speed(self, since: tuple[float, float]) -> float:
+        began, before = since
+        return (self._images - before) / max(time.perf_counter() - began, 1e-9)
 
 
 def _share(total: float, count: float) -> float:

@@ -1,14 +1,20 @@
-"""The optimiser, its schedule, and the network's running statistics before a skipped step."""
+"""The optimiser, its schedule, the gradients of a step, and what a skipped step takes back."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from focus.config.schedules import rate_factor
 from focus.config.train import ResolvedTrainConfig
+from focus.data.dataset import Batch
+from focus.training.batches import MicroBatch
 
 
 def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -41,6 +47,38 @@ def make_scheduler(
     return LambdaLR(optimizer, factor)
 
 
+def add_gradients(
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: Sequence[MicroBatch],
+    loaded: Iterator[Batch],
+    memory_format: torch.memory_format,
+) -> list[Tensor]:
+    """Add the gradients of a step's batches; return the sums of ``TERMS`` and images of each."""
+    sums = []
+    for planned in batches:
+        batch = next(loaded).to(accelerator.device, memory_format)
+        # The processes exchange gradients in the last backward only.
+        with nullcontext() if planned.last else accelerator.no_sync(model):
+            out = model(batch.images, batch.target, batch.saliency, batch.saliency_mask)
+            accelerator.backward(out.loss * planned.weight)
+        if planned.counted:
+            terms = (out.classification, out.focus, out.saliency, out.entropy)
+            totals = [out.loss.detach() * planned.counted, *(term.sum() for term in terms)]
+            totals.append(batch.saliency_mask.sum(dtype=totals[0].dtype))
+            sums.append(torch.stack([*totals, torch.full_like(totals[0], planned.counted)]))
+    return sums
+
+
+def clip_gradients(model: nn.Module, limit: float | None) -> Tensor:
+    """Clip the norm of all gradients, unless there is no limit; return what it was before."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if limit is not None:
+        clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
 class Buffers:
     """The running statistics of a network as they were after the last step that was done.
 
@@ -49,7 +87,7 @@ class Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         # Those of one type are copied at once: statistics, and the numbers of batches in them.
-        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+        by_type: dict[torch.dtype, list[Tensor]] = {}
         for buffer in model.buffers():
             by_type.setdefault(buffer.dtype, []).append(buffer)
         self._own = list(by_type.values())

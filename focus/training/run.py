@@ -3,12 +3,12 @@
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
-from timm.data import resolve_model_data_config
 
+from focus import report
 from focus.config.train import (
     SET_BY_LOSS,
     ResolvedTrainConfig,
@@ -23,10 +23,12 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.result_table import difference_lines, format_table
-from focus.evaluation.results import Results
+from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
+from focus.model.card import write_card
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
+from focus.report.contact_sheet import contact_sheet
 from focus.runtime.launch import (
     closing_process_group,
     describe,
@@ -37,6 +39,7 @@ from focus.runtime.launch import (
 )
 from focus.training.dry_run import dry_run
 from focus.training.run_folder import (
+    SUMMARY,
     SavedRun,
     check_folder,
     check_processes,
@@ -73,8 +76,6 @@ def train(config: TrainConfig) -> None:
     )
     for line in data_lines(manifest, runs, detectors[0].config):
         accelerator.print(line)
-    if config.image_size is None and (warning := other_size(detectors[0])):
-        accelerator.print(f"warning: {warning}")
     if run.dry_run:
         for each, detector in zip(runs, detectors, strict=True):
             dry_run(each, detector, manifest, accelerator)
@@ -113,7 +114,12 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
 def _runs(config: TrainConfig) -> list[ResolvedTrainConfig]:
     """Resolve the run, and with ``--compare-ce`` that with plain cross-entropy."""
     run = resolve(config)
-    _check_trackers(run)
+    # Accelerate passes over a tracker whose package is missing.
+    trackers = ["none", "all", *map(str, get_available_trackers())]
+    if missing := ", ".join(name for name in run.report_to if name not in trackers):
+        raise InputError(
+            f"--report-to got {missing}: install its package, or give one of {', '.join(trackers)}."
+        )
     if not run.compare_ce:
         return [run]
     plain = replace(config, loss="ce", **SET_BY_LOSS, compare_ce=False, name=f"{run.name}-ce")
@@ -145,10 +151,41 @@ def _run(
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
-        results = trainer.evaluate()
+        results = evaluate(trainer)
         finish_trackers(accelerator)
     finally:
         lock.__exit__(None, None, None)
+    return results
+
+
+def evaluate(trainer: Trainer) -> Results:
+    """Score the test images with the best model; write scores, results, overlays and a report.
+
+    Returns the results on the main process, nothing on the others.
+    """
+    config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
+    best = Detector.from_pretrained(folder / "model").to(accelerator.device)
+    if best.points is not None and (warning := best.points.warning()):
+        accelerator.print(f"warning: {warning}")
+    scores = trainer.score(best, trainer.test, description="test images")
+    results: Results = {}
+    if accelerator.is_main_process:
+        known = best.config.training_generators, best.config.training_families
+        results = summarise(scores, *known, best.points, progress=True)
+        results["model"] = {
+            "epoch": trainer.state.best_epoch,
+            f"validation_{config.eval_metric}": trainer.state.best,
+        }
+        write_results(folder, scores, results)
+        table = format_table({config.name: results})
+        write_card(folder / "model", trainer.card(best, table))
+        contact_sheet(best, trainer.test or trainer.validation, folder / "overlays.png")
+        report.remove(folder)  # of other scores
+        if config.report:
+            run = folder, config.name, best, trainer.test, scores, results
+            write = partial(report.write, *run, summary=folder / SUMMARY)
+            print(report.attempt(partial(write, eval_metric=config.eval_metric)))
+    accelerator.wait_for_everyone()
     return results
 
 
@@ -157,38 +194,26 @@ def _print_results(
 ) -> None:
     if tested:
         print(f"\n{format_table(results)}\n")
+        named = [
+            (run.name, Scores.from_csv(run.run_folder / "scores.csv"), results[run.name])
+            for run in runs
+        ]
+        for line in difference_lines(*named) if len(runs) == 2 else ():
+            print(line)
     else:
         for name, found in results.items():
             best = ", ".join(f"{key} {value:.4g}" for key, value in found["model"].items())
             print(f"{name}: no test images (--test-data, --test-real); the best model: {best}")
-    if tested and len(runs) == 2:
-        first, second = (
-            (run.name, Scores.from_csv(run.run_folder / "scores.csv"), results[run.name])
-            for run in runs
-        )
-        for line in difference_lines(first, second):
-            print(line)
     for run in runs:
         print(f"run folder: {run.run_folder}")
-
-
-def _check_trackers(config: ResolvedTrainConfig) -> None:
-    """Refuse trackers that Accelerate does not know, or passes over as not installed."""
-    known = [str(kind) for kind in LoggerType]
-    for name in config.report_to:
-        if name not in ("none", *known):
-            raise InputError(f"--report-to got {name!r}: it is one of none, {', '.join(known)}.")
-        if name not in ("none", "all", *map(str, get_available_trackers())):
-            raise InputError(f"--report-to {name} needs its package: install {name}, or drop it.")
 
 
 def data_lines(
     manifest: Manifest, runs: list[ResolvedTrainConfig], before: DetectorConfig | None = None
 ) -> list[str]:
-    """Describe the images in a line, and warn of what is not as it seems.
+    """Describe the images in a line; warn of test generators near training, and of missing maps.
 
-    That is, a test generator that training knows or that is near it, and a loss that misses human
-    maps. before: that of the initial weights.
+    before: that of the initial weights.
     """
     counts = []
     for split in ("train", "validation", "test"):
@@ -204,27 +229,13 @@ def data_lines(
     fakes = manifest.where(lambda sample: sample.split == "test" and sample.label == SYNTHETIC)
     tested = families_tested(((s.test_set, s.generator, s.family) for s in fakes), known)
     lines += [f"warning: {line}" for line in warnings(tested, known)]
-    for run in runs:
-        terms = []
-        if run.saliency_weight:
-            terms.append("saliency")
+    for run in runs if not n_maps else ():
+        terms = ["saliency"] if run.saliency_weight else []
         if run.focus_level in ("match", "hinge") and run.entropy_target is None:
             terms.append("focus")
-        if terms and not n_maps:
+        if terms:
             lines.append(
                 f"warning: no training image has a human map (--heatmaps), so the "
                 f"{' and '.join(terms)} term of {run.name} is 0"
             )
     return lines
-
-
-def other_size(detector: Detector) -> str:
-    """Return a warning if a recipe's images are not of the size of the network, else ""."""
-    size = detector.image_size
-    native = resolve_model_data_config(detector.backbone)["input_size"][-1]
-    if size == native:
-        return ""
-    return (
-        f"the recipe gives {detector.config.model} images of {size} x {size} pixels, it is made "
-        f"for {native} x {native}: say which by --image-size"
-    )

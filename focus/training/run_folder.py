@@ -44,11 +44,10 @@ class TrainState:
 
     epoch: epochs done, validation included. step: steps of the optimiser done or skipped.
     updates: those done. nonfinite: steps skipped for a loss that is not finite; in_a_row: those
-    since the last update. best: of the chosen metric on validation, None
-    before the first epoch; best_epoch: counted from 1; points: its operating points.
-    entropy_target: measured on the training set's maps. sums: of the epoch that is under way. rows:
-    of summary.csv. processes: of the launch. threads: of the CPU in each. seen: what the detector's
-    config says of its training, of the initial weights too.
+    since the last update. best: of the chosen metric on validation; best_epoch: counted from 1;
+    points: its operating points. entropy_target: of the training set's maps. sums: of the epoch
+    under way. rows: of summary.csv. processes: of the launch; threads: of the CPU in each. seen:
+    what the detector's config says of its training, of the initial weights too.
     """
 
     epoch: int = 0
@@ -98,12 +97,12 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
     if not config.resume:
         return None
     found = last_checkpoint(folder / CHECKPOINTS)
+    if found is None and (folder / "model").exists():
+        raise InputError(
+            f"The run {folder} has a model and no checkpoint to go on from: give another --name, "
+            "or move the folder away."
+        )
     if found is None:
-        if (folder / "model").exists():
-            raise InputError(
-                f"The run {folder} has a model and no checkpoint to go on from: give another "
-                "--name, or move the folder away."
-            )
         return None
     path, values = found
     if other := other_setting(values["config"], config):  # the result would be neither run's
@@ -158,19 +157,17 @@ def other_setting(
     for name, now in asdict(config).items():
         before = then.get(name)
         before = tuple(before) if isinstance(now, tuple) and before is not None else before
-        same = before == now or (name in _PLACES and _place(before) == _place(now))
+        same = before == now or (name in _PLACES and _places(before) == _places(now))
         if name not in _FREE and not same:
             return name, before, now
     return None
 
 
-def _place(value: Any) -> Any:
-    """Resolve each path of a setting."""
+def _places(value: Any) -> Any:
+    """Resolve the paths of a setting: one, several, or by name."""
     if isinstance(value, dict):
-        return {name: _place(each) for name, each in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_place, value))
-    return value and os.path.realpath(value)
+        return {name: os.path.realpath(path) for name, path in value.items()}
+    return [os.path.realpath(path) for path in ([value] if isinstance(value, str) else value or ())]
 
 
 def write_record(config: ResolvedTrainConfig, manifest: Manifest, *, resumed: bool) -> None:

@@ -8,7 +8,7 @@ seeded for each step. So a run that is resumed at any step goes on with the same
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -16,45 +16,45 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from focus import report
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch, name_lost_workers
 from focus.data.faces import geometries
 from focus.data.generators import training_families
-from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.errors import ImageError, InputError, NotFiniteError, sentence
+from focus.data.manifest import Manifest
+from focus.errors import InputError, NotFiniteError, UnreadableError, WorkerError, sentence
 from focus.evaluation.inference import images_only, score_images
-from focus.evaluation.result_table import format_table
-from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better
-from focus.metrics.bootstrap import units
-from focus.model.card import model_card, trained_how, trained_on, write_card
+from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
-from focus.model.operating_points import OperatingPoints, choose
-from focus.report.contact_sheet import contact_sheet
+from focus.model.operating_points import OperatingPoints
 from focus.runtime.launch import finish_trackers, same_threads
-from focus.runtime.progress import progress_bar
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
-from focus.training.checkpoint import load_checkpoint, remove_later, save_checkpoint
+from focus.training.checkpoint import Parts, load_checkpoint, remove_later, save_checkpoint
 from focus.training.loading import TrainingImages
-from focus.training.log import RunLog
 from focus.training.monitoring import (
     TERMS,
+    RunLog,
     Step,
     add_step,
+    operating_points,
     training_figures,
     validation_figures,
     write_summary,
 )
-from focus.training.optimizer import Buffers, make_optimizer, make_scheduler
+from focus.training.optimizer import (
+    Buffers,
+    add_gradients,
+    clip_gradients,
+    make_optimizer,
+    make_scheduler,
+)
 from focus.training.run_folder import (
     CHECKPOINTS,
     SUMMARY,
@@ -68,8 +68,7 @@ from focus.training.run_folder import (
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    state: all that is not tensors, saved and restored whole. saved: the checkpoint to go on from,
-    None for a new run.
+    saved: the checkpoint to go on from, None for a new run.
     """
 
     def __init__(
@@ -89,7 +88,6 @@ class Trainer:
         self.train, self.validation, self.test = (
             manifest.split(name) for name in ("train", "validation", "test")
         )
-        self._validated = images_only(self.validation)
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), geometries(self.train)
         )
@@ -97,23 +95,23 @@ class Trainer:
         self.images = TrainingImages(config, self.train, detector, accelerator)
         self.plan = self.images.plan
         self.log = RunLog(config, accelerator)
-        self.signals: StopSignals | None = None
+        self.signals = StopSignals()
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
-        self._score = partial(
+        self.score = partial(
             score_images,
             accelerator=accelerator,
             batch_size=config.eval_batch_size,
             workers=config.workers,
-            description="test images",
         )
         self._prepare()
-        self._aim_at_maps()  # before there is a folder, since it may refuse
+        if config.target_from_maps:  # before there is a folder, since it may refuse
+            self._aim_at_maps()
 
     def _prepare(self) -> None:
         config, detector, device = self.config, self.detector, self.accelerator.device
-        order = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.memory_format = order
-        detector.to(memory_format=order)  # type: ignore[call-overload]
+        last = config.channels_last
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         detector.to(device)
         if config.sync_bn and device.type == "cuda":
             # By timm: torch's own conversion drops the activation that is part of timm's norms.
@@ -126,11 +124,8 @@ class Trainer:
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
             detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
-        self.ema = (
-            ModelEmaV3(detector, decay=config.ema_decay, use_warmup=True)
-            if config.ema_decay
-            else None
-        )
+        decay = config.ema_decay
+        self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
         if config.compile:
             detector.compile()  # in place: the names of the weights stay
         optimizer = make_optimizer(config, detector)
@@ -140,15 +135,20 @@ class Trainer:
         self.buffers = Buffers(detector)  # of several processes on CPUs, those before are no longer
 
     def _aim_at_maps(self) -> None:
-        """Set the entropy that match and hinge aim at, if it is to be that of the human maps."""
-        if not self.config.target_from_maps:
-            return
-        self.state.entropy_target = self.images.mean_map_entropy(self.state.entropy_target)
+        """Set the entropy that match and hinge aim at to that of the human maps."""
+        target = self.state.entropy_target
+        if target is None and self.accelerator.is_main_process:
+            target = self.images.dataset.mean_map_entropy()
+        (target,) = broadcast_object_list([target])
+        if target is None:
+            raise InputError(
+                "--target-from-maps: no training image has a human map; give --heatmaps, or an "
+                "--entropy-target."
+            )
+        self.state.entropy_target = target
         head = self.detector.head
-        head.loss = replace(head.loss, entropy_target=self.state.entropy_target)
-        self.accelerator.print(
-            f"entropy target: {self.state.entropy_target:.4f}, the mean of the training set's maps"
-        )
+        head.loss = replace(head.loss, entropy_target=target)
+        self.accelerator.print(f"entropy target: {target:.4f}, the mean of the training set's maps")
 
     @property
     def kept(self) -> Detector:
@@ -164,75 +164,34 @@ class Trainer:
                 then the process that misses it has saved the step before, if it is the main one.
         """
         self.open_folder()
-        config, state = self.config, self.state
         with (
-            StopSignals() as self.signals,
+            self.signals,
             name_lost_workers(),
             closing(self.images),
-            progress_bar(
-                total=config.epochs * self.plan.steps,
-                initial=state.step,
-                desc=config.name,
-                unit="step",
-                disable=not self.accelerator.is_main_process,
-            ) as bar,
+            self.log.progress(self.state.step, self.plan.steps) as bar,
         ):
             while self._goes_on():
                 try:
                     speed = self.train_epoch(bar)
                     self.note_epoch(self.validation_scores(), speed)
-                except NotFiniteError:
-                    raise
-                except ImageError as error:
-                    raise self._saved_before(error) from error
+                except (UnreadableError, WorkerError) as error:
+                    self.buffers.restore()  # without the step's first batches
+                    path = self.save()
+                    finish_trackers(self.accelerator)
+                    text = sentence(error).removesuffix(".")
+                    raise type(error)(
+                        f"{text}, then go on with --resume, from what is saved in {path}."
+                    ) from error
                 self._leave_if_signalled()
-        if state.epoch < config.epochs:
-            self.accelerator.print(
-                f"stopped after epoch {state.epoch}: none of the last {config.patience} was better "
-                f"than epoch {state.best_epoch}"
-            )
-        if state.nonfinite:
-            self.accelerator.print(
-                f"{state.nonfinite} of {state.step} steps were skipped: their loss or gradient was "
-                "not finite"
-            )
+        self.log.end(self.state)
         self.accelerator.wait_for_everyone()
-
-    def evaluate(self) -> Results:
-        """Score the test images with the best model, write scores, results, overlays and a report.
-
-        Returns the results on the main process, nothing on the others.
-        """
-        best = Detector.from_pretrained(self.folder / "model").to(self.accelerator.device)
-        if best.points is not None and (warning := best.points.warning()):
-            self.accelerator.print(f"warning: {warning}")
-        scores = self._score(best, self.test, progress=True)
-        results: Results = {}
-        if self.accelerator.is_main_process:
-            known = best.config.training_generators, best.config.training_families
-            results = summarise(scores, *known, best.points, progress=True)
-            results["model"] = {
-                "epoch": self.state.best_epoch,
-                f"validation_{self.config.eval_metric}": self.state.best,
-            }
-            write_results(self.folder, scores, results)
-            write_card(self.folder / "model", self._card(best, results))
-            shown = self.test if len(self.test) else self.validation
-            contact_sheet(best, shown, self.folder / "overlays.png")
-            report.remove(self.folder)  # of other scores
-            if self.config.report:
-                run = self.folder, self.config.name, best, self.test, scores, results
-                page = partial(report.write, *run, summary=self.folder / SUMMARY)
-                print(report.attempt(partial(page, eval_metric=self.config.eval_metric)))
-        self.accelerator.wait_for_everyone()
-        return results
 
     def open_folder(self) -> None:
         """Restore the checkpoint, if there is one, and write down what is trained on what."""
         config, accelerator, state = self.config, self.accelerator, self.state
         main = accelerator.is_main_process
         if self.saved is not None:
-            load_checkpoint(self.saved.path, self.saved.values, **self._tensors())
+            load_checkpoint(self.saved.path, self.saved.values, self._parts())
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(self.saved.values["scaler"])
             self._written = state.step, state.epoch
@@ -305,27 +264,12 @@ class Trainer:
         if self.detector.head.loss_weights is not None:
             epoch = state.step / self.plan.steps
             self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))
-        sums = []
-        for planned in batches:
-            batch = next(loaded).to(accelerator.device, self.memory_format)
-            # The processes exchange gradients in the last backward only.
-            apart = nullcontext() if planned.last else accelerator.no_sync(self.model)
-            with apart:
-                out = self.model(batch.images, batch.target, batch.saliency, batch.saliency_mask)
-                accelerator.backward(out.loss * planned.weight)
-            if planned.counted:
-                terms = (out.classification, out.focus, out.saliency, out.entropy)
-                totals = [out.loss.detach() * planned.counted, *(term.sum() for term in terms)]
-                totals.append(batch.saliency_mask.sum(dtype=totals[0].dtype))
-                sums.append(torch.stack([*totals, torch.full_like(totals[0], planned.counted)]))
+        sums = add_gradients(accelerator, self.model, batches, loaded, self.memory_format)
         accelerator.unscale_gradients(self.optimizer)
-        parameters = [p for p in self.detector.parameters() if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if config.clip_grad is not None:
-            clip_grads_with_norm_(parameters, config.clip_grad, norm)
+        norm = clip_gradients(self.detector, config.clip_grad)
         mine = torch.zeros(len(TERMS) + 1, device=norm.device, dtype=norm.dtype)
         mine = torch.stack([mine, *sums]).sum(0)
-        own_signal = self.signals.pending() if self.signals else 0
+        own_signal = self.signals.pending()
         shared = torch.stack([norm / state.processes, torch.full_like(norm, own_signal)])
         whole = accelerator.reduce(torch.cat([mine, shared]), "sum")
         *found, count, gradient_norm, signalled = whole.tolist()
@@ -352,28 +296,21 @@ class Trainer:
             self.buffers.restore()
         self.optimizer.zero_grad()
         state.step += 1
-        step = Step(found, count, gradient_norm, updated, finite)
-        return step, own_signal or (signal.SIGTERM if signalled else 0)
+        signum = own_signal or (signal.SIGTERM if signalled else 0)
+        return Step(found, count, gradient_norm, updated, finite), signum
 
     def validation_scores(self) -> Scores:
         """Score the validation images, after a checkpoint that a failure here leaves."""
         config, state = self.config, self.state
-
-        def leave_if_signalled() -> None:
-            # A run that is resumed begins with this validation. Several processes finish it, and
-            # leave together.
-            if state.processes == 1 and self.signals and (signum := self.signals.pending()):
-                self._save_and_leave(signum)
-
         if not state.in_a_row:
             # It pushes none out yet: the validation may find that this one has diverged.
             self.save(keep=config.checkpoints_kept + 1)
-        if state.processes > 1:
-            # Each process has statistics of its own images; those of the first are kept.
-            for buffer in self.kept.buffers():
-                broadcast(buffer)
+        # Each process has statistics of its own images; those of the first are kept.
+        broadcast(list(self.kept.buffers()))
         try:
-            return self._score(self.kept, self._validated, progress=False, each=leave_if_signalled)
+            # Several processes leave after it, all together.
+            each = self._leave_if_signalled if state.processes == 1 else None
+            return self.score(self.kept, images_only(self.validation), progress=False, each=each)
         except NotFiniteError as error:
             half = "" if config.mixed_precision == "no" else ", or --mixed-precision no"
             raise NotFiniteError(
@@ -391,10 +328,7 @@ class Trainer:
         value = figures[f"eval_{config.eval_metric}"]
         if is_better(config.eval_metric, value, state.best):
             state.best, state.best_epoch = value, state.epoch
-            real, fake = (scores.label == label for label in (REAL, SYNTHETIC))
-            unit = units(scores.group, scores.images)
-            points = choose(scores.score[real], scores.score[fake], unit[real], unit[fake])
-            state.points = asdict(points)
+            state.points = asdict(operating_points(scores))
         row = {
             "epoch": state.epoch,
             **training_figures(state.sums),
@@ -415,21 +349,17 @@ class Trainer:
 
     def save(self, keep: int | None = None) -> str:
         """Write a checkpoint in the main process, unless it is there; return their folder."""
-        config, state = self.config, self.state
-        folder, at = self.folder / CHECKPOINTS, (state.step, state.epoch)
+        state, folder = self.state, self.folder / CHECKPOINTS
+        at = state.step, state.epoch
         if self.accelerator.is_main_process and at != self._written:
             scaler = self.accelerator.scaler
-            save_checkpoint(
-                folder,
-                state.step,
-                **self._tensors(),
-                extra={
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                    "train_state": asdict(state),
-                    "config": asdict(config),
-                },
-                keep=keep or config.checkpoints_kept,
-            )
+            extra = {
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "train_state": asdict(state),
+                "config": asdict(self.config),
+            }
+            kept = keep or self.config.checkpoints_kept
+            save_checkpoint(folder, state.step, self._parts(), extra, kept)
             self._written = at
         return str(folder)
 
@@ -437,8 +367,13 @@ class Trainer:
         """Write ``model/``: the network as it is, with the operating points of the best epoch."""
         if self.state.points is not None:
             self.kept.points = OperatingPoints.from_values(self.state.points)
-        self.kept.card = self._card(self.kept)
+        self.kept.card = self.card(self.kept)
         self.kept.save_pretrained(self.folder / "model")
+
+    def card(self, detector: Detector, table: str = "") -> str:
+        """Return the model card; table: the results, as text."""
+        data, how = trained_on(self.train, self.config.data), trained_how(self.config)
+        return model_card(detector.config, detector.points, table, data, how)
 
     def _goes_on(self) -> bool:
         """Tell whether an epoch follows: the last is not done, nor the best one too long ago."""
@@ -447,12 +382,9 @@ class Trainer:
         return state.epoch < config.epochs and not (config.patience and waited >= config.patience)
 
     def _leave_if_signalled(self) -> None:
-        """Leave after a validation, all processes together, if one of them had a signal."""
-        signum = self.signals.pending() if self.signals else 0
-        if self.state.processes > 1:
-            mine = torch.tensor([signum], device=self.accelerator.device)
-            signum = int(self.accelerator.gather(mine).max())
-        if signum:
+        """Leave, all processes together, if one of them had a signal."""
+        mine = torch.tensor([self.signals.pending()], device=self.accelerator.device)
+        if signum := int(self.accelerator.gather(mine).max()):
             self._save_and_leave(signum)
 
     def _save_and_leave(self, signum: int) -> NoReturn:
@@ -463,28 +395,6 @@ class Trainer:
             signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
         )
 
-    def _saved_before(self, error: ImageError) -> ImageError:
-        """Save the step before an image that cannot be read, and say how to go on.
-
-        Of several processes the others are ended by the launcher: then, if it is not the main one
-        that misses it, the last checkpoint counts.
-        """
-        self.buffers.restore()  # without the step's first batches
-        path = self.save()
-        finish_trackers(self.accelerator)
-        text = sentence(error).removesuffix(".")
-        return type(error)(f"{text}, then go on with --resume, from what is saved in {path}.")
-
-    def _tensors(self) -> dict[str, Any]:
-        return {
-            "model": self.detector,
-            "optimizer": self.optimizer.optimizer,
-            "scheduler": self.scheduler,
-            "ema": None if self.ema is None else self.ema.module,
-        }
-
-    def _card(self, detector: Detector, results: Results | None = None) -> str:
-        data = trained_on(self.train, self.config.data)
-        how = trained_how(self.config)
-        table = format_table({self.config.name: results}) if results else ""
-        return model_card(detector.config, detector.points, table, data, how)
+    def _parts(self) -> Parts:
+        ema = None if self.ema is None else self.ema.module
+        return Parts(self.detector, self.optimizer.optimizer, self.scheduler, ema)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus.training.batches import BatchPlan, MicroBatch, PlannedBatches
+from focus.training.batches import BatchPlan, MicroBatch
 
 LABELS = [0] * 30 + [1] * 13
 
@@ -127,13 +127,3 @@ def test_balanced_sampling_draws_each_class_as_often() -> None:
     for label in (0, 1):
         own = counts[np.asarray(LABELS) == label]
         assert abs(own / own.mean() - 1).max() < 0.3
-
-
-def test_a_loader_gets_the_rest_of_an_epoch() -> None:
-    planned = PlannedBatches()
-    assert (len(planned), list(planned)) == (0, [])
-    plan = BatchPlan(LABELS, batch_size=4, accumulation=2)
-    planned.steps = plan.epoch(0, 3)
-    assert len(planned) == len(list(planned))
-    rows = plan.order(0)[24:].tolist()
-    assert [pair for pairs in planned for pair in pairs] == [(row, 0) for row in rows]

@@ -19,6 +19,7 @@ from focus.errors import InputError
 from focus.training import checkpoint
 from focus.training.checkpoint import (
     CHECKPOINT_VERSION,
+    Parts,
     checkpoints,
     last_checkpoint,
     load_checkpoint,
@@ -49,12 +50,12 @@ class Run:
             self.scheduler.step()
 
     def save(self, folder: Path, step: int, keep: int = 2, **extra: Any) -> Path:
-        return save_checkpoint(folder, step, **vars(self), extra=extra, keep=keep)
+        return save_checkpoint(folder, step, Parts(**vars(self)), extra, keep)
 
     def load(self, folder: Path) -> dict[str, Any]:
         found = last_checkpoint(folder)
         assert found is not None
-        load_checkpoint(*found, **vars(self))
+        load_checkpoint(*found, Parts(**vars(self)))
         return found[1]
 
     def tensors(self) -> dict[str, Any]:
@@ -267,10 +268,10 @@ def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 def test_averaged_weights_are_saved_beside(tmp_path: Path) -> None:
     run, other, averaged, loaded = adamw(), adamw(), network(), network()
-    save_checkpoint(tmp_path, 1, **vars(run), ema=averaged, extra={})
+    save_checkpoint(tmp_path, 1, Parts(**vars(run), ema=averaged), {})
     found = last_checkpoint(tmp_path)
     assert found is not None
-    load_checkpoint(*found, **vars(other), ema=loaded)
+    load_checkpoint(*found, Parts(**vars(other), ema=loaded))
     for name, value in averaged.state_dict().items():
         assert loaded.state_dict()[name].equal(value)
     for name, value in run.model.state_dict().items():

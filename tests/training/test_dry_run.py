@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate import Accelerator
 
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
@@ -42,16 +41,14 @@ def test_what_workers_load_ahead_makes_no_step_faster(tmp_path: Path) -> None:
 def test_the_time_is_that_of_all_steps_and_a_validation_after_each_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two processes score half of the images each."""
     run = trainer(few_faces(tmp_path), tmp_path, epochs=6, batch_size=35)
     monkeypatch.setattr(dry_run, "_seconds_per_step", lambda _: 20.0)
     monkeypatch.setattr(dry_run, "_seconds_per_image", lambda _: 40.0)
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
     dry_run.dry_run(
         run.config, run.detector, Manifest([*run.train, *run.validation]), run.accelerator
     )
-    # Six steps of two batches, and 6 x 12 images by two.
-    assert "\ntime: 26 min (a step took 20 s, validation 24 min of it)" in capsys.readouterr().out
+    # Six epochs of two steps, and of 12 images.
+    assert "\ntime: 52 min (a step took 20 s, validation 48 min of it)" in capsys.readouterr().out
 
 
 def test_a_generator_cannot_forge_a_line() -> None:

@@ -18,7 +18,7 @@ from focus.data.readers import read_given
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
 from focus.runtime.launch import start
-from focus.training.run import make_detector
+from focus.training.run import evaluate, make_detector
 from focus.training.trainer import Trainer
 
 from ..reading import read_data
@@ -113,7 +113,7 @@ def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
         accelerator = start("no", 1, log_with="tensorboard", project_dir=tmp_path / name)
         trainer = Trainer(each, make_detector(each), manifest, accelerator)
         trainer.fit()
-        trainer.evaluate()
+        evaluate(trainer)
         accelerator.end_training()
     ours, theirs = (tmp_path / name for name in manifests)
     for name in ("summary.csv", "model/model.safetensors"):
