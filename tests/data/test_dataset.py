@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from focus.data.dataset import Batch, FaceDataset, artefact_coverage, load_batches, worker_options
@@ -170,18 +170,6 @@ def test_what_fits_is_decoded_once(
         images.append(torch.stack([data[row].images for row in range(12)]))
     assert images[0].equal(images[1])
     assert sorted(loaded) == sorted([face.path for face in faces] * times)
-
-
-def test_a_batch(faces: list[Sample]) -> None:
-    data = dataset(faces, image_size=64, grid=(8, 8))
-    batch = default_collate([data[3], data[0]])
-    assert isinstance(batch, Batch)
-    assert batch.images.shape == (2, 3, 64, 64)
-    assert batch.saliency.shape == (2, 8, 8)
-    assert batch.target.tolist() == [1, 0]
-    assert batch.saliency_mask.tolist() == [True, False]
-    assert batch.index.tolist() == [3, 0]
-    torch.testing.assert_close(batch.images[0], data[3].images, rtol=0, atol=0)
 
 
 def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:

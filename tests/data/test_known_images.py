@@ -10,7 +10,6 @@ from PIL import Image
 
 from focus.data.known_images import CONTENT, KnownImages, check_unseen, with_content_hashes
 from focus.data.manifest import Manifest, Sample, Split
-from focus.data.readers.parquet import store_image
 from focus.errors import InputError
 
 
@@ -67,18 +66,6 @@ def test_only_images_to_train_and_validate_on_are_hashed(tmp_path: Path) -> None
     assert [bool(sample.extra.get(CONTENT)) for sample in again] == [True, False]
     gone = Manifest([Sample(str(tmp_path / "gone.png"), split="train")])
     assert matches(with_content_hashes(gone, progress=False), gone[:0] + manifest) == ["", ""]
-
-
-def test_an_image_of_a_table_is_known_by_its_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places = []
-    for cache in ("one", "two"):
-        monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / cache))
-        places.append([store_image(b"\x89PNG\r\n\x1a\n" + bytes([i])) for i in range(3)])
-    known, given = (Manifest(map(Sample, paths)) for paths in places)
-    shutil.rmtree(tmp_path / "one")
-    assert matches(known[:2], given) == ["file", "file", ""]
 
 
 def test_nothing_that_the_initial_weights_know_is_validated_or_tested_on() -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: bit-exact continuation, which ones stay, and damaged or planted files."""
 
 import errno
-import json
 import pickle
 import resource
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -246,16 +244,6 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
             spoil(first / file)
             with pytest.raises(InputError, match=r"is damaged .* no whole one before it"):
                 last_checkpoint(folder)
-
-
-def test_nothing_in_it_is_a_pickle(tmp_path: Path) -> None:
-    run = adamw()
-    run.steps(2)
-    folder = run.save(tmp_path, 1)
-    assert names(folder) == FILES
-    for name in FILES[:2]:
-        assert safetensors.torch.load((folder / name).read_bytes())
-    json.loads((folder / "state.json").read_text())
 
 
 def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

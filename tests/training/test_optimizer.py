@@ -83,25 +83,6 @@ def test_the_optimisers() -> None:
     assert adamw.defaults["lr"] == 0.5
 
 
-def test_two_steps_of_sgd_by_hand() -> None:
-    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    config = resolve(TrainConfig(recipe="paper", weight_decay=0.1))
-    optimizer = make_optimizer(config, torch.nn.ParameterList([weight]))
-    expected, velocity = weight.detach().clone(), torch.zeros(2, dtype=torch.float64)
-    for gradient in (torch.tensor([3.0, 1.0]).double(), torch.tensor([-1.0, 2.0]).double()):
-        weight.grad = gradient.clone()
-        optimizer.step()
-        velocity = 0.9 * velocity + gradient + 0.1 * expected
-        expected = expected - 0.005 * velocity
-    torch.testing.assert_close(weight.detach(), expected, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("momentum", [0.5, 0.0])
-def test_the_momentum_that_is_given(momentum: float) -> None:
-    config = resolve(TrainConfig(recipe="paper", momentum=momentum))
-    assert make_optimizer(config, torch.nn.Linear(2, 1)).defaults["momentum"] == momentum
-
-
 def test_spoilt_statistics_come_back() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     network(torch.rand(5, 3))

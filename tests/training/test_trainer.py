@@ -140,20 +140,6 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     assert found == [pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps]
 
 
-@pytest.mark.parametrize("last", [True, False])
-def test_the_memory_order_that_is_given(faces: Manifest, tmp_path: Path, last: bool) -> None:
-    run = trainer(faces, tmp_path, model="test_resnet", channels_last=last)
-    order = torch.channels_last if last else torch.contiguous_format
-    seen: list[bool] = []
-    run.detector.register_forward_pre_hook(
-        lambda _, given: seen.append(given[0].is_contiguous(memory_format=order))
-    )
-    do(run, next(steps_of(run)))
-    weights = [p for p in run.detector.parameters() if p.dim() == 4 and p.shape[2] > 1]
-    assert seen == [True]
-    assert all(weight.is_contiguous(memory_format=order) for weight in weights)
-
-
 def test_random_numbers_of_a_step_depend_on_its_number_alone(
     faces: Manifest, tmp_path: Path
 ) -> None:
@@ -172,35 +158,6 @@ def test_random_numbers_of_a_step_depend_on_its_number_alone(
         drawn.append(torch.cat(seen))
     assert drawn[0].equal(drawn[1])
     assert len(set(drawn[0].tolist())) == len(drawn[0])
-
-
-def drawn(run: Trainer) -> Tensor:
-    """What a network that asks for it gets of the random numbers of the first step."""
-    seen: list[Tensor] = []
-    hook = run.detector.backbone.register_forward_hook(lambda *_: seen.append(torch.rand(5)))
-    do(run, next(steps_of(run)))
-    hook.remove()
-    return torch.cat(seen)
-
-
-def test_the_seed_decides_order_augmentation_and_random_numbers(
-    faces: Manifest, tmp_path: Path
-) -> None:
-    zero, one, again = (
-        trainer(faces, tmp_path, seed=seed, augment="shift,flip") for seed in (0, 1, 0)
-    )
-    order = zero.plan.order(0)
-    assert (order == again.plan.order(0)).all()
-    assert (order != one.plan.order(0)).any()
-    images, others, same = (
-        torch.stack([run.images.dataset[row].images for row in range(20)])
-        for run in (zero, one, again)
-    )
-    assert images.equal(same)
-    assert not images.equal(others)
-    first = drawn(zero)
-    assert first.equal(drawn(again))
-    assert not first.equal(drawn(one))
 
 
 def spoilt(loaded: Iterator[Batch]) -> Iterator[Batch]:

@@ -159,20 +159,6 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     assert_same(contents(second), contents(undisturbed))
 
 
-@pytest.mark.slow
-def test_an_image_that_is_lost_in_a_validation_leaves_the_epoch_before_it(
-    faces: Manifest, whole: Trainer, tmp_path: Path
-) -> None:
-    first = trainer(faces, tmp_path, **SMALL)
-    lost = Path(first.validation[-1].path)
-    with moved(lost), pytest.raises(InputError, match=rf"{lost}.* with --resume, from what"):
-        first.fit()
-    second = trainer(faces, tmp_path, resume=True, **SMALL)
-    assert (second.state.epoch, second.state.step) == (0, first.plan.steps)
-    second.fit()
-    assert_same(contents(second), contents(whole))
-
-
 def test_a_stop_during_validation_resumes_with_it(
     faces: Manifest, whole: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
