@@ -23,7 +23,7 @@ from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
 from focus.model.detector import Prediction
 
-from ..few_scores import table as scores_of
+from .few_scores import table as scores_of
 
 SIZE, GRID, GAIN = 32, (4, 4), 6.0
 ROW, COLUMN = 1, 2  # of the cell that the network looks at

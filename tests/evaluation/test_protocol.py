@@ -12,7 +12,7 @@ from focus.evaluation.protocol import Comparison, match, strata
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
 
-from ..few_scores import summarise, table
+from .few_scores import summarise, table
 
 
 def matched(scores: Scores) -> dict[tuple[str, str], tuple[list[int], list[int]]]:

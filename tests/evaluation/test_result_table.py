@@ -9,7 +9,7 @@ from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
 from focus.model.operating_points import POINTS, OperatingPoints
 
-from ..few_scores import summarise, table
+from .few_scores import summarise, table
 
 
 def test_table() -> None:

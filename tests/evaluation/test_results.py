@@ -9,7 +9,7 @@ import pytest
 from focus.evaluation.results import write_results
 from focus.evaluation.scores import Scores
 
-from ..few_scores import summarise, table
+from .few_scores import summarise, table
 
 
 def test_mean_and_pooled_auc_by_hand() -> None:

@@ -22,7 +22,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.model.detector import Prediction
 
-from ..reports import perturbed
+from ..report.reports import perturbed
 
 SIZE = 32
 

@@ -21,7 +21,7 @@ from focus.experiment.plots import dose_response, scatter
 from focus.experiment.report import doses, write_report
 from focus.metrics.ranking import auc
 
-from ..few_scores import summarise, table
+from ..evaluation.few_scores import summarise, table
 
 KINDS = [(0, "", "closed"), (1, "k", "closed"), (0, "", "open"), (1, "u", "open"), (1, "v", "open")]
 

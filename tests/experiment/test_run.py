@@ -24,7 +24,7 @@ from focus.experiment.grid import grid, read_weights, search_runs
 from focus.experiment.plots import DOSE, SCATTER
 from focus.experiment.run import is_finished
 
-from ..few_scores import summarise, table
+from ..evaluation.few_scores import summarise, table
 from ..launching import write_faces
 
 

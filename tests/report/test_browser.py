@@ -13,8 +13,8 @@ from focus.evaluation import robustness
 from focus.evaluation.results import write_results
 from focus.model.detector import Detector
 
-from ..reports import Page as Parsed
-from ..reports import made, perturbed
+from .reports import Page as Parsed
+from .reports import made, perturbed
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (pip install playwright)"

@@ -16,7 +16,7 @@ from focus.evaluation.results import summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.report import REPORT, compare, comparison, plots
 
-from ..reports import Page, made, perturbed
+from .reports import Page, made, perturbed
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.report import gallery
 
-from ..reports import made
+from .reports import made
 
 Made = tuple[Manifest, Scores, Results]
 

@@ -19,7 +19,7 @@ from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 
-from ..reports import Page, made, perturbed
+from .reports import Page, made, perturbed
 
 Made = tuple[Manifest, Scores, Results]
 

@@ -12,7 +12,7 @@ from focus.data.perturbations import STRENGTHS
 from focus.evaluation.results import summarise
 from focus.report import plots
 
-from ..reports import made, perturbed
+from .reports import made, perturbed
 
 
 def axes_of(plot: plots.Plot) -> Axes:

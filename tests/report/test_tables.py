@@ -7,8 +7,8 @@ from focus.evaluation.results import summarise
 from focus.model.operating_points import OperatingPoints
 from focus.report import tables
 
-from ..few_scores import table as scores_of
-from ..reports import made
+from ..evaluation.few_scores import table as scores_of
+from .reports import made
 
 
 def test_what_the_sample_cannot_support_says_what_it_needs(tmp_path: Path) -> None:
