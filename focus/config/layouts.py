@@ -25,14 +25,6 @@ Layout = Literal[
 ]
 
 HUB_PREFIX = "hf://"
-_ALSO = {
-    "image": "path",
-    "heatmap": "map_path",
-    "map": "map_path",
-    "mask": "mask_path",
-    "identity": "group",
-    "video": "group",
-}
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -43,13 +35,10 @@ def parse_columns(text: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for part in text.split(","):
         role, equals, name = (word.strip() for word in part.partition("="))
-        role = _ALSO.get(role, role)
         if not equals or role not in COLUMNS:
             raise InputError(
                 f"--columns got {part!r}: give path=NAME,label=NAME and so on, of "
                 f"{', '.join(COLUMNS)}."
             )
-        if role in columns:
-            raise InputError(f"--columns names {role} twice: give one column for it.")
         columns[role] = name
     return columns

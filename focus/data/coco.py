@@ -15,7 +15,7 @@ Polygon = list[float]
 
 
 class Drawing(NamedTuple):
-    """What is drawn on an image: its name, its size in pixels, each annotator's polygons."""
+    """An image's name, its width and height in pixels, and each annotator's polygons on it."""
 
     name: str
     size: tuple[int, int]
@@ -45,14 +45,13 @@ def read_coco(path: str) -> dict[str, Drawing]:
 @lru_cache(maxsize=4)
 def _read(path: str, changed: int, size: int) -> dict[str, Drawing]:
     content = json.loads(Path(path).read_bytes())
+    drawings: dict[str, Drawing] = {}
     place = "the file"
     try:
-        drawings: dict[str, Drawing] = {}
         for i, image in enumerate(content["images"]):
             place = f"images[{i}]"
-            drawings[str(image["id"])] = Drawing(
-                str(image["file_name"]), (int(image["width"]), int(image["height"])), {}
-            )
+            size = int(image["width"]), int(image["height"])
+            drawings[str(image["id"])] = Drawing(str(image["file_name"]), size, {})
         for i, annotation in enumerate(content["annotations"]):
             place = f"annotations[{i}]"
             polygons = drawings[str(annotation["image_id"])].polygons

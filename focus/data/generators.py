@@ -47,7 +47,7 @@ def canonical(generator: str) -> str:
 
 @lru_cache(maxsize=4096)
 def family_of(generator: str) -> str:
-    """Return the family that the table gives to a name, "" for one that it does not know.
+    """Return the family that the table gives to a name, "" if it knows none.
 
     A name with more in it belongs to the family of the longest alias among its words, a version at
     the end of a word apart: "stylegan2_ffhq", "imagenet_ai_0508_adm", "Midjourney-v6.1".
@@ -90,16 +90,11 @@ def with_families(generators: Iterable[str], given: Mapping[str, str]) -> dict[s
 
 
 def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation | None:
-    """Return how far a test generator is from training.
+    """Return how far a test generator is from training, whose generators and families are known.
 
     closed: training saw its fakes, if by another name. near: training saw its family. far: training
     saw other families only. None: it cannot be told, since the family of the generator, or of one
-    of training, is not known.
-
-    Args:
-        generator: its name.
-        family: as given, "" takes the table's.
-        known: generator -> family of training, "" takes the table's.
+    of training, is not known. For a family "" the table's is taken.
     """
     if _names_in_training(generator, known):
         return "closed"
@@ -111,10 +106,7 @@ def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation 
 
 
 def served_by(real: str) -> frozenset[str]:
-    """Return the generators whose fakes are compared with a real image, by its ``generator``.
-
-    One, or several with ``SEVERAL`` between them; none, which is empty, serves all.
-    """
+    """Return the generators whose fakes are compared with a real image; none stands for all."""
     return frozenset({real, *real.split(SEVERAL)}) if real else frozenset()
 
 
@@ -126,9 +118,9 @@ def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:
 def families_tested(
     fakes: Iterable[tuple[str, str, str]], known: Collection[str]
 ) -> dict[tuple[str, str], str]:
-    """Return (test set, generator) -> family, from the given test set, generator, family of each.
+    """Return (test set, generator) -> family, from what is given of each fake.
 
-    known: the generators of training.
+    fakes: test set, generator, family. known: the generators of training.
     """
     of_sets = defaultdict[str, list[tuple[str, str]]](list)
     for test_set, generator, family in fakes:
@@ -143,9 +135,7 @@ def families_tested(
 def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> list[str]:
     """Return a line for each reason why figures of "unknown" generators may mislead.
 
-    Args:
-        tests: (test set, generator) -> family of the fakes that are tested.
-        known: generator -> family of training.
+    tests: (test set, generator) -> family. known: generator -> family of training.
     """
     reasons: dict[str, list[str]] = {
         "Tested as unknown, though training knew it": (again := []),

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, overload
+from typing import Any, Literal, Self, cast, get_args
 
 from focus.config.layouts import COLUMNS
 from focus.errors import InputError
@@ -69,35 +70,23 @@ class Sample:
     extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA, hash=False)
 
 
-class Manifest(Sequence[Sample]):
+class Manifest(tuple[Sample, ...]):
     """An immutable sequence of samples, and where it came from (``source``, for messages)."""
 
-    def __init__(self, samples: Iterable[Sample], source: str = "") -> None:
-        self._samples = tuple(samples)
-        self.source = source
+    source: str
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Manifest": ...
-    def __getitem__(self, index: int | slice) -> "Sample | Manifest":
-        if isinstance(index, slice):
-            return Manifest(self._samples[index], self.source)
-        return self._samples[index]
+    def __new__(cls, samples: Iterable[Sample] = (), source: str = "") -> Self:
+        manifest = super().__new__(cls, samples)
+        manifest.source = source
+        return manifest
 
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self._samples)
-
-    def __add__(self, other: "Manifest") -> "Manifest":
+    def __add__(self, other: "Manifest") -> "Manifest":  # type: ignore[override]
         joined = ", ".join(dict.fromkeys(s for s in (self.source, other.source) if s))
-        return Manifest(self._samples + other._samples, joined)
+        return Manifest(chain(self, other), joined)
 
     def where(self, keep: Callable[[Sample], bool]) -> "Manifest":
         """Return the samples for which ``keep`` is true, in order."""
-        return Manifest(filter(keep, self._samples), self.source)
+        return Manifest(filter(keep, self), self.source)
 
     def split(self, name: Split) -> "Manifest":
         """Return the samples of one split, in order."""
@@ -105,7 +94,7 @@ class Manifest(Sequence[Sample]):
 
     def generators(self) -> list[str]:
         """Return the sorted names of the generators of the fakes."""
-        return sorted({s.generator for s in self._samples if s.label == SYNTHETIC})
+        return sorted({s.generator for s in self if s.label == SYNTHETIC})
 
     def to_csv(self, path: str | Path) -> None:
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
@@ -113,17 +102,16 @@ class Manifest(Sequence[Sample]):
         Paths below the file's folder are written relative to it, so the two can be moved together.
         """
         folder = f"{absolute(path).parent}{os.sep}"
-        extra = sorted({name for sample in self._samples for name in sample.extra})
+        extra = sorted({name for sample in self for name in sample.extra})
         with atomic_csv_writer(path, f"{CSV_MARKER} {_CSV_VERSION}") as writer:
             writer.writerow([*COLUMNS, *extra])
-            writer.writerows(_to_row(sample, folder, extra) for sample in self._samples)
+            writer.writerows(_to_row(sample, folder, extra) for sample in self)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> "Manifest":
         """Read the file form, whose paths are relative to the file's folder.
 
-        Raises InputError with the line number for a row that cannot be understood. Does not look
-        whether the images exist.
+        Raises InputError with the line number of a bad row; whether images exist is not checked.
         """
         return cls((sample for _, sample in numbered_samples(path)), str(path))
 
@@ -133,13 +121,8 @@ def numbered_samples(
 ) -> Iterator[tuple[int, Sample]]:
     """Yield the samples of a manifest's file form, each with its line number.
 
-    Args:
-        path: the file.
-        root: folder that relative paths start from, default the file's.
-        confined: refuse a relative path that leaves the root.
-
-    Raises:
-        InputError: with the line number, a row that cannot be understood.
+    root: folder that relative paths start from, default the file's. confined: refuse a relative
+    path that leaves it. Raises InputError, with the line number.
     """
     folder = str(absolute(path).parent if root is None else absolute(root))
     rows = csv_rows(path)
@@ -174,10 +157,9 @@ def numbered_samples(
 def sample_of(
     cells: Mapping[str, str], extra: Mapping[str, str], place: Callable[[str], str]
 ) -> Sample:
-    """Return the sample of a row; raises ValueError for a cell that cannot be understood.
+    """Return the sample of a row; raises ValueError.
 
-    cells: by the manifest's columns, "" for what is not known. extra: the other columns.
-    place: makes a path absolute.
+    cells: by the manifest's columns, "" for what is not known. place: makes a path absolute.
     """
     for column, names in (("label", ("", *LABEL_NAMES)), ("split", _SPLITS), ("test_set", _SETS)):
         if cells[column] not in names:
@@ -195,7 +177,7 @@ def sample_of(
         test_set=cast("TestSet", cells["test_set"]),
         map_path=place(cells["map_path"]) if cells["map_path"] else None,
         mask_path=place(cells["mask_path"]) if cells["mask_path"] else None,
-        box=_box(cells["box"]),
+        box=_box(cells["box"]) if cells["box"] else None,
         group=sys.intern(cells["group"]),
         extra={name: sys.intern(cell) for name, cell in extra.items() if cell} or NO_EXTRA,
     )
@@ -241,25 +223,19 @@ def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
     return [
         sample.path.removeprefix(folder),
         "" if sample.label is None else LABEL_NAMES[sample.label],
-        sample.generator,
-        sample.family,
-        sample.split,
-        sample.test_set,
+        *(sample.generator, sample.family, sample.split, sample.test_set),
         (sample.map_path or "").removeprefix(folder),
         (sample.mask_path or "").removeprefix(folder),
-        "" if sample.box is None else " ".join(repr(float(side)) for side in sample.box),
+        " ".join(repr(float(side)) for side in sample.box or ()),
         sample.group,
         *(sample.extra.get(name, "") for name in extra),
     ]
 
 
-def _box(cell: str) -> tuple[float, float, float, float] | None:
-    """Parse four numbers, separated by spaces; None for an empty cell."""
-    if not cell:
-        return None
+def _box(cell: str) -> tuple[float, float, float, float]:
     try:
         left, top, right, bottom = map(float, cell.split())
-        if not all(map(math.isfinite, (left, top, right, bottom))):
+        if not math.isfinite(left + top + right + bottom):
             raise ValueError
     except ValueError:
         raise ValueError(f"box {cell!r} is not four numbers: left top right bottom") from None

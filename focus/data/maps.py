@@ -44,9 +44,9 @@ def files_of(reference: str) -> list[str]:
     if is_drawing(reference):
         return [reference.rpartition("#")[0]]
     folder, brace, names = reference.rpartition("{")
-    if not brace or not names.endswith("}") or os.path.exists(reference):  # noqa: PTH110
-        return [reference]
-    return [folder + name for name in names[:-1].split(",")]
+    if brace and names.endswith("}") and not os.path.exists(reference):  # noqa: PTH110
+        return [folder + name for name in names[:-1].split(",")]
+    return [reference]
 
 
 def is_blank(values: Map) -> bool:

@@ -42,12 +42,11 @@ def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Im
     cam [h, w]: drawn over the face, with the artefact mask outlined if the sample has one.
     """
     face = load_image(sample.path).resize((side, side), Image.Resampling.LANCZOS)
-    parts = [face, overlay(face, cam)]
+    looked = overlay(face, cam)
     if sample.mask_path is not None:
-        parts[1] = outlined(parts[1], load_map(sample.mask_path))
-    if sample.map_path is not None:
-        parts.append(overlay(face, human_map(sample.map_path)))
-    return Image.fromarray(np.hstack([np.asarray(part) for part in parts]))
+        looked = outlined(looked, load_map(sample.mask_path))
+    people = [] if sample.map_path is None else [overlay(face, human_map(sample.map_path))]
+    return Image.fromarray(np.hstack([np.asarray(part) for part in (face, looked, *people)]))
 
 
 def outlined(image: Image.Image, mask: NDArray[np.floating[Any]]) -> Image.Image:

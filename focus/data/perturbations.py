@@ -1,8 +1,7 @@
 """Perturb images as they are on their way through the world: JPEG, blur, resizing and noise.
 
-Pure functions on 8-bit RGB images, at whatever size they have: the same image, strength and key
-give the same bits. What is drawn depends on a seed and the image's number, never on a process's
-random state.
+Pure functions on 8-bit RGB images, at whatever size they have. What is drawn depends on a seed and
+the image's number alone.
 
 Strengths follow what others report. JPEG: CNNDetection (Wang et al., *CNN-generated images are
 surprisingly easy to spot... for now*, 2020) trains on quality 30 to 100; SIDBench tests 90, 50 and
@@ -54,13 +53,15 @@ class Perturbation:
         """
         match self.name:
             case "jpeg":
-                return jpeg(image, int(self.strength))
-            case "blur":
-                return blur(image, self.strength)
+                return _jpeg(image, int(self.strength))
+            case "blur":  # three box filters, the border repeated
+                return image.filter(ImageFilter.GaussianBlur(self.strength))
             case "resize":
-                return resize(image, self.strength)
+                small = [max(1, round(side * self.strength)) for side in image.size]
+                bicubic = Image.Resampling.BICUBIC
+                return image.resize(small, bicubic).resize(image.size, bicubic)
             case "noise":
-                return noise(image, self.strength, (self.seed, index))
+                return _noise(image, self.strength, (self.seed, index))
         raise ValueError(f"{self.name!r} is none of the perturbations {', '.join(STRENGTHS)}")
 
 
@@ -69,34 +70,14 @@ def perturbations(seed: int = 0) -> list[Perturbation]:
     return [Perturbation(name, s, seed) for name, strengths in STRENGTHS.items() for s in strengths]
 
 
-def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Encode as JPEG of Pillow's ``quality`` (1 to 100, 4:2:0) and decode again."""
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     # Of the pixels alone: Pillow would write comments and XMP along, or fail at long ones.
     Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    with Image.open(file) as decoded:
-        decoded.load()
-        return decoded
+    return Image.open(file).convert("RGB")
 
 
-def blur(image: Image.Image, sigma: float) -> Image.Image:
-    """Blur by Pillow's Gaussian (three box filters) of ``sigma`` pixels, the border repeated."""
-    return image.filter(ImageFilter.GaussianBlur(sigma))
-
-
-def resize(image: Image.Image, share: float) -> Image.Image:
-    """Resize each side by ``share`` in (0, 1], to a pixel at least, and back; bicubic."""
-    width, height = image.size
-    small = (max(1, round(width * share)), max(1, round(height * share)))
-    bicubic = Image.Resampling.BICUBIC
-    return image.resize(small, bicubic).resize((width, height), bicubic)
-
-
-def noise(image: Image.Image, deviation: float, key: tuple[int, ...]) -> Image.Image:
-    """Add independent Gaussian noise of ``deviation`` 8-bit levels to each value; round and clip.
-
-    key: seeds the noise; nothing else does.
-    """
+def _noise(image: Image.Image, deviation: float, key: tuple[int, ...]) -> Image.Image:
     pixels = np.asarray(image, dtype=np.float32)
     drawn = np.random.default_rng(key).standard_normal(pixels.shape, dtype=np.float32)
     noisy = np.rint(pixels + np.float32(deviation) * drawn).clip(0, 255)

@@ -46,11 +46,8 @@ def import_av() -> Any:
 def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     """Yield at most ``wanted`` frames of a video file, evenly spaced over its whole length.
 
-    The packets are counted first, then decoded up to the last frame that is wanted. Of a damaged
-    file come the frames that can be decoded.
-
-    Raises:
-        ImageError: no frame can be decoded. InputError: PyAV is not installed.
+    Of a damaged file come the frames that can be decoded. Raises ImageError if none can be, and
+    InputError if PyAV is not installed.
     """
     av = import_av()
     found, only = False, {"format_whitelist": _FORMATS}

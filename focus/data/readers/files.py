@@ -25,15 +25,9 @@ def images_below(
 ) -> Iterator[Path]:
     """Yield the image files below a folder in natural order, without hidden ones.
 
-    Follows symbolic links, but not in circles.
-
-    Args:
-        folder: the folder.
-        extensions: of the files to yield, in small letters.
-        skip: tells which folders below it, by their absolute paths, to leave out.
-
-    Raises:
-        InputError: a folder cannot be listed.
+    Follows symbolic links, but not in circles. extensions: in small letters. skip: tells which
+    folders below it, by their absolute paths, to leave out. Raises InputError for a folder that
+    cannot be listed.
     """
     folder, real = absolute(folder), os.path.realpath(folder)
     if real in _above or (_above and skip(folder)):

@@ -42,14 +42,9 @@ def read(
 ) -> tuple[Layout, Manifest]:
     """Read a folder and return its layout, detected if it is None; ``images`` has no labels.
 
-    Args:
-        root: the folder.
-        layout: one of ``TREES``, or ``images``.
-        given: the generator that classes belong to, "" if folders are generators.
-        maps: folder of human maps, which holds no images.
-
-    Raises:
-        InputError: a folder without images, or without those of the layout.
+    layout: one of ``TREES``, or ``images``. given: the generator that classes belong to, "" if
+    folders are generators. maps: folder of human maps, which holds no images. Raises InputError for
+    a folder without images, or without those of the layout.
     """
     paths = [str(path) for path in images_without_maps(root, maps)]
     if not paths:

@@ -32,14 +32,8 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     only image that has it, else to the only training image. Extensions do not count. By its base
     name a map has one owner: the images of ``--data`` come before those of test sets.
 
-    Args:
-        manifest: the samples.
-        root: the image root.
-        folder: the maps.
-        owners: those so far, to which new ones are added.
-
-    Raises:
-        InputError: neither a folder nor a COCO file, or a map that may belong to several images.
+    owners: those so far, to which new ones are added. Raises InputError for what is neither a
+    folder nor a COCO file, and for a map that may belong to several images.
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
         raise InputError(
@@ -121,13 +115,8 @@ def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
        of the images' are annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for ``a``;
     4. any other map keeps its name, which no image has.
 
-    Args:
-        place: a folder of maps, or a COCO file.
-        images: path of the image by each name: the base name and the path below the image root,
-            both without extension.
-
-    Raises:
-        InputError: two maps of one image, or a file that is not COCO's.
+    images: path of the image by each name: the base name and the path below the image root, both
+    without extension. Raises InputError for two maps of one image and a file that is not COCO's.
     """
     if place.suffix.lower() == ".json":
         return _drawn_references(place)

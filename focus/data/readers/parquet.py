@@ -48,14 +48,9 @@ def read(
 ) -> tuple[Columns, Manifest]:
     """Read a data set; the split is a column's, else the part's or the file's.
 
-    Args:
-        path: of files or, if ``hub``, the name of the data set to download.
-        given: names of its columns by the manifest's.
-        inside: makes the path of a cell absolute.
-        hub: whether it is on the Hub.
-
-    Raises:
-        InputError: with the row's number, counted from 1 over all splits.
+    path: of files or, if ``hub``, the name of the data set to download. given: names of its columns
+    by the manifest's. inside: makes the path of a cell absolute. Raises InputError with the row's
+    number, counted from 1 over all splits.
     """
     found: list[tuple[Any, Columns]] = []
 

@@ -22,15 +22,10 @@ def from_rows(
 ) -> Manifest:
     """Return the samples of a table's numbered rows, whose files must all be there.
 
-    A row that repeats an earlier one is left out, with one warning for all.
+    A row that repeats an earlier one is left out, with one warning for all. embedded: the images
+    are contents of the table; the same content may be in two splits.
 
-    Args:
-        rows: line number and sample of each row.
-        source: the table, for messages.
-        embedded: the images are contents of the table; the same content may be in two splits.
-
-    Raises:
-        InputError: two rows contradict each other, a file is missing, there are no rows.
+    Raises InputError if two rows contradict each other, a file is missing or there are no rows.
     """
     unit = f"{source}, {'row' if embedded else 'line'} "
     kept = _unique(rows, unit, label_only=embedded)

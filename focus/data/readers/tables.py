@@ -100,8 +100,7 @@ class Columns:
         """Find columns by the names that are given, else by the usual ones.
 
         GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
-        Raises ValueError for a column that is not there, for two of one name, and if none is the
-        path.
+        Raises ValueError for a column that is not there, and if none is the path.
         """
         names = [_plain(name) for name in header]
         listed = ", ".join(name.strip() for name in header) or "none"
@@ -111,8 +110,6 @@ class Columns:
             found = next((_plain(name) for name in wanted if name and _plain(name) in names), None)
             if found is not None:
                 at[role] = names.index(found)
-                if names.count(found) > 1:
-                    raise ValueError(f"the column {found!r} is there twice; rename one")
             elif given.get(role):
                 raise ValueError(
                     f"there is no column {given[role]!r} among {listed}; give another in --columns"
@@ -181,11 +178,11 @@ def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[
 
 def _labels(column: str) -> Mapping[str, int]:
     """Return the class of each word: in ``is_real``, 1 and true are real."""
-    asked = {"is_real": REAL, "real": REAL}.get(column, SYNTHETIC)
-    if asked == SYNTHETIC and column not in ("is_fake", "fake", "is_synthetic", "synthetic"):
-        return LABELS
-    other = SYNTHETIC if asked == REAL else REAL
-    return LABELS | {"0": other, "false": other, "1": asked, "true": asked}
+    if column in ("is_real", "real"):
+        return LABELS | {"1": REAL, "true": REAL, "0": SYNTHETIC, "false": SYNTHETIC}
+    if column in ("is_fake", "fake", "is_synthetic", "synthetic"):
+        return LABELS | {"true": SYNTHETIC, "false": REAL}
+    return LABELS
 
 
 def _plain(name: str) -> str:
