@@ -25,9 +25,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     },
     "stargan": {"stargan": "starganv1 stargan1", "starganv2": "stargan2"},
     "biggan": {"biggan": "", "biggan-deep": "", "bigbigan": ""},
-    "cyclegan": {"cyclegan": ""},
     "gaugan": {"gaugan": "spade", "gaugan2": ""},
-    "gigagan": {"gigagan": ""},
     "vqgan": {"vqgan": "tamingtransformers"},
     "crn": {"crn": "", "imle": ""},
     # Faces exchanged or reenacted.
@@ -41,7 +39,6 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     "face2face": {"face2face": "f2f"},
     "neuraltextures": {"neuraltextures": "nt"},
     "faceshifter": {"faceshifter": "fsh"},
-    "simswap": {"simswap": ""},
     # Diffusion.
     "adm": {
         "adm": "guided guideddiffusion ablateddiffusion",
@@ -49,7 +46,6 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
         "ddpm": "",
         "ddim": "",
     },
-    "glide": {"glide": ""},
     "vqdm": {"vqdm": "vqdiffusion"},
     "stable-diffusion": {
         "ldm": "latentdiffusion",
@@ -66,14 +62,12 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     },
     "deepfloyd": {"deepfloyd": "deepfloydif"},
     "pixart": {"pixart": "", "pixart-alpha": "pixarta", "pixart-sigma": ""},
-    "kandinsky": {"kandinsky": ""},
     "flux": {
         "flux": "",
         "flux.1-dev": "fluxdev",
         "flux.1-schnell": "fluxschnell",
         "flux.1-pro": "fluxpro",
     },
-    "hunyuandit": {"hunyuandit": ""},
     # Services.
     "midjourney": {"midjourney": "mj"},
     "dall-e": {"dall-e": "dalle1", "dall-e-2": "", "dall-e-3": ""},
@@ -81,14 +75,13 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     "gpt-image": {"gpt-image": "gptimage1 gpt4oimage gpto4image 4oimage"},
     "imagen": {"imagen": "googleimagen"},
     "firefly": {"firefly": "adobefirefly"},
-    "ideogram": {"ideogram": ""},
-    "recraft": {"recraft": ""},
-    # The demo set's: its files in the CYBORG layout name no families.
-    "kA": {"kA": ""},
-    "kB": {"kB": ""},
-    "uEars": {"uEars": ""},
-    "uMelt": {"uMelt": ""},
-    "uNear": {"uNear": ""},
-    "uSpectrum": {"uSpectrum": ""},
-    "uSwap": {"uSwap": ""},
+    # Without relatives and other names; the last ones are the demo set's.
+    **{
+        name: {name: ""}
+        for name in (
+            *("cyclegan", "gigagan", "simswap", "glide", "kandinsky"),
+            *("hunyuandit", "ideogram", "recraft"),
+            *("kA", "kB", "uEars", "uMelt", "uNear", "uSpectrum", "uSwap"),
+        )
+    },
 }

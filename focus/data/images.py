@@ -20,9 +20,9 @@ _CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
 def load_image(path: str | Path) -> Image.Image:
     """Load an image as 8-bit RGB, fully decoded and turned upright by its EXIF orientation.
 
-    Palette, grey, CMYK and other modes are converted as Pillow does; alpha is dropped, not
-    composited; 16-bit grey keeps its upper byte; of an animation the first frame is taken.
-    Raises ImageError, naming the file, for whatever cannot be decoded.
+    Other modes are converted as Pillow does; alpha is dropped, not composited; 16-bit grey keeps
+    its upper byte; of an animation the first frame is taken. Raises ImageError, naming the file,
+    for whatever cannot be decoded.
     """
     try:
         return as_rgb(_decode(path))
@@ -47,9 +47,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDArray[np.float32]:
     """Load a grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
 
-    8-bit values are divided by 255, 16-bit ones by 65535, float files are taken as they are;
-    colours are reduced to luminance; with ``coloured`` given, the path of a file that has some is
-    added to it. Raises ImageError, naming the file, as :func:`load_image`.
+    8-bit values are divided by 255, 16-bit ones by 65535, float files are taken as they are; of
+    colours the luminance is taken, and the file's path is added to ``coloured``. Raises ImageError,
+    naming the file, as :func:`load_image`.
     """
     try:
         image = _decode(path)

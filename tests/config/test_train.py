@@ -122,7 +122,6 @@ def test_resolving_twice_changes_nothing() -> None:
         ({"name": "a/b"}, "--name got 'a/b'.*without slashes"),
         ({"name": ".."}, "--name got '..'"),
         ({"data": ("a",), "columns": "paht=x"}, "--columns got 'paht=x': give path=NAME"),
-        ({"data": ("a",), "columns": "map=x,heatmap=y"}, "--columns names map_path twice"),
         ({"test_data": {"a/b": "x"}}, "--test-data got a/b=x: give NAME=PATH"),
         ({"pretrained": True, "initial_checkpoint": "w"}, "--pretrained and --initial-checkpoint"),
         ({"loss": "ce", "compare_ce": True}, "--compare-ce with --loss ce"),

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,7 @@ from focus.data.check.survey import look
 from focus.data.images import load_image, load_map
 from focus.errors import ImageError, InputError
 
-
-def png_claiming(path: Path, width: int, height: int) -> None:
-    """A PNG whose header claims a size that its few bytes of data do not hold."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+from .trees import png
 
 
 def noise(size: int = 32) -> Image.Image:
@@ -96,8 +83,8 @@ def bad_files(folder: Path) -> list[Path]:
         (folder / f"truncated-{name}").write_bytes(data[: len(data) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not an image\n")
-    png_claiming(folder / "bomb.png", 20_000, 20_000)
-    png_claiming(folder / "too-little-data.png", 64, 64)
+    (folder / "bomb.png").write_bytes(png(20_000, 20_000, b"\0" * 9))
+    (folder / "too-little-data.png").write_bytes(png(64, 64, b"\0" * 9))
     Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(folder / "float.tif")
     Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(folder / "32bit.tif")
     (folder / "loop.png").symlink_to(folder / "loop.png")

@@ -14,16 +14,7 @@ from torch.utils.data import DataLoader
 from focus.data.dataset import FaceDataset
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
-from focus.data.perturbations import (
-    STRENGTHS,
-    UNITS,
-    Perturbation,
-    blur,
-    jpeg,
-    noise,
-    perturbations,
-    resize,
-)
+from focus.data.perturbations import STRENGTHS, UNITS, Perturbation, perturbations
 
 
 def textured(width: int = 40, height: int = 30) -> Image.Image:
@@ -60,19 +51,21 @@ def test_each_has_five_strengths_each_stronger_than_the_one_before() -> None:
 def test_jpeg_is_that_of_a_file(tmp_path: Path) -> None:
     image = textured()
     image.save(tmp_path / "a.jpg", quality=50)
-    np.testing.assert_array_equal(array(jpeg(image, 50)), array(load_image(tmp_path / "a.jpg")))
+    np.testing.assert_array_equal(
+        array(Perturbation("jpeg", 50)(image, 0)), array(load_image(tmp_path / "a.jpg"))
+    )
     # A comment longer than JPEG allows, which a PNG or a GIF may hold, plays no part.
-    plain = array(jpeg(image, 50))
+    plain = array(Perturbation("jpeg", 50)(image, 0))
     image.info["comment"] = b"x" * 70_000
     image.info["xmp"] = b"x" * 70_000
-    np.testing.assert_array_equal(array(jpeg(image, 50)), plain)
+    np.testing.assert_array_equal(array(Perturbation("jpeg", 50)(image, 0)), plain)
 
 
 def test_blur_is_a_gaussian() -> None:
     image = textured(80, 60)
     for sigma in STRENGTHS["blur"]:
         expected = gaussian_filter(array(image), (sigma, sigma, 0), mode="nearest")
-        deviation = np.abs(array(blur(image, sigma)) - expected)
+        deviation = np.abs(array(Perturbation("blur", sigma)(image, 0)) - expected)
         # Three boxes are no Gaussian, and Pillow rounds between them.
         assert deviation.mean() < 1
         assert deviation.max() < 6
@@ -82,27 +75,30 @@ def test_resizing_by_hand() -> None:
     """Stripes of one pixel are gone at half the size, those of eight are not; either way."""
     fine = np.tile(np.array([[0, 255]], np.uint8).repeat(3).reshape(1, 2, 3), (32, 16, 1))
     coarse = np.repeat(fine[:, :4], 8, axis=1)
+    halved = Perturbation("resize", 0.5)
     for axes in ((0, 1, 2), (1, 0, 2)):  # either is its own inverse
         small, large = (
-            array(resize(Image.fromarray(pixels.transpose(axes)), 0.5)).transpose(axes)
+            array(halved(Image.fromarray(pixels.transpose(axes)), 0)).transpose(axes)
             for pixels in (fine, coarse)
         )
         inside = small[:, 4:-4]
         assert np.ptp(inside) <= 2
         assert inside.mean() == pytest.approx(127.5, abs=1)
         assert np.ptp(large) == 255
-    assert resize(textured(33, 7), 0.1).size == (33, 7)
+    assert Perturbation("resize", 0.1)(textured(33, 7), 0).size == (33, 7)
     # 2.7 of 3 pixels are 3, which leaves the image as it is.
     tiny = textured(3, 3)
-    np.testing.assert_array_equal(array(resize(tiny, 0.9)), array(tiny))
+    np.testing.assert_array_equal(array(Perturbation("resize", 0.9)(tiny, 0)), array(tiny))
 
 
 def test_noise_is_gaussian_rounded_and_cut() -> None:
-    drawn = np.concatenate([array(noise(grey(), 8, (0, i))).ravel() - 128 for i in range(20)])
+    drawn = np.concatenate(
+        [array(Perturbation("noise", 8)(grey(), i)).ravel() - 128 for i in range(20)]
+    )
     assert drawn.mean() == pytest.approx(0, abs=0.1)
     assert drawn.std() == pytest.approx(np.sqrt(64 + 1 / 12), rel=0.01)
     assert (np.abs(drawn) <= 8).mean() == pytest.approx(0.71, abs=0.01)  # 8.5 / 8 sigmas
-    dark = array(noise(grey(0), 8, (0, 1)))
+    dark = array(Perturbation("noise", 8)(grey(0), 1))
     assert (dark.min(), (dark == 0).mean()) == (0, pytest.approx(0.525, abs=0.02))
 
 

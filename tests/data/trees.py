@@ -1,17 +1,14 @@
 """Writes data sets as their authors lay them out, from a plain description of each.
 
 It knows nothing of the package whose readers it tests: every file, PNGs included, is put together
-here. ``python tests/trees.py FOLDER`` writes them all; TREES says what each one holds.
-
-A description maps a file's path to what is in it: "face 7" is a small PNG of the grey value 7,
-bytes are themselves, any other text is a text file, and a path that ends with "->" is a symbolic
+here. A description maps a file's path to what is in it: "face 7" is a small PNG of the grey value
+7, bytes are themselves, any other text is a text file, and a path that ends with "->" is a symbolic
 link to what it says.
 """
 
 import json
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +17,21 @@ from typing import Any
 Tree = Mapping[str, str | bytes]
 
 
-def face(grey: int) -> bytes:
-    """A PNG of 3×2 pixels, written by hand."""
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """An RGB PNG, written by hand; its header need not tell the truth."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
 
-    rows = b"".join(b"\0" + bytes([grey]) * 3 for _ in range(2))
-    header = struct.pack(">IIBBBBB", 3, 2, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts)
+
+
+def face(grey: int) -> bytes:
+    """A PNG of 3×2 grey pixels."""
+    return png(3, 2, 2 * (b"\0" + 9 * bytes([grey])))
 
 
 TREES: dict[str, Tree] = {
@@ -209,8 +209,3 @@ def write_saved(folder: Path, table: Any, features: Mapping[str, Any]) -> Path:
     }
     (folder / "state.json").write_text(json.dumps(state))
     return folder
-
-
-if __name__ == "__main__":
-    for name, tree in TREES.items():
-        write(tree, Path(sys.argv[1]) / name)

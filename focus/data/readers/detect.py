@@ -123,8 +123,8 @@ def takes(layout: Layout, path: str) -> bool:
 
 def named(sample: Sample, generator: str) -> Sample:
     """Return the sample with this generator if it is a fake without one."""
-    stands_for_none = sample.generator == DEFAULT_GENERATOR
-    if stands_for_none or (sample.label == SYNTHETIC and not sample.generator):
+    is_unnamed = sample.label == SYNTHETIC and not sample.generator
+    if is_unnamed or sample.generator == DEFAULT_GENERATOR:
         return replace(sample, generator=generator)
     return sample
 

@@ -150,15 +150,15 @@ def _read_folders(
 def _place(
     layout: Layout, names: _Folders, beside: Mapping[_Folders, set[str]], root: Path
 ) -> _Place:
-    label_at = _label_at(names, layout) or 0
-    label = TREES[layout][names[label_at].casefold()]
+    at = _label_at(names, layout) or 0
+    label = TREES[layout][names[at].casefold()]
+    split: Split = ""
     for i, name in enumerate(names):
-        if i != label_at and _names_split(layout, names[:i], name, beside, root):
-            split = split_of(name) or ""
-            label_at -= i < label_at
+        if i != at and _names_split(layout, names[:i], name, beside, root):
+            split, at = split_of(name) or "", at - (i < at)
             names = (*names[:i], *names[i + 1 :])
-            return _Place(label, split, names[:label_at], names[label_at + 1 :])
-    return _Place(label, "", names[:label_at], names[label_at + 1 :])
+            break
+    return _Place(label, split, names[:at], names[at + 1 :])
 
 
 def _names_split(

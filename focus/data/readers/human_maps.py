@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
             return mirrored
         stem = Path(path).stem
         reference = maps.get(stem)
-        if reference is None or any(owned.get(m, path) != path for m in members(reference)):
+        if reference is None or any(owned.get(m, path) != path for m in _members(reference)):
             return None
         paths = same_stem[stem]
         candidates = [p for p, in_training in paths.items() if in_training or len(paths) == 1]
@@ -66,7 +66,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
 
     found = [(sample, map_of(sample.path)) for sample in manifest]
     for sample, reference in found:
-        owned |= dict.fromkeys(members(reference), sample.path) if reference else {}
+        owned |= dict.fromkeys(_members(reference), sample.path) if reference else {}
     return Manifest((replace(s, map_path=m) if m else s for s, m in found), manifest.source)
 
 
@@ -77,10 +77,7 @@ def report_unmatched(owners: MapOwners, required: str | None) -> None:
     """
     for folder, owned in owners.items():
         if required and folder == absolute(required) and not owned:
-            raise InputError(
-                f"None of the human maps in {folder} has the name of an image: name each human map "
-                "as its image."
-            )
+            raise InputError(f"No human map in {folder} has the name of an image: give it one.")
         if odd := unmatched_maps(folder, owned):
             _log.warning(
                 "%d human maps in %s belong to no image, the first is %r", len(odd), folder, odd[0]
@@ -98,7 +95,7 @@ def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
     return odd if len(odd) < len(maps) else []
 
 
-def members(reference: str) -> Iterable[str]:
+def _members(reference: str) -> list[str]:
     """Return the files of a map of several annotators, else the reference itself."""
     return [reference] if is_drawing(reference) else files_of(reference)
 

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from focus.config.layouts import Layout
 from focus.config.shared import DataConfig
@@ -123,33 +121,3 @@ def documented(name: str) -> str:
     document = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
     layouts = document.partition("\n## Layouts\n")[2].partition("\n## ")[0]
     return layouts.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
-
-
-CSV_LIKE = st.one_of(
-    st.binary(max_size=200),
-    st.builds(
-        lambda start, cells: start + b"".join(cells),
-        st.sampled_from([b"\xef\xbb\xbf", b"# focus-manifest 1\n", b"path,label\n", b"test,Real"]),
-        st.lists(
-            st.sampled_from([b",", b"\n", b"\r", b'"', b"a.png", b"real", b"..", b"\0", b"\xff"]),
-            max_size=20,
-        ),
-    ),
-)
-
-
-@settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
-)
-@given(content=CSV_LIKE, layout=st.sampled_from([None, "manifest", "cyborg", "csv"]))
-def test_random_bytes_are_refused_by_a_sentence(
-    tmp_path: Path, content: bytes, layout: Layout | None
-) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "t.csv").write_bytes(content)
-    message = ""
-    try:
-        found = read_data(tmp_path / "t.csv", layout=layout, allow_unlabelled=True)
-    except InputError as error:
-        message = str(error)
-    assert message.endswith(".") if message else len(found) > 0

@@ -116,7 +116,7 @@ def test_a_coco_file(tmp_path: Path) -> None:
     found.to_csv(tmp_path / "m.csv")
     assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
     for heatmaps, message in (
-        (coco(tmp_path / "other.json", "z"), "None of the human maps in .*other.json has the name"),
+        (coco(tmp_path / "other.json", "z"), "No human map in .*other.json has the name"),
         (tmp_path / "nowhere", r"human maps .*nowhere are neither a folder nor"),
     ):
         with pytest.raises(InputError, match=message):

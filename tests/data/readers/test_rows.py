@@ -18,10 +18,7 @@ from ..trees import write
         ("label", "real", "fake", "label"),
         ("label,split", "0,train", "0,test", "split"),
         ("label,model", "1,X", "1,Y", "generator"),
-        ("label,family", "1,f", "1,g", "family"),
         ("label,heatmap", "1,m.png", "1,", "map_path"),
-        ("label,mask", "1,", "1,m.png", "mask_path"),
-        ("label,box", "1,0 0 9 9", "1,0 0 9 8", "box"),
         ("label,video", "1,v1", "1,v2", "group"),
     ],
 )

@@ -100,25 +100,16 @@ def test_words_for_columns_labels_splits_and_groups(tmp_path: Path) -> None:
     [
         ("path,label\na.png,real\n\n\nb.png,reel\n", "line 5: label 'reel' is none of real, natur"),
         ("path,label\n../out.png,real\n", "line 2: path '../out.png' leaves the data root"),
-        ("path,label\na.png,real\n/etc/x.png,real\n", "line 3: path '/etc/x.png' leaves the data"),
         ("path,label,map\na.png,real,../m.png\n", "line 2: path '../m.png' leaves the data root"),
         ("split,label,path\ntrain,Real,/a.png\n", "line 2: path '/a.png' .* without a slash"),
         ("path,label\na.png\n", "line 2: 1 columns instead of 2"),
-        ("path,label\n,real\n", "line 2: an empty path"),
         ("path,split\na.png,later\n", "line 2: split 'later' is none of train, val"),
-        ("path,label,test_set\na.png,real,x\n", "line 2: test_set 'x' is none of closed, closed_b"),
         ("path,label,box\na.png,real,1 2 3 inf\n", "line 2: box .* is not four numbers"),
-        ('path,label\na.png,"real\n', "line 2: not a row of a CSV"),
         ("path,label\nz.png,real\n", "line 2: 1 of 1 images do not exist, .*z.png"),
         ("path,label\n", "t.csv has no rows"),
         ("\n\nname,label\na.png,real\n", "line 3: no column names the image among name, label; "),
         ("path;label\na.png;real\n", "among path;label; .*separate the columns by commas"),
-        ("path,label,Label\na.png,real,fake\n", "line 1: the column 'label' is there twice"),
         ("path,label\na.png,real\nb.png,\n", r"1 of 2 images .* have no label .*b.png': give them"),
-        (
-            "path,kind,x\na.png,real,1\n",
-            "1 of 1 images of .* have no label .* --columns label=NAME",
-        ),
     ],
 )
 def test_bad_rows_have_their_line_and_reason(tmp_path: Path, text: str, message: str) -> None:
