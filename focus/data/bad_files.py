@@ -146,13 +146,16 @@ def _files(manifest: Manifest) -> list[_File]:
 def _verdicts(
     files: list[_File], store: Path, threads: int, progress: bool
 ) -> dict[_File, Verdict]:
-    checked = _checked_before(store)
+    try:
+        checked = set(store.read_text().split())
+    except (OSError, ValueError):
+        checked = set()
     verdicts: dict[_File, Verdict] = {}
     good: list[str] = []
 
     def look(file: _File) -> tuple[str, Verdict]:
         key = _key(*file)
-        return key, "good" if key in checked else decode(*file)[0]
+        return key, "good" if key in checked else decode(*file)[0]  # bad ones are looked at again
 
     with ThreadPool(threads) as pool:
         found = pool.imap(look, files, chunksize=8)
@@ -186,14 +189,6 @@ def _refuse_too_many(
                 f"that --max-bad allows: fix or remove them, the first is {first.path!r} "
                 f"({first.reason})."
             )
-
-
-def _checked_before(store: Path) -> set[str]:
-    """Return the keys of the files that were found good before; bad ones are looked at again."""
-    try:
-        return set(store.read_text().split())
-    except (OSError, ValueError):
-        return set()
 
 
 def _remember(store: Path, keys: Sequence[str]) -> None:

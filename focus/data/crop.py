@@ -9,25 +9,24 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from focus.config.data import CropConfig
-from focus.config.shared import DataConfig
-from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.faces import (
     DETECTORS,
     GEOMETRY,
     GIVEN,
     Box,
+    Detector,
     detector,
     geometry,
     largest,
@@ -42,23 +41,16 @@ from focus.errors import ImageError, InputError
 from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
-from focus.runtime.signals import Stopped
 
 MANIFEST, NO_FACE, CROP = "manifest.csv", "no_face.csv", "crop.json"
 _VERSION = 1
 _NO_FACE_MARKER = "# focus-no-face 1"
-_LOADERS: Mapping[Role, Callable[[str], Map]] = {"map": human_map, "mask": load_map}
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What became of the images of a manifest.
-
-    faces: the manifest of the faces. no_face: the images without one, with the reason. bad: what
-    could not be decoded.
-    """
+class Cut(NamedTuple):
+    """The manifest of the faces, the images without one and why, the files that are bad."""
 
     faces: Manifest
     no_face: list[tuple[str, str]]
@@ -69,21 +61,16 @@ def crop(config: CropConfig) -> None:
     """Cut, write and print; raises InputError for what cannot be used."""
     output = Path(str(config.output))
     refuse_inside(output, config.data)
-    data = TrainConfig(**{each.name: getattr(config, each.name) for each in fields(DataConfig)})
-    manifest, _ = read_given(data, allow_unlabelled=True, name_fakes=False)
+    manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
-    try:
-        cut = cut_faces(
-            manifest,
-            output,
-            source=config.faces or (GIVEN if boxes else next(iter(DETECTORS))),
-            margin=config.margin,
-            threads=config.threads,
-            resume=config.resume,
-        )
-    except KeyboardInterrupt as error:
-        said = "stopped; the same command with --resume goes on."
-        raise Stopped(signal.SIGINT, said) from error
+    cut = cut_faces(
+        manifest,
+        output,
+        source=config.faces or (GIVEN if boxes else next(iter(DETECTORS))),
+        margin=config.margin,
+        threads=config.threads,
+        resume=config.resume,
+    )
     print(f"{len(cut.faces)} of {len(manifest)} faces: {output / MANIFEST}")
     for found, name in ((cut.no_face, NO_FACE), (cut.bad, BAD_FILES)):
         if found:
@@ -117,120 +104,110 @@ def cut_faces(
             "says: give the whole images."
         )
     way = geometry(source, margin)
+    folder = Path(output).absolute()
     faces = _faces(manifest, given=source == GIVEN)
     _warn_of_turned_boxes(faces, manifest.source)
-    cutter = _Cutter(Path(output).absolute(), source, margin)
-    _begin(cutter.folder, way, faces, resume=resume)
-    with ThreadPool(threads or usable_cores()) as pool:
-        cuts = pool.imap(cutter, faces)
+    thread = threading.local()
+
+    def prepare() -> None:
+        thread.detect = None if source == GIVEN else detector(source)
+
+    def cut(face: _Face) -> None:
+        _cut(face, folder, source, margin, thread.detect)
+
+    prepare()  # an unknown detector is refused here, not by a thread
+    _begin(folder, way, faces, resume=resume)
+    with ThreadPool(threads or usable_cores(), prepare) as pool:
         title = {"desc": "cutting faces", "unit": "image", "disable": not progress}
-        outcomes = list(zip(faces, progress_bar(cuts, total=len(faces), **title), strict=True))
+        list(progress_bar(pool.imap(cut, faces), total=len(faces), **title))
     samples = {
         row: replace(
             manifest[row],
-            path=outcome.written["image"],
-            map_path=outcome.written.get("map"),
-            mask_path=outcome.written.get("mask"),
+            path=face.written["image"],
+            map_path=face.written.get("map"),
+            mask_path=face.written.get("mask"),
             box=None,
             extra={**manifest[row].extra, GEOMETRY: way},
         )
-        for face, outcome in outcomes
-        if outcome.written
+        for face in faces
+        if face.written
         for row in face.rows
     }
-    cut = Cut(
-        Manifest((samples[row] for row in sorted(samples)), str(cutter.folder / MANIFEST)),
-        [(face.path, outcome.why) for face, outcome in outcomes if outcome.why],
-        list(dict.fromkeys(file for _, outcome in outcomes for file in outcome.bad)),
+    found = Cut(
+        Manifest((samples[row] for row in sorted(samples)), str(folder / MANIFEST)),
+        [(face.path, face.why) for face in faces if face.why],
+        list(dict.fromkeys(file for face in faces for file in face.bad)),
     )
-    for file in cut.bad:
+    for file in found.bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
     # Those that an earlier run wrote are of what it found.
     for name in (BAD_FILES, NO_FACE):
-        (cutter.folder / name).unlink(missing_ok=True)
-    if cut.bad:
-        write_bad_files(cut.bad, cutter.folder / BAD_FILES)
-    if cut.no_face:
-        with atomic_csv_writer(cutter.folder / NO_FACE, _NO_FACE_MARKER) as writer:
+        (folder / name).unlink(missing_ok=True)
+    if found.bad:
+        write_bad_files(found.bad, folder / BAD_FILES)
+    if found.no_face:
+        with atomic_csv_writer(folder / NO_FACE, _NO_FACE_MARKER) as writer:
             writer.writerow(("path", "reason"))
-            writer.writerows(cut.no_face)
-    if not cut.faces:
+            writer.writerows(found.no_face)
+    if not found.faces:
         raise InputError(
             f"None of the {len(manifest)} images of {manifest.source} gave a face by {source!r}: "
-            f"see what was written to {cutter.folder}, and give another --faces and --output."
+            f"see what was written to {folder}, and give another --faces and --output."
         )
-    cut.faces.to_csv(cutter.folder / MANIFEST)
-    return cut
+    found.faces.to_csv(folder / MANIFEST)
+    return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Face:
-    """One face to cut out. name: of its files. maps: its map and mask. rows: of the manifest."""
+    """One face to cut out, and what became of it.
+
+    name: of its files. maps: its map and mask. rows: of the manifest. written: its files, by role.
+    why: there is no face. bad: files that cannot be decoded.
+    """
 
     path: str
     box: Box | None
     name: str
     maps: dict[Role, str] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The files written for a face, by role; without an image, why there is none, or a bad file."""
-
-    written: Mapping[Role, str] = field(default_factory=dict)
+    written: dict[Role, str] = field(default_factory=dict)
     why: str = ""
-    bad: tuple[BadFile, ...] = ()
+    bad: list[BadFile] = field(default_factory=list)
 
 
-class _Cutter:
-    """Cuts one face and what belongs to it; several threads may call it."""
-
-    def __init__(self, folder: Path, source: str, margin: float) -> None:
-        self.folder = folder
-        self._source, self._margin = source, margin
-        self._own = threading.local()
-        if source != GIVEN:
-            detector(source)  # an unknown one is refused here, not by a thread
-
-    def __call__(self, face: _Face) -> _Outcome:
-        roles: tuple[Role, ...] = ("image", *face.maps)
-        paths = {role: self.folder / f"{role}s" / face.name for role in roles}
-        # A power cut can leave files that are empty.
-        if all(path.is_file() and path.stat().st_size for path in paths.values()):
-            return _Outcome({role: str(path) for role, path in paths.items()})
+def _cut(face: _Face, folder: Path, source: str, margin: float, detect: Detector | None) -> None:
+    """Cut one face and what belongs to it, unless that is done. detect: None to take its box."""
+    paths: dict[Role, Path] = {
+        role: folder / f"{role}s" / face.name for role in ("image", *face.maps)
+    }
+    # A power cut can leave files that are empty.
+    if all(path.is_file() and path.stat().st_size for path in paths.values()):
+        face.written = {role: str(path) for role, path in paths.items()}
+        return
+    try:
+        image = load_image(face.path)
+    except ImageError as error:
+        face.bad.append(BadFile.of(face.path, "image", error))
+        return
+    try:
+        box = largest(detect(image)) if detect else face.box
+        square = box and window(box, margin, image.size)
+    except Exception as error:  # a detector of one's own raises anything, or gives no boxes
+        face.why = f"{source} failed ({type(error).__name__}: {reason(face.path, error)})"
+        return
+    if square is None:
+        outside = f"the box {box} is empty or outside the image"
+        face.why = outside if box else "no face found" if detect else "no box"
+        return
+    for role, reference in face.maps.items():
         try:
-            image = load_image(face.path)
+            values = human_map(reference) if role == "map" else load_map(reference)
         except ImageError as error:
-            return _Outcome(bad=(BadFile.of(face.path, "image", error),))
-        try:
-            box = largest(self._boxes(face, image))
-            square = None if box is None else window(box, self._margin, image.size)
-        except Exception as error:  # a detector of one's own raises anything, or gives no boxes
-            kind = type(error).__name__
-            return _Outcome(why=f"{self._source} failed ({kind}: {reason(face.path, error)})")
-        if box is None:
-            return _Outcome(why="no box" if self._source == GIVEN else "no face found")
-        if square is None:
-            return _Outcome(why=f"the box {box} is empty or outside the image")
-        bad: list[BadFile] = []
-        written: dict[Role, str] = {}
-        for role, reference in face.maps.items():
-            try:
-                values = _LOADERS[role](reference)
-            except ImageError as error:
-                bad.append(BadFile.of(reference, role, error))
-            else:
-                written[role] = _save(_cut_grey(values, square, image.size), paths[role])
-        written["image"] = _save(image.crop(square), paths["image"])
-        return _Outcome(written, bad=tuple(bad))
-
-    def _boxes(self, face: _Face, image: Image.Image) -> list[Box]:
-        if self._source == GIVEN:
-            return [] if face.box is None else [face.box]
-        if not hasattr(self._own, "detect"):
-            self._own.detect = detector(self._source)
-        return list(self._own.detect(image))
+            face.bad.append(BadFile.of(reference, role, error))
+        else:
+            face.written[role] = _save(_cut_grey(values, square, image.size), paths[role])
+    face.written["image"] = _save(image.crop(square), paths["image"])
 
 
 def _save(image: Image.Image, path: Path) -> str:
@@ -245,11 +222,8 @@ def _cut_grey(values: Map, square: tuple[int, int, int, int], size: tuple[int, i
     height, width = values.shape
     across, down = width / size[0], height / size[1]
     left, top, right, bottom = square
-    part = resized(
-        values,
-        (right - left, bottom - top),
-        (left * across, top * down, right * across, bottom * down),
-    )
+    box = (left * across, top * down, right * across, bottom * down)
+    part = resized(values, (right - left, bottom - top), box)
     return Image.fromarray((part * 65535).round().clip(0, 65535).astype(np.uint16))
 
 
@@ -279,15 +253,13 @@ def _faces(manifest: Manifest, *, given: bool) -> list[_Face]:
 
 def _warn_of_turned_boxes(faces: Sequence[_Face], source: str) -> None:
     """Warn of boxes whose order shows that width and height were given: all are cut wrongly."""
-    boxes = [(face.path, face.box) for face in faces if face.box is not None]
-    turned = [(path, box) for path, box in boxes if box[2] < box[0] or box[3] < box[1]]
-    if turned:
-        path, box = turned[0]
+    boxes = [face.box for face in faces if face.box is not None]
+    if turned := [box for box in boxes if box[2] < box[0] or box[3] < box[1]]:
         _log.warning(
-            "%d of %d boxes of %s end before they begin, the first is %s of %r: a box is left top "
-            "right bottom, so if these are left top width height, all faces are cut wrongly; add "
-            "left to width and top to height",
-            *(len(turned), len(boxes), source, " ".join(f"{side:g}" for side in box), path),
+            "%d of %d boxes of %s end before they begin, the first is %s: a box is left top right "
+            "bottom, so if these are left top width height, all faces are cut wrongly; add left to "
+            "width and top to height",
+            *(len(turned), len(boxes), source, " ".join(f"{side:g}" for side in turned[0])),
         )
 
 

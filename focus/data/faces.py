@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from focus.data.manifest import Manifest
@@ -24,8 +25,6 @@ WHOLE = "whole"
 """The geometry of an image for which that column says nothing."""
 GIVEN = "box"
 """In the place of a detector's name: the manifest's own boxes."""
-
-_EXTRA = "pip install 'focus-faces[faces]'"
 
 
 def geometry(source: str, margin: float) -> str:
@@ -51,8 +50,9 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
         return None
     # Whatever is larger than the image is as large as it, up to numbers that have no end.
     side = max(1, round(min((1 + 2 * margin) * max(right - left, bottom - top), max(size))))
-    x, wide = _placed((left + right) / 2, side, width)
-    y, high = _placed((top + bottom) / 2, side, height)
+    wide, high = min(side, width), min(side, height)
+    x = min(max(round((left + right) / 2 - wide / 2), 0), width - wide)
+    y = min(max(round((top + bottom) / 2 - high / 2), 0), height - high)
     return x, y, x + wide, y + high
 
 
@@ -68,7 +68,13 @@ def detector(name: str) -> Detector:
     or a package that is not installed.
     """
     if name in DETECTORS:
-        return DETECTORS[name]()
+        try:
+            return DETECTORS[name]()
+        except ImportError as error:
+            raise InputError(
+                f"The face detector {name} needs a package that is not installed ({error}): "
+                "pip install 'focus-faces[faces]'."
+            ) from error
     module, colon, function = name.partition(":")
     if not colon:
         raise InputError(
@@ -88,65 +94,48 @@ def detector(name: str) -> Detector:
 
 def _lbp() -> Detector:
     """Return the cascade of local binary patterns of scikit-image, for frontal faces."""
-    try:
-        data = import_module("skimage.data")
-        feature = import_module("skimage.feature")
-    except ImportError as error:
-        raise InputError(f"The face detector lbp needs scikit-image: {_EXTRA}.") from error
-    cascade: Any = feature.Cascade(data.lbp_frontal_face_cascade_filename())
+    cascade: Any = import_module("skimage.feature").Cascade(
+        import_module("skimage.data").lbp_frontal_face_cascade_filename()
+    )
 
-    def detect(image: Image.Image) -> list[Box]:
-        # A face fills a good part of a picture of it; small ones are not looked for.
-        small, scale = _shrunk(image, 320)
+    def find(pixels: NDArray[np.uint8]) -> list[Box]:
+        height, width, _ = pixels.shape
         found = cascade.detect_multi_scale(
-            img=np.asarray(small),
+            img=pixels,
             scale_factor=1.2,
             step_ratio=1,
-            min_size=(min(40, *small.size),) * 2,
-            max_size=(max(small.size),) * 2,
+            min_size=(min(40, width, height),) * 2,
+            max_size=(max(width, height),) * 2,
         )
-        corners = ((f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in found)
-        return [_scaled(box, scale) for box in corners]
+        return [(f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in found]
 
-    return detect
+    # A face fills a good part of a picture of it; small ones are not looked for.
+    return _scaled(find, 320)
 
 
 def _dlib() -> Detector:
     """Return dlib's detector by histograms of oriented gradients, for frontal faces."""
-    try:
-        dlib: Any = import_module("dlib")
-    except ImportError as error:
-        raise InputError(f"The face detector dlib needs the package dlib-bin: {_EXTRA}.") from error
-    find = dlib.get_frontal_face_detector()
+    detect: Any = import_module("dlib").get_frontal_face_detector()
 
-    def detect(image: Image.Image) -> list[Box]:
-        # It finds faces of 80 pixels and more: enlarged twice, a sixteenth of the picture's side.
-        small, scale = _shrunk(image, 640)
-        found = find(np.asarray(small), 1)
-        corners = ((f.left(), f.top(), f.right() + 1, f.bottom() + 1) for f in found)
-        return [_scaled(box, scale) for box in corners]
+    def find(pixels: NDArray[np.uint8]) -> list[Box]:
+        return [(f.left(), f.top(), f.right() + 1, f.bottom() + 1) for f in detect(pixels, 1)]
 
-    return detect
+    # It finds faces of 80 pixels and more: enlarged twice, a sixteenth of the picture's side.
+    return _scaled(find, 640)
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {"lbp": _lbp, "dlib": _dlib}
 
 
-def _placed(middle: float, side: int, length: int) -> tuple[int, int]:
-    """Return start and length of the window along an image's side."""
-    side = min(side, length)
-    return min(max(round(middle - side / 2), 0), length - side), side
+def _scaled(find: Callable[[NDArray[np.uint8]], list[Box]], longest: int) -> Detector:
+    """Return a detector that looks at images of at most ``longest`` pixels a side."""
 
+    def detect(image: Image.Image) -> list[Box]:
+        scale = max(1.0, max(image.size) / longest)
+        if scale > 1:
+            size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
+            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        boxes = find(np.asarray(image))
+        return [(scale * a, scale * b, scale * c, scale * d) for a, b, c, d in boxes]
 
-def _shrunk(image: Image.Image, longest: int) -> tuple[Image.Image, float]:
-    """Return the image with at most ``longest`` pixels a side, and by how much it was shrunk."""
-    scale = max(1.0, max(image.size) / longest)
-    if scale == 1:
-        return image, 1.0
-    size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), scale
-
-
-def _scaled(box: Box, scale: float) -> Box:
-    left, top, right, bottom = box
-    return scale * left, scale * top, scale * right, scale * bottom
+    return detect
