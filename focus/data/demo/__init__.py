@@ -4,6 +4,6 @@ The set is rendered from a seed on first use and cached; nothing of it is stored
 """
 
 from focus.data.demo.cache import demo_manifest
-from focus.data.demo.render import SPLITS, VERSION, Picture, render_face
+from focus.data.demo.render import render_face
 
-__all__ = ["SPLITS", "VERSION", "Picture", "demo_manifest", "render_face"]
+__all__ = ["demo_manifest", "render_face"]

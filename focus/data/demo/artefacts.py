@@ -6,8 +6,8 @@ where it is: a soft mask [64, 64] of the image, or None if it is everywhere.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import cos, pi, sin
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ STRENGTH = 2.0
 VISIBILITY = (0.55, 1.15)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """Where an artefact is (soft mask, None = everywhere), and what it does after painting."""
 
     mask: Array | None
@@ -219,41 +218,26 @@ def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generat
 
 
 # Each family's artefacts and their probabilities; every fake holds at least one.
-FAMILIES: Mapping[str, Mapping[str, float]] = {
-    "kA": {"eye_mismatch": 0.8, "checkerboard": 0.8},
-    "kB": {"smeared_mouth": 0.8, "droplet": 0.8},
-    "uNear": {"pupil_mismatch": 0.7, "grid": 0.7, "checkerboard": 0.2},
-    "uSwap": {"blending_seam": 0.8, "streaked_mouth": 0.6},
-    "uMelt": {"swirl": 0.8, "tinted_droplet": 0.6},
-    "uEars": {"wrong_ear": 0.8, "pupil_mismatch": 0.4, "smeared_mouth": 0.25},
-    "uSpectrum": {"spectrum": 1.0},
+FAMILIES: Mapping[str, Mapping[Artefact, float]] = {
+    "kA": {eye_mismatch: 0.8, checkerboard: 0.8},
+    "kB": {smeared_mouth: 0.8, droplet: 0.8},
+    "uNear": {pupil_mismatch: 0.7, grid: 0.7, checkerboard: 0.2},
+    "uSwap": {blending_seam: 0.8, streaked_mouth: 0.6},
+    "uMelt": {swirl: 0.8, tinted_droplet: 0.6},
+    "uEars": {wrong_ear: 0.8, pupil_mismatch: 0.4, smeared_mouth: 0.25},
+    "uSpectrum": {spectrum: 1.0},
 }
 # What training knows, with uMelt's droplet, which is kB's in another size and colour.
-KNOWN_ARTEFACTS = frozenset([*FAMILIES["kA"], *FAMILIES["kB"], "tinted_droplet"])
-ARTEFACTS: Mapping[str, Artefact] = {
-    function.__name__: function
-    for function in (
-        eye_mismatch,
-        checkerboard,
-        smeared_mouth,
-        droplet,
-        pupil_mismatch,
-        grid,
-        blending_seam,
-        streaked_mouth,
-        swirl,
-        tinted_droplet,
-        wrong_ear,
-        spectrum,
-    )
-}
+KNOWN_ARTEFACTS = frozenset(
+    artefact.__name__ for artefact in (*FAMILIES["kA"], *FAMILIES["kB"], tinted_droplet)
+)
 
 
-def sample_artefacts(family: str, rng: np.random.Generator) -> list[str]:
-    """Draw the names of the artefacts that one fake holds, at least one."""
+def sample_artefacts(family: str, rng: np.random.Generator) -> list[Artefact]:
+    """Draw the artefacts that one fake holds, at least one."""
     chances = FAMILIES[family]
-    names = [name for name, chance in chances.items() if rng.random() < chance]
-    return names or [str(rng.choice(list(chances)))]
+    drawn = [artefact for artefact, chance in chances.items() if rng.random() < chance]
+    return drawn or [list(chances)[int(rng.choice(len(chances)))]]
 
 
 def _eye_mask(canvas: Canvas, eye: Eye) -> Array:

@@ -1,12 +1,10 @@
 """The demo set on disk: rendered on first use, verified by a checksum afterwards."""
 
-import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +35,6 @@ _PACKAGE = Path(__file__).parent
 def demo_manifest(
     cache: str | Path | None = None,
     *,
-    processes: int | None = None,
     progress: bool = True,
     splits: Splits = SPLITS,
 ) -> Manifest:
@@ -45,7 +42,7 @@ def demo_manifest(
 
     The files lie in a folder of ``cache`` (default: :func:`focus.runtime.machine.cache_dir`) that
     is named by the set's version and content. A set whose checksum does not match is rendered
-    again. The number of ``processes`` does not change a byte.
+    again.
 
     Images are 64×64 RGB. Training and validation images have human maps; fakes have artefact
     masks, except uSpectrum's: its fingerprint is everywhere, so that pointing is undefined there.
@@ -58,12 +55,7 @@ def demo_manifest(
     artefacts = _verified(folder, splits)
     if artefacts is None:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(folder):
-                # Another process may have rendered the set while this one waited.
-                artefacts = _verified(folder, splits)
-                if artefacts is None:
-                    artefacts = _render(folder, splits, processes, progress)
+            artefacts = _render(folder, splits, progress)
         except OSError as error:
             raise InputError(
                 f"The demo set cannot be written to {folder.parent} ({error}): "
@@ -139,17 +131,9 @@ def _checksum(folder: Path, splits: Splits, artefacts: list[list[str]]) -> str:
     return content.hexdigest()
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time render."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        with suppress(OSError):  # some network file systems have no locks: several may render
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _render(folder: Path, splits: Splits, processes: int | None, progress: bool) -> list[list[str]]:
+def _render(folder: Path, splits: Splits, progress: bool) -> list[list[str]]:
     """Render the set beside its place, then move it there in one step."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
     ) as aside:
@@ -157,22 +141,15 @@ def _render(folder: Path, splits: Splits, processes: int | None, progress: bool)
         every = list(items(splits))
         for place in {(fresh / name).parent for item in every for name in _files(item).values()}:
             place.mkdir(parents=True, exist_ok=True)
-        artefacts = list(
-            parallel_map(
-                partial(_render_into, fresh),
-                every,
-                "rendering demo faces",
-                processes=processes,
-                progress=progress,
-            )
-        )
+        render = partial(_render_into, fresh)
+        artefacts = list(parallel_map(render, every, "rendering demo faces", progress=progress))
         index = {"sha256": _checksum(fresh, splits, artefacts), "artefacts": artefacts}
         (fresh / _INDEX).write_text(json.dumps(index))
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        with suppress(OSError):  # without locks, another process may have put its equal set there
-            fresh.rename(folder)
-    if _verified(folder, splits) is None:
-        raise OSError(f"{folder.name} cannot be put in its place")
+        # Another process may have put its equal set there.
+        if _verified(folder, splits) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                fresh.rename(folder)
     return artefacts
 
 
@@ -181,8 +158,7 @@ def _render_into(folder: Path, item: Item) -> list[str]:
     picture = render_face(*item)
     arrays = {"images": picture.image, "maps": picture.human_map, "masks": picture.mask}
     for kind, name in _files(item).items():
-        array = arrays[kind]
-        assert array is not None
-        pixels = array * np.uint8(255) if array.dtype == np.bool_ else array
+        pixels = np.asarray(arrays[kind])
+        pixels = pixels * np.uint8(255) if kind == "masks" else pixels
         Image.fromarray(pixels).save(folder / name, compress_level=1)
-    return list(picture.artefacts)
+    return picture.artefacts

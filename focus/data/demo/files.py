@@ -14,13 +14,11 @@ from pathlib import Path
 from focus.config.data import DemoConfig
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample
-from focus.errors import InputError
 from focus.runtime.files import atomic_csv_writer, check_empty
 from focus.runtime.progress import progress_bar
 
 TRAIN = "train.csv"
 REALS = "reals"
-_LABELS = ("Real", "Synthetic")
 
 
 def write_demo(config: DemoConfig) -> None:
@@ -35,62 +33,39 @@ def write_demo(config: DemoConfig) -> None:
 def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:
     """Write the demo set, copying its files; raises InputError if the folder is in use."""
     folder = Path(folder).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        check_empty(folder)
-        moved = [
-            _copied(sample, folder)
-            for sample in progress_bar(
-                demo, "writing demo files", unit="image", disable=not progress
-            )
-        ]
-        seen = [sample for sample in moved if sample.split != "test"]
-        _write_cyborg(seen, folder / TRAIN, folder)
-        for name in TEST_SETS:
-            Manifest(s for s in moved if s.test_set == name).to_csv(folder / f"{name}.csv")
-        sources: dict[str, list[Sample]] = {}
-        for sample in moved:
-            if sample.test_set == "open":
-                sources.setdefault(sample.generator or REALS, []).append(sample)
-        for source, samples in sources.items():
-            _write_cyborg(samples, folder / f"{source}.csv", folder)
-    except OSError as error:
-        raise InputError(
-            f"The demo set cannot be written to {folder} ({error.strerror}): give another folder."
-        ) from error
+    check_empty(folder)
+    bar = progress_bar(demo, "writing demo files", unit="image", disable=not progress)
+    moved = [_copied(sample, folder) for sample in bar]
+    _write_cyborg([s for s in moved if s.split != "test"], folder / TRAIN)
+    for name in TEST_SETS:
+        Manifest(s for s in moved if s.test_set == name).to_csv(folder / f"{name}.csv")
+    sources: dict[str, list[Sample]] = {}
+    for sample in moved:
+        if sample.test_set == "open":
+            sources.setdefault(sample.generator or REALS, []).append(sample)
+    for source, samples in sources.items():
+        _write_cyborg(samples, folder / f"{source}.csv")
 
 
 def _copied(sample: Sample, folder: Path) -> Sample:
     """Copy a sample's files into ``folder``: images by split and family, maps by base name."""
     source = Path(sample.path)
     split, family = source.parts[-3:-1]
-    name = f"{split}_{family}_{source.name}"
-
-    def copy(path: str | None, kind: str) -> str | None:
-        if path is None:
-            return None
-        target = folder / kind / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        return str(target)
-
-    image = copy(sample.path, f"images/{split}/{family}")
-    assert image is not None
-    return replace(
-        sample,
-        path=image,
-        map_path=copy(sample.map_path, "heatmaps"),
-        mask_path=copy(sample.mask_path, "masks"),
-    )
+    places = {"path": f"images/{split}/{family}", "map_path": "heatmaps", "mask_path": "masks"}
+    copies = {}
+    for field, place in places.items():
+        if path := getattr(sample, field):
+            target = folder / place / f"{split}_{family}_{source.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copies[field] = str(shutil.copyfile(path, target))
+    return replace(sample, **copies)
 
 
-def _write_cyborg(samples: Iterable[Sample], path: Path, root: Path) -> None:
+def _write_cyborg(samples: Iterable[Sample], path: Path) -> None:
     """Write ``split,label,/path,generator`` without header; reals have no generator."""
     with atomic_csv_writer(path, end="\n") as rows:
         for sample in samples:
-            row = [
-                "train" if sample.split == "train" else "test",
-                _LABELS[REAL if sample.label == REAL else 1],
-                f"/{Path(sample.path).relative_to(root).as_posix()}",
-            ]
+            split = "train" if sample.split == "train" else "test"
+            place = f"/{Path(sample.path).relative_to(path.parent).as_posix()}"
+            row = [split, "Real" if sample.label == REAL else "Synthetic", place]
             rows.writerow([*row, sample.generator] if sample.generator else row)

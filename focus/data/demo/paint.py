@@ -29,8 +29,7 @@ def head_distance(canvas: Canvas, face: Face) -> Array:
     u = np.abs(canvas.u) / (face.width * (1.0 - face.jaw * taper * taper))
     v = np.abs(canvas.v) / face.height
     value = np.power(u, face.power) + np.power(v, face.power)
-    distance: Array = (1.0 - np.power(value, 1.0 / face.power)) * face.width
-    return distance
+    return np.asarray((1.0 - np.power(value, 1.0 / face.power)) * face.width)
 
 
 def paint_face(face: Face, rng: np.random.Generator) -> Canvas:
@@ -39,12 +38,11 @@ def paint_face(face: Face, rng: np.random.Generator) -> Canvas:
     grain = rng.standard_normal((SIZE, SIZE), np.float32)
     coarse = grain.reshape(16, 4, 16, 4).mean((1, 3)).repeat(4, 0).repeat(4, 1) * 4.0
     inside = head_distance(canvas, face)
-    strands = _strands(canvas, face.hair) if face.hair else None
-    hair_inside = _hair_distance(canvas, face, face.hair) if face.hair else None
 
     _paint_background(canvas, face)
-    if face.hair and hair_inside is not None and strands is not None and face.hair.length > 5.0:
-        canvas.fill(Region(EVERYWHERE, canvas.edge(hair_inside)), strands * 0.72)
+    if face.hair and face.hair.length > 5.0:
+        behind = canvas.edge(_hair_distance(canvas, face, face.hair))
+        canvas.fill(Region(EVERYWHERE, behind), _strands(canvas, face.hair) * 0.72)
     _paint_body(canvas, face, grain)
     for ear in face.ears:
         if ear.present and not ear.over_hair:
@@ -58,8 +56,8 @@ def paint_face(face: Face, rng: np.random.Generator) -> Canvas:
     for u, v, radius in face.moles:
         mole = canvas.ellipse(u + face.pose.yaw, v, radius, radius)
         canvas.fill(mole, scaled(face.skin, 0.35), 0.8)
-    if face.hair and hair_inside is not None and strands is not None:
-        _paint_front_hair(canvas, face, face.hair, hair_inside, strands)
+    if face.hair:
+        _paint_front_hair(canvas, face, face.hair)
     if face.glasses:
         _paint_glasses(canvas, face, *face.glasses)
     for ear in face.ears:
@@ -234,8 +232,7 @@ def _hair_distance(canvas: Canvas, face: Face, hair: Hair) -> Array:
     above = np.minimum(canvas.v, 0.0)
     dome = (1.0 - np.hypot(canvas.u / width, above / top)) * width
     flare = 0.06 * np.clip(canvas.v, 0.0, 12.0)
-    distance: Array = np.minimum(dome + flare, hair.length - canvas.v)
-    return distance
+    return np.asarray(np.minimum(dome + flare, hair.length - canvas.v))
 
 
 def _strands(canvas: Canvas, hair: Hair) -> Array:
@@ -245,21 +242,18 @@ def _strands(canvas: Canvas, hair: Hair) -> Array:
     tone = 1.0 + 0.13 * np.sin(hair.frequency * along + hair.phase)
     tone += 0.10 * np.sin(2.7 * hair.frequency * along + 0.3 * canvas.v + 2.0 * hair.phase)
     tone += 0.22 * np.exp(-np.square((canvas.v + 15.0 - 0.02 * np.square(canvas.u)) / 3.0))
-    colour: Array = solid(hair.colour) * tone
-    return colour
+    return np.asarray(solid(hair.colour) * tone)
 
 
-def _paint_front_hair(
-    canvas: Canvas, face: Face, hair: Hair, hair_inside: Array, strands: Array
-) -> None:
+def _paint_front_hair(canvas: Canvas, face: Face, hair: Hair) -> None:
     off = canvas.u - hair.part
     line = hair.hairline + hair.arch * np.square(off) + 0.25 * np.sin(2.2 * off + hair.phase)
-    cover = canvas.edge(hair_inside) * canvas.edge(line - canvas.v, 1.4)
+    cover = canvas.edge(_hair_distance(canvas, face, hair)) * canvas.edge(line - canvas.v, 1.4)
     # A soft shadow just below the hairline seats the hair on the head.
     shadow = np.clip(1.0 - (canvas.v - line) / 2.6, 0.0, 1.0) * (1.0 - cover)
     shadow *= canvas.edge(head_distance(canvas, face))
     canvas.shade(Region(EVERYWHERE, shadow), 0.80)
-    canvas.fill(Region(EVERYWHERE, cover), strands)
+    canvas.fill(Region(EVERYWHERE, cover), _strands(canvas, hair))
 
 
 def _paint_glasses(canvas: Canvas, face: Face, a: float, b: float, colour: Colour) -> None:

@@ -114,14 +114,12 @@ class Face:
 
 
 def _pick(rng: np.random.Generator, palette: tuple[Colour, ...], spread: float = 0.04) -> Colour:
-    r, g, b = palette[int(rng.integers(len(palette)))]
+    colour = palette[int(rng.integers(len(palette)))]
     shift = rng.normal(0.0, spread)
     hue = rng.normal(0.0, spread / 3)
-    return (
-        min(max(r + shift + hue, 0.04), 0.97),
-        min(max(g + shift, 0.04), 0.97),
-        min(max(b + shift - hue, 0.04), 0.97),
-    )
+    tints = zip(colour, (hue, 0.0, -hue), strict=True)
+    r, g, b = (min(max(value + shift + tint, 0.04), 0.97) for value, tint in tints)
+    return r, g, b
 
 
 def _any_colour(rng: np.random.Generator, low: float, high: float, vivid: float) -> Colour:

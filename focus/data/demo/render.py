@@ -6,14 +6,13 @@ without its artefacts, and does not depend on how many processes render the set.
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.demo.artefacts import ARTEFACTS, STRENGTH, VISIBILITY, Mark, sample_artefacts
+from focus.data.demo.artefacts import STRENGTH, VISIBILITY, sample_artefacts
 from focus.data.demo.camera import sample_camera, take_picture
 from focus.data.demo.canvas import Canvas
 from focus.data.demo.maps import human_map
@@ -44,14 +43,6 @@ SPLITS: Splits = {
         "uSpectrum": 200,
     },
 }
-# The share of images whose acquisition source agrees with the class.
-SOURCE_AGREEMENT: Mapping[str, float] = {
-    "train": 0.75,
-    "validation": 0.75,
-    "closed": 0.75,
-    "closed_balanced": 0.5,
-    "open": 0.5,
-}
 WITH_MAPS = frozenset({"train", "validation"})
 # A fingerprint of the whole image has no place to point at.
 WITHOUT_MASK = frozenset({REAL_FAMILY, "uSpectrum"})
@@ -67,7 +58,7 @@ class Item(NamedTuple):
     @property
     def source(self) -> int:
         """Return the acquisition source, 0 or 1: the class's own in a fixed share of images."""
-        share = SOURCE_AGREEMENT[self.split]
+        share = 0.5 if self.split in ("closed_balanced", "open") else 0.75
         agrees = int((self.number + 1) * share) > int(self.number * share)
         return int((self.family != REAL_FAMILY) == agrees)
 
@@ -80,8 +71,7 @@ def items(splits: Splits = SPLITS) -> Iterator[Item]:
                 yield Item(split, family, number)
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """A rendered image.
 
     image: uint8 [64, 64, 3]. mask: where the artefacts are, bool [64, 64], None for reals and for
@@ -92,7 +82,7 @@ class Picture:
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
     human_map: NDArray[np.uint8] | None
-    artefacts: tuple[str, ...]
+    artefacts: list[str]
 
 
 def render_face(split: str, family: str, index: int, *, artefacts: bool = True) -> Picture:
@@ -100,32 +90,27 @@ def render_face(split: str, family: str, index: int, *, artefacts: bool = True) 
 
     ``artefacts=False`` gives the same fake without what gives it away (its mask and map stay).
     """
-    item = Item(split, family, index)
     key = [SEED, crc32(split.encode()), crc32(family.encode()), index]
     face_rng, texture_rng, artefact_rng, camera_rng, map_rng = (
         np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(key).spawn(5)
     )
-    camera = sample_camera(camera_rng, item.source)
+    camera = sample_camera(camera_rng, Item(split, family, index).source)
     face = sample_face(face_rng, camera.plainness)
-    unspoilt = face if artefacts else deepcopy(face)
-    names: list[str] = []
-    marks: list[Mark] = []
-    if family != REAL_FAMILY:
-        posed = Canvas(face.pose)
-        names = sample_artefacts(family, artefact_rng)
-        for name in names:
-            visibility = STRENGTH * artefact_rng.uniform(*VISIBILITY)
-            marks.append(ARTEFACTS[name](posed, face, visibility, artefact_rng))
-        face = face if artefacts else unspoilt
-    canvas = paint_face(face, texture_rng)
-    if artefacts:
-        for mark in marks:
-            if mark.retouch:
-                mark.retouch(canvas)
+    unspoilt = deepcopy(face)
+    drawn = [] if family == REAL_FAMILY else sample_artefacts(family, artefact_rng)
+    posed = Canvas(face.pose)
+    marks = []
+    for artefact in drawn:
+        visibility = STRENGTH * artefact_rng.uniform(*VISIBILITY)
+        marks.append(artefact(posed, face, visibility, artefact_rng))
+    canvas = paint_face(face if artefacts else unspoilt, texture_rng)
+    for mark in marks:
+        if artefacts and mark.retouch:
+            mark.retouch(canvas)
     masks = [mark.mask for mark in marks if mark.mask is not None]
     return Picture(
         image=take_picture(camera, canvas.image, camera_rng),
         mask=np.maximum.reduce(masks) > MASK_THRESHOLD if masks else None,
         human_map=human_map(canvas, masks, map_rng) if split in WITH_MAPS else None,
-        artefacts=tuple(names),
+        artefacts=[artefact.__name__ for artefact in drawn],
     )
