@@ -3,7 +3,6 @@
 import csv
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -284,10 +283,7 @@ def cut_pictures(manifest: Manifest, out: Path, *, resume: bool = False) -> Mani
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_crop_that_was_ended_goes_on(
-    pictures: Manifest, tmp_path: Path, number: signal.Signals, begin: Begin
-) -> None:
+def test_a_crop_that_was_killed_goes_on(pictures: Manifest, tmp_path: Path, begin: Begin) -> None:
     words = ["-m", "focus.data", "crop", "pictures.csv", "--faces", "own_detector:find"]
     command = [sys.executable, *words, "--margin", "0", "--output", "out", "--resume"]
     slow = os.environ | {"WAIT": "2"}
@@ -297,7 +293,7 @@ def test_a_crop_that_was_ended_goes_on(
         assert program.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
-    program.send_signal(number)
+    program.kill()
     program.communicate(timeout=60)
     assert not (tmp_path / "out/manifest.csv").exists()
     times = {path: path.stat().st_mtime_ns for path in written}

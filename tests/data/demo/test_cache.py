@@ -1,4 +1,4 @@
-"""The rendered set on disk: whole, verified, the same from any number of processes."""
+"""The rendered set on disk: whole, verified, from one program or two at once."""
 
 import subprocess
 import sys
@@ -25,8 +25,8 @@ SMALL = {
 }
 
 
-def demo(folder: Path, processes: int = 1) -> Manifest:
-    return demo_manifest(folder, processes=processes, progress=False, splits=SMALL)
+def demo(folder: Path) -> Manifest:
+    return demo_manifest(folder, progress=False, splits=SMALL)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -40,11 +40,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return demo(tmp_path_factory.mktemp("demo"))
-
-
-def test_bytes_do_not_depend_on_the_number_of_processes(small: Manifest, tmp_path: Path) -> None:
-    demo(tmp_path, processes=3)
-    assert contents(tmp_path) == contents(Path(small[0].path).parents[4])
 
 
 def test_a_sample_has_its_files_and_what_is_known_of_it(small: Manifest) -> None:
@@ -89,23 +84,17 @@ def test_damage_is_found_and_mended_and_a_whole_set_is_kept(tmp_path: Path) -> N
     assert image.stat().st_mtime_ns == written
 
 
-def test_two_programs_at_once_render_one_whole_set(tmp_path: Path) -> None:
+def test_two_programs_at_once_leave_one_whole_set(tmp_path: Path) -> None:
     program = (
         "import sys; from focus.data.demo import demo_manifest\n"
-        f"m = demo_manifest(sys.argv[1], processes=1, splits={SMALL!r})\n"
+        f"m = demo_manifest(sys.argv[1], splits={SMALL!r})\n"
         "from PIL import Image\n"
         "print(sum(Image.open(s.path).convert('L').getextrema()[1] > 0 for s in m))\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    programs = [
-        subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    outputs = [program.communicate(timeout=60) for program in programs]
-    assert [read.strip() for read, _ in outputs] == ["31", "31"]
-    assert sum("rendering" in progress for _, progress in outputs) == 1
-    folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert folders == [cache.folder_name(SMALL)]
+    programs = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [each.communicate(timeout=60)[0].strip() for each in programs] == ["31", "31"]
+    assert [path.name for path in tmp_path.iterdir()] == [cache.folder_name(SMALL)]
 
 
 @pytest.mark.slow
@@ -115,7 +104,7 @@ def test_interruption_leaves_nothing_behind(tmp_path: Path, begin: Begin) -> Non
         # A shell starts what it puts in the background with SIGINT ignored: not so here.
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from focus.data.demo import demo_manifest\n"
-        "demo_manifest(sys.argv[1], processes=2, progress=False)\n"
+        "demo_manifest(sys.argv[1], progress=False)\n"
     )
     process = begin([sys.executable, "-c", program, tmp_path], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30

@@ -34,9 +34,7 @@ SPLITS = {
 
 @pytest.fixture(scope="module")
 def built_in(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return demo_manifest(
-        tmp_path_factory.mktemp("cache"), processes=1, progress=False, splits=SPLITS
-    )
+    return demo_manifest(tmp_path_factory.mktemp("cache"), progress=False, splits=SPLITS)
 
 
 @pytest.fixture(scope="module")
