@@ -24,8 +24,6 @@ from focus.training.run import train
 from focus.use import evaluate as evaluation
 from focus.use.evaluate import evaluate
 
-from .reading import read_data
-
 
 def grey(path: Path, values: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
