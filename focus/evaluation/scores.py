@@ -76,10 +76,6 @@ class Scores:
     def __post_init__(self) -> None:
         for field in fields(self):
             column: NDArray[Any] = np.asarray(getattr(self, field.name), dtype=_DTYPES[field.type])
-            if column.shape != (len(self.index),):
-                raise ValueError(
-                    f"column {field.name!r} has shape {column.shape}, not ({len(self.index)},)"
-                )
             object.__setattr__(self, field.name, column)
 
     def __len__(self) -> int:

@@ -107,4 +107,5 @@ def llr_costs(llr: Array, label: int) -> Floats:
     and du Preez, 2006): 0 if the ratios tell all, 1 if they tell nothing.
     """
     wrong = np.asarray(llr, dtype=np.float64) * (-1 if label else 1)
-    return np.asarray(np.logaddexp(0, wrong) / np.log(2), dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # NaN without a calibration
+        return np.asarray(np.logaddexp(0, wrong) / np.log(2), dtype=np.float64)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import faithfulness
-from focus.evaluation.faithfulness import Falls, box_sides, means, regions, soft_box
+from focus.evaluation.faithfulness import Falls, box_sides, means, regions
 from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
 from focus.model.detector import Prediction
@@ -169,13 +169,6 @@ def test_boxes_lie_in_the_image_hold_the_peak_and_keep_apart() -> None:
                 assert (np.abs(other - peak) >= sides).any(), "they overlap"
 
 
-def test_a_box_is_soft_at_its_edges() -> None:
-    mask = soft_box((16, 8)).numpy()
-    assert mask[:, 4].tolist() == [0.25, 0.75] + [1.0] * 12 + [0.75, 0.25]
-    assert mask[8].tolist() == [0.5] + [1.0] * 6 + [0.5]
-    assert mask[0, 0] == 0.125
-
-
 def summary(falls: Falls, groups: list[str] | None = None, **columns: Any) -> dict[str, Any]:
     """Of all images, which are reals without a group if nothing else is said."""
     count = len(falls.peak)
@@ -200,24 +193,6 @@ def test_the_means_by_hand() -> None:
     falls, scores = Falls(np.zeros(1), np.zeros((1, 2))), scores_of([(0, "", "", 0.5)])
     nothing = means(falls, scores, np.zeros(0, np.int64), scores.label)
     assert nothing == {**dict.fromkeys(nothing, None), "n": 0, "intervals": {}}
-
-
-def test_a_peak_that_is_as_any_other_place_is_larger_in_half() -> None:
-    """Falls are skewed: few draws of an exponential lie above the mean of eight."""
-    draws = np.random.default_rng(0).exponential(size=(4000, 9)) ** 3
-    falls = Falls(draws[:, 0], draws[:, 1:])
-    assert falls.larger().mean() == pytest.approx(0.5, abs=0.015)  # three standard errors
-    assert (falls.peak > falls.elsewhere.mean(axis=1)).mean() < 0.3
-
-
-def test_images_of_one_person_are_not_independent() -> None:
-    person = np.repeat(np.arange(40), 10)
-    values = np.random.default_rng(0).normal(0.1, 0.2, 40)[person]
-    falls = Falls(values, np.zeros((400, 3)))
-    for groups, independent in ((None, 400), ([f"p{n}" for n in person], 40)):
-        low, high = summary(falls, groups)["intervals"]["difference"]
-        half = 1.96 * values.std() / math.sqrt(independent)
-        assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_means_that_no_resample_moves_are_not_certain() -> None:

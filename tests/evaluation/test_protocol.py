@@ -8,7 +8,7 @@ import pytest
 
 from focus.config.train import TrainConfig
 from focus.data.readers import read_given
-from focus.evaluation.protocol import Comparison, match, strata
+from focus.evaluation.protocol import match
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
 
@@ -116,15 +116,10 @@ def test_reals_of_the_same_test_set_come_before_those_given_apart() -> None:
     }
 
 
-def test_nameless_reals_of_the_same_test_set_come_before_own_ones_given_apart() -> None:
-    scores = table([(0, "known", "", 0.1), (0, "", "open", 0.1), (1, "known", "open", 0.9)])
-    assert matched(scores) == {("open", "known"): ([1], [2])}
-
-
-def test_own_reals_given_apart_do_not_join_those_of_another_test_set() -> None:
-    """Those of a known generator are at home in the closed set."""
-    scores = table([(0, "known", "", 0.1), (0, "known", "open", 0.1), (1, "known", "open", 0.9)])
-    assert matched(scores) == {("open", "known"): ([1], [2])}
+def test_reals_of_the_same_test_set_come_before_own_ones_given_apart() -> None:
+    for name in ("", "known"):
+        scores = table([(0, "known", "", 0.1), (0, name, "open", 0.1), (1, "known", "open", 0.9)])
+        assert matched(scores) == {("open", "known"): ([1], [2])}
 
 
 def test_a_real_image_may_serve_several_generators() -> None:
@@ -181,18 +176,6 @@ def test_a_real_image_that_is_listed_for_several_generators_is_one() -> None:
     assert twice["pooled"] == once["pooled"]
     assert twice["mean"] == once["mean"]
     assert twice["generators"] == once["generators"]
-
-
-def test_an_image_is_drawn_with_all_comparisons_that_list_it() -> None:
-    """Rows 0 and 1 are listed again as 2 and 3, for B: they are of both, row 4 is of A alone."""
-    labels, images = np.array([0, 0, 0, 0, 0, 0, 1, 1]), np.array([0, 1, 0, 1, 4, 5, 6, 7])
-    comparisons = [
-        Comparison("open", "A", np.array([0, 1, 4]), np.array([6])),
-        Comparison("open", "B", np.array([2, 3, 5]), np.array([7])),
-    ]
-    found = strata(labels, comparisons, images).tolist()
-    assert found[0] == found[1] == found[2] == found[3]
-    assert len(set(found)) == 5
 
 
 def test_faces_of_one_file_are_images_of_their_own() -> None:

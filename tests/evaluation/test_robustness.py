@@ -17,7 +17,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import STRENGTHS
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
-from focus.evaluation.robustness import PerturbedAUC, check_labels, lines, measure, read, write
+from focus.evaluation.robustness import PerturbedAUC, lines, measure, read, write
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.model.detector import Prediction
@@ -147,16 +147,8 @@ def test_the_file_and_that_it_is_read_back(results: list[PerturbedAUC], tmp_path
     assert mark == "# focus-robustness 1"
     rows = list(csv.DictReader(rest))
     blurred = next(r for r in rows if (r["perturbation"], r["generator"]) == ("blur", "kA"))
-    assert list(blurred.values())[:8] == [
-        "blur",
-        "0.5",
-        "sigma in pixels",
-        "closed",
-        "kA",
-        "3",
-        "2",
-        "1",
-    ]
+    cells = ",".join(list(blurred.values())[:8])
+    assert cells == "blur,0.5,sigma in pixels,closed,kA,3,2,1"
     found = read(path)
     for got, expected in zip(found, [*results, *odd], strict=True):
         for field in fields(PerturbedAUC):
@@ -179,11 +171,3 @@ def test_the_lines_have_the_mean_of_generators() -> None:
         "0.500 at 50, 0.425 at 30"
     )
     assert len(others) == 3
-
-
-def test_labels_of_one_class_are_refused_at_once(manifest: Manifest) -> None:
-    check_labels(manifest)
-    with pytest.raises(InputError, match="none of the 3 images is labelled as synthetic"):
-        check_labels(Manifest(manifest[:3]))
-    with pytest.raises(InputError, match="none of the 1 images is labelled as real"):
-        check_labels(Manifest([manifest[7]]))

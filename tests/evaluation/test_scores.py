@@ -124,5 +124,3 @@ def test_select() -> None:
     assert table(4).select([True, False, False, True]).index.tolist() == [0, 3]
     assert table(4).select([2, 0]).path.tolist() == ["/faces/2.png", "/faces/0.png"]
     assert len(table(4).select([])) == 0
-    with pytest.raises(ValueError, match=r"column 'score' has shape \(3,\), not \(4,\)"):
-        table(4, score=[0.1, 0.2, 0.3])

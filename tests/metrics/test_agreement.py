@@ -61,16 +61,6 @@ def test_the_first_of_equal_peaks_counts() -> None:
     assert map_agreement(cams, maps)["map_hit"].tolist() == [1.0, 0.0]
 
 
-def test_each_image_is_on_its_own() -> None:
-    draw = np.random.default_rng(0)
-    cams, maps = draw.normal(size=(5, 3, 4)), draw.uniform(size=(5, 3, 4))
-    maps[2] = 0
-    cams[3] = 1
-    alone = [everything(cams[i : i + 1], maps[i : i + 1]) for i in range(5)]
-    for name, column in everything(cams, maps).items():
-        np.testing.assert_array_equal(column, [each[name][0] for each in alone])
-
-
 def test_the_distance_is_the_saliency_term_of_the_loss() -> None:
     draw = np.random.default_rng(1)
     cams, maps = draw.normal(size=(6, 7, 7)), draw.uniform(size=(6, 7, 7))

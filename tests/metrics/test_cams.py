@@ -23,12 +23,6 @@ def test_sum_entropy_by_hand() -> None:
     assert entropies == pytest.approx([0.5, 0.75, 0.0], abs=1e-15)
 
 
-def test_sum_entropy_of_28_cells_of_a_7x7_map() -> None:
-    cam = np.zeros((1, 7, 7))
-    cam.flat[:28] = 1
-    assert metrics.sum_entropy(cam)[0] * math.log(49) == pytest.approx(math.log(28))
-
-
 def test_z_entropy_by_hand() -> None:
     # Two cells at -1, two at +1 are their own z-scores: p = 1 / (2 + 2 e^2), e^2 / (2 + 2 e^2).
     low, high = 1 / (2 + 2 * math.e**2), math.e**2 / (2 + 2 * math.e**2)

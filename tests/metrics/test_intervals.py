@@ -136,22 +136,6 @@ def test_an_interval_of_ties_favours_no_class() -> None:
     assert auc_interval(fake, real) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
-def test_copies_of_images_are_no_more_images(random: np.random.Generator) -> None:
-    """Of an AUC, of the mean of two and of a difference: as of each image once."""
-    real, fake = random.normal(size=15), random.normal(1, size=15)
-    other = fake - 0.5 + 0.1 * random.normal(size=15)
-    units = np.arange(15), np.arange(15, 30)
-    many = [np.repeat(values, 4) for values in (real, fake, other, *units)]
-    copies = many[0], many[1], many[3], many[4]
-    assert mean_auc_interval([copies]) == pytest.approx(auc_interval(real, fake))
-    mean = mean_auc_interval([copies, (many[0], many[2], many[3], many[4])])
-    twice = [(real, fake, *units), (real, other, *units)]
-    assert mean == pytest.approx(mean_auc_interval(twice))
-    found = mean_auc_difference([copies], [(many[0], many[2], many[3], many[4])])
-    assert found == pytest.approx(mean_auc_difference(twice[:1], twice[1:]))
-    assert mean_auc_interval([(real, fake, units[0], np.zeros(15))]) is None
-
-
 def test_a_person_with_a_real_image_and_a_fake_by_hand(random: np.random.Generator) -> None:
     """Obuchowski's variance where each of n persons has one of each: that of the sums."""
     person = random.normal(size=12)

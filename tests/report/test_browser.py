@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from focus import report
-from focus.evaluation import robustness
-from focus.evaluation.results import write_results
 from focus.model.detector import Detector
 
 from .reports import Page as Parsed
-from .reports import made, perturbed
+from .reports import made
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
@@ -26,8 +24,6 @@ pytestmark = [
         CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
     ),
 ]
-
-MEGABYTE = 10**6
 
 
 def write(folder: Path, each: int, **options: Any) -> Path:
@@ -216,41 +212,3 @@ def test_nothing_is_cut_off_and_text_can_be_read(
         low, high = sorted(page.evaluate(luminance, value) for value in (paper, colour))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (selector, colour, paper)
     page.context.close()
-
-
-def test_a_comparison_of_long_names_is_not_cut_off(browser: Any, tmp_path: Path) -> None:
-    """In headings, notes, tables and captions, and figures in the width of a phone."""
-    _, scores, results = made(tmp_path / "images", 12, resamples=0)
-    folders = [tmp_path / end / ("r" * 240) for end in "ab"]
-    for folder in folders:
-        write_results(folder, scores, results)
-        robustness.write(perturbed("uB", "open", 0.8, [0.7] * 5), folder)
-    report.compare([str(folder) for folder in folders], tmp_path / "out")
-    for width in (390, 1280):
-        context = browser.new_context(viewport={"width": width, "height": 900})
-        page = context.new_page()
-        page.goto((tmp_path / "out" / report.REPORT).as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        figures = page.locator("#robustness svg")
-        assert figures.count() == 4, "a perturbation each"
-        box = figures.first.bounding_box()
-        assert 300 < box["width"] <= width - box["x"]
-        context.close()
-
-
-def test_a_page_of_many_images_is_small_and_soon_usable(browser: Any, tmp_path: Path) -> None:
-    """Pictures of noise, which compress worse than faces, and three parts to most of them."""
-    path = write(tmp_path, 1000, side=160, distinct=100, resamples=0)
-    opened = Opened(browser, path)
-    assert len(opened.data["path"]) == 5000
-    assert 400 <= len(opened.data["shown"]) <= 480
-    assert path.stat().st_size <= 15 * MEGABYTE
-    # Other programs may be at work: not by the clock but by the time that the page computes.
-    session = opened.page.context.new_cdp_session(opened.page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    opened.page.reload()
-    opened.choose(sort="score")
-    assert opened.listed()[0][4] == f"{max(opened.data['score']):.4f}"
-    metrics = session.send("Performance.getMetrics")["metrics"]
-    assert 0 < next(m["value"] for m in metrics if m["name"] == "TaskDuration") <= 4
-    assert opened.complaints == []

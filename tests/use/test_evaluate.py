@@ -21,7 +21,6 @@ from focus.errors import InputError
 from focus.evaluation.result_table import format_table
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
-from focus.model.operating_points import choose
 from focus.use import evaluate as evaluation
 
 from ..launching import python
@@ -109,19 +108,6 @@ def test_evaluate_writes_what_it_prints(
     assert f"{results['open']['mean']['auc']:.3f}" in (out / "report.html").read_text()
     evaluate(**given)
     assert sorted(path.name for path in out.iterdir()) == sorted(files[:3])
-
-
-def test_a_calibration_against_the_scores_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    detector = Detector(image_size=32)
-    detector.points = choose(np.linspace(0.5, 0.9, 40), np.full(20, 0.45))
-    detector.save_pretrained(tmp_path / "model")
-    data = noise(tmp_path / "data" / "0_real", 2).parent
-    noise(data / "1_fake", 2)
-    out = str(tmp_path / "out")
-    evaluate(model_dir=str(tmp_path / "model"), data=(str(data),), output=out)
-    assert f"\nwarning: {detector.points.warning()}\n" in capsys.readouterr().out
 
 
 def test_a_run_alone_is_scored_on_what_it_was_tested_on(own_run: Path) -> None:
