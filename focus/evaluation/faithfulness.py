@@ -37,7 +37,6 @@ from focus.evaluation.protocol import UNNAMED, match, strata, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler, percentiles
-from focus.metrics.cams import peak_cell
 from focus.metrics.intervals import Interval, rate_interval
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar
@@ -149,7 +148,8 @@ def regions(cams: NDArray[Any], size: int, places: int, seeds: Sequence[int]) ->
     """
     grid = cams.shape[1:]
     sides = np.array(box_sides(grid, size))
-    peaks = np.stack(np.unravel_index(peak_cell(cams), grid), axis=1)
+    cells = cams.reshape(len(cams), -1).argmax(axis=1)
+    peaks = np.stack(np.unravel_index(cells, grid), axis=1)
     middles = (peaks + 0.5) * size / np.array(grid)
     starts = np.floor(middles - sides / 2).astype(np.int64).clip(0, size - sides)
     rows, columns = (np.arange(size - side + 1) for side in sides)

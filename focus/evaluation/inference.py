@@ -27,7 +27,7 @@ from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
 from focus.metrics.agreement import map_agreement, mask_mass
-from focus.metrics.cams import cam_range, hit_cells, peak_cell, sum_entropy, z_entropy
+from focus.metrics.cams import hit_cells, sum_entropy, z_entropy
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.progress import progress_bar
 
@@ -174,7 +174,7 @@ def _rows(
 ) -> Scores:
     """Return the table's rows for one batch; prediction: the fields of a Prediction."""
     score, predicted, of_classes, entropy = prediction
-    cams, synthetic_cams = of_classes[:, 0], of_classes[:, 1]
+    cams = of_classes[:, 0]
     samples = [manifest[index] for index in batch.index.tolist()]
     grid = cams.shape[1:]
     calibration = points and points.calibration
@@ -184,41 +184,30 @@ def _rows(
         if sample.label == SYNTHETIC and sample.mask_path is not None:
             mask[:] = artefact_coverage(sample.mask_path, grid)
     targets = [hit_cells(mask) for mask in masks]
-    by_maps = map_agreement(cams, batch.saliency.numpy())
-    map_hits = by_maps.pop("map_hit")
-    peaks = peak_cell(cams)
+    peaks = of_classes.reshape(*of_classes.shape[:2], -1).argmax(axis=2)
+    hits = [
+        [-1, -1] if cells is None else cells.ravel()[own]
+        for cells, own in zip(targets, peaks, strict=True)
+    ]
     texts = ("path", "generator", "family", "split", "test_set", "group")
-    numbers = {
-        "entropy_predicted": entropy[:, 0],
-        "entropy_synthetic": entropy[:, 1],
-        "entropy_sum": sum_entropy(cams),
-        "entropy_z": z_entropy(cams),
-        "cam_range": cam_range(cams),
-        **by_maps,
-        "mask_mass": mask_mass(cams, masks),
-        "llr": calibration.llr(score) if calibration else score * np.nan,
-        "pointing_chance": [math.nan if cells is None else cells.mean() for cells in targets],
-    }
     columns: dict[str, Any] = {n: [getattr(sample, n) for sample in samples] for n in texts}
-    columns |= {n: np.asarray(values, dtype=np.float32) for n, values in numbers.items()}
+    columns |= map_agreement(cams, batch.saliency.numpy())
+    columns["map_hit"] = np.nan_to_num(columns["map_hit"], nan=-1)
+    columns["pointing_hit"], columns["pointing_hit_synthetic"] = np.array(hits).T
     return Scores(
         **columns,
         index=batch.index.numpy(),
-        label=np.array([-1 if sample.label is None else sample.label for sample in samples]),
+        label=[-1 if sample.label is None else sample.label for sample in samples],
         score=score,
         predicted=predicted,
-        peak_row=peaks // grid[1],
-        peak_col=peaks % grid[1],
-        pointing_hit=_hits(cams, targets),
-        pointing_hit_synthetic=_hits(synthetic_cams, targets),
-        map_hit=np.where(np.isnan(map_hits), -1, map_hits).astype(np.int64),
+        entropy_predicted=entropy[:, 0],
+        entropy_synthetic=entropy[:, 1],
+        entropy_sum=sum_entropy(cams),
+        entropy_z=z_entropy(cams),
+        cam_range=np.ptp(cams, axis=(1, 2)),
+        peak_row=peaks[:, 0] // grid[1],
+        peak_col=peaks[:, 0] % grid[1],
+        mask_mass=mask_mass(cams, masks),
+        llr=calibration.llr(score) if calibration else score * np.nan,
+        pointing_chance=[math.nan if cells is None else cells.mean() for cells in targets],
     )
-
-
-def _hits(
-    cams: NDArray[np.float32], targets: Sequence[NDArray[np.bool_] | None]
-) -> NDArray[np.int64]:
-    """Return for each CAM whether it peaks in one of its target cells, -1 without targets."""
-    peaks = peak_cell(cams).tolist()
-    pairs = zip(peaks, targets, strict=True)
-    return np.array([-1 if cells is None else int(cells.flat[peak]) for peak, cells in pairs])

@@ -185,14 +185,13 @@ def lines(results: Sequence[PerturbedAUC]) -> list[str]:
     """Return a line for each perturbation and test set: the mean AUC over its generators."""
     found = []
     for name, strengths in STRENGTHS.items():
-        for test_set in dict.fromkeys(r.test_set for r in results if r.auc is not None):
-            own = [r for r in results if (r.perturbation, r.test_set) == (name, test_set)]
-            means = [_mean([r.auc for r in own if r.strength == s]) for s in strengths]
+        measured = curves(results, name)
+        for test_set in dict.fromkeys(own for own, _ in measured):
+            aucs = [line for (own, _), line in measured.items() if own == test_set]
+            clean, *means = np.mean(aucs, axis=0)
             cells = (f"{mean:.3f} at {s:g}" for s, mean in zip(strengths, means, strict=True))
-            clean = _mean([r.auc_clean for r in own])  # the same at each strength
-            found.append(
-                f"AUC, {test_set}, {name} ({UNITS[name]}): clean {clean:.3f}; {', '.join(cells)}"
-            )
+            what = f"AUC, {test_set}, {name} ({UNITS[name]})"
+            found.append(f"{what}: clean {clean:.3f}; {', '.join(cells)}")
     return found
 
 
@@ -205,7 +204,3 @@ def curves(
         if r.perturbation == perturbation and r.auc is not None and r.auc_clean is not None:
             found.setdefault((r.test_set, r.generator or UNNAMED), [r.auc_clean]).append(r.auc)
     return found
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    return float(np.mean([value for value in values if value is not None]))

@@ -49,18 +49,6 @@ def stretched(cams: Array) -> NDArray[np.float64]:
     return np.asarray((maps - low) / span, dtype=np.float64).reshape(np.shape(cams))
 
 
-def cam_range(cams: Array) -> NDArray[np.float64]:
-    """Return ``max - min`` [N] of each map of ``cams`` [N, H, W], in the units of the logits."""
-    maps, _ = _flatten(cams)
-    return np.asarray(np.ptp(maps, axis=1), dtype=np.float64)
-
-
-def peak_cell(cams: Array) -> NDArray[np.int64]:
-    """Return the flat index [N] of each map's largest cell, the first on ties. cams [N, H, W]."""
-    maps, _ = _flatten(cams)
-    return np.asarray(maps.argmax(axis=1), dtype=np.int64)
-
-
 def commonest_peak_share(peaks: Array) -> float | None:
     """Return the share of images whose CAM peaks in the one cell where most do, in (0, 1].
 

@@ -45,10 +45,6 @@ class Side:
         self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
 
-    def moment(self, values: Floats) -> Floats:
-        """Return [R, N+1], weight times ``values`` [N] (by rising score) of the k lowest."""
-        return _cumulated(self.weights * values)
-
     def share_above(self, threshold: float) -> Floats:
         """Return [R], the share of the weight with a score above ``threshold``."""
         cut = np.searchsorted(self.scores, threshold, side="right")
@@ -88,7 +84,8 @@ class Ranking:
     def auc(self) -> Floats:
         """Area under the ROC curve: the chance that a fake scores above a real image, ties half."""
         pairs = self.real.below[:, self._real_below] + self.real.below[:, self._real_up_to]
-        return divided(_dot(pairs, self.fake.weights), 2 * self.real.total * self.fake.total)
+        found = np.einsum("rn,rn->r", pairs, self.fake.weights)
+        return divided(found, 2 * self.real.total * self.fake.total)
 
     def average_precision(self, *, balanced: bool = False) -> Floats:
         """Mean precision at the fakes, scikit-learn's ``average_precision_score``.
@@ -101,7 +98,7 @@ class Ranking:
             alarms = divided(self.fake.total, self.real.total)[:, None] * alarms
         called = hits + alarms
         precision = hits / np.where(called == 0, 1, called)  # above every image that was drawn
-        found = divided(_dot(precision, self.fake.weights), self.fake.total)
+        found = divided(np.einsum("rn,rn->r", precision, self.fake.weights), self.fake.total)
         return np.where(self.defined, found, np.nan)
 
     def eer(self) -> Floats:
@@ -167,7 +164,8 @@ class Ranking:
         in the place of the scores; they rise with them.
         """
         given = probabilities or (self.real.scores, self.fake.scores)
-        real_moment, fake_moment = self.real.moment(given[0]), self.fake.moment(given[1])
+        real_moment = _cumulated(self.real.weights * given[0])
+        fake_moment = _cumulated(self.fake.weights * given[1])
         ones = np.ones(len(self.real.total))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:
@@ -259,10 +257,6 @@ def _cumulated(values: Floats) -> Floats:
     out = np.zeros((len(values), values.shape[1] + 1))
     np.cumsum(values, axis=1, out=out[:, 1:])
     return out
-
-
-def _dot(first: Floats, second: Floats) -> Floats:
-    return np.asarray(np.einsum("rn,rn->r", first, second))
 
 
 def _taken(values: Floats, places: Integers) -> Floats:

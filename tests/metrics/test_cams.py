@@ -56,12 +56,6 @@ def test_a_map_is_constant_up_to_64_steps_of_rounding(steps: int, flat: bool) ->
     assert (metrics.stretched(cam).max() == 0) == flat
 
 
-def test_peak_and_range() -> None:
-    cams = np.array([[[0, 1, 2], [-4, 2, 1]], [[0, 0, 0], [0, 0, 7]]], np.float32)
-    assert metrics.peak_cell(cams).tolist() == [2, 5]  # the first of two equal maxima
-    assert metrics.cam_range(cams).tolist() == [6.0, 7.0]
-
-
 def test_stretched() -> None:
     cams = np.array([[[-1.0, 0.0], [3.0, 1.0]], [[0.1, 0.1], [0.1, 0.1]]], np.float32)
     assert metrics.stretched(cams).tolist() == [[[0, 0.25], [1, 0.5]], [[0, 0], [0, 0]]]
