@@ -36,7 +36,7 @@ def model_card(
     ]
     ways = ["not cut out" if way == WHOLE else f"cut out ({way})" for way in config.geometry]
     template = jinja2.Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True)
-    return template.render(
+    text: str = template.render(
         config=config,
         points=points,
         results=results,
@@ -47,6 +47,7 @@ def model_card(
         mean=", ".join(f"{value:g}" for value in config.mean),
         std=", ".join(f"{value:g}" for value in config.std),
     )
+    return text
 
 
 def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:

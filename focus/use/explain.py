@@ -70,9 +70,10 @@ def explain(config: ExplainConfig) -> None:
     ):
         if warning:
             _log.warning(warning)
-    found: dict[Path, tuple[Row, list[Row]]] = {}
+    rows: list[Row] = []
+    frames: dict[str, list[Row]] = {}
     bad: list[BadFile] = []
-    places: list[Path] = []
+    written: list[Path] = []
     with (
         progress_bar(total=len(items), desc="explaining", unit="file") as bar,
         logging_redirect_tqdm(),
@@ -80,29 +81,28 @@ def explain(config: ExplainConfig) -> None:
         try:
             scored = _scored(config, detector.to(device), items, bad)
             for item, views in groupby(scored, key=lambda pair: pair[0]):
-                rows = [row for _, row in views]
-                calibration = detector.points.calibration if detector.points else None
-                row = item_row(item, rows, threshold, calibration)
-                found[item.path] = row, rows if item.kind == "video" else []
+                own = [row for _, row in views]
+                calibration = detector.points and detector.points.calibration
+                rows.append(item_row(item, own, threshold, calibration))
+                if item.kind == "video":
+                    frames[str(item.path)] = own
                 bar.update()
             bar.update(len(items) - bar.n)
         finally:
-            if found:
-                places = write_tables(output, found, bad)
-    if not found:
+            if rows:
+                written = write_tables(output, rows, frames, bad)
+    if not rows:
         raise InputError(
             f"None of the {len(items)} files can be used, the first is {bad[0].path!r} "
             f"({bad[0].reason}): give others."
         )
-    places = [write_manifest(output, about, found, len(bad)), *places]
-    lines = [threshold_line]
-    if len(items) <= _PRINTED:
-        lines += [_line(row) for row, _ in found.values()]
-    else:
-        lines.append(f"{len(found)} of {len(items)} files explained")
+    written.insert(0, write_manifest(output, about, rows, frames, len(bad)))
+    few = len(items) <= _PRINTED
+    lines = map(_line, rows) if few else [f"{len(rows)} of {len(items)} files explained"]
+    lines = [threshold_line, *lines]
     if bad:
         lines.append(f"left out because they cannot be decoded: {len(bad)} ({BAD_FILES})")
-    lines += [f"written: {place}" for place in (*places, output / OVERLAYS, output / CAMS)]
+    lines += [f"written: {place}" for place in (*written, output / OVERLAYS, output / CAMS)]
     print("\n".join(lines))
 
 
@@ -112,33 +112,29 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
     A folder is walked with all below it, but for folders of maps and masks on top; with
     ``as_video`` it is one video, of whose images ``frames`` are taken.
 
-    Raises:
-        InputError: nothing is there by the name of a path, or nothing in a folder; or there is a
-            video, and PyAV is not installed.
+    Raises InputError if nothing is there by the name of a path, or nothing in a folder, or there is
+    a video and PyAV is not installed.
     """
     found: dict[Path, tuple[tuple[int, Path], ...]] = {}
+    extensions = IMAGE_EXTENSIONS if as_video else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
+    kinds = "images" if as_video else "images or videos"
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"There is no file or folder {path}: check the path.")
-        if not path.is_dir():
-            found[absolute(path)] = ()
-            continue
-        extensions = IMAGE_EXTENSIONS if as_video else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
-        wanted = "images" if as_video else "images or videos"
-        files = images_without_maps(path, extensions=extensions)
+        files = images_without_maps(path, extensions=extensions) if path.is_dir() else [path]
         if not files:
-            raise InputError(f"There are no {wanted} in the folder {path}: give another one.")
-        if as_video:
+            raise InputError(f"There are no {kinds} in the folder {path}: give another one.")
+        if as_video and path.is_dir():
             chosen = evenly(len(files), frames)
             found[absolute(path)] = tuple((number, files[number]) for number in chosen)
         else:
             found |= dict.fromkeys(map(absolute, files), ())
-    items = [
-        Item(number, path, "video" if images or _is_video(path) else "image", images)
-        for number, (path, images) in enumerate(found.items(), start=1)
-    ]
-    if any(item.kind == "video" and not item.frames for item in items):
-        import_av()
+    items = []
+    for number, (path, images) in enumerate(found.items(), start=1):
+        video = bool(images) or path.suffix.lower() in VIDEO_EXTENSIONS
+        items.append(Item(number, path, "video" if video else "image", images))
+        if video and not images:
+            import_av()
     return items
 
 
@@ -166,7 +162,9 @@ def _scored(
         return _load(item, config, detector.image_size)
 
     def write(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any) -> Row:
-        name = view.item.file_name(view.frame)
+        # By the number no two are alike; most file systems take 255 bytes.
+        name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
+        name += "" if view.frame is None else f"-frame{view.frame:06d}"
         places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}.npy"}
         overlay(view.face, cams[0]).save(folder / places["overlay"])
         np.save(folder / places["cam"], cams)
@@ -201,15 +199,25 @@ def _scored(
 
 def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
     left = iter(things)
-    while chunk := list(islice(left, size)):
-        yield chunk
+    return iter(lambda: list(islice(left, size)), [])
 
 
 def _load(item: Item, config: ExplainConfig, size: int) -> list[_View | BadFile]:
     """Return an item's views, and what of it cannot be decoded."""
-    found: list[_View | BadFile] = []
 
-    def add(role: Role, path: Path, pictures: Iterable[tuple[int | None, str, Any]]) -> None:
+    def image(path: Path, frame: int | None, at: str) -> Iterator[Any]:
+        yield frame, at, load_image(path)
+
+    parts: list[tuple[Role, Path, Iterator[Any]]]
+    if item.kind == "image":
+        parts = [("image", item.path, image(item.path, None, ""))]
+    elif item.frames:
+        parts = [("image", path, image(path, n, path.name)) for n, path in item.frames]
+    else:
+        frames = frames_of(item.path, config.frames)
+        parts = [("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in frames))]
+    found: list[_View | BadFile] = []
+    for role, path, pictures in parts:
         try:
             for frame, at, picture in pictures:
                 face = picture.copy()
@@ -217,32 +225,24 @@ def _load(item: Item, config: ExplainConfig, size: int) -> list[_View | BadFile]
                 found.append(_View(item, frame, at, squashed(picture, size), face))
         except ImageError as error:
             found.append(BadFile.of(str(path), role, error))
-
-    if item.kind == "video" and not item.frames:
-        frames = frames_of(item.path, config.frames)
-        add("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in frames))
-    for number, path in item.frames:
-        add("image", path, ((number, path.name, image) for image in map(load_image, [path])))
-    if item.kind == "image":
-        add("image", item.path, ((None, "", image) for image in map(load_image, [item.path])))
     return found
 
 
 def _threshold(detector: Detector, config: ExplainConfig) -> tuple[float | None, str]:
     """Return the threshold that decides, and a line that says which it is.
 
-    Raises:
-        InputError: the model does not have the one that was asked for.
+    Raises InputError if the model does not have the one that was asked for.
     """
     points, name = detector.points, config.threshold or "balanced"
-    why = f"no {THRESHOLDS}"
-    if points is not None:
-        if (value := points.thresholds[name]) is not None:
-            return value, (
-                f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the "
-                f"model, fixed on {points.n_real} real and {points.n_fake} fake validation images)"
-            )
+    if points is None:
+        why = f"no {THRESHOLDS}"
+    elif (value := points.thresholds[name]) is None:
         why = f"no threshold {name} (it {points.undefined()[name]})"
+    else:
+        return value, (
+            f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the model, "
+            f"fixed on {points.n_real} real and {points.n_fake} fake validation images)"
+        )
     if config.threshold is not None:
         raise InputError(
             f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag, or choose "
@@ -255,9 +255,8 @@ def _about(
     config: ExplainConfig, detector: Detector, threshold: float | None, weights: Path
 ) -> dict[str, Any]:
     """Return the head of the manifest."""
-    with weights.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    calibration = detector.points.calibration if detector.points else None
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    calibration = detector.points and detector.points.calibration
     point = {"point": config.threshold or "balanced", "value": threshold}
     return {
         "focus_version": focus.__version__,
@@ -275,7 +274,3 @@ def _line(row: Row) -> str:
         f"{shown(row['path'])}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
         f"entropy of the CAM {row['entropy_predicted']:.2f}"
     )
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_EXTENSIONS

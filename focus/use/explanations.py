@@ -1,8 +1,6 @@
 """The folder that ``python -m focus explain`` writes; docs/formats.md describes each file."""
 
-import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,11 @@ from scipy import special
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.metrics.calibration import Calibration
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_csv_writer, atomic_write
 
 VERSION = 1
 MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
 OVERLAYS, CAMS = "overlays", "cams"
-_LONGEST_NAME = 180  # bytes; most file systems take 255, with the number and the ending
 
 Row = dict[str, Any]
 
@@ -35,13 +32,6 @@ class Item:
     path: Path
     kind: Literal["image", "video"]
     frames: tuple[tuple[int, Path], ...] = ()
-
-    def file_name(self, frame: int | None) -> str:
-        """Return a name by the number, so that no two are alike, and the file's, to be found by."""
-        stem = self.path.stem
-        while len(os.fsencode(stem)) > _LONGEST_NAME:  # a cut between bytes may split a character
-            stem = stem[:-1]
-        return f"{self.number:06d}-{stem}" + ("" if frame is None else f"-frame{frame:06d}")
 
 
 def item_row(
@@ -82,42 +72,36 @@ def video_score(scores: Sequence[np.float64]) -> np.float64:
 
 
 def write_tables(
-    folder: Path, items: Mapping[Path, tuple[Row, list[Row]]], bad: Sequence[BadFile]
+    folder: Path, items: Sequence[Row], frames: Mapping[str, Sequence[Row]], bad: Sequence[BadFile]
 ) -> list[Path]:
-    """Write the tables of items, each with its row and those of its frames; return their paths."""
-    tables = {
-        TABLE: [row for row, _ in items.values()],
-        FRAMES: [{"path": str(path)} | frame for path, (_, fs) in items.items() for frame in fs],
-    }
-    for name, rows in tables.items():
+    """Write the tables of items, and of the frames of videos by their path; return their paths."""
+    of_videos = [{"path": path} | row for path, rows in frames.items() for row in rows]
+    written = []
+    for name, rows in ((TABLE, items), (FRAMES, of_videos)):
         if rows:
-            _write_table(folder / name, rows)
+            written.append(path := folder / name)
+            with atomic_csv_writer(path, f"# focus-{path.stem} {VERSION}", end="\n") as writer:
+                writer.writerow(rows[0])
+                # str: numpy's float32 has the fewest digits that read back to the same number.
+                writer.writerows(["" if v is None else str(v) for v in r.values()] for r in rows)
     if bad:
-        write_bad_files(bad, folder / BAD_FILES)
-    names = [*(name for name, rows in tables.items() if rows), *([BAD_FILES] if bad else [])]
-    return [folder / name for name in names]
+        written.append(folder / BAD_FILES)
+        write_bad_files(bad, written[-1])
+    return written
 
 
 def write_manifest(
-    folder: Path, about: Mapping[str, Any], items: Mapping[Path, tuple[Row, list[Row]]], n_bad: int
+    folder: Path,
+    about: Mapping[str, Any],
+    items: Sequence[Row],
+    frames: Mapping[str, Sequence[Row]],
+    n_bad: int,
 ) -> Path:
     """Write ``manifest.json``: ``about``, then all items; return its path."""
-    rows = [{**row, **({"frames": frames} if frames else {})} for row, frames in items.values()]
+    rows = [row | ({"frames": frames[row["path"]]} if row["frames"] else {}) for row in items]
     manifest = {"version": VERSION, **about, "n_items": len(rows), "n_bad": n_bad, "items": rows}
     with atomic_write(folder / MANIFEST) as aside:
         # numpy's float32 with the digits of the table.
         text = json.dumps(manifest, indent=1, default=lambda number: float(str(number)))
         aside.write_text(text + "\n", encoding="utf-8")
     return folder / MANIFEST
-
-
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
-    # File names that are not UTF-8 reach us as surrogates and leave as they came.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(f"# focus-{path.stem} {VERSION}\n")
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        # numpy prints a float with the fewest digits that read back to the same one of its type.
-        writer.writerows(
-            {key: "" if value is None else str(value) for key, value in row.items()} for row in rows
-        )

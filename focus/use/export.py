@@ -55,9 +55,8 @@ class Exported(nn.Module):
 def export(config: ExportConfig) -> None:
     """Write the file, if it gives what the detector gives, and print the largest differences.
 
-    Raises:
-        InputError: no model or no images, a file that is there already, a network that cannot be
-            exported, or a difference above ``TOLERANCE``; then no file is written.
+    Raises InputError, and writes nothing, without model or images, if the file is there already,
+    the network cannot be exported, or a difference is above ``TOLERANCE``.
     """
     try:
         onnx, runtime, _ = map(import_module, ("onnx", "onnxruntime", "onnxscript"))
@@ -73,19 +72,16 @@ def export(config: ExportConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as aside:
         proto = onnx_model(detector, images)
-        for key, value in metadata(detector).items():
-            proto.metadata_props.add(key=key, value=value)
+        onnx.helper.set_model_props(proto, metadata(detector))
         onnx.checker.check_model(proto)
         aside.write_bytes(proto.SerializeToString())
         differences = compare(detector, runtime, aside, images)
-        for name, difference in differences.items():
-            if not difference <= TOLERANCE:  # NaN neither
-                raise InputError(
-                    f"The output {name} of the exported network differs from the detector's by "
-                    f"{difference:.2g}, more than {TOLERANCE:g}, so no file was written: update "
-                    "torch and onnxruntime."
-                )
-    found = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+        found = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+        if not all(value <= TOLERANCE for value in differences.values()):  # NaN neither
+            raise InputError(
+                f"The exported network differs from the detector ({found}) by more than "
+                f"{TOLERANCE:g}, so no file was written: update torch and onnxruntime."
+            )
     print(f"largest differences to the detector on {len(images)} images: {found}")
     print(f"written: {path}")
 
@@ -93,29 +89,24 @@ def export(config: ExportConfig) -> None:
 def images_to_check(detector: Detector, place: str | None) -> Tensor:
     """Return at most 16 images [N,3,S,S], prepared for the network: of ``place``, else demo faces.
 
-    Raises:
-        InputError: there is no image, or one cannot be decoded.
+    Raises InputError if there is none, or one cannot be decoded.
     """
+    paths = [place]
     if place is None:
         paths = [sample.path for sample in demo_manifest(progress=True).split("test")]
     elif Path(place).is_dir():
         paths = [str(path) for path in images_below(Path(place))]
-    else:
-        paths = [place]
     if not paths:
         raise InputError(f"--check-images: there are no images in {place}: give another folder.")
-    chosen = [load_image(paths[number]) for number in evenly(len(paths), _CHECKED)]
+    chosen = [load_image(str(paths[number])) for number in evenly(len(paths), _CHECKED)]
     pixels = [squashed(image, detector.image_size) for image in chosen]
     return Normalise(detector.mean, detector.std)(torch.stack(pixels))
 
 
 def onnx_model(detector: Detector, images: Tensor) -> Any:
-    """Return the network as an ONNX model that takes a batch of any size.
+    """Return the network, traced with images [N,3,S,S], as an ONNX model for any batch size.
 
-    images [N,3,S,S]: some to trace it with.
-
-    Raises:
-        InputError: torch cannot export the network.
+    Raises InputError if torch cannot export it.
     """
     logging.disable(logging.WARNING)  # the exporter's remarks on its own insides
     try:
@@ -145,7 +136,7 @@ def onnx_model(detector: Detector, images: Tensor) -> Any:
 def metadata(detector: Detector) -> dict[str, str]:
     """Return the file's ``metadata_props``, which say in JSON how to use it."""
     config, points = asdict(detector.config), detector.points
-    calibration = None if points is None else points.calibration
+    calibration = points and points.calibration
     values = {
         "focus_format": VERSION,
         "focus_preprocessing": {
@@ -153,8 +144,8 @@ def metadata(detector: Detector) -> dict[str, str]:
             "resize": "squash to image_size x image_size, bilinear, antialiased",
             **{name: config[name] for name in ("image_size", "mean", "std", "geometry")},
         },
-        "focus_thresholds": None if points is None else dict(points.thresholds),
-        "focus_calibration": None if calibration is None else asdict(calibration),
+        "focus_thresholds": points and points.thresholds,
+        "focus_calibration": calibration and asdict(calibration),
         "focus_classes": ["real", *["synthetic"] * (config["num_classes"] - 1)],
         "focus_training_generators": config["training_generators"],
         "focus_network": config["model"],
@@ -168,10 +159,8 @@ def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dic
     """Return the largest difference of each output from the detector's own, over the images.
 
     As a share of the output's largest absolute value where that is above 1: logits and CAMs have
-    no bound, and the rounding of float32 grows with them.
-
-    The detector runs as in evaluation, with its own operation for CAM and entropy; the file gets
-    one image, then the others, so that its batch is seen to be free.
+    no bound, and the rounding of float32 grows with them. The file gets one image, then the others,
+    so that its batch is seen to be free.
     """
     with torch.no_grad():
         logits, cams, entropy = detector.head.activations(detector.features(images))

@@ -199,12 +199,3 @@ def test_what_cannot_be_exported(
     with pytest.raises(InputError, match=r"pip install 'focus-faces\[onnx\]'"):
         export(detector, tmp_path, pictures)
     assert not (tmp_path / "d.onnx").exists()
-
-
-def test_of_many_images_16_at_even_steps_are_checked(tmp_path: Path) -> None:
-    for number in range(32):
-        Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    red = exporting.images_to_check(make("focus_small", 32), str(tmp_path))[:, 0].mean((1, 2))
-    # Those in the middle of 16 equal parts, normalised by a mean and a deviation of one half.
-    expected = torch.tensor([8 * number / 255 for number in range(1, 32, 2)])
-    torch.testing.assert_close(red, 2 * expected - 1)
