@@ -15,16 +15,6 @@ if TYPE_CHECKING:
     from focus.model.head import FocusHead as FocusHead
 
 __version__ = "0.1.0"
-__all__ = [
-    "LOSSES",
-    "Detector",
-    "DetectorOutput",
-    "FocusHead",
-    "InputError",
-    "LossConfig",
-    "__version__",
-]
-
 _HOME = {
     "LOSSES": "focus.config.losses",
     "Detector": "focus.model.detector",
@@ -33,13 +23,10 @@ _HOME = {
     "InputError": "focus.errors",
     "LossConfig": "focus.config.losses",
 }
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'focus' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -54,7 +54,7 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean X?)"`` for the choice most like ``word``, "" if none is like it."""
     close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""

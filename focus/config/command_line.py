@@ -25,7 +25,7 @@ from typing import (
 
 from focus.config.losses import LossConfig
 from focus.config.options import GROUPS, flag
-from focus.config.recipes import Recipe
+from focus.config.recipes import RECIPES
 from focus.config.train import CONFIG_VERSION, SET_BY_LOSS
 from focus.errors import InputError, did_you_mean
 from focus.runtime.program import program
@@ -38,7 +38,7 @@ C = TypeVar("C", bound="DataclassInstance")
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHAPES: dict[type, type] = {list: tuple, dict: dict}
 _NULL = ("", "~", "null", "Null", "NULL")
-_RECIPE = {each.name for each in fields(Recipe)}
+_RECIPE = RECIPES["paper"].keys()
 _DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE}
 _DEFAULTS = {"loss": {each.name for each in fields(LossConfig)}, "recipe": _RECIPE}
 

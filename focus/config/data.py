@@ -15,9 +15,8 @@ class CheckConfig(TrainConfig):
     data: tuple[str, ...] = in_data("as --data of train.py", (), metavar="PATH", positional=True)
     output: str = in_output("folder of the report, made if need be", "check", metavar="DIR")
     drop_leaks: bool = in_output(
-        "also write without_leaks.csv there, a manifest for --data of train.py in which no "
-        "picture is in two splits and each can be decoded; the exit code is then about "
-        "training on that",
+        "also write without_leaks.csv, the images for --data of train.py without those in two "
+        "splits or broken; the exit code is then about training on it",
         False,
     )
 
@@ -36,7 +35,7 @@ class CropConfig(DataConfig):
     )
     output: str | None = in_output("the folder to write, new or empty", metavar="DIR")
     margin: float = in_output(
-        "what is kept around the face on either side, as a share of its longer side",
+        "kept around the face on either side, as a share of its longer side",
         0.3,
         within=NON_NEGATIVE,
     )

@@ -17,25 +17,21 @@ class EvaluateConfig(SharedConfig):
     run: str | None = in_model("a run folder of train.py, whose best model is taken", metavar="DIR")
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")
     output: str | None = in_output(
-        "folder for results.json and scores.csv, made if need be (default: evaluation in the "
-        "folder of --run, with --model-dir evaluation here, with --compare comparison here)",
+        "folder for all files (default: evaluation in the folder of --run, else "
+        "evaluation, or comparison, here)",
         metavar="DIR",
     )
     compare: tuple[str, ...] = in_output(
-        "score nothing, write a report of these run folders, or folders of evaluate.py, side "
-        "by side; two at least, differences are those to the first",
+        "only write a report of two or more run folders, or folders of evaluate.py, side by "
+        "side; differences are those to the first",
         (),
-        metavar="RUN...",
+        metavar="RUN",
     )
     robustness: bool = in_output(
-        "also score the images under JPEG, blur, resizing and noise, each in five strengths: "
-        "the AUC that is kept (20 times the time)",
-        False,
+        "also score the images under JPEG, blur, resizing and noise (20 times the time)", False
     )
     faithfulness: bool = in_output(
-        "also blur the place where each CAM peaks, and others: how far the decision rests on "
-        "it (10 times the time)",
-        False,
+        "also blur the place where each CAM peaks, and others (10 times the time)", False
     )
     batch_size: int = in_machine("images at a time in one process", EVALUATION_BATCH, within=COUNT)
 

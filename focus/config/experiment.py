@@ -23,11 +23,9 @@ class ExperimentConfig:
     quick: bool = in_training("fewer losses and seeds, standard epochs, no dose-response", False)
     report: bool = in_training("train nothing: tables of the runs that are done", False)
     losses: str | None = in_loss(
-        "names separated by commas, of docs/experiment.md (default: all)", metavar="NAMES"
+        "separated by commas, of docs/experiment.md (default: all)", metavar="NAMES"
     )
-    weights: str | None = in_loss(
-        "weights.yaml of a search (default: those frozen)", metavar="FILE"
-    )
+    weights: str | None = in_loss("weights.yaml of a search (default: frozen)", metavar="FILE")
     seeds: int | None = in_training("how many (default: 3, with --quick 2)", within=COUNT)
     epochs: int | None = in_training("the standard number (default: recipe)", within=COUNT)
     recipe: str | None = in_training("as train.py's (default: demo without --data, else paper)")

@@ -48,17 +48,11 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name, within in _RANGES.items():
             value = getattr(self, name)
-            if value is None and name == "entropy_target":
-                continue
-            if value not in within:
-                raise ValueError(f"{name} must be {within}, got {value}")
-            object.__setattr__(self, name, float(value))  # JSON takes none of numpy's
+            if value is not None and not within.holds(value):
+                raise ValueError(f"{name} must be {within.words}, got {value}")
         for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
             if (value := getattr(self, name)) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, got {value!r}"
-                    f"{did_you_mean(str(value), choices)}"
-                )
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 _RANGES = {

@@ -4,9 +4,10 @@
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from focus.errors import InputError
 
@@ -14,32 +15,21 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-@dataclass(frozen=True)
-class Range:
-    """An interval of numbers; without its ends if they are open."""
+class Range(NamedTuple):
+    """Numbers that a setting takes: a test, and its words for a message."""
 
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        low = self.low < value if self.open_low else self.low <= value
-        return low and (value < self.high or (value == self.high and not self.open_high))
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.open_low else 'at least'} {self.low}"
-        if self.high == math.inf:
-            return low
-        return f"{low} and {'below' if self.open_high else 'at most'} {self.high}"
+    holds: Callable[[float], bool]
+    words: str
 
 
-POSITIVE = Range(0, open_low=True, open_high=True)
-NON_NEGATIVE = Range(0, open_high=True)
-COUNT = Range(1)
-SHARE = Range(0, 1)
-BELOW_1 = Range(0, 1, open_high=True)
-PIXELS = Range(32)
+POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
+NON_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0")
+COUNT = Range(lambda x: x >= 1, "at least 1")
+SHARE = Range(lambda x: 0 <= x <= 1, "at least 0 and at most 1")
+BELOW_1 = Range(lambda x: 0 <= x < 1, "at least 0 and below 1")
+BETWEEN_0_AND_1 = Range(lambda x: 0 < x < 1, "above 0 and below 1")
+PIXELS = Range(lambda x: x >= 32, "at least 32")
+SEED = Range(lambda x: 0 <= x < 2**32, "at least 0 and at most 4294967295")
 
 
 def flag(name: str) -> str:
@@ -66,7 +56,7 @@ def option(
         within: the numbers that are allowed.
         positional: the words stand alone, without a flag.
     """
-    metadata = {"group": group, "help": help, "metavar": metavar}
+    metadata: dict[str, Any] = {"group": group, "help": help, "metavar": metavar}
     metadata |= {"within": within, "positional": positional}
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
@@ -88,7 +78,7 @@ def check_options(config: "DataclassInstance") -> None:
     """
     for each in fields(config):
         value, within = getattr(config, each.name), each.metadata.get("within")
-        if value is not None and within is not None and value not in within:
-            raise InputError(f"{flag(each.name)} must be {within}, got {value}.")
+        if value is not None and within is not None and not within.holds(value):
+            raise InputError(f"{flag(each.name)} must be {within.words}, got {value}.")
         if value == "" or (isinstance(value, tuple) and "" in value):
             raise InputError(f"{flag(each.name)} got an empty text: give a value, or leave it out.")

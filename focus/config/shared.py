@@ -22,32 +22,27 @@ class DataConfig:
     """Where images are and how they are laid out."""
 
     data: tuple[str, ...] = in_data(
-        "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME; may be "
-        "repeated",
+        "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME",
         (),
         metavar="PATH",
     )
-    layout: Layout | None = in_data(
-        "how the data are laid out, where the path allows it (default: found by looking)"
-    )
+    layout: Layout | None = in_data("how the data are laid out (default: found by looking)")
     data_root: str | None = in_data(
-        "folder that the paths in a CSV are relative to (default: the CSV's folder)", metavar="DIR"
+        "where the paths in a CSV begin (default: its folder)", metavar="DIR"
     )
     allow_outside_root: bool = in_data("take paths in a CSV that lead out of that folder", False)
     columns: str | None = in_data(
-        "which column of a table is what, as in path=filename,label=typ (default: found by name)",
+        "columns of a table, as in path=filename,label=typ (default: found by name)",
         metavar="NAMES",
     )
-    generator: str | None = in_data(
-        "generator of the fakes in --data for which the data name none (default: synthetic)"
-    )
+    generator: str | None = in_data("of fakes in --data that name none (default: synthetic)")
     heatmaps: str | None = in_data(
         "folder of human saliency maps, named as the images, or a COCO .json file (default: "
         "heatmaps in a folder of images, or beside a table)",
         metavar="DIR",
     )
     threads: int | None = in_machine(
-        "CPU threads of each process (default: all cores, shared among the processes)", within=COUNT
+        "CPU threads of a process (default: its share of the cores)", within=COUNT
     )
     debug: bool = in_machine("show a traceback with an error", False)
 
@@ -61,27 +56,19 @@ class DataConfig:
 class SharedConfig(DataConfig):
     """What train.py and evaluate.py both take: data, the arithmetic, the processes."""
 
-    test_data: dict[str, str] = in_data(
-        "images of a generator to test on, under its name; may be repeated", dict
-    )
+    test_data: dict[str, str] = in_data("images of a generator to test on; may be repeated", dict)
     test_real: dict[str, str] = in_data(
-        "real images to test on: a generator's own under its name, under any other name those "
-        "of all generators without their own; may be repeated",
-        dict,
+        "real images to test on: of the generator of that name, else of all that have none", dict
     )
     max_bad: float = in_data(
-        "share of the images, of the human maps and of the masks that may be left out because "
-        "they cannot be decoded",
+        "share of the images, maps and masks that may be left out as they cannot be decoded",
         0.01,
         within=SHARE,
     )
-    report: bool = in_output(
-        "write report.html, a page with all results, figures and pictures", True
-    )
+    report: bool = in_output("write report.html: all results, figures and pictures", True)
     mixed_precision: MixedPrecision = in_machine("arithmetic of the network", "no")
     workers: int | None = in_machine(
-        "processes that load images, 0 = none (default: 0 for the demo set, else a core each, "
-        "at most 8)",
+        "processes that load images (default: 0 for the demo set, else a core each, up to 8)",
         within=NON_NEGATIVE,
     )
 
@@ -89,7 +76,5 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         for name in ("test_data", "test_real"):
             for key, path in getattr(self, name).items():
-                if not key or not path or "/" in key or "\\" in key:
-                    raise InputError(
-                        f"{flag(name)} got {key}={path}: give NAME=PATH, a name without slashes."
-                    )
+                if "/" in key:
+                    raise InputError(f"{flag(name)} got {key}={path}: give a name without slash.")

@@ -13,12 +13,13 @@ from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
 from focus.config.losses import LOSSES, CamClass, Level, LossConfig, loss_of
 from focus.config.options import (
     BELOW_1,
+    BETWEEN_0_AND_1,
     COUNT,
     NON_NEGATIVE,
     PIXELS,
     POSITIVE,
+    SEED,
     SHARE,
-    Range,
     flag,
     in_loss,
     in_machine,
@@ -57,8 +58,8 @@ class TrainConfig(SharedConfig):
     """What train.py takes. None means: as the recipe, or the loss, says."""
 
     recipe: str | None = in_training(
-        f"{' or '.join(RECIPES)}: the defaults of the flags marked 'recipe', with paper those "
-        "of CYBORG's training (default: demo without --data, else paper)"
+        "paper (CYBORG's training) or demo: the defaults of the flags marked recipe "
+        "(default: demo without --data, else paper)"
     )
     model: str | None = in_model(f"{SMALL_MODEL} or a network of timm")
     image_size: int | None = in_model("pixels a side", within=PIXELS)
@@ -68,88 +69,72 @@ class TrainConfig(SharedConfig):
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to", "blend"
     )
     cam_class: CamClass | None = in_loss("class whose activation map the loss looks at")
-    classification_weight: float | None = in_loss(
-        "weight of the cross-entropy", within=NON_NEGATIVE
-    )
+    classification_weight: float | None = in_loss("weight of cross-entropy", within=NON_NEGATIVE)
     focus_weight: float | None = in_loss("weight of the focus term", within=NON_NEGATIVE)
     saliency_weight: float | None = in_loss(
-        "weight of the distance to the human map", within=NON_NEGATIVE
+        "weight of the distance to human maps", within=NON_NEGATIVE
     )
     focus_level: Level | None = in_loss(
         "how the entropy of the activation map is controlled (default: loss; minimize when "
         "only --focus-weight is given)"
     )
     entropy_target: float | None = in_loss(
-        "entropy that match and hinge aim at, in [0, 1] (default: loss, else the human map's)",
-        within=SHARE,
+        "of match and hinge, in [0, 1] (default: loss, else the human map's)", within=SHARE
     )
     temperature: float | None = in_loss("of the softmax over the activation map", within=POSITIVE)
     label_smoothing: float | None = in_loss("of the cross-entropy, in [0, 1)", within=BELOW_1)
     class_weight: ClassWeight = in_loss(
-        "balanced: weight each class's cross-entropy by its inverse frequency", "none"
+        "balanced: weight the classes by their inverse frequency", "none"
     )
     focus_schedule: str | None = in_loss(
         "factor of --focus-weight by epoch, linear in between: 0:0,5:1 rises from 0 over the "
         "first five epochs (default: 1 throughout)",
         metavar="POINTS",
     )
-    saliency_schedule: str | None = in_loss(
-        "factor of --saliency-weight, likewise", metavar="POINTS"
-    )
+    saliency_schedule: str | None = in_loss("of --saliency-weight, likewise", metavar="POINTS")
     target_from_maps: bool = in_loss(
-        "aim match and hinge at the mean entropy of the training set's human maps, measured first",
-        False,
+        "aim match and hinge at the mean entropy of the human maps", False
     )
     epochs: int | None = in_training("passes over the training set", within=COUNT)
     batch_size: int | None = in_training("images in a step of one process", within=COUNT)
     optimizer: Optimizer | None = in_training("the optimiser")
     lr: float | None = in_training("highest learning rate", within=POSITIVE)
-    momentum: float | None = in_training(
-        "of SGD, where the schedule does not set it", within=BELOW_1
-    )
+    momentum: float | None = in_training("of SGD, unless the schedule sets it", within=BELOW_1)
     weight_decay: float | None = in_training("of the optimiser", within=NON_NEGATIVE)
     schedule: Schedule | None = in_training("how the learning rate changes")
-    warmup: float | None = in_training(
-        "share of the steps in which the learning rate rises", within=BELOW_1
-    )
-    step_epochs: int | None = in_training(
-        "epochs between two steps of the step schedule", within=COUNT
-    )
+    warmup: float | None = in_training("share of the steps in which the rate rises", within=BELOW_1)
+    step_epochs: int | None = in_training("epochs between steps of the step schedule", within=COUNT)
     step_gamma: float | None = in_training("factor of a step of the step schedule", within=POSITIVE)
     clip_grad: float | None = in_training(
-        "largest norm of a step's gradient (default: no limit)", within=POSITIVE
+        "largest norm of a gradient (default: any)", within=POSITIVE
     )
     ema_decay: float | None = in_training(
-        "also average the weights over the steps, by this decay; the average is validated and "
-        "kept (default: off)",
-        within=Range(0, 1, open_low=True, open_high=True),
+        "keep the average of the weights over the steps, by this decay (default: off)",
+        within=BETWEEN_0_AND_1,
     )
     sampling: Sampling = in_training(
-        "each image once per epoch, or equal numbers of real and fake ones", "shuffled"
+        "each image once per epoch, or as many real as fake", "shuffled"
     )
     augment: str | None = in_training(
-        "changes made to training images and their maps: none, or some of "
-        "crop,shift,flip,blur,jpeg",
+        "changes made to training images: none, or some of crop,shift,flip,blur,jpeg",
         metavar="NAMES",
     )
     eval_metric: EvalMetric = in_training("validation metric that selects the best model", "auc")
     patience: int | None = in_training(
-        "epochs without a better model after which to stop (default: never)", within=COUNT
+        "epochs without a better model at which to stop (default: never)", within=COUNT
     )
     max_nonfinite: int = in_training(
-        "steps in a row with a loss that is not finite after which to stop", 10, within=COUNT
+        "steps in a row without a finite loss at which to stop", 10, within=COUNT
     )
     seed: int = in_training(
         "of initial weights, order of the images, augmentation, and splits if the data name none",
         0,
-        within=Range(0, 2**32 - 1),
+        within=SEED,
     )
-    gradient_accumulation_steps: int = in_training(
-        "batches whose gradients make one step of the optimiser", 1, within=COUNT
-    )
+    gradient_accumulation_steps: int = in_training("batches in one step", 1, within=COUNT)
     channels_last: bool | None = in_machine("memory order of images and features")
     eval_batch_size: int = in_machine(
-        "validation and test images at a time in one process", EVALUATION_BATCH, within=COUNT
+        "images at a time in validation and test", EVALUATION_BATCH, within=COUNT
     )
     compile: bool = in_machine("compile the network with torch.compile", False)
     sync_bn: bool = in_machine("share batch statistics among the processes of several GPUs", False)
@@ -157,45 +142,29 @@ class TrainConfig(SharedConfig):
     name: str | None = in_output("the run folder (default: from the data, the loss and the seed)")
     resume: bool = in_output("go on from the last checkpoint of the run folder", False)
     checkpoint_steps: int | None = in_output(
-        "also save a checkpoint after so many steps (default: after each epoch only)", within=COUNT
+        "also save after so many steps (default: after each epoch)", within=COUNT
     )
     checkpoints_kept: int = in_output("how many checkpoints stay", 2, within=COUNT)
     report_to: tuple[str, ...] = in_output(
-        "where the run is logged: none, all, tensorboard or another tracker of Accelerate; "
-        "may be repeated (default: tensorboard)",
-        (),
+        "none, all, tensorboard or another tracker of Accelerate (default: tensorboard)", ()
     )
     log_steps: int = in_output("steps between two entries of the log", 50, within=COUNT)
     sheet_epochs: int = in_output(
-        "epochs between two sheets of validation images with their maps, 0 = none",
-        10,
-        within=NON_NEGATIVE,
+        "epochs between two sheets of validation images, 0 = none", 10, within=NON_NEGATIVE
     )
     compare_ce: bool = in_output("also train with plain cross-entropy and compare", False)
-    dry_run: bool = in_output(
-        "say what would be trained, how large it is and how long it takes; stop", False
-    )
+    dry_run: bool = in_output("say what would be trained, its size and time, and stop", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.recipe not in (None, *RECIPES):
             raise InputError(f"--recipe got {self.recipe!r}: it is one of {', '.join(RECIPES)}.")
-        if self.name in (".", "..") or (self.name and {"/", "\\"} & set(self.name)):
-            raise InputError(
-                f"--name got {self.name!r}: give the name of one folder, without slashes; "
-                "--output says where it goes."
-            )
-        if self.pretrained and self.initial_checkpoint is not None:
-            raise InputError(
-                "--pretrained and --initial-checkpoint are two places to start from: give one."
-            )
+        if self.name and "/" in self.name:
+            raise InputError(f"--name got {self.name!r}: give one folder, and --output its place.")
         if self.compare_ce and self.loss == "ce":
             raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
         if self.sampling == self.class_weight == "balanced":
-            raise InputError(
-                "--sampling balanced and --class-weight balanced each make the classes count "
-                "alike, and together the rare one for more: give one."
-            )
+            raise InputError("--sampling balanced and --class-weight balanced: give one of them.")
         if self.augment is not None:
             parse_augment(self.augment)
         for name in ("focus_schedule", "saliency_schedule"):
@@ -265,49 +234,42 @@ def loss_config(config: TrainConfig) -> LossConfig:
         elif config.focus_weight is None:
             loss = replace(loss, focus_weight=0.0)
         else:
-            raise InputError(
-                f"--focus-level none leaves no focus term for --focus-weight {loss.focus_weight:g}:"
-                " drop one of them."
-            )
+            raise InputError("--focus-level none leaves nothing to --focus-weight: drop one.")
     elif loss.focus_weight == 0:
         loss = replace(loss, level="none")
     aims = loss.level in ("match", "hinge")
     if config.focus_level not in (None, loss.level):
         raise InputError(
-            f"--focus-level {config.focus_level} is without a focus term in the loss "
-            f"{config.loss!r}: give --focus-weight, too."
+            f"--focus-level: the loss {config.loss!r} has no focus term: give --focus-weight, too."
         )
     if (config.target_from_maps or config.entropy_target is not None) and not aims:
         raise InputError(
-            f"The focus term of the loss {config.loss!r} aims at no entropy, as --entropy-target "
-            "or --target-from-maps would have it: give --focus-level match or hinge, too."
+            f"The loss {config.loss!r} aims at no entropy: give --focus-level match or hinge, too."
         )
     if config.target_from_maps and config.entropy_target is not None:
         raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
     if config.target_from_maps or not aims:
         loss = replace(loss, entropy_target=None)
-    if loss.classification_weight == loss.focus_weight == loss.saliency_weight == 0:
-        raise InputError("All three weights of the loss are 0: give one of them above 0.")
     return loss
 
 
 def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     """Fill in what the recipe and the loss decide; resolving twice changes nothing."""
     recipe_name = config.recipe or ("paper" if config.data else "demo")
-    recipe = RECIPES[recipe_name]
-    model = config.model or recipe.model
+    recipe = dict(RECIPES[recipe_name])
+    model = config.model or recipe["model"]
     if config.model is not None:
         from timm.models import get_deprecated_models  # --help does without
 
         model = get_deprecated_models().get(model) or model
     size = PAPER_IMAGE_SIZES.get(model.partition(".")[0])  # without the tag of its weights
     if recipe_name == "paper" and size:
-        recipe = replace(recipe, image_size=size)
+        recipe["image_size"] = size
     if model == SMALL_MODEL or config.initial_checkpoint is not None:
-        recipe = replace(recipe, pretrained=False)
+        recipe["pretrained"] = False
 
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)} | {"model": model}
-    values |= {name: value for name, value in asdict(recipe).items() if values[name] is None}
+    values |= {name: value for name, value in recipe.items() if values[name] is None}
     if values["optimizer"] == "adamw" or values["schedule"] == "one-cycle":
         values["momentum"] = None  # AdamW has betas, and one-cycle moves it
     loss = asdict(loss_config(config))

@@ -24,7 +24,7 @@ class _UseConfig:
     """What both commands take."""
 
     model_dir: str | None = in_model(
-        "folder with a saved model (runs/NAME/model), or USER/NAME on the Hub", metavar="DIR"
+        "a saved model, runs/NAME/model, or USER/NAME on the Hub", metavar="DIR"
     )
     threads: int | None = in_machine("CPU threads (default: all cores)", within=COUNT)
     debug: bool = in_machine("show a traceback with an error", False)
@@ -42,15 +42,9 @@ class ExplainConfig(_UseConfig):
     paths: tuple[str, ...] = in_data(
         "image, video or folder of them", (), metavar="PATH", positional=True
     )
-    as_video: bool = in_data(
-        "take each folder as one video, its images as the frames in natural order", False
-    )
-    frames: int = in_data(
-        "frames of a video, evenly spaced; fewer if it has fewer", 16, within=COUNT
-    )
-    threshold: Point | None = in_model(
-        "which of the model's thresholds decides (default: balanced)"
-    )
+    as_video: bool = in_data("take each folder as one video, its images as frames", False)
+    frames: int = in_data("frames of a video, evenly spaced, at most", 16, within=COUNT)
+    threshold: Point | None = in_model("which threshold decides (default: balanced)")
     output: str = in_output("folder for what is written; new, or empty", "explained", metavar="DIR")
     overlay_size: int = in_output("longest side of an overlay in pixels", 512, within=PIXELS)
     batch_size: int = in_machine("images at a time", 64, within=COUNT)
@@ -69,8 +63,7 @@ class ExportConfig(_UseConfig):
 
     onnx: str | None = in_output("the file to write, which must not exist yet", metavar="FILE")
     check_images: str | None = in_data(
-        "image, or folder of images, on which the file is checked (default: demo faces)",
-        metavar="PATH",
+        "image or folder to check it on (default: demo faces)", metavar="PATH"
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,6 @@
 import math
 from typing import get_args
 
-import numpy as np
 import pytest
 
 from focus.config import losses
@@ -20,7 +19,7 @@ def test_a_loss_that_there_is_not_is_refused() -> None:
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ({"entropy_target": 1.5}, "entropy_target must be at least 0 and at most 1, got 1.5"),
-        ({"level": "minimise"}, r"level must be one of none, .*'minimise' .did you mean minimize"),
+        ({"level": "minimise"}, "level must be one of none, .*'minimise'"),
         ({"cam_class": "target"}, "cam_class must be one of true, predicted, contrast, got"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -35,10 +34,3 @@ def test_a_loss_that_there_is_not_is_refused() -> None:
 def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:
     assert get_args(losses.Level) == get_args(types.Level)
     assert get_args(losses.CamClass) == get_args(types.CamClass)
-
-
-def test_numbers_of_any_type_are_floats() -> None:
-    """JSON, and so config.json, takes none of numpy's."""
-    loss = LossConfig(np.float32(0.5), focus_weight=np.int64(1))
-    assert loss == LossConfig(0.5, focus_weight=1.0)
-    assert {type(number) for number in (loss.classification_weight, loss.focus_weight)} == {float}

@@ -12,13 +12,13 @@ from focus.config.losses import LOSSES, LossConfig
 from focus.config.recipes import RECIPES
 from focus.config.train import TrainConfig, loss_config, resolve
 from focus.config.use import ExplainConfig, ExportConfig
-from focus.errors import InputError, did_you_mean
+from focus.errors import InputError
 
 
 def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> None:
     demo, paper = resolve(TrainConfig()), resolve(TrainConfig(data=("faces.csv",)))
     for config, name in ((demo, "demo"), (paper, "paper")):
-        settings = asdict(RECIPES[name])
+        settings = dict(RECIPES[name])
         if name == "demo":
             settings["momentum"] = None  # AdamW has none
         assert {key: getattr(config, key) for key in settings} == settings
@@ -119,23 +119,23 @@ def test_resolving_twice_changes_nothing() -> None:
         ({"seed": 2**32}, "--seed must be at least 0 and at most 4294967295, got 4294967296"),
         ({"initial_checkpoint": ""}, "--initial-checkpoint got an empty text: give a value"),
         ({"data": ("a", "")}, "--data got an empty text"),
-        ({"name": "a/b"}, "--name got 'a/b'.*without slashes"),
-        ({"name": ".."}, "--name got '..'"),
+        ({"name": "a/b"}, "--name got 'a/b'"),
         ({"data": ("a",), "columns": "paht=x"}, "--columns got 'paht=x': give path=NAME"),
-        ({"test_data": {"a/b": "x"}}, "--test-data got a/b=x: give NAME=PATH"),
-        ({"pretrained": True, "initial_checkpoint": "w"}, "--pretrained and --initial-checkpoint"),
+        ({"test_data": {"a/b": "x"}}, "--test-data got a/b=x: give a name without slash"),
         ({"loss": "ce", "compare_ce": True}, "--compare-ce with --loss ce"),
         ({"sampling": "balanced", "class_weight": "balanced"}, "--sampling balanced and --class-w"),
-        ({"loss": "ce", "focus_level": "hinge"}, "--focus-level hinge .*'ce': give --focus-weight"),
-        ({"loss": "ce", "entropy_target": 0.5}, "the loss 'ce' aims at no entropy"),
-        ({"loss": "focus", "target_from_maps": True}, "the loss 'focus' aims at no entropy"),
+        ({"loss": "ce", "focus_level": "hinge"}, "--focus-level: .*'ce' has no focus term"),
+        ({"loss": "ce", "entropy_target": 0.5}, "The loss 'ce' aims at no entropy"),
+        ({"loss": "focus", "target_from_maps": True}, "The loss 'focus' aims at no entropy"),
         (
             {"loss": "hinge", "entropy_target": 0.5, "target_from_maps": True},
             "--target-from-maps and --entropy-target are two aims",
         ),
         ({"focus_schedule": "0"}, "--focus-schedule got '0': give EPOCH:FACTOR pairs"),
-        ({"focus_weight": 0.3, "focus_level": "none"}, "no focus term for --focus-weight 0.3"),
-        ({"loss": "ce", "classification_weight": 0.0}, "All three weights of the loss are 0"),
+        (
+            {"focus_weight": 0.3, "focus_level": "none"},
+            "--focus-level none leaves nothing to --focus-weight",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(
@@ -158,8 +158,3 @@ def test_what_else_is_needed_is_said() -> None:
     ):
         with pytest.raises(InputError, match=words):
             config_class(**given)
-
-
-def test_did_you_mean_is_silent_when_nothing_is_like_it() -> None:
-    assert did_you_mean("epoch", ["epochs", "seed"], "--") == " (did you mean --epochs?)"
-    assert did_you_mean("zzz", ["epochs", "seed"]) == ""
