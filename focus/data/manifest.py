@@ -8,7 +8,6 @@ import codecs
 import csv
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,9 +35,6 @@ _CSV_VERSION = "1"
 
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
-
-# The end of the path of an image that a table held as bytes (focus.data.readers.parquet).
-_BY_CONTENT = re.compile(r"embedded/([0-9a-f]{2})/\1[0-9a-f]{62}\.\w+$")
 
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
@@ -258,22 +254,13 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
 
 
 def file_key(path: str) -> str:
-    """Return the same text for a file by whatever links it or its folder is reached.
-
-    An image that a table held as bytes is known by its content, in whichever cache it lies.
-    """
+    """Return the same text for a file by whatever links it or its folder is reached."""
     folder, name = os.path.split(path)  # a million Path objects take seconds
-    whole = _resolved(folder) + name
-    if os.path.islink(whole):  # noqa: PTH114 - as above
-        whole = os.path.realpath(whole)
-    found = _BY_CONTENT.search(whole) if "embedded" in whole else None
-    return whole if found is None else found[0]
+    whole = os.path.join(_resolved(folder), name)  # noqa: PTH118
+    return os.path.realpath(whole) if os.path.islink(whole) else whole  # noqa: PTH114
 
 
-@cache
-def _resolved(folder: str) -> str:
-    """Return the folder without links, with a separator at its end."""
-    return os.path.realpath(folder).rstrip(os.sep) + os.sep
+_resolved = cache(os.path.realpath)
 
 
 def absolute(path: str | Path) -> Path:

@@ -108,7 +108,7 @@ def read_path(
         warn_of_label_conflicts(manifest, str(root))
     if maps:
         manifest = with_maps(manifest, root, maps, owners)
-    manifest = Manifest((named(s, config.generator or unnamed) for s in manifest), manifest.source)
+    manifest = Manifest((_named(s, config.generator or unnamed) for s in manifest), manifest.source)
     return Reading(str(place), layout, found, manifest)
 
 
@@ -121,8 +121,7 @@ def takes(layout: Layout, path: str) -> bool:
     return layout not in folders.TREES or not Path(path).is_file()
 
 
-def named(sample: Sample, generator: str) -> Sample:
-    """Return the sample with this generator if it is a fake without one."""
+def _named(sample: Sample, generator: str) -> Sample:
     is_unnamed = sample.label == SYNTHETIC and not sample.generator
     if is_unnamed or sample.generator == DEFAULT_GENERATOR:
         return replace(sample, generator=generator)

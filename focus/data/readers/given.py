@@ -9,7 +9,7 @@ from pathlib import Path
 from focus.config.shared import DataConfig, SharedConfig
 from focus.data.generators import SEVERAL, family_of, served_by
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
-from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, named, read_path, takes
+from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, read_path, takes
 from focus.data.readers.human_maps import MapOwners, report_unmatched
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
 from focus.data.readers.rows import join
@@ -39,9 +39,8 @@ def read_given(
         output: folder for pictures, which may not be taken for images the next time.
         owners: to which the images of the human maps are added.
 
-    Raises:
-        InputError: an image given as real and as synthetic, a ``--layout`` that suits no path, a
-            test set without images of its class, and as :func:`detect.read_path`.
+    Raises InputError for an image given as real and as synthetic, a ``--layout`` that suits no
+    path, a test set without images of its class, and as :func:`detect.read_path`.
     """
     test_data, test_real = dict[str, str](), dict[str, str]()
     if isinstance(config, SharedConfig):
@@ -75,7 +74,7 @@ def read_given(
     parts = []
     for name, path in test_data.items():
         options = replace(for_tests, generator=name if family_of(name) else None)
-        parts.append(_test_fakes(read(path, options), name))
+        parts.append(_test_fakes(read(path, options, name), name))
     generators = {name for part in parts for name in part.generators()}
     parts += [
         _test_reals(read(path, for_tests), name, name if name in generators else "")
@@ -103,17 +102,17 @@ def _test_fakes(reading: Reading, name: str) -> Manifest:
     Its images are fakes where nothing says their class: one class per test set is the field's
     habit. Where the layout names the generators of all fakes, reals without one serve them all.
     """
-    samples = [replace(named(s, name), split="test") for s in reading.manifest]
+    found = reading.manifest
     if _is_of_one_class(reading, SYNTHETIC):
-        samples = [replace(s, label=SYNTHETIC, generator=name) for s in samples]
-    generators = {s.generator for s in samples if s.label == SYNTHETIC}
+        found = Manifest((replace(s, label=SYNTHETIC, generator=name) for s in found), found.source)
+    generators = found.generators()
     if not generators:
         raise InputError(
             f"The test data {name!r}, {reading.path}, holds no fakes: give reals by --test-real."
         )
     own = name if name in generators else ""
-    samples = [replace(s, generator=s.generator or own) for s in samples]
-    return Manifest(samples, reading.manifest.source)
+    samples = (replace(s, generator=s.generator or own, split="test") for s in found)
+    return Manifest(samples, found.source)
 
 
 def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
@@ -152,14 +151,14 @@ def _is_of_one_class(reading: Reading, label: int) -> bool:
 
 
 def _refuse_two_labels(images: Iterable[Sample]) -> None:
-    """Raise InputError for an image, or a face in it, that is given as real and as synthetic.
+    """Raise InputError for an image, or a face in it, given as real and as synthetic.
 
     Also where a link gives it another path.
     """
     first: dict[object, Sample] = {}
     for sample in images:
         one = first.setdefault((file_key(sample.path), sample.box), sample)
-        if None not in (one.label, sample.label) and one.label != sample.label:
+        if {one.label, sample.label} == {REAL, SYNTHETIC}:
             raise InputError(
                 f"{sample.path!r} is given as real and as synthetic, there as {one.path!r}: keep "
                 "one of them."

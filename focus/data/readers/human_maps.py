@@ -159,11 +159,8 @@ def _drawn_references(path: Path) -> dict[str, str]:
             f"Cannot read the human maps in {path} ({reason(path, error)}): give images and "
             "annotations as COCO has them, or fix the file."
         ) from error
-    return {
-        str(Path(image.name).with_suffix("")): f"{path}#{number}"
-        for number, image in images.items()
-        if image.polygons
-    }
+    drawn = {number: image.name for number, image in images.items() if image.polygons}
+    return {str(Path(name).with_suffix("")): f"{path}#{number}" for number, name in drawn.items()}
 
 
 def _name_below(path: str | Path, root: Path) -> str:

@@ -7,7 +7,6 @@ label's column names its classes, the names count and not their numbers.
 
 import hashlib
 import importlib
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -153,8 +152,6 @@ def _cell(value: Any, feature: Any) -> str:
         return " ".join(filter(None, (_cell(v, None) for v in value)))
     if (names := getattr(feature, "names", None)) and isinstance(value, int):
         return str(names[value]) if value >= 0 else ""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        return str(int(value)) if value.is_integer() else str(value)
-    return str(int(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    return "" if value != value else str(value)  # NaN is not itself
