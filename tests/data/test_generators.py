@@ -1,8 +1,5 @@
 """Names of generators, their families, and how far a test generator is from training."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from focus.data.demo.artefacts import FAMILIES as DEMO
 from focus.data.families import FAMILIES
 from focus.data.generators import (
@@ -59,16 +56,7 @@ def test_no_name_belongs_to_two_generators() -> None:
     )
     plain = ["".join(filter(str.isalnum, alias.casefold())) for alias in ALIASES]
     assert len(set(plain)) == len(plain)
-
-
-@settings(max_examples=30)
-@given(st.sampled_from(ALIASES), st.data())
-def test_case_and_punctuation_change_nothing(alias: str, data: st.DataObject) -> None:
-    between = data.draw(st.lists(st.sampled_from(["", "-", "_", " ", "."]), min_size=len(alias)))
-    letters = (data.draw(st.sampled_from([c, c.upper()])) for c in alias)
-    written = "".join(c + gap for c, gap in zip(letters, between, strict=False))
-    assert canonical(written) == canonical(alias)
-    assert family_of(written) == family_of(alias) != ""
+    assert all(family_of(f"-{a.upper()}. ") == family_of(a) != "" for a in ALIASES)
 
 
 def test_relations() -> None:
@@ -99,25 +87,15 @@ def test_a_generators_family_is_the_one_given_most_often() -> None:
     fakes = [("SG2", "a"), ("SG2", ""), ("SG2", ""), ("SG2", "b"), ("SG2", "b"), ("x", "")]
     assert families(fakes) == {"SG2": "b", "x": ""}
     assert families([("SG2", ""), ("own", "")]) == {"SG2": "stylegan", "own": ""}
-    samples = [
-        Sample("/r", 0, "real's own", "f"),
-        Sample("/f", 1, "SG2"),
-        Sample("/g", 1, "g", "h"),
-    ]
+    samples = [Sample("/r", 0, "its own", "f"), Sample("/f", 1, "SG2"), Sample("/g", 1, "g", "h")]
     assert training_families(samples) == {"SG2": "stylegan", "g": "h"}
     found = with_families(["SG2", "g", "x"], {"g": "h", "x": ""})
     assert found == {"SG2": "stylegan", "g": "h", "x": ""}
 
 
 def test_fakes_find_their_test_set() -> None:
-    fakes = [
-        ("", "StyleGAN2", ""),
-        ("", "StyleGAN3", ""),
-        ("open", "StyleGAN2", "x"),
-        ("", "mine", "x"),
-        ("", "mine", "y"),
-        ("", "mine", "y"),
-    ]
+    fakes = [("", "StyleGAN2", ""), ("", "StyleGAN3", ""), ("open", "StyleGAN2", "x")]
+    fakes += [("", "mine", "x"), ("", "mine", "y"), ("", "mine", "y")]
     assert families_tested(fakes, ["SG2"]) == {
         ("closed", "StyleGAN2"): "stylegan",
         ("open", "StyleGAN3"): "stylegan",

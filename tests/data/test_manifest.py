@@ -1,5 +1,6 @@
 """The manifest's file form gives back what was written, and a bad row is named."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import pytest
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 
-from ..launching import python
 from .reading import read_data
 from .trees import write
 
@@ -54,26 +54,14 @@ def test_paths_below_the_csv_move_with_it(tmp_path: Path) -> None:
     assert [s.path for s in Manifest.from_csv(new)] == [f"{tmp_path}/new/x/1.png", "/far/2.png"]
 
 
-def test_a_million_rows_take_ten_seconds_and_a_gigabyte(tmp_path: Path) -> None:
+def test_a_million_rows_take_ten_seconds(tmp_path: Path) -> None:
     """By a tenth of them; a busy machine may take twice the CPU time."""
-    table, rows = tmp_path / "table.csv", 100_000
-    with table.open("w") as file:
-        file.write("# focus-manifest 1\npath,label,generator,split,map_path,group\n")
-        for row in range(rows):
-            name = f"{row % 100:02}/face-{row:07}.png"
-            file.write(f"images/{name},synthetic,StyleGAN2,train,heatmaps/{name},id{row // 5}\n")
-    code = (  # not getrusage's memory, which is that of the process that begins this one
-        "import sys, time; from pathlib import Path; from focus.data.manifest import Manifest\n"
-        "def used():\n"
-        "    kilobytes = Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]\n"
-        "    return time.process_time(), int(kilobytes)\n"
-        "before = used(); found = Manifest.from_csv(sys.argv[1]); after = used()\n"
-        "print(len(found), after[0] - before[0], after[1] - before[1])"
-    )
-    read, seconds, kilobytes = map(float, python("-c", code, table).split())
-    assert read == rows
-    assert seconds <= 2 * 10 * rows / 1e6
-    assert 0 < kilobytes <= 1e6 * rows / 1e6
+    row = "images/{0:02}/face-{0:07}.png,synthetic,StyleGAN2,train,heatmaps/{0}.png,id{0}\n"
+    head = "# focus-manifest 1\npath,label,generator,split,map_path,group\n"
+    (tmp_path / "t.csv").write_text(head + "".join(row.format(i) for i in range(100_000)))
+    begin = time.process_time()
+    assert len(Manifest.from_csv(tmp_path / "t.csv")) == 100_000
+    assert time.process_time() - begin <= 2
 
 
 def test_a_hand_written_file_is_read(tmp_path: Path) -> None:

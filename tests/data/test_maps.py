@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.data.dataset import FaceDataset
-from focus.data.manifest import Manifest, Sample
 from focus.data.maps import files_of, human_map, is_blank, looks_inverted, resized
 from focus.errors import ImageError
 
@@ -17,13 +15,6 @@ def grey(path: Path, values: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
     return str(path)
-
-
-def item(image: str, reference: str, grid: tuple[int, int] = (2, 2), size: int = 4) -> Any:
-    sample = Sample(image, 1, map_path=reference)
-    return FaceDataset(Manifest([sample]), image_size=size, grid=grid, mean=(0,) * 3, std=(1,) * 3)[
-        0
-    ]
 
 
 def test_annotators_are_averaged(tmp_path: Path) -> None:
@@ -58,13 +49,6 @@ def test_another_size_is_taken_by_area(shape: tuple[int, int]) -> None:
     part = resized(values, (2, 2), (0, 1, 2, 3))
     np.testing.assert_array_equal(part, values[1:3, :2])
     assert resized(values, shape[::-1]) is values
-
-
-def test_a_map_on_the_cams_grid_stays_what_it_is(tmp_path: Path) -> None:
-    image = grey(tmp_path / "i.png", np.zeros((224, 224, 3)))
-    cells = np.random.default_rng(0).permutation(49).reshape(7, 7)
-    found = item(image, grey(tmp_path / "m.png", cells), (7, 7), 224)
-    np.testing.assert_allclose(found.saliency.numpy(), cells / 48, atol=1e-5)
 
 
 def test_blank_and_inverted_maps() -> None:

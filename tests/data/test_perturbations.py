@@ -116,11 +116,6 @@ def test_noise_depends_on_seed_and_number_alone() -> None:
         assert abs(np.corrcoef(weak.ravel(), other.ravel())[0, 1]) < 0.05
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="'rain' is none of the perturbations jpeg, blur"):
-        Perturbation("rain", 1)(grey(), 0)
-
-
 class Marker:
     """Paints the pixel of its row's number, on images of the file's size only."""
 

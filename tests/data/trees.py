@@ -90,15 +90,6 @@ TREES: dict[str, Tree] = {
         "DDPM/faces/fake/1.png": "face 5",
         "DDPM/faces/fake/how it was made.md": "With patience.",
     },
-    # As Kaggle's real-and-fake faces: the split on top.
-    "split-real-fake": {
-        "train/real/1.png": "face 1",
-        "train/fake/1.png": "face 2",
-        "valid/real/2.png": "face 3",
-        "valid/fake/2.png": "face 4",
-        "test/real/3.png": "face 5",
-        "test/fake/3.png": "face 6",
-    },
     "csv-grip": {
         "list.csv": (
             "filename,typ\n"
@@ -192,20 +183,9 @@ def write_parquet(path: Path, table: Any) -> Path:
 
 def write_saved(folder: Path, table: Any, features: Mapping[str, Any]) -> Path:
     """Write a table as the library datasets saves one to disk; the folder."""
-    import pyarrow
+    import datasets
 
-    folder.mkdir(parents=True)
-    with pyarrow.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as stream:
-        stream.write_table(table)
-    (folder / "dataset_info.json").write_text(json.dumps({"features": dict(features)}))
-    state: dict[str, Any] = {
-        "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
-        "_fingerprint": "0123456789abcdef",
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    (folder / "state.json").write_text(json.dumps(state))
+    note = json.dumps({"info": {"features": dict(features)}})
+    noted = table.replace_schema_metadata({"huggingface": note})
+    datasets.Dataset(datasets.table.InMemoryTable(noted)).save_to_disk(folder)
     return folder

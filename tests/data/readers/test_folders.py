@@ -75,14 +75,6 @@ def test_real_and_fake(tmp_path: Path) -> None:
     assert (one.label, one.generator) == (0, "")
 
 
-def test_splits_on_top_and_a_generator_for_all(tmp_path: Path) -> None:
-    found = read(write(TREES["split-real-fake"], tmp_path), "X")
-    assert [row[1:4] for row in found] == [
-        *((1, "X", "test"), (0, "", "test"), (1, "X", "train"), (0, "", "train")),
-        *((1, "X", "validation"), (0, "", "validation")),
-    ]
-
-
 def test_folders_of_classes_belong_to_the_generator_that_is_given(tmp_path: Path) -> None:
     """CNNDetection's training set: each class would be taken for a generator."""
     tree(tmp_path, *labels("0_real 1_fake", *(f"train/{name}" for name in CLASSES)))
@@ -101,8 +93,6 @@ def test_folders_of_classes_belong_to_the_generator_that_is_given(tmp_path: Path
         ("train dev Evaluation", "train validation test"),
         ("train_set Test-Set", "train test"),
         ("train holdout", "train test"),
-        ("eval", "test"),
-        ("X/train X/eval Y/train Y/eval", "train test train test"),
         ("X/train X/val Y/a/train Y/a/val", "train validation train validation"),
     ],
 )
