@@ -269,19 +269,16 @@ def _begin(folder: Path, way: str, faces: Sequence[_Face], *, resume: bool) -> N
     for face in faces:
         digest.update(repr((face.path, face.box, face.name, face.maps)).encode(errors="replace"))
     crop = {"version": _VERSION, "geometry": way, "data": digest.hexdigest()}
-    path = folder / CROP
-    try:
-        if resume and path.exists():
-            if json.loads(path.read_bytes()) != crop:
-                raise InputError(
-                    f"The crop in {folder} was begun with other images, --faces or --margin than "
-                    "these: give the same, or another --output."
-                )
-            for part in folder.glob("*/**/*.part"):  # of a process that was killed
-                part.unlink()
-        else:
-            check_empty(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(crop) + "\n", encoding="utf-8")
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"Cannot write to {folder} ({error}): give another --output.") from error
+    text, path = json.dumps(crop) + "\n", folder / CROP
+    if resume and path.exists():
+        if path.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"The crop in {folder} was begun with other images, --faces or --margin than "
+                "these: give the same, or another --output."
+            )
+        for part in folder.glob("*/**/*.part"):  # of a process that was killed
+            part.unlink()
+    else:
+        check_empty(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -188,13 +188,13 @@ def test_boxes_with_width_and_height_are_warned_of(
 
 
 def test_what_is_refused(boxed: Manifest, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, two = tmp_path / "out", Manifest(boxed[3:5], boxed.source)
     with pytest.raises(InputError, match=r"^None of the 2 images of the set gave a face by 'box'"):
-        cut_faces(boxed[3:5], out, source="box", margin=0.3, progress=False)
+        cut_faces(two, out, source="box", margin=0.3, progress=False)
     assert sorted(path.name for path in out.iterdir()) == ["crop.json", "no_face.csv"]
     with pytest.raises(InputError, match=r"^The folder .*out holds files already"):
         cut_faces(boxed, out, source="box", margin=0.3, progress=False)
-    for manifest, margin in ((boxed, 0.3), (boxed[3:5], 0.5)):
+    for manifest, margin in ((boxed, 0.3), (two, 0.5)):
         with pytest.raises(InputError, match=r"^The crop in .*out was begun with other images"):
             cut_faces(manifest, out, source="box", margin=margin, resume=True, progress=False)
     cut = cut_faces(boxed, tmp_path / "new", source="box", margin=0.3, progress=False)

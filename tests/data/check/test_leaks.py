@@ -31,10 +31,6 @@ def resized(factor: float, quality: int = 0) -> Save:
     return save
 
 
-def jpeg(quality: int) -> Save:
-    return resized(1.0, quality)
-
-
 def jpeg_on_its_side(image: Image.Image, path: Path) -> None:
     """Stored turned by 90 degrees, with the EXIF orientation that turns it back."""
     exif = Image.Exif()
@@ -48,8 +44,8 @@ def with_alpha(image: Image.Image, path: Path) -> None:
 
 
 VARIANTS: dict[str, Save] = {
-    **{f"JPEG {quality}": jpeg(quality) for quality in (30, 50, 75, 95)},
-    **{f"resized {factor}": resized(factor) for factor in (0.5, 0.7, 1.4, 2.0)},
+    **{f"JPEG {quality}": resized(1.0, quality) for quality in (30, 95)},
+    **{f"resized {factor}": resized(factor) for factor in (0.5, 0.7, 2.0)},
     "resized 0.5, JPEG 75": resized(0.5, 75),
     "resized 2, JPEG 30": resized(2, 30),
     "on its side": jpeg_on_its_side,
@@ -142,14 +138,6 @@ def test_flat_pictures_are_alike_only_byte_for_byte(tmp_path: Path) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     found = found_in(manifest(train=paths[:3], test=paths[3:]))
     assert [(leak.row, leak.kind) for leak in found] == [(0, "same file")]
-
-
-def test_files_that_cannot_be_read_take_no_part(originals: list[str], tmp_path: Path) -> None:
-    bad = [str(tmp_path / name) for name in ("a.png", "b.png", "absent.png")]
-    for path in bad[:2]:
-        Path(path).write_bytes(b"")
-    data = manifest(train=[bad[0], originals[0]], test=[bad[1], bad[2]])
-    assert found_in(data) == []
 
 
 @pytest.mark.slow
