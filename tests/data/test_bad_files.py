@@ -80,7 +80,7 @@ def test_too_many_bad_files_stop(mixed: Manifest, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^1 of 3 map files of the set .* 0.01 .*bad.png"):
         check_images(mixed, cache=tmp_path, progress=False)
     with pytest.raises(InputError, match=r"^1 of 1 image files of the set"):
-        check_images(mixed[2:3], cache=tmp_path, progress=False, max_bad=1)
+        check_images(Manifest(mixed[2:3], "the set"), cache=tmp_path, progress=False, max_bad=1)
 
 
 def test_good_files_are_decoded_once_until_they_change(
