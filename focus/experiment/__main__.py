@@ -75,7 +75,7 @@ def _images(setup: Setup, config: ExperimentConfig) -> "Manifest":
 
 def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
     """Choose the recipe for cross-entropy, then the weights of the others with that recipe."""
-    from focus.experiment.data import write_data
+    from focus.experiment.data import trainable_arms, write_data
     from focus.experiment.run import LOGS, execute
     from focus.experiment.search import candidates, choose, recipe_line, write_search
 
@@ -83,7 +83,7 @@ def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list
     manifest = _images(setup, config)
     data = folder / "data.csv"
     write_data(manifest.where(lambda sample: sample.split in ("train", "validation")), data)
-    wanted = _trainable(setup, manifest, arms or list(frozen.SEARCH))
+    wanted = trainable_arms(setup, manifest, arms or list(frozen.SEARCH))
     found, failures = [], dict[str, str]()
     baseline = [arm for arm in wanted if arm == frozen.BASELINE]
     for stage in filter(None, (baseline, [arm for arm in wanted if arm not in baseline])):
@@ -108,18 +108,16 @@ def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[s
     """Make the runs that are missing, and report all."""
     from focus.experiment.collect import outcome
     from focus.experiment.compare import analyse
-    from focus.experiment.data import has_closed_tests, write_data
+    from focus.experiment.data import has_closed_tests, trainable_arms, write_data
     from focus.experiment.plots import DOSE, SCATTER, dose_response, scatter
     from focus.experiment.report import doses, write_report
     from focus.experiment.run import LOGS, execute, is_finished
 
     manifest, quick, output = _images(setup, config), config.quick, setup.output
     if not has_closed_tests(manifest):
-        print(
-            "no test image is of a known generator, so there will be no closed AUC, and only "
-            "unmatched differences: give some as split test, or by --test-data"
-        )
-    arms = _trainable(setup, manifest, arms or list(frozen.QUICK_ARMS if quick else frozen.ARMS))
+        print("no test image is of a known generator: no closed AUC, only unmatched differences")
+    arms = arms or list(frozen.QUICK_ARMS if quick else frozen.ARMS)
+    arms = trainable_arms(setup, manifest, arms)
     for maps in dict.fromkeys(frozen.ARMS[arm].maps for arm in arms):
         write_data(manifest, output / "data" / f"{maps}.csv", maps)
     runs = grid(
@@ -149,16 +147,6 @@ def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[s
     print(f"\n{write_report(outcomes, analyses, output, missing=missing, plots=plots)}")
     print(f"written: {output}")
     return list(failures.values())
-
-
-def _trainable(setup: Setup, manifest: "Manifest", arms: Sequence[str]) -> list[str]:
-    """Return the arms that the data can train, and say which are left out."""
-    from focus.experiment.data import trainable_arms
-
-    left = trainable_arms(setup, manifest, arms)
-    if gone := [arm for arm in arms if arm not in left]:
-        print(f"no training image has a human map (--heatmaps), so without: {', '.join(gone)}")
-    return left
 
 
 def _jobs(config: ExperimentConfig) -> int:

@@ -27,24 +27,26 @@ def has_closed_tests(manifest: Manifest) -> bool:
 def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> list[str]:
     """Return the arms that the data can train: without human maps, those that need none.
 
-    Raises InputError if that is none of them.
+    Says which are left out. Raises InputError if that is all of them.
     """
     if any(sample.map_path is not None for sample in manifest.split("train")):
         return list(arms)
-    left = []
-    for arm in arms:
-        about = ARMS[arm]
-        config = TrainConfig(loss=about.loss, **about.settings, **setup.weights_of(arm))
-        loss = loss_config(config)
+
+    def needs_maps(arm: str) -> bool:
+        weights = setup.weights_of(arm)
+        loss = loss_config(TrainConfig(loss=ARMS[arm].loss, **ARMS[arm].settings, **weights))
         target_of_maps = loss.level in ("match", "hinge") and loss.entropy_target is None
-        if not (loss.saliency_weight or target_of_maps or about.maps != "own"):
-            left.append(arm)
-    if not left:
+        return bool(loss.saliency_weight) or target_of_maps or ARMS[arm].maps != "own"
+
+    gone = [arm for arm in arms if needs_maps(arm)]
+    if len(gone) == len(arms):
         raise InputError(
             f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
             "give other --losses, or --heatmaps."
         )
-    return left
+    if gone:
+        print(f"no training image has a human map (--heatmaps), so without: {', '.join(gone)}")
+    return [arm for arm in arms if arm not in gone]
 
 
 def shuffled_maps(manifest: Manifest) -> Manifest:

@@ -32,14 +32,12 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         network.reset_classifier(0, "")
         return network
     except Exception as error:  # timm's networks raise what they like
+        advice = "choose another --model or --image-size"
         if pretrained:
-            raise InputError(
-                f"The pretrained weights of {model!r} could not be loaded ({first_line(error)}): "
-                "give them as --initial-checkpoint FILE, or start without by --pretrained false."
-            ) from error
+            advice = "give weights as --initial-checkpoint FILE, or start by --pretrained false"
         raise InputError(
-            f"timm gives no map of features of the network {model!r} ({first_line(error)}): choose "
-            "another --model or --image-size."
+            f"timm gives no map of features of the {'pretrained ' * pretrained}network {model!r} "
+            f"({first_line(error)}): {advice}."
         ) from error
 
 

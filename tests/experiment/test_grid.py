@@ -1,20 +1,15 @@
 """Which runs there are, what is frozen, and the weights that a search chose."""
 
-import re
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from focus.config.experiment import ExperimentConfig
-from focus.config.options import flag
 from focus.config.train import resolve
 from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 def setup_in(folder: Path) -> Setup:
@@ -95,11 +90,3 @@ def test_weights_of_a_search_are_read(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_weights(path)
-
-
-def test_the_document_names_flags_and_files_that_there_are() -> None:
-    text = (CHECKOUT / "docs" / "experiment.md").read_text(encoding="utf-8")
-    known = {flag(field.name) for field in fields(ExperimentConfig)}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - known == {"--loss"}  # train.py's
-    for name in (*frozen.ARMS, f"{frozen.REPLICATES:,}", *(f"{dose:g}" for dose in frozen.DOSES)):
-        assert name in text

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
@@ -17,8 +16,7 @@ from focus.experiment import collect, frozen
 from focus.experiment.collect import Outcome, drawn_aucs, outcome
 from focus.experiment.compare import analyse
 from focus.experiment.grid import Setup, grid
-from focus.experiment.plots import dose_response, scatter
-from focus.experiment.report import doses, write_report
+from focus.experiment.report import write_report
 from focus.metrics.ranking import auc
 
 from ..evaluation.few_scores import summarise, table
@@ -143,18 +141,6 @@ def test_a_verdict_needs_three_seeds_and_the_interval_over_them(tmp_path: Path) 
     ]
     text = write_report(bare, [analyse(bare, "focus_small", replicates=100)], tmp_path, missing=[])
     assert "no closed AUC to match; unmatched +." in text
-
-
-@pytest.mark.slow
-def test_plots_are_drawn(tmp_path: Path) -> None:
-    outcomes = invented(tmp_path, 0)
-    by_dose = doses(outcomes, "focus_small")
-    assert [len(members) for members in by_dose.values()] == [3] * len(frozen.DOSES)
-    scatter(outcomes, tmp_path / "scatter.png")
-    dose_response(by_dose, tmp_path / "dose.png")
-    for name in ("scatter.png", "dose.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
 def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:

@@ -52,11 +52,6 @@ def test_the_card_says_what_it_was_trained_on() -> None:
     )
 
 
-def test_the_card_warns_of_a_calibration_against_the_scores() -> None:
-    points = OperatingPoints(dict.fromkeys(POINTS), Calibration(-1, 0, 1), 90, 80)
-    assert f"\n\n{points.warning()}\n\n## Results" in model_card(CONFIG, points)
-
-
 def test_a_readme_of_something_else_stays(tmp_path: Path) -> None:
     write_card(tmp_path, model_card(CONFIG, None))
     write_card(tmp_path, card := model_card(CONFIG, POINTS_FIXED))

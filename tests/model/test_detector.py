@@ -8,7 +8,6 @@ import timm
 import torch
 from torch import nn
 
-from focus.config.losses import LossConfig
 from focus.errors import InputError
 from focus.kernels import class_activation
 from focus.model.detector import Detector
@@ -225,29 +224,6 @@ def test_the_small_network_begins_with_the_same_weights_from_a_seed() -> None:
     assert detector.grid == (8, 8)
     parameters = detector.backbone.parameters()
     assert sum(p.numel() for p in parameters) == pytest.approx(0.22e6, rel=0.02)
-
-
-@pytest.mark.slow
-def test_compiled_without_a_graph_break_it_gives_the_same(small: Detector) -> None:
-    loss = LossConfig(focus_weight=0.1, saliency_weight=5.0)
-    plain = Detector(image_size=32, loss=loss)
-    plain.load_state_dict(small.state_dict())
-    arguments = (
-        images(4, 32),
-        torch.tensor([0, 1, 1, 0]),
-        torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([True, False, True, True]),
-    )
-    compiled = torch.compile(deepcopy(plain), fullgraph=True, backend="aot_eager")
-    out, expected = compiled(*arguments), plain(*arguments)
-    torch.testing.assert_close(out.loss, expected.loss)
-    torch.testing.assert_close(out.entropy, expected.entropy)
-    out.loss.backward()
-    expected.loss.backward()
-    for (name, ours), theirs in zip(
-        compiled._orig_mod.named_parameters(), plain.parameters(), strict=True
-    ):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_the_score_is_the_probability_of_synthetic(small: Detector) -> None:

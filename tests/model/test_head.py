@@ -55,15 +55,3 @@ def test_a_saved_temperature_is_that_of_the_loss(tmp_path: Path) -> None:
     assert again.config.temperature == again.head.loss.temperature == 1.0
     images = torch.randn(3, 3, 32, 32)
     assert torch.equal(again.predict_batch(images).entropy, detector.predict_batch(images).entropy)
-
-
-@pytest.mark.slow
-def test_a_training_head_is_exported_for_any_batch() -> None:
-    head = FocusHead(8, 2, "blend")
-    inputs = features_of(3), torch.tensor([0, 1, 1]), torch.rand(3, 3, 3)
-    batch = torch.export.Dim("batch", min=2)
-    exported = torch.export.export(
-        head, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}), strict=True
-    ).module()
-    inputs = features_of(5), torch.tensor([0, 1, 1, 0, 1]), torch.rand(5, 3, 3)
-    torch.testing.assert_close(exported(*inputs)[0], head(*inputs).loss)

@@ -94,19 +94,6 @@ def test_a_picture_that_cannot_be_used(detector: Detector, tmp_path: Path) -> No
             detector.predict(wrong)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.1), (torch.float16, 0.01)]
-)
-def test_a_detector_of_another_type(
-    dtype: torch.dtype, tolerance: float, detector: Detector, files: list[str]
-) -> None:
-    """The tolerance is some roundings of its type, or of float32, in the scores."""
-    found = deepcopy(detector).to(dtype).predict(files)
-    assert (found.score.dtype, found.cams.dtype) == (torch.float64, torch.float32)
-    expected = detector.predict(files).score
-    torch.testing.assert_close(found.score, expected, atol=tolerance, rtol=0)
-
-
 def test_the_picture_whose_output_is_not_finite_is_named(detector: Detector) -> None:
     broken = deepcopy(detector)
     broken.backbone.register_forward_hook(
