@@ -182,10 +182,15 @@ def write_parquet(path: Path, table: Any) -> Path:
 
 
 def write_saved(folder: Path, table: Any, features: Mapping[str, Any]) -> Path:
-    """Write a table as the library datasets saves one to disk; the folder."""
-    import datasets
+    """Write a table as the library datasets saves one to disk, fetching nothing; the folder."""
+    import pyarrow
 
-    note = json.dumps({"info": {"features": dict(features)}})
-    noted = table.replace_schema_metadata({"huggingface": note})
-    datasets.Dataset(datasets.table.InMemoryTable(noted)).save_to_disk(folder)
+    folder.mkdir(parents=True)
+    with pyarrow.ipc.new_stream(folder / "data-0.arrow", table.schema) as stream:
+        stream.write_table(table)
+    (folder / "dataset_info.json").write_text(json.dumps({"features": dict(features)}))
+    names = ("fingerprint", "format_columns", "format_type", "output_all_columns", "split")
+    state = {f"_{name}": None for name in names} | {"_format_kwargs": {}}
+    state["_data_files"] = [{"filename": "data-0.arrow"}]
+    (folder / "state.json").write_text(json.dumps(state))
     return folder
