@@ -127,8 +127,8 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
         print(f"\n{prog} COMMAND --help lists the flags of a command.")
         raise SystemExit(0 if name else 2)
     else:
-        meant = did_you_mean(name, commands)
         with program(prog, debug=False):
+            meant = did_you_mean(name, commands)
             raise InputError(f"There is no command {name!r}{meant}; --help lists them all.")
 
 

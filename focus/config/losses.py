@@ -22,18 +22,13 @@ class LossConfig:
 
     ``docs/losses.md`` says when to use which.
 
-    Args:
-        classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on.
-        level: how the focus term takes the entropy.
-        cam_class: whose CAM focus and saliency term look at.
-        entropy_target: ``h*`` in [0, 1] of the levels match and hinge; None takes each sample's
-            human map's.
-        temperature: of the CAM's softmax, above 0.
-        label_smoothing: in [0, 1).
+    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. level: how the focus
+    term takes the entropy. cam_class: whose CAM focus and saliency term look at. entropy_target:
+    ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's human map.
+    temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
 
-    Raises:
-        ValueError: a number outside its range, a level or a class of the CAM that there is not.
-        TypeError: a weight that is no number.
+    Raises ValueError for a number outside its range, or a level or class of the CAM that there is
+    not, and TypeError for a weight that is no number.
     """
 
     classification_weight: float = 1.0

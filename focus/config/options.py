@@ -48,13 +48,8 @@ def option(
 ) -> Any:
     """Declare a field of a configuration.
 
-    Args:
-        group: one of :data:`GROUPS`.
-        help: the text in ``--help``.
-        default: the value, or the type of an empty dict.
-        metavar: what stands for the value there; by default that of the type.
-        within: the numbers that are allowed.
-        positional: the words stand alone, without a flag.
+    group, help, metavar: as ``--help`` shows them. default: a value, or dict for an empty one.
+    within: the numbers that are allowed. positional: the words stand alone, without a flag.
     """
     metadata: dict[str, Any] = {"group": group, "help": help, "metavar": metavar}
     metadata |= {"within": within, "positional": positional}

@@ -17,7 +17,7 @@ def rate_factor(
     steps: int,
     warmup: float,
     step_length: int = 1,
-    gamma: float = 1.0,
+    gamma: float = 1,
 ) -> float:
     """Return the factor of the highest learning rate, in [0, 1] for ``gamma`` up to 1.
 
@@ -41,21 +41,15 @@ def parse_points(name: str, text: str) -> Points:
     Raises InputError for what is no pair of numbers, epochs that do not rise, numbers below 0.
     """
     try:
-        points = tuple(
-            (float(epoch), float(factor))
-            for epoch, factor in (point.split(":") for point in text.split(","))
-        )
+        pairs = (point.split(":") for point in text.split(","))
+        points = tuple((float(epoch), float(factor)) for epoch, factor in pairs)
+        rising = all(a < b for (a, _), (b, _) in pairwise(points))
     except ValueError:
-        points = ()
-    numbers = [number for point in points for number in point]
-    if (
-        not points
-        or any(a >= b for (a, _), (b, _) in pairwise(points))
-        or not all(math.isfinite(number) and number >= 0 for number in numbers)
-    ):
+        points, rising = (), False
+    if not rising or not all(0 <= number < math.inf for point in points for number in point):
         raise InputError(
-            f"{name} got {text!r}: give EPOCH:FACTOR pairs separated by commas, the epochs rising "
-            "from 0 or later, no number below 0."
+            f"{name} got {text!r}: give EPOCH:FACTOR pairs separated by commas, the epochs rising, "
+            "no number below 0."
         )
     return points
 

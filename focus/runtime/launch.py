@@ -32,18 +32,12 @@ def start(
 ) -> Accelerator:
     """Return the accelerator of this process, with its share of the CPU's threads.
 
-    ``accelerate launch`` pins a CPU run to one thread a process; here each process takes its share
-    of the cores unless ``threads`` says otherwise.
-
-    Args:
-        precision: arithmetic of the network.
-        threads: on the CPU.
-        accumulation: batches in a step, None for a program without steps.
-        options: for the Accelerator.
+    threads: None for this process's share of the cores; ``accelerate launch`` would give it one.
+    accumulation: batches in a step, if there are steps. options: for the Accelerator.
 
     Raises:
         InputError: the launcher was told another precision, or accumulation, than the program; the
-            device lacks the precision; FOCUS_BACKEND is none, or cannot run on the device.
+            device lacks the precision; FOCUS_BACKEND cannot run on it.
     """
     # Taken away, as Accelerate would divide each gradient by the number a second time.
     steps = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -113,9 +107,8 @@ def describe(accelerator: Accelerator) -> str:
 def run_on_main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Return ``work()``; the main process does it first and leaves the others its caches.
 
-    Raises:
-        InputError: that of the main process, in every process, else as :func:`run_on_all`. With
-            Accelerate's ``main_process_first`` the others would end with a traceback.
+    Raises the main process's InputError in every process, else as :func:`run_on_all`. With
+    Accelerate's ``main_process_first`` the others would end with a traceback.
     """
     error: InputError | None = None
     if accelerator.is_main_process:
@@ -132,9 +125,8 @@ def run_on_main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 def run_on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Return ``work()`` once every process has done it.
 
-    Raises:
-        InputError: of the first process that has one, in all of them, so that none waits for it and
-            the main process says which it is of: another machine may lack a file.
+    Raises the InputError of the first process that has one in all of them, so that none waits for
+    it, and the main process says which it is of: another machine may lack a file.
     """
     error: InputError | None = None
     try:
@@ -160,9 +152,8 @@ def finish_trackers(accelerator: Accelerator) -> None:
 def closing_process_group() -> Iterator[None]:
     """Decorate a program: destroy the process group when all processes leave the program.
 
-    Left to the end of Python, its threads may outlive the interpreter, which aborts the process in
-    place of its exit code. An ImageError, of one process alone, leaves the group: the others are
-    still at work in it.
+    Left to the end of Python, its threads may outlive the interpreter, which then aborts. An
+    ImageError, of one process alone, leaves the group: the others are still at work in it.
     """
     try:
         yield

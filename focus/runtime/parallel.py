@@ -27,14 +27,8 @@ def parallel_map(
     """Yield ``function(item)`` for each item, in order, with a progress bar.
 
     Joblib's processes are used, which neither fork a program that has threads nor import its main
-    module. ``function`` should be of a module that is quick to import.
-
-    Args:
-        function: of a module, so that it can be pickled.
-        items: what to call it with.
-        title: of the progress bar.
-        processes: default one for each usable core, and one if there are few items.
-        progress: whether to show the bar.
+    module; ``function`` should be of a module that is quick to import. processes: default one
+    for each usable core, and one if there are few items.
     """
     n = processes or (usable_cores() if len(items) >= _WORTH_PROCESSES else 1)
     # Idle processes end soon: they are not needed again.

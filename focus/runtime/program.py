@@ -28,14 +28,11 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_\w*ALLOC\w*_FAILED|DefaultCP
 
 @contextmanager
 def program(prog: str, *, debug: bool) -> Iterator[None]:
-    """End the process with code 2 and one line on an error that the user can fix.
+    """End the process with code 2 and one line, with ``prog`` first, on what the user can fix.
 
-    These are an InputError, a place that cannot be written, and too little memory. Of several
-    processes only the first writes the line, unless one alone may meet the error.
-
-    Args:
-        prog: the program's name, with which the line begins.
-        debug: show the traceback before it.
+    That is an InputError, a place that cannot be written, or too little memory. Of several
+    processes only the first writes the line, unless one alone may meet the error. debug: show the
+    traceback before it.
     """
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
@@ -57,10 +54,8 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        size = re.search(r"allocate [\d.]+ \w+", str(error))
-        tried = f" (tried to {size[0]})" if size else ""
         advice = "give a smaller --batch-size, --eval-batch-size or --image-size"
-        _end(2, f"The memory is full{tried}: {advice}.", prog, debug, True)
+        _end(2, f"The memory is full: {advice}.", prog, debug, True)
     except Stopped as stopped:
         _end(128 + stopped.signum, str(stopped), prog, debug, False)
     except KeyboardInterrupt:

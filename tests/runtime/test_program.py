@@ -84,7 +84,7 @@ def test_each_kind_of_end(capsys: pytest.CaptureFixture[str]) -> None:
         (PermissionError(13, "Permission denied", "/x"), 2, "p: error: Permission denied (/x): "),
         (OSError(28, "No space left on device"), 2, "p: error: No space left on device: free or"),
         (MemoryError(), 2, "p: error: The memory is full: give a smaller --batch-size"),
-        (torch.OutOfMemoryError(gpu), 2, "The memory is full (tried to allocate 2.25 GiB): give a"),
+        (torch.OutOfMemoryError(gpu), 2, "The memory is full: give a"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), 2, memory),
         (RuntimeError("Triton Error [CUDA]: out of memory"), 2, memory),
         (Stopped(15, "stopped after step 3."), 143, "p: stopped after step 3."),
