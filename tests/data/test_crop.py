@@ -3,9 +3,6 @@
 import csv
 import logging
 import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +27,13 @@ from focus.model.detector import Detector
 from focus.runtime.launch import start
 from focus.training.trainer import Trainer
 
-from ..launching import Begin
 from .reading import read_data
 
 # Of a picture 100 + n pixels wide: no face in every third; it fails once where a file says so.
 DETECTOR = """
-import os, time
+import os
 def find(image):
     number = image.size[0] - 100
-    time.sleep(float(os.environ.get("WAIT", 0)))
     if number == int(os.environ.get("FAIL", -1)):
         raise RuntimeError("out of\\nmemory")
     return [] if number % 3 == 0 else [(0, 0, 10, 10), (0, 0, 50, 40)]
@@ -262,7 +257,6 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     ]
     (tmp_path / "own_detector.py").write_text(DETECTOR)
     monkeypatch.syspath_prepend(tmp_path)
-    Manifest(samples).to_csv(tmp_path / "pictures.csv")
     return Manifest(samples, "pictures")
 
 
@@ -280,29 +274,6 @@ def cut_pictures(manifest: Manifest, out: Path, *, resume: bool = False) -> Mani
     return cut_faces(
         manifest, out, source="own_detector:find", margin=0, resume=resume, progress=False
     ).faces
-
-
-@pytest.mark.slow
-def test_a_crop_that_was_killed_goes_on(pictures: Manifest, tmp_path: Path, begin: Begin) -> None:
-    words = ["-m", "focus.data", "crop", "pictures.csv", "--faces", "own_detector:find"]
-    command = [sys.executable, *words, "--margin", "0", "--output", "out", "--resume"]
-    slow = os.environ | {"WAIT": "2"}
-    program = begin(command, cwd=tmp_path, env=slow, stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
-    while len(written := list(tmp_path.glob("out/images/*.png"))) < 3:
-        assert program.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    program.kill()
-    program.communicate(timeout=60)
-    assert not (tmp_path / "out/manifest.csv").exists()
-    times = {path: path.stat().st_mtime_ns for path in written}
-
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in written} == times, "none is cut again"
-    cut_pictures(pictures, tmp_path / "whole")
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_what_is_finished_stays_and_the_rest_is_made(

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ from focus.data.demo import cache, demo_manifest, render_face
 from focus.data.demo.render import REAL_FAMILY
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
-
-from ...launching import Begin
 
 SMALL = {
     "train": {REAL_FAMILY: 4, "kA": 3, "kB": 3},
@@ -95,27 +92,6 @@ def test_two_programs_at_once_leave_one_whole_set(tmp_path: Path) -> None:
     programs = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(2)]
     assert [each.communicate(timeout=60)[0].strip() for each in programs] == ["31", "31"]
     assert [path.name for path in tmp_path.iterdir()] == [cache.folder_name(SMALL)]
-
-
-@pytest.mark.slow
-def test_interruption_leaves_nothing_behind(tmp_path: Path, begin: Begin) -> None:
-    """SIGINT while processes render: no set, no half-written folder, no process that writes on."""
-    program = (
-        # A shell starts what it puts in the background with SIGINT ignored: not so here.
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from focus.data.demo import demo_manifest\n"
-        "demo_manifest(sys.argv[1], progress=False)\n"
-    )
-    process = begin([sys.executable, "-c", program, tmp_path], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.rglob("*.png")):
-        assert process.poll() is None, "it ended before it was interrupted"
-        assert time.monotonic() < deadline, "nothing is rendered"
-        time.sleep(0.02)
-    process.send_signal(2)
-    _, errors = process.communicate(timeout=10)  # well before the set would be complete
-    assert "KeyboardInterrupt" in errors
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_unusable_cache_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The demo set as files: a run from them is the run from the embedded set."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,6 @@ from focus.data.maps import human_map
 from focus.data.readers import read_given
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
-from focus.runtime.launch import start
-from focus.training.run import evaluate, make_detector
-from focus.training.trainer import Trainer
 
 from ..reading import read_data
 
@@ -97,28 +93,6 @@ def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
 
     assert told(found) == told(of_the_set)
     assert len(read_data(folder / "uEars.csv")) == 2
-
-
-@pytest.mark.slow
-def test_a_run_from_the_files_is_the_run_from_the_embedded_set(
-    built_in: Manifest, folder: Path, tmp_path: Path
-) -> None:
-    settings = ["--epochs=2", "--batch-size=8", "--threads=1", f"--output={tmp_path}"]
-    settings.append("--report=false")
-    manifests = {"files": training_manifest(config(folder), progress=False), "embedded": built_in}
-    for name, manifest in manifests.items():
-        each = config(folder, *settings, f"--name={name}", "--workers=0")
-        accelerator = start("no", 1, log_with="tensorboard", project_dir=tmp_path / name)
-        trainer = Trainer(each, make_detector(each), manifest, accelerator)
-        trainer.fit()
-        evaluate(trainer)
-        accelerator.end_training()
-    ours, theirs = (tmp_path / name for name in manifests)
-    for name in ("summary.csv", "model/model.safetensors"):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
-    results = [json.loads((run / "results.json").read_text()) for run in (ours, theirs)]
-    assert results[0] == results[1]
-    assert {g["relation"] for g in results[0]["open"]["generators"].values()} == {"far"}
 
 
 def test_a_folder_in_use_is_refused(built_in: Manifest, tmp_path: Path) -> None:

@@ -96,14 +96,3 @@ def test_maps_are_normalised_and_point_at_artefacts() -> None:
         outside.append(picture.human_map[~picture.mask].mean() / 255)
     assert np.mean(inside) > 0.4
     assert np.mean(outside) < 0.15
-
-
-def test_maps_of_reals_lie_on_the_face() -> None:
-    for index in range(10):
-        picture = render_face("train", REAL_FAMILY, index)
-        assert picture.mask is None
-        assert picture.human_map is not None
-        row, column = np.unravel_index(picture.human_map.argmax(), (64, 64))
-        assert 8 <= row <= 56
-        assert 14 <= column <= 50
-    assert render_face("open", REAL_FAMILY, 0).human_map is None
