@@ -35,7 +35,7 @@ def experiment(config: ExperimentConfig) -> None:
     check_arms(arms, frozen.SEARCH if config.search else frozen.ARMS)
     setup = make_setup(config)
     # For this process and those it starts, before any of them imports torch: a core for each run.
-    os.environ.update(OMP_NUM_THREADS=str(setup.threads), OMP_WAIT_POLICY="PASSIVE")
+    os.environ.update(OMP_NUM_THREADS=str(config.threads), OMP_WAIT_POLICY="PASSIVE")
     os.environ.update(OPENBLAS_NUM_THREADS="1")
     failures = (_search if config.search else _grid)(setup, config, arms)
     for failure in failures:
@@ -58,10 +58,20 @@ def make_setup(config: ExperimentConfig) -> Setup:
         chosen, weights = read_weights(Path(config.weights))
         settings = settings if chosen is None else chosen
     check_writable(output := Path(config.output).absolute())
-    models = config.model or (resolve(TrainConfig(recipe=recipe)).model,)
-    return Setup(
-        *(output, recipe, models, settings, weights, config.epochs, config.threads, config.workers)
+    base = TrainConfig(
+        recipe=recipe,
+        threads=config.threads,
+        workers=config.workers,
+        resume=True,
+        report=False,
+        report_to=("none",),
+        sheet_epochs=0,
+        checkpoints_kept=1,
+        **settings,
     )
+    standard = resolve(base)
+    models = config.model or (standard.model,)
+    return Setup(output, base, config.epochs or standard.epochs, models, weights)
 
 
 def _images(setup: Setup, config: ExperimentConfig) -> "Manifest":
@@ -70,7 +80,7 @@ def _images(setup: Setup, config: ExperimentConfig) -> "Manifest":
 
     names = ("data", "data_root", "heatmaps", "test_data", "test_real")
     given = {name: getattr(config, name) for name in names}
-    return training_manifest(resolve(TrainConfig(recipe=setup.recipe, **given)))
+    return training_manifest(resolve(TrainConfig(recipe=setup.base.recipe, **given)))
 
 
 def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
@@ -94,7 +104,7 @@ def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list
         if stage is baseline and found:
             best = choose(found)[frozen.BASELINE]
             print(recipe_line(best))
-            setup = replace(setup, recipe_settings=best.settings)
+            setup = replace(setup, base=replace(setup.base, **best.settings))
     if found:
         print(
             f"\n{write_search(found, folder)}\n\nwritten: {folder / 'weights.yaml'}; commit it as "

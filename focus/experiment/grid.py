@@ -1,7 +1,7 @@
 """Say which runs there are: names, configurations and folders. Nothing is trained here."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -16,25 +16,15 @@ from focus.experiment.frozen import ARMS, Settings
 class Setup:
     """Settings that all runs share.
 
-    output: the experiment's folder. recipe, models: as ``--recipe``, ``--model``. recipe_settings:
-    on top of the recipe. weights: of each arm that has its own. epochs: the standard number, None
-    for the recipe's. threads, workers: of one run.
+    output: the experiment's folder. base: of every run. epochs: the standard number. models:
+    as ``--model``. weights: of each arm that has its own.
     """
 
     output: Path
-    recipe: str
+    base: TrainConfig
+    epochs: int
     models: tuple[str, ...]
-    recipe_settings: Settings = field(default_factory=dict)
-    weights: Mapping[str, Settings] = field(default_factory=lambda: frozen.WEIGHTS)
-    epochs: int | None = None
-    threads: int = 1
-    workers: int = 0
-
-    @property
-    def standard_epochs(self) -> int:
-        """The recipe's, unless others are given."""
-        config = TrainConfig(recipe=self.recipe, **self.recipe_settings)
-        return self.epochs or resolve(config).epochs
+    weights: Mapping[str, Settings]
 
     def weights_of(self, arm: str) -> Settings:
         """Return the weights of an arm; a control has those of its loss."""
@@ -101,7 +91,7 @@ def grid(
                 run = _run(
                     *(setup, model, arm, seed, settings),
                     data=setup.output / "data" / f"{_loss_of(arm).maps}.csv",
-                    folder=folder / f"{name}-{length * setup.standard_epochs}ep-seed{seed}",
+                    folder=folder / f"{name}-{length * setup.epochs}ep-seed{seed}",
                     length=length,
                     dose=dose,
                 )
@@ -118,8 +108,8 @@ def search_runs(
     learning rate is varied. data: a manifest without test images.
     """
     space = dict(frozen.SEARCH)
-    if setup.recipe != "demo":
-        lr = resolve(TrainConfig(recipe=setup.recipe)).lr
+    if setup.base.recipe != "demo":
+        lr = resolve(TrainConfig(recipe=setup.base.recipe)).lr
         space[frozen.BASELINE] = tuple({"lr": lr * factor} for factor in frozen.LR_FACTORS)
     found = []
     for arm in arms:
@@ -150,24 +140,17 @@ def _run(
     dose: float | None = None,
 ) -> Run:
     loss = _loss_of(arm)
-    config = TrainConfig(
+    config = replace(
+        setup.base,
         data=(str(data),),
-        recipe=setup.recipe,
         model=model,
         loss=loss.loss,
-        epochs=length * setup.standard_epochs,
+        epochs=length * setup.epochs,
         seed=seed,
-        threads=setup.threads,
-        workers=setup.workers,
         output=str(folder.parent),
         name=folder.name,
-        resume=True,
-        report=False,
-        report_to=("none",),
-        sheet_epochs=0,
-        checkpoints_kept=1,
         # What both set, the candidate of a search decides: cross-entropy's are recipes.
-        **{**setup.recipe_settings, **loss.settings, **settings},
+        **{**loss.settings, **settings},
     )
     return Run(arm, _plain(model), length, seed, config, dose)
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
+from focus.experiment.__main__ import make_setup
 from focus.experiment.data import (
     centered_maps,
     has_closed_tests,
@@ -18,7 +20,6 @@ from focus.experiment.data import (
     trainable_arms,
     write_data,
 )
-from focus.experiment.grid import Setup
 
 
 def faces(folder: Path) -> Manifest:
@@ -81,7 +82,7 @@ def test_losses_that_need_human_maps_are_left_out_where_there_are_none(
     tmp_path: Path,
 ) -> None:
     """``match`` takes its target from the maps; the others that are left out compare with them."""
-    setup, with_maps = Setup(tmp_path, "demo", ("focus_small",)), faces(tmp_path)
+    setup, with_maps = make_setup(ExperimentConfig(output=str(tmp_path))), faces(tmp_path)
     arms = ["ce", "saliency", "focus", "hinge", "match", "blend", "focus-contrast", "blend-center"]
     assert trainable_arms(setup, with_maps, arms) == arms
     # Maps of other images than those of training are of no use.

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from focus.config.experiment import ExperimentConfig
 from focus.config.train import resolve
 from focus.errors import InputError
 from focus.experiment import frozen
+from focus.experiment.__main__ import make_setup
 from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
 
 
 def setup_in(folder: Path) -> Setup:
-    return Setup(folder, "demo", ("focus_small",), frozen.RECIPE)
+    return make_setup(ExperimentConfig(output=str(folder)))
 
 
 def whole_grid(setup: Setup) -> list[Run]:
@@ -66,7 +68,7 @@ def test_the_search_is_of_equal_size_and_what_is_frozen_is_in_it(tmp_path: Path)
     assert len(set(folders)) == len(folders) == 2 * 4 * 2
     assert found[2][2][0].config.lr == 4e-3
     # Another recipe's optimiser: round its own learning rate, its weight decay as it is.
-    paper = replace(setup_in(tmp_path), recipe="paper", recipe_settings={})
+    paper = make_setup(ExperimentConfig(output=str(tmp_path), recipe="paper"))
     own = search_runs(paper, ["ce"], tmp_path / "data.csv")
     assert [runs[0].config.lr for *_, runs in own] == pytest.approx([0.0025, 0.005, 0.01, 0.02])
 

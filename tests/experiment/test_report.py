@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.evaluation.protocol import match
 from focus.evaluation.results import write_results
 from focus.evaluation.scores import Scores
 from focus.experiment import collect, frozen
+from focus.experiment.__main__ import make_setup
 from focus.experiment.collect import Outcome, drawn_aucs, outcome
 from focus.experiment.compare import analyse
-from focus.experiment.grid import Setup, grid
+from focus.experiment.grid import grid
 from focus.experiment.report import write_report
 from focus.metrics.ranking import auc
 
@@ -29,7 +31,7 @@ def invented(tmp_path: Path, gain: float) -> list[Outcome]:
     draw = np.random.default_rng(0)
     label, rows = np.repeat([kind[0] for kind in KINDS], 60), np.split(np.arange(300), 5)
     image = draw.normal(size=300)
-    setup = Setup(tmp_path, "demo", ("focus_small",), frozen.RECIPE)
+    setup = make_setup(ExperimentConfig(output=str(tmp_path)))
     runs = grid(setup, list(frozen.ARMS), seeds=3, lengths=(1, 2), doses=frozen.DOSES)
     outcomes = []
     for run in runs:
@@ -158,7 +160,7 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         pointing_hit=[-1, -1, 1, -1, 0, -1, -1, 1, 0, 0, 0],
         peak_row=[*[0] * 5, 0, 0, 0, 1, 1, 2],
     )
-    run = grid(Setup(tmp_path, "demo", ("focus_small",)), ["ce"], seeds=1, lengths=(1,))[0]
+    run = grid(make_setup(ExperimentConfig(output=str(tmp_path))), ["ce"], seeds=1, lengths=(1,))[0]
     results = summarise(scores, ["k"]) | {"model": {"validation_auc": 0.97, "epoch": 12}}
     write_results(run.folder, scores, results)
     marks = {7: "1", 8: "0", 10: "0"}

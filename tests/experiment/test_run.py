@@ -67,7 +67,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
     """All runs are there, so that none is trained: one of another recipe would be refused."""
     words = small(tree, tmp_path, "--search", "--losses", "focus,ce", "--epochs", "1")
     setup, data = make_setup(parse(ExperimentConfig, words)), tmp_path / "search" / "data.csv"
-    best = replace(setup, recipe_settings=frozen.SEARCH["ce"][2])
+    best = replace(setup, base=replace(setup.base, **frozen.SEARCH["ce"][2]))
     for arm, chosen in (("ce", setup), ("focus", best)):
         for number, (*_, group) in enumerate(search_runs(chosen, [arm], data)):
             for run in group:
