@@ -56,6 +56,8 @@ class Table:
 
     def __init__(self, scores: Scores, points: OperatingPoints | None) -> None:
         self.scores, self.points = scores, points
+        given = {} if points is None else points.thresholds
+        self.thresholds = [(name, value) for name, value in given.items() if value is not None]
         self.values = np.stack([getattr(scores, name).astype(np.float64) for name in _COLUMNS])
         hits = np.isin(_COLUMNS, HITS)[:, None]
         self.values[hits & (self.values < 0)] = np.nan
@@ -119,7 +121,7 @@ class Group:
     """Some real images and some fakes of a table, by their rows."""
 
     def __init__(self, table: Table, real: Integers, fake: Integers) -> None:
-        self._scores, self._points = table.scores, thresholds(table.points)
+        self._scores, self._points = table.scores, table.thresholds
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
         self._ranking = Ranking(self.real.side, self.fake.side)
 
@@ -130,7 +132,7 @@ class Group:
     def undefined(self) -> dict[str, str]:
         """Return what a figure lacks that the images of the group cannot support, by its name."""
         return {
-            _at_fpr(target): f"needs >= {needed(target)} real images"
+            f"tpr_at_fpr_{target:g}": f"needs >= {needed(target)} real images"
             for target in FPR_TARGETS
             if len(self.real.rows) < needed(target)
         }
@@ -225,7 +227,7 @@ class Group:
             "average_precision": ranking.average_precision(),
             "average_precision_balanced": ranking.average_precision(balanced=True),
             "eer": ranking.eer(),
-            **{_at_fpr(target): ranking.tpr_at_fpr(target) for target in FPR_TARGETS},
+            **{f"tpr_at_fpr_{rate:g}": ranking.tpr_at_fpr(rate) for rate in FPR_TARGETS},
             "accuracy": ranking.accuracy(),
             "balanced_accuracy": ranking.balanced_accuracy(),
             "brier": ranking.brier(),
@@ -343,13 +345,3 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = None if isinstance(value, float) and math.isnan(value) else value
     return made
-
-
-def thresholds(points: OperatingPoints | None) -> list[tuple[str, float]]:
-    """Return the operating points that have a threshold."""
-    given = {} if points is None else points.thresholds
-    return [(point, value) for point, value in given.items() if value is not None]
-
-
-def _at_fpr(target: float) -> str:
-    return f"tpr_at_fpr_{target:g}"

@@ -52,8 +52,6 @@ RESAMPLES = 2000
 
 _SHARE = "share_peak_larger"
 
-_FALLS = ["fall_peak", "fall_elsewhere", "peak_larger"]
-
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -69,22 +67,19 @@ class Falls:
     peak: Floats
     elsewhere: Floats
 
-    def larger(self) -> Floats:
-        """Return [N] the share of the boxes elsewhere whose fall is smaller, equal ones half.
-
-        Of a place that is as any other its mean is one half, however skewed falls are.
-        """
-        signs = np.sign(self.peak[:, None] - self.elsewhere)
-        return np.asarray((1 + signs.mean(axis=1)) / 2, dtype=np.float64)
-
     def columns(self) -> dict[str, Floats]:
-        """Return the figures of each image, [N] each, by their names in results.json."""
+        """Return the figures of each image, [N] each, by their names in results.json.
+
+        share_peak_larger: of the boxes elsewhere whose fall is smaller, equal ones half. Of a place
+        that is as any other its mean is one half, however skewed falls are.
+        """
         elsewhere = self.elsewhere.mean(axis=1)
+        signs = np.sign(self.peak[:, None] - self.elsewhere)
         return {
             "fall_peak": self.peak,
             "fall_elsewhere": elsewhere,
             "difference": self.peak - elsewhere,
-            _SHARE: self.larger(),
+            _SHARE: (1 + signs.mean(axis=1)) / 2,
         }
 
 
@@ -246,9 +241,9 @@ def summarise(
 def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, Any]:
     """Return the means over the images in ``rows``, with 95 % intervals by a bootstrap.
 
-    ``share_peak_larger``: the mean of :meth:`Falls.larger`. Resampled are whole ``group``s within
-    the strata ``apart`` [N] (:func:`focus.evaluation.protocol.strata`). No intervals where a class
-    has fewer than two independent images.
+    Resampled are whole ``group``s within the strata ``apart`` [N]
+    (:func:`focus.evaluation.protocol.strata`). No intervals where a class has fewer than two
+    independent images.
     """
     values = {name: column[rows] for name, column in falls.columns().items()}
     found: dict[str, Any] = {
@@ -289,7 +284,8 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     columns = falls.columns()
     figures = zip(*(columns[n] for n in ("fall_peak", "fall_elsewhere", _SHARE)), strict=True)
     with atomic_csv_writer(path, f"# focus-faithfulness {VERSION}", end="\n") as writer:
-        writer.writerow(["path", "label", "generator", "test_set", "predicted", *_FALLS])
+        about = ("path", "label", "generator", "test_set", "predicted")
+        writer.writerow((*about, "fall_peak", "fall_elsewhere", "peak_larger"))
         for row, own in enumerate(figures):
             label = "" if scores.label[row] < 0 else scores.label[row]
             texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])

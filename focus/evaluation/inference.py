@@ -59,9 +59,7 @@ def predictions(
         indices: rows of the manifest to take (default all).
         perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
 
-    Raises:
-        ImageError: a file cannot be decoded, the output for an image is not finite, or the workers
-            were lost (:func:`~focus.data.dataset.load_batches`).
+    Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
     images = FaceDataset(

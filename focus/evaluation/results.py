@@ -22,7 +22,6 @@ from focus.evaluation.estimates import (
     Table,
     intervals,
     nested,
-    thresholds,
 )
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
@@ -109,11 +108,9 @@ def summarise(
 class TestSet:
     """The comparisons of one test set: figures by generator, their mean, and of all images."""
 
-    __test__ = False  # no class of tests, whatever its name
-
     def __init__(self, table: Table, comparisons: list[Comparison]) -> None:
         self.comparisons = comparisons
-        self._thresholds = thresholds(table.points)
+        self._thresholds = table.thresholds
         self._groups = [Group(table, c.real, c.fake) for c in comparisons]
         rows = [
             union((getattr(c, side) for c in comparisons), table.scores.images)
@@ -157,14 +154,16 @@ class TestSet:
         for group, entry in zip(groups, entries, strict=False):
             entry |= {**group.counts(), "undefined": group.undefined()}
         *generators, pooled, mean, operating = entries
+        names = [c.generator or UNNAMED for c in self.comparisons]
         mean["n_defined"] = {
             name: len(places)
             for name, places in self._defining.items()
             if name in self._found[-2] and len(places) < len(self.comparisons)
         }
         for point, _ in self._thresholds:
-            operating[point]["apcer_max_generator"] = self._most_missed(point)
-        names = [c.generator or UNNAMED for c in self.comparisons]
+            missed = [found[f"operating_points/{point}/apcer"] for found in self._found[:-3]]
+            worst = names[int(np.nanargmax(missed))] if np.nansum(missed) else None
+            operating[point]["apcer_max_generator"] = worst
         return {
             "n_generators": len(self._defining.get("auc", [])),
             "mean": mean,
@@ -197,7 +196,11 @@ class TestSet:
                 f"{point}/acer_mean": (mean[apcer] + pooled[bpcer]) / 2,
                 f"{point}/acer_max": (largest + pooled[bpcer]) / 2,
             }
-        return [*generators, _without_points(pooled), _without_points(mean), rates]
+        both = [
+            {name: own[name] for name in own if not name.startswith("operating_points/")}
+            for own in (pooled, mean)
+        ]
+        return [*generators, *both, rates]
 
     def _mean_intervals(self, exact: list[Intervals], resampler: Resampler) -> Intervals:
         """Return those of the mean AUC, of means over one generator, and of rates of fakes.
@@ -239,13 +242,6 @@ class TestSet:
                 found[f"{point}/acer_{name}"] = acer
         return found
 
-    def _most_missed(self, point: str) -> str | None:
-        """Return the generator with the largest APCER, None where no fake is missed."""
-        missed = [found[f"operating_points/{point}/apcer"] for found in self._found[:-3]]
-        if not np.nansum(missed):
-            return None
-        return self.comparisons[int(np.nanargmax(missed))].generator or UNNAMED
-
 
 def _defining(figures: list[Figures]) -> dict[str, list[int]]:
     """Return, by name, the places of the generators that have a figure, by the images as they are.
@@ -260,16 +256,11 @@ def _defining(figures: list[Figures]) -> dict[str, list[int]]:
     return found
 
 
-def _without_points(figures: Figures) -> Figures:
-    return {n: v for n, v in figures.items() if not n.startswith("operating_points/")}
-
-
 def write_results(folder: str | Path, scores: Scores, results: Results | None) -> list[Path]:
     """Write ``scores.csv`` and ``results.json`` into ``folder``; return the paths written.
 
-    Each file is written aside and renamed, so that it is there whole or not at all. Without
-    results (no image has a label) an earlier ``results.json``, which would be of other scores, is
-    removed.
+    Each is there whole or not at all. Without results (no image has a label) an earlier
+    ``results.json``, which would be of other scores, is removed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ the real ones as well as the fakes. ``docs/formats.md`` describes ``robustness.c
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,16 +113,17 @@ def measure(
         ).score
         about = perturbation.name, perturbation.strength, UNITS[perturbation.name]
         for c in comparisons:
-            own = PerturbedAUC(*about, c.test_set, c.generator, len(c.real), len(c.fake))
-            results.append(
-                own if not len(c.real) else _with_aucs(own, c, perturbed, clean.score, unit)
-            )
+            counts = len(c.real), len(c.fake)
+            aucs = _aucs(c, perturbed, clean.score, unit)
+            results.append(PerturbedAUC(*about, c.test_set, c.generator, *counts, **aucs))
     return results
 
 
-def _with_aucs(
-    own: PerturbedAUC, c: Comparison, perturbed: Floats, clean: Floats, unit: Integers
-) -> PerturbedAUC:
+def _aucs(
+    c: Comparison, perturbed: Floats, clean: Floats, unit: Integers
+) -> dict[str, float | None]:
+    if not len(c.real):
+        return {}
     after, before = (
         (scores[c.real], scores[c.fake], unit[c.real], unit[c.fake])
         for scores in (perturbed, clean)
@@ -130,17 +131,16 @@ def _with_aucs(
     auc, auc_clean = (float(Ranking.of(*given[:2]).auc()[0]) for given in (after, before))
     low, high = mean_auc_interval([after]) or (None, None)
     change = mean_auc_difference([after], [before])
-    return replace(
-        own,
-        auc=auc,
-        auc_low=low,
-        auc_high=high,
-        auc_clean=auc_clean,
-        auc_change=auc - auc_clean,
-        change_low=change and change.low,
-        change_high=change and change.high,
-        auc_kept=(auc - 0.5) / (auc_clean - 0.5) if auc_clean > 0.5 else None,
-    )
+    return {
+        "auc": auc,
+        "auc_low": low,
+        "auc_high": high,
+        "auc_clean": auc_clean,
+        "auc_change": auc - auc_clean,
+        "change_low": change and change.low,
+        "change_high": change and change.high,
+        "auc_kept": (auc - 0.5) / (auc_clean - 0.5) if auc_clean > 0.5 else None,
+    }
 
 
 def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:

@@ -38,11 +38,9 @@ _DTYPES: dict[object, type] = {
 class Scores:
     """One image a row; every field is an array [N].
 
-    index: row of the manifest that the image comes from. path, generator, family, split, test_set,
-    group: as in the manifest, "" where unknown. label: 0 real, 1 synthetic, -1 unlabelled. score:
-    probability of synthetic, float64 so that sure scores do not tie. predicted: the class with the
-    largest logit. llr: by the model's calibration, NaN without one. docs/formats.md defines the
-    others, which are NaN (hits: -1) where it says empty.
+    index: row of the manifest that the image comes from. label: 0 real, 1 synthetic, -1 unlabelled.
+    score: probability of synthetic, float64 so that sure scores do not tie. docs/formats.md defines
+    all; where it says empty, they are "", NaN, or -1 for the label and hits.
     """
 
     index: Integers
@@ -100,8 +98,6 @@ class Scores:
         An image is one file of one class. Where a generator lists a file several times, as for
         several faces in it, each is an image: the first is the first of another generator.
         """
-        if len(set(self.path)) == len(self):
-            return np.arange(len(self))
         listed: Counter[tuple[Any, ...]] = Counter()
         first: dict[tuple[Any, ...], int] = {}
         found = np.arange(len(self))

@@ -40,9 +40,8 @@ class Calibration:
         probability of synthetic is this plus the logit of that share. Within ``largest_llr``.
         """
         llr = self.slope * logits(scores) + self.intercept
-        if self.largest_llr is None:
-            return llr
-        return np.asarray(np.clip(llr, -self.largest_llr, self.largest_llr), dtype=np.float64)
+        largest = self.largest_llr
+        return llr if largest is None else np.clip(llr, -largest, largest)
 
     def tempered(self, scores: Array) -> Floats:
         """Return the probability of synthetic after the temperature, [N]."""

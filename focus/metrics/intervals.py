@@ -50,11 +50,10 @@ def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
     From the intervals of the rates, by the squares of the distances to their ends (Zou and Donner,
     2008). None without rates, and if a total is 0.
     """
-    ends = [rate_interval(*rate) for rate in rates]
-    known = [interval for interval in ends if interval is not None]
-    if not known or len(known) < len(rates):
+    ends = [interval for rate in rates if (interval := rate_interval(*rate))]
+    if not ends or len(ends) < len(rates):
         return None
-    return mean_interval([n / of for n, of in rates], known)
+    return mean_interval([n / of for n, of in rates], ends)
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
