@@ -115,8 +115,7 @@ def score_images(
         description: of the progress bar, which the main process shows.
         each: called after each batch; what it raises ends the scoring.
 
-    Raises:
-        ImageError: as :func:`predictions`; also for a mask that cannot be decoded.
+    Raises ImageError as :func:`predictions`; also for a mask that cannot be decoded.
     """
     rank, processes, autocast = 0, 1, None
     if accelerator is not None:
@@ -192,20 +191,20 @@ def _rows(
     columns |= map_agreement(cams, batch.saliency.numpy())
     columns["map_hit"] = np.nan_to_num(columns["map_hit"], nan=-1)
     columns["pointing_hit"], columns["pointing_hit_synthetic"] = np.array(hits).T
-    return Scores(
-        **columns,
-        index=batch.index.numpy(),
-        label=[-1 if sample.label is None else sample.label for sample in samples],
-        score=score,
-        predicted=predicted,
-        entropy_predicted=entropy[:, 0],
-        entropy_synthetic=entropy[:, 1],
-        entropy_sum=sum_entropy(cams),
-        entropy_z=z_entropy(cams),
-        cam_range=np.ptp(cams, axis=(1, 2)),
-        peak_row=peaks[:, 0] // grid[1],
-        peak_col=peaks[:, 0] % grid[1],
-        mask_mass=mask_mass(cams, masks),
-        llr=calibration.llr(score) if calibration else score * np.nan,
-        pointing_chance=[math.nan if cells is None else cells.mean() for cells in targets],
-    )
+    columns |= {
+        "index": batch.index.numpy(),
+        "label": [-1 if sample.label is None else sample.label for sample in samples],
+        "score": score,
+        "predicted": predicted,
+        "entropy_predicted": entropy[:, 0],
+        "entropy_synthetic": entropy[:, 1],
+        "entropy_sum": sum_entropy(cams),
+        "entropy_z": z_entropy(cams),
+        "cam_range": np.ptp(cams, axis=(1, 2)),
+        "peak_row": peaks[:, 0] // grid[1],
+        "peak_col": peaks[:, 0] % grid[1],
+        "mask_mass": mask_mass(cams, masks),
+        "llr": calibration.llr(score) if calibration else score * np.nan,
+        "pointing_chance": [math.nan if cells is None else cells.mean() for cells in targets],
+    }
+    return Scores(**columns)

@@ -119,9 +119,7 @@ def measure(
     return results
 
 
-def _aucs(
-    c: Comparison, perturbed: Floats, clean: Floats, unit: Integers
-) -> dict[str, float | None]:
+def _aucs(c: Comparison, perturbed: Floats, clean: Floats, unit: Integers) -> dict[str, Any]:
     if not len(c.real):
         return {}
     after, before = (
@@ -155,11 +153,7 @@ def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:
 
 
 def read(path: Path) -> list[PerturbedAUC]:
-    """Read what :func:`write` wrote, with the digits that are in the file.
-
-    Raises:
-        InputError: the file is of another version or cannot be read.
-    """
+    """Read what :func:`write` wrote; InputError if it is of another version or cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             if (first := file.readline().rstrip()) != _MARK:

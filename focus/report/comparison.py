@@ -38,10 +38,8 @@ class Run:
 def compare(folders: Sequence[str], output: Path) -> None:
     """Write the report of several runs into ``output`` and print their table.
 
-    folders: run folders, or folders that ``evaluate.py`` wrote, two at least.
-
-    Raises:
-        InputError: a folder without results, or what cannot be read; before anything is written.
+    folders: run folders, or folders that ``evaluate.py`` wrote, two at least. Raises InputError for
+    a folder without results, or that cannot be read, before anything is written.
     """
     check_writable(output)
     places = [Path(folder).resolve() for folder in folders]

@@ -79,8 +79,7 @@ def pictures(
 ) -> Iterator[tuple[int, str]]:
     """Yield each row and its picture as a data URI; a batch is in memory at a time.
 
-    Raises:
-        ImageError: a file cannot be decoded any more; names it.
+    Raises ImageError, naming the file, where one cannot be decoded any more.
     """
     bare = images_only(manifest)
     for batch, prediction in predictions(detector, bare, batch_size=32, indices=rows):

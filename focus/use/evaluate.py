@@ -36,8 +36,7 @@ def evaluate(config: EvaluateConfig) -> None:
     Each process of a launch scores its share of the images, the main one does the rest. With
     ``--compare`` only a report of several runs is written.
 
-    Raises:
-        InputError: a missing model or unusable data, before anything is scored or written.
+    Raises InputError for a missing model or unusable data, before anything is scored or written.
     """
     if config.compare:
         if is_main_process():
