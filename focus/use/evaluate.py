@@ -137,7 +137,7 @@ def _images(
         if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
             demo = demo_manifest(progress=progress)
             # Test images beside the demo set are recorded behind it.
-            given = demo.split("test") + record[len(demo) :]
+            given = demo.split("test") + Manifest(record[len(demo) :])
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     unseen = _unseen(model, given, record, progress=progress)

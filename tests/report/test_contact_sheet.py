@@ -41,7 +41,7 @@ def test_sheet_has_a_row_a_kind_and_a_place_for_maps(faces: Manifest, tmp_path: 
     width, height = sheet_size(detector, faces, out)
     assert detector.training
     # Rows: real, kA, uB, unlabelled; then real and kA.
-    fewer = sheet_size(detector, faces[1:3], out)
+    fewer = sheet_size(detector, Manifest(faces[1:3]), out)
     assert fewer[0] == width
     assert height - fewer[1] == pytest.approx(2 * 1.36 * 170, abs=1), "two rows of 1.36 inches"
 

@@ -118,7 +118,7 @@ def test_a_run_alone_is_scored_on_what_it_was_tested_on(own_run: Path) -> None:
 def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
     own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    demo = Manifest.from_csv(own_run / "manifest.csv")[:5]
+    demo = Manifest(Manifest.from_csv(own_run / "manifest.csv")[:5])
     monkeypatch.setattr(evaluation, "demo_manifest", lambda progress: demo)
     write_config(TrainConfig(), own_run / "config.yaml")
     evaluate(run=str(own_run))
