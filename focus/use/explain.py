@@ -82,7 +82,7 @@ def explain(config: ExplainConfig) -> None:
             scored = _scored(config, detector.to(device), items, bad)
             for item, views in groupby(scored, key=lambda pair: pair[0]):
                 own = [row for _, row in views]
-                calibration = detector.points and detector.points.calibration
+                calibration = detector.points.calibration if detector.points else None
                 rows.append(item_row(item, own, threshold, calibration))
                 if item.kind == "video":
                     frames[str(item.path)] = own
@@ -256,7 +256,7 @@ def _about(
 ) -> dict[str, Any]:
     """Return the head of the manifest."""
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    calibration = detector.points and detector.points.calibration
+    calibration = detector.points.calibration if detector.points else None
     point = {"point": config.threshold or "balanced", "value": threshold}
     return {
         "focus_version": focus.__version__,
