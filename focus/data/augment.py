@@ -42,11 +42,10 @@ class Augmentation:
     def __call__(
         self, image: Tensor, heat: Tensor | None, key: tuple[int, int, int]
     ) -> tuple[Tensor, Tensor | None]:
-        """Image [3,S,S] uint8 and map [1,S,S] float32 in [0, 1], changed alike.
+        """Change an image [3,S,S] uint8 and its map [1,S,S] float32 in [0, 1] alike.
 
-        key: seed, epoch, and a number of the row of the manifest and of how often the epoch had it
-        before. They alone decide what is drawn: not the order of the images, nor the process that
-        loads them. The global random state stays as it is.
+        key: seed, epoch, and a number of the row and of how often the epoch had it before. They
+        alone decide what is drawn; the global random state stays as it is.
         """
         (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):

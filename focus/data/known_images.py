@@ -100,7 +100,7 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder is a run folder."""
+    """Tell whether a folder is that of a run."""
     return (folder / MANIFEST).is_file() and (folder / "config.yaml").is_file()
 
 

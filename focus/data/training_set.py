@@ -41,7 +41,7 @@ def listed_images(
         InputError: no usable images, a split without one of the classes, images to validate or
             test on that the initial weights know.
     """
-    own, tests = read_given(config, output=None if resumed else output)
+    own, tests = read_given(config, output=output)
     if resumed:
         return (own or demo_manifest(progress=progress)) + tests
     if own:

@@ -24,10 +24,10 @@ class MicroBatch(NamedTuple):
     """The part of a batch that one process takes.
 
     rows: of the training manifest, at least one. again: how often the epoch had each of them
-    before, which a sampling with replacement may. counted: how many of them count; 0 where fewer
-    images are left than there are processes, and this one takes one so that it joins the
-    all-reduce. weight: of its mean loss in the step, times the number of processes, whose gradients
-    are averaged. last: whether the optimiser steps after it.
+    before, which a sampling with replacement may. counted: how many of them count; 0 where this
+    process takes one for company, since fewer are left than there are processes. weight: of its
+    mean loss in the step, times the number of processes, whose gradients are averaged. last:
+    whether the optimiser steps after it.
     """
 
     rows: list[int]
@@ -39,12 +39,11 @@ class MicroBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of one process.
+    """The batches of one process; their order depends on seed and epoch alone.
 
     labels: of the training images [N], 0 or 1. batch_size: images of one process at a time.
     accumulation: batches of a step. sampling: "shuffled" takes each image once an epoch,
-    "balanced" draws N with replacement, each class with the same probability. The order depends on
-    seed and epoch only.
+    "balanced" draws N with replacement, each class with the same probability.
     """
 
     labels: Sequence[int]

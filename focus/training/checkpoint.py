@@ -48,7 +48,6 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-NNNNNNNN`` and delete all but the last ``keep`` checkpoints.
 
-    One of the same step is of the same run, and has the same tensors.
     extra: what else a run needs to go on; JSON values.
 
     Raises:
@@ -63,7 +62,7 @@ def save_checkpoint(
         "scheduler": parts.scheduler.state_dict(),
         **extra,
     }
-    if target.exists():
+    if target.exists():  # of the same run, with the same tensors
         values["checksums"] = json.loads((target / STATE).read_bytes())["checksums"]
         with atomic_write(target / STATE) as aside:
             aside.write_bytes(_signed(values))

@@ -24,10 +24,7 @@ _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 def dry_run(
     config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
 ) -> None:
-    """Print the configuration, the images, the model, and the time that real steps took.
-
-    A few steps are trained, on a detector that is then thrown away. Nothing is written.
-    """
+    """Print the configuration, the images, the model, and the time that a few real steps took."""
     say = accelerator.print
     say(f"\n{yaml.safe_dump(asdict(config), sort_keys=False)}")
     for line in image_counts(manifest):
@@ -55,11 +52,8 @@ def image_counts(manifest: Manifest) -> list[str]:
     """Return a line for each split, and for each class and generator in it."""
     lines = []
     for split in ("train", "validation", "test"):
-        counts = Counter(
-            (LABEL_NAMES[s.label], s.generator)
-            for s in manifest.split(split)
-            if s.label is not None
-        )
+        labelled = (s for s in manifest.split(split) if s.label is not None)
+        counts = Counter((LABEL_NAMES[s.label or 0], s.generator) for s in labelled)
         lines.append(f"{split}: {sum(counts.values())} images")
         lines += [
             f"  {label}{f' of {shown(generator)}' if generator else ''}: {count}"

@@ -8,23 +8,14 @@ from torch.utils.data import DataLoader
 
 from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
-from focus.data.dataset import (
-    Batch,
-    FaceDataset,
-    end_workers,
-    load_batches,
-    worker_options,
-)
+from focus.data.dataset import Batch, FaceDataset, end_workers, load_batches, worker_options
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch
 
 
 class TrainingImages:
-    """The training images of one process.
-
-    plan: which images make which batch. dataset: the images, by their row in the manifest.
-    """
+    """The training images of one process, and the plan of which make which batch."""
 
     def __init__(
         self,
@@ -65,11 +56,7 @@ class TrainingImages:
         )
 
     def load(self, epoch: int, steps: list[list[MicroBatch]]) -> Iterator[Batch]:
-        """Yield the batches of these steps of an epoch's plan, on the CPU.
-
-        Raises:
-            ImageError: an image cannot be decoded, or a worker was lost.
-        """
+        """Yield the batches of these steps of an epoch's plan, on the CPU."""
         self.dataset.set_epoch(epoch)
         self._next[:] = [
             list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
@@ -77,6 +64,6 @@ class TrainingImages:
         return load_batches(self._loader) if steps else iter(())
 
     def close(self) -> None:
-        """End the workers, which wait from one epoch to the next; to load again starts others."""
+        """End the workers, which wait from one epoch to the next."""
         end_workers(self._loader._iterator)
         self._loader._iterator = None

@@ -62,9 +62,10 @@ def add_step(sums: Sequence[float] | None, step: Step) -> list[float]:
 def training_figures(sums: Sequence[float]) -> dict[str, float]:
     """Return the ``train_*`` figures of an epoch's sums; NaN where no step was done."""
     *terms, images, norm, done, skipped = sums
+    images, done = images or math.nan, done or math.nan
     return {
-        **{f"train_{n}": _share(total, images) for n, total in zip(TERMS, terms, strict=True)},
-        "train_grad_norm": _share(norm, done),
+        **{f"train_{n}": total / images for n, total in zip(TERMS, terms, strict=True)},
+        "train_grad_norm": norm / done,
         "train_skipped_steps": int(skipped),
     }
 
@@ -161,10 +162,7 @@ class RunLog:
     def epoch(
         self, row: Mapping[str, Any], step: int, *, best: bool, images_per_second: float
     ) -> None:
-        """Report an epoch by its row of ``summary.csv``, and warn if the CAM has collapsed.
-
-        images_per_second: of training.
-        """
+        """Report an epoch by its row of ``summary.csv``, and warn if the CAM has collapsed."""
         metric = self.config.eval_metric
         if self.accelerator.is_main_process:
             tqdm.write(
@@ -179,7 +177,7 @@ class RunLog:
         self.accelerator.log({**logged, "epoch": row["epoch"]}, step=step)
 
     def end(self, state: TrainState) -> None:
-        """Say why there are fewer epochs or updates than was asked for."""
+        """Say why there are fewer epochs or updates than were asked for."""
         if state.epoch < self.config.epochs:
             self.accelerator.print(
                 f"stopped after epoch {state.epoch}: none of the last {self.config.patience} was "
@@ -205,7 +203,3 @@ class RunLog:
     def _speed(self, since: tuple[float, float]) -> float:
         began, before = since
         return (self._images - before) / max(time.perf_counter() - began, 1e-9)
-
-
-def _share(total: float, count: float) -> float:
-    return total / count if count else math.nan

@@ -38,13 +38,7 @@ from focus.runtime.launch import (
     start,
 )
 from focus.training.dry_run import dry_run
-from focus.training.run_folder import (
-    SUMMARY,
-    SavedRun,
-    check_folder,
-    check_processes,
-    lock_folder,
-)
+from focus.training.run_folder import SUMMARY, SavedRun, check_folder, lock_folder
 from focus.training.trainer import Trainer
 
 
@@ -59,16 +53,13 @@ def train(config: TrainConfig) -> None:
     run = runs[0]
     accelerator = start(run.mixed_precision, run.threads, run.gradient_accumulation_steps)
     main = accelerator.is_main_process
-    saved = run_on_all(accelerator, lambda: [*map(check_folder, runs)])
-    for each, checkpoint in zip(runs, saved, strict=True):
-        check_processes(each.run_folder, checkpoint, accelerator.num_processes)
+    processes = accelerator.num_processes
+    saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
     # First what takes seconds, then weights, which may have to be fetched, then every image.
     recorded = next((checkpoint.manifest for checkpoint in saved if checkpoint), None)
+    output = None if recorded else run.run_folder
     listed = run_on_main_first(
-        accelerator,
-        lambda: listed_images(
-            run, resumed=recorded is not None, progress=main, output=run.run_folder
-        ),
+        accelerator, lambda: listed_images(run, progress=main, output=output, resumed=not output)
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
     manifest, bad = run_on_main_first(
@@ -92,9 +83,6 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
     """Make the detector to train, its weights drawn from the seed.
 
     saved: a checkpoint, which will replace what the run began with.
-
-    Raises:
-        InputError: as :class:`Detector`.
     """
     torch.manual_seed(config.seed)
     detector = Detector(

@@ -81,12 +81,12 @@ class SavedRun:
     manifest: Manifest
 
 
-def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
+def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | None:
     """Return what a resumed run goes on from; None for a new one.
 
     Raises:
         InputError: the folder exists and is not to be resumed, cannot be written, holds a run with
-            other settings, or has lost what the run needs.
+            other settings or another number of processes, or has lost what the run needs.
     """
     folder = config.run_folder
     check_writable(folder)
@@ -112,6 +112,11 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
             "the flags it was started with, or give another --name."
         )
     state = TrainState(**values["train_state"])
+    if state.processes != processes:
+        raise InputError(
+            f"The run {folder} was trained by {state.processes} processes, not {processes}: launch "
+            "as many, or give another --name."
+        )
     has_model = state.best_epoch == 0 or state.just_found_best or (folder / "model").exists()
     if not has_model or not (folder / MANIFEST).exists():
         raise InputError(
@@ -119,15 +124,6 @@ def check_folder(config: ResolvedTrainConfig) -> SavedRun | None:
             "it back, or give another --name."
         )
     return SavedRun(path, values, state, Manifest.from_csv(folder / MANIFEST))
-
-
-def check_processes(folder: Path, saved: SavedRun | None, processes: int) -> None:
-    """Raise InputError if a run would go on with another number of processes than it had."""
-    if saved is not None and saved.state.processes != processes:
-        raise InputError(
-            f"The run {folder} was trained by {saved.state.processes} processes, not "
-            f"{processes}: launch as many, or give another --name."
-        )
 
 
 @contextmanager
@@ -176,8 +172,7 @@ def write_record(config: ResolvedTrainConfig, manifest: Manifest, *, resumed: bo
     with atomic_write(config.run_folder / "config.yaml") as aside:
         write_config(replace(config, resume=False), aside)
     if not resumed:
-        record = with_content_hashes(manifest, progress=True)
-        record.to_csv(config.run_folder / MANIFEST)
+        with_content_hashes(manifest, progress=True).to_csv(config.run_folder / MANIFEST)
 
 
 def check_shared(accelerator: Accelerator, folder: Path, step: int) -> None:
@@ -192,9 +187,8 @@ def check_shared(accelerator: Accelerator, folder: Path, step: int) -> None:
     while not (there := folder.is_dir() and any(folder.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.2)
     found = gather_object([(there, step)])
-    for rank, each in enumerate(found):
-        if each != found[0]:
-            raise InputError(
-                f"Process {rank} does not see the run folder {folder} that the main process "
-                "writes: give an --output that all machines share."
-            )
+    if other := next((rank for rank, each in enumerate(found) if each != found[0]), 0):
+        raise InputError(
+            f"Process {other} does not see the run folder {folder} that the main process writes: "
+            "give an --output that all machines share."
+        )

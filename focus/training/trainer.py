@@ -160,8 +160,7 @@ class Trainer:
 
         Raises:
             Stopped: a signal came; a checkpoint of that moment is there.
-            InputError: the loss was not finite too many times in a row, or an image cannot be read;
-                then the process that misses it has saved the step before, if it is the main one.
+            InputError: the loss was not finite too many times in a row, or an image cannot be read.
         """
         self.open_folder()
         with (
@@ -203,9 +202,8 @@ class Trainer:
             if main:
                 remove_later(self.saved.path)
         elif config.resume:
-            accelerator.print(
-                f"no checkpoint in {self.folder / CHECKPOINTS}: starting from scratch"
-            )
+            folder = self.folder / CHECKPOINTS
+            accelerator.print(f"no checkpoint in {folder}: starting from scratch")
         self.buffers.keep()
         if main:
             (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -324,8 +322,8 @@ class Trainer:
         config, state = self.config, self.state
         assert state.sums is not None, "an epoch has a step at least"
         figures = validation_figures(scores)
-        state.epoch += 1
         value = figures[f"eval_{config.eval_metric}"]
+        state.epoch += 1
         if is_better(config.eval_metric, value, state.best):
             state.best, state.best_epoch = value, state.epoch
             state.points = asdict(operating_points(scores))
@@ -337,15 +335,14 @@ class Trainer:
         }
         state.rows.append(row)
         state.sums = None
-        best = state.best_epoch == state.epoch
         if self.accelerator.is_main_process:
             write_summary(self.folder / SUMMARY, state.rows)
             self.save()  # before model/, which can be written again from it
-            if best:
+            if state.just_found_best:
                 self.save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
                 self.log.sheet(self.kept, self.validation, state)
-        self.log.epoch(row, state.step, best=best, images_per_second=speed)
+        self.log.epoch(row, state.step, best=state.just_found_best, images_per_second=speed)
 
     def save(self, keep: int | None = None) -> str:
         """Write a checkpoint in the main process, unless it is there; return their folder."""

@@ -40,33 +40,6 @@ def test_groups_of_several_generators_are_cut_by_the_share_of_each() -> None:
             assert 0.1 * total <= counts[generator, split] <= 0.15 * total + 1
 
 
-def test_of_groups_that_are_all_too_large_the_smallest_is_taken() -> None:
-    """15 % of 12 images are two, and no group has so few."""
-    samples = [
-        Sample(f"/{size}/{generator}{i}.png", 1, generator, group=f"{size}")
-        for size in (5, 3, 4)
-        for generator in "ab"
-        for i in range(size)
-    ]
-    for seed in range(6):
-        splits = Counter(sample.split for sample in assign_splits(Manifest(samples), seed=seed))
-        assert splits == {"test": 6, "validation": 8, "train": 10}
-
-
-def test_a_group_that_is_taken_for_one_generator_does_for_the_others_in_it() -> None:
-    """15 % are one image of a and two of b: the smaller group of both has enough of each."""
-    members = {"small": {"a": 3, "b": 3}, "large": {"a": 4, "b": 4}, "other": {"b": 3}}
-    samples = [
-        Sample(f"/{group}/{generator}{i}.png", 1, generator, group=group)
-        for group, counts in members.items()
-        for generator, count in counts.items()
-        for i in range(count)
-    ]
-    for seed in range(3):
-        homes = {s.group: s.split for s in assign_splits(Manifest(samples), seed=seed)}
-        assert homes == {"small": "test", "other": "validation", "large": "train"}
-
-
 SAMPLES = st.lists(
     st.tuples(
         st.sampled_from([0, 1, None]),

@@ -116,24 +116,6 @@ def test_a_restored_run_goes_on_as_if_never_stopped(
     assert other.scheduler.get_last_lr() == run.scheduler.get_last_lr()
 
 
-def test_moments_come_back_in_the_memory_order_of_their_parameters(tmp_path: Path) -> None:
-    """In another, each step of a resumed run would be slower."""
-    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-
-    def run() -> Run:
-        optimizer = torch.optim.AdamW(model.parameters())
-        return Run(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
-
-    first, second = run(), run()
-    model(torch.rand(1, 3, 4, 4)).sum().backward()
-    first.optimizer.step()
-    first.save(tmp_path, 1)
-    second.load(tmp_path)
-    moment = second.tensors()["0.exp_avg"]
-    assert moment.stride() == model.weight.stride()
-    assert not moment.is_contiguous()
-
-
 def test_only_the_last_stay_and_what_a_user_put_beside_them(tmp_path: Path) -> None:
     run = sgd()
     run.save(tmp_path, 99_999_998)
@@ -252,15 +234,3 @@ def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     with pytest.raises(InputError, match=f"version {CHECKPOINT_VERSION + 1}, this program reads"):
         last_checkpoint(tmp_path)
-
-
-def test_averaged_weights_are_saved_beside(tmp_path: Path) -> None:
-    run, other, averaged, loaded = adamw(), adamw(), network(), network()
-    save_checkpoint(tmp_path, 1, Parts(**vars(run), ema=averaged), {})
-    found = last_checkpoint(tmp_path)
-    assert found is not None
-    load_checkpoint(*found, Parts(**vars(other), ema=loaded))
-    for name, value in averaged.state_dict().items():
-        assert loaded.state_dict()[name].equal(value)
-    for name, value in run.model.state_dict().items():
-        assert other.model.state_dict()[name].equal(value)

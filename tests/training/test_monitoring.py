@@ -14,7 +14,7 @@ from accelerate.tracking import GeneralTracker
 
 from focus.config.train import TrainConfig, resolve
 from focus.evaluation.scores import Scores
-from focus.evaluation.selection import best_epoch, is_better
+from focus.evaluation.selection import best_epoch
 from focus.training.monitoring import (
     COLLAPSED,
     RunLog,
@@ -109,15 +109,6 @@ def test_sums_of_an_epoch_by_hand() -> None:
         "train_skipped_steps": 1,
     }
     assert math.isnan(training_figures(add_step(None, skipped))["train_loss"])
-
-
-def test_better_is_higher_or_for_a_loss_lower() -> None:
-    assert is_better("auc", 0.5, None)
-    assert is_better("auc", 0.6, 0.5)
-    assert not is_better("auc", 0.5, 0.5)
-    assert is_better("log_loss", 0.4, 0.5)
-    assert not is_better("log_loss", 0.5, 0.5)
-    assert not is_better("log_loss", 0.6, 0.5)
 
 
 def test_the_summary_is_a_table(tmp_path: Path) -> None:
