@@ -233,37 +233,3 @@ def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
     coverage = artefact_coverage(save(tmp_path / "m.png", mask), (2, 3))
     assert coverage.dtype == np.float32
     np.testing.assert_array_equal(coverage, [[0.25, 0, 0.5], [0, 1, 0]])
-
-
-def held(process: int | str, kind: str) -> int:
-    """Bytes of a process: "Rss", all that it has, or "Private", what it does not share."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(kind))
-
-
-@pytest.mark.slow
-def test_memory_is_flat_over_100000_images(tmp_path: Path) -> None:
-    """In the process that trains, and in the one that loads, which shares the manifest at first."""
-    paths = [
-        save(tmp_path / f"{number}.png", np.full((8, 8, 3), number, np.uint8))
-        for number in range(200)
-    ]
-    samples = [Sample(path, row % 2) for row in range(500) for path in paths]
-    data = dataset(samples, image_size=32, grid=(2, 2))
-    loader = DataLoader(data, batch_size=100, num_workers=1, **worker_options(1))
-    sizes = []
-    iterator = iter(loader)
-    (worker,) = (child.pid for child in multiprocessing.active_children())
-    for number, batch in enumerate(iterator, start=1):
-        assert len(batch.index) == 100
-        if number % 10 == 0:
-            sizes.append((held("self", "Rss"), held(worker, "Private")))
-    # The least of ten: how many batches of 1.2 MiB are on their way is different at each.
-    lows = np.array(sizes).reshape(10, 10, 2).min(axis=1)
-    assert len(lows) == 10
-    # A leak grows at each measurement, an allocator's step once.
-    for process, held_by in zip(("self", "worker"), lows[1:-1].T, strict=True):
-        assert held_by[-1] - held_by[0] < 8 * 2**20, (process, held_by)
-        grown = 7 * float(np.median(np.diff(held_by)))
-        said = f"{grown / 2**20:.1f} MiB over 70,000 images: {process} {held_by}"
-        assert grown < 2 * 2**20, said

@@ -1,41 +1,14 @@
 """``train.py --dry-run``: that its seconds are those which the run will take."""
 
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.training import dry_run
-from focus.training.dry_run import _seconds_per_step, image_counts
+from focus.training.dry_run import image_counts
 
 from .trainers import few_faces, trainer
-
-_SLOW = 0.1  # seconds to load an image
-
-
-@pytest.fixture
-def slow_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = FaceDataset._load
-
-    def slowly(self: FaceDataset, row: int) -> Any:
-        time.sleep(_SLOW)
-        return decoded(self, row)
-
-    monkeypatch.setattr(FaceDataset, "_load", slowly)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("slow_images")
-def test_what_workers_load_ahead_makes_no_step_faster(tmp_path: Path) -> None:
-    """Two workers that only wait load two images at a time: no step can take less than half."""
-    run = trainer(few_faces(tmp_path), tmp_path, batch_size=2, workers=2)
-    seconds = _seconds_per_step(run)
-    run.images.close()
-    # The images of an epoch of 70 may be divided unevenly, to the second worker's advantage.
-    assert seconds >= 0.7 * _SLOW
 
 
 def test_the_time_is_that_of_all_steps_and_a_validation_after_each_epoch(

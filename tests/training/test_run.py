@@ -152,22 +152,11 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     assert re.search(r"Data: \d+ real and \d+ synthetic images of original\.csv, \d+ with a", card)
 
 
-@pytest.fixture(scope="module")
-def tree_runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Three epochs on the folders with blend and with plain cross-entropy; runs and output."""
-    cwd = tmp_path_factory.mktemp("tree")
-    out = forked_well(*tree_words(data), "--compare-ce", cwd=cwd)
-    return cwd / "runs", out
-
-
-def tree_words(data: Path) -> list[object]:
-    words = [*SMALL, "--data", data / "tree", "--name", "tree", "--epochs", "3"]
-    return [*words, "--focus-weight", "0.2"]
-
-
 @pytest.mark.slow
-def test_compare_ce_trains_both_and_shows_both(tree_runs: tuple[Path, str]) -> None:
-    runs, out = tree_runs
+def test_compare_ce_trains_both_and_shows_both(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", data / "tree", "--name", "tree", "--focus-weight", "0.2"]
+    out = forked_well(*words, "--epochs", "3", "--compare-ce", cwd=tmp_path)
+    runs = tmp_path / "runs"
     results = json.loads((runs / "tree" / "results.json").read_text())
     assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
     assert results["open"]["mean"]["auc"] is None
@@ -193,39 +182,6 @@ def test_without_test_images_the_best_epoch_is_named(data: Path, tmp_path: Path)
     assert "log_with" not in done.stderr  # Accelerate's, of no tracker
 
 
-@pytest.mark.slow
-def test_an_existing_run_is_refused_and_resumed(
-    tree_runs: tuple[Path, str], data: Path, tmp_path: Path
-) -> None:
-    """A run stopped within its third epoch ends with the bits of one that was never stopped."""
-    whole, words = tree_runs[0] / "tree", tree_words(data)
-    parts = tmp_path / "runs" / "tree"
-    shutil.copytree(whole, parts)
-    *_, third = sorted((parts / "checkpoints").iterdir())
-    shutil.rmtree(third)
-    (parts / "scores.csv").unlink()
-    shortened = "".join((parts / "summary.csv").read_text().splitlines(keepends=True)[:3])
-    (parts / "summary.csv").write_text(shortened)
-
-    refused = forked(*words, cwd=tmp_path)
-    assert (refused.returncode, "--resume" in refused.stderr) == (2, True)
-    other = forked(*words, "--resume", "--lr", "0.1", cwd=tmp_path)
-    assert (other.returncode, "lr" in other.stderr) == (2, True)
-    assert "images" not in other.stdout, "before the images are read"
-    assert (parts / "summary.csv").read_text() == shortened
-
-    for epoch in (2, 3):
-        out = forked_well(*words, "--resume", cwd=tmp_path)
-        assert f"after epoch {epoch}" in out
-        assert yaml.safe_load((parts / "config.yaml").read_text())["resume"] is False
-        last = f"checkpoints/{third.name}"
-        for name in (
-            *("summary.csv", "scores.csv", "model/model.safetensors"),
-            *(f"{last}/model.safetensors", f"{last}/optimizer.safetensors"),
-        ):
-            assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
-
-
 def test_the_images_are_counted_and_missing_human_maps_named() -> None:
     samples = [
         *(Sample(f"/r{i}", 0, split="train") for i in range(3)),
@@ -246,22 +202,6 @@ def test_the_images_are_counted_and_missing_human_maps_named() -> None:
     assert "saliency and focus term of a is 0" in warning
     with_map = Manifest([*samples, Sample("/m", 0, split="train", map_path="/m")])
     assert len(data_lines(with_map, runs)) == 1
-
-
-def test_training_warns_of_near_and_known_test_generators() -> None:
-    tests = [
-        Sample("/n", 1, "StyleGAN3", split="test"),
-        Sample("/k", 1, "SG2", split="test", test_set="open"),
-        Sample("/f", 1, "ProGAN", split="test"),
-        Sample("/r", 0, split="test"),
-    ]
-    train = [Sample("/a", 0, split="train"), Sample("/b", 1, "StyleGAN2", split="train")]
-    runs = [resolve(TrainConfig(name="b", loss="ce"))]
-    _, known, near = data_lines(Manifest([*train, *tests]), runs)
-    assert known == ("warning: Tested as unknown, though training knew it: SG2 (as StyleGAN2).")
-    assert near == (
-        "warning: Tested as unknown, though training knew its family: StyleGAN3 (stylegan)."
-    )
 
 
 def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> None:
