@@ -231,28 +231,18 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
     weights.unlink()
     inside(*words, "--resume")
     assert (tmp_path / "r" / "results.json").exists()
-    assert load_config(TrainConfig, tmp_path / "r" / "config.yaml").initial_checkpoint == str(
-        weights
-    )
+    config = load_config(TrainConfig, tmp_path / "r" / "config.yaml")
+    assert config.initial_checkpoint == str(weights)
     with pytest.raises(SystemExit):
         inside(*words[:-1], "another")
 
 
 BAD_INPUT = {
     # The weights that the recipe has come from the Hub, which is not asked yet.
-    "missing folder": (
-        ["--recipe", "paper", "--model", "resnet18", "--data", "nowhere"],
-        "nowhere",
-    ),
+    "missing folder": (["--recipe", "paper", "--model", "resnet18", "--data", "no"], "/no: give"),
     "unknown model": (["--data", "DATA/tree", "--model", "resnet5o"], "resnet50"),
     "one class": (["--data", "DATA/one"], "0 real"),
-    "wrong label": (["--data", "DATA/label.csv"], "line 2"),
-    "output is a file": (["--data", "DATA/tree", "--output", "DATA/label.csv"], "--output"),
     "no weights": (["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"], "absent.pth"),
-    "unknown tracker": (
-        ["--data", "DATA/tree", "--report-to", "tensorbord"],
-        "give one of none, all,",
-    ),
     "no tracker": (["--data", "DATA/tree", "--report-to", "wandb"], "got wandb: install its"),
     "no maps": (
         ["--data", "DATA/tree", "--loss", "match", "--target-from-maps"],
@@ -274,7 +264,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     (tmp_path / "one" / "1_fake").mkdir(parents=True)
     for picture in sorted((data / "newgan").iterdir())[:4]:
         (tmp_path / "one" / "1_fake" / picture.name).write_bytes(picture.read_bytes())
-    (tmp_path / "label.csv").write_text("train,Real,/a.png\ntrain,Fake,/b.png\n")
     words = [
         w.replace("DATA/tree", str(data / "tree")).replace("DATA", str(tmp_path)) for w in words
     ]
