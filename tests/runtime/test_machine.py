@@ -1,4 +1,4 @@
-"""Where files are kept between runs, how many cores there are, and which process is the first."""
+"""Where files are kept between runs, how many cores there are."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focus.runtime import machine
-from focus.runtime.machine import cache_dir, default_workers, is_main_process, usable_cores
+from focus.runtime.machine import cache_dir, default_workers, usable_cores
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,11 +44,3 @@ def test_processes_of_a_machine_share_its_cores_for_loading(
         monkeypatch.setattr(machine, "usable_cores", lambda n=cores: n)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         assert default_workers() == workers
-
-
-def test_the_main_process_is_the_first_of_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    assert is_main_process()
-    for rank, main in (("0", True), ("8", False)):
-        monkeypatch.setenv("RANK", rank)
-        assert is_main_process() == main

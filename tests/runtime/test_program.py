@@ -1,8 +1,5 @@
-"""A program ends with one line and its exit code, and each message is a sentence."""
+"""A program ends with one line and its exit code."""
 
-import ast
-import os
-import subprocess
 import warnings
 from pathlib import Path
 
@@ -10,34 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-import focus
 from focus.config.command_line import run
 from focus.config.train import TrainConfig
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
+from focus.runtime.program import program
 from focus.runtime.signals import Stopped
 
 from ..launching import CHECKOUT, python
 from ..launching import run as run_python
-
-PROGRAM = """
-from pathlib import Path
-from focus.config.command_line import run
-from focus.config.train import TrainConfig
-from focus.errors import InputError
-
-def main(config):
-    if config.name == "broken":
-        raise InputError("The folder x is empty:\\n  give another.")
-    print(b"a\\xff.png".decode(errors="surrogateescape"))
-
-run(main, TrainConfig)
-"""
-
-
-def program(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return run_python("-c", PROGRAM, *words, **environment)
 
 
 def ended(
@@ -54,26 +33,12 @@ def ended(
     return stop.value.code, capsys.readouterr().err.splitlines()
 
 
-def test_a_program_ends_with_one_line_and_its_code() -> None:
-    done = program()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "a\\udcff.png\n", "")
-    done = program("--name", "broken")
-    assert done.returncode == 2
-    assert done.stderr == "-c: error: The folder x is empty: give another.\n"
-    done = program("--epochs", "x")
-    assert done.returncode == 2
-    assert done.stderr.startswith("-c: error: Argument --epochs: invalid int value")
-    assert done.stderr.count("\n") == 1
-
-
-def test_the_command_line_needs_neither_torch_nor_timm() -> None:
+def test_a_name_that_is_not_utf_8_can_be_printed() -> None:
     code = (
-        "import sys; from focus.config.command_line import parse; "
-        "from focus.config.train import TrainConfig, resolve; "
-        "resolve(parse(TrainConfig, [])); "
-        "print({'torch', 'timm', 'numpy', 'accelerate'} & set(sys.modules))"
+        "from focus.runtime.program import program\n"
+        "with program('p', debug=False): print(b'a\\xff.png'.decode(errors='surrogateescape'))"
     )
-    assert python("-c", code) == "set()\n"
+    assert python("-c", code) == "a\\udcff.png\n"
 
 
 def test_each_kind_of_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,40 +113,14 @@ def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(
     assert "Traceback" not in lines[0]
 
 
-def test_threads_that_wait_do_not_spin_and_pillow_does_not_warn_without_a_name(
+def test_pillow_does_not_warn_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
-
-    def main(_: TrainConfig) -> None:
-        Image.open(tmp_path / "large.png").close()
-        warnings.warn("another", stacklevel=1)
-
-    for given, then in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if given:
-            monkeypatch.setenv("OMP_WAIT_POLICY", given)
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            run(main, TrainConfig, argv=[], prog="p")
-        assert [str(warning.message) for warning in warned] == ["another"]
-        assert os.environ["OMP_WAIT_POLICY"] == then
-
-
-def test_messages_are_sentences() -> None:
-    found = []
-    for path in Path(focus.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            kinds = ("InputError", "ImageError", "WorkerError")
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in kinds:
-                message = node.args[0]
-                parts = message.values if isinstance(message, ast.JoinedStr) else [message]
-                text = "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in parts)
-                found.append((f"{path.name}:{node.lineno}", text))
-    assert len(found) > 50
-    for place, text in found:
-        # A name in the code may begin a sentence.
-        begun = not text[0].islower() or text.startswith(("num_classes ", "timm "))
-        assert begun, place
-        assert text.endswith((".", "{}")), place
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with program("p", debug=False):
+            Image.open(tmp_path / "large.png").close()
+            warnings.warn("another", stacklevel=1)
+    assert [str(warning.message) for warning in warned] == ["another"]
