@@ -64,6 +64,7 @@ def explain(config: ExplainConfig) -> None:
     detector = Detector.from_pretrained(folder)
     threshold, threshold_line = _threshold(detector, config)
     about = _about(config, detector, threshold, folder / WEIGHTS_FILE)
+    calibration = None if detector.points is None else detector.points.calibration
     for warning in (
         detector.points.warning() if detector.points else "",
         geometry_warning(detector, Manifest(Sample(str(item.path)) for item in items)),
@@ -82,7 +83,6 @@ def explain(config: ExplainConfig) -> None:
             scored = _scored(config, detector.to(device), items, bad)
             for item, views in groupby(scored, key=lambda pair: pair[0]):
                 own = [row for _, row in views]
-                calibration = detector.points.calibration if detector.points else None
                 rows.append(item_row(item, own, threshold, calibration))
                 if item.kind == "video":
                     frames[str(item.path)] = own
