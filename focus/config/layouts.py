@@ -23,6 +23,7 @@ Layout = Literal[
     "parquet",
     "hub",
 ]
+
 HUB_PREFIX = "hf://"
 
 

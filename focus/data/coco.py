@@ -43,7 +43,7 @@ def read_coco(path: str) -> dict[str, Drawing]:
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, changed: int, size: int) -> dict[str, Drawing]:
+def _read(path: str, changed: int, n_bytes: int) -> dict[str, Drawing]:
     content = json.loads(Path(path).read_bytes())
     drawings: dict[str, Drawing] = {}
     place = "the file"

@@ -30,8 +30,7 @@ _SPLITS, _SETS = get_args(Split), get_args(TestSet)
 TEST_SETS: tuple[TestSet, ...] = _SETS[1:]
 """Those that a fake can be in, in the order in which they are reported."""
 
-CSV_MARKER = "# focus-manifest"
-_CSV_VERSION = "1"
+CSV_MARKER = "# focus-manifest 1"
 
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
@@ -99,7 +98,7 @@ class Manifest(tuple[Sample, ...]):
         """
         folder = f"{absolute(path).parent}{os.sep}"
         extra = sorted({name for sample in self for name in sample.extra})
-        with atomic_csv_writer(path, f"{CSV_MARKER} {_CSV_VERSION}") as writer:
+        with atomic_csv_writer(path, CSV_MARKER) as writer:
             writer.writerow([*COLUMNS, *extra])
             writer.writerows(_to_row(sample, folder, extra) for sample in self)
 
@@ -122,17 +121,12 @@ def numbered_samples(
     """
     folder = str(absolute(path).parent if root is None else absolute(root))
     rows = csv_rows(path)
-    _, first = next(rows, (1, []))
-    if "".join(first).removeprefix(CSV_MARKER).strip() != _CSV_VERSION:
+    (_, first), (_, header) = next(rows, (1, [])), next(rows, (2, []))
+    if "".join(first) != CSV_MARKER or "path" not in header or len(set(header)) < len(header):
         raise InputError(
-            f"{path} is not a manifest of version {_CSV_VERSION}: its first line must be "
-            f"'{CSV_MARKER} {_CSV_VERSION}' and is {','.join(first)[:40]!r}."
-        )
-    line, header = next(rows, (2, []))
-    if "path" not in header or len(set(header)) < len(header):
-        raise InputError(
-            f"{path}, line {line}: a manifest names its columns there, 'path' among them and none "
-            f"twice, and this one has {', '.join(header) or 'none'}."
+            f"{path} is not a manifest: its first line must be '{CSV_MARKER}' and is "
+            f"{','.join(first)[:40]!r}; the second must name its columns, 'path' among them and "
+            f"none twice, and names {', '.join(header) or 'none'}."
         )
 
     def place(cell: str) -> str:

@@ -79,7 +79,7 @@ def test_a_hand_written_file_is_read(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("# focus-manifest 2\npath\na.png\n", "first line must be '# focus-manifest 1'"),
-        ("# focus-manifest 1\nlabel\nreal\n", "line 2: .*'path' among them"),
+        ("# focus-manifest 1\nlabel\nreal\n", "the second must name .*'path' among them"),
         (
             "# focus-manifest 1\npath,label\na.png,real\nb.png,fake\n",
             "line 4: label 'fake' is none",

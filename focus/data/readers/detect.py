@@ -9,7 +9,6 @@ from pathlib import Path
 from focus.config.layouts import HUB_PREFIX, Layout, parse_columns
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
-    CSV_MARKER,
     LABEL_NAMES,
     SYNTHETIC,
     Manifest,
@@ -145,6 +144,6 @@ def _layout_of(path: str, columns: Mapping[str, str]) -> Layout | None:
             f"{place} is no CSV, no parquet file and, by its name, no image: give --layout."
         )
     _, (first, *_) = next(csv_rows(place), (1, [""]))
-    if first.startswith(CSV_MARKER):
+    if first.startswith("# focus-manifest"):  # of any version
         return "manifest"
     return "cyborg" if first.strip() in cyborg.SPLITS and not columns else "csv"
