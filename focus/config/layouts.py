@@ -23,7 +23,6 @@ Layout = Literal[
     "parquet",
     "hub",
 ]
-
 HUB_PREFIX = "hf://"
 
 

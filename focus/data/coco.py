@@ -72,7 +72,7 @@ def _polygons(annotation: Mapping[str, Any]) -> list[Polygon]:
     if not shapes:
         left, top, width, height = map(float, annotation["bbox"])
         return [[left, top, left + width, top, left + width, top + height, left, top + height]]
-    polygons = [[float(value) for value in outline] for outline in shapes]
+    polygons = [list(map(float, outline)) for outline in shapes]
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a segmentation that is no list of polygons [x, y, x, y, x, y, ...]")
     return polygons

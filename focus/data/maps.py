@@ -60,10 +60,7 @@ def is_faint(mask: Map) -> bool:
 
 
 def looks_inverted(values: Map) -> bool:
-    """Return whether most of a map and most of its border is bright: nobody looks there.
-
-    Bright is the upper half of what the map spans.
-    """
+    """Return whether most of a map and most of its border is in the upper half of its range."""
     middle = (float(values.min()) + float(values.max())) / 2
     border = np.concatenate((values[0], values[-1], values[:, 0], values[:, -1]))
     return bool(np.median(border) > middle and np.median(values) > middle)
@@ -72,10 +69,10 @@ def looks_inverted(values: Map) -> bool:
 def resized(
     values: Map, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
 ) -> Map:
-    """Resize a map, or the part of it in ``box``, to (width, height), by area.
+    """Resize a map, or ``box`` of it (left, top, right, bottom), to (width, height), by area.
 
     Each pixel is the mean of what it covers, also of pixels that it covers in part; Pillow's and
-    torch's ways by area take those whole or not at all. box: left, top, right, bottom in pixels.
+    torch's ways by area take those whole or not at all.
     """
     height, width = values.shape
     left, top, right, bottom = box or (0, 0, width, height)

@@ -23,9 +23,8 @@ def overlay(
 ) -> Image.Image:
     """Return the CAM in colour over its image: RGB, of the image's size.
 
-    image: a Pillow image, or [H, W, 3] in 0..255. cam [h, w]: raw or not; it is stretched to
-    [0, 1] (a constant one is 0 everywhere) and enlarged bicubically. alpha in [0, 1]: how opaque
-    the colour is where the CAM is largest; where it is small more of the face shows.
+    image: a Pillow image, or [H, W, 3] in 0..255. cam [h, w]: stretched to [0, 1] (a constant one
+    is 0 everywhere) and enlarged bicubically. alpha in [0, 1]: opacity where the CAM is largest.
     """
     face = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pixels = np.asarray(face.convert("RGB"), dtype=np.float32)

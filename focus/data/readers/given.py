@@ -135,7 +135,7 @@ def _is_of_one_class(reading: Reading, label: int) -> bool:
 
     Raises InputError if some have one, or if a column of a table may be the label.
     """
-    if not all(sample.label is None for sample in reading.manifest):
+    if any(sample.label is not None for sample in reading.manifest):
         reading.require_labels()
         return False
     columns = reading.columns
@@ -168,9 +168,8 @@ def _refuse_two_labels(images: Iterable[Sample]) -> None:
 def _named_after_fakes(own: Manifest, tests: Manifest) -> Manifest:
     """Return the test samples, their shared reals named after the generators that have no others.
 
-    Else they would be mixed with the reals of the data, which are of another source: the closed and
-    the open figures would be of both. Where the data have no reals to test on, or all generators
-    have their own, shared reals serve all.
+    Else they would be mixed with the reals of the data, which are of another source. Where the data
+    have no reals to test on, or all generators have their own, shared reals serve all.
     """
     tested = own.where(lambda s: s.split in ("", "test"))
     reals = [s for s in (*tested, *tests) if s.label == REAL]

@@ -70,10 +70,7 @@ def read(
 
 
 def store_image(content: bytes) -> str:
-    """Write an encoded image to the cache, unless it is there whole, and return its path.
-
-    The file's name is the content's SHA-256.
-    """
+    """Write an encoded image to the cache under its SHA-256, unless it is there whole; its path."""
     digest = hashlib.sha256(content).hexdigest()
     extension = next((e for start, e in _BEGINNINGS.items() if content.startswith(start)), ".img")
     path = cache_dir().absolute() / "embedded" / digest[:2] / f"{digest}{extension}"
@@ -90,8 +87,7 @@ def _rows(path: Path, hub: bool) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise InputError(
-            f"{path} needs the package datasets: install the extra, as in "
-            "pip install 'focus-faces[hub]'."
+            f"{path} needs the package datasets: install it by pip install 'focus-faces[hub]'."
         ) from error
     try:
         for split, part in _parts(datasets, path, hub):

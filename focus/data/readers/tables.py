@@ -83,9 +83,8 @@ def read(
 class Columns:
     """The columns of one table.
 
-    header: their names. at: number of each column of the manifest. rest: numbers of the others.
-    labels: class of each word for a label. no_label: ``--columns`` says that none is the label.
-    words: the labels of the rows so far.
+    at: number of each column of the manifest. rest: numbers of the others. labels: class of each
+    word for a label. no_label: ``--columns`` says that none is the label. words: labels so far.
     """
 
     header: Sequence[str]
@@ -111,9 +110,7 @@ class Columns:
             if found is not None:
                 at[role] = names.index(found)
             elif given.get(role):
-                raise ValueError(
-                    f"there is no column {given[role]!r} among {listed}; give another in --columns"
-                )
+                raise ValueError(f"there is no column {given[role]!r} among {listed}; give another")
         if "path" not in at:
             raise ValueError(
                 f"no column names the image among {listed}; call it path or filename, separate the "
