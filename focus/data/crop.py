@@ -28,7 +28,6 @@ from focus.data.faces import (
     Box,
     Detector,
     detector,
-    geometry,
     largest,
     window,
 )
@@ -103,7 +102,7 @@ def cut_faces(
             f"The images of {manifest.source} are cut out already, as their column {GEOMETRY!r} "
             "says: give the whole images."
         )
-    way = geometry(source, margin)
+    way = f"{source} margin {margin:g}"
     folder = Path(output).absolute()
     faces = _faces(manifest, given=source == GIVEN)
     _warn_of_turned_boxes(faces, manifest.source)

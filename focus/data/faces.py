@@ -20,16 +20,11 @@ Detector = Callable[[Image.Image], list[Box]]
 """An RGB image to the boxes of the faces in it, none or several."""
 
 GEOMETRY = "geometry"
-"""The manifest's column that says how a face was cut out."""
+"""The manifest's column that says how a face was cut out: ``box margin 0.3``."""
 WHOLE = "whole"
 """The geometry of an image for which that column says nothing."""
 GIVEN = "box"
 """In the place of a detector's name: the manifest's own boxes."""
-
-
-def geometry(source: str, margin: float) -> str:
-    """Return how faces are cut out, as in manifests and models' configs: ``box margin 0.3``."""
-    return f"{source} margin {margin:g}"
 
 
 def geometries(manifest: Manifest) -> Counter[str]:

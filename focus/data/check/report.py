@@ -13,8 +13,6 @@ from focus.data.check.shortcuts import MIN_IMAGES
 from focus.data.manifest import REAL
 from focus.plotting import shortened
 
-VERSION = 1
-
 _SHOWN = 5  # of each list on the console
 _LONGEST = 30  # characters of a generator's name in the table
 _WARN_FROM = 0.55
@@ -38,7 +36,7 @@ def _content(found: Findings) -> dict[str, Any]:
     leak_kinds = Counter(leak.kind for leak in found.leaks)
     without = found.without_leaks
     return {
-        "version": VERSION,
+        "version": 1,
         "source": manifest.source,
         **_trainable(found.training),
         "n_images": len(manifest),

@@ -23,7 +23,7 @@ from focus.data.demo.render import (
     items,
     render_face,
 )
-from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS, Manifest, Sample, Split, TestSet
+from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS, Manifest, Sample, TestSet
 from focus.errors import InputError
 from focus.runtime.machine import cache_dir
 from focus.runtime.parallel import parallel_map
@@ -74,32 +74,32 @@ def folder_name(splits: Splits = SPLITS) -> str:
 
 def _files(item: Item) -> dict[str, str]:
     """Return the files of an image by kind (images, maps, masks), relative to the set's folder."""
-    kinds = ["images"]
-    if item.split in WITH_MAPS:
-        kinds.append("maps")
-    if item.family not in WITHOUT_MASK:
-        kinds.append("masks")
-    return {kind: f"{kind}/{item.split}/{item.family}/{item.number:04d}.png" for kind in kinds}
+    there = {
+        "images": True,
+        "maps": item.split in WITH_MAPS,
+        "masks": item.family not in WITHOUT_MASK,
+    }
+    name = f"{item.split}/{item.family}/{item.number:04d}.png"
+    return {kind: f"{kind}/{name}" for kind, found in there.items() if found}
 
 
 def _manifest(folder: Path, splits: Splits, artefacts: list[list[str]]) -> Manifest:
     samples = []
     for item, names in zip(items(splits), artefacts, strict=True):
         paths = {kind: str(folder / name) for kind, name in _files(item).items()}
-        fake = item.family != REAL_FAMILY
+        generator = "" if item.family == REAL_FAMILY else item.family
         extra = {"source": str(item.source)}
-        if fake:
+        if generator:
             extra["known_artefact"] = str(int(not KNOWN_ARTEFACTS.isdisjoint(names)))
             extra["artefacts"] = "+".join(names)
         test_set: TestSet = next((name for name in TEST_SETS if name == item.split), "")
-        split: Split = "test" if test_set else "train" if item.split == "train" else "validation"
         samples.append(
             Sample(
-                path=paths["images"],
-                label=SYNTHETIC if fake else REAL,
-                generator=item.family if fake else "",
-                family=item.family if fake else "",
-                split=split,
+                paths["images"],
+                SYNTHETIC if generator else REAL,
+                generator=generator,
+                family=generator,
+                split="test" if test_set else "train" if item.split == "train" else "validation",
                 test_set=test_set,
                 map_path=paths.get("maps"),
                 mask_path=paths.get("masks"),

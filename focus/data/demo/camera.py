@@ -55,10 +55,8 @@ def take_picture(camera: Camera, image: Array, rng: np.random.Generator) -> np.n
     image[2] *= 1.0 - camera.balance
     image += camera.noise * rng.standard_normal((3, SIZE, SIZE), np.float32)
     pixels = (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).transpose(1, 2, 0)
-    stored = BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(
-        stored, "JPEG", quality=camera.quality, subsampling=0
-    )
+    taken, stored = Image.fromarray(np.ascontiguousarray(pixels)), BytesIO()
+    taken.save(stored, "JPEG", quality=camera.quality, subsampling=0)
     return np.asarray(Image.open(stored))
 
 

@@ -71,8 +71,7 @@ class Canvas:
     def edge(self, inside: Array, softness: float = 0.0) -> Array:
         """Return a shape's cover from the distance inside its border, in units."""
         sharpness = 1.0 / max(1.0 / self.pose.scale, softness)
-        cover: Array = np.clip(inside * sharpness + 0.5, 0.0, 1.0)
-        return cover
+        return np.asarray(np.clip(inside * sharpness + 0.5, 0.0, 1.0))
 
     def ellipse(
         self, u: float, v: float, a: float, b: float, tilt: float = 0.0, softness: float = 0.0

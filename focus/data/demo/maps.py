@@ -66,12 +66,8 @@ def _jittered(mask: Image.Image, rng: np.random.Generator) -> Array:
     x, y = (left + right) / 2, (top + bottom) / 2
     shrink = 1.0 / rng.uniform(0.75, 1.35)
     dx, dy = rng.uniform(-JITTER / 2, JITTER / 2, 2)
-    moved = mask.transform(
-        mask.size,
-        Image.Transform.AFFINE,
-        (shrink, 0.0, x - shrink * (x + dx), 0.0, shrink, y - shrink * (y + dy)),
-        Image.Resampling.BILINEAR,
-    )
+    matrix = (shrink, 0.0, x - shrink * (x + dx), 0.0, shrink, y - shrink * (y + dy))
+    moved = mask.transform(mask.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     return np.asarray(moved)
 
 
