@@ -78,7 +78,8 @@ def _seconds_per_step(trainer: Trainer) -> float:
 
 def _seconds_per_image(trainer: Trainer) -> float:
     """Time validation by all processes, with the start of its workers, which each has."""
-    images = trainer.validation[: _TIMED_BATCHES * trainer.config.eval_batch_size]
+    count = _TIMED_BATCHES * trainer.config.eval_batch_size
+    images = Manifest(trainer.validation[:count])
     began = time.perf_counter()
     trainer.score(trainer.kept, images_only(images), progress=False)
     return (time.perf_counter() - began) / len(images)
