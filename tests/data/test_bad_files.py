@@ -174,9 +174,7 @@ def test_names_of_any_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     kept, bad = check_images(Manifest(samples), cache=tmp_path / "c", progress=False, max_bad=0.5)
     assert [sample.path for sample in kept] == paths
     assert [file.path for file in bad] == [path + ".bad.png" for path in paths]
-    left_out = [line for line in caplog.messages if line.startswith("left out the image")]
-    assert len(left_out) == 3
-    assert not any("\n" in line for line in left_out)
+    assert not any("\n" in line for line in caplog.messages)
     write_bad_files(bad, tmp_path / "bad_files.csv")
     # Bytes that are no UTF-8 are written as they are.
     assert os.fsencode(tmp_path) + b"/latin-\xe9.png" in (tmp_path / "bad_files.csv").read_bytes()

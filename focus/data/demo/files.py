@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from focus.config.data import DemoConfig
 from focus.data.demo.cache import demo_manifest
@@ -52,7 +53,7 @@ def _copied(sample: Sample, folder: Path) -> Sample:
     source = Path(sample.path)
     split, family = source.parts[-3:-1]
     places = {"path": f"images/{split}/{family}", "map_path": "heatmaps", "mask_path": "masks"}
-    copies = {}
+    copies: dict[str, Any] = {}
     for field, place in places.items():
         if path := getattr(sample, field):
             target = folder / place / f"{split}_{family}_{source.name}"
