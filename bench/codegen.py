@@ -34,8 +34,8 @@ from bench import head
 from bench.harness import make_folder, run_program, settings, write
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
-from focus.kernels import triton_cam_entropy, triton_focus_head
-from focus.kernels.types import CamClass, HeadForward
+from focus.kernels import triton_cam, triton_focus_head
+from focus.kernels.types import CamClass, HeadArguments, HeadForward, empty_features
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -47,16 +47,17 @@ TARGETS = {
 }
 USUAL_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
-GRIDS = ((7, 7), (8, 8), (10, 10))
+GRIDS = ((7, 7), (8, 8), (10, 10), (14, 14))
+SIZES = {"fp32": 4, "bf16": 2}
 BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES, MANY_CLASSES = 20, 2048, 2, 16, 1000
 
-# The limits: the widest access, two programs of eight warps to a multiprocessor, and the shared
-# memory of sm_86 and sm_120.
+# The limits: the widest access, two programs of eight warps to a multiprocessor of up to two
+# classes and one of more, and the shared memory of sm_86 and sm_120.
 WIDE = 16
-MAX_REGISTERS = 128
+MAX_REGISTERS, MAX_REGISTERS_OF_MANY = 128, 255
 MAX_SHARED = 99 * 1024
 
-FEATURES, GRAD_FEATURES = ("load", "features_ptr"), ("store", "grad_features_ptr")
+FEATURES, GRAD_FEATURES = ("load", "x_ptr"), ("store", "dx_ptr")
 
 
 class Launch(NamedTuple):
@@ -78,26 +79,32 @@ class Row:
     cells: int
     code: MachineCode
 
+    def faults(self) -> list[str]:
+        """Return what misses the limits, in words.
+
+        Rows of NCHW that are no multiple of 16 bytes are read as they lie.
+        """
+        aligned = self.layout == "channels_last" or self.cells * SIZES[self.dtype] % WIDE == 0
+        few = "K" not in self.kernel or f"K {CLASSES}:" in self.kernel
+        registers = MAX_REGISTERS if few else MAX_REGISTERS_OF_MANY
+        return faults(self.code, WIDE if aligned else 1, registers)
+
     def flat(self) -> dict[str, Any]:
         """Return the fields of a row of the CSV."""
         own = {k: v for k, v in vars(self).items() if k != "code"}
         used = {k: v for k, v in vars(self.code).items() if k != "widths"}
-        return (
-            own
-            | used
-            | {
-                "loads": _text(self.code.widths.get(FEATURES)),
-                "stores": _text(self.code.widths.get(GRAD_FEATURES)),
-                "faults": ", ".join(faults(self.code)),
-            }
-        )
+        widths = {
+            "loads": _text(self.code.widths.get(FEATURES)),
+            "stores": _text(self.code.widths.get(GRAD_FEATURES)),
+        }
+        return own | used | widths | {"faults": ", ".join(self.faults())}
 
 
-def faults(code: MachineCode) -> list[str]:
+def faults(code: MachineCode, wide: int = WIDE, registers: int = MAX_REGISTERS) -> list[str]:
     """Return what misses the limits, in words."""
     found = []
-    if code.registers > MAX_REGISTERS:
-        found.append(f"over {MAX_REGISTERS} registers")
+    if code.registers > registers:
+        found.append(f"over {registers} registers")
     if code.spills or code.local:
         found.append("spills")
     if code.shared > MAX_SHARED:
@@ -105,7 +112,7 @@ def faults(code: MachineCode) -> list[str]:
     if code.atomics:
         found.append("atomics")
     for what, place in (("F loads", FEATURES), ("dF stores", GRAD_FEATURES)):
-        if (widths := code.widths.get(place)) is not None and min(widths, default=0) < WIDE:
+        if (widths := code.widths.get(place)) is not None and min(widths, default=0) < wide:
             found.append(f"narrow {what}" if widths else f"{what} not found")
     return found
 
@@ -173,55 +180,41 @@ def steps(
     features = torch.empty(
         (BATCH, CHANNELS, *grid), dtype=dtype, device="meta", memory_format=layout
     )
-    weight, many, scale = empty(classes, CHANNELS), empty(MANY_CLASSES, CHANNELS), empty()
-    target, cams, per_sample = empty(BATCH, dtype=torch.int64), empty(BATCH, *grid), empty(BATCH)
+    target, cams = empty(BATCH, dtype=torch.int64), empty(BATCH, *grid)
+    weights = {k: empty(k, CHANNELS) for k in (classes, SEVERAL_CLASSES, MANY_CLASSES)}
+    weight, scale = weights[classes], empty()
 
     def head_forward(weight: Tensor, cam_class: CamClass = "true") -> HeadForward:
-        return triton_focus_head.focus_head_forward(
-            features,
-            weight,
-            bias=empty(len(weight)),
-            target=target,
-            saliency=cams,
-            saliency_mask=empty(BATCH, dtype=torch.bool),
-            entropy_target=None,
-            class_weight=empty(len(weight)),
-            scalars=empty(5),
-            level="hinge",
-            cam_class=cam_class,
-            reduction="mean",
+        per_class = empty(len(weight))
+        tensors = (features, weight, per_class, target, cams, empty(BATCH, dtype=torch.bool))
+        given = HeadArguments(
+            *tensors, None, per_class, None, 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, "mean"
         )
+        return triton_focus_head.focus_head_forward(given, need_weight=True)
 
-    def head_backward(weight: Tensor) -> object:
+    def head_backward(weight: Tensor, contrast: bool = False) -> object:
+        of_classes, of_channels = empty(BATCH, len(weight)), empty(BATCH, CHANNELS)
+        small = (cams.flatten(1), of_classes, of_channels, of_channels, target, weight)
+        last = layout == torch.channels_last
+        out = empty_features(features.shape, dtype, last, features.device)
         return triton_focus_head.focus_head_backward(
-            features,
-            weight,
-            target,
-            empty(0),
-            cams.flatten(1),
-            empty(BATCH, len(weight)),
-            upstream=scale.expand(BATCH),
-            cam_class="true",
-            needs=(True, True, True),
+            *small, scale, of_classes, scale, contrast, out, (True, True)
         )
 
-    # Few classes, several and many take different kernels; in forward, few and more.
-    heads = {
-        f"focus_head {name} K {len(w)}": partial(call, w)
-        for w in (weight, many)
-        for name, call in (("forward", head_forward), ("backward", head_backward))
-    }
-    several = empty(SEVERAL_CLASSES, CHANNELS)
+    heads: dict[str, Callable[[], object]] = {}
+    for k, w in weights.items():
+        heads[f"focus_head forward K {k}"] = partial(head_forward, w)
+        if k != MANY_CLASSES:  # the backward of more is torch's
+            heads[f"focus_head backward K {k}"] = partial(head_backward, w)
+    arguments = features, weight, target, scale
     return heads | {
-        f"focus_head backward K {SEVERAL_CLASSES}": partial(head_backward, several),
-        f"focus_head contrast forward K {len(many)}": lambda: head_forward(many, "contrast"),
-        "cam_entropy forward": lambda: triton_cam_entropy.cam_entropy_forward(
-            features, weight, target, scale
+        f"focus_head contrast forward K {classes}": partial(head_forward, weight, "contrast"),
+        f"focus_head contrast backward K {classes}": partial(head_backward, weight, True),
+        "cam_entropy forward": lambda: triton_cam.cam_entropy_forward(*arguments),
+        "cam_entropy backward": lambda: triton_cam.cam_entropy_backward(
+            *arguments, cams, cams, empty(BATCH), needs=(True, True)
         ),
-        "cam_entropy backward": lambda: triton_cam_entropy.cam_entropy_backward(
-            features, weight, target, scale, cams, cams, per_sample, needs=(True, True)
-        ),
-        "class_activation": lambda: triton_cam_entropy.class_activation(
+        "class_activation": lambda: triton_cam.class_activation(
             features, weight, None, target[:, None], scale
         ),
     }

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 
 _LOADS_AND_STORES = {"LDG": "load", "LDGSTS": "load", "LD": "load", "STG": "store", "ST": "store"}
 _ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
+_FLOATS = {"F32", "F64", "F16", "F16x2", "BF16", "BF16x2"}
 _NVIDIA_WIDTHS = {"256": 32, "128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 _AMD_WIDTHS = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "short": 2, "byte": 1}
 
@@ -30,7 +31,8 @@ Place = tuple[str, str]
 class MachineCode:
     """Registers are per thread; ``local`` and ``shared`` are bytes.
 
-    ``spills`` counts the instructions on local memory, which AMD calls scratch. ``widths`` has, for
+    ``spills`` counts the instructions on local memory, which AMD calls scratch, ``atomics`` those
+    on floats, whose sums depend on the order of programs. ``widths`` has, for
     each kind and pointer argument that the source accesses, how many instructions there are of each
     width in bytes per thread.
     """
@@ -153,6 +155,7 @@ def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
             continue
         name, *parts = opcode.split(".")
         names[name] += 1
+        names["float atomic"] += name in _ATOMICS and not _FLOATS.isdisjoint(parts)
         if kind := _LOADS_AND_STORES.get(name):
             width = next((_NVIDIA_WIDTHS[part] for part in parts if part in _NVIDIA_WIDTHS), 4)
             accesses.append(((kind, line), width))
@@ -162,7 +165,7 @@ def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
         "registers": registers,
         "spills": names["LDL"] + names["STL"],
         "local": stack + local,
-        "atomics": sum(names[name] for name in _ATOMICS),
+        "atomics": names["float atomic"],
     }
     return resources, accesses
 
@@ -179,7 +182,8 @@ def _read_amd(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
             line = f"{path}:{number}"
             continue
         space, kind, *parts = opcode.split("_")
-        names["atomic" if "atomic" in opcode else space] += 1
+        names[space] += 1
+        names["float atomic"] += "atomic" in opcode and bool(re.search(r"_p?k?_?b?f\d", opcode))
         if space not in ("ds", "scratch") and kind in ("load", "store"):
             # A ushort and an sbyte are no wider than a short and a byte.
             (width,) = (w for name, w in _AMD_WIDTHS.items() if parts[0].endswith(name))
@@ -193,7 +197,7 @@ def _read_amd(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
         "registers": metadata("vgpr_count"),
         "spills": names["scratch"] + metadata("vgpr_spill_count"),
         "local": metadata("private_segment_fixed_size"),
-        "atomics": names["atomic"],
+        "atomics": names["float atomic"],
     }
     return resources, accesses
 

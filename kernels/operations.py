@@ -1,61 +1,41 @@
-"""The public operations: checks, registered torch operators, autograd.
+"""The public operations: arguments are checked at the entry, then autograd meets a form.
 
-Each operation is checked once at its entry. Those with gradients then run as registered operators
-inside a thin ``autograd.Function``.
+In eager mode a plain ``autograd.Function`` calls the form; where torch.compile traces, registered
+operators stand for the forms, since Dynamo cannot trace a launcher.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from focus.kernels import eager, reference
-from focus.kernels.backend import backend_for
-from focus.kernels.checks import (
-    check_bias,
-    check_choice,
-    check_device,
-    check_features,
-    check_index,
-    check_integer,
-    check_map,
-    check_positive,
-    check_range,
-    check_real,
-    check_share,
-    check_tensor,
-    class_row,
-    scalar_tensor,
-)
-from focus.kernels.operators import (
-    cam_entropy_backward_op,
-    cam_entropy_op,
-    class_activation_op,
-    focus_head_backward_op,
-    focus_head_op,
-)
+from focus.kernels import checks, operators, reference
+from focus.kernels.backend import backend_for, form, rows_held
 from focus.kernels.types import (
     CamClass,
     FocusHeadOutput,
     HeadArguments,
     HeadForward,
     Level,
+    Number,
     Reduction,
-    accumulation_dtype,
+    as_tensor,
+    channels_last,
+    empty_features,
 )
 
 
 def cam_entropy(
-    features: Tensor, weight: Tensor, index: Tensor, *, temperature: float | Tensor = 1.0
+    features: Tensor, weight: Tensor, index: Tensor, *, temperature: Number = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """CAM of one class per sample, and its entropy; both differentiable.
+    """Return the CAM of one class per sample, and its entropy; both differentiable.
 
     Args:
         features: ``[B,C,H,W]``, float64, float32, bfloat16 or float16, any strides.
         weight: classifier ``[K,C]``, of any of these types.
         index: class of each sample ``[B]``, int64 in [0, K).
-        temperature: T > 0 of the softmax; a float or a 0-d tensor; no gradient.
+        temperature: T > 0 of the softmax; a float or a tensor of one element; no gradient.
 
     Returns:
         ``cam [B,H,W]``, ``z = sum_c W[index_b,c] F[b,c,p]``, raw and without bias, and
@@ -67,16 +47,14 @@ def cam_entropy(
         IndexError: a class outside [0, K), for CPU tensors. On a GPU, where a check would stop the
             device, that sample becomes NaN.
     """
-    check_features(features, weight)
-    check_index("index", index, features)
-    check_positive("temperature", temperature)
-    scale = scalar_tensor({"temperature": temperature}, features)[0]
-    backend = backend_for(features).name
+    checks.check_cam_entropy(features, weight, index, temperature)
+    backend = _backend(features, 1)
+    if backend != "triton":
+        checks.check_range("index", index, len(weight))
     if backend == "reference":
-        check_range("index", index, len(weight))
-        return reference.cam_entropy(features, weight, index, scale)
+        return reference.cam_entropy(features, weight, index, temperature)
     out: tuple[Tensor, Tensor] = _CamEntropy.apply(  # type: ignore[no-untyped-call]
-        features, weight, index, scale, backend
+        features, weight, index, temperature, backend
     )
     return out
 
@@ -87,15 +65,15 @@ def class_activation(
     bias: Tensor | None,
     classes: Tensor | Sequence[int],
     *,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, and CAM and entropy of several classes per sample, for inference: no gradient.
+    """Return logits, and CAM and entropy of several classes per sample; without gradient.
 
     Args:
         features: ``[B,C,H,W]``, as in :func:`cam_entropy`.
         weight: classifier ``[K,C]``; bias: ``[K]`` or None.
         classes: ``[B,k]`` int64 in [0, K), or k class numbers that serve every sample.
-        temperature: T > 0 of the softmax; a float or a 0-d tensor.
+        temperature: T > 0 of the softmax; a float or a tensor of one element.
 
     Returns:
         ``logits [B,K]``, raw ``cams [B,k,H,W]`` without bias, ``entropy [B,k]`` in [0, 1] (0 when
@@ -103,33 +81,20 @@ def class_activation(
 
     Raises:
         ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers of a sequence are
-            checked on every device, those of a tensor on the CPU; elsewhere, and on the CPU in what
-            torch.compile or torch.export made, a class outside [0, K) gives NaN (but in the
-            reference form, which takes what it gets).
+            checked on every device.
     """
-    check_features(features, weight)
-    check_bias(bias, weight)
-    check_positive("temperature", temperature)
-    if isinstance(classes, Tensor):
-        if classes.dim() != 2 or classes.shape[0] != features.shape[0]:
-            raise ValueError(
-                f"classes must be [B,k] with B = {features.shape[0]}, got {list(classes.shape)}"
-            )
-        check_integer("classes", classes)
-        check_device("classes", classes, features)
-        check_range("classes", classes, len(weight))
-    else:
-        classes = class_row("classes", classes, weight).expand(features.shape[0], -1)
-    scale = scalar_tensor({"temperature": temperature}, features)[0]
-    # Only the Triton form is a registered operator: torch.export can trace the others' torch calls.
-    forms: dict[str, Callable[..., Any]] = {
-        "triton": class_activation_op,
-        "eager": eager.class_activation,
-    }
-    form = forms.get(backend_for(features).name, reference.class_activation)
+    index = checks.check_class_activation(features, weight, bias, classes, temperature)
+    backend = _backend(features, 1)
+    if backend != "triton" and isinstance(classes, Tensor):
+        checks.check_range("classes", classes, len(weight))
     with torch.no_grad():
-        out: tuple[Tensor, Tensor, Tensor] = form(features, weight, bias, classes, scale)
-    return out
+        if backend == "triton" and torch.compiler.is_compiling():
+            scale = as_tensor(temperature, features)
+            return operators.class_activation(features, weight, bias, index, scale)
+        out: tuple[Tensor, Tensor, Tensor] = form(backend, "class_activation")(
+            features, weight, bias, index, temperature
+        )
+        return out
 
 
 def focus_head(
@@ -140,19 +105,19 @@ def focus_head(
     *,
     saliency: Tensor | None = None,
     saliency_mask: Tensor | None = None,
-    entropy_target: float | Tensor | None = None,
-    classification_weight: float | Tensor = 1.0,
-    focus_weight: float | Tensor = 0.0,
-    saliency_weight: float | Tensor = 0.0,
+    entropy_target: Number | None = None,
+    classification_weight: Number = 1.0,
+    focus_weight: Number = 0.0,
+    saliency_weight: Number = 0.0,
     level: Level = "minimize",
     cam_class: CamClass = "true",
-    temperature: float | Tensor = 1.0,
-    label_smoothing: float | Tensor = 0.0,
+    temperature: Number = 1.0,
+    label_smoothing: Number = 0.0,
     class_weight: Tensor | None = None,
     reduction: Reduction = "mean",
     grad_scale: Tensor | None = None,
 ) -> FocusHeadOutput:
-    """Pooling, classifier, cross-entropy, CAM, focus and saliency terms with all gradients.
+    """Pool, classify, and return cross-entropy, focus and saliency terms with all gradients.
 
     ``loss_b = a CE_b + b focus_b + c saliency_b`` with the weights ``classification_weight``,
     ``focus_weight`` and ``saliency_weight``. The formulas stand in :mod:`focus.kernels.reference`;
@@ -162,18 +127,21 @@ def focus_head(
     Args:
         features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
             bfloat16 or float16, any strides.
-        weight: ``[K,C]``; bias: ``[K]`` or None; target: ``[B]`` int64 in [0, K).
+        weight: ``[K,C]``; bias: ``[K]`` or None.
+        target: class numbers ``[B]`` int64 in [0, K), or shares of the classes ``[B,K]`` (mixup,
+            distillation), floating point, taken as they are; no gradient. With shares the CAM is
+            that of the largest, the first of equal ones.
         saliency: human maps ``[B,H,W]`` in [0, 1] on the CAM grid, bool or of a type that features
             may have, taken as they are: stretch each to the whole range; no gradient.
-            saliency_mask: ``[B]`` bool, which samples have a map, and not a constant one; None
-            means all.
-        entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or ``[B]``; no
-            gradient. None means the entropy of the sample's map divided by its sum; then a sample
-            without a map, or with an all-zero one, has no focus term.
+        saliency_mask: ``[B]`` bool, which samples have a map, and not a constant one; None means
+            all.
+        entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or a tensor of one
+            element or ``[B]``; no gradient. None means the entropy of the sample's map divided by
+            its sum; then a sample without a map, or with an all-zero one, has no focus term.
         classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
-            or 0-d tensors (tensors, on the features' device, where the value changes with each
-            step); no gradient. The temperature is above 0 and the smoothing in [0, 1), which, as
-            the range of ``entropy_target``, is checked of floats; the weights may be any number.
+            or tensors of one element (tensors, on the features' device, where the value changes
+            with each step); no gradient. The temperature is above 0, the smoothing in [0, 1), which
+            is checked of floats; the weights may be any number.
         level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
@@ -187,128 +155,72 @@ def focus_head(
             ``grad_scale * upstream * d loss``.
 
     Returns:
-        :class:`FocusHeadOutput`. Only ``loss`` carries gradient. float32; float64 for float64
-        features.
+        :class:`FocusHeadOutput`. ``loss`` and ``logits`` carry gradient. float32; float64 for
+        float64 features.
 
     Raises:
         ValueError, TypeError: shapes, types, devices or options that do not fit.
         IndexError: a target outside [0, K), for CPU tensors. On a GPU that sample becomes NaN.
+        RuntimeError: a second derivative is asked for, which only the reference has.
     """
-    check_features(features, weight)
-    check_bias(bias, weight)
-    check_index("target", target, features)
-    check_choice("level", level, get_args(Level))
-    check_choice("cam_class", cam_class, get_args(CamClass))
-    check_choice("reduction", reduction, get_args(Reduction))
-    check_positive("temperature", temperature)
-    check_share("label_smoothing", label_smoothing, below=True)
-    if cam_class == "contrast" and len(weight) < 2:
-        raise ValueError(f"cam_class 'contrast' needs at least 2 classes, weight has {len(weight)}")
-    batch, grid = features.shape[0], features.shape[2:]
-    if saliency is not None:
-        check_tensor("saliency", saliency, (batch, *grid), features)
-        check_map("saliency", saliency)
-    if saliency_mask is not None:
-        if saliency is None:
-            raise ValueError("saliency_mask says which samples have a map, but saliency is None")
-        check_tensor("saliency_mask", saliency_mask, (batch,), features)
-        if saliency_mask.dtype != torch.bool:
-            raise TypeError(f"saliency_mask must be bool, got {saliency_mask.dtype}")
-    if class_weight is not None:
-        check_tensor("class_weight", class_weight, (len(weight),), features)
-        check_real("class_weight", class_weight)
-    if grad_scale is not None:
-        check_tensor("grad_scale", grad_scale, (), features)
-        check_real("grad_scale", grad_scale)
-    numbers = {
-        "classification_weight": classification_weight,
-        "focus_weight": focus_weight,
-        "saliency_weight": saliency_weight,
-        "temperature": temperature,
-        "label_smoothing": label_smoothing,
-    }
-    count, of_samples = len(numbers), None
-    if entropy_target is not None:
-        check_share("entropy_target", entropy_target)
-        if isinstance(entropy_target, Tensor) and entropy_target.dim():
-            check_tensor("entropy_target", entropy_target, (batch,), features)
-            check_real("entropy_target", entropy_target)
-            of_samples = entropy_target.detach().to(accumulation_dtype(features))
-        else:
-            numbers["entropy_target"] = entropy_target
-    scalars = scalar_tensor(numbers, features)
-    if len(numbers) > count:
-        of_samples = scalars[count].expand(batch)
-    arguments = HeadArguments(
-        scalars=scalars[:count],
-        level=level,
-        cam_class=cam_class,
-        reduction=reduction,
-        saliency=None if saliency is None else saliency.detach(),
-        saliency_mask=saliency_mask,
-        entropy_target=of_samples,
-        class_weight=None if class_weight is None else class_weight.detach(),
-        grad_scale=grad_scale,
-    )
-    backend = backend_for(features).name
+    given = HeadArguments(
+        features, weight, bias, target, saliency, saliency_mask, entropy_target, class_weight,
+        grad_scale, classification_weight, focus_weight, saliency_weight, temperature,
+        label_smoothing, level, cam_class, reduction,
+    )  # fmt: skip
+    checks.check_focus_head(given)
+    backend = _backend(features, len(weight))
+    if backend != "triton" and target.dim() == 1:
+        checks.check_range("target", target, len(weight))
     if backend == "reference":
-        check_range("target", target, len(weight))
-        return reference.focus_head(features, weight, bias, target, arguments)
-    return _focus_head(features, weight, bias, target, arguments, backend)
+        return reference.focus_head(given)
+    need_weight = weight.requires_grad and torch.is_grad_enabled()
+    loss, logits, cam, terms = _FocusHead.apply(  # type: ignore[no-untyped-call]
+        features, weight, bias, given, need_weight, backend
+    )
+    return FocusHeadOutput(loss, logits, cam, *terms.unbind())
 
 
-def _focus_head(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    arguments: HeadArguments,
-    backend: str,
-) -> FocusHeadOutput:
-    # Outside the autograd.Function and without gradient, so that no field but the loss carries any.
-    with torch.no_grad():
-        forward = HeadForward(
-            *focus_head_op(
-                features,
-                weight,
-                bias,
-                target,
-                arguments.saliency,
-                arguments.saliency_mask,
-                arguments.entropy_target,
-                arguments.class_weight,
-                arguments.scalars,
-                arguments.level,
-                arguments.cam_class,
-                arguments.reduction,
-                backend,
-            )
-        )
-        total, *terms = forward.terms.unbind()
-    loss: Tensor = _FocusHead.apply(  # type: ignore[no-untyped-call]
-        features, weight, bias, total, forward, arguments, backend
-    )
-    entropy, classification, focus, saliency = terms
-    return FocusHeadOutput(
-        loss, forward.logits, forward.cam, entropy, classification, focus, saliency
-    )
+def _backend(features: Tensor, classes: int) -> str:
+    """Return the form to take. A graph of torch.compile holds kernels, or the definition itself."""
+    name = backend_for(features).name
+    if name == "triton":
+        held = classes == 1 or classes <= rows_held(features.shape[2] * features.shape[3])
+        return name if held or not torch.compiler.is_compiling() else "reference"
+    return "reference" if torch.compiler.is_compiling() else name
 
 
 class _CamEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
+        ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Number, backend: str
     ) -> tuple[Tensor, Tensor]:
-        cam, entropy = cam_entropy_op(features, weight, index, temperature, backend)
-        ctx.save_for_backward(features, weight, index, temperature, cam)
-        ctx.backend = backend
+        ctx.backend, ctx.temperature = backend, temperature
+        ctx.set_materialize_grads(False)
+        if torch.compiler.is_compiling():
+            cam, entropy = operators.cam_entropy(
+                features, weight, index, as_tensor(temperature, features)
+            )
+        else:
+            cam, entropy = form(backend, "cam_entropy_forward")(
+                features, weight, index, temperature
+            )
+        ctx.save_for_backward(features, weight, index, cam)
         return cam, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[:2]
-        out = cam_entropy_backward_op(*ctx.saved_tensors, *grads, *needs, ctx.backend)
-        return (*_asked_for(out, needs), None, None, None)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[:2]
+        if torch.compiler.is_compiling():
+            scale = as_tensor(ctx.temperature, saved[0])
+            found = operators.cam_entropy_backward(*saved, scale, *grads, *needs)
+            out = tuple(g if need else None for g, need in zip(found, needs, strict=True))
+        else:
+            features, weight, index, cam = saved
+            backward = form(ctx.backend, "cam_entropy_backward")
+            out = backward(features, weight, index, ctx.temperature, cam, *grads, needs)
+        return (*out, None, None, None)
 
 
 class _FocusHead(torch.autograd.Function):
@@ -318,39 +230,49 @@ class _FocusHead(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        total: Tensor,
-        forward: HeadForward,
-        arguments: HeadArguments,
+        given: HeadArguments,
+        need_weight: bool,
         backend: str,
-    ) -> Tensor:
-        ctx.save_for_backward(
-            features,
-            weight,
-            forward.classes,
-            forward.pooled,
-            forward.grad_cam,
-            forward.grad_logits,
-            bias,
-            arguments.grad_scale,
-        )
-        ctx.cam_class, ctx.backend = arguments.cam_class, backend
-        loss = arguments.reduce(total)
-        return loss.clone() if loss is total else loss
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        given = given._replace(features=features, weight=weight, bias=bias)
+        if torch.compiler.is_compiling():
+            numbers = [as_tensor(number, features) for number in given[9:14]]
+            aim = given.entropy_target
+            aim = None if aim is None else as_tensor(aim, features)
+            tensors = (*given[:6], aim, given.class_weight)
+            out = HeadForward(*operators.focus_head(*tensors, numbers, *given[14:], need_weight))
+        else:
+            out = form(backend, "focus_head_forward")(given, need_weight)
+        ctx.save_for_backward(*out[5:], out.classes, weight, bias, given.grad_scale)
+        ctx.like = features.shape, features.dtype, channels_last(features)
+        ctx.contrast = given.cam_class == "contrast"
+        ctx.backend = backend
+        ctx.set_materialize_grads(False)  # zeros for the constants would be launches
+        ctx.mark_non_differentiable(out.cam, out.terms)
+        return out.loss, out.logits, out.cam, out.terms
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, bias, grad_scale = ctx.saved_tensors
-        (upstream,) = grads
-        if grad_scale is not None:
-            upstream = upstream * grad_scale.to(upstream.dtype)
-        upstream = upstream.expand(saved[0].shape[0])
-        needs = ctx.needs_input_grad[:3]
-        out = focus_head_backward_op(*saved, upstream, ctx.cam_class, *needs, ctx.backend, bias)
-        grad_features, grad_weight, grad_bias = _asked_for(out, needs)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        *small, weight, bias, grad_scale = ctx.saved_tensors
+        need_features, *needs = ctx.needs_input_grad[:3]
+        arguments = (*small, weight, *grads[:2], grad_scale, ctx.contrast)
+        if torch.compiler.is_compiling():
+            out, *found = operators.focus_head_backward(
+                *arguments, *ctx.like, need_features, *needs
+            )
+        else:
+            out = empty_features(*ctx.like, weight.device) if need_features else None
+            found = form(ctx.backend, "focus_head_backward")(*arguments, out, tuple(needs))
+        grad_weight, grad_bias = (g if need else None for g, need in zip(found, needs, strict=True))
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_features, grad_weight, grad_bias, None, None, None, None
+        return out if need_features else None, grad_weight, grad_bias, None, None, None
 
 
-def _asked_for(gradients: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "focus.kernels has no second derivative (create_graph=True): "
+            'use_backend("reference") has'
+        )

@@ -1,103 +1,92 @@
-"""The registered operators of ``torch.library``: the operations in their eager and Triton forms.
+"""The kernels as operators of ``torch.library``, for graphs of torch.compile.
 
-``class_activation``, without gradient, is one in Triton only. Operators have shapes for tracing
-but no derivative of their own, so that a second derivative raises instead of being silently wrong.
-Arguments and results are those of the forms, in ``eager`` and ``triton_*``.
+Arguments and results are those of the launchers, but for settings, which are tensors, and gradients
+that nobody asks for, which are empty. An operator has shapes for tracing and no derivative of its
+own.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from focus.kernels import eager
-from focus.kernels.checks import check_range
-from focus.kernels.types import HeadForward, accumulation_dtype, empty_gradient
+from focus.kernels.backend import form
+from focus.kernels.types import (
+    HeadArguments,
+    HeadForward,
+    channels_last,
+    empty_features,
+)
 
 
 @torch.library.custom_op("focus::cam_entropy", mutates_args=())
-def cam_entropy_op(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
+def cam_entropy(
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
-    check_range("index", index, len(weight))
-    forward, _ = cam_entropy_form(backend)
-    cam, entropy = forward(features, weight, index, temperature)
-    return cam, entropy
+    forward = form("triton", "cam_entropy_forward")
+    out: tuple[Tensor, Tensor] = forward(features, weight, index, temperature)
+    return out
 
 
-@cam_entropy_op.register_fake
-def _(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
-    dtype = accumulation_dtype(features)
+@cam_entropy.register_fake
+def _(features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     batch, _, height, width = features.shape
-    return (
-        features.new_empty((batch, height, width), dtype=dtype),
-        features.new_empty((batch,), dtype=dtype),
-    )
+    return _new(features, batch, height, width), _new(features, batch)
 
 
 @torch.library.custom_op("focus::cam_entropy_backward", mutates_args=())
-def cam_entropy_backward_op(
+def cam_entropy_backward(
     features: Tensor,
     weight: Tensor,
     index: Tensor,
-    temperature: Tensor,
     cam: Tensor,
-    grad_cam: Tensor,
-    grad_entropy: Tensor,
+    temperature: Tensor,
+    grad_cam: Tensor | None,
+    grad_entropy: Tensor | None,
     need_features: bool,
     need_weight: bool,
-    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    _, backward = cam_entropy_form(backend)
-    grad_features, grad_weight = backward(
-        features,
-        weight,
-        index,
-        temperature,
-        cam,
-        grad_cam,
-        grad_entropy,
-        (need_features, need_weight),
-    )
-    return _or_empty(grad_features, features), _or_empty(grad_weight, weight)
+    backward, needs = form("triton", "cam_entropy_backward"), (need_features, need_weight)
+    found = backward(features, weight, index, temperature, cam, grad_cam, grad_entropy, needs)
+    return _or_empty(found[0], features), _or_empty(found[1], weight)
 
 
-@cam_entropy_backward_op.register_fake
+@cam_entropy_backward.register_fake
 def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    *_, need_features, need_weight, _ = others
+    like = (features.shape, features.dtype, channels_last(features), features.device)
     return (
-        empty_gradient(features) if need_features else features.new_empty(0),
-        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
+        empty_features(*like) if others[-2] else features.new_empty(0),
+        weight.new_empty(weight.shape if others[-1] else 0),
     )
 
 
 @torch.library.custom_op("focus::class_activation", mutates_args=())
-def class_activation_op(
-    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, temperature: Tensor
+def class_activation(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    classes: Tensor,
+    temperature: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from focus.kernels import triton_cam_entropy
+    call = form("triton", "class_activation")
+    out: tuple[Tensor, Tensor, Tensor] = call(features, weight, bias, classes, temperature)
+    return out
 
-    return triton_cam_entropy.class_activation(features, weight, bias, classes, temperature)
 
-
-@class_activation_op.register_fake
+@class_activation.register_fake
 def _(
-    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, temperature: Tensor
+    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = accumulation_dtype(features)
-    batch, _, height, width = features.shape
     return (
-        features.new_empty((batch, len(weight)), dtype=dtype),
-        features.new_empty((*classes.shape, height, width), dtype=dtype),
-        features.new_empty(classes.shape, dtype=dtype),
+        _new(features, len(features), len(weight)),
+        _new(features, *classes.shape, *features.shape[2:]),
+        _new(features, *classes.shape),
     )
 
 
 @torch.library.custom_op("focus::focus_head", mutates_args=())
-def focus_head_op(
+def focus_head(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -106,115 +95,82 @@ def focus_head_op(
     saliency_mask: Tensor | None,
     entropy_target: Tensor | None,
     class_weight: Tensor | None,
-    scalars: Tensor,
+    numbers: Sequence[Tensor],
     level: str,
     cam_class: str,
     reduction: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_range("target", target, len(weight))
-    forward, _ = focus_head_form(backend)
-    out: HeadForward = forward(
-        features,
-        weight,
-        bias,
-        target,
-        saliency,
-        saliency_mask,
-        entropy_target,
-        class_weight,
-        scalars,
-        level,
-        cam_class,
-        reduction,
-    )
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    options: list[Any] = [class_weight, None, *numbers, level, cam_class, reduction]
+    tensors = (features, weight, bias, target, saliency, saliency_mask, entropy_target)
+    given = HeadArguments(*tensors, *options)
+    out: HeadForward = form("triton", "focus_head_forward")(given, need_weight)
     return out
 
 
-@focus_head_op.register_fake
+@focus_head.register_fake
 def _(
     features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
 ) -> tuple[Tensor, ...]:
-    dtype = accumulation_dtype(features)
-    batch, channels, height, width = features.shape
-    *_, backend = others
+    *_, reduction, need_weight = others
+    (batch, channels, height, width), classes = features.shape, len(weight)
+    kept = (batch, channels) if need_weight else (0,)
     return HeadForward(
-        terms=features.new_empty((5, batch), dtype=dtype),
-        logits=features.new_empty((batch, len(weight)), dtype=dtype),
-        cam=features.new_empty((batch, height, width), dtype=dtype),
-        classes=target.new_empty((batch,)),
-        pooled=features.new_empty((batch, channels) if backend == "eager" else (0,), dtype=dtype),
-        grad_cam=features.new_empty((batch, height * width), dtype=dtype),
-        grad_logits=features.new_empty((batch, len(weight)), dtype=dtype),
+        loss=_new(features, *((batch,) if reduction == "none" else ())),
+        logits=_new(features, batch, classes),
+        cam=_new(features, batch, height, width),
+        terms=_new(features, 4, batch),
+        classes=features.new_empty(batch, dtype=torch.int64),
+        grad_cam=_new(features, batch, height * width),
+        grad_logits=_new(features, batch, classes),
+        pooled=_new(features, *kept),
+        projected=_new(features, *kept),
     )
 
 
 @torch.library.custom_op("focus::focus_head_backward", mutates_args=())
-def focus_head_backward_op(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    pooled: Tensor,
+def focus_head_backward(
     grad_cam: Tensor,
     grad_logits: Tensor,
-    upstream: Tensor,
-    cam_class: str,
+    pooled: Tensor,
+    projected: Tensor,
+    classes: Tensor,
+    weight: Tensor,
+    upstream: Tensor | None,
+    upstream_logits: Tensor | None,
+    grad_scale: Tensor | None,
+    contrast: bool,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    last: bool,
     need_features: bool,
     need_weight: bool,
     need_bias: bool,
-    backend: str,
-    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # The gradients depend on the bias, through the logits', and are not made of it: it is here for
-    # a second derivative by it alone to raise as well.
-    _, backward = focus_head_form(backend)
-    grad_features, grad_weight, grad_bias = backward(
-        features,
-        weight,
-        index,
-        pooled,
-        grad_cam,
-        grad_logits,
-        upstream,
-        cam_class,
-        (need_features, need_weight, need_bias),
-    )
+    out = empty_features(shape, dtype, last, weight.device) if need_features else None
+    grad_weight, grad_bias = form("triton", "focus_head_backward")(
+        grad_cam, grad_logits, pooled, projected, classes, weight, upstream, upstream_logits,
+        grad_scale, contrast, out, (need_weight, need_bias),
+    )  # fmt: skip
+    found = zip((out, grad_weight, grad_bias), (grad_cam, weight, grad_logits), strict=True)
+    grad_features, grad_weight, grad_bias = (_or_empty(*each) for each in found)
+    return grad_features, grad_weight, grad_bias
+
+
+@focus_head_backward.register_fake
+def _(grad_cam: Tensor, grad_logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    weight = others[3]
+    *like, need_features, need_weight, need_bias = others[-6:]
     return (
-        _or_empty(grad_features, features),
-        _or_empty(grad_weight, weight),
-        _or_empty(grad_bias, grad_logits),
+        empty_features(*like, weight.device) if need_features else grad_cam.new_empty(0),
+        weight.new_empty(weight.shape if need_weight else 0),
+        grad_logits.new_empty(len(weight) if need_bias else 0),
     )
 
 
-@focus_head_backward_op.register_fake
-def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, grad_logits, _, _, need_features, need_weight, need_bias, _, _ = others
-    return (
-        empty_gradient(features) if need_features else features.new_empty(0),
-        weight.new_empty(weight.shape) if need_weight else weight.new_empty(0),
-        grad_logits.new_empty(len(weight)) if need_bias else grad_logits.new_empty(0),
-    )
-
-
-def cam_entropy_form(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of ``cam_entropy`` on a backend."""
-    if backend == "triton":
-        # Imported on first use: a machine without triton has everything else.
-        from focus.kernels import triton_cam_entropy
-
-        return triton_cam_entropy.cam_entropy_forward, triton_cam_entropy.cam_entropy_backward
-    return eager.cam_entropy_forward, eager.cam_entropy_backward
-
-
-def focus_head_form(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of ``focus_head`` on a backend."""
-    if backend == "triton":
-        from focus.kernels import triton_focus_head
-
-        return triton_focus_head.focus_head_forward, triton_focus_head.focus_head_backward
-    return eager.focus_head_forward, eager.focus_head_backward
+def _new(features: Tensor, *shape: int) -> Tensor:
+    return features.new_empty(shape, dtype=torch.float32)
 
 
 def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
-    """Operators cannot return None: an empty tensor stands for a gradient not asked for."""
     return like.new_empty(0) if grad is None else grad

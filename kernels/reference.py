@@ -1,7 +1,7 @@
-"""The definitions, in plain torch: the oracle that every other form is tested against.
+"""Definitions in plain torch: the oracle that every other form is tested against.
 
-Features ``F [B,C,H,W]``, classifier ``W [K,C]``, bias ``b [K]``, target ``t [B]``; p runs over the
-``H*W`` cells.
+Features ``F [B,C,H,W]``, classifier ``W [K,C]``, bias ``b [K]``, target ``t [B]`` or shares
+``[B,K]``; p runs over the ``H*W`` cells.
 
     V[b,c]     = W[y_b,c]                                  (class y_b), or for the contrast CAM
                  W[y_b,c] - mean of the other rows of W
@@ -32,11 +32,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from focus.kernels.types import (
+    FLAT_STEPS,
     FocusHeadOutput,
     HeadArguments,
+    Number,
     accumulation_dtype,
-    flat_threshold,
-    inverse_log_of,
+    flat_floor,
+    inverse_log,
+    linear,
     without_autocast,
 )
 
@@ -59,43 +62,63 @@ def _scale_gradient(tensor: Tensor, scale: Tensor) -> Tensor:
 
 
 def class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
-    """``V [B,C]``: the row of each sample's class, minus the mean of the others if ``contrast``."""
+    """Return ``V [B,C]``: the row of each class, minus the mean of the others if ``contrast``."""
     rows = weight[index]
     if not contrast:
         return rows
     return rows - (weight.sum(0) - rows) / (weight.shape[0] - 1)
 
 
-def normalised_entropy(cam: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
-    """``h`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1]; 0 when P is 1."""
-    log_p = functional.log_softmax(cam / temperature, dim=-1)
-    return 0.0 - (log_p.exp() * log_p).sum(-1) * inverse_log_of(cam)  # of one cell 0, not -0
+def normalised_entropy(cam: Tensor, temperature: Number = 1.0) -> Tensor:
+    """Return ``h`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1]; 0 when P is 1."""
+    shifted = (cam - cam.detach().amax(-1, keepdim=True)) / temperature
+    # No 0 * -inf where a finite CAM spans more than the type's range; NaN stays.
+    log_p = torch.where(shifted < -1e30, -1e30, shifted).log_softmax(-1)
+    return 0.0 - (log_p.exp() * log_p).sum(-1) * _inverse_log(cam)  # 0 of one cell, not -0
 
 
 def map_entropy(saliency: Tensor) -> Tensor:
-    """``h*`` of maps ``[..., P]`` divided by their sum, with 0 log 0 = 0; 0 for an all-zero map.
+    """Return ``h*`` of maps ``[..., P]`` divided by their sum; 0 for an all-zero map.
 
     A cell just below 0, as bicubic resizing leaves it, counts as 0.
     """
     total = saliency.sum(-1, keepdim=True)
     share = (saliency / torch.where(total > 0, total, 1)).clamp_min(0)
     entropy: Tensor = torch.special.entr(share).sum(-1)
-    return entropy * inverse_log_of(saliency)
+    return entropy * _inverse_log(saliency)
 
 
 def minmax(cam: Tensor) -> Tensor:
-    """CAMs ``[..., P]`` scaled to [0, 1]; a flat one (see ``flat_threshold``) becomes 0."""
-    low, high = cam.amin(-1, keepdim=True), cam.amax(-1, keepdim=True)
-    flat = (high - low).detach() <= flat_threshold(cam.detach())
-    scaled: Tensor = torch.where(flat, 0, (cam - low) / torch.where(flat, 1, high - low))
+    """Return CAMs ``[..., P]`` scaled to [0, 1]; a flat one becomes 0.
+
+    A CAM is flat if ``max - min <= 64 eps max|z|``. A test for ``max == min`` would not do: cells
+    summed in different orders differ by rounding, and the gradient would explode.
+    """
+    half = cam / 2  # the range of the halves cannot overflow
+    low, high = half.amin(-1, keepdim=True), half.amax(-1, keepdim=True)
+    relative = FLAT_STEPS * torch.finfo(cam.dtype).eps * half.detach().abs().amax(-1, keepdim=True)
+    flat = (high - low).detach() <= relative.clamp_min(flat_floor(cam.dtype) / 2)
+    scaled: Tensor = torch.where(flat, 0, (half - low) / torch.where(flat, 1, high - low))
     return scaled
+
+
+def _inverse_log(cam: Tensor) -> float | Tensor:
+    """Return ``1 / log(P)``, which scales entropies of ``[..., P]`` to [0, 1]; 0 for one cell.
+
+    A tensor where torch.compile or torch.export trace: a float of a symbolic size would tie the
+    graph to one number of cells.
+    """
+    cells = cam.shape[-1]
+    if torch.compiler.is_compiling() and cells > 1:
+        return cam.new_full((), cells).log().reciprocal()
+    return inverse_log(cells)
 
 
 @without_autocast
 def cam_entropy(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor]:
-    """Raw CAM ``[B,H,W]`` and entropy ``[B]`` of class ``index [B]``."""
+    """Return raw CAMs ``[B,H,W]`` and entropies ``[B]`` of class ``index [B]``."""
     dtype = accumulation_dtype(features)
     vectors = class_vectors(weight.to(dtype), index, contrast=False)
     cam = torch.einsum("bc,bchw->bhw", vectors, features.to(dtype))
@@ -104,90 +127,90 @@ def cam_entropy(
 
 @without_autocast
 def class_activation(
-    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, temperature: Tensor
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    classes: Tensor,
+    temperature: Number,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]`` of ``classes [B,k]``."""
+    """Return logits ``[B,K]``, raw CAMs ``[B,k,H,W]``, entropies ``[B,k]`` of ``classes [B,k]``."""
     dtype = accumulation_dtype(features)
     features, weight = features.to(dtype), weight.to(dtype)
-    logits = _logits(features, weight, None if bias is None else bias.to(dtype))
+    logits = _logits(features, weight, bias)
     cams = torch.einsum("bkc,bchw->bkhw", weight[classes], features)
     return logits, cams, normalised_entropy(cams.flatten(2), temperature)
 
 
 @without_autocast
-def focus_head(
-    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, arguments: HeadArguments
-) -> FocusHeadOutput:
-    """The whole head; see :func:`focus.kernels.focus_head`."""
-    a, b, c, temperature, smoothing = arguments.scalars.unbind()
-    dtype = accumulation_dtype(features)
-    features, weight = features.to(dtype), weight.to(dtype)
-    bias = None if bias is None else bias.to(dtype)
-    if arguments.grad_scale is not None:
-        features = _scale_gradient(features, arguments.grad_scale)
-        weight = _scale_gradient(weight, arguments.grad_scale)
-        bias = None if bias is None else _scale_gradient(bias, arguments.grad_scale)
-
+def focus_head(given: HeadArguments) -> FocusHeadOutput:
+    """Return the whole head; see :func:`focus.kernels.focus_head`."""
+    constants = (x.detach() if isinstance(x, Tensor) else x for x in given[3:])
+    given = HeadArguments(*given[:3], *constants)  # type: ignore[arg-type]
+    dtype = accumulation_dtype(given.features)
+    features, weight, bias = given.features.to(dtype), given.weight.to(dtype), given.bias
+    if (scale := given.grad_scale) is not None:
+        features, weight = (_scale_gradient(x, scale) for x in (features, weight))
+        bias = None if bias is None else _scale_gradient(bias, scale)
     logits = _logits(features, weight, bias)
-    classification = _cross_entropy(logits, target, arguments.class_weight, smoothing)
-
-    index = logits.argmax(1) if arguments.cam_class == "predicted" else target
-    vectors = class_vectors(weight, index, arguments.cam_class == "contrast")
+    by = logits if given.cam_class == "predicted" else shares(given.target, logits)
+    vectors = class_vectors(weight, by.argmax(1), given.cam_class == "contrast")
     cam = torch.einsum("bc,bchw->bhw", vectors, features)
-    cells = cam.flatten(1)
-    entropy = normalised_entropy(cells, temperature)
+    total, *terms = losses(cam.flatten(1), logits, given)
+    loss = reduce(total, given.reduction)
+    return FocusHeadOutput(loss, logits, cam.detach(), *(term.detach() for term in terms))
+
+
+def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, ...]:
+    """Return losses ``[B]`` of CAMs ``[B,P]`` and logits ``[B,K]``, then their terms.
+
+    The terms ``[B]`` are entropy, cross-entropy, focus and saliency.
+    """
+    smoothed = (1 - given.label_smoothing) * shares(given.target, logits)
+    smoothed = smoothed + given.label_smoothing / logits.shape[1]
+    if given.class_weight is not None:
+        smoothed = smoothed * given.class_weight.to(logits.dtype)
+    log_p = functional.log_softmax(logits, 1)
+    # A share of 0 is no term at all, also where its log-probability is -inf.
+    classification = -torch.where(smoothed == 0, 0, smoothed * log_p).sum(1)
+
+    entropy = normalised_entropy(cam, given.temperature)
     zero = torch.zeros_like(entropy)
-
-    saliency = arguments.saliency
-    if saliency is None:
-        saliency_term, map_target, has_target = zero, zero, zero > 0
-    else:
-        human = saliency.to(dtype).flatten(1)
-        present = torch.ones_like(zero, dtype=torch.bool)
-        if arguments.saliency_mask is not None:
-            present = arguments.saliency_mask
+    saliency, map_target, has_target = zero, zero, zero > 0
+    if given.saliency is not None:
+        human = given.saliency.to(cam.dtype).flatten(1)
+        present = zero == 0 if given.saliency_mask is None else given.saliency_mask
         human = torch.where(present[:, None], human, 0)
-        error = (minmax(cells) - human).square().mean(1)
-        saliency_term = torch.where(present, error, 0)
+        saliency = torch.where(present, (minmax(cam) - human).square().mean(1), 0)
         map_target, has_target = map_entropy(human), human.sum(1) > 0
-    if arguments.entropy_target is not None:
-        map_target, has_target = arguments.entropy_target.expand_as(zero), zero == 0
+    if given.entropy_target is not None:
+        map_target, has_target = zero + given.entropy_target, zero == 0
 
-    if arguments.level == "minimize":
+    focus = zero
+    if given.level == "minimize":
         focus = entropy
-    elif arguments.level == "match":
-        focus = torch.where(has_target, (entropy - map_target).abs(), 0)
-    elif arguments.level == "hinge":
-        focus = torch.where(has_target, (entropy - map_target).relu(), 0)
-    else:
-        focus = zero
+    elif given.level != "none":
+        excess = entropy - map_target
+        excess = excess.relu() if given.level == "hinge" else excess.abs()
+        focus = torch.where(has_target, excess, 0)
 
-    total = a * classification + b * focus + c * saliency_term
-    return FocusHeadOutput(
-        arguments.reduce(total),
-        logits.detach(),
-        cam.detach(),
-        entropy.detach(),
-        classification.detach(),
-        focus.detach(),
-        saliency_term.detach(),
-    )
+    a, b, c = given.classification_weight, given.focus_weight, given.saliency_weight
+    total = a * classification + b * focus + c * saliency
+    return total, entropy, classification, focus, saliency
+
+
+def shares(target: Tensor, logits: Tensor) -> Tensor:
+    """Return the share of each class ``[B,K]`` in the target, in the type of the logits."""
+    if target.dim() == 2:
+        return target.to(logits.dtype)
+    return functional.one_hot(target, logits.shape[1]).to(logits.dtype)
+
+
+def reduce(total: Tensor, reduction: str) -> Tensor:
+    """Return the loss of losses ``[B]``. "mean" divides by B; an empty batch gives 0."""
+    if reduction == "none":
+        return total
+    return total.mean() if reduction == "mean" and len(total) else total.sum()
 
 
 def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = features.mean((2, 3)) @ weight.T
-    return logits if bias is None else logits + bias
-
-
-def _cross_entropy(
-    logits: Tensor, target: Tensor, class_weight: Tensor | None, smoothing: Tensor
-) -> Tensor:
-    """torch's unreduced cross-entropy ``[B]``, with the smoothing as a tensor."""
-    log_p = functional.log_softmax(logits, 1)
-    k = logits.shape[1]
-    if class_weight is None:
-        hard = -log_p.gather(1, target[:, None])[:, 0]
-        return (1 - smoothing) * hard - smoothing / k * log_p.sum(1)
-    class_weight = class_weight.to(logits.dtype)
-    hard = -(class_weight[target]) * log_p.gather(1, target[:, None])[:, 0]
-    return (1 - smoothing) * hard - smoothing / k * (class_weight * log_p).sum(1)
+    return linear(features.mean((2, 3)), weight, bias)

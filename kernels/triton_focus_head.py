@@ -1,361 +1,490 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""``focus_head`` in Triton: forward reads F once, backward reads it once and writes dF.
+"""``focus_head`` in Triton: forward reads F once, backward writes dF; no more of that size.
 
-Up to 4 classes. Pooling, classifier and CAM are one product, so the forward needs the class maps
-and nothing else of F:
+F [B,C,P] are the features (P = HW cells), W [K,C] and bias [K] the classifier.
 
-    m[b,k,p]    = sum_c W[k,c] F[b,c,p]
-    logits[b,k] = mean_p m[b,k,p] + bias[k]
-    z[b,p]      = sum_k a[b,k] m[b,k,p]          a: one-hot of y_b, or (contrast) 1 and -1/(K-1)
+    m[k,p]  = sum_c W[k,c] F[c,p]          class maps
+    logits  = mean_p m + bias              pooling and classifier
+    z[p]    = sum_k a[k] m[k,p]            the CAM; a is one-hot of y, or (contrast) 1 and -1/(K-1)
+    loss    = w_ce CE(logits) + w_focus focus(h(z)) + w_sal mean_p (minmax(z) - S)^2
 
-More classes. One read of F leaves the pooled features and the CAM; the logits are a matrix product
-of the former. Only the predicted class is not known before its logits: its CAM takes a read more.
+With g = dloss/dz [P], d = dloss/dlogits [K], s [B] the upstream gradient of the loss and e [B,K]
+that of the logits, the features' gradient has rank two, and the classifier's needs two sums of F:
 
-In either case one small launch makes all terms of the loss and their gradients by z and by the
-logits, and backward (``triton_gradient``) does the rest. dF is written there and not in forward,
-since there the upstream gradient is known: one other than 1, or one that differs per sample, costs
-nothing and is rounded once.
+    dF[c,p] = s V[c] g[p] + v[c]           V = sum_k a[k] W[k],  v = sum_k (s d[k] + e[k]) W[k] / P
+    dW[k,c] = sum_b s a[k] u[c] + (s d[k] + e[k]) f[c]
+              u = sum_p g[p] F[c,p],  f = mean_p F[c,p]
+
+Forward leaves f and u [B,C], so that backward never reads F: s is exact per sample, costs no pass
+and is rounded once, and F may be freed. The program that has a sample's maps makes all terms and
+reads the sample again, from the cache, for u. Several programs may share a sample's channels; the
+last to arrive goes on (:mod:`focus.kernels.triton_cam`).
+
+A program holds the maps of up to 16 classes. With more, F is read once for pooled features and CAM,
+and the rest is torch's: see :func:`focus_head_forward`.
 """
+
+import functools
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.triton_cam_entropy import entropy_and_slope
-from focus.kernels.triton_gradient import gradients
-from focus.kernels.triton_maps import FUSED_CLASSES, class_maps
-from focus.kernels.triton_target import small_options, triton_type
-from focus.kernels.triton_tiles import padded
-from focus.kernels.types import (
-    FLAT_STEPS,
-    CamClass,
-    HeadForward,
-    Level,
-    MapGradients,
-    Reduction,
-    accumulation_dtype,
-    flat_floor,
-    inverse_log,
-    linear,
-    without_autocast,
+from focus.kernels import eager
+from focus.kernels.backend import rows_held
+from focus.kernels.triton_cam import (
+    Tiles,
+    activations,
+    arrives_last,
+    dense,
+    dense_cells,
+    entropy_and_slope,
+    number,
+    on_device,
+    splits_of,
+    tickets,
+    tile_pointers,
+    tiles,
+)
+from focus.kernels.types import FLAT_STEPS, HeadArguments, HeadForward, flat_floor, inverse_log
+
+FLAT = FLAT_STEPS * torch.finfo(torch.float32).eps
+FLOOR = flat_floor(torch.float32)
+BLOCK_W = 32
+"""Channels of dW in a program."""
+# The tiles of a backward that writes no dF.
+NOWHERE = Tiles(
+    0,
+    0,
+    {"STRIDE_C": 1, "P": 1, "BLOCK_C": 2, "BLOCK_P": 2, "BLOCK_K": 16}
+    | {"num_warps": 8, "enable_fp_fusion": False},
+    0,
 )
 
 
 @triton.jit
-def _first_largest(logits, k, real, L: tl.constexpr):
-    """torch's argmax of logits [L], to which NaN is the largest; Triton's does not look at NaN."""
-    is_nan = real & (logits != logits)
-    known = tl.where(real & (logits == logits), logits, float("-inf"))
-    largest = real & (logits == tl.max(known, 0))
-    largest = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, is_nan, largest)
-    return tl.min(tl.where(largest, k, L), 0)
+def _direction(k, y, K: tl.constexpr, CONTRAST: tl.constexpr):
+    """a [BLOCK_K]: the class maps that make the CAM of class y."""
+    others = tl.where(k < K, -1.0 / (K - 1), 0.0) if CONTRAST else 0.0
+    return tl.where(k == y, 1.0, others)
+
+
+@triton.jit
+def _combine(a, x):
+    """sum_k a[k] x[k,:]; a class with a = 0 has no part, not even NaN."""
+    return tl.sum(tl.where(a[:, None] != 0, a[:, None] * x, 0), 0)
+
+
+@triton.jit
+def _first_largest(x, k, real, K: tl.constexpr):
+    """torch's argmax of x [BLOCK_K], to which NaN is the largest; Triton's does not look at NaN."""
+    is_nan = real & (x != x)
+    top = tl.max(tl.where(real & (x == x), x, -float("inf")), 0)
+    largest = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, is_nan, real & (x == top))
+    return tl.min(tl.where(largest, k, K - 1), 0)
 
 
 @triton.jit
 def _cross_entropy(logits, share, hot, real):
-    """Cross-entropy of logits [L], each class with a share of the target; its gradient [L]."""
-    top = tl.max(tl.where(real, logits, float("-inf")), 0)
-    shifted = tl.where(real, logits - top, 0)
-    exps = tl.where(real, tl.exp(shifted), 0)
-    normaliser = tl.sum(exps, 0)
-    log_p = shifted - tl.log(normaliser)
+    """CE of logits [BLOCK_K] against shares of the classes, and d.
+
+    d of the target is minus the sum of the others: p - 1 has no digits where p is near 1.
+    """
+    s = logits - tl.max(tl.where(real, logits, -float("inf")), 0)
+    s = tl.where(real, s, 0)
+    e = tl.where(real, tl.exp(s), 0)
+    total = tl.sum(e, 0)
     # A share of 0 is no term at all, also where its log-probability is -inf.
-    term = -tl.sum(tl.where(share == 0, 0, share * log_p), 0)
-    grad = tl.where(real, exps / normaliser * tl.sum(share, 0) - share, 0)
-    # The row's sum is 0: minus the sum of the others keeps digits where p is near 1.
-    return term, tl.where(hot, -tl.sum(tl.where(hot, 0, grad), 0), grad)
+    term = -tl.sum(tl.where(share == 0, 0, share * (s - tl.log(total))), 0)
+    d = tl.where(real, e / total * tl.sum(share, 0) - share, 0)
+    return term, tl.where(hot, -tl.sum(tl.where(hot, 0, d), 0), d)
 
 
 @triton.jit
-def _focus(entropy, excess, LEVEL: tl.constexpr):
-    """The focus term, and its derivative by the entropy, which exceeds its target by ``excess``."""
-    term = tl.zeros_like(entropy)
-    sign = tl.zeros_like(entropy)
+def _map_entropy(human, INVERSE_LOG: tl.constexpr):
+    """Entropy of a human map [BLOCK_P] divided by its sum, and whether there is one."""
+    mass = tl.sum(human, 0)
+    q = human / tl.where(mass > 0, mass, 1)
+    q_log_q = tl.where(q > 0, q * tl.log(tl.where(q > 0, q, 1)), 0)
+    return -tl.sum(q_log_q, 0) * INVERSE_LOG, mass > 0
+
+
+@triton.jit
+def _focus(h, excess, LEVEL: tl.constexpr):
+    """The focus term of an entropy that exceeds its target by ``excess``, and its derivative."""
+    term, sign = tl.full((), 0, tl.float32), tl.full((), 0, tl.float32)
     if LEVEL == "minimize":
-        term = entropy
-        sign += 1
-    if LEVEL == "hinge":
-        # Written so that NaN stays visible.
-        term = tl.where(excess <= 0, 0, excess)
-        sign = tl.where(excess > 0, 1.0, 0.0).to(entropy.dtype)
-    if LEVEL == "match":
-        term = tl.abs(excess)
-        sign = tl.where(excess > 0, 1.0, tl.where(excess < 0, -1.0, 0.0)).to(entropy.dtype)
+        term, sign = h, sign + 1
+    elif LEVEL != "none":
+        sign = tl.where(excess > 0, 1.0, 0.0)
+        if LEVEL == "match":
+            sign = tl.where(excess < 0, -1.0, sign)
+        term = tl.where(excess == excess, sign * excess, excess)  # NaN stays visible
     return term, sign
 
 
 @triton.jit
-def _saliency(
-    z, human, inside, FLAT_RANGE: tl.constexpr, FLAT_FLOOR: tl.constexpr, CELLS: tl.constexpr
-):
-    """Mean square of the min-max normalised CAM against the human map, and its gradient by z."""
+def _saliency(z, human, inside, P: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr):
+    """mean_p (mu - S)^2 with mu = (z - low) / (high - low), and its gradient by z.
+
+    Ties share evenly, as torch's amin; a flat z has no gradient.
+    """
     half = z / 2  # the range of the halves cannot overflow
     low = tl.min(tl.where(inside, half, float("inf")), 0)
-    high = tl.max(tl.where(inside, half, float("-inf")), 0)
-    largest = tl.max(tl.where(inside, tl.abs(half), 0), 0)
-    flat = (high - low) <= tl.maximum(FLAT_RANGE * largest, FLAT_FLOOR / 2)
+    high = tl.max(tl.where(inside, half, -float("inf")), 0)
+    flat = high - low <= tl.maximum(FLAT * tl.maximum(tl.abs(low), tl.abs(high)), FLOOR / 2)
     span = tl.where(flat, 1, high - low)
-    # NaN has no minimum here, and so no range, but is not flat.
-    scaled = tl.where(flat, tl.where(half == half, 0, half), (half - low) / span)
-    scaled = tl.where(inside, scaled, 0)
-    error = tl.where(inside, scaled - human, 0)
-    term = tl.sum(error * error, 0) / CELLS
-    slope = error * (2 / CELLS)
-    at_low = tl.where(inside & (half == low), 1.0, 0.0).to(z.dtype)
-    at_high = tl.where(inside & (half == high), 1.0, 0.0).to(z.dtype)
-    by_high = tl.sum(slope * scaled, 0)
+    mu = tl.where(inside, tl.where(flat, tl.where(half == half, 0, half), (half - low) / span), 0)
+    error = tl.where(inside, mu - human, 0)
+    slope = error * (2 / P)
+    at_low = tl.where(inside & (half == low), 1.0, 0.0)
+    at_high = tl.where(inside & (half == high), 1.0, 0.0)
+    by_high = tl.sum(slope * mu, 0)
     by_low = tl.sum(slope, 0) - by_high
     slope -= at_low * (by_low / tl.sum(at_low, 0)) + at_high * (by_high / tl.sum(at_high, 0))
-    return term, tl.where(flat, 0, slope / (2 * span))
+    return tl.sum(error * error, 0) / P, tl.where(flat, 0, slope / (2 * span))
 
 
 @triton.jit
-def _terms_kernel(
-    maps_ptr,
-    bias_ptr,
-    target_ptr,
-    saliency_ptr,
-    saliency_mask_ptr,
-    entropy_target_ptr,
-    class_weight_ptr,
-    scalars_ptr,
-    terms_ptr,
-    logits_ptr,
-    cam_ptr,
-    classes_ptr,
-    grad_cam_ptr,
-    grad_logits_ptr,
-    stride_h,
-    batch,
-    classes,
-    splits,
-    ACC: tl.constexpr,
-    FROM_MAPS: tl.constexpr,
-    LEVEL: tl.constexpr,
-    CAM_CLASS: tl.constexpr,
-    MEAN: tl.constexpr,
-    INVERSE_LOG: tl.constexpr,
-    FLAT_RANGE: tl.constexpr,
-    FLAT_FLOOR: tl.constexpr,
-    CELLS: tl.constexpr,
-    L: tl.constexpr,
-):
-    """One sample: all terms, g and d from the partial maps [B,S,rows,HW].
+def _head(
+    loss_ptr, logits_ptr, cam_ptr, terms_ptr, classes_ptr, grad_cam_ptr, grad_logits_ptr,
+    pooled_ptr, projected_ptr, x_ptr, w_ptr, bias_ptr, target_ptr, saliency_ptr, mask_ptr,
+    entropy_target, class_weight_ptr, weight_ce, weight_focus, weight_saliency, temperature,
+    smoothing, partial_ptr, totals_ptr, ticket_ptr, stride_xb, stride_xp, stride_wk, stride_h,
+    batch, channels, STRIDE_C: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+    INVERSE_LOG: tl.constexpr, LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr,
+    REDUCTION: tl.constexpr, SOFT: tl.constexpr, SPLITS: tl.constexpr, FLAT: tl.constexpr,
+    FLOOR: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Program (split, b): all of a sample, but for the channels of other splits."""
+    split, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    k, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
+    real, inside = k < K, p < P
 
-    FROM_MAPS: the rows are the classes, and logits and class are written. Else the logits are
-    given, with the predicted class, and the one row is the CAM. scalars [5]: weights of the three
-    terms, temperature, label smoothing. INVERSE_LOG is 1 / log(HW), FLAT_RANGE 64 eps, FLAT_FLOOR
-    the flat_floor. terms [5,B]: total, entropy, classification, focus, saliency. logits,
-    grad_logits [B,K]; cam, grad_cam, saliency [B,HW]; classes, target [B]. MEAN: the gradients are
-    of the total's mean, not its sum.
-    """
-    b = tl.program_id(0)
-    k = tl.arange(0, L)
-    p = tl.arange(0, padded(CELLS))
-    real = k < classes
-    inside = p < CELLS
-    sample_k = b.to(tl.int64) * classes + k
-    sample_p = b.to(tl.int64) * CELLS + p
-    weight_ce = tl.load(scalars_ptr)
-    weight_focus = tl.load(scalars_ptr + 1)
-    weight_saliency = tl.load(scalars_ptr + 2)
-    temperature = tl.load(scalars_ptr + 3)
-    smoothing = tl.load(scalars_ptr + 4)
-    t = tl.load(target_ptr + b)
-
-    # Logits, and the CAM of the class.
-    if FROM_MAPS:
-        maps = tl.zeros((L, padded(CELLS)), ACC)
-        for s in range(splits):
-            row = (b.to(tl.int64) * splits + s) * classes + k
-            maps += tl.load(
-                maps_ptr + row[:, None] * CELLS + p[None, :],
-                mask=real[:, None] & inside[None, :],
-                other=0,
-            )
-        logits = tl.sum(maps, 1) / CELLS
+    # F for the first time: class maps, and the pooled features.
+    per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), SPLITS) * BLOCK_C
+    maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
+    for c0 in range(split * per_split, tl.minimum((split + 1) * per_split, channels), BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        pointers, mask = tile_pointers(x_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P)
+        x = tl.load(pointers, mask, 0).to(tl.float32)
+        for i in tl.static_range(K):
+            row = w_ptr + tl.full((), i, tl.int64) * stride_wk
+            w = tl.load(row + c, c < channels, 0).to(tl.float32)
+            maps += tl.where((k == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
+        if pooled_ptr is not None:
+            tl.store(pooled_ptr + b * channels + c, tl.sum(x, 1) / P, c < channels)
+    last = True
+    if SPLITS > 1:
+        place = partial_ptr + (b * SPLITS * K + k)[:, None] * P + p[None, :]
+        keep = real[:, None] & inside[None, :]
+        tl.store(place + split * K * P, maps, keep)
+        last = arrives_last(ticket_ptr + 1 + b, SPLITS)
+        if last:
+            maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
+            for other in range(SPLITS):
+                maps += tl.load(place + other * K * P, keep, 0, cache_modifier=".cg")
+    if last:
+        # Logits, the shares of the classes in the target, and the CAM.
+        logits = tl.sum(maps, 1) / P
         if bias_ptr is not None:
-            logits += tl.load(bias_ptr + k, mask=real, other=0).to(ACC)
-        y = _first_largest(logits, k, real, L).to(t.dtype) if CAM_CLASS == "predicted" else t
-        chosen = (k == y)[:, None]
-        if CAM_CLASS == "contrast":
-            others = 1 / (classes - 1).to(ACC)
-            z = tl.sum(tl.where(chosen, maps, -others * maps), 0)
+            logits += tl.load(bias_ptr + k, real, 0).to(tl.float32)
+        if SOFT:
+            share = tl.load(target_ptr + b * K + k, real, 0).to(tl.float32)
+            t = _first_largest(share, k, real, K).to(tl.int64)
         else:
-            z = tl.sum(tl.where(chosen, maps, 0), 0)
-        tl.store(logits_ptr + sample_k, logits, mask=real)
+            t = tl.load(target_ptr + b)
+            share = tl.where(k == t, 1.0, 0.0)
+        exists = (t >= 0) & (t < K)
+        y = t
+        if CAM_CLASS == "predicted":
+            y = _first_largest(logits, k, real, K).to(tl.int64)
+        z = _combine(_direction(k, y, K, CAM_CLASS == "contrast"), maps)
+        z = tl.where(exists, z, float("nan"))  # a target that does not exist shows
+
+        # The terms of the loss, and their gradients by z and by the logits.
+        share = (1 - number(smoothing, 0)) * share + number(smoothing, 0) / K
+        if class_weight_ptr is not None:
+            share *= tl.load(class_weight_ptr + k, real, 0).to(tl.float32)
+        ce, d = _cross_entropy(logits, tl.where(real, share, 0), k == t, real)
+        ce, d = tl.where(exists, ce, float("nan")), tl.where(exists, d, float("nan"))
+        h, slope = entropy_and_slope(z, inside, number(temperature, 0), INVERSE_LOG)
+        human = tl.zeros((BLOCK_P,), tl.float32)
+        present = True
+        if saliency_ptr is not None:
+            cells = P
+            if mask_ptr is not None:
+                present = tl.load(mask_ptr + b).to(tl.int32) != 0
+                cells = tl.where(present, P, 0)
+            human = tl.load(saliency_ptr + b * P + p, p < cells, 0).to(tl.float32)
+        if entropy_target is not None:
+            excess = h - number(entropy_target, b * stride_h)
+        else:
+            own, has_mass = _map_entropy(human, INVERSE_LOG)
+            excess = tl.where(has_mass, h - own, 0)
+        focus, sign = _focus(h, excess, LEVEL)
+        g = number(weight_focus, 0) * sign * slope
+        saliency = tl.full((), 0, tl.float32)
+        if saliency_ptr is not None:
+            saliency, slope = _saliency(z, human, inside, P, FLAT, FLOOR)
+            if mask_ptr is not None:
+                saliency, slope = tl.where(present, saliency, 0), tl.where(present, slope, 0)
+            g += number(weight_saliency, 0) * slope
+        of_one = 1.0 / batch if REDUCTION == "mean" else 1.0
+        g *= of_one
+        total = number(weight_ce, 0) * ce + number(weight_focus, 0) * focus
+        total += number(weight_saliency, 0) * saliency
+        tl.store(logits_ptr + b * K + k, logits, real)
+        tl.store(cam_ptr + b * P + p, z, inside)
+        tl.store(terms_ptr + b, h)
+        tl.store(terms_ptr + batch + b, ce)
+        tl.store(terms_ptr + 2 * batch + b, focus)
+        tl.store(terms_ptr + 3 * batch + b, saliency)
         tl.store(classes_ptr + b, y)
-    else:
-        if CAM_CLASS != "predicted":
-            tl.store(classes_ptr + b, t)
-        logits = tl.load(logits_ptr + sample_k, mask=real, other=0)
-        z = tl.zeros((padded(CELLS),), ACC)
-        for s in range(splits):
-            row = b.to(tl.int64) * splits + s
-            z += tl.load(maps_ptr + row * CELLS + p, mask=inside, other=0)
-    # A target that does not exist shows as NaN.
-    hot = (k == t) & real
-    exists = tl.sum(hot.to(tl.int32), 0) > 0
-    z = tl.where(exists, z, float("nan"))
+        tl.store(grad_cam_ptr + b * P + p, g, inside)
+        tl.store(grad_logits_ptr + b * K + k, of_one * number(weight_ce, 0) * d, real)
+        tl.store(totals_ptr + b, total)
 
-    # Classification.
-    share = tl.where(hot, 1 - smoothing, 0.0) + smoothing / classes
-    if class_weight_ptr is not None:
-        share *= tl.load(class_weight_ptr + k, mask=real, other=0).to(ACC)
-    classification, slope_by_logits = _cross_entropy(logits, tl.where(real, share, 0), hot, real)
-    classification = tl.where(exists, classification, float("nan"))
-    slope_by_logits = tl.where(exists, slope_by_logits, float("nan"))
-    of_one = tl.full((), 1, ACC) / batch if MEAN else 1.0
-    tl.store(grad_logits_ptr + sample_k, weight_ce * of_one * slope_by_logits, mask=real)
+        # F for the second time, from the cache: u.
+        if projected_ptr is not None:
+            for c0 in range(0, channels, BLOCK_C):
+                c = c0 + tl.arange(0, BLOCK_C)
+                pointers, mask = tile_pointers(
+                    x_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P
+                )
+                x = tl.load(pointers, mask, 0).to(tl.float32)
+                u = tl.sum(x * g[None, :], 1)
+                tl.store(projected_ptr + b * channels + c, u, c < channels)
 
-    tl.store(cam_ptr + sample_p, z, mask=inside)
-
-    # Entropy of the CAM, before other maps are there: of large grids they fill the registers.
-    entropy, slope_by_z = entropy_and_slope(z, inside, temperature, INVERSE_LOG)
-
-    # The human map, zero where there is none.
-    present = 0
-    human = tl.zeros((padded(CELLS),), ACC)
-    if saliency_ptr is not None:
-        present = 1
-        if saliency_mask_ptr is not None:
-            present = tl.load(saliency_mask_ptr + b).to(tl.int32)
-        readable = tl.where(present != 0, CELLS, 0)
-        human = tl.load(saliency_ptr + sample_p, mask=p < readable, other=0)
-        human = human.to(ACC)
-
-    # Focus: the entropy against its target.
-    if entropy_target_ptr is not None:
-        excess = entropy - tl.load(entropy_target_ptr + b.to(tl.int64) * stride_h)
-    else:
-        mass = tl.sum(human, 0)
-        part = human / tl.where(mass > 0, mass, 1)
-        own = -tl.sum(tl.where(part > 0, part * tl.log(tl.where(part > 0, part, 1)), 0), 0)
-        excess = tl.where(mass > 0, entropy - own * INVERSE_LOG, 0)
-    focus, sign = _focus(entropy, excess, LEVEL)
-    g = weight_focus * sign * slope_by_z
-
-    saliency = tl.zeros_like(entropy)
-    if saliency_ptr is not None:
-        saliency, slope = _saliency(z, human, inside, FLAT_RANGE, FLAT_FLOOR, CELLS)
-        saliency = tl.where(present != 0, saliency, 0)
-        g += weight_saliency * tl.where(present != 0, slope, 0)
-
-    loss = weight_ce * classification + weight_focus * focus + weight_saliency * saliency
-    tl.store(terms_ptr + b, loss)
-    tl.store(terms_ptr + batch + b, entropy)
-    tl.store(terms_ptr + 2 * batch + b, classification)
-    tl.store(terms_ptr + 3 * batch + b, focus)
-    tl.store(terms_ptr + 4 * batch + b, saliency)
-    tl.store(grad_cam_ptr + sample_p, of_one * g, mask=inside)
+        # The last sample adds up the losses, in their order.
+        if REDUCTION != "none":  # noqa: SIM102  # a constant decides what is compiled
+            if arrives_last(ticket_ptr, batch):
+                sums = tl.zeros((64,), tl.float32)
+                for start in range(0, batch, 64):
+                    i = start + tl.arange(0, 64)
+                    sums += tl.load(totals_ptr + i, i < batch, 0, cache_modifier=".cg")
+                tl.store(loss_ptr, tl.sum(sums, 0) / (batch if REDUCTION == "mean" else 1))
 
 
-def focus_head_forward(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    saliency: Tensor | None,
-    saliency_mask: Tensor | None,
-    entropy_target: Tensor | None,
-    class_weight: Tensor | None,
-    scalars: Tensor,
-    level: Level,
-    cam_class: CamClass,
-    reduction: Reduction,
-    splits: int | None = None,
-) -> HeadForward:
-    """As :func:`focus.kernels.eager.focus_head_forward`; ``splits`` None: by shape and layout."""
-    batch, _, height, width = features.shape
+@triton.jit
+def _of_class(
+    d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, k, b, row, s, y, u, f,
+    K: tl.constexpr, CONTRAST: tl.constexpr,
+):  # fmt: skip
+    """What samples b add to the row k of dW [BLOCK_W], and to db[k]."""
+    e = 0.0 * s
+    if up_ptr is not None:
+        e += s * tl.load(d_ptr + b * K + k, row, 0)
+    if up_logits_ptr is not None:
+        e += scale * tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, row, 0)
+    a = tl.where(y == k, s, -s / (K - 1) if CONTRAST else 0.0)[:, None]
+    return tl.sum(tl.where(a != 0, a * u, 0) + e[:, None] * f, 0), tl.sum(e, 0)
+
+
+@triton.jit
+def _grad_weight(
+    dw_ptr, db_ptr, d_ptr, classes_ptr, pooled_ptr, projected_ptr, up_ptr, up_logits_ptr, scale,
+    stride_up, stride_eb, stride_ek, first, batch, channels, K: tl.constexpr,
+    CONTRAST: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """dW of a block of channels over the whole batch; with the first block, db."""
+    c, k = first + tl.arange(0, BLOCK_W), tl.arange(0, BLOCK_K)
+    sums = tl.zeros((BLOCK_K, BLOCK_W), tl.float32)
+    sums_of_e = tl.zeros((BLOCK_K,), tl.float32)
+    for start in range(0, batch, BLOCK_B):
+        b = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
+        row = b < batch
+        s = tl.zeros((BLOCK_B,), tl.float32)
+        if up_ptr is not None:
+            s += scale * tl.load(up_ptr + b * stride_up, row, 0).to(tl.float32)
+        y = tl.load(classes_ptr + b, row, -1)
+        u = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
+        f = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
+        if dw_ptr is not None:
+            place, mask = b[:, None] * channels + c[None, :], row[:, None] & (c < channels)[None, :]
+            u = tl.load(projected_ptr + place, mask, 0)
+            f = tl.load(pooled_ptr + place, mask, 0)
+        # Unrolled, many classes do not fit into registers.
+        if K <= 4:
+            for i in tl.static_range(K):
+                w, e = _of_class(
+                    d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, i, b, row, s, y, u,
+                    f, K, CONTRAST,
+                )  # fmt: skip
+                sums += tl.where((k == i)[:, None], w[None, :], 0)
+                sums_of_e += tl.where(k == i, e, 0)
+        else:
+            for i in range(K):
+                w, e = _of_class(
+                    d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, i, b, row, s, y, u,
+                    f, K, CONTRAST,
+                )  # fmt: skip
+                sums += tl.where((k == i)[:, None], w[None, :], 0)
+                sums_of_e += tl.where(k == i, e, 0)
+    if dw_ptr is not None:
+        pointers = dw_ptr + k[:, None] * channels + c[None, :]
+        mask = (k < K)[:, None] & (c < channels)[None, :]
+        tl.store(pointers, sums.to(dw_ptr.dtype.element_ty), mask)
+    if db_ptr is not None and first == 0:
+        tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
+
+
+@triton.jit
+def _grad_features(
+    dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale,
+    stride_up, stride_eb, stride_ek, stride_xb, stride_xp, stride_wk, b, first, channels,
+    STRIDE_C: tl.constexpr, K: tl.constexpr, P: tl.constexpr, CONTRAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """dF of sample b and a block of channels."""
+    c, k, p = first + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
+    w_pointers = w_ptr + k[:, None].to(tl.int64) * stride_wk + c[None, :]
+    w = tl.load(w_pointers, (k < K)[:, None] & (c < channels)[None, :], 0).to(tl.float32)
+    e = tl.zeros((BLOCK_K,), tl.float32)
+    dx = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    if up_ptr is not None:
+        s = scale * tl.load(up_ptr + b * stride_up).to(tl.float32)
+        e += s * tl.load(d_ptr + b * K + k, k < K, 0)
+        a = s * _direction(k, tl.load(classes_ptr + b), K, CONTRAST)
+        g = tl.load(grad_cam_ptr + b * P + p, p < P, 0)
+        dx += _combine(a, w)[:, None] * g[None, :]
+    if up_logits_ptr is not None:
+        e += scale * tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
+    dx += tl.sum(e[:, None] * w, 0)[:, None] / P
+    pointers, mask = tile_pointers(dx_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P)
+    tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _head_backward(
+    dx_ptr, dw_ptr, db_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, pooled_ptr, projected_ptr,
+    up_ptr, up_logits_ptr, grad_scale_ptr, stride_up, stride_eb, stride_ek, stride_xb,
+    stride_xp, stride_wk, batch, channels, weight_programs, STRIDE_C: tl.constexpr,
+    K: tl.constexpr, P: tl.constexpr, CONTRAST: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """The first programs make dW and db, which takes them longest; the others dF."""
+    pid = tl.program_id(0)
+    scale = 1.0
+    if grad_scale_ptr is not None:
+        scale = tl.load(grad_scale_ptr).to(tl.float32)
+    if pid < weight_programs:
+        if dw_ptr is not None or db_ptr is not None:
+            _grad_weight(
+                dw_ptr, db_ptr, d_ptr, classes_ptr, pooled_ptr, projected_ptr, up_ptr,
+                up_logits_ptr, scale, stride_up, stride_eb, stride_ek, pid * BLOCK_W,
+                batch, channels, K, CONTRAST, BLOCK_K, BLOCK_B, BLOCK_W,
+            )  # fmt: skip
+    elif dx_ptr is not None:
+        programs = tl.cdiv(channels, BLOCK_C)
+        b, first = (pid - weight_programs) // programs, (pid - weight_programs) % programs * BLOCK_C
+        _grad_features(
+            dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale,
+            stride_up, stride_eb, stride_ek, stride_xb, stride_xp, stride_wk, b.to(tl.int64), first,
+            channels, STRIDE_C, K, P, CONTRAST, BLOCK_C, BLOCK_P, BLOCK_K,
+        )  # fmt: skip
+
+
+def focus_head_forward(given: HeadArguments, need_weight: bool) -> HeadForward:
+    """Return the loss, its terms, and what the backward needs, by one launch.
+
+    With more classes than a program holds, the launch gives pooled features and CAM, and the rest
+    is torch's; the CAM of the predicted class then takes a launch of its own.
+    """
+    features, weight, target = given.features, _rows(given.weight), given.target
+    batch, channels, height, width = features.shape
     classes, cells = len(weight), height * width
-    dtype = accumulation_dtype(features)
-    new = features.new_empty
+    if classes > rows_held(cells):
+        return eager.focus_head_forward(given, need_weight, _pool_and_project)
+    features = dense_cells(features)
+    at = tiles(features, classes)
+    shares = splits_of(features, at.channel_blocks)
+    new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
+    totals = new(batch)
+    loss = totals if given.reduction == "none" else new(())
     out = HeadForward(
-        terms=new((5, batch), dtype=dtype),
-        logits=new((batch, classes), dtype=dtype),
-        cam=new((batch, height, width), dtype=dtype),
-        classes=torch.empty_like(target, memory_format=torch.contiguous_format),
-        pooled=new(0, dtype=dtype),
-        grad_cam=new((batch, cells), dtype=dtype),
-        grad_logits=new((batch, classes), dtype=dtype),
+        loss=loss,
+        logits=new((batch, classes)),
+        cam=new((batch, height, width)),
+        terms=new((4, batch)),
+        classes=torch.empty(batch, dtype=torch.int64, device=features.device),
+        grad_cam=new((batch, cells)),
+        grad_logits=new((batch, classes)),
+        pooled=new((batch, channels) if need_weight else 0),
+        projected=new((batch, channels) if need_weight else 0),
     )
     if not batch:
-        return out
-    if from_maps := classes <= FUSED_CLASSES:
-        maps, _ = class_maps(features, weight, splits=splits)
-    else:
-        maps, logits, predicted = _pool_and_cam(features, weight, bias, target, cam_class, splits)
-        out = out._replace(logits=logits)
-        if predicted is not None:
-            out = out._replace(classes=predicted)
-    with torch.cuda.device_of(features):
-        _terms_kernel[(batch,)](
-            maps,
-            None if bias is None else bias.contiguous(),
-            target.contiguous(),
-            None if saliency is None else saliency.contiguous(),
-            None if saliency_mask is None else saliency_mask.contiguous(),
-            entropy_target,
-            None if class_weight is None else class_weight.contiguous(),
-            scalars,
-            out.terms,
-            out.logits,
-            out.cam,
-            out.classes,
-            out.grad_cam,
-            out.grad_logits,
-            0 if entropy_target is None else entropy_target.stride(0),
-            batch,
-            classes,
-            maps.shape[1],
-            ACC=triton_type(dtype),
-            FROM_MAPS=from_maps,
-            LEVEL=level,
-            CAM_CLASS=cam_class,
-            MEAN=reduction == "mean",
-            INVERSE_LOG=inverse_log(cells),
-            FLAT_RANGE=FLAT_STEPS * torch.finfo(dtype).eps,
-            FLAT_FLOOR=flat_floor(dtype),
-            CELLS=cells,
-            L=triton.next_power_of_2(classes),
-            **small_options(max(cells, classes)),
-        )
+        return out if given.reduction == "none" else out._replace(loss=loss.zero_())
+    aim = given.entropy_target
+    stride_h = aim.stride(0) if isinstance(aim, Tensor) and aim.dim() else 0
+    with on_device(features):
+        _head[(shares, batch)](
+            *out[:7], *(out[7:] if need_weight else (None, None)), features, weight,
+            dense(given.bias), dense(target), dense(given.saliency), dense(given.saliency_mask),
+            aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
+            given.saliency_weight, given.temperature, given.label_smoothing,
+            new((batch, shares, classes, cells)) if shares > 1 else None, totals,
+            tickets(features, 1 + batch), at.stride_b, at.stride_p, weight.stride(0), stride_h,
+            batch, channels, K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=given.level,
+            CAM_CLASS=given.cam_class, REDUCTION=given.reduction, SOFT=target.dim() == 2,
+            SPLITS=shares, FLAT=FLAT, FLOOR=FLOOR, **at.constants,
+        )  # fmt: skip
     return out
 
 
-@without_autocast
-def _pool_and_cam(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    cam_class: CamClass,
-    splits: int | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Partial CAMs ``[B,S,1,HW]``, logits ``[B,K]``; classes ``[B]`` if they are the predicted."""
-    rest = weight.sum(0, dtype=accumulation_dtype(features)) if cam_class == "contrast" else None
-    maps, pooled = class_maps(features, weight, target[:, None], rest, pool=True, splits=splits)
-    assert pooled is not None
-    logits = linear(pooled, weight.to(pooled.dtype), bias)
-    if cam_class != "predicted":
-        return maps, logits, None
-    index = logits.argmax(1)
-    maps, _ = class_maps(features, weight, index[:, None], splits=splits)
-    return maps, logits, index
-
-
 def focus_head_backward(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    pooled: Tensor,
     grad_cam: Tensor,
     grad_logits: Tensor,
-    upstream: Tensor,
-    cam_class: CamClass,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """As :func:`focus.kernels.eager.focus_head_backward`; ``pooled`` is not needed."""
-    maps = MapGradients(index, grad_cam, grad_logits, upstream, cam_class == "contrast")
-    return gradients(features, weight, maps, needs)
+    pooled: Tensor,
+    projected: Tensor,
+    classes: Tensor,
+    weight: Tensor,
+    upstream: Tensor | None,
+    upstream_logits: Tensor | None,
+    grad_scale: Tensor | None,
+    contrast: bool,
+    out: Tensor | None,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """As :func:`focus.kernels.eager.focus_head_backward`, by one launch."""
+    (batch, cells), (count, channels) = grad_cam.shape, weight.shape
+    weight = _rows(weight)
+    if count > rows_held(cells):
+        return eager.focus_head_backward(
+            grad_cam, grad_logits, pooled, projected, classes, weight, upstream, upstream_logits,
+            grad_scale, contrast, out, needs,
+        )  # fmt: skip
+    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    grad_bias = torch.empty(count, dtype=torch.float32, device=weight.device) if needs[1] else None
+    if not batch:
+        zero = None if grad_bias is None else grad_bias.zero_()
+        return grad_weight.zero_() if needs[0] else None, zero
+    at = NOWHERE if out is None else tiles(out, count)
+    weight_programs = (-(-channels // BLOCK_W) if needs[0] else 1) * any(needs)
+    programs = weight_programs + batch * at.channel_blocks
+    strides = (0, 0) if upstream_logits is None else upstream_logits.stride()
+    with on_device(weight):
+        _head_backward[(programs,)](
+            out, grad_weight if needs[0] else None, grad_bias, weight, grad_logits, classes,
+            grad_cam, pooled, projected, upstream, upstream_logits, grad_scale,
+            upstream.stride(0) if upstream is not None and upstream.dim() else 0, *strides,
+            at.stride_b, at.stride_p, weight.stride(0), batch, channels, weight_programs, K=count,
+            CONTRAST=contrast, BLOCK_B=32, BLOCK_W=BLOCK_W, **at.constants,
+        )  # fmt: skip
+    return grad_weight if needs[0] else None, grad_bias
+
+
+def _pool_and_project(features: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As the eager form's, by one launch. The pooled features alone are torch's mean."""
+    if vectors is None:
+        pooled = features.mean((2, 3), dtype=torch.float32)
+        return pooled, pooled
+    cam, _, _, pooled = activations(
+        features, vectors[:, 0], None, None, 1.0, pool=True, entropy=False
+    )
+    return pooled, cam.flatten(1)[:, None]
+
+
+def _rows(weight: Tensor) -> Tensor:
+    return weight if weight.stride(1) == 1 else weight.contiguous()

@@ -29,11 +29,11 @@ def test_peak_is_what_lives_at_once() -> None:
 
 @pytest.mark.parametrize("layout", head.LAYOUTS)
 def test_a_training_step_needs_little_more_than_the_gradient_of_the_features(layout: str) -> None:
-    """1.06 times their size in fp32, where autograd's branches take three times."""
+    """1.1 times their size in fp32, where autograd's branches take three times."""
     inputs = head.make_inputs((20, 1024, 49), layout)
     size = inputs.features.nbytes
     ours = partial(head.gradients, inputs, head.ours_loss)
-    assert size < harness.peak_bytes(ours) <= 1.06 * size
+    assert size < harness.peak_bytes(ours) <= 1.1 * size
     assert harness.peak_bytes(partial(head.gradients, inputs, head.branches_loss)) >= 3 * size
 
 

@@ -1,6 +1,5 @@
 """Forms, shapes, memory layouts, inputs and runs of the operations, compared with the reference."""
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from focus.kernels import cam_entropy, class_activation, focus_head, operators, use_backend
+from focus.kernels import cam_entropy, class_activation, focus_head, use_backend
+from focus.kernels.backend import form as form_of
+from focus.kernels.types import HeadArguments, empty_features
 
 from .interpreter import interpreter
 from .tolerances import assert_close
@@ -27,10 +28,10 @@ class Form:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Let operations called inside take this form."""
+        """Let operations called inside take this form; float64 is eager's where it is Triton's."""
         interpreted = self.backend == "triton" and self.device == "cpu"
         tiles = interpreter(tile_scale=self.tile_scale) if interpreted else nullcontext()
-        with tiles, use_backend(self.backend):
+        with tiles, use_backend("auto" if self.backend == "triton" else self.backend):
             yield
 
 
@@ -91,7 +92,8 @@ def in_interpreter(case: Case) -> bool:
     """Return whether it is cheap in the interpreter: a millisecond a block or step of a loop."""
     rows = case.get("batch", 0) * case.get("classes", 1)
     steps = rows * -(-case.get("channels", 1) // 1024)
-    return elements(case) <= 2**18 and steps <= 2200 and in_pytorch(case)
+    cheap = elements(case) <= 2**18 and steps <= 2200
+    return cheap and in_pytorch(case) and case.get("dtype") != torch.float64
 
 
 def pairwise(factors: dict[str, tuple[Any, ...]], allowed: Callable[[Case], bool]) -> list[Case]:
@@ -206,12 +208,20 @@ def run_cam_entropy(form: Form, inputs: Inputs, **options: Any) -> dict[str, Ten
     return {"cam": cam, "entropy": entropy, "dF": grads[0], "dW": grads[1]}
 
 
-def run_focus_head(form: Form, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
-    """Return results and gradients for a random upstream gradient of the loss."""
+def run_focus_head(
+    form: Form, inputs: Inputs, *, through_logits: bool = False, **options: Any
+) -> dict[str, Tensor]:
+    """Return results and gradients for a random upstream gradient of the loss.
+
+    through_logits: and of the logits.
+    """
     leaves = [t.detach().requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
+    target = options.pop("target", inputs.index)
     with form.active():
-        out = focus_head(*leaves, inputs.index, **options)
-        grads = torch.autograd.grad(out.loss, leaves, random_like(out.loss))
+        out = focus_head(*leaves, target, **options)
+        results = (out.loss, out.logits) if through_logits else (out.loss,)
+        upstream = [random_like(result, 3 * n) for n, result in enumerate(results)]
+        grads = torch.autograd.grad(results, leaves, upstream)
     return out._asdict() | dict(zip(("dF", "dW", "db"), grads, strict=True))
 
 
@@ -253,10 +263,10 @@ def assert_focus_head(form: Form, case: Case, inputs: Inputs | None = None, **mo
     inputs = inputs or make_inputs(case, form.device)
     options = head_options(case, inputs) | more
     wide = {name: _widened(value) for name, value in options.items()}
-    actual = run_focus_head(form, inputs, **options)
-    expected = run_focus_head(REFERENCE, inputs.double(), **wide)
+    actual = run_focus_head(form, inputs, through_logits=True, **options)
+    expected = run_focus_head(REFERENCE, inputs.double(), through_logits=True, **wide)
     without_cam = wide | {"focus_weight": 0.0, "saliency_weight": 0.0}
-    pooling = run_focus_head(REFERENCE, inputs.double(), **without_cam)["dF"]
+    pooling = run_focus_head(REFERENCE, inputs.double(), through_logits=True, **without_cam)["dF"]
     for name, tensor in actual.items():
         addends = (pooling, expected["dF"] - pooling) if name == "dF" else None
         where = f"{name} of {name_of(case)}"
@@ -306,34 +316,30 @@ def run_on_meta(
 ) -> None:
     """Run forward and backward of both operators, and the CAMs, on tensors without data."""
     inputs, options = meta_case(case)
-    scalars = torch.empty(5, device="meta")
-    target = torch.empty(len(inputs.index), device="meta")
-    forward, backward = operators.focus_head_form(backend)
+    one = torch.empty((), device="meta")
+    numbers = ("classification_weight", "focus_weight", "saliency_weight", "temperature")
+    given = HeadArguments(
+        *(inputs.features, inputs.weight, inputs.bias, inputs.index),
+        *(options.get("saliency"), options.get("saliency_mask")),
+        torch.empty(len(inputs.index), device="meta") if "entropy_target" in options else None,
+        torch.empty(len(inputs.weight), device="meta"),
+        None,
+        *(options[name] for name in numbers),
+        0.0,
+        *(case["level"], case["cam_class"], "mean"),
+    )
     with watched():
-        head = forward(
-            inputs.features,
-            inputs.weight,
-            inputs.bias,
-            inputs.index,
-            options.get("saliency"),
-            options.get("saliency_mask"),
-            target if "entropy_target" in options else None,
-            torch.empty(len(inputs.weight), device="meta"),
-            scalars,
-            case["level"],
-            case["cam_class"],
-            "mean",
-        )
-        small = head.classes, head.pooled, head.grad_cam, head.grad_logits
-        for upstream in (target, scalars[0].expand(len(target))):
-            needs = (True, True, True)
-            backward(inputs.features, inputs.weight, *small, upstream, case["cam_class"], needs)
-    forward, backward = operators.cam_entropy_form(backend)
-    arguments = inputs.features, inputs.weight, inputs.index, scalars[3]
-    name = "eager" if backend == "eager" else "triton_cam_entropy"
-    activation = importlib.import_module(f"focus.kernels.{name}").class_activation
+        head = form_of(backend, "focus_head_forward")(given, True)
+        for upstream in (one, one.expand(len(inputs.index))):
+            out = empty_features(inputs.features.shape, torch.float32, False, one.device)
+            small = *head[5:], head.classes, inputs.weight
+            gradients = upstream, torch.empty_like(head.logits), one, False, out
+            form_of(backend, "focus_head_backward")(*small, *gradients, (True, True))
+    arguments = inputs.features, inputs.weight, inputs.index, one
     classes = inputs.index[:, None].expand(-1, 2)
     with watched():
-        cam, entropy = forward(*arguments)
-        backward(*arguments, cam, torch.empty_like(cam), torch.empty_like(entropy), (True, True))
-        activation(inputs.features, inputs.weight, inputs.bias, classes, scalars[3])
+        cam, entropy = form_of(backend, "cam_entropy_forward")(*arguments)
+        gradients = torch.empty_like(cam), torch.empty_like(entropy)
+        form_of(backend, "cam_entropy_backward")(*arguments, cam, *gradients, (True, True))
+        activation = form_of(backend, "class_activation")
+        activation(inputs.features, inputs.weight, inputs.bias, classes, one)

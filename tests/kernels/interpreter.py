@@ -29,17 +29,19 @@ def interpreter(
 ) -> Iterator[None]:
     """Interpret the kernels of this package, as under ``TRITON_INTERPRET=1`` from the start.
 
-    And those of ``modules``, such as a test's own. Tiles are ``tile_scale`` times those of a GPU.
+    And those of ``modules``, such as a test's own. Tiles are ``tile_scale`` sixteenths of a GPU's.
     With ``check_overflow`` integers that overflow are refused, which takes a third more time.
     """
     import triton.language as tl
     from triton.runtime.jit import JITFunction
 
-    from focus.kernels import triton_tiles
+    from focus.kernels import backend, triton_cam
 
     if not _counts_with_this_numpy():
         pytest.skip("this triton's interpreter needs numpy < 2.4")
 
+    # Imported for the first float argument, and not where the language is that of the interpreter.
+    importlib.import_module("triton.experimental.gluon")
     # What the interpreter patches, and after the call of a device function leaves patched.
     patched = [tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.condition]
     patched.append(tl.core.tensor_descriptor_base)
@@ -49,8 +51,10 @@ def interpreter(
             for name, value in list(vars(module).items()):
                 if isinstance(value, JITFunction):
                     patch.setattr(module, name, _interpreted(value.fn))
-        patch.setattr(triton_tiles, "tile_scale", tile_scale)
-        patch.setenv("TRITON_INTERPRET", "1")
+        patch.setattr(triton_cam, "TILE", tile_scale * triton_cam.TILE // 16)
+        triton_cam._constants.cache_clear()
+        patch.setattr(backend, "INTERPRETED", True)
+        patch.setattr(backend, "_remembered", backend._resolve)
         try:
             _round_to_nearest(patch)
             _poison_what_is_masked(patch)
@@ -60,6 +64,7 @@ def interpreter(
         finally:
             for owner, attributes in zip(patched, before, strict=True):
                 _restore(owner, attributes)
+            triton_cam._constants.cache_clear()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from focus.kernels import cam_entropy, class_activation, focus_head
-from focus.kernels.checks import fill, scalar_tensor
 
 from .cases import EAGER, INTERPRETER, REFERENCE, Form
 
@@ -49,11 +48,13 @@ OF_FOCUS_HEAD: Wrong = [
     ({"bias": B.long()}, TypeError, "bias must be floating point, got torch.int64"),
     ({"target": [0, 0]}, TypeError, "target must be a tensor, got list"),
     ({"target": T[:1]}, ValueError, r"target must be \[2\], got \[1\]"),
+    ({"target": T[:, None].float()}, ValueError, r"target must be \[2, 5\], got \[2, 1\]"),
     ({"target": T.float()}, TypeError, "target must be int64, got torch.float32"),
     ({"grad_scale": 2.0}, TypeError, "grad_scale must be a tensor, got float"),
     ({"grad_scale": T}, ValueError, r"grad_scale must be \[\], got \[2\]"),
     ({"saliency": torch.ones(2, 1, 4, 4)}, ValueError, r"saliency must be \[2, 4, 4\], got"),
     ({"saliency": S.byte()}, TypeError, r"saliency must be floating point in \[0, 1\], or bool"),
+    ({"saliency": S.to(torch.float8_e5m2)}, TypeError, "or bool, got torch.float8_e5m2"),
     ({"saliency": S, "saliency_mask": T[:1] > 0}, ValueError, r"saliency_mask must be \[2\]"),
     ({"saliency": S, "saliency_mask": S[:, 0, 0]}, TypeError, "saliency_mask must be bool, got"),
     ({"saliency_mask": T > 0}, ValueError, "saliency_mask .* saliency is None"),
@@ -89,18 +90,6 @@ def test_what_does_not_fit_is_named(operation: Any, right: dict[str, Any], wrong
     for change, error, message in wrong:
         with pytest.raises(error, match=message):
             operation(**{"features": F, "weight": W} | right | change)
-
-
-def test_numbers_are_filled_in_exactly_and_not_copied_to_a_device(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On a GPU, the copy of a tensor of numbers waits for the device."""
-    for dtype, numbers in ((torch.float32, (0.1, 1.0, 5.0, 0.0)), (torch.int64, (2, 0, 7))):
-        expected = torch.tensor(numbers, dtype=dtype)
-        assert torch.equal(fill(numbers, dtype, torch.device("cpu")), expected)
-    monkeypatch.setattr(torch, "tensor", None)
-    numbers = {"a": 0.5, "b": 2.0, "c": torch.ones(())}
-    assert scalar_tensor(numbers, torch.empty(1, 2, 2, 2, device="meta")).shape == (3,)
 
 
 def test_class_numbers_of_any_integer_type_are_the_same() -> None:

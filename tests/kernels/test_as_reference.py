@@ -65,6 +65,21 @@ def test_half_of_the_cover_interpreted(
         compare(Form("triton"), case)
 
 
+CORNERS = {
+    "a sample of one number": {"batch": 1, "channels": 1, "grid": (1, 1), "classes": 1},
+    "prime sizes": {"batch": 3, "channels": 1021, "grid": (7, 11), "classes": 5},
+    "one row": {"batch": 2, "channels": 5, "grid": (1, 37), "classes": 2},
+    "one column": {"batch": 2, "channels": 5, "grid": (37, 1), "classes": 2},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_corners(form: Form) -> None:
+    for corner in CORNERS.values():
+        for dtype in (torch.float32, torch.bfloat16):
+            assert_cam_entropy(form, corner | {"dtype": dtype})
+
+
 # More than one tile of a GPU in each direction, and the edges of vectors.
 TILES: tuple[cases.Case, ...] = (
     {"batch": 5, "channels": 72, "grid": (7, 7), "classes": 2, "dtype": torch.bfloat16},
@@ -73,7 +88,7 @@ TILES: tuple[cases.Case, ...] = (
     {"batch": 17, "channels": 24, "grid": (5, 5), "classes": 16, "dtype": torch.float16},
     {"batch": 4, "channels": 40, "grid": (7, 7), "classes": 3, "dtype": torch.float32},
     {"batch": 2, "channels": 12, "grid": (10, 10), "classes": 2, "dtype": torch.bfloat16},
-    {"batch": 5, "channels": 20, "grid": (3, 3), "classes": 1, "dtype": torch.float64},
+    {"batch": 5, "channels": 20, "grid": (3, 3), "classes": 1, "dtype": torch.float32},
     {"batch": 2, "channels": 40, "grid": (7, 7), "classes": 5, "dtype": torch.bfloat16},
     {"batch": 17, "channels": 20, "grid": (3, 3), "classes": 70, "dtype": torch.float32},
     {"batch": 5, "channels": 20, "grid": (12, 13), "classes": 2, "dtype": torch.float32},
@@ -130,6 +145,16 @@ def test_options(form: Form) -> None:
             "class_weight": weight and torch.tensor(weight, device=form.device),
         }
         assert_focus_head(form, SMALL | choice, **more)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shares_of_the_classes_as_target(form: Form) -> None:
+    """As mixup and distillation have; with them the CAM is that of the largest share."""
+    for cam_class, classes in zip(cases.CAM_CLASSES, (3, 2, 17), strict=True):
+        case = SMALL | {"cam_class": cam_class, "classes": classes}
+        inputs = cases.make_inputs(case, form.device)
+        shares = torch.rand(case["batch"], classes, device=form.device).softmax(1)
+        assert_focus_head(form, case, inputs, target=shares, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -23,15 +23,12 @@ from bench import codegen
 from .cases import HEAD, Case, name_of, pairwise, run_on_meta
 
 READ_FEATURES = {
-    "focus_head forward K 2: maps",
-    "focus_head backward K 2: few",
-    "focus_head forward K 1000: maps",
-    "focus_head contrast forward K 1000: maps",
-    "focus_head backward K 16: several",
-    "focus_head backward K 1000: rows",
-    "cam_entropy forward: maps",
-    "cam_entropy backward: few",
-    "class_activation: maps",
+    *(f"focus_head forward K {k}: head" for k in (2, 16)),
+    "focus_head forward K 1000: cams",
+    "focus_head contrast forward K 2: head",
+    "cam_entropy forward: cams",
+    "cam_entropy backward: cams_backward",
+    "class_activation: cams",
 }
 
 
@@ -47,22 +44,22 @@ def compilers() -> None:
 
 
 @triton.jit
-def _copy(features_ptr, grad_features_ptr, stride, BLOCK: tl.constexpr):
+def _copy(x_ptr, dx_ptr, stride, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
-    tile = tl.load(features_ptr + i * stride)
-    tl.store(grad_features_ptr + i * stride, tile)
+    tile = tl.load(x_ptr + i * stride)
+    tl.store(dx_ptr + i * stride, tile)
 
 
 @triton.jit
-def _count(features_ptr, out_ptr, BLOCK: tl.constexpr):
+def _count(x_ptr, out_ptr, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
-    tl.atomic_add(out_ptr + i % 7, tl.load(features_ptr + i))
+    tl.atomic_add(out_ptr + i % 7, tl.load(x_ptr + i))
 
 
 @triton.jit
-def _one_line(features_ptr, weight_ptr, out_ptr, BLOCK: tl.constexpr):
+def _one_line(x_ptr, weight_ptr, out_ptr, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
-    tl.store(out_ptr + i, tl.load(features_ptr + i) + tl.load(weight_ptr + i))
+    tl.store(out_ptr + i, tl.load(x_ptr + i) + tl.load(weight_ptr + i))
 
 
 @triton.jit
@@ -96,7 +93,7 @@ def test_planted_faults_are_found(target: str) -> None:
         assert faults(_copy, flat[1:], flat, 1) == ["narrow F loads"]
         assert "spills" in faults(_copy, flat, flat, 1, block=8192, num_warps=1)
     assert faults(_count, flat, many) == ["atomics"]
-    with pytest.raises(ValueError, match=r"touches one of \['features_ptr', 'weight_ptr'\]"):
+    with pytest.raises(ValueError, match=r"touches one of \['weight_ptr', 'x_ptr'\]"):
         faults(_one_line, flat, flat, flat)
 
 
@@ -104,15 +101,14 @@ def assert_limits(*wanted: Any, paths: Sequence[str] | None = None) -> set[str]:
     """F is loaded and dF stored 16 bytes at a time; no spills, no local memory, no atomics."""
     table = list(codegen.rows(*wanted, paths=paths))
     for row in table:
-        assert codegen.faults(row.code) == [], row
-        assert row.code.warps in (4, 8), row
+        assert row.faults() == [], row
     return {row.kernel for row in table if codegen.FEATURES in row.code.widths}
 
 
-def test_backward_of_several_classes_meets_the_limits() -> None:
+def test_a_step_meets_the_limits() -> None:
     usual = ["sm_90"], [(7, 7)], ["channels_last"], ["bf16"]
-    read = assert_limits(*usual, paths=["focus_head backward K 16"])
-    assert read == {"focus_head backward K 16: several"}
+    step = ["focus_head forward K 2", "focus_head backward K 2"]
+    assert assert_limits(*usual, paths=step) == {"focus_head forward K 2: head"}
 
 
 @pytest.mark.slow
@@ -122,7 +118,7 @@ def test_backward_of_several_classes_meets_the_limits() -> None:
         ("sm_90", "bf16", "nchw", (7, 7)),
         ("sm_80", "fp32", "channels_last", (10, 10)),
         ("gfx942", "bf16", "nchw", (8, 8)),
-        ("sm_100", "bf16", "channels_last", (64, 64)),
+        ("sm_100", "bf16", "channels_last", (14, 14)),
     ],
 )
 def test_all_kernels_meet_the_limits(target: str, dtype: str, layout: str, grid: Any) -> None:
@@ -132,7 +128,7 @@ def test_all_kernels_meet_the_limits(target: str, dtype: str, layout: str, grid:
 def test_an_entropy_is_rounded_before_its_target_is_subtracted() -> None:
     """Fused into the subtraction, the product would leave its rounding where nothing is left."""
     step = codegen.steps(torch.float32, torch.contiguous_format, (7, 7))["focus_head forward K 2"]
-    (terms,) = (each for each in codegen.capture("sm_90", step) if each.name == "terms")
+    (terms,) = codegen.capture("sm_90", step)
     kernel = triton.compile(terms.source, codegen.TARGETS["sm_90"], options=terms.options)
     text = kernel.asm["ptx"]
     # The instructions on 1 / log(HW), by which entropies are multiplied.
@@ -192,7 +188,7 @@ def test_the_variants_of_the_kernels_compile() -> None:
             key = launch.source.hash(), str(launch.options)
             found.setdefault(key, (name_of(case), launch))
     kernels = {launch.name for _, launch in found.values()}
-    assert kernels >= {"maps", "terms", "entropy", "grad_cam", "few", "several", "rows"}
+    assert kernels == {"head", "head_backward", "cams", "cams_backward"}
     variants = list(found.values())[:: max(1, len(found) // VARIANTS)]
     errors = {(launch.name, case): compiler_error(launch) for case, launch in variants}
     assert {name: error for name, error in errors.items() if error} == {}

@@ -13,29 +13,17 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from focus import Detector, LossConfig
-from focus.kernels import cam_entropy, class_activation, eager, focus_head
+from focus.kernels import cam_entropy, class_activation, eager, focus_head, operators
+from focus.kernels.types import HeadForward
 
 from . import cases
-from .cases import EAGER, FORMS, REFERENCE, Case, Form, head_options, make_inputs, run_cam_entropy
+from .cases import FORMS, REFERENCE, Case, Form, head_options, make_inputs, run_cam_entropy
 from .tolerances import assert_close
 
 SMALL: Case = {"batch": 3, "channels": 8, "grid": (3, 3), "classes": 2}
 SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
 SLOW = pytest.mark.slow
 INDUCTOR = "inductor" if shutil.which(os.environ.get("CXX", "g++")) else "aot_eager"
-
-
-class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
-    """The calls of this package's operators with their arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[str, list[tuple[Any, ...]]] = {}
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        if operator.namespace == "focus":
-            self.calls.setdefault(operator._schema.name, []).append((operator, args))
-        return operator(*args, **(kwargs or {}))
 
 
 CHANGES: list[Case] = [
@@ -48,8 +36,7 @@ CHANGES: list[Case] = [
     {"classes": 3, "level": "minimize", "dtype": torch.float16, "weight_dtype": "own"},
 ]
 OPERATORS = {"cam_entropy", "cam_entropy_backward", "focus_head", "focus_head_backward"}
-# Its torch calls are no operator.
-OF_KERNELS = {"class_activation"}
+OPERATORS |= {"class_activation"}
 # The default, and that shapes which are known beforehand trace as well.
 CHECKS = (
     "test_schema",
@@ -61,33 +48,53 @@ CHECKS = (
 
 
 def opcheck(form: Form, change: Case) -> None:
-    """Check all operators of a form; those of frozen leaves beside those of all."""
+    """Check all operators; those of frozen leaves beside those of all."""
     case = SMALL | change
     inputs = make_inputs(case, form.device)
+    options = head_options(case, inputs)
+    scale, *numbers = (torch.tensor(n, device=form.device) for n in (0.8, 0.7, 0.9, 1.3, 0.8, 0.1))
+    features, weight, bias, index = list(vars(inputs).values())[:4]
+    aim = None if case["maps"] != "no maps" else scale
+    maps = (options.get("saliency"), options.get("saliency_mask"), aim)
+    choices = (case["level"], case["cam_class"], "mean")
+    head = (features, weight, bias, index, *maps, None, numbers, *choices)
+    like = (list(features.shape), features.dtype, case.get("layout") == "channels_last")
     with form.active():
-        with Recorder() as recorder:
-            run_cam_entropy(form, inputs)
-            cases.run_focus_head(form, inputs, **head_options(case, inputs))
-            weight = inputs.weight.detach().requires_grad_()
-            focus_head(inputs.features, weight, inputs.bias, inputs.index).loss.backward()
-            class_activation(inputs.features, inputs.weight, None, inputs.index[:, None])
-        expected = OPERATORS | (OF_KERNELS if form.backend == "triton" else set())
-        assert set(recorder.calls) == {f"focus::{name}" for name in expected}
-        for operator, arguments in (call for calls in recorder.calls.values() for call in calls):
-            plain = [a.detach() if torch.is_tensor(a) else a for a in arguments]
-            torch.library.opcheck(operator, tuple(plain), test_utils=CHECKS)
+        cam, entropy = operators.cam_entropy(features, weight, index, scale)
+        out = HeadForward(*operators.focus_head(*head, True))
+        small = (*out[5:], out.classes, weight, scale, out.logits, None, False, *like)
+        calls: list[tuple[Any, tuple[Any, ...]]] = [
+            (operators.class_activation, (features, weight, None, index[:, None], scale)),
+            (operators.cam_entropy, (features, weight, index, scale)),
+            *((operators.focus_head, (*head, needed)) for needed in (True, False)),
+        ]
+        for needs in ((True, True), (False, True)):
+            arguments = (features, weight, index, cam, scale, cam, entropy, *needs)
+            calls.append((operators.cam_entropy_backward, arguments))
+            calls.append((operators.focus_head_backward, (*small, *needs, True)))
+        for operator, arguments in calls:
+            torch.library.opcheck(operator, arguments, test_utils=CHECKS)
+    assert {operator._qualname for operator, _ in calls} == {f"focus::{name}" for name in OPERATORS}
 
 
-@pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
+KERNELS = [form for form in FORMS if form.id in ("interpreter", "gpu")]
+
+
+@pytest.mark.parametrize("form", KERNELS)
 def test_operators_pass_opcheck(form: Form) -> None:
     opcheck(form, CHANGES[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [EAGER, cases.INTERPRETER])
-def test_operators_pass_opcheck_in_other_cases(form: Form) -> None:
+def test_operators_pass_opcheck_in_other_cases() -> None:
     for change in CHANGES[1:]:
-        opcheck(form, change)
+        opcheck(Form("triton"), change)
+
+
+def test_every_registered_operator_is_checked() -> None:
+    names = torch._C._dispatch_get_all_op_names()
+    registered = {name for name in names if name.startswith("focus::")}
+    assert registered == {f"focus::{name}" for name in OPERATORS}
 
 
 class Model(nn.Module):
@@ -206,6 +213,30 @@ def test_compiled_class_activation_is_one_graph_for_all_batches(
             plain = class_activation(inputs.features, inputs.weight, inputs.bias, classes)
             torch.testing.assert_close(compiled(inputs, classes), tuple(plain))
         assert counters["stats"]["unique_graphs"] == graphs
+
+
+class Activation(torch.nn.Module):
+    """The CAMs of two classes, as an exported detector has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = make_inputs(SMALL)
+        self.weight, self.bias = inputs.weight, inputs.bias
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        return tuple(class_activation(features, self.weight, self.bias, range(2)))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_class_activation_takes_any_grid(strict: bool) -> None:
+    module = Activation()
+    grids = ((5, 6), (3, 4), (9, 11))
+    features = [make_inputs(SMALL | {"grid": grid}).features for grid in grids]
+    sizes = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    shapes = {"features": sizes}
+    exported = torch.export.export(module, (features[0],), dynamic_shapes=shapes, strict=strict)
+    for value in features:
+        torch.testing.assert_close(exported.module()(value), module(value))
 
 
 def test_exported_detector_takes_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
