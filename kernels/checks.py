@@ -21,7 +21,7 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAPS = (*_FLOATS, torch.bool)
-_WORDS = {
+_WORDS: dict[tuple[torch.dtype, ...] | None, str] = {
     None: "real",
     _FLOATS: "floating point",
     _MAPS: "floating point in [0, 1], or bool",
@@ -200,7 +200,7 @@ def _check_tensor(
 
 def _check_number(name: str, value: Number, features: Tensor) -> None:
     if not isinstance(value, Tensor):
-        if not isinstance(value, Real):
+        if not isinstance(value, Real):  # type: ignore[unreachable]
             raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
     elif value.numel() != 1:
         raise ValueError(f"{name} must be a number or a tensor of one, got {list(value.shape)}")

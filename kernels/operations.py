@@ -89,11 +89,11 @@ def class_activation(
         checks.check_range("classes", classes, len(weight))
     with torch.no_grad():
         if backend == "triton" and torch.compiler.is_compiling():
-            scale = as_tensor(temperature, features)
-            return operators.class_activation(features, weight, bias, index, scale)
-        out: tuple[Tensor, Tensor, Tensor] = form(backend, "class_activation")(
-            features, weight, bias, index, temperature
-        )
+            call: Any = operators.class_activation
+            temperature = as_tensor(temperature, features)
+        else:
+            call = form(backend, "class_activation")
+        out: tuple[Tensor, Tensor, Tensor] = call(features, weight, bias, index, temperature)
         return out
 
 
@@ -262,7 +262,8 @@ class _FocusHead(torch.autograd.Function):
                 *arguments, *ctx.like, need_features, *needs
             )
         else:
-            out = empty_features(*ctx.like, weight.device) if need_features else None
+            shape, dtype, last = ctx.like
+            out = empty_features(shape, dtype, last, weight.device) if need_features else None
             found = form(ctx.backend, "focus_head_backward")(*arguments, out, tuple(needs))
         grad_weight, grad_bias = (g if need else None for g, need in zip(found, needs, strict=True))
         if grad_bias is not None:

@@ -30,9 +30,9 @@ def cam_entropy(
 
 
 @cam_entropy.register_fake
-def _(features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, _, height, width = features.shape
-    return _new(features, batch, height, width), _new(features, batch)
+def _(features: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    batch, grid = len(features), features.shape[2:]
+    return _new(features, batch, *grid), _new(features, batch)
 
 
 @torch.library.custom_op("focus::cam_entropy_backward", mutates_args=())
@@ -160,9 +160,10 @@ def focus_head_backward(
 @focus_head_backward.register_fake
 def _(grad_cam: Tensor, grad_logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     weight = others[3]
-    *like, need_features, need_weight, need_bias = others[-6:]
+    shape, dtype, last, need_features, need_weight, need_bias = others[-6:]
+    out = empty_features(shape, dtype, last, weight.device) if need_features else None
     return (
-        empty_features(*like, weight.device) if need_features else grad_cam.new_empty(0),
+        _or_empty(out, grad_cam),
         weight.new_empty(weight.shape if need_weight else 0),
         grad_logits.new_empty(len(weight) if need_bias else 0),
     )
