@@ -20,7 +20,7 @@ MICRO = 1e-6
 
 @dataclass(frozen=True)
 class Card:
-    """What the model knows of a GPU: bytes per second, multiprocessors, bytes of cache."""
+    """A GPU, as the model knows it: bytes per second, multiprocessors, bytes of cache."""
 
     memory: float
     cache: float

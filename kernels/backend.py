@@ -1,4 +1,4 @@
-"""Which form an operation takes, and why.
+"""Choose the form that an operation takes, and say why.
 
 - ``triton``: the fused kernels, for CUDA and ROCm tensors, and for CPU tensors in Triton's
   interpreter (``TRITON_INTERPRET=1`` in the environment before triton is imported).

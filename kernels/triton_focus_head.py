@@ -272,7 +272,7 @@ def _of_class(
     d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, k, b, row, s, y, u, f,
     K: tl.constexpr, CONTRAST: tl.constexpr,
 ):  # fmt: skip
-    """What samples b add to the row k of dW [BLOCK_W], and to db[k]."""
+    """Return the parts of samples b in row k of dW [BLOCK_W], and in db[k]."""
     e = 0.0 * s
     if up_ptr is not None:
         e += s * tl.load(d_ptr + b * K + k, row, 0)
@@ -447,7 +447,7 @@ def focus_head_backward(
     out: Tensor | None,
     needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """As :func:`focus.kernels.eager.focus_head_backward`, by one launch."""
+    """Do as :func:`focus.kernels.eager.focus_head_backward`, by one launch."""
     (batch, cells), (count, channels) = grad_cam.shape, weight.shape
     weight = _rows(weight)
     if count > rows_held(cells):
@@ -476,7 +476,7 @@ def focus_head_backward(
 
 
 def _pool_and_project(features: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As the eager form's, by one launch. The pooled features alone are torch's mean."""
+    """Do as the eager form's, by one launch. The pooled features alone are torch's mean."""
     if vectors is None:
         pooled = features.mean((2, 3), dtype=torch.float32)
         return pooled, pooled

@@ -10,7 +10,7 @@ from focus.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(TrainConfig):
-    """What ``focus data check`` takes: the flags that training will get, and these."""
+    """Settings of ``focus data check``: the flags that training will get, and its own."""
 
     data: tuple[str, ...] = in_data("as --data of train.py", (), metavar="PATH", positional=True)
     output: str = in_output("folder of the report, made if need be", "check", metavar="DIR")
@@ -28,7 +28,7 @@ class CheckConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig(DataConfig):
-    """What ``focus data crop`` takes."""
+    """Settings of ``focus data crop``."""
 
     data: tuple[str, ...] = in_data(
         "images, in any layout that train.py takes", (), metavar="PATH", positional=True
@@ -53,7 +53,7 @@ class CropConfig(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What ``focus data demo`` takes."""
+    """Settings of ``focus data demo``."""
 
     folder: str | None = in_output(
         "the folder to write, new or empty", metavar="DIR", positional=True

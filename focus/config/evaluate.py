@@ -12,7 +12,7 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SharedConfig):
-    """What evaluate.py takes; exactly one of ``run``, ``model_dir`` and ``compare``."""
+    """Settings of evaluate.py: exactly one of ``run``, ``model_dir`` and ``compare``."""
 
     run: str | None = in_model("a run folder of train.py, whose best model is taken", metavar="DIR")
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")

@@ -17,7 +17,7 @@ from focus.config.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """What ``focus experiment`` takes; of what train.py takes too, each run gets the same."""
+    """Settings of ``focus experiment``; those that train.py has too are the same for each run."""
 
     search: bool = in_training("choose the weights on validation; no test image", False)
     quick: bool = in_training("fewer losses and seeds, standard epochs, no dose-response", False)

@@ -1,4 +1,4 @@
-"""How a field of a configuration is declared as a flag, and which values it takes.
+"""Declare fields of a configuration as flags, with their ranges.
 
 :mod:`focus.config.command_line` makes the command line from what is declared here.
 """

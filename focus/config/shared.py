@@ -1,4 +1,4 @@
-"""What several programs take: data, and how the machine is used."""
+"""Settings that several programs share: data, and use of the machine."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig(DataConfig):
-    """What train.py and evaluate.py both take: data, the arithmetic, the processes."""
+    """Settings of both train.py and evaluate.py: data, arithmetic, processes."""
 
     test_data: dict[str, str] = in_data("images of a generator to test on; may be repeated", dict)
     test_real: dict[str, str] = in_data(

@@ -55,7 +55,7 @@ EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(SharedConfig):
-    """What train.py takes. None means: as the recipe, or the loss, says."""
+    """Settings of train.py. None leaves the choice to the recipe, or to the loss."""
 
     recipe: str | None = in_training(
         "paper (CYBORG's training) or demo: the defaults of the flags marked recipe "
@@ -209,7 +209,7 @@ class ResolvedTrainConfig(TrainConfig):
 
     @property
     def run_folder(self) -> Path:
-        """The folder of the run's files: ``output/name``."""
+        """Return the folder of the run's files: ``output/name``."""
         return Path(self.output) / self.name
 
 

@@ -21,7 +21,7 @@ Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
 
 @dataclass(frozen=True, kw_only=True)
 class _UseConfig:
-    """What both commands take."""
+    """Settings of both commands."""
 
     model_dir: str | None = in_model(
         "a saved model, runs/NAME/model, or USER/NAME on the Hub", metavar="DIR"
@@ -37,7 +37,7 @@ class _UseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig(_UseConfig):
-    """What ``focus explain`` takes."""
+    """Settings of ``focus explain``."""
 
     paths: tuple[str, ...] = in_data(
         "image, video or folder of them", (), metavar="PATH", positional=True
@@ -59,7 +59,7 @@ class ExplainConfig(_UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(_UseConfig):
-    """What ``focus export`` takes."""
+    """Settings of ``focus export``."""
 
     onnx: str | None = in_output("the file to write, which must not exist yet", metavar="FILE")
     check_images: str | None = in_data(

@@ -29,7 +29,7 @@ from focus.runtime.progress import progress_bar
 
 UNLABELLED = -1
 KEPT_BYTES = 64 * 2**20
-"""Of one process."""
+"""Limit of one process."""
 
 # What torch says of a worker that is gone, or of memory that it cannot share.
 _LOST = re.compile(
@@ -42,7 +42,7 @@ Perturb = Callable[[Image.Image, int], Image.Image]
 
 
 class Batch(NamedTuple):
-    """What the model and the loss take.
+    """A batch, as the model and the loss take it.
 
     An item of :class:`FaceDataset` has the same fields without the leading dimension.
     """

@@ -1,4 +1,4 @@
-"""Which test generators training knew, which are near it, and which are far.
+"""Tell test generators that training knew from near and from far ones.
 
 ``focus.data.families`` is the table of names. A family that the data give wins over the table's.
 """

@@ -12,7 +12,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_k
 from focus.errors import InputError
 
 SHARE = 0.15
-"""Of the images, for validation and for test, where the data have no split."""
+"""Share of the images for validation, and for test, where the data have no split."""
 
 RENAME_GROUPS = (
     "; where unrelated data have groups of the same names, rename those of one, or, if none of the "

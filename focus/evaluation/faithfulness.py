@@ -58,7 +58,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Falls:
-    """How far the probability of each decision falls; one image a row, as in the scores.
+    """Falls of the probability of each decision; one image a row, as in the scores.
 
     peak [N]: when the place of the CAM's peak is blurred. elsewhere [N, R]: when each of the other
     boxes is. float64, in [-1, 1].

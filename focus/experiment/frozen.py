@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Maps = Literal["own", "shuffled", "center"]
-"""Which human maps the training images have: their own, another's of their class, the mean map."""
+"""Human maps of the training images: their own, another's of their class, the mean map."""
 
 Settings = Mapping[str, Any]
 """Fields of :class:`focus.config.train.TrainConfig`."""

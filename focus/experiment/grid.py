@@ -49,7 +49,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run folder of train.py."""
+        """Return the run folder of train.py."""
         return Path(self.config.output) / str(self.config.name)
 
     @property

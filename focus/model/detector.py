@@ -34,7 +34,7 @@ from focus.runtime.files import atomic_write
 
 
 class Prediction(NamedTuple):
-    """What is reported of B images: never anything that needs a label.
+    """Predictions for B images, made without their labels.
 
     Of several classes of fakes the score is the sum; class 1 is the first of them.
     """

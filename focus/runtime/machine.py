@@ -1,4 +1,4 @@
-"""What surrounds a process: the cache folder, processor cores, its place in a launch."""
+"""The surroundings of a process: cache folder, processor cores, its place in a launch."""
 
 import os
 from pathlib import Path

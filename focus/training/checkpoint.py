@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What a checkpoint restores in place; ema: the averaged network."""
+    """The objects that a checkpoint restores in place; ema: the averaged network."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

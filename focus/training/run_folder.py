@@ -67,7 +67,7 @@ class TrainState:
 
     @property
     def just_found_best(self) -> bool:
-        """Whether the last validation found the best, and no step was done since."""
+        """Return whether the last validation found the best model, with no step since."""
         return self.best_epoch == self.epoch > 0 and self.sums is None
 
 

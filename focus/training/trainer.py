@@ -152,7 +152,7 @@ class Trainer:
 
     @property
     def kept(self) -> Detector:
-        """The network that is validated and kept: with averaged weights if there are any."""
+        """Return the network that is validated and kept: with averaged weights if there are any."""
         return self.detector if self.ema is None else self.ema.module
 
     def fit(self) -> None:

@@ -1,1 +1,1 @@
-"""What is done with a trained detector: evaluate, explain, export."""
+"""Use a trained detector: evaluate, explain, export."""

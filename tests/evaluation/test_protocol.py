@@ -1,4 +1,4 @@
-"""Which real images a fake is compared with, and which rows are one image."""
+"""Real images that a fake is compared with, and rows that are one image."""
 
 from pathlib import Path
 from typing import Any

@@ -122,7 +122,7 @@ def test_the_map_has_the_orientation_of_the_image(detector: Detector) -> None:
 
 
 def test_every_parameter_gets_a_gradient(detector: Detector) -> None:
-    """What DistributedDataParallel needs; and the loss reaches the first layer."""
+    """DistributedDataParallel needs it; and the loss reaches the first layer."""
     network = deepcopy(detector).train()
     out = network(images(2, detector.image_size, seed=5), torch.tensor([0, 1]))
     out.loss.backward()

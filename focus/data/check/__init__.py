@@ -1,1 +1,1 @@
-"""What is in the data, and what is wrong with it: ``python -m focus.data check PATH``."""
+"""Describe data and find their faults: ``focus data check PATH``."""

@@ -38,7 +38,7 @@ _SPLITS = ("train", "validation", "test", "")
 
 @dataclass(frozen=True)
 class Training:
-    """Whether training would start. obstacle: what stops it, "" if nothing. path: of --data."""
+    """The verdict on a start of training. obstacle: its reason, "" if none. path: of --data."""
 
     obstacle: str
     path: str = ""
@@ -47,7 +47,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found.
+    """All findings.
 
     manifest: all images, those to test on included; none if they cannot be read. looks: row by row.
     maps, masks: by ``map_path`` and ``mask_path``. n_unmatched: images in the folders of maps that

@@ -1,4 +1,4 @@
-"""How well the label is told without looking at the face: what a detector may learn instead.
+"""Predict the label without looking at the face: a detector may learn that instead.
 
 Gradient-boosted trees predict the label from a table of properties, in cross-validation that never
 divides a group. The AUC is the mean of the folds'; its interval is that of Student's t, with the
@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 
 MIN_IMAGES = 20
-"""Of each class; fewer say nothing."""
+"""Images of each class; fewer say nothing."""
 FOLDS = 5
 LEVEL = 0.95
 

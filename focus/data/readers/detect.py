@@ -31,7 +31,7 @@ DEFAULT_GENERATOR = "synthetic"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a path was read as; columns: only of a table with names. As text, one line."""
+    """The layout of a path; columns only for a table with names. As text, one line."""
 
     path: str
     layout: Layout

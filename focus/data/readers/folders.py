@@ -112,7 +112,7 @@ def _fits(layout: Layout, folders: Iterable[_Folders]) -> bool:
 
 
 class _Place(NamedTuple):
-    """What the names of folders say of the images in one; above and below the label's folder."""
+    """Facts that names of folders give about the images in one, above and below the label's."""
 
     label: int
     split: Split
