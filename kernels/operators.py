@@ -31,7 +31,7 @@ def cam_entropy(
 
 @cam_entropy.register_fake
 def _(features: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    batch, grid = len(features), features.shape[2:]
+    batch, grid = features.shape[0], features.shape[2:]
     return _new(features, batch, *grid), _new(features, batch)
 
 
@@ -79,7 +79,7 @@ def _(
     features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        _new(features, len(features), len(weight)),
+        _new(features, features.shape[0], weight.shape[0]),
         _new(features, *classes.shape, *features.shape[2:]),
         _new(features, *classes.shape),
     )

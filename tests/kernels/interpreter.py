@@ -25,7 +25,7 @@ import focus.kernels
 
 @contextmanager
 def interpreter(
-    *modules: ModuleType, tile_scale: int = 1, check_overflow: bool = False
+    *modules: ModuleType, tile_scale: int = 16, check_overflow: bool = False
 ) -> Iterator[None]:
     """Interpret the kernels of this package, as under ``TRITON_INTERPRET=1`` from the start.
 

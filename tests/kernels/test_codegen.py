@@ -180,7 +180,8 @@ def test_a_compiler_says_what_the_interpreter_does_not() -> None:
 @pytest.mark.slow
 def test_the_variants_of_the_kernels_compile() -> None:
     def allowed(case: Case) -> bool:
-        return case.get("cam_class") != "contrast" or case.get("classes") != 1
+        contrast_of_one = case.get("cam_class") == "contrast" and case.get("classes") == 1
+        return not contrast_of_one and case.get("dtype") != torch.float64
 
     found: dict[tuple[str, str], tuple[str, codegen.Launch]] = {}
     for case in pairwise(FACTORS, allowed):
