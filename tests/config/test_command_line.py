@@ -63,12 +63,6 @@ def test_the_flags_are_these_and_in_the_help(
         assert re.search(rf"--{name}\b", shown)
 
 
-def test_help_says_the_default_of_a_number(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        train("--help")
-    assert "decoded (default: 0.01)" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-
-
 def test_values() -> None:
     for words in (["--image-size", "96"], ["--image_size=96"], ["--image-size=96"]):
         assert train(*words).image_size == 96

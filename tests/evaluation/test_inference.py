@@ -17,7 +17,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation.inference import images_only, predictions, score_images
 from focus.evaluation.scores import Scores
-from focus.model.detector import Detector, Prediction
+from focus.model.detector import Prediction
 
 GRID = (2, 4)
 SIZE = 8
@@ -170,22 +170,6 @@ def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_predi
         score(RedDetector(), lost)
     ((batch, prediction),) = predictions(RedDetector(), images_only(lost), batch_size=2)
     assert (batch.index.tolist(), prediction.predicted.tolist()) == ([0], [0])
-
-
-def test_scoring_leaves_the_detector_and_the_random_state_as_they_were(pictures: Manifest) -> None:
-    """Else validation would change what is trained."""
-    detector = Detector(image_size=32).train()
-    frozen = next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).eval()
-    modes: list[tuple[bool, bool]] = []
-    detector.backbone.register_forward_pre_hook(
-        lambda module, _: modes.append((module.training, torch.is_inference_mode_enabled()))
-    )
-    state = torch.get_rng_state()
-    score(detector, pictures)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert detector.training
-    assert not frozen.training
-    assert modes == [(False, True)] * 2
 
 
 def test_the_network_runs_in_the_autocast_that_is_given(pictures: Manifest) -> None:

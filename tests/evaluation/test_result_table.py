@@ -1,10 +1,10 @@
-"""The table at the end of a program, the remarks beside it, and differences of models."""
+"""The table at the end of a program, and differences of models."""
 
 import math
 
 import numpy as np
 
-from focus.evaluation.result_table import difference_lines, format_table, remarks
+from focus.evaluation.result_table import difference_lines, format_table
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
 from focus.model.operating_points import POINTS, OperatingPoints
@@ -96,46 +96,6 @@ def test_the_difference_of_two_models_by_hand() -> None:
     # What is open to one is closed to the other: tested as one set, it would say nothing.
     (line,) = difference_lines(given[0], ("other", other, summarise(other, ["new"])))
     assert line.startswith("one - other: the difference is not tested, they know other generators")
-
-
-def test_remarks() -> None:
-    scores = table([(0, "A", "", 0.1), (1, "B", "", 0.9), (-1, "", "", 0.5)])
-    assert remarks(scores, summarise(scores, [])) == [
-        "Images without label: 1; they are scored and in no result.",
-        "B has no real images to be told from: its AUC is not defined.",
-        "Real images that no fake is told from: 1; they are in no result.",
-    ]
-    odd = table([(0, "A", "", 0.1), (1, "B\x1b[2J", "", 0.9)])
-    assert r"'B\x1b[2J' has no real images to be told from" in remarks(odd, summarise(odd, []))[0]
-    complete = table([(0, "", "", 0.1), (1, "B", "", 0.9)])
-    assert remarks(complete, summarise(complete, [])) == []
-
-
-def test_errors_at_the_threshold_are_there_of_each_set_that_has_fakes() -> None:
-    points = OperatingPoints(dict.fromkeys(POINTS, 0.5), None, 9, 9)
-    reals = [(0, "", test_set, score) for test_set in ("closed", "open") for score in (0.2, 0.6)]
-    broken = [(0, "", "closed_balanced", 0.2), (1, "kA", "closed_balanced", 0.9)]
-    known = [(1, "kA", "", 0.4), (1, "kA", "", 0.7), (1, "kA", "", 0.8), (1, "kA", "", 0.9)]
-
-    def shown(*rows: tuple[int, str, str, float]) -> list[tuple[str, str]]:
-        given = summarise_with_intervals(table(list(rows)), ["kA"], None, points, resamples=0)
-        lines = format_table({"one": given}).splitlines()
-        return [
-            (name.strip(), value)
-            for name, _, value in (x.rpartition("  ") for x in lines)
-            if name.startswith(("BPCER", "APCER"))
-        ]
-
-    closed = [("BPCER, closed, at *", "0.500"), ("APCER, mean, closed, at *", "0.250")]
-    assert shown(*reals, *known) == closed
-    assert shown(*reals, *known, *broken, (1, "new", "", 0.4)) == [
-        *closed,
-        ("BPCER, closed-balanced, at *", "0.000"),
-        ("APCER, mean, closed-balanced, at *", "0.000"),
-        ("BPCER, open, at *", "0.500"),
-        ("APCER, mean, open, at *", "1.000"),
-    ]
-    assert shown(*reals) == []
 
 
 def test_table_with_intervals_and_an_operating_point() -> None:

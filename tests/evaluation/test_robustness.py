@@ -22,8 +22,6 @@ from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.model.detector import Prediction
 
-from ..report.reports import perturbed
-
 SIZE = 32
 
 
@@ -160,14 +158,3 @@ def test_the_file_and_that_it_is_read_back(results: list[PerturbedAUC], tmp_path
         path.write_text(text.replace(old, new, 1), errors="surrogateescape")
         with pytest.raises(InputError, match="evaluate with --robustness again"):
             read(path)
-
-
-def test_the_lines_have_the_mean_of_generators() -> None:
-    found = perturbed("uB", "open", 0.8, [0.75, 0.7, 0.65, 0.6, 0.55])
-    found += perturbed("uC", "open", 0.6, [0.55, 0.5, 0.45, 0.4, 0.3])
-    first, *others = lines(found)
-    assert first == (
-        "AUC, open, jpeg (quality): clean 0.700; 0.650 at 95, 0.600 at 90, 0.550 at 70, "
-        "0.500 at 50, 0.425 at 30"
-    )
-    assert len(others) == 3

@@ -118,9 +118,3 @@ def test_merge_orders_the_parts_of_several_processes() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Scores.merge(wrong, count)
-
-
-def test_select() -> None:
-    assert table(4).select([True, False, False, True]).index.tolist() == [0, 3]
-    assert table(4).select([2, 0]).path.tolist() == ["/faces/2.png", "/faces/0.png"]
-    assert len(table(4).select([])) == 0

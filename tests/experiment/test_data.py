@@ -15,7 +15,6 @@ from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.data import (
     centered_maps,
-    has_closed_tests,
     shuffled_maps,
     trainable_arms,
     write_data,
@@ -90,14 +89,3 @@ def test_losses_that_need_human_maps_are_left_out_where_there_are_none(
     assert trainable_arms(setup, bare, arms) == ["ce", "focus", "hinge", "focus-contrast"]
     with pytest.raises(InputError, match=r"which all losses given need \(match, cyborg\): give "):
         trainable_arms(setup, bare, ["match", "cyborg"])
-
-
-def test_whether_there_will_be_a_closed_auc() -> None:
-    train, real = Sample("a.png", 1, "StyleGAN2", split="train"), Sample("b.png", 0, split="test")
-    for test_set, generator, closed in (
-        ("", "SG2", True),  # StyleGAN2 by another name
-        ("", "SDXL", False),
-        ("open", "StyleGAN2", False),
-    ):
-        fake = Sample("c.png", 1, generator, split="test", test_set=test_set)
-        assert has_closed_tests(Manifest([train, real, fake])) == closed

@@ -1,36 +1,19 @@
-"""The head as a module on one's own features: logits, loss and its weights."""
+"""The head as a module on one's own features: logits and temperature."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from focus.config.losses import LOSSES
-from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.model.head import FocusHead
 
 
 def features_of(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(batch, 8, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-def test_a_new_loss_is_scaled_as_the_one_before() -> None:
-    head, features, target = FocusHead(8, 2, "focus"), features_of(5), torch.tensor([0, 1, 1, 0, 1])
-    maps = torch.rand(5, 3, 3)
-    head.scale_terms(0.5, 0.25)
-    head.loss = LOSSES["blend"]
-    blend = LOSSES["blend"]
-    scaled = FocusHead(8, 2, replace(blend, focus_weight=0.05, saliency_weight=1.25))
-    scaled.fc = head.fc
-    assert torch.equal(head(features, target, maps).loss, scaled(features, target, maps).loss)
-    head.loss = "ce"
-    plain = nn.functional.cross_entropy(head.fc(features.mean((2, 3))), target)
-    torch.testing.assert_close(head(features, target, maps).loss, plain)
-    with pytest.raises(InputError, match="no loss 'blnd'"):
-        head.loss = "blnd"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -11,14 +11,6 @@ from focus.errors import InputError
 from focus.metrics.calibration import Calibration
 from focus.model.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
 
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.fixture
-def random() -> np.random.Generator:
-    """Its own for each test: no order of tests changes what is drawn."""
-    return np.random.default_rng(0)
-
 
 def test_points_by_hand() -> None:
     real, fake = np.linspace(0, 0.5, 500), np.array([0.2501, 0.8, 0.9, 0.95])
@@ -65,7 +57,8 @@ def test_no_balance_is_best_where_none_is_better_than_chance() -> None:
         assert choose(np.array([0.1, *real]), np.full(20, 0.45)).thresholds["balanced"] is not None
 
 
-def test_a_calibration_against_the_scores_is_warned_of(random: np.random.Generator) -> None:
+def test_a_calibration_against_the_scores_is_warned_of() -> None:
+    random = np.random.default_rng(0)
     low, high = random.uniform(0.1, 0.5, 40), random.uniform(0.4, 0.9, 40)
     assert choose(low, high).warning() == ""
     assert choose(low, np.zeros(0)).warning() == ""

@@ -119,14 +119,6 @@ def test_robustness_is_the_mean_over_the_generators_that_all_have(tmp_path: Path
     assert closed.get_color() == lines["two"].get_color() != lines["one"].get_color()
 
 
-def test_robustness_on_no_common_generator_is_said(tmp_path: Path) -> None:
-    given = {"one": perturbed("uB", "open", 0.9, [0.8] * 5)}
-    given["two"] = perturbed("uC", "open", 0.9, [0.8] * 5)
-    drawn, remarks = comparison._robustness([run(n, tmp_path, own) for n, own in given.items()])
-    assert drawn == []
-    assert remarks == ["Robustness, open set: the runs have no generator in common."]
-
-
 def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     runs: list[Path], tmp_path: Path
 ) -> None:

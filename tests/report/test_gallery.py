@@ -63,17 +63,6 @@ def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:
     assert (outcomes[wrong & (scores.label == 0)] == "false alarm").all()
 
 
-def test_of_very_many_images_those_with_a_picture_are_listed(
-    monkeypatch: pytest.MonkeyPatch, evaluation: Made
-) -> None:
-    _, scores, results = evaluation
-    monkeypatch.setattr(gallery, "LISTED", 100)
-    chosen, _ = gallery.choose(scores, results, shown=50)
-    table = gallery.table(scores, results, chosen)
-    assert [f"{table['root']}/{path}" for path in table["path"]] == scores.path[chosen].tolist()
-    assert table["shown"] == list(range(len(chosen)))
-
-
 def test_the_pictures_are_those_of_the_rows(evaluation: Made, tmp_path: Path) -> None:
     """Whichever others are asked for at once."""
     torch.manual_seed(0)

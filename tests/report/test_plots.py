@@ -1,7 +1,5 @@
-"""The figures of a report as they are drawn: rates, bins, colours, epochs, strengths."""
+"""The figures of a report as they are drawn: rates, bins, colours, strengths."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,31 +41,6 @@ def test_the_figures_of_scores(tmp_path: Path) -> None:
     shares = [s.get_data().values for s in axes_of(drawn["scores-open"]).patches]
     assert [share.sum() for share in shares] == [pytest.approx(1)] * 3
     assert "kept" not in drawn["entropy-open"].alt
-
-
-def row(epoch: int, loss: float) -> dict[str, float]:
-    names = ("train_classification", "eval_log_loss", "eval_auc", "eval_entropy")
-    return {"epoch": epoch, "train_loss": loss} | dict.fromkeys(names, 0.5)
-
-
-@pytest.mark.parametrize("losses", [[1.0], [1.0, math.nan], [1.0, 0.5, 0.25], [0.5] * 80])
-def test_every_epoch_shows_on_an_axis_of_whole_numbers(losses: Sequence[float]) -> None:
-    rows = [row(epoch, loss) for epoch, loss in enumerate(losses, start=1)]
-    drawn = plots.of_training(rows, 1)
-    assert [plot.name for plot in drawn] == [
-        f"training-{n}" for n in ("loss", "validation", "focus")
-    ]
-    for plot in drawn:
-        figure = plots.figure_of(plot)
-        figure.draw_without_rendering()
-        (axes,) = figure.axes
-        assert "kept model" in [line.get_label() for line in axes.get_lines()]
-        markers = {line.get_marker() for line in axes.get_lines()[:-1]}
-        assert markers == ({"o"} if len(losses) < 6 else {"None"})
-        low, high = axes.get_xlim()
-        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-        assert ticks
-        assert all(tick == int(tick) for tick in ticks)
 
 
 def test_robustness_draws_each_generator_from_its_clean_auc() -> None:

@@ -18,7 +18,6 @@ from focus.errors import ImageError, InputError
 from focus.runtime.launch import (
     check_precision,
     closing_process_group,
-    same_threads,
     start,
 )
 from focus.runtime.signals import Stopped
@@ -162,13 +161,6 @@ def test_a_resumed_run_has_the_threads_and_the_bits_of_before(
         assert weights(again).equal(weights(whole)) == (not more)
         said = "the run had 2 threads each process, not 1: on a CPU its results are no longer"
         assert (said in capsys.readouterr().out) == bool(more)
-
-
-def test_on_a_gpu_the_threads_stay() -> None:
-    threads = torch.get_num_threads()
-    assert same_threads(torch.device("cuda"), threads + 1, None) == ""
-    assert same_threads(torch.device("cuda"), threads + 1, threads) == ""
-    assert torch.get_num_threads() == threads
 
 
 class Network:

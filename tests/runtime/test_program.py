@@ -1,18 +1,15 @@
 """A program ends with one line and its exit code."""
 
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from focus.config.command_line import run
 from focus.config.train import TrainConfig
 from focus.data.dataset import FaceDataset
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
-from focus.runtime.program import program
 from focus.runtime.signals import Stopped
 
 from ..launching import CHECKOUT, python
@@ -111,16 +108,3 @@ def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(
     assert len(lines) == 1
     assert f"Cannot decode '{tmp_path}/bad.png'" in lines[0]
     assert "Traceback" not in lines[0]
-
-
-def test_pillow_does_not_warn_without_a_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.new("L", (8, 8)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        with program("p", debug=False):
-            Image.open(tmp_path / "large.png").close()
-            warnings.warn("another", stacklevel=1)
-    assert [str(warning.message) for warning in warned] == ["another"]

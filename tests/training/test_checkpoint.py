@@ -154,16 +154,6 @@ def test_all_is_on_the_disk_before_it_counts(tmp_path: Path, disk_log: list[Any]
     assert after == ["renamed", tmp_path.name]
 
 
-def test_a_half_written_one_is_none(tmp_path: Path) -> None:
-    half = tmp_path / ".step-00000003.writing"
-    half.mkdir()
-    (half / "model.safetensors").write_bytes(b"half")
-    assert last_checkpoint(tmp_path) is None
-    run = sgd()
-    run.save(tmp_path, 3)
-    assert names(tmp_path) == ["step-00000003"]
-
-
 def test_a_disk_that_is_full_leaves_the_earlier_ones(tmp_path: Path) -> None:
     """A limit on the size of files makes the kernel refuse the write, as a full disk does."""
     run = adamw()

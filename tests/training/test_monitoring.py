@@ -1,6 +1,5 @@
 """What a run says of itself: sums over an epoch, figures of the validation images, the alarm."""
 
-import csv
 import math
 import time
 from dataclasses import replace
@@ -23,7 +22,6 @@ from focus.training.monitoring import (
     collapse_warning,
     training_figures,
     validation_figures,
-    write_summary,
 )
 
 
@@ -111,14 +109,6 @@ def test_sums_of_an_epoch_by_hand() -> None:
     assert math.isnan(training_figures(add_step(None, skipped))["train_loss"])
 
 
-def test_the_summary_is_a_table(tmp_path: Path) -> None:
-    row = {"epoch": 3, "train_loss": 0.5}
-    write_summary(tmp_path / "summary.csv", [row, row | {"epoch": 4}])
-    read = list(csv.DictReader((tmp_path / "summary.csv").open()))
-    assert [line["epoch"] for line in read] == ["3", "4"]
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]
-
-
 class Entries(GeneralTracker):
     """A tracker of Accelerate's that keeps what it is given."""
 
@@ -162,28 +152,3 @@ def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> No
             before = time.perf_counter() - 0.01
     assert sorted(entries.steps) == [6, 9]
     assert 40 / (time.perf_counter() - before + 1) <= log.speed() <= 40 / 0.25
-
-
-def test_the_line_of_an_epoch_and_the_warning_of_a_narrow_focus(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entries = Entries()
-    accelerator = Accelerator(cpu=True, log_with=entries)
-    accelerator.init_trackers("run")
-    log = RunLog(resolve(TrainConfig(output=str(tmp_path), epochs=9)), accelerator)
-    # The rate is that of the last step, which is logged with the steps.
-    row = {"epoch": 2, "train_loss": 0.5, "eval_auc": 0.75, "eval_entropy": 0.25, "lr": 0.1}
-    for step, share in ((10, 0.5), (20, 0.95)):
-        log.epoch({**row, "eval_peak_share": share}, step, best=True, images_per_second=12.0)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["epoch", "epoch", "warning:"]
-    assert lines[0] == (
-        "epoch 2/9  loss 0.5000  validation AUC 0.7500  entropy 0.250  12 images/s  (best)"
-    )
-    assert entries.steps[20] == {
-        "epoch": 2,
-        "train/loss": 0.5,
-        "eval/auc": 0.75,
-        "eval/entropy": 0.25,
-        "eval/peak_share": 0.95,
-    }

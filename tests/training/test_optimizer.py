@@ -23,6 +23,18 @@ def rates(steps_per_epoch: int, **given: Any) -> list[float]:
     return found
 
 
+def torchs(kind: Any, steps: int, *given: Any) -> list[float]:
+    """The same of a schedule of torch's."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = kind(optimizer, *given)
+    found = []
+    for _ in range(steps):
+        found += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    return found
+
+
 def test_one_cycle_that_rises_for_a_single_step() -> None:
     found = rates(1, epochs=5, warmup=0.2)
     # From lr / 25, then half a cosine down to almost 0.
@@ -43,13 +55,7 @@ def test_constant_with_warmup() -> None:
 
 
 def test_cosine_is_that_of_torch() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
-    expected = []
-    for _ in range(12):
-        expected += theirs.get_last_lr()
-        optimizer.step()
-        theirs.step()
+    expected = torchs(torch.optim.lr_scheduler.CosineAnnealingLR, 12, 12)
     assert rates(4, epochs=3, schedule="cosine", warmup=0.0) == pytest.approx(expected, abs=1e-12)
     warm = rates(4, epochs=4, schedule="cosine", warmup=0.25)
     assert warm[:4] == [0.25, 0.5, 0.75, 1]
@@ -57,13 +63,7 @@ def test_cosine_is_that_of_torch() -> None:
 
 
 def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = torch.optim.lr_scheduler.StepLR(optimizer, 6, 0.1)
-    expected = []
-    for _ in range(15):
-        expected += theirs.get_last_lr()
-        optimizer.step()
-        theirs.step()
+    expected = torchs(torch.optim.lr_scheduler.StepLR, 15, 6, 0.1)
     given: dict[str, Any] = {"schedule": "step", "step_epochs": 2, "step_gamma": 0.1, "epochs": 5}
     assert rates(3, warmup=0.0, **given) == pytest.approx(expected, rel=1e-12)
     assert rates(3, warmup=0.2, **given) == pytest.approx([1 / 3, 2 / 3, *expected[2:]], rel=1e-12)

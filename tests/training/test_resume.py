@@ -166,27 +166,6 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
     assert "Traceback" not in errors
 
 
-def test_a_signal_to_the_launcher_reaches_the_orphan(
-    faces: Path, tmp_path: Path, begin: Begin
-) -> None:
-    words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path]
-    with (tmp_path / "log").open("w") as log:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-        launcher = begin(
-            [*command, CHECKOUT / "train.py", *words], cwd=tmp_path, stdout=log, stderr=log
-        )
-    until_saved(tmp_path, launcher)
-    launcher.terminate()
-    assert launcher.wait(20) == -signal.SIGTERM
-    deadline = time.monotonic() + 100
-    while "saved in" not in (said := (tmp_path / "log").read_text()):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.05)
-    assert "the launcher has ended" in said
-    (step,) = re.findall(r"stopped after step (\d+), saved in", said)
-    assert checkpoints(tmp_path)[-1].name == f"step-{int(step):08d}"
-
-
 def logged(folder: Path) -> dict[int, dict[str, float]]:
     """The figures of each step, as TensorBoard has them."""
     events = EventAccumulator(str(folder / "tensorboard"))

@@ -21,7 +21,6 @@ from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
 from focus.use.explain import explain, find_items
-from focus.use.explanations import Item, item_row, video_score
 
 # The program runs in one thread, as what is expected of it: sums over two differ in the last bit.
 pytestmark = pytest.mark.usefixtures("plain_cpu")
@@ -169,23 +168,6 @@ def test_videos_and_images_in_one_folder(
     assert len(list((out / "overlays").iterdir())) == 5 + 10
 
 
-def test_the_mean_of_log_odds_by_hand() -> None:
-    # Odds 9, 9 and 1/9: their geometric mean is 9 ** (1/3).
-    expected = 9 ** (1 / 3) / (1 + 9 ** (1 / 3))
-    assert video_score([np.float64(score) for score in (0.9, 0.9, 0.1)]) == pytest.approx(expected)
-    whole = [np.float64(score) for score in (1, 1, 0)]
-    assert 0.5 < video_score(whole) < 1, "a score that rounds to 0 or 1 is no end"
-    sure = np.float64(1 - 1e-12)  # frames that are alike decide as each of them does
-    assert video_score([sure] * 4) == pytest.approx(sure, abs=1e-15)
-
-
-def test_scores_near_1_are_compared_in_float64() -> None:
-    item, score = Item(1, Path("a.png"), "image"), np.float64(1 - 1e-12)
-    for threshold, decision in ((1 - 2e-12, "synthetic"), (float(score), "real"), (None, "")):
-        # 1 is the nearest float32 to both.
-        assert item_row(item, [{"score": score}], threshold, None)["decision"] == decision
-
-
 def test_without_thresholds_there_is_no_decision_and_it_is_said(
     detector: Detector, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,18 +262,3 @@ def test_pictures_need_no_pyav(pictures: Path, monkeypatch: pytest.MonkeyPatch) 
     (pictures / "film.mp4").touch()
     with pytest.raises(InputError, match="PyAV: pip install"):
         find_items([str(pictures)], as_video=False, frames=1)
-
-
-def test_long_names_fit_and_more_than_twenty_files_are_counted(
-    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "f"
-    folder.mkdir()
-    for number, name in enumerate(["a" + "ü" * 120, *(f"b{number:02}" for number in range(20))]):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{name}.png")
-    row, *others = run(saved(detector, tmp_path / "m", 0.5), tmp_path / "out", folder)
-    assert (tmp_path / "out" / row["overlay"]).exists()
-    assert len(others) == 20
-    said = capsys.readouterr().out
-    assert "21 of 21 files explained" in said
-    assert "b00.png" not in said
