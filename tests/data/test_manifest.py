@@ -1,6 +1,5 @@
 """The manifest's file form gives back what was written, and a bad row is named."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -54,16 +53,6 @@ def test_paths_below_the_csv_move_with_it(tmp_path: Path) -> None:
     assert [s.path for s in Manifest.from_csv(new)] == [f"{tmp_path}/new/x/1.png", "/far/2.png"]
 
 
-def test_a_million_rows_take_ten_seconds(tmp_path: Path) -> None:
-    """By a tenth of them; a busy machine may take twice the CPU time."""
-    row = "images/{0:02}/face-{0:07}.png,synthetic,StyleGAN2,train,heatmaps/{0}.png,id{0}\n"
-    head = "# focus-manifest 1\npath,label,generator,split,map_path,group\n"
-    (tmp_path / "t.csv").write_text(head + "".join(row.format(i) for i in range(100_000)))
-    begin = time.process_time()
-    assert len(Manifest.from_csv(tmp_path / "t.csv")) == 100_000
-    assert time.process_time() - begin <= 2
-
-
 def test_a_hand_written_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(
@@ -80,10 +69,6 @@ def test_a_hand_written_file_is_read(tmp_path: Path) -> None:
     [
         ("# focus-manifest 2\npath\na.png\n", "first line must be '# focus-manifest 1'"),
         ("# focus-manifest 1\nlabel\nreal\n", "the second must name .*'path' among them"),
-        (
-            "# focus-manifest 1\npath,label\na.png,real\nb.png,fake\n",
-            "line 4: label 'fake' is none",
-        ),
         ("# focus-manifest 1\npath,split\n\na.png,dev\n", "line 4: split 'dev' is none of train,"),
         ("# focus-manifest 1\npath,box\na.png,1 2 3\n", "line 3: box '1 2 3' is not four numbers"),
         ('# focus-manifest 1\npath\na.png\n"b.png\n', "line 4: not a row of a CSV"),

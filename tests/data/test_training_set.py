@@ -39,7 +39,6 @@ def test_a_resumed_run_takes_its_splits_wherever_its_images_lie() -> None:
         (7, None, "'/images/7.png' is missing"),
         (8, sample(8), "'/images/8.png' is new"),
         (2, replace(sample(2), label=1), "the label of '/images/2.png' was 0 and is 1"),
-        (3, replace(sample(3), map_path=None), "the map_path of .* was '/maps/3.png' and is None"),
     ],
 )
 def test_a_resumed_run_refuses_other_images_and_names_the_first(
@@ -48,28 +47,21 @@ def test_a_resumed_run_refuses_other_images_and_names_the_first(
     """They would mix what it was trained and is tested on."""
     samples = [sample(n) for n in range(8)]
     samples[row : row + 1] = [] if now is None else [now]
-    message = (
-        rf"^The images are not those that the run runs/run began with \(8 then, .*{difference}"
-    )
+    message = rf"^The images are not those that the run runs/run began with .*{difference}"
     with pytest.raises(InputError, match=message):
         with_recorded_splits(Manifest(samples), Manifest(RECORD), RUN)
 
 
 def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table may have a column for them whose name is not known."""
-    labels = ("real", "fake")
-    files = {f"x/{label}/{i}.png": f"face {i}" for label in labels for i in range(4)}
-    tree = write(files, tmp_path)
-    said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
-    config = resolve(TrainConfig(data=(str(tree / "x"),)))
-    listed_images(config)
-    assert f"{said}\n" in capsys.readouterr().out
+    write({f"{i}.png": f"face {i}" for i in range(8)}, tmp_path)
     phases = ("train", "train", "val", "test")
-    rows = [f"x/{label}/{i}.png,{label},{phases[i]}\n" for label in labels for i in range(4)]
-    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows)}")
-    config = replace(config, data=(str(tmp_path / "t.csv"),))
+    rows = "".join(f"{i}.png,{i // 4},{phases[i % 4]}\n" for i in range(8))
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{rows}")
+    config = resolve(TrainConfig(data=(str(tmp_path / "t.csv"),)))
     listed_images(config)
+    said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
     assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
-    (tmp_path / "t.csv").write_text(f"file,label,phase\n{''.join(rows).replace('train', '', 1)}")
+    (tmp_path / "t.csv").write_text(f"file,label,phase\n{rows.replace('train', '', 1)}")
     listed_images(replace(config, columns="split=phase"))
     assert "warning: 1 of 8 images have no split, the first is" in capsys.readouterr().out

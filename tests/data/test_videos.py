@@ -15,9 +15,7 @@ STEP = 4  # frame n of a test video is grey of level STEP * n
 SIZE = (64, 48)
 
 
-def write_video(
-    path: Path, codec: str, gop: int = 12, options: dict[str, str] | None = None
-) -> Path:
+def write_video(path: Path, codec: str, options: dict[str, str] | None = None) -> Path:
     """Write 60 grey frames that tell their number."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
@@ -112,7 +110,6 @@ def test_a_damaged_video_gives_what_it_has(tmp_path: Path) -> None:
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
-    (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").touch()
     write_video(tmp_path / "other.mp4", "mpeg4")
     # A list of other files, which FFmpeg would open.
@@ -122,13 +119,9 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    content = write_video(tmp_path / "codec.mkv", "mpeg4").read_bytes()
-    content = content.replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC")
-    (tmp_path / "codec.mkv").write_bytes(content)
-    for name in ("text.mp4", "empty.mp4", "list.mp4", "sound.mkv", "codec.mkv", "missing.mp4"):
-        with pytest.raises(ImageError, match=f"Cannot decode '.*{name}'") as caught:
+    for name in ("empty.mp4", "list.mp4", "sound.mkv", "missing.mp4"):
+        with pytest.raises(ImageError, match=rf"Cannot decode '.*{name}'.*: fix or remove it\.$"):
             list(frames_of(tmp_path / name, 3))
-        assert str(caught.value).endswith(": fix or remove it.")
 
 
 def test_without_pyav_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

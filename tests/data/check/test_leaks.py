@@ -39,34 +39,24 @@ def jpeg_on_its_side(image: Image.Image, path: Path) -> None:
     turned.save(path.with_suffix(".jpg"), quality=90, exif=exif)
 
 
-def with_alpha(image: Image.Image, path: Path) -> None:
-    image.convert("RGBA").save(path.with_suffix(".webp"), lossless=True)
-
-
 VARIANTS: dict[str, Save] = {
     **{f"JPEG {quality}": resized(1.0, quality) for quality in (30, 95)},
     **{f"resized {factor}": resized(factor) for factor in (0.5, 0.7, 2.0)},
     "resized 0.5, JPEG 75": resized(0.5, 75),
     "resized 2, JPEG 30": resized(2, 30),
     "on its side": jpeg_on_its_side,
-    "alpha": with_alpha,
 }
-
-
-def faces(folder: Path, numbers: Sequence[int], split: str = "train") -> list[str]:
-    """Distinct demo faces as PNG, half of them fakes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number in numbers:
-        image = render_face(split, ("real", "kA")[number % 2], number).image
-        paths.append(str(folder / f"{number:05d}.png"))
-        Image.fromarray(image).save(paths[-1], compress_level=1)
-    return paths
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return faces(tmp_path_factory.mktemp("originals"), range(N_ORIGINALS))
+    """Distinct demo faces as PNG, half of them fakes."""
+    folder, paths = tmp_path_factory.mktemp("originals"), []
+    for number in range(N_ORIGINALS):
+        image = render_face("train", ("real", "kA")[number % 2], number).image
+        paths.append(str(folder / f"{number:05d}.png"))
+        Image.fromarray(image).save(paths[-1], compress_level=1)
+    return paths
 
 
 def manifest(**splits: Sequence[str]) -> Manifest:
@@ -103,17 +93,11 @@ def test_an_equal_file_is_the_same_file_and_one_leak_for_each_later_split(
     originals: list[str], tmp_path: Path
 ) -> None:
     copies = [shutil.copy(originals[3], tmp_path / f"{name}.png") for name in "abc"]
-    data = manifest(
-        train=[originals[0], originals[3], copies[0]], validation=[copies[1]], test=[copies[2]]
-    )
-    found = found_in(data)
-    assert [(leak.row, leak.other, leak.kind) for leak in found] == [
-        (1, 3, "same file"),
-        (1, 4, "same file"),
-        (2, 3, "same file"),
-        (2, 4, "same file"),
-        (3, 4, "same file"),
-    ]
+    train = [originals[0], originals[3], copies[0]]
+    found = found_in(manifest(train=train, validation=[copies[1]], test=[copies[2]]))
+    pairs = [(1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
+    assert [(leak.row, leak.other) for leak in found] == pairs
+    assert {leak.kind for leak in found} == {"same file"}
 
 
 def test_copies_within_a_split_are_no_leak_but_leak_together(
@@ -138,16 +122,3 @@ def test_flat_pictures_are_alike_only_byte_for_byte(tmp_path: Path) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     found = found_in(manifest(train=paths[:3], test=paths[3:]))
     assert [(leak.row, leak.kind) for leak in found] == [(0, "same file")]
-
-
-@pytest.mark.slow
-def test_hundreds_of_distinct_faces_hold_no_leak(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor would they if the threshold were half as far again from 1."""
-    data = manifest(
-        train=faces(tmp_path / "a", range(1500)), test=faces(tmp_path / "b", range(1500, 3000))
-    )
-    looks = [look(sample.path) for sample in data]
-    monkeypatch.setattr(leaks, "MIN_SIMILARITY", 1 - 1.5 * (1 - leaks.MIN_SIMILARITY))
-    assert find_leaks(data, looks) == []

@@ -69,30 +69,19 @@ def test_the_csv_is_cyborgs(folder: Path) -> None:
     rows = [line.split(",") for line in (folder / "train.csv").read_text().splitlines()]
     assert rows[0] == ["train", "Real", "/images/train/real/train_real_0000.png"]
     assert rows[8] == ["train", "Synthetic", "/images/train/kA/train_kA_0000.png", "kA"]
-    assert {(row[0], row[1]) for row in rows} == {
-        (split, label) for split in ("train", "test") for label in ("Real", "Synthetic")
-    }
     maps = {path.name for path in (folder / "heatmaps").iterdir()}
     assert maps == {Path(row[2]).name for row in rows}
-    everything = {path.name for path in folder.iterdir()}
-    assert everything == {
-        *("images", "heatmaps", "masks", "train.csv"),
-        *("closed.csv", "closed_balanced.csv", "open.csv"),
-        *("reals.csv", "uNear.csv", "uEars.csv", "uSpectrum.csv"),
-    }
 
 
 def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
     tests = {name: str(folder / f"{name}.csv") for name in ("uNear", "uEars", "uSpectrum")}
     reals = {"demo": str(folder / "reals.csv")}
     _, found = read_given(TrainConfig(test_data=tests, test_real=reals))
-    of_the_set = Manifest.from_csv(folder / "open.csv")
 
     def told(samples: Manifest) -> set[tuple[str, int | None, str, str]]:
         return {(s.path, s.label, s.generator * (s.label or 0), s.split) for s in samples}
 
-    assert told(found) == told(of_the_set)
-    assert len(read_data(folder / "uEars.csv")) == 2
+    assert told(found) == told(Manifest.from_csv(folder / "open.csv"))
 
 
 def test_a_folder_in_use_is_refused(built_in: Manifest, tmp_path: Path) -> None:

@@ -107,8 +107,7 @@ def test_the_documented_example_has_the_layout(
     else:
         write(dict.fromkeys(paths, "face 1"), tmp_path)
     reading = read_path(str(place), DataConfig(), {})
-    assert reading.layout == name
-    assert len(reading.manifest) == len(paths)
+    assert (reading.layout, len(reading.manifest)) == (name, len(paths))
 
 
 def test_the_documented_names_of_columns_are_those_that_are_read() -> None:

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from focus.config.shared import DataConfig
-from focus.data.readers.detect import read_path
 from focus.errors import InputError
 
 from ..reading import read_data
@@ -68,11 +66,6 @@ def test_real_and_fake(tmp_path: Path) -> None:
         ("StyleGAN3/Fake/2.webp", 1, "StyleGAN3", "", ""),
         ("StyleGAN3/Real/1.png", 0, "StyleGAN3", "", ""),
     ]
-    # A folder "real" alone may be anything.
-    tree(tmp_path / "x", "real/1", "other/2")
-    assert read_path(f"{tmp_path}/x", DataConfig(), {}).layout == "images"
-    (one,) = read_data(tmp_path / "x", layout="real-fake")
-    assert (one.label, one.generator) == (0, "")
 
 
 def test_folders_of_classes_belong_to_the_generator_that_is_given(tmp_path: Path) -> None:
@@ -90,21 +83,16 @@ def test_folders_of_classes_belong_to_the_generator_that_is_given(tmp_path: Path
 @pytest.mark.parametrize(
     ("names", "splits"),
     [
-        ("train dev Evaluation", "train validation test"),
-        ("train_set Test-Set", "train test"),
+        ("train_set dev Evaluation", "train validation test"),
         ("train holdout", "train test"),
         ("X/train X/val Y/a/train Y/a/val", "train validation train validation"),
     ],
 )
 def test_whatever_the_folders_of_splits_are_called(names: str, splits: str, tmp_path: Path) -> None:
-    for kind in ("real fake", "0_real 1_fake"):
-        root = tree(tmp_path / kind, *labels(kind, *names.split()))
-        of = dict(zip(names.split(), splits.split(), strict=True))
-        found = read(root)
-        assert [row[3] for row in found] == [of[row[0].rsplit("/", 2)[0]] for row in found]
-        assert {row[2] for row in found if row[1]} == (
-            {"X", "Y"} if "/" in names else {"synthetic"}
-        )
+    found = read(tree(tmp_path, *labels("0_real 1_fake", *names.split())))
+    of = dict(zip(names.split(), splits.split(), strict=True))
+    assert [row[3] for row in found] == [of[row[0].rsplit("/", 2)[0]] for row in found]
+    assert {row[2] for row in found if row[1]} == ({"X", "Y"} if "/" in names else {"synthetic"})
 
 
 def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
@@ -115,40 +103,27 @@ def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
     assert {row[3] for row in read(tree(tmp_path / "below", *names))} == {""}
 
 
-@pytest.mark.parametrize(
-    ("kind", "names", "message"),
-    [
-        ("real fake", "train unseen", "/set has a folder train beside unseen, which names no spli"),
-        ("nature ai", "test unseen", "/set has a folder test beside unseen"),
-        ("0_real 1_fake", "train val unseen", "/set has a folder .* beside unseen"),
+def test_a_split_beside_a_folder_that_is_none_would_be_trained_on(tmp_path: Path) -> None:
+    for kind, names, message in (
+        ("nature ai", "test unseen", "/set has a folder test beside unseen, which names no split"),
         ("real fake", "X/train X/more Y/train Y/val", "/set/X has a folder train beside more"),
-    ],
-)
-def test_a_split_beside_a_folder_that_is_none_would_be_trained_on(
-    kind: str, names: str, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=message):
-        read(tree(tmp_path / "set", *labels(kind, *names.split())))
+    ):
+        with pytest.raises(InputError, match=message):
+            read(tree(tmp_path / kind / "set", *labels(kind, *names.split())))
 
 
-@pytest.mark.parametrize(
-    ("shape", "generator"),
-    [
-        ("{label}/{split}/0", "synthetic"),
-        ("gan/{label}/{split}/0", "gan"),
-        ("{label}/StyleGAN2/{split}/0", "StyleGAN2"),
-        ("{label}/{split}/StyleGAN2/0", "StyleGAN2"),
-    ],
-)
-def test_a_split_below_the_label_is_kept(shape: str, generator: str, tmp_path: Path) -> None:
-    names = [
-        shape.format(label=label, split=split)
-        for label in ("real", "fake")
-        for split in ("train", "test")
-    ]
-    found = read(tree(tmp_path, *names))
-    assert [row[3] for row in found] == ["train" if "train" in row[0] else "test" for row in found]
-    assert {row[2] for row in found if row[1]} == {generator}
+def test_a_split_below_the_label_is_kept(tmp_path: Path) -> None:
+    both = [(label, split) for label in ("real", "fake") for split in ("train", "test")]
+    for root, shape, generator in (
+        ("1", "{label}/{split}/0", "synthetic"),
+        ("2", "gan/{label}/{split}/0", "gan"),
+        ("3", "{label}/StyleGAN2/{split}/0", "StyleGAN2"),
+        ("4", "{label}/{split}/StyleGAN2/0", "StyleGAN2"),
+    ):
+        names = [shape.format(label=label, split=split) for label, split in both]
+        found = read(tree(tmp_path / root, *names))
+        assert all(row[3] in row[0].split("/") for row in found)
+        assert {row[2] for row in found if row[1]} == {generator}
 
 
 def test_folders_below_the_label_are_generators_if_one_is_known(tmp_path: Path) -> None:

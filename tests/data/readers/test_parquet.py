@@ -56,18 +56,13 @@ def test_a_parquet_file(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFi
 
 def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
     for name, greys in {"train-2": (1, 2), "train-10": (3, 4), "validation-0": (5, 6)}.items():
-        columns: dict[str, list[Any]] = {
-            "img": [face(grey) for grey in greys],
-            "target": [1.0, 0.0],
-            "seen": [None, True],
-        }
-        write_parquet(tmp_path / "set/data" / f"{name}.parquet", arrow_table(columns))
+        cells = [face(grey) for grey in greys]
+        table = arrow_table({"img": cells, "target": [1.0, 0.0], "seen": [None, True]})
+        write_parquet(tmp_path / "set/data" / f"{name}.parquet", table)
     found = read_data(tmp_path / "set")
     assert [Path(s.path).read_bytes() for s in found] == [face(i) for i in range(1, 7)]
-    assert [(s.label, s.split) for s in found] == [
-        *[(1, "train"), (0, "train")] * 2,
-        *[(1, "validation"), (0, "validation")],
-    ]
+    splits = ["train"] * 4 + ["validation"] * 2
+    assert [(s.label, s.split) for s in found] == list(zip([1, 0] * 3, splits, strict=True))
     assert [dict(s.extra) for s in found] == [{}, {"seen": "1"}] * 3
 
 
@@ -77,13 +72,6 @@ def test_images_within_other_columns_are_neither_decoded_nor_fetched(
 ) -> None:
     postscript = {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "path": "a.eps"}
     elsewhere = {"bytes": None, "path": "http://localhost:1/a.png"}
-    columns: dict[str, list[Any]] = {
-        "image": pictures(1, 2),
-        "label": [1, 0],
-        "frames": [[postscript], [elsewhere]],
-        "more": [{"thumb": elsewhere}, {"thumb": postscript}],
-        "points": [[1.5, 2.0], []],
-    }
     image = {"_type": "Image"}
     features: dict[str, Any] = {
         "image": image,
@@ -92,13 +80,14 @@ def test_images_within_other_columns_are_neither_decoded_nor_fetched(
         "more": {"thumb": image},
         "points": {"_type": "List", "feature": {"_type": "Value", "dtype": "float64"}},
     }
-    table = arrow_table({name: columns[name] for name in ("image", "label")})
-    for name in ("frames", "more", "points"):
-        table = table.append_column(name, [columns[name]])
-    note = json.dumps({"info": {"features": features}})
+    table = arrow_table({"image": pictures(1, 2), "label": [1, 0]})
+    table = table.append_column("frames", [[[postscript], [elsewhere]]])
+    table = table.append_column("more", [[{"thumb": elsewhere}, {"thumb": postscript}]])
+    table = table.append_column("points", [[[1.5, 2.0], []]])
     if saved:
         path = write_saved(tmp_path / "saved", table, features)
     else:
+        note = json.dumps({"info": {"features": features}})
         noted = table.replace_schema_metadata({"huggingface": note})
         path = write_parquet(tmp_path / "a.parquet", noted)
 
