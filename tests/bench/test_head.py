@@ -72,7 +72,8 @@ def test_the_program_writes_all_ratios_and_says_what_could_not_run(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_pytest_bench_takes_cpu_time(tmp_path: Path) -> None:
+def test_pytest_bench_takes_cpu_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # with it, nothing is timed
     report = tmp_path / "report.json"
     words = ["-k", "nchw and fp32 and not 128", "-p", "no:cacheprovider"]
     python("-m", "pytest", "bench/", *words, f"--benchmark-json={report}", cwd=CHECKOUT)

@@ -45,6 +45,9 @@ def work(folder: Path) -> None:
     rank, half = torch.distributed.get_rank(), SAMPLES // PROCESSES
     model = nn.parallel.DistributedDataParallel(detector())
     torch.save(step(model, slice(rank * half, (rank + 1) * half)), folder / f"{rank}.pt")
+    # As the last owner of the group, the model's reducer would wait for gloo's thread while that
+    # waits for the interpreter's lock.
+    del model
     torch.distributed.destroy_process_group()
 
 
