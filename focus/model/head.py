@@ -18,8 +18,7 @@ class DetectorOutput(NamedTuple):
     """The output of the head, with the fields of ``focus.kernels.FocusHeadOutput``.
 
     Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
-    one, it is that of the class the loss looks at. Only ``loss`` and, without a target, ``logits``
-    carry gradient.
+    one, it is that of the class the loss looks at. Only ``loss`` and ``logits`` carry gradient.
     """
 
     loss: Tensor | None
@@ -96,7 +95,7 @@ class FocusHead(nn.Module):
     ) -> DetectorOutput:
         """Map features ``[B,C,H,W]`` to a :class:`DetectorOutput`, with the loss for a target.
 
-        target ``[B]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
+        target ``[B]`` or ``[B,K]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
         :func:`focus.kernels.focus_head`, as is what they raise; without a target, maps are ignored.
         """
         if target is None:
