@@ -36,7 +36,7 @@ test:  ## run the tests that take minutes
 test-all:  ## run all tests, also those that take long, launch several processes or download packages
 	$(PYTHON) -m pytest --run-slow
 
-test-gpu:  ## on a CUDA or ROCm device: correctness and times in 8 minutes and one JSON, then the tests
+test-gpu:  ## on a CUDA or ROCm device: correctness and times in at most 8 minutes and one JSON, then the tests
 	$(PYTHON) -m bench.gpu
 	$(PYTHON) -m pytest -m gpu tests/kernels
 

@@ -164,7 +164,7 @@ def _plain(model: str) -> str:
     return model.replace("/", "_")
 
 
-def check_arms(arms: Iterable[str], known: Mapping[str, object] = ARMS) -> None:
+def check_arms(arms: Iterable[str], known: Mapping[str, object]) -> None:
     """Raise InputError for a name that is none of ``known``."""
     for arm in arms:
         if arm not in known:
