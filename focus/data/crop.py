@@ -32,7 +32,7 @@ from focus.data.faces import (
     window,
 )
 from focus.data.images import load_image, load_map, reason
-from focus.data.manifest import Manifest
+from focus.data.manifest import Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
@@ -103,7 +103,7 @@ def cut_faces(
             "says: give the whole images."
         )
     way = f"{source} margin {margin:g}"
-    folder = Path(output).absolute()
+    folder = absolute(output)
     faces = _faces(manifest, given=source == GIVEN)
     _warn_of_turned_boxes(faces, manifest.source)
     thread = threading.local()

@@ -14,7 +14,7 @@ from typing import Any
 
 from focus.config.data import DemoConfig
 from focus.data.demo.cache import demo_manifest
-from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample
+from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample, absolute
 from focus.runtime.files import atomic_csv_writer, check_empty
 from focus.runtime.progress import progress_bar
 
@@ -33,7 +33,7 @@ def write_demo(config: DemoConfig) -> None:
 
 def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:
     """Write the demo set, copying its files; raises InputError if the folder is in use."""
-    folder = Path(folder).absolute()
+    folder = absolute(folder)
     check_empty(folder)
     bar = progress_bar(demo, "writing demo files", unit="image", disable=not progress)
     moved = [_copied(sample, folder) for sample in bar]
