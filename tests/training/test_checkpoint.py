@@ -224,3 +224,7 @@ def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     with pytest.raises(InputError, match=f"version {CHECKPOINT_VERSION + 1}, this program reads"):
         last_checkpoint(tmp_path)
+
+    (checkpoints(tmp_path)[-1] / "state.json").write_text('{"version": 3}')  # with no checksum
+    with pytest.raises(InputError, match="has version 3, this program reads"):
+        last_checkpoint(tmp_path)
