@@ -58,7 +58,6 @@ _WARNINGS = {
 def check_images(
     manifest: Manifest,
     *,
-    threads: int | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = 0.01,
@@ -70,15 +69,15 @@ def check_images(
     Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
     one warning of each kind.
 
-    threads: default one per usable core. cache: folder that remembers the files found good, by
-    path, size and time. max_bad: share of the images, of the maps and of the masks that may be
-    bad. share_of: take that share of these files, of which ``manifest`` has a part.
+    cache: folder that remembers the files found good, by path, size and time. max_bad: share of
+    the images, of the maps and of the masks that may be bad. share_of: take that share of these
+    files, of which ``manifest`` has a part.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
     """
     store = Path(cache if cache is not None else cache_dir()) / _CACHE
-    verdicts = _verdicts(_files(manifest), store, threads or usable_cores(), progress)
+    verdicts = _verdicts(_files(manifest), store, progress)
     bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
     _refuse_too_many(bad, list(verdicts), _files(share_of or manifest), max_bad, manifest.source)
     for file in bad:
@@ -143,9 +142,7 @@ def _files(manifest: Manifest) -> list[_File]:
     return list(files)
 
 
-def _verdicts(
-    files: list[_File], store: Path, threads: int, progress: bool
-) -> dict[_File, Verdict]:
+def _verdicts(files: list[_File], store: Path, progress: bool) -> dict[_File, Verdict]:
     try:
         checked = set(store.read_text().split())
     except (OSError, ValueError):
@@ -157,7 +154,7 @@ def _verdicts(
         key = _key(*file)
         return key, "good" if key in checked else decode(*file)[0]  # bad ones are looked at again
 
-    with ThreadPool(threads) as pool:
+    with ThreadPool(usable_cores()) as pool:
         found = pool.imap(look, files, chunksize=8)
         bar = progress_bar(
             found, total=len(files), desc="checking files", unit="file", disable=not progress
