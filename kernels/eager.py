@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from focus.kernels.reference import map_entropy, reduce
+from focus.kernels.reference import class_vectors, map_entropy, reduce
 from focus.kernels.types import (
     FLAT_STEPS,
     HeadArguments,
@@ -190,8 +190,7 @@ def _plus(total: Tensor, factor: Number, term: Tensor) -> Tensor:
 
 def _class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
     """Return V ``[B,C]``."""
-    rows = weight.index_select(0, _existing(index, len(weight)))
-    return rows - (weight.sum(0) - rows) / (len(weight) - 1) if contrast else rows
+    return class_vectors(weight, _existing(index, len(weight)), contrast)
 
 
 def _scatter_rows(weight: Tensor, index: Tensor, grad_vectors: Tensor, contrast: bool) -> Tensor:

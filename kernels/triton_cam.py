@@ -209,6 +209,11 @@ def dense(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def dense_rows(weight: Tensor) -> Tensor:
+    """Return a weight whose rows have no gaps, copied if need be."""
+    return weight if weight.stride(1) == 1 else weight.contiguous()
+
+
 def dense_cells(features: Tensor) -> Tensor:
     """Return features whose cells lie at one stride, copied if need be (a crop of a grid)."""
     _, channels, height, width = features.shape
@@ -333,7 +338,7 @@ def activations(
     vector ``weight[b]``. What is not asked for is empty.
     """
     features = dense_cells(features)
-    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    weight = dense_rows(weight)
     batch, channels, height, width = features.shape
     shape = (batch,) if index is None else tuple(index.shape)
     wanted, rows = math.prod(shape[1:]), len(weight)
@@ -393,7 +398,7 @@ def cam_entropy_backward(
         partial = torch.empty((batch, channels), dtype=torch.float32, device=weight.device)
     if not batch:
         return grad_features, None if grad_weight is None else grad_weight.zero_()
-    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    weight = dense_rows(weight)
     with on_device(features):
         _cams_backward[(at.channel_blocks, batch)](
             grad_features, grad_weight, features, weight, index, cam,

@@ -39,6 +39,7 @@ from focus.kernels.triton_cam import (
     arrives_last,
     dense,
     dense_cells,
+    dense_rows,
     entropy_and_slope,
     number,
     on_device,
@@ -392,7 +393,7 @@ def focus_head_forward(given: HeadArguments, need_weight: bool) -> HeadForward:
     With more classes than a program holds, the launch gives pooled features and CAM, and the rest
     is torch's; the CAM of the predicted class then takes a launch of its own.
     """
-    features, weight, target = given.features, _rows(given.weight), given.target
+    features, weight, target = given.features, dense_rows(given.weight), given.target
     batch, channels, height, width = features.shape
     classes, cells = len(weight), height * width
     if classes > rows_held(cells):
@@ -449,30 +450,30 @@ def focus_head_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Do as :func:`focus.kernels.eager.focus_head_backward`, by one launch."""
     (batch, cells), (count, channels) = grad_cam.shape, weight.shape
-    weight = _rows(weight)
+    weight = dense_rows(weight)
     if count > rows_held(cells):
         return eager.focus_head_backward(
             grad_cam, grad_logits, pooled, projected, classes, weight, upstream, upstream_logits,
             grad_scale, contrast, out, needs,
         )  # fmt: skip
-    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    grad_weight = torch.empty_like(weight) if needs[0] else None
     grad_bias = torch.empty(count, dtype=torch.float32, device=weight.device) if needs[1] else None
     if not batch:
-        zero = None if grad_bias is None else grad_bias.zero_()
-        return grad_weight.zero_() if needs[0] else None, zero
+        zeros = [None if grad is None else grad.zero_() for grad in (grad_weight, grad_bias)]
+        return zeros[0], zeros[1]
     at = NOWHERE if out is None else tiles(out, count)
     weight_programs = (-(-channels // BLOCK_W) if needs[0] else 1) * any(needs)
     programs = weight_programs + batch * at.channel_blocks
     strides = (0, 0) if upstream_logits is None else upstream_logits.stride()
     with on_device(weight):
         _head_backward[(programs,)](
-            out, grad_weight if needs[0] else None, grad_bias, weight, grad_logits, classes,
+            out, grad_weight, grad_bias, weight, grad_logits, classes,
             grad_cam, pooled, projected, upstream, upstream_logits, grad_scale,
             upstream.stride(0) if upstream is not None and upstream.dim() else 0, *strides,
             at.stride_b, at.stride_p, weight.stride(0), batch, channels, weight_programs, K=count,
             CONTRAST=contrast, BLOCK_B=32, BLOCK_W=BLOCK_W, **at.constants,
         )  # fmt: skip
-    return grad_weight if needs[0] else None, grad_bias
+    return grad_weight, grad_bias
 
 
 def _pool_and_project(features: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -484,7 +485,3 @@ def _pool_and_project(features: Tensor, vectors: Tensor | None) -> tuple[Tensor,
         features, vectors[:, 0], None, None, 1.0, pool=True, entropy=False
     )
     return pooled, cam.flatten(1)[:, None]
-
-
-def _rows(weight: Tensor) -> Tensor:
-    return weight if weight.stride(1) == 1 else weight.contiguous()
