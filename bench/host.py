@@ -12,21 +12,29 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from torch import Tensor
-from torch.nn import functional
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.driver import driver
 
 from bench.harness import make_folder, run_program, settings, write
-from focus.kernels import backend, focus_head
+from bench.head import (
+    Inputs,
+    Loss,
+    branches_loss,
+    make_inputs,
+    ours_loss,
+    plain_loss,
+    pool_by_mean,
+)
+from focus.kernels import backend
 
-SHAPE, CLASSES = (4, 64, 7, 7), 2
+SHAPE = 4, 64, 49
 ROUNDS, STEPS = 21, 100
 
 
@@ -76,53 +84,14 @@ class StubDriver(DriverBase):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return features, weight, bias, target and human maps."""
-    torch.manual_seed(0)
-    features = torch.randn(SHAPE).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(CLASSES, SHAPE[1], requires_grad=True)
-    bias = torch.zeros(CLASSES, requires_grad=True)
-    target = torch.randint(CLASSES, (SHAPE[0],))
-    return features, weight, bias, target, torch.rand(SHAPE[0], *SHAPE[2:])
-
-
-def plain(features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, _: Tensor) -> Tensor:
-    """Return cross-entropy on pooled features."""
-    logits = functional.linear(features.mean((2, 3)), weight, bias)
-    return functional.cross_entropy(logits.float(), target)
-
-
-def branches(
-    features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, human: Tensor
-) -> Tensor:
-    """Return the loss "blend" as branches of autograd, each with its own read of the features."""
-    logits = functional.linear(features.mean((2, 3)), weight, bias)
-    cam = torch.einsum("bc,bchw->bhw", weight[target], features.float()).flatten(1)
-    log_p = cam.log_softmax(1)
-    entropy = -(log_p.exp() * log_p).sum(1) / 3.8918
-    low, high = cam.amin(1, keepdim=True), cam.amax(1, keepdim=True)
-    saliency = ((cam - low) / (high - low).clamp_min(1e-6) - human.flatten(1)).square().mean(1)
-    loss = functional.cross_entropy(logits.float(), target, reduction="none")
-    return (loss + 0.1 * entropy + 5 * saliency).mean()
-
-
-def ours(features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, human: Tensor) -> Tensor:
-    """Return the same loss by :func:`focus.kernels.focus_head`."""
-    return focus_head(
-        features, weight, bias, target, saliency=human, focus_weight=0.1, saliency_weight=5.0
-    ).loss
-
-
-def step(
-    head: Callable[..., Tensor], given: tuple[Tensor, ...], autocast: bool
-) -> Callable[[], None]:
-    """Return a function that runs forward and backward of ``head``."""
+def step(loss: Loss, given: Inputs, autocast: bool) -> Callable[[], None]:
+    """Return a function that runs forward and backward of ``loss``."""
 
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = head(*given)
-        loss.backward()
-        for tensor in given[:3]:
+            value = loss(*given)
+        value.backward()
+        for tensor in given.leaves:
             tensor.grad = None
 
     return run
@@ -153,11 +122,13 @@ def main() -> None:
     torch.set_num_threads(1)
     driver.set_active(StubDriver())
     backend.INTERPRETED = True  # lets tensors of the CPU reach the launchers
-    half, single = inputs(torch.bfloat16), inputs(torch.float32)
+    half = make_inputs(SHAPE, "channels_last", dtype=torch.bfloat16)
+    single = make_inputs(SHAPE, "channels_last")
+    plain = partial(plain_loss, pool_by_mean)
     times = measure(
         {
-            "ours": step(ours, half, False),
-            "branches": step(branches, single, True),
+            "ours": step(ours_loss, half, False),
+            "branches": step(branches_loss, single, True),
             "plain": step(plain, single, True),
             "plain, float32": step(plain, single, False),
         }

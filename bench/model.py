@@ -9,7 +9,6 @@ again from the cache. Backward writes dF. The model is good to about 30 % and me
 numbers of splits, not to be quoted as a time.
 """
 
-import argparse
 from dataclasses import dataclass
 
 from focus.kernels import triton_cam
@@ -37,6 +36,7 @@ TERMS = 3.0 * MICRO
 """Some thirty reductions over a block of threads, one after the other."""
 LAUNCH_IN_GRAPH, LAUNCH_EAGER = 1.5 * MICRO, 4.0 * MICRO
 TILE_BYTES = 32768
+CHANNELS, CELLS = 2048, 49
 
 
 def moved(bytes_: float, programs: int, peak: float, latency: float, card: Card) -> float:
@@ -66,23 +66,18 @@ def floor(batch: int, channels: int, cells: int, card: Card) -> float:
 
 def main() -> None:
     """Print the table of docs/kernels.md."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--channels", type=int, default=2048)
-    parser.add_argument("--cells", type=int, default=49)
-    given = parser.parse_args()
-    sizes = given.channels, given.cells
-    print("| card | B | floor | splits 1 | 2 | 4 | 8 | chosen | in graph / eager |")
+    print("| card | B | floor | splits 1 | 2 | 4 | 8 | chosen | + 2 launches, in graph / eager |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, card in CARDS.items():
         for batch in (20, 64, 128, 256, 1024):
-            times = {s: step(batch, *sizes, s, card) / MICRO for s in (1, 2, 4, 8)}
-            sample, blocks = 2 * given.channels * given.cells, given.channels // 256
+            times = {s: step(batch, CHANNELS, CELLS, s, card) / MICRO for s in (1, 2, 4, 8)}
+            sample, blocks = 2 * CHANNELS * CELLS, CHANNELS // 256
             limits = card.processors, int(card.cache_bytes)
             chosen = triton_cam.splits(batch, sample, blocks, *limits)
             launches = [2 * x / MICRO for x in (LAUNCH_IN_GRAPH, LAUNCH_EAGER)]
             ends = " / ".join(f"{times[chosen] + launch:.0f}" for launch in launches)
             cells = " | ".join(f"{time:.1f}" for time in times.values())
-            bound = floor(batch, *sizes, card) / MICRO
+            bound = floor(batch, CHANNELS, CELLS, card) / MICRO
             print(f"| {name} | {batch} | {bound:.1f} | {cells} | {chosen} | {ends} |")
 
 
