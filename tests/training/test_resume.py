@@ -77,10 +77,12 @@ def until(happened: Callable[[], object], process: BaseProcess, seconds: float =
         time.sleep(0.001)
 
 
-def kill(process: BaseProcess) -> None:
-    process.kill()
-    process.join(30)
-    assert process.exitcode == -signal.SIGKILL
+def kill(*processes: BaseProcess) -> None:
+    for process in processes:  # all before any is waited for: the loss of one ends the others
+        process.kill()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -258,8 +260,7 @@ def test_two_processes_that_are_stopped_or_killed_go_on_with_the_same_bits(
     last = checkpoints(stopped)[-1]
     both = launch_on_all(2, *words, "--output", stopped, "--resume", cwd=tmp_path)
     until(lambda: checkpoints(stopped)[-1] != last, both[0])
-    for process in both:
-        kill(process)
+    kill(*both)
     assert int(checkpoints(stopped)[-1].name.removeprefix("step-")) < 12 * 11
     run_on_all(2, *words, "--output", stopped, "--resume", cwd=tmp_path)
     assert_same_run(tmp_path / "whole", stopped)
