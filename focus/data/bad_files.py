@@ -1,4 +1,4 @@
-"""Find the files that cannot be decoded, before training starts."""
+"""Find the files that cannot be decoded, before training starts, and digest the others."""
 
 import hashlib
 import logging
@@ -10,9 +10,11 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, Self
 
+from focus.data.coco import read_coco
 from focus.data.images import load_image, load_map, reason
-from focus.data.manifest import Manifest
-from focus.data.maps import files_of, human_map, is_blank, is_faint, looks_inverted
+from focus.data.known_images import CONTENT, content_hash
+from focus.data.manifest import Manifest, Sample
+from focus.data.maps import files_of, human_map, is_blank, is_drawing, is_faint, looks_inverted
 from focus.errors import ImageError, InputError
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.machine import cache_dir, usable_cores
@@ -22,10 +24,12 @@ Role = Literal["image", "map", "mask", "video"]
 _File = tuple[str, Role]
 
 BAD_FILES = "bad_files.csv"
+DIGESTS: dict[Role, str] = {"image": CONTENT, "map": "map_hash", "mask": "mask_hash"}
+"""Columns of a run's manifest: a digest of what each file held."""
 
 _log = logging.getLogger(__name__)
 _CSV_MARKER = "# focus-bad-files 1"
-_CACHE = "decoded-4.txt"
+_CACHE = "decoded-5.txt"
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
 
@@ -67,7 +71,7 @@ def check_images(
 
     A bad image removes its sample, a bad map or mask only itself; each gives a logged warning.
     Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
-    one warning of each kind.
+    one warning of each kind. The samples get the columns ``DIGESTS``.
 
     cache: folder that remembers the files found good, by path, size and time. max_bad: share of
     the images, of the maps and of the masks that may be bad. share_of: take that share of these
@@ -77,29 +81,40 @@ def check_images(
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
     """
     store = Path(cache if cache is not None else cache_dir()) / _CACHE
-    verdicts = _verdicts(_files(manifest), store, progress)
+    found = _looks(_files(manifest), store, progress)
+    verdicts = {file: verdict for file, (verdict, _) in found.items()}
     bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
     _refuse_too_many(bad, list(verdicts), _files(share_of or manifest), max_bad, manifest.source)
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
     for verdict, text in _WARNINGS.items():
-        if odd := [path for (path, _), found in verdicts.items() if found == verdict]:
+        if odd := [path for (path, _), said in verdicts.items() if said == verdict]:
             _log.warning("%d %s, the first is %r", len(odd), text, min(odd))
 
-    def usable(path: str | None, role: Role) -> bool:
-        found = path and verdicts[path, role]
-        return not (isinstance(found, BadFile) or found == "blank")
+    def usable(path: str | None, role: Role) -> str | None:
+        verdict = path and verdicts[path, role]
+        return None if isinstance(verdict, BadFile) or verdict == "blank" else path
 
-    kept = (
-        replace(
-            sample,
-            map_path=sample.map_path if usable(sample.map_path, "map") else None,
-            mask_path=sample.mask_path if usable(sample.mask_path, "mask") else None,
-        )
-        for sample in manifest
-        if usable(sample.path, "image")
-    )
+    def checked(sample: Sample) -> Sample:
+        files: dict[Role, str | None] = {
+            "image": sample.path,
+            "map": usable(sample.map_path, "map"),
+            "mask": usable(sample.mask_path, "mask"),
+        }
+        digests = {DIGESTS[role]: found[path, role][1] for role, path in files.items() if path}
+        extra = {**without_digests(sample).extra, **digests}
+        return replace(sample, map_path=files["map"], mask_path=files["mask"], extra=extra)
+
+    kept = (checked(sample) for sample in manifest if usable(sample.path, "image"))
     return Manifest(kept, manifest.source), bad
+
+
+def without_digests(sample: Sample) -> Sample:
+    """Return the sample without the columns ``DIGESTS``."""
+    if DIGESTS["image"] not in sample.extra:
+        return sample
+    extra = {name: cell for name, cell in sample.extra.items() if name not in DIGESTS.values()}
+    return replace(sample, extra=extra)
 
 
 def decode(path: str, role: Role) -> tuple[Verdict, tuple[int, int]]:
@@ -142,17 +157,22 @@ def _files(manifest: Manifest) -> list[_File]:
     return list(files)
 
 
-def _verdicts(files: list[_File], store: Path, progress: bool) -> dict[_File, Verdict]:
+def _looks(files: list[_File], store: Path, progress: bool) -> dict[_File, tuple[Verdict, str]]:
+    """Return the verdict on each file, and its digest."""
     try:
-        checked = set(store.read_text().split())
+        lines = store.read_text().split()
     except (OSError, ValueError):
-        checked = set()
-    verdicts: dict[_File, Verdict] = {}
+        lines = []
+    # Of another length is what a killed program or two at once have torn.
+    checked = {line[32:]: line[:32] for line in lines if len(line) == 64}
+    looks: dict[_File, tuple[Verdict, str]] = {}
     good: list[str] = []
 
-    def look(file: _File) -> tuple[str, Verdict]:
+    def look(file: _File) -> tuple[str, tuple[Verdict, str]]:
         key = _key(*file)
-        return key, "good" if key in checked else decode(*file)[0]  # bad ones are looked at again
+        if key in checked:
+            return key, ("good", checked[key])
+        return key, (decode(*file)[0], _digest(*file))  # bad ones are looked at again
 
     with ThreadPool(usable_cores()) as pool:
         found = pool.imap(look, files, chunksize=8)
@@ -160,16 +180,29 @@ def _verdicts(files: list[_File], store: Path, progress: bool) -> dict[_File, Ve
             found, total=len(files), desc="checking files", unit="file", disable=not progress
         )
         try:
-            for file, (key, verdict) in zip(files, bar, strict=True):
-                verdicts[file] = verdict
+            for file, (key, (verdict, digest)) in zip(files, bar, strict=True):
+                looks[file] = verdict, digest
                 if key and verdict == "good" and key not in checked:
-                    good.append(key)
+                    good.append(digest + key)
                 if len(good) == _STORED_EVERY:
                     _remember(store, good)
                     good = []
         finally:  # Ctrl-C keeps what was found
             _remember(store, good)
-    return verdicts
+    return looks
+
+
+def _digest(path: str, role: Role) -> str:
+    if role != "map":
+        return content_hash(path)
+    if not is_drawing(path):
+        return content_hash(*files_of(path))
+    file, _, number = path.rpartition("#")  # which may hold the shapes of all images
+    try:
+        shapes = repr(read_coco(file)[number])
+    except (OSError, ValueError, KeyError):
+        return ""
+    return hashlib.blake2b(shapes.encode(), digest_size=16).hexdigest()
 
 
 def _refuse_too_many(
@@ -188,11 +221,11 @@ def _refuse_too_many(
             )
 
 
-def _remember(store: Path, keys: Sequence[str]) -> None:
+def _remember(store: Path, lines: Sequence[str]) -> None:
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         with store.open("a") as file:
-            file.writelines(f"\n{key}" for key in keys)
+            file.writelines(f"\n{line}" for line in lines)
     except OSError as error:
         _log.warning("cannot remember the checked files in %s: %s", store, error)
 

@@ -2,8 +2,6 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +9,11 @@ from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest, Sample, Split, absolute, file_key
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
-from focus.runtime.progress import progress_bar
 
 MANIFEST = "manifest.csv"
 BEFORE = "trained_before.csv"
 CONTENT = "content_hash"
-"""Column of a run's manifest: a digest of the bytes of each file to train and validate on."""
+"""Column of a run's manifest: a digest of the bytes of each image."""
 _NONE = Manifest(())
 
 
@@ -42,32 +39,16 @@ class KnownImages:
         return "group" if sample.group in self._groups else ""
 
 
-def content_hash(path: str) -> str:
-    """Return 32 hexadecimal digits for the bytes of a file, "" for one that cannot be read."""
+def content_hash(*paths: str) -> str:
+    """Return 32 hexadecimal digits for the bytes of files, "" if one cannot be read."""
+    content = hashlib.blake2b(digest_size=16)
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        for path in paths:
+            with Path(path).open("rb") as file:
+                hashlib.file_digest(file, lambda: content)
     except OSError:
         return ""
-
-
-def with_content_hashes(manifest: Manifest, *, progress: bool) -> Manifest:
-    """Add the column ``content_hash`` of the images to train and validate on."""
-
-    def hashed() -> Iterator[Sample]:
-        for sample in progress_bar(manifest, "hashing images", delay=3, disable=not progress):
-            known = sample.split in ("train", "validation")
-            content = {CONTENT: content_hash(sample.path)} if known else {}
-            yield replace(sample, extra={**without_content_hash(sample).extra, **content})
-
-    return Manifest(hashed(), manifest.source)
-
-
-def without_content_hash(sample: Sample) -> Sample:
-    """Return the sample as its table has it."""
-    if CONTENT not in sample.extra:
-        return sample
-    return replace(sample, extra={k: v for k, v in sample.extra.items() if k != CONTENT})
+    return content.hexdigest()
 
 
 def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:

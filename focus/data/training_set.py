@@ -6,9 +6,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
-from focus.data.bad_files import BadFile, check_images
+from focus.data.bad_files import DIGESTS, BadFile, check_images, without_digests
 from focus.data.demo import demo_manifest
-from focus.data.known_images import check_unseen, known_before, without_content_hash
+from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given
 from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
@@ -61,7 +61,7 @@ def readable_images(
     recorded: Manifest | None = None,
     progress: bool = True,
 ) -> tuple[Manifest, list[BadFile]]:
-    """Return those of the images that can be decoded, and the files that cannot.
+    """Return those of the images that can be decoded, with digests, and the files that cannot.
 
     recorded: the manifest of a run that is resumed, whose splits are taken.
 
@@ -69,10 +69,7 @@ def readable_images(
         InputError: too many bad files, a split that cannot be trained, or other images than those
             recorded.
     """
-    manifest, bad = listed, list[BadFile]()
-    if config.data or config.test_data or config.test_real:
-        # The demo set's own checksum has been verified.
-        manifest, bad = check_images(listed, progress=progress, max_bad=config.max_bad)
+    manifest, bad = check_images(listed, progress=progress, max_bad=config.max_bad)
     if recorded is not None:
         manifest = with_recorded_splits(manifest, recorded, config.run_folder)
     check_trainable(manifest)
@@ -89,8 +86,8 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
     """
     taken: list[Sample] = []
     for sample, now, then in zip_longest(manifest, _comparable(manifest), _comparable(recorded)):
-        if now != then:
-            difference = _difference(now, then)
+        difference = _difference(now, then) or _changed_file(sample, recorded[len(taken)])
+        if difference:
             raise InputError(
                 f"The images are not those that the run {run} began with ({len(recorded)} then, "
                 f"{len(manifest)} now; {difference}): bring them back, or give another --name."
@@ -102,8 +99,17 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
 def _difference(now: Sample | None, then: Sample | None) -> str:
     if now is None or then is None:
         return f"{then.path!r} is missing" if then else f"{now and now.path!r} is new"
+    if now == then:
+        return ""
     name = next(n for n in Sample.__slots__ if getattr(now, n) != getattr(then, n))
     return f"the {name} of {then.path!r} was {getattr(then, name)!r} and is {getattr(now, name)!r}"
+
+
+def _changed_file(now: Sample, then: Sample) -> str:
+    files = zip((now.path, now.map_path, now.mask_path), DIGESTS.values(), strict=True)
+    # A run may have been begun by a version that wrote fewer digests.
+    changed = (f for f, name in files if then.extra.get(name) not in (None, now.extra.get(name)))
+    return next((f"the content of {file!r} has changed" for file in changed), "")
 
 
 def _comparable(manifest: Manifest) -> Sequence[Sample]:
@@ -113,7 +119,7 @@ def _comparable(manifest: Manifest) -> Sequence[Sample]:
     folder = common_folder(path for own in paths for path in own.values())
     return [
         replace(
-            without_content_hash(sample),
+            without_digests(sample),
             split="",
             **{name: path.removeprefix(folder) for name, path in own.items()},
         )

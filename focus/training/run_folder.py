@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 
 from focus.config.options import flag
 from focus.config.train import ResolvedTrainConfig, write_config
-from focus.data.known_images import MANIFEST, with_content_hashes
+from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.runtime.files import atomic_write, check_writable, locked
@@ -172,7 +172,7 @@ def write_record(config: ResolvedTrainConfig, manifest: Manifest, *, resumed: bo
     with atomic_write(config.run_folder / "config.yaml") as aside:
         write_config(replace(config, resume=False), aside)
     if not resumed:
-        with_content_hashes(manifest, progress=True).to_csv(config.run_folder / MANIFEST)
+        manifest.to_csv(config.run_folder / MANIFEST)
 
 
 def check_shared(accelerator: Accelerator, folder: Path, step: int) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.data.known_images import KnownImages, check_unseen, with_content_hashes
+from focus.data.bad_files import check_images
+from focus.data.known_images import KnownImages, check_unseen
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 
@@ -31,7 +32,7 @@ def matches(known: Manifest, given: Manifest) -> list[str]:
 def test_known_images_are_known_wherever_and_by_whatever_name_they_lie(
     how: str, tmp_path: Path
 ) -> None:
-    known = with_content_hashes(images(tmp_path / "old"), progress=False)
+    known, _ = check_images(images(tmp_path / "old"), cache=tmp_path, progress=False)
     known.to_csv(tmp_path / "manifest.csv")
     known = Manifest.from_csv(tmp_path / "manifest.csv")
     new = tmp_path / "new"
@@ -52,7 +53,7 @@ def test_a_test_image_of_the_run_is_not_known_though_it_equals_one_of_training(
     tmp_path: Path,
 ) -> None:
     """A run and its evaluation score the same images."""
-    known = with_content_hashes(images(tmp_path / "old"), progress=False)
+    known, _ = check_images(images(tmp_path / "old"), cache=tmp_path, progress=False)
     shutil.copyfile(known[0].path, tmp_path / "test.png")
     test = Sample(str(tmp_path / "test.png"), split="test")
     assert KnownImages(known).match(test) == "file"

@@ -1,14 +1,22 @@
 """The images of a run: splits that are drawn, and those of a run that is resumed."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
-from focus.data.known_images import with_content_hashes
-from focus.data.manifest import Manifest, Sample
-from focus.data.training_set import listed_images, with_recorded_splits
+from focus.data.manifest import Manifest, Sample, Split
+from focus.data.training_set import (
+    listed_images,
+    readable_images,
+    training_manifest,
+    with_recorded_splits,
+)
 from focus.errors import InputError
 
 from .trees import write
@@ -25,7 +33,7 @@ RECORD = [sample(n, split=split) for n, split in enumerate(["train"] * 6 + ["val
 
 
 def test_a_resumed_run_takes_its_splits_wherever_its_images_lie() -> None:
-    recorded = with_content_hashes(Manifest(RECORD), progress=False)
+    recorded = Manifest(RECORD)
     for folder in ("/old", "/a/new/place"):
         now = [sample(n, folder) for n in range(8)]
         found = with_recorded_splits(Manifest(now, "table"), recorded, RUN)
@@ -50,6 +58,49 @@ def test_a_resumed_run_refuses_other_images_and_names_the_first(
     message = rf"^The images are not those that the run runs/run began with .*{difference}"
     with pytest.raises(InputError, match=message):
         with_recorded_splits(Manifest(samples), Manifest(RECORD), RUN)
+
+
+@pytest.mark.parametrize("name", ["c.png", "map_2.png", "shapes.json", "mask.png"])
+def test_a_resumed_run_refuses_a_file_that_was_overwritten(name: str, tmp_path: Path) -> None:
+    """An image, the map of one of two annotators, a COCO file, the mask of a test image."""
+
+    def fill(name: str, number: int) -> None:
+        image = {"id": 7, "width": 8, "height": 8, "file_name": "b.png"}
+        shape = {"image_id": 7, "bbox": [0, 0, 4, number + 1]}
+        shapes = json.dumps({"images": [image], "annotations": [shape]})
+        pixels = np.roll(255 * np.eye(8, dtype=np.uint8), number)
+        if name.endswith("json"):
+            (tmp_path / name).write_text(shapes)
+        else:
+            Image.fromarray(pixels).save(tmp_path / name)
+
+    images = [f"{stem}.png" for stem in "abcdef"]
+    for each in (*images, "map_1.png", "map_2.png", "mask.png", "shapes.json"):
+        fill(each, 0)
+    splits: list[Split] = ["train", "train", "validation", "validation", "test", "test"]
+    maps = {0: f"{tmp_path}/{{map_1.png,map_2.png}}", 1: f"{tmp_path}/shapes.json#7"}
+    masks = {4: f"{tmp_path}/mask.png"}
+    Manifest(
+        Sample(
+            *(f"{tmp_path}/{image}", n % 2, "g" * (n % 2), "", splits[n], ""),
+            *(maps.get(n), masks.get(n)),
+        )
+        for n, image in enumerate(images)
+    ).to_csv(tmp_path / "data.csv")
+    config = resolve(TrainConfig(data=(str(tmp_path / "data.csv"),)))
+    training_manifest(config, progress=False).to_csv(tmp_path / "manifest.csv")
+    recorded = Manifest.from_csv(tmp_path / "manifest.csv")
+
+    def resume() -> None:
+        listed = listed_images(config, resumed=True, progress=False)
+        readable_images(listed, config, recorded=recorded, progress=False)
+
+    resume()
+    fill(name, 1)
+    file = {"map_2.png": maps[0], "shapes.json": maps[1]}.get(name, f"{tmp_path}/{name}")
+    message = f"(6 then, 6 now; the content of {file!r} has changed): bring them back,"
+    with pytest.raises(InputError, match=re.escape(message)):
+        resume()
 
 
 def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
