@@ -151,7 +151,8 @@ def _write_aside(
 ) -> Path:
     for left in aside.parent.glob(".step-*.writing"):  # by a run that was killed
         shutil.rmtree(left)
-    aside.mkdir(parents=True)
+    aside.parent.mkdir(exist_ok=True)  # not its parent: a run folder that was removed stays so
+    aside.mkdir()
     try:
         values["checksums"] = {}
         for name, named in tensors.items():

@@ -144,14 +144,14 @@ class RunLog:
         if step % self.config.log_steps:
             return
         means = (total / done.images for total in done.sums)
-        self.accelerator.log(
+        self._log(
             {
                 **{f"step/{name}": mean for name, mean in zip(TERMS, means, strict=True)},
                 "step/grad_norm": done.gradient_norm,
                 "step/lr": lr,
                 "step/images_per_second": self._speed(self._logged),
             },
-            step=step,
+            step,
         )
         self._logged = time.perf_counter(), self._images
 
@@ -174,7 +174,7 @@ class RunLog:
             if warning := collapse_warning(row):
                 tqdm.write(warning)
         logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
-        self.accelerator.log({**logged, "epoch": row["epoch"]}, step=step)
+        self._log({**logged, "epoch": row["epoch"]}, step)
 
     def end(self, state: TrainState) -> None:
         """Say why there are fewer epochs or updates than were asked for."""
@@ -194,11 +194,22 @@ class RunLog:
         path = self.config.run_folder / "sheets" / f"epoch-{state.epoch:04d}.png"
         path.parent.mkdir(exist_ok=True)
         contact_sheet(detector, validation, path)
+        self._make_folders()
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 with Image.open(path) as sheet:
                     pixels = np.asarray(sheet.convert("RGB"))[None]
                 tracker.log_images({"validation": pixels}, state.step, dataformats="NHWC")
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        self._make_folders()
+        self.accelerator.log(values, step=step)
+
+    def _make_folders(self) -> None:
+        """Make removed ones again: TensorBoard's thread opens its file for each value."""
+        for tracker in self.accelerator.trackers:
+            if folder := getattr(tracker, "logging_dir", None):
+                Path(folder).mkdir(exist_ok=True)
 
     def _speed(self, since: tuple[float, float]) -> float:
         began, before = since

@@ -1,7 +1,7 @@
 """Train: data, detector, trainer, fit, evaluate, and the table at the end."""
 
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -129,10 +129,12 @@ def _run(
     )
     main = accelerator.is_main_process
     trainer = Trainer(config, detector, manifest, accelerator, saved)
-    lock = lock_folder(folder) if main else nullcontext()
-    # Only now there is a folder: what is wrong before leaves nothing.
-    run_on_main_first(accelerator, lock.__enter__)
-    try:
+    with ExitStack() as lock:
+        # Only now there is a folder: what is wrong before leaves nothing.
+        trainer.check_held = run_on_main_first(
+            accelerator,
+            lambda: lock.enter_context(lock_folder(folder)) if main else trainer.check_held,
+        )
         accelerator.print(describe(accelerator))
         if bad and main:
             write_bad_files(bad, folder / BAD_FILES)
@@ -141,8 +143,6 @@ def _run(
         trainer.fit()
         results = evaluate(trainer)
         finish_trackers(accelerator)
-    finally:
-        lock.__exit__(None, None, None)
     return results
 
 
@@ -158,6 +158,7 @@ def evaluate(trainer: Trainer) -> Results:
     scores = trainer.score(best, trainer.test, description="test images")
     results: Results = {}
     if accelerator.is_main_process:
+        trainer.check_held()
         known = best.config.training_generators, best.config.training_families
         results = summarise(scores, *known, best.points, progress=True)
         results["model"] = {

@@ -5,7 +5,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from focus.config.options import flag
 from focus.config.train import ResolvedTrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
-from focus.errors import InputError
+from focus.errors import FolderError, InputError
 from focus.runtime.files import atomic_write, check_writable, locked
 from focus.training.checkpoint import last_checkpoint
 
@@ -127,11 +127,15 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[Callable[[], None]]:
     """Make the run folder if need be, and keep other processes from training in it.
+
+    Yields:
+        A function that raises FolderError once the folder was removed, moved or replaced.
 
     Raises:
         InputError: another process trains there.
+        FolderError: what the block wrote has failed since the folder is gone.
     """
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     with locked(folder / CHECKPOINTS / LOCK) as mine:
@@ -140,7 +144,22 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 f"Another process trains in the run folder {folder}: wait for its end, or give "
                 "another --name."
             )
-        yield
+        opened = os.open(folder, os.O_RDONLY)  # else a folder made anew may get its inode
+
+        def check() -> None:
+            if not (folder.exists() and os.path.samestat(folder.stat(), os.fstat(opened))):
+                raise FolderError(
+                    f"The run folder {folder} was removed, moved or replaced while the run trained "
+                    "in it: move it back and --resume, or start again with another --name."
+                )
+
+        try:
+            yield check
+        except OSError:
+            check()
+            raise
+        finally:
+            os.close(opened)
 
 
 def other_setting(

@@ -7,7 +7,7 @@ seeded for each step. So a run that is resumed at any step goes on with the same
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -96,6 +96,8 @@ class Trainer:
         self.plan = self.images.plan
         self.log = RunLog(config, accelerator)
         self.signals = StopSignals()
+        self.check_held: Callable[[], None] = lambda: None
+        """What lock_folder yields, in the process that holds the run folder."""
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
         self.score = partial(
             score_images,
@@ -336,8 +338,8 @@ class Trainer:
         state.rows.append(row)
         state.sums = None
         if self.accelerator.is_main_process:
+            self.save()  # first, as summary.csv and model/ can be written again from it
             write_summary(self.folder / SUMMARY, state.rows)
-            self.save()  # before model/, which can be written again from it
             if state.just_found_best:
                 self.save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
@@ -349,6 +351,7 @@ class Trainer:
         state, folder = self.state, self.folder / CHECKPOINTS
         at = state.step, state.epoch
         if self.accelerator.is_main_process and at != self._written:
+            self.check_held()
             scaler = self.accelerator.scaler
             extra = {
                 "scaler": None if scaler is None else scaler.state_dict(),

@@ -203,6 +203,7 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
     for damage, spoil in DAMAGE.items():
         for file in FILES:
             folder = tmp_path / damage / file
+            folder.mkdir(parents=True)
             first = run.save(folder, 1)
             last = run.save(folder, 2)
             spoil(last / file)
