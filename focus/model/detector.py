@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
@@ -29,8 +30,10 @@ from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
 from focus.model.operating_points import THRESHOLDS, OperatingPoints
 from focus.model.pictures import Picture, picture_batches
-from focus.model.weights import load_backbone, load_weights, read_weights
+from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
+
+_LARGEST = 4096  # pixels a side; a batch of larger images fills the memory
 
 
 class Prediction(NamedTuple):
@@ -90,6 +93,8 @@ class Detector(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
+        if image_size is not None and image_size > _LARGEST:
+            raise InputError(f"image_size is {image_size}: give at most {_LARGEST}.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1] if image_size is None else image_size)
@@ -260,15 +265,25 @@ class Detector(nn.Module):
         """
         folder = fetch_folder(pretrained_model_name_or_path, **options)
         config = DetectorConfig.read(folder / CONFIG_FILE)
-        detector = cls(
+        make = partial(
+            cls,
             config.model,
             image_size=config.image_size,
             num_classes=config.num_classes,
             loss=LossConfig(temperature=config.temperature),
         )
-        detector.config = config
         weights = folder / WEIGHTS_FILE
-        load_weights(detector, read_weights(weights), config.model, weights)
+        state = read_weights(weights)
+        try:
+            with torch.device("meta"):  # a small file may name a network that fills the memory
+                shapes = make()
+        except InputError:
+            pass  # timm makes some networks, by its version, in memory only
+        else:
+            check_weights(shapes, state, config.model, weights)
+        detector = make()
+        detector.config = config
+        load_weights(detector, state, config.model, weights)
         detector.points, detector.card = OperatingPoints.read(folder), read_card(folder)
         return detector.eval()
 

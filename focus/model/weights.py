@@ -45,8 +45,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
     """Load all weights of a network from those of a file; the file may hold others.
 
-    Raises InputError, with the name of the network and the path of the file, if a weight is missing
-    or has another shape.
+    Raises InputError as :func:`check_weights`.
+    """
+    check_weights(network, state, name, path)
+    own = network.state_dict()
+    network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+
+
+def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
+    """Raise InputError if weights of a network are missing in a file, or have another shape there.
+
+    The message has the name of the network and the path of the file.
     """
     own = network.state_dict()
     if missing := [key for key in own if key not in state and not key.endswith(_OPTIONAL)]:
@@ -61,7 +70,6 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pat
                 f"{path} does not fit {name}: {key} should be {list(value.shape)}, got "
                 f"{list(state[key].shape)}; give a checkpoint of this network."
             )
-    network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
 
 
 def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:

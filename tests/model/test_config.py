@@ -1,6 +1,7 @@
 """config.json of a saved detector: read as it was written, refused in one sentence."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,26 @@ def test_a_config_that_cannot_be_used(
     with pytest.raises(InputError, match=words) as caught:
         Detector.from_pretrained(tmp_path)
     assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "vit_gigantic_patch14_224"}, "not hold the weights of vit_gigantic_patch14_224"),
+        ({"num_classes": 10**9}, r"head.fc.weight should be \[1000000000, 96\]"),
+        ({"image_size": 2 * 10**4}, "image_size is 20000: give at most 4096"),
+    ],
+)
+def test_a_network_of_any_size_is_refused_without_its_memory(
+    change: dict[str, Any], words: str, saved: Path, tmp_path: Path
+) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, limits[1]))
+    try:
+        test_a_config_that_cannot_be_used(change, words, saved, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_a_damaged_or_missing_config(tmp_path: Path) -> None:
