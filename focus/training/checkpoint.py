@@ -48,6 +48,9 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-NNNNNNNN`` and delete all but the last ``keep`` checkpoints.
 
+    One with a tensor that is not finite, such as a running variance that has overflowed while the
+    loss has not, takes the place of none but the one before it: the first ``keep`` stay.
+
     extra: what else a run needs to go on; JSON values.
 
     Raises:
@@ -62,23 +65,24 @@ def save_checkpoint(
         "scheduler": parts.scheduler.state_dict(),
         **extra,
     }
+    moments = {
+        f"{index}.{name}": value
+        for index, tensors in state["state"].items()
+        for name, value in tensors.items()
+        if isinstance(value, Tensor)
+    }
+    tensors = {MODEL: parts.model.state_dict(), OPTIMIZER: moments}
+    if parts.ema is not None:
+        tensors[EMA] = parts.ema.state_dict()
     if target.exists():  # of the same run, with the same tensors
         values["checksums"] = json.loads((target / STATE).read_bytes())["checksums"]
         with atomic_write(target / STATE) as aside:
             aside.write_bytes(_signed(values))
     else:
-        moments = {
-            f"{index}.{name}": value
-            for index, tensors in state["state"].items()
-            for name, value in tensors.items()
-            if isinstance(value, Tensor)
-        }
-        tensors = {MODEL: parts.model.state_dict(), OPTIMIZER: moments}
-        if parts.ema is not None:
-            tensors[EMA] = parts.ema.state_dict()
         _write_aside(folder / f".{target.name}.writing", tensors, values).replace(target)
         flush(folder)
-    for old in checkpoints(folder)[:-keep]:
+    finite = all(value.isfinite().all() for named in tensors.values() for value in named.values())
+    for old in checkpoints(folder)[slice(-keep) if finite else slice(keep, -1)]:
         shutil.rmtree(old)
     return target
 

@@ -132,6 +132,20 @@ def test_only_the_last_stay_and_what_a_user_put_beside_them(tmp_path: Path) -> N
     assert names(tmp_path) == sorted(["step-100000001", *copies])
 
 
+def test_ones_that_are_not_finite_push_out_none_that_are(tmp_path: Path) -> None:
+    run = sgd()
+    for step in (1, 2, 3):
+        run.save(tmp_path, step)
+    run.model[1].running_var.fill_(torch.inf)
+    for step in (4, 5, 6):
+        run.save(tmp_path, step)
+        run.save(tmp_path, step, note="after the validation")
+        assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "3", str(step)]
+    run.model[1].running_var.fill_(1.0)
+    run.save(tmp_path, 7)
+    assert [path.name[-1] for path in checkpoints(tmp_path)] == ["6", "7"]
+
+
 def test_the_state_of_a_step_is_replaced_at_once_and_its_tensors_stay(tmp_path: Path) -> None:
     """After a validation; a kill at any moment leaves the one state or the other."""
     run = sgd()
