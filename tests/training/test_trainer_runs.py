@@ -216,7 +216,8 @@ def test_a_run_that_diverges_gives_up_and_keeps_its_last_good_checkpoint(
 def test_a_running_variance_that_overflows_leaves_a_checkpoint_without(
     faces: Manifest, tmp_path: Path
 ) -> None:
-    """The statistics of the batch are finite, and so is the loss, until the validation."""
+    """In training the statistics of the batch count, and in validation 1 / inf is 0: no step and
+    no score shows it."""
     given = SMALL | {"batch_size": 16, "epochs": 1}
     run = trainer(faces, tmp_path, checkpoint_steps=1, checkpoints_kept=1, **given)
     norm = next(m for m in run.detector.modules() if isinstance(m, nn.BatchNorm2d))
@@ -226,8 +227,7 @@ def test_a_running_variance_that_overflows_leaves_a_checkpoint_without(
             norm.running_var.fill_(torch.inf)
 
     norm.register_forward_pre_hook(overflow)
-    with pytest.raises(NotFiniteError, match="has diverged in epoch 1"):
-        run.fit()
+    run.fit()
     assert run.state.nonfinite == 0
     assert steps_saved(run) == [1, run.plan.steps]
     saved = load_file(run.folder / "checkpoints" / "step-00000001" / "model.safetensors")
