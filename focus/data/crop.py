@@ -37,7 +37,7 @@ from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
-from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty
+from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty, sole_writer
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
@@ -62,14 +62,15 @@ def crop(config: CropConfig) -> None:
     refuse_inside(output, config.data)
     manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
     boxes = any(sample.box is not None for sample in manifest)
-    cut = cut_faces(
-        manifest,
-        output,
-        source=config.faces or (GIVEN if boxes else next(iter(DETECTORS))),
-        margin=config.margin,
-        threads=config.threads,
-        resume=config.resume,
-    )
+    with sole_writer(output):
+        cut = cut_faces(
+            manifest,
+            output,
+            source=config.faces or (GIVEN if boxes else next(iter(DETECTORS))),
+            margin=config.margin,
+            threads=config.threads,
+            resume=config.resume,
+        )
     print(f"{len(cut.faces)} of {len(manifest)} faces: {output / MANIFEST}")
     for found, name in ((cut.no_face, NO_FACE), (cut.bad, BAD_FILES)):
         if found:

@@ -15,6 +15,8 @@ from focus.errors import InputError
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
 
+_LOCK = ".lock"
+
 
 @contextmanager
 def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
@@ -81,9 +83,32 @@ def locked(path: Path) -> Iterator[bool]:
         yield mine
 
 
+@contextmanager
+def sole_writer(
+    output: Path, lock: Path | None = None, *, flag: str = "--output"
+) -> Iterator[None]:
+    """Make the folder to write, and keep other processes from writing there within the block.
+
+    lock: the name of the lock (default: in the folder), which stays no longer than the block.
+
+    Raises InputError, with the flag that gives the place, if another process writes there.
+    """
+    lock = lock or output / _LOCK
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock) as mine:
+        if not mine:
+            raise InputError(
+                f"Another process writes to {output}: wait for its end, or give another {flag}."
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def check_empty(folder: Path) -> None:
-    """Raise InputError if the folder is there and holds something."""
-    if folder.exists() and next(folder.iterdir(), None) is not None:
+    """Raise InputError if the folder is there and holds something but a lock."""
+    if folder.exists() and any(path.name != _LOCK for path in folder.iterdir()):
         raise InputError(
             f"The folder {folder} holds files already: give another one, or remove it."
         )

@@ -31,7 +31,7 @@ from focus.evaluation.inference import geometry_warning
 from focus.model.detector import Detector
 from focus.model.hub import WEIGHTS_FILE, fetch_folder
 from focus.model.operating_points import THRESHOLDS
-from focus.runtime.files import check_empty, check_writable
+from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 from focus.use.explanations import CAMS, OVERLAYS, Item, Row, item_row, write_manifest, write_tables
@@ -58,7 +58,6 @@ def explain(config: ExplainConfig) -> None:
     output = Path(config.output)
     refuse_inside(output, config.paths)
     check_writable(output)
-    check_empty(output)
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
     folder = fetch_folder(str(config.model_dir))
     detector = Detector.from_pretrained(folder)
@@ -75,28 +74,30 @@ def explain(config: ExplainConfig) -> None:
     frames: dict[str, list[Row]] = {}
     bad: list[BadFile] = []
     written: list[Path] = []
-    with (
-        progress_bar(total=len(items), desc="explaining", unit="file") as bar,
-        logging_redirect_tqdm(),
-    ):
-        try:
-            scored = _scored(config, detector.to(device), items, bad)
-            for item, views in groupby(scored, key=lambda pair: pair[0]):
-                own = [row for _, row in views]
-                rows.append(item_row(item, own, threshold, calibration))
-                if item.kind == "video":
-                    frames[str(item.path)] = own
-                bar.update()
-            bar.update(len(items) - bar.n)
-        finally:
-            if rows:
-                written = write_tables(output, rows, frames, bad)
-    if not rows:
-        raise InputError(
-            f"None of the {len(items)} files can be used, the first is {bad[0].path!r} "
-            f"({bad[0].reason}): give others."
-        )
-    written.insert(0, write_manifest(output, about, rows, frames, len(bad)))
+    with sole_writer(output):
+        check_empty(output)
+        with (
+            progress_bar(total=len(items), desc="explaining", unit="file") as bar,
+            logging_redirect_tqdm(),
+        ):
+            try:
+                scored = _scored(config, detector.to(device), items, bad)
+                for item, views in groupby(scored, key=lambda pair: pair[0]):
+                    own = [row for _, row in views]
+                    rows.append(item_row(item, own, threshold, calibration))
+                    if item.kind == "video":
+                        frames[str(item.path)] = own
+                    bar.update()
+                bar.update(len(items) - bar.n)
+            finally:
+                if rows:
+                    written = write_tables(output, rows, frames, bad)
+        if not rows:
+            raise InputError(
+                f"None of the {len(items)} files can be used, the first is {bad[0].path!r} "
+                f"({bad[0].reason}): give others."
+            )
+        written.insert(0, write_manifest(output, about, rows, frames, len(bad)))
     few = len(items) <= _PRINTED
     lines = map(_line, rows) if few else [f"{len(rows)} of {len(items)} files explained"]
     lines = [threshold_line, *lines]

@@ -23,7 +23,7 @@ from focus.errors import InputError
 from focus.kernels.reference import normalised_entropy
 from focus.model.backbones import first_line
 from focus.model.detector import Detector
-from focus.runtime.files import atomic_write, check_writable
+from focus.runtime.files import atomic_write, check_writable, sole_writer
 from focus.runtime.machine import usable_cores
 
 VERSION = 1
@@ -64,24 +64,25 @@ def export(config: ExportConfig) -> None:
         raise InputError(f"{error}: pip install 'focus-faces[onnx]' to export.") from error
     torch.set_num_threads(config.threads or usable_cores())
     path = Path(str(config.onnx))
-    if path.exists():
-        raise InputError(f"--onnx {path} is there already: give another name, or remove it.")
     check_writable(path.parent, "--onnx")
     detector = Detector.from_pretrained(str(config.model_dir))
     images = images_to_check(detector, config.check_images)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside:
-        proto = onnx_model(detector, images)
-        onnx.helper.set_model_props(proto, metadata(detector))
-        onnx.checker.check_model(proto)
-        aside.write_bytes(proto.SerializeToString())
-        differences = compare(detector, runtime, aside, images)
-        found = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-        if not all(value <= TOLERANCE for value in differences.values()):  # NaN neither
-            raise InputError(
-                f"The exported network differs from the detector ({found}) by more than "
-                f"{TOLERANCE:g}, so no file was written: update torch and onnxruntime."
-            )
+    lock = path.with_name(f".{path.name}.lock")
+    with sole_writer(path, lock, flag="--onnx"):
+        if path.exists():
+            raise InputError(f"--onnx {path} is there already: give another name, or remove it.")
+        with atomic_write(path) as aside:
+            proto = onnx_model(detector, images)
+            onnx.helper.set_model_props(proto, metadata(detector))
+            onnx.checker.check_model(proto)
+            aside.write_bytes(proto.SerializeToString())
+            differences = compare(detector, runtime, aside, images)
+            found = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+            if not all(value <= TOLERANCE for value in differences.values()):  # NaN neither
+                raise InputError(
+                    f"The exported network differs from the detector ({found}) by more than "
+                    f"{TOLERANCE:g}, so no file was written: update torch and onnxruntime."
+                )
     print(f"largest differences to the detector on {len(images)} images: {found}")
     print(f"written: {path}")
 

@@ -24,9 +24,11 @@ from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.evaluation.inference import geometry_warning, score_images
 from focus.model.detector import Detector
+from focus.runtime.files import sole_writer
 from focus.runtime.launch import start
 from focus.training.trainer import Trainer
 
+from ..launching import in_another_process
 from .reading import read_data
 
 # Of a picture 100 + n pixels wide: no face in every third; it fails once where a file says so.
@@ -214,6 +216,12 @@ def test_the_command_cuts_what_a_layout_has(
     spot = 255 * np.exp(-((x - 225) ** 2 + (y - 120) ** 2) / 2000)
     save(tmp_path / "data/heatmaps/face.png", spot.astype(np.uint8))
     words = [str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--margin", "0.2"]
+    with (
+        in_another_process(lambda: sole_writer(tmp_path / "out")),
+        pytest.raises(InputError, match=r"Another process writes to .*out"),
+    ):
+        crop(parse(CropConfig, words))
+    capsys.readouterr()
     crop(parse(CropConfig, words))
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"2 of 3 faces: {tmp_path}/out/manifest.csv",

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from focus.errors import InputError
-from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty, check_writable, locked
+from focus.runtime.files import (
+    atomic_csv_writer,
+    atomic_write,
+    check_empty,
+    check_writable,
+    locked,
+    sole_writer,
+)
 
 from ..launching import in_another_process, run
 
@@ -71,6 +78,19 @@ def test_of_two_processes_one_holds_the_lock(tmp_path: Path) -> None:
         assert not mine
     with locked(path) as mine:
         assert mine
+
+
+def test_of_two_processes_one_writes_to_a_folder(tmp_path: Path) -> None:
+    output = tmp_path / "explained"
+    with (
+        in_another_process(lambda: sole_writer(output)),
+        pytest.raises(InputError, match=f"process writes to {output}: .* another --output"),
+        sole_writer(output),
+    ):
+        pass
+    with sole_writer(output):
+        check_empty(output)  # but for its lock, also that of a process that was killed
+    assert list(output.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -20,7 +20,10 @@ from focus.evaluation.inference import score_images
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
+from focus.runtime.files import sole_writer
 from focus.use.explain import explain, find_items
+
+from ..launching import in_another_process
 
 # The program runs in one thread, as what is expected of it: sums over two differ in the last bit.
 pytestmark = pytest.mark.usefixtures("plain_cpu")
@@ -213,6 +216,11 @@ def test_what_cannot_be_explained(detector: Detector, pictures: Path, tmp_path: 
     for inside in (pictures, pictures / "a" / "new"):  # they would be explained the next time
         with pytest.raises(InputError, match=r"--output .* lies in .*pictures"):
             run(model, inside, pictures)
+    with (
+        in_another_process(lambda: sole_writer(out)),
+        pytest.raises(InputError, match=r"Another process writes to .*out"),
+    ):
+        run(model, out, pictures / "a")
     run(model, out, pictures / "a")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="holds files already: give another one, or remove it"):

@@ -18,8 +18,10 @@ from focus.errors import InputError
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
 from focus.model.operating_points import POINTS, OperatingPoints
+from focus.runtime.files import sole_writer
 from focus.use import export as exporting
 
+from ..launching import in_another_process
 from ..model.detectors import lifelike
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -167,6 +169,12 @@ def test_what_cannot_be_exported(
         export(detector, tmp_path, pictures)
     assert (tmp_path / "d.onnx").read_text() == "somebody's"
     (tmp_path / "d.onnx").unlink()
+    onnx, lock = tmp_path / "d.onnx", tmp_path / ".d.onnx.lock"
+    with (
+        in_another_process(lambda: sole_writer(onnx, lock)),
+        pytest.raises(InputError, match=r"Another process writes to .*d\.onnx: .*another --onnx"),
+    ):
+        export(detector, tmp_path, pictures)
     for place, words in (("lost.png", "decode .*lost"), ("m", "no images in .*m: give")):
         with pytest.raises(InputError, match=words):
             export(detector, tmp_path, tmp_path / place)
