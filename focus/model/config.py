@@ -1,5 +1,6 @@
 """``config.json`` of a saved detector: its network, and how images come to it."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,8 @@ class DetectorConfig:
     generators whose images training saw, also that of the weights it began with. training_families:
     the family of each, "" if it is not known. geometry: how faces were cut out of the images that
     training saw, each way once (see :mod:`focus.data.faces`); empty if it is not known.
+    weights_sha256: of the file of weights that it was saved with or loaded from, in hexadecimal; ""
+    where the file may be any.
     """
 
     model: str
@@ -34,6 +37,7 @@ class DetectorConfig:
     training_generators: tuple[str, ...] = ()
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
+    weights_sha256: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "training_generators", "geometry"):  # lists in JSON
@@ -58,6 +62,21 @@ class DetectorConfig:
             },
             geometry=tuple(sorted({*self.geometry, *geometry})),
         )
+
+    def with_weights(self, path: Path) -> Self:
+        """Return the config with the digest of these weights.
+
+        Raises:
+            InputError: it was saved with others.
+        """
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if self.weights_sha256 not in ("", digest):
+            raise InputError(
+                f"{path} has changed since {CONFIG_FILE} was saved with it: put it back as it was "
+                "or, if you mean this file, remove weights_sha256 from the config."
+            )
+        return replace(self, weights_sha256=digest)
 
     @classmethod
     def read(cls, path: Path) -> Self:

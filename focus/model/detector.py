@@ -3,6 +3,7 @@
 images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` -> logits, CAM, loss
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -227,12 +228,17 @@ class Detector(nn.Module):
             name.replace("_orig_mod.", ""): value.detach().cpu().contiguous()  # torch.compile's
             for name, value in self.state_dict().items()
         }
-        about = replace(self.config, temperature=self.head.loss.temperature)
+        # Not save_file, whose error of a full disk is none of the system's.
+        content = safetensors.torch.save(state)
+        about = replace(
+            self.config,
+            temperature=self.head.loss.temperature,
+            weights_sha256=hashlib.sha256(content).hexdigest(),
+        )
         (folder / THRESHOLDS).unlink(missing_ok=True)
-        about.write(folder / CONFIG_FILE)
         with atomic_write(folder / WEIGHTS_FILE) as aside:
-            # Not save_file, whose error of a full disk is none of the system's.
-            aside.write_bytes(safetensors.torch.save(state))
+            aside.write_bytes(content)
+        about.write(folder / CONFIG_FILE)
         if self.points is not None:
             self.points.write(folder)
         write_card(folder, self.card or model_card(about, self.points))
@@ -261,7 +267,8 @@ class Detector(nn.Module):
                 of :func:`huggingface_hub.snapshot_download`.
 
         Raises:
-            InputError: there is no detector, or weights that do not fit its config.
+            InputError: there is no detector, or weights that do not fit its config or are not
+                those that it was saved with.
         """
         folder = fetch_folder(pretrained_model_name_or_path, **options)
         config = DetectorConfig.read(folder / CONFIG_FILE)
@@ -282,7 +289,7 @@ class Detector(nn.Module):
         else:
             check_weights(shapes, state, config.model, weights)
         detector = make()
-        detector.config = config
+        detector.config = config.with_weights(weights)
         load_weights(detector, state, config.model, weights)
         detector.points, detector.card = OperatingPoints.read(folder), read_card(folder)
         return detector.eval()
@@ -331,7 +338,7 @@ class Detector(nn.Module):
         if not (beside := path.with_name(CONFIG_FILE)).exists():
             return
         if whole:
-            then = DetectorConfig.read(beside)
+            then = DetectorConfig.read(beside).with_weights(path)
             self.config = replace(self.config, mean=then.mean, std=then.std).after(
                 then.training_generators, then.training_families, then.geometry
             )

@@ -19,6 +19,8 @@ from focus.config.train import ResolvedTrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
 from focus.errors import FolderError, InputError
+from focus.model.config import CONFIG_FILE, DetectorConfig
+from focus.model.hub import WEIGHTS_FILE
 from focus.runtime.files import atomic_write, check_writable, locked
 from focus.training.checkpoint import last_checkpoint
 
@@ -117,12 +119,15 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
             f"The run {folder} was trained by {state.processes} processes, not {processes}: launch "
             "as many, or give another --name."
         )
-    has_model = state.best_epoch == 0 or state.just_found_best or (folder / "model").exists()
+    needs_model = state.best_epoch > 0 and not state.just_found_best
+    has_model = (weights := folder / "model" / WEIGHTS_FILE).exists() or not needs_model
     if not has_model or not (folder / MANIFEST).exists():
         raise InputError(
             f"The run {folder} lacks {MANIFEST if has_model else 'model/, the best so far'}: put "
             "it back, or give another --name."
         )
+    if needs_model:
+        DetectorConfig.read(weights.with_name(CONFIG_FILE)).with_weights(weights)
     return SavedRun(path, values, state, Manifest.from_csv(folder / MANIFEST))
 
 

@@ -1,5 +1,6 @@
 """config.json of a saved detector: read as it was written, refused in one sentence."""
 
+import hashlib
 import json
 import resource
 from pathlib import Path
@@ -75,6 +76,30 @@ def test_a_network_of_any_size_is_refused_without_its_memory(
         test_a_config_that_cannot_be_used(change, words, saved, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_weights_are_those_that_were_saved_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    detector = Detector(image_size=32)
+    detector.save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # a bit of the last number, which stays finite
+    weights.write_bytes(content)
+    for load in (
+        lambda: Detector.from_pretrained(tmp_path),
+        lambda: Detector(image_size=32, initial_checkpoint=weights),
+    ):
+        with pytest.raises(InputError, match=r"safetensors has changed .* remove weights_sha256"):
+            load()
+    values = json.loads(config.read_text())
+    del values["weights_sha256"]
+    config.write_text(json.dumps(values))
+    found = Detector.from_pretrained(tmp_path)
+    digest = hashlib.sha256(content).hexdigest()
+    assert found.config.weights_sha256 == digest
+    found.save_pretrained(tmp_path)
+    assert json.loads(config.read_text())["weights_sha256"] == digest
+    Detector(image_size=32, initial_checkpoint=weights)
 
 
 def test_a_damaged_or_missing_config(tmp_path: Path) -> None:

@@ -128,6 +128,12 @@ def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
         with pytest.raises(InputError, match=message):
             check_folder(config)
         shutil.move(tmp_path / "away", run.folder / lost)
+    weights = run.folder / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors has changed since config\.json"):
+        check_folder(config)
 
 
 @pytest.mark.parametrize(
