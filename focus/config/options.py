@@ -66,6 +66,16 @@ in_data, in_model, in_loss, in_training, in_output, in_machine = (
 )
 
 
+MAX_PIXELS = 64_000_000
+"""Of an image. A file of a few bytes may claim any number, which its decoder allocates."""
+
+
+def max_pixels() -> Any:
+    """Declare ``--max-pixels``."""
+    about = "pixels of an image, a map or a mask; larger ones count as broken"
+    return in_data(about, MAX_PIXELS, within=COUNT)
+
+
 def check_options(config: "DataclassInstance") -> None:
     """Raise InputError for a number out of its range, or an empty text; None is neither.
 

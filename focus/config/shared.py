@@ -12,6 +12,7 @@ from focus.config.options import (
     in_data,
     in_machine,
     in_output,
+    max_pixels,
 )
 from focus.errors import InputError
 from focus.runtime.machine import MixedPrecision
@@ -41,6 +42,7 @@ class DataConfig:
         "heatmaps in a folder of images, or beside a table)",
         metavar="DIR",
     )
+    max_pixels: int = max_pixels()
     threads: int | None = in_machine(
         "CPU threads of a process (default: its share of the cores)", within=COUNT
     )

@@ -12,6 +12,7 @@ from focus.config.options import (
     in_machine,
     in_model,
     in_output,
+    max_pixels,
 )
 from focus.errors import InputError
 
@@ -43,6 +44,7 @@ class ExplainConfig(_UseConfig):
         "image, video or folder of them", (), metavar="PATH", positional=True
     )
     as_video: bool = in_data("take each folder as one video, its images as frames", False)
+    max_pixels: int = max_pixels()
     frames: int = in_data("frames of a video, evenly spaced, at most", 16, within=COUNT)
     threshold: Point | None = in_model("which threshold decides (default: balanced)")
     output: str = in_output("folder for what is written; new, or empty", "explained", metavar="DIR")

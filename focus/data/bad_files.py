@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from focus.data.coco import read_coco
-from focus.data.images import load_image, load_map, reason
+from focus.data.images import load_image, load_map, pixel_limit, reason
 from focus.data.known_images import CONTENT, content_hash
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import files_of, human_map, is_blank, is_drawing, is_faint, looks_inverted
@@ -231,9 +231,9 @@ def _remember(store: Path, lines: Sequence[str]) -> None:
 
 
 def _key(path: str, role: Role) -> str:
-    """Return a digest of path, role, size and time; "" for a file that does not exist."""
+    """Return a digest of path, role, size, time and limit; "" for a file that does not exist."""
     whole = os.path.abspath(path)  # noqa: PTH100 - a million Path objects take seconds
-    key = role.encode() + b"\0" + os.fsencode(whole)
+    key = b"%s %d\0%s" % (role.encode(), pixel_limit(), os.fsencode(whole))
     try:
         for part in files_of(path) if role == "map" else [path]:
             found = os.stat(part)  # noqa: PTH116

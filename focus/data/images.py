@@ -9,12 +9,31 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+from focus.config.options import MAX_PIXELS
 from focus.errors import UnreadableError
 
 # Errors that a network's file system reports now and then of a sound file.
 _TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _PAUSE = 0.2  # seconds
+_most_pixels = MAX_PIXELS
 _CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
+
+
+def limit_pixels(most: int) -> None:
+    """Decode no image of more pixels from now on, as ``--max-pixels`` says."""
+    global _most_pixels
+    _most_pixels = Image.MAX_IMAGE_PIXELS = most  # Pillow's refuses twice that
+
+
+def pixel_limit() -> int:
+    """Return what :func:`limit_pixels` was last given."""
+    return _most_pixels
+
+
+def check_pixels(size: tuple[int, int]) -> None:
+    """Raise ValueError for an image of more pixels than that."""
+    if size[0] * size[1] > _most_pixels:
+        raise ValueError(f"{size[0]} x {size[1]} pixels, more than --max-pixels {_most_pixels}")
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -91,9 +110,12 @@ def _decode(path: str | Path, retries: int = 3) -> Image.Image:
             # Whatever the file is called: Pillow would hand it to Ghostscript.
             if image.format == "EPS":
                 raise ValueError("PostScript is a program, which is not run")
+            check_pixels(image.size)
             image.load()
             turn_upright(image)
             return image
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more than --max-pixels {_most_pixels}") from error
     except OSError as error:  # a decoder's has no number
         if not retries or error.errno not in _TEMPORARY:
             raise

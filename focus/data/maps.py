@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus.data.coco import read_coco
-from focus.data.images import load_map, undecodable
+from focus.data.images import check_pixels, load_map, undecodable
 
 Map = npt.NDArray[np.float32]
 """Grey values [H, W] in [0, 1]."""
@@ -102,6 +102,7 @@ def _drawn_map(reference: str) -> Map:
         images = read_coco(path)
         if number not in images:
             raise ValueError(f"it has no image with the id {number}")
+        check_pixels(images[number].size)
     except (OSError, ValueError) as error:
         raise undecodable(reference, error) from error
     return images[number].share()

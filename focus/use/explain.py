@@ -19,7 +19,7 @@ import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role
 from focus.data.dataset import squashed
-from focus.data.images import load_image
+from focus.data.images import limit_pixels, load_image
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.overlay import overlay
 from focus.data.readers import refuse_inside
@@ -55,6 +55,7 @@ def explain(config: ExplainConfig) -> None:
     """
     torch.set_num_threads(config.threads or usable_cores())
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    limit_pixels(config.max_pixels)
     output = Path(config.output)
     refuse_inside(output, config.paths)
     check_writable(output)

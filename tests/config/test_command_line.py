@@ -19,7 +19,9 @@ from focus.errors import InputError
 
 from ..launching import CHECKOUT, run
 
-DATA = "allow-outside-root columns data data-root debug generator heatmaps layout threads"
+DATA = (
+    "allow-outside-root columns data data-root debug generator heatmaps layout max-pixels threads"
+)
 SHARED = f"{DATA} max-bad mixed-precision report test-data test-real workers"
 USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
@@ -33,7 +35,8 @@ FLAGS = {
         resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
         step-gamma sync-bn target-from-maps temperature warmup weight-decay""",
     EvaluateConfig: f"{SHARED} batch-size compare faithfulness model-dir output robustness run",
-    ExplainConfig: f"{USE} as-video batch-size frames output overlay-size paths threshold",
+    ExplainConfig: f"""{USE}
+        as-video batch-size frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",

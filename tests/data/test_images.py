@@ -1,16 +1,22 @@
 """Decoding: any picture that people have becomes upright RGB, and a broken one is named."""
 
 import errno
+import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from focus.config.options import MAX_PIXELS
 from focus.data import images
+from focus.data.bad_files import check_images
 from focus.data.check.survey import look
-from focus.data.images import load_image, load_map
+from focus.data.images import limit_pixels, load_image, load_map
+from focus.data.manifest import Manifest, Sample
+from focus.data.maps import human_map
 from focus.errors import ImageError, InputError
 
 from .trees import png
@@ -92,8 +98,38 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_image(tmp_path / "a\nb.png")
     with pytest.raises(InputError, match=r"text.png' \(cannot identify image file\): fix"):
         load_map(tmp_path / "text.png")
-    with pytest.raises(InputError, match=r"Image size \(400000000 pixels\) exceeds limit"):
+    with pytest.raises(InputError, match=r"\(more than --max-pixels 64000000\)"):
         load_map(tmp_path / "bomb.png")
+
+
+@pytest.fixture
+def pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the limits back after the test."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(images, "_most_pixels", MAX_PIXELS)
+
+
+@pytest.mark.usefixtures("pillows_limit")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_few_bytes_do_not_take_a_gigabyte(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.gif"
+    screen = struct.pack("<HH", 13_300, 13_300) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
+    frame = b"," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0" + b"\x02\x02\x44\x01\0"
+    bomb.write_bytes(b"GIF89a" + screen + frame + b";")
+    assert bomb.stat().st_size == 35
+    for read in (load_image, load_map):
+        with pytest.raises(ImageError, match="13300 x 13300 pixels, more than --max-pixels 64"):
+            read(bomb)
+    shapes = {"images": [{"id": 1, "file_name": "a", "width": 10**6, "height": 10**6}]}
+    (tmp_path / "a.json").write_text(json.dumps({**shapes, "annotations": []}))
+    with pytest.raises(ImageError, match="1000000 x 1000000 pixels, more than --max-pixels"):
+        human_map(f"{tmp_path}/a.json#1")
+    for size in (16, 32):
+        noise(size).save(tmp_path / f"{size}.png")
+    faces = Manifest(Sample(str(tmp_path / f"{size}.png"), 1) for size in (16, 32))
+    for most, n_bad in ((1024, 0), (1023, 1), (1024, 0)):  # what is remembered is not of the other
+        limit_pixels(most)
+        assert len(check_images(faces, cache=tmp_path / "c", max_bad=1, progress=False)[1]) == n_bad
 
 
 def test_a_temporary_error_of_the_file_system_is_retried(

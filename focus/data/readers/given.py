@@ -8,6 +8,7 @@ from pathlib import Path
 
 from focus.config.shared import DataConfig, SharedConfig
 from focus.data.generators import SEVERAL, family_of, served_by
+from focus.data.images import limit_pixels
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, read_path, takes
 from focus.data.readers.human_maps import MapOwners, report_unmatched
@@ -29,7 +30,8 @@ def read_given(
 
     Either is empty only if nothing was given. Real images of ``--test-real`` that are no
     generator's own are compared with the fakes of ``--test-data`` alone, unless ``--data`` has
-    none to test on. The main process prints a line for each path: the layout it was read as.
+    none to test on. The main process prints a line for each path: the layout it was read as. From
+    then on images are decoded up to ``--max-pixels``.
 
     Args:
         config: the paths and how to read them. Where there are test sets, ``label=`` in its
@@ -42,6 +44,7 @@ def read_given(
     Raises InputError for an image given as real and as synthetic, a ``--layout`` that suits no
     path, a test set without images of its class, and as :func:`detect.read_path`.
     """
+    limit_pixels(config.max_pixels)
     test_data, test_real = dict[str, str](), dict[str, str]()
     if isinstance(config, SharedConfig):
         test_data, test_real = config.test_data, config.test_real
