@@ -1,6 +1,10 @@
-"""All programs as one: ``focus COMMAND`` or ``python -m focus COMMAND``."""
+"""All programs as one: ``focus COMMAND``, or ``python -m focus COMMAND``."""
 
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the current folder, in which a yaml.py is not meant for this program
+
 from collections.abc import Sequence
 
 from focus.config.command_line import Command, Commands, run_command
@@ -40,8 +44,7 @@ COMMANDS: Commands = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first word of the command line names."""
-    prog = "python -m focus" if sys.argv[0].endswith("__main__.py") else "focus"
-    run_command(prog, COMMANDS, sys.argv[1:] if argv is None else argv)
+    run_command("focus", COMMANDS, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

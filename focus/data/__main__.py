@@ -1,6 +1,10 @@
-"""Work on data: ``focus data`` or ``python -m focus.data``, with check, crop or demo."""
+"""Work on data: ``focus data``, or ``python -m focus.data``, with check, crop or demo."""
 
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the current folder, in which a yaml.py is not meant for this program
+
 from collections.abc import Sequence
 
 from focus.config.command_line import Command, run_command
@@ -29,7 +33,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first word of the command line names."""
-    run_command("python -m focus.data", COMMANDS, sys.argv[1:] if argv is None else argv)
+    run_command("focus data", COMMANDS, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

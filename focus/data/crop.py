@@ -1,4 +1,4 @@
-"""Cut the faces out of images and of their maps alike: ``python -m focus.data crop PATH ...``.
+"""Cut the faces out of images and of their maps alike: ``focus data crop PATH ...``.
 
 The folder that is written holds ``manifest.csv``, which ``train.py --data`` takes, ``images``,
 ``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``; and ``crop.json``, by which a

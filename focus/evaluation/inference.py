@@ -159,7 +159,7 @@ def geometry_warning(detector: "Detector", manifest: Manifest) -> str:
     return (
         f"{sum(other.values())} of {len(manifest)} images are cut out otherwise "
         f"({', '.join(sorted(other))}) than those of the model's training ({', '.join(trained)}), "
-        "so its scores may be wrong: cut them alike with python -m focus.data crop"
+        "so its scores may be wrong: cut them alike with focus data crop"
     )
 
 

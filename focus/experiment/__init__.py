@@ -1,5 +1,5 @@
 """Train losses by seeds by models, with statistics that could refute the claim.
 
-``python -m focus.experiment`` runs it, ``docs/experiment.md`` says what it can and cannot show.
+``focus experiment`` runs it, ``docs/experiment.md`` says what it can and cannot show.
 Each run is ``focus train`` in a process of its own.
 """

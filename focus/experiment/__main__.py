@@ -3,8 +3,12 @@
 Without --data on the embedded demo faces. Resumable: give the same command again.
 """
 
-import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the current folder, in which a yaml.py is not meant for this program
+
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +25,7 @@ from focus.runtime.machine import usable_cores
 if TYPE_CHECKING:  # numpy and all: --help does without
     from focus.data.manifest import Manifest
 
-PROG = "python -m focus.experiment"
+PROG = "focus experiment"
 
 
 def experiment(config: ExperimentConfig) -> None:

@@ -1,4 +1,4 @@
-"""``python -m focus explain``: scores, decisions and CAMs of one's own pictures and videos."""
+"""``focus explain``: scores, decisions and CAMs of one's own pictures and videos."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""The folder that ``python -m focus explain`` writes; docs/formats.md describes each file."""
+"""The folder that ``focus explain`` writes; docs/formats.md describes each file."""
 
 import json
 from collections.abc import Mapping, Sequence

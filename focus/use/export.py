@@ -1,4 +1,4 @@
-"""``python -m focus export``: write a detector as ONNX, checked against it by onnxruntime."""
+"""``focus export``: write a detector as ONNX, checked against it by onnxruntime."""
 
 import json
 import logging

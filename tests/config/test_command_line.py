@@ -276,3 +276,17 @@ def test_help_loads_no_torch_and_no_numpy() -> None:
     last = [done.stdout.splitlines()[-1].split(maxsplit=1) for done in found]
     assert {modules for _, modules in last} == {"set()"}
     assert min(float(seconds) for seconds, _ in last) < 0.3
+
+
+def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise SystemExit('run')")
+    (tmp_path / "c.yaml").write_text("nonsense: 1")
+    for words in (
+        ("-m", "focus", "data", "demo"),
+        ("-m", "focus.data", "demo"),
+        ("-m", "focus.experiment"),
+        (CHECKOUT / "train.py",),
+        (CHECKOUT / "evaluate.py",),
+    ):
+        done = run(*words, "--config", "c.yaml", cwd=tmp_path)
+        assert "has an unknown key 'nonsense'" in done.stderr, done.stderr

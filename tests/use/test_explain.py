@@ -1,4 +1,4 @@
-"""python -m focus explain: what it writes of images, videos and folders, and what it refuses."""
+"""focus explain: what it writes of images, videos and folders, and what it refuses."""
 
 import csv
 import hashlib

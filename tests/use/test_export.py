@@ -1,4 +1,4 @@
-"""python -m focus export: the file gives what the detector gives, and says how to use it."""
+"""focus export: the file gives what the detector gives, and says how to use it."""
 
 import json
 import re

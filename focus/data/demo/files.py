@@ -1,4 +1,4 @@
-"""The demo set as files, laid out as one's own data may be: ``python -m focus.data demo DIR``.
+"""The demo set as files, laid out as one's own data may be: ``focus data demo DIR``.
 
 ``train.csv`` is CYBORG's CSV, with the human maps in ``heatmaps``; its ``test`` split is the
 validation set. ``closed.csv``, ``closed_balanced.csv`` and ``open.csv`` are manifests, since a test

@@ -1,4 +1,4 @@
-"""``python -m focus.data check``: what it counts, what it writes, how it ends."""
+"""``focus data check``: what it counts, what it writes, how it ends."""
 
 import csv
 import json
