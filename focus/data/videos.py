@@ -1,5 +1,6 @@
 """Evenly spaced frames of video files, decoded by PyAV."""
 
+import logging
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,8 @@ VIDEO_EXTENSIONS = frozenset(
 _FORMATS = (
     "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg"
 )
+
+_log = logging.getLogger(__name__)
 
 
 class Frame(NamedTuple):
@@ -46,11 +49,11 @@ def import_av() -> Any:
 def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     """Yield at most ``wanted`` frames of a video file, evenly spaced over its whole length.
 
-    Of a damaged file come the frames that can be decoded. Raises ImageError if none can be, and
-    InputError if PyAV is not installed.
+    Of a damaged file come the frames that can be decoded, and a warning says how many. Raises
+    ImageError if none can be, and InputError if PyAV is not installed.
     """
     av = import_av()
-    found, only = False, {"format_whitelist": _FORMATS}
+    found, only = 0, {"format_whitelist": _FORMATS}
     try:
         with av.open(str(path), container_options=only) as container:
             # An empty packet ends the file.
@@ -59,7 +62,7 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
         with av.open(str(path), container_options=only) as container:
             for number, frame in enumerate(_decoded(av, container)):
                 if number in numbers:
-                    found = True
+                    found += 1
                     # Phones store how they were held; in degrees against the clock, as Pillow.
                     image = frame.to_image().rotate(frame.rotation, expand=True)
                     yield Frame(number, frame.time or 0.0, image)
@@ -69,6 +72,7 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
         raise ImageError(f"Cannot decode {str(path)!r} ({error}): fix or remove it.") from error
     if not found:
         raise ImageError(f"Cannot decode {str(path)!r} (not one frame): fix or remove it.")
+    _log.warning("read %d of %d frames of the damaged video %r", found, len(numbers), str(path))
 
 
 def _decoded(av: Any, container: Any) -> Iterator[Any]:
