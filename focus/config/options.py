@@ -22,6 +22,7 @@ class Range(NamedTuple):
     words: str
 
 
+FINITE = Range(lambda x: -math.inf < x < math.inf, "that is finite")
 POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
 NON_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0")
 COUNT = Range(lambda x: x >= 1, "at least 1")

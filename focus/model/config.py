@@ -1,15 +1,14 @@
 """``config.json`` of a saved detector: its network, and how images come to it."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from focus.config.options import COUNT, FINITE, POSITIVE
 from focus.errors import InputError
-from focus.model.backbones import first_line
-from focus.runtime.files import atomic_write
+from focus.runtime.files import read_json, write_json
 
 CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -29,19 +28,15 @@ class DetectorConfig:
     """
 
     model: str
-    image_size: int
+    image_size: int = field(metadata={"within": COUNT})
     num_classes: int = 2
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    temperature: float = 1.0
+    mean: tuple[float, float, float] = field(default=(0.5, 0.5, 0.5), metadata={"within": FINITE})
+    std: tuple[float, float, float] = field(default=(0.5, 0.5, 0.5), metadata={"within": POSITIVE})
+    temperature: float = field(default=1.0, metadata={"within": POSITIVE})
     training_generators: tuple[str, ...] = ()
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
     weights_sha256: str = field(default="", compare=False)
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std", "training_generators", "geometry"):  # lists in JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def seen(self) -> dict[str, Any]:
         """Return what training saw and how; a run keeps it, to resume without other files."""
@@ -83,26 +78,11 @@ class DetectorConfig:
         """Read a ``config.json``.
 
         Raises:
-            InputError: the file is missing, is not of this format, or of a newer version.
+            InputError: the file is missing, is not of this format, or of another version.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if (version := values.pop("version")) <= CONFIG_VERSION:
-                return cls(**values)
-        except OSError as error:
-            raise InputError(
-                f"{path.parent} holds no detector ({path.name}: {error.strerror}): give the folder "
-                "that training wrote, runs/NAME/model."
-            ) from error
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{path} is not the config of a detector ({first_line(error)}): give the folder "
-                "that training wrote, runs/NAME/model."
-            ) from error
-        raise InputError(f"{path} has version {version}: update focus to read it.")
+        advice = "give the folder that training wrote, runs/NAME/model"
+        return read_json(path, cls, CONFIG_VERSION, advice)
 
     def write(self, path: Path) -> None:
         """Write a ``config.json``."""
-        text = json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
-        with atomic_write(path) as aside:
-            aside.write_text(text + "\n", encoding="utf-8")
+        write_json(path, self, CONFIG_VERSION)

@@ -344,7 +344,9 @@ class Detector(nn.Module):
             )
         else:
             given = json.loads(beside.read_text(encoding="utf-8")).get("pretrained_cfg", {})
-            values = {name: given[name] for name in ("mean", "std") if name in given}
+            values: dict[str, Any] = {
+                name: tuple(given[name]) for name in ("mean", "std") if name in given
+            }
             self.config = replace(self.config, **values)
 
 

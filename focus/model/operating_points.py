@@ -5,18 +5,16 @@ BPCER is the share of real images that are called synthetic, APCER the share of 
 that are called real. Nothing here is a test by that standard.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from focus.errors import InputError
+from focus.config.options import NON_NEGATIVE, Range
 from focus.metrics.arrays import Array
 from focus.metrics.calibration import Calibration, fit_calibration
 from focus.metrics.ranking import SUPPORT, Ranking
-from focus.runtime.files import atomic_write
+from focus.runtime.files import read_json, write_json
 
 THRESHOLDS = "thresholds.json"
 VERSION = 1
@@ -24,6 +22,9 @@ VERSION = 1
 TARGETS = {"bpcer1": 0.01, "bpcer5": 0.05}
 POINTS = ("eer", *TARGETS, "balanced")
 """Where both errors are as likely; BPCER of 1 % and of 5 % at most; the best balanced accuracy."""
+
+# Below 0 it lets every image pass for synthetic.
+_THRESHOLD = Range(lambda x: -1 <= x <= 1, "at least -1 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,14 @@ class OperatingPoints:
     calibration: None where it could not be fitted. n_real, n_fake: of the validation images.
     """
 
-    thresholds: Mapping[str, float | None]
+    thresholds: Mapping[str, float | None] = field(metadata={"within": _THRESHOLD})
     calibration: Calibration | None
-    n_real: int
-    n_fake: int
+    n_real: int = field(metadata={"within": NON_NEGATIVE})
+    n_fake: int = field(metadata={"within": NON_NEGATIVE})
+
+    def __post_init__(self) -> None:
+        if self.thresholds.keys() != set(POINTS):
+            raise ValueError(f"thresholds must be {', '.join(POINTS)}, got {[*self.thresholds]}")
 
     def undefined(self) -> dict[str, str]:
         """Return what each point without a threshold needs."""
@@ -62,9 +67,7 @@ class OperatingPoints:
 
     def write(self, folder: Path) -> None:
         """Write ``thresholds.json`` into ``folder``."""
-        values = {"version": VERSION, **asdict(self), "undefined": self.undefined()}
-        with atomic_write(folder / THRESHOLDS) as aside:
-            aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(folder / THRESHOLDS, self, VERSION, undefined=self.undefined())
 
     @classmethod
     def read(cls, folder: Path) -> "OperatingPoints | None":
@@ -72,35 +75,9 @@ class OperatingPoints:
 
         Raises InputError if it is of another version or cannot be read.
         """
-        path = folder / THRESHOLDS
-        if not path.exists():
+        if not (path := folder / THRESHOLDS).exists():
             return None
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["version"] != VERSION:
-                raise ValueError(f"version {values['version']}, this program reads {VERSION}")
-            return cls.from_values(values)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-            raise InputError(
-                f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or train "
-                "the model again."
-            ) from error
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "OperatingPoints":
-        """Make them from ``dataclasses.asdict`` of one; ValueError for NaN and infinity."""
-        given = {point: _finite(values["thresholds"][point]) for point in POINTS}
-        line, calibration = values["calibration"], None
-        if line is not None:
-            names = (field.name for field in fields(Calibration))
-            calibration = Calibration(**{name: _finite(line[name]) for name in names})
-        return cls(given, calibration, int(values["n_real"]), int(values["n_fake"]))
-
-
-def _finite(value: Any) -> Any:
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{value} is no threshold and no parameter of a calibration")
-    return value
+        return read_json(path, cls, VERSION, "remove it, or train the model again", "undefined")
 
 
 def needed(target: float) -> int:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -29,6 +29,7 @@ from focus.model.card import write_card
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
+from focus.runtime.files import from_json
 from focus.runtime.launch import (
     closing_process_group,
     describe,
@@ -93,9 +94,7 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
         loss=loss_config(config),
     )
     if saved is not None:
-        seen = dict(saved.state.seen)
-        seen |= {name: tuple(seen[name]) for name in ("mean", "std") if name in seen}
-        detector.config = replace(detector.config, **seen)
+        detector.config = from_json(DetectorConfig, asdict(detector.config) | saved.state.seen)
     return detector
 
 

@@ -21,7 +21,8 @@ from focus.data.manifest import Manifest
 from focus.errors import FolderError, InputError
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.hub import WEIGHTS_FILE
-from focus.runtime.files import atomic_write, check_writable, locked
+from focus.model.operating_points import OperatingPoints
+from focus.runtime.files import atomic_write, check_writable, from_json, locked
 from focus.training.checkpoint import last_checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -60,7 +61,7 @@ class TrainState:
     in_a_row: int = 0
     best: float | None = None
     best_epoch: int = 0
-    points: dict[str, Any] | None = None
+    points: OperatingPoints | None = None
     entropy_target: float | None = None
     sums: list[float] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -114,7 +115,13 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
             f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it with "
             "the flags it was started with, or give another --name."
         )
-    state = TrainState(**values["train_state"])
+    try:
+        state: TrainState = from_json(TrainState, values["train_state"])
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} has a state of another program ({error}): resume it with the version that "
+            "wrote it, or give another --name."
+        ) from error
     if state.processes != processes:
         raise InputError(
             f"The run {folder} was trained by {state.processes} processes, not {processes}: launch "

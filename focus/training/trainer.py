@@ -32,7 +32,6 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
-from focus.model.operating_points import OperatingPoints
 from focus.runtime.launch import finish_trackers, same_threads
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
@@ -328,7 +327,7 @@ class Trainer:
         state.epoch += 1
         if is_better(config.eval_metric, value, state.best):
             state.best, state.best_epoch = value, state.epoch
-            state.points = asdict(operating_points(scores))
+            state.points = operating_points(scores)
         row = {
             "epoch": state.epoch,
             **training_figures(state.sums),
@@ -366,7 +365,7 @@ class Trainer:
     def save_best(self) -> None:
         """Write ``model/``: the network as it is, with the operating points of the best epoch."""
         if self.state.points is not None:
-            self.kept.points = OperatingPoints.from_values(self.state.points)
+            self.kept.points = self.state.points
         self.kept.card = self.card(self.kept)
         self.kept.save_pretrained(self.folder / "model")
 

@@ -37,11 +37,19 @@ def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 2}, "has version 2: update focus"),
-        ({"version": None}, "not the config of a detector .*version"),
-        ({"model": None}, "not the config of a detector .*'model'"),
+        ({"version": 2}, "version 2, this program reads 1.: read it with the version of focus"),
+        ({"version": None}, "cannot be read .KeyError: 'version'.: give the folder that"),
+        ({"model": None}, "cannot be read .*'model'"),
         ({"model": "resnet1"}, "no network 'resnet1' in timm .did you mean"),
-        ({"unknown": 1}, "not the config of a detector .*'unknown'"),
+        ({"unknown": 1}, "cannot be read .ValueError: unknown field 'unknown'.: give the folder"),
+        ({"temperature": "hot"}, "temperature must be a number above 0, got 'hot'"),
+        ({"temperature": float("nan")}, "temperature must be a number above 0, got nan"),
+        ({"image_size": "32"}, "image_size must be a whole number at least 1, got '32'"),
+        ({"num_classes": True}, "num_classes must be a whole number, got True"),
+        ({"mean": [0.5]}, r"mean must be tuple\[float, float, float\] that is finite, got \[0.5\]"),
+        ({"std": [1, 1, 0]}, "std must be a number above 0, got 0"),
+        ({"training_generators": "kA"}, r"training_generators must be tuple\[str, ...\], got 'kA'"),
+        ({"training_families": {"a": 1}}, "training_families a must be a text, got 1"),
         ({"num_classes": 3}, r"head.fc.weight should be \[3, 96\], got \[2, 96\]"),
         ({"model": "test_resnet", "image_size": 64}, "not hold the weights of test_resnet: .*miss"),
     ],
@@ -103,12 +111,14 @@ def test_weights_are_those_that_were_saved_unless_the_user_says_otherwise(tmp_pa
 
 
 def test_a_damaged_or_missing_config(tmp_path: Path) -> None:
-    for text in ("", "{", "[]", '{"version": "one"}'):
+    for text in ("", "{", "[]", "9" * 9999, "[" * 99999):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(InputError, match=r"config\.json is not the config") as caught:
+        with pytest.raises(
+            InputError, match=r"config\.json cannot be read .*runs/NAME/model"
+        ) as caught:
             DetectorConfig.read(tmp_path / "config.json")
         assert_one_sentence(caught.value)
-    with pytest.raises(InputError, match=r"lost holds no detector .*runs/NAME/model") as caught:
+    with pytest.raises(InputError, match=r"No such file.*runs/NAME/model") as caught:
         DetectorConfig.read(tmp_path / "lost" / "config.json")
     assert_one_sentence(caught.value)
 

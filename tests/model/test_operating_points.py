@@ -76,8 +76,12 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
     for text, words in (
         ("{", "cannot be read"),
         (json.dumps(values | {"version": 2}), "version 2, this program reads 1"),
-        (json.dumps(values | {"thresholds": {}}), "cannot be read .KeyError"),
-        (json.dumps(values).replace("0.5", "NaN"), "nan is no threshold"),
+        (json.dumps(values | {"thresholds": {}}), "thresholds must be eer, bpcer1, bpcer5, balan"),
+        (json.dumps(values).replace("0.5", "NaN"), "thresholds eer must be a number .*, got nan"),
+        (json.dumps(values).replace("0.5", "50"), "at least -1 and at most 1, got 50"),
+        (json.dumps(values).replace("0.5", '"0.5"'), "thresholds eer must be .*, got '0.5'"),
+        (json.dumps(values | {"n_real": "1"}), "n_real must be a whole number at least 0, got '1'"),
+        (json.dumps(values | {"calibration": {"slope": 1}}), "missing 2 required .*'intercept'"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):

@@ -1,7 +1,7 @@
 """The tables of a report: thresholds as they are used."""
 
 from focus.evaluation.results import summarise
-from focus.model.operating_points import OperatingPoints
+from focus.model.operating_points import POINTS, OperatingPoints
 from focus.report import tables
 
 from ..evaluation.few_scores import table as scores_of
@@ -9,7 +9,8 @@ from ..evaluation.few_scores import table as scores_of
 
 def test_thresholds_can_be_used_as_they_are_shown() -> None:
     """Those next to 1, too; a test set without a generator has no table."""
-    points = OperatingPoints({"eer": 0.9999961, "balanced": 0.03125}, None, 9, 9)
+    thresholds = dict.fromkeys(POINTS) | {"eer": 0.9999961, "balanced": 0.03125}
+    points = OperatingPoints(thresholds, None, 9, 9)
     scores = scores_of([(0, "", "", 0.5), (0, "", "", 0.5), (1, "", "", 0.5)])
     _, table = tables.of_test_sets(summarise(scores, [], None, points, resamples=0))
     assert table.title == "Open set, at thresholds"

@@ -134,6 +134,11 @@ def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
     weights.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.safetensors has changed since config\.json"):
         check_folder(config)
+    later.state.epoch = "1"  # type: ignore[assignment]
+    later._written = None
+    later.save()
+    with pytest.raises(InputError, match=r"another program .epoch must be a whole number, got '1'"):
+        check_folder(config)
 
 
 @pytest.mark.parametrize(
