@@ -216,7 +216,7 @@ def _refuse_too_many(
             raise InputError(
                 f"{n_bad} of {n_checked if none_left else n_total} {role} files of "
                 f"{source or 'the data'} cannot be decoded, more than the share of {max_bad:g} "
-                f"that --max-bad allows: fix or remove them, the first is {first.path!r} "
+                f"that --max-bad allows: fix or leave them out, the first is {first.path!r} "
                 f"({first.reason})."
             )
 

@@ -21,7 +21,9 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
     Raises:
         InputError: as :func:`listed_images` and :func:`readable_images`.
     """
-    return readable_images(listed_images(config, progress=progress), config, progress=progress)[0]
+    listed = listed_images(config, progress=progress)
+    manifest, _ = readable_images(listed, config, progress=progress)
+    return Manifest(map(without_digests, manifest), manifest.source)
 
 
 def listed_images(

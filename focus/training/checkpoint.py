@@ -113,7 +113,8 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         return path, values
     if damaged:
         raise InputError(
-            f"{damaged[0]}, and there is no whole one before it: remove {folder} to start over."
+            f"{damaged[0]}, and there is no whole one before it: give another --name, or move "
+            f"{folder.parent} away."
         )
     return None
 

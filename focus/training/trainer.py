@@ -143,8 +143,8 @@ class Trainer:
         (target,) = broadcast_object_list([target])
         if target is None:
             raise InputError(
-                "--target-from-maps: no training image has a human map; give --heatmaps, or an "
-                "--entropy-target."
+                "--target-from-maps: no training image has a human map; give --heatmaps, or "
+                "--entropy-target in its place."
             )
         self.state.entropy_target = target
         head = self.detector.head
@@ -179,6 +179,8 @@ class Trainer:
                     path = self.save()
                     finish_trackers(self.accelerator)
                     text = sentence(error).removesuffix(".")
+                    # Without the file, or with another one, the run is refused.
+                    text = text.replace("fix or remove the file", "bring it back as it was")
                     raise type(error)(
                         f"{text}, then go on with --resume, from what is saved in {path}."
                     ) from error
@@ -237,7 +239,7 @@ class Trainer:
                 if state.in_a_row >= config.max_nonfinite:
                     raise InputError(
                         f"The loss of {config.name} was not finite in {state.in_a_row} steps in a "
-                        f"row, up to step {state.step}: lower --lr, or give --mixed-precision no."
+                        f"row, up to step {state.step}: {self._steadier()}."
                     )
             bar.update()
             self.log.step(step, state.step, rate)
@@ -311,11 +313,10 @@ class Trainer:
             each = self._leave_if_signalled if state.processes == 1 else None
             return self.score(self.kept, images_only(self.validation), progress=False, each=each)
         except NotFiniteError as error:
-            half = "" if config.mixed_precision == "no" else ", or --mixed-precision no"
             raise NotFiniteError(
                 error.path,
-                f"the run {config.name} has diverged in epoch {state.epoch + 1}, lower --lr or "
-                f"give --clip-grad{half}.",
+                f"the run {config.name} has diverged in epoch {state.epoch + 1}, "
+                f"{self._steadier()}.",
             ) from error
 
     def note_epoch(self, scores: Scores, speed: float) -> None:
@@ -373,6 +374,11 @@ class Trainer:
         """Return the model card; table: the results, as text."""
         data, how = trained_on(self.train, self.config.data), trained_how(self.config)
         return model_card(detector.config, detector.points, table, data, how)
+
+    def _steadier(self) -> str:
+        """Advise on a run that diverges, which cannot go on with other flags."""
+        half = "" if self.config.mixed_precision == "no" else ", or --mixed-precision no"
+        return f"lower --lr or give --clip-grad{half}, under another --name"
 
     def _goes_on(self) -> bool:
         """Tell whether an epoch follows: the last is not done, nor the best one too long ago."""

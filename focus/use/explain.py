@@ -247,8 +247,7 @@ def _threshold(detector: Detector, config: ExplainConfig) -> tuple[float | None,
         )
     if config.threshold is not None:
         raise InputError(
-            f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag, or choose "
-            "another one."
+            f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag."
         )
     return None, f"no decisions: the model has {why}"
 

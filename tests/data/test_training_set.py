@@ -14,7 +14,6 @@ from focus.data.manifest import Manifest, Sample, Split
 from focus.data.training_set import (
     listed_images,
     readable_images,
-    training_manifest,
     with_recorded_splits,
 )
 from focus.errors import InputError
@@ -88,7 +87,7 @@ def test_a_resumed_run_refuses_a_file_that_was_overwritten(name: str, tmp_path: 
         for n, image in enumerate(images)
     ).to_csv(tmp_path / "data.csv")
     config = resolve(TrainConfig(data=(str(tmp_path / "data.csv"),)))
-    training_manifest(config, progress=False).to_csv(tmp_path / "manifest.csv")
+    readable_images(listed_images(config), config)[0].to_csv(tmp_path / "manifest.csv")
     recorded = Manifest.from_csv(tmp_path / "manifest.csv")
 
     def resume() -> None:

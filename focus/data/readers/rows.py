@@ -37,7 +37,7 @@ def from_rows(
         number, sample = missing[0]
         raise InputError(
             f"{unit}{number}: {len(missing)} of {len(kept)} images do not exist, the first is "
-            f"{sample.path!r}: fix the paths or give another --data-root."
+            f"{sample.path!r}: fix or remove the rows, or give another --data-root."
         )
     return Manifest((sample for _, sample in kept), str(source))
 
