@@ -1,0 +1,233 @@
+"""Advice that messages give: each way is followed as a user would, and has to work."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from focus.__main__ import COMMANDS
+from focus.config.command_line import run_command
+
+from .launching import write_faces
+
+SMALL = (
+    *("--recipe", "demo", "--model", "test_resnet", "--image-size", "64", "--batch-size", "8"),
+    *("--epochs", "1", "--threads", "1", "--workers", "0", "--report-to", "none", "--report"),
+    "false",
+)
+WEIGHTS = "--initial-checkpoint runs/run/model/model.safetensors"
+FACE = "faces/gan/1_fake/3.png"
+RESUME = "train --data faces --name run --resume"
+# What happens, a command that is then refused, the advice it gets, and each way to follow that.
+# What does not begin with the name of a program is for the shell.
+CASES = {
+    "a run folder that exists": (
+        "",
+        "train --data faces --name run",
+        "The run folder runs/run exists already: give another --name, or --resume to go on.",
+        ["train --data faces --name new", RESUME],
+    ),
+    "all checkpoints are damaged": (
+        "echo x | tee -a runs/run/checkpoints/*/state.json",
+        RESUME,
+        "and there is no whole one before it: give another --name, or move runs/run away.",
+        [
+            "train --data faces --name new",
+            "mv runs/run old; train --data faces --name run",
+            f"mv runs/run old; {RESUME}",
+        ],
+    ),
+    "no checkpoint": (
+        "rm -r runs/run/checkpoints",
+        RESUME,
+        "a model and no checkpoint to go on from: give another --name, or move the folder away.",
+        ["train --data faces --name new", f"mv runs/run old; {RESUME}"],
+    ),
+    "other flags": (
+        "",
+        f"{RESUME} --lr 0.5",
+        "resume it with the flags it was started with, or give another --name.",
+        [RESUME, "train --data faces --name new --lr 0.5"],
+    ),
+    "a manifest that is lost": (
+        "mv runs/run/manifest.csv .",
+        RESUME,
+        "The run runs/run lacks manifest.csv: put it back, or give another --name.",
+        [f"mv manifest.csv runs/run; {RESUME}", "train --data faces --name new"],
+    ),
+    "a picture that has changed": (
+        f"cp {FACE} face; cp faces/gan/1_fake/4.png {FACE}",
+        RESUME,
+        "has changed): bring them back, or give another --name.",
+        [f"mv face {FACE}; {RESUME}", "train --data faces --name new"],
+    ),
+    "a picture that cannot be read any more": (
+        # Of the same size and time, so that the pass over all files takes it for what it was.
+        f"train --data faces --name new --dry-run; cp -p {FACE} face; "
+        f"head -c $(stat -c %s face) /dev/zero > {FACE}; touch -r face {FACE}",
+        "train --data faces --name new",
+        "bring it back as it was, then go on with --resume",
+        [f"mv face {FACE}; train --data faces --name new --resume"],
+    ),
+    "a loss that is not finite": (
+        "",
+        "train --data faces --name new --lr 1e30 --max-nonfinite 2",
+        "lower --lr or give --clip-grad, under another --name.",
+        ["train --data faces --name newer --lr 1e-3"],
+    ),
+    "too many unreadable files": (
+        f"cp {FACE} face; echo > {FACE}",
+        "train --data faces --name new --dry-run",
+        "more than the share of 0.01 that --max-bad allows: fix or leave them out,",
+        [
+            f"mv face {FACE}; train --data faces --name new --dry-run",
+            f"rm {FACE}; train --data faces --name new --dry-run",
+            "train --data faces --name new --dry-run --max-bad 0.1",
+        ],
+    ),
+    "too many unreadable files of a table": (
+        f"echo > {FACE}",
+        "train --data table.csv --name new --dry-run",
+        "more than the share of 0.01 that --max-bad allows: fix or leave them out,",
+        [f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new --dry-run"],
+    ),
+    "a row whose file is not there": (
+        f"mv {FACE} face",
+        "train --data table.csv --name new --dry-run",
+        "fix or remove the rows, or give another --data-root.",
+        [
+            f"mv face {FACE}; train --data table.csv --name new --dry-run",
+            f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new --dry-run",
+        ],
+    ),
+    "a label column by another name": (
+        "sed -i s/label/what/ table.csv",
+        "train --data table.csv --name new --dry-run",
+        "have no label (layout csv), the first is",
+        ["train --data table.csv --columns label=what --name new --dry-run"],
+    ),
+    "paths that leave the root": (
+        'sed -i "s:^faces:$PWD/faces:" table.csv',
+        "train --data table.csv --data-root runs --name new --dry-run",
+        "write it relative to that, without a slash at its beginning, or give --allow-outside-root",
+        [
+            'sed -i "s:^$PWD/::" table.csv; train --data table.csv --name new --dry-run',
+            "train --data table.csv --data-root runs --allow-outside-root --name new --dry-run",
+        ],
+    ),
+    "images that the initial weights know": (
+        "",
+        f"train --data faces --seed 5 --name new --dry-run {WEIGHTS}",
+        "give the manifest.csv of its run as --data, the --seed of that run, or other images.",
+        [
+            f"train --data runs/run/manifest.csv --seed 5 --name new --dry-run {WEIGHTS}",
+            f"train --data faces --seed 0 --name new --dry-run {WEIGHTS}",
+        ],
+    ),
+    "no maps to aim at": (
+        "",
+        "train --data faces --loss match --target-from-maps --name new --dry-run",
+        "give --heatmaps, or --entropy-target in its place.",
+        ["train --data faces --loss match --entropy-target 0.5 --name new --dry-run"],
+    ),
+    "weights that have changed": (
+        "cp runs/run/model/model.safetensors .; "
+        "echo x | dd of=runs/run/model/model.safetensors bs=1 seek=9999 conv=notrunc status=none",
+        "evaluate --run runs/run",
+        "put it back as it was or, if you mean this file, remove weights_sha256 from the config.",
+        [
+            "mv model.safetensors runs/run/model; evaluate --run runs/run",
+            "sed -i /weights_sha256/d runs/run/model/config.json; evaluate --run runs/run",
+        ],
+    ),
+    "thresholds that cannot be read": (
+        "echo > runs/run/model/thresholds.json",
+        "evaluate --run runs/run",
+        "remove it, or train the model again.",
+        [
+            "rm runs/run/model/thresholds.json; evaluate --run runs/run",
+            "train --data faces --name new; evaluate --run runs/new",
+        ],
+    ),
+    "a threshold that is not there": (
+        "rm runs/run/model/thresholds.json",
+        f"explain {FACE} --model-dir runs/run/model --threshold eer",
+        "has no thresholds.json; drop the flag.",
+        [f"explain {FACE} --model-dir runs/run/model"],
+    ),
+    "a folder with files in it": (
+        f"explain {FACE} --model-dir runs/run/model",
+        f"explain {FACE} --model-dir runs/run/model",
+        "holds files already: give another one, or remove it.",
+        [
+            f"explain {FACE} --model-dir runs/run/model --output other",
+            f"rm -r explained; explain {FACE} --model-dir runs/run/model",
+        ],
+    ),
+    "an evaluation over a run": (
+        "",
+        "evaluate --run runs/run --output runs/run",
+        "give another one, as runs/run/evaluation.",
+        ["evaluate --run runs/run --output runs/run/evaluation"],
+    ),
+    "a model in place of a run": (
+        "",
+        "evaluate --run runs/run/model --data faces",
+        "is a model's folder, not a run's: give it by --model-dir.",
+        ["evaluate --model-dir runs/run/model --data faces"],
+    ),
+    "a run that has not ended": (
+        "cp -r runs/run runs/whole; rm runs/run/results.json",
+        "evaluate --compare runs/whole runs/run",
+        "--resume, or evaluate the best model so far and give runs/run/evaluation.",
+        [
+            f"{RESUME}; evaluate --compare runs/whole runs/run",
+            "evaluate --run runs/run; evaluate --compare runs/whole runs/run/evaluation",
+        ],
+    ),
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Faces, a table of them, and a run on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_faces(folder / "faces", 16)
+    rows = (f"faces/gan/{k}/{n}.png,{k[0]}" for k in ("0_real", "1_fake") for n in range(16))
+    (folder / "table.csv").write_text("\n".join(["path,label", *rows, ""]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        follow("train --data faces --name run")
+    return folder
+
+
+def follow(lines: str) -> None:
+    """Do what the lines say, which are separated by semicolons; the programs have to succeed."""
+    for line in filter(None, lines.split("; ")):
+        program, *words = line.split()
+        if program in COMMANDS:
+            run_command("focus", COMMANDS, [program, *words, *SMALL * (program == "train")])
+        else:
+            subprocess.run(["bash", "-c", line], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_message_advises_works(
+    case: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before, refused, advice, ways = CASES[case]
+    for number, way in enumerate(ways):
+        folder = shutil.copytree(trained, tmp_path / str(number))
+        monkeypatch.chdir(folder)
+        follow(before)
+        with pytest.raises(SystemExit, match=r"^2$"):
+            follow(refused)
+        assert advice in capsys.readouterr().err
+        follow(way)
