@@ -135,10 +135,11 @@ CASES = {
         "cp runs/run/model/model.safetensors .; "
         "echo x | dd of=runs/run/model/model.safetensors bs=1 seek=9999 conv=notrunc status=none",
         "evaluate --run runs/run",
-        "put it back as it was or, if you mean this file, remove weights_sha256 from the config.",
+        'put it back as it was or, if you mean this file, set weights_sha256 to "" in the config.',
         [
             "mv model.safetensors runs/run/model; evaluate --run runs/run",
-            "sed -i /weights_sha256/d runs/run/model/config.json; evaluate --run runs/run",
+            """sed -i '/weights_sha256/s/: ".*"/: ""/' runs/run/model/config.json; """
+            "evaluate --run runs/run",
         ],
     ),
     "thresholds that cannot be read": (

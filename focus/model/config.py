@@ -69,7 +69,7 @@ class DetectorConfig:
         if self.weights_sha256 not in ("", digest):
             raise InputError(
                 f"{path} has changed since {CONFIG_FILE} was saved with it: put it back as it was "
-                "or, if you mean this file, remove weights_sha256 from the config."
+                'or, if you mean this file, set weights_sha256 to "" in the config.'
             )
         return replace(self, weights_sha256=digest)
 
