@@ -1,6 +1,5 @@
 """``focus explain``: scores, decisions and CAMs of one's own pictures and videos."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,6 @@ from focus.data.videos import VIDEO_EXTENSIONS, evenly, frames_of, import_av
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation.inference import geometry_warning
 from focus.model.detector import Detector
-from focus.model.hub import WEIGHTS_FILE, fetch_folder
 from focus.model.operating_points import THRESHOLDS
 from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.machine import usable_cores
@@ -60,10 +58,9 @@ def explain(config: ExplainConfig) -> None:
     refuse_inside(output, config.paths)
     check_writable(output)
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
-    folder = fetch_folder(str(config.model_dir))
-    detector = Detector.from_pretrained(folder)
+    detector = Detector.from_pretrained(str(config.model_dir))
     threshold, threshold_line = _threshold(detector, config)
-    about = _about(config, detector, threshold, folder / WEIGHTS_FILE)
+    about = _about(config, detector, threshold)
     calibration = None if detector.points is None else detector.points.calibration
     for warning in (
         detector.points.warning() if detector.points else "",
@@ -252,16 +249,17 @@ def _threshold(detector: Detector, config: ExplainConfig) -> tuple[float | None,
     return None, f"no decisions: the model has {why}"
 
 
-def _about(
-    config: ExplainConfig, detector: Detector, threshold: float | None, weights: Path
-) -> dict[str, Any]:
+def _about(config: ExplainConfig, detector: Detector, threshold: float | None) -> dict[str, Any]:
     """Return the head of the manifest."""
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     calibration = detector.points.calibration if detector.points else None
     point = {"point": config.threshold or "balanced", "value": threshold}
     return {
         "focus_version": focus.__version__,
-        "model": {"folder": config.model_dir, "sha256": sha256, "config": asdict(detector.config)},
+        "model": {
+            "folder": config.model_dir,
+            "sha256": detector.config.weights_sha256,
+            "config": asdict(detector.config),
+        },
         "threshold": None if threshold is None else point,
         "calibration": calibration and asdict(calibration),
         "frames": config.frames,
