@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from focus.runtime.machine import cache_dir
 
 PARQUET = (".parquet",)
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
-_ROWS_AT_ONCE = 16  # in memory, each with an image or several
+_UNPACKED = 2**26  # bytes; a column may unpack to more from at least a hundredth of it
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -90,37 +91,57 @@ def _rows(path: Path, hub: bool) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
             f"{path} needs the package datasets: install it by pip install 'focus-faces[hub]'."
         ) from error
     try:
-        for split, part in _parts(datasets, path, hub):
-            features = part.features
-            # As Arrow's: else the library decodes an image in a list or a struct, and fetches it.
-            for table in part.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+        for split, features, tables in _parts(datasets, path, hub):
+            for table in tables:
                 for row in table.to_pylist():
                     yield split, features, row
     except Exception as error:  # it raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
             f"Cannot read {path} as parquet or Hub data set ({reason}): check "
-            f"{'its name and the connection' if hub else 'the path'}."
+            f"{'its name and the connection' if hub else 'the file'}."
         ) from error
 
 
-def _parts(datasets: Any, path: Path, hub: bool) -> Iterator[tuple[Split, Any]]:
-    """Yield the data sets at a path, each with its split."""
+def _parts(datasets: Any, path: Path, hub: bool) -> Iterator[tuple[Split, Any, Iterator[Any]]]:
+    """Yield the split of each data set at a path, its features, and its rows one by one.
+
+    A row is a table of Arrow's: else the library decodes an image in a list or a struct, and
+    fetches it. One at a time, since each may be as large as a few bytes can unpack to.
+    """
     if hub or any((path / name).is_file() for name in _SAVED):
         if hub:
             loaded = datasets.load_dataset("/".join(path.parts[:2]), *path.parts[2:])
         else:
             loaded = datasets.load_from_disk(str(path))
         parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
-        yield from ((split_of(name) or "", part) for name, part in parts.items())
+        for name, part in parts.items():
+            yield split_of(name) or "", part.features, part.with_format("arrow").iter(1)
         return
+    parquet = importlib.import_module("pyarrow.parquet")
     files = defaultdict[Split, list[str]](list)
     folder = path if path.is_dir() else path.parent
     for file in images_below(path, extensions=PARQUET) if path.is_dir() else [path]:
         files[_split_in(file, folder)].append(str(file))
     for split, names in files.items():
-        # Streamed: else all of it would be copied into the library's own cache first.
-        yield split, datasets.load_dataset("parquet", data_files=names, streaming=True)["train"]
+        for name in names:
+            # Not by datasets, which holds a whole group of rows, often the whole file.
+            with parquet.ParquetFile(name, buffer_size=2**20) as file:
+                _check_sizes(file.metadata)
+                features = datasets.Features.from_arrow_schema(file.schema_arrow)
+                yield split, features, file.iter_batches(batch_size=1)
+
+
+def _check_sizes(metadata: Any) -> None:
+    """Raise InputError for a column that a few bytes unpack to, which may be all at once."""
+    for group, column in product(range(metadata.num_row_groups), range(metadata.num_columns)):
+        chunk = metadata.row_group(group).column(column)
+        packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if unpacked > max(_UNPACKED, 100 * packed):
+            raise InputError(
+                f"{chunk.path_in_schema} unpacks from {packed} to {unpacked} bytes in the group "
+                f"of rows {group}"
+            )
 
 
 def _split_in(path: Path, root: Path) -> Split:

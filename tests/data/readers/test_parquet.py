@@ -66,6 +66,24 @@ def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
     assert [dict(s.extra) for s in found] == [{}, {"seen": "1"}] * 3
 
 
+def test_a_few_bytes_do_not_fill_the_memory(tmp_path: Path, cache: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    zeros, path = bytes(2**23), tmp_path / "x.parquet"
+    once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 30), pyarrow.array([zeros]))
+    table = pyarrow.table({"image": once, "label": [1] * 30})
+    parquet.write_table(table, path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 6900
+    assert len(read_data(path)) == 1
+    assert pyarrow.default_memory_pool().max_memory() < 10 * 2**23, "not of all rows at once"
+    table = pyarrow.table({"image": [zeros] * 9, "label": [1] * 9})
+    parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 6900 * 2
+    with pytest.raises(InputError, match=r"\(image unpacks from \d+ to 75\d+ bytes"):
+        read_data(path)
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_images_within_other_columns_are_neither_decoded_nor_fetched(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
