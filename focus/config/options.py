@@ -73,7 +73,7 @@ MAX_PIXELS = 64_000_000
 
 def max_pixels() -> Any:
     """Declare ``--max-pixels``."""
-    about = "pixels of an image, a map or a mask; larger ones count as broken"
+    about = "pixels of an image, a map, a mask or a frame; larger ones count as broken"
     return in_data(about, MAX_PIXELS, within=COUNT)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from focus.data.images import check_pixels, pixel_limit
 from focus.errors import ImageError, InputError
 
 VIDEO_EXTENSIONS = frozenset(
@@ -68,7 +69,7 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
                     yield Frame(number, frame.time or 0.0, image)
                     if number == max(numbers):
                         return
-    except (av.error.FFmpegError, OSError, IndexError) as error:
+    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
         raise ImageError(f"Cannot decode {str(path)!r} ({error}): fix or remove it.") from error
     if not found:
         raise ImageError(f"Cannot decode {str(path)!r} (not one frame): fix or remove it.")
@@ -80,6 +81,8 @@ def _decoded(av: Any, container: Any) -> Iterator[Any]:
     if stream.codec_context is None:  # FFmpeg has no decoder for it
         return
     stream.thread_type = "AUTO"
+    check_pixels((stream.width, stream.height))
+    stream.codec_context.options = {"max_pixels": str(pixel_limit())}  # where the file says fewer
     for packet in container.demux(stream):
         try:
             yield from packet.decode()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focus.data import images
 from focus.data.videos import evenly, frames_of
 from focus.errors import ImageError, InputError
 
@@ -122,6 +123,13 @@ def test_how_many_frames_of_a_damaged_video_were_read_is_said(
     found = list(frames_of(path, 8))
     assert 1 < len(found) < 8
     assert caplog.messages == [f"read {len(found)} of 8 frames of the damaged video {str(path)!r}"]
+
+
+def test_a_video_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", "libx264")
+    monkeypatch.setattr(images, "_most_pixels", 64 * 48 - 1)
+    with pytest.raises(ImageError, match="64 x 48 pixels, more than --max-pixels 3071"):
+        list(frames_of(path, 3))
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
