@@ -116,6 +116,12 @@ CASES = {
             "train --data table.csv --data-root runs --allow-outside-root --name new --dry-run",
         ],
     ),
+    "groups of a manifest in two splits": (
+        "",
+        "train --data groups.csv --name new --dry-run",
+        "or, if none of the tables needs its groups, give --columns group=.",
+        ["train --data groups.csv --columns group= --name new --dry-run"],
+    ),
     "images that the initial weights know": (
         "",
         f"train --data faces --seed 5 --name new --dry-run {WEIGHTS}",
@@ -194,11 +200,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Faces, a table of them, and a run on them."""
+    """Faces, a table and a manifest of them, and a run on them."""
     folder = tmp_path_factory.mktemp("trained")
     write_faces(folder / "faces", 16)
-    rows = (f"faces/gan/{k}/{n}.png,{k[0]}" for k in ("0_real", "1_fake") for n in range(16))
-    (folder / "table.csv").write_text("\n".join(["path,label", *rows, ""]))
+    kinds = {"0_real": "real", "1_fake": "synthetic"}
+    rows = [(f"faces/gan/{k}/{n}.png", name) for k, name in kinds.items() for n in range(16)]
+    with (folder / "table.csv").open("w") as table, (folder / "groups.csv").open("w") as groups:
+        table.write("path,label\n")
+        groups.write("# focus-manifest 1\npath,label,split,group\n")
+        for number, (path, label) in enumerate(rows):
+            table.write(f"{path},{label}\n")
+            groups.write(f"{path},{label},{'validation' if number % 4 else 'train'},one\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         follow("train --data faces --name run")

@@ -3,7 +3,6 @@
 ``docs/formats.md`` describes ``summary.csv``, which holds those of an epoch.
 """
 
-import csv
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from focus.metrics.ranking import auc
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints, choose
 from focus.report.contact_sheet import contact_sheet
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar
 from focus.training.run_folder import TrainState
 
@@ -110,10 +109,9 @@ def collapse_warning(figures: Mapping[str, float]) -> str:
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``summary.csv``."""
-    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    with atomic_csv_writer(path) as writer:
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
 
 
 class RunLog:

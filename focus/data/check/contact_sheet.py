@@ -1,6 +1,5 @@
 """The contact sheet: some images of each split, class and generator, human maps beside them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +10,7 @@ from focus.data.images import load_image
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.data.overlay import overlay
+from focus.data.videos import evenly
 from focus.plotting import shortened
 
 CELLS = 8
@@ -53,7 +53,8 @@ def draw(found: Findings, path: Path) -> None:
         pen.text((right, middle + 4), about, "#444444", _font(15, "DejaVuSans"), anchor="rt")
         mapped = [sample for sample in samples if sample.map_path and sample.map_path not in bad]
         left = LABELS
-        for sample in _spread(mapped, CELLS // 2) if mapped else _spread(samples, CELLS):
+        able, limit = (mapped, CELLS // 2) if mapped else (samples, CELLS)
+        for sample in (able[n] for n in evenly(len(able), limit)):  # neighbours are often alike
             face = _squashed(sample)
             sheet.paste(face, (left, top))
             if mapped and sample.map_path:
@@ -68,12 +69,6 @@ def _font(size: int, name: str) -> ImageFont.FreeTypeFont:
     """Return a font that matplotlib ships and that has most alphabets."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     return ImageFont.truetype(str(path), size)
-
-
-def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """Return some samples at even distances: neighbours are often frames of one video."""
-    n = min(limit, len(samples))
-    return [samples[at * len(samples) // n] for at in range(n)]
 
 
 def _squashed(sample: Sample) -> Image.Image:

@@ -26,11 +26,11 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
+from focus.metrics.intervals import LEVEL
 
 MIN_IMAGES = 20
 """Images of each class; fewer say nothing."""
 FOLDS = 5
-LEVEL = 0.95
 
 _MAX_CAUSES = 5
 # What a property must add to the AUC, or have alone above a half, to be named.

@@ -97,6 +97,8 @@ def read_path(
         manifest = cyborg.read(place, inside)
     elif layout == "manifest":
         rows = numbered_samples(place, root, confined=not config.allow_outside_root)
+        if columns.get("group") == "":
+            rows = ((line, replace(sample, group="")) for line, sample in rows)
         manifest = from_rows(rows, place)
     elif place.is_dir():
         maps = maps or find_maps(place)

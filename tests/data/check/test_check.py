@@ -127,7 +127,7 @@ def look_at_the_sheet(folder: Path) -> None:
     row = sheet[HEAD + SIDE + GAP :, LABELS:][:SIDE]
     # The map, which stands closer than cells do, is red where people looked.
     face, over = row[:, GAP - 2 : SIDE], row[:, SIDE + GAP : 2 * SIDE + 2]
-    with Image.open(folder / "maps" / "train-kA-0.png") as image:
+    with Image.open(folder / "maps" / "train-kA-1.png") as image:
         looked_at = np.asarray(image.resize((SIDE, SIDE)))[:, GAP - 2 :]
     redder = (over - face)[..., 0]
     assert redder[looked_at > 200].mean() > redder[looked_at < 25].mean() + 40
@@ -237,7 +237,7 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
         image.save(place / "train-real-0.png", optimize=True)  # other bytes
     (tmp_path / "fakes").mkdir()
     Image.fromarray(render_face("open", "uMelt", 0).image).save(tmp_path / "fakes/0.png")
-    with Image.open(place / "train-kA-3.png") as image:
+    with Image.open(place / "train-kA-1.png") as image:
         image.resize((100, 100)).save(tmp_path / "fakes/leak.jpg", quality=60)
 
     words = (faces, f"--test-data=uMelt={tmp_path}/fakes", "--drop-leaks")
