@@ -35,7 +35,6 @@ from bench.harness import make_folder, run_program, settings, write
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam, triton_focus_head
-from focus.kernels.types import CamClass, HeadArguments, HeadForward, empty_features
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -49,7 +48,7 @@ USUAL_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
 GRIDS = ((7, 7), (8, 8), (10, 10), (14, 14))
 SIZES = {"fp32": 4, "bf16": 2}
-BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES, MANY_CLASSES = 20, 2048, 2, 16, 1000
+BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES = 20, 2048, 2, 16
 
 # The limits: the widest access, two programs of eight warps to a multiprocessor of up to two
 # classes and one of more, and the shared memory of sm_86 and sm_120.
@@ -181,39 +180,36 @@ def steps(
         (BATCH, CHANNELS, *grid), dtype=dtype, device="meta", memory_format=layout
     )
     target, cams = empty(BATCH, dtype=torch.int64), empty(BATCH, *grid)
-    weights = {k: empty(k, CHANNELS) for k in (classes, SEVERAL_CLASSES, MANY_CLASSES)}
+    weights = {k: empty(k, CHANNELS) for k in (classes, SEVERAL_CLASSES)}
     weight, scale = weights[classes], empty()
 
-    def head_forward(weight: Tensor, cam_class: CamClass = "true") -> HeadForward:
-        per_class = empty(len(weight))
-        tensors = (features, weight, per_class, target, cams, empty(BATCH, dtype=torch.bool))
-        given = HeadArguments(
-            *tensors, None, per_class, None, 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, "mean"
-        )
-        return triton_focus_head.focus_head_forward(given, need_weight=True)
+    def head_forward(weight: Tensor, cam_class: str = "true") -> object:
+        per_class, mask = empty(len(weight)), empty(BATCH, dtype=torch.bool)
+        tensors = features, weight, per_class, target, cams, mask, None, per_class
+        settings = 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, "mean"
+        return triton_focus_head.focus_head_forward(*tensors, *settings, need_weight=True)
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:
         of_classes, of_channels = empty(BATCH, len(weight)), empty(BATCH, CHANNELS)
-        small = (cams.flatten(1), of_classes, of_channels, of_channels, target, weight)
-        last = layout == torch.channels_last
-        out = empty_features(features.shape, dtype, last, features.device)
+        small = cams.flatten(1), of_classes, of_channels, of_channels, target, weight
+        like = list(features.shape), dtype, layout == torch.channels_last
         return triton_focus_head.focus_head_backward(
-            *small, scale, of_classes, scale, contrast, out, (True, True)
+            *small, scale, of_classes, scale, contrast, *like, True, True, True
         )
 
     heads: dict[str, Callable[[], object]] = {}
     for k, w in weights.items():
         heads[f"focus_head forward K {k}"] = partial(head_forward, w)
-        if k != MANY_CLASSES:  # the backward of more is torch's
-            heads[f"focus_head backward K {k}"] = partial(head_backward, w)
+        heads[f"focus_head backward K {k}"] = partial(head_backward, w)
     arguments = features, weight, target, scale
     return heads | {
         f"focus_head contrast forward K {classes}": partial(head_forward, weight, "contrast"),
         f"focus_head contrast backward K {classes}": partial(head_backward, weight, True),
         "cam_entropy forward": lambda: triton_cam.cam_entropy_forward(*arguments),
         "cam_entropy backward": lambda: triton_cam.cam_entropy_backward(
-            *arguments, cams, cams, empty(BATCH), needs=(True, True)
+            *arguments[:3], cams, scale, cams, empty(BATCH), True, True
         ),
+        "focus_head of more classes": lambda: triton_cam.read(features, empty(BATCH, 1, CHANNELS)),
         "class_activation": lambda: triton_cam.class_activation(
             features, weight, None, target[:, None], scale
         ),
@@ -255,9 +251,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
     parser.add_argument("--targets", choices=TARGETS, nargs="+", default=USUAL_TARGETS)
-    parser.add_argument(
-        "--classes", type=int, default=CLASSES, metavar="K", help=f"beside {MANY_CLASSES}"
-    )
+    parser.add_argument("--classes", type=int, default=CLASSES, metavar="K")
     parser.add_argument("--grid", type=grid_of, nargs="+", default=GRIDS, metavar="HxW")
     given = parser.parse_args()
     if knobs.runtime.interpret:

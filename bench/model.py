@@ -35,7 +35,7 @@ MEMORY_LATENCY, CACHE_LATENCY = 1.0 * MICRO, 0.4 * MICRO
 TERMS = 3.0 * MICRO
 """Some thirty reductions over a block of threads, one after the other."""
 LAUNCH_IN_GRAPH, LAUNCH_EAGER = 1.5 * MICRO, 4.0 * MICRO
-TILE_BYTES = 32768
+TILE_BYTES = 2 * triton_cam.TILE
 CHANNELS, CELLS = 2048, 49
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     for name, card in CARDS.items():
         for batch in (20, 64, 128, 256, 1024):
             times = {s: step(batch, CHANNELS, CELLS, s, card) / MICRO for s in (1, 2, 4, 8)}
-            sample, blocks = 2 * CHANNELS * CELLS, CHANNELS // 256
+            sample, blocks = 2 * CHANNELS * CELLS, CHANNELS // 128
             limits = card.processors, int(card.cache_bytes)
             chosen = triton_cam.splits(batch, sample, blocks, *limits)
             launches = [2 * x / MICRO for x in (LAUNCH_IN_GRAPH, LAUNCH_EAGER)]

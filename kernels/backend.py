@@ -11,13 +11,11 @@ import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self, cast, get_args
+from typing import Literal, NamedTuple, Self, cast, get_args
 
 import torch
 from torch import Tensor
 
-from focus.kernels import eager, reference
 from focus.kernels.types import next_power_of_2
 
 BackendName = Literal["triton", "eager", "reference"]
@@ -136,14 +134,3 @@ def _driver_obstacle() -> str:
 def rows_held(cells: int) -> int:
     """Return the number of class maps ``[cells]`` that a program holds."""
     return min(MAX_CLASSES, MAX_MAPS // max(next_power_of_2(cells), 16))
-
-
-def form(name: str, operation: str) -> Callable[..., Any]:
-    """Return the function of a backend for an operation, such as "focus_head_forward"."""
-    if name != "triton":
-        return getattr(eager if name == "eager" else reference, operation)  # type: ignore[no-any-return]
-    # Imported on first use: a machine without triton has everything else.
-    from focus.kernels import triton_cam, triton_focus_head
-
-    module = triton_focus_head if operation.startswith("focus_head") else triton_cam
-    return getattr(module, operation)  # type: ignore[no-any-return]

@@ -173,7 +173,7 @@ def _focus_head(*arguments: Any) -> None:
             _check_tensor(name, getattr(given, name), shape, features, dtypes)
     if given.saliency is None and given.saliency_mask is not None:
         raise ValueError("saliency_mask says which samples have a map, but saliency is None")
-    for name in given._fields[9:14]:
+    for name in given._fields[8:13]:
         _check_number(name, getattr(given, name), features)
     if isinstance(aim, Tensor) and aim.dim():
         _check_tensor("entropy_target", aim, (batch,), features)

@@ -1,29 +1,18 @@
-"""The public operations: arguments are checked at the entry, then autograd meets a form.
+"""The public operations: arguments are checked at the entry, then a form is taken.
 
-In eager mode a plain ``autograd.Function`` calls the form; where torch.compile traces, registered
-operators stand for the forms, since Dynamo cannot trace a launcher.
+Triton's has its own derivatives (:mod:`focus.kernels.operators`). Elsewhere autograd goes through
+the reference, whose reading of the features has an eager form (:mod:`focus.kernels.eager`).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from focus.kernels import checks, operators, reference
-from focus.kernels.backend import backend_for, form, rows_held
-from focus.kernels.types import (
-    CamClass,
-    FocusHeadOutput,
-    HeadArguments,
-    HeadForward,
-    Level,
-    Number,
-    Reduction,
-    as_tensor,
-    channels_last,
-    empty_features,
-)
+from focus.kernels import checks, eager, operators, reference
+from focus.kernels.backend import backend_for, rows_held
+from focus.kernels.types import CamClass, FocusHeadOutput, HeadArguments, Level, Number, Reduction
 
 
 def cam_entropy(
@@ -49,14 +38,10 @@ def cam_entropy(
     """
     checks.check_cam_entropy(features, weight, index, temperature)
     backend = _backend(features, 1)
-    if backend != "triton":
-        checks.check_range("index", index, len(weight))
-    if backend == "reference":
-        return reference.cam_entropy(features, weight, index, temperature)
-    out: tuple[Tensor, Tensor] = _CamEntropy.apply(  # type: ignore[no-untyped-call]
-        features, weight, index, temperature, backend
-    )
-    return out
+    if backend == "triton":
+        return operators.cam_entropy(features, weight, index, temperature)
+    checks.check_range("index", index, len(weight))
+    return reference.cam_entropy(features, weight, index, temperature, _reader(backend))
 
 
 def class_activation(
@@ -84,17 +69,16 @@ def class_activation(
             checked on every device.
     """
     index = checks.check_class_activation(features, weight, bias, classes, temperature)
-    backend = _backend(features, 1)
-    if backend != "triton" and isinstance(classes, Tensor):
-        checks.check_range("classes", classes, len(weight))
+    backend = "reference" if torch.compiler.is_compiling() else _backend(features, len(weight))
+    arguments = features, weight, bias, index, temperature
     with torch.no_grad():
-        if backend == "triton" and torch.compiler.is_compiling():
-            call: Any = operators.class_activation
-            temperature = as_tensor(temperature, features)
-        else:
-            call = form(backend, "class_activation")
-        out: tuple[Tensor, Tensor, Tensor] = call(features, weight, bias, index, temperature)
-        return out
+        if backend == "triton":
+            out: tuple[Tensor, Tensor, Tensor] = operators.launcher("class_activation")(*arguments)
+            return out
+        if isinstance(classes, Tensor):
+            checks.check_range("classes", classes, len(weight))
+        read = _reader("reference" if backend == "reference" else "eager")
+        return reference.class_activation(*arguments, read)
 
 
 def focus_head(
@@ -165,115 +149,35 @@ def focus_head(
     """
     given = HeadArguments(
         features, weight, bias, target, saliency, saliency_mask, entropy_target, class_weight,
-        grad_scale, classification_weight, focus_weight, saliency_weight, temperature,
-        label_smoothing, level, cam_class, reduction,
+        classification_weight, focus_weight, saliency_weight, temperature, label_smoothing, level,
+        cam_class, reduction, grad_scale,
     )  # fmt: skip
     checks.check_focus_head(given)
     backend = _backend(features, len(weight))
-    if backend != "triton" and target.dim() == 1:
+    if backend == "triton":
+        loss, logits, cam, terms = operators.focus_head(given)
+        return FocusHeadOutput(loss, logits, cam, *terms.unbind())
+    if target.dim() == 1:
         checks.check_range("target", target, len(weight))
-    if backend == "reference":
-        return reference.focus_head(given)
-    need_weight = weight.requires_grad and torch.is_grad_enabled()
-    loss, logits, cam, terms = _FocusHead.apply(  # type: ignore[no-untyped-call]
-        features, weight, bias, given, need_weight, backend
-    )
-    return FocusHeadOutput(loss, logits, cam, *terms.unbind())
+    return reference.focus_head(given, _reader(backend))
 
 
 def _backend(features: Tensor, classes: int) -> str:
-    """Return the form to take. A graph of torch.compile holds kernels, or the definition itself."""
+    """Return the form to take: "triton" only where a program holds the maps of all classes.
+
+    A graph of torch.compile holds the kernels, or the definition itself, which is then fused.
+    """
     name = backend_for(features).name
-    if name == "triton":
-        held = classes == 1 or classes <= rows_held(features.shape[2] * features.shape[3])
-        return name if held or not torch.compiler.is_compiling() else "reference"
-    return "reference" if torch.compiler.is_compiling() else name
+    held = classes <= rows_held(features.shape[2] * features.shape[3])
+    if torch.compiler.is_compiling() and not (name == "triton" and held):
+        return "reference"
+    return name if held or name != "triton" else "triton and torch"
 
 
-class _CamEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Number, backend: str
-    ) -> tuple[Tensor, Tensor]:
-        ctx.backend, ctx.temperature = backend, temperature
-        ctx.set_materialize_grads(False)
-        if torch.compiler.is_compiling():
-            cam, entropy = operators.cam_entropy(
-                features, weight, index, as_tensor(temperature, features)
-            )
-        else:
-            cam, entropy = form(backend, "cam_entropy_forward")(
-                features, weight, index, temperature
-            )
-        ctx.save_for_backward(features, weight, index, cam)
-        return cam, entropy
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[:2]
-        if torch.compiler.is_compiling():
-            scale = as_tensor(ctx.temperature, saved[0])
-            found = operators.cam_entropy_backward(*saved, scale, *grads, *needs)
-            out = tuple(g if need else None for g, need in zip(found, needs, strict=True))
-        else:
-            features, weight, index, cam = saved
-            backward = form(ctx.backend, "cam_entropy_backward")
-            out = backward(features, weight, index, ctx.temperature, cam, *grads, needs)
-        return (*out, None, None, None)
-
-
-class _FocusHead(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        given: HeadArguments,
-        need_weight: bool,
-        backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given = given._replace(features=features, weight=weight, bias=bias)
-        if torch.compiler.is_compiling():
-            numbers = [as_tensor(number, features) for number in given[9:14]]
-            aim = given.entropy_target
-            aim = None if aim is None else as_tensor(aim, features)
-            tensors = (*given[:6], aim, given.class_weight)
-            out = HeadForward(*operators.focus_head(*tensors, numbers, *given[14:], need_weight))
-        else:
-            out = form(backend, "focus_head_forward")(given, need_weight)
-        ctx.save_for_backward(*out[5:], out.classes, weight, bias, given.grad_scale)
-        ctx.like = features.shape, features.dtype, channels_last(features)
-        ctx.contrast = given.cam_class == "contrast"
-        ctx.backend = backend
-        ctx.set_materialize_grads(False)  # zeros for the constants would be launches
-        ctx.mark_non_differentiable(out.cam, out.terms)
-        return out.loss, out.logits, out.cam, out.terms
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
-        *small, weight, bias, grad_scale = ctx.saved_tensors
-        need_features, *needs = ctx.needs_input_grad[:3]
-        arguments = (*small, weight, *grads[:2], grad_scale, ctx.contrast)
-        if torch.compiler.is_compiling():
-            out, *found = operators.focus_head_backward(
-                *arguments, *ctx.like, need_features, *needs
-            )
-        else:
-            shape, dtype, last = ctx.like
-            out = empty_features(shape, dtype, last, weight.device) if need_features else None
-            found = form(ctx.backend, "focus_head_backward")(*arguments, out, tuple(needs))
-        grad_weight, grad_bias = (g if need else None for g, need in zip(found, needs, strict=True))
-        if grad_bias is not None:
-            grad_bias = grad_bias.to(bias.dtype)
-        return out if need_features else None, grad_weight, grad_bias, None, None, None
-
-
-def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            "focus.kernels has no second derivative (create_graph=True): "
-            'use_backend("reference") has'
-        )
+def _reader(backend: str) -> reference.PoolAndProject:
+    """Return what reads the features for the reference's calls."""
+    if backend == "reference":
+        return reference.pool_and_project
+    if backend == "eager":
+        return eager.pool_and_project
+    return partial(eager.pool_and_project, read=operators.launcher("read"))

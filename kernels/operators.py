@@ -1,117 +1,149 @@
-"""The kernels as operators of ``torch.library``, for graphs of torch.compile.
+"""The Triton kernels with their derivatives: in eager mode and in graphs of torch.compile.
 
-Arguments and results are those of the launchers, but for settings, which are tensors, and gradients
-that nobody asks for, which are empty. An operator has shapes for tracing and no derivative of its
-own.
+In eager mode an ``autograd.Function`` calls a launcher. Dynamo cannot trace that, so in a graph
+an operator of ``torch.library`` with the launcher's arguments stands for it; settings are then
+tensors, since each float would compile anew.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from focus.kernels.backend import form
 from focus.kernels.types import (
     HeadArguments,
     HeadForward,
+    Number,
     channels_last,
     empty_features,
+    refuse_second_derivative,
 )
 
 
-@torch.library.custom_op("focus::cam_entropy", mutates_args=())
 def cam_entropy(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Tensor
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor]:
-    forward = form("triton", "cam_entropy_forward")
-    out: tuple[Tensor, Tensor] = forward(features, weight, index, temperature)
+    """Return raw CAMs ``[B,H,W]`` and entropies ``[B]``."""
+    out: tuple[Tensor, Tensor] = _CamEntropy.apply(features, weight, index, temperature)  # type: ignore[no-untyped-call]
     return out
 
 
-@cam_entropy.register_fake
-def _(features: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+def focus_head(given: HeadArguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return loss, logits, CAMs ``[B,H,W]`` and terms ``[4,B]``."""
+    need_weight = given.weight.requires_grad and torch.is_grad_enabled()
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = _FocusHead.apply(  # type: ignore[no-untyped-call]
+        *given, need_weight
+    )
+    return out
+
+
+@functools.cache
+def launcher(name: str) -> Callable[..., Any]:
+    """Return a launcher. Imported on first use: a machine without triton has everything else."""
+    from focus.kernels import triton_cam, triton_focus_head
+
+    module = triton_focus_head if name.startswith("focus_head") else triton_cam
+    return getattr(module, name)  # type: ignore[no-any-return]
+
+
+def _call(name: str, *arguments: Any) -> Any:
+    if not torch.compiler.is_compiling():
+        return launcher(name)(*arguments)
+    device = arguments[0].device
+    return getattr(torch.ops.focus, name)(*(_as_tensor(x, device) for x in arguments))
+
+
+def _as_tensor(x: Any, device: torch.device) -> Any:
+    """Return a float as a tensor. Added to a zero, one that changes is an input of the graph."""
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        return x
+    return torch.zeros((), dtype=torch.float32, device=device) + x
+
+
+class _CamEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Number
+    ) -> tuple[Tensor, Tensor]:
+        cam, entropy = _call("cam_entropy_forward", features, weight, index, temperature)
+        ctx.save_for_backward(features, weight, index, cam)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        return cam, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        needs = ctx.needs_input_grad[:2]
+        found = _call("cam_entropy_backward", *ctx.saved_tensors, ctx.temperature, *grads, *needs)
+        return *_needed(found, needs), None, None
+
+
+class _FocusHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *values, need_weight = arguments
+        given = HeadArguments(*values)
+        features, weight, bias = given[:3]
+        # Gradients are scaled by backward alone.
+        out = HeadForward(*_call("focus_head_forward", *given[:-1], need_weight))
+        ctx.save_for_backward(*out[5:], out.classes, weight, bias, given.grad_scale)
+        ctx.like = features.shape, features.dtype, channels_last(features)
+        ctx.contrast = given.cam_class == "contrast"
+        ctx.set_materialize_grads(False)  # zeros for the constants would be launches
+        ctx.mark_non_differentiable(out.cam, out.terms)
+        return out.loss, out.logits, out.cam, out.terms
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        *small, bias, grad_scale = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        found = _call(
+            "focus_head_backward", *small, *grads[:2], grad_scale, ctx.contrast, *ctx.like, *needs
+        )
+        grad_features, grad_weight, grad_bias = _needed(found, needs)
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        others = [None] * (len(ctx.needs_input_grad) - 3)
+        return grad_features, grad_weight, grad_bias, *others
+
+
+def _needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> list[Tensor | None]:
+    return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+
+
+_library = torch.library.Library("focus", "DEF")
+
+
+def _register(schema: str, fake: Callable[..., Any]) -> None:
+    """Make a launcher an operator. fake: returns results of the right shapes, for tracing."""
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    _library.impl(name, lambda *given: launcher(name)(*given), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"focus::{name}", fake, lib=_library)
+
+
+def _new(features: Tensor, *shape: int) -> Tensor:
+    return features.new_empty(shape, dtype=torch.float32)
+
+
+def _fake_cam_entropy(features: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     batch, grid = features.shape[0], features.shape[2:]
     return _new(features, batch, *grid), _new(features, batch)
 
 
-@torch.library.custom_op("focus::cam_entropy_backward", mutates_args=())
-def cam_entropy_backward(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    cam: Tensor,
-    temperature: Tensor,
-    grad_cam: Tensor | None,
-    grad_entropy: Tensor | None,
-    need_features: bool,
-    need_weight: bool,
+def _fake_cam_entropy_backward(
+    features: Tensor, weight: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor]:
-    backward, needs = form("triton", "cam_entropy_backward"), (need_features, need_weight)
-    found = backward(features, weight, index, temperature, cam, grad_cam, grad_entropy, needs)
-    return _or_empty(found[0], features), _or_empty(found[1], weight)
+    shape = features.shape if others[-2] else [0] * 4
+    grad = empty_features(shape, features.dtype, channels_last(features), features.device)
+    return grad, weight.new_empty(weight.shape if others[-1] else 0)
 
 
-@cam_entropy_backward.register_fake
-def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    like = (features.shape, features.dtype, channels_last(features), features.device)
-    return (
-        empty_features(*like) if others[-2] else features.new_empty(0),
-        weight.new_empty(weight.shape if others[-1] else 0),
-    )
-
-
-@torch.library.custom_op("focus::class_activation", mutates_args=())
-def class_activation(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    classes: Tensor,
-    temperature: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = form("triton", "class_activation")
-    out: tuple[Tensor, Tensor, Tensor] = call(features, weight, bias, classes, temperature)
-    return out
-
-
-@class_activation.register_fake
-def _(
-    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        _new(features, features.shape[0], weight.shape[0]),
-        _new(features, *classes.shape, *features.shape[2:]),
-        _new(features, *classes.shape),
-    )
-
-
-@torch.library.custom_op("focus::focus_head", mutates_args=())
-def focus_head(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    saliency: Tensor | None,
-    saliency_mask: Tensor | None,
-    entropy_target: Tensor | None,
-    class_weight: Tensor | None,
-    numbers: Sequence[Tensor],
-    level: str,
-    cam_class: str,
-    reduction: str,
-    need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    options: list[Any] = [class_weight, None, *numbers, level, cam_class, reduction]
-    tensors = (features, weight, bias, target, saliency, saliency_mask, entropy_target)
-    given = HeadArguments(*tensors, *options)
-    out: HeadForward = form("triton", "focus_head_forward")(given, need_weight)
-    return out
-
-
-@focus_head.register_fake
-def _(
-    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
-) -> tuple[Tensor, ...]:
+def _fake_focus_head(features: Tensor, weight: Tensor, *others: Any) -> HeadForward:
     *_, reduction, need_weight = others
     (batch, channels, height, width), classes = features.shape, len(weight)
     kept = (batch, channels) if need_weight else (0,)
@@ -128,50 +160,41 @@ def _(
     )
 
 
-@torch.library.custom_op("focus::focus_head_backward", mutates_args=())
-def focus_head_backward(
-    grad_cam: Tensor,
-    grad_logits: Tensor,
-    pooled: Tensor,
-    projected: Tensor,
-    classes: Tensor,
-    weight: Tensor,
-    upstream: Tensor | None,
-    upstream_logits: Tensor | None,
-    grad_scale: Tensor | None,
-    contrast: bool,
-    shape: Sequence[int],
-    dtype: torch.dtype,
-    last: bool,
-    need_features: bool,
-    need_weight: bool,
-    need_bias: bool,
+def _fake_focus_head_backward(
+    grad_cam: Tensor, grad_logits: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out = empty_features(shape, dtype, last, weight.device) if need_features else None
-    grad_weight, grad_bias = form("triton", "focus_head_backward")(
-        grad_cam, grad_logits, pooled, projected, classes, weight, upstream, upstream_logits,
-        grad_scale, contrast, out, (need_weight, need_bias),
-    )  # fmt: skip
-    found = zip((out, grad_weight, grad_bias), (grad_cam, weight, grad_logits), strict=True)
-    grad_features, grad_weight, grad_bias = (_or_empty(*each) for each in found)
-    return grad_features, grad_weight, grad_bias
-
-
-@focus_head_backward.register_fake
-def _(grad_cam: Tensor, grad_logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     weight = others[3]
     shape, dtype, last, need_features, need_weight, need_bias = others[-6:]
-    out = empty_features(shape, dtype, last, weight.device) if need_features else None
     return (
-        _or_empty(out, grad_cam),
+        empty_features(shape if need_features else [0] * 4, dtype, last, weight.device),
         weight.new_empty(weight.shape if need_weight else 0),
         grad_logits.new_empty(len(weight) if need_bias else 0),
     )
 
 
-def _new(features: Tensor, *shape: int) -> Tensor:
-    return features.new_empty(shape, dtype=torch.float32)
-
-
-def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_empty(0) if grad is None else grad
+_register(
+    "cam_entropy_forward(Tensor features, Tensor weight, Tensor index, Tensor temperature)"
+    " -> (Tensor, Tensor)",
+    _fake_cam_entropy,
+)
+_register(
+    "cam_entropy_backward(Tensor features, Tensor weight, Tensor index, Tensor cam,"
+    " Tensor temperature, Tensor? grad_cam, Tensor? grad_entropy, bool need_features,"
+    " bool need_weight) -> (Tensor, Tensor)",
+    _fake_cam_entropy_backward,
+)
+_register(
+    "focus_head_forward(Tensor features, Tensor weight, Tensor? bias, Tensor target,"
+    " Tensor? saliency, Tensor? saliency_mask, Tensor? entropy_target, Tensor? class_weight,"
+    " Tensor classification_weight, Tensor focus_weight, Tensor saliency_weight,"
+    " Tensor temperature, Tensor label_smoothing, str level, str cam_class, str reduction,"
+    " bool need_weight) -> (" + ", ".join(["Tensor"] * 9) + ")",
+    _fake_focus_head,
+)
+_register(
+    "focus_head_backward(Tensor grad_cam, Tensor grad_logits, Tensor pooled, Tensor projected,"
+    " Tensor classes, Tensor weight, Tensor? upstream, Tensor? upstream_logits,"
+    " Tensor? grad_scale, bool contrast, SymInt[] shape, ScalarType dtype, bool last,"
+    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)",
+    _fake_focus_head_backward,
+)

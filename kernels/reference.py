@@ -25,6 +25,7 @@ Everything is differentiable by autograd (twice, too) and runs in the accumulati
 float64 features, else float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ from focus.kernels.types import (
     without_autocast,
 )
 
+PoolAndProject = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
@@ -54,11 +57,6 @@ class _ScaleGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (scale,) = ctx.saved_tensors
         return grads[0] * scale.to(grads[0].dtype), None
-
-
-def _scale_gradient(tensor: Tensor, scale: Tensor) -> Tensor:
-    scaled: Tensor = _ScaleGradient.apply(tensor, scale)  # type: ignore[no-untyped-call]
-    return scaled
 
 
 def class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
@@ -114,15 +112,28 @@ def _inverse_log(cam: Tensor) -> float | Tensor:
     return inverse_log(cells)
 
 
+def pool_and_project(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pooled features ``[B,C]`` and CAMs ``[B,k,P]`` of vectors ``[B,k,C]``."""
+    features = features.to(vectors.dtype)
+    return features.mean((2, 3)), torch.einsum("bkc,bchw->bkhw", vectors, features).flatten(2)
+
+
 @without_autocast
 def cam_entropy(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Number
+    features: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    temperature: Number,
+    pool_and_project: PoolAndProject = pool_and_project,
 ) -> tuple[Tensor, Tensor]:
-    """Return raw CAMs ``[B,H,W]`` and entropies ``[B]`` of class ``index [B]``."""
-    dtype = accumulation_dtype(features)
-    vectors = class_vectors(weight.to(dtype), index, contrast=False)
-    cam = torch.einsum("bc,bchw->bhw", vectors, features.to(dtype))
-    return cam, normalised_entropy(cam.flatten(1), temperature)
+    """Return raw CAMs ``[B,H,W]`` and entropies ``[B]`` of class ``index [B]``.
+
+    pool_and_project: reads the features, here and below.
+    """
+    _, cams, entropies = class_activation(
+        features, weight, None, index[:, None], temperature, pool_and_project
+    )
+    return cams[:, 0], entropies[:, 0]
 
 
 @without_autocast
@@ -132,32 +143,38 @@ def class_activation(
     bias: Tensor | None,
     classes: Tensor,
     temperature: Number,
+    pool_and_project: PoolAndProject = pool_and_project,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits ``[B,K]``, raw CAMs ``[B,k,H,W]``, entropies ``[B,k]`` of ``classes [B,k]``."""
-    dtype = accumulation_dtype(features)
-    features, weight = features.to(dtype), weight.to(dtype)
-    logits = _logits(features, weight, bias)
-    cams = torch.einsum("bkc,bchw->bkhw", weight[classes], features)
-    return logits, cams, normalised_entropy(cams.flatten(2), temperature)
+    weight = weight.to(accumulation_dtype(features))
+    pooled, cams = pool_and_project(features, weight[classes])
+    entropies = normalised_entropy(cams, temperature)
+    return linear(pooled, weight, bias), cams.unflatten(2, features.shape[2:]), entropies
 
 
 @without_autocast
-def focus_head(given: HeadArguments) -> FocusHeadOutput:
+def focus_head(
+    given: HeadArguments, pool_and_project: PoolAndProject = pool_and_project
+) -> FocusHeadOutput:
     """Return the whole head; see :func:`focus.kernels.focus_head`."""
     constants = (x.detach() if isinstance(x, Tensor) else x for x in given[3:])
     given = HeadArguments(*given[:3], *constants)  # type: ignore[arg-type]
-    dtype = accumulation_dtype(given.features)
-    features, weight, bias = given.features.to(dtype), given.weight.to(dtype), given.bias
-    if (scale := given.grad_scale) is not None:
-        features, weight = (_scale_gradient(x, scale) for x in (features, weight))
-        bias = None if bias is None else _scale_gradient(bias, scale)
-    logits = _logits(features, weight, bias)
-    by = logits if given.cam_class == "predicted" else shares(given.target, logits)
+    features, bias = given.features, given.bias
+    dtype = accumulation_dtype(features)
+    weight = given.weight.to(dtype)
+    if given.cam_class == "predicted":
+        by = linear(features.mean((2, 3), dtype=dtype), weight, bias)
+    else:
+        by = shares(given.target, len(weight), dtype)
     vectors = class_vectors(weight, by.argmax(1), given.cam_class == "contrast")
-    cam = torch.einsum("bc,bchw->bhw", vectors, features)
-    total, *terms = losses(cam.flatten(1), logits, given)
+    pooled, cams = pool_and_project(features, vectors[:, None])
+    logits, cam = linear(pooled, weight, bias), cams[:, 0]
+    if given.grad_scale is not None:
+        logits, cam = (_ScaleGradient.apply(x, given.grad_scale) for x in (logits, cam))  # type: ignore[no-untyped-call]
+    total, *terms = losses(cam, logits, given)
+    cam = cam.detach().unflatten(1, features.shape[2:])
     loss = reduce(total, given.reduction)
-    return FocusHeadOutput(loss, logits, cam.detach(), *(term.detach() for term in terms))
+    return FocusHeadOutput(loss, logits, cam, *(term.detach() for term in terms))
 
 
 def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, ...]:
@@ -165,7 +182,7 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
 
     The terms ``[B]`` are entropy, cross-entropy, focus and saliency.
     """
-    smoothed = (1 - given.label_smoothing) * shares(given.target, logits)
+    smoothed = (1 - given.label_smoothing) * shares(given.target, logits.shape[1], logits.dtype)
     smoothed = smoothed + given.label_smoothing / logits.shape[1]
     if given.class_weight is not None:
         smoothed = smoothed * given.class_weight.to(logits.dtype)
@@ -198,11 +215,9 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
     return total, entropy, classification, focus, saliency
 
 
-def shares(target: Tensor, logits: Tensor) -> Tensor:
-    """Return the share of each class ``[B,K]`` in the target, in the type of the logits."""
-    if target.dim() == 2:
-        return target.to(logits.dtype)
-    return functional.one_hot(target, logits.shape[1]).to(logits.dtype)
+def shares(target: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return the share of each class ``[B,K]`` in the target."""
+    return (target if target.dim() == 2 else functional.one_hot(target, classes)).to(dtype)
 
 
 def reduce(total: Tensor, reduction: str) -> Tensor:
@@ -210,7 +225,3 @@ def reduce(total: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return total
     return total.mean() if reduction == "mean" and len(total) else total.sum()
-
-
-def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return linear(features.mean((2, 3)), weight, bias)

@@ -17,26 +17,27 @@ shares stand first.
 import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels.backend import MAX_CLASSES, rows_held
+from focus.kernels.backend import MAX_CLASSES
 from focus.kernels.types import (
     Number,
+    channels_last,
     empty_features,
     inverse_log,
-    linear,
     next_power_of_2,
     without_autocast,
 )
 
-# Elements of a tile: 64 for each of 256 threads.
-TILE = 16384
-_HERE = nullcontext()
+TILE = 8192
+"""Elements of a tile: 32 for each of 256 threads."""
+RESIDENT = 2
+"""Programs that run on a multiprocessor at the same time, by their registers."""
 
 
 @triton.jit
@@ -47,12 +48,12 @@ def number(x, offset):
 
 
 @triton.jit
-def tile_pointers(
-    x_ptr, b, c, p, channels, stride_b, stride_p, STRIDE_C: tl.constexpr, P: tl.constexpr
-):
-    """Pointers [BLOCK_C, BLOCK_P] of channels c and cells p of sample b, and their mask."""
-    pointers = x_ptr + b * stride_b + c[:, None].to(tl.int64) * STRIDE_C + p[None, :] * stride_p
-    return pointers, (c < channels)[:, None] & (p < P)[None, :]
+def tile_pointers(x_ptr, c, p, channels, P: tl.constexpr, LAST: tl.constexpr):
+    """Pointers [BLOCK_C, BLOCK_P] of a sample's channels c and cells p, and their mask."""
+    mask = (c < channels)[:, None] & (p < P)[None, :]
+    if LAST:
+        return x_ptr + p[None, :] * channels + c[:, None], mask
+    return x_ptr + c[:, None] * P + p[None, :], mask
 
 
 @triton.jit
@@ -83,73 +84,88 @@ def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
 
 
 @triton.jit
-def _cams(
-    cam_ptr, entropy_ptr, logits_ptr, pooled_ptr, x_ptr, w_ptr, bias_ptr, index_ptr, partial_ptr,
-    ticket_ptr, temperature, stride_xb, stride_xp, stride_wk, stride_ib, stride_ik, channels,
-    classes, wanted, STRIDE_C: tl.constexpr, P: tl.constexpr, INVERSE_LOG: tl.constexpr,
-    ROWS: tl.constexpr, ALL: tl.constexpr, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr,
+def class_maps(
+    x_ptr, w_ptr, pooled_ptr, partial_ptr, ticket_ptr, channels, P: tl.constexpr,
+    LAST: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Program (split, b): CAMs [B,wanted,P] of classes index [B,wanted], and their entropies.
+    """Maps [BLOCK_K, BLOCK_P] of a sample by ROWS rows of w, if this program is the last to arrive.
 
-    ALL: the maps are those of all classes, and their means the logits; else those of the ROWS
-    classes that are wanted. pooled [B,C] is written if it is there. Without an index the row of
-    sample b is w[b], a vector of its own.
+    A program reads the channels of its split. pooled [B,C] is written if it is there.
     """
     split, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
-    inside = p < P
     per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), SPLITS) * BLOCK_C
     maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
     for c0 in range(split * per_split, tl.minimum((split + 1) * per_split, channels), BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
-        pointers, mask = tile_pointers(x_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P)
+        pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
         x = tl.load(pointers, mask, 0).to(tl.float32)
         for i in tl.static_range(ROWS):
-            row = tl.full((), i, tl.int64) if ALL else b
-            if index_ptr is not None and not ALL:
-                row = tl.load(index_ptr + b * stride_ib + i * stride_ik)
-                row = tl.where((row >= 0) & (row < classes), row, 0)
-            w = tl.load(w_ptr + row * stride_wk + c, c < channels, 0).to(tl.float32)
+            w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
             maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
         if pooled_ptr is not None:
             tl.store(pooled_ptr + b * channels + c, tl.sum(x, 1) / P, c < channels)
     last = True
     if SPLITS > 1:
         place = partial_ptr + (b * SPLITS * ROWS + r)[:, None] * P + p[None, :]
-        keep = (r < ROWS)[:, None] & inside[None, :]
+        keep = (r < ROWS)[:, None] & (p < P)[None, :]
         tl.store(place + split * ROWS * P, maps, keep)
         last = arrives_last(ticket_ptr + b, SPLITS)
         if last:
             maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
             for other in range(SPLITS):
                 maps += tl.load(place + other * ROWS * P, keep, 0, cache_modifier=".cg")
+    return maps, last
+
+
+@triton.jit
+def _cams(
+    cam_ptr, entropy_ptr, logits_ptr, pooled_ptr, x_ptr, w_ptr, bias_ptr, index_ptr, partial_ptr,
+    ticket_ptr, temperature, stride_xb, stride_ib, stride_ik, channels, classes, wanted,
+    INVERSE_LOG: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Program (split, b): CAMs [B,wanted,P] of classes index [B,wanted], and their entropies.
+
+    With logits, all ROWS classes have a map, and the logits are its mean. Else there is one map, of
+    the class index[b], or without an index of a vector w[b] of the sample's own.
+    """
+    b = tl.program_id(1).to(tl.int64)
+    r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
+    row = tl.full((), 0, tl.int64)
+    if logits_ptr is None:
+        row = b
+        if index_ptr is not None:
+            row = tl.load(index_ptr + b * stride_ib)
+            row = tl.where((row >= 0) & (row < classes), row, 0)
+    maps, last = class_maps(
+        x_ptr + b * stride_xb, w_ptr + row * channels, pooled_ptr, partial_ptr, ticket_ptr,
+        channels, P, LAST, ROWS, SPLITS, BLOCK_C, BLOCK_P, BLOCK_K,
+    )  # fmt: skip
     if last:
-        if ALL:
+        if logits_ptr is not None:
             logits = tl.sum(maps, 1) / P
             if bias_ptr is not None:
                 logits += tl.load(bias_ptr + r, r < ROWS, 0).to(tl.float32)
             tl.store(logits_ptr + b * classes + r, logits, r < ROWS)
         for i in range(wanted):
-            z = tl.sum(tl.where((r == i)[:, None], maps, 0), 0)
+            y = tl.full((), 0, tl.int64)
             if index_ptr is not None:
                 y = tl.load(index_ptr + b * stride_ib + i * stride_ik)
-                if ALL:
-                    z = tl.sum(tl.where((r == y)[:, None], maps, 0), 0)
-                # A class that does not exist shows.
-                z = tl.where((y >= 0) & (y < classes), z, float("nan"))
-            tl.store(cam_ptr + (b * wanted + i) * P + p, z, inside)
+            z = tl.sum(tl.where((r == (0 if logits_ptr is None else y))[:, None], maps, 0), 0)
+            z = tl.where((y >= 0) & (y < classes), z, float("nan"))  # one that does not exist shows
+            tl.store(cam_ptr + (b * wanted + i) * P + p, z, p < P)
             if entropy_ptr is not None:
-                h, _ = entropy_and_slope(z, inside, number(temperature, 0), INVERSE_LOG)
+                h, _ = entropy_and_slope(z, p < P, number(temperature, 0), INVERSE_LOG)
                 tl.store(entropy_ptr + b * wanted + i, h)
 
 
 @triton.jit
 def _cams_backward(
     dx_ptr, dw_ptr, x_ptr, w_ptr, index_ptr, cam_ptr, up_cam_ptr, up_entropy_ptr, partial_ptr,
-    ticket_ptr, temperature, stride_xb, stride_xp, stride_dxb, stride_dxp, stride_wk, stride_ib,
-    batch, channels, classes, STRIDE_C: tl.constexpr, P: tl.constexpr,
-    INVERSE_LOG: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    ticket_ptr, temperature, stride_xb, batch, channels, classes, INVERSE_LOG: tl.constexpr,
+    P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (block of channels, b): dF; u = sum_p g F. The last of a block makes its dW of u."""
@@ -163,18 +179,16 @@ def _cams_backward(
         z = tl.load(cam_ptr + b * P + p, inside, 0)
         _, slope = entropy_and_slope(z, inside, number(temperature, 0), INVERSE_LOG)
         g += tl.load(up_entropy_ptr + b).to(tl.float32) * slope
-    y = tl.load(index_ptr + b * stride_ib)
+    y = tl.load(index_ptr + b)
     exists = (y >= 0) & (y < classes)
     if dx_ptr is not None:
-        row = tl.where(exists, y, 0)
-        w = tl.load(w_ptr + row * stride_wk + c, c < channels, 0).to(tl.float32)
-        pointers, mask = tile_pointers(
-            dx_ptr, b, c, p, channels, stride_dxb, stride_dxp, STRIDE_C, P
-        )
+        w_row = w_ptr + tl.where(exists, y, 0) * channels
+        w = tl.load(w_row + c, c < channels, 0).to(tl.float32)
+        pointers, mask = tile_pointers(dx_ptr + b * channels * P, c, p, channels, P, LAST)
         dx = w[:, None] * tl.where(exists, g, float("nan"))[None, :]
         tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)
     if dw_ptr is not None:
-        pointers, mask = tile_pointers(x_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P)
+        pointers, mask = tile_pointers(x_ptr + b * stride_xb, c, p, channels, P, LAST)
         x = tl.load(pointers, mask, 0).to(tl.float32)
         # 0 * inf of a cell that has no gradient is no gradient.
         u = tl.sum(tl.where(mask, x * g[None, :], 0), 1)
@@ -186,8 +200,7 @@ def _cams_backward(
                 for i in range(batch):
                     place = partial_ptr + tl.full((), i, tl.int64) * channels + c
                     of_one = tl.load(place, c < channels, 0, cache_modifier=".cg")
-                    chosen = k == tl.load(index_ptr + i * stride_ib)
-                    sums += tl.where(chosen[:, None], of_one[None, :], 0)
+                    sums += tl.where((k == tl.load(index_ptr + i))[:, None], of_one[None, :], 0)
                 tl.store(
                     dw_ptr + k[:, None] * channels + c[None, :],
                     sums.to(dw_ptr.dtype.element_ty),
@@ -195,62 +208,34 @@ def _cams_backward(
                 )
 
 
-class Tiles(NamedTuple):
-    """Strides of features ``[B,C,H,W]`` by sample and cell, and the constants of a launch."""
-
-    stride_b: int
-    stride_p: int
-    constants: dict[str, Any]
-    channel_blocks: int
-
-
 def dense(tensor: Tensor | None) -> Tensor | None:
     """Return a small tensor without gaps, as kernels read it."""
     return None if tensor is None else tensor.contiguous()
 
 
-def dense_rows(weight: Tensor) -> Tensor:
-    """Return a weight whose rows have no gaps, copied if need be."""
-    return weight if weight.stride(1) == 1 else weight.contiguous()
-
-
-def dense_cells(features: Tensor) -> Tensor:
-    """Return features whose cells lie at one stride, copied if need be (a crop of a grid)."""
+def dense_samples(features: Tensor) -> Tensor:
+    """Return features of which each sample lies without gaps, copied if need be."""
     _, channels, height, width = features.shape
-    _, c, h, w = features.stride()
-    rows = h == width * w or height == 1 or width == 1
-    cell = w if width > 1 else h
-    if rows and (c == 1 or channels == 1 or (cell == 1 and c == height * width)):
+    last = channels_last(features)
+    strides = (1, width * channels, channels) if last else (height * width, width, 1)
+    if features.stride()[1:] == strides:
         return features
-    return features.contiguous()
-
-
-def tiles(features: Tensor, rows: int) -> Tiles:
-    """Return how the kernels walk over features that :func:`dense_cells` has passed.
-
-    rows: of the classifier whose maps, or weights, a program holds.
-    """
-    _, channels, height, width = features.shape
-    b, c, h, w = features.stride()
-    last = c == 1 and channels > 1
-    cell = (w if width > 1 else h if height > 1 else channels) if last else 1
-    size = features.element_size()
-    return Tiles(b, cell, *_constants(channels, height * width, rows, size, last))
+    layout = torch.channels_last if last else torch.contiguous_format
+    return features.contiguous(memory_format=layout)
 
 
 @functools.cache
-def _constants(
-    channels: int, cells: int, rows: int, itemsize: int, last: bool
-) -> tuple[dict[str, Any], int]:
+def constants(channels: int, cells: int, rows: int, last: bool) -> tuple[dict[str, Any], int]:
+    """Return the constants of a launch, and the number of its blocks of channels.
+
+    rows: of the classifier whose maps, or weights, a program holds.
+    """
     block_p = max(next_power_of_2(cells), 16)
-    # Less where registers would not do: rows of NCHW, read by the element, large grids, many maps.
-    elements = TILE * 2 // itemsize if last and block_p <= 128 else TILE // 2
-    if rows > 4:
-        elements //= 2
+    elements = TILE if rows <= 4 else TILE // 2  # many maps need registers of their own
     block_c = max(min(elements // block_p, next_power_of_2(channels)), 4)
-    constants = {
-        "STRIDE_C": 1 if last else cells,
+    found = {
         "P": cells,
+        "LAST": last,
         "BLOCK_C": block_c,
         "BLOCK_P": block_p,
         "BLOCK_K": max(next_power_of_2(rows), 2),
@@ -259,23 +244,25 @@ def _constants(
         # would round another of them, and hold another sum.
         "enable_fp_fusion": False,
     }
-    return constants, -(-channels // block_c)
+    return found, -(-channels // block_c)
 
 
-RESIDENT = 2
-"""Programs that run on a multiprocessor at the same time, by their registers."""
+def constants_of(features: Tensor, rows: int) -> tuple[dict[str, Any], int]:
+    """Return :func:`constants` of features that :func:`dense_samples` has passed."""
+    _, channels, height, width = features.shape
+    return constants(channels, height * width, rows, channels_last(features))
 
 
 @functools.cache
 def splits(batch: int, sample_bytes: int, blocks: int, processors: int, cache_bytes: int) -> int:
     """Return the number of programs, up to 8, that share a sample's blocks of channels.
 
-    As many as have a multiprocessor each; and more while the samples that are worked on at the same
+    As many as run at the same time; and more while the samples that are worked on at the same
     time do not fit into the cache, from which each is read again. See ``python -m bench.model``.
     """
     shares = 1
     while shares < min(blocks, 8) and (
-        2 * shares * batch <= processors
+        2 * shares * batch <= RESIDENT * processors
         or min(batch, RESIDENT * processors // shares) * sample_bytes > cache_bytes
     ):
         shares *= 2
@@ -304,137 +291,106 @@ def _tickets(device: torch.device, stream: int, capacity: int) -> Tensor:
 
 def tickets(features: Tensor, count: int) -> Tensor:
     """Return counters of arrivals, all 0 between launches; launches that overlap share none."""
-    capacity = next_power_of_2(count)
+    device, capacity = features.device, next_power_of_2(count)
     if not features.is_cuda:
-        return _tickets(features.device, 0, capacity)
+        return _tickets(device, 0, capacity)
     if torch.cuda.is_current_stream_capturing():  # a graph may be replayed on another stream
-        return torch.zeros(capacity, dtype=torch.int32, device=features.device)
-    return _tickets(
-        features.device, torch.cuda.current_stream(features.device).cuda_stream, capacity
-    )
+        return torch.zeros(capacity, dtype=torch.int32, device=device)
+    return _tickets(device, torch.cuda.current_stream(device).cuda_stream, capacity)
 
 
 def on_device(features: Tensor) -> AbstractContextManager[object]:
-    """Make the features' device the current one, where a launch goes, if it is not."""
-    if not features.is_cuda or features.get_device() == torch.cuda.current_device():
-        return _HERE
-    return torch.cuda.device(features.device)
+    """Make the features' device the current one, where a launch goes."""
+    return torch.cuda.device(features.device) if features.is_cuda else nullcontext()
 
 
-def activations(
+def _launch(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     index: Tensor | None,
     temperature: Number,
     *,
-    all_classes: bool = False,
-    pool: bool = False,
-    entropy: bool = True,
+    logits: bool = False,
+    pooled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the forward: CAMs ``[B,k,H,W]``, entropies, logits and pooled features.
+    """Return CAMs ``[B,k,H,W]``, entropies ``[B,k]``, logits and pooled features.
 
-    index: ``[B,k]``, or ``[B]`` without the axis k; None: a CAM ``[B,H,W]`` of each sample's own
-    vector ``weight[b]``. What is not asked for is empty.
+    index: ``[B,k]``; None: k is 1, and weight has a vector for each sample. What is not asked for
+    is empty.
     """
-    features = dense_cells(features)
-    weight = dense_rows(weight)
-    batch, channels, height, width = features.shape
-    shape = (batch,) if index is None else tuple(index.shape)
-    wanted, rows = math.prod(shape[1:]), len(weight)
-    held = rows if all_classes else wanted
-    at = tiles(features, held)
-    shares = splits_of(features, at.channel_blocks)
+    features = dense_samples(features)
+    (batch, channels, height, width), classes = features.shape, len(weight)
+    wanted = 1 if index is None else index.shape[1]
+    rows = classes if logits else 1
+    settings, blocks = constants_of(features, rows)
+    shares = splits_of(features, blocks)
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
-    cams = new((*shape, height, width))
-    entropies = new(shape if entropy else 0)
-    logits = new((batch, rows) if all_classes else 0)
-    pooled = new((batch, channels) if pool else 0)
-    if not (batch and held):
-        return cams, entropies, logits, pooled
-    with on_device(features):
-        _cams[(shares, batch)](
-            cams, entropies if entropy else None, logits if all_classes else None,
-            pooled if pool else None, features, weight, dense(bias), index,
-            new((batch, shares, held, height * width)) if shares > 1 else None,
-            tickets(features, batch), temperature, at.stride_b, at.stride_p, weight.stride(0),
-            *((0, 0) if index is None else (*index.stride(), 0)[:2]), channels, rows, wanted,
-            INVERSE_LOG=inverse_log(height * width), ROWS=held, ALL=all_classes, SPLITS=shares,
-            **at.constants,
-        )  # fmt: skip
-    return cams, entropies, logits, pooled
+    cams, entropies = new((batch, wanted, height, width)), new((batch, wanted))
+    all_logits = new((batch, classes) if logits else 0)
+    all_pooled = new((batch, channels) if pooled else 0)
+    if batch:
+        with on_device(features):
+            _cams[(shares, batch)](
+                cams, entropies, all_logits if logits else None, all_pooled if pooled else None,
+                features, dense(weight), dense(bias), index,
+                new((batch, shares, rows, height * width)) if shares > 1 else None,
+                tickets(features, batch), temperature, features.stride(0),
+                *((0, 0) if index is None else index.stride()), channels, classes, wanted,
+                INVERSE_LOG=inverse_log(height * width), ROWS=rows, SPLITS=shares, **settings,
+            )  # fmt: skip
+    return cams, entropies, all_logits, all_pooled
 
 
 def cam_entropy_forward(
     features: Tensor, weight: Tensor, index: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor]:
     """Return raw CAMs ``[B,H,W]`` and entropies ``[B]``."""
-    cam, entropy, *_ = activations(features, weight, None, index, temperature)
-    return cam, entropy
+    cams, entropies, *_ = _launch(features, weight, None, index[:, None], temperature)
+    return cams.squeeze(1), entropies.squeeze(1)
 
 
 def cam_entropy_backward(
     features: Tensor,
     weight: Tensor,
     index: Tensor,
-    temperature: Number,
     cam: Tensor,
+    temperature: Number,
     grad_cam: Tensor | None,
     grad_entropy: Tensor | None,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return gradients of features and weight, each where ``needs`` asks for it."""
-    features = dense_cells(features)
+    need_features: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return gradients of features and weight; one that is not needed is empty."""
+    features = dense_samples(features)
     batch, channels, height, width = features.shape
-    at = tiles(features, min(len(weight), MAX_CLASSES))
-    grad_features = grad_weight = partial = None
-    out = at
-    if needs[0]:
-        last = at.constants["STRIDE_C"] == 1
-        grad_features = empty_features(features.shape, features.dtype, last, features.device)
-        out = tiles(grad_features, 1)
-    if needs[1]:
-        grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-        partial = torch.empty((batch, channels), dtype=torch.float32, device=weight.device)
+    settings, blocks = constants_of(features, min(len(weight), MAX_CLASSES))
+    shape, last = features.shape if need_features else (0, 0, 0, 0), settings["LAST"]
+    grad_features = empty_features(shape, features.dtype, last, features.device)
+    grad_weight = weight.new_empty(weight.shape if need_weight else 0)
     if not batch:
-        return grad_features, None if grad_weight is None else grad_weight.zero_()
-    weight = dense_rows(weight)
+        return grad_features, grad_weight.zero_()
+    partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
     with on_device(features):
-        _cams_backward[(at.channel_blocks, batch)](
-            grad_features, grad_weight, features, weight, index, cam,
-            dense(grad_cam),
-            dense(grad_entropy), partial,
-            tickets(features, at.channel_blocks), temperature, at.stride_b, at.stride_p,
-            out.stride_b, out.stride_p, weight.stride(0), index.stride(0), batch, channels,
-            len(weight), INVERSE_LOG=inverse_log(height * width), **at.constants,
+        _cams_backward[(blocks, batch)](
+            grad_features if need_features else None, grad_weight if need_weight else None,
+            features, dense(weight), dense(index), cam, dense(grad_cam), dense(grad_entropy),
+            partial, tickets(features, blocks), temperature, features.stride(0), batch, channels,
+            len(weight), INVERSE_LOG=inverse_log(height * width), **settings,
         )  # fmt: skip
     return grad_features, grad_weight
 
 
 @without_autocast
 def class_activation(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    classes: Tensor,
-    temperature: Number,
+    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]``.
+    """Return logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]``."""
+    cams, entropies, logits, _ = _launch(features, weight, bias, classes, temperature, logits=True)
+    return logits, cams, entropies
 
-    Up to 16 classes take one launch. With more, logits are a matrix product of the pooled features,
-    and each 16 CAMs read F again.
-    """
-    held = rows_held(features.shape[2] * features.shape[3])
-    if len(weight) <= held:
-        cams, entropies, logits, _ = activations(
-            features, weight, bias, classes, temperature, all_classes=True
-        )
-        return logits, cams, entropies
-    parts = classes.split(held, 1)
-    found = [
-        activations(features, weight, None, part, temperature, pool=not i)
-        for i, part in enumerate(parts)
-    ]
-    pooled = found[0][3] if classes.numel() else features.float().mean((2, 3))
-    cams, entropies = (torch.cat([out[i] for out in found], 1) for i in (0, 1))
-    return linear(pooled, weight.float(), bias), cams, entropies
+
+def read(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as :func:`focus.kernels.eager.read`, for one vector a sample, by one launch."""
+    cams, _, _, pooled = _launch(features, vectors[:, 0], None, None, 1.0, pooled=True)
+    return pooled, cams.flatten(2)

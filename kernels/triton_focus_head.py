@@ -20,8 +20,7 @@ and is rounded once, and F may be freed. The program that has a sample's maps ma
 reads the sample again, from the cache, for u. Several programs may share a sample's channels; the
 last to arrive goes on (:mod:`focus.kernels.triton_cam`).
 
-A program holds the maps of up to 16 classes. With more, F is read once for pooled features and CAM,
-and the rest is torch's: see :func:`focus_head_forward`.
+A program holds the maps of up to 16 classes.
 """
 
 import functools
@@ -31,37 +30,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from focus.kernels import eager
-from focus.kernels.backend import rows_held
 from focus.kernels.triton_cam import (
-    Tiles,
-    activations,
     arrives_last,
+    class_maps,
+    constants,
+    constants_of,
     dense,
-    dense_cells,
-    dense_rows,
+    dense_samples,
     entropy_and_slope,
     number,
     on_device,
     splits_of,
     tickets,
     tile_pointers,
-    tiles,
 )
-from focus.kernels.types import FLAT_STEPS, HeadArguments, HeadForward, flat_floor, inverse_log
+from focus.kernels.types import (
+    FLAT_STEPS,
+    HeadForward,
+    Number,
+    empty_features,
+    flat_floor,
+    inverse_log,
+)
 
 FLAT = FLAT_STEPS * torch.finfo(torch.float32).eps
 FLOOR = flat_floor(torch.float32)
 BLOCK_W = 32
 """Channels of dW in a program."""
-# The tiles of a backward that writes no dF.
-NOWHERE = Tiles(
-    0,
-    0,
-    {"STRIDE_C": 1, "P": 1, "BLOCK_C": 2, "BLOCK_P": 2, "BLOCK_K": 16}
-    | {"num_warps": 8, "enable_fp_fusion": False},
-    0,
-)
 
 
 @triton.jit
@@ -152,40 +147,22 @@ def _head(
     loss_ptr, logits_ptr, cam_ptr, terms_ptr, classes_ptr, grad_cam_ptr, grad_logits_ptr,
     pooled_ptr, projected_ptr, x_ptr, w_ptr, bias_ptr, target_ptr, saliency_ptr, mask_ptr,
     entropy_target, class_weight_ptr, weight_ce, weight_focus, weight_saliency, temperature,
-    smoothing, partial_ptr, totals_ptr, ticket_ptr, stride_xb, stride_xp, stride_wk, stride_h,
-    batch, channels, STRIDE_C: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    INVERSE_LOG: tl.constexpr, LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr,
+    smoothing, partial_ptr, totals_ptr, ticket_ptr, stride_xb, stride_h, batch, channels,
+    K: tl.constexpr, INVERSE_LOG: tl.constexpr, LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr,
     REDUCTION: tl.constexpr, SOFT: tl.constexpr, SPLITS: tl.constexpr, FLAT: tl.constexpr,
-    FLOOR: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    FLOOR: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (split, b): all of a sample, but for the channels of other splits."""
-    split, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    b = tl.program_id(1).to(tl.int64)
     k, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     real, inside = k < K, p < P
-
+    x_ptr += b * stride_xb
     # F for the first time: class maps, and the pooled features.
-    per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), SPLITS) * BLOCK_C
-    maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
-    for c0 in range(split * per_split, tl.minimum((split + 1) * per_split, channels), BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        pointers, mask = tile_pointers(x_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P)
-        x = tl.load(pointers, mask, 0).to(tl.float32)
-        for i in tl.static_range(K):
-            row = w_ptr + tl.full((), i, tl.int64) * stride_wk
-            w = tl.load(row + c, c < channels, 0).to(tl.float32)
-            maps += tl.where((k == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
-        if pooled_ptr is not None:
-            tl.store(pooled_ptr + b * channels + c, tl.sum(x, 1) / P, c < channels)
-    last = True
-    if SPLITS > 1:
-        place = partial_ptr + (b * SPLITS * K + k)[:, None] * P + p[None, :]
-        keep = real[:, None] & inside[None, :]
-        tl.store(place + split * K * P, maps, keep)
-        last = arrives_last(ticket_ptr + 1 + b, SPLITS)
-        if last:
-            maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
-            for other in range(SPLITS):
-                maps += tl.load(place + other * K * P, keep, 0, cache_modifier=".cg")
+    maps, last = class_maps(
+        x_ptr, w_ptr, pooled_ptr, partial_ptr, ticket_ptr + 1, channels, P, LAST, K, SPLITS,
+        BLOCK_C, BLOCK_P, BLOCK_K,
+    )  # fmt: skip
     if last:
         # Logits, the shares of the classes in the target, and the CAM.
         logits = tl.sum(maps, 1) / P
@@ -251,9 +228,7 @@ def _head(
         if projected_ptr is not None:
             for c0 in range(0, channels, BLOCK_C):
                 c = c0 + tl.arange(0, BLOCK_C)
-                pointers, mask = tile_pointers(
-                    x_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P
-                )
+                pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
                 x = tl.load(pointers, mask, 0).to(tl.float32)
                 u = tl.sum(x * g[None, :], 1)
                 tl.store(projected_ptr + b * channels + c, u, c < channels)
@@ -269,78 +244,15 @@ def _head(
 
 
 @triton.jit
-def _of_class(
-    d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, k, b, row, s, y, u, f,
-    K: tl.constexpr, CONTRAST: tl.constexpr,
-):  # fmt: skip
-    """Return the parts of samples b in row k of dW [BLOCK_W], and in db[k]."""
-    e = 0.0 * s
-    if up_ptr is not None:
-        e += s * tl.load(d_ptr + b * K + k, row, 0)
-    if up_logits_ptr is not None:
-        e += scale * tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, row, 0)
-    a = tl.where(y == k, s, -s / (K - 1) if CONTRAST else 0.0)[:, None]
-    return tl.sum(tl.where(a != 0, a * u, 0) + e[:, None] * f, 0), tl.sum(e, 0)
-
-
-@triton.jit
-def _grad_weight(
-    dw_ptr, db_ptr, d_ptr, classes_ptr, pooled_ptr, projected_ptr, up_ptr, up_logits_ptr, scale,
-    stride_up, stride_eb, stride_ek, first, batch, channels, K: tl.constexpr,
-    CONTRAST: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
-    """dW of a block of channels over the whole batch; with the first block, db."""
-    c, k = first + tl.arange(0, BLOCK_W), tl.arange(0, BLOCK_K)
-    sums = tl.zeros((BLOCK_K, BLOCK_W), tl.float32)
-    sums_of_e = tl.zeros((BLOCK_K,), tl.float32)
-    for start in range(0, batch, BLOCK_B):
-        b = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
-        row = b < batch
-        s = tl.zeros((BLOCK_B,), tl.float32)
-        if up_ptr is not None:
-            s += scale * tl.load(up_ptr + b * stride_up, row, 0).to(tl.float32)
-        y = tl.load(classes_ptr + b, row, -1)
-        u = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
-        f = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
-        if dw_ptr is not None:
-            place, mask = b[:, None] * channels + c[None, :], row[:, None] & (c < channels)[None, :]
-            u = tl.load(projected_ptr + place, mask, 0)
-            f = tl.load(pooled_ptr + place, mask, 0)
-        # Unrolled, many classes do not fit into registers.
-        if K <= 4:
-            for i in tl.static_range(K):
-                w, e = _of_class(
-                    d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, i, b, row, s, y, u,
-                    f, K, CONTRAST,
-                )  # fmt: skip
-                sums += tl.where((k == i)[:, None], w[None, :], 0)
-                sums_of_e += tl.where(k == i, e, 0)
-        else:
-            for i in range(K):
-                w, e = _of_class(
-                    d_ptr, up_ptr, up_logits_ptr, scale, stride_eb, stride_ek, i, b, row, s, y, u,
-                    f, K, CONTRAST,
-                )  # fmt: skip
-                sums += tl.where((k == i)[:, None], w[None, :], 0)
-                sums_of_e += tl.where(k == i, e, 0)
-    if dw_ptr is not None:
-        pointers = dw_ptr + k[:, None] * channels + c[None, :]
-        mask = (k < K)[:, None] & (c < channels)[None, :]
-        tl.store(pointers, sums.to(dw_ptr.dtype.element_ty), mask)
-    if db_ptr is not None and first == 0:
-        tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
-
-
-@triton.jit
 def _grad_features(
-    dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale,
-    stride_up, stride_eb, stride_ek, stride_xb, stride_xp, stride_wk, b, first, channels,
-    STRIDE_C: tl.constexpr, K: tl.constexpr, P: tl.constexpr, CONTRAST: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale, stride_up,
+    stride_eb, stride_ek, channels, b, block, K: tl.constexpr, CONTRAST: tl.constexpr,
+    P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """dF of sample b and a block of channels."""
-    c, k, p = first + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
-    w_pointers = w_ptr + k[:, None].to(tl.int64) * stride_wk + c[None, :]
+    c, k, p = block * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
+    w_pointers = w_ptr + k[:, None] * channels + c[None, :]
     w = tl.load(w_pointers, (k < K)[:, None] & (c < channels)[None, :], 0).to(tl.float32)
     e = tl.zeros((BLOCK_K,), tl.float32)
     dx = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
@@ -353,57 +265,99 @@ def _grad_features(
     if up_logits_ptr is not None:
         e += scale * tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
     dx += tl.sum(e[:, None] * w, 0)[:, None] / P
-    pointers, mask = tile_pointers(dx_ptr, b, c, p, channels, stride_xb, stride_xp, STRIDE_C, P)
+    pointers, mask = tile_pointers(dx_ptr + b * channels * P, c, p, channels, P, LAST)
     tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
 def _head_backward(
     dx_ptr, dw_ptr, db_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, pooled_ptr, projected_ptr,
-    up_ptr, up_logits_ptr, grad_scale_ptr, stride_up, stride_eb, stride_ek, stride_xb,
-    stride_xp, stride_wk, batch, channels, weight_programs, STRIDE_C: tl.constexpr,
-    K: tl.constexpr, P: tl.constexpr, CONTRAST: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr,
+    up_ptr, up_logits_ptr, grad_scale_ptr, stride_up, stride_eb, stride_ek, batch, channels,
+    weight_programs, K: tl.constexpr, CONTRAST: tl.constexpr, BLOCK_B: tl.constexpr,
+    BLOCK_W: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The first programs make dW and db, which takes them longest; the others dF."""
-    pid = tl.program_id(0)
+    pid, k = tl.program_id(0), tl.arange(0, BLOCK_K)
     scale = 1.0
     if grad_scale_ptr is not None:
         scale = tl.load(grad_scale_ptr).to(tl.float32)
     if pid < weight_programs:
-        if dw_ptr is not None or db_ptr is not None:
-            _grad_weight(
-                dw_ptr, db_ptr, d_ptr, classes_ptr, pooled_ptr, projected_ptr, up_ptr,
-                up_logits_ptr, scale, stride_up, stride_eb, stride_ek, pid * BLOCK_W,
-                batch, channels, K, CONTRAST, BLOCK_K, BLOCK_B, BLOCK_W,
-            )  # fmt: skip
+        # dW of a block of channels over the whole batch; with the first block, db.
+        c = pid * BLOCK_W + tl.arange(0, BLOCK_W)
+        sums = tl.zeros((BLOCK_K, BLOCK_W), tl.float32)
+        sums_of_e = tl.zeros((BLOCK_K,), tl.float32)
+        for start in range(0, batch, BLOCK_B):
+            b = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
+            row = b < batch
+            s = tl.zeros((BLOCK_B,), tl.float32)
+            if up_ptr is not None:
+                s += scale * tl.load(up_ptr + b * stride_up, row, 0).to(tl.float32)
+            y = tl.load(classes_ptr + b, row, -1)
+            u = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
+            f = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
+            if dw_ptr is not None:
+                place = b[:, None] * channels + c[None, :]
+                mask = row[:, None] & (c < channels)[None, :]
+                u = tl.load(projected_ptr + place, mask, 0)
+                f = tl.load(pooled_ptr + place, mask, 0)
+            for i in range(K):
+                e = tl.zeros((BLOCK_B,), tl.float32)
+                if up_ptr is not None:
+                    e += s * tl.load(d_ptr + b * K + i, row, 0)
+                if up_logits_ptr is not None:
+                    e += scale * tl.load(up_logits_ptr + b * stride_eb + i * stride_ek, row, 0)
+                a = tl.where(y == i, s, -s / (K - 1) if CONTRAST else 0.0)[:, None]
+                of_class = tl.sum(tl.where(a != 0, a * u, 0) + e[:, None] * f, 0)
+                sums += tl.where((k == i)[:, None], of_class[None, :], 0)
+                sums_of_e += tl.where(k == i, tl.sum(e, 0), 0)
+        if dw_ptr is not None:
+            mask = (k < K)[:, None] & (c < channels)[None, :]
+            pointers = dw_ptr + k[:, None] * channels + c[None, :]
+            tl.store(pointers, sums.to(dw_ptr.dtype.element_ty), mask)
+        if db_ptr is not None and pid == 0:
+            tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
     elif dx_ptr is not None:
-        programs = tl.cdiv(channels, BLOCK_C)
-        b, first = (pid - weight_programs) // programs, (pid - weight_programs) % programs * BLOCK_C
+        blocks = tl.cdiv(channels, BLOCK_C)
+        sample, block = (pid - weight_programs) // blocks, (pid - weight_programs) % blocks
         _grad_features(
             dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale,
-            stride_up, stride_eb, stride_ek, stride_xb, stride_xp, stride_wk, b.to(tl.int64), first,
-            channels, STRIDE_C, K, P, CONTRAST, BLOCK_C, BLOCK_P, BLOCK_K,
+            stride_up, stride_eb, stride_ek, channels, sample.to(tl.int64), block, K, CONTRAST,
+            P, LAST, BLOCK_C, BLOCK_P, BLOCK_K,
         )  # fmt: skip
 
 
-def focus_head_forward(given: HeadArguments, need_weight: bool) -> HeadForward:
+def focus_head_forward(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    saliency: Tensor | None,
+    saliency_mask: Tensor | None,
+    entropy_target: Number | None,
+    class_weight: Tensor | None,
+    classification_weight: Number,
+    focus_weight: Number,
+    saliency_weight: Number,
+    temperature: Number,
+    label_smoothing: Number,
+    level: str,
+    cam_class: str,
+    reduction: str,
+    need_weight: bool,
+) -> HeadForward:
     """Return the loss, its terms, and what the backward needs, by one launch.
 
-    With more classes than a program holds, the launch gives pooled features and CAM, and the rest
-    is torch's; the CAM of the predicted class then takes a launch of its own.
+    need_weight: whether the classifier has a gradient.
     """
-    features, weight, target = given.features, dense_rows(given.weight), given.target
-    batch, channels, height, width = features.shape
-    classes, cells = len(weight), height * width
-    if classes > rows_held(cells):
-        return eager.focus_head_forward(given, need_weight, _pool_and_project)
-    features = dense_cells(features)
-    at = tiles(features, classes)
-    shares = splits_of(features, at.channel_blocks)
+    features = dense_samples(features)
+    (batch, channels, height, width), classes = features.shape, len(weight)
+    cells = height * width
+    settings, blocks = constants_of(features, classes)
+    shares = splits_of(features, blocks)
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
     totals = new(batch)
-    loss = totals if given.reduction == "none" else new(())
+    loss = totals if reduction == "none" else new(())
     out = HeadForward(
         loss=loss,
         logits=new((batch, classes)),
@@ -416,20 +370,19 @@ def focus_head_forward(given: HeadArguments, need_weight: bool) -> HeadForward:
         projected=new((batch, channels) if need_weight else 0),
     )
     if not batch:
-        return out if given.reduction == "none" else out._replace(loss=loss.zero_())
-    aim = given.entropy_target
-    stride_h = aim.stride(0) if isinstance(aim, Tensor) and aim.dim() else 0
+        return out if reduction == "none" else out._replace(loss=loss.zero_())
+    each = isinstance(entropy_target, Tensor) and entropy_target.dim() > 0
     with on_device(features):
         _head[(shares, batch)](
-            *out[:7], *(out[7:] if need_weight else (None, None)), features, weight,
-            dense(given.bias), dense(target), dense(given.saliency), dense(given.saliency_mask),
-            aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
-            given.saliency_weight, given.temperature, given.label_smoothing,
+            *out[:7], *(out[7:] if need_weight else (None, None)), features, dense(weight),
+            dense(bias), dense(target), dense(saliency), dense(saliency_mask),
+            dense(entropy_target) if each else entropy_target, dense(class_weight),
+            classification_weight, focus_weight, saliency_weight, temperature, label_smoothing,
             new((batch, shares, classes, cells)) if shares > 1 else None, totals,
-            tickets(features, 1 + batch), at.stride_b, at.stride_p, weight.stride(0), stride_h,
-            batch, channels, K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=given.level,
-            CAM_CLASS=given.cam_class, REDUCTION=given.reduction, SOFT=target.dim() == 2,
-            SPLITS=shares, FLAT=FLAT, FLOOR=FLOOR, **at.constants,
+            tickets(features, 1 + batch), features.stride(0), int(each), batch, channels,
+            K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=level, CAM_CLASS=cam_class,
+            REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares, FLAT=FLAT, FLOOR=FLOOR,
+            **settings,
         )  # fmt: skip
     return out
 
@@ -445,43 +398,33 @@ def focus_head_backward(
     upstream_logits: Tensor | None,
     grad_scale: Tensor | None,
     contrast: bool,
-    out: Tensor | None,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Do as :func:`focus.kernels.eager.focus_head_backward`, by one launch."""
+    shape: list[int],
+    dtype: torch.dtype,
+    last: bool,
+    need_features: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of features, weight and bias, by one launch; what nobody needs is empty.
+
+    upstream: scalar or ``[B]``, of the loss; upstream_logits ``[B,K]``; shape, dtype, last: of the
+    features.
+    """
     (batch, cells), (count, channels) = grad_cam.shape, weight.shape
-    weight = dense_rows(weight)
-    if count > rows_held(cells):
-        return eager.focus_head_backward(
-            grad_cam, grad_logits, pooled, projected, classes, weight, upstream, upstream_logits,
-            grad_scale, contrast, out, needs,
-        )  # fmt: skip
-    grad_weight = torch.empty_like(weight) if needs[0] else None
-    grad_bias = torch.empty(count, dtype=torch.float32, device=weight.device) if needs[1] else None
+    grad_features = empty_features(shape if need_features else [0] * 4, dtype, last, weight.device)
+    grad_weight = weight.new_empty(weight.shape if need_weight else 0)
+    grad_bias = grad_logits.new_empty(count if need_bias else 0)
     if not batch:
-        zeros = [None if grad is None else grad.zero_() for grad in (grad_weight, grad_bias)]
-        return zeros[0], zeros[1]
-    at = NOWHERE if out is None else tiles(out, count)
-    weight_programs = (-(-channels // BLOCK_W) if needs[0] else 1) * any(needs)
-    programs = weight_programs + batch * at.channel_blocks
-    strides = (0, 0) if upstream_logits is None else upstream_logits.stride()
+        return grad_features, grad_weight.zero_(), grad_bias.zero_()
+    settings, blocks = constants(channels, cells, count, last)
+    weight_programs = -(-channels // BLOCK_W) if need_weight else int(need_bias)
     with on_device(weight):
-        _head_backward[(programs,)](
-            out, grad_weight, grad_bias, weight, grad_logits, classes,
-            grad_cam, pooled, projected, upstream, upstream_logits, grad_scale,
-            upstream.stride(0) if upstream is not None and upstream.dim() else 0, *strides,
-            at.stride_b, at.stride_p, weight.stride(0), batch, channels, weight_programs, K=count,
-            CONTRAST=contrast, BLOCK_B=32, BLOCK_W=BLOCK_W, **at.constants,
+        _head_backward[(weight_programs + batch * blocks * need_features,)](
+            grad_features if need_features else None, grad_weight if need_weight else None,
+            grad_bias if need_bias else None, dense(weight), grad_logits, classes, grad_cam, pooled,
+            projected, upstream, upstream_logits, grad_scale,
+            upstream.stride(0) if upstream is not None and upstream.dim() else 0,
+            *((0, 0) if upstream_logits is None else upstream_logits.stride()), batch, channels,
+            weight_programs, K=count, CONTRAST=contrast, BLOCK_B=32, BLOCK_W=BLOCK_W, **settings,
         )  # fmt: skip
-    return grad_weight, grad_bias
-
-
-def _pool_and_project(features: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Do as the eager form's, by one launch. The pooled features alone are torch's mean."""
-    if vectors is None:
-        pooled = features.mean((2, 3), dtype=torch.float32)
-        return pooled, pooled
-    cam, _, _, pooled = activations(
-        features, vectors[:, 0], None, None, 1.0, pool=True, entropy=False
-    )
-    return pooled, cam.flatten(1)[:, None]
+    return grad_features, grad_weight, grad_bias

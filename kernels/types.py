@@ -57,7 +57,6 @@ class HeadArguments(NamedTuple):
     saliency_mask: Tensor | None
     entropy_target: Number | None
     class_weight: Tensor | None
-    grad_scale: Tensor | None
     classification_weight: Number
     focus_weight: Number
     saliency_weight: Number
@@ -66,6 +65,7 @@ class HeadArguments(NamedTuple):
     level: Level
     cam_class: CamClass
     reduction: Reduction
+    grad_scale: Tensor | None = None
 
 
 class HeadForward(NamedTuple):
@@ -112,16 +112,6 @@ def empty_features(
     return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
 
 
-def as_tensor(number: Number, features: Tensor) -> Tensor:
-    """Return a setting as a graph of torch.compile takes it, where each float compiles anew.
-
-    Added to a zero, a number that changes becomes an input of the graph.
-    """
-    if isinstance(number, Tensor):
-        return number
-    return torch.zeros((), dtype=torch.float32, device=features.device) + number
-
-
 def inverse_log(cells: int) -> float:
     """Return ``1 / log(cells)``, which scales an entropy to [0, 1]; 0 for one cell."""
     return 1 / math.log(cells) if cells > 1 else 0.0
@@ -161,3 +151,12 @@ def without_autocast(
             return function(first, *args, **kwargs)
 
     return exact
+
+
+def refuse_second_derivative() -> None:
+    """Raise RuntimeError in a backward whose own derivative is asked for."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "focus.kernels has no second derivative (create_graph=True): "
+            'use_backend("reference") has'
+        )

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
+from focus.kernels import backend as backends
 from focus.kernels import cam_entropy, class_activation, focus_head, use_backend
-from focus.kernels.backend import form as form_of
-from focus.kernels.types import HeadArguments, empty_features
 
 from .interpreter import interpreter
 from .tolerances import assert_close
@@ -45,6 +45,7 @@ FORMS = (
     pytest.param(Form("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
     pytest.param(Form("eager", "cuda"), id="eager-gpu", marks=pytest.mark.gpu),
 )
+KERNELS = FORMS[1:3]
 # Where the interpreter takes seconds of what torch calls show as well.
 SLOW_INTERPRETED = (EAGER, pytest.param(Form("triton"), id="interpreter", marks=pytest.mark.slow))
 SLOW_INTERPRETED += FORMS[2:]
@@ -314,32 +315,28 @@ def meta_case(case: Case) -> tuple[Inputs, dict[str, Any]]:
 def run_on_meta(
     case: Case, backend: str, watched: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> None:
-    """Run forward and backward of both operators, and the CAMs, on tensors without data."""
+    """Run forward and backward of both operations, and the CAMs, on tensors without data."""
     inputs, options = meta_case(case)
+    settings = ("classification_weight", "focus_weight", "saliency_weight", "temperature")
+    for name in settings:  # of the device, as a schedule's are
+        if name in options:
+            options[name] = torch.empty((), device="meta")
     one = torch.empty((), device="meta")
-    numbers = ("classification_weight", "focus_weight", "saliency_weight", "temperature")
-    given = HeadArguments(
-        *(inputs.features, inputs.weight, inputs.bias, inputs.index),
-        *(options.get("saliency"), options.get("saliency_mask")),
-        torch.empty(len(inputs.index), device="meta") if "entropy_target" in options else None,
-        torch.empty(len(inputs.weight), device="meta"),
-        None,
-        *(options[name] for name in numbers),
-        0.0,
-        *(case["level"], case["cam_class"], "mean"),
-    )
-    with watched():
-        head = form_of(backend, "focus_head_forward")(given, True)
-        for upstream in (one, one.expand(len(inputs.index))):
-            out = empty_features(inputs.features.shape, torch.float32, False, one.device)
-            small = *head[5:], head.classes, inputs.weight
-            gradients = upstream, torch.empty_like(head.logits), one, False, out
-            form_of(backend, "focus_head_backward")(*small, *gradients, (True, True))
-    arguments = inputs.features, inputs.weight, inputs.index, one
+    leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
     classes = inputs.index[:, None].expand(-1, 2)
-    with watched():
-        cam, entropy = form_of(backend, "cam_entropy_forward")(*arguments)
-        gradients = torch.empty_like(cam), torch.empty_like(entropy)
-        form_of(backend, "cam_entropy_backward")(*arguments, cam, *gradients, (True, True))
-        activation = form_of(backend, "class_activation")
-        activation(inputs.features, inputs.weight, inputs.bias, classes, one)
+    launched = mock.patch.multiple(backends, _obstacle=lambda *_: "", _remembered=backends._resolve)
+    with launched, use_backend(backend), watched():
+        for reduction in ("mean", "none"):
+            out = focus_head(
+                *leaves,
+                inputs.index,
+                reduction=reduction,
+                grad_scale=one,
+                class_weight=torch.empty(len(inputs.weight), device="meta"),
+                **options,
+            )
+            upstream = torch.empty_like(out.loss), torch.empty_like(out.logits)
+            torch.autograd.grad((out.loss, out.logits), leaves, upstream)
+        results = cam_entropy(*leaves[:2], inputs.index, temperature=one)
+        torch.autograd.grad(results, leaves[:2], [torch.empty_like(t) for t in results])
+        class_activation(*leaves, classes, temperature=one)

@@ -45,5 +45,4 @@ def poison_uninitialised_memory() -> Iterator[None]:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The eager form takes two samples of a [7,6,3,3] at a time."""
     monkeypatch.setattr(eager, "PART_ELEMENTS", 80)
-    monkeypatch.setattr(eager, "PRODUCT_SAMPLES", 3)
     assert [len(part) for (part,) in eager._parts(torch.empty(7, 6, 3, 3))] == [2, 2, 2, 1]

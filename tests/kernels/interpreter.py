@@ -52,7 +52,7 @@ def interpreter(
                 if isinstance(value, JITFunction):
                     patch.setattr(module, name, _interpreted(value.fn))
         patch.setattr(triton_cam, "TILE", tile_scale * triton_cam.TILE // 16)
-        triton_cam._constants.cache_clear()
+        triton_cam.constants.cache_clear()
         patch.setattr(backend, "INTERPRETED", True)
         patch.setattr(backend, "_remembered", backend._resolve)
         try:
@@ -64,7 +64,7 @@ def interpreter(
         finally:
             for owner, attributes in zip(patched, before, strict=True):
                 _restore(owner, attributes)
-            triton_cam._constants.cache_clear()
+            triton_cam.constants.cache_clear()
 
 
 @contextmanager

@@ -109,9 +109,8 @@ def test_a_second_derivative_is_an_error_but_of_the_reference(form: Form) -> Non
     leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
     with form.active():
         assert_second_derivative(form, cam_entropy(*leaves[:2], inputs.index)[1].sum(), leaves[:2])
-        for some in (leaves, leaves[2:]):
-            loss = focus_head(*leaves, inputs.index, focus_weight=1).loss
-            assert_second_derivative(form, loss, some)
+        loss = focus_head(*leaves, inputs.index, focus_weight=1).loss
+        assert_second_derivative(form, loss, leaves)
 
 
 def assert_second_derivative(form: Form, loss: torch.Tensor, leaves: tuple) -> None:
