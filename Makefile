@@ -58,9 +58,8 @@ $(OLDEST)/ready: $(OLDEST)/packages
 test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6, the oldest supported
 	$(OLDEST)/bin/python -m pytest tests/kernels
 
-bench:  ## CPU time of the head against its rivals, and its growth: a short set, within 5 minutes
+bench:  ## CPU time of the head against its rivals: a short set, within 5 minutes
 	$(PYTHON) -m bench head --short
-	$(PYTHON) -m bench growth --short
 
 demo:  ## train on the embedded demo faces
 	accelerate launch train.py

@@ -1,10 +1,10 @@
 """Run all measurements of CPU time, or one of them.
 
-    python -m bench [head|growth|step|all] [--short] [--output FOLDER]
+    python -m bench [head|step|all] [--short] [--output FOLDER]
 
-``head`` compares the head with its rivals, ``growth`` fits how it grows with the sizes, ``step`` is
-a whole training step. Each runs in a process of its own, as ``python -m bench.NAME`` does, which
-takes more options. ``--short`` takes fewer cases and rounds.
+``head`` compares the head with its rivals, ``step`` is a whole training step. Each runs in a
+process of its own, as ``python -m bench.NAME`` does, which takes more options. ``--short`` takes
+fewer cases and rounds.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.harness import make_folder, run_program
 
-PROGRAMS = ("head", "growth", "step")
+PROGRAMS = ("head", "step")
 ROOT = Path(__file__).parents[1]
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.plot [--results FOLDER] [--docs FOLDER]
 
-reads ``head.csv``, ``growth.csv`` and ``step.csv`` with the JSON beside each, draws
+reads ``head.csv`` and ``step.csv`` with the JSON beside each, draws
 ``bench-step.png``, and writes each table anew between ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
@@ -23,7 +23,6 @@ from focus.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = "benchmarks.md"
-LETTERS = {"batch": "B", "channels": "C", "cells": "HW", "classes": "K"}
 
 Row = Mapping[str, str]
 
@@ -56,23 +55,6 @@ def head_table(rows: Sequence[Row]) -> list[str]:
     return _markdown(("", *HEAD_RATIOS, "memory of ours / F"), lines)
 
 
-def growth_table(rows: Sequence[Row]) -> list[str]:
-    """Return the table of growth: a line per size that grows and layout."""
-    lines = []
-    for case in _distinct(rows, "against", "layout", "smallest", "largest"):
-        against, layout, smallest, largest = case
-        own = {
-            (row["quantity"], row["provider"]): row
-            for row in rows
-            if (row["against"], row["layout"]) == (against, layout)
-        }
-        time = [_figure(own["time", name], "slope") for name in ("ours", "plain")]
-        memory = [f"{float(own['memory', name]['slope']):.2f}" for name in ("ours", "plain")]
-        lines.append((f"{LETTERS[against]}, {smallest} to {largest}", layout, *time, *memory))
-    header = ("", "", "time, ours", "time, plain", "memory, ours", "memory, plain")
-    return _markdown(header, lines)
-
-
 def step_table(rows: Sequence[Row]) -> list[str]:
     """Return the table of the training step: a line per model and batch, a column a ratio."""
     lines = []
@@ -83,26 +65,22 @@ def step_table(rows: Sequence[Row]) -> list[str]:
     return _markdown(("", *STEP_RATIOS), lines)
 
 
-TABLES = {
-    "head": ("head", head_table),
-    "growth": ("growth", growth_table),
-    "step": ("step", step_table),
-}
-"""By name: the file that is read, and the function that makes the lines of its rows."""
+TABLES = {"head": head_table, "step": step_table}
+"""By name of its results: the function that makes the lines of a table of its rows."""
 
 
 def fill(document: str, folder: Path) -> str:
     """Return the document with its tables made from the results in a folder."""
 
     def filled(found: re.Match[str]) -> str:
-        file, make = TABLES[found[1]]
-        known = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))["settings"]
+        name, make = found[1], TABLES[found[1]]
+        known = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["settings"]
         where = (
             f"(`{known['command']}`, {known['rounds']} rounds, commit {known['commit']}, torch "
             f"{known['torch']}, Python {known['python']}, {known['cpu']}, {known['cores']} virtual "
             f"cores, {known['threads']} thread, pinned: {known['pinned']}.)"
         )
-        lines = [f"<!-- {found[1]} -->", "", *make(read(folder, file)), "", where, "", found[2]]
+        lines = [f"<!-- {name} -->", "", *make(read(folder, name)), "", where, "", found[2]]
         return "\n".join(lines)
 
     mark = rf"<!-- ({'|'.join(TABLES)}) -->\n.*?(<!-- end -->)"

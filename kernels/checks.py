@@ -21,14 +21,12 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAPS = (*_FLOATS, torch.bool)
-_WORDS: dict[tuple[torch.dtype, ...] | None, str] = {
-    None: "real",
+_WORDS: dict[tuple[torch.dtype, ...], str] = {
     _FLOATS: "floating point",
     _MAPS: "floating point in [0, 1], or bool",
     (torch.int64,): "int64",
     (torch.bool,): "bool",
 }
-_REMEMBERED = 1024
 _passed: set[Hashable] = set()
 
 
@@ -48,11 +46,10 @@ def check_class_activation(
     """Check the arguments of :func:`focus.kernels.class_activation`; return classes ``[B,k]``."""
     _once(_features_and_bias, features, weight, bias, temperature)
     _check_temperature(temperature)
+    batch, device = len(features), weight.device
     if isinstance(classes, Tensor):
-        if classes.dim() != 2 or classes.shape[0] != features.shape[0]:
-            raise ValueError(
-                f"classes must be [B,k] with B = {features.shape[0]}, got {list(classes.shape)}"
-            )
+        if classes.dim() != 2 or len(classes) != batch:
+            raise ValueError(f"classes must be [B,k] with B = {batch}, got {list(classes.shape)}")
         _check_tensor("classes", classes, tuple(classes.shape), features, (torch.int64,))
         return classes
     try:
@@ -64,12 +61,10 @@ def check_class_activation(
     if row:
         _check_bounds("classes", min(row), max(row), len(weight))
     if isinstance(classes, range):  # no copy, for which a GPU would wait
-        made = torch.arange(classes.start, classes.stop, classes.step, device=weight.device)
+        made = torch.arange(classes.start, classes.stop, classes.step, device=device)
     else:
-        made = weight.new_empty(0, dtype=torch.int64)
-        if row:
-            made = torch.cat([made.new_full((1,), number) for number in row])
-    return made.expand(features.shape[0], -1)
+        made = torch.tensor(row, dtype=torch.int64, device=device)
+    return made.expand(batch, -1)
 
 
 def check_focus_head(given: HeadArguments) -> None:
@@ -99,27 +94,23 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
     if torch.compiler.is_compiling():
         check(*arguments)
         return
-    key = (
-        check,
-        *[
-            (x.shape, x.dtype, x.device, x.layout)
-            if isinstance(x, Tensor)
-            else x
-            if isinstance(x, str)
-            else type(x)
-            for x in arguments
-        ],
-    )
+    key = check, *map(_key, arguments)
     if key not in _passed:
         check(*arguments)
-        if len(_passed) >= _REMEMBERED:
+        if len(_passed) >= 1024:
             _passed.clear()
         _passed.add(key)
 
 
+def _key(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.shape, x.dtype, x.device, x.layout
+    return x if isinstance(x, str) else type(x)
+
+
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:
     _features_and_bias(features, weight, None, temperature)
-    _check_tensor("index", index, (features.shape[0],), features, (torch.int64,))
+    _check_tensor("index", index, (len(features),), features, (torch.int64,))
 
 
 def _features_and_bias(
@@ -128,15 +119,13 @@ def _features_and_bias(
     for name, tensor in (("features", features), ("weight", weight)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{name} must be dense, got {tensor.layout}: call to_dense()")
         if tensor.dtype not in _FLOATS:
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
     if features.dim() != 4:
         raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
-    if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
+    if not features.shape[1:].numel():
         raise ValueError(f"features need channels and cells, got {list(features.shape)}")
-    if weight.dim() != 2 or weight.shape[1] != features.shape[1] or weight.shape[0] < 1:
+    if weight.dim() != 2 or weight.shape[1] != features.shape[1] or not len(weight):
         raise ValueError(
             f"weight must be [K,C] with C = {features.shape[1]} as in features "
             f"{list(features.shape)}, got {list(weight.shape)}"
@@ -150,15 +139,14 @@ def _features_and_bias(
 
 def _focus_head(*arguments: Any) -> None:
     given = HeadArguments(*arguments)
-    features, weight, target, aim = given.features, given.weight, given.target, given.entropy_target
-    _features_and_bias(features, weight, given.bias, given.temperature)
-    (batch, _, *grid), classes = features.shape, len(weight)
+    features, target, aim = given.features, given.target, given.entropy_target
+    _features_and_bias(features, given.weight, given.bias, given.temperature)
+    (batch, _, *grid), classes = features.shape, len(given.weight)
     if isinstance(target, Tensor) and target.dim() == 2:
         _check_tensor("target", target, (batch, classes), features, _FLOATS)
     else:
         _check_tensor("target", target, (batch,), features, (torch.int64,))
-    choices = {"level": Level, "cam_class": CamClass, "reduction": Reduction}
-    for name, choice in choices.items():
+    for name, choice in (("level", Level), ("cam_class", CamClass), ("reduction", Reduction)):
         if (value := getattr(given, name)) not in get_args(choice):
             raise ValueError(f"{name} {value!r} is not one of {', '.join(get_args(choice))}")
     if given.cam_class == "contrast" and classes < 2:
@@ -194,7 +182,7 @@ def _check_tensor(
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     if tensor.device != features.device:
         raise ValueError(f"{name} is on {tensor.device} but features on {features.device}")
-    if tensor.is_complex() or (dtypes is not None and tensor.dtype not in dtypes):
+    if dtypes is not None and tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be {_WORDS[dtypes]}, got {tensor.dtype}")
 
 

@@ -21,7 +21,7 @@ from focus.kernels.types import (
 
 Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-PART_ELEMENTS = 2**20
+PART_ELEMENTS = 2**18
 """Elements of features that are worked on together."""
 
 
@@ -30,7 +30,9 @@ def read(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     pooled, cams = [], []
     for part, v in _parts(features, vectors):
         part = part.to(v.dtype)
-        pooled.append(part.mean(2))
+        # Where channels are adjacent, a product is faster than mean.
+        ones = part.new_full((), 1 / part.shape[2]).expand(len(part), part.shape[2], 1)
+        pooled.append(torch.bmm(part, ones)[:, :, 0] if part.stride(1) == 1 else part.mean(2))
         cams.append(torch.bmm(v, part))
     return torch.cat(pooled), torch.cat(cams)
 
@@ -60,7 +62,10 @@ class _PoolAndProject(torch.autograd.Function):
             grad_features = empty_features(features.shape, features.dtype, last, device)
             beside = grad_pooled[:, :, None] / grad_cams.shape[2], vectors, grad_cams
             for part, added, v, g in _parts(grad_features, *beside):
-                part.copy_(torch.baddbmm(added, v.transpose(1, 2), g))
+                place = part if part.dtype == g.dtype else None  # in 32 bits straight into it
+                result = torch.addcmul(added, v.transpose(1, 2), g, out=place)
+                if place is None:
+                    part.copy_(result)
         if ctx.needs_input_grad[1]:
             parts = _parts(features, grad_cams)
             grad_vectors = torch.cat(

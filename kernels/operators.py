@@ -17,7 +17,6 @@ from focus.kernels.types import (
     HeadForward,
     Number,
     channels_last,
-    empty_features,
     refuse_second_derivative,
 )
 
@@ -118,83 +117,35 @@ def _needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> list[Tensor |
 _library = torch.library.Library("focus", "DEF")
 
 
-def _register(schema: str, fake: Callable[..., Any]) -> None:
-    """Make a launcher an operator. fake: returns results of the right shapes, for tracing."""
+def _register(schema: str) -> None:
+    """Make a launcher an operator; given tensors without data, it makes results and no launch."""
     name = schema.partition("(")[0]
     _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
     _library.impl(name, lambda *given: launcher(name)(*given), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"focus::{name}", fake, lib=_library)
-
-
-def _new(features: Tensor, *shape: int) -> Tensor:
-    return features.new_empty(shape, dtype=torch.float32)
-
-
-def _fake_cam_entropy(features: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    batch, grid = features.shape[0], features.shape[2:]
-    return _new(features, batch, *grid), _new(features, batch)
-
-
-def _fake_cam_entropy_backward(
-    features: Tensor, weight: Tensor, *others: Any
-) -> tuple[Tensor, Tensor]:
-    shape = features.shape if others[-2] else [0] * 4
-    grad = empty_features(shape, features.dtype, channels_last(features), features.device)
-    return grad, weight.new_empty(weight.shape if others[-1] else 0)
-
-
-def _fake_focus_head(features: Tensor, weight: Tensor, *others: Any) -> HeadForward:
-    *_, reduction, need_weight = others
-    (batch, channels, height, width), classes = features.shape, len(weight)
-    kept = (batch, channels) if need_weight else (0,)
-    return HeadForward(
-        loss=_new(features, *((batch,) if reduction == "none" else ())),
-        logits=_new(features, batch, classes),
-        cam=_new(features, batch, height, width),
-        terms=_new(features, 4, batch),
-        classes=features.new_empty(batch, dtype=torch.int64),
-        grad_cam=_new(features, batch, height * width),
-        grad_logits=_new(features, batch, classes),
-        pooled=_new(features, *kept),
-        projected=_new(features, *kept),
-    )
-
-
-def _fake_focus_head_backward(
-    grad_cam: Tensor, grad_logits: Tensor, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    weight = others[3]
-    shape, dtype, last, need_features, need_weight, need_bias = others[-6:]
-    return (
-        empty_features(shape if need_features else [0] * 4, dtype, last, weight.device),
-        weight.new_empty(weight.shape if need_weight else 0),
-        grad_logits.new_empty(len(weight) if need_bias else 0),
+    torch.library.register_fake(
+        f"focus::{name}", lambda *given: launcher(name)(*given), lib=_library
     )
 
 
 _register(
     "cam_entropy_forward(Tensor features, Tensor weight, Tensor index, Tensor temperature)"
-    " -> (Tensor, Tensor)",
-    _fake_cam_entropy,
+    " -> (Tensor, Tensor)"
 )
 _register(
     "cam_entropy_backward(Tensor features, Tensor weight, Tensor index, Tensor cam,"
     " Tensor temperature, Tensor? grad_cam, Tensor? grad_entropy, bool need_features,"
-    " bool need_weight) -> (Tensor, Tensor)",
-    _fake_cam_entropy_backward,
+    " bool need_weight) -> (Tensor, Tensor)"
 )
 _register(
     "focus_head_forward(Tensor features, Tensor weight, Tensor? bias, Tensor target,"
     " Tensor? saliency, Tensor? saliency_mask, Tensor? entropy_target, Tensor? class_weight,"
     " Tensor classification_weight, Tensor focus_weight, Tensor saliency_weight,"
     " Tensor temperature, Tensor label_smoothing, str level, str cam_class, str reduction,"
-    " bool need_weight) -> (" + ", ".join(["Tensor"] * 9) + ")",
-    _fake_focus_head,
+    " bool need_weight) -> (" + ", ".join(["Tensor"] * 9) + ")"
 )
 _register(
     "focus_head_backward(Tensor grad_cam, Tensor grad_logits, Tensor pooled, Tensor projected,"
     " Tensor classes, Tensor weight, Tensor? upstream, Tensor? upstream_logits,"
     " Tensor? grad_scale, bool contrast, SymInt[] shape, ScalarType dtype, bool last,"
-    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)",
-    _fake_focus_head_backward,
+    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)"
 )

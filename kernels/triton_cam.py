@@ -23,6 +23,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from focus.kernels.backend import MAX_CLASSES
 from focus.kernels.types import (
@@ -31,7 +32,6 @@ from focus.kernels.types import (
     empty_features,
     inverse_log,
     next_power_of_2,
-    without_autocast,
 )
 
 TILE = 8192
@@ -319,26 +319,26 @@ def _launch(
     index: ``[B,k]``; None: k is 1, and weight has a vector for each sample. What is not asked for
     is empty.
     """
-    features = dense_samples(features)
     (batch, channels, height, width), classes = features.shape, len(weight)
     wanted = 1 if index is None else index.shape[1]
-    rows = classes if logits else 1
-    settings, blocks = constants_of(features, rows)
-    shares = splits_of(features, blocks)
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
     cams, entropies = new((batch, wanted, height, width)), new((batch, wanted))
     all_logits = new((batch, classes) if logits else 0)
     all_pooled = new((batch, channels) if pooled else 0)
-    if batch:
-        with on_device(features):
-            _cams[(shares, batch)](
-                cams, entropies, all_logits if logits else None, all_pooled if pooled else None,
-                features, dense(weight), dense(bias), index,
-                new((batch, shares, rows, height * width)) if shares > 1 else None,
-                tickets(features, batch), temperature, features.stride(0),
-                *((0, 0) if index is None else index.stride()), channels, classes, wanted,
-                INVERSE_LOG=inverse_log(height * width), ROWS=rows, SPLITS=shares, **settings,
-            )  # fmt: skip
+    if isinstance(features, FakeTensor) or not batch:
+        return cams, entropies, all_logits, all_pooled
+    features, rows = dense_samples(features), classes if logits else 1
+    settings, blocks = constants_of(features, rows)
+    shares = splits_of(features, blocks)
+    with on_device(features):
+        _cams[(shares, batch)](
+            cams, entropies, all_logits if logits else None, all_pooled if pooled else None,
+            features, dense(weight), dense(bias), index,
+            new((batch, shares, rows, height * width)) if shares > 1 else None,
+            tickets(features, batch), temperature, features.stride(0),
+            *((0, 0) if index is None else index.stride()), channels, classes, wanted,
+            INVERSE_LOG=inverse_log(height * width), ROWS=rows, SPLITS=shares, **settings,
+        )  # fmt: skip
     return cams, entropies, all_logits, all_pooled
 
 
@@ -362,14 +362,14 @@ def cam_entropy_backward(
     need_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return gradients of features and weight; one that is not needed is empty."""
-    features = dense_samples(features)
     batch, channels, height, width = features.shape
-    settings, blocks = constants_of(features, min(len(weight), MAX_CLASSES))
-    shape, last = features.shape if need_features else (0, 0, 0, 0), settings["LAST"]
+    shape, last = features.shape if need_features else (0, 0, 0, 0), channels_last(features)
     grad_features = empty_features(shape, features.dtype, last, features.device)
     grad_weight = weight.new_empty(weight.shape if need_weight else 0)
-    if not batch:
+    if isinstance(features, FakeTensor) or not batch:
         return grad_features, grad_weight.zero_()
+    features = dense_samples(features)
+    settings, blocks = constants_of(features, min(len(weight), MAX_CLASSES))
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
     with on_device(features):
         _cams_backward[(blocks, batch)](
@@ -381,7 +381,6 @@ def cam_entropy_backward(
     return grad_features, grad_weight
 
 
-@without_autocast
 def class_activation(
     features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor, Tensor]:

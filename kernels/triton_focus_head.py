@@ -29,6 +29,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from focus.kernels.triton_cam import (
     arrives_last,
@@ -350,11 +351,8 @@ def focus_head_forward(
 
     need_weight: whether the classifier has a gradient.
     """
-    features = dense_samples(features)
     (batch, channels, height, width), classes = features.shape, len(weight)
     cells = height * width
-    settings, blocks = constants_of(features, classes)
-    shares = splits_of(features, blocks)
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
     totals = new(batch)
     loss = totals if reduction == "none" else new(())
@@ -369,17 +367,22 @@ def focus_head_forward(
         pooled=new((batch, channels) if need_weight else 0),
         projected=new((batch, channels) if need_weight else 0),
     )
-    if not batch:
+    if isinstance(features, FakeTensor) or not batch:
         return out if reduction == "none" else out._replace(loss=loss.zero_())
-    each = isinstance(entropy_target, Tensor) and entropy_target.dim() > 0
+    features = dense_samples(features)
+    settings, blocks = constants_of(features, classes)
+    shares = splits_of(features, blocks)
+    aim, stride_h = entropy_target, 0
+    if isinstance(aim, Tensor) and aim.dim():
+        aim, stride_h = aim.contiguous(), 1
     with on_device(features):
         _head[(shares, batch)](
             *out[:7], *(out[7:] if need_weight else (None, None)), features, dense(weight),
             dense(bias), dense(target), dense(saliency), dense(saliency_mask),
-            dense(entropy_target) if each else entropy_target, dense(class_weight),
+            aim, dense(class_weight),
             classification_weight, focus_weight, saliency_weight, temperature, label_smoothing,
             new((batch, shares, classes, cells)) if shares > 1 else None, totals,
-            tickets(features, 1 + batch), features.stride(0), int(each), batch, channels,
+            tickets(features, 1 + batch), features.stride(0), stride_h, batch, channels,
             K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=level, CAM_CLASS=cam_class,
             REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares, FLAT=FLAT, FLOOR=FLOOR,
             **settings,
@@ -414,7 +417,7 @@ def focus_head_backward(
     grad_features = empty_features(shape if need_features else [0] * 4, dtype, last, weight.device)
     grad_weight = weight.new_empty(weight.shape if need_weight else 0)
     grad_bias = grad_logits.new_empty(count if need_bias else 0)
-    if not batch:
+    if isinstance(weight, FakeTensor) or not batch:
         return grad_features, grad_weight.zero_(), grad_bias.zero_()
     settings, blocks = constants(channels, cells, count, last)
     weight_programs = -(-channels // BLOCK_W) if need_weight else int(need_bias)

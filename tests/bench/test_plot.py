@@ -22,12 +22,6 @@ FILES = {
 20x16x9,nchw,fp32,2,compiled / ours,,,,,no compiler
 20x16x9,nchw,fp32,1000,ours / plain,9,9,9,9,
 """,
-    "growth": """provider,layout,against,quantity,smallest,largest,slope,low,high
-ours,nchw,cells,time,100,400,0.97,0.96,1.01
-ours,nchw,cells,memory,100,400,1.0,1.0,1.0
-plain,nchw,cells,time,100,400,0.9,0.89,0.91
-plain,nchw,cells,memory,100,400,1.0,1.0,1.0
-""",
     "step": """model,batch,ratio,median,low,high,seconds
 resnet50,8,ours / CE,1.01,1.0,1.04,2
 resnet50,8,head / step,0.0006,0.0005,0.0007,2
@@ -35,7 +29,6 @@ resnet50,8,head / step,0.0006,0.0005,0.0007,2
 }
 TABLES = {
     "head": "| 20x16x9 nchw fp32 |  | 1.05 [1.01, 1.09] |  |  |  | 1.04 |",
-    "growth": "| HW, 100 to 400 | nchw | 0.97 [0.96, 1.01] | 0.90 [0.89, 0.91] | 1.00 | 1.00 |",
     "step": "| resnet50, batch 8 |  | 1.01 [1.00, 1.04] |  |  |  | 0.0006 [0.0005, 0.0007] |",
 }
 
@@ -54,7 +47,7 @@ def test_a_table_has_a_line_a_case_and_says_where_it_was_measured(name: str, res
     lines = plot.fill(text, results).splitlines()
     assert lines[:3] == ["before", f"<!-- {name} -->", ""]
     assert lines[5:] == [TABLES[name], "", WHERE, "", "<!-- end -->", "after"]
-    (results / f"{plot.TABLES[name][0]}.csv").unlink()
+    (results / f"{name}.csv").unlink()
     with pytest.raises(InputError, match="measure with python -m bench"):
         plot.fill(text, results)
 

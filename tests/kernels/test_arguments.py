@@ -25,7 +25,6 @@ COMMON: Wrong = [
     ({"weight": W.long()}, TypeError, "weight must be floating point"),
     ({"weight": W.to("meta")}, ValueError, "features are on cpu but weight on meta"),
     ({"weight": None}, TypeError, "weight must be a tensor, got NoneType"),
-    ({"weight": W.to_sparse()}, TypeError, "weight must be dense, got torch.sparse_coo: call to_d"),
     ({"temperature": 0.0}, ValueError, "temperature must be above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be above 0, got nan"),
     ({"temperature": torch.ones(2)}, ValueError, r"must be a number or a tensor of one, got \[2\]"),
