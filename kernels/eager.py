@@ -60,10 +60,10 @@ class _PoolAndProject(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             last, device = channels_last(features), features.device
             grad_features = empty_features(features.shape, features.dtype, last, device)
-            beside = grad_pooled[:, :, None] / grad_cams.shape[2], vectors, grad_cams
-            for part, added, v, g in _parts(grad_features, *beside):
+            beside, cells = (grad_pooled[:, :, None], vectors, grad_cams), grad_cams.shape[2]
+            for part, f, v, g in _parts(grad_features, *beside):
                 place = part if part.dtype == g.dtype else None  # in 32 bits straight into it
-                result = torch.addcmul(added, v.transpose(1, 2), g, out=place)
+                result = torch.addcmul(f / cells, v.transpose(1, 2), g, out=place)
                 if place is None:
                     part.copy_(result)
         if ctx.needs_input_grad[1]:
