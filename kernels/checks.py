@@ -46,9 +46,9 @@ def check_class_activation(
     """Check the arguments of :func:`focus.kernels.class_activation`; return classes ``[B,k]``."""
     _once(_features_and_bias, features, weight, bias, temperature)
     _check_temperature(temperature)
-    batch, device = len(features), weight.device
+    batch, device = features.shape[0], weight.device  # len() would tie an exported graph to it
     if isinstance(classes, Tensor):
-        if classes.dim() != 2 or len(classes) != batch:
+        if classes.dim() != 2 or classes.shape[0] != batch:
             raise ValueError(f"classes must be [B,k] with B = {batch}, got {list(classes.shape)}")
         _check_tensor("classes", classes, tuple(classes.shape), features, (torch.int64,))
         return classes
@@ -110,7 +110,7 @@ def _key(x: Any) -> Any:
 
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:
     _features_and_bias(features, weight, None, temperature)
-    _check_tensor("index", index, (len(features),), features, (torch.int64,))
+    _check_tensor("index", index, (features.shape[0],), features, (torch.int64,))
 
 
 def _features_and_bias(
@@ -123,7 +123,7 @@ def _features_and_bias(
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
     if features.dim() != 4:
         raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
-    if not features.shape[1:].numel():
+    if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
         raise ValueError(f"features need channels and cells, got {list(features.shape)}")
     if weight.dim() != 2 or weight.shape[1] != features.shape[1] or not len(weight):
         raise ValueError(
