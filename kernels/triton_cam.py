@@ -52,8 +52,8 @@ def tile_pointers(x_ptr, c, p, channels, P: tl.constexpr, LAST: tl.constexpr):
     """Pointers [BLOCK_C, BLOCK_P] of a sample's channels c and cells p, and their mask."""
     mask = (c < channels)[:, None] & (p < P)[None, :]
     if LAST:
-        return x_ptr + p[None, :] * channels + c[:, None], mask
-    return x_ptr + c[:, None] * P + p[None, :], mask
+        return x_ptr + (p[None, :] * channels + c[:, None]), mask
+    return x_ptr + (c[:, None] * P + p[None, :]), mask
 
 
 @triton.jit

@@ -24,7 +24,7 @@ from .cases import HEAD, Case, name_of, pairwise, run_on_meta
 
 READ_FEATURES = {
     *(f"focus_head forward K {k}: head" for k in (2, 16)),
-    "focus_head forward K 1000: cams",
+    "focus_head of more classes: cams",
     "focus_head contrast forward K 2: head",
     "cam_entropy forward: cams",
     "cam_entropy backward: cams_backward",
