@@ -187,7 +187,7 @@ def steps(
         per_class, mask = empty(len(weight)), empty(BATCH, dtype=torch.bool)
         tensors = features, weight, per_class, target, cams, mask, None, per_class
         settings = 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, "mean"
-        return triton_focus_head.focus_head_forward(*tensors, *settings, need_weight=True)
+        return triton_focus_head.focus_head_forward(*tensors, *settings, True)
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:
         of_classes, of_channels = empty(BATCH, len(weight)), empty(BATCH, CHANNELS)

@@ -2,7 +2,7 @@
 
 - ``triton``: the fused kernels, for CUDA and ROCm tensors, and for CPU tensors in Triton's
   interpreter (``TRITON_INTERPRET=1`` in the environment before triton is imported).
-- ``eager``: torch calls with analytic gradients; the CPU's form, and that of float64.
+- ``eager``: the reference, but for its reading of the features; the CPU's form, and float64's.
 - ``reference``: the definition, differentiated by autograd; slow, and alone in having second
   derivatives and taking ``torch.func.grad``.
 """

@@ -3,8 +3,8 @@
 The features are read in parts that stay in a core's cache, which also bounds what their copy in 32
 bits takes. Of their gradient, which has rank two, no more is made than its own size:
 
-    f[b,c] = mean_p F[b,c,p]                 z[b,k,p]  = sum_c V[b,k,c] F[b,c,p]
-    dV[b,k,c] = sum_p dz[b,k,p] F[b,c,p]     dF[b,c,p] = sum_k V[b,k,c] dz[b,k,p] + df[b,c] / P
+    f[b,c]  = mean_p F[b,c,p]           z[b,p]    = sum_c V[b,c] F[b,c,p]
+    dV[b,c] = sum_p dz[b,p] F[b,c,p]    dF[b,c,p] = V[b,c] dz[b,p] + df[b,c] / P
 """
 
 from collections.abc import Callable, Iterator
@@ -38,9 +38,9 @@ def read(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_and_project(features: Tensor, vectors: Tensor, read: Read = read) -> tuple[Tensor, Tensor]:
-    """Do as :func:`focus.kernels.reference.pool_and_project`, once differentiable.
+    """Do as :func:`focus.kernels.reference.pool_and_project`.
 
-    read: makes the results, without gradient.
+    Once differentiable, for one vector a sample. read: makes the results, without gradient.
     """
     out: tuple[Tensor, Tensor] = _PoolAndProject.apply(features, vectors, read)  # type: ignore[no-untyped-call]
     return out
@@ -75,7 +75,8 @@ class _PoolAndProject(torch.autograd.Function):
 
 
 def _parts(features: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield parts of features as ``[b,C,P]``, and of the tensors beside them."""
-    size = max(-(-len(features) // max(features.numel() // PART_ELEMENTS, 1)), 1)
+    """Yield parts of features as ``[b,C,P]``, and of the tensors beside them; one on a GPU."""
+    parts = 1 if features.is_cuda else max(features.numel() // PART_ELEMENTS, 1)
+    size = max(-(-len(features) // parts), 1)
     for part, *others in zip(features.split(size), *(x.split(size) for x in beside), strict=True):
         yield part.flatten(2), *others

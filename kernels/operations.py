@@ -34,12 +34,16 @@ def cam_entropy(
     Raises:
         ValueError, TypeError: shapes, types or devices that do not fit.
         IndexError: a class outside [0, K), for CPU tensors. On a GPU, where a check would stop the
-            device, that sample becomes NaN.
+            device, kernels make that sample NaN, and in torch calls (float64, in ``focus_head``
+            more than 16 classes) torch's own assertion ends the program.
     """
     checks.check_cam_entropy(features, weight, index, temperature)
     backend = _backend(features, 1)
     if backend == "triton":
-        return operators.cam_entropy(features, weight, index, temperature)
+        out: tuple[Tensor, Tensor] = operators.CamEntropy.apply(  # type: ignore[no-untyped-call]
+            features, weight, index, temperature
+        )
+        return out
     checks.check_range("index", index, len(weight))
     return reference.cam_entropy(features, weight, index, temperature, _reader(backend))
 
@@ -57,7 +61,8 @@ def class_activation(
     Args:
         features: ``[B,C,H,W]``, as in :func:`cam_entropy`.
         weight: classifier ``[K,C]``; bias: ``[K]`` or None.
-        classes: ``[B,k]`` int64 in [0, K), or k class numbers that serve every sample.
+        classes: ``[B,k]`` int64 in [0, K), or k class numbers that serve every sample; a sequence
+            other than a range is copied to the device.
         temperature: T > 0 of the softmax; a float or a tensor of one element.
 
     Returns:
@@ -144,7 +149,7 @@ def focus_head(
 
     Raises:
         ValueError, TypeError: shapes, types, devices or options that do not fit.
-        IndexError: a target outside [0, K), for CPU tensors. On a GPU that sample becomes NaN.
+        IndexError: a target outside [0, K), for CPU tensors; on a GPU as :func:`cam_entropy`.
         RuntimeError: a second derivative is asked for, which only the reference has.
     """
     given = HeadArguments(
@@ -155,7 +160,8 @@ def focus_head(
     checks.check_focus_head(given)
     backend = _backend(features, len(weight))
     if backend == "triton":
-        loss, logits, cam, terms = operators.focus_head(given)
+        need_weight = weight.requires_grad and torch.is_grad_enabled()
+        loss, logits, cam, terms = operators.FocusHead.apply(*given, need_weight)  # type: ignore[no-untyped-call]
         return FocusHeadOutput(loss, logits, cam, *terms.unbind())
     if target.dim() == 1:
         checks.check_range("target", target, len(weight))

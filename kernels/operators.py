@@ -21,23 +21,6 @@ from focus.kernels.types import (
 )
 
 
-def cam_entropy(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Number
-) -> tuple[Tensor, Tensor]:
-    """Return raw CAMs ``[B,H,W]`` and entropies ``[B]``."""
-    out: tuple[Tensor, Tensor] = _CamEntropy.apply(features, weight, index, temperature)  # type: ignore[no-untyped-call]
-    return out
-
-
-def focus_head(given: HeadArguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return loss, logits, CAMs ``[B,H,W]`` and terms ``[4,B]``."""
-    need_weight = given.weight.requires_grad and torch.is_grad_enabled()
-    out: tuple[Tensor, Tensor, Tensor, Tensor] = _FocusHead.apply(  # type: ignore[no-untyped-call]
-        *given, need_weight
-    )
-    return out
-
-
 @functools.cache
 def launcher(name: str) -> Callable[..., Any]:
     """Return a launcher. Imported on first use: a machine without triton has everything else."""
@@ -61,7 +44,9 @@ def _as_tensor(x: Any, device: torch.device) -> Any:
     return torch.zeros((), dtype=torch.float32, device=device) + x
 
 
-class _CamEntropy(torch.autograd.Function):
+class CamEntropy(torch.autograd.Function):
+    """CAMs ``[B,H,W]`` and entropies ``[B]``."""
+
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Number
@@ -80,7 +65,12 @@ class _CamEntropy(torch.autograd.Function):
         return *_needed(found, needs), None, None
 
 
-class _FocusHead(torch.autograd.Function):
+class FocusHead(torch.autograd.Function):
+    """Loss, logits, CAMs ``[B,H,W]`` and terms ``[4,B]`` of HeadArguments.
+
+    A last argument says whether the classifier has a gradient.
+    """
+
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *values, need_weight = arguments

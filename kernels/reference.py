@@ -47,6 +47,28 @@ from focus.kernels.types import (
 PoolAndProject = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+class _Entropy(torch.autograd.Function):
+    """-sum q log q of q = softmax(s), twice differentiable.
+
+    The derivative of the product would lose its digits where q is nearly uniform.
+    """
+
+    @staticmethod
+    def forward(s: Tensor) -> Tensor:
+        log_q = s.log_softmax(-1)
+        return 0.0 - (log_q.exp() * log_q).sum(-1)  # 0 of one cell, not -0
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (s,) = ctx.saved_tensors
+        q = s.softmax(-1)
+        return grads[0][..., None] * q * ((q * s).sum(-1, keepdim=True) - s)
+
+
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, scale: Tensor) -> Tensor:
@@ -71,8 +93,8 @@ def normalised_entropy(cam: Tensor, temperature: Number = 1.0) -> Tensor:
     """Return ``h`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1]; 0 when P is 1."""
     shifted = (cam - cam.detach().amax(-1, keepdim=True)) / temperature
     # No 0 * -inf where a finite CAM spans more than the type's range; NaN stays.
-    log_p = torch.where(shifted < -1e30, -1e30, shifted).log_softmax(-1)
-    return 0.0 - (log_p.exp() * log_p).sum(-1) * _inverse_log(cam)  # 0 of one cell, not -0
+    entropy: Tensor = _Entropy.apply(torch.where(shifted < -1e30, -1e30, shifted))  # type: ignore[no-untyped-call]
+    return entropy * _inverse_log(cam)
 
 
 def map_entropy(saliency: Tensor) -> Tensor:
@@ -163,7 +185,8 @@ def focus_head(
     dtype = accumulation_dtype(features)
     weight = given.weight.to(dtype)
     if given.cam_class == "predicted":
-        by = linear(features.mean((2, 3), dtype=dtype), weight, bias)
+        one_row = weight[:1].expand(features.shape[0], 1, -1)
+        by = linear(pool_and_project(features.detach(), one_row)[0], weight, bias)
     else:
         by = shares(given.target, len(weight), dtype)
     vectors = class_vectors(weight, by.argmax(1), given.cam_class == "contrast")
@@ -174,7 +197,7 @@ def focus_head(
     total, *terms = losses(cam, logits, given)
     cam = cam.detach().unflatten(1, features.shape[2:])
     loss = reduce(total, given.reduction)
-    return FocusHeadOutput(loss, logits, cam, *(term.detach() for term in terms))
+    return FocusHeadOutput(loss, logits, cam, *torch.stack(terms).detach().unbind())
 
 
 def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, ...]:

@@ -16,7 +16,6 @@ shares stand first.
 
 import functools
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -156,9 +155,8 @@ def _cams(
             z = tl.sum(tl.where((r == (0 if logits_ptr is None else y))[:, None], maps, 0), 0)
             z = tl.where((y >= 0) & (y < classes), z, float("nan"))  # one that does not exist shows
             tl.store(cam_ptr + (b * wanted + i) * P + p, z, p < P)
-            if entropy_ptr is not None:
-                h, _ = entropy_and_slope(z, p < P, number(temperature, 0), INVERSE_LOG)
-                tl.store(entropy_ptr + b * wanted + i, h)
+            h, _ = entropy_and_slope(z, p < P, number(temperature, 0), INVERSE_LOG)
+            tl.store(entropy_ptr + b * wanted + i, h)
 
 
 @triton.jit
@@ -190,8 +188,7 @@ def _cams_backward(
     if dw_ptr is not None:
         pointers, mask = tile_pointers(x_ptr + b * stride_xb, c, p, channels, P, LAST)
         x = tl.load(pointers, mask, 0).to(tl.float32)
-        # 0 * inf of a cell that has no gradient is no gradient.
-        u = tl.sum(tl.where(mask, x * g[None, :], 0), 1)
+        u = tl.sum(x * g[None, :], 1)
         tl.store(partial_ptr + b * channels + c, u, c < channels)
         if arrives_last(ticket_ptr + block, batch):
             for k0 in range(0, classes, BLOCK_K):
@@ -299,11 +296,6 @@ def tickets(features: Tensor, count: int) -> Tensor:
     return _tickets(device, torch.cuda.current_stream(device).cuda_stream, capacity)
 
 
-def on_device(features: Tensor) -> AbstractContextManager[object]:
-    """Make the features' device the current one, where a launch goes."""
-    return torch.cuda.device(features.device) if features.is_cuda else nullcontext()
-
-
 def _launch(
     features: Tensor,
     weight: Tensor,
@@ -316,13 +308,13 @@ def _launch(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return CAMs ``[B,k,H,W]``, entropies ``[B,k]``, logits and pooled features.
 
-    index: ``[B,k]``; None: k is 1, and weight has a vector for each sample. What is not asked for
-    is empty.
+    index: ``[B,k]``, or ``[B]`` without the axis k; None: k is 1, and weight has a vector for each
+    sample. What is not asked for is empty.
     """
     (batch, channels, height, width), classes = features.shape, len(weight)
-    wanted = 1 if index is None else index.shape[1]
+    shape = (batch, 1) if index is None else tuple(index.shape)
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
-    cams, entropies = new((batch, wanted, height, width)), new((batch, wanted))
+    cams, entropies = new((*shape, height, width)), new(shape)
     all_logits = new((batch, classes) if logits else 0)
     all_pooled = new((batch, channels) if pooled else 0)
     if isinstance(features, FakeTensor) or not batch:
@@ -330,13 +322,14 @@ def _launch(
     features, rows = dense_samples(features), classes if logits else 1
     settings, blocks = constants_of(features, rows)
     shares = splits_of(features, blocks)
-    with on_device(features):
+    with torch.cuda.device_of(features):
         _cams[(shares, batch)](
             cams, entropies, all_logits if logits else None, all_pooled if pooled else None,
             features, dense(weight), dense(bias), index,
             new((batch, shares, rows, height * width)) if shares > 1 else None,
             tickets(features, batch), temperature, features.stride(0),
-            *((0, 0) if index is None else index.stride()), channels, classes, wanted,
+            *((0, 0) if index is None else (*index.stride(), 0)[:2]), channels, classes,
+            math.prod(shape[1:]),
             INVERSE_LOG=inverse_log(height * width), ROWS=rows, SPLITS=shares, **settings,
         )  # fmt: skip
     return cams, entropies, all_logits, all_pooled
@@ -346,8 +339,8 @@ def cam_entropy_forward(
     features: Tensor, weight: Tensor, index: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor]:
     """Return raw CAMs ``[B,H,W]`` and entropies ``[B]``."""
-    cams, entropies, *_ = _launch(features, weight, None, index[:, None], temperature)
-    return cams.squeeze(1), entropies.squeeze(1)
+    cams, entropies, *_ = _launch(features, weight, None, index, temperature)
+    return cams, entropies
 
 
 def cam_entropy_backward(
@@ -371,7 +364,7 @@ def cam_entropy_backward(
     features = dense_samples(features)
     settings, blocks = constants_of(features, min(len(weight), MAX_CLASSES))
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
-    with on_device(features):
+    with torch.cuda.device_of(features):
         _cams_backward[(blocks, batch)](
             grad_features if need_features else None, grad_weight if need_weight else None,
             features, dense(weight), dense(index), cam, dense(grad_cam), dense(grad_entropy),

@@ -24,6 +24,7 @@ A program holds the maps of up to 16 classes.
 """
 
 import functools
+from typing import Any
 
 import torch
 import triton
@@ -40,15 +41,14 @@ from focus.kernels.triton_cam import (
     dense_samples,
     entropy_and_slope,
     number,
-    on_device,
     splits_of,
     tickets,
     tile_pointers,
 )
 from focus.kernels.types import (
     FLAT_STEPS,
+    HeadArguments,
     HeadForward,
-    Number,
     empty_features,
     flat_floor,
     inverse_log,
@@ -328,29 +328,20 @@ def _head_backward(
         )  # fmt: skip
 
 
-def focus_head_forward(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    saliency: Tensor | None,
-    saliency_mask: Tensor | None,
-    entropy_target: Number | None,
-    class_weight: Tensor | None,
-    classification_weight: Number,
-    focus_weight: Number,
-    saliency_weight: Number,
-    temperature: Number,
-    label_smoothing: Number,
-    level: str,
-    cam_class: str,
-    reduction: str,
-    need_weight: bool,
-) -> HeadForward:
+def focus_head_forward(*arguments: Any) -> HeadForward:
     """Return the loss, its terms, and what the backward needs, by one launch.
 
-    need_weight: whether the classifier has a gradient.
+    arguments: those of HeadArguments but for grad_scale, then whether the classifier has a
+    gradient.
     """
+    *values, need_weight = arguments
+    given = HeadArguments(*values)
+    features, weight, target, reduction = (
+        given.features,
+        given.weight,
+        given.target,
+        given.reduction,
+    )
     (batch, channels, height, width), classes = features.shape, len(weight)
     cells = height * width
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
@@ -372,18 +363,18 @@ def focus_head_forward(
     features = dense_samples(features)
     settings, blocks = constants_of(features, classes)
     shares = splits_of(features, blocks)
-    aim, stride_h = entropy_target, 0
+    aim, stride_h = given.entropy_target, 0
     if isinstance(aim, Tensor) and aim.dim():
         aim, stride_h = aim.contiguous(), 1
-    with on_device(features):
+    with torch.cuda.device_of(features):
         _head[(shares, batch)](
             *out[:7], *(out[7:] if need_weight else (None, None)), features, dense(weight),
-            dense(bias), dense(target), dense(saliency), dense(saliency_mask),
-            aim, dense(class_weight),
-            classification_weight, focus_weight, saliency_weight, temperature, label_smoothing,
+            dense(given.bias), dense(target), dense(given.saliency), dense(given.saliency_mask),
+            aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
+            given.saliency_weight, given.temperature, given.label_smoothing,
             new((batch, shares, classes, cells)) if shares > 1 else None, totals,
-            tickets(features, 1 + batch), features.stride(0), stride_h, batch, channels,
-            K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=level, CAM_CLASS=cam_class,
+            tickets(features, 1 + batch), features.stride(0), stride_h, batch, channels, K=classes,
+            INVERSE_LOG=inverse_log(cells), LEVEL=given.level, CAM_CLASS=given.cam_class,
             REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares, FLAT=FLAT, FLOOR=FLOOR,
             **settings,
         )  # fmt: skip
@@ -421,7 +412,7 @@ def focus_head_backward(
         return grad_features, grad_weight.zero_(), grad_bias.zero_()
     settings, blocks = constants(channels, cells, count, last)
     weight_programs = -(-channels // BLOCK_W) if need_weight else int(need_bias)
-    with on_device(weight):
+    with torch.cuda.device_of(weight):
         _head_backward[(weight_programs + batch * blocks * need_features,)](
             grad_features if need_features else None, grad_weight if need_weight else None,
             grad_bias if need_bias else None, dense(weight), grad_logits, classes, grad_cam, pooled,
