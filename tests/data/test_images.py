@@ -118,7 +118,7 @@ def test_a_few_bytes_do_not_take_a_gigabyte(tmp_path: Path) -> None:
     bomb.write_bytes(b"GIF89a" + screen + frame + b";")
     assert bomb.stat().st_size == 35
     for read in (load_image, load_map):
-        with pytest.raises(ImageError, match="13300 x 13300 pixels, more than --max-pixels 64"):
+        with pytest.raises(ImageError, match="more than --max-pixels 64"):
             read(bomb)
     shapes = {"images": [{"id": 1, "file_name": "a", "width": 10**6, "height": 10**6}]}
     (tmp_path / "a.json").write_text(json.dumps({**shapes, "annotations": []}))

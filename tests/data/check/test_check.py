@@ -237,7 +237,7 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
         image.save(place / "train-real-0.png", optimize=True)  # other bytes
     (tmp_path / "fakes").mkdir()
     Image.fromarray(render_face("open", "uMelt", 0).image).save(tmp_path / "fakes/0.png")
-    with Image.open(place / "train-kA-1.png") as image:
+    with Image.open(place / "train-kA-3.png") as image:
         image.resize((100, 100)).save(tmp_path / "fakes/leak.jpg", quality=60)
 
     words = (faces, f"--test-data=uMelt={tmp_path}/fakes", "--drop-leaks")
