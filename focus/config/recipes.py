@@ -7,6 +7,7 @@ from focus.errors import InputError
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "step"]
 Sampling = Literal["shuffled", "balanced"]
+Tune = Literal["full", "norm", "head"]
 
 AUGMENTATIONS = ("crop", "shift", "flip", "blur", "jpeg")
 """In the order in which :mod:`focus.data.augment` makes them."""
@@ -21,6 +22,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": "densenet121.tv_in1k",
         "image_size": 224,
         "pretrained": True,
+        "tune": "full",
         "epochs": 50,
         "batch_size": 20,
         "optimizer": "sgd",
@@ -38,6 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": SMALL_MODEL,
         "image_size": 64,
         "pretrained": False,
+        "tune": "full",
         "epochs": 20,
         "batch_size": 16,
         "optimizer": "adamw",

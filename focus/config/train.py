@@ -34,6 +34,7 @@ from focus.config.recipes import (
     Optimizer,
     Sampling,
     Schedule,
+    Tune,
     parse_augment,
 )
 from focus.config.schedules import parse_points
@@ -65,6 +66,9 @@ class TrainConfig(SharedConfig):
     image_size: int | None = in_model("pixels a side", within=PIXELS)
     pretrained: bool | None = in_model("start from timm's ImageNet weights")
     initial_checkpoint: str | None = in_model("start from the weights in this file", metavar="FILE")
+    tune: Tune | None = in_model(
+        "what is trained: full, or norm (normalisation layers and head) or head alone"
+    )
     loss: str = in_loss(
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to", "blend"
     )
@@ -186,6 +190,7 @@ class ResolvedTrainConfig(TrainConfig):
     model: str
     image_size: int
     pretrained: bool
+    tune: Tune
     cam_class: CamClass
     classification_weight: float
     focus_weight: float

@@ -160,6 +160,16 @@ class Detector(nn.Module):
         out: DetectorOutput = self.head(self.features(images), target, saliency, saliency_mask)
         return out
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what is frozen stays in evaluation mode, and so do its statistics."""
+        super().train(mode)
+        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
+            for module in self.modules():
+                held = [*module.parameters(), *module.buffers()]
+                if held and not any(tensor.requires_grad for tensor in held):
+                    module.eval()
+        return self
+
     @torch.no_grad()
     def predict_batch(self, images: Tensor) -> Prediction:
         """Return scores, CAMs and entropies of normalised images ``[B,3,S,S]``.

@@ -41,6 +41,7 @@ from focus.runtime.launch import (
 from focus.training.dry_run import dry_run
 from focus.training.run_folder import SUMMARY, SavedRun, check_folder, lock_folder
 from focus.training.trainer import Trainer
+from focus.training.tuning import describe_tuning, freeze
 
 
 @closing_process_group()
@@ -81,7 +82,7 @@ def train(config: TrainConfig) -> None:
 
 
 def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) -> Detector:
-    """Make the detector to train, its weights drawn from the seed.
+    """Make the detector to train, its weights drawn from the seed and frozen as ``--tune`` says.
 
     saved: a checkpoint, which will replace what the run began with.
     """
@@ -93,6 +94,7 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
         initial_checkpoint=config.initial_checkpoint if saved is None else None,
         loss=loss_config(config),
     )
+    freeze(detector, config.tune)
     if saved is not None:
         detector.config = from_json(DetectorConfig, asdict(detector.config) | saved.state.seen)
     return detector
@@ -135,6 +137,8 @@ def _run(
             lambda: lock.enter_context(lock_folder(folder)) if main else trainer.check_held,
         )
         accelerator.print(describe(accelerator))
+        if tuned := describe_tuning(detector, config.tune):
+            accelerator.print(tuned)
         if bad and main:
             write_bad_files(bad, folder / BAD_FILES)
         if main and saved is None and (before := known_before(config)):

@@ -33,7 +33,7 @@ FLAGS = {
         gradient-accumulation-steps image-size initial-checkpoint label-smoothing log-steps loss lr
         max-nonfinite model momentum name optimizer output patience pretrained recipe report-to
         resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
-        step-gamma sync-bn target-from-maps temperature warmup weight-decay""",
+        step-gamma sync-bn target-from-maps temperature tune warmup weight-decay""",
     EvaluateConfig: f"{SHARED} batch-size compare faithfulness model-dir output robustness run",
     ExplainConfig: f"""{USE}
         as-video batch-size frames max-pixels output overlay-size paths threshold""",
