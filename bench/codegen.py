@@ -194,7 +194,7 @@ def steps(
         small = cams.flatten(1), of_classes, of_channels, of_channels, target, weight
         like = list(features.shape), dtype, layout == torch.channels_last
         return triton_focus_head.focus_head_backward(
-            *small, scale, of_classes, scale, contrast, *like, True, True, True
+            *small, scale, of_classes, scale, contrast, False, *like, True, True, True
         )
 
     heads: dict[str, Callable[[], object]] = {}

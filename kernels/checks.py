@@ -133,7 +133,9 @@ def _features_and_bias(
     if features.device != weight.device:
         raise ValueError(f"features are on {features.device} but weight on {weight.device}")
     if bias is not None:
-        _check_tensor("bias", bias, (len(weight),), features, _FLOATS)
+        of_sample = isinstance(bias, Tensor) and bias.dim() == 2
+        shape = (features.shape[0], len(weight)) if of_sample else (len(weight),)
+        _check_tensor("bias", bias, shape, features, _FLOATS)
     _check_number("temperature", temperature, features)
 
 

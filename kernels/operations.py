@@ -60,7 +60,7 @@ def class_activation(
 
     Args:
         features: ``[B,C,H,W]``, as in :func:`cam_entropy`.
-        weight: classifier ``[K,C]``; bias: ``[K]`` or None.
+        weight: classifier ``[K,C]``; bias: ``[K]``, ``[B,K]`` of each sample, or None.
         classes: ``[B,k]`` int64 in [0, K), or k class numbers that serve every sample; a sequence
             other than a range is copied to the device.
         temperature: T > 0 of the softmax; a float or a tensor of one element.
@@ -116,7 +116,8 @@ def focus_head(
     Args:
         features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
             bfloat16 or float16, any strides.
-        weight: ``[K,C]``; bias: ``[K]`` or None.
+        weight: ``[K,C]``; bias: ``[K]``, or ``[B,K]`` of each sample (what a class token adds to
+            the logits, a constant over the cells), or None.
         target: class numbers ``[B]`` int64 in [0, K), or shares of the classes ``[B,K]`` (mixup,
             distillation), floating point, taken as they are; no gradient. With shares the CAM is
             that of the largest, the first of equal ones.

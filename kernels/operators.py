@@ -81,6 +81,7 @@ class FocusHead(torch.autograd.Function):
         ctx.save_for_backward(*out[5:], out.classes, weight, bias, given.grad_scale)
         ctx.like = features.shape, features.dtype, channels_last(features)
         ctx.contrast = given.cam_class == "contrast"
+        ctx.bias_of_sample = bias is not None and bias.dim() == 2
         ctx.set_materialize_grads(False)  # zeros for the constants would be launches
         ctx.mark_non_differentiable(out.cam, out.terms)
         return out.loss, out.logits, out.cam, out.terms
@@ -91,8 +92,9 @@ class FocusHead(torch.autograd.Function):
         *small, bias, grad_scale = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         found = _call(
-            "focus_head_backward", *small, *grads[:2], grad_scale, ctx.contrast, *ctx.like, *needs
-        )
+            "focus_head_backward", *small, *grads[:2], grad_scale, ctx.contrast,
+            ctx.bias_of_sample, *ctx.like, *needs,
+        )  # fmt: skip
         grad_features, grad_weight, grad_bias = _needed(found, needs)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
@@ -136,6 +138,6 @@ _register(
 _register(
     "focus_head_backward(Tensor grad_cam, Tensor grad_logits, Tensor pooled, Tensor projected,"
     " Tensor classes, Tensor weight, Tensor? upstream, Tensor? upstream_logits,"
-    " Tensor? grad_scale, bool contrast, SymInt[] shape, ScalarType dtype, bool last,"
-    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)"
+    " Tensor? grad_scale, bool contrast, bool bias_of_sample, SymInt[] shape, ScalarType dtype,"
+    " bool last, bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)"
 )

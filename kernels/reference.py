@@ -1,7 +1,7 @@
 """Definitions in plain torch: the oracle that every other form is tested against.
 
-Features ``F [B,C,H,W]``, classifier ``W [K,C]``, bias ``b [K]``, target ``t [B]`` or shares
-``[B,K]``; p runs over the ``H*W`` cells.
+Features ``F [B,C,H,W]``, classifier ``W [K,C]``, bias ``b [K]`` or ``[B,K]``, target ``t [B]`` or
+shares ``[B,K]``; p runs over the ``H*W`` cells.
 
     V[b,c]     = W[y_b,c]                                  (class y_b), or for the contrast CAM
                  W[y_b,c] - mean of the other rows of W

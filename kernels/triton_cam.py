@@ -121,8 +121,8 @@ def class_maps(
 @triton.jit
 def _cams(
     cam_ptr, entropy_ptr, logits_ptr, pooled_ptr, x_ptr, w_ptr, bias_ptr, index_ptr, partial_ptr,
-    ticket_ptr, temperature, stride_xb, stride_ib, stride_ik, channels, classes, wanted,
-    INVERSE_LOG: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr,
+    ticket_ptr, temperature, stride_xb, stride_bias, stride_ib, stride_ik, channels, classes,
+    wanted, INVERSE_LOG: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (split, b): CAMs [B,wanted,P] of classes index [B,wanted], and their entropies.
@@ -146,7 +146,7 @@ def _cams(
         if logits_ptr is not None:
             logits = tl.sum(maps, 1) / P
             if bias_ptr is not None:
-                logits += tl.load(bias_ptr + r, r < ROWS, 0).to(tl.float32)
+                logits += tl.load(bias_ptr + b * stride_bias + r, r < ROWS, 0).to(tl.float32)
             tl.store(logits_ptr + b * classes + r, logits, r < ROWS)
         for i in range(wanted):
             y = tl.full((), 0, tl.int64)
@@ -210,6 +210,11 @@ def dense(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def bias_stride(bias: Tensor | None) -> int:
+    """Return how far the biases of two samples are apart: 0 where all share one ``[K]``."""
+    return bias.shape[1] if bias is not None and bias.dim() == 2 else 0
+
+
 def dense_samples(features: Tensor) -> Tensor:
     """Return features of which each sample lies without gaps, copied if need be."""
     _, channels, height, width = features.shape
@@ -228,8 +233,7 @@ def constants(channels: int, cells: int, rows: int, last: bool) -> tuple[dict[st
     rows: of the classifier whose maps, or weights, a program holds.
     """
     block_p = max(next_power_of_2(cells), 16)
-    elements = TILE if rows <= 4 else TILE // 2  # many maps need registers of their own
-    block_c = max(min(elements // block_p, next_power_of_2(channels)), 4)
+    block_c = max(min(TILE // block_p, next_power_of_2(channels)), 4)
     found = {
         "P": cells,
         "LAST": last,
@@ -327,7 +331,7 @@ def _launch(
             cams, entropies, all_logits if logits else None, all_pooled if pooled else None,
             features, dense(weight), dense(bias), index,
             new((batch, shares, rows, height * width)) if shares > 1 else None,
-            tickets(features, batch), temperature, features.stride(0),
+            tickets(features, batch), temperature, features.stride(0), bias_stride(bias),
             *((0, 0) if index is None else (*index.stride(), 0)[:2]), channels, classes,
             math.prod(shape[1:]),
             INVERSE_LOG=inverse_log(height * width), ROWS=rows, SPLITS=shares, **settings,

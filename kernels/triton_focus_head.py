@@ -34,6 +34,7 @@ from torch._subclasses import FakeTensor
 
 from focus.kernels.triton_cam import (
     arrives_last,
+    bias_stride,
     class_maps,
     constants,
     constants_of,
@@ -148,11 +149,11 @@ def _head(
     loss_ptr, logits_ptr, cam_ptr, terms_ptr, classes_ptr, grad_cam_ptr, grad_logits_ptr,
     pooled_ptr, projected_ptr, x_ptr, w_ptr, bias_ptr, target_ptr, saliency_ptr, mask_ptr,
     entropy_target, class_weight_ptr, weight_ce, weight_focus, weight_saliency, temperature,
-    smoothing, partial_ptr, totals_ptr, ticket_ptr, stride_xb, stride_h, batch, channels,
-    K: tl.constexpr, INVERSE_LOG: tl.constexpr, LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr,
-    REDUCTION: tl.constexpr, SOFT: tl.constexpr, SPLITS: tl.constexpr, FLAT: tl.constexpr,
-    FLOOR: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    smoothing, partial_ptr, totals_ptr, ticket_ptr, stride_xb, stride_bias, stride_h, batch,
+    channels, K: tl.constexpr, INVERSE_LOG: tl.constexpr, LEVEL: tl.constexpr,
+    CAM_CLASS: tl.constexpr, REDUCTION: tl.constexpr, SOFT: tl.constexpr, SPLITS: tl.constexpr,
+    FLAT: tl.constexpr, FLOOR: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (split, b): all of a sample, but for the channels of other splits."""
     b = tl.program_id(1).to(tl.int64)
@@ -168,7 +169,7 @@ def _head(
         # Logits, the shares of the classes in the target, and the CAM.
         logits = tl.sum(maps, 1) / P
         if bias_ptr is not None:
-            logits += tl.load(bias_ptr + k, real, 0).to(tl.float32)
+            logits += tl.load(bias_ptr + b * stride_bias + k, real, 0).to(tl.float32)
         if SOFT:
             share = tl.load(target_ptr + b * K + k, real, 0).to(tl.float32)
             t = _first_largest(share, k, real, K).to(tl.int64)
@@ -274,9 +275,9 @@ def _grad_features(
 def _head_backward(
     dx_ptr, dw_ptr, db_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, pooled_ptr, projected_ptr,
     up_ptr, up_logits_ptr, grad_scale_ptr, stride_up, stride_eb, stride_ek, batch, channels,
-    weight_programs, K: tl.constexpr, CONTRAST: tl.constexpr, BLOCK_B: tl.constexpr,
-    BLOCK_W: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    weight_programs, K: tl.constexpr, CONTRAST: tl.constexpr, BIAS_OF_SAMPLE: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The first programs make dW and db, which takes them longest; the others dF."""
     pid, k = tl.program_id(0), tl.arange(0, BLOCK_K)
@@ -312,11 +313,13 @@ def _head_backward(
                 of_class = tl.sum(tl.where(a != 0, a * u, 0) + e[:, None] * f, 0)
                 sums += tl.where((k == i)[:, None], of_class[None, :], 0)
                 sums_of_e += tl.where(k == i, tl.sum(e, 0), 0)
+                if db_ptr is not None and BIAS_OF_SAMPLE and pid == 0:
+                    tl.store(db_ptr + b * K + i, e.to(db_ptr.dtype.element_ty), row)
         if dw_ptr is not None:
             mask = (k < K)[:, None] & (c < channels)[None, :]
             pointers = dw_ptr + k[:, None] * channels + c[None, :]
             tl.store(pointers, sums.to(dw_ptr.dtype.element_ty), mask)
-        if db_ptr is not None and pid == 0:
+        if db_ptr is not None and not BIAS_OF_SAMPLE and pid == 0:
             tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
     elif dx_ptr is not None:
         blocks = tl.cdiv(channels, BLOCK_C)
@@ -373,10 +376,10 @@ def focus_head_forward(*arguments: Any) -> HeadForward:
             aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
             given.saliency_weight, given.temperature, given.label_smoothing,
             new((batch, shares, classes, cells)) if shares > 1 else None, totals,
-            tickets(features, 1 + batch), features.stride(0), stride_h, batch, channels, K=classes,
-            INVERSE_LOG=inverse_log(cells), LEVEL=given.level, CAM_CLASS=given.cam_class,
-            REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares, FLAT=FLAT, FLOOR=FLOOR,
-            **settings,
+            tickets(features, 1 + batch), features.stride(0), bias_stride(given.bias), stride_h,
+            batch, channels, K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=given.level,
+            CAM_CLASS=given.cam_class, REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares,
+            FLAT=FLAT, FLOOR=FLOOR, **settings,
         )  # fmt: skip
     return out
 
@@ -392,6 +395,7 @@ def focus_head_backward(
     upstream_logits: Tensor | None,
     grad_scale: Tensor | None,
     contrast: bool,
+    bias_of_sample: bool,
     shape: list[int],
     dtype: torch.dtype,
     last: bool,
@@ -401,13 +405,14 @@ def focus_head_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients of features, weight and bias, by one launch; what nobody needs is empty.
 
-    upstream: scalar or ``[B]``, of the loss; upstream_logits ``[B,K]``; shape, dtype, last: of the
-    features.
+    upstream: scalar or ``[B]``, of the loss; upstream_logits ``[B,K]``; bias_of_sample: the bias is
+    ``[B,K]``; shape, dtype, last: of the features.
     """
     (batch, cells), (count, channels) = grad_cam.shape, weight.shape
     grad_features = empty_features(shape if need_features else [0] * 4, dtype, last, weight.device)
     grad_weight = weight.new_empty(weight.shape if need_weight else 0)
-    grad_bias = grad_logits.new_empty(count if need_bias else 0)
+    of_bias = grad_logits.shape if bias_of_sample else count
+    grad_bias = grad_logits.new_empty(of_bias if need_bias else 0)
     if isinstance(weight, FakeTensor) or not batch:
         return grad_features, grad_weight.zero_(), grad_bias.zero_()
     settings, blocks = constants(channels, cells, count, last)
@@ -419,6 +424,7 @@ def focus_head_backward(
             projected, upstream, upstream_logits, grad_scale,
             upstream.stride(0) if upstream is not None and upstream.dim() else 0,
             *((0, 0) if upstream_logits is None else upstream_logits.stride()), batch, channels,
-            weight_programs, K=count, CONTRAST=contrast, BLOCK_B=32, BLOCK_W=BLOCK_W, **settings,
+            weight_programs, K=count, CONTRAST=contrast, BIAS_OF_SAMPLE=bias_of_sample, BLOCK_B=32,
+            BLOCK_W=BLOCK_W, **settings,
         )  # fmt: skip
     return grad_features, grad_weight, grad_bias

@@ -128,8 +128,11 @@ def flat_floor(dtype: torch.dtype) -> float:
 
 
 def linear(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return logits ``[B,K]`` of pooled features ``[B,C]`` in the type of both."""
-    return functional.linear(pooled, weight, None if bias is None else bias.to(weight.dtype))
+    """Return logits ``[B,K]`` of pooled features ``[B,C]``; bias ``[K]``, or ``[B,K]``."""
+    bias = None if bias is None else bias.to(weight.dtype)
+    if bias is None or bias.dim() == 1:
+        return functional.linear(pooled, weight, bias)
+    return functional.linear(pooled, weight) + bias
 
 
 def without_autocast(

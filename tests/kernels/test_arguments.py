@@ -43,7 +43,7 @@ OF_ACTIVATION: Wrong = [
     ({"classes": [[0], [1]]}, TypeError, r"class numbers, got \[\[0\], \[1\]\]"),
 ]
 OF_FOCUS_HEAD: Wrong = [
-    ({"bias": B[None]}, ValueError, r"bias must be \[5\], got \[1, 5\]"),
+    ({"bias": B[None]}, ValueError, r"bias must be \[2, 5\], got \[1, 5\]"),
     ({"bias": B.long()}, TypeError, "bias must be floating point, got torch.int64"),
     ({"target": [0, 0]}, TypeError, "target must be a tensor, got list"),
     ({"target": T[:1]}, ValueError, r"target must be \[2\], got \[1\]"),

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from focus.kernels import class_activation
+
 from . import cases
 from .cases import FORMS, GPU_TILES, SHAPES, Form, assert_cam_entropy, assert_focus_head, pairwise
+from .tolerances import assert_close
 
 SMALL: cases.Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
 SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
@@ -155,6 +158,22 @@ def test_shares_of_the_classes_as_target(form: Form) -> None:
         inputs = cases.make_inputs(case, form.device)
         shares = torch.rand(case["batch"], classes, device=form.device).softmax(1)
         assert_focus_head(form, case, inputs, target=shares, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bias_of_each_sample(form: Form) -> None:
+    """What a class token adds to the logits; 40 samples are two blocks of the kernel's."""
+    for cam_class, classes in zip(cases.CAM_CLASSES, (3, 2, 17), strict=True):
+        case = SMALL | {"batch": 40, "cam_class": cam_class, "classes": classes}
+        inputs = cases.make_inputs(case, form.device)
+        inputs.bias = cases.random_like(inputs.bias.new_empty(case["batch"], classes), 5)
+        assert_focus_head(form, case, inputs)
+        arguments = inputs.features, inputs.weight, inputs.bias, range(classes)
+        shared = inputs.features, inputs.weight, None, range(classes)
+        with form.active():
+            (own, *cams), (none, *others) = (class_activation(*a) for a in (arguments, shared))
+        assert_close("logits", own, none + inputs.bias, inputs.features.dtype)
+        assert all(map(torch.equal, cams, others))
 
 
 @pytest.mark.parametrize("form", FORMS)
