@@ -12,6 +12,9 @@ Tune = Literal["full", "norm", "head"]
 AUGMENTATIONS = ("crop", "shift", "flip", "blur", "jpeg")
 """In the order in which :mod:`focus.data.augment` makes them."""
 
+POOLINGS = ("mean", "both")
+"""Of the cells, or patch tokens, alone; or the class token beside them."""
+
 SMALL_MODEL = "focus_small"
 """The small default network; it is trained from scratch, no pretrained weights exist."""
 
@@ -62,6 +65,17 @@ PAPER_IMAGE_SIZES = {"inception_v3": 299, "legacy_xception": 299}
 
 By timm's name without the tag of its weights.
 """
+
+
+def check_pool(pool: str) -> None:
+    """Raise InputError for a pooling that there is not, and for the one that leaves no CAM."""
+    if pool == "token":
+        raise InputError(
+            "--pool token: a logit of the class token alone is of no cell, so there is no CAM of "
+            "it (that of TS-CAM, arXiv 2103.14862, is of patch tokens): give --pool both."
+        )
+    if pool not in POOLINGS:
+        raise InputError(f"--pool got {pool!r}: give one of {', '.join(POOLINGS)}.")
 
 
 def parse_augment(text: str) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from focus.config.recipes import (
     Sampling,
     Schedule,
     Tune,
+    check_pool,
     parse_augment,
 )
 from focus.config.schedules import parse_points
@@ -68,6 +69,11 @@ class TrainConfig(SharedConfig):
     initial_checkpoint: str | None = in_model("start from the weights in this file", metavar="FILE")
     tune: Tune | None = in_model(
         "what is trained: full, or norm (normalisation layers and head) or head alone"
+    )
+    pool: str = in_model(
+        "what is classified: the mean of the cells or patch tokens, or both it and the class token",
+        "mean",
+        metavar="{mean,both}",
     )
     loss: str = in_loss(
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to", "blend"
@@ -169,6 +175,7 @@ class TrainConfig(SharedConfig):
             raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
         if self.sampling == self.class_weight == "balanced":
             raise InputError("--sampling balanced and --class-weight balanced: give one of them.")
+        check_pool(self.pool)
         if self.augment is not None:
             parse_augment(self.augment)
         for name in ("focus_schedule", "saliency_schedule"):

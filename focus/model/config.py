@@ -22,9 +22,10 @@ class DetectorConfig:
     normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
     generators whose images training saw, also that of the weights it began with. training_families:
     the family of each, "" if it is not known. geometry: how faces were cut out of the images that
-    training saw, each way once (see :mod:`focus.data.faces`); empty if it is not known.
-    weights_sha256: of the file of weights that it was saved with or loaded from, in hexadecimal; ""
-    where the file may be any.
+    training saw, each way once (see :mod:`focus.data.faces`); empty if it is not known. pool: what
+    is classified, the "mean" of the cells or "both" it and the class token. weights_sha256:
+    of the file of weights that it was saved with or loaded from, in hexadecimal; "" where the file
+    may be any.
     """
 
     model: str
@@ -36,6 +37,7 @@ class DetectorConfig:
     training_generators: tuple[str, ...] = ()
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
+    pool: str = "mean"
     weights_sha256: str = field(default="", compare=False)
 
     def seen(self) -> dict[str, Any]:

@@ -5,9 +5,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` 
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +22,12 @@ from focus.config.recipes import SMALL_MODEL
 from focus.data.dataset import Normalise
 from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
-from focus.model.backbones import create_backbone, first_line
+from focus.model.backbones import create_backbone
 from focus.model.card import model_card, read_card, write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
+from focus.model.layout import evaluation_mode, layout_of
 from focus.model.operating_points import THRESHOLDS, OperatingPoints
 from focus.model.pictures import Picture, picture_batches
 from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
@@ -66,6 +65,8 @@ class Detector(nn.Module):
             a transformer's prefix tokens are dropped and its patch tokens folded to the grid.
         image_size: pixels a side; None takes the network's own.
         num_classes: 2, or more for several classes of fakes: 0 is real, all others are synthetic.
+        pool: "mean": logits of the mean of the features' cells, the patch tokens; "both": and of
+            the class token, of which no cell of the CAM has a part.
         pretrained: load timm's weights (downloads).
         initial_checkpoint: a file of safetensors, or of ``torch.save`` read with ``weights_only``:
             weights of the network by timm's names, or of a whole detector. If its config.json lies
@@ -76,8 +77,8 @@ class Detector(nn.Module):
             ``initial_checkpoint`` was trained on.
 
     Raises:
-        InputError: an unknown network or loss, a network without a spatial map at this size,
-            weights that do not load.
+        InputError: an unknown network or loss, a network without a spatial map at this size or
+            without the class token that ``pool`` needs, weights that do not load.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Detector(nn.Module):
         *,
         image_size: int | None = None,
         num_classes: int = 2,
+        pool: str = "mean",
         pretrained: bool = False,
         initial_checkpoint: str | Path | None = None,
         loss: LossConfig | str | None = None,
@@ -99,15 +101,20 @@ class Detector(nn.Module):
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1] if image_size is None else image_size)
-        self.grid, channels = self._probe(size, model)
-        """Height and width of the CAM."""
-        self.head = FocusHead(channels, num_classes, loss)
+        self.layout = layout_of(self.backbone, size, model)
+        self.head = FocusHead(self.layout.channels, num_classes, loss, pool)
+        if pool == "both" and not self.layout.has_class_token:
+            raise InputError(
+                f"The network {model!r} has no class token for --pool both: give --pool mean, or "
+                "another --model."
+            )
         self.config = DetectorConfig(
             model=model,
             image_size=size,
             num_classes=int(num_classes),
             mean=data["mean"],
             std=data["std"],
+            pool=pool,
             temperature=self.head.loss.temperature,
             training_generators=tuple(training_generators),
         )
@@ -117,6 +124,11 @@ class Detector(nn.Module):
         """The model card to save; None: one is made of the config and the operating points."""
         if initial_checkpoint is not None:
             self._load_initial(Path(initial_checkpoint))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the CAM."""
+        return self.layout.grid
 
     @property
     def image_size(self) -> int:
@@ -135,13 +147,12 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return features ``[B,C,H,W]`` of images ``[B,3,S,S]``, as the classifier sees them."""
+        return self.encode(images)[0]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return :meth:`features`, and the class token ``[B,C]`` if it is pooled, else None."""
         out: Tensor = self.backbone(images)
-        if self._layout == "NHWC":
-            return out.permute(0, 3, 1, 2)
-        if self._layout == "tokens":
-            out = out[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-            out = out.unflatten(1, self.grid).permute(0, 3, 1, 2)
-        return out
+        return self.layout.features(out), out[:, 0] if self.config.pool == "both" else None
 
     def forward(
         self,
@@ -157,7 +168,8 @@ class Detector(nn.Module):
             target: ``[B]`` int64.
             saliency: human maps ``[B,H,W]`` in [0, 1] on ``grid``; saliency_mask: ``[B]`` bool.
         """
-        out: DetectorOutput = self.head(self.features(images), target, saliency, saliency_mask)
+        features, token = self.encode(images)
+        out: DetectorOutput = self.head(features, target, saliency, saliency_mask, token)
         return out
 
     def train(self, mode: bool = True) -> Self:
@@ -176,8 +188,8 @@ class Detector(nn.Module):
 
         The network runs in evaluation mode, and then has the mode it had.
         """
-        with _evaluation_mode(self):
-            logits, cams, entropy = self.head.activations(self.features(images))
+        with evaluation_mode(self):
+            logits, cams, entropy = self.head.activations(*self.encode(images))
         predicted = logits.argmax(1)
         return Prediction(
             # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
@@ -287,6 +299,7 @@ class Detector(nn.Module):
             config.model,
             image_size=config.image_size,
             num_classes=config.num_classes,
+            pool=config.pool,
             loss=LossConfig(temperature=config.temperature),
         )
         weights = folder / WEIGHTS_FILE
@@ -303,37 +316,6 @@ class Detector(nn.Module):
         load_weights(detector, state, config.model, weights)
         detector.points, detector.card = OperatingPoints.read(folder), read_card(folder)
         return detector.eval()
-
-    def _probe(self, size: int, model: str) -> tuple[tuple[int, int], int]:
-        """Find the layout of the backbone's output; return the CAM's grid and the channels.
-
-        Some networks have a layer after their ``num_features``, so the output itself is asked.
-        """
-        with _evaluation_mode(self.backbone), torch.no_grad():
-            try:
-                out = self.backbone(torch.zeros(1, 3, size, size))
-            except Exception as error:  # networks assert, divide and reshape
-                raise InputError(
-                    f"The network {model!r} does not take {size} x {size} images "
-                    f"({first_line(error)}): choose another --image-size."
-                ) from error
-        shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
-        height = width = channels = 0
-        if len(shape) == 3:
-            self._layout = getattr(self.backbone, "output_fmt", "NCHW")
-            height, width, channels = shape if self._layout == "NHWC" else (*shape[1:], shape[0])
-        elif len(shape) == 2:
-            self._layout, channels = "tokens", shape[1]
-            tokens = shape[0] - getattr(self.backbone, "num_prefix_tokens", 0)
-            if (side := math.isqrt(tokens)) ** 2 == tokens:
-                height = width = side
-        if height * width < 2:
-            raise InputError(
-                f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
-                f"(its output is {shape or type(out).__name__}), so there is no CAM: choose "
-                "another --model or a larger --image-size."
-            )
-        return (height, width), channels
 
     def _load_initial(self, path: Path) -> None:
         """Load the weights to begin with, of the backbone or of a whole detector."""
@@ -358,16 +340,3 @@ class Detector(nn.Module):
                 name: tuple(given[name]) for name in ("mean", "std") if name in given
             }
             self.config = replace(self.config, **values)
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode; then every module has the mode it had, frozen ones too."""
-    training = [module for module in model.modules() if module.training]
-    if training:  # the switch takes longer than the look
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -1,4 +1,4 @@
-"""The head of a detector: features [B,C,H,W] to logits, CAM and loss."""
+"""The head of a detector: features [B,C,H,W], and a class token [B,C], to logits, CAM and loss."""
 
 from dataclasses import fields
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from focus.config.losses import LossConfig, loss_of
+from focus.config.recipes import check_pool
 from focus.kernels import class_activation, focus_head
 from focus.kernels.types import accumulation_dtype, linear, without_autocast
 
@@ -41,19 +42,27 @@ class FocusHead(nn.Module):
     """Classifier on pooled features, with the CAM terms of the loss.
 
     ``logits = mean_p(CAM) + bias`` holds by construction: pooling, classifier and CAM share the
-    weights of ``fc``, which is never called, so that hooks on it do not act.
+    weights of ``fc``, which is never called, so that hooks on it do not act. What a class token
+    adds to the logits is no cell's, a part of the bias: it changes neither CAM nor entropy.
 
     Args:
         channels: C of the features; num_classes: K.
         loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``, InputError
             if there is none; None: cross-entropy alone.
+        pool: "both" for weights on a class token, too.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, loss: LossConfig | str | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        loss: LossConfig | str | None = None,
+        pool: str = "mean",
     ) -> None:
         super().__init__()
+        check_pool(pool)
         self.fc = nn.Linear(channels, num_classes)
+        self.fc_token = nn.Linear(channels, num_classes, bias=False) if pool == "both" else None
         # Three weights as a tensor, once they change: numbers would compile again with each change.
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", None, persistent=False)
@@ -92,15 +101,17 @@ class FocusHead(nn.Module):
         target: Tensor | None = None,
         saliency: Tensor | None = None,
         saliency_mask: Tensor | None = None,
+        token: Tensor | None = None,
     ) -> DetectorOutput:
         """Map features ``[B,C,H,W]`` to a :class:`DetectorOutput`, with the loss for a target.
 
         target ``[B]`` or ``[B,K]``, saliency ``[B,H,W]`` and saliency_mask ``[B]`` are those of
         :func:`focus.kernels.focus_head`, as is what they raise; without a target, maps are ignored.
+        token: the class token ``[B,C]``, which a head made with the pooling "both" needs.
         """
         if target is None:
-            _, cams, entropy = self.activations(features)
-            logits = _logits(features, self.fc.weight, self.fc.bias)
+            _, cams, entropy = self.activations(features, token)
+            logits = _logits(features, self.fc.weight, self.bias(token))
             predicted = logits.argmax(1)
             return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
         # Not asdict, whose copies torch 2.11 does not compile.
@@ -110,7 +121,7 @@ class FocusHead(nn.Module):
         out = focus_head(
             features,
             self.fc.weight,
-            self.fc.bias,
+            self.bias(token),
             target,
             saliency=saliency,
             saliency_mask=saliency_mask,
@@ -119,22 +130,36 @@ class FocusHead(nn.Module):
         )
         return DetectorOutput(*out)
 
-    def activations(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def bias(self, token: Tensor | None) -> Tensor:
+        """Return what no cell has a part in: the bias ``[K]``; with class tokens ``[B,K]``."""
+        if self.fc_token is None:
+            return self.fc.bias
+        assert token is not None, "a head with weights on a class token needs one"
+        return _linear(token, self.fc_token.weight, self.fc.bias)
+
+    def activations(
+        self, features: Tensor, token: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits ``[B,K]``, CAMs ``[B,K,H,W]`` and entropies ``[B,K]`` of every class."""
         return class_activation(
             features,
             self.fc.weight,
-            self.fc.bias,
+            self.bias(token),
             range(self.fc.out_features),
             temperature=self.loss.temperature,
         )
 
 
-@without_autocast
 def _logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return logits ``[B,K]`` with gradient, in the precision of the CAM and of the loss."""
-    dtype = accumulation_dtype(features)
-    return linear(features.mean((2, 3), dtype=dtype), weight.to(dtype), bias)
+    """Return logits ``[B,K]`` with gradient."""
+    return _linear(features.mean((2, 3), dtype=accumulation_dtype(features)), weight, bias)
+
+
+@without_autocast
+def _linear(vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return logits ``[B,K]`` of vectors ``[B,C]``, in the precision of the CAM and of the loss."""
+    dtype = accumulation_dtype(vectors)
+    return linear(vectors.to(dtype), weight.to(dtype), bias)
 
 
 def pick(per_class: Tensor, index: Tensor) -> Tensor:

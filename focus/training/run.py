@@ -90,6 +90,7 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
     detector = Detector(
         config.model,
         image_size=config.image_size,
+        pool=config.pool,
         pretrained=config.pretrained and saved is None,
         initial_checkpoint=config.initial_checkpoint if saved is None else None,
         loss=loss_config(config),

@@ -45,10 +45,10 @@ class Exported(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the four outputs."""
-        features, classifier = self.detector.features(images), self.detector.head.fc
-        cams = torch.einsum("kc,bchw->bkhw", classifier.weight, features)
-        logits = cams.mean((2, 3)) + classifier.bias
-        entropy = normalised_entropy(cams.flatten(2), self.detector.head.loss.temperature)
+        (features, token), head = self.detector.encode(images), self.detector.head
+        cams = torch.einsum("kc,bchw->bkhw", head.fc.weight, features)
+        logits = cams.mean((2, 3)) + head.bias(token)
+        entropy = normalised_entropy(cams.flatten(2), head.loss.temperature)
         return logits.softmax(1)[:, 1:].sum(1), logits, cams, entropy
 
 
@@ -164,7 +164,7 @@ def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dic
     so that its batch is seen to be free.
     """
     with torch.no_grad():
-        logits, cams, entropy = detector.head.activations(detector.features(images))
+        logits, cams, entropy = detector.head.activations(*detector.encode(images))
         score = detector.predict_batch(images).score
     session = runtime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     parts = [part.numpy() for part in (images[:1], images[1:]) if len(part)]

@@ -31,7 +31,7 @@ FLAGS = {
         classification-weight clip-grad compare-ce compile dry-run ema-decay entropy-target epochs
         eval-batch-size eval-metric focus-level focus-schedule focus-weight
         gradient-accumulation-steps image-size initial-checkpoint label-smoothing log-steps loss lr
-        max-nonfinite model momentum name optimizer output patience pretrained recipe report-to
+        max-nonfinite model momentum name optimizer output patience pool pretrained recipe report-to
         resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
         step-gamma sync-bn target-from-maps temperature tune warmup weight-decay""",
     EvaluateConfig: f"{SHARED} batch-size compare faithfulness model-dir output robustness run",

@@ -1,6 +1,7 @@
 """The detector: features and head against timm, its scores, what it costs."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,6 +204,48 @@ def test_prefix_tokens_are_dropped(name: str, size: int, prefix: int) -> None:
             torch.testing.assert_close(features[:, :, row, col], cell, rtol=0, atol=0)
 
 
+# With a class token alone, and with four registers behind it.
+@pytest.mark.parametrize(
+    ("name", "size"), [("test_vit", 48), ("vit_small_patch14_reg4_dinov2", 42)]
+)
+def test_the_class_token_is_pooled_beside_the_mean(name: str, size: int) -> None:
+    torch.manual_seed(0)
+    detector = Detector(name, image_size=size, pool="both").eval()
+    x = images(3, size)
+    with torch.no_grad():
+        tokens = detector.backbone.fc_norm(detector.backbone.forward_features(x))
+        features, token = detector.encode(x)
+        out, head = detector(x), detector.head
+        assert head.fc_token is not None
+        mean = tokens[:, detector.layout.prefix :].mean(1)
+        logits = head.fc(mean) + head.fc_token(tokens[:, 0])
+    assert token is not None
+    assert torch.equal(token, tokens[:, 0])
+    assert torch.equal(features, detector.features(x))
+    torch.testing.assert_close(out.logits, logits)
+    prediction = detector.predict_batch(x)
+    torch.testing.assert_close(prediction.score, logits.double().softmax(1)[:, 1])
+    # All of it is trained: DistributedDataParallel needs that.
+    detector.train()(x, torch.tensor([0, 1, 1])).loss.backward()
+    assert [name for name, p in detector.named_parameters() if p.grad is None] == []
+
+
+def test_a_head_of_both_is_saved_and_begun_with(tmp_path: Path) -> None:
+    detector = Detector("test_vit", image_size=48, pool="both").eval()
+    detector.save_pretrained(tmp_path)
+    found = Detector.from_pretrained(tmp_path)
+    assert found.config == detector.config
+    begun = Detector(
+        "test_vit",
+        image_size=48,
+        pool="both",
+        initial_checkpoint=tmp_path / "model.safetensors",
+    )
+    expected = detector.predict_batch(x := images(2, 48))
+    for other in (found, begun):
+        assert torch.equal(other.predict_batch(x).score, expected.score)
+
+
 def test_a_layer_after_num_features_is_part_of_the_features() -> None:
     """MobileNetV3 goes on after pooling, from 288 to 1024 channels."""
     detector = Detector("mobilenetv3_small_050", image_size=64).eval()
@@ -291,6 +334,15 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
         ("resnet5", {}, r"no network 'resnet5' in timm.*did you mean.*resnet50"),
         ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
+        ("focus_small", {"pool": "both"}, "'focus_small' has no class token for --pool both: give"),
+        ("test_vit2", {"pool": "both"}, "'test_vit2' has no class token"),  # its one is a register
+        ("swin_tiny_patch4_window7_224", {"image_size": 96, "pool": "both"}, "no class token"),
+        (
+            "test_vit",
+            {"pool": "token"},
+            "--pool token: .* there is no CAM .*: give --pool both",
+        ),
+        ("test_vit", {"pool": "max"}, "--pool got 'max': give one of mean, both"),
         ("focus_small", {"image_size": 0}, "does not take 0 x 0 images"),
         ("focus_small", {"loss": "blnd"}, r"no loss 'blnd' \(did you mean blend\?\)"),
         ("focus_small", {"initial_checkpoint": "nowhere.pth"}, "nowhere.pth could not be read"),

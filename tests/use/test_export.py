@@ -31,10 +31,11 @@ runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installe
 pytestmark = pytest.mark.usefixtures("plain_cpu")
 
 
-def make(model: str, size: int, num_classes: int = 2) -> Detector:
+def make(model: str, size: int, num_classes: int = 2, pool: str = "mean") -> Detector:
     torch.manual_seed(0)
     loss = LossConfig(temperature=0.7)
-    detector = lifelike(Detector(model, image_size=size, loss=loss, num_classes=num_classes))
+    detector = Detector(model, image_size=size, loss=loss, num_classes=num_classes, pool=pool)
+    detector = lifelike(detector)
     classifier = detector.head.fc
     classifier.weight.data.normal_(0, classifier.in_features**-0.5)
     detector.points = OperatingPoints(
@@ -86,12 +87,12 @@ def test_onnxruntime_gives_what_the_detector_gives(pictures: Path, tmp_path: Pat
     assert_same_outputs(detector, export(detector, tmp_path, pictures), pictures)
 
 
-# A transformer's tokens are folded to a grid.
+# A transformer's tokens are folded to a grid, and its class token is classified.
 @pytest.mark.slow
 def test_a_transformer_is_exported(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    detector = make("test_vit", 64)
+    detector = make("test_vit", 64, pool="both")
     # A graph that was traced with one image takes other numbers of them, too.
     file = export(detector, tmp_path, pictures / "3.png")
     assert "largest differences to the detector on 1 images: score " in capsys.readouterr().out
