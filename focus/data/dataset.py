@@ -131,8 +131,7 @@ class FaceDataset(Dataset[Batch]):
         row, again = index if isinstance(index, tuple) else (index, 0)
         pixels, heat = self._load(row)
         if self.augment is not None:
-            draw = row + again * len(self)
-            pixels, heat = self.augment(pixels, heat, (self.seed, int(self._epoch), draw))
+            pixels, heat = self.augment(pixels, heat, self.draw(row, again))
         saliency = self._saliency(heat)
         return Batch(
             images=self._normalise(pixels),
@@ -141,6 +140,10 @@ class FaceDataset(Dataset[Batch]):
             saliency_mask=torch.tensor(saliency is not None),
             index=torch.tensor(row),
         )
+
+    def draw(self, row: int, again: int) -> tuple[int, int, int]:
+        """Return the key that decides how an image is augmented."""
+        return self.seed, int(self._epoch), row + again * len(self)
 
     def _load(self, row: int) -> tuple[Tensor, Tensor | None]:
         """Return the image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""

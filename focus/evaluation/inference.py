@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from focus.data.dataset import (
     worker_options,
 )
 from focus.data.faces import geometries
+from focus.data.feature_cache import CachedFaces, FeatureCache
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
@@ -48,6 +49,7 @@ def predictions(
     autocast: Autocast | None = None,
     indices: Sequence[int] | None = None,
     perturb: Perturb | None = None,
+    features: FeatureCache | None = None,
 ) -> Generator[tuple[Batch, "Prediction"], None, None]:
     """Yield batches of images and the detector's predictions for them.
 
@@ -58,30 +60,40 @@ def predictions(
         autocast: makes the context that the network runs in (``accelerator.autocast``).
         indices: rows of the manifest to take (default all).
         perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
+        features: has those of all images, of this detector's backbone, which then does not run.
 
     Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
-    images = FaceDataset(
-        manifest,
-        image_size=detector.image_size,
-        grid=detector.grid,
-        mean=detector.mean,
-        std=detector.std,
-        perturb=perturb,
-    )
-    loader = DataLoader(
-        Subset(images, range(len(manifest)) if indices is None else indices),
-        batch_size=batch_size,
-        num_workers=workers,
-        **worker_options(workers),
-        # Its seed is not drawn from the generator that training uses.
-        generator=torch.Generator(),
-        pin_memory=like.is_cuda,
-    )
-    for batch in load_batches(loader):
+    rows = range(len(manifest)) if indices is None else indices
+    predict = detector.predict_batch
+    loaded: Iterator[Batch]
+    if features is not None:
+        predict, faces = detector.predict_features, CachedFaces(features, manifest)
+        starts = range(0, len(rows), batch_size)
+        loaded = (faces.batch(rows[start : start + batch_size]) for start in starts)
+    else:
+        images = FaceDataset(
+            manifest,
+            image_size=detector.image_size,
+            grid=detector.grid,
+            mean=detector.mean,
+            std=detector.std,
+            perturb=perturb,
+        )
+        loader = DataLoader(
+            Subset(images, rows),
+            batch_size=batch_size,
+            num_workers=workers,
+            **worker_options(workers),
+            # Its seed is not drawn from the generator that training uses.
+            generator=torch.Generator(),
+            pin_memory=like.is_cuda,
+        )
+        loaded = load_batches(loader)
+    for batch in loaded:
         with torch.inference_mode(), autocast() if autocast else nullcontext():
-            prediction = detector.predict_batch(batch.images.to(like, non_blocking=True))
+            prediction = predict(batch.images.to(like, non_blocking=True))
         if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
@@ -102,6 +114,7 @@ def score_images(
     workers: int = 0,
     accelerator: Accelerator | None = None,
     perturb: Perturb | None = None,
+    features: FeatureCache | None = None,
     progress: bool = True,
     description: str = "scoring",
     each: Callable[[], None] | None = None,
@@ -111,7 +124,7 @@ def score_images(
     Args:
         accelerator: shares the images among the processes of a launch: each scores its part and
             gets the whole table. The detector is on its device and not wrapped.
-        perturb: as in :func:`predictions`.
+        perturb, features: as in :func:`predictions`.
         description: of the progress bar, which the main process shows.
         each: called after each batch; what it raises ends the scoring.
 
@@ -132,6 +145,7 @@ def score_images(
         autocast=autocast,
         indices=indices,
         perturb=perturb,
+        features=features,
     )
     parts = []
     hidden = not progress or rank > 0

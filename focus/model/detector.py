@@ -189,7 +189,12 @@ class Detector(nn.Module):
         The network runs in evaluation mode, and then has the mode it had.
         """
         with evaluation_mode(self):
-            logits, cams, entropy = self.head.activations(*self.encode(images))
+            return self.predict_encoded(*self.encode(images))
+
+    @torch.no_grad()
+    def predict_encoded(self, features: Tensor, token: Tensor | None = None) -> Prediction:
+        """Return what :meth:`predict_batch` does, of what :meth:`encode` returned."""
+        logits, cams, entropy = self.head.activations(features, token)
         predicted = logits.argmax(1)
         return Prediction(
             # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
