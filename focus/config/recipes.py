@@ -7,6 +7,7 @@ from focus.errors import InputError
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "step"]
 Sampling = Literal["shuffled", "balanced"]
+CachedFeatures = Literal["bfloat16", "float32", "no"]
 Tune = Literal["full", "norm", "head"]
 
 AUGMENTATIONS = ("crop", "shift", "flip", "blur", "jpeg")

@@ -5,6 +5,7 @@ field's name with dashes; :mod:`focus.config.command_line` makes the command lin
 classes. What other programs take too is in :mod:`focus.config.shared`.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from focus.config.recipes import (
     PAPER_IMAGE_SIZES,
     RECIPES,
     SMALL_MODEL,
+    CachedFeatures,
     Optimizer,
     Sampling,
     Schedule,
@@ -74,6 +76,10 @@ class TrainConfig(SharedConfig):
         "what is classified: the mean of the cells or patch tokens, or both it and the class token",
         "mean",
         metavar="{mean,both}",
+    )
+    cached_features: CachedFeatures | None = in_model(
+        "with --tune head, run the network once on each image and keep the features on disk, in "
+        "this type; no: run it in each epoch (default: bfloat16)"
     )
     loss: str = in_loss(
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to", "blend"
@@ -128,6 +134,10 @@ class TrainConfig(SharedConfig):
     augment: str | None = in_training(
         "changes made to training images: none, or some of crop,shift,flip,blur,jpeg",
         metavar="NAMES",
+    )
+    views: int | None = in_training(
+        "with cached features, fixed augmented views of each training image, one an epoch in turn",
+        within=COUNT,
     )
     eval_metric: EvalMetric = in_training("validation metric that selects the best model", "auc")
     patience: int | None = in_training(
@@ -284,6 +294,7 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
     values |= {name: value for name, value in recipe.items() if values[name] is None}
     if values["optimizer"] == "adamw" or values["schedule"] == "one-cycle":
         values["momentum"] = None  # AdamW has betas, and one-cycle moves it
+    values |= _cached_features(values, config)
     loss = asdict(loss_config(config))
     values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
     if config.workers is None:
@@ -293,6 +304,31 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
         values["name"] = f"{data}-{config.loss}-seed{config.seed}"
     values["report_to"] = config.report_to or ("tensorboard",)
     return ResolvedTrainConfig(**values)
+
+
+def _cached_features(values: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that the features of a frozen network, if they are cached, decide.
+
+    Raises:
+        InputError: they contradict the others.
+    """
+    tune, views, cached = (values[name] for name in ("tune", "views", "cached_features"))
+    keep = tune == "head" and cached != "no"
+    if views is not None and not keep:
+        raise InputError(f"--views {views} needs cached features: give --tune head, or drop it.")
+    if tune != "head" and cached not in (None, "no"):
+        raise InputError(
+            f"--cached-features {cached} needs a frozen network: give --tune head, or drop it."
+        )
+    if not keep:
+        return {}
+    if views is None and config.augment not in (None, "none"):
+        raise InputError(
+            f"--augment {config.augment} changes the images in each epoch, and their features are "
+            "computed once: give --views N for N augmented views, or --cached-features no."
+        )
+    fixed = {} if views else {"augment": "none"}
+    return {"cached_features": cached or "bfloat16", **fixed}
 
 
 def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None:

@@ -74,7 +74,8 @@ class FeatureCache:
                 ("features", _STORED[dtype][1], (*grid, channels)),
                 ("saliency", np.float32, tuple(grid)),
                 ("has_map", np.bool_),
-            ]
+            ],
+            align=True,
         )
         self.dtype = dtype
         about = hashlib.blake2b(f"{key} {self.record}".encode(), digest_size=8).hexdigest()
@@ -146,8 +147,8 @@ class FeatureCache:
         size, free = len(missing) * self.record.itemsize, shutil.disk_usage(self.folder).free
         if progress and len(missing):
             print(
-                f"features of {len(missing)} images or views: {_gib(size)} in {self.folder}, where "
-                f"{_gib(free)} are free and {len(wanted) - len(missing)} of them lie already"
+                f"features of {len(missing)} images or views: {_gib(size)} to write to "
+                f"{self.folder}, where {_gib(free)} are free"
             )
         if size > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -20,50 +20,49 @@ from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 
 
-def feature_cache(config: ResolvedTrainConfig, detector: Detector) -> FeatureCache | None:
-    """Return the cache of this network's features, which may be empty; None if there is none."""
-    if config.cached_features == "no":
-        return None
-    weights = hashlib.blake2b(digest_size=16)
-    for name, value in detector.backbone.state_dict().items():
-        weights.update(f"{name} {value.dtype} {[*value.shape]}".encode())
-        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    # A network may compute something else in another version of timm.
-    key = config.model, weights.hexdigest(), timm.__version__, detector.image_size
-    key += detector.mean, detector.std, config.mixed_precision
-    channels = detector.head.fc.in_features
-    return FeatureCache(config.model, repr(key), (channels, *detector.grid), config.cached_features)
+def filled_cache(
+    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
+) -> FeatureCache:
+    """Return the cache of the network's features, with those of all images.
 
-
-def fill(
-    cache: FeatureCache,
-    config: ResolvedTrainConfig,
-    detector: Detector,
-    manifest: Manifest,
-    accelerator: Accelerator,
-) -> None:
-    """Add what is missing: the training images in their views, and all others as they are.
+    The training images are there in their views, the others as they are.
 
     Raises:
         InputError: the disk is full, or an image cannot be read; what was written stays.
     """
+    cache = FeatureCache(
+        config.model,
+        _key(config, detector),
+        (detector.head.fc.in_features, *detector.grid),
+        "float32" if config.cached_features == "float32" else "bfloat16",
+    )
     train = manifest.split("train")
     others = manifest.where(lambda sample: sample.split != "train")
-    for images, augment, views in (
-        (train, parse_augment(config.augment), config.views or 1),
-        (others, (), 1),
-    ):
+    augment, views = parse_augment(config.augment), config.views or 1
+    for images, changes, count in ((train, augment, views), (others, (), 1)):
         faces = _ViewedFaces(
             images,
             image_size=detector.image_size,
             grid=detector.grid,
             mean=detector.mean,
             std=detector.std,
-            augment=augment,
+            augment=changes,
         )
-        batches = partial(_computed, detector, faces, views, config, accelerator)
-        wanted = digests(images, augment, views).ravel()
+        batches = partial(_computed, detector, faces, count, config, accelerator)
+        wanted = digests(images, changes, count).ravel()
         cache.fill(wanted, batches, progress=accelerator.is_main_process)
+    return cache
+
+
+def _key(config: ResolvedTrainConfig, detector: Detector) -> str:
+    """Return all that the features of an image depend on."""
+    weights = hashlib.blake2b(digest_size=16)
+    for name, value in detector.backbone.state_dict().items():
+        weights.update(f"{name} {value.dtype} {[*value.shape]}".encode())
+        weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    preprocessing = detector.image_size, detector.mean, detector.std, config.mixed_precision
+    # A network may compute something else in another version of timm.
+    return repr((config.model, timm.__version__, weights.hexdigest(), *preprocessing))
 
 
 class _ViewedFaces(FaceDataset):
@@ -99,6 +98,8 @@ def _computed(
         generator=torch.Generator(),
         pin_memory=accelerator.device.type == "cuda",
     )
+    detector.eval()
     for batch in load_batches(loader):
         with torch.inference_mode(), accelerator.autocast():
-            yield batch, detector.features(batch.images.to(accelerator.device, non_blocking=True))
+            found = detector.features(batch.images.to(accelerator.device, non_blocking=True))
+        yield batch, found

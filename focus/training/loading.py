@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch, FaceDataset, end_workers, load_batches, worker_options
+from focus.data.feature_cache import CachedFaces
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch
@@ -43,6 +44,9 @@ class TrainingImages:
             seed=config.seed,
             keep=True,
         )
+        self.cached: CachedFaces | None = None
+        """Features in place of images; set once they are there."""
+        self._views = config.views or 1
         self._next: list[list[tuple[int, int]]] = []  # row, and times before, of each image
         self._loader = DataLoader(
             self.dataset,
@@ -57,11 +61,20 @@ class TrainingImages:
 
     def load(self, epoch: int, steps: list[list[MicroBatch]]) -> Iterator[Batch]:
         """Yield the batches of these steps of an epoch's plan, on the CPU."""
+        if self.cached is not None:
+            return self._cached(self.cached, epoch, steps)
         self.dataset.set_epoch(epoch)
         self._next[:] = [
             list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
         ]
         return load_batches(self._loader) if steps else iter(())
+
+    def _cached(
+        self, cached: CachedFaces, epoch: int, steps: list[list[MicroBatch]]
+    ) -> Iterator[Batch]:
+        """Yield batches of features; each image has the next of its views in the next epoch."""
+        for batch in (batch for step in steps for batch in step):
+            yield cached.batch(batch.rows, [(epoch + n) % self._views for n in batch.again])
 
     def close(self) -> None:
         """End the workers, which wait from one epoch to the next."""

@@ -19,11 +19,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
+from torch import nn
 
+from focus.config.recipes import parse_augment
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch, name_lost_workers
 from focus.data.faces import geometries
+from focus.data.feature_cache import CachedFaces
 from focus.data.generators import training_families
 from focus.data.manifest import Manifest
 from focus.errors import InputError, NotFiniteError, UnreadableError, WorkerError, sentence
@@ -32,10 +35,11 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
-from focus.runtime.launch import finish_trackers, same_threads
+from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
 from focus.training.checkpoint import Parts, load_checkpoint, remove_later, save_checkpoint
+from focus.training.features import filled_cache
 from focus.training.loading import TrainingImages
 from focus.training.monitoring import (
     TERMS,
@@ -105,6 +109,8 @@ class Trainer:
             workers=config.workers,
         )
         self._prepare()
+        if saved is None and self.cached:  # of a resumed run, once its weights are loaded
+            self._cache_features()
         if config.target_from_maps:  # before there is a folder, since it may refuse
             self._aim_at_maps()
 
@@ -125,15 +131,27 @@ class Trainer:
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
             detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
+        self.cached = config.cached_features not in (None, "no") and not config.dry_run
+        trained: nn.Module = detector.head if self.cached else detector
+        if self.cached:
+            self.memory_format = torch.channels_last  # as the features lie
         decay = config.ema_decay
         self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
         if config.compile:
-            detector.compile()  # in place: the names of the weights stay
+            trained.compile()  # in place: the names of the weights stay
         optimizer = make_optimizer(config, detector)
         # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
         self.scheduler = make_scheduler(config, optimizer, self.plan.steps)
-        self.model, self.optimizer = self.accelerator.prepare(detector, optimizer)
-        self.buffers = Buffers(detector)  # of several processes on CPUs, those before are no longer
+        self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
+        self.buffers = Buffers(trained)  # of several processes on CPUs, those before are no longer
+
+    def _cache_features(self) -> None:
+        """Run the frozen network on each image, unless that was done; then take the features."""
+        work = self.config, self.detector, self.manifest, self.accelerator
+        cache = run_on_main_first(self.accelerator, lambda: filled_cache(*work))
+        views = parse_augment(self.config.augment), self.config.views or 1
+        self.images.cached = CachedFaces(cache, self.train, *views)
+        self.score = partial(self.score, features=cache)
 
     def _aim_at_maps(self) -> None:
         """Set the entropy that match and hinge aim at to that of the human maps."""
@@ -196,6 +214,8 @@ class Trainer:
             load_checkpoint(self.saved.path, self.saved.values, self._parts())
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(self.saved.values["scaler"])
+            if self.cached:
+                self._cache_features()
             self._written = state.step, state.epoch
             done = state.step - state.epoch * self.plan.steps
             accelerator.print(

@@ -27,13 +27,14 @@ USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
 FLAGS = {
     TrainConfig: f"""{SHARED}
-        augment batch-size cam-class channels-last checkpoint-steps checkpoints-kept class-weight
-        classification-weight clip-grad compare-ce compile dry-run ema-decay entropy-target epochs
+        augment batch-size cached-features cam-class channels-last checkpoint-steps
+        checkpoints-kept class-weight classification-weight clip-grad compare-ce
+        compile dry-run ema-decay entropy-target epochs
         eval-batch-size eval-metric focus-level focus-schedule focus-weight
         gradient-accumulation-steps image-size initial-checkpoint label-smoothing log-steps loss lr
         max-nonfinite model momentum name optimizer output patience pool pretrained recipe report-to
         resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
-        step-gamma sync-bn target-from-maps temperature tune warmup weight-decay""",
+        step-gamma sync-bn target-from-maps temperature tune views warmup weight-decay""",
     EvaluateConfig: f"{SHARED} batch-size compare faithfulness model-dir output robustness run",
     ExplainConfig: f"""{USE}
         as-video batch-size frames max-pixels output overlay-size paths threshold""",

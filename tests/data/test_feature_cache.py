@@ -1,0 +1,152 @@
+"""The cache of features: what is written is read, once, also after a kill or a full disk."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from focus.data import feature_cache
+from focus.data.dataset import Batch
+from focus.data.feature_cache import CachedFaces, FeatureCache, FeatureType, digests
+from focus.data.manifest import Manifest, Sample
+from focus.errors import InputError
+
+FACES = Manifest(Sample(f"{n}.png", n % 2, extra={"content_hash": f"{n:032x}"}) for n in range(7))
+SHAPE = 3, 2, 4
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureCache:
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path))
+    return FeatureCache("net", "its weights", SHAPE, "bfloat16")
+
+
+def features_of(place: int) -> Tensor:
+    return torch.arange(24.0).view(SHAPE) + 100 * place
+
+
+def batches(places: list[int]) -> Iterator[tuple[Batch, Tensor]]:
+    """Two images at a time; an even one has a map."""
+    for at in range(0, len(places), 2):
+        some = torch.tensor(places[at : at + 2])
+        maps = some[:, None, None].expand(-1, 2, 4).float()
+        yield (
+            Batch(some, some, maps, some % 2 == 0, some),
+            torch.stack([features_of(int(place)) for place in some]),
+        )
+
+
+def test_features_and_maps_come_back(cache: FeatureCache) -> None:
+    cache.fill(digests(FACES).ravel(), batches, progress=False)
+    faces = CachedFaces(cache, FACES)
+    batch = faces.batch([5, 0, 5, 2])
+    assert batch.images.dtype == torch.bfloat16
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    for row, found in zip([5, 0, 5, 2], batch.images, strict=True):
+        torch.testing.assert_close(found, features_of(row).bfloat16(), rtol=0, atol=0)
+    assert batch.target.tolist() == [1, 0, 1, 0]
+    assert batch.saliency[:, 1, 3].tolist() == [5, 0, 5, 2]
+    assert batch.saliency_mask.tolist() == [False, True, False, True]
+    assert batch.index.tolist() == [5, 0, 5, 2]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_float32_is_kept_whole(cache: FeatureCache, dtype: FeatureType) -> None:
+    cache = FeatureCache("net", "its weights", SHAPE, dtype)
+    third = torch.full((1, *SHAPE), 1 / 3)
+    batch = next(batches([0]))[0]
+    cache.fill(digests(FACES[:1]).ravel(), lambda _: [(batch, third)], progress=False)
+    found = CachedFaces(cache, Manifest(FACES[:1])).batch([0]).images
+    assert found.float().equal(third) == (dtype == "float32")
+
+
+def test_only_what_is_new_is_computed(cache: FeatureCache) -> None:
+    cache.fill(digests(Manifest(FACES[2:5])).ravel(), batches, progress=False)
+    asked: list[int] = []
+
+    def noted(places: list[int]) -> Iterator[tuple[Batch, Tensor]]:
+        asked.extend(places)
+        return batches(places)
+
+    twice = Manifest([*FACES, FACES[0]])
+    cache.fill(digests(twice).ravel(), noted, progress=False)
+    assert asked == [0, 1, 5, 6]
+    cache.fill(digests(twice).ravel(), noted, progress=False)
+    assert asked == [0, 1, 5, 6]
+
+
+def test_a_view_and_a_map_have_records_of_their_own() -> None:
+    other_map = Sample("0.png", 0, extra={"content_hash": f"{0:032x}", "map_hash": "m"})
+    plain = digests(FACES, (), 2)
+    names = [*plain.ravel(), *digests(FACES, ("flip",), 2).ravel(), *digests(Manifest([other_map]))]
+    assert len(set(map(bytes, names))) == 7 * 4 + 1
+    assert (digests(FACES)[:, 0] == plain[:, 0]).all()
+
+
+def test_other_weights_or_types_have_a_folder_of_their_own(cache: FeatureCache) -> None:
+    others = [
+        FeatureCache("net", "others", SHAPE, "bfloat16"),
+        FeatureCache("net", "its weights", SHAPE, "float32"),
+        FeatureCache("net", "its weights", (3, 4, 2), "bfloat16"),
+    ]
+    assert len({each.folder for each in [cache, *others]}) == 4
+
+
+def test_a_kill_leaves_whole_batches(cache: FeatureCache) -> None:
+    names = digests(FACES).ravel()
+
+    def killed(places: list[int]) -> Iterator[tuple[Batch, Tensor]]:
+        yield from list(batches(places))[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.fill(names, killed, progress=False)
+    # What a kill in the midst of a batch leaves: a part of its records, and of their names.
+    for name in ("records.bin", "index.bin"):
+        with (cache.folder / name).open("ab") as file:
+            file.write(b"part")
+    assert (cache.rows(names) >= 0).tolist() == [True] * 4 + [False] * 3
+    cache.fill(names, batches, progress=False)
+    found = CachedFaces(cache, FACES).batch(range(7)).images
+    assert found.float().equal(torch.stack([features_of(n) for n in range(7)]).bfloat16().float())
+
+
+def test_a_full_disk_is_one_sentence(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = digests(FACES).ravel()
+    cache.fill(names[:2], batches, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(InputError, match=r"No space left.*FOCUS_CACHE.*was written is kept\.$"):
+            cache.fill(names, batches)
+    assert "features of 5 images" in capsys.readouterr().out
+    assert (cache.rows(names) >= 0).sum() == 2
+
+
+def test_a_disk_that_fills_meanwhile_is_the_same_sentence(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = digests(FACES).ravel()
+    cache.fill(names[:2], batches, progress=False)
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache, "flush", full)
+        with pytest.raises(InputError, match="No space left"):
+            cache.fill(names, batches, progress=False)
+    assert (cache.rows(names) >= 0).sum() == 2
+
+
+def test_rows_of_names_that_end_in_zeros(cache: FeatureCache) -> None:
+    names = np.array([b"\1" * 15 + b"\0", b"\1" * 15 + b"\1"], "S16")
+    cache.fill(names, batches, progress=False)
+    assert cache.rows(names).tolist() == [0, 1]

@@ -1,0 +1,167 @@
+"""Training of the head alone on cached features: as without the cache, and without the network."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from focus.config.train import TrainConfig, resolve
+from focus.data.augment import Augmentation
+from focus.data.dataset import Normalise, squashed
+from focus.data.images import load_image
+from focus.data.known_images import content_hash
+from focus.data.manifest import Manifest
+from focus.errors import InputError
+from focus.model.detector import Detector
+from focus.training.monitoring import add_step
+from focus.training.trainer import Trainer
+
+from .trainers import few_faces, trainer
+
+MODELS = {"test_vit3": 160, "test_convnext": 64, "test_efficientnet": 64}
+"""Prefix tokens, channels last within, batch norms; and the pixels that they take."""
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return few_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of images that a network was run on."""
+    numbers: list[int] = []
+    features = Detector.features
+
+    def counted(detector: Detector, images: Tensor) -> Tensor:
+        numbers.append(len(images))
+        return features(detector, images)
+
+    monkeypatch.setattr(Detector, "features", counted)
+    return numbers
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    return {
+        "tune": "head",
+        "loss": "blend",
+        "epochs": 2,
+        "lr": 0.1,
+        "eval_batch_size": 16,
+    } | settings
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_head_is_that_of_a_run_without_the_cache(
+    faces: Manifest, tmp_path: Path, model: str
+) -> None:
+    found = {}
+    for cached in ("no", "float32", "bfloat16"):
+        settings = given(model=model, image_size=MODELS[model], cached_features=cached)
+        run = trainer(faces, tmp_path / cached, augment="none", **settings)
+        run.fit()
+        figures = run.state.rows[-1]["train_loss"], run.state.rows[-1]["eval_auc"]
+        found[cached] = run.detector.head.fc.weight.detach().clone(), *figures
+        kept = Detector.from_pretrained(run.folder / "model")
+        assert kept.backbone.state_dict().keys() == run.detector.backbone.state_dict().keys()
+    for cached, tolerance in (("float32", 1e-4), ("bfloat16", 2e-2)):
+        for ours, theirs in zip(found[cached], found["no"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert not found["bfloat16"][0].equal(found["float32"][0])
+
+
+def test_the_network_runs_once_for_all_epochs_losses_and_seeds(
+    faces: Manifest, tmp_path: Path, seen: list[int]
+) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
+    for loss, seed in (("blend", 0), ("focus", 1)):
+        settings = given(loss=loss, seed=seed, initial_checkpoint=str(weights))
+        trainer(faces, tmp_path / loss, **settings).fit()
+        assert sum(seen) == len(faces)
+    # Other weights are other features.
+    other = trainer(faces, tmp_path / "other", **given())
+    assert sum(seen) == 2 * len(faces)
+    (one, two) = (tmp_path / "cache" / "features").iterdir()
+    assert one.name.startswith("test_convnext-bfloat16-")
+    assert one != two
+    other.fit()
+    assert sum(seen) == 2 * len(faces)
+
+
+def test_views_are_drawn_by_content_and_taken_in_turn(
+    faces: Manifest, tmp_path: Path, seen: list[int]
+) -> None:
+    settings = given(augment="shift,flip", views=3, cached_features="float32")
+    run = trainer(faces, tmp_path / "a", **settings)
+    assert sum(seen) == 3 * 70 + 12
+    plan = run.plan.epoch(4)[0]
+    batch = next(run.images.load(4, [plan]))
+    row, detector = plan[0].rows[0], run.detector.eval()
+    pixels = squashed(load_image(faces[row].path), 64)
+    key = 4 % 3, int(content_hash(faces[row].path), 16), 0
+    changed, _ = Augmentation(("shift", "flip"), 64)(pixels, None, key)
+    with torch.no_grad():
+        expected = detector.features(Normalise(detector.mean, detector.std)(changed[None]))
+    torch.testing.assert_close(batch.images[:1], expected, rtol=1e-4, atol=1e-5)
+    seen.clear()
+    # Another seed and fewer images, yet the same views of the same weights.
+    again = replace(run.config, seed=5, name="b")
+    Trainer(again, detector, Manifest(faces[10:]), run.accelerator)
+    assert not seen
+
+
+def test_a_resumed_run_goes_on_with_the_same_bits(
+    faces: Manifest, tmp_path: Path, seen: list[int]
+) -> None:
+    settings = given(augment="flip", views=2, epochs=3, ema_decay=0.9)
+    whole = trainer(faces, tmp_path / "whole", **settings)
+    whole.fit()
+    part = trainer(faces, tmp_path / "part", **settings)
+    part.open_folder()
+    plan, loaded = part.plan.epoch(0), part.images.load(0, part.plan.epoch(0))
+    part.model.train()
+    for batches in plan[:4]:
+        step, _ = part.train_step(batches, loaded)
+        part.state.sums = add_step(part.state.sums, step)
+    part.save()
+    seen.clear()
+    resumed = trainer(faces, tmp_path / "part", **settings, resume=True)
+    assert resumed.saved is not None
+    resumed.fit()
+    assert not seen
+    for name, value in whole.kept.state_dict().items():
+        assert value.equal(resumed.kept.state_dict()[name]), name
+    assert whole.state.rows == resumed.state.rows
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augment": "flip"}, "--augment flip changes .* give --views N .*--cached-features no"),
+        ({"tune": "full", "views": 2}, "--views 2 needs cached features: give --tune head"),
+        ({"cached_features": "no", "views": 2}, "--views 2 needs cached features"),
+        ({"tune": "norm", "cached_features": "float32"}, "needs a frozen network"),
+    ],
+)
+def test_what_cannot_be_cached_is_one_sentence(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(TrainConfig(**{"tune": "head", **settings}))
+
+
+def test_features_of_a_frozen_network_are_cached_unless_it_says_no() -> None:
+    cached = resolve(TrainConfig(tune="head"))
+    assert (cached.cached_features, cached.augment) == ("bfloat16", "none")
+    assert resolve(cached) == cached
+    assert resolve(TrainConfig(tune="head", views=2)).augment == "shift,flip"
+    plain = resolve(TrainConfig(tune="head", cached_features="no"))
+    assert (plain.cached_features, plain.augment) == ("no", "shift,flip")
+    assert resolve(TrainConfig()).cached_features is None
