@@ -234,6 +234,11 @@ class ResolvedTrainConfig(TrainConfig):
         """Return the folder of the run's files: ``output/name``."""
         return Path(self.output) / self.name
 
+    @property
+    def caches_features(self) -> bool:
+        """Return whether a frozen network runs once on each image."""
+        return self.cached_features not in (None, "no")
+
 
 def loss_config(config: TrainConfig) -> LossConfig:
     """Return the named loss with the flags that were given on top.

@@ -32,6 +32,7 @@ from focus.runtime.progress import progress_bar
 
 FeatureType = Literal["bfloat16", "float32"]
 Digests = NDArray[np.bytes_]
+Batches = Callable[[list[int]], Iterable[tuple[Batch, tuple[Tensor, Tensor | None]]]]
 
 FOLDER = "features"
 # Of torch and of NumPy, which has no bfloat16.
@@ -56,16 +57,27 @@ def digest_of(sample: Sample) -> str:
     return sample.extra.get(CONTENT) or content_hash(sample.path)
 
 
+def gib(size: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{size / 2**30:.3g} GiB"
+
+
 class FeatureCache:
     """The records of one network: features, and the human map on their grid.
 
     Args:
         name: of the network, for people; key: what else the features depend on, as text.
-        shape: C, H and W of the features.
+        shape: C, H and W of the features. token: whether a class token [C] is beside them.
     """
 
     def __init__(
-        self, name: str, key: str, shape: tuple[int, int, int], dtype: FeatureType
+        self,
+        name: str,
+        key: str,
+        shape: tuple[int, int, int],
+        dtype: FeatureType = "bfloat16",
+        *,
+        token: bool = False,
     ) -> None:
         channels, *grid = shape
         self.record = np.dtype(
@@ -74,6 +86,7 @@ class FeatureCache:
                 ("features", _STORED[dtype][1], (*grid, channels)),
                 ("saliency", np.float32, tuple(grid)),
                 ("has_map", np.bool_),
+                ("token", _STORED[dtype][1], (channels * token,)),
             ],
             align=True,
         )
@@ -99,26 +112,26 @@ class FeatureCache:
             self._mapped = np.memmap(self._data, self.record, "r", shape=len(names))
         return np.where(names[found] == wanted, found, -1)
 
-    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features ``[B,C,H,W]``, channels last, human maps ``[B,H,W]``, and which are."""
-        features = torch.from_numpy(self._mapped["features"][rows])
-        features = features.view(getattr(torch, self.dtype)).permute(0, 3, 1, 2)
-        saliency, has_map = (
-            torch.from_numpy(self._mapped[name][rows]) for name in ("saliency", "has_map")
+    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return features ``[B,C,H,W]``, channels last, maps ``[B,H,W]``, which are, and tokens."""
+        features, saliency, has_map, token = (
+            torch.from_numpy(self._mapped[name][rows]) for name in self.record.fields or ()
         )
-        return features, saliency, has_map
+        dtype = getattr(torch, self.dtype)
+        return features.view(dtype).permute(0, 3, 1, 2), saliency, has_map, token.view(dtype)
 
     def fill(
         self,
         wanted: Digests,
-        batches: Callable[[list[int]], Iterable[tuple[Batch, Tensor]]],
+        batches: Batches,
         *,
         progress: bool = True,
     ) -> None:
         """Add what is missing of the names ``wanted`` [N].
 
-        batches: yields, for places in ``wanted``, their images in batches, with the features of
-        each. Another program that fills the same folder is waited for.
+        batches: yields, for places in ``wanted``, the images in batches, and what
+        :meth:`focus.model.detector.Detector.encode` returns of each. It is called once no other
+        program fills the same folder.
 
         Raises:
             InputError: the disk is full; what was written stays.
@@ -141,14 +154,14 @@ class FeatureCache:
         self,
         wanted: Digests,
         missing: NDArray[np.int64],
-        batches: Callable[[list[int]], Iterable[tuple[Batch, Tensor]]],
+        batches: Batches,
         progress: bool,
     ) -> None:
         size, free = len(missing) * self.record.itemsize, shutil.disk_usage(self.folder).free
         if progress and len(missing):
             print(
-                f"features of {len(missing)} images or views: {_gib(size)} to write to "
-                f"{self.folder}, where {_gib(free)} are free"
+                f"features of {len(missing)} images or views: {gib(size)} to write to "
+                f"{self.folder}, where {gib(free)} are free"
             )
         if size > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -163,10 +176,11 @@ class FeatureCache:
             index.truncate(done * _DIGEST)  # what a killed program left in part
             data.truncate(done * self.record.itemsize)
             begin = 0
-            for batch, features in batches(missing.tolist()):
+            for batch, (features, token) in batches(missing.tolist()):
                 records = np.zeros(len(features), self.record)
-                stored = features.permute(0, 2, 3, 1).to("cpu", getattr(torch, self.dtype))
-                records["features"] = stored.contiguous().view(_STORED[self.dtype][0]).numpy()
+                records["features"] = self._stored(features.permute(0, 2, 3, 1))
+                if token is not None:
+                    records["token"] = self._stored(token)
                 records["saliency"], records["has_map"] = batch.saliency, batch.saliency_mask
                 data.write(records)
                 data.flush()
@@ -176,6 +190,10 @@ class FeatureCache:
                 index.flush()
                 begin = end
                 bar.update(len(records))
+
+    def _stored(self, values: Tensor) -> NDArray[Any]:
+        kept = values.to("cpu", getattr(torch, self.dtype)).contiguous()
+        return kept.view(_STORED[self.dtype][0]).numpy()
 
 
 class CachedFaces:
@@ -197,12 +215,8 @@ class CachedFaces:
     def batch(self, rows: Sequence[int], views: Sequence[int] | int = 0) -> Batch:
         """Return the batch of these rows of the manifest, each in its view."""
         index = torch.tensor(rows)
-        features, saliency, has_map = self._cache.read(self._rows[rows, views])
-        return Batch(features, self._labels[index], saliency, has_map, index)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+        features, saliency, has_map, token = self._cache.read(self._rows[rows, views])
+        return Batch(features, self._labels[index], saliency, has_map, index, token)
 
 
 @contextmanager

@@ -66,10 +66,9 @@ def predictions(
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
     rows = range(len(manifest)) if indices is None else indices
-    predict = detector.predict_batch
     loaded: Iterator[Batch]
     if features is not None:
-        predict, faces = detector.predict_features, CachedFaces(features, manifest)
+        faces = CachedFaces(features, manifest)
         starts = range(0, len(rows), batch_size)
         loaded = (faces.batch(rows[start : start + batch_size]) for start in starts)
     else:
@@ -93,7 +92,11 @@ def predictions(
         loaded = load_batches(loader)
     for batch in loaded:
         with torch.inference_mode(), autocast() if autocast else nullcontext():
-            prediction = predict(batch.images.to(like, non_blocking=True))
+            inputs = batch.images.to(like, non_blocking=True)
+            if features is None:
+                prediction = detector.predict_batch(inputs)
+            else:
+                prediction = detector.predict_encoded(inputs, batch.token.to(like))
         if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")

@@ -9,12 +9,14 @@ import yaml
 from accelerate import Accelerator
 
 from focus.config.train import ResolvedTrainConfig
+from focus.data.feature_cache import gib
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.errors import shown
 from focus.evaluation.inference import images_only
 from focus.model.detector import Detector
 from focus.runtime.launch import describe
 from focus.runtime.progress import format_duration
+from focus.training.features import feature_cache
 from focus.training.trainer import Trainer
 
 _TIMED_STEPS, _TIMED_BATCHES = 3, 8  # of training and of validation
@@ -36,15 +38,25 @@ def dry_run(
         f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
     )
     say(describe(accelerator))
+    plan = trainer.plan
+    steps = f"steps: {config.epochs} epochs x {plan.steps} = {config.epochs * plan.steps}"
+    if config.caches_features:
+        images = len(manifest) + len(trainer.train) * ((config.views or 1) - 1)
+        seconds = images * _seconds_per_image(trainer)
+        size = gib(images * feature_cache(config, detector).record.itemsize)
+        say(
+            f"{steps}, of {plan.images_per_step} images each\ntime: {format_duration(seconds)} to "
+            f"run the network once on {images} images or views, whose features take {size}, the "
+            "steps of the head apart"
+        )
+        return
     with closing(trainer.images):
         seconds = _seconds_per_step(trainer)
-    plan = trainer.plan
-    steps = config.epochs * plan.steps
     validation = config.epochs * len(trainer.validation) * _seconds_per_image(trainer)
     say(
-        f"steps: {config.epochs} epochs x {plan.steps} = {steps}, of {plan.images_per_step} images "
-        f"each\ntime: {format_duration(steps * seconds + validation)} (a step took {seconds:.3g} s,"
-        f" validation {format_duration(validation)} of it), the test images apart"
+        f"{steps}, of {plan.images_per_step} images each\ntime: "
+        f"{format_duration(config.epochs * plan.steps * seconds + validation)} (a step took "
+        f"{seconds:.3g} s, validation {format_duration(validation)} of it), the test images apart"
     )
 
 

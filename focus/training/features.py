@@ -20,6 +20,17 @@ from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 
 
+def feature_cache(config: ResolvedTrainConfig, detector: Detector) -> FeatureCache:
+    """Return the cache of the features of a detector's backbone, as it is."""
+    return FeatureCache(
+        config.model,
+        _key(config, detector),
+        (detector.head.fc.in_features, *detector.grid),
+        "float32" if config.cached_features == "float32" else "bfloat16",
+        token=config.pool == "both",
+    )
+
+
 def filled_cache(
     config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
 ) -> FeatureCache:
@@ -30,12 +41,7 @@ def filled_cache(
     Raises:
         InputError: the disk is full, or an image cannot be read; what was written stays.
     """
-    cache = FeatureCache(
-        config.model,
-        _key(config, detector),
-        (detector.head.fc.in_features, *detector.grid),
-        "float32" if config.cached_features == "float32" else "bfloat16",
-    )
+    cache = feature_cache(config, detector)
     train = manifest.split("train")
     others = manifest.where(lambda sample: sample.split != "train")
     augment, views = parse_augment(config.augment), config.views or 1
@@ -87,7 +93,7 @@ def _computed(
     config: ResolvedTrainConfig,
     accelerator: Accelerator,
     places: list[int],
-) -> Iterator[tuple[Batch, Tensor]]:
+) -> Iterator[tuple[Batch, tuple[Tensor, Tensor | None]]]:
     """Yield batches with their features; places: of the views of all images, in their order."""
     loader = DataLoader(
         faces,
@@ -101,5 +107,5 @@ def _computed(
     detector.eval()
     for batch in load_batches(loader):
         with torch.inference_mode(), accelerator.autocast():
-            found = detector.features(batch.images.to(accelerator.device, non_blocking=True))
+            found = detector.encode(batch.images.to(accelerator.device, non_blocking=True))
         yield batch, found

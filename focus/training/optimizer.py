@@ -60,7 +60,8 @@ def add_gradients(
         batch = next(loaded).to(accelerator.device, memory_format)
         # The processes exchange gradients in the last backward only.
         with nullcontext() if planned.last else accelerator.no_sync(model):
-            out = model(batch.images, batch.target, batch.saliency, batch.saliency_mask)
+            token = (batch.token,) if batch.token.shape[1] else ()
+            out = model(batch.images, batch.target, batch.saliency, batch.saliency_mask, *token)
             accelerator.backward(out.loss * planned.weight)
         if planned.counted:
             terms = (out.classification, out.focus, out.saliency, out.entropy)

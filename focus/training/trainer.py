@@ -131,7 +131,7 @@ class Trainer:
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
             detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
-        self.cached = config.cached_features not in (None, "no") and not config.dry_run
+        self.cached = config.caches_features and not config.dry_run
         trained: nn.Module = detector.head if self.cached else detector
         if self.cached:
             self.memory_format = torch.channels_last  # as the features lie

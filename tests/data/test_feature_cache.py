@@ -31,14 +31,14 @@ def features_of(place: int) -> Tensor:
     return torch.arange(24.0).view(SHAPE) + 100 * place
 
 
-def batches(places: list[int]) -> Iterator[tuple[Batch, Tensor]]:
+def batches(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
     """Two images at a time; an even one has a map."""
     for at in range(0, len(places), 2):
         some = torch.tensor(places[at : at + 2])
         maps = some[:, None, None].expand(-1, 2, 4).float()
         yield (
             Batch(some, some, maps, some % 2 == 0, some),
-            torch.stack([features_of(int(place)) for place in some]),
+            (torch.stack([features_of(int(place)) for place in some]), None),
         )
 
 
@@ -56,12 +56,23 @@ def test_features_and_maps_come_back(cache: FeatureCache) -> None:
     assert batch.index.tolist() == [5, 0, 5, 2]
 
 
+def test_a_class_token_is_kept_beside_them(cache: FeatureCache) -> None:
+    cache = FeatureCache("net", "its weights", SHAPE, token=True)
+
+    def with_tokens(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
+        for batch, (features, _) in batches(places):
+            yield batch, (features, batch.index[:, None] + torch.arange(3.0))
+
+    cache.fill(digests(FACES).ravel(), with_tokens, progress=False)
+    assert CachedFaces(cache, FACES).batch([4, 1]).token.tolist() == [[4, 5, 6], [1, 2, 3]]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_float32_is_kept_whole(cache: FeatureCache, dtype: FeatureType) -> None:
     cache = FeatureCache("net", "its weights", SHAPE, dtype)
     third = torch.full((1, *SHAPE), 1 / 3)
     batch = next(batches([0]))[0]
-    cache.fill(digests(FACES[:1]).ravel(), lambda _: [(batch, third)], progress=False)
+    cache.fill(digests(FACES[:1]).ravel(), lambda _: [(batch, (third, None))], progress=False)
     found = CachedFaces(cache, Manifest(FACES[:1])).batch([0]).images
     assert found.float().equal(third) == (dtype == "float32")
 
@@ -70,7 +81,7 @@ def test_only_what_is_new_is_computed(cache: FeatureCache) -> None:
     cache.fill(digests(Manifest(FACES[2:5])).ravel(), batches, progress=False)
     asked: list[int] = []
 
-    def noted(places: list[int]) -> Iterator[tuple[Batch, Tensor]]:
+    def noted(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
         asked.extend(places)
         return batches(places)
 
@@ -101,7 +112,7 @@ def test_other_weights_or_types_have_a_folder_of_their_own(cache: FeatureCache) 
 def test_a_kill_leaves_whole_batches(cache: FeatureCache) -> None:
     names = digests(FACES).ravel()
 
-    def killed(places: list[int]) -> Iterator[tuple[Batch, Tensor]]:
+    def killed(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
         yield from list(batches(places))[:2]
         raise KeyboardInterrupt
 

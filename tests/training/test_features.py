@@ -16,12 +16,13 @@ from focus.data.known_images import content_hash
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.model.detector import Detector
+from focus.training.dry_run import dry_run
 from focus.training.monitoring import add_step
 from focus.training.trainer import Trainer
 
 from .trainers import few_faces, trainer
 
-MODELS = {"test_vit3": 160, "test_convnext": 64, "test_efficientnet": 64}
+MODELS = {"test_vit": 160, "test_vit3": 160, "test_convnext": 64, "test_efficientnet": 64}
 """Prefix tokens, channels last within, batch norms; and the pixels that they take."""
 
 
@@ -39,13 +40,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of images that a network was run on."""
     numbers: list[int] = []
-    features = Detector.features
+    encode = Detector.encode
 
-    def counted(detector: Detector, images: Tensor) -> Tensor:
+    def counted(detector: Detector, images: Tensor) -> tuple[Tensor, Tensor | None]:
         numbers.append(len(images))
-        return features(detector, images)
+        return encode(detector, images)
 
-    monkeypatch.setattr(Detector, "features", counted)
+    monkeypatch.setattr(Detector, "encode", counted)
     return numbers
 
 
@@ -59,17 +60,18 @@ def given(**settings: Any) -> dict[str, Any]:
     } | settings
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "pool"), [*((m, "mean") for m in MODELS), ("test_vit", "both")])
 def test_the_head_is_that_of_a_run_without_the_cache(
-    faces: Manifest, tmp_path: Path, model: str
+    faces: Manifest, tmp_path: Path, model: str, pool: str
 ) -> None:
     found = {}
     for cached in ("no", "float32", "bfloat16"):
-        settings = given(model=model, image_size=MODELS[model], cached_features=cached)
+        settings = given(model=model, pool=pool, image_size=MODELS[model], cached_features=cached)
         run = trainer(faces, tmp_path / cached, augment="none", **settings)
         run.fit()
         figures = run.state.rows[-1]["train_loss"], run.state.rows[-1]["eval_auc"]
-        found[cached] = run.detector.head.fc.weight.detach().clone(), *figures
+        weights = [value.detach().clone() for value in run.detector.head.parameters()]
+        found[cached] = *weights, *figures
         kept = Detector.from_pretrained(run.folder / "model")
         assert kept.backbone.state_dict().keys() == run.detector.backbone.state_dict().keys()
     for cached, tolerance in (("float32", 1e-4), ("bfloat16", 2e-2)):
@@ -165,3 +167,14 @@ def test_features_of_a_frozen_network_are_cached_unless_it_says_no() -> None:
     plain = resolve(TrainConfig(tune="head", cached_features="no"))
     assert (plain.cached_features, plain.augment) == ("no", "shift,flip")
     assert resolve(TrainConfig()).cached_features is None
+
+
+def test_a_dry_run_says_size_and_time_and_computes_no_features(
+    faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(faces, tmp_path, **given(augment="flip", views=3, dry_run=True))
+    dry_run(run.config, run.detector, faces, run.accelerator)
+    record = 64 * 2 * 2 * 2 + 2 * 2 * 4 + 4
+    said = capsys.readouterr().out
+    assert f"on 222 images or views, whose features take {222 * record / 2**30:.3g} GiB" in said
+    assert not (tmp_path / "cache").exists()
