@@ -8,7 +8,7 @@ Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "step"]
 Sampling = Literal["shuffled", "balanced"]
 CachedFeatures = Literal["bfloat16", "float32", "no"]
-Tune = Literal["full", "norm", "head"]
+Tune = Literal["full", "norm", "head", "lora"]
 
 AUGMENTATIONS = ("crop", "shift", "flip", "blur", "jpeg")
 """In the order in which :mod:`focus.data.augment` makes them."""

@@ -70,7 +70,8 @@ class TrainConfig(SharedConfig):
     pretrained: bool | None = in_model("start from timm's ImageNet weights")
     initial_checkpoint: str | None = in_model("start from the weights in this file", metavar="FILE")
     tune: Tune | None = in_model(
-        "what is trained: full, or norm (normalisation layers and head) or head alone"
+        "what is trained: full (all weights), norm (normalisation layers and head), head (alone), "
+        "or lora (adapters of low rank, by peft, and head)"
     )
     pool: str = in_model(
         "what is classified: the mean of the cells or patch tokens, or both it and the class token",
@@ -117,6 +118,10 @@ class TrainConfig(SharedConfig):
     lr: float | None = in_training("highest learning rate", within=POSITIVE)
     momentum: float | None = in_training("of SGD, unless the schedule sets it", within=BELOW_1)
     weight_decay: float | None = in_training("of the optimiser", within=NON_NEGATIVE)
+    layer_decay: float | None = in_training(
+        "factor of the learning rate from each layer to the one before (default: none)",
+        within=BETWEEN_0_AND_1,
+    )
     schedule: Schedule | None = in_training("how the learning rate changes")
     warmup: float | None = in_training("share of the steps in which the rate rises", within=BELOW_1)
     step_epochs: int | None = in_training("epochs between steps of the step schedule", within=COUNT)
@@ -157,6 +162,9 @@ class TrainConfig(SharedConfig):
         "images at a time in validation and test", EVALUATION_BATCH, within=COUNT
     )
     compile: bool = in_machine("compile the network with torch.compile", False)
+    grad_checkpointing: bool = in_machine(
+        "compute features again for the gradient instead of keeping them: less memory", False
+    )
     sync_bn: bool = in_machine("share batch statistics among the processes of several GPUs", False)
     output: str = in_output("folder of the run folders", "runs", metavar="DIR")
     name: str | None = in_output("the run folder (default: from the data, the loss and the seed)")

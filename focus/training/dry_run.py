@@ -18,6 +18,7 @@ from focus.runtime.launch import describe
 from focus.runtime.progress import format_duration
 from focus.training.features import feature_cache
 from focus.training.trainer import Trainer
+from focus.training.tuning import describe_tuning
 
 _TIMED_STEPS, _TIMED_BATCHES = 3, 8  # of training and of validation
 _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
@@ -38,6 +39,8 @@ def dry_run(
         f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
     )
     say(describe(accelerator))
+    if tuned := describe_tuning(detector, config.tune):
+        say(tuned)
     plan = trainer.plan
     steps = f"steps: {config.epochs} epochs x {plan.steps} = {config.epochs * plan.steps}"
     if config.caches_features:

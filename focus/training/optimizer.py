@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -14,17 +15,43 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from focus.config.schedules import rate_factor
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch
+from focus.model.detector import Detector
 from focus.training.batches import MicroBatch
 
 
-def make_optimizer(config: ResolvedTrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Make SGD or AdamW on all parameters."""
+def make_optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.optim.Optimizer:
+    """Make SGD or AdamW on what is trained.
+
+    All weights are one group; where some are frozen, or ``--layer-decay`` is given, they are in the
+    groups of timm, without a decay of norms and biases, the head's last.
+    """
     kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    parameters: Any = detector.parameters()
+    if config.tune != "full" or config.layer_decay is not None:
+        parameters = _groups(detector, **kind, layer_decay=config.layer_decay)
     if config.optimizer == "sgd":
         # Without a momentum of its own the schedule sets it, which torch asks to be above 0.
         momentum = 0.9 if config.momentum is None else config.momentum
-        return torch.optim.SGD(model.parameters(), momentum=momentum, **kind)
-    return torch.optim.AdamW(model.parameters(), **kind)
+        return torch.optim.SGD(parameters, momentum=momentum, **kind)
+    return torch.optim.AdamW(parameters, **kind)
+
+
+def _groups(
+    detector: Detector, lr: float, weight_decay: float, layer_decay: float | None
+) -> list[dict[str, Any]]:
+    backbone = detector.backbone
+    spared = getattr(backbone, "no_weight_decay", set)()  # such as embeddings of positions
+    if layer_decay is None:
+        groups = param_groups_weight_decay(backbone, weight_decay, no_weight_decay_list=spared)
+    else:
+        groups = param_groups_layer_decay(
+            backbone, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
+        )
+        for group in groups:
+            group["lr_scale"] *= layer_decay  # the layer after its last one is the head
+    groups += param_groups_weight_decay(detector.head, weight_decay)
+    # Of timm's own schedules: torch's multiply the rate that a group has.
+    return [{**group, "lr": lr * group.pop("lr_scale", 1.0)} for group in groups]
 
 
 def make_scheduler(
@@ -35,7 +62,8 @@ def make_scheduler(
     if config.schedule == "one-cycle" and steps > 1:  # of one step torch makes the last, of rate 0
         # Torch divides by the length of the rise in its own count, 0 for exactly one step.
         rise = config.warmup * (1 + 1e-9 * (config.warmup * steps == 1))
-        return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps, pct_start=rise)
+        highest = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=highest, total_steps=steps, pct_start=rise)
     factor = partial(
         rate_factor,
         config.schedule,

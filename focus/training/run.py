@@ -41,7 +41,7 @@ from focus.runtime.launch import (
 from focus.training.dry_run import dry_run
 from focus.training.run_folder import SUMMARY, SavedRun, check_folder, lock_folder
 from focus.training.trainer import Trainer
-from focus.training.tuning import describe_tuning, freeze
+from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze
 
 
 @closing_process_group()
@@ -95,6 +95,8 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
         initial_checkpoint=config.initial_checkpoint if saved is None else None,
         loss=loss_config(config),
     )
+    if config.grad_checkpointing:
+        checkpoint_gradients(detector)
     freeze(detector, config.tune)
     if saved is not None:
         detector.config = from_json(DetectorConfig, asdict(detector.config) | saved.state.seen)

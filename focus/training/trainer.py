@@ -66,6 +66,7 @@ from focus.training.run_folder import (
     check_shared,
     write_record,
 )
+from focus.training.tuning import merged
 
 
 class Trainer:
@@ -248,7 +249,7 @@ class Trainer:
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
         loaded = self.images.load(state.epoch, steps)
         for batches in steps:
-            rate = self.optimizer.param_groups[0]["lr"]
+            rate = self.optimizer.param_groups[-1]["lr"]
             step, signum = self.train_step(batches, loaded)
             state.sums = add_step(state.sums, step)
             if step.updated:
@@ -353,7 +354,7 @@ class Trainer:
             "epoch": state.epoch,
             **training_figures(state.sums),
             **figures,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.param_groups[-1]["lr"],
         }
         state.rows.append(row)
         state.sums = None
@@ -388,7 +389,7 @@ class Trainer:
         if self.state.points is not None:
             self.kept.points = self.state.points
         self.kept.card = self.card(self.kept)
-        self.kept.save_pretrained(self.folder / "model")
+        merged(self.kept).save_pretrained(self.folder / "model")
 
     def card(self, detector: Detector, table: str = "") -> str:
         """Return the model card; table: the results, as text."""

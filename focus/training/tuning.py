@@ -1,40 +1,77 @@
 """What of a detector is trained: all of it, or the head with none or little of the backbone."""
 
+from copy import deepcopy
+from typing import Any
+
+import torch
 from torch import nn
 
 from focus.config.recipes import Tune
 from focus.errors import InputError
+from focus.model.backbones import first_line
 from focus.model.detector import Detector
+
+RANK = 8
+"""Of the adapters, which are added with a factor of 2."""
 
 
 def freeze(detector: Detector, tune: Tune) -> None:
     """Freeze all of the backbone but what ``--tune`` names; a frozen weight gets no gradient.
 
     Raises:
-        InputError: there are no normalisation layers to train.
+        InputError: the network has no layers of the kind that is named, or peft is missing.
     """
     if tune == "full":
         return
-    norms = _norms(detector.backbone) if tune == "norm" else []
+    trained = _norms(detector.backbone)
     detector.backbone.requires_grad_(False)
-    for parameter in norms:
-        parameter.requires_grad = True
-    if tune == "norm" and not norms:
-        raise InputError(
-            f"--tune norm: {detector.config.model} has no normalisation layers with weights: give "
-            "--tune head or full, or another --model."
-        )
+    if tune == "norm":
+        for parameter in trained:
+            parameter.requires_grad = True
+        _check(trained, detector, tune, "normalisation layers")
+    elif tune == "lora":
+        _add_adapters(detector)
 
 
 def describe_tuning(detector: Detector, tune: Tune) -> str:
     """Return a line that says what is trained and what is frozen; "" if nothing is."""
-    weights = [*detector.parameters()]
     if tune == "full":
         return ""
+    frozen = "the backbone"
+    if tune == "norm":
+        frozen += " but its normalisation layers"
+    elif tune == "lora":
+        frozen += f" but adapters of rank {RANK} on {len(_adapted(detector))} layers"
+    weights = [*detector.parameters()]
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    frozen = {"norm": "the backbone but its normalisation layers", "head": "the backbone"}[tune]
     count = sum(weight.numel() for weight in weights)
     return f"trained: {trained:,} of {count:,} weights (--tune {tune}); frozen: {frozen}"
+
+
+def merged(detector: Detector) -> Detector:
+    """Return the detector, or if it has adapters a copy, with them added to the weights."""
+    if not _adapted(detector):
+        return detector
+    detector = deepcopy(detector)
+    for name, layer in _adapted(detector).items():
+        layer.merge()
+        detector.set_submodule(name, layer.get_base_layer())
+    return detector
+
+
+def checkpoint_gradients(detector: Detector) -> None:
+    """Let the backbone compute its features again in the backward, as timm does it.
+
+    Raises:
+        InputError: the network cannot.
+    """
+    try:
+        detector.backbone.set_grad_checkpointing()
+    except Exception as error:  # an assertion, or there is no such method
+        raise InputError(
+            f"--grad-checkpointing: {detector.config.model} has none ({first_line(error)}): leave "
+            "it out, or give a smaller --batch-size."
+        ) from error
 
 
 def _norms(network: nn.Module) -> list[nn.Parameter]:
@@ -46,3 +83,47 @@ def _norms(network: nn.Module) -> list[nn.Parameter]:
         for parameter in module.parameters(recurse=False)
         if parameter.requires_grad
     ]
+
+
+def _add_adapters(detector: Detector) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise InputError("--tune lora needs peft: pip install 'focus-faces[lora]'.") from error
+    layers = _called_linear_layers(detector)
+    _check(layers, detector, "lora", "linear layers")
+    # Exact names: peft takes those of a list for the ends of names.
+    names = "|".join(name.replace(".", r"\.") for name in layers)
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=names)
+    inject_adapter_in_model(config, detector.backbone)
+
+
+def _called_linear_layers(detector: Detector) -> list[str]:
+    """Return their names in the backbone, without those of which it uses the weights alone."""
+    called: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in detector.backbone.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    size = detector.image_size
+    with torch.no_grad():
+        detector.eval().features(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    detector.train()
+    return called
+
+
+def _adapted(detector: Detector) -> dict[str, Any]:
+    """Return the layers of peft's, by name."""
+    modules = detector.named_modules()
+    return {name: module for name, module in modules if hasattr(module, "get_base_layer")}
+
+
+def _check(found: list[Any], detector: Detector, tune: Tune, layers: str) -> None:
+    if not found:
+        raise InputError(
+            f"--tune {tune}: {detector.config.model} has no {layers} to train: give --tune head or "
+            "full, or another --model."
+        )

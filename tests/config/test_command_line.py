@@ -31,7 +31,8 @@ FLAGS = {
         checkpoints-kept class-weight classification-weight clip-grad compare-ce
         compile dry-run ema-decay entropy-target epochs
         eval-batch-size eval-metric focus-level focus-schedule focus-weight
-        gradient-accumulation-steps image-size initial-checkpoint label-smoothing log-steps loss lr
+        grad-checkpointing gradient-accumulation-steps image-size initial-checkpoint
+        label-smoothing layer-decay log-steps loss lr
         max-nonfinite model momentum name optimizer output patience pool pretrained recipe report-to
         resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
         step-gamma sync-bn target-from-maps temperature tune views warmup weight-decay""",

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from focus.config.recipes import Tune
 from focus.config.train import TrainConfig, resolve
+from focus.model.detector import Detector
 from focus.training.optimizer import Buffers, make_optimizer, make_scheduler
+from focus.training.tuning import freeze
 
 
 def rates(steps_per_epoch: int, **given: Any) -> list[float]:
@@ -70,9 +73,12 @@ def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
 
 
 def test_the_optimisers() -> None:
-    layer = torch.nn.Linear(2, 1)
-    sgd = make_optimizer(resolve(TrainConfig(recipe="paper")), layer)
-    adamw = make_optimizer(resolve(TrainConfig(optimizer="adamw", lr=0.5)), layer)
+    detector = Detector()
+    sgd = make_optimizer(resolve(TrainConfig(recipe="paper")), detector)
+    adamw = make_optimizer(resolve(TrainConfig(optimizer="adamw", lr=0.5)), detector)
+    for optimizer in (sgd, adamw):
+        (group,) = optimizer.param_groups
+        assert len(group["params"]) == len([*detector.parameters()])
     assert isinstance(sgd, torch.optim.SGD)
     assert {k: sgd.defaults[k] for k in ("lr", "momentum", "weight_decay")} == {
         "lr": 0.005,
@@ -81,6 +87,39 @@ def test_the_optimisers() -> None:
     }
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["lr"] == 0.5
+
+
+@pytest.mark.parametrize("tune", ["full", "norm", "head", "lora"])
+def test_each_layer_has_its_rate_and_norms_no_decay(tune: Tune) -> None:
+    """Those of timm, in whose schedules the rates are scaled; the head has the rate itself."""
+    detector = Detector("test_vit", image_size=64)
+    freeze(detector, tune)
+    for decay in (None, 0.5):
+        given: dict[str, Any] = {"tune": tune, "layer_decay": decay, "lr": 0.1, "weight_decay": 0.2}
+        config = resolve(TrainConfig(**given))
+        optimizer = make_optimizer(config, detector)
+        make_scheduler(config, optimizer, 10)
+        if tune == "full" and decay is None:
+            continue
+        found = {
+            parameter: (group["max_lr"], group["weight_decay"])
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        names = {p: name for name, p in detector.named_parameters() if p.requires_grad}
+        assert found.keys() == names.keys()
+        for parameter, (rate, weight_decay) in found.items():
+            name = names[parameter].removeprefix("backbone.")
+            layer = 7  # the head, after what embeds the patches and six blocks
+            if name.startswith("blocks."):
+                layer = 1 + int(name.split(".")[1])
+            elif name.startswith("norm."):
+                layer = 6  # as timm has it
+            elif "embed" in name or "token" in name:
+                layer = 0
+            assert rate == pytest.approx(0.1 * (decay or 1) ** (7 - layer)), name
+            spared = parameter.ndim < 2 or name in ("pos_embed", "cls_token", "reg_token")
+            assert weight_decay == (0 if spared else 0.2), name
 
 
 def test_spoilt_statistics_come_back() -> None:

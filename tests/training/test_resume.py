@@ -199,11 +199,21 @@ def run_on_all(processes: int, *words: object, cwd: Path) -> str:
     return said
 
 
-def test_two_processes_train_as_one(faces: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "tune"),
+    [
+        ("test_convnext", "full"),
+        ("test_vit", "norm"),
+        ("test_resnet", "head"),
+        ("test_vit", "lora"),
+    ],
+)
+def test_two_processes_train_as_one(model: str, tune: str, faces: Path, tmp_path: Path) -> None:
     """10 steps, the last of each epoch short and uneven, without statistics of the batch."""
     words = [
         *SMALL,
-        *("--model", "test_convnext", "--data", faces, "--epochs", "2", "--optimizer", "sgd"),
+        *("--model", model, "--tune", tune, "--data", faces, "--epochs", "2"),
+        *("--optimizer", "sgd"),
         *("--lr", "0.05", "--log-steps", "1", "--augment", "shift,flip"),
         *("--class-weight", "balanced", "--patience", "9", "--clip-grad", "1"),
     ]

@@ -254,14 +254,16 @@ def test_a_hinge_that_aims_at_the_maps(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tune", ["full", "norm", "head", "lora"])
 def test_a_compiled_network_trains_alike_and_keeps_its_names(
-    faces: Manifest, tmp_path: Path
+    tune: str, faces: Manifest, tmp_path: Path
 ) -> None:
     # What other tests compiled at several sizes would be compiled for any size here.
     torch._dynamo.reset()
     moved = []
     for compile in (False, True):
-        run = trainer(faces, tmp_path / str(compile), lr=0.01, compile=compile, batch_size=35)
+        given = {"lr": 0.01, "compile": compile, "batch_size": 35, "tune": tune}
+        run = trainer(faces, tmp_path / str(compile), **given)
         for batches, loaded in steps_of(run):
             do(run, (batches, loaded))
         moved.append(run.detector.state_dict())

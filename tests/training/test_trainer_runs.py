@@ -97,21 +97,29 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("workers", "moments"),
+    ("given", "moments"),
     [
-        (0, (2, 3)),
-        pytest.param(0, (1, 4, 5, 6), marks=pytest.mark.slow),
-        pytest.param(2, (2, 6), marks=pytest.mark.slow),
+        ({"workers": 0}, (2, 3)),
+        pytest.param({"workers": 0}, (1, 4, 5, 6), marks=pytest.mark.slow),
+        pytest.param({"workers": 2}, (2, 6), marks=pytest.mark.slow),
+        *(
+            pytest.param({"model": "test_vit", **given}, (2,), marks=pytest.mark.slow)
+            for given in (
+                {"tune": "lora", "layer_decay": 0.8, "schedule": "one-cycle"},
+                {"tune": "norm", "grad_checkpointing": True},
+                {"tune": "head"},
+            )
+        ),
     ],
 )
 def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
-    workers: int, moments: tuple[int, ...], faces: Manifest, tmp_path: Path
+    given: dict[str, Any], moments: tuple[int, ...], faces: Manifest, tmp_path: Path
 ) -> None:
     """With accumulation, augmentation, an average, a schedule, batch statistics, and patience.
 
     The signal comes in the midst of a step, which is finished.
     """
-    given = EVERYTHING | {"workers": workers, "epochs": 2}
+    given = EVERYTHING | {"epochs": 2} | given
     undisturbed = trainer(faces, tmp_path / "whole", **given)
     undisturbed.fit()
     assert undisturbed.plan.steps == 3

@@ -1,5 +1,7 @@
 """What is trained and what is frozen: weights, gradients, running statistics."""
 
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,18 @@ from torch import nn
 from focus.config.recipes import Tune
 from focus.errors import InputError
 from focus.model.detector import Detector
-from focus.training.tuning import freeze
+from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze, merged
 
 from .trainers import few_faces, trainer
 
 
-@pytest.mark.parametrize("tune", ["full", "norm", "head"])
-@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize(
+    ("model", "tune"),
+    [
+        *(("test_resnet", tune) for tune in ("full", "norm", "head")),
+        *(("test_vit", tune) for tune in ("norm", "head", "lora")),
+    ],
+)
 def test_only_what_is_tuned_changes(tmp_path: Path, model: str, tune: Tune) -> None:
     given = {"model": model, "tune": tune, "epochs": 1, "lr": 0.1}
     run = trainer(few_faces(tmp_path), tmp_path, **given)
@@ -34,7 +41,9 @@ def test_only_what_is_tuned_changes(tmp_path: Path, model: str, tune: Tune) -> N
     if tune == "full":
         assert changed > norms | head
     else:
-        assert changed == head | (norms if tune == "norm" else set())
+        adapters = {name for name in before if "lora" in name}
+        assert len(adapters) == (48 if tune == "lora" else 0)
+        assert changed == head | adapters | (norms if tune == "norm" else set())
 
 
 def test_the_frozen_stay_in_evaluation_mode() -> None:
@@ -57,6 +66,66 @@ def test_no_gradient_reaches_the_frozen() -> None:
     assert not features.requires_grad
 
 
-def test_norm_needs_a_normalisation_layer() -> None:
+def test_adapters_are_merged_into_the_kept_model(tmp_path: Path) -> None:
+    given = {"model": "test_vit", "tune": "lora", "epochs": 1, "lr": 0.1, "ema_decay": 0.5}
+    run = trainer(few_faces(tmp_path), tmp_path, **given)
+    images, plain = torch.rand(3, 3, 64, 64), Detector("test_vit", image_size=64).state_dict()
+    before = run.detector.predict_batch(images)
+    run.fit()
+    kept = Detector.from_pretrained(run.folder / "model")
+    assert kept.state_dict().keys() == plain.keys()
+    found, expected = kept.predict_batch(images), run.kept.predict_batch(images)
+    torch.testing.assert_close(found.cams, expected.cams, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found.cams, before.cams, rtol=1e-2)
+    assert merged(kept) is kept
+
+
+def test_layers_whose_weights_alone_are_used_get_no_adapter() -> None:
+    """EVA multiplies by those of some layers itself, where an adapter would do nothing."""
+    detector = Detector("eva02_tiny_patch14_224", image_size=56, loss="ce")
+    freeze(detector, "lora")
+    detector(torch.rand(1, 3, 56, 56), torch.tensor([1])).loss.backward()
+    assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+
+
+def noted(sizes: list[int], tensor: torch.Tensor) -> torch.Tensor:
+    sizes.append(tensor.numel())
+    return tensor
+
+
+def test_gradients_from_features_that_are_computed_again() -> None:
+    detector, images = Detector("test_vit", image_size=64, loss="ce"), torch.rand(2, 3, 64, 64)
+    kept: list[list[int]] = []
+    gradients = []
+    for again in (False, True):
+        if again:
+            checkpoint_gradients(detector)
+        kept.append([])
+        detector.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(partial(noted, kept[-1]), lambda x: x):
+            loss = detector(images, torch.tensor([0, 1])).loss
+        loss.backward()
+        gradients.append([p.grad.clone() for p in detector.parameters()])
+    assert all(one.equal(other) for one, other in zip(*gradients, strict=True))
+    assert sum(kept[1]) < sum(kept[0]) / 2
+
+
+def test_what_a_network_lacks_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"test_nfnet has no normalisation layers"):
         freeze(Detector("test_nfnet", image_size=96), "norm")
+    with pytest.raises(InputError, match=r"test_resnet has no linear layers"):
+        freeze(Detector("test_resnet", image_size=64), "lora")
+    with pytest.raises(InputError, match=r"--grad-checkpointing: focus_small has none"):
+        checkpoint_gradients(Detector())
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"needs peft: pip install 'focus-faces\[lora\]'"):
+        freeze(Detector("test_vit", image_size=64), "lora")
+
+
+def test_the_line_counts_what_is_trained() -> None:
+    detector = Detector()
+    freeze(detector, "head")
+    weights = sum(p.numel() for p in detector.parameters())
+    line = f"trained: 194 of {weights:,} weights (--tune head); frozen: the backbone"
+    assert describe_tuning(detector, "head") == line
+    assert describe_tuning(detector, "full") == ""
