@@ -58,6 +58,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": "shift,flip",
         "channels_last": True,
     },
+    # A frozen network with registers, without which tokens of high norm would draw a low entropy
+    # (arXiv 2506.08010), and a linear head, as in arXiv 2602.01738.
+    "foundation": {
+        "model": "vit_small_patch14_reg4_dinov2.lvd142m",
+        "image_size": None,  # the network's own
+        "pretrained": True,
+        "tune": "head",
+        "epochs": 300,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "momentum": 0.9,
+        "schedule": "cosine",
+        "step_epochs": 12,
+        "step_gamma": 0.1,
+        "warmup": 0.05,
+        "augment": "none",
+        "channels_last": False,
+    },
 }
 """The settings of each ``--recipe`` that are not given: fields of TrainConfig, in its units."""
 

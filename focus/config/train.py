@@ -62,12 +62,12 @@ class TrainConfig(SharedConfig):
     """Settings of train.py. None leaves the choice to the recipe, or to the loss."""
 
     recipe: str | None = in_training(
-        "paper (CYBORG's training) or demo: the defaults of the flags marked recipe "
-        "(default: demo without --data, else paper)"
+        "paper (CYBORG's training), demo, or foundation (the head of a frozen transformer): the "
+        "defaults of the flags marked recipe (default: demo without --data, else paper)"
     )
     model: str | None = in_model(f"{SMALL_MODEL} or a network of timm")
     image_size: int | None = in_model("pixels a side", within=PIXELS)
-    pretrained: bool | None = in_model("start from timm's ImageNet weights")
+    pretrained: bool | None = in_model("start from timm's weights, which are downloaded once")
     initial_checkpoint: str | None = in_model("start from the weights in this file", metavar="FILE")
     tune: Tune | None = in_model(
         "what is trained: full (all weights), norm (normalisation layers and head), head (alone), "
@@ -207,13 +207,12 @@ class ResolvedTrainConfig(TrainConfig):
     """A :class:`TrainConfig` that :func:`resolve` completed; what a run folder's config.yaml holds.
 
     None remains where it has a meaning of its own: ``entropy_target`` (the human map's entropy, or
-    none needed), ``momentum`` (the optimiser has none, or the schedule sets it) and ``threads``
-    (all cores of the machine that runs it).
+    none needed), ``image_size`` (the network's own), ``momentum`` (the optimiser has none, or the
+    schedule sets it) and ``threads`` (all cores of the machine that runs it).
     """
 
     recipe: str
     model: str
-    image_size: int
     pretrained: bool
     tune: Tune
     cam_class: CamClass

@@ -34,7 +34,9 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
     except Exception as error:  # timm's networks raise what they like
         advice = "choose another --model or --image-size"
         if pretrained:
-            advice = "give weights as --initial-checkpoint FILE, or start by --pretrained false"
+            hub = getattr(timm.get_pretrained_cfg(model), "hf_hub_id", None)
+            file = f" (model.safetensors of huggingface.co/{hub})" if hub else ""
+            advice = f"give --initial-checkpoint FILE{file}, or start by --pretrained false"
         raise InputError(
             f"timm gives no map of features of the {'pretrained ' * pretrained}network {model!r} "
             f"({first_line(error)}): {advice}."

@@ -36,7 +36,7 @@ class TrainingImages:
         )
         self.dataset = FaceDataset(
             manifest,
-            image_size=config.image_size,
+            image_size=detector.image_size,
             grid=detector.grid,
             mean=detector.mean,
             std=detector.std,

@@ -45,6 +45,11 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
         ({"recipe": "paper", "model": "xception"}, {"model": "legacy_xception"}),
         ({"recipe": "paper", "model": "focus_small"}, {"pretrained": False}),
         ({"recipe": "paper", "initial_checkpoint": "w.safetensors"}, {"pretrained": False}),
+        (
+            {"recipe": "foundation"},
+            {"image_size": None, "pretrained": True, "tune": "head", "cached_features": "bfloat16"},
+        ),
+        ({"recipe": "foundation", "image_size": 224, "tune": "norm"}, {"image_size": 224}),
         ({}, {"name": "demo-blend-seed0"}),
         ({"data": ("sets/faces.csv",), "loss": "ce", "seed": 7}, {"name": "faces-ce-seed7"}),
         ({"data": ("tests/..",)}, {"name": f"{Path.cwd().stem}-blend-seed0"}),
@@ -87,7 +92,7 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"recipe": "dem"}, "--recipe got 'dem': it is one of paper, demo"),
+        ({"recipe": "dem"}, "--recipe got 'dem': it is one of paper, demo, foundation"),
         ({"loss": "blnd"}, "There is no loss 'blnd' .did you mean blend"),
         ({"augment": "crop,flap"}, "--augment got 'flap'"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),

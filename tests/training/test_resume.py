@@ -213,7 +213,7 @@ def test_two_processes_train_as_one(model: str, tune: str, faces: Path, tmp_path
     words = [
         *SMALL,
         *("--model", model, "--tune", tune, "--data", faces, "--epochs", "2"),
-        *("--optimizer", "sgd"),
+        *("--cached-features", "no", "--optimizer", "sgd"),
         *("--lr", "0.05", "--log-steps", "1", "--augment", "shift,flip"),
         *("--class-weight", "balanced", "--patience", "9", "--clip-grad", "1"),
     ]

@@ -5,7 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from focus.config.recipes import Tune
@@ -108,6 +110,31 @@ def test_gradients_from_features_that_are_computed_again() -> None:
         gradients.append([p.grad.clone() for p in detector.parameters()])
     assert all(one.equal(other) for one, other in zip(*gradients, strict=True))
     assert sum(kept[1]) < sum(kept[0]) / 2
+
+
+def test_the_foundation_recipe_trains_a_head_on_a_file_of_weights(tmp_path: Path) -> None:
+    network = timm.create_model("test_vit3")
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    save_file(weights, file := tmp_path / "model.safetensors")
+    given = {"recipe": "foundation", "model": "test_vit3", "initial_checkpoint": str(file)}
+    given |= {"image_size": None, "epochs": 2, "optimizer": "adamw", "lr": 1e-3}
+    run = trainer(few_faces(tmp_path), tmp_path, **given)
+    run.fit()
+    kept = Detector.from_pretrained(run.folder / "model")
+    assert kept.image_size == 160
+    backbone = kept.backbone.state_dict()
+    assert all(value.equal(weights[name]) for name, value in backbone.items())
+
+
+def test_without_a_network_the_file_to_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no route to the Hub")
+
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", fail)
+    with pytest.raises(InputError) as caught:
+        Detector("vit_small_patch14_reg4_dinov2.lvd142m", pretrained=True)
+    hub = "huggingface.co/timm/vit_small_patch14_reg4_dinov2.lvd142m"
+    assert f"--initial-checkpoint FILE (model.safetensors of {hub})" in str(caught.value)
 
 
 def test_what_a_network_lacks_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
