@@ -40,13 +40,13 @@ FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
 _OF_BOTH = (
     *("entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),
-    *("map_mse", "map_cosine", "map_hit", "map_chance", "map_mass"),
+    *("map_mse", "map_cosine", "map_hit", "map_chance", "map_mass", "peak_outlier"),
 )
 OF_BOTH = {"entropy": "entropy_predicted", **{name: name for name in _OF_BOTH}}
 """Column of the scores by figure: means over the images with a value, of both or of one class."""
 OF_FAKES = ("pointing_hit", "pointing_hit_synthetic", "pointing_chance", "mask_mass")
 """Figures, and columns, that are means over the fakes with a value."""
-HITS = ("map_hit", "pointing_hit", "pointing_hit_synthetic")
+HITS = ("map_hit", "pointing_hit", "pointing_hit_synthetic", "peak_outlier")
 """Columns of 0 and 1, -1 unknown."""
 _COLUMNS = [*OF_BOTH.values(), *OF_FAKES]
 
@@ -122,6 +122,7 @@ class Group:
 
     def __init__(self, table: Table, real: Integers, fake: Integers) -> None:
         self._scores, self._points = table.scores, table.thresholds
+        self._outliers_known = bool((table.scores.peak_outlier >= 0).any())
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
         self._ranking = Ranking(self.real.side, self.fake.side)
 
@@ -253,6 +254,8 @@ class Group:
         real, fake = self.real, self.fake
         found: Figures = {}
         for name, column in OF_BOTH.items():
+            if name == "peak_outlier" and not self._outliers_known:
+                continue
             total, count = real.sums[column], real.counts[column]
             found[f"{name}_real"] = divided(total, count)
             found[f"{name}_fake"] = divided(fake.sums[column], fake.counts[column])
@@ -299,7 +302,7 @@ def intervals(
 _OVERSTATED = ("ece", "peak_share", "apcer_max", "acer_max")
 _SHARES = (
     *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
-    *("map_hit", "pointing_hit", "peak_share"),
+    *("map_hit", "pointing_hit", "peak_share", "peak_outlier"),
 )
 
 

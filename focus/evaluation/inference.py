@@ -25,17 +25,22 @@ from focus.data.dataset import (
 from focus.data.faces import geometries
 from focus.data.feature_cache import CachedFaces, FeatureCache
 from focus.data.manifest import SYNTHETIC, Manifest
+from focus.data.videos import evenly
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
 from focus.metrics.agreement import map_agreement, mask_mass
 from focus.metrics.cams import hit_cells, sum_entropy, z_entropy
-from focus.model.operating_points import OperatingPoints
 from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector, Prediction
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+
+OUTLIERS = 0.005
+"""Share of the tokens of training images whose norm counts as an outlier."""
+NORM_IMAGES = 256
+"""Training images whose tokens are measured: several ten thousand tokens."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,12 +164,42 @@ def score_images(
     ):
         for batch, prediction in batches:
             arrays = [field.cpu().numpy() for field in prediction]
-            parts.append(_rows(manifest, batch, arrays, detector.points))
+            parts.append(_rows(manifest, batch, arrays, detector))
             bar.update(len(batch.index))
             if each is not None:
                 each()
     part = Scores.concatenate(parts)
     return part if processes == 1 else Scores.merge(gather_object([part]), len(manifest))
+
+
+def outlier_norm(
+    detector: "Detector",
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    accelerator: Accelerator | None = None,
+) -> float | None:
+    """Return the norm that 99.5 % of the tokens of images do not exceed, in every process.
+
+    Of more than ``NORM_IMAGES``, so many at even steps. None for a network without tokens.
+    """
+    if not detector.has_norms or not len(manifest):
+        return None
+    rank, processes = 0, 1
+    if accelerator is not None:
+        rank, processes = accelerator.process_index, accelerator.num_processes
+    batches = predictions(
+        detector,
+        images_only(manifest),
+        batch_size=batch_size,
+        workers=workers,
+        autocast=accelerator and accelerator.autocast,
+        indices=evenly(len(manifest), NORM_IMAGES)[rank::processes],
+    )
+    norms = [prediction.norms.flatten().cpu().numpy() for _, prediction in batches]
+    norms = norms if processes == 1 else gather_object(norms)
+    return float(np.quantile(np.concatenate(norms), 1 - OUTLIERS))
 
 
 def geometry_warning(detector: "Detector", manifest: Manifest) -> str:
@@ -184,14 +219,14 @@ def _rows(
     manifest: Manifest,
     batch: Batch,
     prediction: Sequence[NDArray[Any]],
-    points: OperatingPoints | None,
+    detector: "Detector",
 ) -> Scores:
     """Return the table's rows for one batch; prediction: the fields of a Prediction."""
-    score, predicted, of_classes, entropy = prediction
+    score, predicted, of_classes, entropy, norms = prediction
     cams = of_classes[:, 0]
     samples = [manifest[index] for index in batch.index.tolist()]
     grid = cams.shape[1:]
-    calibration = points and points.calibration
+    calibration = detector.points and detector.points.calibration
     # Zeros, which cover nothing, stand for no mask, as they do for no human map.
     masks = np.zeros((len(samples), *grid), np.float32)
     for mask, sample in zip(masks, samples, strict=True):
@@ -222,6 +257,17 @@ def _rows(
         "peak_col": peaks[:, 0] % grid[1],
         "mask_mass": mask_mass(cams, masks),
         "llr": calibration.llr(score) if calibration else score * np.nan,
+        "peak_outlier": _on_outliers(peaks[:, 0], norms, detector.config.outlier_norm),
         "pointing_chance": [math.nan if cells is None else cells.mean() for cells in targets],
     }
     return Scores(**columns)
+
+
+def _on_outliers(peaks: NDArray[Any], norms: NDArray[Any], limit: float | None) -> NDArray[Any]:
+    """Return for each CAM's peak [N], a cell's number, whether its token is an outlier; -1 unknown.
+
+    norms [N, H, W], or [N, 0, 0].
+    """
+    if limit is None or not norms.size:
+        return np.full(len(peaks), -1)
+    return norms.reshape(len(norms), -1)[np.arange(len(peaks)), peaks] > limit

@@ -20,6 +20,9 @@ UNRELATED = "?"
 CHANCE = "chance level of that peak"
 """Name of what a peak in a uniformly random cell hits, below how often CAMs peak in the artefact"""
 
+OUTLIERS_SEEN = 0.05
+"""Share of CAMs that peak on outlying tokens from which on there is a warning: ten times chance."""
+
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 _AUC = {
     "closed": "closed-set AUC",
@@ -36,9 +39,9 @@ _NOTES = {
 
 def remarks(scores: Scores, results: Results | None) -> list[str]:
     """Return what a reader of the table must know beside it: one line each."""
+    lines = [warning] if (warning := outlier_warning(scores)) else []
     if results is None:
-        return ["No image has a label: scores only, no results."]
-    lines = []
+        return [*lines, "No image has a label: scores only, no results."]
     if unlabelled := int((scores.label < 0).sum()):
         lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
     for kind, other in (("fake", "real"), ("real", "fake")):
@@ -57,6 +60,18 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
     if unused := results["n_real_unused"]:
         lines.append(f"Real images that no fake is told from: {unused}; they are in no result.")
     return lines
+
+
+def outlier_warning(scores: Scores) -> str:
+    """Return a warning if many CAMs peak on tokens whose norm is an outlier, else ""."""
+    known = scores.peak_outlier[scores.peak_outlier >= 0]
+    if not len(known) or known.mean() < OUTLIERS_SEEN:
+        return ""
+    return (
+        f"The CAM of {known.mean():.0%} of the images peaks on a token of outlying norm, where "
+        "chance gives 0.5 %: such tokens say little of their place, so do not trust the CAMs, and "
+        "take a network with registers."
+    )
 
 
 @dataclass(frozen=True)

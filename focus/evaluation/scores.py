@@ -70,6 +70,7 @@ class Scores:
     llr: Floats
     pointing_chance: Floats
     map_chance: Floats
+    peak_outlier: Integers
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -137,7 +138,8 @@ class Scores:
 
     def to_csv(self, path: str | Path) -> None:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
-        columns = {n: _to_text(n, own) for n, own in self.columns().items() if n != "index"}
+        left_out = {"index"} | {name for name in _LATER if not (getattr(self, name) >= 0).any()}
+        columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
         with atomic_csv_writer(path, f"{_MARK}{VERSION}", end="\n") as writer:
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
@@ -159,15 +161,17 @@ class Scores:
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
         for field in fields(Scores)[1:]:
-            if field.name not in header:
+            if field.name not in [*header, *_LATER]:
                 raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
-            cells = [row[field.name] for row in rows]
+            cells = [row.get(field.name, "") for row in rows]
             columns[field.name] = _from_text(field.name, cells, _DTYPES[field.type], path)
         return Scores(**columns)
 
 
 # Columns in which an empty cell is -1; in one of float32 it is NaN.
-_UNKNOWN = ("label", "pointing_hit", "pointing_hit_synthetic", "map_hit")
+_UNKNOWN = ("label", "pointing_hit", "pointing_hit_synthetic", "map_hit", "peak_outlier")
+# Columns that are left out where no row has a value, as in files of older programs.
+_LATER = ("peak_outlier",)
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:

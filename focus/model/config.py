@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from focus.config.options import COUNT, FINITE, POSITIVE
+from focus.config.options import COUNT, FINITE, NON_NEGATIVE, POSITIVE
 from focus.errors import InputError
 from focus.runtime.files import read_json, write_json
 
@@ -23,9 +23,10 @@ class DetectorConfig:
     generators whose images training saw, also that of the weights it began with. training_families:
     the family of each, "" if it is not known. geometry: how faces were cut out of the images that
     training saw, each way once (see :mod:`focus.data.faces`); empty if it is not known. pool: what
-    is classified, the "mean" of the cells or "both" it and the class token. weights_sha256:
-    of the file of weights that it was saved with or loaded from, in hexadecimal; "" where the file
-    may be any.
+    is classified, the "mean" of the cells or "both" it and the class token. outlier_norm: the norm
+    from which on a token is an outlier, by the training images; None if it is not known, or there
+    are no tokens. weights_sha256: of the file of weights that it was saved with or loaded from, in
+    hexadecimal; "" where the file may be any.
     """
 
     model: str
@@ -38,6 +39,7 @@ class DetectorConfig:
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
     pool: str = "mean"
+    outlier_norm: float | None = field(default=None, metadata={"within": NON_NEGATIVE})
     weights_sha256: str = field(default="", compare=False)
 
     def seen(self) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Prediction(NamedTuple):
     """Raw CAMs ``[B,2,H,W]`` float32 of the predicted class and of class 1."""
     entropy: Tensor
     """``[B,2]`` in [0, 1], up to rounding, of these CAMs."""
+    norms: Tensor
+    """Norms ``[B,H,W]`` float32 of the tokens before the last norm; ``[B,0,0]`` without tokens."""
 
     def first_not_finite(self) -> int | None:
         """Return the place in the batch of the first image whose CAM or score is not finite."""
@@ -151,8 +153,25 @@ class Detector(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return :meth:`features`, and the class token ``[B,C]`` if it is pooled, else None."""
-        out: Tensor = self.backbone(images)
+        return self._split(self.backbone(images))
+
+    def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.layout.features(out), out[:, 0] if self.config.pool == "both" else None
+
+    @property
+    def has_norms(self) -> bool:
+        """Tell whether a prediction has norms of tokens."""
+        return self.layout.kind == "tokens" and hasattr(self.backbone, "forward_intermediates")
+
+    def _output_and_norms(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the backbone's output, and the norms of a :class:`Prediction`.
+
+        The last norm makes them all alike, so it is what goes into it that tells outliers.
+        """
+        if not self.has_norms:
+            return self.backbone(images), None
+        out, (tokens,) = self.backbone.forward_intermediates(images, indices=1)
+        return self.backbone.forward_head(out), tokens.float().norm(dim=1)
 
     def forward(
         self,
@@ -189,11 +208,17 @@ class Detector(nn.Module):
         The network runs in evaluation mode, and then has the mode it had.
         """
         with evaluation_mode(self):
-            return self.predict_encoded(*self.encode(images))
+            out, norms = self._output_and_norms(images)
+            return self.predict_encoded(*self._split(out), norms)
 
     @torch.no_grad()
-    def predict_encoded(self, features: Tensor, token: Tensor | None = None) -> Prediction:
-        """Return what :meth:`predict_batch` does, of what :meth:`encode` returned."""
+    def predict_encoded(
+        self, features: Tensor, token: Tensor | None = None, norms: Tensor | None = None
+    ) -> Prediction:
+        """Return what :meth:`predict_batch` does, of what :meth:`encode` returned.
+
+        norms: of the prediction, which features do not tell.
+        """
         logits, cams, entropy = self.head.activations(features, token)
         predicted = logits.argmax(1)
         return Prediction(
@@ -204,6 +229,7 @@ class Detector(nn.Module):
             predicted=predicted,
             cams=torch.stack((pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
             entropy=torch.stack((pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
+            norms=features.new_empty((len(features), 0, 0)) if norms is None else norms,
         )
 
     def predict_pixels(self, pixels: Tensor, names: Sequence[str]) -> Prediction:

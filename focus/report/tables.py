@@ -26,6 +26,8 @@ FIGURES = {
     "ece": "ECE",
     "ece_balanced": "ECE at 50 % fakes",
     "entropy": "CAM entropy",
+    "peak_share": "peaks in the commonest cell",
+    "peak_outlier": "peaks on outlying tokens",
     "pointing_hit": "peaks in artefact",
     "pointing_chance": CHANCE,
     "map_hit": "peaks where people looked",

@@ -22,11 +22,12 @@ from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
-from focus.evaluation.result_table import difference_lines, format_table
+from focus.evaluation.inference import outlier_norm
+from focus.evaluation.result_table import difference_lines, format_table, outlier_warning
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.model.card import write_card
-from focus.model.config import DetectorConfig
+from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
 from focus.runtime.files import from_json
@@ -159,12 +160,16 @@ def evaluate(trainer: Trainer) -> Results:
     """
     config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
     best = Detector.from_pretrained(folder / "model").to(accelerator.device)
+    loading = {"batch_size": config.eval_batch_size, "workers": config.workers}
+    norm = outlier_norm(best, trainer.train, accelerator=accelerator, **loading)
+    best.config = replace(best.config, outlier_norm=norm)
     if best.points is not None and (warning := best.points.warning()):
         accelerator.print(f"warning: {warning}")
     scores = trainer.score(best, trainer.test, description="test images")
     results: Results = {}
     if accelerator.is_main_process:
         trainer.check_held()
+        best.config.write(folder / "model" / CONFIG_FILE)
         known = best.config.training_generators, best.config.training_families
         results = summarise(scores, *known, best.points, progress=True)
         results["model"] = {
@@ -172,6 +177,8 @@ def evaluate(trainer: Trainer) -> Results:
             f"validation_{config.eval_metric}": trainer.state.best,
         }
         write_results(folder, scores, results)
+        if warning := outlier_warning(scores):
+            print(f"warning: {warning}")
         table = format_table({config.name: results})
         write_card(folder / "model", trainer.card(best, table))
         contact_sheet(best, trainer.test or trainer.validation, folder / "overlays.png")

@@ -160,7 +160,7 @@ def _scored(
     def load(item: Item) -> list[_View | BadFile]:
         return _load(item, config, detector.image_size)
 
-    def write(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any) -> Row:
+    def write(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any, *_: Any) -> Row:
         # By the number no two are alike; most file systems take 255 bytes.
         name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
         name += "" if view.frame is None else f"-frame{view.frame:06d}"

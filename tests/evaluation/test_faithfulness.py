@@ -37,7 +37,7 @@ class OneCell(nn.Module):
 
     image_size, grid = SIZE, GRID
     mean, std = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
-    config = SimpleNamespace(training_generators=("kA",), geometry=())
+    config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None
 
     def __init__(self) -> None:
@@ -50,7 +50,8 @@ class OneCell(nn.Module):
         cams = torch.zeros(len(images), 2, *GRID)
         cams[:, 1, ROW, COLUMN] = 1
         cams[:, 0] = cams[:, 1] * (2 * predicted - 1)[:, None, None]
-        return Prediction(logit.sigmoid(), predicted, cams, torch.zeros(len(images), 2))
+        entropy, norms = torch.zeros(len(images), 2), torch.zeros(len(images), 0, 0)
+        return Prediction(logit.sigmoid(), predicted, cams, entropy, norms)
 
 
 def picture(path: Path, red_cell: bool) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
-from focus.evaluation.inference import images_only, predictions, score_images
+from focus.evaluation import inference
+from focus.evaluation.inference import images_only, outlier_norm, predictions, score_images
 from focus.evaluation.scores import Scores
-from focus.model.detector import Prediction
+from focus.model.detector import Detector, Prediction
 
 GRID = (2, 4)
 SIZE = 8
@@ -35,7 +36,7 @@ class RedDetector(nn.Module):
     mean = (0.5, 0.5, 0.5)
     std = (1.0, 1.0, 1.0)
     points = None
-    config = SimpleNamespace(geometry=())
+    config = SimpleNamespace(geometry=(), outlier_norm=None)
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +52,8 @@ class RedDetector(nn.Module):
         cams = torch.stack([sign * synthetic, synthetic], 1)
         p = cams.flatten(2).softmax(2)
         entropy = -(p * p.log()).sum(2) / math.log(8)
-        return Prediction(logits.softmax(1)[:, 1], predicted, cams, entropy)
+        norms = images.new_empty((len(images), 0, 0))
+        return Prediction(logits.softmax(1)[:, 1], predicted, cams, entropy, norms)
 
 
 def red(folder: Path, name: str, cells: list[list[int]]) -> str:
@@ -126,7 +128,7 @@ def test_every_column_by_hand(pictures: Manifest) -> None:
     np.testing.assert_array_equal(scores.mask_mass, np.float32([0, 0, np.nan, np.nan]))
     for name in ("map_mse", "map_cosine", "map_mass", "map_chance"):
         assert np.isnan(getattr(scores, name)).all(), "no image has a human map"
-    assert scores.map_hit.tolist() == [-1] * 4
+    assert scores.map_hit.tolist() == scores.peak_outlier.tolist() == [-1] * 4
     # z-scores of one cell among eight: sqrt(7) and -1/sqrt(7), here negated.
     weights = np.exp([-math.sqrt(7)] + [1 / math.sqrt(7)] * 7)
     p = weights / weights.sum()
@@ -172,6 +174,61 @@ def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_predi
     assert (batch.index.tolist(), prediction.predicted.tolist()) == ([0], [0])
 
 
+def tokens_before_the_last_norm(detector: Detector, batch: Tensor) -> Tensor:
+    """By a hook on timm's network, [B, N, C], without the prefix tokens."""
+    kept: list[Tensor] = []
+    hook = detector.backbone.norm.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    with torch.no_grad():
+        detector.backbone(batch)
+    hook.remove()
+    return kept[0][:, detector.layout.prefix :]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("test_vit", 48), ("vit_small_patch14_reg4_dinov2", 42)]
+)
+def test_outliers_are_told_by_the_tokens_of_training_images(
+    name: str, size: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    detector = Detector(name, image_size=size).eval()
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(draw.integers(0, 256, (size, size, 3), np.uint8)).save(
+            tmp_path / f"{number}.png"
+        )
+    faces = Manifest([Sample(str(tmp_path / f"{n}.png"), n % 2) for n in range(6)], "faces")
+    ((batch, found),) = predictions(detector, faces, batch_size=6)
+    norms = tokens_before_the_last_norm(detector, batch.images).norm(dim=2)
+    torch.testing.assert_close(found.norms.flatten(1), norms)
+    with torch.no_grad():  # the way to the norms changes no bit of the rest
+        _, cams, _ = detector.head.activations(detector.features(batch.images))
+    assert torch.equal(found.cams[:, 1], cams[:, 1])
+    limit = outlier_norm(detector, faces, batch_size=4)
+    assert limit == pytest.approx(float(np.quantile(norms.numpy(), 0.995)), rel=1e-5)
+    assert score(detector, faces).peak_outlier.tolist() == [-1] * 6
+    of_peaks = norms[torch.arange(6), found.cams[:, 0].flatten(1).argmax(1)]
+    middle = float(of_peaks.mean())
+    detector.config = replace(detector.config, outlier_norm=middle)
+    scores = score(detector, faces)
+    assert scores.peak_outlier.tolist() == (of_peaks > middle).long().tolist()
+    assert 0 < scores.peak_outlier.sum() < 6
+
+
+def test_of_many_images_some_are_measured_and_of_a_map_without_tokens_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: Manifest
+) -> None:
+    detector = Detector("test_vit", image_size=48).eval()
+    one = outlier_norm(detector, pictures, batch_size=4)
+    monkeypatch.setattr(inference, "NORM_IMAGES", 2)
+    assert outlier_norm(detector, pictures, batch_size=4) != one
+    chosen = Manifest([pictures[1], pictures[3]], "two")
+    expected = outlier_norm(detector, chosen, batch_size=4)
+    assert outlier_norm(detector, pictures, batch_size=4) == expected
+    assert outlier_norm(Detector(image_size=32), pictures, batch_size=4) is None
+    assert outlier_norm(detector, Manifest([], "none"), batch_size=4) is None
+
+
 def test_the_network_runs_in_the_autocast_that_is_given(pictures: Manifest) -> None:
     detector = RedDetector()
     given: dict[str, Any] = {"batch_size": 2, "autocast": lambda: torch.autocast("cpu")}
@@ -208,7 +265,7 @@ def test_images_cut_out_otherwise_than_in_training_are_warned_of_once(
 ) -> None:
     """Not once more for each perturbation."""
     detector = RedDetector()
-    detector.config = SimpleNamespace(geometry=("box margin 0.25",))
+    detector.config = SimpleNamespace(geometry=("box margin 0.25",), outlier_norm=None)
     for perturb, count in ((None, 1), (lambda image, _: image, 0)):
         caplog.clear()
         score(detector, pictures, perturb=perturb, accelerator=Accelerator(cpu=True))

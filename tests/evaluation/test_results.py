@@ -52,6 +52,7 @@ def test_focus_figures_by_hand() -> None:
         map_chance=[0.25, math.nan, 0.75, math.nan, 0.125, math.nan, math.nan],
         peak_row=[1, 1, 0, 1, 0, 0, 0],
         peak_col=[0, 0, 1, 0, 2, 0, 0],
+        peak_outlier=[1, 0, -1, 0, 1, 0, 0],
     )
     results = summarise(scores, [])
     a, b = results["open"]["generators"]["A"], results["open"]["generators"]["B"]
@@ -64,10 +65,19 @@ def test_focus_figures_by_hand() -> None:
     assert (b["map_hit"], b["map_chance"], b["map_chance_real"]) == (1.0, 0.125, None)
     assert (a["map_mse"], a["n_maps"], b["n_maps"]) == (0.375, 2, 1)  # of reals and fakes
     assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
+    found = [a[f"peak_outlier{suffix}"] for suffix in ("", "_real", "_fake")]
+    assert (found, b["peak_outlier"]) == ([pytest.approx(1 / 3), 0.5, 0.0], 0.5)
     assert results["open"]["pooled"]["pointing_hit"] == pytest.approx(2 / 3)
     assert results["open"]["pooled"]["peak_share"] == 0.5
     assert results["n_real_unused"] == 1  # C has reals and no fakes
     assert results["closed"]["pooled"]["pointing_hit"] is None
+
+
+def test_there_is_no_share_of_outliers_where_none_is_known() -> None:
+    rows = [(0, "", "", 0.1), (1, "A", "", 0.9)]
+    for peaks, there in (([-1, -1], False), ([-1, 0], True)):
+        text = json.dumps(summarise(table(rows, peak_outlier=peaks), []))
+        assert ("peak_outlier" in text) == there
 
 
 def test_one_class_and_no_labels_are_not_defined() -> None:

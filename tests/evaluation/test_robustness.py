@@ -33,7 +33,7 @@ class Stripes(nn.Module):
 
     image_size, grid = SIZE, (2, 2)
     mean, std = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
-    config = SimpleNamespace(training_generators=("kA",), geometry=())
+    config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None
 
     def __init__(self) -> None:
@@ -44,7 +44,8 @@ class Stripes(nn.Module):
         contrast = images.diff(dim=3).abs().mean((1, 2, 3))
         score = (self.gain * (contrast - 0.2).relu()).sigmoid()
         cams = torch.arange(8.0).reshape(1, 2, 2, 2).expand(len(images), -1, -1, -1)
-        return Prediction(score, (score > 0.5).long(), cams, torch.zeros(len(images), 2))
+        entropy, norms = torch.zeros(len(images), 2), torch.zeros(len(images), 0, 0)
+        return Prediction(score, (score > 0.5).long(), cams, entropy, norms)
 
 
 def picture(path: Path, stripes: bool) -> str:

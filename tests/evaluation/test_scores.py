@@ -107,6 +107,14 @@ def test_columns_added_by_others_are_ignored(tmp_path: Path) -> None:
     assert_same(Scores.from_csv(file), table(3))
 
 
+def test_the_column_of_outliers_is_there_if_one_is_known(tmp_path: Path) -> None:
+    for peaks, there in (([-1, -1, -1], False), ([-1, 0, -1], True)):
+        scores = table(3, peak_outlier=peaks)
+        scores.to_csv(tmp_path / "scores.csv")
+        assert ("peak_outlier" in (tmp_path / "scores.csv").read_text()) == there
+        assert_same(Scores.from_csv(tmp_path / "scores.csv"), scores)
+
+
 def test_merge_orders_the_parts_of_several_processes() -> None:
     whole = table(7)
     parts = [whole.select(range(rank, 7, 3)) for rank in (2, 0, 1)]

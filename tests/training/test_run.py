@@ -25,6 +25,7 @@ from focus.config.command_line import run as run_program
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
+from focus.evaluation.inference import outlier_norm
 from focus.evaluation.scores import Scores
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
@@ -150,6 +151,29 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     how_long = r"the best on validation of up to \d+ epochs?, seed \d+"
     assert re.search(rf"Loss: `\w+`, .* recipe `\w+`, {how_long}\n", card)
     assert re.search(r"Data: \d+ real and \d+ synthetic images of original\.csv, \d+ with a", card)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plain_cpu")
+def test_a_transformer_is_trained_with_its_class_token_and_its_outliers_are_counted(
+    data: Path, tmp_path: Path
+) -> None:
+    words = ["--recipe", "demo", "--epochs", 1, "--model", "test_vit", "--image-size", 48]
+    output = ["--name", "run", "--output", tmp_path]
+    inside(*words, "--pool", "both", "--data", data / "tree", *output, "--report-to", "none")
+    run = tmp_path / "run"
+    config = DetectorConfig.read(run / "model" / "config.json")
+    assert (config.pool, config.model) == ("both", "test_vit")
+    detector = Detector.from_pretrained(run / "model")
+    manifest = Manifest.from_csv(run / "manifest.csv")
+    assert config.outlier_norm == outlier_norm(detector, manifest.split("train"), batch_size=64)
+    peaks = Scores.from_csv(run / "scores.csv").peak_outlier
+    assert set(peaks) <= {0, 1}
+    closed = json.loads((run / "results.json").read_text())["closed"]["pooled"]
+    assert closed["peak_outlier"] == pytest.approx(peaks.mean())
+    evaluate(EvaluateConfig(run=str(run), workers=0, report=False))
+    again = Scores.from_csv(run / "evaluation" / "scores.csv")
+    assert again.peak_outlier.tolist() == peaks.tolist()
 
 
 @pytest.mark.slow
