@@ -62,10 +62,11 @@ class _PoolAndProject(torch.autograd.Function):
             grad_features = empty_features(features.shape, features.dtype, last, device)
             beside, cells = (grad_pooled[:, :, None], vectors, grad_cams), grad_cams.shape[2]
             for part, f, v, g in _parts(grad_features, *beside):
-                place = part if part.dtype == g.dtype else None  # in 32 bits straight into it
-                result = torch.addcmul(f / cells, v.transpose(1, 2), g, out=place)
-                if place is None:
-                    part.copy_(result)
+                # In its layout, which a result of torch's own making would not have.
+                place = part if part.dtype == g.dtype else torch.empty_like(part, dtype=g.dtype)
+                torch.addcmul(f / cells, v.transpose(1, 2), g, out=place)
+                if place is not part:
+                    part.copy_(place)
         if ctx.needs_input_grad[1]:
             parts = _parts(features, grad_cams)
             grad_vectors = torch.cat(

@@ -233,7 +233,8 @@ def constants(channels: int, cells: int, rows: int, last: bool) -> tuple[dict[st
     rows: of the classifier whose maps, or weights, a program holds.
     """
     block_p = max(next_power_of_2(cells), 16)
-    block_c = max(min(TILE // block_p, next_power_of_2(channels)), 4)
+    elements = TILE if last or rows <= 4 else TILE // 2  # many maps of rows read by the element
+    block_c = max(min(elements // block_p, next_power_of_2(channels)), 4)
     found = {
         "P": cells,
         "LAST": last,
