@@ -32,7 +32,8 @@ from focus.runtime.progress import progress_bar
 
 FeatureType = Literal["bfloat16", "float32"]
 Digests = NDArray[np.bytes_]
-Batches = Callable[[list[int]], Iterable[tuple[Batch, tuple[Tensor, Tensor | None]]]]
+Encoded = tuple[Tensor, Tensor | None, Tensor | None]
+Batches = Callable[[list[int]], Iterable[tuple[Batch, Encoded]]]
 
 FOLDER = "features"
 # Of torch and of NumPy, which has no bfloat16.
@@ -67,7 +68,8 @@ class FeatureCache:
 
     Args:
         name: of the network, for people; key: what else the features depend on, as text.
-        shape: C, H and W of the features. token: whether a class token [C] is beside them.
+        shape: C, H and W of the features. token: whether a class token [C] is beside them;
+            norms: whether those of tokens are, [H, W].
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class FeatureCache:
         dtype: FeatureType = "bfloat16",
         *,
         token: bool = False,
+        norms: bool = False,
     ) -> None:
         channels, *grid = shape
         self.record = np.dtype(
@@ -87,6 +90,7 @@ class FeatureCache:
                 ("saliency", np.float32, tuple(grid)),
                 ("has_map", np.bool_),
                 ("token", _STORED[dtype][1], (channels * token,)),
+                ("norms", np.float32, tuple(side * norms for side in grid)),
             ],
             align=True,
         )
@@ -114,11 +118,16 @@ class FeatureCache:
 
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return features ``[B,C,H,W]``, channels last, maps ``[B,H,W]``, which are, and tokens."""
+        names = "features", "saliency", "has_map", "token"
         features, saliency, has_map, token = (
-            torch.from_numpy(self._mapped[name][rows]) for name in self.record.fields or ()
+            torch.from_numpy(self._mapped[name][rows]) for name in names
         )
         dtype = getattr(torch, self.dtype)
         return features.view(dtype).permute(0, 3, 1, 2), saliency, has_map, token.view(dtype)
+
+    def norms(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return those of tokens ``[B,H,W]``, or ``[B,0,0]``."""
+        return torch.from_numpy(self._mapped["norms"][rows])
 
     def fill(
         self,
@@ -129,8 +138,8 @@ class FeatureCache:
     ) -> None:
         """Add what is missing of the names ``wanted`` [N].
 
-        batches: yields, for places in ``wanted``, the images in batches, and what
-        :meth:`focus.model.detector.Detector.encode` returns of each. It is called once no other
+        batches: yields, for places in ``wanted``, the images in batches, and of each what
+        :meth:`focus.model.detector.Detector.encode_with_norms` returns. It is called once no other
         program fills the same folder.
 
         Raises:
@@ -176,11 +185,13 @@ class FeatureCache:
             index.truncate(done * _DIGEST)  # what a killed program left in part
             data.truncate(done * self.record.itemsize)
             begin = 0
-            for batch, (features, token) in batches(missing.tolist()):
+            for batch, (features, token, norms) in batches(missing.tolist()):
                 records = np.zeros(len(features), self.record)
                 records["features"] = self._stored(features.permute(0, 2, 3, 1))
                 if token is not None:
                     records["token"] = self._stored(token)
+                if norms is not None:
+                    records["norms"] = norms.cpu()
                 records["saliency"], records["has_map"] = batch.saliency, batch.saliency_mask
                 data.write(records)
                 data.flush()
@@ -217,6 +228,10 @@ class CachedFaces:
         index = torch.tensor(rows)
         features, saliency, has_map, token = self._cache.read(self._rows[rows, views])
         return Batch(features, self._labels[index], saliency, has_map, index, token)
+
+    def norms(self, rows: Sequence[int]) -> Tensor:
+        """Return the norms of the tokens of these rows, in their first view: [B, H, W]."""
+        return self._cache.norms(self._rows[rows, 0])
 
 
 @contextmanager

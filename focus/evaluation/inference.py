@@ -101,7 +101,8 @@ def predictions(
             if features is None:
                 prediction = detector.predict_batch(inputs)
             else:
-                prediction = detector.predict_encoded(inputs, batch.token.to(like))
+                norms = faces.norms(batch.index.tolist()).to(inputs.device)
+                prediction = detector.predict_encoded(inputs, batch.token.to(like), norms)
         if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
@@ -179,13 +180,18 @@ def outlier_norm(
     batch_size: int,
     workers: int = 0,
     accelerator: Accelerator | None = None,
+    cached: CachedFaces | None = None,
 ) -> float | None:
     """Return the norm that 99.5 % of the tokens of images do not exceed, in every process.
 
     Of more than ``NORM_IMAGES``, so many at even steps. None for a network without tokens.
+    cached: has the images of the manifest.
     """
     if not detector.has_norms or not len(manifest):
         return None
+    rows = evenly(len(manifest), NORM_IMAGES)
+    if cached is not None:
+        return float(np.quantile(cached.norms(rows).numpy(), 1 - OUTLIERS))
     rank, processes = 0, 1
     if accelerator is not None:
         rank, processes = accelerator.process_index, accelerator.num_processes
@@ -195,7 +201,7 @@ def outlier_norm(
         batch_size=batch_size,
         workers=workers,
         autocast=accelerator and accelerator.autocast,
-        indices=evenly(len(manifest), NORM_IMAGES)[rank::processes],
+        indices=rows[rank::processes],
     )
     norms = [prediction.norms.flatten().cpu().numpy() for _, prediction in batches]
     norms = norms if processes == 1 else gather_object(norms)

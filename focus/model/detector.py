@@ -163,15 +163,15 @@ class Detector(nn.Module):
         """Tell whether a prediction has norms of tokens."""
         return self.layout.kind == "tokens" and hasattr(self.backbone, "forward_intermediates")
 
-    def _output_and_norms(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the backbone's output, and the norms of a :class:`Prediction`.
+    def encode_with_norms(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return what :meth:`encode` does, and the norms of a :class:`Prediction`.
 
         The last norm makes them all alike, so it is what goes into it that tells outliers.
         """
         if not self.has_norms:
-            return self.backbone(images), None
+            return *self.encode(images), None
         out, (tokens,) = self.backbone.forward_intermediates(images, indices=1)
-        return self.backbone.forward_head(out), tokens.float().norm(dim=1)
+        return *self._split(self.backbone.forward_head(out)), tokens.float().norm(dim=1)
 
     def forward(
         self,
@@ -208,17 +208,13 @@ class Detector(nn.Module):
         The network runs in evaluation mode, and then has the mode it had.
         """
         with evaluation_mode(self):
-            out, norms = self._output_and_norms(images)
-            return self.predict_encoded(*self._split(out), norms)
+            return self.predict_encoded(*self.encode_with_norms(images))
 
     @torch.no_grad()
     def predict_encoded(
         self, features: Tensor, token: Tensor | None = None, norms: Tensor | None = None
     ) -> Prediction:
-        """Return what :meth:`predict_batch` does, of what :meth:`encode` returned.
-
-        norms: of the prediction, which features do not tell.
-        """
+        """Return what :meth:`predict_batch` does, of what :meth:`encode_with_norms` returned."""
         logits, cams, entropy = self.head.activations(features, token)
         predicted = logits.argmax(1)
         return Prediction(

@@ -9,13 +9,12 @@ import numpy as np
 import timm
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch, FaceDataset, load_batches, worker_options
-from focus.data.feature_cache import FeatureCache, digest_of, digests
+from focus.data.feature_cache import Encoded, FeatureCache, digest_of, digests
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 
@@ -28,6 +27,7 @@ def feature_cache(config: ResolvedTrainConfig, detector: Detector) -> FeatureCac
         (detector.head.fc.in_features, *detector.grid),
         "float32" if config.cached_features == "float32" else "bfloat16",
         token=config.pool == "both",
+        norms=detector.has_norms,
     )
 
 
@@ -93,7 +93,7 @@ def _computed(
     config: ResolvedTrainConfig,
     accelerator: Accelerator,
     places: list[int],
-) -> Iterator[tuple[Batch, tuple[Tensor, Tensor | None]]]:
+) -> Iterator[tuple[Batch, Encoded]]:
     """Yield batches with their features; places: of the views of all images, in their order."""
     loader = DataLoader(
         faces,
@@ -107,5 +107,7 @@ def _computed(
     detector.eval()
     for batch in load_batches(loader):
         with torch.inference_mode(), accelerator.autocast():
-            found = detector.encode(batch.images.to(accelerator.device, non_blocking=True))
+            found = detector.encode_with_norms(
+                batch.images.to(accelerator.device, non_blocking=True)
+            )
         yield batch, found

@@ -160,8 +160,14 @@ def evaluate(trainer: Trainer) -> Results:
     """
     config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
     best = Detector.from_pretrained(folder / "model").to(accelerator.device)
-    loading = {"batch_size": config.eval_batch_size, "workers": config.workers}
-    norm = outlier_norm(best, trainer.train, accelerator=accelerator, **loading)
+    norm = outlier_norm(
+        best,
+        trainer.train,
+        batch_size=config.eval_batch_size,
+        workers=config.workers,
+        accelerator=accelerator,
+        cached=trainer.images.cached,
+    )
     best.config = replace(best.config, outlier_norm=norm)
     if best.points is not None and (warning := best.points.warning()):
         accelerator.print(f"warning: {warning}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from focus.data import feature_cache
 from focus.data.dataset import Batch
-from focus.data.feature_cache import CachedFaces, FeatureCache, FeatureType, digests
+from focus.data.feature_cache import CachedFaces, Encoded, FeatureCache, FeatureType, digests
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 
@@ -31,14 +31,14 @@ def features_of(place: int) -> Tensor:
     return torch.arange(24.0).view(SHAPE) + 100 * place
 
 
-def batches(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
+def batches(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
     """Two images at a time; an even one has a map."""
     for at in range(0, len(places), 2):
         some = torch.tensor(places[at : at + 2])
         maps = some[:, None, None].expand(-1, 2, 4).float()
         yield (
             Batch(some, some, maps, some % 2 == 0, some),
-            (torch.stack([features_of(int(place)) for place in some]), None),
+            (torch.stack([features_of(int(place)) for place in some]), None, None),
         )
 
 
@@ -56,15 +56,18 @@ def test_features_and_maps_come_back(cache: FeatureCache) -> None:
     assert batch.index.tolist() == [5, 0, 5, 2]
 
 
-def test_a_class_token_is_kept_beside_them(cache: FeatureCache) -> None:
-    cache = FeatureCache("net", "its weights", SHAPE, token=True)
+def test_class_token_and_norms_are_kept_beside_them(cache: FeatureCache) -> None:
+    cache = FeatureCache("net", "its weights", SHAPE, token=True, norms=True)
 
-    def with_tokens(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
-        for batch, (features, _) in batches(places):
-            yield batch, (features, batch.index[:, None] + torch.arange(3.0))
+    def with_tokens(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
+        for batch, (features, *_) in batches(places):
+            norms = batch.index[:, None, None] + torch.full((2, 4), 1 / 3)
+            yield batch, (features, batch.index[:, None] + torch.arange(3.0), norms)
 
     cache.fill(digests(FACES).ravel(), with_tokens, progress=False)
-    assert CachedFaces(cache, FACES).batch([4, 1]).token.tolist() == [[4, 5, 6], [1, 2, 3]]
+    faces = CachedFaces(cache, FACES)
+    assert faces.batch([4, 1]).token.tolist() == [[4, 5, 6], [1, 2, 3]]
+    assert faces.norms([4, 1])[:, 1, 3].equal(torch.tensor([4, 1]) + torch.full((2,), 1 / 3))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -72,7 +75,7 @@ def test_float32_is_kept_whole(cache: FeatureCache, dtype: FeatureType) -> None:
     cache = FeatureCache("net", "its weights", SHAPE, dtype)
     third = torch.full((1, *SHAPE), 1 / 3)
     batch = next(batches([0]))[0]
-    cache.fill(digests(FACES[:1]).ravel(), lambda _: [(batch, (third, None))], progress=False)
+    cache.fill(digests(FACES[:1]).ravel(), lambda _: [(batch, (third, None, None))], progress=False)
     found = CachedFaces(cache, Manifest(FACES[:1])).batch([0]).images
     assert found.float().equal(third) == (dtype == "float32")
 
@@ -81,7 +84,7 @@ def test_only_what_is_new_is_computed(cache: FeatureCache) -> None:
     cache.fill(digests(Manifest(FACES[2:5])).ravel(), batches, progress=False)
     asked: list[int] = []
 
-    def noted(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
+    def noted(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
         asked.extend(places)
         return batches(places)
 
@@ -112,7 +115,7 @@ def test_other_weights_or_types_have_a_folder_of_their_own(cache: FeatureCache) 
 def test_a_kill_leaves_whole_batches(cache: FeatureCache) -> None:
     names = digests(FACES).ravel()
 
-    def killed(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
+    def killed(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
         yield from list(batches(places))[:2]
         raise KeyboardInterrupt
 

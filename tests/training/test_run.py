@@ -155,18 +155,21 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_cpu")
+# As a whole, and its head on cached features.
+@pytest.mark.parametrize("tuned", [(), ("--tune", "head", "--augment", "none")])
 def test_a_transformer_is_trained_with_its_class_token_and_its_outliers_are_counted(
-    data: Path, tmp_path: Path
+    tuned: tuple[str, ...], data: Path, tmp_path: Path
 ) -> None:
     words = ["--recipe", "demo", "--epochs", 1, "--model", "test_vit", "--image-size", 48]
-    output = ["--name", "run", "--output", tmp_path]
-    inside(*words, "--pool", "both", "--data", data / "tree", *output, "--report-to", "none")
+    words += ["--pool", "both", "--data", data / "tree", "--name", "run", "--output", tmp_path]
+    inside(*words, "--report-to", "none", *tuned)
     run = tmp_path / "run"
     config = DetectorConfig.read(run / "model" / "config.json")
     assert (config.pool, config.model) == ("both", "test_vit")
     detector = Detector.from_pretrained(run / "model")
     manifest = Manifest.from_csv(run / "manifest.csv")
-    assert config.outlier_norm == outlier_norm(detector, manifest.split("train"), batch_size=64)
+    expected = outlier_norm(detector, manifest.split("train"), batch_size=64)
+    assert config.outlier_norm == pytest.approx(expected, rel=1e-6)
     peaks = Scores.from_csv(run / "scores.csv").peak_outlier
     assert set(peaks) <= {0, 1}
     closed = json.loads((run / "results.json").read_text())["closed"]["pooled"]
