@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from focus.config.use import ExplainConfig
+from focus.data.dataset import Normalise, squashed
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
 from focus.errors import InputError
@@ -118,6 +120,32 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     assert "left out because they cannot be decoded: 1 (bad_files.csv)" in said
     for name in ("manifest.json", "explanations.csv", "overlays", "cams", "bad_files.csv"):
         assert f"written: {out / name}\n" in said
+
+
+def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) -> None:
+    """Also on a picture that is no square, which the network sees squashed to one."""
+    torch.manual_seed(0)
+    detector, row, col = Detector("test_vit", image_size=96, pool="both").eval(), 1, 4
+    plain = np.full((192, 96, 3), 128, np.uint8)
+    pixels = plain.copy()
+    noise = np.random.default_rng(0).integers(0, 256, (32, 16, 3), np.uint8)
+    pixels[32 * row : 32 * (row + 1), 16 * col : 16 * (col + 1)] = noise  # of 6 x 6 patches
+    Image.fromarray(pixels).save(tmp_path / "marked.png")
+
+    def seen(picture: Image.Image) -> Any:
+        image = Normalise(detector.mean, detector.std)(squashed(picture, 96)[None])
+        return detector.features(image)[0, :, row, col]
+
+    with torch.no_grad():  # what the mark changes there speaks for synthetic
+        change = seen(Image.fromarray(pixels)) - seen(Image.fromarray(plain))
+        detector.head.fc.weight.copy_(torch.stack((-change, change)))
+        detector.head.fc.bias.copy_(torch.tensor([-1e3, 1e3]))
+    detector.save_pretrained(tmp_path / "m")
+    (found,) = run(tmp_path / "m", tmp_path / "out", tmp_path / "marked.png")
+    assert np.load(tmp_path / "out" / found["cam"])[0].argmax() == 6 * row + col
+    with Image.open(tmp_path / "out" / found["overlay"]) as laid:
+        heat = np.abs(np.asarray(laid, float) - pixels).sum(2)
+    assert heat.reshape(6, 32, 6, 16).mean((1, 3)).argmax() == 6 * row + col
 
 
 def test_a_folder_of_frames_is_a_video(
