@@ -276,4 +276,4 @@ def _on_outliers(peaks: NDArray[Any], norms: NDArray[Any], limit: float | None) 
     """
     if limit is None or not norms.size:
         return np.full(len(peaks), -1)
-    return norms.reshape(len(norms), -1)[np.arange(len(peaks)), peaks] > limit
+    return np.asarray(norms.reshape(len(norms), -1)[np.arange(len(peaks)), peaks] > limit)
