@@ -225,7 +225,7 @@ class Detector(nn.Module):
             predicted=predicted,
             cams=torch.stack((pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
             entropy=torch.stack((pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
-            norms=features.new_empty((len(features), 0, 0)) if norms is None else norms,
+            norms=torch.empty(len(features), 0, 0) if norms is None else norms,
         )
 
     def predict_pixels(self, pixels: Tensor, names: Sequence[str]) -> Prediction:

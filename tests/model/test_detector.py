@@ -297,6 +297,12 @@ def test_a_prediction_is_evaluation_and_leaves_the_detector_as_it_was() -> None:
         assert found.equal(expected)
 
 
+def test_a_prediction_in_bfloat16_can_become_arrays(small: Detector) -> None:
+    with torch.autocast("cpu"):
+        prediction = small.predict_batch(torch.zeros(2, 3, 64, 64))
+    assert [field.numpy().shape for field in prediction][-1] == (2, 0, 0)
+
+
 def test_sure_scores_do_not_tie() -> None:
     """1 - p(real) would round the first two to 0, float32 the last two to 1."""
     detector = Detector(image_size=32).eval()
