@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from bench.harness import Interval, begin, make_parser, ratio, run_program, time_rounds, write
 from focus.data.dataset import Batch
-from focus.data.feature_cache import CachedFaces, FeatureCache, digests
+from focus.data.feature_cache import CachedFaces, Encoded, FeatureCache, digests
 from focus.data.manifest import Manifest, Sample
 from focus.kernels import use_backend
 from focus.model.detector import Detector
@@ -48,9 +48,9 @@ def cached(shape: tuple[int, int, int], batches: int) -> Epoch:
     """Cache features of random numbers; return what reads an epoch of them."""
     draw, count = np.random.default_rng(0), batches * BATCH
 
-    def computed(places: list[int]) -> Iterator[tuple[Batch, tuple[Tensor, None]]]:
+    def computed(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
         for index in torch.tensor(places).split(BATCH):
-            yield (batch := a_batch(index, shape, shape[1:])), (batch.images, None)
+            yield (batch := a_batch(index, shape, shape[1:])), (batch.images, None, None)
 
     faces = Manifest(Sample("", n % 2, extra={"content_hash": f"{n:x}"}) for n in range(count))
     cache = FeatureCache("bench", f"{batches}", shape)
