@@ -22,6 +22,7 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
     if not timm.is_model(model):
         close = did_you_mean(model, timm.list_models())
         raise InputError(f"There is no network {model!r} in timm{close}.")
+    config = None
     try:
         config = timm.get_pretrained_cfg(model)
         fixed = image_size and config and config.fixed_input_size
@@ -34,7 +35,7 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
     except Exception as error:  # timm's networks raise what they like
         advice = "choose another --model or --image-size"
         if pretrained:
-            hub = getattr(timm.get_pretrained_cfg(model), "hf_hub_id", None)
+            hub = getattr(config, "hf_hub_id", None)
             file = f" (model.safetensors of huggingface.co/{hub})" if hub else ""
             advice = f"give --initial-checkpoint FILE{file}, or start by --pretrained false"
         raise InputError(

@@ -40,7 +40,7 @@ def _groups(
     detector: Detector, lr: float, weight_decay: float, layer_decay: float | None
 ) -> list[dict[str, Any]]:
     backbone = detector.backbone
-    spared = getattr(backbone, "no_weight_decay", set)()  # such as embeddings of positions
+    spared: set[str] = getattr(backbone, "no_weight_decay", set)()  # embeddings of positions
     if layer_decay is None:
         groups = param_groups_weight_decay(backbone, weight_decay, no_weight_decay_list=spared)
     else:

@@ -339,6 +339,11 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
         ("test_vit", {"image_size": 33}, "'test_vit'"),
         ("resnet5", {}, r"no network 'resnet5' in timm.*did you mean.*resnet50"),
         ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),
+        (
+            "resnet18.foo",
+            {"pretrained": True},
+            r"'resnet18.foo' \(RuntimeError: .*tag.*--pre",
+        ),
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
         ("focus_small", {"pool": "both"}, "'focus_small' has no class token for --pool both: give"),
         ("test_vit2", {"pool": "both"}, "'test_vit2' has no class token"),  # its one is a register
@@ -357,4 +362,16 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
 def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         Detector(model, **options)
+    assert_one_sentence(caught.value)
+
+
+def test_without_a_network_the_file_to_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no route to the Hub")
+
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", fail)
+    with pytest.raises(InputError, match="no route to the Hub") as caught:
+        Detector("vit_small_patch14_reg4_dinov2.lvd142m", pretrained=True)
+    hub = "huggingface.co/timm/vit_small_patch14_reg4_dinov2.lvd142m"
+    assert f"--initial-checkpoint FILE (model.safetensors of {hub})" in str(caught.value)
     assert_one_sentence(caught.value)

@@ -126,17 +126,6 @@ def test_the_foundation_recipe_trains_a_head_on_a_file_of_weights(tmp_path: Path
     assert all(value.equal(weights[name]) for name, value in backbone.items())
 
 
-def test_without_a_network_the_file_to_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("no route to the Hub")
-
-    monkeypatch.setattr(timm.models._builder, "load_pretrained", fail)
-    with pytest.raises(InputError) as caught:
-        Detector("vit_small_patch14_reg4_dinov2.lvd142m", pretrained=True)
-    hub = "huggingface.co/timm/vit_small_patch14_reg4_dinov2.lvd142m"
-    assert f"--initial-checkpoint FILE (model.safetensors of {hub})" in str(caught.value)
-
-
 def test_what_a_network_lacks_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"test_nfnet has no normalisation layers"):
         freeze(Detector("test_nfnet", image_size=96), "norm")
