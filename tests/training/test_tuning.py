@@ -26,7 +26,7 @@ from .trainers import few_faces, trainer
     ],
 )
 def test_only_what_is_tuned_changes(tmp_path: Path, model: str, tune: Tune) -> None:
-    given = {"model": model, "tune": tune, "epochs": 1, "lr": 0.1}
+    given = {"model": model, "tune": tune, "cached_features": "no", "epochs": 1, "lr": 0.1}
     run = trainer(few_faces(tmp_path), tmp_path, **given)
     before = {name: value.clone() for name, value in run.detector.state_dict().items()}
     run.fit()
