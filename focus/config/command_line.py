@@ -39,7 +39,7 @@ _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "
 _SHAPES: dict[type, type] = {list: tuple, dict: dict}
 _NULL = ("", "~", "null", "Null", "NULL")
 _RECIPE = RECIPES["paper"].keys()
-_DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE}
+_DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE | {"cached_features"}}
 _DEFAULTS = {"loss": {each.name for each in fields(LossConfig)}, "recipe": _RECIPE}
 
 

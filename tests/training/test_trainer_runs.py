@@ -107,7 +107,7 @@ EVERYTHING: dict[str, Any] = {
             for given in (
                 {"tune": "lora", "layer_decay": 0.8, "schedule": "one-cycle"},
                 {"tune": "norm", "grad_checkpointing": True},
-                {"tune": "head"},
+                {"tune": "head", "cached_features": "no"},
             )
         ),
     ],
