@@ -66,7 +66,8 @@ class _Entropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (s,) = ctx.saved_tensors
         q = s.softmax(-1)
-        return grads[0][..., None] * q * ((q * s).sum(-1, keepdim=True) - s)
+        slope: Tensor = q * ((q * s).sum(-1, keepdim=True) - s)
+        return grads[0][..., None] * slope
 
 
 class _ScaleGradient(torch.autograd.Function):

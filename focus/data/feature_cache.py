@@ -193,7 +193,7 @@ class FeatureCache:
                 if norms is not None:
                     records["norms"] = norms.cpu()
                 records["saliency"], records["has_map"] = batch.saliency, batch.saliency_mask
-                data.write(records)
+                data.write(records.data)
                 data.flush()
                 flush(self._data)
                 end = begin + len(records)
