@@ -234,11 +234,10 @@ def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> Non
         assert resolve(train(*config, *given)) == expected
     paper = resolve(train(*config, "--recipe", "paper", "--lr", "0.1"))
     assert (paper.model, paper.optimizer, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
-    # What somebody wrote stays.
     write_config(resolve(train("--recipe", "foundation")), file)
     assert resolve(train(*config, "--recipe", "demo")).cached_features is None
     assert resolve(train(*config)).cached_features == "bfloat16"
-
+    # What somebody wrote stays.
     file.write_text("recipe: paper\nloss: match\nepochs: 5\ntemperature: 2\n")
     found = resolve(train(*config, "--recipe", "demo", "--loss", "hinge"))
     assert (found.epochs, found.image_size, found.temperature) == (5, 64, 2)
