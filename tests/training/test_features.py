@@ -129,7 +129,10 @@ def test_views_are_drawn_by_content_and_taken_in_turn(
 def test_a_resumed_run_goes_on_with_the_same_bits(
     faces: Manifest, tmp_path: Path, seen: list[int]
 ) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
     settings = given(augment="flip", views=2, epochs=3, ema_decay=0.9)
+    settings |= {"initial_checkpoint": str(weights)}
     whole = trainer(faces, tmp_path / "whole", **settings)
     whole.fit()
     part = trainer(faces, tmp_path / "part", **settings)
@@ -140,6 +143,8 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
         step, _ = part.train_step(batches, loaded)
         part.state.sums = add_step(part.state.sums, step)
     part.save()
+    # A resumed run begins with other weights than those of its checkpoint.
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
     seen.clear()
     resumed = trainer(faces, tmp_path / "part", **settings, resume=True)
     assert resumed.saved is not None
