@@ -41,7 +41,7 @@ def scores(**given: object) -> Scores:
     }
     numbers = ("index", "entropy_synthetic", "pointing_hit", "pointing_hit_synthetic")
     maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr")
-    chances = ("pointing_chance", "map_chance")
+    chances = ("pointing_chance", "map_chance", "peak_outlier")
     texts = ("path", "generator", "family", "split", "test_set", "group")
     return Scores(
         **{name: np.zeros(4) for name in (*numbers, *maps, *chances)}
