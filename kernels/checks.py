@@ -94,18 +94,22 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
     if torch.compiler.is_compiling():
         check(*arguments)
         return
-    key = check, *map(_key, arguments)
+    key = (
+        check,
+        *[
+            (x.shape, x.dtype, x.device)
+            if isinstance(x, Tensor)
+            else x
+            if isinstance(x, str)
+            else type(x)
+            for x in arguments
+        ],
+    )
     if key not in _passed:
         check(*arguments)
         if len(_passed) >= 1024:
             _passed.clear()
         _passed.add(key)
-
-
-def _key(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return x.shape, x.dtype, x.device, x.layout
-    return x if isinstance(x, str) else type(x)
 
 
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from focus.kernels.types import (
-    HeadArguments,
-    HeadForward,
     Number,
     channels_last,
     refuse_second_derivative,
@@ -73,18 +71,17 @@ class FocusHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *values, need_weight = arguments
-        given = HeadArguments(*values)
-        features, weight, bias = given[:3]
+        features, weight, bias, *_, cam_class, _, grad_scale, need_weight = arguments
         # Gradients are scaled by backward alone.
-        out = HeadForward(*_call("focus_head_forward", *given[:-1], need_weight))
-        ctx.save_for_backward(*out[5:], out.classes, weight, bias, given.grad_scale)
+        found = _call("focus_head_forward", *arguments[:-2], need_weight)
+        loss, logits, cam, terms, classes, *small = found
+        ctx.save_for_backward(*small, classes, weight, bias, grad_scale)
         ctx.like = features.shape, features.dtype, channels_last(features)
-        ctx.contrast = given.cam_class == "contrast"
+        ctx.contrast = cam_class == "contrast"
         ctx.bias_of_sample = bias is not None and bias.dim() == 2
         ctx.set_materialize_grads(False)  # zeros for the constants would be launches
-        ctx.mark_non_differentiable(out.cam, out.terms)
-        return out.loss, out.logits, out.cam, out.terms
+        ctx.mark_non_differentiable(cam, terms)
+        return loss, logits, cam, terms
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
