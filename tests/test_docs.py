@@ -61,7 +61,7 @@ def test_the_readmes_table_of_the_losses() -> None:
 
 
 def test_operating_points() -> None:
-    document = text("evaluation.md")
+    document = text("evaluation.md") + text("intervals.md")
     names = [re.findall(r"`(\w+)`", row[0]) for row in rows(document, "point")]
     assert [name for row in names for name in row] == list(POINTS)
     wanted = ", ".join(str(needed(target)) for target in TARGETS.values())
@@ -86,7 +86,7 @@ def test_every_figure_is_explained() -> None:
     suffix = r"(_real|_fake|_synthetic|_balanced|_pooled|_generator|_at_fpr_)+$"
     stems = {re.sub(suffix, "", name) for name in listed}
     assert {"auc", "cllr", "map_mass", "apcer", "apcer_max", "tpr", "pointing_hit"} <= stems
-    document = text("evaluation.md")
+    document = text("evaluation.md") + text("intervals.md")
     explained = {re.sub(suffix, "", name) for name in re.findall(r"`([a-z_]+)", document)}
     assert stems - explained == set()
 

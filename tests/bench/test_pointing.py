@@ -43,7 +43,7 @@ def test_the_file_is_what_the_demo_set_gives() -> None:
     assert [(r["peak"], r["n"], r["hit"]) for r in rows()] == measured
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/intervals.md"])
 def test_the_documents_say_what_the_file_says(document: str) -> None:
     text = " ".join((CHECKOUT / document).read_text(encoding="utf-8").split())
     even, middle, fixed = (
