@@ -207,7 +207,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [(f"faces/gan/{k}/{n}.png", name) for k, name in kinds.items() for n in range(16)]
     with (folder / "table.csv").open("w") as table, (folder / "groups.csv").open("w") as groups:
         table.write("path,label\n")
-        groups.write("# focus-manifest 1\npath,label,split,group\n")
+        groups.write("path,label,split,group\n")
         for number, (path, label) in enumerate(rows):
             table.write(f"{path},{label}\n")
             groups.write(f"{path},{label},{'validation' if number % 4 else 'train'},one\n")

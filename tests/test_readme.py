@@ -207,7 +207,7 @@ def write_files(folder: Path) -> None:
             Image.fromarray(picture.image).save(folder / name)
         return picture.human_map
 
-    rows, table, boxes = [], ["filename,kind"], ["# focus-manifest 1", "path,label,box"]
+    rows, table, boxes = [], ["filename,kind"], ["path,label,box"]
     (folder / "heatmaps").mkdir()
     for number in range(24):
         kind, label, generic = (("real",) * 3, ("kA", "Synthetic", "fake"))[number % 2]

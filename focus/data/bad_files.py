@@ -28,7 +28,6 @@ DIGESTS: dict[Role, str] = {"image": CONTENT, "map": "map_hash", "mask": "mask_h
 """Columns of a run's manifest: a digest of what each file held."""
 
 _log = logging.getLogger(__name__)
-_CSV_MARKER = "# focus-bad-files 1"
 _CACHE = "decoded-5.txt"
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
@@ -140,7 +139,7 @@ def decode(path: str, role: Role) -> tuple[Verdict, tuple[int, int]]:
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
     """Write ``bad_files.csv``: path, role, reason."""
-    with atomic_csv_writer(path, _CSV_MARKER) as writer:
+    with atomic_csv_writer(path) as writer:
         writer.writerow(("path", "role", "reason"))
         writer.writerows((entry.path, entry.role, entry.reason) for entry in bad)
 

@@ -43,7 +43,6 @@ from focus.runtime.progress import progress_bar
 
 MANIFEST, NO_FACE, CROP = "manifest.csv", "no_face.csv", "crop.json"
 _VERSION = 1
-_NO_FACE_MARKER = "# focus-no-face 1"
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ def cut_faces(
     if found.bad:
         write_bad_files(found.bad, folder / BAD_FILES)
     if found.no_face:
-        with atomic_csv_writer(folder / NO_FACE, _NO_FACE_MARKER) as writer:
+        with atomic_csv_writer(folder / NO_FACE) as writer:
             writer.writerow(("path", "reason"))
             writer.writerows(found.no_face)
     if not found.faces:

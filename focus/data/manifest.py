@@ -30,8 +30,6 @@ _SPLITS, _SETS = get_args(Split), get_args(TestSet)
 TEST_SETS: tuple[TestSet, ...] = _SETS[1:]
 """Those that a fake can be in, in the order in which they are reported."""
 
-CSV_MARKER = "# focus-manifest 1"
-
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
 
@@ -98,7 +96,7 @@ class Manifest(tuple[Sample, ...]):
         """
         folder = f"{absolute(path).parent}{os.sep}"
         extra = sorted({name for sample in self for name in sample.extra})
-        with atomic_csv_writer(path, CSV_MARKER) as writer:
+        with atomic_csv_writer(path) as writer:
             writer.writerow([*COLUMNS, *extra])
             writer.writerows(_to_row(sample, folder, extra) for sample in self)
 
@@ -121,12 +119,11 @@ def numbered_samples(
     """
     folder = str(absolute(path).parent if root is None else absolute(root))
     rows = csv_rows(path)
-    (_, first), (_, header) = next(rows, (1, [])), next(rows, (2, []))
-    if "".join(first) != CSV_MARKER or "path" not in header or len(set(header)) < len(header):
+    _, header = next(rows, (1, []))
+    if "path" not in header or len(set(header)) < len(header):
         raise InputError(
-            f"{path} is not a manifest: its first line must be '{CSV_MARKER}' and is "
-            f"{','.join(first)[:40]!r}; the second must name its columns, 'path' among them and "
-            f"none twice, and names {', '.join(header) or 'none'}."
+            f"{path} is no manifest: its first line must name its columns, 'path' among them and "
+            f"none twice, and is {','.join(header)[:40]!r}."
         )
 
     def place(cell: str) -> str:
@@ -188,7 +185,8 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV that are not blank, each with the number of its first line.
 
     The file is UTF-8 with or without BOM; undecodable bytes are kept as they are. A row of empty
-    cells counts as blank, as a spreadsheet leaves it behind. Raises InputError.
+    cells counts as blank, as a spreadsheet leaves it behind, and so does the comment that older
+    manifests begin with. Raises InputError.
     """
     line = 1
     try:
@@ -198,7 +196,7 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             reader = csv.reader(text, strict=True)
             for row in reader:
-                if any(cell.strip() for cell in row):
+                if any(cell.strip() for cell in row) and not row[0].startswith("# focus-"):
                     yield line, row
                 line = reader.line_num + 1
     except csv.Error as error:

@@ -28,10 +28,7 @@ from focus.runtime.files import atomic_csv_writer
 if TYPE_CHECKING:
     from focus.model.detector import Detector
 
-VERSION = 1
 FILE = "robustness.csv"
-
-_MARK = f"# focus-robustness {VERSION}"
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -144,7 +141,7 @@ def _aucs(c: Comparison, perturbed: Floats, clean: Floats, unit: Integers) -> di
 def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:
     """Write ``robustness.csv`` into ``folder``; return its path."""
     path = folder / FILE
-    with atomic_csv_writer(path, _MARK, end="\n") as writer:
+    with atomic_csv_writer(path, end="\n") as writer:
         writer.writerow(_COLUMNS)
         for result in results:
             cells = (getattr(result, name) for name in _COLUMNS)
@@ -153,11 +150,9 @@ def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:
 
 
 def read(path: Path) -> list[PerturbedAUC]:
-    """Read what :func:`write` wrote; InputError if it is of another version or cannot be read."""
+    """Read what :func:`write` wrote; InputError if it cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            if (first := file.readline().rstrip()) != _MARK:
-                raise ValueError(f"it begins with {first[:40]!r}, not with {_MARK!r}")
             return [PerturbedAUC(**_typed(row)) for row in csv.DictReader(file)]
     except (TypeError, ValueError, csv.Error) as error:
         raise InputError(

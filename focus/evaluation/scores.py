@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from focus.errors import InputError
 from focus.runtime.files import atomic_csv_writer
-
-VERSION = 2
-_MARK = "# focus-scores "
 
 Text = NDArray[np.object_]
 Integers = NDArray[np.int64]
@@ -140,7 +138,7 @@ class Scores:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
         left_out = {"index"} | {name for name in _LATER if not (getattr(self, name) >= 0).any()}
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        with atomic_csv_writer(path, f"{_MARK}{VERSION}", end="\n") as writer:
+        with atomic_csv_writer(path, end="\n") as writer:
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
@@ -148,16 +146,11 @@ class Scores:
     def from_csv(path: str | Path) -> "Scores":
         """Read what :meth:`to_csv` wrote; columns that are not ours are ignored.
 
-        Raises InputError for another version, a missing column or a cell that cannot be read.
+        Raises InputError for a missing column or a cell that cannot be read.
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            first = file.readline().rstrip("\r\n")
-            if first != f"{_MARK}{VERSION}":
-                raise InputError(
-                    f"{path} begins with {first[:40]!r}, not with {_MARK + str(VERSION)!r}; "
-                    "give a scores.csv that this version wrote."
-                )
-            reader = csv.DictReader(file)
+            # Older files begin with a comment.
+            reader = csv.DictReader(dropwhile(lambda line: line.startswith("# focus-"), file))
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
         for field in fields(Scores)[1:]:

@@ -53,19 +53,15 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_csv_writer(
-    path: str | Path, marker: str = "", end: str = "\r\n"
-) -> Iterator["CsvWriter"]:
+def atomic_csv_writer(path: str | Path, end: str = "\r\n") -> Iterator["CsvWriter"]:
     """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
 
-    It is UTF-8; bytes of file names that are not stay as they are. marker: its first line, if any.
+    It is UTF-8; bytes of file names that are not stay as they are.
     """
     with (
         atomic_write(Path(path)) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        if marker:
-            file.write(marker + end)
         yield csv.writer(file, lineterminator=end)
 
 

@@ -199,7 +199,6 @@ def flags(folder: Path) -> list[str]:
 
 def rows(path: Path) -> list[tuple[str, str, str]]:
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        assert file.readline() == "# focus-bad-files 1\r\n"
         return [(r["path"], r["role"], r["reason"]) for r in csv.DictReader(file)]
 
 

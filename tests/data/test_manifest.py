@@ -35,7 +35,7 @@ def test_a_file_has_one_name(tmp_path: Path) -> None:
     detours = ["a.png", "./a.png", "../set/a.png", ".//a.png", "x/../a.png"]
     cells = [*detours, f"{tmp_path}/no/../a.png"]
     rows = "".join(f"{cell},{cell}\n" for cell in cells)
-    (tmp_path / "set/m.csv").write_text(f"# focus-manifest 1\npath,mask_path\n{rows}")
+    (tmp_path / "set/m.csv").write_text(f"path,mask_path\n{rows}")
     for path in (tmp_path / "set/m.csv", tmp_path / "set/../set/m.csv"):
         found = Manifest.from_csv(path)
         assert [s.path for s in found] == [f"{tmp_path}/set/a.png"] * 5 + [f"{tmp_path}/a.png"]
@@ -53,7 +53,7 @@ def test_paths_below_the_csv_move_with_it(tmp_path: Path) -> None:
     assert [s.path for s in Manifest.from_csv(new)] == [f"{tmp_path}/new/x/1.png", "/far/2.png"]
 
 
-def test_a_hand_written_file_is_read(tmp_path: Path) -> None:
+def test_a_hand_written_file_and_an_older_one_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(
         "\ufeff# focus-manifest 1\nlabel,path,camera\n\nsynthetic,a.png,\n,b.png,phone\n", "utf-8"
@@ -67,11 +67,10 @@ def test_a_hand_written_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# focus-manifest 2\npath\na.png\n", "first line must be '# focus-manifest 1'"),
-        ("# focus-manifest 1\nlabel\nreal\n", "the second must name .*'path' among them"),
-        ("# focus-manifest 1\npath,split\n\na.png,dev\n", "line 4: split 'dev' is none of train,"),
-        ("# focus-manifest 1\npath,box\na.png,1 2 3\n", "line 3: box '1 2 3' is not four numbers"),
-        ('# focus-manifest 1\npath\na.png\n"b.png\n', "line 4: not a row of a CSV"),
+        ("label\nreal\n", "its first line must name .*'path' among them"),
+        ("path,split\n\na.png,dev\n", "line 3: split 'dev' is none of train,"),
+        ("path,box\na.png,1 2 3\n", "line 2: box '1 2 3' is not four numbers"),
+        ('path\na.png\n"b.png\n', "line 3: not a row of a CSV"),
     ],
 )
 def test_bad_rows_are_refused_with_their_line(tmp_path: Path, text: str, message: str) -> None:

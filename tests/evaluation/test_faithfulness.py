@@ -202,8 +202,7 @@ def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
     falls = measured(manifest)
     scores = score_images(OneCell(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
     path = faithfulness.write(falls, scores, tmp_path)
-    mark, head, *rows = path.read_text().splitlines()
-    assert mark == "# focus-faithfulness 1"
+    head, *rows = path.read_text().splitlines()
     assert head == "path,label,generator,test_set,predicted,fall_peak,fall_elsewhere,peak_larger"
     assert len(rows) == 6
     assert rows[2].split(",")[1:] == ["1", "uB", "", "1", f"{falls.peak[2]:.6g}", "0", "1"]

@@ -72,7 +72,7 @@ def test_the_open_figure_is_that_of_the_new_sets_alone(tmp_path: Path, test_set:
         for n, label, g in ((0, "real", ""), (1, "real", ""), (2, "synthetic", "known"))
     ]
     data = tmp_path / "data.csv"
-    head = "# focus-manifest 1\npath,label,generator,split,test_set\n"
+    head = "path,label,generator,split,test_set\n"
     data.write_text(head + "\n".join(rows))
     given: dict[str, Any] = {
         "test_data": {name: f"{tmp_path}/{name}" for name in ("new", "newer")},

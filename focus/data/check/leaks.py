@@ -32,7 +32,6 @@ from focus.runtime.progress import progress_bar
 MIN_SIMILARITY = 0.9775
 """From here on two thumbnails count as the same picture."""
 
-CSV_MARKER = "# focus-leaks 2"
 # An image belongs to the last of these that it occurs in.
 _ORDER: tuple[Split, ...] = ("train", "validation", "test")
 _MAX_FREQUENCY = 16.0  # half-periods
@@ -90,7 +89,7 @@ def find_leaks(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:
 
 def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> None:
     """Write one row a leak; ``docs/formats.md`` describes it."""
-    with atomic_csv_writer(path, CSV_MARKER) as writer:
+    with atomic_csv_writer(path) as writer:
         writer.writerow(["path", "split", "other_path", "other_split", "kind", "similarity"])
         for leak in leaks:
             one, other = manifest[leak.row], manifest[leak.other]

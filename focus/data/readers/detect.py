@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from focus.config.layouts import HUB_PREFIX, Layout, parse_columns
+from focus.config.layouts import COLUMNS, HUB_PREFIX, Layout, parse_columns
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
@@ -145,7 +145,7 @@ def _layout_of(path: str, columns: Mapping[str, str]) -> Layout | None:
         raise InputError(
             f"{place} is no CSV, no parquet file and, by its name, no image: give --layout."
         )
-    _, (first, *_) = next(csv_rows(place), (1, [""]))
-    if first.startswith("# focus-manifest"):  # of any version
+    _, header = next(csv_rows(place), (1, [""]))
+    if set(COLUMNS) <= set(header):
         return "manifest"
-    return "cyborg" if first.strip() in cyborg.SPLITS and not columns else "csv"
+    return "cyborg" if header[0].strip() in cyborg.SPLITS and not columns else "csv"

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from focus.config.layouts import Layout
+from focus.config.layouts import COLUMNS, Layout
 from focus.config.shared import DataConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers.detect import read_path
@@ -47,8 +47,8 @@ def test_a_manifest_is_read_wherever_its_images_are(tmp_path: Path) -> None:
     assert list(read_data(tmp_path / "set/m.csv")) == samples
     found = read_data(tmp_path / "set/m.csv", heatmaps=f"{tmp_path}/maps")
     assert [s.map_path for s in found] == [None, f"{tmp_path}/maps/b.png"]
-    (tmp_path / "set/m.csv").write_text("# focus-manifest 1\npath\n../a.png\n")
-    with pytest.raises(InputError, match=r"line 3: path '../a.png' leaves the data root"):
+    (tmp_path / "set/m.csv").write_text(",".join(COLUMNS) + "\n../a.png" + "," * 9)
+    with pytest.raises(InputError, match=r"line 2: path '../a.png' leaves the data root"):
         read_data(tmp_path / "set/m.csv")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from focus.config.evaluate import EvaluateConfig
+from focus.config.layouts import COLUMNS
 from focus.config.train import TrainConfig
 from focus.data.manifest import Sample
 from focus.data.readers import read_given
@@ -92,7 +93,7 @@ def test_the_stand_in_for_a_name_is_none(tmp_path: Path) -> None:
     table = tmp_path / "m.csv"
     for generator in ("synthetic", ""):
         rows = f"r.png,real,{generator}\nf.png,synthetic,{generator}\ng.png,synthetic,SG2\n"
-        table.write_text(f"# focus-manifest 1\npath,label,generator\n{rows}")
+        table.write_text(f"path,label,generator\n{rows}")
         assert [s.generator for s in read_tests({"X": str(table)})][1:] == ["X", "SG2"]
         for given, names in ((None, ["synthetic", "SG2"]), ("Y", ["Y", "SG2"])):
             own, _ = read_given(TrainConfig(data=(str(table),), generator=given))
@@ -111,7 +112,7 @@ def test_a_table_without_label_is_of_one_class_only_if_it_is_said(tmp_path: Path
 
     assert read("path,is_real\na.png,1\nb.png,0\n") == [0, 1]
     assert read("path\na.png\nb.png\n") == [1, 1]
-    assert read("# focus-manifest 1\npath,label,geometry\na.png,,box margin 0\n") == [1]
+    assert read(f"{','.join(COLUMNS)},geometry\na.png{',' * 10}box margin 0\n") == [1]
     authentic = "path,authentic\na.png,yes\nb.png,no\n"
     assert read(authentic, "label=") == [1, 1]
     with pytest.raises(InputError, match=r"t.csv has no column .* authentic may be: .* label= if"):
@@ -129,7 +130,7 @@ def test_test_sets_without_their_class(tmp_path: Path) -> None:
     names = ("reals/0_real/r.png", "tree/1_fake/f.png")
     write(dict.fromkeys(names, "face 1"), tmp_path)
     rows = f"{names[0]},real\n{names[1]},\n"
-    (tmp_path / "some.csv").write_text(f"# focus-manifest 1\npath,label\n{rows}")
+    (tmp_path / "some.csv").write_text(f"path,label\n{rows}")
     for test_data, test_real, message in (
         ("none", "", "There is no file or folder"),
         ("reals", "", "'a', .*reals, holds no fakes"),

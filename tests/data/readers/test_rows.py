@@ -39,9 +39,9 @@ def test_rows_that_repeat_are_left_out(tmp_path: Path, caplog: pytest.LogCapture
         f"'{tmp_path}/a.png'"
     ]
     # The reals of two generators' test sets may be the same ones, and those of two test sets.
-    head = "# focus-manifest 1\npath,label,generator,test_set\n"
+    head = "path,label,generator,test_set\n"
     table.write_text(head + "a.png,real,X,\na.png,real,Y,\na.png,real,Y,\na.png,real,Y,open\n")
-    found = read_data(table)
+    found = read_data(table, layout="manifest")
     assert [(s.generator, s.test_set) for s in found] == [("X", ""), ("Y", ""), ("Y", "open")]
 
 

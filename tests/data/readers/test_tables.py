@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from focus.config.layouts import COLUMNS
 from focus.config.shared import DataConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers.detect import read_path
@@ -128,11 +129,8 @@ def test_a_path_leads_out_of_the_root_only_if_that_is_allowed(tmp_path: Path) ->
     write({"set/link ->": "/usr/lib", "set/b.png": "face 2"}, tmp_path)
     table.write_text("path,label\nlink/../b.png,real\n")
     assert read_data(table)[0].path == f"{tmp_path}/set/b.png"
-    for text in (
-        "path,label\n{},real\n",
-        "train,Real,{}\n",
-        "# focus-manifest 1\npath,label\n{},real\n",
-    ):
+    manifest = f"{','.join(COLUMNS)}\n{{}},real,,,,,,,,\n"
+    for text in ("path,label\n{},real\n", "train,Real,{}\n", manifest):
         table.write_text(text.format("../out.png"))
         with pytest.raises(InputError, match=r"path '\.\./out.png' leaves the data root"):
             read_data(table)
