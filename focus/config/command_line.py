@@ -23,6 +23,7 @@ from typing import (
     get_type_hints,
 )
 
+from focus.config.layouts import HUB_PREFIX
 from focus.config.losses import LossConfig
 from focus.config.options import GROUPS, flag
 from focus.config.recipes import RECIPES
@@ -37,6 +38,10 @@ C = TypeVar("C", bound="DataclassInstance")
 
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHAPES: dict[type, type] = {list: tuple, dict: dict}
+_INPUTS = (
+    *("data", "data_root", "test_data", "test_real", "heatmaps", "initial_checkpoint"),
+    *("run", "compare", "paths", "check_images"),
+)
 _NULL = ("", "~", "null", "Null", "NULL")
 _RECIPE = RECIPES["paper"].keys()
 _DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE | {"cached_features"}}
@@ -88,7 +93,19 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
     with program(prog, debug="--debug" in argv):
-        main(parse(config_class, argv, prog=prog, description=description))
+        config = parse(config_class, argv, prog=prog, description=description)
+        _check_paths(config)
+        main(config)
+
+
+def _check_paths(config: "DataclassInstance") -> None:
+    """Raise InputError for a path that is not there: torch, not yet imported, takes seconds."""
+    for name in _INPUTS:
+        given = getattr(config, name, None) or ()
+        paths = given.values() if isinstance(given, dict) else given
+        for path in (given,) if isinstance(given, str) else paths:
+            if not path.startswith(HUB_PREFIX) and not Path(path).exists():
+                raise InputError(f"There is no file or folder {path}: check the path.")
 
 
 @dataclass(frozen=True)

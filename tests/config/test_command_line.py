@@ -247,7 +247,7 @@ def test_the_examples_are_what_their_programs_read() -> None:
     configs = CHECKOUT / "configs"
     unattended = resolve(load_config(TrainConfig, configs / "unattended.yaml"))
     assert (unattended.checkpoint_steps, unattended.patience) == (500, 10)
-    for name, kind, processes in (("one-gpu", "NO", 1), ("four-gpus", "MULTI_GPU", 4)):
+    for name, kind, processes in (("one-device", "NO", 1), ("four-gpus", "MULTI_GPU", 4)):
         found = load_config_from_file(str(configs / f"{name}.yaml"))
         assert (found.distributed_type, found.num_processes) == (kind, processes)
 
@@ -281,6 +281,16 @@ def test_help_loads_no_torch_and_no_numpy() -> None:
     last = [done.stdout.splitlines()[-1].split(maxsplit=1) for done in found]
     assert {modules for _, modules in last} == {"set()"}
     assert min(float(seconds) for seconds, _ in last) < 0.3
+
+
+@pytest.mark.parametrize("words", [["train.py"], ["-m", "focus", "data", "check"]])
+def test_a_wrong_path_is_told_before_torch_is_imported(words: list[str]) -> None:
+    flags = ["--test-data", "x=nowhere/x"] if words == ["train.py"] else ["nowhere/x"]
+    done = run("-X", "importtime", *words, *flags, cwd=CHECKOUT)
+    assert done.returncode == 2
+    *loaded, last = done.stderr.splitlines()
+    assert last.endswith("error: There is no file or folder nowhere/x: check the path.")
+    assert not any(line.endswith(("| torch", "| numpy")) for line in loaded)
 
 
 def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
