@@ -14,12 +14,13 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import CheckConfig
-from focus.config.train import CONFIG_VERSION
+from focus.config.train import CONFIG_VERSION, TrainConfig
 from focus.config.use import ExplainConfig
 from focus.data.check.command import check
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation import faithfulness, robustness
+from focus.evaluation.provenance import provenance
 from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
@@ -132,8 +133,11 @@ def test_keys_of_results() -> None:
     (block,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     outline = set(re.findall(r'"(\w+)"', block))
     figures = set(listed("results.json", "field")) | {"n_real", "n_fake", "n_pointing", "n_maps"}
-    # A run folder adds the model.
-    documented = (outline - {"model", "epoch", "validation_METRIC"}) | figures | set(POINTS)
+    # A program adds the model and the provenance.
+    origin = provenance("net", Manifest(), TrainConfig())
+    added = {"model", "epoch", "validation_METRIC", "provenance", "name", *origin}
+    assert added <= outline
+    documented = (outline - added) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented
 
 

@@ -15,7 +15,7 @@ from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import divided
 from focus.metrics.bootstrap import Resampler, percentiles
-from focus.metrics.calibration import llr_costs
+from focus.metrics.calibration import llr_costs, min_cllr
 from focus.metrics.intervals import (
     Compared,
     Interval,
@@ -146,6 +146,15 @@ class Group:
             "n_pointing": len(self.fake.known("pointing_hit")[0]),
             "n_maps": sum(len(part.known("map_mse")[0]) for part in (self.real, self.fake)),
         }
+
+    def calibration(self, cllr: float | None) -> dict[str, float | None]:
+        """Return the part of C_llr that the ranking costs, and the rest, the calibration's.
+
+        Of the images as they are, without an interval: the ratios are fitted to these images.
+        """
+        least = min_cllr(self.real.side.scores, self.fake.side.scores)
+        loss = None if cllr is None or least is None else cllr - least
+        return {"min_cllr": least, "calibration_loss": loss}
 
     def hits(self) -> dict[str, tuple[Integers, Floats]]:
         """Return, by the name of each hit rate, the rows that have a value and the 0s and 1s."""

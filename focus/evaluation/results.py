@@ -153,7 +153,11 @@ class TestSet:
             entries.append({**nested(found), "intervals": nested(ends)})
         for group, entry in zip(groups, entries, strict=False):
             entry |= {**group.counts(), "undefined": group.undefined()}
+            entry |= group.calibration(entry.get("cllr"))
         *generators, pooled, mean, operating = entries
+        for name in ("min_cllr", "calibration_loss"):
+            known = [entry[name] for entry in generators if entry[name] is not None]
+            mean[name] = float(np.mean(known)) if known else None
         names = [c.generator or UNNAMED for c in self.comparisons]
         mean["n_defined"] = {
             name: len(places)

@@ -100,6 +100,24 @@ def fit_calibration(
     )
 
 
+def min_cllr(real_scores: Array, fake_scores: Array) -> float | None:
+    """Return C_llr of the best ratios that rise with the score, in bits; None without both classes.
+
+    The ratios are those of the pool-adjacent-violators algorithm on these very scores (Brümmer and
+    du Preez, 2006), the classes weighing alike: what remains is the cost of the ranking alone.
+    """
+    if not (len(real_scores) and len(fake_scores)):
+        return None
+    from sklearn.isotonic import IsotonicRegression  # late, as in fit_calibration
+
+    images = np.array([len(real_scores), len(fake_scores)])
+    label = np.repeat([0, 1], images)
+    score = np.concatenate([real_scores, fake_scores])
+    share = IsotonicRegression().fit_transform(score, label, sample_weight=1 / images[label])
+    costs = -np.log2(np.where(label == 1, share, 1 - share))
+    return float((costs / images[label]).sum() / 2)
+
+
 def llr_costs(llr: Array, label: int) -> Floats:
     """Return the cost of each log-likelihood ratio of images of class ``label``, in bits, [N].
 

@@ -23,6 +23,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.inference import outlier_norm
+from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import difference_lines, format_table, outlier_warning
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
@@ -182,6 +183,7 @@ def evaluate(trainer: Trainer) -> Results:
             "epoch": trainer.state.best_epoch,
             f"validation_{config.eval_metric}": trainer.state.best,
         }
+        results["provenance"] = provenance(config.model, trainer.manifest, config)
         write_results(folder, scores, results)
         if warning := outlier_warning(scores):
             print(f"warning: {warning}")

@@ -17,6 +17,7 @@ from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_images
+from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import format_table, remarks
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
@@ -60,7 +61,8 @@ def evaluate(config: EvaluateConfig) -> None:
     results: Results | None = None
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
-        results, written = _write(output, detector, manifest, bad, scores)
+        about = provenance(detector.config.model, manifest, _training(model.parent))
+        results, written = _write(output, detector, manifest, bad, scores, about)
     lines = []
     perturbed: list[robustness.PerturbedAUC] = []
     if config.robustness:
@@ -92,7 +94,9 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.report:
         images = output, name, detector, manifest, scores, results
         page = partial(report.write, *images, perturbed=perturbed, summary=model.parent / SUMMARY)
-        print(report.attempt(partial(page, eval_metric=_eval_metric(model.parent))))
+        trained = _training(model.parent)
+        metric = None if trained is None else trained.eval_metric
+        print(report.attempt(partial(page, eval_metric=metric)))
 
 
 def _model_folder(config: EvaluateConfig) -> Path:
@@ -178,15 +182,18 @@ def _write(
     manifest: Manifest,
     bad: list[BadFile],
     scores: Scores,
+    about: dict[str, Any],
 ) -> tuple[Results | None, list[Path]]:
     """Write scores, results and overlays; remove what an earlier evaluation left.
 
+    about: where the results come from.
     Returns the results, None if no image has a label, and the files written.
     """
     results: Results | None = None
     if (scores.label >= 0).any():
         trained = detector.config.training_generators, detector.config.training_families
         results = summarise(scores, *trained, detector.points, progress=True)
+        results["provenance"] = about
     written = [*write_results(output, scores, results), output / "overlays.png"]
     contact_sheet(detector, manifest, written[-1])
     (output / BAD_FILES).unlink(missing_ok=True)
@@ -197,9 +204,9 @@ def _write(
     return results, written
 
 
-def _eval_metric(run: Path) -> str | None:
-    """Return what chose the model of a run; None for a model's folder that lies in no run."""
+def _training(run: Path) -> TrainConfig | None:
+    """Return the configuration of a run; None for a model's folder that lies in no run."""
     try:
-        return load_config(TrainConfig, run / "config.yaml").eval_metric
+        return load_config(TrainConfig, run / "config.yaml")
     except InputError:
         return None

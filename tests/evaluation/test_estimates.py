@@ -81,6 +81,8 @@ def test_the_cost_of_ratios_weighs_the_classes_alike() -> None:
     costs = {name: figures["cllr"] for name, figures in results["generators"].items()}
     assert costs == pytest.approx({"g0": (real + right) / 2, "g1": (real + wrong) / 2})
     assert results["pooled"]["cllr"] == pytest.approx((real + (right + wrong) / 2) / 2)
+    for each in (*results["generators"].values(), results["pooled"], results["mean"]):
+        assert each["min_cllr"] + each["calibration_loss"] == pytest.approx(each["cllr"])
 
 
 def test_a_mean_is_over_the_generators_that_define_it() -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 
 from focus.metrics.bootstrap import units
-from focus.metrics.calibration import Calibration, fit_calibration, llr_costs
+from focus.metrics.calibration import Calibration, fit_calibration, llr_costs, min_cllr
 from focus.metrics.ranking import Ranking
 
 
@@ -78,3 +78,25 @@ def test_images_of_one_group_count_as_one() -> None:
     llr = replace(line, largest_llr=None).llr(np.array([0.0, 1.0]))
     assert llr == pytest.approx([-np.log(3), np.log(4)], rel=1e-3)
     assert fit_calibration(np.zeros(0), np.ones(8)) is None
+
+
+def test_the_least_cost_of_a_ranking_by_hand() -> None:
+    # By score r f r f: the middle two are pooled at one half, which costs a bit each.
+    assert min_cllr([0.1, 0.4], [0.3, 0.9]) == pytest.approx(0.5)
+    # Real images weigh 1/4 and fakes 1/2: the fake at .6 and the real at .7 share 2/3.
+    real, fake = -np.log2(1 / 3) / 4, -np.log2(2 / 3) / 2
+    assert min_cllr([0.1, 0.2, 0.5, 0.7], [0.6, 0.8]) == pytest.approx((real + fake) / 2)
+    assert (min_cllr([0.5], [0.5]), min_cllr([0.9], [0.1])) == (pytest.approx(1), pytest.approx(1))
+    assert (min_cllr([0.1], [0.2]), min_cllr([], [0.2])) == (pytest.approx(0), None)
+
+
+def test_no_ratios_that_rise_with_the_score_cost_less(random: np.random.Generator) -> None:
+    real, fake = random.normal(0, 1, 300), random.normal(1, 1, 200)
+    scores = special.expit(real), special.expit(fake)
+    least = min_cllr(*scores)
+    assert least is not None
+    line = fitted(*scores)
+    for slope in (0.5, 1, 2):
+        ratios = (slope * line.llr(each) for each in scores)
+        costs = [llr_costs(llr, label).mean() for label, llr in enumerate(ratios)]
+        assert least < sum(costs) / 2

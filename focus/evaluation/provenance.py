@@ -1,0 +1,62 @@
+"""Say where results come from: what was trained, by which versions, on which images."""
+
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import focus
+from focus.config.train import TrainConfig, loss_config
+from focus.data.known_images import CONTENT
+from focus.data.manifest import Manifest
+
+_PACKAGES = ("torch", "timm", "numpy")
+
+
+def provenance(network: str, manifest: Manifest, config: TrainConfig | None) -> dict[str, Any]:
+    """Return what ``results.json`` says of its origin, as docs/formats.md describes it.
+
+    network: by its timm name. manifest: the images, with their digests. config: of the training;
+    None where it is not known.
+    """
+    return {
+        "network": network,
+        "loss": None if config is None else {"name": config.loss, **asdict(loss_config(config))},
+        "seed": None if config is None else config.seed,
+        "data_sha256": data_digest(manifest),
+        "versions": {
+            "focus": focus.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES},
+        },
+        "commit": _commit(),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def data_digest(manifest: Manifest) -> str:
+    """Return a SHA-256 of the images' contents, labels and splits, wherever they lie."""
+    lines = sorted(
+        f"{sample.extra.get(CONTENT)} {sample.label} {sample.split}\n" for sample in manifest
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _commit() -> str | None:
+    """Return the commit of a checkout, with ``-dirty`` if files differ; None without git."""
+    folder = Path(focus.__file__).parents[1]
+    if not (folder / ".git").exists():
+        return None
+    words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(
+            [*words, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
