@@ -160,8 +160,8 @@ CASES = {
     "a threshold that is not there": (
         "rm runs/run/model/thresholds.json",
         f"explain {FACE} --model-dir runs/run/model --threshold eer",
-        "has no thresholds.json; drop the flag.",
-        [f"explain {FACE} --model-dir runs/run/model"],
+        "has no thresholds.json; give a score, or drop the flag.",
+        [f"explain {FACE} --model-dir runs/run/model{flag}" for flag in (" --threshold .5", "")],
     ),
     "a folder with files in it": (
         f"explain {FACE} --model-dir runs/run/model",

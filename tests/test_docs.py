@@ -5,11 +5,12 @@ import tomllib
 from pathlib import Path
 
 from focus.config.losses import LOSSES
+from focus.config.options import POINTS
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
 from focus.metrics.ranking import SUPPORT
-from focus.model.operating_points import POINTS, TARGETS, needed
+from focus.model.operating_points import TARGETS, needed
 from focus.training.run_folder import _FREE
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import CheckConfig
+from focus.config.options import POINTS
 from focus.config.train import CONFIG_VERSION, TrainConfig
 from focus.config.use import ExplainConfig
 from focus.data.check.command import check
@@ -28,7 +29,7 @@ from focus.metrics.calibration import Calibration
 from focus.model.config import CONFIG_VERSION as MODEL_VERSION
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
-from focus.model.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
+from focus.model.operating_points import THRESHOLDS, OperatingPoints, choose
 from focus.model.operating_points import VERSION as THRESHOLDS_VERSION
 from focus.training.checkpoint import CHECKPOINT_VERSION, Parts, save_checkpoint
 from focus.training.run_folder import TrainState
@@ -135,7 +136,8 @@ def test_keys_of_results() -> None:
     figures = set(listed("results.json", "field")) | {"n_real", "n_fake", "n_pointing", "n_maps"}
     # A program adds the model and the provenance.
     origin = provenance("net", Manifest(), TrainConfig())
-    added = {"model", "epoch", "validation_METRIC", "provenance", "name", *origin}
+    added = {"given", "default"}  # names of a decision
+    added |= {"model", "epoch", "validation_METRIC", "provenance", "name", *origin}
     assert added <= outline
     documented = (outline - added) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focus.config.options import COUNT, flag, in_machine, in_model, in_output
+from focus.config.options import COUNT, flag, in_machine, in_model, in_output, in_threshold
 from focus.config.shared import SharedConfig
 from focus.errors import InputError
 
@@ -16,6 +16,7 @@ class EvaluateConfig(SharedConfig):
 
     run: str | None = in_model("a run folder of train.py, whose best model is taken", metavar="DIR")
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")
+    threshold: str | None = in_threshold()
     output: str | None = in_output(
         "folder for all files (default: evaluation in the folder of --run, else "
         "evaluation, or comparison, here)",

@@ -77,6 +77,17 @@ def max_pixels() -> Any:
     return in_data(about, MAX_PIXELS, within=COUNT)
 
 
+POINTS = ("eer", "bpcer1", "bpcer5", "balanced")
+"""Thresholds that validation fixes: both errors as frequent; at most 1 %, 5 % of real images called
+synthetic; the best balanced accuracy."""
+
+
+def in_threshold() -> Any:
+    """Declare ``--threshold``; :func:`check_options` checks it."""
+    about = f"decides everywhere: {', '.join(POINTS)}, or a score (default: that of the model)"
+    return in_model(about, metavar="POINT")
+
+
 def check_options(config: "DataclassInstance") -> None:
     """Raise InputError for a number out of its range, or an empty text; None is neither.
 
@@ -86,5 +97,14 @@ def check_options(config: "DataclassInstance") -> None:
         value, within = getattr(config, each.name), each.metadata.get("within")
         if value is not None and within is not None and not within.holds(value):
             raise InputError(f"{flag(each.name)} must be {within.words}, got {value}.")
+        if each.name == "threshold" and value is not None and value not in POINTS:
+            try:
+                fits = SHARE.holds(float(value))
+            except ValueError:
+                fits = False
+            if not fits:
+                raise InputError(
+                    f"--threshold must be {', '.join(POINTS)} or a score from 0 to 1, got {value}."
+                )
         if value == "" or (isinstance(value, tuple) and "" in value):
             raise InputError(f"{flag(each.name)} got an empty text: give a value, or leave it out.")

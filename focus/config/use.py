@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from focus.config.options import (
     COUNT,
@@ -12,12 +11,10 @@ from focus.config.options import (
     in_machine,
     in_model,
     in_output,
+    in_threshold,
     max_pixels,
 )
 from focus.errors import InputError
-
-Point = Literal["balanced", "eer", "bpcer1", "bpcer5"]
-"""The names of :data:`focus.model.operating_points.POINTS`, which takes long to import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class ExplainConfig(_UseConfig):
     as_video: bool = in_data("take each folder as one video, its images as frames", False)
     max_pixels: int = max_pixels()
     frames: int = in_data("frames of a video, evenly spaced, at most", 16, within=COUNT)
-    threshold: Point | None = in_model("which threshold decides (default: balanced)")
+    threshold: str | None = in_threshold()
     output: str = in_output("folder for what is written; new, or empty", "explained", metavar="DIR")
     overlay_size: int = in_output("longest side of an overlay in pixels", 512, within=PIXELS)
     batch_size: int = in_machine("images at a time", 64, within=COUNT)

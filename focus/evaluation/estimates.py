@@ -24,7 +24,7 @@ from focus.metrics.intervals import (
     rate_interval,
 )
 from focus.metrics.ranking import Ranking, Side
-from focus.model.operating_points import OperatingPoints, needed
+from focus.model.operating_points import OperatingPoints, Threshold, needed
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -51,13 +51,20 @@ HITS = ("map_hit", "pointing_hit", "pointing_hit_synthetic", "peak_outlier")
 _COLUMNS = [*OF_BOTH.values(), *OF_FAKES]
 
 
+DECISION = "decision"
+"""The operating point of the threshold that decides, beside those that validation fixed."""
+
+
 class Table:
     """All scores of an evaluation; its parts follow its weights."""
 
-    def __init__(self, scores: Scores, points: OperatingPoints | None) -> None:
-        self.scores, self.points = scores, points
+    def __init__(
+        self, scores: Scores, points: OperatingPoints | None, threshold: Threshold
+    ) -> None:
+        self.scores, self.points, self.threshold = scores, points, threshold.value
         given = {} if points is None else points.thresholds
-        self.thresholds = [(name, value) for name, value in given.items() if value is not None]
+        self.thresholds = [(DECISION, threshold.value)]
+        self.thresholds += [(name, value) for name, value in given.items() if value is not None]
         self.values = np.stack([getattr(scores, name).astype(np.float64) for name in _COLUMNS])
         hits = np.isin(_COLUMNS, HITS)[:, None]
         self.values[hits & (self.values < 0)] = np.nan
@@ -122,6 +129,7 @@ class Group:
 
     def __init__(self, table: Table, real: Integers, fake: Integers) -> None:
         self._scores, self._points = table.scores, table.thresholds
+        self._threshold = table.threshold
         self._outliers_known = bool((table.scores.peak_outlier >= 0).any())
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
         self._ranking = Ranking(self.real.side, self.fake.side)
@@ -190,7 +198,7 @@ class Group:
         found: Intervals = {"auc": mean_auc_interval([self.compared(resampler)])}
         if resampler.grouped:
             return found
-        right = [(total - wrong, total) for wrong, total in self.errors(0.5)]
+        right = [(total - wrong, total) for wrong, total in self.errors(self._threshold)]
         found["accuracy"] = rate_interval(sum(n for n, _ in right), sum(n for _, n in right))
         found["balanced_accuracy"] = mean_of_rates(right)
         for name, (_, hits) in self.hits().items():
@@ -238,8 +246,8 @@ class Group:
             "average_precision_balanced": ranking.average_precision(balanced=True),
             "eer": ranking.eer(),
             **{f"tpr_at_fpr_{rate:g}": ranking.tpr_at_fpr(rate) for rate in FPR_TARGETS},
-            "accuracy": ranking.accuracy(),
-            "balanced_accuracy": ranking.balanced_accuracy(),
+            "accuracy": ranking.accuracy(self._threshold),
+            "balanced_accuracy": ranking.balanced_accuracy(self._threshold),
             "brier": ranking.brier(),
             "brier_balanced": ranking.brier(balanced=True),
             "prevalence": divided(fake, real + fake),

@@ -7,6 +7,7 @@ from typing import Any
 from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
 from focus.errors import shown
+from focus.evaluation.estimates import DECISION
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
@@ -30,7 +31,7 @@ _AUC = {
     "open": "open-set AUC",
 }
 _NOTES = {
-    "at *": "* the threshold at which both errors are equally frequent on validation images",
+    "at *": "* the threshold that decides",
     "-": "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
     f"({UNRELATED}": f"{UNRELATED} near or far cannot be told: no family is known of it, or of one "
     "in training",
@@ -107,7 +108,7 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         if round(share, 2) != 0.5:  # else two rows of one name
             rows.append(Row("open-set AP at 50% fakes", (*keys[:2], f"{keys[2]}_balanced")))
     for test_set in present:
-        point = (test_set, "operating_points", "eer")
+        point = (test_set, "operating_points", DECISION)
         for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
             # A set without fakes has points, too, of which nothing is defined.
             if any(_at(r, (test_set, "generators")) and _at(r, point) for r in everything):

@@ -33,11 +33,11 @@ from focus.metrics.intervals import (
     mean_of_rates,
     rate_interval,
 )
-from focus.model.operating_points import OperatingPoints
+from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
 
-VERSION = 2
+VERSION = 3
 RESAMPLES = 2000
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long
 Results = dict[str, Any]
@@ -49,6 +49,7 @@ def summarise(
     training_families: Mapping[str, str] | None = None,
     points: OperatingPoints | None = None,
     *,
+    threshold: Threshold | None = None,
     resamples: int = RESAMPLES,
     progress: bool = False,
 ) -> Results:
@@ -57,11 +58,13 @@ def summarise(
     ``closed`` and ``open`` are always there, ``closed_balanced`` only where a fake belongs to it.
     What the data cannot give is None. training_families: of the training generators; the family of
     one that is missing is that of :mod:`focus.data.families`. points: fixed on validation.
+    threshold: what decides, by default what the points say.
     resamples: for the intervals, 0 for none; always the same ones.
     """
     training_generators = sorted(training_generators)
     known = with_families(training_generators, training_families or {})
     comparisons = match(scores, training_generators)
+    threshold = threshold or choose_threshold(points)
     results: Results = {
         "version": VERSION,
         "training_generators": training_generators,
@@ -69,11 +72,12 @@ def summarise(
         "n_real": int((scores.label == REAL).sum()),
         "n_fake": int((scores.label == SYNTHETIC).sum()),
         "n_unlabelled": int((scores.label < 0).sum()),
+        "decision": {"point": threshold.name, "threshold": threshold.value},
         "thresholds": None if points is None else dict(points.thresholds),
         "undefined_thresholds": {} if points is None else points.undefined(),
     }
     results["n_real_unused"] = results["n_real"] - len(union(c.real for c in comparisons))
-    table = Table(scores, points)
+    table = Table(scores, points, threshold)
     test_sets = {
         name: TestSet(table, [c for c in comparisons if c.test_set == name])
         for name in TEST_SETS

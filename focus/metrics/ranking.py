@@ -120,16 +120,16 @@ class Ranking:
         supported = len(self.real.scores) * target >= SUPPORT * (1 - 1e-12)
         return np.where(self.defined & supported, found, np.nan)
 
-    def accuracy(self) -> Floats:
-        """Share of the images on their side of a score of 0.5; one above it says synthetic."""
-        flagged = self.real.total * np.nan_to_num(self.real.share_above(0.5))
-        found = self.fake.total * np.nan_to_num(self.fake.share_above(0.5))
+    def accuracy(self, threshold: float) -> Floats:
+        """Share of the images on their side of ``threshold``; a score above it says synthetic."""
+        flagged = self.real.total * np.nan_to_num(self.real.share_above(threshold))
+        found = self.fake.total * np.nan_to_num(self.fake.share_above(threshold))
         total = self.real.total + self.fake.total
         return divided(found + self.real.total - flagged, total)
 
-    def balanced_accuracy(self) -> Floats:
-        """Mean over the two classes of the share on their side of a score of 0.5."""
-        return (1 - self.real.share_above(0.5) + self.fake.share_above(0.5)) / 2
+    def balanced_accuracy(self, threshold: float) -> Floats:
+        """Mean over the two classes of the share on their side of ``threshold``."""
+        return (1 - self.real.share_above(threshold) + self.fake.share_above(threshold)) / 2
 
     def brier(self, *, balanced: bool = False) -> Floats:
         """Mean squared distance of the score from the label, in [0, 1] (Brier, 1950).

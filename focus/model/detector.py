@@ -28,7 +28,12 @@ from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
 from focus.model.layout import evaluation_mode, layout_of
-from focus.model.operating_points import THRESHOLDS, OperatingPoints
+from focus.model.operating_points import (
+    THRESHOLDS,
+    OperatingPoints,
+    Threshold,
+    choose_threshold,
+)
 from focus.model.pictures import Picture, picture_batches
 from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
@@ -45,7 +50,8 @@ class Prediction(NamedTuple):
     score: Tensor
     """``[B]`` float64, probability of synthetic; on the CPU, as not every device has the type."""
     predicted: Tensor
-    """``[B]`` int64, class of the highest logit."""
+    """``[B]`` int64: 0 unless the score is above the detector's threshold, else the class of fakes
+    with the highest logit."""
     cams: Tensor
     """Raw CAMs ``[B,2,H,W]`` float32 of the predicted class and of class 1."""
     entropy: Tensor
@@ -122,10 +128,21 @@ class Detector(nn.Module):
         )
         self.points: OperatingPoints | None = None
         """Thresholds and calibration, once they are fixed on validation."""
+        self.threshold = choose_threshold(None)
+        """What decides, and so whose CAM a prediction has; see :meth:`set_threshold`."""
         self.card: str | None = None
         """The model card to save; None: one is made of the config and the operating points."""
         if initial_checkpoint is not None:
             self._load_initial(Path(initial_checkpoint))
+
+    def set_threshold(self, given: str | float | None = None) -> Threshold:
+        """Decide by this from now on: the name of an operating point or a score; None: the model's.
+
+        A model without thresholds decides at a score of 0.5. Raises InputError for a point that the
+        model has no threshold for.
+        """
+        self.threshold = choose_threshold(self.points, given)
+        return self.threshold
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -216,12 +233,14 @@ class Detector(nn.Module):
     ) -> Prediction:
         """Return what :meth:`predict_batch` does, of what :meth:`encode_with_norms` returned."""
         logits, cams, entropy = self.head.activations(features, token)
-        predicted = logits.argmax(1)
+        # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
+        # sigmoid, whose last bit depends on the place in the batch. Of several classes the sum
+        # may round to more than 1.
+        score = logits.cpu().double().softmax(1)[:, 1:].sum(1).clamp(max=1)
+        is_fake = (score > self.threshold.value).to(logits.device)
+        predicted = torch.where(is_fake, 1 + logits[:, 1:].argmax(1), 0)
         return Prediction(
-            # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
-            # sigmoid, whose last bit depends on the place in the batch. Of several classes the sum
-            # may round to more than 1.
-            score=logits.cpu().double().softmax(1)[:, 1:].sum(1).clamp(max=1),
+            score=score,
             predicted=predicted,
             cams=torch.stack((pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
             entropy=torch.stack((pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
@@ -342,6 +361,7 @@ class Detector(nn.Module):
         detector.config = config.with_weights(weights)
         load_weights(detector, state, config.model, weights)
         detector.points, detector.card = OperatingPoints.read(folder), read_card(folder)
+        detector.set_threshold()
         return detector.eval()
 
     def _load_initial(self, path: Path) -> None:

@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from focus.config.options import NON_NEGATIVE, Range
+from focus.config.options import NON_NEGATIVE, POINTS, Range
+from focus.errors import InputError
 from focus.metrics.arrays import Array
 from focus.metrics.calibration import Calibration, fit_calibration
 from focus.metrics.ranking import SUPPORT, Ranking
@@ -20,9 +22,6 @@ THRESHOLDS = "thresholds.json"
 VERSION = 1
 
 TARGETS = {"bpcer1": 0.01, "bpcer5": 0.05}
-POINTS = ("eer", *TARGETS, "balanced")
-"""Where both errors are as likely; BPCER of 1 % and of 5 % at most; the best balanced accuracy."""
-
 # Below 0 it lets every image pass for synthetic.
 _THRESHOLD = Range(lambda x: -1 <= x <= 1, "at least -1 and at most 1")
 
@@ -32,16 +31,20 @@ class OperatingPoints:
     """A score above ``thresholds[point]`` says synthetic; None where validation cannot tell it.
 
     calibration: None where it could not be fitted. n_real, n_fake: of the validation images.
+    decides: the point whose threshold decides, unless another is asked for.
     """
 
     thresholds: Mapping[str, float | None] = field(metadata={"within": _THRESHOLD})
     calibration: Calibration | None
     n_real: int = field(metadata={"within": NON_NEGATIVE})
     n_fake: int = field(metadata={"within": NON_NEGATIVE})
+    decides: str = "eer"
 
     def __post_init__(self) -> None:
         if self.thresholds.keys() != set(POINTS):
             raise ValueError(f"thresholds must be {', '.join(POINTS)}, got {[*self.thresholds]}")
+        if self.decides not in POINTS:
+            raise ValueError(f"decides must be one of {', '.join(POINTS)}, got {self.decides}")
 
     def undefined(self) -> dict[str, str]:
         """Return what each point without a threshold needs."""
@@ -78,6 +81,40 @@ class OperatingPoints:
         if not (path := folder / THRESHOLDS).exists():
             return None
         return read_json(path, cls, VERSION, "remove it, or train the model again", "undefined")
+
+
+class Threshold(NamedTuple):
+    """The one rule that decides: a score above ``value`` says synthetic.
+
+    name: of the operating point, "given", or "default" where there was nothing to choose it from.
+    """
+
+    name: str
+    value: float
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        whence = {"given": "given", "default": "the model has none of its own"}
+        return f"{self.value} ({whence.get(self.name, self.name + ', fixed on validation images')})"
+
+
+def choose_threshold(points: OperatingPoints | None, given: str | float | None = None) -> Threshold:
+    """Return what decides everywhere: what is ``given``, else the model's, else a score of 0.5.
+
+    given: the name of an operating point, or a score.
+
+    Raises InputError if the model has no threshold for the point that is named.
+    """
+    if given is not None and given not in POINTS:
+        return Threshold("given", float(given))
+    name = str(given or (points.decides if points else ""))
+    value = points.thresholds[name] if points else None
+    if value is not None:
+        return Threshold(name, value)
+    if given is None:
+        return Threshold("default", 0.5)
+    lacks = f"no threshold {name} (it {points.undefined()[name]})" if points else f"no {THRESHOLDS}"
+    raise InputError(f"--threshold {name}: the model has {lacks}; give a score, or drop the flag.")
 
 
 def needed(target: float) -> int:

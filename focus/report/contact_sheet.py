@@ -66,7 +66,7 @@ def contact_sheet(
     text(
         indent,
         top - 0.17,
-        "score: probability of synthetic, red if the decision is wrong; "
+        f"score: above {detector.threshold.value:.3g} it says synthetic; red where that is wrong; "
         "h: entropy of the CAM, 0 one cell to 1 even",
         va="top",
         size=7,

@@ -37,7 +37,7 @@ Rows = NDArray[np.int64]
 
 
 def outcomes(scores: Scores) -> Rows:
-    """Return [N] index into ``OUTCOMES``, by the class with the largest logit."""
+    """Return [N] index into ``OUTCOMES``, by the class that the scores were decided for."""
     is_fake = scores.predicted != REAL
     found = np.where(scores.label == REAL, np.where(is_fake, 1, 0), np.where(is_fake, 0, 2))
     return np.where(scores.label < 0, 3, found)

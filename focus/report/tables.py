@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from focus.evaluation.estimates import DECISION
 from focus.evaluation.result_table import (
     CHANCE,
     SET_TITLES,
@@ -42,6 +43,7 @@ _RATES = {
     "apcer_max": "APCER, largest",
 }
 _POINTS = {
+    DECISION: "the one that decides",
     "eer": "both errors equally frequent",
     "bpcer1": "BPCER of 1 %",
     "bpcer5": "BPCER of 5 %",
@@ -121,7 +123,8 @@ def _operating_points(results: Results, test_set: str) -> Table:
     found = results[test_set]["operating_points"]
     rows = []
     for point in (point for point in _POINTS if point in found):
-        threshold = _threshold(results["thresholds"][point])
+        thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
+        threshold = _threshold(thresholds[point])
         worst = found[point]["apcer_max_generator"] or "-"
         rates = [cell(results, (test_set, "operating_points", point, rate)) for rate in _RATES]
         rows.append((_POINTS[point], [threshold, worst], rates))

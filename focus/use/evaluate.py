@@ -47,6 +47,7 @@ def evaluate(config: EvaluateConfig) -> None:
     main = accelerator.is_main_process
     model, output = run_on_all(accelerator, lambda: (_model_folder(config), _output(config)))
     detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model))
+    threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
     detector.to(accelerator.device)
     manifest, bad = run_on_main_first(
         accelerator, lambda: _images(config, model, output, progress=main)
@@ -86,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> None:
     name = model.parent.name if model.name == "model" else model.name
     if results is not None:
         print(format_table({name: results}), end="\n\n")
-    lines += remarks(scores, results)
+    lines += [f"threshold: {threshold}", *remarks(scores, results)]
     if detector.points is not None and (warning := detector.points.warning()):
         lines.append(f"warning: {warning}")
     for line in [*lines, *(f"written: {path}" for path in written)]:
@@ -192,7 +193,9 @@ def _write(
     results: Results | None = None
     if (scores.label >= 0).any():
         trained = detector.config.training_generators, detector.config.training_families
-        results = summarise(scores, *trained, detector.points, progress=True)
+        results = summarise(
+            scores, *trained, detector.points, threshold=detector.threshold, progress=True
+        )
         results["provenance"] = about
     written = [*write_results(output, scores, results), output / "overlays.png"]
     contact_sheet(detector, manifest, written[-1])

@@ -28,7 +28,6 @@ from focus.data.videos import VIDEO_EXTENSIONS, evenly, frames_of, import_av
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation.inference import geometry_warning
 from focus.model.detector import Detector
-from focus.model.operating_points import THRESHOLDS
 from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
@@ -59,8 +58,8 @@ def explain(config: ExplainConfig) -> None:
     check_writable(output)
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
     detector = Detector.from_pretrained(str(config.model_dir))
-    threshold, threshold_line = _threshold(detector, config)
-    about = _about(config, detector, threshold)
+    threshold = detector.set_threshold(config.threshold)
+    about = _about(config, detector)
     calibration = None if detector.points is None else detector.points.calibration
     for warning in (
         detector.points.warning() if detector.points else "",
@@ -82,7 +81,7 @@ def explain(config: ExplainConfig) -> None:
                 scored = _scored(config, detector.to(device), items, bad)
                 for item, views in groupby(scored, key=lambda pair: pair[0]):
                     own = [row for _, row in views]
-                    rows.append(item_row(item, own, threshold, calibration))
+                    rows.append(item_row(item, own, threshold.value, calibration))
                     if item.kind == "video":
                         frames[str(item.path)] = own
                     bar.update()
@@ -98,7 +97,7 @@ def explain(config: ExplainConfig) -> None:
         written.insert(0, write_manifest(output, about, rows, frames, len(bad)))
     few = len(items) <= _PRINTED
     lines = map(_line, rows) if few else [f"{len(rows)} of {len(items)} files explained"]
-    lines = [threshold_line, *lines]
+    lines = [f"threshold: {threshold}; a score above it says synthetic", *lines]
     if bad:
         lines.append(f"left out because they cannot be decoded: {len(bad)} ({BAD_FILES})")
     lines += [f"written: {place}" for place in (*written, output / OVERLAYS, output / CAMS)]
@@ -227,32 +226,9 @@ def _load(item: Item, config: ExplainConfig, size: int) -> list[_View | BadFile]
     return found
 
 
-def _threshold(detector: Detector, config: ExplainConfig) -> tuple[float | None, str]:
-    """Return the threshold that decides, and a line that says which it is.
-
-    Raises InputError if the model does not have the one that was asked for.
-    """
-    points, name = detector.points, config.threshold or "balanced"
-    if points is None:
-        why = f"no {THRESHOLDS}"
-    elif (value := points.thresholds[name]) is None:
-        why = f"no threshold {name} (it {points.undefined()[name]})"
-    else:
-        return value, (
-            f"threshold: {name}, a score above {value} says synthetic ({THRESHOLDS} of the model, "
-            f"fixed on {points.n_real} real and {points.n_fake} fake validation images)"
-        )
-    if config.threshold is not None:
-        raise InputError(
-            f"--threshold {name}: the model {config.model_dir} has {why}; drop the flag."
-        )
-    return None, f"no decisions: the model has {why}"
-
-
-def _about(config: ExplainConfig, detector: Detector, threshold: float | None) -> dict[str, Any]:
+def _about(config: ExplainConfig, detector: Detector) -> dict[str, Any]:
     """Return the head of the manifest."""
     calibration = detector.points.calibration if detector.points else None
-    point = {"point": config.threshold or "balanced", "value": threshold}
     return {
         "focus_version": focus.__version__,
         "model": {
@@ -260,7 +236,7 @@ def _about(config: ExplainConfig, detector: Detector, threshold: float | None) -
             "sha256": detector.config.weights_sha256,
             "config": asdict(detector.config),
         },
-        "threshold": None if threshold is None else point,
+        "threshold": {"point": detector.threshold.name, "value": detector.threshold.value},
         "calibration": calibration and asdict(calibration),
         "frames": config.frames,
     }
@@ -270,6 +246,6 @@ def _line(row: Row) -> str:
     frames = f" over {row['frames']} frames" if row["frames"] else ""
     # All digits: scores near 1 are what a threshold near 1 tells apart.
     return (
-        f"{shown(row['path'])}: {row['decision'] or 'no decision'}, score {row['score']}{frames}, "
+        f"{shown(row['path'])}: {row['decision']}, score {row['score']}{frames}, "
         f"entropy of the CAM {row['entropy_predicted']:.2f}"
     )

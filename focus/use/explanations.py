@@ -35,11 +35,11 @@ class Item:
 
 
 def item_row(
-    item: Item, views: Sequence[Row], threshold: float | None, calibration: Calibration | None
+    item: Item, views: Sequence[Row], threshold: float, calibration: Calibration | None
 ) -> Row:
     """Return the row of an item from the rows of its views: one of an image, one a frame.
 
-    A score above the threshold says synthetic; without one there is no decision.
+    A score above the threshold says synthetic.
     """
     found = {name: value for name, value in views[0].items() if name not in ("frame", "at")}
     score = found.pop("score")
@@ -48,13 +48,12 @@ def item_row(
         found |= {"predicted": None, "overlay": None, "cam": None}
         for name in ("entropy_predicted", "entropy_synthetic"):
             found[name] = np.float32(np.mean([view[name] for view in views]))
-    decision = LABEL_NAMES[SYNTHETIC if threshold is not None and score > threshold else REAL]
     return {
         "path": str(item.path),
         "kind": item.kind,
         "frames": len(views) if item.kind == "video" else None,
         "score": score,
-        "decision": "" if threshold is None else decision,
+        "decision": LABEL_NAMES[SYNTHETIC if score > threshold else REAL],
         "llr": calibration and np.float32(calibration.llr(np.array([score]))[0]),
         **found,
     }

@@ -145,6 +145,7 @@ def metadata(detector: Detector) -> dict[str, str]:
             "resize": "squash to image_size x image_size, bilinear, antialiased",
             **{name: config[name] for name in ("image_size", "mean", "std", "geometry")},
         },
+        "focus_threshold": detector.threshold.value,
         "focus_thresholds": points and points.thresholds,
         "focus_calibration": calibration and asdict(calibration),
         "focus_classes": ["real", *["synthetic"] * (config["num_classes"] - 1)],

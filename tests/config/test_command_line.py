@@ -36,7 +36,8 @@ FLAGS = {
         max-nonfinite model momentum name optimizer output patience pool pretrained recipe report-to
         resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
         step-gamma sync-bn target-from-maps temperature tune views warmup weight-decay""",
-    EvaluateConfig: f"{SHARED} batch-size compare faithfulness model-dir output robustness run",
+    EvaluateConfig: f"""{SHARED} batch-size compare faithfulness model-dir output robustness run
+        threshold""",
     ExplainConfig: f"""{USE}
         as-video batch-size frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",

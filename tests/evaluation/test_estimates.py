@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from focus.config.options import POINTS
 from focus.evaluation.protocol import match
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
@@ -15,7 +16,7 @@ from focus.metrics.calibration import Calibration
 from focus.metrics.cams import commonest_peak_share
 from focus.metrics.intervals import mean_auc_interval, mean_of_rates, rate_interval
 from focus.metrics.ranking import Ranking
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 
 POINT = OperatingPoints(dict.fromkeys(POINTS, 0.5), Calibration(1.0, 0.0, 1.0), 9, 9)
 

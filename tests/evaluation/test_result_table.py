@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
+from focus.config.options import POINTS
 from focus.evaluation.result_table import OUTLIERS_SEEN, difference_lines, format_table, remarks
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 
 from .few_scores import summarise, table
 
@@ -34,12 +35,17 @@ def test_table() -> None:
         "open-set AUC, uEars (?)                 1.000    0.000",
         "open-set AUC, uSwap (?)                 0.500        -",
         "open-set AUC, mean                      0.750    0.000",
+        "BPCER, closed, at *                     0.500        -",
+        "APCER, mean, closed, at *               1.000        -",
+        "BPCER, open, at *                       0.500    0.500",
+        "APCER, mean, open, at *                 0.500    1.000",
         "CAM entropy, all images, closed         0.250        -",
         "CAM entropy, all images, open           0.250    0.000",
         "peaks in artefact, all fakes, closed    0.000        -",
         "peaks in artefact, all fakes, open      1.000        -",
         "chance level of that peak, closed       0.062        -",
         "chance level of that peak, open         0.188        -",
+        "* the threshold that decides",
         "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]

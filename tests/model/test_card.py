@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from focus.config.options import POINTS
 from focus.metrics.calibration import Calibration
 from focus.model.card import CARD, model_card, write_card
 from focus.model.config import DetectorConfig
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 
 CONFIG = DetectorConfig("focus_small", 32, training_generators=("kA",))
 POINTS_FIXED = OperatingPoints(

@@ -10,10 +10,11 @@ import torch
 from huggingface_hub import CommitInfo, HfApi, RepoUrl
 
 from focus.config.losses import LossConfig
+from focus.config.options import POINTS
 from focus.errors import InputError
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 
 from .detectors import assert_one_sentence, images, lifelike
 

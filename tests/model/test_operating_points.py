@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focus.config.options import POINTS
 from focus.errors import InputError
 from focus.metrics.calibration import Calibration
-from focus.model.operating_points import POINTS, THRESHOLDS, OperatingPoints, choose
+from focus.model.operating_points import THRESHOLDS, OperatingPoints, choose, choose_threshold
 
 
 def test_points_by_hand() -> None:
@@ -68,6 +69,22 @@ def test_a_calibration_against_the_scores_is_warned_of() -> None:
     assert "a slope of 0," in flat.warning()
 
 
+def test_one_threshold_is_chosen() -> None:
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.3) | {"eer": 0.7, "bpcer1": None}, None, 9, 9)
+    for own, given, expected in (
+        (points, None, ("eer", 0.7)),
+        (replace(points, decides="bpcer5"), None, ("bpcer5", 0.3)),
+        (points, "balanced", ("balanced", 0.3)),
+        (points, "0.9", ("given", 0.9)),
+        (None, 0.9, ("given", 0.9)),
+        (None, None, ("default", 0.5)),
+        (replace(points, decides="bpcer1"), None, ("default", 0.5)),
+    ):
+        assert choose_threshold(own, given) == expected
+    with pytest.raises(InputError, match="the model has no threshold bpcer1"):
+        choose_threshold(points, "bpcer1")
+
+
 def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
     assert OperatingPoints.read(tmp_path) is None
     choose(np.array([0.1]), np.array([0.9])).write(tmp_path)
@@ -76,6 +93,7 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
     for text, words in (
         ("{", "cannot be read"),
         (json.dumps(values | {"version": 2}), "version 2, this program reads 1"),
+        (json.dumps(values | {"decides": "best"}), "decides must be one of eer, .*, got best"),
         (json.dumps(values | {"thresholds": {}}), "thresholds must be eer, bpcer1, bpcer5, balan"),
         (json.dumps(values).replace("0.5", "NaN"), "thresholds eer must be a number .*, got nan"),
         (json.dumps(values).replace("0.5", "50"), "at least -1 and at most 1, got 50"),

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from focus.config.options import POINTS
 from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import STRENGTHS, UNITS
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 from focus.metrics.calibration import fit_calibration
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 
 KINDS = (
     ("", 0, "closed"),

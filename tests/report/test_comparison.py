@@ -122,7 +122,7 @@ def test_robustness_is_the_mean_over_the_generators_that_all_have(tmp_path: Path
 def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     runs: list[Path], tmp_path: Path
 ) -> None:
-    texts = {"OLD": '{"version": 1}', "BROKEN": "{", "HALF": '{"version": 2}'}
+    texts = {"OLD": '{"version": 1}', "BROKEN": "{", "HALF": '{"version": 3}'}
     for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
@@ -133,7 +133,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     for name, message in (
         ("nowhere", "nowhere has no results.json: give run folders"),
         ("UNENDED", "UNENDED is a run that has not ended: .* --resume, or"),
-        ("OLD", "OLD cannot be read .*version 1, this program reads 2"),
+        ("OLD", "OLD cannot be read .*version 1, this program reads 3"),
         ("BROKEN", "BROKEN cannot be read .JSONDecodeError.*evaluate the run again"),
         ("HALF", "HALF cannot be read .FileNotFoundError"),
     ):

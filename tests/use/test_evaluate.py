@@ -15,15 +15,19 @@ from sklearn.metrics import roc_auc_score
 
 from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig, write_config
+from focus.config.use import ExplainConfig
 from focus.data.bad_files import check_images
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.evaluation.result_table import format_table
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
+from focus.model.operating_points import OperatingPoints
 from focus.use import evaluate as evaluation
+from focus.use.explain import explain
 
 from ..launching import python
+from ..report.reports import Page
 
 PROGRAM = Path(__file__).parents[2] / "evaluate.py"
 SPLITS: tuple[Split, ...] = ("train", "train", "validation", "test", "test", "", "test")
@@ -108,6 +112,55 @@ def test_evaluate_writes_what_it_prints(
     assert f"{results['open']['mean']['auc']:.3f}" in (out / "report.html").read_text()
     evaluate(**given)
     assert sorted(path.name for path in out.iterdir()) == sorted(files[:3])
+
+
+@pytest.mark.parametrize("flag", [None, "bpcer5", "0.9"])
+def test_one_threshold_decides_everywhere(
+    detector: Detector, tmp_path: Path, flag: str | None
+) -> None:
+    """Scores, CAMs, outcomes in the page, rates, explanations and predict, of each image."""
+    for name in ("0_real", "1_fake"):
+        noise(tmp_path / "data" / name, 8)
+    images = sorted((tmp_path / "data").glob("*/*.png"))
+    found = detector.predict(images).score.numpy()
+    low, high = np.quantile(found, [0.25, 0.75])
+    detector.points = OperatingPoints(
+        {"eer": high, "bpcer1": None, "bpcer5": low, "balanced": None}, None, 8, 8
+    )
+    detector.save_pretrained(tmp_path / "model")
+    value = {None: high, "bpcer5": low, "0.9": 0.9}[flag]
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    given: dict[str, Any] = {"model_dir": str(tmp_path / "model"), "threshold": flag}
+    evaluate(**given, data=(data,), output=str(out), report=True)
+    explain(ExplainConfig(paths=(data,), output=str(tmp_path / "why"), threads=1, **given))
+    scores = Scores.from_csv(out / "scores.csv")
+    decided = dict(zip(scores.path, scores.score > value, strict=True))
+    assert dict(zip(scores.path, scores.predicted == 1, strict=True)) == decided
+    results = json.loads((out / "results.json").read_text())
+    assert results["decision"]["threshold"] == value
+    rates = results["open"]["operating_points"]["decision"]
+    assert rates["bpcer"] == np.mean(scores.predicted[scores.label == 0])
+    assert rates["apcer_mean"] == 1 - np.mean(scores.predicted[scores.label == 1])
+    assert results["open"]["pooled"]["accuracy"] == np.mean(scores.predicted == scores.label)
+    page = Page(out / "report.html").data
+    wrong = {"false alarm": True, "missed": True, "right": False}
+    for at, path in enumerate(page["path"]):
+        image = f"{page['root']}/{path}"
+        is_wrong = wrong[page["outcomes"][page["outcome"][at]]]
+        assert is_wrong == (decided[image] != bool(page["label"][at]))
+    again = Detector.from_pretrained(tmp_path / "model")
+    again.set_threshold(flag)
+    rows = json.loads((tmp_path / "why" / "manifest.json").read_text())["items"]
+    for row in rows:
+        fake = decided[row["path"]]
+        own = again.predict(row["path"])
+        assert (row["decision"] == "synthetic") == fake == bool(own.predicted[0])
+        assert row["predicted"] == int(fake)
+        cams = np.load(tmp_path / "why" / row["cam"])
+        np.testing.assert_allclose(cams, own.cams[0].numpy(), rtol=1e-4, atol=1e-5)
+        # The CAM that is shown is that of the decision: of class 1 exactly where it says so.
+        assert np.array_equal(cams[0], cams[1]) == fake
+    assert len(rows) == len(decided) == 16
 
 
 def test_a_run_alone_is_scored_on_what_it_was_tested_on(own_run: Path) -> None:

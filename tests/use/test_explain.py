@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from focus.config.options import POINTS
 from focus.config.use import ExplainConfig
 from focus.data.dataset import Normalise, squashed
 from focus.data.manifest import Manifest, Sample
@@ -21,7 +22,7 @@ from focus.errors import InputError
 from focus.evaluation.inference import score_images
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import sole_writer
 from focus.use.explain import explain, find_items
 
@@ -52,6 +53,7 @@ def saved(detector: Detector, folder: Path, threshold: float | None, **others: A
         thresholds = dict.fromkeys(POINTS, threshold) | others
         detector.points = OperatingPoints(thresholds, Calibration(2, 1, 1), 90, 80)
     detector.save_pretrained(folder)
+    detector.set_threshold()
     return folder
 
 
@@ -84,6 +86,7 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     scores = score_images(detector, manifest, batch_size=4, progress=False)
     middle = float(np.median(scores.score))
     out, model = tmp_path / "out", saved(detector, tmp_path / "m", middle)
+    scores = score_images(detector, manifest, batch_size=4, progress=False)
     rows = run(model, out, pictures, overlay_size=50)
     assert [row["path"] for row in rows] == [str(file) for file in files]
     assert [float(row["score"]) for row in rows] == scores.score.tolist()
@@ -106,7 +109,7 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     damaged = [str(pictures / "b" / "5.png"), "image", "cannot identify image file"]
     assert bad_files(out) == [damaged]
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["threshold"] == {"point": "balanced", "value": middle}
+    assert manifest["threshold"] == {"point": "eer", "value": middle}
     assert (manifest["n_items"], manifest["n_bad"]) == (5, 1)
     weights = (model / "model.safetensors").read_bytes()
     assert manifest["model"]["sha256"] == hashlib.sha256(weights).hexdigest()
@@ -114,7 +117,7 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     for item, row in zip(manifest["items"], rows, strict=True):
         assert {key: "" if v is None else str(v) for key, v in item.items()} == row
     said = capsys.readouterr().out
-    assert f"threshold: balanced, a score above {middle} says" in said
+    assert f"threshold: {middle} (eer, fixed on validation images); a score above it says" in said
     assert f"{files[0]}: {decisions[0]}, score {scores.score[0]}, entropy" in said
     assert "left out because they cannot be decoded: 1 (bad_files.csv)" in said
     for name in ("manifest.json", "explanations.csv", "overlays", "cams", "bad_files.csv"):
@@ -198,17 +201,17 @@ def test_videos_and_images_in_one_folder(
     assert len(list((out / "overlays").iterdir())) == 5 + 10
 
 
-def test_without_thresholds_there_is_no_decision_and_it_is_said(
+def test_without_thresholds_one_half_decides_and_it_is_said(
     detector: Detector, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = saved(detector, tmp_path / "m", None)
     rows = run(model, tmp_path / "out", pictures / "a")
-    assert {(row["decision"], row["llr"]) for row in rows} == {("", "")}
-    said = capsys.readouterr().out
-    assert "no decisions: the model has no thresholds.json" in said
-    assert "1.png: no decision, score" in said
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["threshold"] is None
-    with pytest.raises(InputError, match=r"--threshold eer: the model .* has no thresholds\.json"):
+    assert all((float(r["score"]) > 0.5) == (r["decision"] == "synthetic") for r in rows)
+    assert {row["llr"] for row in rows} == {""}
+    assert "threshold: 0.5 (the model has none of its own)" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert written["threshold"] == {"point": "default", "value": 0.5}
+    with pytest.raises(InputError, match=r"--threshold eer: the model has no thresholds\.json"):
         run(model, tmp_path / "out2", pictures / "a", threshold="eer")
     model = saved(detector, tmp_path / "m2", 0.5, bpcer1=None)
     with pytest.raises(InputError, match=r"no threshold bpcer1 \(it needs >= 500 real"):

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.config.losses import LossConfig
+from focus.config.options import POINTS
 from focus.config.use import ExportConfig
 from focus.errors import InputError
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
-from focus.model.operating_points import POINTS, OperatingPoints
+from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import sole_writer
 from focus.use import export as exporting
 
@@ -41,6 +42,7 @@ def make(model: str, size: int, num_classes: int = 2, pool: str = "mean") -> Det
     detector.points = OperatingPoints(
         dict.fromkeys(POINTS, 0.25), Calibration(2.0, 1.0, 1.0), 90, 80
     )
+    detector.set_threshold()
     return detector
 
 
