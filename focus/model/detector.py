@@ -126,22 +126,29 @@ class Detector(nn.Module):
             temperature=self.head.loss.temperature,
             training_generators=tuple(training_generators),
         )
-        self.points: OperatingPoints | None = None
-        """Thresholds and calibration, once they are fixed on validation."""
-        self.threshold = choose_threshold(None)
-        """What decides, and so whose CAM a prediction has; see :meth:`set_threshold`."""
+        self.points = None
         self.card: str | None = None
         """The model card to save; None: one is made of the config and the operating points."""
         if initial_checkpoint is not None:
             self._load_initial(Path(initial_checkpoint))
 
+    @property
+    def points(self) -> OperatingPoints | None:
+        """Thresholds and calibration, once they are fixed on validation; they set the threshold."""
+        return self._points
+
+    @points.setter
+    def points(self, points: OperatingPoints | None) -> None:
+        self._points = points
+        self.set_threshold()
+
     def set_threshold(self, given: str | float | None = None) -> Threshold:
         """Decide by this from now on: the name of an operating point or a score; None: the model's.
 
-        A model without thresholds decides at a score of 0.5. Raises InputError for a point that the
-        model has no threshold for.
+        It decides whose CAM a prediction has, too. A model without thresholds decides at a score of
+        0.5. Raises InputError for a point that the model has no threshold for.
         """
-        self.threshold = choose_threshold(self.points, given)
+        self.threshold: Threshold = choose_threshold(self.points, given)
         return self.threshold
 
     @property
@@ -361,7 +368,6 @@ class Detector(nn.Module):
         detector.config = config.with_weights(weights)
         load_weights(detector, state, config.model, weights)
         detector.points, detector.card = OperatingPoints.read(folder), read_card(folder)
-        detector.set_threshold()
         return detector.eval()
 
     def _load_initial(self, path: Path) -> None:

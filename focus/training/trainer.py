@@ -390,6 +390,7 @@ class Trainer:
             self.kept.points = self.state.points
         self.kept.card = self.card(self.kept)
         merged(self.kept).save_pretrained(self.folder / "model")
+        self.kept.points = None  # each validation decides at 0.5, that of a resumed run as well
 
     def card(self, detector: Detector, table: str = "") -> str:
         """Return the model card; table: the results, as text."""

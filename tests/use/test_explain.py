@@ -53,7 +53,6 @@ def saved(detector: Detector, folder: Path, threshold: float | None, **others: A
         thresholds = dict.fromkeys(POINTS, threshold) | others
         detector.points = OperatingPoints(thresholds, Calibration(2, 1, 1), 90, 80)
     detector.save_pretrained(folder)
-    detector.set_threshold()
     return folder
 
 

@@ -42,7 +42,6 @@ def make(model: str, size: int, num_classes: int = 2, pool: str = "mean") -> Det
     detector.points = OperatingPoints(
         dict.fromkeys(POINTS, 0.25), Calibration(2.0, 1.0, 1.0), 90, 80
     )
-    detector.set_threshold()
     return detector
 
 
