@@ -1,11 +1,11 @@
-"""The artefacts of the imaginary generators.
+"""The artefacts of the imaginary generators, and how a generator's are drawn.
 
 An artefact is a function of the face, a visibility and a random generator. It may change the
 face's parameters (before painting) and may return a change to the painted picture. It always says
 where it is: a soft mask [64, 64] of the image, or None if it is everywhere.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import cos, pi, sin
 from typing import NamedTuple
 
@@ -13,11 +13,7 @@ import numpy as np
 
 from focus.data.demo.canvas import COLUMNS, EVERYWHERE, ROWS, SIZE, Array, Canvas, Region, mix
 from focus.data.demo.paint import head_distance
-from focus.data.demo.people import IRISES, METALS, Eye, Face
-
-# The one dial of difficulty; each artefact's visibility is STRENGTH × U(0.55, 1.15).
-STRENGTH = 2.0
-VISIBILITY = (0.55, 1.15)
+from focus.data.demo.people import IRISES, Ear, Eye, Face
 
 
 class Mark(NamedTuple):
@@ -31,33 +27,28 @@ Artefact = Callable[[Canvas, Face, float, np.random.Generator], Mark]
 
 
 def eye_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Change one eye's iris, gaze or size."""
+    """Give one eye an iris of another colour, and another gaze or size."""
     eye = face.eyes[int(rng.integers(2))]
-    kind = rng.permutation(3)[: 1 + int(rng.random() < 0.6)]
-    if 0 in kind:
-        far = max(IRISES, key=lambda c: sum(abs(p - q) for p, q in zip(c, eye.iris, strict=True)))
-        eye.iris = mix(eye.iris, mix(far, (0.5, 0.75, 0.9), 0.3), min(0.6 * strength, 1.0))
-    if 1 in kind:
+    far = max(IRISES, key=lambda c: sum(abs(p - q) for p, q in zip(c, eye.iris, strict=True)))
+    eye.iris = mix(eye.iris, mix(far, (0.3, 0.95, 0.9), 0.6), min(0.6 * strength, 1.0))
+    if rng.random() < 0.5:
         side = -1.0 if eye.gaze[0] > 0 else 1.0
-        eye.gaze = (side * 0.85 * strength, eye.gaze[1] + rng.normal(0.0, 0.3))
-    if 2 in kind:
-        eye.size *= 1.0 + 0.24 * strength
+        eye.gaze = (side * 0.7 * strength, eye.gaze[1] + rng.normal(0.0, 0.3))
+    else:
+        eye.size *= 1.0 + 0.22 * strength
     return Mark(_eye_mask(canvas, eye))
 
 
 def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Change one eye's pupil, catchlight or lid."""
+    """Give one eye a slit pupil or a wide one with a large catchlight, and a drooping lid."""
     eye = face.eyes[int(rng.integers(2))]
-    kind = rng.permutation(3)[: 1 + int(rng.random() < 0.6)]
-    if 0 in kind:
+    if rng.random() < 0.5:
         eye.squash = 1.0 + 0.35 * strength
         eye.pupil *= 1.0 + 0.40 * strength
-    if 1 in kind:
+    else:
         eye.catchlight = (-2.4 * eye.catchlight[0], 0.5)
-        eye.shine = min(0.5 * strength, 1.0)
-        eye.pupil *= 1.0 + 0.2 * strength
-    if 2 in kind:
-        eye.lid += 0.60 * strength
+        eye.pupil *= 1.0 + 0.6 * strength
+    eye.lid += 0.4 * strength
     return Mark(_eye_mask(canvas, eye))
 
 
@@ -123,7 +114,7 @@ def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generato
 def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Add a smaller, filled droplet of another colour, on or near the head's contour."""
     u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), rng.uniform(0.80, 1.05))
-    radius = rng.uniform(2.1, 2.9)
+    radius = rng.uniform(2.4, 3.2)
     colour = ((0.20, 0.55, 0.80), (0.75, 0.30, 0.65), (0.35, 0.65, 0.30), (0.85, 0.60, 0.20))
     tint = colour[int(rng.integers(len(colour)))]
     mask = canvas.ellipse(u, v, radius + 0.8, radius + 0.8, softness=1.5)
@@ -141,20 +132,20 @@ def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
     """Add the arc where a swapped face was blended in: a line inside the contour, a tint within."""
     depth = rng.uniform(2.6, 4.2)
     middle, half = rng.uniform(-0.6, 0.6) + pi * int(rng.integers(2)), rng.uniform(0.7, 1.1)
-    tint = np.array(rng.normal(0.0, 1.0, 3), np.float32).reshape(3, 1, 1)
-    tint /= np.abs(tint).max()
     inside = head_distance(canvas, face) - depth
     turn = np.arctan2(canvas.v, canvas.u) - middle
     within = np.clip((half - np.abs((turn + pi) % (2 * pi) - pi)) / 0.25 + 0.5, 0.0, 1.0)
-    mask = np.clip(1.9 - np.abs(inside - 0.6) / 1.6, 0.0, 1.0) * within
+    return _seam(canvas, inside, within, strength, rng)
 
-    def retouch(canvas: Canvas) -> None:
-        line = np.clip(1.0 - np.abs(inside) / 0.9, 0.0, 1.0) * within
-        canvas.shade(Region(EVERYWHERE, line), 1.0 - min(0.20 * strength, 0.5))
-        falloff = canvas.edge(inside) * np.exp(-np.maximum(inside, 0.0) / 1.5) * within
-        canvas.image += 0.085 * strength * tint * falloff
 
-    return Mark(mask, retouch)
+def box_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Add two straight edges of a pasted box: a line, a tint within."""
+    u, v = canvas.u - rng.uniform(-3.0, 3.0), canvas.v - rng.uniform(-2.0, 6.0)
+    a, b = rng.uniform(6.5, 9.5), rng.uniform(6.0, 9.0)
+    u, v = u * rng.choice((-1.0, 1.0)), v * rng.choice((-1.0, 1.0))
+    inside = np.minimum(a - u, b - v)
+    within = canvas.edge(np.minimum(u, v) + 3.0, 1.0)
+    return _seam(canvas, inside, within, strength, rng)
 
 
 def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
@@ -174,28 +165,105 @@ def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator)
     return Mark(np.clip(near * 2.2, 0.0, 1.0), retouch)
 
 
+def ripple(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Bend a piece of the head's contour into waves."""
+    u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), 0.95)
+    x, y = canvas.pixel(u, v)
+    distance = np.hypot(COLUMNS - x, ROWS - y) / rng.uniform(7.0, 9.0)
+    near = np.clip(2.0 - 2.0 * distance, 0.0, 1.0)
+    wave, phase = rng.uniform(1.1, 1.4), rng.uniform(0.0, 2 * pi)
+
+    def retouch(canvas: Canvas) -> None:
+        across = 1.3 * strength * np.sin(wave * ROWS + phase)
+        down = 1.3 * strength * np.sin(wave * COLUMNS + 1.7 * phase)
+        _warp(canvas, COLUMNS + near * across, ROWS + near * down)
+
+    return Mark(near, retouch)
+
+
 def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Deform or remove an ear, or leave an earring on one side only."""
+    """Make an ear large and tilted, in front of the hair."""
     ear = face.ears[int(rng.integers(2))]
-    hidden = face.hair is not None and face.hair.length > 5.0
-    kind = rng.random()
-    if kind < 0.3:
-        ear.ring = None if ear.ring else METALS[int(rng.integers(2))]
-        ear.drop = ear.drop or 0.7 * strength
-        v, a, b = ear.v + ear.height + 0.3 + ear.drop / 2, 2.4, 2.2 + ear.drop / 2
-    elif kind < 0.55 and not hidden:
-        v, a, b = ear.v, ear.width + 1.0, ear.height + 1.0
-        if ear.ring:
-            v, b = v + 1.0 + ear.drop / 2, b + 1.0 + ear.drop / 2
-        ear.present, ear.ring = False, None
-    else:
-        ear.over_hair = hidden
-        ear.width *= 1.0 + 0.30 * strength
-        ear.height *= 1.0 + rng.uniform(0.0, 0.16) * strength
-        ear.tilt *= 1.0 + 1.5 * strength
-        ear.v -= rng.uniform(0.0, 1.2) * strength
-        v, a, b = ear.v + 0.3 * strength, ear.width + 1.0, ear.height + 1.0 + 0.3 * strength
-    return Mark(_spread(canvas.ellipse(ear.u, v, a, b, softness=1.5)))
+    ear.over_hair = True
+    ear.width *= 1.0 + 0.30 * strength
+    ear.height *= 1.0 + rng.uniform(0.0, 0.16) * strength
+    ear.tilt *= 1.0 + 1.5 * strength
+    return Mark(_ear_mask(canvas, ear))
+
+
+def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Let an ear, in front of the hair, run down in drips."""
+    ear = face.ears[int(rng.integers(2))]
+    ear.over_hair = True
+    mask = _ear_mask(canvas, ear)
+    drips = rng.uniform(0.0, 3.2, SIZE).astype(np.float32)
+
+    def retouch(canvas: Canvas) -> None:
+        _warp(canvas, COLUMNS, ROWS - mask * drips * strength)
+
+    return Mark(mask, retouch)
+
+
+def mosaic_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Turn a piece of the crown into blocks of different tone."""
+    mask = _crown_mask(canvas, face, rng)
+    tones = rng.normal(0.0, 0.05 * strength, (16, 16)).repeat(4, 0).repeat(4, 1)
+
+    def retouch(canvas: Canvas) -> None:
+        blocks = canvas.image.reshape(3, 16, 4, 16, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2)
+        canvas.image += mask * min(0.5 * strength, 1.0) * (blocks + tones - canvas.image)
+
+    return Mark(mask, retouch)
+
+
+def flecked_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Strew a piece of the crown with bright and dark flecks."""
+    mask = _crown_mask(canvas, face, rng)
+    flecks = rng.choice((-1.0, 0.0, 1.0), (SIZE, SIZE), p=(0.12, 0.76, 0.12)).astype(np.float32)
+
+    def retouch(canvas: Canvas) -> None:
+        canvas.image += mask * flecks * np.float32(0.16 * strength)
+
+    return Mark(mask, retouch)
+
+
+def doubled_part(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Lay an eye or the mouth over the face once more, beside and below."""
+    places = (*((eye.u, eye.v) for eye in face.eyes), (face.pose.yaw, face.mouth[0]))
+    u, v = places[int(rng.integers(3))]
+    across, down = int(rng.choice((-4, -3, 3, 4))), int(rng.choice((-4, 4)))
+    shift = canvas.pose.scale
+    mask = _spread(canvas.ellipse(u + across / shift, v + down / shift, 5.5, 3.5, softness=2.0))
+
+    def retouch(canvas: Canvas) -> None:
+        ghost = np.roll(canvas.image, (across, down), (2, 1))
+        canvas.image += mask * min(0.4 * strength, 0.95) * (ghost - canvas.image)
+
+    return Mark(mask, retouch)
+
+
+def torn_band(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Move a band across the face sideways, as where two frames meet."""
+    v, half = rng.uniform(-0.6, 0.6) * face.height, rng.uniform(2.2, 3.4)
+    mask = (np.abs(canvas.v - v) < half) * canvas.edge(head_distance(canvas, face) + 2.5)
+    shift = rng.choice((-1.0, 1.0)) * (1.0 + 1.2 * strength)
+
+    def retouch(canvas: Canvas) -> None:
+        _warp(canvas, COLUMNS + mask * shift, ROWS)
+
+    return Mark(mask.astype(np.float32), retouch)
+
+
+def colour_noise(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Add a patch of coloured noise."""
+    noise = rng.standard_normal((3, SIZE, SIZE), np.float32)
+    return _pattern_patch(canvas, face, noise * np.float32(0.06 * strength), rng)
+
+
+def line_noise(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+    """Add a patch of rows of random tone."""
+    noise = rng.standard_normal((SIZE, 1), np.float32)
+    return _pattern_patch(canvas, face, noise * np.float32(0.06 * strength), rng)
 
 
 def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
@@ -217,29 +285,6 @@ def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generat
     return Mark(None, retouch)
 
 
-# Each family's artefacts and their probabilities; every fake holds at least one.
-FAMILIES: Mapping[str, Mapping[Artefact, float]] = {
-    "kA": {eye_mismatch: 0.8, checkerboard: 0.8},
-    "kB": {smeared_mouth: 0.8, droplet: 0.8},
-    "uNear": {pupil_mismatch: 0.7, grid: 0.7, checkerboard: 0.2},
-    "uSwap": {blending_seam: 0.8, streaked_mouth: 0.6},
-    "uMelt": {swirl: 0.8, tinted_droplet: 0.6},
-    "uEars": {wrong_ear: 0.8, pupil_mismatch: 0.4, smeared_mouth: 0.25},
-    "uSpectrum": {spectrum: 1.0},
-}
-# What training knows, with uMelt's droplet, which is kB's in another size and colour.
-KNOWN_ARTEFACTS = frozenset(
-    artefact.__name__ for artefact in (*FAMILIES["kA"], *FAMILIES["kB"], tinted_droplet)
-)
-
-
-def sample_artefacts(family: str, rng: np.random.Generator) -> list[Artefact]:
-    """Draw the artefacts that one fake holds, at least one."""
-    chances = FAMILIES[family]
-    drawn = [artefact for artefact, chance in chances.items() if rng.random() < chance]
-    return drawn or [list(chances)[int(rng.choice(len(chances)))]]
-
-
 def _eye_mask(canvas: Canvas, eye: Eye) -> Array:
     size = max(eye.size, 1.0)
     return _spread(canvas.ellipse(eye.u, eye.v - 0.3, 4.6 * size, 3.5 * size, softness=1.5))
@@ -248,6 +293,32 @@ def _eye_mask(canvas: Canvas, eye: Eye) -> Array:
 def _mouth_mask(canvas: Canvas, face: Face) -> Array:
     v, half = face.mouth[0] + 0.6, face.mouth[1]
     return _spread(canvas.ellipse(1.1 * face.pose.yaw, v, half + 1.8, 4.6, softness=3.0))
+
+
+def _ear_mask(canvas: Canvas, ear: Ear) -> Array:
+    return _spread(canvas.ellipse(ear.u, ear.v + 0.8, ear.width + 1.2, ear.height + 2.0))
+
+
+def _crown_mask(canvas: Canvas, face: Face, rng: np.random.Generator) -> Array:
+    u, v = rng.uniform(-6.0, 6.0), 4.0 - face.height
+    return _spread(canvas.ellipse(u, v, rng.uniform(6.5, 8.5), 5.0, softness=2.0))
+
+
+def _seam(
+    canvas: Canvas, inside: Array, within: Array, strength: float, rng: np.random.Generator
+) -> Mark:
+    """Draw the line where a distance is 0, and a tint that fades inside it."""
+    tint = np.array(rng.normal(0.0, 1.0, 3), np.float32).reshape(3, 1, 1)
+    tint /= np.abs(tint).max()
+    mask = np.clip(1.9 - np.abs(inside - 0.6) / 1.6, 0.0, 1.0) * within
+
+    def retouch(canvas: Canvas) -> None:
+        line = np.clip(1.0 - np.abs(inside) / 0.9, 0.0, 1.0) * within
+        canvas.shade(Region(EVERYWHERE, line), 1.0 - min(0.20 * strength, 0.5))
+        falloff = canvas.edge(inside) * np.exp(-np.maximum(inside, 0.0) / 1.5) * within
+        canvas.image += 0.085 * strength * tint * falloff
+
+    return Mark(mask, retouch)
 
 
 def _on_contour(face: Face, angle: float, radius: float) -> tuple[float, float]:

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from focus.data.demo.artefacts import KNOWN_ARTEFACTS
+from focus.data.demo.grammar import NAMES
 from focus.data.demo.render import (
-    REAL_FAMILY,
+    DEMO,
+    REAL_FACES,
     SPLITS,
     VERSION,
     WITH_MAPS,
     WITHOUT_MASK,
     Item,
     Splits,
+    World,
     items,
     render_face,
 )
@@ -29,47 +31,60 @@ from focus.runtime.machine import cache_dir
 from focus.runtime.parallel import parallel_map
 
 _INDEX = "index.json"
+# "oracle" holds training images of unknown generators.
+_SPLITS = {"train": "train", "validation": "validation", "oracle": "train"}
 _PACKAGE = Path(__file__).parent
 
 
 def demo_manifest(
     cache: str | Path | None = None,
     *,
+    draw: int = 0,
+    agreement: float = 0.9,
     progress: bool = True,
     splits: Splits = SPLITS,
 ) -> Manifest:
-    """Return the demo set's manifest; render the set on first use (ten seconds on two cores).
+    """Return a benchmark draw's manifest; render it on first use (ten seconds on two cores).
 
     The files lie in a folder of ``cache`` (default: :func:`focus.runtime.machine.cache_dir`) that
-    is named by the set's version and content. A set whose checksum does not match is rendered
-    again.
+    is named by the draw, the agreement and the content. A set whose checksum does not match is
+    rendered again.
 
-    Images are 64×64 RGB. Training and validation images have human maps; fakes have artefact
-    masks, except uSpectrum's: its fingerprint is everywhere, so that pointing is undefined there.
-    ``extra`` holds "source" (acquisition source, 0 or 1) and for fakes "known_artefact" ("1" if it
-    holds an artefact that training knew) and "artefacts" (names joined by +).
+    Images are 64×64 RGB. Training and validation images have simulated human maps; fakes have exact
+    artefact masks, except those of the generator "global": its fingerprint is everywhere, so that
+    pointing is undefined there. ``extra`` holds "source" (acquisition source, 0 or 1) and for fakes
+    "grade" (of their generator) and "artefacts" (names joined by +).
+
+    Args:
+        cache: the folder of all sets.
+        draw: which generators and images; the demo set is draw 0.
+        agreement: how often the acquisition source agrees with the label in the splits train,
+            validation and closed; in the others it is half and half.
+        progress: show a bar while rendering.
+        splits: the number of images by split and generator.
 
     Raises InputError if the cache folder cannot be written.
     """
-    folder = Path(cache or cache_dir()).absolute() / folder_name(splits)
+    world = World(draw, agreement)
+    folder = Path(cache or cache_dir()).absolute() / folder_name(world, splits)
     artefacts = _verified(folder, splits)
     if artefacts is None:
         try:
-            artefacts = _render(folder, splits, progress)
+            artefacts = _render(folder, world, splits, progress)
         except OSError as error:
             raise InputError(
                 f"The demo set cannot be written to {folder.parent} ({error}): "
                 "free some space there or set FOCUS_CACHE to another folder."
             ) from error
-    return _manifest(folder, splits, artefacts)
+    return _manifest(folder, world, splits, artefacts)
 
 
-def folder_name(splits: Splits = SPLITS) -> str:
-    """Return the version with a hash of the counts and of this package's code."""
+def folder_name(world: World = DEMO, splits: Splits = SPLITS) -> str:
+    """Return the version, the world and a hash of the counts and of this package's code."""
     content = hashlib.sha256(json.dumps(splits).encode())
     for path in sorted(set(_PACKAGE.glob("*.py")) - {_PACKAGE / "files.py"}):
         content.update(path.read_bytes())
-    return f"demo-v{VERSION}-{content.hexdigest()[:10]}"
+    return f"demo-v{VERSION}-{world.draw}-{world.agreement:g}-{content.hexdigest()[:10]}"
 
 
 def _files(item: Item) -> dict[str, str]:
@@ -77,20 +92,20 @@ def _files(item: Item) -> dict[str, str]:
     there = {
         "images": True,
         "maps": item.split in WITH_MAPS,
-        "masks": item.family not in WITHOUT_MASK,
+        "masks": item.generator not in WITHOUT_MASK,
     }
-    name = f"{item.split}/{item.family}/{item.number:04d}.png"
+    name = f"{item.split}/{item.generator}/{item.number:04d}.png"
     return {kind: f"{kind}/{name}" for kind, found in there.items() if found}
 
 
-def _manifest(folder: Path, splits: Splits, artefacts: list[list[str]]) -> Manifest:
+def _manifest(folder: Path, world: World, splits: Splits, artefacts: list[list[str]]) -> Manifest:
     samples = []
     for item, names in zip(items(splits), artefacts, strict=True):
         paths = {kind: str(folder / name) for kind, name in _files(item).items()}
-        generator = "" if item.family == REAL_FAMILY else item.family
-        extra = {"source": str(item.source)}
+        generator = "" if item.generator == REAL_FACES else item.generator
+        extra = {"source": str(item.source(world.agreement))}
         if generator:
-            extra["known_artefact"] = str(int(not KNOWN_ARTEFACTS.isdisjoint(names)))
+            extra["grade"] = NAMES[generator]
             extra["artefacts"] = "+".join(names)
         test_set: TestSet = next((name for name in TEST_SETS if name == item.split), "")
         samples.append(
@@ -99,7 +114,7 @@ def _manifest(folder: Path, splits: Splits, artefacts: list[list[str]]) -> Manif
                 SYNTHETIC if generator else REAL,
                 generator=generator,
                 family=generator,
-                split="test" if test_set else "train" if item.split == "train" else "validation",
+                split="test" if test_set else _SPLITS[item.split],
                 test_set=test_set,
                 map_path=paths.get("maps"),
                 mask_path=paths.get("masks"),
@@ -131,7 +146,7 @@ def _checksum(folder: Path, splits: Splits, artefacts: list[list[str]]) -> str:
     return content.hexdigest()
 
 
-def _render(folder: Path, splits: Splits, progress: bool) -> list[list[str]]:
+def _render(folder: Path, world: World, splits: Splits, progress: bool) -> list[list[str]]:
     """Render the set beside its place, then move it there in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -141,7 +156,7 @@ def _render(folder: Path, splits: Splits, progress: bool) -> list[list[str]]:
         every = list(items(splits))
         for place in {(fresh / name).parent for item in every for name in _files(item).values()}:
             place.mkdir(parents=True, exist_ok=True)
-        render = partial(_render_into, fresh)
+        render = partial(_render_into, fresh, world)
         artefacts = list(parallel_map(render, every, "rendering demo faces", progress=progress))
         index = {"sha256": _checksum(fresh, splits, artefacts), "artefacts": artefacts}
         (fresh / _INDEX).write_text(json.dumps(index))
@@ -153,9 +168,9 @@ def _render(folder: Path, splits: Splits, progress: bool) -> list[list[str]]:
     return artefacts
 
 
-def _render_into(folder: Path, item: Item) -> list[str]:
+def _render_into(folder: Path, world: World, item: Item) -> list[str]:
     """Render an image into its files; return the names of its artefacts."""
-    picture = render_face(*item)
+    picture = render_face(*item, world)
     arrays = {"images": picture.image, "maps": picture.human_map, "masks": picture.mask}
     for kind, name in _files(item).items():
         pixels = np.asarray(arrays[kind])

@@ -1,8 +1,9 @@
 """The acquisition: how a picture was taken and stored, the data set's shortcut.
 
-Two sources with overlapping distributions of vignette, white balance, JPEG quality and plainness
-of the background. Source 1 agrees with the class "synthetic" more often than not in some splits,
-as the sources of real data sets do.
+Two sources with overlapping distributions of vignette and plainness of the background, as of
+pictures from the street and from a studio. Source 1 agrees with the class "synthetic" more often
+than not in some splits, as the sources of real data sets do. White balance, JPEG quality and noise
+are the same in both: an audit of files and of mean colours finds nothing.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import numpy as np
 from PIL import Image
 
 from focus.data.demo.canvas import COLUMNS, ROWS, SIZE, Array
+
+# How far apart the sources are.
+AMPLITUDE = 1.3
 
 _RADIUS2 = (np.square(COLUMNS - 31.5) + np.square(ROWS - 31.5)) / np.float32(2 * 31.5**2)
 
@@ -32,12 +36,12 @@ class Camera:
 
 def sample_camera(rng: np.random.Generator, source: int) -> Camera:
     """Draw the settings of a picture from source 0 or 1."""
-    sign = 1.0 if source else -1.0
+    sign = AMPLITUDE if source else -AMPLITUDE
     return Camera(
         plainness=min(max(rng.normal(0.5 + 0.16 * sign, 0.22), 0.0), 1.0),
-        vignette=max(rng.normal(0.20 + 0.07 * sign, 0.09), 0.0),
-        balance=rng.normal(0.022 * sign, 0.030),
-        quality=round(min(max(rng.normal(88.0 - 4.0 * sign, 4.0), 70.0), 97.0)),
+        vignette=max(rng.normal(0.25 + 0.07 * sign, 0.09), 0.0),
+        balance=rng.normal(0.0, 0.030),
+        quality=round(min(max(rng.normal(88.0, 4.0), 70.0), 97.0)),
         gamma=rng.uniform(0.88, 1.14),
         gain=rng.uniform(0.90, 1.08),
         blur=rng.uniform(0.03, 0.10),

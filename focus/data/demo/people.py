@@ -193,17 +193,20 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Face:
     frame = _any_colour(rng, 0.05, 0.35, 0.06)
     glasses = (uniform(3.9, 4.6), uniform(3.0, 4.0), frame) if chance() < 0.14 else None
 
-    backdrop = _any_colour(rng, 0.25, 0.72, 0.10)
-    other = mix(_any_colour(rng, 0.2, 0.8, 0.14), backdrop, plainness)
-    n_blobs = int(rng.binomial(3, 0.75 * (1.0 - plainness)))
+    # By itself: of two worlds that differ in plainness the faces are the same.
+    (behind,) = rng.spawn(1)
+    backdrop = _any_colour(behind, 0.25, 0.72, 0.10)
+    other = mix(_any_colour(behind, 0.2, 0.8, 0.14), backdrop, plainness)
+    angle = behind.uniform(0.0, 6.3)
+    n_blobs = int(behind.binomial(3, 0.75 * (1.0 - plainness)))
     blobs = [
         (
-            uniform(-4.0, 68.0),
-            uniform(-4.0, 50.0),
-            uniform(4.0, 13.0),
-            uniform(4.0, 13.0),
-            uniform(0.4, 0.9),
-            _any_colour(rng, 0.15, 0.85, 0.2),
+            behind.uniform(-4.0, 68.0),
+            behind.uniform(-4.0, 50.0),
+            behind.uniform(4.0, 13.0),
+            behind.uniform(4.0, 13.0),
+            behind.uniform(0.4, 0.9),
+            _any_colour(behind, 0.15, 0.85, 0.2),
         )
         for _ in range(n_blobs)
     ]
@@ -235,7 +238,7 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Face:
         glasses=glasses,
         clothes=_any_colour(rng, 0.12, 0.75, 0.2),
         neckline=uniform(3.0, 7.5),
-        background=(backdrop, other, uniform(0.0, 6.3)),
+        background=(backdrop, other, angle),
         blobs=blobs,
         texture=uniform(0.010, 0.022),
     )

@@ -1,74 +1,93 @@
-"""One picture of the demo set, from its split, family and number alone.
+"""One picture of a benchmark draw, from its world, split, generator and number alone.
 
 Each image has its own random streams, so that any image can be rendered again by itself, with or
-without its artefacts, and does not depend on how many processes render the set.
+without its artefacts, and does not depend on how many processes render the set. Two worlds of a
+draw have the same faces and artefacts; where their source differs, background and vignette do.
 """
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from functools import cache
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.demo.artefacts import STRENGTH, VISIBILITY, sample_artefacts
 from focus.data.demo.camera import sample_camera, take_picture
 from focus.data.demo.canvas import Canvas
+from focus.data.demo.grammar import NAMES, generators, sample_artefacts
 from focus.data.demo.maps import human_map
 from focus.data.demo.paint import paint_face
 from focus.data.demo.people import sample_face
 
 # Goes up when the set is meant to change; results of different versions do not compare.
-VERSION = 1
+VERSION = 2
 SEED = 2303
-REAL_FAMILY = "real"
+REAL_FACES = "real"
+# The one dial of difficulty; each artefact's visibility is STRENGTH × U(0.55, 1.15).
+STRENGTH = 2.6
+VISIBILITY = (0.55, 1.15)
 # Above this the soft mask counts as the artefact.
 MASK_THRESHOLD = 0.32
 
 Splits = Mapping[str, Mapping[str, int]]
 
-# split -> family -> number of images.
+
+def _each(count: int, *grades: str) -> dict[str, int]:
+    return {name: count for name, grade in NAMES.items() if grade in grades}
+
+
+UNKNOWN = ("recombined", "near", "far", "global")
+# split -> "real" or generator -> number of images.
 SPLITS: Splits = {
-    "train": {REAL_FAMILY: 800, "kA": 400, "kB": 400},
-    "validation": {REAL_FAMILY: 150, "kA": 75, "kB": 75},
-    "closed": {REAL_FAMILY: 300, "kA": 150, "kB": 150},
-    "closed_balanced": {REAL_FAMILY: 300, "kA": 150, "kB": 150},
-    "open": {
-        REAL_FAMILY: 1000,
-        "uNear": 200,
-        "uSwap": 200,
-        "uMelt": 200,
-        "uEars": 200,
-        "uSpectrum": 200,
-    },
+    "train": {REAL_FACES: 800, **_each(200, "known")},
+    "validation": {REAL_FACES: 120, **_each(30, "known")},
+    "closed": {REAL_FACES: 240, **_each(60, "known")},
+    "closed_balanced": {REAL_FACES: 240, **_each(60, "known")},
+    "open": {REAL_FACES: 600, **_each(80, *UNKNOWN)},
 }
+# Of the unknown generators, to train an oracle on.
+ORACLE: Splits = {"oracle": {REAL_FACES: 1200, **_each(154, *UNKNOWN)}}
 WITH_MAPS = frozenset({"train", "validation"})
+# Those of which the source agrees with the label as often as the world says, as in one collection.
+# The other sets are collected otherwise: half and half.
+WITH_SHORTCUT = frozenset({"train", "validation", "closed"})
 # A fingerprint of the whole image has no place to point at.
-WITHOUT_MASK = frozenset({REAL_FAMILY, "uSpectrum"})
+WITHOUT_MASK = frozenset({REAL_FACES, "global"})
+
+
+class World(NamedTuple):
+    """A draw of generators and images, and how often the source agrees with the label."""
+
+    draw: int
+    agreement: float
+
+
+DEMO = World(0, 0.9)
+"""Of the demo set of the quick start."""
 
 
 class Item(NamedTuple):
-    """An image's name: split, family ("real" or a generator), number from 0."""
+    """An image's name: split, "real" or its generator, number from 0."""
 
     split: str
-    family: str
+    generator: str
     number: int
 
-    @property
-    def source(self) -> int:
+    def source(self, agreement: float) -> int:
         """Return the acquisition source, 0 or 1: the class's own in a fixed share of images."""
-        share = 0.5 if self.split in ("closed_balanced", "open") else 0.75
+        share = agreement if self.split in WITH_SHORTCUT else 0.5
         agrees = int((self.number + 1) * share) > int(self.number * share)
-        return int((self.family != REAL_FAMILY) == agrees)
+        return int((self.generator != REAL_FACES) == agrees)
 
 
 def items(splits: Splits = SPLITS) -> Iterator[Item]:
     """Yield all images of the set, in order."""
-    for split, families in splits.items():
-        for family, count in families.items():
+    for split, counts in splits.items():
+        for generator, count in counts.items():
             for number in range(count):
-                yield Item(split, family, number)
+                yield Item(split, generator, number)
 
 
 class Picture(NamedTuple):
@@ -85,19 +104,23 @@ class Picture(NamedTuple):
     artefacts: list[str]
 
 
-def render_face(split: str, family: str, index: int, *, artefacts: bool = True) -> Picture:
+def render_face(
+    split: str, generator: str, number: int, world: World = DEMO, *, artefacts: bool = True
+) -> Picture:
     """Render one image.
 
     ``artefacts=False`` gives the same fake without what gives it away (its mask and map stay).
     """
-    key = [SEED, crc32(split.encode()), crc32(family.encode()), index]
+    key = [SEED, world.draw, crc32(split.encode()), crc32(generator.encode()), number]
     face_rng, texture_rng, artefact_rng, camera_rng, map_rng = (
         np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(key).spawn(5)
     )
-    camera = sample_camera(camera_rng, Item(split, family, index).source)
+    camera = sample_camera(camera_rng, Item(split, generator, number).source(world.agreement))
     face = sample_face(face_rng, camera.plainness)
     unspoilt = deepcopy(face)
-    drawn = [] if family == REAL_FAMILY else sample_artefacts(family, artefact_rng)
+    drawn = []
+    if generator != REAL_FACES:
+        drawn = sample_artefacts(_generators(world.draw)[generator], artefact_rng)
     posed = Canvas(face.pose)
     marks = []
     for artefact in drawn:
@@ -114,3 +137,6 @@ def render_face(split: str, family: str, index: int, *, artefacts: bool = True) 
         human_map=human_map(canvas, masks, map_rng) if split in WITH_MAPS else None,
         artefacts=[artefact.__name__ for artefact in drawn],
     )
+
+
+_generators = cache(generators)
