@@ -176,7 +176,7 @@ def test_the_library_examples_run() -> None:
 
 
 OWN = ["--data=original.csv", "--data-root=images", "--heatmaps=heatmaps"]
-TESTS = ["--test-data=uNear=fakes", "--test-real=FFHQ=reals"]
+TESTS = ["--test-data=near-1=fakes", "--test-real=FFHQ=reals"]
 SMALL = ["--recipe=demo", "--threads=1", "--workers=0"]
 FEWER = {"train": [*SMALL, "--dry-run"], "evaluate": SMALL[1:], "explain": SMALL[1:2]}
 FEWER |= {"export": SMALL[1:2], "data check": [], "data crop": []}
@@ -201,7 +201,7 @@ def write_files(folder: Path) -> None:
     """Write the data that the documents' commands name, in small: drawn faces with human maps."""
 
     def draw(kind: str, number: int, *names: str) -> np.ndarray[Any, Any] | None:
-        picture = render_face("train" if kind == "kA" else "open", kind, number)
+        picture = render_face("train" if kind == "known-1" else "open", kind, number)
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture.image).save(folder / name)
@@ -210,7 +210,7 @@ def write_files(folder: Path) -> None:
     rows, table, boxes = [], ["filename,kind"], ["path,label,box"]
     (folder / "heatmaps").mkdir()
     for number in range(24):
-        kind, label, generic = (("real",) * 3, ("kA", "Synthetic", "fake"))[number % 2]
+        kind, label, generic = (("real",) * 3, ("known-1", "Synthetic", "fake"))[number % 2]
         split = "train" if number < 16 else "test"
         path = f"images/{kind}/{number}.png"
         human_map = draw(kind, number, path, f"DIR/{generic}/{number}.png")
@@ -219,11 +219,11 @@ def write_files(folder: Path) -> None:
         if human_map is not None:
             Image.fromarray(human_map).save(folder / f"heatmaps/{number}.png")
     for number in range(4):
-        draw("uNear", 100 + number, f"fakes/{number}.png")
+        draw("near-1", 100 + number, f"fakes/{number}.png")
         draw("real", 200 + number, f"reals/{number}.png", f"pictures/{number}.png")
         boxes.append(f"pictures/{number}.png,real,10 10 50 54")
     for number, name in enumerate(("a.jpg", "b.png", "picture.jpg", "holiday/1.png")):
-        draw("uNear", 300 + number, name)
+        draw("near-1", 300 + number, name)
     for name, lines in (("original", rows), ("table", table), ("pictures", boxes)):
         (folder / f"{name}.csv").write_text("\n".join(lines))
 
@@ -236,7 +236,7 @@ def write_film(path: Path) -> None:
         stream = container.add_stream("mpeg4", rate=5)
         stream.width = stream.height = 64
         for number in range(5):
-            pixels = render_face("open", "uNear", 200 + number).image
+            pixels = render_face("open", "near-1", 200 + number).image
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 

@@ -81,7 +81,12 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
         for name in (
             *("cyclegan", "gigagan", "simswap", "glide", "kandinsky"),
             *("hunyuandit", "ideogram", "recraft"),
-            *("kA", "kB", "uEars", "uMelt", "uNear", "uSpectrum", "uSwap"),
+            *(
+                f"{grade}-{n}"
+                for grade in ("known", "recombined", "near", "far")
+                for n in range(1, 5)
+            ),
+            "global",
         )
     },
 }

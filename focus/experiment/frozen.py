@@ -118,5 +118,5 @@ CONTROLS = (("blend", "saliency"), ("blend", "blend-shuffled"), ("blend", "blend
 
 REPLICATES, BOOTSTRAP_SEED, SHUFFLE_SEED = 4000, 2303, 2303
 
-GLOBAL_GENERATORS = ("uSpectrum",)
+GLOBAL_GENERATORS = ("global",)
 """Their fingerprint is on the whole image, so that focus has no right place: reported apart too."""

@@ -1,6 +1,6 @@
 """Names of generators, their families, and how far a test generator is from training."""
 
-from focus.data.demo.artefacts import FAMILIES as DEMO
+from focus.data.demo.grammar import NAMES as DEMO
 from focus.data.families import FAMILIES
 from focus.data.generators import (
     canonical,

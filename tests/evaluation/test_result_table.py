@@ -15,7 +15,7 @@ from .few_scores import summarise, table
 
 def test_table() -> None:
     reals = [(0, "", "", 0.2), (0, "", "", 0.6)]
-    fakes = [(1, "known", "", 0.4), (1, "uEars", "", 0.7), (1, "uSwap", "", 0.4)]
+    fakes = [(1, "known", "", 0.4), (1, "far-1", "", 0.7), (1, "far-2", "", 0.4)]
     blend = summarise(
         table(
             reals + fakes,
@@ -26,14 +26,14 @@ def test_table() -> None:
         ["known"],
     )
     ce = summarise(
-        table([*reals, (1, "uEars", "", 0.1)], pointing_chance=[math.nan] * 3), ["known"]
+        table([*reals, (1, "far-1", "", 0.1)], pointing_chance=[math.nan] * 3), ["known"]
     )
     assert format_table({"blend": blend, "ce": ce}).splitlines() == [
         "                                        blend       ce",
         "------------------------------------------------------",
         "closed-set AUC, mean                    0.500        -",
-        "open-set AUC, uEars (?)                 1.000    0.000",
-        "open-set AUC, uSwap (?)                 0.500        -",
+        "open-set AUC, far-1 (?)                 1.000    0.000",
+        "open-set AUC, far-2 (?)                 0.500        -",
         "open-set AUC, mean                      0.750    0.000",
         "BPCER, closed, at *                     0.500        -",
         "APCER, mean, closed, at *               1.000        -",

@@ -146,12 +146,12 @@ def test_a_verdict_needs_three_seeds_and_the_interval_over_them(tmp_path: Path) 
 
 
 def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
-    """Its files: three unknown generators, of which uSpectrum has a fingerprint all over."""
+    """Its files: three unknown generators, of which global has a fingerprint all over."""
     rows = [(0, "", "closed", 0.4), (0, "", "closed", 0.6), (1, "k", "closed", 0.5)]
     rows += [(0, "", "closed_balanced", 0.5), (1, "k", "closed_balanced", 0.9)]
     rows += [(0, "", "open", 0.2), (0, "", "open", 0.6)]
     rows += [(1, "uA", "open", 0.4), (1, "uA", "open", 0.9), (1, "uB", "open", 0.7)]
-    rows += [(1, "uSpectrum", "open", 0.1)]
+    rows += [(1, "global", "open", 0.1)]
     scores = table(
         rows,
         path=[f"/i/{row}.png" for row in range(11)],
@@ -175,7 +175,7 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         {
             "closed": 0.5,
             "closed_balanced": 1,
-            # uA is above 1 and 2 of the two real images, uB above both, uSpectrum above none.
+            # uA is above 1 and 2 of the two real images, uB above both, global above none.
             "open": 1.75 / 3,
             "gap": 1.75 / 3 - 0.5,
             "open_local": 0.875,
@@ -192,6 +192,6 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
             "best_epoch": 12,
             "open.uA": 0.75,
             "open.uB": 1,
-            "open.uSpectrum": 0,
+            "open.global": 0,
         }
     )

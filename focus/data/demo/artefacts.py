@@ -195,8 +195,8 @@ def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Gener
     """Let an ear, in front of the hair, run down in drips."""
     ear = face.ears[int(rng.integers(2))]
     ear.over_hair = True
-    mask = _ear_mask(canvas, ear)
-    drips = rng.uniform(0.0, 3.2, SIZE).astype(np.float32)
+    mask = _spread(canvas.ellipse(ear.u, ear.v + 3.0, ear.width + 1.5, ear.height + 4.5))
+    drips = rng.uniform(0.0, 5.0, SIZE).astype(np.float32)
 
     def retouch(canvas: Canvas) -> None:
         _warp(canvas, COLUMNS, ROWS - mask * drips * strength)

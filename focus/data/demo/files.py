@@ -3,7 +3,7 @@
 ``train.csv`` is CYBORG's CSV, with the human maps in ``heatmaps``; its ``test`` split is the
 validation set. ``closed.csv``, ``closed_balanced.csv`` and ``open.csv`` are manifests, since a test
 set's name and the artefact masks have no place in CYBORG's form. The open set is there once more as
-CYBORG has its test data, in a CSV for each source: ``reals.csv``, ``uNear.csv`` and so on.
+CYBORG has its test data, in a CSV for each source: ``reals.csv``, ``near-1.csv`` and so on.
 """
 
 import shutil

@@ -36,7 +36,7 @@ def write_faces(folder: Path, counts: Mapping[Split, int]) -> Path:
     """Faces, half of them fakes, with human maps for training; returns their manifest."""
     samples = []
     for split, n in counts.items():
-        for generator in ("", "kA", "kB"):
+        for generator in ("", "known-1", "known-2"):
             for number in range(n if not generator else n // 2):
                 stem = f"{split}-{generator or 'real'}-{number}"
                 name = "closed" if split == "test" else split
@@ -96,8 +96,8 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(rows) == 9
     assert rows[:4] == [
         ("train", "real", "", 24, 24),
-        ("train", "synthetic", "kA", 12, 12),
-        ("train", "synthetic", "kB", 12, 12),
+        ("train", "synthetic", "known-1", 12, 12),
+        ("train", "synthetic", "known-2", 12, 12),
         ("validation", "real", "", 10, 0),
     ]
     assert found["train_share_real"] == 0.5
@@ -127,7 +127,7 @@ def look_at_the_sheet(folder: Path) -> None:
     row = sheet[HEAD + SIDE + GAP :, LABELS:][:SIDE]
     # The map, which stands closer than cells do, is red where people looked.
     face, over = row[:, GAP - 2 : SIDE], row[:, SIDE + GAP : 2 * SIDE + 2]
-    with Image.open(folder / "maps" / "train-kA-1.png") as image:
+    with Image.open(folder / "maps" / "train-known-1-1.png") as image:
         looked_at = np.asarray(image.resize((SIDE, SIDE)))[:, GAP - 2 :]
     redder = (over - face)[..., 0]
     assert redder[looked_at > 200].mean() > redder[looked_at < 25].mean() + 40
@@ -203,7 +203,7 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
         file.write("photo.jpg,real,,,train,,maps/photo.png,,,\r\n")
     # A mask stored as 0 and 1, and a face that is real and a fake.
     mask, real, fake = (
-        str(faces.parent / f"{name}.png") for name in ("faint", "train-real-7", "train-kA-0")
+        str(faces.parent / f"{name}.png") for name in ("faint", "train-real-7", "train-known-1-0")
     )
     Image.new("L", (64, 64), 1).save(mask)
     shutil.copy(real, fake)
@@ -230,17 +230,17 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     """Also those with a test set that is given apart; names may hold any bytes."""
     odd = os.fsdecode(b"line\nbreak \xff.png")
     place = faces.parent
-    (place / "train-kA-0.png").rename(place / odd)
-    rewrite(faces, lambda s: replace(s, path=s.path.replace("train-kA-0.png", odd)))
-    shutil.copy(place / odd, place / "test-kA-0.png")
+    (place / "train-known-1-0.png").rename(place / odd)
+    rewrite(faces, lambda s: replace(s, path=s.path.replace("train-known-1-0.png", odd)))
+    shutil.copy(place / odd, place / "test-known-1-0.png")
     with Image.open(place / "test-real-0.png") as image:
         image.save(place / "train-real-0.png", optimize=True)  # other bytes
     (tmp_path / "fakes").mkdir()
-    Image.fromarray(render_face("open", "uMelt", 0).image).save(tmp_path / "fakes/0.png")
-    with Image.open(place / "train-kA-3.png") as image:
+    Image.fromarray(render_face("open", "far-1", 0).image).save(tmp_path / "fakes/0.png")
+    with Image.open(place / "train-known-1-3.png") as image:
         image.resize((100, 100)).save(tmp_path / "fakes/leak.jpg", quality=60)
 
-    words = (faces, f"--test-data=uMelt={tmp_path}/fakes", "--drop-leaks")
+    words = (faces, f"--test-data=far-1={tmp_path}/fakes", "--drop-leaks")
     found = check(*words, output=tmp_path / "out")
     assert (found["exit"], found["trainable"]) == (0, True)
     assert found["leaks"] == {
@@ -257,8 +257,8 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     assert [(row["split"], row["other_split"]) for row in rows] == [("train", "test")] * 3
     same = next(row for row in rows if row["kind"] == "same file")
     assert (same["path"], same["similarity"]) == (str(place / odd), "1.0000")
-    assert same["other_path"] == str(place / "test-kA-0.png")
+    assert same["other_path"] == str(place / "test-known-1-0.png")
     taken = training_manifest(resolve(TrainConfig(data=(written,))), progress=False)
-    assert sum(sample.generator == "uMelt" for sample in taken) == 2
-    gone = {"train-real-0.png", "train-kA-3.png", odd}
+    assert sum(sample.generator == "far-1" for sample in taken) == 2
+    gone = {"train-real-0.png", "train-known-1-3.png", odd}
     assert not gone & {Path(sample.path).name for sample in taken}

@@ -53,7 +53,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Distinct demo faces as PNG, half of them fakes."""
     folder, paths = tmp_path_factory.mktemp("originals"), []
     for number in range(N_ORIGINALS):
-        image = render_face("train", ("real", "kA")[number % 2], number).image
+        image = render_face("train", ("real", "known-1")[number % 2], number).image
         paths.append(str(folder / f"{number:05d}.png"))
         Image.fromarray(image).save(paths[-1], compress_level=1)
     return paths

@@ -9,16 +9,17 @@ import pytest
 from PIL import Image
 
 from focus.data.demo import cache, demo_manifest, render_face
-from focus.data.demo.render import REAL_FAMILY
+from focus.data.demo.render import DEMO, Item
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
 
 SMALL = {
-    "train": {REAL_FAMILY: 4, "kA": 3, "kB": 3},
-    "validation": {REAL_FAMILY: 2, "kA": 1, "kB": 1},
-    "closed": {REAL_FAMILY: 2, "kA": 1, "kB": 1},
-    "closed_balanced": {REAL_FAMILY: 2, "kA": 2},
-    "open": {REAL_FAMILY: 3, "uNear": 2, "uEars": 2, "uSpectrum": 2},
+    "train": {"real": 4, "known-1": 3, "known-2": 3},
+    "validation": {"real": 2, "known-1": 1, "known-2": 1},
+    "closed": {"real": 2, "known-1": 1, "known-2": 1},
+    "closed_balanced": {"real": 2, "known-1": 2},
+    "open": {"real": 3, "near-1": 2, "far-1": 2, "global": 2},
+    "oracle": {"far-1": 1},
 }
 
 
@@ -36,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
     small = demo(tmp_path)
-    sample, picture = small[9], render_face("train", "kB", 2)
+    sample, picture = small[9], render_face("train", "known-2", 2)
     assert picture.mask is not None
     for path, pixels in (
         (sample.path, picture.image),
@@ -44,16 +45,27 @@ def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
         (sample.mask_path, picture.mask * 255),
     ):
         np.testing.assert_array_equal(np.asarray(Image.open(str(path))), pixels)
-    assert sample.extra["artefacts"] == "+".join(picture.artefacts)
+    assert sample.extra == {
+        "source": str(Item("train", "known-2", 2).source(0.9)),
+        "grade": "known",
+        "artefacts": "+".join(picture.artefacts),
+    }
 
-    trained = {"eye_mismatch", "checkerboard", "smeared_mouth", "droplet", "tinted_droplet"}
-    for sample in small:
+    *others, oracle = small
+    assert (oracle.split, oracle.test_set, oracle.generator) == ("train", "", "far-1")
+    assert oracle.mask_path
+    for sample in others:
         assert (sample.map_path is not None) == (sample.split in ("train", "validation"))
-        local = sample.label == SYNTHETIC and sample.generator != "uSpectrum"
+        local = sample.label == SYNTHETIC and sample.generator != "global"
         assert (sample.mask_path is not None) == local
-        if sample.label == SYNTHETIC:
-            known = bool(trained & set(sample.extra["artefacts"].split("+")))
-            assert sample.extra["known_artefact"] == str(int(known))
+
+
+def test_each_draw_and_world_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    splits = {"open": {"real": 2}}
+    for draw, agreement in ((0, 0.9), (1, 0.9), (1, 0.5)):
+        demo_manifest(tmp_path, draw=draw, agreement=agreement, progress=False, splits=splits)
+    names = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
+    assert names == ["demo-v2-0-0.9", "demo-v2-1-0.5", "demo-v2-1-0.9"]
 
 
 def test_damage_is_found_and_mended_and_a_whole_set_is_kept(tmp_path: Path) -> None:
@@ -85,8 +97,8 @@ def test_two_programs_at_once_leave_one_whole_set(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     programs = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(2)]
-    assert [each.communicate(timeout=60)[0].strip() for each in programs] == ["31", "31"]
-    assert [path.name for path in tmp_path.iterdir()] == [cache.folder_name(SMALL)]
+    assert [each.communicate(timeout=60)[0].strip() for each in programs] == ["32", "32"]
+    assert [path.name for path in tmp_path.iterdir()] == [cache.folder_name(DEMO, SMALL)]
 
 
 def test_unusable_cache_folder_is_one_sentence(tmp_path: Path) -> None:

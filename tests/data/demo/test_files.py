@@ -20,11 +20,11 @@ from focus.errors import InputError
 from ..reading import read_data
 
 SPLITS = {
-    "train": {"real": 8, "kA": 5, "kB": 4},
-    "validation": {"real": 4, "kA": 2, "kB": 2},
-    "closed": {"real": 3, "kA": 2, "kB": 2},
-    "closed_balanced": {"real": 2, "kA": 2},
-    "open": {"real": 4, "uNear": 2, "uEars": 2, "uSpectrum": 2},
+    "train": {"real": 8, "known-1": 5, "known-2": 4},
+    "validation": {"real": 4, "known-1": 2, "known-2": 2},
+    "closed": {"real": 3, "known-1": 2, "known-2": 2},
+    "closed_balanced": {"real": 2, "known-1": 2},
+    "open": {"real": 4, "near-1": 2, "far-1": 2, "global": 2},
 }
 
 
@@ -68,13 +68,18 @@ def test_the_files_read_as_the_embedded_set(built_in: Manifest, folder: Path) ->
 def test_the_csv_is_cyborgs(folder: Path) -> None:
     rows = [line.split(",") for line in (folder / "train.csv").read_text().splitlines()]
     assert rows[0] == ["train", "Real", "/images/train/real/train_real_0000.png"]
-    assert rows[8] == ["train", "Synthetic", "/images/train/kA/train_kA_0000.png", "kA"]
+    assert rows[8] == [
+        "train",
+        "Synthetic",
+        "/images/train/known-1/train_known-1_0000.png",
+        "known-1",
+    ]
     maps = {path.name for path in (folder / "heatmaps").iterdir()}
     assert maps == {Path(row[2]).name for row in rows}
 
 
 def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
-    tests = {name: str(folder / f"{name}.csv") for name in ("uNear", "uEars", "uSpectrum")}
+    tests = {name: str(folder / f"{name}.csv") for name in ("near-1", "far-1", "global")}
     reals = {"demo": str(folder / "reals.csv")}
     _, found = read_given(TrainConfig(test_data=tests, test_real=reals))
 
