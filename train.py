@@ -2,7 +2,7 @@
 
 On the CPU, with the embedded demo faces, or with your own:
     accelerate launch train.py
-    accelerate launch train.py --data faces.csv --data-root images/ --heatmaps heatmaps/
+    accelerate launch train.py --data faces.csv --data-root images/ --human-maps human_maps/
 
 On one GPU, in bfloat16:
     accelerate launch --num-processes 1 train.py --data DIR --mixed-precision bf16

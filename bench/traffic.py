@@ -111,7 +111,7 @@ def head_step(inputs: Inputs, *, backbone: bool = True, classifier: bool = True)
             saliency=inputs.saliency,
             focus_weight=0.5,
             saliency_weight=0.5,
-            level="match",
+            focus_level="match",
         )
         gradients = torch.autograd.grad(out.loss, leaves) if leaves else ()
         return gradients[0] if backbone else None

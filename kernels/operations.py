@@ -12,7 +12,14 @@ from torch import Tensor
 
 from focus.kernels import checks, eager, operators, reference
 from focus.kernels.backend import backend_for, rows_held
-from focus.kernels.types import CamClass, FocusHeadOutput, HeadArguments, Level, Number, Reduction
+from focus.kernels.types import (
+    CamClass,
+    FocusHeadOutput,
+    FocusLevel,
+    HeadArguments,
+    Number,
+    Reduction,
+)
 
 
 def cam_entropy(
@@ -98,7 +105,7 @@ def focus_head(
     classification_weight: Number = 1.0,
     focus_weight: Number = 0.0,
     saliency_weight: Number = 0.0,
-    level: Level = "minimize",
+    focus_level: FocusLevel = "minimize",
     cam_class: CamClass = "true",
     temperature: Number = 1.0,
     label_smoothing: Number = 0.0,
@@ -132,7 +139,7 @@ def focus_head(
             or tensors of one element (tensors, on the features' device, where the value changes
             with each step); no gradient. The temperature is above 0, the smoothing in [0, 1), which
             is checked of floats; the weights may be any number.
-        level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
+        focus_level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
             others; K >= 2).
@@ -155,8 +162,8 @@ def focus_head(
     """
     given = HeadArguments(
         features, weight, bias, target, saliency, saliency_mask, entropy_target, class_weight,
-        classification_weight, focus_weight, saliency_weight, temperature, label_smoothing, level,
-        cam_class, reduction, grad_scale,
+        classification_weight, focus_weight, saliency_weight, temperature, label_smoothing,
+        focus_level, cam_class, reduction, grad_scale,
     )  # fmt: skip
     checks.check_focus_head(given)
     backend = _backend(features, len(weight))

@@ -227,11 +227,11 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
         map_target, has_target = zero + given.entropy_target, zero == 0
 
     focus = zero
-    if given.level == "minimize":
+    if given.focus_level == "minimize":
         focus = entropy
-    elif given.level != "none":
+    elif given.focus_level != "none":
         excess = entropy - map_target
-        excess = excess.relu() if given.level == "hinge" else excess.abs()
+        excess = excess.relu() if given.focus_level == "hinge" else excess.abs()
         focus = torch.where(has_target, excess, 0)
 
     a, b, c = given.classification_weight, given.focus_weight, given.saliency_weight

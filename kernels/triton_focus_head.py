@@ -377,7 +377,7 @@ def focus_head_forward(*arguments: Any) -> HeadForward:
             given.saliency_weight, given.temperature, given.label_smoothing,
             new((batch, shares, classes, cells)) if shares > 1 else None, totals,
             tickets(features, 1 + batch), features.stride(0), bias_stride(given.bias), stride_h,
-            batch, channels, K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=given.level,
+            batch, channels, K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level,
             CAM_CLASS=given.cam_class, REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares,
             FLAT=FLAT, FLOOR=FLOOR, **settings,
         )  # fmt: skip

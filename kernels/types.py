@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Level = Literal["none", "match", "hinge", "minimize"]
+FocusLevel = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
 Reduction = Literal["mean", "sum", "none"]
 Number = float | Tensor
@@ -62,7 +62,7 @@ class HeadArguments(NamedTuple):
     saliency_weight: Number
     temperature: Number
     label_smoothing: Number
-    level: Level
+    focus_level: FocusLevel
     cam_class: CamClass
     reduction: Reduction
     grad_scale: Tensor | None = None

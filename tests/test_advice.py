@@ -134,7 +134,7 @@ CASES = {
     "no maps to aim at": (
         "",
         "train --data faces --loss match --target-from-maps --name new --dry-run",
-        "give --heatmaps, or --entropy-target in its place.",
+        "give --human-maps, or --entropy-target in its place.",
         ["train --data faces --loss match --entropy-target 0.5 --name new --dry-run"],
     ),
     "weights that have changed": (

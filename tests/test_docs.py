@@ -38,7 +38,7 @@ def test_the_named_losses() -> None:
             loss.classification_weight,
             loss.focus_weight,
             loss.saliency_weight,
-            loss.level,
+            loss.focus_level,
             "" if loss.entropy_target is None else f"{loss.entropy_target:g}",
             loss.cam_class,
         )
@@ -84,7 +84,7 @@ def test_every_figure_is_explained() -> None:
     for part in formats.split("\n| field |")[1:]:
         for line in part.partition("\n\n")[0].splitlines()[2:]:
             listed |= set(re.findall(r"`([a-z_]+)", line.split("|")[1]))
-    suffix = r"(_real|_fake|_synthetic|_balanced|_pooled|_generator|_at_fpr_)+$"
+    suffix = r"(_on_real|_on_synthetic|_synthetic|_balanced|_pooled|_generator|_at_fpr_)+$"
     stems = {re.sub(suffix, "", name) for name in listed}
     assert {"auc", "cllr", "map_mass", "apcer", "apcer_max", "tpr", "pointing_hit"} <= stems
     document = text("evaluation.md") + text("intervals.md")

@@ -133,7 +133,12 @@ def test_keys_of_results() -> None:
     text = section("results.json")
     (block,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     outline = set(re.findall(r'"(\w+)"', block))
-    figures = set(listed("results.json", "field")) | {"n_real", "n_fake", "n_pointing", "n_maps"}
+    figures = set(listed("results.json", "field")) | {
+        "n_real",
+        "n_synthetic",
+        "n_pointing",
+        "n_maps",
+    }
     # A program adds the model and the provenance.
     origin = provenance("net", Manifest(), TrainConfig())
     added = {"given", "default"}  # names of a decision

@@ -12,7 +12,7 @@ from focus.evaluation.scores import Scores
 
 from .launching import CHECKOUT, python, write_faces
 
-AVERAGED = ["--ema-decay", "0.9", "--gradient-accumulation-steps", "2"]
+AVERAGED = ["--model-ema-decay", "0.9", "--grad-accum-steps", "2"]
 ON_GPU = [
     [],
     ["--mixed-precision", "bf16", "--compile"],
@@ -58,7 +58,7 @@ def test_a_run_from_dry_run_to_evaluation(device: str, words: list[str], tmp_pat
     assert list(first.path) == list(again.path)
     np.testing.assert_allclose(again.score, first.score, atol=0.02)
     results = json.loads((tmp_path / "again" / "results.json").read_text())
-    assert results["n_real"] == results["n_fake"] == 9
+    assert results["n_real"] == results["n_synthetic"] == 9
 
 
 @pytest.mark.slow

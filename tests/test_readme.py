@@ -175,7 +175,7 @@ def test_the_library_examples_run() -> None:
     assert names["out"].saliency.count_nonzero() == 4
 
 
-OWN = ["--data=original.csv", "--data-root=images", "--heatmaps=heatmaps"]
+OWN = ["--data=original.csv", "--data-root=images", "--human-maps=human_maps"]
 TESTS = ["--test-data=near-1=fakes", "--test-real=FFHQ=reals"]
 SMALL = ["--recipe=demo", "--threads=1", "--workers=0"]
 FEWER = {"train": [*SMALL, "--dry-run"], "evaluate": SMALL[1:], "explain": SMALL[1:2]}
@@ -208,7 +208,7 @@ def write_files(folder: Path) -> None:
         return picture.human_map
 
     rows, table, boxes = [], ["filename,kind"], ["path,label,box"]
-    (folder / "heatmaps").mkdir()
+    (folder / "human_maps").mkdir()
     for number in range(24):
         kind, label, generic = (("real",) * 3, ("known-1", "Synthetic", "fake"))[number % 2]
         split = "train" if number < 16 else "test"
@@ -217,7 +217,7 @@ def write_files(folder: Path) -> None:
         rows.append(f"{split},{label.title()},/{kind}/{number}.png")
         table.append(f"{path},{label}")
         if human_map is not None:
-            Image.fromarray(human_map).save(folder / f"heatmaps/{number}.png")
+            Image.fromarray(human_map).save(folder / f"human_maps/{number}.png")
     for number in range(4):
         draw("near-1", 100 + number, f"fakes/{number}.png")
         draw("real", 200 + number, f"reals/{number}.png", f"pictures/{number}.png")

@@ -82,7 +82,7 @@ def test_the_evaluation_that_is_shown(place: Path) -> None:
     focus([*words, "--threads", "1", "--workers", "0", "--report", "false"])
     results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
     generators = results["open"]["generators"]
-    counts = {name: (found["n_real"], found["n_fake"]) for name, found in generators.items()}
+    counts = {name: (found["n_real"], found["n_synthetic"]) for name, found in generators.items()}
     assert counts == dict.fromkeys(FAKES, (12, 3))
 
 
@@ -113,7 +113,7 @@ def test_a_training_that_is_shown_would_start(
     printed = re.findall(r"^(\w+): (.+)$", capsys.readouterr().out, re.MULTILINE)
     assert {
         *(("loss", loss), ("model", model), ("image_size", str(size)), ("augment", "none")),
-        *(("optimizer", "sgd"), ("lr", "0.005"), ("momentum", "0.9"), ("weight_decay", "1.0e-06")),
+        *(("opt", "sgd"), ("lr", "0.005"), ("momentum", "0.9"), ("weight_decay", "1.0e-06")),
         *(("step_epochs", "12"), ("step_gamma", "0.1"), ("epochs", "50")),
     } <= set(printed)
     detector = Detector(model, image_size=size)

@@ -26,6 +26,7 @@ from typing import (
 from focus.config.layouts import HUB_PREFIX
 from focus.config.losses import LossConfig
 from focus.config.options import GROUPS, flag
+from focus.config.other_names import OURS
 from focus.config.recipes import RECIPES
 from focus.config.train import CONFIG_VERSION, SET_BY_LOSS
 from focus.errors import InputError, did_you_mean
@@ -187,9 +188,16 @@ class _Parser(argparse.ArgumentParser):
             word = unknown[0].partition("=")[0]
             if not word.startswith("-"):
                 raise InputError(f"{word!r} stands alone: write it behind its flag: --data PATH.")
-            meant = did_you_mean(word, [*map(flag, self.types), "--config", "--help"])
+            meant = self.meant(word.lstrip("-"))
             raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
         return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(found).items()}
+
+    def meant(self, name: str) -> str:
+        """Return a hint: the flag that timm, or an earlier version, calls so, or one like it."""
+        name = name.replace("-", "_")
+        ours = OURS.get(name) if OURS.get(name) in self.types else None
+        flags = [flag(ours)] if ours else [*map(flag, self.types), "--config", "--help"]
+        return f" (did you mean {flags[0]}?)" if ours else did_you_mean(flag(name), flags)
 
     def _plain(self, argv: Sequence[str]) -> list[str]:
         """Return the words with dashes in the flags, and ``--no-NAME`` for ``--NAME false``."""
@@ -258,12 +266,15 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds no `name: value` lines: give it some.")
     if (version := content.pop("version", str(CONFIG_VERSION))) != str(CONFIG_VERSION):
-        raise InputError(f"--config {path} has version {version}, not {CONFIG_VERSION}.")
+        raise InputError(
+            f"--config {path} has version {version}, not {CONFIG_VERSION}: "
+            "read it with the version of focus that wrote it, or write it anew."
+        )
     values = {key.replace("-", "_"): value for key, value in content.items()}
     words: list[str] = []
     for name, value in values.items():
         if name not in parser.types:
-            meant = did_you_mean(name, parser.types)
+            meant = parser.meant(name)
             raise InputError(f"--config {path} has an unknown key {name!r}{meant}; see --help.")
         shape = _SHAPES.get(type(value))
         if shape and get_origin(parser.types[name]) is not shape:

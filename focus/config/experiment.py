@@ -32,7 +32,7 @@ class ExperimentConfig:
     model: tuple[str, ...] = in_model("as train.py's; may be repeated", ())
     data: tuple[str, ...] = in_data("as train.py's; may be repeated", (), metavar="PATH")
     data_root: str | None = in_data("as train.py's", metavar="DIR")
-    heatmaps: str | None = in_data("as train.py's", metavar="DIR")
+    human_maps: str | None = in_data("as train.py's", metavar="DIR")
     test_data: dict[str, str] = in_data("as train.py's", dict)
     test_real: dict[str, str] = in_data("as train.py's", dict)
     output: str = in_output("folder of the runs and the tables", "experiment", metavar="DIR")

@@ -9,7 +9,7 @@ from focus.errors import InputError
 
 COLUMNS = (
     *("path", "label", "generator", "family", "split", "test_set"),
-    *("map_path", "mask_path", "box", "group"),
+    *("human_map", "mask_path", "box", "group"),
 )
 
 Layout = Literal[

@@ -12,7 +12,7 @@ from focus.config.options import BELOW_1, NON_NEGATIVE, POSITIVE, SHARE
 from focus.errors import InputError, did_you_mean
 
 # As in focus.kernels.types, which imports torch: --help does without.
-Level = Literal["none", "match", "hinge", "minimize"]
+FocusLevel = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
 
 
@@ -22,10 +22,10 @@ class LossConfig:
 
     ``docs/losses.md`` says when to use which.
 
-    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. level: how the focus
-    term takes the entropy. cam_class: whose CAM focus and saliency term look at. entropy_target:
-    ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's human map.
-    temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
+    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. focus_level: how the
+    focus term takes the entropy. cam_class: whose CAM focus and saliency term look at.
+    entropy_target: ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's
+    human map. temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
 
     Raises ValueError for a number outside its range, or a level or class of the CAM that there is
     not, and TypeError for a weight that is no number.
@@ -34,7 +34,7 @@ class LossConfig:
     classification_weight: float = 1.0
     focus_weight: float = 0.0
     saliency_weight: float = 0.0
-    level: Level = "minimize"
+    focus_level: FocusLevel = "minimize"
     cam_class: CamClass = "true"
     entropy_target: float | None = None
     temperature: float = 1.0
@@ -45,7 +45,10 @@ class LossConfig:
             value = getattr(self, name)
             if value is not None and not within.holds(value):
                 raise ValueError(f"{name} must be {within.words}, got {value}")
-        for name, choices in (("level", get_args(Level)), ("cam_class", get_args(CamClass))):
+        for name, choices in (
+            ("focus_level", get_args(FocusLevel)),
+            ("cam_class", get_args(CamClass)),
+        ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
@@ -60,13 +63,13 @@ _RANGES = {
 }
 
 LOSSES: dict[str, LossConfig] = {
-    "ce": LossConfig(level="none"),
-    "saliency": LossConfig(saliency_weight=5.0, level="none"),
+    "ce": LossConfig(focus_level="none"),
+    "saliency": LossConfig(saliency_weight=5.0, focus_level="none"),
     # CYBORG's code takes the CAM of the predicted class (Boyd et al., 2023).
-    "cyborg": LossConfig(0.5, 0.0, 0.5, level="none", cam_class="predicted"),
+    "cyborg": LossConfig(0.5, 0.0, 0.5, focus_level="none", cam_class="predicted"),
     "focus": LossConfig(focus_weight=0.1),
-    "hinge": LossConfig(focus_weight=1.0, level="hinge", entropy_target=0.6),
-    "match": LossConfig(focus_weight=1.0, level="match"),
+    "hinge": LossConfig(focus_weight=1.0, focus_level="hinge", entropy_target=0.6),
+    "match": LossConfig(focus_weight=1.0, focus_level="match"),
     "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
 }
 """The settings of each ``--loss`` by its name."""

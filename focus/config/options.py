@@ -88,6 +88,12 @@ def in_threshold() -> Any:
     return in_model(about, metavar="POINT")
 
 
+def in_device() -> Any:
+    """Declare ``--device``."""
+    about = "cpu, cuda, cuda:1, mps (default: the first GPU; with several processes, one each)"
+    return in_machine(about)
+
+
 def check_options(config: "DataclassInstance") -> None:
     """Raise InputError for a number out of its range, or an empty text; None is neither.
 

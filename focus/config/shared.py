@@ -10,6 +10,7 @@ from focus.config.options import (
     check_options,
     flag,
     in_data,
+    in_device,
     in_machine,
     in_output,
     max_pixels,
@@ -23,7 +24,7 @@ class DataConfig:
     """Where images are and how they are laid out."""
 
     data: tuple[str, ...] = in_data(
-        "a CSV, a parquet file, a folder of real and fake images, or hf://USER/NAME",
+        "a CSV, a parquet file, a folder of real and synthetic images, or hf://USER/NAME",
         (),
         metavar="PATH",
     )
@@ -36,10 +37,12 @@ class DataConfig:
         "columns of a table, as in path=filename,label=typ (default: found by name)",
         metavar="NAMES",
     )
-    generator: str | None = in_data("of fakes in --data that name none (default: synthetic)")
-    heatmaps: str | None = in_data(
+    generator: str | None = in_data(
+        "of synthetic images in --data that name none (default: synthetic)"
+    )
+    human_maps: str | None = in_data(
         "folder of human saliency maps, named as the images, or a COCO .json file (default: "
-        "heatmaps in a folder of images, or beside a table)",
+        "human_maps or heatmaps in a folder of images, or beside a table)",
         metavar="DIR",
     )
     max_pixels: int = max_pixels()
@@ -68,6 +71,7 @@ class SharedConfig(DataConfig):
         within=SHARE,
     )
     report: bool = in_output("write report.html: all results, figures and pictures", True)
+    device: str | None = in_device()
     mixed_precision: MixedPrecision = in_machine("arithmetic of the network", "no")
     workers: int | None = in_machine(
         "processes that load images (default: 0 for the demo set, else a core each, up to 8)",

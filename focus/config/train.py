@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
-from focus.config.losses import LOSSES, CamClass, Level, LossConfig, loss_of
+from focus.config.losses import LOSSES, CamClass, FocusLevel, LossConfig, loss_of
 from focus.config.options import (
     BELOW_1,
     BETWEEN_0_AND_1,
@@ -45,7 +45,7 @@ from focus.config.shared import SharedConfig
 from focus.errors import InputError
 from focus.runtime.machine import default_workers
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 SET_BY_LOSS: dict[str, Any] = {
     **dict.fromkeys(("cam_class", "classification_weight", "focus_weight", "saliency_weight")),
     **dict.fromkeys(("focus_level", "entropy_target", "focus_schedule", "saliency_schedule")),
@@ -62,8 +62,9 @@ class TrainConfig(SharedConfig):
     """Settings of train.py. None leaves the choice to the recipe, or to the loss."""
 
     recipe: str | None = in_training(
-        "paper (CYBORG's training), demo, or foundation (the head of a frozen transformer): the "
-        "defaults of the flags marked recipe (default: demo without --data, else paper)"
+        "paper (CYBORG's training), quick (a small network from scratch, in minutes on a CPU; for "
+        "the demo set called demo), or foundation (the head of a frozen transformer): the defaults "
+        "of the flags marked recipe (default: demo without --data, else paper)"
     )
     model: str | None = in_model(f"{SMALL_MODEL} or a network of timm")
     image_size: int | None = in_model("pixels a side", within=PIXELS)
@@ -91,7 +92,7 @@ class TrainConfig(SharedConfig):
     saliency_weight: float | None = in_loss(
         "weight of the distance to human maps", within=NON_NEGATIVE
     )
-    focus_level: Level | None = in_loss(
+    focus_level: FocusLevel | None = in_loss(
         "how the entropy of the activation map is controlled (default: loss; minimize when "
         "only --focus-weight is given)"
     )
@@ -114,7 +115,7 @@ class TrainConfig(SharedConfig):
     )
     epochs: int | None = in_training("passes over the training set", within=COUNT)
     batch_size: int | None = in_training("images in a step of one process", within=COUNT)
-    optimizer: Optimizer | None = in_training("the optimiser")
+    opt: Optimizer | None = in_training("the optimiser")
     lr: float | None = in_training("highest learning rate", within=POSITIVE)
     momentum: float | None = in_training("of SGD, unless the schedule sets it", within=BELOW_1)
     weight_decay: float | None = in_training("of the optimiser", within=NON_NEGATIVE)
@@ -122,19 +123,19 @@ class TrainConfig(SharedConfig):
         "factor of the learning rate from each layer to the one before (default: none)",
         within=BETWEEN_0_AND_1,
     )
-    schedule: Schedule | None = in_training("how the learning rate changes")
+    sched: Schedule | None = in_training("how the learning rate changes")
     warmup: float | None = in_training("share of the steps in which the rate rises", within=BELOW_1)
     step_epochs: int | None = in_training("epochs between steps of the step schedule", within=COUNT)
     step_gamma: float | None = in_training("factor of a step of the step schedule", within=POSITIVE)
     clip_grad: float | None = in_training(
         "largest norm of a gradient (default: any)", within=POSITIVE
     )
-    ema_decay: float | None = in_training(
+    model_ema_decay: float | None = in_training(
         "keep the average of the weights over the steps, by this decay (default: off)",
         within=BETWEEN_0_AND_1,
     )
     sampling: Sampling = in_training(
-        "each image once per epoch, or as many real as fake", "shuffled"
+        "each image once per epoch, or as many real as synthetic", "shuffled"
     )
     augment: str | None = in_training(
         "changes made to training images: none, or some of crop,shift,flip,blur,jpeg",
@@ -156,7 +157,7 @@ class TrainConfig(SharedConfig):
         0,
         within=SEED,
     )
-    gradient_accumulation_steps: int = in_training("batches in one step", 1, within=COUNT)
+    grad_accum_steps: int = in_training("batches in one step", 1, within=COUNT)
     channels_last: bool | None = in_machine("memory order of images and features")
     eval_batch_size: int = in_machine(
         "images at a time in validation and test", EVALUATION_BATCH, within=COUNT
@@ -219,15 +220,15 @@ class ResolvedTrainConfig(TrainConfig):
     classification_weight: float
     focus_weight: float
     saliency_weight: float
-    focus_level: Level
+    focus_level: FocusLevel
     temperature: float
     label_smoothing: float
     epochs: int
     batch_size: int
-    optimizer: Optimizer
+    opt: Optimizer
     lr: float
     weight_decay: float
-    schedule: Schedule
+    sched: Schedule
     warmup: float
     step_epochs: int
     step_gamma: float
@@ -257,22 +258,20 @@ def loss_config(config: TrainConfig) -> LossConfig:
         InputError: the flags contradict each other.
     """
     given = {
-        f.name: value
-        for f in fields(LossConfig)
-        if (value := getattr(config, "focus_level" if f.name == "level" else f.name)) is not None
+        f.name: value for f in fields(LossConfig) if (value := getattr(config, f.name)) is not None
     }
     loss = replace(loss_of(config.loss), **given)
-    if loss.level == "none" and loss.focus_weight > 0:
+    if loss.focus_level == "none" and loss.focus_weight > 0:
         if config.focus_level is None:
-            loss = replace(loss, level="minimize")
+            loss = replace(loss, focus_level="minimize")
         elif config.focus_weight is None:
             loss = replace(loss, focus_weight=0.0)
         else:
             raise InputError("--focus-level none leaves nothing to --focus-weight: drop one.")
     elif loss.focus_weight == 0:
-        loss = replace(loss, level="none")
-    aims = loss.level in ("match", "hinge")
-    if config.focus_level not in (None, loss.level):
+        loss = replace(loss, focus_level="none")
+    aims = loss.focus_level in ("match", "hinge")
+    if config.focus_level not in (None, loss.focus_level):
         raise InputError(
             f"--focus-level: the loss {config.loss!r} has no focus term: give --focus-weight, too."
         )
@@ -304,11 +303,10 @@ def resolve(config: TrainConfig) -> ResolvedTrainConfig:
 
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)} | {"model": model}
     values |= {name: value for name, value in recipe.items() if values[name] is None}
-    if values["optimizer"] == "adamw" or values["schedule"] == "one-cycle":
+    if values["opt"] == "adamw" or values["sched"] == "one-cycle":
         values["momentum"] = None  # AdamW has betas, and one-cycle moves it
     values |= _cached_features(values, config)
-    loss = asdict(loss_config(config))
-    values |= {"focus_level": loss.pop("level"), **loss, "recipe": recipe_name}
+    values |= {**asdict(loss_config(config)), "recipe": recipe_name}
     if config.workers is None:
         values["workers"] = default_workers() if config.data else 0
     if config.name is None:

@@ -8,6 +8,7 @@ from focus.config.options import (
     PIXELS,
     check_options,
     in_data,
+    in_device,
     in_machine,
     in_model,
     in_output,
@@ -46,6 +47,7 @@ class ExplainConfig(_UseConfig):
     threshold: str | None = in_threshold()
     output: str = in_output("folder for what is written; new, or empty", "explained", metavar="DIR")
     overlay_size: int = in_output("longest side of an overlay in pixels", 512, within=PIXELS)
+    device: str | None = in_device()
     batch_size: int = in_machine("images at a time", 64, within=COUNT)
 
     def __post_init__(self) -> None:

@@ -97,12 +97,12 @@ def check_images(
     def checked(sample: Sample) -> Sample:
         files: dict[Role, str | None] = {
             "image": sample.path,
-            "map": usable(sample.map_path, "map"),
+            "map": usable(sample.human_map, "map"),
             "mask": usable(sample.mask_path, "mask"),
         }
         digests = {DIGESTS[role]: found[path, role][1] for role, path in files.items() if path}
         extra = {**without_digests(sample).extra, **digests}
-        return replace(sample, map_path=files["map"], mask_path=files["mask"], extra=extra)
+        return replace(sample, human_map=files["map"], mask_path=files["mask"], extra=extra)
 
     kept = (checked(sample) for sample in manifest if usable(sample.path, "image"))
     return Manifest(kept, manifest.source), bad
@@ -149,8 +149,8 @@ def _files(manifest: Manifest) -> list[_File]:
     files: dict[_File, None] = {}
     for sample in manifest:
         files[sample.path, "image"] = None
-        if sample.map_path is not None:
-            files[sample.map_path, "map"] = None
+        if sample.human_map is not None:
+            files[sample.human_map, "map"] = None
         if sample.mask_path is not None:
             files[sample.mask_path, "mask"] = None
     return list(files)

@@ -123,7 +123,7 @@ def cut_faces(
         row: replace(
             manifest[row],
             path=face.written["image"],
-            map_path=face.written.get("map"),
+            human_map=face.written.get("map"),
             mask_path=face.written.get("mask"),
             box=None,
             extra={**manifest[row].extra, GEOMETRY: way},
@@ -243,8 +243,8 @@ def _faces(manifest: Manifest, *, given: bool) -> list[_Face]:
             taken.add(name.casefold())
             faces[key] = _Face(*key, name)
         faces[key].rows.append(row)
-        if sample.map_path is not None:
-            faces[key].maps.setdefault("map", sample.map_path)
+        if sample.human_map is not None:
+            faces[key].maps.setdefault("map", sample.human_map)
         if sample.mask_path is not None:
             faces[key].maps.setdefault("mask", sample.mask_path)
     return list(faces.values())

@@ -95,7 +95,7 @@ class FaceDataset(Dataset[Batch]):
         # Arrays: each look at an object changes its count of references, and so, page by page, a
         # worker would get a copy of the whole manifest, which it shares at first.
         self._paths = _encoded(sample.path for sample in manifest)
-        self._map_paths = _encoded(sample.map_path or "" for sample in manifest)
+        self._human_maps = _encoded(sample.human_map or "" for sample in manifest)
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = np.fromiter(labels, np.int8, len(manifest))
         self.image_size = image_size
@@ -103,7 +103,7 @@ class FaceDataset(Dataset[Batch]):
         self.augment = Augmentation(augment, image_size) if augment else None
         self.seed = seed
         self._perturb = perturb
-        size = image_size**2 * (3 + 4 * any(sample.map_path for sample in manifest))
+        size = image_size**2 * (3 + 4 * any(sample.human_map for sample in manifest))
         self._keep = keep and len(manifest) * size <= KEPT_BYTES
         self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._normalise = Normalise(mean, std)
@@ -121,7 +121,7 @@ class FaceDataset(Dataset[Batch]):
     def mean_map_entropy(self, *, progress: bool = True) -> float | None:
         """Return the mean entropy in [0, 1] of the human maps on the grid; None without any."""
         found = []
-        with_map = np.flatnonzero(self._map_paths)
+        with_map = np.flatnonzero(self._human_maps)
         for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
             saliency = self._saliency(self._heat(row))
             if saliency is not None:
@@ -161,7 +161,7 @@ class FaceDataset(Dataset[Batch]):
 
     def _heat(self, row: int) -> Tensor | None:
         """Return the human map at the images' size, [1, S, S]."""
-        path = _decoded(self._map_paths[row])
+        path = _decoded(self._human_maps[row])
         size = (self.image_size, self.image_size)
         return torch.tensor(resized(human_map(path), size))[None] if path else None
 

@@ -44,7 +44,7 @@ class Sample:
     generator: for fakes the program that made them; for reals the generator whose fakes they
     are compared with, or several with " | " between them, "" for reals that serve all. family: the
     generator's family, "" if unknown. split: "" until assigned. test_set: which test it belongs to,
-    "" = decided by the generator (closed if training knew it, else open). map_path: human saliency
+    "" = decided by the generator (closed if training knew it, else open). human_map: human saliency
     map, a reference that :mod:`focus.data.maps` resolves. mask_path: artefact mask, evaluation
     only. box: face box (left, top, right, bottom) in pixels of the upright image. group: what must
     not be split (a video, an identity). extra: other columns.
@@ -56,7 +56,7 @@ class Sample:
     family: str = ""
     split: Split = ""
     test_set: TestSet = ""
-    map_path: str | None = None
+    human_map: str | None = None
     mask_path: str | None = None
     box: tuple[float, float, float, float] | None = None
     group: str = ""
@@ -162,7 +162,7 @@ def sample_of(
         family=sys.intern(cells["family"]),
         split=cast("Split", cells["split"]),
         test_set=cast("TestSet", cells["test_set"]),
-        map_path=place(cells["map_path"]) if cells["map_path"] else None,
+        human_map=place(cells["human_map"]) if cells["human_map"] else None,
         mask_path=place(cells["mask_path"]) if cells["mask_path"] else None,
         box=_box(cells["box"]) if cells["box"] else None,
         group=sys.intern(cells["group"]),
@@ -212,7 +212,7 @@ def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
         sample.path.removeprefix(folder),
         "" if sample.label is None else LABEL_NAMES[sample.label],
         *(sample.generator, sample.family, sample.split, sample.test_set),
-        (sample.map_path or "").removeprefix(folder),
+        (sample.human_map or "").removeprefix(folder),
         (sample.mask_path or "").removeprefix(folder),
         " ".join(repr(float(side)) for side in sample.box or ()),
         sample.group,

@@ -1,6 +1,6 @@
 """Human maps: where people looked, from images, from several annotators, from drawn shapes.
 
-A sample's ``map_path`` refers to one of
+A sample's ``human_map`` refers to one of
 
 - ``heatmaps/a.png``: a grey image of any size, bright where people looked;
 - ``heatmaps/{a_1.png,a_2.png}``: a folder and, in braces, the images in it that are averaged, one
@@ -25,7 +25,7 @@ Map = npt.NDArray[np.float32]
 
 
 def human_map(reference: str, *, coloured: list[str] | None = None) -> Map:
-    """Load the map that ``map_path`` refers to, float32 [H, W] in [0, 1].
+    """Load the map that ``human_map`` refers to, float32 [H, W] in [0, 1].
 
     Annotators' images of different sizes are resized to the first's. ``coloured`` is as in
     :func:`focus.data.images.load_map`. Raises ImageError, naming the file.

@@ -44,7 +44,7 @@ def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Im
     looked = overlay(face, cam)
     if sample.mask_path is not None:
         looked = outlined(looked, load_map(sample.mask_path))
-    people = [] if sample.map_path is None else [overlay(face, human_map(sample.map_path))]
+    people = [] if sample.human_map is None else [overlay(face, human_map(sample.human_map))]
     return Image.fromarray(np.hstack([np.asarray(part) for part in (face, looked, *people)]))
 
 

@@ -108,7 +108,7 @@ def _difference(now: Sample | None, then: Sample | None) -> str:
 
 
 def _changed_file(now: Sample, then: Sample) -> str:
-    files = zip((now.path, now.map_path, now.mask_path), DIGESTS.values(), strict=True)
+    files = zip((now.path, now.human_map, now.mask_path), DIGESTS.values(), strict=True)
     # A run may have been begun by a version that wrote fewer digests.
     changed = (f for f, name in files if then.extra.get(name) not in (None, now.extra.get(name)))
     return next((f"the content of {file!r} has changed" for file in changed), "")
@@ -116,7 +116,7 @@ def _changed_file(now: Sample, then: Sample) -> str:
 
 def _comparable(manifest: Manifest) -> Sequence[Sample]:
     """Return the samples without splits, their paths below the common folder of all files."""
-    names = ("path", "map_path", "mask_path")
+    names = ("path", "human_map", "mask_path")
     paths = [{n: path for n in names if (path := getattr(s, n))} for s in manifest]
     folder = common_folder(path for own in paths for path in own.values())
     return [

@@ -150,7 +150,7 @@ class Group:
         """Count the images, the fakes with an artefact mask and the images with a human map."""
         return {
             "n_real": len(self.real.rows),
-            "n_fake": len(self.fake.rows),
+            "n_synthetic": len(self.fake.rows),
             "n_pointing": len(self.fake.known("pointing_hit")[0]),
             "n_maps": sum(len(part.known("map_mse")[0]) for part in (self.real, self.fake)),
         }
@@ -171,7 +171,7 @@ class Group:
             real, fake = self.real.known(name), self.fake.known(name)
             found[name] = fake
             if name in OF_BOTH:
-                found |= {f"{name}_real": real, f"{name}_fake": fake}
+                found |= {f"{name}_on_real": real, f"{name}_on_synthetic": fake}
                 found[name] = np.append(real[0], fake[0]), np.append(real[1], fake[1])
         return found
 
@@ -274,14 +274,14 @@ class Group:
             if name == "peak_outlier" and not self._outliers_known:
                 continue
             total, count = real.sums[column], real.counts[column]
-            found[f"{name}_real"] = divided(total, count)
-            found[f"{name}_fake"] = divided(fake.sums[column], fake.counts[column])
+            found[f"{name}_on_real"] = divided(total, count)
+            found[f"{name}_on_synthetic"] = divided(fake.sums[column], fake.counts[column])
             found[name] = divided(total + fake.sums[column], count + fake.counts[column])
         for name in OF_FAKES:
             found[name] = divided(fake.sums[name], fake.counts[name])
         cells = np.union1d(real.cells, fake.cells)
         peaks = np.zeros((len(real.peaks), len(cells)))
-        for suffix, part in (("_real", real), ("_fake", fake)):
+        for suffix, part in (("_on_real", real), ("_on_synthetic", fake)):
             peaks[:, np.searchsorted(cells, part.cells)] += part.peaks
             commonest = part.peaks.max(axis=1, initial=0)
             found[f"peak_share{suffix}"] = divided(commonest, part.side.total)
@@ -348,9 +348,9 @@ def _bootstrap(
 def _units_of(name: str, units: Units) -> int:
     if name in units:
         return units[name]
-    if name.endswith(("_real", "bpcer")):
+    if name.endswith(("_on_real", "bpcer")):
         return units["real"]
-    if name.endswith("_fake") or name in OF_FAKES or "apcer" in name:
+    if name.endswith("_on_synthetic") or name in OF_FAKES or "apcer" in name:
         return units["fake"]
     return min(units["real"], units["fake"])
 

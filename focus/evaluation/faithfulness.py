@@ -215,8 +215,8 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Return means by test set and, within it, by generator; "" is all of them, each image once.
 
-    Each holds :func:`means` of its images and, as "real" and "fake", of each class alone. If no
-    image has a label, "all images" is the only test set.
+    Each holds :func:`means` of its images and, as "real" and "synthetic", of each class alone. If
+    no image has a label, "all images" is the only test set.
     """
     comparisons = match(scores, training_generators)
     apart = strata(scores.label, comparisons, scores.images)
@@ -225,7 +225,7 @@ def summarise(
         return means(falls, scores, rows, apart)
 
     def by_class(real: Rows, fake: Rows) -> dict[str, Any]:
-        return of(np.concatenate([real, fake])) | {"real": of(real), "fake": of(fake)}
+        return of(np.concatenate([real, fake])) | {"real": of(real), "synthetic": of(fake)}
 
     found: dict[str, dict[str, Any]] = {}
     for test_set in dict.fromkeys(c.test_set for c in comparisons):

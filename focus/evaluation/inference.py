@@ -111,7 +111,7 @@ def predictions(
 
 def images_only(manifest: Manifest) -> Manifest:
     """Return the manifest without human maps and masks, which a prediction does not need."""
-    bare = (replace(sample, map_path=None, mask_path=None) for sample in manifest)
+    bare = (replace(sample, human_map=None, mask_path=None) for sample in manifest)
     return Manifest(bare, manifest.source)
 
 

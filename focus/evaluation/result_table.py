@@ -32,7 +32,7 @@ _AUC = {
 }
 _NOTES = {
     "at *": "* the threshold that decides",
-    "-": "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
+    "-": "- not defined: needs synthetic images, for the AUC real ones, for peaks masks",
     f"({UNRELATED}": f"{UNRELATED} near or far cannot be told: no family is known of it, or of one "
     "in training",
 }
@@ -45,7 +45,7 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
         return [*lines, "No image has a label: scores only, no results."]
     if unlabelled := int((scores.label < 0).sum()):
         lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
-    for kind, other in (("fake", "real"), ("real", "fake")):
+    for kind, other in (("synthetic", "real"), ("real", "synthetic")):
         if results[f"n_{kind}"] == 0:
             lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")
             return lines
@@ -59,7 +59,9 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
     training = {name: family or "" for name, family in results["training_families"].items()}
     lines += warnings(families, training)
     if unused := results["n_real_unused"]:
-        lines.append(f"Real images that no fake is told from: {unused}; they are in no result.")
+        lines.append(
+            f"Real images that no synthetic image is told from: {unused}; they are in no result."
+        )
     return lines
 
 
@@ -104,9 +106,9 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
-        rows.append(Row(f"open-set AP at {share:.0%} fakes", keys))
+        rows.append(Row(f"open-set AP at {share:.0%} synthetic", keys))
         if round(share, 2) != 0.5:  # else two rows of one name
-            rows.append(Row("open-set AP at 50% fakes", (*keys[:2], f"{keys[2]}_balanced")))
+            rows.append(Row("open-set AP at 50% synthetic", (*keys[:2], f"{keys[2]}_balanced")))
     for test_set in present:
         point = (test_set, "operating_points", DECISION)
         for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
@@ -117,7 +119,10 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
     # Pooled, where the AUCs above are means over generators.
     pooled = [(test_set, "pooled") for test_set in present if test_set != "closed_balanced"]
     chances = [_at(r, (*place, "pointing_chance")) for r in everything for place in pooled]
-    of_cams = {"CAM entropy, all images": "entropy", "peaks in artefact, all fakes": "pointing_hit"}
+    of_cams = {
+        "CAM entropy, all images": "entropy",
+        "peaks in artefact, synthetic": "pointing_hit",
+    }
     of_cams |= {CHANCE: "pointing_chance"} if any(chances) else {}
     for label, key in of_cams.items():
         rows += [Row(f"{label}, {place[0]}", (*place, key)) for place in pooled]

@@ -70,7 +70,7 @@ def summarise(
         "training_generators": training_generators,
         "training_families": {name: family or None for name, family in known.items()},
         "n_real": int((scores.label == REAL).sum()),
-        "n_fake": int((scores.label == SYNTHETIC).sum()),
+        "n_synthetic": int((scores.label == SYNTHETIC).sum()),
         "n_unlabelled": int((scores.label < 0).sum()),
         "decision": {"point": threshold.name, "threshold": threshold.value},
         "thresholds": None if points is None else dict(points.thresholds),

@@ -50,7 +50,7 @@ class PerturbedAUC:
     test_set: str
     generator: str
     n_real: int
-    n_fake: int
+    n_synthetic: int
     auc: float | None = None
     auc_low: float | None = None
     auc_high: float | None = None
@@ -163,7 +163,7 @@ def read(path: Path) -> list[PerturbedAUC]:
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:
     texts = ("perturbation", "unit", "test_set", "generator")
-    types: dict[str, Any] = {"n_real": int, "n_fake": int} | dict.fromkeys(texts, str)
+    types: dict[str, Any] = {"n_real": int, "n_synthetic": int} | dict.fromkeys(texts, str)
     return {
         name: types.get(name, float)(cell) if cell or name in types else None
         for name, cell in row.items()

@@ -82,7 +82,7 @@ def _images(setup: Setup, config: ExperimentConfig) -> "Manifest":
     """Return all images with their splits, which are those of seed 0 for every run."""
     from focus.data.training_set import training_manifest
 
-    names = ("data", "data_root", "heatmaps", "test_data", "test_real")
+    names = ("data", "data_root", "human_maps", "test_data", "test_real")
     given = {name: getattr(config, name) for name in names}
     return training_manifest(resolve(TrainConfig(recipe=setup.base.recipe, **given)))
 

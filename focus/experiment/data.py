@@ -29,23 +29,23 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> lis
 
     Says which are left out. Raises InputError if that is all of them.
     """
-    if any(sample.map_path is not None for sample in manifest.split("train")):
+    if any(sample.human_map is not None for sample in manifest.split("train")):
         return list(arms)
 
     def needs_maps(arm: str) -> bool:
         weights = setup.weights_of(arm)
         loss = loss_config(TrainConfig(loss=ARMS[arm].loss, **ARMS[arm].settings, **weights))
-        target_of_maps = loss.level in ("match", "hinge") and loss.entropy_target is None
+        target_of_maps = loss.focus_level in ("match", "hinge") and loss.entropy_target is None
         return bool(loss.saliency_weight) or target_of_maps or ARMS[arm].maps != "own"
 
     gone = [arm for arm in arms if needs_maps(arm)]
     if len(gone) == len(arms):
         raise InputError(
             f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
-            "give other --losses, or --heatmaps."
+            "give other --losses, or --human-maps."
         )
     if gone:
-        print(f"no training image has a human map (--heatmaps), so without: {', '.join(gone)}")
+        print(f"no training image has a human map (--human-maps), so without: {', '.join(gone)}")
     return [arm for arm in arms if arm not in gone]
 
 
@@ -59,12 +59,12 @@ def shuffled_maps(manifest: Manifest) -> Manifest:
     samples = list(manifest)
     rows: dict[int | None, list[int]] = {}
     for row, sample in enumerate(manifest):
-        if sample.split == "train" and sample.map_path is not None:
+        if sample.split == "train" and sample.human_map is not None:
             rows.setdefault(sample.label, []).append(row)
     for members in rows.values():
         order = draw.permutation(members).tolist()
         for row, giver in zip(order, [*order[1:], order[0]], strict=True):
-            samples[row] = replace(samples[row], map_path=manifest[giver].map_path)
+            samples[row] = replace(samples[row], human_map=manifest[giver].human_map)
     return Manifest(samples, manifest.source)
 
 
@@ -74,8 +74,8 @@ def centered_maps(manifest: Manifest, path: Path) -> Manifest:
     There is one at least. The mean has the size of the first, to which the others are squashed by
     area.
     """
-    rows = [n for n, s in enumerate(manifest) if s.split == "train" and s.map_path is not None]
-    maps = (human_map(str(manifest[row].map_path)) for row in rows)
+    rows = [n for n, s in enumerate(manifest) if s.split == "train" and s.human_map is not None]
+    maps = (human_map(str(manifest[row].human_map)) for row in rows)
     total = next(maps).astype(np.float64)
     for each in maps:
         total += resized(each, total.shape[::-1])
@@ -86,7 +86,7 @@ def centered_maps(manifest: Manifest, path: Path) -> Manifest:
         Image.fromarray(stored).save(file, "PNG")
     samples = list(manifest)
     for row in rows:
-        samples[row] = replace(samples[row], map_path=str(path))
+        samples[row] = replace(samples[row], human_map=str(path))
     return Manifest(samples, manifest.source)
 
 

@@ -29,7 +29,7 @@ def validation_auc(run: Run) -> float:
     Raises InputError if the run scored test images: it must not have had any.
     """
     results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-    if tests := results["n_real"] + results["n_fake"]:
+    if tests := results["n_real"] + results["n_synthetic"]:
         raise InputError(
             f"The search run {run.folder} scored {tests} test images: a search must not see any; "
             "give another --output."

@@ -53,7 +53,7 @@ def model_card(
 def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
     """Return what a card says of training images read from ``paths``; none: the demo set."""
     labels = [sample.label for sample in manifest]
-    maps = sum(sample.map_path is not None for sample in manifest)
+    maps = sum(sample.human_map is not None for sample in manifest)
     # The last part of a path: where it lay on somebody's disk is nobody's business.
     names = ", ".join(Path(path).name for path in paths)
     return (

@@ -19,7 +19,7 @@ from focus.metrics.ranking import SUPPORT, Ranking
 from focus.runtime.files import read_json, write_json
 
 THRESHOLDS = "thresholds.json"
-VERSION = 1
+VERSION = 2
 
 TARGETS = {"bpcer1": 0.01, "bpcer5": 0.05}
 # Below 0 it lets every image pass for synthetic.
@@ -30,14 +30,14 @@ _THRESHOLD = Range(lambda x: -1 <= x <= 1, "at least -1 and at most 1")
 class OperatingPoints:
     """A score above ``thresholds[point]`` says synthetic; None where validation cannot tell it.
 
-    calibration: None where it could not be fitted. n_real, n_fake: of the validation images.
+    calibration: None where it could not be fitted. n_real, n_synthetic: of the validation images.
     decides: the point whose threshold decides, unless another is asked for.
     """
 
     thresholds: Mapping[str, float | None] = field(metadata={"within": _THRESHOLD})
     calibration: Calibration | None
     n_real: int = field(metadata={"within": NON_NEGATIVE})
-    n_fake: int = field(metadata={"within": NON_NEGATIVE})
+    n_synthetic: int = field(metadata={"within": NON_NEGATIVE})
     decides: str = "eer"
 
     def __post_init__(self) -> None:
@@ -50,10 +50,10 @@ class OperatingPoints:
         """Return what each point without a threshold needs."""
         missing = [point for point, value in self.thresholds.items() if value is None]
         needs = "real and synthetic validation images"
-        if self.n_real and self.n_fake:
+        if self.n_real and self.n_synthetic:
             needs = "validation images told apart better than by chance"
         found = dict.fromkeys(missing, f"needs {needs}")
-        if self.n_fake:
+        if self.n_synthetic:
             for point in TARGETS.keys() & found.keys():
                 found[point] = f"needs >= {needed(TARGETS[point])} real validation images"
         return found

@@ -45,7 +45,7 @@ def contact_sheet(
     """
     rows, left_out = _rows(manifest, detector.config.training_generators, columns)
     chosen = [index for row in rows.values() for index in row]
-    with_map = any(manifest[index].map_path for index in chosen)
+    with_map = any(manifest[index].human_map for index in chosen)
     short = shortened(name for name, _ in rows)
     indent = _indent(short.values())
     width = _SIDE * (3 if with_map else 2)

@@ -34,7 +34,7 @@ REPORT, FIGURES, ROBUSTNESS = "report.html", "figures", "robustness.png"
 
 _FILE_OF_FIGURE = re.compile(rf"({'|'.join(plots.PREFIXES)})(-[A-Za-z0-9-]+)?\.(svg|png)")
 _SECTIONS = {
-    "Telling fakes from real images": ("roc", "det"),
+    "Telling synthetic from real images": ("roc", "det"),
     "Scores and calibration": ("scores", "reliability"),
     "Focus": ("entropy",),
     "Robustness": ("robustness",),
@@ -143,7 +143,7 @@ def _images(
         "data": gallery.table(scores, results, shown)
         | {
             "pictures": [pictures[row] for row in shown.tolist()],
-            "parts": [2 + (manifest[row].map_path is not None) for row in shown.tolist()],
+            "parts": [2 + (manifest[row].human_map is not None) for row in shown.tolist()],
         },
         "masks": ", the artefact outlined" if any(s.mask_path for s in manifest) else "",
         "total": len(scores),
@@ -217,12 +217,12 @@ def _read_summary(path: Path | None) -> list[dict[str, float]]:
 def _facts(scores: Scores, results: Results | None) -> list[str]:
     if results is None:
         return [f"{len(scores):,} images without labels"]
-    counts = f"{results['n_real']:,} real and {results['n_fake']:,} synthetic images"
+    counts = f"{results['n_real']:,} real and {results['n_synthetic']:,} synthetic images"
     if results["n_unlabelled"]:
         counts += f", {results['n_unlabelled']:,} without label"
     facts = [counts]
     if results["training_generators"]:
-        facts.append(f"Trained on fakes of {', '.join(results['training_generators'])}")
+        facts.append(f"Trained on synthetic images of {', '.join(results['training_generators'])}")
     model = results.get("model", {})
     facts += [
         f"Model of epoch {model['epoch']}, chosen on validation images ({name} = {value:.3f})"

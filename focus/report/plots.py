@@ -322,11 +322,11 @@ def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Res
         for (label, rates), colour in zip(lines.items(), COLOURS, strict=False):
             axes.plot(*rates, marker="o", markersize=3.5, lw=1.2, color=colour, label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.set(xlabel="mean score of the bin", ylabel="share of fakes in the bin")
+        axes.set(xlabel="mean score of the bin", ylabel="share of synthetic images in the bin")
 
     alt = (
-        f"Share of fakes by the mean score, in {BINS} bins of as many images each; on the diagonal "
-        f"scores are calibrated. Expected calibration error: {'; '.join(lines)}."
+        f"Share of synthetic images by the mean score, in {BINS} bins of as many images each; on "
+        f"the diagonal scores are calibrated. Expected calibration error: {'; '.join(lines)}."
     )
     return Plot("reliability", "Reliability", alt, draw)
 

@@ -17,15 +17,15 @@ from focus.evaluation.results import Results
 
 FIGURES = {
     "auc": "AUC",
-    "prevalence": "share of fakes",
+    "prevalence": "share of synthetic images",
     "average_precision": "AP",
-    "average_precision_balanced": "AP at 50 % fakes",
+    "average_precision_balanced": "AP at 50 % synthetic",
     "eer": "EER",
     "tpr_at_fpr_0.01": "TPR at 1 % FPR",
     "tpr_at_fpr_0.05": "TPR at 5 % FPR",
     "balanced_accuracy": "balanced accuracy",
     "ece": "ECE",
-    "ece_balanced": "ECE at 50 % fakes",
+    "ece_balanced": "ECE at 50 % synthetic",
     "entropy": "CAM entropy",
     "peak_share": "peaks in the commonest cell",
     "peak_outlier": "peaks on outlying tokens",
@@ -38,7 +38,7 @@ FIGURES = {
 """The columns of the table of a test set, those that are defined for one of its generators."""
 _RATES = {
     "bpcer": "BPCER",
-    "apcer_pooled": "APCER, all fakes",
+    "apcer_pooled": "APCER, all synthetic",
     "apcer_mean": "APCER, mean",
     "apcer_max": "APCER, largest",
 }
@@ -110,11 +110,11 @@ def _by_generator(results: Results, test_set: str) -> Table:
     rows, lacks = [], dict[str, str]()
     for keys, name, entry in places:
         relation = entry["relation"] or UNRELATED if "relation" in entry else ""
-        plain = [relation, str(entry.get("n_real", "")), str(entry.get("n_fake", ""))]
+        plain = [relation, str(entry.get("n_real", "")), str(entry.get("n_synthetic", ""))]
         cells = [cell(results, (*keys, column)) for column in columns]
         rows.append((name, plain, cells))
         lacks |= entry.get("undefined", {})
-    heads = ["relation", "real", "fake", *(FIGURES[name] for name in columns)]
+    heads = ["relation", "real", "synthetic", *(FIGURES[name] for name in columns)]
     return Table(SET_TITLES[test_set].capitalize(), heads, rows, _needs(lacks, FIGURES))
 
 

@@ -28,30 +28,43 @@ def start(
     precision: MixedPrecision,
     threads: int | None,
     accumulation: int | None = None,
+    device: str | None = None,
     **options: object,
 ) -> Accelerator:
     """Return the accelerator of this process, with its share of the CPU's threads.
 
     threads: None for this process's share of the cores; ``accelerate launch`` would give it one.
-    accumulation: batches in a step, if there are steps. options: for the Accelerator.
+    accumulation: batches in a step, if there are steps. device: None for Accelerate's choice.
+    options: for the Accelerator.
 
     Raises:
         InputError: the launcher was told another precision, or accumulation, than the program; the
-            device lacks the precision; FOCUS_BACKEND cannot run on it.
+            device is not there, or lacks the precision; FOCUS_BACKEND cannot run on it.
     """
     # Taken away, as Accelerate would divide each gradient by the number a second time.
     steps = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     for flag, given, own in (
         ("--mixed-precision", os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), precision),
-        ("--gradient-accumulation-steps", steps, accumulation),
+        ("--grad-accum-steps", steps, accumulation),
     ):
         if own is not None and given not in ("no", "1", str(own)):
             raise InputError(
-                f"The launcher was told {flag} {given}, the program {own}: give the program "
+                f"The launcher was told {given} for {flag}, the program {own}: give the program "
                 f"{flag} {given}, or the launcher {own}."
             )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.device_count():
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone and not torch.accelerator.device_count():
         options["cpu"] = True  # else each process of torchrun would believe that it is alone
+    if device is not None:
+        chosen = device_named(device)
+        if chosen.type == "cpu":
+            options["cpu"] = True
+        elif alone:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = device
+        elif ":" in device:
+            raise InputError(
+                f"--device {device} is for one process: give {chosen.type} to several."
+            )
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
     accelerator = Accelerator(mixed_precision=precision, **options)
     check_precision(precision, accelerator.device)
@@ -62,6 +75,23 @@ def start(
         raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
     torch.set_num_threads(threads or max(1, usable_cores() // local_processes()))
     return accelerator
+
+
+def device_named(name: str | None) -> torch.device:
+    """Return the device of that name; None stands for the accelerator, if there is one.
+
+    Raises InputError for one that this machine does not have.
+    """
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # of torch without CUDA
+        count = torch.accelerator.device_count()
+        has = (
+            f"it has {count} of {torch.accelerator.current_accelerator()}" if count else "give cpu"
+        )
+        raise InputError(f"--device {name}: there is none on this machine; {has}.") from error
 
 
 def check_precision(name: MixedPrecision, device: torch.device) -> None:

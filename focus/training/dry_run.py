@@ -8,6 +8,7 @@ from dataclasses import asdict
 import yaml
 from accelerate import Accelerator
 
+from focus.config.recipes import RECIPES
 from focus.config.train import ResolvedTrainConfig
 from focus.data.feature_cache import gib
 from focus.data.manifest import LABEL_NAMES, Manifest
@@ -39,6 +40,8 @@ def dry_run(
         f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
     )
     say(describe(accelerator))
+    if RECIPES[config.recipe] is not RECIPES["quick"]:
+        say("a first trial: --recipe quick trains a small network in minutes, on a CPU too")
     if tuned := describe_tuning(detector, config.tune):
         say(tuned)
     plan = trainer.plan

@@ -28,7 +28,7 @@ class TrainingImages:
         self.plan = BatchPlan(
             labels=[int(sample.label or 0) for sample in manifest],
             batch_size=config.batch_size,
-            accumulation=config.gradient_accumulation_steps,
+            accumulation=config.grad_accum_steps,
             processes=accelerator.num_processes,
             rank=accelerator.process_index,
             sampling=config.sampling,

@@ -29,7 +29,7 @@ def make_optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.opt
     parameters: Any = detector.parameters()
     if config.tune != "full" or config.layer_decay is not None:
         parameters = _groups(detector, **kind, layer_decay=config.layer_decay)
-    if config.optimizer == "sgd":
+    if config.opt == "sgd":
         # Without a momentum of its own the schedule sets it, which torch asks to be above 0.
         momentum = 0.9 if config.momentum is None else config.momentum
         return torch.optim.SGD(parameters, momentum=momentum, **kind)
@@ -59,14 +59,14 @@ def make_scheduler(
 ) -> LRScheduler:
     """Make the schedule of the learning rate, in steps of the optimiser."""
     steps = config.epochs * steps_per_epoch
-    if config.schedule == "one-cycle" and steps > 1:  # of one step torch makes the last, of rate 0
+    if config.sched == "one-cycle" and steps > 1:  # of one step torch makes the last, of rate 0
         # Torch divides by the length of the rise in its own count, 0 for exactly one step.
         rise = config.warmup * (1 + 1e-9 * (config.warmup * steps == 1))
         highest = [group["lr"] for group in optimizer.param_groups]
         return OneCycleLR(optimizer, max_lr=highest, total_steps=steps, pct_start=rise)
     factor = partial(
         rate_factor,
-        config.schedule,
+        config.sched,
         steps=steps,
         warmup=config.warmup,
         step_length=config.step_epochs * steps_per_epoch,

@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> None:
     """
     runs = _runs(config)
     run = runs[0]
-    accelerator = start(run.mixed_precision, run.threads, run.gradient_accumulation_steps)
+    accelerator = start(run.mixed_precision, run.threads, run.grad_accum_steps, run.device)
     main = accelerator.is_main_process
     processes = accelerator.num_processes
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
@@ -131,7 +131,11 @@ def _run(
     trackers = [name for name in config.report_to if name != "none"]
     # Without any, Accelerate would warn that none is installed.
     accelerator = start(
-        config.mixed_precision, config.threads, log_with=trackers or None, project_dir=folder
+        config.mixed_precision,
+        config.threads,
+        device=config.device,
+        log_with=trackers or None,
+        project_dir=folder,
     )
     main = accelerator.is_main_process
     trainer = Trainer(config, detector, manifest, accelerator, saved)
@@ -230,7 +234,7 @@ def data_lines(
         labels = Counter(s.label for s in manifest if s.split == split)
         counts.append(f"{split} {labels[REAL]} real + {labels[SYNTHETIC]} synthetic")
     train = manifest.split("train")
-    n_maps = sum(sample.map_path is not None for sample in train)
+    n_maps = sum(sample.human_map is not None for sample in train)
     lines = [f"images: {', '.join(counts)}; {n_maps} training images have a human map"]
     known = training_families(train)
     if before is not None:
@@ -245,7 +249,7 @@ def data_lines(
             terms.append("focus")
         if terms:
             lines.append(
-                f"warning: no training image has a human map (--heatmaps), so the "
+                f"warning: no training image has a human map (--human-maps), so the "
                 f"{' and '.join(terms)} term of {run.name} is 0"
             )
     return lines

@@ -33,13 +33,13 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 # What a resumed run may have otherwise than before: it does not change what is computed, but for
 # the last bits by threads, of which as many are taken as before unless the user says otherwise.
 _FREE = (
-    *("resume", "debug", "threads", "workers", "compare_ce", "dry_run"),
+    *("resume", "debug", "threads", "workers", "compare_ce", "dry_run", "device"),
     *("max_bad", "max_pixels"),  # the images, which they choose, are compared
     *("output", "name"),  # a folder that was moved or renamed is the same run
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
     "eval_batch_size",  # changes the last digits of a score: too many at a time have to be mended
 )
-_PLACES = ("data", "data_root", "heatmaps", "test_data", "test_real", "initial_checkpoint")
+_PLACES = ("data", "data_root", "human_maps", "test_data", "test_real", "initial_checkpoint")
 
 
 @dataclass

@@ -136,7 +136,7 @@ class Trainer:
         trained: nn.Module = detector.head if self.cached else detector
         if self.cached:
             self.memory_format = torch.channels_last  # as the features lie
-        decay = config.ema_decay
+        decay = config.model_ema_decay
         self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
         if config.compile:
             trained.compile()  # in place: the names of the weights stay
@@ -162,7 +162,7 @@ class Trainer:
         (target,) = broadcast_object_list([target])
         if target is None:
             raise InputError(
-                "--target-from-maps: no training image has a human map; give --heatmaps, or "
+                "--target-from-maps: no training image has a human map; give --human-maps, or "
                 "--entropy-target in its place."
             )
         self.state.entropy_target = target

@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> None:
         if is_main_process():
             report.compare(config.compare, Path(config.output or "comparison"))
         return
-    accelerator = start(config.mixed_precision, config.threads)
+    accelerator = start(config.mixed_precision, config.threads, device=config.device)
     main = accelerator.is_main_process
     model, output = run_on_all(accelerator, lambda: (_model_folder(config), _output(config)))
     detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model))

@@ -29,6 +29,7 @@ from focus.errors import ImageError, InputError, shown
 from focus.evaluation.inference import geometry_warning
 from focus.model.detector import Detector
 from focus.runtime.files import check_empty, check_writable, sole_writer
+from focus.runtime.launch import device_named
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 from focus.use.explanations import CAMS, OVERLAYS, Item, Row, item_row, write_manifest, write_tables
@@ -51,7 +52,7 @@ def explain(config: ExplainConfig) -> None:
             or lies in a folder to explain; before anything is written.
     """
     torch.set_num_threads(config.threads or usable_cores())
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = device_named(config.device)
     limit_pixels(config.max_pixels)
     output = Path(config.output)
     refuse_inside(output, config.paths)

@@ -20,31 +20,32 @@ from focus.errors import InputError
 from ..launching import CHECKOUT, run
 
 DATA = (
-    "allow-outside-root columns data data-root debug generator heatmaps layout max-pixels threads"
+    "allow-outside-root columns data data-root debug generator human-maps layout max-pixels threads"
 )
-SHARED = f"{DATA} max-bad mixed-precision report test-data test-real workers"
+SHARED = f"{DATA} device max-bad mixed-precision report test-data test-real workers"
 USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
 FLAGS = {
     TrainConfig: f"""{SHARED}
         augment batch-size cached-features cam-class channels-last checkpoint-steps
         checkpoints-kept class-weight classification-weight clip-grad compare-ce
-        compile dry-run ema-decay entropy-target epochs
+        compile dry-run entropy-target epochs
         eval-batch-size eval-metric focus-level focus-schedule focus-weight
-        grad-checkpointing gradient-accumulation-steps image-size initial-checkpoint
+        grad-accum-steps grad-checkpointing image-size initial-checkpoint
         label-smoothing layer-decay log-steps loss lr
-        max-nonfinite model momentum name optimizer output patience pool pretrained recipe report-to
-        resume saliency-schedule saliency-weight sampling schedule seed sheet-epochs step-epochs
-        step-gamma sync-bn target-from-maps temperature tune views warmup weight-decay""",
+        max-nonfinite model model-ema-decay momentum name opt output patience pool pretrained
+        recipe report-to resume saliency-schedule saliency-weight sampling sched seed sheet-epochs
+        step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
+        weight-decay""",
     EvaluateConfig: f"""{SHARED} batch-size compare faithfulness model-dir output robustness run
         threshold""",
     ExplainConfig: f"""{USE}
-        as-video batch-size frames max-pixels output overlay-size paths threshold""",
+        as-video batch-size device frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",
     ExperimentConfig: """
-        data data-root debug epochs heatmaps jobs losses model output quick recipe report search
+        data data-root debug epochs human-maps jobs losses model output quick recipe report search
         seeds test-data test-real threads weights workers""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks"
@@ -155,7 +156,7 @@ def test_what_cannot_be_read_is_one_sentence(words: list[str], message: str) -> 
 
 def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text("version: 1\nlr: 1e-3\nepochs: 4\nseed: 1\ndata: [a, b]\ntest_data: {s: t}\n")
+    first.write_text("version: 2\nlr: 1e-3\nepochs: 4\nseed: 1\ndata: [a, b]\ntest_data: {s: t}\n")
     second.write_text("epochs: 5\nimage-size: 96\nmixed_precision: no\ncam_class: true\nname: ~\n")
     files = ["-c", str(first), f"--config={second}"]
     config = train("--seed", "2", "--data", "c", *files, "--test-data", "u=v")
@@ -173,14 +174,14 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 3", "unknown key 'epoch' .did you mean epochs"),
+        ("epoch: 3", "unknown key 'epoch' .did you mean --epochs"),
         ("compute_environment: LOCAL_MACHINE", "unknown key 'compute_environment'"),
         ("epochs: 1:30", "--epochs: invalid int value: '1:30'"),  # 90 in YAML
         ("epochs: [1, 2]", r"epochs cannot be \['1', '2'\]"),
         ("test_data: x.csv", "--test-data: got 'x.csv', give NAME=PATH"),
         ("epochs: 0", "--epochs must be at least 1"),
         ("lr: [1", "cannot be read: .*; give a YAML file"),
-        ("version: 2\nlr: 1", "has version 2, not 1"),
+        ("version: 1\nlr: 1", "has version 1, not 2: read it with the version of focus that"),
         ("- lr", "holds no `name: value` lines: give it some"),
     ],
 )
@@ -198,7 +199,7 @@ def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     config = TrainConfig(
         data=("a b.csv", "1", "null"),
-        heatmaps="maps: all",
+        human_maps="maps: all",
         layout="0_real-1_fake",
         columns="path=a b,label=",
         allow_outside_root=True,
@@ -213,7 +214,7 @@ def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     )
     for written in (config, resolve(config)):
         write_config(written, path)
-        assert path.read_text().startswith("version: 1\n")
+        assert path.read_text().startswith("version: 2\n")
         assert resolve(load_config(TrainConfig, path)) == resolve(config)
     evaluation = EvaluateConfig(run="runs/a", data=("b",), batch_size=3)
     write_config(evaluation, path)
@@ -234,7 +235,7 @@ def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> Non
         expected = resolve(train(*given, *shared, "--name", name))
         assert resolve(train(*config, *given)) == expected
     paper = resolve(train(*config, "--recipe", "paper", "--lr", "0.1"))
-    assert (paper.model, paper.optimizer, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
+    assert (paper.model, paper.opt, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
     write_config(resolve(train("--recipe", "foundation")), file)
     assert resolve(train(*config, "--recipe", "demo")).cached_features is None
     assert resolve(train(*config)).cached_features == "bfloat16"

@@ -19,7 +19,7 @@ def test_a_loss_that_there_is_not_is_refused() -> None:
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
         ({"entropy_target": 1.5}, "entropy_target must be at least 0 and at most 1, got 1.5"),
-        ({"level": "minimise"}, "level must be one of none, .*'minimise'"),
+        ({"focus_level": "minimise"}, "focus_level must be one of none, .*'minimise'"),
         ({"cam_class": "target"}, "cam_class must be one of true, predicted, contrast, got"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -32,5 +32,5 @@ def test_a_loss_that_there_is_not_is_refused() -> None:
 
 
 def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:
-    assert get_args(losses.Level) == get_args(types.Level)
+    assert get_args(losses.FocusLevel) == get_args(types.FocusLevel)
     assert get_args(losses.CamClass) == get_args(types.CamClass)

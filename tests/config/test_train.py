@@ -26,10 +26,10 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
     assert (demo.workers, demo.report_to) == (0, ("tensorboard",))
     # Boyd et al., 2023.
     assert (paper.model, paper.image_size, paper.pretrained) == ("densenet121.tv_in1k", 224, True)
-    assert (paper.optimizer, paper.lr, paper.momentum, paper.weight_decay) == (
+    assert (paper.opt, paper.lr, paper.momentum, paper.weight_decay) == (
         *("sgd", 0.005, 0.9, 1e-6),
     )
-    assert (paper.schedule, paper.step_epochs, paper.step_gamma) == ("step", 12, 0.1)
+    assert (paper.sched, paper.step_epochs, paper.step_gamma) == ("step", 12, 0.1)
     assert (paper.epochs, paper.batch_size, paper.augment) == (50, 20, "none")
 
 
@@ -38,10 +38,11 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
     [
         ({"recipe": "paper", "lr": 0.1, "epochs": 3}, {"lr": 0.1, "epochs": 3, "batch_size": 20}),
         ({"recipe": "paper", "momentum": 0.5}, {"momentum": 0.5}),
-        ({"recipe": "paper", "schedule": "one-cycle", "momentum": 0.5}, {"momentum": None}),
+        ({"recipe": "paper", "sched": "one-cycle", "momentum": 0.5}, {"momentum": None}),
         ({"recipe": "paper", "model": "inception_v3"}, {"image_size": 299}),
         ({"recipe": "paper", "model": "inception_v3", "image_size": 96}, {"image_size": 96}),
         ({"recipe": "demo", "model": "inception_v3"}, {"image_size": 64}),
+        ({"recipe": "quick", "data": ("faces",)}, {"model": "focus_small", "pretrained": False}),
         ({"recipe": "paper", "model": "xception"}, {"model": "legacy_xception"}),
         ({"recipe": "paper", "model": "focus_small"}, {"pretrained": False}),
         ({"recipe": "paper", "initial_checkpoint": "w.safetensors"}, {"pretrained": False}),

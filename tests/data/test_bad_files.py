@@ -41,10 +41,10 @@ def mixed(tmp_path: Path) -> Manifest:
     at = {path.stem: str(path) for path in tmp_path.iterdir()}
     return Manifest(
         [
-            Sample(at["a"], 0, map_path=at["map"], mask_path=at["mask"]),
-            Sample(at["b"], 1, map_path=at["bad"], mask_path=str(tmp_path / "missing.png")),
-            Sample(at["bad"], 1, map_path=at["map"]),
-            Sample(at["c"], 0, map_path=at["zeros"], mask_path=at["zeros"]),
+            Sample(at["a"], 0, human_map=at["map"], mask_path=at["mask"]),
+            Sample(at["b"], 1, human_map=at["bad"], mask_path=str(tmp_path / "missing.png")),
+            Sample(at["bad"], 1, human_map=at["map"]),
+            Sample(at["c"], 0, human_map=at["zeros"], mask_path=at["zeros"]),
         ],
         "the set",
     )
@@ -128,11 +128,11 @@ def test_the_pass_over_the_files_knows_all_kinds_of_maps(
     masks = [grey(tmp_path / f"mask{value}.png", [[0, value]]) for value in (127, 128)]
     grey(tmp_path / "m_1.png", [[0, 255]])
     grey(tmp_path / "m_2.png", [[0, 0]])
-    samples = [Sample(image, 1, map_path=path) for path in maps]
+    samples = [Sample(image, 1, human_map=path) for path in maps]
     manifest = Manifest(samples + [Sample(image, 1, mask_path=path) for path in masks])
     with caplog.at_level(logging.WARNING):
         kept, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=0.5)
-    assert [s.map_path for s in kept[:4]] == [shared, None, None, inverted]
+    assert [s.human_map for s in kept[:4]] == [shared, None, None, inverted]
     assert [s.mask_path for s in kept[4:]] == masks
     assert [(file.path, file.role) for file in bad] == [(torn, "map"), (f"{empty}#1", "map")]
     said = "\n".join(caplog.messages)
@@ -166,7 +166,7 @@ def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     Image.fromarray(np.stack([(255 * heat).astype(np.uint8)] * 3, -1)).save(tmp_path / "grey.jpg")
     Image.fromarray(hot[..., :3]).quantize(32).save(tmp_path / "palette.png")
     references = [*sorted(map(str, tmp_path.glob("*.*"))), f"{tmp_path}/{{grey.png,jet.png}}"]
-    manifest = Manifest(Sample(f"{tmp_path}/jet.png", 0, map_path=r) for r in references)
+    manifest = Manifest(Sample(f"{tmp_path}/jet.png", 0, human_map=r) for r in references)
     for _ in range(2):  # those that were seen before too
         caplog.clear()
         usable, bad = check_images(manifest, cache=tmp_path / "cache", progress=False)

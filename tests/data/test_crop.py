@@ -76,18 +76,18 @@ def boxed(tmp_path: Path) -> Manifest:
                 noise(tmp_path / "in/a/1.png"),
                 0,
                 split="train",
-                map_path=maps[0],
+                human_map=maps[0],
                 mask_path=maps[0],
                 box=(20, 10, 30, 20),
                 group="g",
                 extra={"camera": "x"},
             ),
-            Sample(noise(tmp_path / "in/b/a.png"), **fake, map_path=maps[1], box=(5, 25, 15, 35)),
+            Sample(noise(tmp_path / "in/b/a.png"), **fake, human_map=maps[1], box=(5, 25, 15, 35)),
             # A file system may not tell upper from lower case.
             Sample(
                 noise(tmp_path / "in/b/A.bmp"),
                 **fake,
-                map_path=f"{tmp_path}/maps/bad.png",
+                human_map=f"{tmp_path}/maps/bad.png",
                 box=(0, 0, 9, 9),
             ),
             Sample(noise(tmp_path / "in/b/2.png"), **fake),
@@ -106,25 +106,25 @@ def test_image_map_and_mask_are_cut_alike(boxed: Manifest, tmp_path: Path) -> No
     assert first == replace(
         boxed[0],
         path=f"{out}/images/a/1.png",
-        map_path=f"{out}/maps/a/1.png",
+        human_map=f"{out}/maps/a/1.png",
         mask_path=f"{out}/masks/a/1.png",
         box=None,
         extra={"camera": "x", **way},
     )
     assert (second.path, third.path) == (f"{out}/images/b/a.png", f"{out}/images/b/A-2.png")
-    assert third == replace(boxed[2], path=third.path, map_path=None, box=None, extra=way)
+    assert third == replace(boxed[2], path=third.path, human_map=None, box=None, extra=way)
     assert list(Manifest.from_csv(out / "manifest.csv")) == [first, second, third]
 
     square = (slice(5, 25), slice(15, 35))
-    for name in ("path", "map_path", "mask_path"):
+    for name in ("path", "human_map", "mask_path"):
         before, after = (str(getattr(s, name)) for s in (boxed[0], first))
         load = load_image if name == "path" else load_map
         np.testing.assert_array_equal(np.asarray(load(after)), np.asarray(load(before))[square])
     # A map of a tenth of the size, of which each pixel covers ten of the image's: columns 0 to 20
     # and rows 20 to 40 are its columns 0 and 1, rows 2 and 3.
-    coarse = load_map(str(boxed[1].map_path))
+    coarse = load_map(str(boxed[1].human_map))
     np.testing.assert_allclose(
-        human_map(str(second.map_path)),
+        human_map(str(second.human_map)),
         np.kron(coarse[2:4, 0:2], np.ones((10, 10))),
         atol=1e-5,
     )
@@ -165,7 +165,7 @@ def test_the_manifest_beside_the_images_names_them_from_there(
 
 def test_rows_of_one_face_share_its_file(boxed: Manifest, tmp_path: Path) -> None:
     """Reals that two generators are compared with: as two files they came into two splits."""
-    one = replace(boxed[0], map_path=None, mask_path=None)
+    one = replace(boxed[0], human_map=None, mask_path=None)
     rows = [one, replace(one, generator="kA"), replace(one, box=(0, 0, 9, 9))]
     faces = cut_boxes(rows, tmp_path / "out").faces
     assert faces[0].path == faces[1].path != faces[2].path
@@ -231,7 +231,7 @@ def test_the_command_cuts_what_a_layout_has(
     assert (Path(real.path).name, Path(fake.path).name) == ("mirrored.png", "face.png")
     assert (real.generator, fake.generator) == ("kA", "kA")
     assert geometries(found) == {"lbp margin 0.2": 2}
-    heat, size = human_map(str(fake.map_path)), load_image(fake.path).size
+    heat, size = human_map(str(fake.human_map)), load_image(fake.path).size
     assert heat.shape == size[::-1]
     # People looked at the middle of the face.
     peak = np.unravel_index(heat.argmax(), heat.shape)
@@ -244,7 +244,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     samples = []
     for n in range(30):
         path, heat = (noise(tmp_path / f"{sub}/{n:02d}.png", 100 + n, 60) for sub in ("in", "maps"))
-        samples.append(Sample(path, n % 2, map_path=heat))
+        samples.append(Sample(path, n % 2, human_map=heat))
     (tmp_path / "own_detector.py").write_text(DETECTOR)
     monkeypatch.syspath_prepend(tmp_path)
     return Manifest(samples, "pictures")

@@ -41,7 +41,7 @@ def faces(tmp_path: Path) -> list[Sample]:
     for i in range(12):
         path = save(tmp_path / f"{i}.png", rng.integers(0, 256, (64, 64, 3)))
         heat = save(tmp_path / f"m{i}.png", rng.integers(0, 256, (64, 64)))
-        samples.append(Sample(path, i % 2, map_path=heat if i % 2 else None))
+        samples.append(Sample(path, i % 2, human_map=heat if i % 2 else None))
     return samples
 
 
@@ -49,7 +49,7 @@ def test_an_item_by_hand(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 3))
     pixels[0, 1] = (255, 51, 102)
     heat = [[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 40, 40], [20, 20, 40, 0]]
-    sample = Sample(save(tmp_path / "i.png", pixels), 1, map_path=save(tmp_path / "m.png", heat))
+    sample = Sample(save(tmp_path / "i.png", pixels), 1, human_map=save(tmp_path / "m.png", heat))
     item = dataset([Sample("/unread"), sample])[1]
     assert item.images.shape == (3, 4, 4)
     assert item.images.dtype == torch.float32
@@ -67,8 +67,8 @@ def test_no_map_a_flat_map_and_no_label(tmp_path: Path) -> None:
     image = save(tmp_path / "i.png", np.zeros((4, 4, 3)))
     # Constant only on the grid.
     checkers = save(tmp_path / "c.png", [[7, 0, 7, 0], [0, 7, 0, 7]] * 2)
-    for map_path in (None, checkers):
-        item = dataset([Sample(image, map_path=map_path)])[0]
+    for human_map in (None, checkers):
+        item = dataset([Sample(image, human_map=human_map)])[0]
         assert item.target.item() == -1
         assert not item.saliency_mask
         assert item.saliency.tolist() == [[0, 0], [0, 0]]
@@ -78,7 +78,7 @@ def test_images_are_squashed_as_torchvision_does_and_maps_by_area(tmp_path: Path
     pixels = np.random.default_rng(0).integers(0, 256, (50, 30, 3), dtype=np.uint8)
     path = save(tmp_path / "i.png", pixels)
     heat = save(tmp_path / "m.png", pixels[..., 0])
-    item = dataset([Sample(path, 0, map_path=heat)], image_size=16, grid=(4, 5))[0]
+    item = dataset([Sample(path, 0, human_map=heat)], image_size=16, grid=(4, 5))[0]
     squashed = v2.functional.pil_to_tensor(v2.Resize((16, 16))(Image.open(path))) / 255
     expected = v2.functional.normalize(squashed, MEAN, STD)
     torch.testing.assert_close(item.images, expected, atol=1e-5, rtol=0)

@@ -35,7 +35,7 @@ def test_a_strip_has_face_cam_and_map_side_by_side(tmp_path: Path) -> None:
     Image.fromarray(spot).resize((64, 64)).save(tmp_path / "spot.png")
     cam = np.zeros((4, 4), np.float32)
     cam[0, 3] = 1
-    paths = {"mask_path": str(tmp_path / "spot.png"), "map_path": str(tmp_path / "spot.png")}
+    paths = {"mask_path": str(tmp_path / "spot.png"), "human_map": str(tmp_path / "spot.png")}
     whole = np.asarray(strip(Sample(str(tmp_path / "face.png"), 1, **paths), cam, side), dtype=int)
     assert whole.shape == (side, 3 * side, 3)
     assert strip(Sample(str(tmp_path / "face.png"), 1), cam, side).width == 2 * side

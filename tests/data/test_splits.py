@@ -140,10 +140,12 @@ def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
         check_trainable(assign_splits(Manifest(torn), seed=0))
 
 
-def faces(n_real: int, n_fake: dict[str, int], split: Split = "") -> list[Sample]:
+def faces(n_real: int, n_synthetic: dict[str, int], split: Split = "") -> list[Sample]:
     reals = [Sample(f"/data/real/{i}.png", 0, split=split) for i in range(n_real)]
     fakes = [
-        Sample(f"/data/{g}/{i}.png", 1, g, split=split) for g, n in n_fake.items() for i in range(n)
+        Sample(f"/data/{g}/{i}.png", 1, g, split=split)
+        for g, n in n_synthetic.items()
+        for i in range(n)
     ]
     return reals + fakes
 

@@ -24,7 +24,7 @@ RUN = Path("runs/run")
 
 
 def sample(number: int, folder: str = "/old", **more: str) -> Sample:
-    names = {"map_path": f"{folder}/maps/{number}.png"} if number % 2 else {}
+    names = {"human_map": f"{folder}/maps/{number}.png"} if number % 2 else {}
     return Sample(f"{folder}/images/{number}.png", number % 2, "g" * (number % 2), **names, **more)
 
 

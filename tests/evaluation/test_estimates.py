@@ -92,13 +92,13 @@ def test_a_mean_is_over_the_generators_that_define_it() -> None:
     results = in_the_open_set(scores, 50)
     lone = results["generators"]["g1"]
     assert {lone[n] for n in ("auc", "accuracy", "brier", "ece", "prevalence")} == {None}
-    assert lone["entropy_fake"] is not None
+    assert lone["entropy_on_synthetic"] is not None
     mean, first = results["mean"], results["generators"]["g0"]
     assert results["n_generators"] == mean["n_defined"]["accuracy"] == 1
     for name in ("auc", "accuracy", "balanced_accuracy", "eer"):
         assert mean[name] == first[name]
         assert mean["intervals"][name] == first["intervals"][name]
-    assert "entropy_fake" not in mean["n_defined"]
+    assert "entropy_on_synthetic" not in mean["n_defined"]
     errors = [g["operating_points"]["eer"]["apcer"] for g in results["generators"].values()]
     assert results["operating_points"]["eer"]["apcer_mean"] == pytest.approx(np.mean(errors))
 
@@ -198,8 +198,8 @@ def test_figures_that_no_resample_moves_are_not_certain(grouped: bool) -> None:
 
 def test_a_class_of_one_image_has_no_resampled_interval() -> None:
     found = in_the_open_set(table(1, 1, 50), 40)["generators"]["g0"]["intervals"]
-    assert not set(found) & {"auc", "eer", "average_precision", "brier", "ece", "entropy_real"}
-    assert {"entropy_fake", "accuracy", "operating_points"} <= set(found)
+    assert not set(found) & {"auc", "eer", "average_precision", "brier", "ece", "entropy_on_real"}
+    assert {"entropy_on_synthetic", "accuracy", "operating_points"} <= set(found)
 
 
 def test_a_mean_is_over_the_same_generators_in_each_resample() -> None:

@@ -227,9 +227,11 @@ def test_it_is_in_the_results_of_each_group() -> None:
     falls = Falls(np.array([0.0, 0.1, 0.4, 0.8, 0.2]), np.full((5, 8), 0.1))
     faithfulness.add(faithfulness.summarise(falls, scores, ["kA"]), results)
     closed, opened = results["closed"], results["open"]
-    assert closed["generators"]["kA"]["faithfulness"]["fake"]["fall_peak"] == pytest.approx(0.4)
+    assert closed["generators"]["kA"]["faithfulness"]["synthetic"]["fall_peak"] == pytest.approx(
+        0.4
+    )
     assert closed["pooled"]["faithfulness"]["n"] == 3
-    assert opened["generators"]["(unnamed)"]["faithfulness"]["fake"]["fall_peak"] == 0.2
+    assert opened["generators"]["(unnamed)"]["faithfulness"]["synthetic"]["fall_peak"] == 0.2
     pooled = opened["pooled"]["faithfulness"]
     assert pooled["difference"] == pytest.approx((0 + 0.1 + 0.8 + 0.2) / 4 - 0.1)
     assert pooled["real"]["share_peak_larger"] == 0.25  # 0, and eight ties
@@ -241,4 +243,4 @@ def test_generators_are_resampled_apart() -> None:
     falls = Falls(np.repeat([0.0, 0.0, 1.0], 20), np.zeros((60, 8)))
     rows = [(int(n > 0), ("", "A", "B")[n], "open", 0.5) for n in range(3) for _ in range(20)]
     pooled = faithfulness.summarise(falls, scores_of(rows), [])["open"][""]
-    assert "fall_peak" not in pooled["fake"]["intervals"]
+    assert "fall_peak" not in pooled["synthetic"]["intervals"]

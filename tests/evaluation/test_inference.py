@@ -149,7 +149,7 @@ def test_agreement_with_human_maps_by_hand(pictures: Manifest, tmp_path: Path) -
     two_cells = grey(tmp_path, "m1.png", [[0, 200, 0, 100], [0, 0, 0, 0]])
     constant = grey(tmp_path, "m3.png", [[90] * 4] * 2)
     maps = [one_cell, two_cells, None, constant]
-    mapped = Manifest(replace(s, map_path=m) for s, m in zip(pictures, maps, strict=True))
+    mapped = Manifest(replace(s, human_map=m) for s, m in zip(pictures, maps, strict=True))
     scores = score(RedDetector(), mapped)
     # Image 1: its CAM is 1 in row 0, column 1, where the map is 1, too, and 0 elsewhere.
     expected = {
@@ -167,7 +167,7 @@ def test_agreement_with_human_maps_by_hand(pictures: Manifest, tmp_path: Path) -
 def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_prediction(
     pictures: Manifest, tmp_path: Path
 ) -> None:
-    lost = Manifest([replace(pictures[0], map_path=str(tmp_path / "lost.png"))])
+    lost = Manifest([replace(pictures[0], human_map=str(tmp_path / "lost.png"))])
     with pytest.raises(ImageError, match=r"lost\.png"):
         score(RedDetector(), lost)
     ((batch, prediction),) = predictions(RedDetector(), images_only(lost), batch_size=2)

@@ -55,7 +55,7 @@ def test_reals_given_by_a_generators_name_are_its_own(tmp_path: Path) -> None:
     _, manifest = read_given(config)
     rows = [(-1 if s.label is None else s.label, s.generator, s.test_set, 0.5) for s in manifest]
     results = summarise(table(rows), [])
-    counts = {n: (g["n_real"], g["n_fake"]) for n, g in results["open"]["generators"].items()}
+    counts = {n: (g["n_real"], g["n_synthetic"]) for n, g in results["open"]["generators"].items()}
     assert counts == {"A": (4, 1), "B": (6, 2), "C": (5, 3)}
     assert (results["open"]["pooled"]["n_real"], results["n_real_unused"]) == (15, 0)
 

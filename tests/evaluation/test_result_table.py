@@ -41,12 +41,12 @@ def test_table() -> None:
         "APCER, mean, open, at *                 0.500    1.000",
         "CAM entropy, all images, closed         0.250        -",
         "CAM entropy, all images, open           0.250    0.000",
-        "peaks in artefact, all fakes, closed    0.000        -",
-        "peaks in artefact, all fakes, open      1.000        -",
+        "peaks in artefact, synthetic, closed    0.000        -",
+        "peaks in artefact, synthetic, open      1.000        -",
         "chance level of that peak, closed       0.062        -",
         "chance level of that peak, open         0.188        -",
         "* the threshold that decides",
-        "- not defined: needs fakes (all), real images (AUC), artefact masks (peaks)",
+        "- not defined: needs synthetic images, for the AUC real ones, for peaks masks",
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
     assert "open-set AUC, mean of 2                 0.750" in format_table({"blend": blend})

@@ -32,7 +32,7 @@ def test_mean_and_pooled_auc_by_hand() -> None:
     assert results["open"]["mean"]["auc"] == 0.75
     assert results["open"]["pooled"]["auc"] == pytest.approx(4 / 6)  # the shared reals count once
     pooled = results["open"]["pooled"]
-    assert (pooled["n_real"], pooled["n_fake"]) == (2, 3)
+    assert (pooled["n_real"], pooled["n_synthetic"]) == (2, 3)
     assert results["closed"]["pooled"]["auc"] == 0.5
     assert results["n_real_unused"] == 0
 
@@ -56,16 +56,20 @@ def test_focus_figures_by_hand() -> None:
     )
     results = summarise(scores, [])
     a, b = results["open"]["generators"]["A"], results["open"]["generators"]["B"]
-    assert (a["entropy"], a["entropy_real"], a["entropy_fake"]) == (0.28125, 0.375, 0.1875)
+    assert (a["entropy"], a["entropy_on_real"], a["entropy_on_synthetic"]) == (
+        0.28125,
+        0.375,
+        0.1875,
+    )
     assert (a["entropy_sum"], b["entropy_sum"]) == (0.25, 1.0)
     assert (a["pointing_hit"], a["pointing_hit_synthetic"], a["n_pointing"]) == (0.5, 1.0, 2)
     assert (a["pointing_chance"], b["pointing_chance"]) == (0.1875, 0.5)
     # Of the images with a map, each chance level over those that its hit rate is over.
-    assert (a["map_hit"], a["map_chance"], a["map_chance_real"]) == (0.5, 0.5, 0.25)
-    assert (b["map_hit"], b["map_chance"], b["map_chance_real"]) == (1.0, 0.125, None)
+    assert (a["map_hit"], a["map_chance"], a["map_chance_on_real"]) == (0.5, 0.5, 0.25)
+    assert (b["map_hit"], b["map_chance"], b["map_chance_on_real"]) == (1.0, 0.125, None)
     assert (a["map_mse"], a["n_maps"], b["n_maps"]) == (0.375, 2, 1)  # of reals and fakes
     assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
-    found = [a[f"peak_outlier{suffix}"] for suffix in ("", "_real", "_fake")]
+    found = [a[f"peak_outlier{suffix}"] for suffix in ("", "_on_real", "_on_synthetic")]
     assert (found, b["peak_outlier"]) == ([pytest.approx(1 / 3), 0.5, 0.0], 0.5)
     assert results["open"]["pooled"]["pointing_hit"] == pytest.approx(2 / 3)
     assert results["open"]["pooled"]["peak_share"] == 0.5

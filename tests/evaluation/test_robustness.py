@@ -103,7 +103,7 @@ def test_aucs_are_those_told_in_advance(results: list[PerturbedAUC]) -> None:
         ("noise", 32, 1.0),
     ]:
         known = of[name, strength, "kA"]
-        assert (known.test_set, known.n_real, known.n_fake) == ("closed", 3, 2)
+        assert (known.test_set, known.n_real, known.n_synthetic) == ("closed", 3, 2)
         assert (known.auc_clean, known.auc, known.auc_change) == (1.0, auc, auc - 1.0)
         assert known.auc_kept == (0.0 if auc == 0.5 else 1.0)
     unknown = of["blur", 4, "uB"]

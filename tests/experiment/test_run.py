@@ -74,7 +74,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
                 run.folder.mkdir(parents=True)
                 write_config(resolve(run.config), run.folder / "config.yaml")
                 model = {"validation_auc": 0.97 if number == 2 else 0.95}
-                results = {"n_real": 0, "n_fake": 0, "model": model}
+                results = {"n_real": 0, "n_synthetic": 0, "model": model}
                 (run.folder / "results.json").write_text(json.dumps(results))
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_the_other_losses_are_searched_with_the_recipe_of_cross_entropy(
     left = search.candidates(runs, {runs[1][2][1].name})
     assert [candidate.settings for candidate in left] == [frozen.SEARCH["ce"][n] for n in (0, 2, 3)]
     # A search that scored a test image is refused.
-    (runs[0][2][0].folder / "results.json").write_text(json.dumps({**results, "n_fake": 3}))
+    (runs[0][2][0].folder / "results.json").write_text(json.dumps({**results, "n_synthetic": 3}))
     with pytest.raises(InputError, match="3 test images"):
         search.candidates(runs, ())
     # One of two recipes that does not train enough, though it is the better one.

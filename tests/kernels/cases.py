@@ -68,7 +68,7 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     # The classifier's weight stays in float32 under mixed precision.
     "weight_dtype": ("float32", "own"),
 }
-HEAD = SHAPES | {"level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
+HEAD = SHAPES | {"focus_level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
 
 Case = dict[str, Any]
 
@@ -83,7 +83,7 @@ def in_pytorch(case: Case) -> bool:
     """Return whether a case is cheap enough for a form in torch calls, and meaningful."""
     contrast_of_one = case.get("cam_class") == "contrast" and case.get("classes") == 1
     # The saliency term does not change with the scale of the CAM, all that one weight decides.
-    alone = {"channels": 1, "classes": 1, "level": "none", "maps": "masked maps"}
+    alone = {"channels": 1, "classes": 1, "focus_level": "none", "maps": "masked maps"}
     scale_alone = all(case.get(name) == value for name, value in alone.items())
     cap = 2**21 if case.get("batch", 0) <= 1 else 2**19
     return elements(case) <= cap and not contrast_of_one and not scale_alone
@@ -232,7 +232,7 @@ def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:
         "classification_weight": 0.7,
         "focus_weight": 0.9,
         "saliency_weight": 1.3,
-        "level": case["level"],
+        "focus_level": case["focus_level"],
         "cam_class": case["cam_class"],
         "temperature": 0.8,
     }

@@ -65,7 +65,11 @@ OF_FOCUS_HEAD: Wrong = [
     ({"label_smoothing": "0.1"}, TypeError, "label_smoothing must be a number or a tensor"),
     ({"focus_weight": None}, TypeError, "focus_weight must be a number or a tensor, got "),
     ({"focus_weight": B}, ValueError, r"focus_weight must be a number or a .* got \[5\]"),
-    ({"level": "min"}, ValueError, "level 'min' is not one of none, match, hinge, minimize"),
+    (
+        {"focus_level": "min"},
+        ValueError,
+        "focus_level 'min' is not one of none, match, hinge, minimize",
+    ),
     ({"cam_class": "top"}, ValueError, "cam_class 'top' is not one of true, predicted"),
     ({"reduction": "avg"}, ValueError, "reduction 'avg' is not one of mean, sum, none"),
     (
@@ -104,7 +108,7 @@ def test_class_numbers_of_any_integer_type_are_the_same() -> None:
 @pytest.mark.parametrize("form", [EAGER, INTERPRETER, pytest.param(REFERENCE, id="reference")])
 def test_another_default_device_changes_nothing(form: Form) -> None:
     def results() -> list[Tensor]:
-        numbers = {"focus_weight": 0.5, "level": "match", "entropy_target": 0.4}
+        numbers = {"focus_weight": 0.5, "focus_level": "match", "entropy_target": 0.4}
         head = focus_head(F, W, B, T, saliency=F[:, 0], saliency_weight=2.0, **numbers)
         return [*cam_entropy(F, W, T), *class_activation(F, W, B, [3, 1]), *head]
 

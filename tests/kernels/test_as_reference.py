@@ -14,7 +14,7 @@ from .cases import FORMS, GPU_TILES, SHAPES, Form, assert_cam_entropy, assert_fo
 from .tolerances import assert_close
 
 SMALL: cases.Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
-SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
+SMALL |= {"focus_level": "match", "cam_class": "true", "maps": "masked maps"}
 LAYOUTS = ("nchw", "channels_last", "offset")
 EVERY = 30
 """The quick suite takes every so many cases of a pairwise cover in the interpreter."""
@@ -129,7 +129,7 @@ def test_parts_of_the_batch_in_torch_calls(layout: str, small_parts: None) -> No
 
 
 OPTIONS = {
-    "level": cases.LEVELS,
+    "focus_level": cases.LEVELS,
     "cam_class": cases.CAM_CLASSES,
     "maps": cases.MAPS,
     "reduction": ("mean", "sum", "none"),

@@ -21,7 +21,9 @@ TERMS = ("classification", "focus", "saliency")
 def detector() -> Detector:
     """In evaluation mode: statistics of a batch would be those of a process's half."""
     torch.manual_seed(0)
-    loss = LossConfig(focus_weight=0.3, saliency_weight=2.0, level="match", label_smoothing=0.1)
+    loss = LossConfig(
+        focus_weight=0.3, saliency_weight=2.0, focus_level="match", label_smoothing=0.1
+    )
     return Detector(image_size=32, loss=loss).eval()
 
 

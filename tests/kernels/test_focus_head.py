@@ -12,7 +12,7 @@ from . import cases
 from .cases import FORMS, SHAPES, WITH_REFERENCE, Form, head_options, make_inputs, run_focus_head
 
 SMALL: cases.Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
-SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
+SMALL |= {"focus_level": "match", "cam_class": "true", "maps": "masked maps"}
 GRADIENTS = ("dF", "dW", "db")
 
 
@@ -28,7 +28,7 @@ def test_hand_worked_numbers(form: Form) -> None:
     a, b, c = 0.5, 2.0, 3.0
     weights = {"classification_weight": a, "focus_weight": b, "saliency_weight": c}
     with form.active():
-        out = focus_head(*leaves, target, saliency=human, level="match", **weights)
+        out = focus_head(*leaves, target, saliency=human, focus_level="match", **weights)
         grads = [g.cpu() for g in torch.autograd.grad(out.loss, leaves)]
 
     q = 1 / (1 + math.exp(log3 / 4))  # probability of class 1
@@ -217,7 +217,7 @@ def test_samples_without_a_map_have_no_map_terms(form: Form) -> None:
     saliency, mask = inputs.saliency.clone(), torch.ones_like(inputs.mask)
     saliency[0], mask[1], saliency[1] = 0, False, float("nan")
     options = {"saliency": saliency, "saliency_mask": mask, "saliency_weight": 1.0}
-    options |= {"level": "match", "focus_weight": 1.0, "classification_weight": 0.0}
+    options |= {"focus_level": "match", "focus_weight": 1.0, "classification_weight": 0.0}
     out = run_focus_head(form, inputs, **options)
     # An all-zero map is a map for the saliency term, but has no entropy to match.
     assert (out["focus"] == 0).tolist() == [True, True, False, False, False]
@@ -226,17 +226,17 @@ def test_samples_without_a_map_have_no_map_terms(form: Form) -> None:
     assert out["dW"].isfinite().all()
 
 
-@pytest.mark.parametrize("level", ["match", "hinge"])
+@pytest.mark.parametrize("focus_level", ["match", "hinge"])
 @pytest.mark.parametrize("form", WITH_REFERENCE)
-def test_no_gradient_at_the_target_entropy(form: Form, level: str) -> None:
+def test_no_gradient_at_the_target_entropy(form: Form, focus_level: str) -> None:
     inputs = make_inputs(SMALL, form.device)
-    options = {"level": level, "focus_weight": 1.0, "classification_weight": 0.0}
+    options = {"focus_level": focus_level, "focus_weight": 1.0, "classification_weight": 0.0}
     entropy = run_focus_head(form, inputs, entropy_target=0.5, **options)["entropy"]
     out = run_focus_head(form, inputs, entropy_target=entropy, **options)
     assert out["focus"].count_nonzero() == 0
     assert out["dF"].count_nonzero() == 0
     below = run_focus_head(form, inputs, entropy_target=entropy + 0.01, **options)
-    assert bool(below["dF"].count_nonzero()) == (level == "match")
+    assert bool(below["dF"].count_nonzero()) == (focus_level == "match")
 
 
 @pytest.mark.parametrize("form", FORMS)

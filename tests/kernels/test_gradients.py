@@ -13,7 +13,7 @@ IN_TORCH = [form for form in FORMS if "eager" in str(form.id)]
 """Finite differences need float64, which the kernels leave to torch."""
 
 TINY: cases.Case = {"batch": 2, "channels": 2, "grid": (2, 2), "classes": 3, "dtype": torch.float64}
-TINY |= {"weight_dtype": "own", "level": "minimize", "cam_class": "true", "maps": "maps"}
+TINY |= {"weight_dtype": "own", "focus_level": "minimize", "cam_class": "true", "maps": "maps"}
 REFUSED = "no second derivative"
 
 
@@ -29,7 +29,7 @@ def test_cam_entropy(form: Form) -> None:
 
 OPTIONS = {
     "layout": cases.LAYOUTS,
-    "level": cases.LEVELS,
+    "focus_level": cases.LEVELS,
     "cam_class": cases.CAM_CLASSES,
     "maps": cases.MAPS,
     # Each number has a backward of its own.
@@ -49,7 +49,7 @@ def test_focus_head(form: Form) -> None:
             return focus_head(*leaves, inputs.index, **keywords).loss
 
         with form.active():
-            assert_smooth_here(focus_head(*leaves, inputs.index, **keywords), case["level"])
+            assert_smooth_here(focus_head(*leaves, inputs.index, **keywords), case["focus_level"])
             assert gradcheck(loss, leaves)
 
 
@@ -93,13 +93,13 @@ def test_gradients_of_some_leaves_are_those_of_all(form: Form, classes: int) -> 
                 assert one is None
 
 
-def assert_smooth_here(out, level: str) -> None:
+def assert_smooth_here(out, focus_level: str) -> None:
     """No min or max of a CAM, argmax or target entropy is near enough to change in the check."""
     ordered = out.cam.flatten(1).sort(1).values.diff(dim=1)
     assert ordered[:, 0].min() > 1e-3
     assert ordered[:, -1].min() > 1e-3
     assert out.logits.topk(2).values.diff(dim=1).abs().min() > 1e-3
-    if level == "match":
+    if focus_level == "match":
         assert out.focus[out.focus > 0].min() > 1e-3
 
 
@@ -136,7 +136,7 @@ def test_maps_targets_and_weights_get_no_gradient(form: Form) -> None:
     }
     with form.active():
         focus_head(
-            features, inputs.weight, inputs.bias, inputs.index, level="match", **others
+            features, inputs.weight, inputs.bias, inputs.index, focus_level="match", **others
         ).loss.backward()
     assert features.grad is not None
     assert [name for name, tensor in others.items() if tensor.grad is not None] == []

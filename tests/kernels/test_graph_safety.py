@@ -103,7 +103,7 @@ def test_what_waits_for_the_device_is_found(fault: str) -> None:
 
 
 OPTIONS = {
-    "level": cases.LEVELS,
+    "focus_level": cases.LEVELS,
     "cam_class": CAM_CLASSES,
     "maps": cases.MAPS,
     "layout": ("nchw", "channels_last", "sliced"),
@@ -164,7 +164,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(form: Form) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", GPU_FORMS)
 def test_a_step_replayed_from_a_cuda_graph_gives_the_same(form: Form, layout: str) -> None:
-    case = SIZES | {"level": "match", "cam_class": "true", "maps": "maps", "layout": layout}
+    case = SIZES | {"focus_level": "match", "cam_class": "true", "maps": "maps", "layout": layout}
     inputs = make_inputs(case, form.device)
     leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
     weight = torch.tensor(0.1, device=form.device)

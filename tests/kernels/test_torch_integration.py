@@ -31,7 +31,7 @@ from .cases import (
 from .tolerances import assert_close
 
 SMALL: Case = {"batch": 3, "channels": 8, "grid": (3, 3), "classes": 2}
-SMALL |= {"level": "match", "cam_class": "true", "maps": "masked maps"}
+SMALL |= {"focus_level": "match", "cam_class": "true", "maps": "masked maps"}
 SLOW = pytest.mark.slow
 INDUCTOR = "inductor" if shutil.which(os.environ.get("CXX", "g++")) else "aot_eager"
 
@@ -41,9 +41,9 @@ CHANGES: list[Case] = [
     *({"layout": layout} for layout in cases.SHAPES["layout"]),
     {"batch": 0},
     {"grid": (1, 1)},
-    {"maps": "no maps", "level": "hinge", "cam_class": "contrast"},
-    {"level": "none", "cam_class": "predicted"},
-    {"classes": 3, "level": "minimize", "dtype": torch.float16, "weight_dtype": "own"},
+    {"maps": "no maps", "focus_level": "hinge", "cam_class": "contrast"},
+    {"focus_level": "none", "cam_class": "predicted"},
+    {"classes": 3, "focus_level": "minimize", "dtype": torch.float16, "weight_dtype": "own"},
 ]
 OPERATORS = {"cam_entropy_forward", "cam_entropy_backward"}
 OPERATORS |= {"focus_head_forward", "focus_head_backward"}
@@ -66,7 +66,7 @@ def opcheck(form: Form, change: Case) -> None:
     features, weight, bias, index = list(vars(inputs).values())[:4]
     aim = None if case["maps"] != "no maps" else scale
     maps = (options.get("saliency"), options.get("saliency_mask"), aim)
-    choices = (case["level"], case["cam_class"], "mean")
+    choices = (case["focus_level"], case["cam_class"], "mean")
     head = (features, weight, bias, index, *maps, None, *numbers, *choices)
     ops: Any = torch.ops.focus
     like = (list(features.shape), features.dtype, case.get("layout") == "channels_last")
@@ -126,7 +126,7 @@ def by_cam_entropy(features, weight, bias, target, saliency) -> Tensor:
 def by_focus_head(features, weight, bias, target, saliency) -> Tensor:
     weights = {"focus_weight": 0.3, "saliency_weight": 2.0}
     return focus_head(
-        features, weight, bias, target, saliency=saliency, level="match", **weights
+        features, weight, bias, target, saliency=saliency, focus_level="match", **weights
     ).loss
 
 
@@ -178,7 +178,7 @@ def test_compiled_detector_gives_the_same_at_any_batch_size(
 ) -> None:
     torch.compiler.reset()
     torch.manual_seed(0)
-    loss = LossConfig(focus_weight=0.1, saliency_weight=5.0, level="match")
+    loss = LossConfig(focus_weight=0.1, saliency_weight=5.0, focus_level="match")
     plain = Detector(image_size=32, loss=loss)
     trained = deepcopy(plain)
     compiled = torch.compile(trained, fullgraph=True, backend=compiler, dynamic=dynamic)
@@ -279,7 +279,7 @@ def test_weights_that_change_with_each_step_compile_once(form: Form, number, fra
     def loss(*weights: Tensor | float) -> Tensor:
         options = dict(zip(RAMPED, weights, strict=True)) | {"saliency": inputs.saliency}
         arguments = inputs.features, inputs.weight, inputs.bias, inputs.index
-        return focus_head(*arguments, level="match", **options).loss
+        return focus_head(*arguments, focus_level="match", **options).loss
 
     steps = [(i / 10, i / 5, 0.5 + i / 20, 0.9 - i / 40, i / 40) for i in range(8)]
     with form.active():

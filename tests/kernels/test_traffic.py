@@ -146,7 +146,11 @@ def test_launches() -> None:
         {"cam_class": "contrast"},
         dict.fromkeys(numbers, one),
     ):
-        options = {"level": "hinge", "reduction": "none", "saliency": shapes.saliency} | settings
+        options = {
+            "focus_level": "hinge",
+            "reduction": "none",
+            "saliency": shapes.saliency,
+        } | settings
         call = partial(focus_head, *shapes.leaves, shapes.target, **options)
         assert names(lambda call=call: call().loss) == ["_head"]
 
@@ -191,7 +195,7 @@ def test_a_second_read_of_the_features_is_found() -> None:
     assert planted(lambda inputs: inputs.features.detach().clone()) == read
 
 
-HEAD: Case = {"grid": (3, 3), "level": "match", "cam_class": "true", "maps": "masked maps"}
+HEAD: Case = {"grid": (3, 3), "focus_level": "match", "cam_class": "true", "maps": "masked maps"}
 
 
 def results(case: Case) -> dict[str, Tensor]:

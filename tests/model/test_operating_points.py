@@ -92,7 +92,7 @@ def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
     values = json.loads(path.read_text())
     for text, words in (
         ("{", "cannot be read"),
-        (json.dumps(values | {"version": 2}), "version 2, this program reads 1"),
+        (json.dumps(values | {"version": 1}), "version 1, this program reads 2"),
         (json.dumps(values | {"decides": "best"}), "decides must be one of eer, .*, got best"),
         (json.dumps(values | {"thresholds": {}}), "thresholds must be eer, bpcer1, bpcer5, balan"),
         (json.dumps(values).replace("0.5", "NaN"), "thresholds eer must be a number .*, got nan"),

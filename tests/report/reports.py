@@ -38,7 +38,7 @@ def made(
     """
     draw = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("map", "mask"):
+    for name in ("human_map", "mask_path"):
         spot = np.zeros((8, 8), np.uint8)
         spot[2:5, 3:6] = 255
         Image.fromarray(spot).resize((side, side)).save(folder / f"{name}.png")
@@ -53,7 +53,7 @@ def made(
                 Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
             else:
                 path.hardlink_to(folder / f"{row % distinct:05d}.png")
-            paths = {f"{n}_path": str(folder / f"{n}.png") for n in ("map", "mask") if label}
+            paths = {n: str(folder / f"{n}.png") for n in ("human_map", "mask_path") if label}
             about: dict[str, Any] = {"label": label, "generator": generator, "test_set": test_set}
             samples.append(Sample(str(path), split="test", **about, **paths))
             known = generator == "kA" or not label

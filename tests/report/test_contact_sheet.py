@@ -45,7 +45,7 @@ def test_sheet_has_a_row_a_kind_and_a_place_for_maps(faces: Manifest, tmp_path: 
 
     # A map makes a third picture of each face.
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "map.png")
-    mapped = Manifest([Sample(faces[0].path, 1, "uB", map_path=str(tmp_path / "map.png"))])
+    mapped = Manifest([Sample(faces[0].path, 1, "uB", human_map=str(tmp_path / "map.png"))])
     with_map, _ = sheet_size(detector, mapped, out)
     assert with_map > width
 

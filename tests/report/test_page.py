@@ -187,4 +187,4 @@ def test_a_test_set_without_images(tmp_path: Path, detector: Detector) -> None:
     scores = Scores(**{name: [] for name in Scores.__dataclass_fields__})
     results = summarise(scores, ["kA"], resamples=0)
     report.write(tmp_path, "a", detector, Manifest([]), scores, results, progress=False)
-    assert "There are no fake images" in Page(tmp_path / report.REPORT).text
+    assert "There are no synthetic images" in Page(tmp_path / report.REPORT).text

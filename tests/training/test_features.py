@@ -131,7 +131,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
 ) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
-    settings = given(augment="flip", views=2, epochs=3, ema_decay=0.9)
+    settings = given(augment="flip", views=2, epochs=3, model_ema_decay=0.9)
     settings |= {"initial_checkpoint": str(weights)}
     whole = trainer(faces, tmp_path / "whole", **settings)
     whole.fit()

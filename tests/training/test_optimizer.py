@@ -47,27 +47,27 @@ def test_one_cycle_that_rises_for_a_single_step() -> None:
 
 def test_one_cycle_of_a_single_step_has_the_whole_rate() -> None:
     for warmup in (0.0, 0.2, 0.9):
-        assert rates(1, epochs=1, warmup=warmup) == rates(1, epochs=1, schedule="constant")
+        assert rates(1, epochs=1, warmup=warmup) == rates(1, epochs=1, sched="constant")
     assert rates(1, epochs=1) == [1]
 
 
 def test_constant_with_warmup() -> None:
-    found = rates(4, epochs=2, schedule="constant", warmup=0.5)
+    found = rates(4, epochs=2, sched="constant", warmup=0.5)
     assert found == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-    assert rates(4, epochs=1, schedule="constant", warmup=0.0) == [1] * 4
+    assert rates(4, epochs=1, sched="constant", warmup=0.0) == [1] * 4
 
 
 def test_cosine_is_that_of_torch() -> None:
     expected = torchs(torch.optim.lr_scheduler.CosineAnnealingLR, 12, 12)
-    assert rates(4, epochs=3, schedule="cosine", warmup=0.0) == pytest.approx(expected, abs=1e-12)
-    warm = rates(4, epochs=4, schedule="cosine", warmup=0.25)
+    assert rates(4, epochs=3, sched="cosine", warmup=0.0) == pytest.approx(expected, abs=1e-12)
+    warm = rates(4, epochs=4, sched="cosine", warmup=0.25)
     assert warm[:4] == [0.25, 0.5, 0.75, 1]
     assert warm[4:] == pytest.approx(expected, abs=1e-12)
 
 
 def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
     expected = torchs(torch.optim.lr_scheduler.StepLR, 15, 6, 0.1)
-    given: dict[str, Any] = {"schedule": "step", "step_epochs": 2, "step_gamma": 0.1, "epochs": 5}
+    given: dict[str, Any] = {"sched": "step", "step_epochs": 2, "step_gamma": 0.1, "epochs": 5}
     assert rates(3, warmup=0.0, **given) == pytest.approx(expected, rel=1e-12)
     assert rates(3, warmup=0.2, **given) == pytest.approx([1 / 3, 2 / 3, *expected[2:]], rel=1e-12)
 
@@ -75,7 +75,7 @@ def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
 def test_the_optimisers() -> None:
     detector = Detector()
     sgd = make_optimizer(resolve(TrainConfig(recipe="paper")), detector)
-    adamw = make_optimizer(resolve(TrainConfig(optimizer="adamw", lr=0.5)), detector)
+    adamw = make_optimizer(resolve(TrainConfig(opt="adamw", lr=0.5)), detector)
     for optimizer in (sgd, adamw):
         (group,) = optimizer.param_groups
         assert len(group["params"]) == len([*detector.parameters()])

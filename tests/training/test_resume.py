@@ -104,7 +104,7 @@ def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
     """At 8 moments: 2 before the first checkpoint, 3 within the writing of one, 3 at random."""
     words = [
         *SMALL,
-        *("--data", faces, "--epochs", "20", "--batch-size", "8", "--ema-decay", "0.9"),
+        *("--data", faces, "--epochs", "20", "--batch-size", "8", "--model-ema-decay", "0.9"),
         *("--checkpoint-steps", INTERVAL, "--augment", "shift,flip", "--report-to", "none"),
     ]
     whole = launch([*words, "--output", tmp_path / "whole"], tmp_path / "whole.log")
@@ -218,7 +218,7 @@ def test_two_processes_train_as_one(model: str, tune: str, faces: Path, tmp_path
     words = [
         *SMALL,
         *("--model", model, "--tune", tune, "--data", faces, "--epochs", "2"),
-        *("--cached-features", "no", "--optimizer", "sgd"),
+        *("--cached-features", "no", "--opt", "sgd"),
         *("--lr", "0.05", "--log-steps", "1", "--augment", "shift,flip"),
         *("--class-weight", "balanced", "--patience", "9", "--clip-grad", "1"),
     ]
@@ -254,7 +254,7 @@ def test_two_processes_that_are_stopped_or_killed_go_on_with_the_same_bits(
     words = [
         *SMALL,
         *("--data", faces, "--epochs", "12", "--batch-size", "4", "--report-to", "none"),
-        *("--ema-decay", "0.9"),
+        *("--model-ema-decay", "0.9"),
     ]
     run_on_all(2, *words, "--output", tmp_path / "whole", cwd=tmp_path)
     stopped = tmp_path / "stopped"

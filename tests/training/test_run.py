@@ -107,7 +107,7 @@ def cyborg_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         *("-m", "accelerate.commands.launch", CHECKOUT / "train.py"),
         *SMALL,
         *("--data", data / "cyborg/csvs/original.csv", "--data-root", data / "cyborg/images"),
-        *("--heatmaps", data / "cyborg/heatmaps"),
+        *("--human-maps", data / "cyborg/heatmaps"),
         *("--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"camera={data / 'camera'}"),
         *("--name", "mine", "--report", "true"),
         cwd=cwd,
@@ -142,7 +142,7 @@ def test_results_are_those_of_the_scores(cyborg_run: tuple[Path, str]) -> None:
     assert sorted(set(scores.generator)) == ["", "NewGAN"]
     assert results["model"].keys() == {"epoch", "validation_auc"}
     new = results["open"]["generators"]["NewGAN"]
-    assert (new["n_real"], new["n_fake"]) == (20, 20)
+    assert (new["n_real"], new["n_synthetic"]) == (20, 20)
     assert new["auc"] == pytest.approx(roc_auc_score(scores.label, scores.score), abs=1e-12)
     assert results["open"]["mean"]["auc"] == results["open"]["pooled"]["auc"] == new["auc"]
     assert results["closed"]["pooled"]["auc"] is None, "CYBORG's own test split is validation"
@@ -198,13 +198,13 @@ def test_compare_ce_trains_both_and_shows_both(data: Path, tmp_path: Path) -> No
 
 
 def test_missing_human_maps_are_named() -> None:
-    samples = [Sample("/r", 0, split="train"), Sample("/v", 0, split="validation", map_path="/m")]
+    samples = [Sample("/r", 0, split="train"), Sample("/v", 0, split="validation", human_map="/m")]
     # The last aims at a number.
     losses: list[dict[str, Any]] = [{"focus_level": "match"}, {"loss": "ce"}, {"loss": "hinge"}]
     runs = [resolve(TrainConfig(name=n, **loss)) for n, loss in zip("abc", losses, strict=True)]
     _, warning = data_lines(Manifest(samples), runs)
     assert "saliency and focus term of a is 0" in warning
-    with_map = Manifest([*samples, Sample("/m", 0, split="train", map_path="/m")])
+    with_map = Manifest([*samples, Sample("/m", 0, split="train", human_map="/m")])
     assert len(data_lines(with_map, runs)) == 1
 
 

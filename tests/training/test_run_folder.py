@@ -166,11 +166,11 @@ def test_a_place_may_be_spelt_otherwise(
     monkeypatch.chdir(tmp_path)
     Path("faces").mkdir()
     Path("link").symlink_to("faces")
-    places = {"data": ("faces",), "test_data": {"A": "faces"}, "heatmaps": "faces"}
+    places = {"data": ("faces",), "test_data": {"A": "faces"}, "human_maps": "faces"}
     config = replace(config, **places)
     then = json.loads(json.dumps(asdict(config)))
     for place in ("faces/", "./faces", str(tmp_path / "faces"), "link"):
-        changed = {"data": (place,), "test_data": {"A": place}, "heatmaps": place}
+        changed = {"data": (place,), "test_data": {"A": place}, "human_maps": place}
         assert other_setting(then, replace(config, **changed)) is None
-    for changed in ({"data": ("face",)}, {"test_data": {"B": "faces"}}, {"heatmaps": None}):
+    for changed in ({"data": ("face",)}, {"test_data": {"B": "faces"}}, {"human_maps": None}):
         assert other_setting(then, replace(config, **changed)) is not None

@@ -73,7 +73,7 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
     """
     moved, norms = [], []
     given: dict[str, Any] = {"loss": "blend", "class_weight": "balanced", "clip_grad": clip}
-    for sizes in ({"batch_size": 32}, {"batch_size": 8, "gradient_accumulation_steps": 4}):
+    for sizes in ({"batch_size": 32}, {"batch_size": 8, "grad_accum_steps": 4}):
         run = trainer(faces, tmp_path, **given, **sizes)
         run.detector.to(dtype)
         run.detector.register_forward_pre_hook(lambda _, given: (given[0].to(dtype), *given[1:]))
@@ -181,7 +181,7 @@ def test_the_scale_of_fp16_goes_on_from_what_was_saved(
 def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     faces: Manifest, tmp_path: Path
 ) -> None:
-    run = trainer(faces, tmp_path, model="test_resnet", lr=0.01, ema_decay=0.9)
+    run = trainer(faces, tmp_path, model="test_resnet", lr=0.01, model_ema_decay=0.9)
     batches = steps_of(run)
     do(run, next(batches))
     assert (run.state.step, run.state.updates) == (1, 1)
@@ -217,7 +217,7 @@ def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
 
 
 def test_averaged_weights_are_validated_and_kept(faces: Manifest, tmp_path: Path) -> None:
-    run = trainer(faces, tmp_path, ema_decay=0.5, lr=0.05, epochs=1)
+    run = trainer(faces, tmp_path, model_ema_decay=0.5, lr=0.05, epochs=1)
     expected: dict[str, Tensor] = {}
     run.open_folder()
     for batches, loaded in steps_of(run):
@@ -248,7 +248,7 @@ def test_a_hinge_that_aims_at_the_maps(
     assert run.detector.head.loss.entropy_target == run.state.entropy_target
     assert f"entropy target: {run.state.entropy_target:.4f}" in capsys.readouterr().out
 
-    without = Manifest(replace(sample, map_path=None) for sample in faces)
+    without = Manifest(replace(sample, human_map=None) for sample in faces)
     with pytest.raises(InputError, match="no training image has a human map"):
         trainer(without, tmp_path / "none", loss="hinge", target_from_maps=True)
 
@@ -288,7 +288,7 @@ def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
         model="test_resnet",
         lr=1e-3,
         batch_size=2,
-        ema_decay=0.99,
+        model_ema_decay=0.99,
         epochs=50,
         focus_schedule="0:0,9:1",
         clip_grad=1.0,

@@ -82,15 +82,15 @@ def moved(path: Path) -> Iterator[None]:
 
 EVERYTHING: dict[str, Any] = {
     "model": "test_resnet",
-    "optimizer": "adamw",
-    "schedule": "cosine",
+    "opt": "adamw",
+    "sched": "cosine",
     "warmup": 0.2,
     "lr": 1e-3,
     "batch_size": 13,
-    "gradient_accumulation_steps": 2,
+    "grad_accum_steps": 2,
     "augment": "crop,shift,flip,blur,jpeg",
     "sampling": "balanced",
-    "ema_decay": 0.9,
+    "model_ema_decay": 0.9,
     "focus_schedule": "0:0,2:1",
     "patience": 2,
 }
@@ -105,7 +105,7 @@ EVERYTHING: dict[str, Any] = {
         *(
             pytest.param({"model": "test_vit", **given}, (2,), marks=pytest.mark.slow)
             for given in (
-                {"tune": "lora", "layer_decay": 0.8, "schedule": "one-cycle"},
+                {"tune": "lora", "layer_decay": 0.8, "sched": "one-cycle"},
                 {"tune": "norm", "grad_checkpointing": True},
                 {"tune": "head", "cached_features": "no"},
             )
@@ -148,7 +148,7 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     workers: int, faces: Manifest, tmp_path: Path
 ) -> None:
     """In the second half of it: once the image is back, the run ends with the same bits."""
-    given = SMALL | {"batch_size": 13, "gradient_accumulation_steps": 2, "workers": workers}
+    given = SMALL | {"batch_size": 13, "grad_accum_steps": 2, "workers": workers}
     undisturbed = trainer(faces, tmp_path / "whole", **given)
     undisturbed.fit()
     first = trainer(faces, tmp_path / "lost", **given)
@@ -262,8 +262,8 @@ def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
 def test_the_rates_that_are_logged_are_those_of_the_steps(
     faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"lr": 1e-3, "schedule": "one-cycle", "warmup": 0.25, "epochs": 2, "batch_size": 18}
-    run = trainer(faces, tmp_path, optimizer="adamw", log_steps=1, **given)
+    given = {"lr": 1e-3, "sched": "one-cycle", "warmup": 0.25, "epochs": 2, "batch_size": 18}
+    run = trainer(faces, tmp_path, opt="adamw", log_steps=1, **given)
     logged = []
     monkeypatch.setattr(run.log, "step", lambda done, step, lr: logged.append(lr))
     run.fit()
@@ -300,7 +300,7 @@ def test_the_thresholds_are_those_of_the_kept_epoch(faces: Manifest, tmp_path: P
     fewer = Manifest(
         replace(s, group="" if s.split == "train" or s.label else "video") for s in list(faces)[:-2]
     )
-    run = trainer(fewer, tmp_path, model="test_resnet", optimizer="adamw", lr=3e-3, epochs=4)
+    run = trainer(fewer, tmp_path, model="test_resnet", opt="adamw", lr=3e-3, epochs=4)
     run.fit()
     kept = Detector.from_pretrained(tmp_path / "run" / "model")
     samples = list(run.validation)
@@ -312,7 +312,7 @@ def test_the_thresholds_are_those_of_the_kept_epoch(faces: Manifest, tmp_path: P
         return float((called[fake].double().mean() + (~called[~fake]).double().mean()) / 2)
 
     assert kept.points is not None
-    assert (kept.points.n_real, kept.points.n_fake) == (4, 6)
+    assert (kept.points.n_real, kept.points.n_synthetic) == (4, 6)
     ordered = [-1.0, *score.sort().values.tolist()]
     best = max(map(balance, ordered))
     assert best > 0.7

@@ -69,7 +69,7 @@ def test_no_gradient_reaches_the_frozen() -> None:
 
 
 def test_adapters_are_merged_into_the_kept_model(tmp_path: Path) -> None:
-    given = {"model": "test_vit", "tune": "lora", "epochs": 1, "lr": 0.1, "ema_decay": 0.5}
+    given = {"model": "test_vit", "tune": "lora", "epochs": 1, "lr": 0.1, "model_ema_decay": 0.5}
     run = trainer(few_faces(tmp_path), tmp_path, **given)
     images, plain = torch.rand(3, 3, 64, 64), Detector("test_vit", image_size=64).state_dict()
     before = run.detector.predict_batch(images)
@@ -117,7 +117,7 @@ def test_the_foundation_recipe_trains_a_head_on_a_file_of_weights(tmp_path: Path
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     save_file(weights, file := tmp_path / "model.safetensors")
     given = {"recipe": "foundation", "model": "test_vit3", "initial_checkpoint": str(file)}
-    given |= {"image_size": None, "epochs": 2, "optimizer": "adamw", "lr": 1e-3}
+    given |= {"image_size": None, "epochs": 2, "opt": "adamw", "lr": 1e-3}
     run = trainer(few_faces(tmp_path), tmp_path, **given)
     run.fit()
     kept = Detector.from_pretrained(run.folder / "model")

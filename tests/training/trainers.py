@@ -46,7 +46,7 @@ def few_faces(folder: Path) -> Manifest:
                 label,
                 generator="g" if label else "",
                 split="train" if number < 70 else "validation",
-                map_path=None if heat is None else str(heat),
+                human_map=None if heat is None else str(heat),
             )
         )
     return Manifest(samples)
@@ -60,11 +60,11 @@ def trainer(
         "model": "test_convnext",
         "image_size": 64,
         "name": "run",
-        "optimizer": "sgd",
+        "opt": "sgd",
         "momentum": 0.0,
         "weight_decay": 0.0,
         "lr": 1.0,
-        "schedule": "constant",
+        "sched": "constant",
         "warmup": 0.0,
         "epochs": 3,
         "batch_size": 8,
@@ -74,7 +74,7 @@ def trainer(
         "sheet_epochs": 0,
     }
     settings |= given
-    if settings["optimizer"] == "adamw":
+    if settings["opt"] == "adamw":
         del settings["momentum"]
     config = resolve(TrainConfig(**settings))
     saved = check_folder(config)

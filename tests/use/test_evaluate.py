@@ -93,7 +93,12 @@ def test_evaluate_writes_what_it_prints(
     )
     results = json.loads((out / "results.json").read_text())
     closed, new = results["closed"]["pooled"], results["open"]["generators"]["new"]
-    assert (closed["n_real"], closed["n_fake"], new["n_real"], new["n_fake"]) == (3, 4, 6, 5)
+    assert (closed["n_real"], closed["n_synthetic"], new["n_real"], new["n_synthetic"]) == (
+        3,
+        4,
+        6,
+        5,
+    )
     assert closed["faithfulness"]["n"] == 7
     scores = Scores.from_csv(out / "scores.csv")
     known = scores.generator == "known"
@@ -263,7 +268,10 @@ def test_fakes_alone_have_no_auc(
 ) -> None:
     given = {"test_data": {"new": str(noise(tmp_path / "images", 2))}}
     evaluate(model_dir=str(model), **given, output=str(tmp_path / "out"))
-    assert "There are no real images, only fake ones: no AUC is defined." in capsys.readouterr().out
+    assert (
+        "There are no real images, only synthetic ones: no AUC is defined."
+        in capsys.readouterr().out
+    )
     with pytest.raises(InputError, match="--robustness compares AUCs"):
         evaluate(model_dir=str(model), **given, output=str(tmp_path / "two"), robustness=True)
     assert not (tmp_path / "two").exists()
@@ -321,4 +329,7 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
                 except ValueError:
                     assert right[column] == cell, column
     results = json.loads((tmp_path / "two" / "results.json").read_text())
-    assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_fake"]) == (5, 4)
+    assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_synthetic"]) == (
+        5,
+        4,
+    )

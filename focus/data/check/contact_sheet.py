@@ -51,15 +51,15 @@ def draw(found: Findings, path: Path) -> None:
         about = f"{split}, {len(samples)}"
         pen.text((right, middle), names[name], "black", bold, anchor="rb")
         pen.text((right, middle + 4), about, "#444444", _font(15, "DejaVuSans"), anchor="rt")
-        mapped = [sample for sample in samples if sample.map_path and sample.map_path not in bad]
+        mapped = [sample for sample in samples if sample.human_map and sample.human_map not in bad]
         left = LABELS
         able, limit = (mapped, CELLS // 2) if mapped else (samples, CELLS)
         for sample in (able[n] for n in evenly(len(able), limit)):  # neighbours are often alike
             face = _squashed(sample)
             sheet.paste(face, (left, top))
-            if mapped and sample.map_path:
+            if mapped and sample.human_map:
                 left += SIDE + 2
-                sheet.paste(overlay(face, human_map(sample.map_path)), (left, top))
+                sheet.paste(overlay(face, human_map(sample.human_map)), (left, top))
                 left += GAP - 2
             left += SIDE + GAP
     sheet.save(path)

@@ -50,7 +50,7 @@ class Findings:
     """All findings.
 
     manifest: all images, those to test on included; none if they cannot be read. looks: row by row.
-    maps, masks: by ``map_path`` and ``mask_path``. n_unmatched: images in the folders of maps that
+    maps, masks: by ``human_map`` and ``mask_path``. n_unmatched: images in the folders of maps that
     are nobody's map. bad: files that cannot be decoded. metadata, pixels: the audits of the images
     to train with, None if there are too few. without_leaks: of the manifest that was written.
     """
@@ -80,7 +80,7 @@ def gather(config: CheckConfig) -> Findings:
         return Findings(Manifest([]), Training(str(error)))
     manifest = assign_splits(own, seed=config.seed) + tests
     images = _each(look, (sample.path for sample in manifest), "looking at images")
-    maps = _each(partial(decode, role="map"), (s.map_path for s in manifest), "looking at maps")
+    maps = _each(partial(decode, role="map"), (s.human_map for s in manifest), "looking at maps")
     masks = _each(partial(decode, role="mask"), (s.mask_path for s in manifest), "looking at masks")
     looks = [images[sample.path] for sample in manifest]
     bad = [BadFile(path, "image", seen.error) for path, seen in images.items() if seen.error]
@@ -157,7 +157,7 @@ def _without_leaks(
         layout=None,
         columns=None,
         data_root=None,
-        heatmaps=None,
+        human_maps=None,
     )
     return replace(_training(given, progress=False), path=path, n_images=len(kept))
 

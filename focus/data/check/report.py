@@ -46,7 +46,7 @@ def _content(found: Findings) -> dict[str, Any]:
                 "label": label,
                 "generator": generator,
                 "images": len(rows),
-                "with_map": sum(manifest[row].map_path is not None for row in rows),
+                "with_map": sum(manifest[row].human_map is not None for row in rows),
                 "unreadable": sum(bool(found.looks[row].error) for row in rows),
                 **_appearances(found, rows),
             }
@@ -92,14 +92,14 @@ def _appearances(found: Findings, rows: Iterable[int]) -> dict[str, dict[str, in
 def _maps(found: Findings) -> dict[str, int]:
     """Count the human maps that are odd in some way, and the images that have none."""
     size_of = {
-        sample.map_path: (look.width, look.height)
+        sample.human_map: (look.width, look.height)
         for sample, look in zip(found.manifest, found.looks, strict=True)
     }
     bad = {file.path for file in found.bad}
     sizes = {path: size for path, (_, size) in found.maps.items() if path not in bad}
     return {
         "maps": len(found.maps),
-        "images_without": sum(sample.map_path is None for sample in found.manifest),
+        "images_without": sum(sample.human_map is None for sample in found.manifest),
         "unreadable": len(found.maps) - len(sizes),
         "blank": len(_with_verdict(found.maps, "blank")),
         "inverted": len(_with_verdict(found.maps, "inverted")),

@@ -116,7 +116,7 @@ def _manifest(folder: Path, world: World, splits: Splits, artefacts: list[list[s
                 family=generator,
                 split="test" if test_set else _SPLITS[item.split],
                 test_set=test_set,
-                map_path=paths.get("maps"),
+                human_map=paths.get("maps"),
                 mask_path=paths.get("masks"),
                 extra=extra,
             )

@@ -52,7 +52,7 @@ def _copied(sample: Sample, folder: Path) -> Sample:
     """Copy a sample's files into ``folder``: images by split and family, maps by base name."""
     source = Path(sample.path)
     split, family = source.parts[-3:-1]
-    places = {"path": f"images/{split}/{family}", "map_path": "heatmaps", "mask_path": "masks"}
+    places = {"path": f"images/{split}/{family}", "human_map": "heatmaps", "mask_path": "masks"}
     copies: dict[str, Any] = {}
     for field, place in places.items():
         if path := getattr(sample, field):

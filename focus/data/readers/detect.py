@@ -42,7 +42,7 @@ class Reading:
         labels = Counter(sample.label for sample in self.manifest)
         counts = {name: labels[label] for label, name in enumerate(LABEL_NAMES)}
         counts["unlabelled"] = labels[None]
-        counts["with a human map"] = sum(s.map_path is not None for s in self.manifest)
+        counts["with a human map"] = sum(s.human_map is not None for s in self.manifest)
         columns = f" ({shown(str(self.columns))})" if self.columns else ""
         found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         size = len(self.manifest)
@@ -84,14 +84,14 @@ def read_path(
     if place.is_absolute() and not root.is_dir():
         raise InputError(f"The image root {root} is no folder: give another --data-root.")
     inside = partial(place_inside, root=str(root), outside=config.allow_outside_root)
-    maps = absolute(config.heatmaps) if config.heatmaps else None
+    maps = absolute(config.human_maps) if config.human_maps else None
     layout = config.layout or _layout_of(path, columns)
     found: tables.Columns | None = None
     if layout in ("parquet", "hub"):
         found, manifest = parquet.read(place, columns, inside, hub=layout == "hub")
     elif layout == "csv":
         found, manifest = tables.read(place, columns, inside)
-        maps = maps or (None if "map_path" in found.at else find_maps(place.parent, root))
+        maps = maps or (None if "human_map" in found.at else find_maps(place.parent, root))
     elif layout == "cyborg":
         maps = maps or find_maps(place.parent, root)
         manifest = cyborg.read(place, inside)

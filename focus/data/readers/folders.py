@@ -19,6 +19,7 @@ from focus.config.layouts import Layout
 from focus.data.generators import family_of
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
+from focus.data.readers.human_maps import MAP_FOLDERS
 from focus.data.readers.tables import split_of
 from focus.errors import InputError
 
@@ -32,7 +33,7 @@ TREES: dict[Layout, Mapping[str, int]] = {
 }
 """The folders that name the label; the first tree that fits is taken."""
 _NOT_READ = (".heic", ".heif", ".jxl")  # images that Pillow does not read
-_MAP_FOLDERS = ("heatmaps", "maps", "masks")
+_MAP_FOLDERS = (*MAP_FOLDERS, "maps", "masks")
 
 _Folders = tuple[str, ...]
 

@@ -51,7 +51,7 @@ def read_given(
     given = [*config.data, *test_data.values(), *test_real.values()]
     if config.layout and not any(takes(config.layout, path) for path in given):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
-    for_tests = replace(config, heatmaps=None, generator=None)
+    for_tests = replace(config, human_maps=None, generator=None)
     if config.columns and (test_data or test_real):
         columns = [part for part in config.columns.split(",") if part.replace(" ", "") != "label="]
         config = replace(config, columns=",".join(columns) or None)
@@ -84,7 +84,7 @@ def read_given(
         for name, path in test_real.items()
     ]
     tests = join(parts)
-    report_unmatched(owners, config.heatmaps)
+    report_unmatched(owners, config.human_maps)
     _refuse_two_labels(chain(own, tests))
     return own, _named_after_fakes(own, tests) if test_real else tests
 

@@ -16,13 +16,16 @@ from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
 
+MAP_FOLDERS = ("human_maps", "heatmaps")
+"""Where human maps are looked for; the second is CYBORG's."""
 MapOwners = dict[Path, dict[str, str]]
 """By folder of maps, or COCO file: the image that each map belongs to."""
 
 
 def find_maps(*places: Path) -> Path | None:
-    """Return the folder ``heatmaps`` of the first place that has one."""
-    return next((folder for place in places if (folder := place / "heatmaps").is_dir()), None)
+    """Return the first folder ``human_maps``, or ``heatmaps``, in one of the places."""
+    folders = (place / name for place in places for name in MAP_FOLDERS)
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -> Manifest:
@@ -37,7 +40,8 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
         raise InputError(
-            f"The human maps {folder} are neither a folder nor a .json file: give other --heatmaps."
+            f"The human maps {folder} are neither a folder nor a .json file: give other "
+            "--human-maps."
         )
     names = {sample.path: _name_below(sample.path, root) for sample in manifest}
     same_stem = defaultdict[str, dict[str, bool]](dict)  # image -> whether it is in training
@@ -67,7 +71,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     found = [(sample, map_of(sample.path)) for sample in manifest]
     for sample, reference in found:
         owned |= dict.fromkeys(_members(reference), sample.path) if reference else {}
-    return Manifest((replace(s, map_path=m) if m else s for s, m in found), manifest.source)
+    return Manifest((replace(s, human_map=m) if m else s for s, m in found), manifest.source)
 
 
 def report_unmatched(owners: MapOwners, required: str | None) -> None:

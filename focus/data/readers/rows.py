@@ -12,7 +12,7 @@ from focus.errors import InputError
 _log = logging.getLogger(__name__)
 
 # Of one image there can be one of each; an image of a table's bytes may well be in two splits.
-_UNIQUE = ("label", "split", "map_path", "mask_path", "box", "group")
+_UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
 _THREADS = 16  # a network's file system takes its time for each file
 

@@ -37,18 +37,25 @@ NAMES: dict[str, tuple[str, ...]] = {
     "family": ("family",),
     "split": ("split",),
     "test_set": ("test_set",),
-    "map_path": ("map_path", "heatmap", "map"),
+    "human_map": ("human_map", "map_path", "heatmap", "map"),
     "mask_path": ("mask_path", "mask"),
     "box": ("box", "face_box"),
     "group": ("group", "identity", "video"),
 }
 """Usual names of each column of the manifest in other tables; the first that is there counts."""
 
+_PERHAPS = {
+    "split": ("subset", "partition", "fold", "phase"),
+    "generator": ("tool", "method", "manipulation"),
+    "human_map": ("annotation", "saliency"),
+}
+"""Names that may mean such a column, of which a reader says so, or something else."""
+
 LABELS = {
     **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
     **dict.fromkeys(("fake", "synthetic", "ai", "1_fake", "1"), SYNTHETIC),
 }
-PATHS = ("path", "map_path", "mask_path")
+PATHS = ("path", "human_map", "mask_path")
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -132,7 +139,14 @@ class Columns:
         found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}
         if self.words and self.words <= {"0", "1"}:
             found["label"] += f" (1 is {LABEL_NAMES[self.labels['1']]})"
-        return ", ".join(found.values())
+        perhaps = [
+            f"{role}={name}"
+            for role, names in _PERHAPS.items()
+            for name in self.rest
+            if role not in self.at and _plain(name) in names
+        ]
+        hint = f"; --columns {','.join(perhaps)} if it means that" if perhaps else ""
+        return ", ".join(found.values()) + hint
 
     def sample(self, cells: Sequence[str], inside: Callable[[str], str]) -> Sample:
         """Return the sample of a row; raises ValueError."""

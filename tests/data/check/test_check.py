@@ -42,19 +42,19 @@ def write_faces(folder: Path, counts: Mapping[Split, int]) -> Path:
                 name = "closed" if split == "test" else split
                 picture = render_face(name, generator or "real", number)
                 Image.fromarray(picture.image).save(folder / f"{stem}.png")
-                map_path = None
+                human_map = None
                 if split == "train":
                     assert picture.human_map is not None
                     (folder / "maps").mkdir(exist_ok=True)
-                    map_path = str(folder / "maps" / f"{stem}.png")
-                    Image.fromarray(picture.human_map).save(map_path)
+                    human_map = str(folder / "maps" / f"{stem}.png")
+                    Image.fromarray(picture.human_map).save(human_map)
                 samples.append(
                     Sample(
                         str(folder / f"{stem}.png"),
                         label=int(bool(generator)),
                         generator=generator,
                         split=split,
-                        map_path=map_path,
+                        human_map=human_map,
                     )
                 )
     Manifest(samples).to_csv(folder / "faces.csv")
@@ -209,7 +209,7 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
     shutil.copy(real, fake)
     rewrite(faces, lambda s: replace(s, mask_path=mask) if s.path == fake else s)
 
-    found = check(faces, "--heatmaps", maps, output=tmp_path / "out")
+    found = check(faces, "--human-maps", maps, output=tmp_path / "out")
     assert found["maps"] == {
         "maps": 17,
         "images_without": 16,

@@ -41,7 +41,7 @@ def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
     assert picture.mask is not None
     for path, pixels in (
         (sample.path, picture.image),
-        (sample.map_path, picture.human_map),
+        (sample.human_map, picture.human_map),
         (sample.mask_path, picture.mask * 255),
     ):
         np.testing.assert_array_equal(np.asarray(Image.open(str(path))), pixels)
@@ -55,7 +55,7 @@ def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
     assert (oracle.split, oracle.test_set, oracle.generator) == ("train", "", "far-1")
     assert oracle.mask_path
     for sample in others:
-        assert (sample.map_path is not None) == (sample.split in ("train", "validation"))
+        assert (sample.human_map is not None) == (sample.split in ("train", "validation"))
         local = sample.label == SYNTHETIC and sample.generator != "global"
         assert (sample.mask_path is not None) == local
 

@@ -54,10 +54,10 @@ def test_the_files_read_as_the_embedded_set(built_in: Manifest, folder: Path) ->
         for name in ("label", "generator", "split", "test_set"):
             assert getattr(ours, name) == getattr(theirs, name), (name, ours)
         np.testing.assert_array_equal(load_image(ours.path), load_image(theirs.path))
-        assert (ours.map_path is None) == (theirs.map_path is None)
-        if ours.map_path and theirs.map_path:
-            assert Path(ours.map_path).stem == Path(ours.path).stem
-            np.testing.assert_array_equal(human_map(ours.map_path), human_map(theirs.map_path))
+        assert (ours.human_map is None) == (theirs.human_map is None)
+        if ours.human_map and theirs.human_map:
+            assert Path(ours.human_map).stem == Path(ours.path).stem
+            np.testing.assert_array_equal(human_map(ours.human_map), human_map(theirs.human_map))
         if theirs.split == "test":  # a mask has no place in CYBORG's CSV
             assert ours.extra == theirs.extra
             assert (ours.mask_path is None) == (theirs.mask_path is None)

@@ -23,11 +23,11 @@ def test_the_cyborg_csv_whose_root_is_elsewhere(tmp_path: Path) -> None:
     reading = read_path(f"{tmp_path}/csvs/original.csv", DataConfig(data_root=str(root)), {})
     assert list(reading.manifest) == [
         Sample(f"{root}/real/10.png", 0, split="train"),
-        Sample(f"{root}/real/9.png", 0, split="train", map_path=f"{root}/heatmaps/9.png"),
+        Sample(f"{root}/real/9.png", 0, split="train", human_map=f"{root}/heatmaps/9.png"),
         Sample(
             *(f"{root}/SG2/seed0001.png", 1, "StyleGAN2"),
             split="train",
-            map_path=f"{root}/heatmaps/seed0001.png",
+            human_map=f"{root}/heatmaps/seed0001.png",
         ),
         Sample(f"{root}/real/11.png", 0, split="validation"),
         Sample(f"{root}/SG2/seed0002.png", 1, "synthetic", split="validation"),
@@ -45,8 +45,8 @@ def test_a_manifest_is_read_wherever_its_images_are(tmp_path: Path) -> None:
     samples = [Sample(f"{tmp_path}/a.png", 0, group="g"), Sample(f"{tmp_path}/set/b.png", 1, "X")]
     Manifest(samples).to_csv(tmp_path / "set/m.csv")
     assert list(read_data(tmp_path / "set/m.csv")) == samples
-    found = read_data(tmp_path / "set/m.csv", heatmaps=f"{tmp_path}/maps")
-    assert [s.map_path for s in found] == [None, f"{tmp_path}/maps/b.png"]
+    found = read_data(tmp_path / "set/m.csv", human_maps=f"{tmp_path}/maps")
+    assert [s.human_map for s in found] == [None, f"{tmp_path}/maps/b.png"]
     (tmp_path / "set/m.csv").write_text(",".join(COLUMNS) + "\n../a.png" + "," * 9)
     with pytest.raises(InputError, match=r"line 2: path '../a.png' leaves the data root"):
         read_data(tmp_path / "set/m.csv")

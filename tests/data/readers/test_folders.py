@@ -144,7 +144,7 @@ def test_folders_of_maps_hold_no_images(tmp_path: Path, caplog: pytest.LogCaptur
     maps = ("Masks/fake/1", "train/maps/fake/1", "heatmaps/train/fake/1")
     root = tree(tmp_path / "x", *images, *maps)
     found = read_data(root)
-    assert [(s.path, s.map_path) for s in found] == [
+    assert [(s.path, s.human_map) for s in found] == [
         (f"{root}/train/fake/1.png", f"{root}/heatmaps/train/fake/1.png"),
         (f"{root}/train/real/1.png", None),
     ]

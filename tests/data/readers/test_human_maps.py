@@ -28,8 +28,8 @@ def table(path: Path, *rows: str) -> str:
 def maps_of(path: Path | str, heatmaps: Path | None = None) -> dict[str, str | None]:
     """Return the map of each image, both below the folder of the table."""
     root = Path(path) if Path(path).is_dir() else Path(path).parent
-    found = read_data(path, heatmaps=heatmaps and str(heatmaps))
-    below = {s.path: s.map_path and s.map_path.removeprefix(f"{root}/") for s in found}
+    found = read_data(path, human_maps=heatmaps and str(heatmaps))
+    below = {s.path: s.human_map and s.human_map.removeprefix(f"{root}/") for s in found}
     return {name.removeprefix(f"{root}/"): reference for name, reference in below.items()}
 
 
@@ -105,7 +105,7 @@ def test_a_coco_file(tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.json"
     drawn.write_text(json.dumps({"images": images, "annotations": boxes}))
     assert maps_of(rows, drawn) == {"a.png": None, "b.png": "drawn.json#0", "c.png": "drawn.json#1"}
-    found = read_data(rows, heatmaps=str(drawn))
+    found = read_data(rows, human_maps=str(drawn))
     found.to_csv(tmp_path / "m.csv")
     assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
     drawn.write_text(drawn.read_text().replace(".jpg", "z.jpg"))
@@ -127,12 +127,12 @@ def test_maps_that_no_image_has_are_counted_once_for_all_paths(
     assert caplog.messages == []
     cases: list[dict[str, Any]] = [
         {"data": (a,), "test_data": {"X": b}},
-        {"data": (a, b), "heatmaps": str(maps)},
+        {"data": (a, b), "human_maps": str(maps)},
     ]
     for given in cases:
         caplog.clear()
         own, more = read_given(TrainConfig(**given))
-        assert all(sample.map_path for sample in (*own, *more))
+        assert all(sample.human_map for sample in (*own, *more))
         said = f"2 human maps in {maps} belong to no image, the first is '{maps}/c_1.png'"
         assert caplog.messages == [said]
     # None of them belongs to this image: they are of other data.
@@ -148,9 +148,9 @@ def test_a_training_images_map_is_no_test_images(tmp_path: Path) -> None:
     test = table(tmp_path / "test.csv", "new/0.png,fake,test")
     config = TrainConfig(data=(train,), test_data={"New": test})
     own, tests = read_given(config)
-    assert (own[0].map_path, tests[0].map_path) == (f"{tmp_path}/heatmaps/0.png", None)
+    assert (own[0].human_map, tests[0].human_map) == (f"{tmp_path}/heatmaps/0.png", None)
     # Where the folders are like the images', each has its own.
     (tmp_path / "heatmaps" / "0.png").unlink()
     tree(tmp_path, "heatmaps/real/0", "heatmaps/new/0")
     _, tests = read_given(config)
-    assert tests[0].map_path == f"{tmp_path}/heatmaps/new/0.png"
+    assert tests[0].human_map == f"{tmp_path}/heatmaps/new/0.png"

@@ -16,7 +16,7 @@ from ..trees import write
     ("columns", "one", "other", "what"),
     [
         ("label,split", "0,train", "0,test", "split"),
-        ("label,heatmap", "1,m.png", "1,", "map_path"),
+        ("label,heatmap", "1,m.png", "1,", "human_map"),
     ],
 )
 def test_two_rows_that_contradict_each_other(

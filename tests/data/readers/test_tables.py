@@ -33,7 +33,7 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
     assert list(reading.manifest) == [
         Sample(
             *(f"{tmp_path}/a, b.png", 1, "SG2", "", "train"),
-            map_path=f"{tmp_path}/maps/a.png",
+            human_map=f"{tmp_path}/maps/a.png",
             box=(12, 20, 21.5, 22),
             group="id 1",
             extra={"camera": "phone"},
@@ -53,12 +53,12 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
         Sample(f"{tmp_path}/c.png", 1, "synthetic", "", "test"),
     ]
     assert str(reading.columns) == (
-        "path=Image, label=Target, generator=Model, split=Split, map_path=Heatmap, box=Box, "
+        "path=Image, label=Target, generator=Model, split=Split, human_map=Heatmap, box=Box, "
         "group=Identity"
     )
-    options = "map_path=,generator="
+    options = "human_map=,generator="
     found = read_data(tmp_path / "faces.csv", columns=options)
-    assert found[3].map_path == f"{tmp_path}/heatmaps/c.png"
+    assert found[3].human_map == f"{tmp_path}/heatmaps/c.png"
     assert (found[0].generator, found[0].extra["Model"]) == ("synthetic", "SG2")
 
 
@@ -94,6 +94,11 @@ def test_words_for_columns_labels_splits_and_groups(tmp_path: Path) -> None:
         (tmp_path / "t.csv").write_text(f"path,{column}\n0.png,0\n1.png,1\n")
         reading = read_path(f"{tmp_path}/t.csv", DataConfig(), {})
         assert f"label={column} (1 is {one})" in str(reading)
+    (tmp_path / "t.csv").write_text(
+        "path,label,Subset,tool,annotation\n0.png,0,a,b,c\n1.png,1,a,b,c\n"
+    )
+    said = str(read_path(f"{tmp_path}/t.csv", DataConfig(), {}))
+    assert "--columns split=Subset,generator=tool,human_map=annotation if it means that" in said
 
 
 @pytest.mark.parametrize(
