@@ -145,7 +145,7 @@ def test_flags_and_files_and_sections_that_are_named_exist() -> None:
     known = flags_of(COMMANDS) | flags_of_bench() | {"--config", "--help", "--run-slow"}
     # Those of accelerate, torchrun, pip and Slurm.
     known |= {"--num-processes", "--num_processes", "--multi-gpu", "--cpu", "--config_file"}
-    known |= {"--nproc_per_node", "--no-deps", "--signal"}
+    known |= {"--nproc_per_node", "--no-deps", "--signal", "--quiet"}
     for document in DOCUMENTS:
         prose = text(document)
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", prose)) - known == set(), document

@@ -46,10 +46,12 @@ OTHER_NAMES: dict[str, tuple[str, str]] = {
 }
 """By the field of TrainConfig: timm's flag and Hugging Face's field, "" for none."""
 
-_EARLIER = {"human_maps": "human_maps", "optimizer": "opt", "schedule": "sched"}
+_EARLIER = {"heatmaps": "human_maps", "optimizer": "opt", "schedule": "sched"}
 _EARLIER |= {"ema_decay": "model_ema_decay"}
 OURS = _EARLIER | {
-    other.replace("-", "_"): ours for ours, others in OTHER_NAMES.items() for other in others
+    other.replace("-", "_"): ours
+    for ours, others in OTHER_NAMES.items()
+    for other in filter(None, others)
 }
 """The field by each of its other names, those of earlier versions among them."""
 

@@ -24,8 +24,8 @@ def test_each_leads_to_a_flag_and_the_page_has_the_table() -> None:
 @pytest.mark.parametrize(
     ("words", "flag"),
     [
-        (["--human-maps", "maps"], "--human-maps"),
-        (["--opt=sgd"], "--opt"),
+        (["--heatmaps", "maps"], "--human-maps"),
+        (["--optimizer=sgd"], "--opt"),
         (["--gradient_accumulation_steps", "2"], "--grad-accum-steps"),
         (["--per-device-train-batch-size", "2"], "--batch-size"),
         (["--warmup-epochs", "5"], "--warmup"),
