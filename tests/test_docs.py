@@ -46,21 +46,6 @@ def test_the_named_losses() -> None:
     }
 
 
-def test_the_readmes_table_of_the_losses() -> None:
-    """Weights that it does not name are a = 1, b = 0 and c = 0."""
-    after = (DOCS.parent / "README.md").read_text(encoding="utf-8").partition("\n## The loss\n")[2]
-    table = after.partition("\n| `--loss` |")[2].partition("\n\n")[0].splitlines()[2:]
-    documented = {}
-    for line in table:
-        _, name, _, weights, _ = line.split("|")
-        given = dict(re.findall(r"([abc]) = ([\d.]+)", weights))
-        documented[name.split("`")[1]] = [float(given.get(k, k == "a")) for k in "abc"]
-    assert documented == {
-        name: [loss.classification_weight, loss.focus_weight, loss.saliency_weight]
-        for name, loss in LOSSES.items()
-    }
-
-
 def test_operating_points() -> None:
     document = text("evaluation.md") + text("intervals.md")
     names = [re.findall(r"`(\w+)`", row[0]) for row in rows(document, "point")]
@@ -95,7 +80,7 @@ def test_every_figure_is_explained() -> None:
 def test_what_is_installed_beside_rocm_is_all_but_torch_and_triton() -> None:
     with (DOCS.parent / "pyproject.toml").open("rb") as file:
         needed = tomllib.load(file)["project"]["dependencies"]
-    (line,) = re.findall(r'^pip install "(.*)"$', text("training.md"), re.MULTILINE)
+    (line,) = re.findall(r'^pip install "(.*)"$', text("launching.md"), re.MULTILINE)
     left_out = ("torch>=", "torchvision>=", "triton>=")
     assert line.split('" "') == [one for one in needed if not one.startswith(left_out)]
 
