@@ -19,17 +19,23 @@ from focus.config.options import (
 class ExperimentConfig:
     """Settings of ``focus experiment``; those that train.py has too are the same for each run."""
 
-    search: bool = in_training("choose the weights on validation; no test image", False)
-    quick: bool = in_training("fewer losses and seeds, standard epochs, no dose-response", False)
-    report: bool = in_training("train nothing: tables of the runs that are done", False)
+    headroom: bool = in_training("the gate: what can be reached on spare draws at all", False)
+    search: bool = in_training("choose weights and epochs; no unknown generator is seen", False)
+    quick: bool = in_training("two draws of one world: shows that it works", False)
+    report: bool = in_training("train nothing: tables of the draws that are done", False)
     losses: str | None = in_loss(
-        "separated by commas, of docs/experiment.md (default: all)", metavar="NAMES"
+        "separated by commas: of docs/experiment.md or of train.py (default: all of the former)",
+        metavar="NAMES",
     )
     weights: str | None = in_loss("weights.yaml of a search (default: frozen)", metavar="FILE")
-    seeds: int | None = in_training("how many (default: 3, with --quick 2)", within=COUNT)
-    epochs: int | None = in_training("the standard number (default: recipe)", within=COUNT)
+    seeds: int | None = in_training(
+        "how many; of the embedded benchmark each draws its own images and generators "
+        "(default: 20; 2 with --quick, 5 with --data)",
+        within=COUNT,
+    )
+    epochs: int | None = in_training("of each run (default: as chosen)", within=COUNT)
     recipe: str | None = in_training("as train.py's (default: demo without --data, else paper)")
-    model: tuple[str, ...] = in_model("as train.py's; may be repeated", ())
+    model: str | None = in_model("as train.py's")
     data: tuple[str, ...] = in_data("as train.py's; may be repeated", (), metavar="PATH")
     data_root: str | None = in_data("as train.py's", metavar="DIR")
     human_maps: str | None = in_data("as train.py's", metavar="DIR")

@@ -1,6 +1,6 @@
-"""Train losses by seeds by models, several runs at a time, and write one table and plots.
+"""Train losses on many draws of a benchmark, several runs at a time; write tables and plots.
 
-Without --data on the embedded demo faces. Resumable: give the same command again.
+Without --data on the embedded benchmark. Resumable: give the same command again.
 """
 
 import sys
@@ -10,7 +10,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,24 +19,26 @@ from focus.config.experiment import ExperimentConfig
 from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment import frozen
-from focus.experiment.grid import Setup, check_arms, grid, read_weights, search_runs
+from focus.experiment.grid import Run, Setup, check_arms, grid, read_weights, search_runs
 from focus.runtime.machine import usable_cores
 
 if TYPE_CHECKING:  # numpy and all: --help does without
     from focus.data.manifest import Manifest
+    from focus.experiment.data import Images
 
 PROG = "focus experiment"
+LOGS = "logs"
 
 
 def experiment(config: ExperimentConfig) -> None:
-    """Run the search or the grid and report it.
+    """Run the gate, the search or the grid, and report it.
 
     Raises:
         InputError: something that was given cannot be used.
         SystemExit: with code 1 if a run failed.
     """
     arms = config.losses.split(",") if config.losses else []
-    check_arms(arms, frozen.SEARCH if config.search else frozen.ARMS)
+    check_arms(arms, *([frozen.SEARCH] if config.search else []))
     setup = make_setup(config)
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(config.threads), OMP_WAIT_POLICY="PASSIVE")
@@ -55,15 +57,15 @@ def make_setup(config: ExperimentConfig) -> Setup:
     """
     from focus.runtime.files import check_writable
 
+    chosen = read_weights(Path(config.weights)) if config.weights else frozen.CHOSEN
     recipe = config.recipe or ("paper" if config.data else "demo")
-    settings = frozen.RECIPE if recipe == "demo" else {}
-    weights = frozen.WEIGHTS
-    if config.weights:
-        chosen, weights = read_weights(Path(config.weights))
-        settings = settings if chosen is None else chosen
+    if recipe != "demo" and not config.weights:  # another recipe has epochs of its own
+        epochs = resolve(TrainConfig(recipe=recipe)).epochs
+        chosen = {loss: {**settings, "epochs": epochs} for loss, settings in chosen.items()}
     check_writable(output := Path(config.output).absolute())
     base = TrainConfig(
         recipe=recipe,
+        model=config.model,
         threads=config.threads,
         workers=config.workers,
         resume=True,
@@ -71,96 +73,95 @@ def make_setup(config: ExperimentConfig) -> Setup:
         report_to=("none",),
         sheet_epochs=0,
         checkpoints_kept=1,
-        **settings,
     )
-    standard = resolve(base)
-    models = config.model or (standard.model,)
-    return Setup(output, base, config.epochs or standard.epochs, models, weights)
+    worlds = ("",) if config.data else frozen.WORLDS[:1] if config.quick else frozen.WORLDS
+    return Setup(output, base, config.epochs, chosen, worlds)
 
 
-def _images(setup: Setup, config: ExperimentConfig) -> "Manifest":
-    """Return all images with their splits, which are those of seed 0 for every run."""
-    from focus.data.training_set import training_manifest
+def images(config: ExperimentConfig) -> "Images":
+    """Return a function that gives the images of a unit in a world, with their splits.
 
-    names = ("data", "data_root", "human_maps", "test_data", "test_real")
-    given = {name: getattr(config, name) for name in names}
-    return training_manifest(resolve(TrainConfig(recipe=setup.base.recipe, **given)))
+    One's own data are the same in each unit, whose splits are those of seed 0.
+    """
+    if config.data:
+        from focus.data.training_set import training_manifest
+
+        names = ("data", "data_root", "human_maps", "test_data", "test_real")
+        given = {name: getattr(config, name) for name in names}
+        own = training_manifest(resolve(TrainConfig(recipe=config.recipe, **given)))
+        return lambda unit, world: own
+    from focus.data.demo import demo_manifest
+
+    @lru_cache(maxsize=2)
+    def drawn(unit: int, world: str) -> "Manifest":
+        return demo_manifest(draw=unit, agreement=int(world) / 100)
+
+    return drawn
 
 
-def _search(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
-    """Choose the recipe for cross-entropy, then the weights of the others with that recipe."""
+def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> list[str]:
+    """Make each candidate without one known generator, and choose by the AUC on that."""
     from focus.experiment.data import trainable_arms, write_data
-    from focus.experiment.run import LOGS, execute
-    from focus.experiment.search import candidates, choose, recipe_line, write_search
+    from focus.experiment.run import execute
+    from focus.experiment.search import candidates, write_search
 
+    of = images(config)
+    first = of(frozen.FOLDS[0][0], setup.worlds[0])
+    groups = search_runs(setup, trainable_arms(setup, first, losses or list(frozen.SEARCH)))
     folder = setup.output / "search"
-    manifest = _images(setup, config)
-    data = folder / "data.csv"
-    write_data(manifest.where(lambda sample: sample.split in ("train", "validation")), data)
-    wanted = trainable_arms(setup, manifest, arms or list(frozen.SEARCH))
-    found, failures = [], dict[str, str]()
-    baseline = [arm for arm in wanted if arm == frozen.BASELINE]
-    for stage in filter(None, (baseline, [arm for arm in wanted if arm not in baseline])):
-        groups = search_runs(setup, stage, data)
-        runs = [run for *_, own in groups for run in own]
-        failures |= execute(runs, jobs=_jobs(config), logs=folder / LOGS)
-        found += candidates(groups, failures)
-        if stage is baseline and found:
-            best = choose(found)[frozen.BASELINE]
-            print(recipe_line(best))
-            setup = replace(setup, base=replace(setup.base, **best.settings))
-    if found:
+    failures = execute(
+        [run for *_, own in groups for run in own],
+        jobs=_jobs(config),
+        logs=folder / LOGS,
+        prepare=partial(write_data, images=of),
+    )
+    if found := candidates(groups, failures):
         print(
             f"\n{write_search(found, folder)}\n\nwritten: {folder / 'weights.yaml'}; commit it as "
-            "RECIPE and WEIGHTS of focus/experiment/frozen.py before the grid is run, or give it "
-            "as --weights."
+            "CHOSEN of focus/experiment/frozen.py before the grid is run, or give it as --weights."
         )
     return list(failures.values())
 
 
 def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
-    """Make the runs that are missing, and report all."""
-    from focus.experiment.collect import outcome
-    from focus.experiment.compare import analyse
-    from focus.experiment.data import has_closed_tests, trainable_arms, write_data
-    from focus.experiment.plots import DOSE, SCATTER, dose_response, scatter
-    from focus.experiment.report import doses, write_report
-    from focus.experiment.run import LOGS, execute, is_finished
+    """Make the runs that are missing, and report the units of which none is missing."""
+    from focus.experiment.data import trainable_arms, write_data
+    from focus.experiment.run import execute, is_finished
 
-    manifest, quick, output = _images(setup, config), config.quick, setup.output
-    if not has_closed_tests(manifest):
-        print("no test image is of a known generator: no closed AUC, only unmatched differences")
-    arms = arms or list(frozen.QUICK_ARMS if quick else frozen.ARMS)
-    arms = trainable_arms(setup, manifest, arms)
-    for maps in dict.fromkeys(frozen.ARMS[arm].maps for arm in arms):
-        write_data(manifest, output / "data" / f"{maps}.csv", maps)
-    runs = grid(
-        setup,
-        arms,
-        seeds=config.seeds or (frozen.QUICK_SEEDS if quick else frozen.SEEDS),
-        lengths=(1,) if quick else frozen.LENGTHS,
-        doses=() if quick or not {"ce", "focus"} <= set(arms) else frozen.DOSES,
-    )
-    failures = {}
+    of = images(config)
+    usual = frozen.SEEDS if config.data else frozen.DRAWS
+    units = config.seeds or (frozen.QUICK_DRAWS if config.quick else usual)
+    wanted = trainable_arms(setup, of(0, setup.worlds[0]), arms or list(frozen.ARMS))
+    doses = () if arms or config.quick or config.data else tuple(frozen.DOSES)
+    runs = grid(setup, wanted, units=units, doses=doses, dose_units=frozen.DOSE_DRAWS)
+    failures: dict[str, str] = {}
     if not config.report:
-        failures = execute(runs, jobs=_jobs(config), logs=output / LOGS)
-    outcomes = [outcome(run) for run in runs if is_finished(run)]
-    if not outcomes:
-        raise InputError(f"No run in {output} is finished: there is nothing to report.")
-    missing = list(failures.values())
-    if left := len(runs) - len(outcomes) - len(failures):
-        missing.append(f"{left} of {len(runs)} runs are not made")
-    models = list(dict.fromkeys(each.run.model for each in outcomes))
-    analyses = [analyse(outcomes, model, replicates=frozen.REPLICATES) for model in models]
-    plots = [SCATTER]
-    scatter(outcomes, output / SCATTER)
-    for model in models:
-        if len(by_dose := doses(outcomes, model)) > 1:
-            plots.append(DOSE if len(models) == 1 else f"{model}-{DOSE}")
-            dose_response(by_dose, output / plots[-1])
-    print(f"\n{write_report(outcomes, analyses, output, missing=missing, plots=plots)}")
-    print(f"written: {output}")
+        prepare = partial(write_data, images=of)
+        failures = execute(runs, jobs=_jobs(config), logs=setup.output / LOGS, prepare=prepare)
+    _report(setup, runs, [each for each in runs if is_finished(each)], list(failures.values()))
     return list(failures.values())
+
+
+def _report(setup: Setup, runs: Sequence[Run], finished: Sequence[Run], missing: list[str]) -> None:
+    from focus.experiment.collect import outcome, whole_units
+    from focus.experiment.compare import analyse, table_of
+    from focus.experiment.plots import GAIN, MAPS, gain_by_grade, how_many_maps
+    from focus.experiment.report import write_report, write_tables
+
+    output = setup.output
+    units = whole_units(runs, finished)
+    if not units:
+        raise InputError(f"No draw or seed in {output} is whole: there is nothing to report.")
+    if left := {run.unit for run in runs} - units:
+        missing.append(f"{len(left)} of {len(left) + len(units)} draws or seeds are not whole")
+    outcomes = [outcome(run) for run in finished if run.unit in units]
+    table = table_of(outcomes)
+    comparisons = analyse(table)
+    write_tables(outcomes, table, comparisons, output)
+    plots = [GAIN] if gain_by_grade(comparisons, output / GAIN) else []
+    plots += [MAPS] if how_many_maps(table, output / MAPS) else []
+    print(f"\n{write_report(table, comparisons, output, missing=missing, plots=plots)}")
+    print(f"written: {output}")
 
 
 def _jobs(config: ExperimentConfig) -> int:

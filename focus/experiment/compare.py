@@ -1,83 +1,115 @@
-"""Compare the arms of the experiment: the primary endpoint, the others, and Holm over those."""
+"""Compare the arms of the experiment, paired over draws: the primary endpoint and the others."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from focus.experiment import frozen
-from focus.experiment.collect import Outcome, drawn_aucs
-from focus.experiment.statistics import Compared, TwoLevel, holm, t_interval
+from focus.experiment.collect import GRADES, Outcome
+from focus.experiment.statistics import (
+    Floats,
+    Interval,
+    at_equal_closed,
+    equivalence_p,
+    holm,
+    student_p,
+    t_interval,
+)
 
 
 @dataclass(frozen=True)
-class ArmComparison:
-    """Arm minus other in open-set AUC, of one model and length of training.
+class Comparison:
+    """One arm minus another in a figure, over the draws that both have.
 
-    matched: at matched closed AUC. plain: as measured. closed: mean difference in closed AUC.
-    p_holm: of ``matched.p``, NaN for the primary one.
+    role: primary, secondary, or "" for what is described without a test. matched: of open AUC, at
+    equal closed AUC. p, p_holm, p_same: Student's, Holm's of the secondary ones, and of equivalence
+    within the margin; NaN where there is no test.
     """
 
     arm: str
     other: str
-    length: int
-    primary: bool
-    matched: Compared
-    plain: Compared
-    closed: float
+    world: str
+    figure: str
+    role: str
+    found: Interval
+    narrow: Interval
+    matched: Interval
+    p: float
+    p_same: float
     p_holm: float = math.nan
 
-
-@dataclass(frozen=True)
-class Analysis:
-    """Comparisons of one model. slope: of open on closed AUC, common to the arms of n_runs runs."""
-
-    model: str
-    slope: float
-    n_runs: int
-    comparisons: Sequence[ArmComparison]
+    @property
+    def name(self) -> str:
+        """Return ``blend - ce``, for the interaction ``blend - ce, 90 - 50``."""
+        pair = f"`{self.arm}` - `{self.other}`"
+        return f"{pair}, {self.world}" if " - " in self.world else pair
 
 
-def analyse(outcomes: Sequence[Outcome], model: str, *, replicates: int) -> Analysis:
-    """Compare the arms of one model's finished runs, the primary pair first.
+Table = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
+"""Figures by arm and world, then unit."""
 
-    Holm's family is all comparisons that are defined but the primary one, which stands alone.
 
-    Raises InputError if the runs did not score the same images.
+def table_of(outcomes: Sequence[Outcome]) -> Table:
+    """Return the figures of the runs by arm and world, then draw."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
+    for each in outcomes:
+        key = each.run.arm, each.run.world
+        found.setdefault(key, {})[each.run.unit] = each.figures
+    return found
+
+
+def analyse(table: Table) -> list[Comparison]:
+    """Return the primary comparison, the secondary ones, and every arm minus cross-entropy.
+
+    A difference is taken within a draw, which has its own images and generators: Student's interval
+    over draws lets both vary.
     """
-    mine = [o for o in outcomes if o.run.model == model and o.run.arm in frozen.ARMS]
-    arms = [arm for arm in frozen.ARMS if any(o.run.arm == arm for o in mine)]
-    lengths = sorted({o.run.length for o in mine})
-    shape = len(arms), len(lengths), 1 + max((o.run.seed for o in mine), default=0)
-    rng = np.random.default_rng(frozen.BOOTSTRAP_SEED)
-    drawn = drawn_aucs(mine, replicates, rng)
-    observed = {name: np.full(shape, np.nan) for name in drawn}
-    replicated = {name: np.full((*shape, replicates), np.nan) for name in drawn}
-    for row, o in enumerate(mine):
-        place = arms.index(o.run.arm), lengths.index(o.run.length), o.run.seed
-        for name in drawn:
-            observed[name][place], replicated[name][place] = o.figures[name], drawn[name][row]
-    two_level = TwoLevel(
-        *(observed["closed"], observed["open"], replicated["closed"], replicated["open"]), rng
-    )
-    pairs = [(arm, frozen.BASELINE) for arm in arms if arm != frozen.BASELINE] + [*frozen.CONTROLS]
+    worlds = list(dict.fromkeys(world for _, world in table))
+    arms = list(dict.fromkeys(arm for arm, _ in table))
+    roles = {frozen.PRIMARY: "primary", **dict.fromkeys(frozen.SECONDARY, "secondary")}
+    pairs = dict.fromkeys([*roles, *((arm, frozen.BASELINE) for arm in arms)])
     found = []
-    for at, length in enumerate(lengths):
+    for world in worlds:
         for arm, other in pairs:
-            if {arm, other} <= set(arms):
-                place = arms.index(arm), arms.index(other), at
-                closed = observed["closed"][place[0], at] - observed["closed"][place[1], at]
-                found.append(
-                    ArmComparison(
-                        *(arm, other, length),
-                        primary=(arm, other, length) == (*frozen.PRIMARY, 1),
-                        matched=two_level.compare(*place, matched=True),
-                        plain=two_level.compare(*place, matched=False),
-                        closed=t_interval(closed).mean,
-                    )
-                )
-    found.sort(key=lambda c: not c.primary)
-    adjusted = holm([math.nan if c.primary else c.matched.p for c in found])
-    found = [replace(c, p_holm=float(p)) for c, p in zip(found, adjusted, strict=True)]
-    return Analysis(model, two_level.slope, len(mine), found)
+            if arm == other or not {(arm, world), (other, world)} <= table.keys():
+                continue
+            role = roles.get((arm, other), "") if world == worlds[0] else ""
+            for figure in ("open", *GRADES):
+                opened, closed = (_apart(table, arm, other, world, f) for f in (figure, "closed"))
+                if np.isnan(opened).all():
+                    continue
+                of_open = role if figure == "open" else ""
+                found.append(_compared(arm, other, world, figure, of_open, opened, closed))
+    if len(worlds) == 2 and all((arm, w) in table for arm in frozen.PRIMARY for w in worlds):
+        first, second = (
+            {figure: _apart(table, *frozen.PRIMARY, world, figure) for figure in ("open", "closed")}
+            for world in worlds
+        )
+        apart = (first[figure] - second[figure] for figure in ("open", "closed"))
+        between = " - ".join(worlds)
+        found.append(_compared(*frozen.PRIMARY, between, "open", "secondary", *apart))
+    order = {"primary": 0, "secondary": 1, "": 2}
+    found.sort(key=lambda c: order[c.role])
+    adjusted = holm([c.p if c.role == "secondary" else math.nan for c in found])
+    return [replace(c, p_holm=float(p)) for c, p in zip(found, adjusted, strict=True)]
+
+
+def _apart(table: Table, arm: str, other: str, world: str, figure: str) -> Floats:
+    """Return the differences in a figure [n], over all units; NaN where an arm lacks one."""
+    units = sorted({unit for each in table.values() for unit in each})
+    mine, theirs = (
+        [table[name, world].get(unit, {}).get(figure, math.nan) for unit in units]
+        for name in (arm, other)
+    )
+    return np.array(mine) - np.array(theirs)
+
+
+def _compared(
+    arm: str, other: str, world: str, figure: str, role: str, opened: Floats, closed: Floats
+) -> Comparison:
+    found, narrow = t_interval(opened), t_interval(opened, 0.9)
+    p, p_same = (student_p(found), equivalence_p(found, frozen.MARGIN)) if role else (math.nan,) * 2
+    matched = at_equal_closed(opened, closed)
+    return Comparison(arm, other, world, figure, role, found, narrow, matched, p, p_same)

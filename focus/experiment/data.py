@@ -1,27 +1,124 @@
-"""Write the images of the experiment as manifests, with their own or other human maps."""
+"""Write the images of a run as a manifest: with other human maps, or without a generator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from focus.config.train import TrainConfig, loss_config
-from focus.data.generators import home_of
-from focus.data.manifest import SYNTHETIC, Manifest
-from focus.data.maps import human_map, resized
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
-from focus.experiment.frozen import ARMS, SHUFFLE_SEED, Maps
-from focus.experiment.grid import Setup
+from focus.experiment.grid import Run, Setup, arm_of
 from focus.runtime.files import atomic_write
 
+Images = Callable[[int, str], Manifest]
+"""The images of a unit in a world."""
 
-def has_closed_tests(manifest: Manifest) -> bool:
-    """Return whether test images are of generators that training knows."""
-    known = {s.generator for s in manifest.split("train") if s.label == SYNTHETIC}
-    fakes = (s for s in manifest.split("test") if s.label == SYNTHETIC)
-    return any(home_of(s.test_set, s.generator, known) == "closed" for s in fakes)
+
+def write_data(run: Run, images: Images) -> None:
+    """Write the manifest of a run, or find it there as it is.
+
+    Raises InputError if the file holds another one: runs of both would be compared.
+    """
+    run.data.parent.mkdir(parents=True, exist_ok=True)
+    manifest = images(run.unit, run.world)
+    if run.left is not None:
+        manifest = leave_out(manifest, run.left)
+    elif run.maps == "shuffled":
+        manifest = shuffled_maps(manifest, run.unit)
+    elif run.maps == "masks":
+        manifest = with_maps(manifest, [sample.mask_path for sample in manifest])
+    elif run.maps != "own":
+        manifest = thinned_maps(manifest, run.unit, int(run.maps) / 100)
+    before = run.data.read_bytes() if run.data.exists() else None
+    with atomic_write(run.data) as aside:
+        manifest.to_csv(aside)
+        if before is not None and aside.read_bytes() != before:
+            raise InputError(
+                f"{run.data} lists other images than those given now: give another --output, or "
+                "the data that it was begun with."
+            )
+
+
+def with_maps(manifest: Manifest, maps: Sequence[str | None]) -> Manifest:
+    """Give the training images these human maps, one for each row of the manifest."""
+    return Manifest(
+        (
+            replace(sample, human_map=own) if sample.split == "train" else sample
+            for sample, own in zip(manifest, maps, strict=True)
+        ),
+        manifest.source,
+    )
+
+
+def shuffled_maps(manifest: Manifest, seed: int) -> Manifest:
+    """Give each training image the human map of another one of its class.
+
+    The maps of a class are moved on by one place in a random order, so that, if there are two, none
+    stays where it belongs.
+    """
+    maps = [sample.human_map for sample in manifest]
+    for order in _orders(manifest, seed):
+        for row, giver in zip(order, [*order[1:], order[0]], strict=True):
+            maps[row] = manifest[giver].human_map
+    return with_maps(manifest, maps)
+
+
+def thinned_maps(manifest: Manifest, seed: int, share: float) -> Manifest:
+    """Leave the human map to a share of each class of the training images.
+
+    Those of a smaller share are among those of a larger one.
+    """
+    maps: list[str | None] = [None] * len(manifest)
+    for order in _orders(manifest, seed):
+        for row in order[: round(share * len(order))]:
+            maps[row] = manifest[row].human_map
+    return with_maps(manifest, maps)
+
+
+def _orders(manifest: Manifest, seed: int) -> list[list[int]]:
+    """Return the rows of the training images with a map, of each class in a random order."""
+    draw = np.random.default_rng(seed)
+    rows: dict[int | None, list[int]] = {}
+    for row, sample in enumerate(manifest):
+        if sample.split == "train" and sample.human_map is not None:
+            rows.setdefault(sample.label, []).append(row)
+    return [draw.permutation(rows[label]).tolist() for label in sorted(rows, key=str)]
+
+
+def leave_out(manifest: Manifest, number: int) -> Manifest:
+    """Train and validate without one of the known generators, and test on its fakes.
+
+    The test images are closed-balanced ones, in which the shortcut says nothing. Where there are
+    none, they are validation images, of which then every second real one remains for validation.
+    No image of an unknown generator is left, and no other test image.
+    """
+    known = manifest.split("train").generators()
+    if len(known) < 2:
+        raise InputError(
+            "--search leaves one generator of the training fakes out, and all of them are of "
+            f"{known[0] if known else 'none'!r}: name two at least in the data, or give --weights."
+        )
+    left = known[number % len(known)]
+    balanced = [sample for sample in manifest if sample.test_set == "closed_balanced"]
+    kept: list[Sample] = []
+    reals = 0
+    for sample in manifest:
+        if sample.split == "test":
+            continue
+        mine = sample.label == SYNTHETIC and sample.generator == left
+        reals += sample.split == "validation" and sample.label == REAL
+        if not balanced and sample.split == "validation":
+            tested = mine or (sample.label == REAL and reals % 2 == 0)
+            kept.append(replace(sample, split="test") if tested else sample)
+        elif not mine:
+            kept.append(sample)
+    kept += [
+        replace(sample, test_set="")
+        for sample in balanced
+        if sample.label == REAL or sample.generator == left
+    ]
+    return Manifest(kept, manifest.source)
 
 
 def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> list[str]:
@@ -29,82 +126,27 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> lis
 
     Says which are left out. Raises InputError if that is all of them.
     """
-    if any(sample.human_map is not None for sample in manifest.split("train")):
-        return list(arms)
+    train = manifest.split("train")
+    there = {
+        "human map": any(sample.human_map is not None for sample in train),
+        "artefact mask": any(sample.mask_path is not None for sample in train),
+    }
 
-    def needs_maps(arm: str) -> bool:
-        weights = setup.weights_of(arm)
-        loss = loss_config(TrainConfig(loss=ARMS[arm].loss, **ARMS[arm].settings, **weights))
-        target_of_maps = loss.focus_level in ("match", "hinge") and loss.entropy_target is None
-        return bool(loss.saliency_weight) or target_of_maps or ARMS[arm].maps != "own"
+    def lacks(name: str) -> str:
+        arm = arm_of(name)
+        weights = {k: v for k, v in setup.chosen.get(arm.loss, {}).items() if k != "epochs"}
+        loss = loss_config(TrainConfig(loss=arm.loss, **weights))
+        aims = loss.focus_level in ("match", "hinge") and loss.entropy_target is None
+        needed = "artefact mask" if arm.maps == "masks" else "human map"
+        return needed if (loss.saliency_weight or aims) and not there[needed] else ""
 
-    gone = [arm for arm in arms if needs_maps(arm)]
+    gone = {arm: lack for arm in arms if (lack := lacks(arm))}
     if len(gone) == len(arms):
         raise InputError(
             f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
             "give other --losses, or --human-maps."
         )
-    if gone:
-        print(f"no training image has a human map (--human-maps), so without: {', '.join(gone)}")
+    for lack in dict.fromkeys(gone.values()):
+        without = ", ".join(arm for arm in gone if gone[arm] == lack)
+        print(f"no training image has a{'n' * (lack[0] == 'a')} {lack}, so without: {without}")
     return [arm for arm in arms if arm not in gone]
-
-
-def shuffled_maps(manifest: Manifest) -> Manifest:
-    """Give each training image the human map of another one of its class.
-
-    The maps of a class are moved on by one place in a random order, so that, if there are two, none
-    stays where it belongs.
-    """
-    draw = np.random.default_rng(SHUFFLE_SEED)
-    samples = list(manifest)
-    rows: dict[int | None, list[int]] = {}
-    for row, sample in enumerate(manifest):
-        if sample.split == "train" and sample.human_map is not None:
-            rows.setdefault(sample.label, []).append(row)
-    for members in rows.values():
-        order = draw.permutation(members).tolist()
-        for row, giver in zip(order, [*order[1:], order[0]], strict=True):
-            samples[row] = replace(samples[row], human_map=manifest[giver].human_map)
-    return Manifest(samples, manifest.source)
-
-
-def centered_maps(manifest: Manifest, path: Path) -> Manifest:
-    """Give each training image that has a human map the mean of all of them, written to ``path``.
-
-    There is one at least. The mean has the size of the first, to which the others are squashed by
-    area.
-    """
-    rows = [n for n, s in enumerate(manifest) if s.split == "train" and s.human_map is not None]
-    maps = (human_map(str(manifest[row].human_map)) for row in rows)
-    total = next(maps).astype(np.float64)
-    for each in maps:
-        total += resized(each, total.shape[::-1])
-    mean = total / len(rows)
-    # 16 bits: a mean map is smooth, and 8 would show as steps.
-    stored = np.round(mean / max(mean.max(), 1e-12) * 65535).astype(np.uint16)
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        Image.fromarray(stored).save(file, "PNG")
-    samples = list(manifest)
-    for row in rows:
-        samples[row] = replace(samples[row], human_map=str(path))
-    return Manifest(samples, manifest.source)
-
-
-def write_data(manifest: Manifest, path: Path, maps: Maps = "own") -> None:
-    """Write a manifest with one kind of human maps, or find it there as it is.
-
-    Raises InputError if the file holds another one: runs of both would be compared.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if maps == "shuffled":
-        manifest = shuffled_maps(manifest)
-    elif maps == "center":
-        manifest = centered_maps(manifest, path.with_suffix(".png"))
-    before = path.read_bytes() if path.exists() else None
-    with atomic_write(path) as aside:
-        manifest.to_csv(aside)
-        if before is not None and aside.read_bytes() != before:
-            raise InputError(
-                f"{path} lists other images than those given now: give another --output, or the "
-                "data that it was begun with."
-            )

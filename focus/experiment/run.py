@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from focus.experiment.grid import Run
 from focus.runtime.progress import format_duration
 from focus.training.run_folder import other_setting
 
-LOGS = "logs"
 _PATIENCE = 60.0  # seconds to save in, before a run that is told to stop is killed
 
 
@@ -36,12 +35,14 @@ def is_finished(run: Run) -> bool:
     return (run.folder / "results.json").exists()
 
 
-def execute(runs: Sequence[Run], *, jobs: int, logs: Path) -> dict[str, str]:
+def execute(
+    runs: Sequence[Run], *, jobs: int, logs: Path, prepare: Callable[[Run], None]
+) -> dict[str, str]:
     """Make all runs that are not finished, ``jobs`` at a time, and print a line for each that ends.
 
-    A run that was cut short goes on from its last checkpoint. On Ctrl-C, SIGTERM, SIGHUP or an
-    error all runs save and stop, and so does this. Returns a sentence for each run that failed, by
-    its name.
+    prepare: writes the images of a run, before it starts. A run that was cut short goes on from its
+    last checkpoint. On Ctrl-C, SIGTERM, SIGHUP or an error all runs save and stop, as does this.
+    Returns a sentence for each run that failed, by its name.
 
     Raises:
         InputError: a folder holds a run with other settings; before any is started.
@@ -58,8 +59,8 @@ def execute(runs: Sequence[Run], *, jobs: int, logs: Path) -> dict[str, str]:
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                log = logs / f"{run.name.replace('/', '-')}.log"
+                prepare(run := waiting.pop(0))
+                log = logs / f"{run.name}.log"
                 running[_start(run, log)] = run, log
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:

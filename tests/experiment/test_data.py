@@ -1,91 +1,119 @@
 """The manifests that the experiment trains on."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
-from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.data import (
-    centered_maps,
+    leave_out,
     shuffled_maps,
+    thinned_maps,
     trainable_arms,
     write_data,
 )
+from focus.experiment.grid import grid, search_runs
 
 
-def faces(folder: Path) -> Manifest:
-    """Four training images a class with maps, one without; validation and test."""
+def drawn(count: int = 20) -> Manifest:
+    """A small draw: two known generators, an unknown one, and a closed-balanced test."""
     samples = []
+    for split, test_set, fakes in (
+        ("train", "", ("k1", "k2")),
+        ("validation", "", ("k1", "k2")),
+        ("test", "closed", ("k1", "k2")),
+        ("test", "closed_balanced", ("k1", "k2")),
+        ("test", "open", ("u1", "global")),
+    ):
+        for generator in ("", *fakes):
+            for number in range(count):
+                name = f"{test_set or split}/{generator or 'real'}/{number}.png"
+                samples.append(
+                    Sample(
+                        f"/i/{name}",
+                        SYNTHETIC if generator else REAL,
+                        generator,
+                        split=split,  # type: ignore[arg-type]
+                        test_set=test_set,  # type: ignore[arg-type]
+                        human_map=None if split == "test" else f"/m/{name}",
+                        mask_path=f"/k/{name}" if generator else None,
+                    )
+                )
+    return Manifest(samples)
+
+
+def maps_of(manifest: Manifest, label: int) -> list[str | None]:
+    return [s.human_map for s in manifest if s.split == "train" and s.label == label]
+
+
+def test_shuffled_maps_are_others_of_the_same_class() -> None:
+    whole = drawn()
+    found = shuffled_maps(whole, 1)
     for label in (REAL, SYNTHETIC):
-        for number in range(4):
-            path = folder / f"{label}{number}.png"
-            Image.fromarray(np.full((4, 4), 40 * number + label, np.uint8)).save(path)
-            samples.append(Sample(f"/i/{path.name}", label, split="train", human_map=str(path)))
-        samples.append(Sample(f"/i/{label}bare.png", label, split="train"))
-        samples.append(Sample(f"/i/{label}v.png", label, split="validation", human_map="/m/v.png"))
-        samples.append(Sample(f"/i/{label}t.png", label, split="test"))
-    return Manifest(samples, "faces")
+        before, after = maps_of(whole, label), maps_of(found, label)
+        assert Counter(before) == Counter(after)
+        assert all(a != b for a, b in zip(before, after, strict=True))
+    assert found == shuffled_maps(whole, 1) != shuffled_maps(whole, 2)
+    assert [s for s in found if s.split != "train"] == [s for s in whole if s.split != "train"]
 
 
-def test_shuffled_maps_are_anothers_of_the_same_class(tmp_path: Path) -> None:
-    before = faces(tmp_path)
-    after = shuffled_maps(before)
-    for old, new in zip(before, after, strict=True):
-        moved = old.split == "train" and old.human_map is not None
-        assert (new.human_map != old.human_map) == moved
-        assert replace(new, human_map=old.human_map) == old
-    for label in (REAL, SYNTHETIC):
-        kept = [[s.human_map for s in m if s.label == label] for m in (before, after)]
-        assert Counter(kept[0]) == Counter(kept[1])
-    assert list(shuffled_maps(before)) == list(after)
+def test_the_images_of_a_smaller_dose_are_among_those_of_a_larger_one() -> None:
+    few, more = (thinned_maps(drawn(), 1, share) for share in (0.05, 0.25))
+    for label, count in ((REAL, 20), (SYNTHETIC, 40)):
+        small, large = ({*maps_of(each, label)} - {None} for each in (few, more))
+        assert (len(small), len(large)) == (count * 0.05, count * 0.25)
+        assert small < large < {*maps_of(drawn(), label)}
 
 
-def test_the_center_is_the_mean_of_all_maps(tmp_path: Path) -> None:
-    before, path = faces(tmp_path), tmp_path / "center.png"
-    changed = [
-        new for old, new in zip(before, centered_maps(before, path), strict=True) if old != new
-    ]
-    assert len(changed) == 8
-    assert {(sample.human_map, sample.split) for sample in changed} == {(str(path), "train")}
-    left, right = np.zeros((4, 4), np.uint8), np.zeros((8, 8), np.uint8)
-    left[0, 0], right[:2, :2], right[6:, 6:] = 255, 255, 85
-    two = []
-    for name, values in (("left", left), ("right", right)):
-        Image.fromarray(values).save(tmp_path / f"{name}.png")
-        two.append(Sample(name, 1, split="train", human_map=str(tmp_path / f"{name}.png")))
-    centered_maps(Manifest(two), path)
-    wanted = np.zeros((4, 4))
-    wanted[0, 0], wanted[3, 3] = 1.0, 1 / 6  # (255 + 255, 0 + 85) / 2, over the largest
-    assert human_map(str(path)) == pytest.approx(wanted, abs=1e-4)
+def test_the_search_sees_no_unknown_and_no_left_out_image_in_training() -> None:
+    whole = drawn()
+    found = leave_out(whole, 1)
+    assert {s.test_set for s in found} == {""}
+    assert not any(Path(s.path).parts[2] in ("open", "closed") for s in found)
+    assert found.split("train").generators() == found.split("validation").generators() == ["k1"]
+    assert found.split("test").generators() == ["k2"]
+    assert all("closed_balanced" in s.path for s in found.split("test"))
+    assert Counter(s.label for s in found.split("test")) == {REAL: 20, SYNTHETIC: 20}
+    assert leave_out(whole, 2).split("test").generators() == ["k1"]
+    # One's own data without a closed-balanced test: the validation images are shared out.
+    own = leave_out(whole.where(lambda s: not s.test_set), 0)
+    assert Counter(s.label for s in own.split("validation")) == {REAL: 10, SYNTHETIC: 20}
+    assert Counter(s.label for s in own.split("test")) == {REAL: 10, SYNTHETIC: 20}
+    assert not {s.path for s in own.split("test")} & {s.path for s in own.split("validation")}
+    with pytest.raises(InputError, match="all of them are of 'k1'"):
+        leave_out(whole.where(lambda s: s.generator != "k2"), 0)
 
 
-def test_manifests_are_written_once(tmp_path: Path) -> None:
-    manifest, path = faces(tmp_path), tmp_path / "new" / "data" / "own.csv"
-    for _ in range(2):
-        write_data(manifest, path)
-        write_data(manifest, path.with_name("center.csv"), "center")
-    assert len(Manifest.from_csv(path)) == len(manifest)
-    with pytest.raises(InputError, match="other images"):
-        write_data(manifest.split("train"), path)
+def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -> None:
+    setup = make_setup(ExperimentConfig(output=str(tmp_path), quick=True))
+    runs = {run.arm: run for run in grid(setup, ["ce", "perfect-focus"], units=1)}
+    for run in runs.values():
+        write_data(run, lambda unit, world: drawn())
+    assert Manifest.from_csv(runs["ce"].data) == drawn()
+    perfect = Manifest.from_csv(runs["perfect-focus"].data)
+    assert maps_of(perfect, REAL) == [None] * 20
+    assert maps_of(perfect, SYNTHETIC) == [s.mask_path for s in drawn() if s.split == "train"][20:]
+    (*_, folds), *_ = search_runs(setup, ["ce"])
+    write_data(folds[0], lambda unit, world: drawn())
+    assert Manifest.from_csv(folds[0].data) == leave_out(drawn(), 0)
+    with pytest.raises(InputError, match="lists other images than those given now"):
+        write_data(runs["ce"], lambda unit, world: drawn(8))
 
 
-def test_losses_that_need_human_maps_are_left_out_where_there_are_none(
-    tmp_path: Path,
+def test_losses_that_need_maps_or_masks_are_left_out_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``match`` takes its target from the maps; the others that are left out compare with them."""
-    setup, with_maps = make_setup(ExperimentConfig(output=str(tmp_path))), faces(tmp_path)
-    arms = ["ce", "saliency", "focus", "hinge", "match", "blend", "focus-contrast", "blend-center"]
-    assert trainable_arms(setup, with_maps, arms) == arms
-    # Maps of other images than those of training are of no use.
-    bare = with_maps.where(lambda sample: sample.split != "train" or sample.human_map is None)
-    assert trainable_arms(setup, bare, arms) == ["ce", "focus", "hinge", "focus-contrast"]
-    with pytest.raises(InputError, match=r"which all losses given need \(match, cyborg\): give "):
-        trainable_arms(setup, bare, ["match", "cyborg"])
+    setup = make_setup(ExperimentConfig(output=str(tmp_path)))
+    arms = ["ce", "focus", "hinge", "match", "blend-shuffled", "perfect-focus"]
+    assert trainable_arms(setup, drawn(), arms) == arms
+    bare = Manifest(Sample(s.path, s.label, s.generator, split=s.split) for s in drawn())
+    assert trainable_arms(setup, bare, arms) == ["ce", "focus", "hinge"]
+    said = capsys.readouterr().out
+    assert "has a human map, so without: match, blend-shuffled" in said
+    assert "has an artefact mask, so without: perfect-focus" in said
+    with pytest.raises(InputError, match="which all losses given need"):
+        trainable_arms(setup, bare, ["blend"])

@@ -1,4 +1,4 @@
-"""Which runs there are, what is frozen, and the weights that a search chose."""
+"""Which runs there are, in which order, what is frozen, and the weights that a search chose."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,84 +7,104 @@ from pathlib import Path
 import pytest
 
 from focus.config.experiment import ExperimentConfig
+from focus.config.losses import LOSSES
 from focus.config.train import resolve
 from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.__main__ import make_setup
-from focus.experiment.grid import Run, Setup, grid, read_weights, search_runs
+from focus.experiment.grid import Run, Setup, arm_of, check_arms, grid, read_weights, search_runs
 
 
-def setup_in(folder: Path) -> Setup:
-    return make_setup(ExperimentConfig(output=str(folder)))
+def setup_in(folder: Path, **settings: object) -> Setup:
+    return make_setup(ExperimentConfig(output=str(folder), **settings))  # type: ignore[arg-type]
 
 
 def whole_grid(setup: Setup) -> list[Run]:
-    return grid(setup, list(frozen.ARMS), seeds=3, lengths=(1, 2), doses=frozen.DOSES)
+    return grid(setup, list(frozen.ARMS), units=20, doses=frozen.DOSES, dose_units=5)
 
 
 def test_the_default_grid(tmp_path: Path) -> None:
     runs = whole_grid(setup_in(tmp_path))
-    # 11 arms of 3 seeds and 2 lengths; of 6 weights, two are cross-entropy and focus.
-    assert len(runs) == len({run.folder for run in runs}) == 11 * 3 * 2 + 4 * 3
-    counts = Counter(run.dose for run in runs if run.dose is not None)
-    assert counts == dict.fromkeys(frozen.DOSES, 3)
-    assert {run.config.epochs for run in runs} == {20, 40}
-    # Whole seeds first, so that an experiment that is cut short can be read.
-    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    two = replace(setup_in(tmp_path), models=("focus_small", "hub/other"))
-    found = grid(two, ["ce", "focus"], seeds=1, lengths=(1,), doses=frozen.DOSES)
-    for model in ("focus_small", "hub_other"):
-        doses = [run.dose for run in found if run.model == model and run.dose is not None]
-        assert sorted(doses) == list(frozen.DOSES)
+    assert len(runs) == len({run.folder for run in runs}) == 20 * 2 * 6 + 5 * 4
+    counts = Counter(run.arm for run in runs)
+    assert {counts[arm] for arm in frozen.ARMS} == {40}
+    assert {(run.arm, run.world) for run in runs if run.arm in frozen.DOSES} == {
+        (arm, "90") for arm in frozen.DOSES
+    }
+    # Whole draws first, so that an experiment that is cut short can be read; both worlds together.
+    assert [run.unit for run in runs] == sorted(run.unit for run in runs)
+    assert [(run.arm, run.world) for run in runs[:3]] == [
+        ("ce", "90"),
+        ("ce", "50"),
+        ("focus", "90"),
+    ]
+    assert runs[-1].folder == tmp_path / "runs" / "perfect-focus-50-19"
+    assert {run.config.seed for run in runs if run.unit == 7} == {7}
+    # One's own data have no worlds.
+    own = grid(setup_in(tmp_path, data=("x.csv",)), ["ce", "hinge"], units=2)
+    assert [run.name for run in own] == ["ce-00", "hinge-00", "ce-01", "hinge-01"]
 
 
-def test_arms_of_a_seed_differ_in_their_loss_or_their_maps_alone(tmp_path: Path) -> None:
-    # Whatever the search gives blend, its controls have it too.
-    weights = {**frozen.WEIGHTS, "blend": {"focus_weight": 0.7, "saliency_weight": 3.0}}
-    found = whole_grid(replace(setup_in(tmp_path), weights=weights))
-    runs = {run.arm: resolve(run.config) for run in found if (run.seed, run.length) == (1, 1)}
-    loss = {"loss", "cam_class", "classification_weight", "focus_weight", "saliency_weight"}
-    loss |= {"focus_level", "entropy_target", "name"}
+def test_arms_of_a_draw_differ_in_their_loss_its_epochs_or_their_maps_alone(tmp_path: Path) -> None:
+    # Whatever the search gives blend, its control has it too.
+    chosen = {**frozen.CHOSEN, "blend": {"epochs": 3, "focus_weight": 0.7, "saliency_weight": 3.0}}
+    found = whole_grid(replace(setup_in(tmp_path), chosen=chosen))
+    runs = {run.arm: resolve(run.config) for run in found if (run.world, run.unit) == ("90", 1)}
+    assert runs.keys() == frozen.ARMS.keys() | frozen.DOSES.keys()
+    loss = {"loss", "focus_weight", "saliency_weight", "focus_level", "epochs", "name"}
     for arm, config in runs.items():
         differ = {n for n in vars(config) if getattr(runs["ce"], n) != getattr(config, n)}
-        control = arm in ("blend-shuffled", "blend-center")
-        assert differ <= loss | ({"data"} if control else set()), arm
-    blend = runs["blend"]
-    assert blend.focus_weight == 0.7
-    for arm, name in (("blend-shuffled", "shuffled"), ("blend-center", "center")):
-        assert runs[arm].data == (str(tmp_path / "data" / f"{name}.csv"),)
-        assert replace(runs[arm], data=blend.data, name=blend.name) == blend
+        assert differ <= loss | ({"data"} if arm_of(arm).maps != "own" else set()), arm
+    assert runs["blend"].focus_weight == 0.7
+    for arm, of, maps in (
+        ("blend-shuffled", "blend", "shuffled"),
+        ("blend-5", "blend", "5"),
+        ("perfect-focus", "saliency", "masks"),
+    ):
+        assert runs[arm].data == (str(tmp_path / "data" / f"90-01-{maps}.csv"),)
+        assert replace(runs[arm], data=runs[of].data, name=runs[of].name) == runs[of]
 
 
-def test_the_search_is_of_equal_size_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
-    assert len({len(candidates) for candidates in frozen.SEARCH.values()}) == 1
-    assert frozen.RECIPE in frozen.SEARCH["ce"]
-    for arm, weights in frozen.WEIGHTS.items():
-        assert arm == "ce" or weights in frozen.SEARCH[arm], arm
-    assert set(frozen.SEARCH) == {arm for arm, about in frozen.ARMS.items() if about.maps == "own"}
-    assert not set(frozen.SEARCH_SEEDS) & set(range(frozen.SEEDS))
-    found = search_runs(setup_in(tmp_path), ["ce", "blend"], tmp_path / "data.csv")
-    folders = [run.folder for *_, runs in found for run in runs]
-    assert len(set(folders)) == len(folders) == 2 * 4 * 2
-    assert found[2][2][0].config.lr == 4e-3
-    # Another recipe's optimiser: round its own learning rate, its weight decay as it is.
-    paper = make_setup(ExperimentConfig(output=str(tmp_path), recipe="paper"))
-    own = search_runs(paper, ["ce"], tmp_path / "data.csv")
-    assert [runs[0].config.lr for *_, runs in own] == pytest.approx([0.0025, 0.005, 0.01, 0.02])
+def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
+    for loss, settings in frozen.CHOSEN.items():
+        assert settings in frozen.SEARCH[loss], loss
+    assert frozen.CHOSEN.keys() == frozen.SEARCH.keys()
+    assert {arm.loss for arm in (*frozen.ARMS.values(), *frozen.DOSES.values())} <= set(
+        frozen.CHOSEN
+    )
+    assert not {draw for draw, _ in frozen.FOLDS} & set(range(frozen.DRAWS))
+    found = search_runs(setup_in(tmp_path), ["ce", "blend"])
+    runs = [run for *_, own in found for run in own]
+    assert (
+        len({run.folder for run in runs})
+        == len(runs)
+        == 4 * sum(len(frozen.SEARCH[loss]) for loss in ("ce", "blend"))
+    )
+    assert runs[0].data == tmp_path / "search" / "data" / "90-100-left0.csv"
+
+
+def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:
+    paper = grid(setup_in(tmp_path, data=("x.csv",)), ["ce", "hinge"], units=1)
+    assert [run.config.epochs for run in paper] == [50, 50]
+    assert resolve(paper[1].config).focus_weight == LOSSES["hinge"].focus_weight
+    (short,) = grid(setup_in(tmp_path, epochs=2), ["ce"], units=1)[:1]
+    assert short.config.epochs == 2
+    check_arms(["blend-shuffled", "match"])
+    with pytest.raises(InputError, match=r"'blend-shufled' .did you mean blend-shuffled"):
+        check_arms(["blend-shufled"])
 
 
 def test_weights_of_a_search_are_read(tmp_path: Path) -> None:
     path = tmp_path / "weights.yaml"
-    path.write_text("ce: {lr: 4e-3}\nfocus: {focus_weight: 0.3}\n")
-    recipe, weights = read_weights(path)
-    assert (recipe, weights["focus"]) == ({"lr": 0.004}, {"focus_weight": 0.3})
-    assert weights["blend"] == frozen.WEIGHTS["blend"]
-    # A search of some losses leaves the recipe as it is.
-    path.write_text("focus: {focus_weight: 0.3}\n")
-    assert read_weights(path)[0] is None
+    path.write_text("focus: {epochs: 7, focus_weight: 3e-1}\n")
+    weights = read_weights(path)
+    assert weights["focus"] == {"epochs": 7, "focus_weight": 0.3}
+    assert weights["blend"] == frozen.CHOSEN["blend"]
+    (run,) = grid(setup_in(tmp_path, weights=str(path)), ["focus"], units=1)[:1]
+    assert (run.config.epochs, run.config.focus_weight) == (7, 0.3)
     for text, message in (
         ("focus: {focus_wait: 0.3}", r"'focus_wait' .did you mean focus_weight"),
-        ("blend-centre: {focus_weight: 0.3}", r"--losses got 'blend-centre' .did you mean blend"),
+        ("blendd: {focus_weight: 0.3}", r"--losses got 'blendd' .did you mean blend"),
         ("focus: 3", "cannot be read"),
         ("{", "cannot be read"),
         ("focus: {focus_weight: much}", "cannot be read"),
