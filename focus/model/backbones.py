@@ -1,13 +1,19 @@
 """Backbones: timm's networks without pooling and classifier, and the small default network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import timm
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from focus.errors import InputError, did_you_mean
+
+_PATIENCE = 4.0  # seconds, for the Hub's first answer
 
 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
@@ -29,7 +35,9 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         size: dict[str, Any] = {"img_size": image_size} if fixed else {}
         # Stripped after its weights are loaded: some networks put another norm where there is no
         # pooling from the start.
-        network: Any = timm.create_model(model, pretrained=pretrained, **size)
+        fetched = pretrained and getattr(config, "hf_hub_id", None)
+        with from_cache_if_unreachable() if fetched else nullcontext():
+            network: Any = timm.create_model(model, pretrained=pretrained, **size)
         network.reset_classifier(0, "")
         return network
     except Exception as error:  # timm's networks raise what they like
@@ -42,6 +50,27 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
             f"timm gives no map of features of the {'pretrained ' * pretrained}network {model!r} "
             f"({first_line(error)}): {advice}."
         ) from error
+
+
+@contextmanager
+def from_cache_if_unreachable() -> Iterator[None]:
+    """Let the Hub's library take files from its cache alone if the Hub cannot be reached.
+
+    Else it tries six times to reach it for each file, which takes a minute. Raises ConnectionError
+    for a file that the cache lacks.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        if not offline:
+            get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception:  # of the connection: what it raises depends on the library's version
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError("the Hub cannot be reached, and its cache lacks the file") from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def first_line(error: Exception) -> str:
