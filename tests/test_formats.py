@@ -142,7 +142,7 @@ def test_keys_of_results() -> None:
     # A program adds the model and the provenance.
     origin = provenance("net", Manifest(), TrainConfig())
     added = {"given", "default"}  # names of a decision
-    added |= {"model", "epoch", "validation_METRIC", "provenance", "name", *origin}
+    added |= {"model", "epoch", "validation_METRIC", "notes", "provenance", "name", *origin}
     assert added <= outline
     documented = (outline - added) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented

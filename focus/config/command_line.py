@@ -40,7 +40,7 @@ C = TypeVar("C", bound="DataclassInstance")
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHAPES: dict[type, type] = {list: tuple, dict: dict}
 _INPUTS = (
-    *("data", "data_root", "test_data", "test_real", "heatmaps", "initial_checkpoint"),
+    *("data", "data_root", "test_data", "test_real", "human_maps", "initial_checkpoint"),
     *("run", "compare", "paths", "check_images"),
 )
 _NULL = ("", "~", "null", "Null", "NULL")

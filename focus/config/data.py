@@ -13,7 +13,10 @@ class CheckConfig(TrainConfig):
     """Settings of ``focus data check``: the flags that training will get, and its own."""
 
     data: tuple[str, ...] = in_data("as --data of train.py", (), metavar="PATH", positional=True)
-    output: str = in_output("folder of the report, made if need be", "check", metavar="DIR")
+    output: str | None = in_output(  # type: ignore[assignment]
+        "folder of the report, made if need be (default: nothing is written)", metavar="DIR"
+    )
+    strict: bool = in_output("severe findings end with exit code 1", True)
     drop_leaks: bool = in_output(
         "also write without_leaks.csv, the images for --data of train.py without those in two "
         "splits or broken; the exit code is then about training on it",
@@ -24,6 +27,8 @@ class CheckConfig(TrainConfig):
         super().__post_init__()
         if not self.data:
             raise InputError("There is nothing to check: give the PATH of a table or a folder.")
+        if self.drop_leaks and self.output is None:
+            raise InputError("--drop-leaks writes without_leaks.csv: give --output DIR, too.")
 
 
 @dataclass(frozen=True, kw_only=True)

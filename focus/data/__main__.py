@@ -14,8 +14,9 @@ COMMANDS = {
         "focus.config.data:CheckConfig",
         "focus.data.check.command:check",
         "Look at data before training: counts, sizes, unreadable files, leaks, shortcuts.\n\n"
-        "The folder gets check.json, check.txt, leaks.csv and contact_sheet.png. The exit code is "
-        "0 if training would start, 1 if not, 2 if the command cannot be understood.",
+        "Nothing is written without --output, which gets check.json, check.txt, leaks.csv and "
+        "contact_sheet.png. The exit code is 0 if the data are fit for training, 1 if not, 2 if "
+        "the command cannot be understood.",
     ),
     "crop": Command(
         "focus.config.data:CropConfig",

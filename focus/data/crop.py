@@ -56,7 +56,10 @@ class Cut(NamedTuple):
 
 
 def crop(config: CropConfig) -> None:
-    """Cut, write and print; raises InputError for what cannot be used."""
+    """Cut, write and print; raises InputError for what cannot be used.
+
+    The exit code is 1 if most images gave no face.
+    """
     output = Path(str(config.output))
     refuse_inside(output, config.data)
     manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
@@ -74,6 +77,9 @@ def crop(config: CropConfig) -> None:
     for found, name in ((cut.no_face, NO_FACE), (cut.bad, BAD_FILES)):
         if found:
             print(f"left out {len(found)}: {output / name}")
+    if 2 * len(cut.faces) < len(manifest):
+        print("most images gave no face: try another --faces, or give boxes in a column `box`")
+        raise SystemExit(1)
 
 
 def cut_faces(

@@ -57,7 +57,7 @@ def remarks(scores: Scores, results: Results | None) -> list[str]:
                 whose = f"{shown(name)} has no real images to be told from"
                 lines.append(f"{whose}: its AUC is not defined.")
     training = {name: family or "" for name, family in results["training_families"].items()}
-    lines += warnings(families, training)
+    lines += [*warnings(families, training), *results.get("notes", ())]
     if unused := results["n_real_unused"]:
         lines.append(
             f"Real images that no synthetic image is told from: {unused}; they are in no result."

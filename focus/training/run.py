@@ -17,6 +17,7 @@ from focus.config.train import (
     resolve,
 )
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
+from focus.data.check.headers import stored_apart
 from focus.data.generators import families_tested, training_families, warnings, with_families
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
@@ -27,6 +28,7 @@ from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import difference_lines, format_table, outlier_warning
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
+from focus.evaluation.storage import storage_notes
 from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
@@ -187,9 +189,10 @@ def evaluate(trainer: Trainer) -> Results:
             "epoch": trainer.state.best_epoch,
             f"validation_{config.eval_metric}": trainer.state.best,
         }
+        results["notes"] = storage_notes(scores, known[0])
         results["provenance"] = provenance(config.model, trainer.manifest, config)
         write_results(folder, scores, results)
-        if warning := outlier_warning(scores):
+        for warning in filter(None, [outlier_warning(scores), *results["notes"]]):
             print(f"warning: {warning}")
         table = format_table({config.name: results})
         write_card(folder / "model", trainer.card(best, table))
@@ -243,6 +246,11 @@ def data_lines(
     fakes = manifest.where(lambda sample: sample.split == "test" and sample.label == SYNTHETIC)
     tested = families_tested(((s.test_set, s.generator, s.family) for s in fakes), known)
     lines += [f"warning: {line}" for line in warnings(tested, known)]
+    if found := stored_apart([s for s in manifest if s.split in ("train", "validation")]):
+        lines.append(
+            "warning: formats and sizes of the files alone tell real from synthetic "
+            f"({found}), and the network may learn that: see `focus data check`"
+        )
     for run in runs if not n_maps else ():
         terms = ["saliency"] if run.saliency_weight else []
         if run.focus_level in ("match", "hinge") and run.entropy_target is None:

@@ -21,6 +21,7 @@ from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import format_table, remarks
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
+from focus.evaluation.storage import storage_notes
 from focus.model.config import CONFIG_FILE
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
@@ -196,6 +197,7 @@ def _write(
         results = summarise(
             scores, *trained, detector.points, threshold=detector.threshold, progress=True
         )
+        results["notes"] = storage_notes(scores, trained[0])
         results["provenance"] = about
     written = [*write_results(output, scores, results), output / "overlays.png"]
     contact_sheet(detector, manifest, written[-1])

@@ -48,7 +48,7 @@ FLAGS = {
         data data-root debug epochs human-maps jobs losses model output quick recipe report search
         seeds test-data test-real threads weights workers""",
 }
-FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks"
+FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 
 
 def train(*words: str) -> TrainConfig:
@@ -121,9 +121,9 @@ def test_paths_stand_before_or_behind_the_flags() -> None:
     ):
         config = parse(ExplainConfig, words)
         assert (config.debug, config.paths) == (True, ("a.png", "b.png"))
-    check = parse(CheckConfig, ["a.csv", "--test-data", "S=b", "--drop-leaks", "--seed", "3"])
-    assert (check.data, check.test_data, check.seed) == (("a.csv",), {"S": "b"}, 3)
-    assert (check.drop_leaks, check.output) == (True, "check")
+    check = parse(CheckConfig, ["a.csv", "--test-data", "S=b", "--drop-leaks", "--output", "o"])
+    assert (check.data, check.test_data) == (("a.csv",), {"S": "b"})
+    assert (check.drop_leaks, check.output) == (True, "o")
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,14 @@ def test_missing_human_maps_are_named() -> None:
     assert len(data_lines(with_map, runs)) == 1
 
 
+def test_files_that_give_the_label_away_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [Sample("/r", 0, split="train"), Sample("/v", 0, split="validation")]
+    tested = Sample("/t", 0, split="test")
+    monkeypatch.setattr("focus.training.run.stored_apart", lambda s: f"AUC of {len(s)}")
+    _, warning = data_lines(Manifest([*samples, tested]), [])
+    assert "tell real from synthetic (AUC of 2)" in warning
+
+
 def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", data / "tree", "--epochs", "7", "--batch-size", "4", "--name", "dry"]
     out = forked_well(*words, "--dry-run", "--output", tmp_path / "runs", cwd=tmp_path)
@@ -243,7 +251,10 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
 
 BAD_INPUT = {
     # The weights that the recipe has come from the Hub, which is not asked yet.
-    "missing folder": (["--recipe", "paper", "--model", "resnet18", "--data", "no"], "/no: give"),
+    "missing folder": (
+        ["--recipe", "paper", "--model", "resnet18", "--data", "no"],
+        "folder no: check",
+    ),
     "unknown model": (["--data", "DATA/tree", "--model", "resnet5o"], "resnet50"),
     "one class": (["--data", "DATA/one"], "0 real"),
     "no weights": (["--data", "DATA/tree", "--initial-checkpoint", "absent.pth"], "absent.pth"),

@@ -19,6 +19,7 @@ from focus.config.use import ExplainConfig
 from focus.data.bad_files import check_images
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
+from focus.evaluation import storage
 from focus.evaluation.result_table import format_table
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
@@ -76,8 +77,12 @@ def names_of(output: Path) -> list[str]:
 
 
 def test_evaluate_writes_what_it_prints(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(storage, "stored_apart", lambda samples: "AUC 1.0" * bool(samples))
     noise(tmp_path / "data" / "known" / "0_real", 3)
     noise(tmp_path / "data" / "known" / "1_fake", 4)
     out = tmp_path / "out"
@@ -105,6 +110,9 @@ def test_evaluate_writes_what_it_prints(
     auc = roc_auc_score(scores.label[known], scores.score[known])
     assert closed["auc"] == pytest.approx(auc)
     printed = capsys.readouterr().out
+    for note, what in zip(results["notes"], ("closed set", "open set"), strict=True):
+        assert f"In the {what}, formats and sizes" in note
+        assert f"\n{note}\n" in printed
     assert format_table({"first": results}) in printed
     assert f"AUC, closed, blur (sigma in pixels): clean {auc:.3f}; " in printed
     assert "Faithfulness, closed: the decision's probability falls by " in printed

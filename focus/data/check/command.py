@@ -1,27 +1,47 @@
 """The command ``check``: its files and its exit code."""
 
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from focus.config.data import CheckConfig
 from focus.data.check import contact_sheet, findings, report
+from focus.data.check.findings import Findings
+from focus.data.check.verdict import FIT, severe, verdict
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable, sole_writer
+from focus.runtime.terminal import coloured
 
 
 def check(config: CheckConfig) -> None:
-    """Check the data that train.py would get with these flags, and write the report.
+    """Check the data that train.py would get with these flags; with an output, write the report.
 
     Raises:
         InputError: the folder cannot be written.
-        SystemExit: with code 1 if training would not start.
+        SystemExit: with code 1 if training would not start, or on a severe finding.
     """
-    output = Path(config.output)
-    check_writable(output)
-    refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
-    with sole_writer(output):
-        found = findings.gather(config)
-        contact_sheet.draw(found, output / "contact_sheet.png")
-        print(report.write(found, output))
-    print(f"\nreport: {output}")
-    if (found.without_leaks or found.training).obstacle:
+    if config.output is None:
+        found = _print(config)
+    else:
+        output = Path(config.output)
+        check_writable(output)
+        refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
+        with sole_writer(output):
+            found = _print(config)
+            contact_sheet.draw(found, output / "contact_sheet.png")
+            report.write(found, output)
+        print(f"report: {output}")
+    if (found.without_leaks or found.training).obstacle or (config.strict and severe(found)):
         raise SystemExit(1)
+
+
+def _print(config: CheckConfig) -> Findings:
+    """Gather the findings and print them, the verdict first and last."""
+    layouts = StringIO()
+    with redirect_stdout(layouts):
+        found = findings.gather(config)
+    first = verdict(found)
+    line = coloured(first, "green" if first == FIT else "red")
+    body = layouts.getvalue() + report.text(found)
+    print(*([line, body, line] if body else [line]), sep="\n\n")
+    return found

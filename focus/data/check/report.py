@@ -9,24 +9,21 @@ from typing import Any
 
 from focus.data.check.findings import Findings, Maps, Training, kinds
 from focus.data.check.leaks import write_leaks
-from focus.data.check.shortcuts import MIN_IMAGES
+from focus.data.check.shortcuts import MIN_IMAGES, WARN_FROM
+from focus.data.check.verdict import FIT, contradictory, severe, verdict
 from focus.data.manifest import REAL
 from focus.plotting import shortened
 
 _SHOWN = 5  # of each list on the console
 _LONGEST = 30  # characters of a generator's name in the table
-_WARN_FROM = 0.55
 
 
-def write(found: Findings, folder: Path) -> str:
-    """Write check.json, check.txt and leaks.csv; return the text of the second."""
-    content = _content(found)
-    text = _text(found, content)
-    as_json = json.dumps(content, indent=1, allow_nan=False)
+def write(found: Findings, folder: Path) -> None:
+    """Write check.json, check.txt and leaks.csv."""
+    as_json = json.dumps(_content(found), indent=1, allow_nan=False)
     (folder / "check.json").write_text(as_json + "\n", encoding="utf-8")
-    (folder / "check.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / "check.txt").write_text(f"{verdict(found)}\n\n{text(found)}\n", encoding="utf-8")
     write_leaks(found.manifest, found.leaks, folder / "leaks.csv")
-    return text
 
 
 def _content(found: Findings) -> dict[str, Any]:
@@ -38,6 +35,8 @@ def _content(found: Findings) -> dict[str, Any]:
     return {
         "version": 1,
         "source": manifest.source,
+        "fit": verdict(found) == FIT,
+        "severe": severe(found),
         **_trainable(found.training),
         "n_images": len(manifest),
         "kinds": [
@@ -56,7 +55,7 @@ def _content(found: Findings) -> dict[str, Any]:
         **_appearances(found, range(len(found.looks))),
         "maps": _maps(found),
         "masks": {"masks": len(found.masks), "faint": len(_with_verdict(found.masks, "faint"))},
-        "contradictory": _contradictory(found),
+        "contradictory": contradictory(found),
         "bad_files": [asdict(file) for file in found.bad],
         "leaks": {
             "images": len({leak.row for leak in found.leaks}),
@@ -112,28 +111,20 @@ def _with_verdict(maps: Maps, wanted: str) -> list[str]:
     return [path for path, (verdict, _) in maps.items() if verdict == wanted]
 
 
-def _contradictory(found: Findings) -> list[list[str]]:
-    """Return the paths of each file that is given as a real image and as a fake."""
-    alike: dict[bytes, dict[str, int]] = {}
-    for sample, look in zip(found.manifest, found.looks, strict=True):
-        if not look.error and sample.label is not None:
-            alike.setdefault(look.digest, {})[sample.path] = sample.label
-    return [list(labels) for labels in alike.values() if len({*labels.values()}) > 1]
-
-
 def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _text(found: Findings, content: Mapping[str, Any]) -> str:
-    """Return what the console shows of ``content`` of check.json."""
+def text(found: Findings) -> str:
+    """Return what the console shows of check.json, below the verdict."""
+    content = _content(found)
     lines: list[str] = []
     if found.manifest:
         lines += [*_table(content["kinds"]), "", *_file_lines(found, content)]
-        lines += [*_leak_lines(found, content["leaks"]), *_shortcut_lines(found), ""]
-    obstacle = found.training.obstacle
-    lines.append(f"training would not start: {obstacle}" if obstacle else "training would start")
+        lines += [*_leak_lines(found, content["leaks"]), *_shortcut_lines(found)]
     if without := found.without_leaks:
+        if obstacle := found.training.obstacle:
+            lines.append(f"training would not start: {obstacle}")
         verdict = (
             f"not start: {without.obstacle}"
             if without.obstacle
@@ -174,9 +165,9 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
             f"artefact masks: {len(faint)} are nowhere half white and count as empty, "
             f"the first is {faint[0]!r}"
         )
-    if contradictory := content["contradictory"]:
-        lines.append(f"the same file as real and as synthetic: {len(contradictory)}")
-        lines += _first([", ".join(map(repr, paths)) for paths in contradictory])
+    if pairs := content["contradictory"]:
+        lines.append(f"the same file as real and as synthetic: {len(pairs)}")
+        lines += _first([", ".join(map(repr, paths)) for paths in pairs])
     lines.append(f"unreadable files: {len(found.bad)}")
     return lines + _first([f"{file.role} {file.path!r}: {file.reason}" for file in found.bad])
 
@@ -212,7 +203,7 @@ def _shortcut_lines(found: Findings) -> list[str]:
             f"({100 * result.level:.0f} % interval {low:.3f} to {high:.3f})"
         )
         lines += [f"  {cause}" for cause in result.causes]
-        if low > _WARN_FROM:
+        if low > WARN_FROM:
             lines.append(
                 f"warning: a detector trained on these images can learn that instead of the face: "
                 f"{remedy}"

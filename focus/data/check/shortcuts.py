@@ -30,6 +30,8 @@ from focus.metrics.intervals import LEVEL
 
 MIN_IMAGES = 20
 """Images of each class; fewer say nothing."""
+WARN_FROM = 0.55
+"""AUC, the lower end of its interval, above which there is a warning."""
 FOLDS = 5
 
 _MAX_CAUSES = 5

@@ -44,33 +44,43 @@ def look(path: str) -> Look:
     try:
         content = Path(path).read_bytes()
         with Image.open(BytesIO(content)) as image:
-            # As they are before the image is decoded.
-            kind, mode, info = image.format, image.mode, dict(image.info)
-            sampling = _SUBSAMPLING[get_sampling(image)]
-            tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
+            metadata = storage(path, image)  # before the image is decoded
             (width, height), thumb = _upright(path, image)
     except Exception as error:  # decoders raise anything
         return Look(reason(path, error.__cause__ or error))
+    metadata |= _size(width, height)
+    metadata["file size in bits per pixel"] = 8 * len(content) / (width * height)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return Look("", width, height, metadata, digest, thumb)
+
+
+def storage(path: str, image: Image.Image) -> dict[str, float | str]:
+    """Return what the header of an opened image tells, before a pixel is decoded."""
+    kind, info = image.format, image.info
+    tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
     exif = "exif" in info or "Raw profile type exif" in info
     text = "comment" in info or (kind == "PNG" and any(isinstance(v, str) for v in info.values()))
-    metadata: dict[str, float | str] = {
+    return {
         "file format": kind or "",
         "file name extension": Path(path).suffix.lower(),
-        "colour mode": mode,
-        "image width": float(width),
-        "image height": float(height),
-        "aspect ratio": width / height,
+        "colour mode": image.mode,
+        **_size(*image.size),
         # Means of the tables: small for a high quality.
         "JPEG quantisation of brightness": float(np.mean(tables.get(0, math.nan))),
         "JPEG quantisation of colour": float(np.mean(tables.get(1, math.nan))),
-        "JPEG chroma subsampling": sampling,
+        "JPEG chroma subsampling": _SUBSAMPLING[get_sampling(image)],
         "EXIF data": "yes" if exif else "no",
         "colour profile": "yes" if "icc_profile" in info else "no",
         "embedded text": "yes" if text else "no",
-        "file size in bits per pixel": 8 * len(content) / (width * height),
     }
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Look("", width, height, metadata, digest, thumb)
+
+
+def _size(width: int, height: int) -> dict[str, float | str]:
+    return {
+        "image width": float(width),
+        "image height": float(height),
+        "aspect ratio": width / height,
+    }
 
 
 def _upright(path: str, image: Image.Image) -> tuple[tuple[int, int], bytes]:

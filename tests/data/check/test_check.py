@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig, resolve
 from focus.data.check.command import check as run_check
 from focus.data.check.contact_sheet import CELLS, GAP, HEAD, LABELS, SIDE
+from focus.data.check.verdict import FIT
 from focus.data.demo import render_face
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.training_set import training_manifest
@@ -113,8 +115,10 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     low, high = found["shortcuts"]["metadata"]["interval"]
     assert 0 <= low < found["shortcuts"]["metadata"]["auc"] < high <= 1
 
-    assert found["text"] in capsys.readouterr().out
-    assert found["text"].endswith("training would start\n")
+    first, _, layout, *printed = capsys.readouterr().out.splitlines()
+    assert first == printed[-2] == found["text"].splitlines()[0] == FIT
+    assert "layout manifest" in layout
+    assert (found["fit"], found["severe"]) == (True, [])
     assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\r\n") == 1
     look_at_the_sheet(tmp_path)
 
@@ -221,6 +225,8 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
     }
     assert found["sizes"] == {"64x64": 32, "48x64": 1}
     assert found["contradictory"] == [[real, fake]]
+    assert (found["trainable"], found["exit"]) == (True, 1)
+    assert found["severe"] == ["files given both as real and as synthetic: 1"]
     assert found["masks"] == {"masks": 1, "faint": 1}
 
 
@@ -262,3 +268,31 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     assert sum(sample.generator == "far-1" for sample in taken) == 2
     gone = {"train-real-0.png", "train-known-1-3.png", odd}
     assert not gone & {Path(sample.path).name for sample in taken}
+
+
+def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_jpeg(sample: Sample) -> Sample:
+        path = sample.path.replace(".png", ".jpg")
+        if not sample.label:
+            with Image.open(sample.path) as image:
+                image.save(path)
+        return sample if sample.label else replace(sample, path=path)
+
+    rewrite(faces, as_jpeg)
+    shutil.copy(faces.parent / "train-kA-0.png", faces.parent / "test-kA-0.png")
+    monkeypatch.setattr("focus.data.check.shortcuts.MIN_IMAGES", 10)
+    monkeypatch.chdir(tmp_path)
+    files = sorted(tmp_path.rglob("*"))
+    for words, code in (((), 1), (("--strict", "false"), 0)):
+        config = parse(CheckConfig, [str(faces), *words])
+        with pytest.raises(SystemExit) if code else nullcontext():
+            run_check(config)
+        first, *_, last = capsys.readouterr().out.splitlines()
+        assert first == last
+        assert first.startswith("mend this before training: images that are in two splits: 1; ")
+        assert "tells the class, AUC 1.000 (file format)" in first
+    assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == files
+    with pytest.raises(InputError, match="give --output DIR, too"):
+        parse(CheckConfig, [str(faces), "--drop-leaks"])
