@@ -103,7 +103,7 @@ def _apart(table: Table, arm: str, other: str, world: str, figure: str) -> Float
         [table[name, world].get(unit, {}).get(figure, math.nan) for unit in units]
         for name in (arm, other)
     )
-    return np.array(mine) - np.array(theirs)
+    return np.asarray(np.subtract(mine, theirs), dtype=np.float64)
 
 
 def _compared(

@@ -85,12 +85,13 @@ def verdict(table: Table, comparisons: Sequence[Comparison]) -> str:
     if primary is None:
         return "**Primary endpoint:** not defined without runs of both losses."
     found, pair = primary.found, f"`{primary.arm}` - `{primary.other}`"
-    text = f"{span(found)} in mean open AUC ({found.n} draws"
+    units = "draws" if primary.world else "seeds"
+    text = f"{span(found)} in mean open AUC ({found.n} {units}"
     text += f"; at equal closed AUC {span(primary.matched)})"
     if found.n < frozen.DRAWS_AT_LEAST:
         return (
-            f"**No verdict.** {pair}: {text}. So few draws show that everything runs and how large "
-            "the AUCs are; they cannot tell losses apart."
+            f"**No verdict.** {pair}: {text}. So few {units} show that everything runs and how "
+            "large the AUCs are; they cannot tell losses apart."
         )
     perfect = next((c for c in comparisons if c.arm == frozen.PERFECT and c.figure == "open"), None)
     if perfect is not None and not perfect.found.low > 0:
@@ -107,10 +108,14 @@ def verdict(table: Table, comparisons: Sequence[Comparison]) -> str:
         said = f"no difference between `{primary.arm}` and `{primary.other}` is shown"
     if primary.p_same < 0.05:
         said += f", and the two are within {number(frozen.MARGIN)} of each other"
+    scope = (
+        "These generators are drawn from one grammar; they do not speak for those of real data."
+        if primary.world
+        else "Seeds say nothing of other generators and other training images."
+    )
     return (
-        f"**{said[:1].upper()}{said[1:]}:** {text}. With this spread over draws, "
-        f"{number(detectable(found))} would be found in 80 % of such experiments. These generators "
-        "are drawn from one grammar; they do not speak for those of real data."
+        f"**{said[:1].upper()}{said[1:]}:** {text}. With this spread over {units}, "
+        f"{number(detectable(found))} would be found in 80 % of such experiments. {scope}"
     )
 
 
@@ -124,8 +129,10 @@ def arms_table(
         if (c.other, c.world, c.figure) == (frozen.BASELINE, world, "open")
     }
     title = [f"Shortcut agrees with the label in {world} % of the training images.", ""]
-    heads = ("loss", "draws", "closed", "closed-balanced", "open", f"open - {frozen.BASELINE}")
-    heads += ("stuck to the shortcut", "CAM peaks in the artefact", "CAM entropy")
+    heads = (
+        *("loss", "draws", "closed", "closed-balanced", "open", f"open - {frozen.BASELINE}"),
+        *("stuck to the shortcut", "CAM peaks in the artefact", "CAM entropy"),
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, own in table:
         if own != world or arm in frozen.DOSES:
