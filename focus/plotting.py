@@ -45,7 +45,7 @@ def legend_below(figure: "Figure", axes: "Axes", columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     for count in range(min(columns, len(handles)), 0, -1):
         legend = figure.legend(
-            handles, labels, loc="outside lower center", ncols=count, fontsize=8, frameon=False
+            handles, labels, loc="outside lower center", ncols=count, frameon=False
         )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a name may hold dollar signs

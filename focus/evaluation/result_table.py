@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
@@ -176,6 +176,47 @@ def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
     return [note for mark, note in _NOTES.items() if (undefined if mark == "-" else mark in text)]
 
 
+class ErrorRate(NamedTuple):
+    """How many of 100 faces the threshold that decides is wrong about: words around a count."""
+
+    faces: str
+    count: str
+    what: str
+    interval: str
+    rate: float
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return f"{self.faces} {self.count} {self.what}{self.interval and f' ({self.interval})'}."
+
+
+def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
+    """Return the false alarms of each test set, then the ``most`` generators missed most often."""
+    alarms, missed = list[ErrorRate](), list[ErrorRate]()
+
+    def add(found: list[ErrorRate], faces: str, what: str, where: Sequence[str]) -> None:
+        value, interval = figure(results, where)
+        if value is not None:
+            ends = "" if interval is None else " to ".join(map(_of_100, interval))
+            found.append(ErrorRate(f"Of 100 {faces}", _of_100(value), what, ends, value))
+
+    rates = ("operating_points", DECISION)
+    for test_set, title in SET_TITLES.items():
+        words = f"real faces of the {title}"
+        add(alarms, words, "are called synthetic", (test_set, *rates, "bpcer"))
+        for name in _at(results, (test_set, "generators")) or ():
+            words = f"synthetic faces of {name}"
+            add(missed, words, "are missed", (test_set, "generators", name, *rates, "apcer"))
+    return alarms + sorted(missed, key=lambda found: -found.rate)[:most]
+
+
+def _of_100(rate: float) -> str:
+    count = round(100 * rate)
+    if count == 0 < rate:
+        return "fewer than 1"
+    return "more than 99" if count == 100 and rate < 1 else str(count)
+
+
 Model = tuple[str, Scores, Results]
 """Name of a model, its scores and its results."""
 
@@ -241,9 +282,9 @@ def figure(
     keys: from the outermost to the figure's name.
     """
     *path, last = keys
-    # Beside the value, or beside the operating point that it is of.
-    interval = _at(results, [*path, "intervals", last])
-    interval = interval or _at(results, [*path[:-1], "intervals", path[-1], last])
+    # Beside the value, or beside the operating point that it is of, or beside all of these.
+    places = (_at(results, [*path[:n], "intervals", *path[n:], last]) for n in range(len(path) + 1))
+    interval = next(filter(None, places), None)
     return _at(results, keys), None if interval is None else (interval[0], interval[1])
 
 

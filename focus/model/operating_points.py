@@ -92,10 +92,15 @@ class Threshold(NamedTuple):
     name: str
     value: float
 
-    def __str__(self) -> str:
-        """Return it in words."""
+    @property
+    def origin(self) -> str:
+        """Say where it comes from."""
         whence = {"given": "given", "default": "the model has none of its own"}
-        return f"{self.value} ({whence.get(self.name, self.name + ', fixed on validation images')})"
+        return whence.get(self.name, f"{self.name}, fixed on validation images")
+
+    def __str__(self) -> str:
+        """Return it in words, with all digits."""
+        return f"{self.value} ({self.origin})"
 
 
 def choose_threshold(points: OperatingPoints | None, given: str | float | None = None) -> Threshold:

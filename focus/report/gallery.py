@@ -24,7 +24,7 @@ from focus.evaluation.scores import Scores
 if TYPE_CHECKING:
     from focus.model.detector import Detector
 
-SHOWN = 480
+SHOWN = 240
 """Images with a picture, at most, if there are no more kinds of them."""
 LISTED = 20_000
 """Rows of the table, at most."""
@@ -32,6 +32,15 @@ OUTCOMES = ("right", "false alarm", "missed", "unlabelled")
 
 _SIDE = 160  # pixels
 _QUALITY = 62  # of 100; a strip of three is about 7 kB
+
+# More digits are in scores.csv.
+_NUMBERS = {
+    "score": "score",
+    "entropy": "entropy_predicted",
+    "entropy_z": "entropy_z",
+    "cam_range": "cam_range",
+}
+"""Columns of the table and where they come from."""
 
 Rows = NDArray[np.int64]
 
@@ -102,7 +111,7 @@ def table(scores: Scores, results: Results | None, shown: Rows) -> dict[str, Any
     paths = own.path.tolist()
     root = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
     generators, generator = np.unique(
-        [_kind(*pair) for pair in zip(own.label, own.generator, strict=True)], return_inverse=True
+        [kind(*pair) for pair in zip(own.label, own.generator, strict=True)], return_inverse=True
     )
     test_sets, test_set = np.unique(
         [name.replace("_", "-") for name in sets(scores, results)[listed]], return_inverse=True
@@ -117,14 +126,16 @@ def table(scores: Scores, results: Results | None, shown: Rows) -> dict[str, Any
         "generator": generator.tolist(),
         "set": test_set.tolist(),
         "outcome": outcomes(own).tolist(),
-        # More digits are in scores.csv.
-        "score": [round(float(value), 4) for value in own.score],
-        "entropy": [round(float(value), 4) for value in own.entropy_predicted],
+        **{name: _rounded(getattr(own, column)) for name, column in _NUMBERS.items()},
         "shown": np.searchsorted(listed, shown).tolist(),
     }
 
 
-def _kind(label: int, generator: str) -> str:
+def _rounded(column: NDArray[Any]) -> list[float]:
+    return [round(float(value), 4) for value in column]
+
+
+def kind(label: int, generator: str) -> str:
     """Return what the filter by generator calls an image."""
     if label == SYNTHETIC:
         return generator or UNNAMED

@@ -1,8 +1,7 @@
-
 "use strict";
 // Only what is looked at is made: a page of pictures or of rows at a time.
 const CARDS = 48, ROWS = 100;
-const PARTS = ["image", "CAM of the predicted class", "human map"];
+const PARTS = ["image", "CAM of the decision", "human map"];
 const find = (selector) => document.querySelector(selector);
 const data = JSON.parse(find("#data").textContent);
 const labelName = (label) => ({ 0: "real", 1: "synthetic" })[label] ?? "unlabelled";
@@ -15,14 +14,20 @@ const items = data.path.map((path, row) => ({
   set: data.sets[data.set[row]],
   score: data.score[row],
   entropy: data.entropy[row],
+  "entropy z": data.entropy_z[row],
+  "CAM range": data.cam_range[row],
   outcome: data.outcomes[data.outcome[row]],
-  error: data.label[row] < 0 ? null : Math.abs(data.score[row] - data.label[row]),
+  // How far the score is on the wrong side of the threshold, so that all errors come first.
+  error: data.label[row] < 0 ? null
+    : (data.score[row] - data.threshold) * (data.label[row] ? -1 : 1),
   picture: null,
 }));
 data.shown.forEach((row, at) => {
   items[row].picture = data.pictures[at];
   items[row].parts = data.parts[at];
 });
+const COLUMNS = ["path", "label", "generator", "set", "outcome", "score", "entropy", "entropy z",
+  "CAM range"];
 
 const controls = find("#controls");
 let chosen = [], pictured = [], current = 0;
@@ -34,6 +39,7 @@ function element(tag, text, attributes = {}) {
 }
 
 const isWrong = (item) => item.outcome === "missed" || item.outcome === "false alarm";
+const digits = (value) => typeof value === "number" ? value.toFixed(4) : value;
 
 function alternative(item) {
   const parts = PARTS.slice(0, item.parts).join(", ");
@@ -48,7 +54,7 @@ function card(item, place) {
   image.height = 112;
   image.src = item.picture;
   const numbers = `score ${item.score.toFixed(2)} · h ${item.entropy.toFixed(2)}`;
-  const kind = element("span", `${item.generator} · `);
+  const kind = element("span", item.generator === item.outcome ? "" : `${item.generator} · `);
   kind.append(element("b", item.outcome, { className: isWrong(item) ? "wrong" : "" }));
   button.append(image, kind, element("span", numbers));
   button.addEventListener("click", () => enlarge(place));
@@ -60,15 +66,13 @@ function card(item, place) {
 
 function line(item) {
   const row = document.createElement("tr");
-  const cells = [item.path, item.label, item.generator, item.set, item.score.toFixed(4),
-    item.outcome, item.entropy.toFixed(4)];
-  row.append(...cells.map((text) => element("td", text)));
+  row.append(...COLUMNS.map((name) => element("td", digits(item[name]))));
   if (item.picture) {
     const link = element("button", item.path, { type: "button", className: "link" });
     link.addEventListener("click", () => enlarge(pictured.indexOf(item)));
     row.firstChild.replaceChildren(link);
   }
-  if (isWrong(item)) row.children[5].className = "wrong";
+  if (isWrong(item)) row.children[COLUMNS.indexOf("outcome")].className = "wrong";
   return row;
 }
 
@@ -84,22 +88,18 @@ const moreRows = () => grow(find("#scores tbody"), chosen, ROWS, line, find("#mo
 
 function apply() {
   // Not by FormData, which leaves out what is disabled.
-  const [sort, direction, label, generator, set, outcome] =
-    ["sort", "direction", "label", "generator", "set", "outcome"]
-      .map((name) => controls.elements[name].value);
+  const [order, label, generator, set, outcome] = ["sort", "label", "generator", "set", "outcome"]
+    .map((name) => controls.elements[name].value);
+  const [sort, sign] = order.split(":");
   const fits = (item) =>
     (!label || item.label === label) && (!generator || item.generator === generator) &&
     (!set || item.set === set) &&
     (!outcome || (outcome === "wrong" ? isWrong(item) : item.outcome === outcome));
   chosen = items.filter(fits);
-  const sign = Number(direction);
-  if (sort !== "row") {
-    // What has no error, being unlabelled, comes last.
-    chosen.sort((one, other) => one[sort] === null || other[sort] === null
-      ? (one[sort] === null) - (other[sort] === null) || one.row - other.row
-      : sign * (one[sort] - other[sort]) || one.row - other.row);
-  }
-  controls.elements.direction.disabled = sort === "row";
+  // What has no error, being unlabelled, comes last.
+  chosen.sort((one, other) => one[sort] === null || other[sort] === null
+    ? (one[sort] === null) - (other[sort] === null) || one.row - other.row
+    : sign * (one[sort] - other[sort]) || one.row - other.row);
   pictured = chosen.filter((item) => item.picture);
   find("#count").textContent =
     `${chosen.length} of ${items.length} images, ${pictured.length} with a picture`;
@@ -121,12 +121,8 @@ function enlarge(place) {
     figure.append(image, element("figcaption", name));
     return figure;
   }));
-  const facts = {
-    image: item.path, label: item.label, generator: item.generator, "test set": item.set,
-    outcome: item.outcome, score: item.score.toFixed(4), entropy: item.entropy.toFixed(4),
-  };
-  dialog.querySelector("dl").replaceChildren(...Object.entries(facts).flatMap(
-    ([name, value]) => [element("dt", name), element("dd", value || "-")]));
+  dialog.querySelector("dl").replaceChildren(...COLUMNS.flatMap(
+    (name) => [element("dt", name), element("dd", digits(item[name]) || "-")]));
   for (const button of dialog.querySelectorAll("button[value]")) {
     button.disabled = !pictured[place + Number(button.value)];
   }
@@ -135,6 +131,15 @@ function enlarge(place) {
 
 function move(step) {
   if (pictured[current + step]) enlarge(current + step);
+}
+
+function download() {
+  const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
+  const lines = [COLUMNS, ...chosen.map((item) => COLUMNS.map((name) => digits(item[name])))];
+  const text = lines.map((cells) => cells.map(quoted).join(",")).join("\n");
+  const link = element("a", "", { download: "images.csv" });
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.click();
 }
 
 function options(name, values) {
@@ -147,8 +152,13 @@ options("label", [...new Set(items.map((item) => item.label))].sort());
 options("generator", data.generators);
 options("set", data.sets);
 options("outcome", data.outcomes.filter((name) => items.some((item) => item.outcome === name)));
+find("#scores thead tr").append(...COLUMNS.map((name) => element("th", name, { scope: "col" })));
 controls.addEventListener("change", apply);
 controls.addEventListener("submit", (event) => event.preventDefault());
+find("#csv").addEventListener("click", (event) => {
+  event.preventDefault();
+  download();
+});
 find("#more-cards").addEventListener("click", moreCards);
 find("#more-rows").addEventListener("click", moreRows);
 for (const button of find("#large").querySelectorAll("button[value]")) {

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,11 +20,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from focus import __version__
 from focus.data.manifest import Manifest
 from focus.evaluation import faithfulness, robustness
-from focus.evaluation.result_table import remarks
+from focus.evaluation.result_table import ErrorRate, errors_in_words, remarks
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
-from focus.report import gallery, plots, tables
+from focus.plotting import COLOURS
+from focus.report import gallery, opening, plots, tables
+from focus.report.glossary import GLOSSARY
+from focus.report.tables import headline
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
 
@@ -36,7 +40,7 @@ _FILE_OF_FIGURE = re.compile(rf"({'|'.join(plots.PREFIXES)})(-[A-Za-z0-9-]+)?\.(
 _SECTIONS = {
     "Telling synthetic from real images": ("roc", "det"),
     "Scores and calibration": ("scores", "reliability"),
-    "Focus": ("entropy",),
+    "Focus": ("entropy", "entropy_z", "cam_range"),
     "Robustness": ("robustness",),
     "Training": ("training",),
 }
@@ -108,19 +112,23 @@ def write(
         *plots.of_robustness(perturbed),
         *plots.of_training(epochs, epoch),
     ]
-    sections = {
-        heading: [plot for plot in drawn if plot.name.partition("-")[0] in kinds]
-        for heading, kinds in _SECTIONS.items()
-    }
+    threshold = detector.threshold
+    facts = opening.facts(results, scores)
+    facts["threshold"] = f"{tables.threshold_text(threshold.value)} ({threshold.origin})"
+    images = _images(detector, manifest, scores, results, progress) if len(scores) else None
     return render(
         folder,
         title=title,
-        facts=_facts(scores, results),
-        headline=None if results is None else tables.headline({title: results}),
+        facts=facts,
+        results={} if results is None else {title: results},
+        errors=[] if results is None else errors_in_words(results),
         remarks=remarks(scores, results),
         tables=[] if results is None else tables.of_test_sets(results),
-        sections=sections,
-        images=_images(detector, manifest, scores, results, progress) if len(scores) else None,
+        sections={
+            heading: [plot for plot in drawn if plot.name.partition("-")[0] in kinds]
+            for heading, kinds in _SECTIONS.items()
+        },
+        images=images,
         progress=progress,
     )
 
@@ -139,13 +147,26 @@ def _images(
         made, total=len(shown), desc="report", unit="image", delay=3, disable=not progress
     )
     pictures = dict(bar)
+    data = gallery.table(scores, results, shown) | {
+        "threshold": detector.threshold.value,
+        "pictures": [pictures[row] for row in shown.tolist()],
+        "parts": [2 + (manifest[row].human_map is not None) for row in shown.tolist()],
+    }
+    places = {row: at for at, row in enumerate(shown.tolist())}
     return {
-        "data": gallery.table(scores, results, shown)
-        | {
-            "pictures": [pictures[row] for row in shown.tolist()],
-            "parts": [2 + (manifest[row].human_map is not None) for row in shown.tolist()],
-        },
-        "masks": ", the artefact outlined" if any(s.mask_path for s in manifest) else "",
+        "data": data,
+        "examples": [
+            {
+                "picture": pictures[row],
+                "parts": data["parts"][places[row]],
+                "kind": gallery.kind(scores.label[row], scores.generator[row]),
+                "outcome": gallery.OUTCOMES[gallery.outcomes(scores.select([row]))[0]],
+                "numbers": f"score {scores.score[row]:.2f} · h {scores.entropy_predicted[row]:.2f}",
+            }
+            for row in opening.examples(scores, shown)
+        ],
+        "masks": any(sample.mask_path for sample in manifest),
+        "maps": any(sample.human_map for sample in manifest),
         "total": len(scores),
         "each": each,
         "all_listed": len(scores) <= gallery.LISTED,
@@ -156,15 +177,21 @@ def render(
     folder: Path,
     *,
     title: str,
-    facts: Sequence[str],
-    headline: tables.Table | None,
+    facts: Mapping[str, str],
+    results: Mapping[str, Results],
+    errors: Sequence[ErrorRate] = (),
     remarks: Sequence[str],
     tables: Sequence[tables.Table] = (),
     sections: Mapping[str, Sequence[plots.Plot]],
     images: Mapping[str, Any] | None = None,
+    faces: Sequence[tuple[str, str]] = (),
     progress: bool = True,
 ) -> Path:
-    """Draw the figures and write all files; return the path of the page."""
+    """Draw the figures and write all files; return the path of the page.
+
+    facts: of the head, by name. results: by the name of a run; faces: pictures of a comparison,
+    each with its words.
+    """
     _remove_report(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     svgs: dict[str, str] = {}
@@ -179,19 +206,25 @@ def render(
     environment = Environment(
         loader=PackageLoader("focus.report", ""), autoescape=True, undefined=StrictUndefined
     )
+    written = {"written": time.strftime("%d %B %Y"), "by": f"focus-faces {__version__}"}
     text = environment.get_template("page.html").render(
         title=title,
-        facts=facts,
-        headline=headline,
+        facts={name: value for name, value in {**facts, **written}.items() if value},
+        forest=opening.forest(list(results.values())),
+        runs=list(results),
+        colours=COLOURS,
+        errors=errors,
+        looks=opening.looks(results) if len(results) == 1 else "",
         remarks=remarks,
-        tables=tables,
+        tables=[*([headline(results)] if results else []), *tables],
         sections={heading: own for heading, own in sections.items() if own},
         svgs=svgs,
         images=images,
+        faces=faces,
+        glossary=GLOSSARY,
         style=_resource("page.css"),
         script=script,
         script_hash=digest,
-        footer=f"Written by focus-faces {__version__}.",
     )
     with atomic_write(folder / REPORT) as aside:
         # Bytes of a file's name that are not UTF-8 become question marks.
@@ -212,21 +245,3 @@ def _read_summary(path: Path | None) -> list[dict[str, float]]:
             {name: float(cell) if cell else math.nan for name, cell in row.items()}
             for row in csv.DictReader(file)
         ]
-
-
-def _facts(scores: Scores, results: Results | None) -> list[str]:
-    if results is None:
-        return [f"{len(scores):,} images without labels"]
-    counts = f"{results['n_real']:,} real and {results['n_synthetic']:,} synthetic images"
-    if results["n_unlabelled"]:
-        counts += f", {results['n_unlabelled']:,} without label"
-    facts = [counts]
-    if results["training_generators"]:
-        facts.append(f"Trained on synthetic images of {', '.join(results['training_generators'])}")
-    model = results.get("model", {})
-    facts += [
-        f"Model of epoch {model['epoch']}, chosen on validation images ({name} = {value:.3f})"
-        for name, value in model.items()
-        if name != "epoch" and value is not None
-    ]
-    return facts

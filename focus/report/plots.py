@@ -31,7 +31,7 @@ from focus.metrics.arrays import Array
 from focus.metrics.ranking import BINS, Ranking
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, legend_below, shortened
 
-PREFIXES = ("roc", "det", "scores", "entropy", "reliability", "training", "robustness")
+PREFIXES = ("roc", "det", "scores", "entropy", "range", "reliability", "training", "robustness")
 """The name of a figure's file is one of these, or begins with one and a dash."""
 
 Floats = NDArray[np.float64]
@@ -44,9 +44,10 @@ _TRAINING = {
     "focus": ("Entropy and peak of the CAM", ("train_entropy", "eval_entropy", "eval_peak_share")),
 }
 """Figures of the training: title and columns of ``summary.csv``."""
-_SIZE = (4.2, 3.1)  # inches, without a legend
+_SIZE = (4.2, 3.4)  # inches, without a legend
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
+_BINS = 25  # of a histogram
 _GUIDE: Style = {"color": INK, "alpha": 0.4, "linewidth": 0.8, "linestyle": ":"}
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -111,7 +112,8 @@ def inline(svg: str, name: str) -> str:
 def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
     """Return the figures of an evaluation; without results (no image has a label) no curves."""
     if results is None:
-        return [_histogram(kind, "", ("unlabelled", scores), [], {}) for kind in _HISTOGRAMS]
+        kinds = _histograms_of(scores)
+        return [_histogram(kind, "", ("unlabelled", scores), [], {}) for kind in kinds]
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator or UNNAMED for c in comparisons))
     short = shortened(names)
@@ -129,7 +131,8 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
             fakes.append((name, scores.select(c.fake), style))
         real = scores.select(union((c.real for c in members), scores.images))
         plots += roc_and_det(test_set.replace("_", "-"), title, lines, short)
-        plots += [_histogram(k, test_set, ("real", real), fakes, short) for k in _HISTOGRAMS]
+        kinds = _histograms_of(Scores.concatenate([real, *(own for _, own, _ in fakes)]))
+        plots += [_histogram(k, test_set, ("real", real), fakes, short) for k in kinds]
     if plots:
         plots.append(_reliability(scores, comparisons, results))
     return sorted(plots, key=lambda plot: PREFIXES.index(plot.name.partition("-")[0]))
@@ -270,9 +273,18 @@ def _show_percent(*axes: Axis) -> None:
 
 _HISTOGRAMS = {
     "scores": ("Scores", "score", "score (probability of synthetic)"),
-    "entropy": ("CAM entropy", "entropy_predicted", "entropy of the predicted class's CAM"),
+    "entropy": ("Entropy h of the CAM", "entropy_predicted", "entropy h of the CAM"),
+    "entropy-z": ("Entropy z of the CAM", "entropy_z", "entropy z of the CAM"),
+    "range": ("Range of the CAM", "cam_range", "range of the CAM, in logits"),
 }
 """By the name of the file: title, column of the scores, label of the axis."""
+
+
+def _histograms_of(scores: Scores) -> list[str]:
+    """Return the kinds: those of the CAM's shape and size only where h is in one bin for most."""
+    counts, _ = np.histogram(scores.entropy_predicted, bins=_BINS, range=(0, 1))
+    saturated = 2 * counts.max() > len(scores)
+    return [kind for kind in _HISTOGRAMS if saturated or kind in ("scores", "entropy")]
 
 
 def _histogram(
@@ -290,17 +302,18 @@ def _histogram(
     for label, scores, style in fakes:
         values = getattr(scores, column)
         lines.append((label, short[label], values, _style(style)))
+    top = max(1.0, *(float(values.max()) for *_, values, _ in lines))  # only a range has no bound
     means = ", ".join(f"{label} {values.mean():.3f}" for label, _, values, _ in lines)
 
     def draw(axes: Axes) -> None:
         for _, label, values, style in lines:
-            counts, edges = np.histogram(values.clip(0, 1), bins=25, range=(0, 1))
+            counts, edges = np.histogram(values.clip(0, top), bins=_BINS, range=(0, top))
             axes.stairs(counts / len(values), edges, label=label, **style)
-        axes.set(xlim=(0, 1), xlabel=xlabel, ylabel="share of the images")
+        axes.set(xlim=(0, top), xlabel=xlabel, ylabel="share of the images")
         axes.set_ylim(bottom=0)
         _show_percent(axes.yaxis)
 
-    alt = f"Histogram of {xlabel}{where}, from 0 to 1. Means: {means}."
+    alt = f"Histogram of {xlabel}{where}, from 0 to {top:.3g}. Means: {means}."
     name = f"{kind}-{test_set.replace('_', '-')}" if test_set else kind
     return Plot(name, f"{title}{where}", alt, draw)
 

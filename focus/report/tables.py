@@ -1,8 +1,10 @@
 """Make the tables of a report: figures of results.json and their intervals as text."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from focus.evaluation.estimates import DECISION
 from focus.evaluation.result_table import (
@@ -15,18 +17,26 @@ from focus.evaluation.result_table import (
 )
 from focus.evaluation.results import Results
 
-FIGURES = {
+_APCER, _BPCER = "apcer", "bpcer"
+_MAIN = {
     "auc": "AUC",
-    "prevalence": "share of synthetic images",
-    "average_precision": "AP",
-    "average_precision_balanced": "AP at 50 % synthetic",
     "eer": "EER",
     "tpr_at_fpr_0.01": "TPR at 1 % FPR",
+    _APCER: "APCER",
+    _BPCER: "BPCER",
+}
+"""The columns of the table of a test set that matter first."""
+_MORE = {
     "tpr_at_fpr_0.05": "TPR at 5 % FPR",
+    "prevalence": "share of synthetic",
+    "average_precision": "AP",
+    "average_precision_balanced": "AP at 50 % synthetic",
     "balanced_accuracy": "balanced accuracy",
     "ece": "ECE",
     "ece_balanced": "ECE at 50 % synthetic",
-    "entropy": "CAM entropy",
+    "entropy": "entropy h",
+    "entropy_z": "entropy z",
+    "cam_range": "CAM range",
     "peak_share": "peaks in the commonest cell",
     "peak_outlier": "peaks on outlying tokens",
     "pointing_hit": "peaks in artefact",
@@ -35,7 +45,7 @@ FIGURES = {
     "map_chance": "chance level where people looked",
     "map_cosine": "cosine with human map",
 }
-"""The columns of the table of a test set, those that are defined for one of its generators."""
+FIGURES = _MAIN | _MORE
 _RATES = {
     "bpcer": "BPCER",
     "apcer_pooled": "APCER, all synthetic",
@@ -53,21 +63,34 @@ _POINTS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as text, its interval as text ("" without one), and where in results.json it is."""
+    """A figure as text, its interval as text, and where in results.json it is; else "" for both."""
 
     text: str
-    interval: str
-    where: str
+    interval: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, the names of the columns, and rows of a name, plain cells and figures."""
+    """A heading, the names of the columns, rows of a name and cells, and notes below.
+
+    main: how many of the columns show at once; a switch shows the others.
+    """
 
     title: str
     columns: list[str]
-    rows: list[tuple[str, list[str], list[Cell]]]
-    notes: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    notes: list[str] = field(default_factory=list)
+    main: int = 99
+
+    def csv(self) -> str:
+        """Return the table as CSV; an interval is a column of its own, ``[low, high]``."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["", *(name for c in self.columns for name in (c, f"{c}, interval"))])
+        for name, cells in self.rows:
+            writer.writerow([name, *(text for c in cells for text in (c.text, c.interval))])
+        return file.getvalue()
 
 
 def cell(results: Results, keys: Sequence[str]) -> Cell:
@@ -81,12 +104,9 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
     """Return the table at the end of a run, with all intervals: a column a model."""
     everything = results_by_name.values()
     made = table_rows(list(everything))
-    rows: list[tuple[str, list[str], list[Cell]]] = [
-        (row.title, [], [cell(results, row.keys) for results in everything]) for row in made
-    ]
-    undefined = any(c.text == "-" for _, _, cells in rows for c in cells)
-    names = list(results_by_name)
-    return Table("Results", names, rows, footnotes(made, undefined=undefined))
+    rows = [(row.title, [cell(results, row.keys) for results in everything]) for row in made]
+    undefined = any(c.text == "-" for _, cells in rows for c in cells)
+    return Table("Summary", list(results_by_name), rows, footnotes(made, undefined=undefined))
 
 
 def of_test_sets(results: Results) -> list[Table]:
@@ -101,7 +121,13 @@ def _by_generator(results: Results, test_set: str) -> Table:
     """Return the table of a test set: its generators, their mean and all images together."""
     found = results[test_set]
     generators = found["generators"]
-    columns = [n for n in FIGURES if any(e.get(n) is not None for e in generators.values())]
+    shared = ("operating_points", DECISION)
+    rates = {  # where the error rates of each kind of row are
+        "mean": {_APCER: (*shared, "apcer_mean"), _BPCER: (*shared, "bpcer")},
+        "pooled": {_APCER: (*shared, "apcer_pooled"), _BPCER: (*shared, "bpcer")},
+    }
+    defined = [n for n in FIGURES if any(e.get(n) is not None for e in generators.values())]
+    columns = [n for n in FIGURES if n in defined or n in (_APCER, _BPCER)]
     places: list[tuple[tuple[str, ...], str, Results]] = [
         ((test_set, "generators", name), name, entry) for name, entry in generators.items()
     ]
@@ -109,25 +135,29 @@ def _by_generator(results: Results, test_set: str) -> Table:
     places.append(((test_set, "pooled"), "all images", found["pooled"]))
     rows, lacks = [], dict[str, str]()
     for keys, name, entry in places:
+        own = {rate: (*keys, *shared, rate) for rate in (_APCER, _BPCER)}
+        if keys[1] in rates:
+            own = {rate: (test_set, *where) for rate, where in rates[keys[1]].items()}
         relation = entry["relation"] or UNRELATED if "relation" in entry else ""
-        plain = [relation, str(entry.get("n_real", "")), str(entry.get("n_synthetic", ""))]
-        cells = [cell(results, (*keys, column)) for column in columns]
-        rows.append((name, plain, cells))
+        cells = [cell(results, own.get(column, (*keys, column))) for column in columns]
+        counts = [Cell(str(entry.get(f"n_{kind}", ""))) for kind in ("real", "synthetic")]
+        rows.append((name, [Cell(relation), *cells, *counts]))
         lacks |= entry.get("undefined", {})
-    heads = ["relation", "real", "synthetic", *(FIGURES[name] for name in columns)]
-    return Table(SET_TITLES[test_set].capitalize(), heads, rows, _needs(lacks, FIGURES))
+    heads = ["relation", *(FIGURES[name] for name in columns), "real images", "synthetic images"]
+    main = 1 + sum(name in _MAIN for name in columns)
+    title = SET_TITLES[test_set].capitalize()
+    return Table(title, heads, rows, _needs(lacks, FIGURES), main)
 
 
 def _operating_points(results: Results, test_set: str) -> Table:
     """Return the error rates of a test set at the thresholds that validation fixed."""
     found = results[test_set]["operating_points"]
+    thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
     rows = []
     for point in (point for point in _POINTS if point in found):
-        thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
-        threshold = _threshold(thresholds[point])
-        worst = found[point]["apcer_max_generator"] or "-"
+        plain = threshold_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
         rates = [cell(results, (test_set, "operating_points", point, rate)) for rate in _RATES]
-        rows.append((_POINTS[point], [threshold, worst], rates))
+        rows.append((_POINTS[point], [*map(Cell, plain), *rates]))
     heads = ["threshold", "most missed", *_RATES.values()]
     title = f"{SET_TITLES[test_set].capitalize()}, at thresholds"
     return Table(title, heads, rows, _needs(results["undefined_thresholds"], _POINTS))
@@ -138,6 +168,6 @@ def _needs(lacks: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
     return [f"{words[name]} {lacks[name]}." for name in words if name in lacks]
 
 
-def _threshold(value: float) -> str:
+def threshold_text(value: float) -> str:
     """Return the digits that tell it from 1, near which most scores lie."""
     return f"1 - {1 - value:.2g}" if 0.999 < value < 1 else f"{value:.4g}"

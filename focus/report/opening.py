@@ -1,0 +1,167 @@
+"""Answer what a reader asks first: how good it is, as a forest plot, and which faces to look at."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from focus.data.manifest import REAL, SYNTHETIC
+from focus.data.videos import evenly
+from focus.evaluation.result_table import SET_TITLES, UNRELATED, figure
+from focus.evaluation.results import Results
+from focus.evaluation.scores import Scores
+from focus.report.gallery import OUTCOMES, Rows, outcomes
+from focus.report.tables import Cell, cell
+
+_MOST = 12  # generators in the plot
+_GROUPS = {
+    "mean": "Mean over the generators",
+    "closed": "Closed: generators that training saw",
+    "closed_balanced": "Closed, without the shortcut of the training data",
+    "near": "Open, near: new generators of a family that training saw",
+    "far": "Open, far: new generators of other families",
+    UNRELATED: "Open: how far from training is not known",
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The AUC of a run: its number, the places of point and interval in percent, the text."""
+
+    run: int
+    cell: Cell
+    point: float = -1  # not defined
+    low: float = 0
+    width: float = 0
+
+
+@dataclass(frozen=True)
+class Forest:
+    """AUCs with intervals: by group the rows of a name and marks; ticks by place; rows left out."""
+
+    groups: dict[str, list[tuple[str, list[Mark]]]]
+    ticks: list[tuple[float, str]]
+    left_out: int
+
+
+def forest(everything: Sequence[Results]) -> Forest | None:
+    """Return the plot of a row a generator and a mark a run; None where no AUC is defined.
+
+    Of many generators it has those with the lowest AUC.
+    """
+    aucs = {
+        place: [figure(results, place[2]) for results in everything]
+        for place in _places(everything)
+    }
+    lowest = {
+        place: min(value for value, _ in found if value is not None)
+        for place, found in aucs.items()
+        if any(value is not None for value, _ in found)
+    }
+    if not lowest:
+        return None
+    ends = [low for found in aucs.values() for _, interval in found for low in interval or ()]
+    start = min(0.5, math.floor(10 * min([*ends, *lowest.values()])) / 10)
+    step = 0.1 if start > 0.3 else 0.2
+
+    def percent(value: float) -> float:
+        return round(100 * (value - start) / (1 - start), 2)
+
+    def mark(run: int, place: _Place) -> Mark:
+        (value, interval), text = aucs[place][run], cell(everything[run], place[2])
+        if value is None:
+            return Mark(run, text)
+        low, high = map(percent, interval or (value, value))
+        return Mark(run, text, percent(value), low, round(high - low, 2))
+
+    generators = sorted((p for p in lowest if p[0] != "mean"), key=lambda place: lowest[place])
+    groups: dict[str, list[tuple[str, list[Mark]]]] = {}
+    for place in aucs:
+        if place[0] == "mean" or place in generators[:_MOST]:
+            marks = [mark(run, place) for run in range(len(everything))]
+            groups.setdefault(_GROUPS[place[0]], []).append((place[1], marks))
+    ticks = [(percent(tick), f"{tick:.1f}") for tick in np.arange(start, 1 + step / 2, step)]
+    return Forest(groups, ticks, max(0, len(generators) - _MOST))
+
+
+_Place = tuple[str, str, tuple[str, ...]]
+"""A row: its group, its name, where in results.json its AUC is."""
+
+
+def _places(everything: Sequence[Results]) -> list[_Place]:
+    """Return the rows by group: means, then generators, which models may know in other groups."""
+    found: dict[tuple[str, str], _Place] = {}
+    for results in everything:
+        for test_set in (name for name in SET_TITLES if name in results):
+            keys = (test_set, "mean", "auc")
+            if figure(results, keys)[0] is not None:
+                found.setdefault(("mean", test_set), ("mean", SET_TITLES[test_set], keys))
+            for name, entry in results[test_set]["generators"].items():
+                group = entry["relation"] if test_set == "open" else test_set
+                group = group if group in _GROUPS else UNRELATED
+                keys = (test_set, "generators", name, "auc")
+                found.setdefault((test_set, name), (group, name, keys))
+    order = list(_GROUPS)
+    return sorted(found.values(), key=lambda place: order.index(place[0]))
+
+
+def examples(scores: Scores, shown: Rows, count: int = 6) -> list[int]:
+    """Return rows of ``shown`` that stand for the outcomes: right, missed, false alarm, two each.
+
+    They are the middle ones by score, one real and one synthetic of those that are right; where an
+    outcome has too few, more of the others.
+    """
+    own, found = scores.select(shown), list[int]()
+    outcome = np.array(OUTCOMES)[outcomes(own)]
+    wanted = [
+        (outcome == "right") & (own.label == SYNTHETIC),
+        (outcome == "right") & (own.label == REAL),
+        outcome == "missed",
+        outcome == "false alarm",
+        np.ones(len(own), bool),
+    ]
+    for mask, most in zip(wanted, (1, 1, 2, 2, count), strict=True):
+        rows = [row for row in shown[mask].tolist() if row not in found]
+        rows.sort(key=lambda row: scores.score[row])
+        found += [rows[at] for at in evenly(len(rows), min(most, count - len(found)))]
+    return found
+
+
+def looks(results: Mapping[str, Results]) -> str:
+    """Return how often the CAM of a run peaks in the artefact, "" without masks."""
+    (own,) = results.values()
+    found = []
+    for test_set in (name for name in SET_TITLES if name in own):
+        keys = (test_set, "pooled")
+        (hit, _), (chance, _) = (
+            figure(own, (*keys, name)) for name in ("pointing_hit", "pointing_chance")
+        )
+        if hit is not None and chance is not None:
+            title = SET_TITLES[test_set]
+            found.append(f"{round(100 * hit)} ({title}; {round(100 * chance)} by chance)")
+    if not found:
+        return ""
+    return f"Of 100 synthetic faces its CAM peaks in the artefact of {', '.join(found)}."
+
+
+def facts(results: Results | None, scores: Scores) -> dict[str, str]:
+    """Return what the head of a page says of a run, by name."""
+    if results is None:
+        return {"images": f"{len(scores):,} without labels"}
+    origin = results.get("provenance") or {}
+    model = dict(results.get("model", {}))
+    images = f"{results['n_real']:,} real, {results['n_synthetic']:,} synthetic"
+    if results["n_unlabelled"]:
+        images += f", {results['n_unlabelled']:,} without label"
+    epoch = str(model.pop("epoch", ""))
+    chosen = [f"{n.replace('_', ' ')} {v:.3f}" for n, v in model.items() if v is not None]
+    return {
+        "loss": (origin.get("loss") or {}).get("name", ""),
+        "network": origin.get("network", ""),
+        "seed": str(origin.get("seed") if origin.get("seed") is not None else ""),
+        "images": images,
+        "trained on": ", ".join(results["training_generators"]),
+        "epoch": ", chosen by ".join([epoch, *chosen]) if epoch else "",
+        "command": origin.get("command", ""),
+    }
