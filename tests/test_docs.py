@@ -11,6 +11,7 @@ from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
 from focus.metrics.ranking import SUPPORT
 from focus.model.operating_points import TARGETS, needed
+from focus.report.glossary import as_markdown
 from focus.training.run_folder import _FREE
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -105,3 +106,7 @@ def test_the_page_on_the_architecture_names_each_module_and_only_what_is_there()
             assert any((root / folder / name).exists() for folder in ("", "focus")), name
         elif "/" not in name:
             assert re.search(rf"\b{name.split('.')[-1]}\b", sources), name
+
+
+def test_the_glossary_is_that_of_the_reports() -> None:
+    assert text("glossary.md") == as_markdown()

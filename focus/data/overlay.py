@@ -38,14 +38,15 @@ def overlay(
 def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Image:
     """Return squares of ``side`` pixels in a row: face, CAM, and human map if there is one.
 
-    cam [h, w]: drawn over the face, with the artefact mask outlined if the sample has one.
+    cam [h, w], or several [n, h, w]: drawn over the face, with the artefact mask outlined if the
+    sample has one.
     """
     face = load_image(sample.path).resize((side, side), Image.Resampling.LANCZOS)
-    looked = overlay(face, cam)
+    looked = [overlay(face, own) for own in cam.reshape(-1, *cam.shape[-2:])]
     if sample.mask_path is not None:
-        looked = outlined(looked, load_map(sample.mask_path))
+        looked = [outlined(own, load_map(sample.mask_path)) for own in looked]
     people = [] if sample.human_map is None else [overlay(face, human_map(sample.human_map))]
-    return Image.fromarray(np.hstack([np.asarray(part) for part in (face, looked, *people)]))
+    return Image.fromarray(np.hstack([np.asarray(part) for part in (face, *looked, *people)]))
 
 
 def outlined(image: Image.Image, mask: NDArray[np.floating[Any]]) -> Image.Image:

@@ -9,15 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from focus.data.known_images import is_run
+from focus.data.manifest import Manifest, Sample
+from focus.data.overlay import strip
 from focus.data.perturbations import STRENGTHS
-from focus.errors import InputError, shown
+from focus.errors import ImageError, InputError, shown
 from focus.evaluation import robustness
+from focus.evaluation.inference import predictions
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
 from focus.evaluation.results import VERSION, Results
 from focus.evaluation.scores import Scores
+from focus.model.detector import Detector
 from focus.plotting import shortened
-from focus.report import page, plots, tables
+from focus.report import gallery, page, plots
+from focus.report.tables import threshold_text
 from focus.runtime.files import check_writable
 
 
@@ -58,7 +63,8 @@ def compare(folders: Sequence[str], output: Path) -> None:
         differences.append(
             f"The p-values are not adjusted for {len(others)} runs compared with one."
         )
-    remarks = [*differences, *missing]
+    faces, why = _faces(runs)
+    remarks = [*differences, *missing, *why]
     print(format_table(results), end="\n\n")
     for line in remarks:
         print(line)
@@ -69,9 +75,10 @@ def compare(folders: Sequence[str], output: Path) -> None:
     path = page.render(
         output,
         title=f"Comparison of {len(runs)} runs",
-        facts=[f"{run.name}: {len(run.scores):,} images" for run in runs],
-        headline=tables.headline(results),
+        facts={run.name: _about(run) for run in runs},
+        results=results,
         remarks=remarks,
+        faces=faces,
         sections=sections | {"Robustness": robust},
     )
     print(f"written: {path}")
@@ -132,6 +139,67 @@ def _roc_and_det(runs: Sequence[Run]) -> list[plots.Plot]:
         name = re.sub("[^A-Za-z0-9]+", "-", f"{number:02d} {test_set} {generator}")[:80].strip("-")
         drawn += plots.roc_and_det(name, f"{generator}, {SET_TITLES[test_set]}", curves, short)
     return drawn
+
+
+def _about(run: Run) -> str:
+    """Return what the head of the page says of a run."""
+    origin = run.results.get("provenance") or {}
+    decision = run.results["decision"]
+    parts = [
+        (origin.get("loss") or {}).get("name"),
+        origin.get("network"),
+        None if origin.get("seed") is None else f"seed {origin['seed']}",
+        f"{len(run.scores):,} images",
+        f"threshold {threshold_text(decision['threshold'])}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _faces(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return pictures of the faces that the runs disagree about most, each with its words.
+
+    Or none, and why: the runs scored other images, or a model or an image is not there any more.
+    """
+    ordered = [run.scores.in_order() for run in runs]
+    if any([*own.path] != [*ordered[0].path] for own in ordered) or not len(ordered[0]):
+        return [], ["No faces are shown: the runs scored other images."]
+    rows = _disputed(ordered)
+    faces = Manifest(Sample(path) for path in ordered[0].path[rows])
+    cams = []
+    try:
+        for run in runs:
+            places = run.folder / "model", run.folder.parent / "model"
+            detector = Detector.from_pretrained(next((p for p in places if p.is_dir()), places[0]))
+            detector.set_threshold(run.results["decision"]["threshold"])
+            made = predictions(detector, faces, batch_size=len(faces))
+            cams.append(np.concatenate([p.cams[:, 0].float().numpy() for _, p in made]))
+        pictures = [
+            gallery.as_data_uri(strip(face, np.stack([own[at] for own in cams]), gallery.SIDE))
+            for at, face in enumerate(faces)
+        ]
+    except (InputError, ImageError) as error:
+        return [], [f"No faces are shown: {error}"]
+    words = []
+    for row in rows:
+        each = [own.select([row]) for own in ordered]
+        said = [
+            f"{run.name} {gallery.outcome_of(own.label[0], own.predicted[0])}, "
+            f"score {own.score[0]:.2f}, h {own.entropy_predicted[0]:.2f}"
+            for run, own in zip(runs, each, strict=True)
+        ]
+        kind = gallery.kind(each[0].label[0], each[0].generator[0])
+        words.append(f"{kind}: {'; '.join(said)}")
+    return list(zip(pictures, words, strict=True)), []
+
+
+def _disputed(scores: Sequence[Scores], count: int = 12) -> list[int]:
+    """Return rows whose scores differ most between the runs: the first of each kind, and so on."""
+    spread = np.ptp([own.score for own in scores], axis=0)
+    order: dict[tuple[int, str], list[int]] = {}
+    for row in np.argsort(-spread, kind="stable").tolist():
+        order.setdefault((scores[0].label[row], scores[0].generator[row]), []).append(row)
+    turns = [(place, row) for rows in order.values() for place, row in enumerate(rows)]
+    return [row for _, row in sorted(turns)[:count]]
 
 
 def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:

@@ -13,12 +13,13 @@ from focus.data.overlay import strip
 from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED
 from focus.plotting import shortened
+from focus.report.gallery import outcome_of
 from focus.runtime.files import atomic_write
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector
 
-_RIGHT, _WRONG = "#444444", "#c62828"
+_SOFT, _WRONG = "#565656", "#b3261e"  # as in the page
 _BOLD: dict[str, Any] = {"size": 9, "weight": "bold", "parse_math": False}
 # Inches.
 _SIDE, _GAP, _CAPTION, _MARGIN, _INDENT, _HEAD, _FOOT = 1.1, 0.16, 0.26, 0.12, 1.4, 0.55, 0.2
@@ -39,8 +40,8 @@ def contact_sheet(
 
     Of many generators it shows some, at even steps through the known and then the unknown ones.
     Each row shows the first ``columns`` images of its kind in the manifest's order, none chosen: a
-    face, the CAM of the predicted class over it with the artefact outlined, and the human map;
-    below, the score, in red where the predicted class is wrong, and the entropy of the CAM.
+    face, the CAM of the decision over it with the artefact outlined, and the human map; below, the
+    outcome, red if it is wrong, the score and the entropy of the CAM.
     Raises ImageError for a file that cannot be decoded or an output that is not finite.
     """
     rows, left_out = _rows(manifest, detector.config.training_generators, columns)
@@ -60,24 +61,24 @@ def contact_sheet(
 
     outlined = any(manifest[index].mask_path for index in chosen)
     top = size[1] - _MARGIN
-    parts = ["face", "class activation map (CAM) of the predicted class"]
+    parts = ["face", "class activation map (CAM) of the decision"]
     head = " | ".join(parts + ["human map"] * with_map) + "; artefact outlined" * outlined
     text(indent, top, head, va="top", **_BOLD)
     text(
         indent,
         top - 0.17,
-        f"score: above {detector.threshold.value:.3g} it says synthetic; red where that is wrong; "
-        "h: entropy of the CAM, 0 one cell to 1 even",
+        f"score: above {detector.threshold.value:.3g} it says synthetic; h: entropy of the CAM, 0 "
+        "one cell, 1 even; each CAM is stretched from its smallest to its largest value",
         va="top",
         size=7,
-        color=_RIGHT,
+        color=_SOFT,
     )
     places = {}
     for number, ((name, kind), row) in enumerate(rows.items()):
         bottom = size[1] - _HEAD - number * (_SIDE + _CAPTION) - _SIDE
         middle, right = bottom + _SIDE / 2, indent - _NAME_GAP
         text(right, middle, short[name], ha="right", va="bottom", **_BOLD)
-        text(right, middle, f"\n{kind}", ha="right", va="center", size=8, color=_RIGHT)
+        text(right, middle, f"\n{kind}", ha="right", va="center", size=8, color=_SOFT)
         for column, index in enumerate(row):
             places[index] = indent + column * (width + _GAP), bottom
     if left_out:
@@ -95,11 +96,10 @@ def contact_sheet(
             axes.imshow(picture, interpolation="lanczos", aspect="auto")
             for edge in range(_PIXELS, picture.width, _PIXELS):
                 axes.axvline(edge - 0.5, color="white", linewidth=1.5)
-            is_wrong = sample.label is not None and (predicted[at] != REAL) != (
-                sample.label != REAL
-            )
-            words = f"score {score[at]:.2f}   h {entropy[at, 0]:.2f}"
-            style = {"va": "top", "size": 8, "color": _WRONG if is_wrong else _RIGHT}
+            outcome = outcome_of(sample.label, int(predicted[at]))
+            words = f"{outcome} · score {score[at]:.2f} · h {entropy[at, 0]:.2f}"
+            is_wrong = outcome in ("missed", "false alarm")
+            style = {"va": "top", "size": 8, "color": _WRONG if is_wrong else _SOFT}
             text(left, bottom - 0.04 * _SIDE, words, **style)
     with atomic_write(Path(path)) as aside:
         figure.savefig(aside, format="png")

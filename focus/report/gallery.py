@@ -1,7 +1,7 @@
 """Show the images of a report: which have a picture, their pictures, and the table of all of them.
 
-A picture is one small WebP: squares side by side of the face, the CAM of the predicted class over
-it with the artefact outlined, and the human map, the last two where the manifest has them.
+A picture is one small WebP: squares side by side of the face, the CAM of the decision over it
+with the artefact outlined, and the human map, the last two where the manifest has them.
 """
 
 import base64
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.overlay import strip
@@ -30,7 +31,7 @@ LISTED = 20_000
 """Rows of the table, at most."""
 OUTCOMES = ("right", "false alarm", "missed", "unlabelled")
 
-_SIDE = 160  # pixels
+SIDE = 160  # pixels
 _QUALITY = 62  # of 100; a strip of three is about 7 kB
 
 # More digits are in scores.csv.
@@ -46,10 +47,18 @@ Rows = NDArray[np.int64]
 
 
 def outcomes(scores: Scores) -> Rows:
-    """Return [N] index into ``OUTCOMES``, by the class that the scores were decided for."""
-    is_fake = scores.predicted != REAL
-    found = np.where(scores.label == REAL, np.where(is_fake, 1, 0), np.where(is_fake, 0, 2))
-    return np.where(scores.label < 0, 3, found)
+    """Return [N] index into ``OUTCOMES``, of the decision that the scores hold."""
+    pairs = zip(scores.label.tolist(), scores.predicted.tolist(), strict=True)
+    return np.array([OUTCOMES.index(outcome_of(*pair)) for pair in pairs], dtype=np.int64)
+
+
+def outcome_of(label: int | None, predicted: int) -> str:
+    """Return the outcome of an image; label None or -1: not known."""
+    if label is None or label < 0:
+        return "unlabelled"
+    if (label != REAL) == (predicted != REAL):
+        return "right"
+    return "false alarm" if label == REAL else "missed"
 
 
 def sets(scores: Scores, results: Results | None) -> NDArray[np.object_]:
@@ -94,10 +103,14 @@ def pictures(
     for batch, prediction in predictions(detector, bare, batch_size=32, indices=rows):
         cams = prediction.cams[:, 0].float().cpu().numpy()
         for row, cam in zip(batch.index.tolist(), cams, strict=True):
-            file = io.BytesIO()
-            strip(manifest[row], cam, _SIDE).save(file, format="WEBP", quality=_QUALITY)
-            content = base64.b64encode(file.getvalue()).decode("ascii")
-            yield row, f"data:image/webp;base64,{content}"
+            yield row, as_data_uri(strip(manifest[row], cam, SIDE))
+
+
+def as_data_uri(picture: Image.Image) -> str:
+    """Return a picture as a WebP in a data URI."""
+    file = io.BytesIO()
+    picture.save(file, format="WEBP", quality=_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def table(scores: Scores, results: Results | None, shown: Rows) -> dict[str, Any]:

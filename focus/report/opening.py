@@ -11,8 +11,9 @@ from focus.data.videos import evenly
 from focus.evaluation.result_table import SET_TITLES, UNRELATED, figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
+from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, Rows, outcomes
-from focus.report.tables import Cell, cell
+from focus.report.tables import Cell, cell, threshold_text
 
 _MOST = 12  # generators in the plot
 _GROUPS = {
@@ -145,10 +146,11 @@ def looks(results: Mapping[str, Results]) -> str:
     return f"Of 100 synthetic faces its CAM peaks in the artefact of {', '.join(found)}."
 
 
-def facts(results: Results | None, scores: Scores) -> dict[str, str]:
-    """Return what the head of a page says of a run, by name."""
+def facts(results: Results | None, scores: Scores, threshold: Threshold) -> dict[str, str]:
+    """Return what the head of a page says of a run, by name; "" for what is not known."""
+    words = f"{threshold_text(threshold.value)} ({threshold.origin})"
     if results is None:
-        return {"images": f"{len(scores):,} without labels"}
+        return {"images": f"{len(scores):,} without labels", "threshold": words}
     origin = results.get("provenance") or {}
     model = dict(results.get("model", {}))
     images = f"{results['n_real']:,} real, {results['n_synthetic']:,} synthetic"
@@ -160,8 +162,9 @@ def facts(results: Results | None, scores: Scores) -> dict[str, str]:
         "loss": (origin.get("loss") or {}).get("name", ""),
         "network": origin.get("network", ""),
         "seed": str(origin.get("seed") if origin.get("seed") is not None else ""),
-        "images": images,
         "trained on": ", ".join(results["training_generators"]),
+        "threshold": words,
         "epoch": ", chosen by ".join([epoch, *chosen]) if epoch else "",
+        "images": images,
         "command": origin.get("command", ""),
     }

@@ -113,8 +113,7 @@ def write(
         *plots.of_training(epochs, epoch),
     ]
     threshold = detector.threshold
-    facts = opening.facts(results, scores)
-    facts["threshold"] = f"{tables.threshold_text(threshold.value)} ({threshold.origin})"
+    facts = opening.facts(results, scores, threshold)
     images = _images(detector, manifest, scores, results, progress) if len(scores) else None
     return render(
         folder,
@@ -160,7 +159,7 @@ def _images(
                 "picture": pictures[row],
                 "parts": data["parts"][places[row]],
                 "kind": gallery.kind(scores.label[row], scores.generator[row]),
-                "outcome": gallery.OUTCOMES[gallery.outcomes(scores.select([row]))[0]],
+                "outcome": gallery.outcome_of(scores.label[row], scores.predicted[row]),
                 "numbers": f"score {scores.score[row]:.2f} · h {scores.entropy_predicted[row]:.2f}",
             }
             for row in opening.examples(scores, shown)

@@ -1,5 +1,6 @@
 """Make the tables of a report: figures of results.json and their intervals as text."""
 
+import base64
 import csv
 import io
 import json
@@ -83,14 +84,15 @@ class Table:
     notes: list[str] = field(default_factory=list)
     main: int = 99
 
-    def csv(self) -> str:
-        """Return the table as CSV; an interval is a column of its own, ``[low, high]``."""
+    def as_data_uri(self) -> str:
+        """Return it as CSV in a data URI; an interval is a column of its own, ``[low, high]``."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["", *(name for c in self.columns for name in (c, f"{c}, interval"))])
         for name, cells in self.rows:
             writer.writerow([name, *(text for c in cells for text in (c.text, c.interval))])
-        return file.getvalue()
+        content = base64.b64encode(file.getvalue().encode("utf-8", "replace")).decode("ascii")
+        return f"data:text/csv;charset=utf-8;base64,{content}"
 
 
 def cell(results: Results, keys: Sequence[str]) -> Cell:

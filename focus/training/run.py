@@ -25,7 +25,12 @@ from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.inference import outlier_norm
 from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import difference_lines, format_table, outlier_warning
+from focus.evaluation.result_table import (
+    difference_lines,
+    errors_in_words,
+    format_table,
+    outlier_warning,
+)
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.evaluation.storage import storage_notes
@@ -194,8 +199,8 @@ def evaluate(trainer: Trainer) -> Results:
         write_results(folder, scores, results)
         for warning in filter(None, [outlier_warning(scores), *results["notes"]]):
             print(f"warning: {warning}")
-        table = format_table({config.name: results})
-        write_card(folder / "model", trainer.card(best, table))
+        lines = [format_table({config.name: results}), "", *map(str, errors_in_words(results))]
+        write_card(folder / "model", trainer.card(best, "\n".join(lines)))
         contact_sheet(best, trainer.test or trainer.validation, folder / "overlays.png")
         report.remove(folder)  # of other scores
         if config.report:

@@ -1,5 +1,7 @@
 """``evaluate.py --compare``: several runs side by side, from the files that they left."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from focus.errors import InputError
 from focus.evaluation import robustness
 from focus.evaluation.result_table import figure
 from focus.evaluation.results import summarise, write_results
 from focus.evaluation.scores import Scores
-from focus.report import REPORT, compare, comparison, plots
+from focus.model.detector import Detector
+from focus.report import REPORT, compare, comparison, gallery, plots
 
 from .reports import Page, made, perturbed
 
@@ -49,8 +54,8 @@ def test_a_column_a_run_the_differences_and_a_figure_a_generator(
     everything = [json.loads((run / "results.json").read_text()) for run in runs]
     assert ("open", "generators", "uB", "auc") in found.figures
     for keys, texts in found.figures.items():
-        assert len(texts) == 3
-        for results, text in zip(everything, texts, strict=True):
+        assert len(texts) in (3, 6), "in the table, and AUCs in the plot"
+        for results, text in zip(everything * (len(texts) // 3), texts, strict=True):
             value, interval = figure(results, keys)
             expected = "-" if value is None else f"{value:.3f}"
             if interval is not None:
@@ -73,11 +78,37 @@ def test_a_column_a_run_the_differences_and_a_figure_a_generator(
     assert "script" not in found.tags, "there are no images, so nothing to sort"
 
 
+def test_the_same_faces_lie_side_by_side(tmp_path: Path) -> None:
+    """Those that the runs disagree about most, each kind first once; without a model, no faces."""
+    _, scores, _ = made(tmp_path / "images", 6, resamples=0)
+    for number, name in enumerate(("one", "two")):
+        torch.manual_seed(number)
+        Detector(image_size=32).save_pretrained(tmp_path / name / "model")
+        columns = scores.columns()
+        columns["score"] = np.where(np.arange(len(scores)) % 6 == 3, number, scores.score)
+        changed = Scores(**columns)
+        results = summarise(changed, ["kA"], resamples=0)
+        write_results(tmp_path / name, changed, results)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    found = compared(folders, tmp_path / "out")
+    pictures = re.findall(r'<img src="data:image/webp;base64,([^"]+)" alt="([^"]+)"', found.html)
+    assert len(pictures) == 12
+    kinds = [words.partition(":")[0] for _, words in pictures[:4]]
+    assert kinds == ["&lt;b&gt;u&amp;C&lt;/b&gt;", "kA", "real", "uB"] or set(kinds) >= {"kA"}
+    assert all("score 0.00" in words and "two" in words for _, words in pictures[:4])
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0][0]))) as picture:
+        assert picture.size == (3 * gallery.SIDE, gallery.SIDE), "a face and two CAMs"
+    shutil.rmtree(tmp_path / "two" / "model")
+    found = compared(folders, tmp_path / "out")
+    assert "No faces are shown: " in found.text
+    assert "img" not in found.tags
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(runs: list[Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "first")
     found = compared([runs[0], tmp_path / "first"], tmp_path / "out")
     for name in (runs[0], tmp_path / "first"):
-        assert f"{name}: 60 images" in found.text
+        assert f"{name} 60 images, threshold 0.5" in found.text
 
 
 def run(name: str, folder: Path, perturbed: list[robustness.PerturbedAUC]) -> comparison.Run:

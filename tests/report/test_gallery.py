@@ -51,6 +51,7 @@ def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:
     data = gallery.table(scores, results, np.arange(3))
     assert [f"{data['root']}/{path}" for path in data["path"]] == scores.path.tolist()
     assert data["score"] == [round(float(score), 4) for score in scores.score]
+    assert data["cam_range"] == [round(float(value), 4) for value in scores.cam_range]
     assert data["entropy"] == [round(float(value), 4) for value in scores.entropy_predicted]
     assert data["label"] == scores.label.tolist()
     names = [data["generators"][at] for at in data["generator"]]

@@ -135,7 +135,7 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     report.write(tmp_path, "pictures", detector, unlabelled, blank, None, progress=False)
     found = Page(tmp_path / report.REPORT)
     assert not found.figures
-    assert "6 images without labels" in found.text
+    assert "6 without labels" in found.text
     assert {p.name for p in (tmp_path / "figures").glob("*.svg")} == {"scores.svg", "entropy.svg"}
     assert {found.data["outcomes"][at] for at in found.data["outcome"]} == {"unlabelled"}
 

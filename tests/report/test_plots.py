@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation.results import summarise
+from focus.evaluation.scores import Scores
 from focus.report import plots
 
 from .reports import made, perturbed
@@ -41,6 +43,17 @@ def test_the_figures_of_scores(tmp_path: Path) -> None:
     shares = [s.get_data().values for s in axes_of(drawn["scores-open"]).patches]
     assert [share.sum() for share in shares] == [pytest.approx(1)] * 3
     assert "kept" not in drawn["entropy-open"].alt
+
+
+def test_shape_and_size_of_the_cam_are_drawn_where_h_says_nothing(tmp_path: Path) -> None:
+    _, scores, _ = made(tmp_path, 14, resamples=0)
+    assert {p.name for p in plots.of_scores(scores, None)} == {"scores", "entropy"}
+    columns = scores.columns()
+    columns["entropy_predicted"] = np.where(np.arange(len(scores)) % 3, 0.01, 0.7)
+    columns["cam_range"] = 40 * scores.cam_range
+    drawn = {p.name: p for p in plots.of_scores(Scores(**columns), None)}
+    assert set(drawn) == {"scores", "entropy", "entropy-z", "range"}
+    assert axes_of(drawn["range"]).get_xlim()[1] == columns["cam_range"].max()
 
 
 def test_robustness_draws_each_generator_from_its_clean_auc() -> None:

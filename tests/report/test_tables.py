@@ -15,4 +15,4 @@ def test_thresholds_can_be_used_as_they_are_shown() -> None:
     scores = scores_of([(0, "", "", 0.5), (0, "", "", 0.5), (1, "", "", 0.5)])
     _, table = tables.of_test_sets(summarise(scores, [], None, points, resamples=0))
     assert table.title == "Open set, at thresholds"
-    assert [cells[0] for _, cells, _ in table.rows] == ["1 - 3.9e-06", "1 - 3.9e-06", "0.03125"]
+    assert [cells[0].text for _, cells in table.rows] == ["1 - 3.9e-06", "1 - 3.9e-06", "0.03125"]
