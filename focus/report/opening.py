@@ -63,8 +63,10 @@ def forest(everything: Sequence[Results]) -> Forest | None:
     if not lowest:
         return None
     ends = [low for found in aucs.values() for _, interval in found for low in interval or ()]
-    start = min(0.5, math.floor(10 * min([*ends, *lowest.values()])) / 10)
-    step = 0.1 if start > 0.3 else 0.2
+    least = min([0.5, *ends, *lowest.values()])
+    step = 0.1 if least >= 0.4 else 0.2
+    steps = math.ceil(round((1 - least) / step, 6))
+    start = 1 - steps * step
 
     def percent(value: float) -> float:
         return round(100 * (value - start) / (1 - start), 2)
@@ -82,7 +84,7 @@ def forest(everything: Sequence[Results]) -> Forest | None:
         if place[0] == "mean" or place in generators[:_MOST]:
             marks = [mark(run, place) for run in range(len(everything))]
             groups.setdefault(_GROUPS[place[0]], []).append((place[1], marks))
-    ticks = [(percent(tick), f"{tick:.1f}") for tick in np.arange(start, 1 + step / 2, step)]
+    ticks = [(percent(start + n * step), f"{start + n * step:.1f}") for n in range(steps + 1)]
     return Forest(groups, ticks, max(0, len(generators) - _MOST))
 
 
