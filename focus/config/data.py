@@ -1,8 +1,16 @@
-"""The configurations of ``focus data check``, ``crop`` and ``demo``."""
+"""The configurations of ``focus data check``, ``crop``, ``manipulate`` and ``demo``."""
 
 from dataclasses import dataclass
 
-from focus.config.options import NON_NEGATIVE, check_options, in_data, in_machine, in_output
+from focus.config.options import (
+    NON_NEGATIVE,
+    PIXELS,
+    SEED,
+    check_options,
+    in_data,
+    in_machine,
+    in_output,
+)
 from focus.config.shared import DataConfig
 from focus.config.train import TrainConfig
 from focus.errors import InputError
@@ -54,6 +62,31 @@ class CropConfig(DataConfig):
         super().__post_init__()
         if not self.data or self.output is None:
             raise InputError("Give the PATH of images to crop, and --output DIR for the faces.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManipulateConfig(DataConfig):
+    """Settings of ``focus data manipulate``."""
+
+    data: tuple[str, ...] = in_data(
+        "aligned crops of real faces, in any layout that train.py takes",
+        (),
+        metavar="PATH",
+        positional=True,
+    )
+    output: str | None = in_output(
+        "the folder to write, new or empty (default: the last PATH)", metavar="DIR"
+    )
+    image_size: int = in_output("pixels a side of what is written", 256, within=PIXELS)
+    seed: int = in_output("of splits, donors and all that is drawn", 0, within=SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is None and len(self.data) > 1:
+            object.__setattr__(self, "output", self.data[-1])
+            object.__setattr__(self, "data", self.data[:-1])
+        if not self.data or self.output is None:
+            raise InputError("Give the PATH of real faces, and behind it the folder to write.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Work on data: ``focus data``, or ``python -m focus.data``, with check, crop or demo."""
+"""Work on data: ``focus data``, or ``python -m focus.data``, with check, crop and so on."""
 
 import sys
 
@@ -23,6 +23,12 @@ COMMANDS = {
         "focus.data.crop:crop",
         "Cut the faces out of images and of their human maps alike, into a new folder with a "
         "manifest that train.py takes as --data.",
+    ),
+    "manipulate": Command(
+        "focus.config.data:ManipulateConfig",
+        "focus.data.manipulate:manipulate",
+        "Make synthetic faces of a folder of real ones by six methods, with masks, splits by "
+        "identity and a manifest that train.py takes as --data.",
     ),
     "demo": Command(
         "focus.config.data:DemoConfig",

@@ -1,0 +1,189 @@
+"""Make a data set of real faces alone: ``focus data manipulate REALS OUT``.
+
+Each real face of training and validation gives one synthetic one, by the methods in turn; each of
+the test set gives one by every method, those that training never saw among them. All pictures,
+real and synthetic, go through the same resizing, colours, noise and JPEG, so that files tell
+nothing. ``OUT/manifest.csv`` is for ``train.py --data``; masks say where a picture was changed.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from focus.config.data import ManipulateConfig
+from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
+from focus.data.images import load_image
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
+from focus.data.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
+from focus.data.readers import read_given, refuse_inside
+from focus.data.splits import assign_splits, common_folder
+from focus.errors import ImageError, InputError
+from focus.runtime.files import check_empty, sole_writer
+from focus.runtime.parallel import parallel_map
+
+MANIFEST = "manifest.csv"
+TRAINED = ("part-swap", "warp", "morph")
+"""Methods of training and validation; the others are the open set."""
+_FEWEST = 10  # real faces, for two in validation and two in the test set
+_COMPONENTS, _FITTED = 40, 600  # of the basis; the faces that it is fitted on, at most
+_TRIED = 40  # persons, of whom the one most like a face is its donor
+_QUALITY = (70, 95)
+_THUMB = 16  # pixels a side, by which faces are compared
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture to make: of a real face, by a method or, for "", as it is.
+
+    key: of what is drawn for it. face, donor: files. name: of what is written, without extension.
+    """
+
+    key: tuple[int, ...]
+    sample: Sample
+    method: str
+    donor: str
+    name: str
+
+
+def manipulate(config: ManipulateConfig) -> None:
+    """Read the real faces, write the pictures, the masks and the manifest, and say what is next.
+
+    Raises:
+        InputError: too few real faces, or a folder that cannot be written to.
+    """
+    folder = absolute(str(config.output))
+    refuse_inside(folder, config.data)
+    check_empty(folder)
+    given, _ = read_given(config, allow_unlabelled=True)
+    reals = _grouped(given.where(lambda sample: sample.label != SYNTHETIC))
+    with sole_writer(folder):
+        small = list(
+            parallel_map(_small, [s.path for s in reals], "reading", processes=config.threads)
+        )
+        bad = [found for found in small if isinstance(found, BadFile)]
+        if bad:
+            write_bad_files(bad, folder / BAD_FILES)
+            print(f"left out {len(bad)}: {folder / BAD_FILES}")
+        rows = [row for row, found in enumerate(small) if not isinstance(found, BadFile)]
+        if len(rows) < _FEWEST:
+            raise InputError(
+                f"{given.source} has {len(rows)} real faces: give {_FEWEST} at least, better 1000."
+            )
+        reals = assign_splits(Manifest(reals[row] for row in rows), seed=config.seed)
+        pictures = _pictures(reals, np.stack([small[row] for row in rows]), config.seed)
+        basis = _basis(reals.split("train"), config)
+        make = partial(_made, folder=folder, side=config.image_size, basis=basis)
+        made = parallel_map(make, pictures, "making pictures", processes=config.threads)
+        manifest = Manifest(made, str(folder / MANIFEST))
+        manifest.to_csv(folder / MANIFEST)
+    counts = Counter((s.split, s.generator or "real") for s in manifest)
+    for split in ("train", "validation", "test"):
+        own = ", ".join(f"{n} {name}" for (place, name), n in counts.items() if place == split)
+        print(f"{split}: {own}")
+    print(f"written: {folder / MANIFEST}\n\nA first trial, in minutes on a CPU:\n")
+    print(f"  accelerate launch train.py --recipe quick --data {folder / MANIFEST}")
+
+
+def _grouped(reals: Manifest) -> Manifest:
+    """Return the reals with a group: their own, else their folder if there are several."""
+    folder = common_folder(sample.path for sample in reals)
+    below = [Path(sample.path).relative_to(folder).parent.as_posix() for sample in reals]
+    if any(sample.group for sample in reals) or len(set(below)) < 3:
+        return reals
+    groups = zip(reals, below, strict=True)
+    return Manifest((replace(s, group=group) for s, group in groups), reals.source)
+
+
+def _small(path: str) -> Any:
+    """Return the face in [_THUMB, _THUMB, 3] uint8, or the file that is bad."""
+    try:
+        return np.asarray(load_image(path).resize((_THUMB, _THUMB), Image.Resampling.BOX))
+    except ImageError as error:
+        return BadFile.of(path, "image", error)
+
+
+def _pictures(reals: Manifest, small: Any, seed: int) -> list[_Picture]:
+    """Plan what is made of each real face, with donors of its own split and another person.
+
+    In a split of one person the donor is another picture of the same. Raises InputError if there
+    is none.
+    """
+    looks = small.reshape(len(reals), -1).astype(np.float32)
+    looks -= looks.mean(axis=1, keepdims=True)  # not who is lit alike
+    by_split: defaultdict[str, list[int]] = defaultdict(list)
+    for row, sample in enumerate(reals):
+        by_split[sample.split].append(row)
+    pictures, turn = [], Counter[str]()
+    for row, sample in enumerate(reals):
+        rng = np.random.default_rng([seed, row])
+        turn[sample.split] += 1
+        once = (TRAINED[turn[sample.split] % len(TRAINED)],)
+        methods = tuple(METHODS) if sample.split == "test" else once
+        others = [other for other in rng.permutation(by_split[sample.split]) if other != row]
+        if not others:
+            raise InputError(
+                f"The {sample.split} split of {reals.source} is one face, {sample.path!r}: give "
+                "more persons, or groups of other names."
+            )
+        persons = [o for o in others if not sample.group or reals[o].group != sample.group]
+        tried = (persons or others)[:_TRIED]
+        donor = reals[tried[((looks[tried] - looks[row]) ** 2).sum(axis=1).argmin()]].path
+        for number, method in enumerate(("", *methods)):
+            name = f"{method or 'real'}/{row:06d}"
+            pictures.append(_Picture((seed, row, number), sample, method, donor, name))
+    return pictures
+
+
+def _basis(train: Sequence[Sample], config: ManipulateConfig) -> Basis:
+    """Return the principal components of some of the training faces."""
+    from sklearn.decomposition import PCA
+
+    chosen = np.random.default_rng(config.seed).permutation(len(train))[:_FITTED]
+    faces = np.stack([_loaded(train[row].path, BASIS_SIDE).ravel() for row in chosen])
+    fitted = PCA(min(_COMPONENTS, len(faces) // 2), random_state=config.seed).fit(faces)
+    return Basis(fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32))
+
+
+def _loaded(path: str, side: int) -> Array:
+    image = load_image(path).resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+def _made(picture: _Picture, folder: Path, side: int, basis: Basis) -> Sample:
+    """Make a picture and its mask, write them, and return its sample."""
+    rng, sample = np.random.default_rng(picture.key), picture.sample
+    face = _loaded(sample.path, side)
+    path, mask = (folder / kind / picture.name for kind in ("images", "masks"))
+    path, mask = path.with_suffix(".jpg"), mask.with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    family = ""
+    if picture.method:
+        family, method = METHODS[picture.method]
+        face, weight = method(Given(face, _loaded(picture.donor, side), basis), rng)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * weight).round().astype(np.uint8)).save(mask)
+    image, quality = _taken(face, rng)
+    image.save(path, quality=quality)
+    return Sample(
+        str(path),
+        SYNTHETIC if picture.method else REAL,
+        picture.method,
+        family,
+        sample.split,
+        mask_path=str(mask) if picture.method else None,
+        group=sample.group or picture.name.partition("/")[2],
+    )
+
+
+def _taken(face: Array, rng: np.random.Generator) -> tuple[Image.Image, int]:
+    """Return the picture as a camera would take it, and the quality of its JPEG."""
+    face = np.clip(face, 0, 1) ** rng.uniform(0.9, 1.1) * (1 + rng.normal(0, 0.03, 3))
+    face = face + rng.uniform(0.003, 0.012) * rng.standard_normal(face.shape)
+    pixels = (np.clip(face, 0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(pixels), int(rng.integers(*_QUALITY, endpoint=True))
