@@ -24,6 +24,9 @@ CHANCE = "chance level of that peak"
 OUTLIERS_SEEN = 0.05
 """Share of CAMs that peak on outlying tokens from which on there is a warning: ten times chance."""
 
+SHOWN_ROWS = 12
+"""On a console, where the rest is in the report."""
+_SHORT = ("bpcer", "apcer_mean", "entropy", "pointing_hit")  # of the open set, on a console
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 _AUC = {
     "closed": "closed-set AUC",
@@ -145,14 +148,32 @@ def _generator_rows(everything: Sequence[Results]) -> list[Row]:
     ]
 
 
-def format_table(results_by_name: Mapping[str, Results]) -> str:
+def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
+    """Return at most so many rows: of the test sets, and of the hardest unknown generators."""
+    if len(rows) <= most:
+        return rows
+    kept = [
+        row
+        for row in rows
+        if not row.generator
+        and (row.keys[1:] == ("mean", "auc") or (row.keys[0] == "open" and row.keys[-1] in _SHORT))
+    ]
+    generators = [row for row in rows if row.generator]
+    generators.sort(key=lambda row: _at(first, row.keys) or 0.0)
+    kept += generators[: max(0, most - len(kept))]
+    return [row for row in rows if row in kept]
+
+
+def format_table(results_by_name: Mapping[str, Results], *, most: int | None = None) -> str:
     """Return the table in plain text: one row a figure, one column a model.
 
     The figures of one or two models stand with their 95 % intervals; for more there is no room.
+    most: leave out rows above this number, and say so.
     """
     everything = list(results_by_name.values())
     names = list(shortened(results_by_name, 20).values())
-    rows = table_rows(everything)
+    every = table_rows(everything)
+    rows = _fewer(every, everything[0], most or len(every))
     cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
     columns = zip(*cells, strict=True)
     widths = [max(7, *map(len, (n, *column))) for n, column in zip(names, columns, strict=True)]
@@ -167,6 +188,9 @@ def format_table(results_by_name: Mapping[str, Results]) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     undefined = any(cell == "-" for line in cells for cell in line)
+    named, unknown = (sum(bool(row.generator) for row in each) for each in (rows, every))
+    if named < unknown:
+        lines.append(f"the {named} hardest of {unknown} unknown generators; results.json has all")
     return "\n".join([*lines, *footnotes(rows, undefined=undefined)])
 
 

@@ -126,11 +126,12 @@ def describe(accelerator: Accelerator) -> str:
     """Return one line: device, processes, threads, precision, and the head's backend and why."""
     threads = torch.get_num_threads()
     name, reason = backend_for(torch.empty(0, device=accelerator.device))
-    processes = f"{accelerator.num_processes} process{'es' * (accelerator.num_processes > 1)}"
+    several = accelerator.num_processes > 1
+    processes = f"{accelerator.num_processes} process{'es' * several}"
+    processes += f" with {threads} thread{'s' * (threads > 1)}{' each' * several}"
     return (
-        f"device {accelerator.device}, {processes} with {threads} "
-        f"thread{'s' * (threads > 1)} each, mixed precision {accelerator.mixed_precision}, "
-        f"head: {name} ({reason})"
+        f"device {accelerator.device}, {processes}, mixed precision "
+        f"{accelerator.mixed_precision}, head: {name} ({reason})"
     )
 
 

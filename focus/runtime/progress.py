@@ -9,12 +9,16 @@ _LOGGED_EVERY = 10  # seconds, where each update is a line that stays
 _SHOWN_EVERY = 0.5
 
 
+def redrawn() -> bool:
+    """Return whether a bar is redrawn in its line: on a terminal, and in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 def progress_bar(*given: Any, **settings: Any) -> "tqdm[Any]":
-    """Return a bar of tqdm, with its arguments."""
-    # A notebook's is no terminal, and is redrawn all the same.
-    redrawn = sys.stderr.isatty() or "ipykernel" in sys.modules
-    every = _SHOWN_EVERY if redrawn else _LOGGED_EVERY
-    return tqdm(*given, mininterval=every, **settings)
+    """Return a bar of tqdm, with its arguments; where it is redrawn, the next one replaces it."""
+    shown = redrawn()
+    settings = {"leave": not shown, "dynamic_ncols": True} | settings
+    return tqdm(*given, mininterval=_SHOWN_EVERY if shown else _LOGGED_EVERY, **settings)
 
 
 def format_duration(seconds: float) -> str:

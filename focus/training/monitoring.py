@@ -25,7 +25,7 @@ from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints, choose
 from focus.report.contact_sheet import contact_sheet
 from focus.runtime.files import atomic_csv_writer
-from focus.runtime.progress import progress_bar
+from focus.runtime.progress import progress_bar, redrawn
 from focus.training.run_folder import TrainState
 
 TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
@@ -123,13 +123,14 @@ class RunLog:
 
     def progress(self, step: int, steps_per_epoch: int) -> "tqdm[Any]":
         """Return the bar of all steps, of which ``step`` are done."""
-        return progress_bar(
+        self._bar = progress_bar(
             total=self.config.epochs * steps_per_epoch,
             initial=step,
-            desc=self.config.name,
+            desc="training",
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
+        return self._bar
 
     def start(self) -> None:
         """Count the images a second from now on."""
@@ -163,19 +164,27 @@ class RunLog:
         """Report an epoch by its row of ``summary.csv``, and warn if the CAM has collapsed."""
         metric = self.config.eval_metric
         if self.accelerator.is_main_process:
-            tqdm.write(
-                f"epoch {row['epoch']}/{self.config.epochs}  loss {row['train_loss']:.4f}  "
-                f"validation {metric.replace('_', ' ').replace('auc', 'AUC')} "
-                f"{row[f'eval_{metric}']:.4f}  entropy {row['eval_entropy']:.3f}  "
-                f"{images_per_second:.0f} images/s{'  (best)' if best else ''}"
-            )
+            epoch = f"epoch {row['epoch']}/{self.config.epochs}"
+            value = f"validation {_in_words(metric)} {row[f'eval_{metric}']:.4f}"
+            if redrawn():
+                self._bar.set_postfix_str(f"{epoch}, {value}")
+            else:
+                tqdm.write(
+                    f"{epoch}  loss {row['train_loss']:.4f}  {value}  "
+                    f"entropy {row['eval_entropy']:.3f}  {images_per_second:.0f} images/s"
+                    f"{'  (best)' if best else ''}"
+                )
             if warning := collapse_warning(row):
                 tqdm.write(warning)
         logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
         self._log({**logged, "epoch": row["epoch"]}, step)
 
     def end(self, state: TrainState) -> None:
-        """Say why there are fewer epochs or updates than were asked for."""
+        """Name the best epoch; say why there are fewer epochs or updates than were asked for."""
+        self.accelerator.print(
+            f"best of {state.epoch} epochs: {state.best_epoch}, validation "
+            f"{_in_words(self.config.eval_metric)} {state.best:.4f}"
+        )
         if state.epoch < self.config.epochs:
             self.accelerator.print(
                 f"stopped after epoch {state.epoch}: none of the last {self.config.patience} was "
@@ -212,3 +221,7 @@ class RunLog:
     def _speed(self, since: tuple[float, float]) -> float:
         began, before = since
         return (self._images - before) / max(time.perf_counter() - began, 1e-9)
+
+
+def _in_words(metric: str) -> str:
+    return metric.replace("_", " ").replace("auc", "AUC")

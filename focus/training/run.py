@@ -26,6 +26,7 @@ from focus.errors import InputError
 from focus.evaluation.inference import outlier_norm
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import (
+    SHOWN_ROWS,
     difference_lines,
     errors_in_words,
     format_table,
@@ -38,6 +39,7 @@ from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
+from focus.report.page import REPORT
 from focus.runtime.files import from_json
 from focus.runtime.launch import (
     closing_process_group,
@@ -153,6 +155,11 @@ def _run(
             lambda: lock.enter_context(lock_folder(folder)) if main else trainer.check_held,
         )
         accelerator.print(describe(accelerator))
+        size = sum(p.numel() for p in detector.parameters()) / 1e6
+        accelerator.print(
+            f"training {config.model}, {size:.2f} million parameters, with the loss {config.loss} "
+            f"for {config.epochs} epochs: {folder}"
+        )
         if tuned := describe_tuning(detector, config.tune):
             accelerator.print(tuned)
         if bad and main:
@@ -206,7 +213,9 @@ def evaluate(trainer: Trainer) -> Results:
         if config.report:
             run = folder, config.name, best, trainer.test, scores, results
             write = partial(report.write, *run, summary=folder / SUMMARY)
-            print(report.attempt(partial(write, eval_metric=config.eval_metric)))
+            said = report.attempt(partial(write, eval_metric=config.eval_metric))
+            if not (folder / REPORT).is_file():  # else it is named at the end
+                print(said)
     accelerator.wait_for_everyone()
     return results
 
@@ -215,7 +224,7 @@ def _print_results(
     runs: list[ResolvedTrainConfig], results: dict[str, Results], *, tested: bool
 ) -> None:
     if tested:
-        print(f"\n{format_table(results)}\n")
+        print(f"\n{format_table(results, most=SHOWN_ROWS)}\n")
         named = [
             (run.name, Scores.from_csv(run.run_folder / "scores.csv"), results[run.name])
             for run in runs
@@ -227,7 +236,11 @@ def _print_results(
             best = ", ".join(f"{key} {value:.4g}" for key, value in found["model"].items())
             print(f"{name}: no test images (--test-data, --test-real); the best model: {best}")
     for run in runs:
-        print(f"run folder: {run.run_folder}")
+        folder = run.run_folder
+        if (folder / REPORT).is_file():
+            print(f"all results:  open {folder / REPORT}")
+        print(f"your faces:   focus explain PATH --model-dir {folder / 'model'}")
+        print(f"other tests:  python evaluate.py --run {folder} --test-data NAME=PATH")
 
 
 def data_lines(
@@ -240,10 +253,10 @@ def data_lines(
     counts = []
     for split in ("train", "validation", "test"):
         labels = Counter(s.label for s in manifest if s.split == split)
-        counts.append(f"{split} {labels[REAL]} real + {labels[SYNTHETIC]} synthetic")
+        counts.append(f"{split} {labels[REAL]} + {labels[SYNTHETIC]}")
     train = manifest.split("train")
     n_maps = sum(sample.human_map is not None for sample in train)
-    lines = [f"images: {', '.join(counts)}; {n_maps} training images have a human map"]
+    lines = [f"images (real + synthetic): {', '.join(counts)}; {n_maps} human maps to train with"]
     known = training_families(train)
     if before is not None:
         after = before.after(known, known, ())

@@ -18,7 +18,7 @@ from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_images
 from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import format_table, remarks
+from focus.evaluation.result_table import SHOWN_ROWS, format_table, remarks
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.evaluation.storage import storage_notes
@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> None:
         return
     name = model.parent.name if model.name == "model" else model.name
     if results is not None:
-        print(format_table({name: results}), end="\n\n")
+        print(format_table({name: results}, most=SHOWN_ROWS), end="\n\n")
     lines += [f"threshold: {threshold}", *remarks(scores, results)]
     if detector.points is not None and (warning := detector.points.warning()):
         lines.append(f"warning: {warning}")

@@ -96,6 +96,24 @@ def test_table_fits_a_terminal_with_long_names() -> None:
     assert any(long[0] in line for line in format_table({"one": results}).splitlines())
 
 
+def test_a_console_shows_the_hardest_of_many_generators() -> None:
+    rows = [(0, "", "", n / 20) for n in range(20)]
+    rows += [(1, f"g{n:02}", "", n / 20 + 0.01) for n in range(13)]
+    results = summarise(table([*rows, (1, "known", "closed", 0.9)]), ["known"])
+    shown = format_table({"one": results}, most=12).splitlines()
+    names = [line.split("  ")[0] for line in shown[2:14]]
+    assert names[:8] == [
+        "closed-set AUC, mean of 1",
+        *(f"open-set AUC, g{n:02} (?)" for n in range(6)),
+        "open-set AUC, mean of 13",
+    ]
+    assert [name.split(",")[0] for name in names[8:]] == [
+        *("BPCER", "APCER", "CAM entropy", "peaks in artefact")
+    ]
+    assert shown[14] == "the 6 hardest of 13 unknown generators; results.json has all"
+    assert len(format_table({"one": results}).splitlines()) > len(shown)
+
+
 def test_the_difference_of_two_models_by_hand() -> None:
     rows = [(0, "", "", 0.1), (0, "", "", 0.4), (0, "", "", 0.5), (1, "new", "", 0.3)]
     rows += [(1, "new", "", 0.6), (1, "known", "", 0.9)]

@@ -120,7 +120,10 @@ def test_a_run_folder_holds_what_the_documentation_says(cyborg_run: tuple[Path, 
     files = {path.name for path in folder.iterdir()}
     assert files == {name.rstrip("/") for name in documented("Run folder")}
     assert "head: eager" in out
-    assert str(Path("runs") / "mine") in out.splitlines()[-1]
+    report, explained, tested = out.splitlines()[-3:]
+    assert report.endswith("open runs/mine/report.html")
+    assert explained.endswith("focus explain PATH --model-dir runs/mine/model")
+    assert tested.endswith("python evaluate.py --run runs/mine --test-data NAME=PATH")
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["loss"], config["epochs"], config["model"]) == ("blend", 1, "focus_small")
