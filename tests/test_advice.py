@@ -79,7 +79,7 @@ CASES = {
     "too many unreadable files": (
         f"cp {FACE} face; echo > {FACE}",
         "train --data faces --name new --dry-run",
-        "more than the share of 0.01 that --max-bad allows: fix or leave them out,",
+        "more than --max-bad 0.01 allows: fix or leave them out,",
         [
             f"mv face {FACE}; train --data faces --name new --dry-run",
             f"rm {FACE}; train --data faces --name new --dry-run",
@@ -89,7 +89,7 @@ CASES = {
     "too many unreadable files of a table": (
         f"echo > {FACE}",
         "train --data table.csv --name new --dry-run",
-        "more than the share of 0.01 that --max-bad allows: fix or leave them out,",
+        "more than --max-bad 0.01 allows: fix or leave them out,",
         [f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new --dry-run"],
     ),
     "a row whose file is not there": (
@@ -119,13 +119,13 @@ CASES = {
     "groups of a manifest in two splits": (
         "",
         "train --data groups.csv --name new --dry-run",
-        "or, if none of the tables needs its groups, give --columns group=.",
+        "rename one, or give --columns group=.",
         ["train --data groups.csv --columns group= --name new --dry-run"],
     ),
     "images that the initial weights know": (
         "",
         f"train --data faces --seed 5 --name new --dry-run {WEIGHTS}",
-        "give the manifest.csv of its run as --data, the --seed of that run, or other images.",
+        "give its run's manifest.csv or --seed, or other images.",
         [
             f"train --data runs/run/manifest.csv --seed 5 --name new --dry-run {WEIGHTS}",
             f"train --data faces --seed 0 --name new --dry-run {WEIGHTS}",
@@ -141,7 +141,7 @@ CASES = {
         "cp runs/run/model/model.safetensors .; "
         "echo x | dd of=runs/run/model/model.safetensors bs=1 seek=9999 conv=notrunc status=none",
         "evaluate --run runs/run",
-        'put it back as it was or, if you mean this file, set weights_sha256 to "" in the config.',
+        'put it back, or set weights_sha256 to "" in the config to accept it.',
         [
             "mv model.safetensors runs/run/model; evaluate --run runs/run",
             """sed -i '/weights_sha256/s/: ".*"/: ""/' runs/run/model/config.json; """

@@ -93,8 +93,7 @@ def check_pool(pool: str) -> None:
     """Raise InputError for a pooling that there is not, and for the one that leaves no CAM."""
     if pool == "token":
         raise InputError(
-            "--pool token: a logit of the class token alone is of no cell, so there is no CAM of "
-            "it (that of TS-CAM, arXiv 2103.14862, is of patch tokens): give --pool both."
+            "--pool token leaves no CAM, as the class token belongs to no place: give --pool both."
         )
     if pool not in POOLINGS:
         raise InputError(f"--pool got {pool!r}: give one of {', '.join(POOLINGS)}.")

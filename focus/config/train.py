@@ -334,8 +334,8 @@ def _cached_features(values: Mapping[str, Any], config: TrainConfig) -> dict[str
         return {}
     if views is None and config.augment not in (None, "none"):
         raise InputError(
-            f"--augment {config.augment} changes the images in each epoch, and their features are "
-            "computed once: give --views N for N augmented views, or --cached-features no."
+            f"--augment {config.augment} changes each epoch's images, but cached features are "
+            "computed once: give --views N, or --cached-features no."
         )
     fixed = {} if views else {"augment": "none"}
     return {"cached_features": cached or "bfloat16", **fixed}

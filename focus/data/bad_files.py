@@ -214,9 +214,8 @@ def _refuse_too_many(
             first = next(file for file in bad if file.role == role)
             raise InputError(
                 f"{n_bad} of {n_checked if none_left else n_total} {role} files of "
-                f"{source or 'the data'} cannot be decoded, more than the share of {max_bad:g} "
-                f"that --max-bad allows: fix or leave them out, the first is {first.path!r} "
-                f"({first.reason})."
+                f"{source or 'the data'} cannot be decoded, more than --max-bad {max_bad:g} "
+                f"allows: fix or leave them out, the first is {first.path!r} ({first.reason})."
             )
 
 

@@ -271,8 +271,8 @@ def name_lost_workers() -> Iterator[None]:
             raise
         reason = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
         raise WorkerError(
-            f"The processes that load images have failed ({reason}): give fewer --workers, 0 for "
-            "none, or a container more shared memory (docker run --shm-size=8g)."
+            f"The processes that load images have failed ({reason}): give --workers 0, or a "
+            "container more shared memory (docker run --shm-size=8g)."
         ) from error
 
 

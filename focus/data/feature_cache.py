@@ -155,8 +155,8 @@ class FeatureCache:
                 self._append(wanted, missing[np.sort(first)], batches, progress)
         except OSError as error:
             raise InputError(
-                f"The features cannot be written to {self.folder} ({error.strerror or error}): free"
-                " some space or set FOCUS_CACHE to another folder; what was written is kept."
+                f"The features cannot be written to {self.folder} ({error.strerror or error}): "
+                "free some space, or set FOCUS_CACHE to another folder."
             ) from error
 
     def _append(

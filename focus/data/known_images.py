@@ -73,10 +73,9 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
             counts.append(f"{count} {split}")
     if counts:
         raise InputError(
-            f"{' and '.join(counts)} images of {manifest.source or 'the data'}, or others of "
-            f"their groups, are among those that {weights} was trained or chosen on: give the "
-            "manifest.csv of its run as --data, the --seed of that run, or other "
-            f"images{RENAME_GROUPS * by_group}."
+            f"{' and '.join(counts)} images or groups of {manifest.source or 'the data'} are "
+            f"those that {weights} was trained or chosen on: give its run's manifest.csv or "
+            f"--seed, or other images{RENAME_GROUPS * by_group}."
         )
 
 

@@ -14,10 +14,7 @@ from focus.errors import InputError
 SHARE = 0.15
 """Share of the images for validation, and for test, where the data have no split."""
 
-RENAME_GROUPS = (
-    "; where unrelated data have groups of the same names, rename those of one, or, if none of the "
-    "tables needs its groups, give --columns group="
-)
+RENAME_GROUPS = "; if unrelated groups share a name, rename one, or give --columns group="
 """Advice for images that are left out, or refused, by their group."""
 
 _Kind = tuple[int | None, str]

@@ -91,7 +91,7 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
         difference = _difference(now, then) or _changed_file(sample, recorded[len(taken)])
         if difference:
             raise InputError(
-                f"The images are not those that the run {run} began with ({len(recorded)} then, "
+                f"The images are not those of the run {run} ({len(recorded)} then, "
                 f"{len(manifest)} now; {difference}): bring them back, or give another --name."
             )
         taken.append(replace(sample, split=recorded[len(taken)].split))

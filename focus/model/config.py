@@ -72,8 +72,8 @@ class DetectorConfig:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if self.weights_sha256 not in ("", digest):
             raise InputError(
-                f"{path} has changed since {CONFIG_FILE} was saved with it: put it back as it was "
-                'or, if you mean this file, set weights_sha256 to "" in the config.'
+                f"{path} has changed since {CONFIG_FILE} was saved with it: put it back, or set "
+                'weights_sha256 to "" in the config to accept it.'
             )
         return replace(self, weights_sha256=digest)
 

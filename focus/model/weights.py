@@ -60,9 +60,9 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pa
     own = network.state_dict()
     if missing := [key for key in own if key not in state and not key.endswith(_OPTIONAL)]:
         raise InputError(
-            f"{path} does not hold the weights of {name}: {len(missing)} are missing, the first is "
-            f"{missing[0]!r}, while the file begins with {next(iter(state), 'nothing')!r}; give a "
-            "checkpoint of this network."
+            f"{path} does not hold the weights of {name}: {len(missing)} are missing, as "
+            f"{missing[0]!r}, and it has {next(iter(state), 'nothing')!r}; give a checkpoint of "
+            "this network."
         )
     for key, value in own.items():
         if key in state and state[key].shape != value.shape:

@@ -162,8 +162,8 @@ def lock_folder(folder: Path) -> Iterator[Callable[[], None]]:
         def check() -> None:
             if not (folder.exists() and os.path.samestat(folder.stat(), os.fstat(opened))):
                 raise FolderError(
-                    f"The run folder {folder} was removed, moved or replaced while the run trained "
-                    "in it: move it back and --resume, or start again with another --name."
+                    f"The run folder {folder} was removed, moved or replaced during the run: "
+                    "move it back and --resume, or start again with another --name."
                 )
 
         try:

@@ -80,8 +80,8 @@ def export(config: ExportConfig) -> None:
             found = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
             if not all(value <= TOLERANCE for value in differences.values()):  # NaN neither
                 raise InputError(
-                    f"The exported network differs from the detector ({found}) by more than "
-                    f"{TOLERANCE:g}, so no file was written: update torch and onnxruntime."
+                    f"No file is written, as the exported network differs from the detector "
+                    f"({found}, allowed is {TOLERANCE:g}): update torch and onnxruntime."
                 )
     print(f"largest differences to the detector on {len(images)} images: {found}")
     print(f"written: {path}")

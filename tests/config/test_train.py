@@ -119,7 +119,7 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
             {"loss": "hinge", "entropy_target": 0.5, "target_from_maps": True},
             "--target-from-maps and --entropy-target are two aims",
         ),
-        ({"pool": "token"}, "--pool token: a logit of the class token alone is of no cell"),
+        ({"pool": "token"}, "--pool token leaves no CAM"),
         ({"pool": "max"}, "--pool got 'max': give one of mean, both"),
         ({"focus_schedule": "0"}, "--focus-schedule got '0': give EPOCH:FACTOR pairs"),
         (

@@ -226,7 +226,7 @@ def test_a_run_names_leaves_out_and_lists(
 
 
 def test_too_many_stop_before_a_folder_is_made(folder: Path, flags: list[str]) -> None:
-    with pytest.raises(InputError, match=r"^2 of 40 image files of .* 0.01 that --max-bad allows"):
+    with pytest.raises(InputError, match=r"^2 of 40 image files of .* --max-bad 0.01 allows"):
         train(parse(TrainConfig, [*flags, "--recipe=demo", f"--output={folder}/runs"]))
     assert not (folder / "runs").exists()
 

@@ -180,7 +180,7 @@ def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
 
 def test_a_worker_that_is_killed_is_one_sentence() -> None:
     """As by a container that has too little memory."""
-    with pytest.raises(WorkerError, match=r"have failed \(.+\): give fewer --workers, 0 for none"):
+    with pytest.raises(WorkerError, match=r"have failed \(.+\): give --workers 0, or"):
         list(loaded(Signalled(signal.SIGKILL)))
 
 

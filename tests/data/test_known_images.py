@@ -70,7 +70,7 @@ def test_nothing_that_the_initial_weights_know_is_validated_or_tested_on() -> No
         (Sample("/4", split="validation", group="anna"), "1 validation", r"--columns group=\.$"),
         (Sample("/2", split="test"), "1 test", r"or other images\.$"),
     ):
-        message = f"^{counts} images of the data, or others of their.*{end}"
+        message = f"^{counts} images or groups of the data are those.*{end}"
         with pytest.raises(InputError, match=message):
             check_unseen(Manifest([*sound, bad]), before, "w")
         check_unseen(Manifest([*sound, replace(bad, split="train")]), before, "w")

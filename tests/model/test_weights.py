@@ -168,9 +168,9 @@ def test_mean_and_std_are_those_of_a_config_of_timm_beside_the_weights(tmp_path:
     [
         # A ResNet-34 holds every weight that a ResNet-18 has, and in the same shapes.
         ("resnet18", "resnet34", "has no 'layer1.2.conv1.weight': give a checkpoint of this"),
-        ("resnet34", "resnet18", "are missing, the first is 'layer1.2.conv1.weight'"),
-        ("test_resnet", "test_resnet.prefix", "while the file begins with 'net.conv1.0.weight'"),
-        ("test_resnet", "test_resnet.inner", "while the file begins with 'nothing'"),
+        ("resnet34", "resnet18", "are missing, as 'layer1.2.conv1.weight'"),
+        ("test_resnet", "test_resnet.prefix", "and it has 'net.conv1.0.weight'"),
+        ("test_resnet", "test_resnet.inner", "and it has 'nothing'"),
         ("test_resnet", "test_resnet.shape", r"conv1.0.weight should be \[16, 3, 3, 3\], got \[1,"),
     ],
 )

@@ -232,7 +232,7 @@ def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
     assert names_of(out) == ["2.png", "3.png"]
     said = "3 of 5 images are left out: they are for training, or what the model was chosen on, "
     printed = capsys.readouterr().out
-    assert f"{said}2 of them by their group; where unrelated data have groups of the" in printed
+    assert f"{said}2 of them by their group; if unrelated groups share a name" in printed
 
 
 def test_groups_of_unrelated_data_can_be_left_unread(own_run: Path, tmp_path: Path) -> None:

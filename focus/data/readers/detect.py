@@ -54,8 +54,8 @@ class Reading:
         if without:
             raise InputError(
                 f"{len(without)} of {len(self.manifest)} images of {self.path} have no label "
-                f"(layout {self.layout}), the first is {without[0]!r}: give them one by a column "
-                "of a CSV, --columns label=NAME, or by folders named 0_real and 1_fake."
+                f"(layout {self.layout}), the first is {without[0]!r}: name a column by "
+                "--columns label=NAME, or use folders 0_real and 1_fake."
             )
 
 

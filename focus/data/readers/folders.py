@@ -178,6 +178,6 @@ def _names_split(
     if others:
         raise InputError(
             f"{root.joinpath(*above)} has a folder {name} beside {others[0]}, which names no "
-            f"split: call {others[0]} train, val or test, or {name} otherwise if it is no split."
+            "split: call it train, val or test, or the other one by another name."
         )
     return True

@@ -144,9 +144,9 @@ def _is_of_one_class(reading: Reading, label: int) -> bool:
     columns = reading.columns
     if columns and columns.rest and not columns.no_label:
         raise InputError(
-            f"{reading.path} has no column that is known as the label, which one of "
-            f"{', '.join(columns.rest)} may be: give --columns label=NAME, or --columns label= if "
-            "none is and all images are of one class."
+            f"{reading.path} has no column known as the label, which one of "
+            f"{', '.join(columns.rest)} may be: give --columns label=NAME, or label= if there is "
+            "only one class."
         )
     labelled = Manifest((replace(s, label=label) for s in reading.manifest), reading.path)
     warn_of_label_conflicts(labelled, reading.path)

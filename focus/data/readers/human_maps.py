@@ -135,8 +135,8 @@ def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
         if len(found[image]) > 1 and image in map(names.get, found[image]):
             first, other = found[image][-2:]
             raise InputError(
-                f"{first!r} and {other!r} are maps of one image: keep one, or name all of them "
-                "after it as annotators' maps."
+                f"{first!r} and {other!r} are maps of one image: keep one, or name them IMAGE_1, "
+                "IMAGE_2 to average them."
             )
 
     def reference(paths: list[str]) -> str:
