@@ -14,7 +14,7 @@ from focus.data.check.verdict import FIT, contradictory, severe, verdict
 from focus.data.manifest import REAL
 from focus.plotting import shortened
 
-_SHOWN = 5  # of each list on the console
+_SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the console
 _LONGEST = 30  # characters of a generator's name in the table
 
 
@@ -202,12 +202,9 @@ def _shortcut_lines(found: Findings) -> list[str]:
             f"shortcuts: {what} tell the class with AUC {result.auc:.3f} "
             f"({100 * result.level:.0f} % interval {low:.3f} to {high:.3f})"
         )
-        lines += [f"  {cause}" for cause in result.causes]
+        lines += [f"  {cause}" for cause in result.causes[:_CAUSES]]
         if low > WARN_FROM:
-            lines.append(
-                f"warning: a detector trained on these images can learn that instead of the face: "
-                f"{remedy}"
-            )
+            lines.append(f"warning: a detector can learn that instead of the face: {remedy}")
     return lines
 
 
