@@ -238,7 +238,7 @@ def _print_results(
     for run in runs:
         folder = run.run_folder
         if (folder / REPORT).is_file():
-            print(f"all results:  open {folder / REPORT}")
+            print(f"all results:  {folder / REPORT}")
         print(f"your faces:   focus explain PATH --model-dir {folder / 'model'}")
         print(f"other tests:  python evaluate.py --run {folder} --test-data NAME=PATH")
 

@@ -121,7 +121,7 @@ def test_a_run_folder_holds_what_the_documentation_says(cyborg_run: tuple[Path, 
     assert files == {name.rstrip("/") for name in documented("Run folder")}
     assert "head: eager" in out
     report, explained, tested = out.splitlines()[-3:]
-    assert report.endswith("open runs/mine/report.html")
+    assert report.endswith(" runs/mine/report.html")
     assert explained.endswith("focus explain PATH --model-dir runs/mine/model")
     assert tested.endswith("python evaluate.py --run runs/mine --test-data NAME=PATH")
 
