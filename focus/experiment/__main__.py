@@ -43,7 +43,10 @@ def experiment(config: ExperimentConfig) -> None:
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(config.threads), OMP_WAIT_POLICY="PASSIVE")
     os.environ.update(OPENBLAS_NUM_THREADS="1")
-    failures = (_search if config.search else _grid)(setup, config, arms)
+    if config.headroom:
+        failures = _headroom(setup, config)
+    else:
+        failures = (_search if config.search else _grid)(setup, config, arms)
     for failure in failures:
         print(f"{PROG}: {failure}", file=sys.stderr)
     if failures:
@@ -97,6 +100,13 @@ def images(config: ExperimentConfig) -> "Images":
         return demo_manifest(draw=unit, agreement=int(world) / 100)
 
     return drawn
+
+
+def _headroom(setup: Setup, config: ExperimentConfig) -> list[str]:
+    """Measure what can be reached at all, on spare draws."""
+    from focus.experiment.headroom import headroom
+
+    return headroom(setup, jobs=_jobs(config), train=not config.report)
 
 
 def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from focus.config.train import TrainConfig, loss_config
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
@@ -26,8 +28,8 @@ def write_data(run: Run, images: Images) -> None:
         manifest = leave_out(manifest, run.left)
     elif run.maps == "shuffled":
         manifest = shuffled_maps(manifest, run.unit)
-    elif run.maps == "masks":
-        manifest = with_maps(manifest, [sample.mask_path for sample in manifest])
+    elif run.maps in ("masks", "exact"):
+        manifest = exact_maps(manifest, run.data.parent / "face.png")
     elif run.maps != "own":
         manifest = thinned_maps(manifest, run.unit, int(run.maps) / 100)
     before = run.data.read_bytes() if run.data.exists() else None
@@ -49,6 +51,19 @@ def with_maps(manifest: Manifest, maps: Sequence[str | None]) -> Manifest:
         ),
         manifest.source,
     )
+
+
+def exact_maps(manifest: Manifest, face: Path) -> Manifest:
+    """Give each training fake its mask, and real images the whole face, an oval drawn to ``face``.
+
+    A fingerprint of the whole image has no map.
+    """
+    oval = Image.new("L", (64, 64))
+    ImageDraw.Draw(oval).ellipse((16, 11, 47, 53), fill=255)
+    with atomic_write(face) as aside:
+        oval.save(aside, "PNG")
+    maps = [str(face) if sample.label == REAL else sample.mask_path for sample in manifest]
+    return with_maps(manifest, maps)
 
 
 def shuffled_maps(manifest: Manifest, seed: int) -> Manifest:

@@ -9,7 +9,18 @@ import yaml
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
-from focus.experiment.frozen import ARMS, CHOSEN, DOSES, FOLDS, SEARCH, Arm, Settings
+from focus.experiment.frozen import (
+    ARMS,
+    CHOSEN,
+    DOSES,
+    FIXED,
+    FOLDS,
+    HEADROOM,
+    SEARCH,
+    WORLDS,
+    Arm,
+    Settings,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Run:
 
 def arm_of(name: str) -> Arm:
     """Return an arm of the experiment, or any other loss of train.py."""
-    return ARMS.get(name) or DOSES.get(name) or Arm(name)
+    return ARMS.get(name) or DOSES.get(name) or HEADROOM.get(name) or Arm(name)
 
 
 def grid(
@@ -77,6 +88,11 @@ def grid(
         for arm in (*arms, *(doses if unit < dose_units else ()))
         for world in (setup.worlds if arm not in DOSES else setup.worlds[:1])
     ]
+
+
+def headroom_runs(setup: Setup, units: Sequence[int]) -> list[Run]:
+    """Return the runs of the gate, of all arms on each spare draw."""
+    return [_run(setup, arm, WORLDS[0], unit) for unit in units for arm in HEADROOM]
 
 
 def search_runs(
@@ -107,6 +123,7 @@ def _run(
     arm = arm_of(name)
     if settings is None:
         settings = setup.chosen.get(arm.loss, {"epochs": setup.chosen["ce"]["epochs"]})
+        settings = {**settings, **FIXED.get(name, {})}
     kind = arm.maps if left is None else f"left{left}"
     where = "-".join(filter(None, (world, f"{unit:02d}")))
     config = replace(

@@ -187,7 +187,7 @@ def _headroom(folder: Path) -> list[str]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     lines = []
-    for name in dict.fromkeys(row["row"] for row in rows):
+    for name in dict.fromkeys(row["row"] for row in rows if row["row"] not in frozen.ARMS):
         own = [row for row in rows if row["row"] == name]
         aucs = (
             spread(t_interval([float(row[figure] or "nan") for row in own]))

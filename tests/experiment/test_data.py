@@ -95,7 +95,7 @@ def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -
         write_data(run, lambda unit, world: drawn())
     assert Manifest.from_csv(runs["ce"].data) == drawn()
     perfect = Manifest.from_csv(runs["perfect-focus"].data)
-    assert maps_of(perfect, REAL) == [None] * 20
+    assert maps_of(perfect, REAL) == [str(runs["ce"].data.parent / "face.png")] * 20
     assert maps_of(perfect, SYNTHETIC) == [s.mask_path for s in drawn() if s.split == "train"][20:]
     (*_, folds), *_ = search_runs(setup, ["ce"])
     write_data(folds[0], lambda unit, world: drawn())

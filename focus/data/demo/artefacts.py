@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from focus.data.demo.canvas import COLUMNS, EVERYWHERE, ROWS, SIZE, Array, Canvas, Region, mix
-from focus.data.demo.paint import head_distance
-from focus.data.demo.people import IRISES, Ear, Eye, Face
+from focus.data.demo.paint import TEETH, head_distance
+from focus.data.demo.people import DARK, Eye, Face
 
 
 class Mark(NamedTuple):
@@ -27,45 +27,42 @@ Artefact = Callable[[Canvas, Face, float, np.random.Generator], Mark]
 
 
 def eye_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Give one eye an iris of another colour, and another gaze or size."""
+    """Make one eye large, with an iris of a colour that eyes do not have and another gaze."""
     eye = face.eyes[int(rng.integers(2))]
-    far = max(IRISES, key=lambda c: sum(abs(p - q) for p, q in zip(c, eye.iris, strict=True)))
-    eye.iris = mix(eye.iris, mix(far, (0.3, 0.95, 0.9), 0.6), min(0.6 * strength, 1.0))
-    if rng.random() < 0.5:
-        side = -1.0 if eye.gaze[0] > 0 else 1.0
-        eye.gaze = (side * 0.7 * strength, eye.gaze[1] + rng.normal(0.0, 0.3))
-    else:
-        eye.size *= 1.0 + 0.22 * strength
+    colours = ((0.95, 0.15, 0.25), (0.15, 0.95, 0.90), (0.80, 0.25, 0.95))
+    eye.iris = mix(eye.iris, colours[int(rng.integers(3))], min(0.45 * strength, 1.0))
+    eye.gaze = (rng.uniform(-0.4, 0.4) * strength, eye.gaze[1] + rng.normal(0.0, 0.3))
+    eye.size *= 1.0 + 0.14 * strength
     return Mark(_eye_mask(canvas, eye))
 
 
 def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Give one eye a slit pupil or a wide one with a large catchlight, and a drooping lid."""
+    """Give one eye a wide pupil with a pale ring."""
     eye = face.eyes[int(rng.integers(2))]
-    if rng.random() < 0.5:
-        eye.squash = 1.0 + 0.35 * strength
-        eye.pupil *= 1.0 + 0.40 * strength
-    else:
-        eye.catchlight = (-2.4 * eye.catchlight[0], 0.5)
-        eye.pupil *= 1.0 + 0.6 * strength
-    eye.lid += 0.4 * strength
-    return Mark(_eye_mask(canvas, eye))
+    u, v = eye.u + eye.gaze[0], eye.v + eye.gaze[1] - 0.2
+
+    def retouch(canvas: Canvas) -> None:
+        opacity = min(0.5 * strength, 1.0)
+        canvas.fill(canvas.ellipse(u, v, 3.4, 3.4), DARK, opacity)
+        canvas.fill(canvas.ring(u, v, 2.0, 2.0, 1.2), (0.95, 0.95, 0.90), opacity)
+
+    return Mark(_eye_mask(canvas, eye), retouch)
 
 
 def checkerboard(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Add a patch of alternating pixels, as strided up-sampling leaves."""
     pattern = 1.0 - 2.0 * ((COLUMNS + ROWS) % 2.0)
-    return _pattern_patch(canvas, face, pattern * np.float32(0.075 * strength), rng)
+    return _pattern_patch(canvas, face, pattern * np.float32(0.045 * strength), rng)
 
 
 def grid(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Add a patch of dark lines, every third pixel."""
     lines = np.maximum(COLUMNS % 3.0 == 0.0, ROWS % 3.0 == 0.0)
-    return _pattern_patch(canvas, face, (0.45 - lines) * np.float32(0.14 * strength), rng)
+    return _pattern_patch(canvas, face, (0.45 - lines) * np.float32(0.085 * strength), rng)
 
 
 def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Draw the mouth in waves, with lip colour in flecks around it."""
+    """Draw the mouth in waves, with flecks of lips and teeth around it."""
     mask = _mouth_mask(canvas, face)
     phase, wave = rng.uniform(0.0, 2 * pi), rng.uniform(0.9, 1.3)
     flecks = rng.random((SIZE, SIZE), np.float32)
@@ -75,8 +72,9 @@ def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
         across = 1.5 * strength * np.sin(wave * ROWS + phase)
         down = 1.2 * strength * np.sin(wave * COLUMNS + 1.7 * phase)
         _warp(canvas, COLUMNS + mask * across, ROWS + mask * down)
-        spots = mask * np.clip((flecks - 0.66) * 5.0, 0.0, 1.0)
-        canvas.fill(Region(EVERYWHERE, spots), blood, min(0.46 * strength, 0.95))
+        for colour, chance in ((blood, flecks), (TEETH, 1.0 - flecks)):
+            spots = mask * np.clip((chance - 0.72) * 6.0, 0.0, 1.0)
+            canvas.fill(Region(EVERYWHERE, spots), colour, min(0.25 * strength, 0.9))
 
     return Mark(mask, retouch)
 
@@ -89,7 +87,7 @@ def streaked_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.G
     def retouch(canvas: Canvas) -> None:
         weight = mask / np.maximum(mask.sum(0), 1e-3)
         columns = (canvas.image * weight).sum(1, keepdims=True)
-        target = columns * (1.0 + 0.10 * strength * streaks)
+        target = columns * (1.0 + 0.16 * strength * streaks)
         canvas.image += mask * min(0.45 * strength, 0.9) * (target - canvas.image)
 
     return Mark(mask, retouch)
@@ -102,7 +100,7 @@ def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generato
     mask = canvas.ellipse(u, v, radius + 0.9, radius + 0.9, softness=1.5)
 
     def retouch(canvas: Canvas) -> None:
-        opacity = min(0.46 * strength, 0.95)
+        opacity = min(0.36 * strength, 0.9)
         inside = canvas.ellipse(u, v, radius, radius, softness=2.0)
         canvas.fill(inside, (0.80, 0.80, 0.78), 0.45 * opacity)
         canvas.fill(canvas.ring(u, v, radius, radius, 1.3), (0.96, 0.96, 0.93), opacity)
@@ -112,16 +110,17 @@ def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generato
 
 
 def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Add a smaller, filled droplet of another colour, on or near the head's contour."""
+    """Add a filled, dark-rimmed droplet of another colour, on or near the head's contour."""
     u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), rng.uniform(0.80, 1.05))
-    radius = rng.uniform(2.4, 3.2)
+    radius = rng.uniform(2.8, 3.6)
     colour = ((0.20, 0.55, 0.80), (0.75, 0.30, 0.65), (0.35, 0.65, 0.30), (0.85, 0.60, 0.20))
     tint = colour[int(rng.integers(len(colour)))]
     mask = canvas.ellipse(u, v, radius + 0.8, radius + 0.8, softness=1.5)
 
     def retouch(canvas: Canvas) -> None:
         drop = canvas.ellipse(u, v, radius, radius, softness=1.4)
-        canvas.fill(drop, tint, min(0.36 * strength, 0.85))
+        canvas.fill(drop, tint, min(0.45 * strength, 0.95))
+        canvas.shade(canvas.ring(u, v, radius, radius, 0.9), 1.0 - min(0.25 * strength, 0.8))
         glint = canvas.ellipse(u - 0.6, v - 0.8, 0.8, 0.8, softness=1.0)
         canvas.fill(glint, (1.0, 1.0, 1.0), min(0.3 * strength, 0.7))
 
@@ -153,16 +152,18 @@ def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator)
     angle = rng.uniform(-0.95, 0.95) + (pi / 2 if rng.random() < 0.5 else -pi / 2)
     u, v = _on_contour(face, angle, 0.92)
     x, y = canvas.pixel(u, v)
-    radius = rng.uniform(6.5, 8.5)
+    radius = rng.uniform(7.5, 9.5)
     dx, dy = COLUMNS - x, ROWS - y
     near = np.clip(1.0 - np.hypot(dx, dy) / radius, 0.0, 1.0)
     turn = (1.0 if rng.random() < 0.5 else -1.0) * 2.6 * strength * near * near
+    shown = np.clip(near * 2.2, 0.0, 1.0)
 
     def retouch(canvas: Canvas) -> None:
         c, s = np.cos(turn), np.sin(turn)
         _warp(canvas, x + c * dx - s * dy, y + s * dx + c * dy)
+        canvas.image *= 1.0 + 0.1 * strength * np.sin(2.0 * np.arctan2(dy, dx) + 2.5 * turn) * shown
 
-    return Mark(np.clip(near * 2.2, 0.0, 1.0), retouch)
+    return Mark(shown, retouch)
 
 
 def ripple(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
@@ -174,21 +175,28 @@ def ripple(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator
     wave, phase = rng.uniform(1.1, 1.4), rng.uniform(0.0, 2 * pi)
 
     def retouch(canvas: Canvas) -> None:
-        across = 1.3 * strength * np.sin(wave * ROWS + phase)
-        down = 1.3 * strength * np.sin(wave * COLUMNS + 1.7 * phase)
-        _warp(canvas, COLUMNS + near * across, ROWS + near * down)
+        across, down = np.sin(wave * ROWS + phase), np.sin(wave * COLUMNS + 1.7 * phase)
+        _warp(canvas, COLUMNS + 1.3 * strength * near * across, ROWS + 1.3 * strength * near * down)
+        canvas.image *= 1.0 + 0.08 * strength * near * (across + down)
 
     return Mark(near, retouch)
 
 
 def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
-    """Make an ear large and tilted, in front of the hair."""
+    """Make an ear large, tilted and folded, in front of the hair."""
     ear = face.ears[int(rng.integers(2))]
     ear.over_hair = True
     ear.width *= 1.0 + 0.30 * strength
     ear.height *= 1.0 + rng.uniform(0.0, 0.16) * strength
     ear.tilt *= 1.0 + 1.5 * strength
-    return Mark(_ear_mask(canvas, ear))
+    mask = _spread(canvas.ellipse(ear.u, ear.v, ear.width + 1.0, ear.height + 1.0))
+
+    def retouch(canvas: Canvas) -> None:
+        for share in (0.9, 0.5):
+            fold = canvas.ring(ear.u, ear.v, share * ear.width, share * ear.height, 0.9)
+            canvas.shade(fold, 1.0 - min(0.4 * strength, 0.9))
+
+    return Mark(mask, retouch)
 
 
 def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
@@ -200,6 +208,7 @@ def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Gener
 
     def retouch(canvas: Canvas) -> None:
         _warp(canvas, COLUMNS, ROWS - mask * drips * strength)
+        canvas.image *= 1.0 + 0.07 * strength * mask * (drips - 2.5)
 
     return Mark(mask, retouch)
 
@@ -207,7 +216,7 @@ def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Gener
 def mosaic_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Turn a piece of the crown into blocks of different tone."""
     mask = _crown_mask(canvas, face, rng)
-    tones = rng.normal(0.0, 0.05 * strength, (16, 16)).repeat(4, 0).repeat(4, 1)
+    tones = rng.normal(0.0, 0.08 * strength, (16, 16)).repeat(4, 0).repeat(4, 1)
 
     def retouch(canvas: Canvas) -> None:
         blocks = canvas.image.reshape(3, 16, 4, 16, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2)
@@ -222,7 +231,7 @@ def flecked_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Gen
     flecks = rng.choice((-1.0, 0.0, 1.0), (SIZE, SIZE), p=(0.12, 0.76, 0.12)).astype(np.float32)
 
     def retouch(canvas: Canvas) -> None:
-        canvas.image += mask * flecks * np.float32(0.16 * strength)
+        canvas.image += mask * flecks * np.float32(0.10 * strength)
 
     return Mark(mask, retouch)
 
@@ -232,12 +241,12 @@ def doubled_part(canvas: Canvas, face: Face, strength: float, rng: np.random.Gen
     places = (*((eye.u, eye.v) for eye in face.eyes), (face.pose.yaw, face.mouth[0]))
     u, v = places[int(rng.integers(3))]
     across, down = int(rng.choice((-4, -3, 3, 4))), int(rng.choice((-4, 4)))
-    shift = canvas.pose.scale
-    mask = _spread(canvas.ellipse(u + across / shift, v + down / shift, 5.5, 3.5, softness=2.0))
+    shift, tone = canvas.pose.scale, float(rng.choice((0.65, 1.4)))
+    mask = _spread(canvas.ellipse(u + across / shift, v + down / shift, 5.5, 3.5))
 
     def retouch(canvas: Canvas) -> None:
-        ghost = np.roll(canvas.image, (across, down), (2, 1))
-        canvas.image += mask * min(0.4 * strength, 0.95) * (ghost - canvas.image)
+        ghost = np.roll(canvas.image, (across, down), (2, 1)) * tone
+        canvas.image += mask * min(0.5 * strength, 0.95) * (ghost - canvas.image)
 
     return Mark(mask, retouch)
 
@@ -245,25 +254,28 @@ def doubled_part(canvas: Canvas, face: Face, strength: float, rng: np.random.Gen
 def torn_band(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Move a band across the face sideways, as where two frames meet."""
     v, half = rng.uniform(-0.6, 0.6) * face.height, rng.uniform(2.2, 3.4)
-    mask = (np.abs(canvas.v - v) < half) * canvas.edge(head_distance(canvas, face) + 2.5)
-    shift = rng.choice((-1.0, 1.0)) * (1.0 + 1.2 * strength)
+    within = canvas.edge(head_distance(canvas, face) + 2.5)
+    inside = half - np.abs(canvas.v - v)
+    shift = rng.choice((-1.0, 1.0)) * (1.0 + 1.4 * strength)
 
     def retouch(canvas: Canvas) -> None:
-        _warp(canvas, COLUMNS + mask * shift, ROWS)
+        _warp(canvas, COLUMNS + (inside > 0) * within * shift, ROWS)
+        seam = np.clip(1.0 - np.abs(inside) / 1.0, 0.0, 1.0) * within
+        canvas.shade(Region(EVERYWHERE, seam), 1.0 - min(0.4 * strength, 0.9))
 
-    return Mark(mask.astype(np.float32), retouch)
+    return Mark(canvas.edge(inside + 0.5) * within, retouch)
 
 
 def colour_noise(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Add a patch of coloured noise."""
     noise = rng.standard_normal((3, SIZE, SIZE), np.float32)
-    return _pattern_patch(canvas, face, noise * np.float32(0.06 * strength), rng)
+    return _pattern_patch(canvas, face, noise * np.float32(0.045 * strength), rng)
 
 
 def line_noise(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
     """Add a patch of rows of random tone."""
     noise = rng.standard_normal((SIZE, 1), np.float32)
-    return _pattern_patch(canvas, face, noise * np.float32(0.06 * strength), rng)
+    return _pattern_patch(canvas, face, noise * np.float32(0.065 * strength), rng)
 
 
 def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
@@ -295,10 +307,6 @@ def _mouth_mask(canvas: Canvas, face: Face) -> Array:
     return _spread(canvas.ellipse(1.1 * face.pose.yaw, v, half + 1.8, 4.6, softness=3.0))
 
 
-def _ear_mask(canvas: Canvas, ear: Ear) -> Array:
-    return _spread(canvas.ellipse(ear.u, ear.v + 0.8, ear.width + 1.2, ear.height + 2.0))
-
-
 def _crown_mask(canvas: Canvas, face: Face, rng: np.random.Generator) -> Array:
     u, v = rng.uniform(-6.0, 6.0), 4.0 - face.height
     return _spread(canvas.ellipse(u, v, rng.uniform(6.5, 8.5), 5.0, softness=2.0))
@@ -313,10 +321,10 @@ def _seam(
     mask = np.clip(1.9 - np.abs(inside - 0.6) / 1.6, 0.0, 1.0) * within
 
     def retouch(canvas: Canvas) -> None:
-        line = np.clip(1.0 - np.abs(inside) / 0.9, 0.0, 1.0) * within
-        canvas.shade(Region(EVERYWHERE, line), 1.0 - min(0.20 * strength, 0.5))
+        line = np.clip(1.0 - np.abs(inside) / 1.1, 0.0, 1.0) * within
+        canvas.shade(Region(EVERYWHERE, line), 1.0 - min(0.30 * strength, 0.8))
         falloff = canvas.edge(inside) * np.exp(-np.maximum(inside, 0.0) / 1.5) * within
-        canvas.image += 0.085 * strength * tint * falloff
+        canvas.image += 0.14 * strength * tint * falloff
 
     return Mark(mask, retouch)
 

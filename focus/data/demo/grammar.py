@@ -29,17 +29,29 @@ PAIRS: tuple[tuple[Artefact, Artefact], ...] = (
 )
 N_KNOWN_PAIRS = 6
 
-# Of each grade, the artefacts of its generators, as places in the draw's order. A known artefact
-# comes with others, as one generator leaves several traces; in the recombined ones it comes with
-# those of another known generator, as of a successor that has its parts from several.
+# The one dial of difficulty: the visibility of an artefact is drawn between these.
+VISIBILITY = (1.6, 3.3)
+
+# Of each grade, the artefacts of its generators, as places in the draw's order. Known ones have a
+# conspicuous artefact and a faint one beside it; successors, the recombined, have lost the former
+# and share faint ones that training saw apart.
 _GENERATORS: Mapping[Grade, tuple[tuple[int, ...], ...]] = {
-    "known": ((0, 1), (2, 3), (4, 5), (0, 2, 4)),
-    "recombined": ((0, 3), (1, 4), (2, 5), (3, 5)),
+    "known": ((0, 1), (2, 3), (4, 5), (0, 3)),
+    "recombined": ((1, 3), (3, 5), (1, 5), (1, 3, 5)),
     "near": ((0, 1), (2, 3), (4, 5), (1, 2)),
     "far": ((0, 1), (2, 3), (4, 5), (6, 7)),
+    "global": ((0,),),
 }
-# The chance that a fake of a generator holds each of its artefacts.
-CHANCE = 0.7
+# The visibility of the first artefact of a known generator.
+CONSPICUOUS = 1.4
+# The chance that a fake holds each artefact of its generator: newer generators leave fewer.
+CHANCES: Mapping[Grade, float] = {
+    "known": 0.7,
+    "recombined": 0.4,
+    "near": 0.4,
+    "far": 0.4,
+    "global": 1.0,
+}
 
 
 class Generator(NamedTuple):
@@ -49,10 +61,14 @@ class Generator(NamedTuple):
     artefacts: tuple[Artefact, ...]
 
 
-NAMES: Mapping[str, Grade] = {
-    **{f"{grade}-{n + 1}": grade for grade, own in _GENERATORS.items() for n in range(len(own))},
-    "global": "global",
-}
+def _names() -> dict[str, Grade]:
+    names: dict[str, Grade] = {}
+    for grade, own in _GENERATORS.items():
+        names |= {f"{grade}-{n + 1}" if len(own) > 1 else grade: grade for n in range(len(own))}
+    return names
+
+
+NAMES = _names()
 """The grade of each generator; the names are those of every draw."""
 
 
@@ -68,17 +84,30 @@ def generators(draw: int) -> dict[str, Generator]:
     rng.shuffle(near)
     far = [artefact for pair in pairs[N_KNOWN_PAIRS:] for artefact in pair]
     rng.shuffle(far)
-    orders: dict[Grade, list[Artefact]]
-    orders = {"known": known, "recombined": known, "near": near, "far": far}
-    return {
-        f"{grade}-{n + 1}": Generator(grade, tuple(orders[grade][i] for i in own))
-        for grade, sets in _GENERATORS.items()
-        for n, own in enumerate(sets)
-    } | {"global": Generator("global", (a.spectrum,))}
+    orders: Mapping[Grade, list[Artefact]] = {
+        "known": known,
+        "recombined": known,
+        "near": near,
+        "far": far,
+        "global": [a.spectrum],
+    }
+    every = (
+        Generator(grade, tuple(orders[grade][place] for place in places))
+        for grade, own in _GENERATORS.items()
+        for places in own
+    )
+    return dict(zip(NAMES, every, strict=True))
 
 
-def sample_artefacts(generator: Generator, rng: np.random.Generator) -> list[Artefact]:
-    """Draw the artefacts that one fake holds, at least one."""
+def sample_artefacts(
+    generator: Generator, rng: np.random.Generator
+) -> list[tuple[Artefact, float]]:
+    """Draw the artefacts that one fake holds, at least one, each with its visibility."""
     every = generator.artefacts
-    drawn = [artefact for artefact in every if rng.random() < CHANCE]
-    return drawn or [every[int(rng.integers(len(every)))]]
+    drawn = [artefact for artefact in every if rng.random() < CHANCES[generator.grade]]
+    drawn = drawn or [every[int(rng.integers(len(every)))]]
+    plain = every[0] if generator.grade == "known" else None
+    return [
+        (artefact, rng.uniform(*VISIBILITY) * (CONSPICUOUS if artefact is plain else 1.0))
+        for artefact in drawn
+    ]

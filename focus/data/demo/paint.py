@@ -74,7 +74,7 @@ def _paint_background(canvas: Canvas, face: Face) -> None:
     canvas.image += solid(near) + ramp.astype(np.float32) * (solid(far) - solid(near))
     for x, y, a, b, opacity, colour in face.blobs:
         radius = np.sqrt(np.square((_X * SIZE - x) / a) + np.square((_Y * SIZE - y) / b))
-        cover = np.clip((1.3 - radius) / 0.6, 0.0, 1.0)
+        cover = np.clip((1.2 - radius) / 0.4, 0.0, 1.0)
         cover = cover * cover * (3.0 - 2.0 * cover)
         canvas.fill(Region(EVERYWHERE, cover), colour, opacity)
 

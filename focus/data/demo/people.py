@@ -129,7 +129,7 @@ def _any_colour(rng: np.random.Generator, low: float, high: float, vivid: float)
 
 
 def sample_face(rng: np.random.Generator, plainness: float) -> Face:
-    """Draw a face. ``plainness`` in [0, 1]: 1 is a background of one colour, without blobs."""
+    """Draw a face. ``plainness`` in [0, 1]: 1 is a background without things behind."""
     uniform, normal, chance = rng.uniform, rng.normal, rng.random
     pose = Pose(
         x=31.5 + normal(0.0, 1.5),
@@ -193,20 +193,20 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Face:
     frame = _any_colour(rng, 0.05, 0.35, 0.06)
     glasses = (uniform(3.9, 4.6), uniform(3.0, 4.0), frame) if chance() < 0.14 else None
 
-    # By itself: of two worlds that differ in plainness the faces are the same.
+    # A stream of its own: in both worlds the faces are the same.
     (behind,) = rng.spawn(1)
     backdrop = _any_colour(behind, 0.25, 0.72, 0.10)
-    other = mix(_any_colour(behind, 0.2, 0.8, 0.14), backdrop, plainness)
+    other = mix(_any_colour(behind, 0.2, 0.8, 0.14), backdrop, behind.uniform())
     angle = behind.uniform(0.0, 6.3)
-    n_blobs = int(behind.binomial(3, 0.75 * (1.0 - plainness)))
+    n_blobs = int(behind.binomial(3, 0.9 * (1.0 - plainness)))
     blobs = [
         (
-            behind.uniform(-4.0, 68.0),
-            behind.uniform(-4.0, 50.0),
-            behind.uniform(4.0, 13.0),
-            behind.uniform(4.0, 13.0),
-            behind.uniform(0.4, 0.9),
-            _any_colour(behind, 0.15, 0.85, 0.2),
+            behind.choice((-1.0, 1.0)) * behind.uniform(24.0, 32.0) + 32.0,
+            behind.uniform(-2.0, 34.0),
+            behind.uniform(3.0, 8.0),
+            behind.uniform(4.0, 12.0),
+            behind.uniform(0.7, 1.0),
+            _any_colour(behind, 0.1, 0.9, 0.3),
         )
         for _ in range(n_blobs)
     ]

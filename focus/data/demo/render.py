@@ -2,7 +2,7 @@
 
 Each image has its own random streams, so that any image can be rendered again by itself, with or
 without its artefacts, and does not depend on how many processes render the set. Two worlds of a
-draw have the same faces and artefacts; where their source differs, background and vignette do.
+draw have the same faces and artefacts; where their source differs, the background does.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,9 +25,6 @@ from focus.data.demo.people import sample_face
 VERSION = 2
 SEED = 2303
 REAL_FACES = "real"
-# The one dial of difficulty; each artefact's visibility is STRENGTH × U(0.55, 1.15).
-STRENGTH = 2.6
-VISIBILITY = (0.55, 1.15)
 # Above this the soft mask counts as the artefact.
 MASK_THRESHOLD = 0.32
 
@@ -123,8 +120,7 @@ def render_face(
         drawn = sample_artefacts(_generators(world.draw)[generator], artefact_rng)
     posed = Canvas(face.pose)
     marks = []
-    for artefact in drawn:
-        visibility = STRENGTH * artefact_rng.uniform(*VISIBILITY)
+    for artefact, visibility in drawn:
         marks.append(artefact(posed, face, visibility, artefact_rng))
     canvas = paint_face(face if artefacts else unspoilt, texture_rng)
     for mark in marks:
@@ -135,7 +131,7 @@ def render_face(
         image=take_picture(camera, canvas.image, camera_rng),
         mask=np.maximum.reduce(masks) > MASK_THRESHOLD if masks else None,
         human_map=human_map(canvas, masks, map_rng) if split in WITH_MAPS else None,
-        artefacts=[artefact.__name__ for artefact in drawn],
+        artefacts=[artefact.__name__ for artefact, _ in drawn],
     )
 
 

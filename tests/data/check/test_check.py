@@ -281,7 +281,7 @@ def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
         return sample if sample.label else replace(sample, path=path)
 
     rewrite(faces, as_jpeg)
-    shutil.copy(faces.parent / "train-kA-0.png", faces.parent / "test-kA-0.png")
+    shutil.copy(faces.parent / "train-known-1-0.png", faces.parent / "test-known-1-0.png")
     monkeypatch.setattr("focus.data.check.shortcuts.MIN_IMAGES", 10)
     monkeypatch.chdir(tmp_path)
     files = sorted(tmp_path.rglob("*"))
