@@ -19,7 +19,7 @@ from focus.config.options import (
 class ExperimentConfig:
     """Settings of ``focus experiment``; those that train.py has too are the same for each run."""
 
-    headroom: bool = in_training("the gate: what can be reached on spare draws at all", False)
+    headroom: bool = in_training("the gate: what can be reached at all, on spare draws", False)
     search: bool = in_training("choose weights and epochs; no unknown generator is seen", False)
     quick: bool = in_training("two draws of one world: shows that it works", False)
     report: bool = in_training("train nothing: tables of the draws that are done", False)
