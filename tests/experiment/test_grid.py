@@ -82,7 +82,7 @@ def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path
     assert (
         len({run.folder for run in runs})
         == len(runs)
-        == 4 * sum(len(frozen.SEARCH[loss]) for loss in ("ce", "blend"))
+        == len(frozen.FOLDS) * sum(len(frozen.SEARCH[loss]) for loss in ("ce", "blend"))
     )
     assert runs[0].data == tmp_path / "search" / "data" / "90-100-left0.csv"
 
