@@ -137,7 +137,7 @@ def fft_baseline(manifest: Manifest) -> dict[str, dict[str, float]]:
     model.fit(_spectra(train), [sample.label for sample in train])
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(sample.test_set for sample in manifest if sample.test_set):
-        tests = manifest.where(lambda s, name=name: s.test_set == name)
+        tests = Manifest(sample for sample in manifest if sample.test_set == name)
         scores = model.decision_function(_spectra(tests))
         of = np.array([s.generator if s.label == SYNTHETIC else "" for s in tests])
         found[name] = {

@@ -113,7 +113,9 @@ def min_cllr(real_scores: Array, fake_scores: Array) -> float | None:
     images = np.array([len(real_scores), len(fake_scores)])
     label = np.repeat([0, 1], images)
     score = np.concatenate([real_scores, fake_scores])
-    share = IsotonicRegression().fit_transform(score, label, sample_weight=1 / images[label])
+    # Of ranks: between scores that differ by a rounding the interpolation divides by zero.
+    rank = np.unique(score, return_inverse=True)[1]
+    share = IsotonicRegression().fit_transform(rank, label, sample_weight=1 / images[label])
     costs = -np.log2(np.where(label == 1, share, 1 - share))
     return float((costs / images[label]).sum() / 2)
 

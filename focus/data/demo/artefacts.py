@@ -134,7 +134,7 @@ def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
     inside = head_distance(canvas, face) - depth
     turn = np.arctan2(canvas.v, canvas.u) - middle
     within = np.clip((half - np.abs((turn + pi) % (2 * pi) - pi)) / 0.25 + 0.5, 0.0, 1.0)
-    return _seam(canvas, inside, within, strength, rng)
+    return _seam(canvas, inside, np.asarray(within, np.float32), strength, rng)
 
 
 def box_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
@@ -261,7 +261,9 @@ def torn_band(canvas: Canvas, face: Face, strength: float, rng: np.random.Genera
     def retouch(canvas: Canvas) -> None:
         _warp(canvas, COLUMNS + (inside > 0) * within * shift, ROWS)
         seam = np.clip(1.0 - np.abs(inside) / 1.0, 0.0, 1.0) * within
-        canvas.shade(Region(EVERYWHERE, seam), 1.0 - min(0.4 * strength, 0.9))
+        canvas.shade(
+            Region(EVERYWHERE, np.asarray(seam, np.float32)), 1.0 - min(0.4 * strength, 0.9)
+        )
 
     return Mark(canvas.edge(inside + 0.5) * within, retouch)
 

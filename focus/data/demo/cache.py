@@ -25,14 +25,14 @@ from focus.data.demo.render import (
     items,
     render_face,
 )
-from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS, Manifest, Sample, TestSet
+from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
 from focus.runtime.machine import cache_dir
 from focus.runtime.parallel import parallel_map
 
 _INDEX = "index.json"
 # "oracle" holds training images of unknown generators.
-_SPLITS = {"train": "train", "validation": "validation", "oracle": "train"}
+_SPLITS: dict[str, Split] = {"train": "train", "validation": "validation", "oracle": "train"}
 _PACKAGE = Path(__file__).parent
 
 
