@@ -90,8 +90,11 @@ def verdict(found: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
         arm: [row for name, _, row in found if name == arm]
         for arm in (BASELINE, PERFECT, ORACLE_ARM)
     }
-    opened = {arm: np.mean([local(row) for row in own]) for arm, own in rows.items() if own}
-    if len(opened) == 3:
+    draws = {unit for _, unit, _ in found}
+    if any(len(own) < len(draws) for own in rows.values()):
+        lines += ["", "Runs are missing: the bars are not judged."]
+    else:
+        opened = {arm: np.mean([local(row) for row in own]) for arm, own in rows.items()}
         closed = min(row["closed_balanced"] for row in rows[BASELINE])
         bars = (
             ("oracle, open, mean", opened[ORACLE_ARM], ORACLE_AT_LEAST),

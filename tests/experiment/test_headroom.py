@@ -61,14 +61,14 @@ def test_each_bar_is_told(closed: float, said: str) -> None:
         grades = dict.fromkeys(("recombined", "near", "far"), opened)
         return {"closed_balanced": closed, **grades, "global": 0.5}
 
-    text = verdict(
-        [
-            ("ce", 100, row(0.7, 0.99)),
-            ("ce", 101, row(0.8, closed)),
-            ("perfect-focus", 100, row(0.85, 0.99)),
-            ("oracle", 100, row(0.92, 0.99)),
-        ]
-    )
+    rows = [
+        ("ce", 100, row(0.7, 0.99)),
+        ("ce", 101, row(0.8, closed)),
+        *(("perfect-focus", unit, row(0.85, 0.99)) for unit in (100, 101)),
+        *(("oracle", unit, row(0.92, 0.99)) for unit in (100, 101)),
+    ]
+    assert "not judged" in verdict(rows[1:])
+    text = verdict(rows)
     assert "| ce | 101 | " + f"{closed:.3f}"[1:] + " | .800 | .800 | .800 | .800 | .500 |" in text
     assert "| oracle, open, mean | .920 | .900 | reached |" in text
     assert text.count(said) == (3 if said == "reached" else 1)
