@@ -183,7 +183,7 @@ def _made(picture: _Picture, folder: Path, side: int, basis: Basis) -> Sample:
 
 def _taken(face: Array, rng: np.random.Generator) -> tuple[Image.Image, int]:
     """Return the picture as a camera would take it, and the quality of its JPEG."""
-    face = np.clip(face, 0, 1) ** rng.uniform(0.9, 1.1) * (1 + rng.normal(0, 0.03, 3))
-    face = face + rng.uniform(0.003, 0.012) * rng.standard_normal(face.shape)
-    pixels = (np.clip(face, 0, 1) * 255).round().astype(np.uint8)
+    taken = np.clip(face, 0, 1) ** rng.uniform(0.9, 1.1) * (1 + rng.normal(0, 0.03, 3))
+    taken = taken + rng.uniform(0.003, 0.012) * rng.standard_normal(face.shape)
+    pixels = (np.clip(taken, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels), int(rng.integers(*_QUALITY, endpoint=True))

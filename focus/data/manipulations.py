@@ -85,7 +85,7 @@ def warp(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
     spline = RBFInterpolator(
         np.concatenate([anchors, moved]), np.concatenate([np.zeros_like(anchors), moves])
     )
-    grid = np.stack(np.mgrid[0:1:32j, 0:1:32j], axis=-1).reshape(-1, 2)
+    grid = np.moveaxis(np.mgrid[0:1:32j, 0:1:32j], 0, -1).reshape(-1, 2)
     field = spline(grid).reshape(32, 32, 2)
     field = ndimage.zoom(field, (side / 32, side / 32, 1), order=1) * side * weight[..., None]
     places = np.mgrid[0:side, 0:side] - np.moveaxis(field, -1, 0)
@@ -125,7 +125,7 @@ def pca(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
     flat = resized(given.face, BASIS_SIDE).ravel() - mean
     found = (mean + (flat @ components.T) @ components).reshape(BASIS_SIDE, BASIS_SIDE, 3)
     weight = _soft(given.face, FACE, rng)
-    picture = _recoloured(resized(found, len(given.face)), given.face, weight)
+    picture = _recoloured(resized(found.astype(np.float32), len(given.face)), given.face, weight)
     return _blended(given.face, picture, weight), weight
 
 
@@ -151,7 +151,7 @@ def _soft(face: Array, ellipse: Ellipse, rng: np.random.Generator) -> Array:
     """Return the weights of an ellipse, a little moved and stretched, with a soft edge."""
     middle = np.array(ellipse[:2]) + rng.normal(0, 0.012, 2)
     axes = rng.uniform(0.88, 1.12, 2) * ellipse[2:]
-    places = (np.stack(np.mgrid[0 : len(face), 0 : len(face)], axis=-1) + 0.5) / len(face)
+    places = (np.moveaxis(np.mgrid[0 : len(face), 0 : len(face)], 0, -1) + 0.5) / len(face)
     distance = np.linalg.norm((places - middle) / axes, axis=-1)
     weight: Array = np.clip((1 + _FEATHER - distance) / (2 * _FEATHER), 0, 1).astype(np.float32)
     return weight

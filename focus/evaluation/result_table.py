@@ -204,14 +204,14 @@ class ErrorRate(NamedTuple):
     """How many of 100 faces the threshold that decides is wrong about: words around a count."""
 
     faces: str
-    count: str
+    number: str
     what: str
     interval: str
     rate: float
 
     def __str__(self) -> str:
         """Return the sentence."""
-        return f"{self.faces} {self.count} {self.what}{self.interval and f' ({self.interval})'}."
+        return f"{self.faces} {self.number} {self.what}{self.interval and f' ({self.interval})'}."
 
 
 def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:

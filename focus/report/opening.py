@@ -97,7 +97,7 @@ def _places(everything: Sequence[Results]) -> list[_Place]:
     found: dict[tuple[str, str], _Place] = {}
     for results in everything:
         for test_set in (name for name in SET_TITLES if name in results):
-            keys = (test_set, "mean", "auc")
+            keys: tuple[str, ...] = (test_set, "mean", "auc")
             if figure(results, keys)[0] is not None:
                 found.setdefault(("mean", test_set), ("mean", SET_TITLES[test_set], keys))
             for name, entry in results[test_set]["generators"].items():

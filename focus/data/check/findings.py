@@ -144,7 +144,7 @@ def _without_leaks(
     config: CheckConfig, manifest: Manifest, leaks: Sequence[Leak], bad: Sequence[BadFile]
 ) -> Training:
     """Write each picture in the last split that it occurs in, but for images that are bad."""
-    path = str(Path(config.output) / "without_leaks.csv")
+    path = str(Path(str(config.output)) / "without_leaks.csv")
     rows = {leak.row for leak in leaks}
     paths = {file.path for file in bad if file.role == "image"}
     kept = Manifest(s for row, s in enumerate(manifest) if row not in rows and s.path not in paths)

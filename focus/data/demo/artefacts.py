@@ -323,7 +323,7 @@ def _seam(
     mask = np.clip(1.9 - np.abs(inside - 0.6) / 1.6, 0.0, 1.0) * within
 
     def retouch(canvas: Canvas) -> None:
-        line = np.clip(1.0 - np.abs(inside) / 1.1, 0.0, 1.0) * within
+        line = (np.clip(1.0 - np.abs(inside) / 1.1, 0.0, 1.0) * within).astype(np.float32)
         canvas.shade(Region(EVERYWHERE, line), 1.0 - min(0.30 * strength, 0.8))
         falloff = canvas.edge(inside) * np.exp(-np.maximum(inside, 0.0) / 1.5) * within
         canvas.image += 0.14 * strength * tint * falloff
