@@ -31,6 +31,8 @@ from focus.runtime.machine import cache_dir
 from focus.runtime.parallel import parallel_map
 
 _INDEX = "index.json"
+# The family of generators that share an artefact, or its place or cause, with those of training.
+_RELATED = "related"
 # "oracle" holds training images of unknown generators.
 _SPLITS: dict[str, Split] = {"train": "train", "validation": "validation", "oracle": "train"}
 _PACKAGE = Path(__file__).parent
@@ -113,7 +115,9 @@ def _manifest(folder: Path, world: World, splits: Splits, artefacts: list[list[s
                 paths["images"],
                 SYNTHETIC if generator else REAL,
                 generator=generator,
-                family=generator,
+                family=_RELATED
+                if NAMES.get(generator) in ("known", "recombined", "near")
+                else generator,
                 split="test" if test_set else _SPLITS[item.split],
                 test_set=test_set,
                 human_map=paths.get("maps"),
