@@ -193,6 +193,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             words = [*OWN, *TESTS, *SMALL, "--epochs", "1", "--name", name, "--loss", loss]
             focus(["train", *words])
         (folder / "runs/first").symlink_to("NAME")
+        focus(["data", "manipulate", "DIR/real", "made", "--image-size=64"])
         yield folder
 
 
@@ -212,14 +213,20 @@ def write_files(folder: Path) -> None:
         kind, label, generic = (("real",) * 3, ("known-1", "Synthetic", "fake"))[number % 2]
         split = "train" if number < 16 else "test"
         path = f"images/{kind}/{number}.png"
-        human_map = draw(kind, number, path, f"DIR/{generic}/{number}.png")
+        tree = f"faces/StyleGAN2/{number % 2}_{generic}/{number}.png"
+        human_map = draw(kind, number, path, f"DIR/{generic}/{number}.png", tree)
         rows.append(f"{split},{label.title()},/{kind}/{number}.png")
         table.append(f"{path},{label}")
         if human_map is not None:
             Image.fromarray(human_map).save(folder / f"human_maps/{number}.png")
     for number in range(4):
-        draw("near-1", 100 + number, f"fakes/{number}.png")
-        draw("real", 200 + number, f"reals/{number}.png", f"pictures/{number}.png")
+        file = f"{number}.png"
+        draw("near-1", 100 + number, f"fakes/{file}", f"unknown/StyleGAN3/{file}")
+        draw(
+            "real",
+            200 + number,
+            *(f"{into}/{file}" for into in ("reals", "pictures", "unknown/FFHQ")),
+        )
         boxes.append(f"pictures/{number}.png,real,10 10 50 54")
     for number, name in enumerate(("a.jpg", "b.png", "picture.jpg", "holiday/1.png")):
         draw("near-1", 300 + number, name)
