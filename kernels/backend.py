@@ -109,7 +109,7 @@ def _obstacle(device: str, dtype: torch.dtype, large: bool) -> str:
     if not HAS_TRITON:
         return "triton is not installed"
     if device != "cuda" and not INTERPRETED:
-        return f"features on {device} and TRITON_INTERPRET is not 1"
+        return f"features on {device} where Triton needs a GPU, or TRITON_INTERPRET=1"
     if dtype == torch.float64:
         return "the kernels add in float32, and features are float64"
     if large:
