@@ -102,6 +102,8 @@ def run(
 def _check_paths(config: "DataclassInstance") -> None:
     """Raise InputError for a path that is not there: torch, not yet imported, takes seconds."""
     for name in _INPUTS:
+        if name == "initial_checkpoint" and getattr(config, "resume", False):
+            continue  # a resumed run has its own weights
         given = getattr(config, name, None) or ()
         paths = given.values() if isinstance(given, dict) else given
         for path in (given,) if isinstance(given, str) else paths:

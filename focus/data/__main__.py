@@ -1,4 +1,4 @@
-"""Work on data: ``focus data``, or ``python -m focus.data``, with check, crop and so on."""
+"""Work on data: ``focus data``, or ``python -m focus.data``: check, crop, demo, manipulate."""
 
 import sys
 

@@ -120,6 +120,8 @@ def numbered_samples(
     folder = str(absolute(path).parent if root is None else absolute(root))
     rows = csv_rows(path)
     _, header = next(rows, (1, []))
+    # As manifests called it before.
+    header = ["human_map" if name == "map_path" else name for name in header]
     if "path" not in header or len(set(header)) < len(header):
         raise InputError(
             f"{path} is no manifest: its first line must name its columns, 'path' among them and "

@@ -91,7 +91,7 @@ def manipulate(config: ManipulateConfig) -> None:
 
 
 def _grouped(reals: Manifest) -> Manifest:
-    """Return the reals with a group: their own, else their folder if there are several."""
+    """Return the reals with a group: their own, else their folder if there are three or more."""
     folder = common_folder(sample.path for sample in reals)
     below = [Path(sample.path).relative_to(folder).parent.as_posix() for sample in reals]
     if any(sample.group for sample in reals) or len(set(below)) < 3:

@@ -141,10 +141,10 @@ METHODS: dict[str, tuple[str, Method]] = {
 
 
 def resized(face: Array, side: int) -> Array:
-    """Return a face of another side, each pixel the mean of what it covers."""
-    image = Image.Resampling.BICUBIC
+    """Return a face of another side, resampled as Pillow's bicubic filter does."""
+    how = Image.Resampling.BICUBIC
     channels = [Image.fromarray(np.ascontiguousarray(c)) for c in np.moveaxis(face, -1, 0)]
-    return np.stack([np.asarray(c.resize((side, side), image)) for c in channels], axis=-1)
+    return np.stack([np.asarray(c.resize((side, side), how)) for c in channels], axis=-1)
 
 
 def _soft(face: Array, ellipse: Ellipse, rng: np.random.Generator) -> Array:

@@ -1,8 +1,7 @@
 """Fix the protocol before any open-set number is computed; a change makes another experiment.
 
-The order of work is in ``docs/experiment.md``: the gate made the benchmark, the search chose what
-is frozen here by leaving a known generator out of spare draws, then this file was committed, then
-the grid was run.
+The order of work is in ``docs/experiment.md``: gate, search, this file's commit, grid. Neither
+search nor grid has been run yet: ``CHOSEN`` has starting values.
 """
 
 from collections.abc import Mapping

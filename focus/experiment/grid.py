@@ -9,12 +9,12 @@ import yaml
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
+from focus.experiment import frozen
 from focus.experiment.frozen import (
     ARMS,
     CHOSEN,
     DOSES,
     FIXED,
-    FOLDS,
     HEADROOM,
     SEARCH,
     WORLDS,
@@ -95,16 +95,17 @@ def headroom_runs(setup: Setup, units: Sequence[int]) -> list[Run]:
     return [_run(setup, arm, WORLDS[0], unit) for unit in units for arm in HEADROOM]
 
 
-def search_runs(
-    setup: Setup, losses: Sequence[str], folds: Sequence[tuple[int, int]] = FOLDS
-) -> list[tuple[str, Settings, list[Run]]]:
+def search_runs(setup: Setup, losses: Sequence[str]) -> list[tuple[str, Settings, list[Run]]]:
     """Return each candidate of each loss: the loss, its settings, and a run for each fold."""
     searched = replace(setup, output=setup.output / "search")
     return [
         (
             loss,
             settings,
-            [_run(searched, loss, setup.worlds[0], *fold, settings, number) for fold in folds],
+            [
+                _run(searched, loss, setup.worlds[0], *fold, settings, number)
+                for fold in frozen.FOLDS
+            ],
         )
         for loss in losses
         for number, settings in enumerate(SEARCH[loss])

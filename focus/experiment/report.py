@@ -94,7 +94,9 @@ def verdict(table: Table, comparisons: Sequence[Comparison]) -> str:
             "large the AUCs are; they cannot tell losses apart."
         )
     perfect = next((c for c in comparisons if c.arm == frozen.PERFECT and c.figure == "open"), None)
-    if perfect is not None and not perfect.found.low > 0:
+    if perfect is None:
+        text += f"; without `{frozen.PERFECT}` nothing says whether a gain could show at all"
+    elif not perfect.found.low > 0:
         return (
             f"**Uninformative.** `{frozen.PERFECT}`, with the exact place of each artefact, is not "
             f"above `{frozen.BASELINE}` ({span(perfect.found)}): no map could have shown a gain "

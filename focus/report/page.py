@@ -40,7 +40,7 @@ _FILE_OF_FIGURE = re.compile(rf"({'|'.join(plots.PREFIXES)})(-[A-Za-z0-9-]+)?\.(
 _SECTIONS = {
     "Telling synthetic from real images": ("roc", "det"),
     "Scores and calibration": ("scores", "reliability"),
-    "Focus": ("entropy", "entropy_z", "cam_range"),
+    "Focus": ("entropy", "range"),
     "Robustness": ("robustness",),
     "Training": ("training",),
 }

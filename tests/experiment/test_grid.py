@@ -76,13 +76,14 @@ def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path
     assert {arm.loss for arm in (*frozen.ARMS.values(), *frozen.DOSES.values())} <= set(
         frozen.CHOSEN
     )
-    assert not {draw for draw, _ in frozen.FOLDS} & set(range(frozen.DRAWS))
+    assert frozen.FOLDS == ((100, 0), (101, 1), (102, 2))  # draws that the grid has not
+    assert frozen.DRAWS <= 100
     found = search_runs(setup_in(tmp_path), ["ce", "blend"])
     runs = [run for *_, own in found for run in own]
     assert (
         len({run.folder for run in runs})
         == len(runs)
-        == len(frozen.FOLDS) * sum(len(frozen.SEARCH[loss]) for loss in ("ce", "blend"))
+        == 3 * sum(len(frozen.SEARCH[loss]) for loss in ("ce", "blend"))
     )
     assert runs[0].data == tmp_path / "search" / "data" / "90-100-left0.csv"
 

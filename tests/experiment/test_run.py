@@ -146,7 +146,7 @@ def test_the_search_trains_without_the_generator_that_it_tests_on(
 ) -> None:
     monkeypatch.setattr(frozen, "SEARCH", {"ce": frozen.SEARCH["ce"]})
     monkeypatch.setattr("focus.experiment.grid.SEARCH", {"ce": ({"epochs": 1}, {"epochs": 2})})
-    monkeypatch.setattr("focus.experiment.grid.FOLDS", ((0, 0),))
+    monkeypatch.setattr(frozen, "FOLDS", ((0, 0),))
     given = words(tree, tmp_path, "--search", "--losses", "ce")
     assert main(given) == 0
     (run,) = (tmp_path / "search" / "runs").glob("ce-1-*")

@@ -122,9 +122,10 @@ def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
     """Return the reals of one generator, or with "" of all that have none of their own."""
     found = reading.manifest
     _is_of_one_class(reading, REAL)
-    if n_fake := sum(sample.label == SYNTHETIC for sample in found):
+    if count := sum(sample.label == SYNTHETIC for sample in found):
         raise InputError(
-            f"The test reals {name!r}, {reading.path}, hold {n_fake} fakes: use --test-data."
+            f"The test reals {name!r}, {reading.path}, hold {count} synthetic images: use "
+            "--test-data."
         )
     samples = (
         replace(s, label=REAL, generator=generator, split="test", extra={**s.extra, "source": name})
