@@ -15,7 +15,7 @@ from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, Rows, outcomes
 from focus.report.tables import Cell, cell, threshold_text
 
-_MOST = 20  # generators in the plot
+_MOST = 24  # generators in the plot
 _GROUPS = {
     "mean": "Mean over the generators",
     "closed": "Closed: generators that training saw",

@@ -46,13 +46,13 @@ def test_of_many_generators_the_worst_are_shown_and_runs_side_by_side() -> None:
     def entry(auc: float | None) -> dict[str, Any]:
         return {"auc": auc, "relation": "far", "intervals": {}}
 
-    one = {f"g{n:02}": entry(0.5 + n / 100) for n in range(28)}
+    one = {f"g{n:02}": entry(0.5 + n / 100) for n in range(32)}
     results = {"open": {"mean": {"auc": 0.6}, "generators": one}}
     other = {"open": {"mean": {"auc": 0.7}, "generators": {"g03": entry(0.2), "g04": entry(None)}}}
     found = opening.forest([results, other])
     assert found is not None
     rows = dict(found.groups["Open, far: new generators of other families"])
-    assert list(rows) == [f"g{n:02}" for n in range(20)]
+    assert list(rows) == [f"g{n:02}" for n in range(24)]
     assert found.left_out == 8
     assert [mark.cell.text for mark in rows["g03"]] == ["0.530", "0.200"]
     assert rows["g04"][1].point == rows["g05"][1].point == -1, "no mark where there is no AUC"
