@@ -46,8 +46,8 @@ FLAGS = {
     DemoConfig: "debug folder",
     ManipulateConfig: f"{DATA} image-size output seed",
     ExperimentConfig: """
-        data data-root debug epochs human-maps jobs losses model output quick recipe report search
-        seeds test-data test-real threads weights workers""",
+        data data-root debug epochs headroom human-maps jobs losses model output quick recipe report
+        search seeds test-data test-real threads weights workers""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 

@@ -22,7 +22,7 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
             settings["momentum"] = None  # AdamW has none
         assert {key: getattr(config, key) for key in settings} == settings
         assert config.recipe == name
-    assert (demo.model, demo.image_size, demo.lr, demo.epochs) == ("focus_small", 64, 2e-3, 20)
+    assert (demo.model, demo.image_size, demo.lr, demo.epochs) == ("focus_small", 64, 3e-3, 16)
     assert (demo.workers, demo.report_to) == (0, ("tensorboard",))
     # Boyd et al., 2023.
     assert (paper.model, paper.image_size, paper.pretrained) == ("densenet121.tv_in1k", 224, True)

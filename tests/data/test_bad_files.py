@@ -219,7 +219,7 @@ def test_a_run_names_leaves_out_and_lists(
         assert reason
         assert sum(path in message for message in caplog.messages) == 1
     with (run / "scores.csv").open() as file:
-        assert len(file.readlines()) == 2 + 15
+        assert len(file.readlines()) == 1 + 15
 
     evaluate(parse(EvaluateConfig, [*flags, f"--run={run}", "--max-bad=0.05"]))
     assert len(rows(run / "evaluation/bad_files.csv")) == 1  # training images are not scored

@@ -138,7 +138,9 @@ def test_a_full_disk_is_one_sentence(
     cache.fill(names[:2], batches, progress=False)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-        with pytest.raises(InputError, match=r"No space left.*FOCUS_CACHE.*was written is kept\.$"):
+        with pytest.raises(
+            InputError, match=r"No space left.*set FOCUS_CACHE to another folder\.$"
+        ):
             cache.fill(names, batches)
     assert "features of 5 images" in capsys.readouterr().out
     assert (cache.rows(names) >= 0).sum() == 2

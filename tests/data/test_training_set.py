@@ -54,7 +54,7 @@ def test_a_resumed_run_refuses_other_images_and_names_the_first(
     """They would mix what it was trained and is tested on."""
     samples = [sample(n) for n in range(8)]
     samples[row : row + 1] = [] if now is None else [now]
-    message = rf"^The images are not those that the run runs/run began with .*{difference}"
+    message = rf"^The images are not those of the run runs/run .*{difference}"
     with pytest.raises(InputError, match=message):
         with_recorded_splits(Manifest(samples), Manifest(RECORD), RUN)
 

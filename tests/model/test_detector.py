@@ -351,7 +351,7 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
         (
             "test_vit",
             {"pool": "token"},
-            "--pool token: .* there is no CAM .*: give --pool both",
+            "--pool token leaves no CAM, .*: give --pool both",
         ),
         ("test_vit", {"pool": "max"}, "--pool got 'max': give one of mean, both"),
         ("focus_small", {"image_size": 0}, "does not take 0 x 0 images"),

@@ -158,7 +158,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"augment": "flip"}, "--augment flip changes .* give --views N .*--cached-features no"),
+        ({"augment": "flip"}, "--augment flip changes .* give --views N, or --cached-features no"),
         ({"tune": "full", "views": 2}, "--views 2 needs cached features: give --tune head"),
         ({"cached_features": "no", "views": 2}, "--views 2 needs cached features"),
         ({"tune": "norm", "cached_features": "float32"}, "needs a frozen network"),

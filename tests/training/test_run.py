@@ -360,7 +360,7 @@ def test_generators_that_the_weights_knew_stay_closed(
     assert sorted(results["closed"]["generators"]) == ["gen-a", "genC"]
     assert not results["open"]["generators"]
     card = (third / "model" / "README.md").read_text()
-    assert "- Generators of its fakes: genA (family mine), genB, genC\n" in card
+    assert "- Generators of its synthetic images: genA (family mine), genB, genC\n" in card
 
 
 @pytest.mark.usefixtures("plain_cpu")
@@ -371,7 +371,7 @@ def test_images_that_the_weights_know_are_no_test(fit: Callable[..., Path], tmp_
     first = fit("first", data)
     record = Manifest.from_csv(first / "manifest.csv")
     (tmp_path / "link").symlink_to(data)
-    known = r"test images of .*/link, or others of their groups, are among those that .*/first/"
+    known = r"test images or groups of .*/link are those that .*/first/"
     with pytest.raises(InputError, match=known):
         fit("second", str(tmp_path / "link"), after="first", seed=1)
     assert not (tmp_path / "second").exists()

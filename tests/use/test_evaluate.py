@@ -20,7 +20,7 @@ from focus.data.bad_files import check_images
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.evaluation import storage
-from focus.evaluation.result_table import format_table
+from focus.evaluation.result_table import SHOWN_ROWS, format_table
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints
@@ -113,7 +113,7 @@ def test_evaluate_writes_what_it_prints(
     for note, what in zip(results["notes"], ("closed set", "open set"), strict=True):
         assert f"In the {what}, formats and sizes" in note
         assert f"\n{note}\n" in printed
-    assert format_table({"first": results}) in printed
+    assert format_table({"first": results}, most=SHOWN_ROWS) in printed
     assert f"AUC, closed, blur (sigma in pixels): clean {auc:.3f}; " in printed
     assert "Faithfulness, closed: the decision's probability falls by " in printed
     files = ["results.json", "scores.csv", "overlays.png", "robustness.csv", "robustness.png"]
@@ -244,7 +244,7 @@ def test_groups_of_unrelated_data_can_be_left_unread(own_run: Path, tmp_path: Pa
         "path,label,group\nothers/0.png,real,000\nothers/1.png,fake,000\n"
     )
     data = (str(tmp_path / "t.csv"),)
-    with pytest.raises(InputError, match=r"chosen on: give others; where .* --columns group=\.$"):
+    with pytest.raises(InputError, match=r"chosen on: give others; if .* --columns group=\.$"):
         evaluate(run=str(own_run), data=data)
     evaluate(run=str(own_run), data=data, columns="group=")
     assert names_of(own_run / "evaluation") == ["0.png", "1.png"]

@@ -115,7 +115,10 @@ def test_words_for_columns_labels_splits_and_groups(tmp_path: Path) -> None:
         ("path,label\n", "t.csv has no rows"),
         ("\n\nname,label\na.png,real\n", "line 3: no column names the image among name, label; "),
         ("path;label\na.png;real\n", "among path;label; .*separate the columns by commas"),
-        ("path,label\na.png,real\nb.png,\n", r"1 of 2 images .* have no label .*b.png': give them"),
+        (
+            "path,label\na.png,real\nb.png,\n",
+            r"1 of 2 images .* have no label .*b.png': name a column",
+        ),
     ],
 )
 def test_bad_rows_have_their_line_and_reason(tmp_path: Path, text: str, message: str) -> None:
