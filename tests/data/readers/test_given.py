@@ -134,7 +134,7 @@ def test_test_sets_without_their_class(tmp_path: Path) -> None:
     for test_data, test_real, message in (
         ("none", "", "There is no file or folder"),
         ("reals", "", "'a', .*reals, holds no fakes"),
-        ("", "tree", "'a', .*tree, hold 1 fakes"),
+        ("", "tree", "'a', .*tree, hold 1 synthetic images"),
         ("some.csv", "", r"1 of 2 images of .*some.csv have no label"),
     ):
         data, reals = ({"a": f"{tmp_path}/{n}"} if n else {} for n in (test_data, test_real))
