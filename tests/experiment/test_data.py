@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focus.config.experiment import ExperimentConfig
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.data import (
@@ -22,13 +22,14 @@ from focus.experiment.grid import grid, search_runs
 def drawn(count: int = 20) -> Manifest:
     """A small draw: two known generators, an unknown one, and a closed-balanced test."""
     samples = []
-    for split, test_set, fakes in (
+    sets: tuple[tuple[Split, TestSet, tuple[str, str]], ...] = (
         ("train", "", ("k1", "k2")),
         ("validation", "", ("k1", "k2")),
         ("test", "closed", ("k1", "k2")),
         ("test", "closed_balanced", ("k1", "k2")),
         ("test", "open", ("u1", "global")),
-    ):
+    )
+    for split, test_set, fakes in sets:
         for generator in ("", *fakes):
             for number in range(count):
                 name = f"{test_set or split}/{generator or 'real'}/{number}.png"
@@ -37,8 +38,8 @@ def drawn(count: int = 20) -> Manifest:
                         f"/i/{name}",
                         SYNTHETIC if generator else REAL,
                         generator,
-                        split=split,  # type: ignore[arg-type]
-                        test_set=test_set,  # type: ignore[arg-type]
+                        split=split,
+                        test_set=test_set,
                         human_map=None if split == "test" else f"/m/{name}",
                         mask_path=f"/k/{name}" if generator else None,
                     )

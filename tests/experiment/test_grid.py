@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from focus.experiment.__main__ import make_setup
 from focus.experiment.grid import Run, Setup, arm_of, check_arms, grid, read_weights, search_runs
 
 
-def setup_in(folder: Path, **settings: object) -> Setup:
-    return make_setup(ExperimentConfig(output=str(folder), **settings))  # type: ignore[arg-type]
+def setup_in(folder: Path, **settings: Any) -> Setup:
+    return make_setup(ExperimentConfig(output=str(folder), **settings))
 
 
 def whole_grid(setup: Setup) -> list[Run]:
