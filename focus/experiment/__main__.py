@@ -106,7 +106,7 @@ def _headroom(setup: Setup, config: ExperimentConfig) -> list[str]:
     """Measure what can be reached at all, on spare draws."""
     from focus.experiment.headroom import headroom
 
-    return headroom(setup, jobs=_jobs(config), train=not config.report)
+    return headroom(setup, images(config), jobs=_jobs(config), train=not config.report)
 
 
 def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> list[str]:

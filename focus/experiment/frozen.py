@@ -17,7 +17,7 @@ class Arm:
     """A loss, and the human maps of the training images.
 
     loss: as ``--loss``. maps: "own"; "shuffled", another image's of the same class; "masks", just
-    where the artefacts are; or "5" for 5 % of the images.
+    where the artefacts are; "exact", the same for the oracle; or "5" for 5 % of the images.
     """
 
     loss: str

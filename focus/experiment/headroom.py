@@ -5,7 +5,6 @@ place of each artefact, and an oracle that knows the unknown generators.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,47 +16,45 @@ from focus.data.demo import ORACLE, demo_manifest
 from focus.data.images import load_image
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.experiment.collect import GRADES, outcome
-from focus.experiment.data import write_data
+from focus.experiment.data import Images, write_data
 from focus.experiment.frozen import BASELINE, ORACLE_ARM, PERFECT, SPARE, WORLDS
-from focus.experiment.grid import Setup, headroom_runs
-from focus.experiment.report import HEADROOM
+from focus.experiment.grid import Run, Setup, headroom_runs
+from focus.experiment.report import HEADROOM_FILE, number
 from focus.experiment.run import execute, is_finished
 from focus.metrics.ranking import auc
 from focus.runtime.files import atomic_csv_writer, atomic_write
 
 ORACLE_AT_LEAST, CLOSED_AT_LEAST, GAIN_AT_LEAST = 0.90, 0.93, 0.08
 FIGURES = ("closed", "closed_balanced", "open", *GRADES)
-LOCAL = ("recombined", "near", "far")
+LOCAL = GRADES[:-1]
+"""The grades whose artefacts have a place."""
 
 Row = dict[str, float]
 
 
-def headroom(setup: Setup, *, jobs: int, train: bool = True) -> list[str]:
+def headroom(setup: Setup, images: Images, *, jobs: int, train: bool = True) -> list[str]:
     """Make the runs of the gate, and write ``headroom.csv`` and ``headroom.md``.
 
     Returns a sentence for each run that failed.
     """
+
+    def prepare(run: Run) -> None:
+        own = images(run.unit, run.world)
+        if run.arm == ORACLE_ARM:
+            own += _unknown(run.unit)
+        write_data(run, lambda unit, world: own)
+
     runs = headroom_runs(setup, SPARE)
     failures: dict[str, str] = {}
     if train:
-        prepare = partial(write_data, images=_drawn)
-        failures = execute(
-            [run for run in runs if run.arm != ORACLE_ARM],
-            jobs=jobs,
-            logs=setup.output / "logs",
-            prepare=prepare,
-        )
-        failures |= execute(
-            [run for run in runs if run.arm == ORACLE_ARM],
-            jobs=jobs,
-            logs=setup.output / "logs",
-            prepare=partial(write_data, images=with_oracle),
-        )
+        failures = execute(runs, jobs=jobs, logs=setup.output / "logs", prepare=prepare)
     found = [(run.arm, run.unit, dict(outcome(run).figures)) for run in runs if is_finished(run)]
     for unit in SPARE:
-        for known in (True, False):
-            found.append((f"FFT, {'known' if known else 'unknown'}", unit, fft_row(unit, known)))
-    with atomic_csv_writer(setup.output / HEADROOM, end="\n") as rows:
+        drawn = images(unit, WORLDS[0])
+        unfaked = drawn.where(lambda s: s.split != "train" or s.label == REAL)
+        found.append(("FFT, known", unit, fft_row(drawn)))
+        found.append(("FFT, unknown", unit, fft_row(unfaked + _unknown(unit))))
+    with atomic_csv_writer(setup.output / HEADROOM_FILE, end="\n") as rows:
         rows.writerow(("row", "draw", *FIGURES))
         for name, unit, figures in found:
             rows.writerow((name, unit, *(f"{figures.get(each, np.nan):.4f}" for each in FIGURES)))
@@ -68,15 +65,9 @@ def headroom(setup: Setup, *, jobs: int, train: bool = True) -> list[str]:
     return list(failures.values())
 
 
-@lru_cache(maxsize=2)
-def _drawn(unit: int, world: str) -> Manifest:
-    return demo_manifest(draw=unit, agreement=int(world) / 100)
-
-
-@lru_cache(maxsize=2)
-def with_oracle(unit: int, world: str) -> Manifest:
-    """Return a draw with 2,000 fakes of its unknown generators to train on."""
-    return _drawn(unit, world) + demo_manifest(draw=unit, agreement=int(world) / 100, splits=ORACLE)
+def _unknown(unit: int) -> Manifest:
+    """Return what an oracle is trained on: 2,000 fakes of the unknown generators, and reals."""
+    return demo_manifest(draw=unit, agreement=int(WORLDS[0]) / 100, splits=ORACLE)
 
 
 def verdict(found: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
@@ -85,7 +76,7 @@ def verdict(found: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
     lines += ["|---|---|---|---|---|---|---|---|"]
     for name, unit, row in found:
         cells = (row["closed_balanced"], local(row), *(row[grade] for grade in GRADES))
-        lines.append(f"| {name} | {unit} | {' | '.join(map(_number, cells))} |")
+        lines.append(f"| {name} | {unit} | {' | '.join(map(number, cells))} |")
     rows = {
         arm: [row for name, _, row in found if name == arm]
         for arm in (BASELINE, PERFECT, ORACLE_ARM)
@@ -104,7 +95,7 @@ def verdict(found: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
         lines += ["", "| bar | found | at least | |", "|---|---|---|---|"]
         for name, value, bar in bars:
             said = "reached" if value >= bar else "MISSED"
-            lines.append(f"| {name} | {_number(float(value))} | {_number(bar)} | {said} |")
+            lines.append(f"| {name} | {number(float(value))} | {number(bar)} | {said} |")
     return "\n".join(lines) + "\n"
 
 
@@ -113,14 +104,9 @@ def local(row: Mapping[str, float]) -> float:
     return float(np.mean([row[grade] for grade in LOCAL]))
 
 
-def fft_row(unit: int, known: bool) -> Row:
-    """Return the figures of the spectrum's classifier, trained on known or unknown fakes."""
-    manifest = with_oracle(unit, WORLDS[0])
-    unseen = {s.generator for s in manifest if s.test_set == "open" and s.label == SYNTHETIC}
-    kept = manifest.where(
-        lambda s: s.split != "train" or s.label == REAL or (s.generator in unseen) != known
-    )
-    by_set = fft_baseline(kept)
+def fft_row(manifest: Manifest) -> Row:
+    """Return the figures of the spectrum's classifier on a benchmark."""
+    by_set = fft_baseline(manifest)
     grades = {s.generator: s.extra["grade"] for s in manifest if s.label == SYNTHETIC}
     row = {name: float(np.mean(list(aucs.values()))) for name, aucs in by_set.items()}
     for grade in GRADES:
@@ -157,7 +143,3 @@ def _spectra(manifest: Manifest) -> NDArray[np.float64]:
         grey = np.asarray(load_image(sample.path).convert("L"), np.float64)
         spectra.append(np.log1p(np.abs(np.fft.rfft2(grey - grey.mean()))).ravel())
     return np.stack(spectra)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1)

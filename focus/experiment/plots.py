@@ -42,7 +42,6 @@ def gain_by_grade(comparisons: Sequence[Comparison], path: Path) -> bool:
 def how_many_maps(table: Table, path: Path) -> bool:
     """Draw open AUC above cross-entropy's by the share of maps; False without the runs for it."""
     world = next(iter(table))[1]
-    units: set[int] = set()
     lines = {}
     for loss, none in frozen.NO_MAPS.items():
         runs = [
@@ -52,8 +51,11 @@ def how_many_maps(table: Table, path: Path) -> bool:
         if units := set.intersection(*map(set, runs)):
             base, *doses = ([own[unit]["open"] for unit in sorted(units)] for own in runs)
             gains = [[a - b for a, b in zip(dose, base, strict=True)] for dose in doses]
-            lines[loss] = f"{loss} (0 %: {none})", [t_interval(gain) for gain in gains]
-    title = f"Gain on unknown generators, by the number of maps ({len(units)} draws)"
+            lines[loss] = (
+                f"{loss} (0 %: {none}), {len(units)} draws",
+                [t_interval(gain) for gain in gains],
+            )
+    title = "Gain on unknown generators, by the number of maps"
     shares = "0 %", "5 %", "25 %", "100 %"
     return _draw(path, title, shares, "training images with a map", lines, joined=True)
 

@@ -13,7 +13,7 @@ from focus.experiment.statistics import Interval, detectable, t_interval
 from focus.runtime.files import atomic_csv_writer, atomic_write
 
 REPORT, RUNS, TABLE, COMPARISONS = "report.md", "runs.csv", "table.csv", "comparisons.csv"
-HEADROOM = "headroom.csv"
+HEADROOM_FILE = "headroom.csv"
 
 Row = Sequence[object]
 
@@ -28,17 +28,17 @@ def write_tables(
     outcomes: Sequence[Outcome], table: Table, comparisons: Sequence[Comparison], folder: Path
 ) -> None:
     """Write each run, each mean over draws, and each comparison as a row of a CSV."""
-    runs: list[Row] = [("loss", "world", "draw", "folder", *FIGURES)]
+    runs: list[Row] = [("arm", "world", "draw", "folder", *FIGURES)]
     for o in outcomes:
         at = o.run.folder.relative_to(folder)
         runs.append((o.run.arm, o.run.world, o.run.unit, at, *map(_plain, o.figures.values())))
-    means: list[Row] = [("loss", "world", "figure", "mean", "sd", "low", "high", "n")]
+    means: list[Row] = [("arm", "world", "figure", "mean", "sd", "low", "high", "n")]
     for arm, world in table:
         for name in FIGURES:
             means.append((arm, world, name, *_numbers(over_draws(table, arm, world, name))))
     compared: list[Row] = [
         (
-            *("loss", "other", "world", "figure", "role", "mean", "sd", "low", "high", "n"),
+            *("arm", "other", "world", "figure", "role", "mean", "sd", "low", "high", "n"),
             *("low_90", "high_90", "matched", "matched_low", "matched_high"),
             *("p", "p_holm", "p_same", "detectable"),
         )
@@ -132,7 +132,7 @@ def arms_table(
     }
     title = [f"Shortcut agrees with the label in {world} % of the training images.", ""]
     heads = (
-        *("loss", "draws", "closed", "closed-balanced", "open", f"open - {frozen.BASELINE}"),
+        *("arm", "draws", "closed", "closed-balanced", "open", f"open - {frozen.BASELINE}"),
         *("stuck to the shortcut", "CAM peaks in the artefact", "CAM entropy"),
     )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -183,7 +183,7 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _headroom(folder: Path) -> list[str]:
     """Return the rows of what could be reached, that ``--headroom`` measured on spare draws."""
-    path = folder / HEADROOM
+    path = folder / HEADROOM_FILE
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
