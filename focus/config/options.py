@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Range(NamedTuple):
-    """Numbers that a setting takes: a test, and its words for a message."""
+    """Values that a setting takes: a test, and its words for a message."""
 
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
     words: str
 
 
@@ -83,9 +83,18 @@ synthetic; the best balanced accuracy."""
 
 
 def in_threshold() -> Any:
-    """Declare ``--threshold``; :func:`check_options` checks it."""
-    about = f"decides everywhere: {', '.join(POINTS)}, or a score (default: that of the model)"
-    return in_model(about, metavar="POINT")
+    """Declare ``--threshold``."""
+    names = ", ".join(POINTS)
+    about = f"decides everywhere: {names}, or a score (default: that of the model)"
+    within = Range(_is_threshold, f"{names} or a score from 0 to 1")
+    return in_model(about, metavar="POINT", within=within)
+
+
+def _is_threshold(value: Any) -> bool:
+    try:
+        return value in POINTS or SHARE.holds(float(value))
+    except ValueError:
+        return False
 
 
 def in_device() -> Any:
@@ -103,14 +112,5 @@ def check_options(config: "DataclassInstance") -> None:
         value, within = getattr(config, each.name), each.metadata.get("within")
         if value is not None and within is not None and not within.holds(value):
             raise InputError(f"{flag(each.name)} must be {within.words}, got {value}.")
-        if each.name == "threshold" and value is not None and value not in POINTS:
-            try:
-                fits = SHARE.holds(float(value))
-            except ValueError:
-                fits = False
-            if not fits:
-                raise InputError(
-                    f"--threshold must be {', '.join(POINTS)} or a score from 0 to 1, got {value}."
-                )
         if value == "" or (isinstance(value, tuple) and "" in value):
             raise InputError(f"{flag(each.name)} got an empty text: give a value, or leave it out.")

@@ -61,9 +61,10 @@ def evaluate(config: EvaluateConfig) -> None:
     }
     scores = score_images(detector, manifest, accelerator=accelerator, **settings)
     results: Results | None = None
+    trained = _training(model.parent)
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
-        about = provenance(detector.config.model, manifest, _training(model.parent))
+        about = provenance(detector.config.model, manifest, trained)
         results, written = _write(output, detector, manifest, bad, scores, about)
     lines = []
     perturbed: list[robustness.PerturbedAUC] = []
@@ -96,7 +97,6 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.report:
         images = output, name, detector, manifest, scores, results
         page = partial(report.write, *images, perturbed=perturbed, summary=model.parent / SUMMARY)
-        trained = _training(model.parent)
         metric = None if trained is None else trained.eval_metric
         print(report.attempt(partial(page, eval_metric=metric)))
 

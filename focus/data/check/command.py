@@ -3,6 +3,7 @@
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from focus.config.data import CheckConfig
 from focus.data.check import contact_sheet, findings, report
@@ -21,27 +22,28 @@ def check(config: CheckConfig) -> None:
         SystemExit: with code 1 if training would not start, or on a severe finding.
     """
     if config.output is None:
-        found = _print(config)
+        found, *_ = _print(config)
     else:
         output = Path(config.output)
         check_writable(output)
         refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
         with sole_writer(output):
-            found = _print(config)
+            found, content, shown = _print(config)
             contact_sheet.draw(found, output / "contact_sheet.png")
-            report.write(found, output)
+            report.write(found, content, shown, output)
         print(f"report: {output}")
     if (found.without_leaks or found.training).obstacle or (config.strict and severe(found)):
         raise SystemExit(1)
 
 
-def _print(config: CheckConfig) -> Findings:
-    """Gather the findings and print them, the verdict first and last."""
+def _print(config: CheckConfig) -> tuple[Findings, dict[str, Any], str]:
+    """Print the findings, the verdict first and last; return them, and check.json and check.txt."""
     layouts = StringIO()
     with redirect_stdout(layouts):
         found = findings.gather(config)
-    first = verdict(found)
+    content, first = report.content_of(found), verdict(found)
     line = coloured(first, "green" if first == FIT else "red")
-    body = layouts.getvalue() + report.text(found)
+    shown = report.text(found, content)
+    body = layouts.getvalue() + shown
     print(*([line, body, line] if body else [line]), sep="\n\n")
-    return found
+    return found, content, f"{first}\n\n{shown}"

@@ -18,15 +18,15 @@ _SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the cons
 _LONGEST = 30  # characters of a generator's name in the table
 
 
-def write(found: Findings, folder: Path) -> None:
+def write(found: Findings, content: Mapping[str, Any], shown: str, folder: Path) -> None:
     """Write check.json, check.txt and leaks.csv."""
-    as_json = json.dumps(_content(found), indent=1, allow_nan=False)
+    as_json = json.dumps(content, indent=1, allow_nan=False)
     (folder / "check.json").write_text(as_json + "\n", encoding="utf-8")
-    (folder / "check.txt").write_text(f"{verdict(found)}\n\n{text(found)}\n", encoding="utf-8")
+    (folder / "check.txt").write_text(f"{shown}\n", encoding="utf-8")
     write_leaks(found.manifest, found.leaks, folder / "leaks.csv")
 
 
-def _content(found: Findings) -> dict[str, Any]:
+def content_of(found: Findings) -> dict[str, Any]:
     """Return the content of check.json, which ``docs/formats.md`` describes."""
     manifest = found.manifest
     train = Counter(s.label for s in manifest.split("train") if s.label is not None)
@@ -115,9 +115,8 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def text(found: Findings) -> str:
+def text(found: Findings, content: Mapping[str, Any]) -> str:
     """Return what the console shows of check.json, below the verdict."""
-    content = _content(found)
     lines: list[str] = []
     if found.manifest:
         lines += [*_table(content["kinds"]), "", *_file_lines(found, content)]
