@@ -47,7 +47,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bench import head
-from bench.harness import Step, commit, make_folder, run_program
+from bench.harness import Step, make_folder, run_program
+from focus.evaluation.provenance import commit
 from focus.kernels import backend_for
 
 Row = dict[str, Any]

@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from focus.errors import InputError
+from focus.evaluation.provenance import commit
 
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
@@ -155,7 +155,7 @@ def settings(command: str) -> dict[str, str | int]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     return {
         "command": command,
-        "commit": commit(),
+        "commit": commit() or "",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -175,16 +175,6 @@ def write(
         writer.writerows(rows)
     text = json.dumps({"settings": dict(measured_with), "rows": list(rows)}, indent=1)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-
-
-def commit() -> str:
-    """Return the commit of this checkout, marked if files are changed; "" without git."""
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def _cpu_model() -> str:

@@ -34,7 +34,7 @@ def provenance(network: str, manifest: Manifest, config: TrainConfig | None) -> 
             "python": platform.python_version(),
             **{name: version(name) for name in _PACKAGES},
         },
-        "commit": _commit(),
+        "commit": commit(),
         "command": shlex.join(sys.argv),
     }
 
@@ -47,16 +47,13 @@ def data_digest(manifest: Manifest) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of a checkout, with ``-dirty`` if files differ; None without git."""
     folder = Path(focus.__file__).parents[1]
     if not (folder / ".git").exists():
         return None
-    words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        found = subprocess.run(
-            [*words, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
