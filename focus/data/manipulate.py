@@ -6,7 +6,7 @@ real and synthetic, go through the same resizing, colours, noise and JPEG, so th
 nothing. ``OUT/manifest.csv`` is for ``train.py --data``; masks say where a picture was changed.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ TRAINED = ("part-swap", "warp", "morph")
 """Methods of training and validation; the others are the open set."""
 _FEWEST = 10  # real faces, for two in validation and two in the test set
 _COMPONENTS, _FITTED = 40, 600  # of the basis; the faces that it is fitted on, at most
-_TRIED = 40  # persons, of whom the one most like a face is its donor
+_DRAWN, _TRIED = 100, 40  # faces, and those of them of which the most alike is the donor
 _QUALITY = (70, 95)
 _THUMB = 16  # pixels a side, by which faces are compared
 
@@ -116,16 +116,16 @@ def _pictures(reals: Manifest, small: Any, seed: int) -> list[_Picture]:
     """
     looks = small.reshape(len(reals), -1).astype(np.float32)
     looks -= looks.mean(axis=1, keepdims=True)  # not who is lit alike
-    by_split: defaultdict[str, list[int]] = defaultdict(list)
-    for row, sample in enumerate(reals):
-        by_split[sample.split].append(row)
+    splits = np.array([sample.split for sample in reals])
+    by_split = {split: np.flatnonzero(splits == split) for split in set(splits.tolist())}
     pictures, turn = [], Counter[str]()
     for row, sample in enumerate(reals):
         rng = np.random.default_rng([seed, row])
         turn[sample.split] += 1
         once = (TRAINED[turn[sample.split] % len(TRAINED)],)
         methods = tuple(METHODS) if sample.split == "test" else once
-        others = [other for other in rng.permutation(by_split[sample.split]) if other != row]
+        drawn = rng.choice(own := by_split[sample.split], min(len(own), _DRAWN), replace=False)
+        others = [other for other in drawn if other != row]
         if not others:
             raise InputError(
                 f"The {sample.split} split of {reals.source} is one face, {sample.path!r}: give "
