@@ -88,6 +88,9 @@ def test_the_least_cost_of_a_ranking_by_hand() -> None:
     assert min_cllr([0.1, 0.2, 0.5, 0.7], [0.6, 0.8]) == pytest.approx((real + fake) / 2)
     assert (min_cllr([0.5], [0.5]), min_cllr([0.9], [0.1])) == (pytest.approx(1), pytest.approx(1))
     assert (min_cllr([0.1], [0.2]), min_cllr([], [0.2])) == (pytest.approx(0), None)
+    # Scores that differ by a rounding are apart; interpolated between, they would give no number.
+    just = np.nextafter(1, 0)
+    assert min_cllr([0.1, just], [just, 1.0]) == pytest.approx(0.5)
 
 
 def test_no_ratios_that_rise_with_the_score_cost_less(random: np.random.Generator) -> None:
