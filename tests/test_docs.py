@@ -6,7 +6,7 @@ from pathlib import Path
 
 from focus.config.losses import LOSSES
 from focus.config.options import POINTS
-from focus.data.perturbations import STRENGTHS
+from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
 from focus.metrics.ranking import SUPPORT
@@ -48,7 +48,7 @@ def test_the_named_losses() -> None:
 
 
 def test_operating_points() -> None:
-    document = text("evaluation.md") + text("intervals.md")
+    document = text("evaluation.md") + text("intervals.md") + text("robustness.md")
     names = [re.findall(r"`(\w+)`", row[0]) for row in rows(document, "point")]
     assert [name for row in names for name in row] == list(POINTS)
     wanted = ", ".join(str(needed(target)) for target in TARGETS.values())
@@ -56,8 +56,8 @@ def test_operating_points() -> None:
     assert (SUPPORT, f"{needed(0.001):,}", needed(0.01)) == (5, "5,000", 500)
     assert "`tpr_at_fpr_0.001` needs 5,000 real\nimages, 0.01 needs 500" in document
     assert f"{RESAMPLES:,} resamples" in document
-    assert sum(map(len, STRENGTHS.values())) == 20
-    assert "20 times the time" in document
+    assert sum(len(STRENGTHS[name]) for name in ROBUSTNESS) == 25
+    assert "25 times the time" in document
     assert (PLACES, PLACES + 2) == (8, 10)  # and the image itself, and its peak
     assert "eight boxes" in document
     assert "10 times the time" in document

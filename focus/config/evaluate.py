@@ -29,7 +29,11 @@ class EvaluateConfig(SharedConfig):
         metavar="RUN",
     )
     robustness: bool = in_output(
-        "also score the images under JPEG, blur, resizing and noise (20 times the time)", False
+        "also score the images under JPEG, blur, resizing, noise and sharing (25 times the time)",
+        False,
+    )
+    equalise: bool = in_output(
+        "also score the images stored alike: one size, one JPEG quality, one colour space", False
     )
     faithfulness: bool = in_output(
         "also blur the place where each CAM peaks, and others (10 times the time)", False

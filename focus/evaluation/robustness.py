@@ -1,4 +1,4 @@
-"""Measure how the AUC changes when images are compressed, blurred, resized or noisy.
+"""Measure how the AUC changes when images are compressed, blurred, resized, noisy or stored alike.
 
 Every image of a comparison is scored under each perturbation of :mod:`focus.data.perturbations`,
 the real ones as well as the fakes. ``docs/formats.md`` describes ``robustness.csv``.
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.data.perturbations import STRENGTHS, UNITS, perturbations
+from focus.data.perturbations import UNITS, perturbations
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from focus.model.detector import Detector
 
 FILE = "robustness.csv"
+MEAN = "(mean)"
+"""Stands for the generator in the row of the mean over those of a test set."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -38,6 +40,7 @@ Integers = NDArray[np.int64]
 class PerturbedAUC:
     """AUC of one generator of a test set under one perturbation: a row of ``robustness.csv``.
 
+    generator: or :data:`MEAN`, whose counts are of the images of all generators that have AUCs.
     auc, auc_clean: with and without it, in [0, 1]; None where there are no real images. auc_low and
     auc_high, change_low and change_high: 95 % intervals of ``auc`` and ``auc_change``. auc_kept:
     ``(auc - 1/2) / (auc_clean - 1/2)``, the share above chance that is left, this project's own;
@@ -70,8 +73,8 @@ def check_labels(manifest: Manifest) -> None:
     for label, kind in ((REAL, "real"), (SYNTHETIC, "synthetic")):
         if label not in labels:
             raise InputError(
-                f"--robustness compares AUCs, and none of the {len(manifest)} images is labelled "
-                f"as {kind}: give some, or drop it."
+                f"--robustness and --equalise compare AUCs, and none of the {len(manifest)} images "
+                f"is labelled as {kind}: give some, or drop the flag."
             )
 
 
@@ -80,23 +83,24 @@ def measure(
     detector: "Detector",
     manifest: Manifest,
     clean: Scores,
+    names: Sequence[str],
     *,
     batch_size: int,
     workers: int = 0,
     progress: bool = True,
 ) -> list[PerturbedAUC]:
-    """Score the images of all comparisons under every perturbation.
+    """Score the images of all comparisons under the perturbations of these names.
 
     clean: the scores of the images of ``manifest`` as they are. Every process of a launch calls it
-    and gets all of the result, ordered by perturbation, strength, test set and generator. Raises
-    what :func:`~focus.evaluation.inference.score_images` does.
+    and gets all of the result, ordered by perturbation, strength, test set and generator, the mean
+    last. Raises what :func:`~focus.evaluation.inference.score_images` does.
     """
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))
     images = images_only(Manifest((manifest[row] for row in rows.tolist()), manifest.source))
     unit = units(clean.group)
     results: list[PerturbedAUC] = []
-    for perturbation in perturbations():
+    for perturbation in perturbations(names, side=detector.image_size):
         perturbed = clean.score.copy()
         perturbed[rows] = score_images(
             detector,
@@ -109,23 +113,32 @@ def measure(
             description=f"{perturbation.name} {perturbation.strength:g}",
         ).score
         about = perturbation.name, perturbation.strength, UNITS[perturbation.name]
-        for c in comparisons:
-            counts = len(c.real), len(c.fake)
-            aucs = _aucs(c, perturbed, clean.score, unit)
-            results.append(PerturbedAUC(*about, c.test_set, c.generator, *counts, **aucs))
+        for test_set in dict.fromkeys(c.test_set for c in comparisons):
+            own = [c for c in comparisons if c.test_set == test_set]
+            known = [c for c in own if len(c.real)]
+            for name, of in [*((c.generator, [c]) for c in own), (MEAN, known)]:
+                counts = (len(union(side)) for side in ((c.real for c in of), (c.fake for c in of)))
+                aucs = _aucs(of, perturbed, clean.score, unit)
+                results.append(PerturbedAUC(*about, test_set, name, *counts, **aucs))
     return results
 
 
-def _aucs(c: Comparison, perturbed: Floats, clean: Floats, unit: Integers) -> dict[str, Any]:
-    if not len(c.real):
+def _aucs(
+    comparisons: Sequence[Comparison], perturbed: Floats, clean: Floats, unit: Integers
+) -> dict[str, Any]:
+    """Return the mean over comparisons; nothing where one lacks real images."""
+    if not comparisons or not all(len(c.real) for c in comparisons):
         return {}
     after, before = (
-        (scores[c.real], scores[c.fake], unit[c.real], unit[c.fake])
+        [(scores[c.real], scores[c.fake], unit[c.real], unit[c.fake]) for c in comparisons]
         for scores in (perturbed, clean)
     )
-    auc, auc_clean = (float(Ranking.of(*given[:2]).auc()[0]) for given in (after, before))
-    low, high = mean_auc_interval([after]) or (None, None)
-    change = mean_auc_difference([after], [before])
+    auc, auc_clean = (
+        float(np.mean([Ranking.of(real, fake).auc()[0] for real, fake, *_ in each]))
+        for each in (after, before)
+    )
+    low, high = mean_auc_interval(after) or (None, None)
+    change = mean_auc_difference(after, before)
     return {
         "auc": auc,
         "auc_low": low,
@@ -171,25 +184,41 @@ def _typed(row: dict[str, str]) -> dict[str, Any]:
 
 
 def lines(results: Sequence[PerturbedAUC]) -> list[str]:
-    """Return a line for each perturbation and test set: the mean AUC over its generators."""
-    found = []
-    for name, strengths in STRENGTHS.items():
-        measured = curves(results, name)
-        for test_set in dict.fromkeys(own for own, _ in measured):
-            aucs = [line for (own, _), line in measured.items() if own == test_set]
-            clean, *means = np.mean(aucs, axis=0)
-            cells = (f"{mean:.3f} at {s:g}" for s, mean in zip(strengths, means, strict=True))
-            what = f"AUC, {test_set}, {name} ({UNITS[name]})"
-            found.append(f"{what}: clean {clean:.3f}; {', '.join(cells)}")
-    return found
+    """Return a line for each perturbation and test set: the mean AUC over its generators.
+
+    Where all images were stored alike, the change of each generator's AUC comes before it.
+    """
+    found = dict[tuple[str, str, str], str]()
+    for r in results:
+        equalised = r.perturbation == "equalise"
+        if r.auc is None or not (r.generator == MEAN or equalised):
+            continue
+        key = r.perturbation, r.test_set, r.generator
+        whose = "" if r.generator == MEAN else f", {r.generator or UNNAMED}"
+        begin = f"AUC, {r.test_set}, {r.perturbation} ({r.unit}){whose}: clean {r.auc_clean:.3f}; "
+        found[key] = found[key] + ", " if key in found else begin
+        found[key] += f"{r.auc:.3f} at {r.strength:g}"
+        if equalised:
+            found[key] += f", change {r.auc_change:+.3f}"
+            if r.change_low is not None:
+                found[key] += f" (95 % interval {r.change_low:+.3f} to {r.change_high:+.3f})"
+    return list(found.values())
 
 
 def curves(
     results: Sequence[PerturbedAUC], perturbation: str
 ) -> dict[tuple[str, str], list[float]]:
-    """Return the clean AUC and that at each strength, by test set and generator that have AUCs."""
+    """Return the clean AUC and that at each strength, by test set and generator that have AUCs.
+
+    Without the means.
+    """
     found: dict[tuple[str, str], list[float]] = {}
     for r in results:
-        if r.perturbation == perturbation and r.auc is not None and r.auc_clean is not None:
+        if (
+            r.perturbation == perturbation
+            and r.generator != MEAN
+            and r.auc is not None
+            and r.auc_clean is not None
+        ):
             found.setdefault((r.test_set, r.generator or UNNAMED), [r.auc_clean]).append(r.auc)
     return found

@@ -219,7 +219,7 @@ def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:
             by_run = {run.name: _of_test_set(run, name, test_set) for run in runs}
             measured = [found for found in by_run.values() if found]
             if not measured:
-                break
+                continue
             common = [name for name in measured[0] if all(name in found for found in measured)]
             if not common:
                 remarks.append(f"Robustness, {title}: the runs have no generator in common.")

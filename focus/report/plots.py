@@ -155,10 +155,11 @@ def of_robustness(results: Sequence[PerturbedAUC]) -> list[Plot]:
 
 def robustness_figure(results: Sequence[PerturbedAUC]) -> Figure:
     """Draw a panel for each perturbation: AUC by strength, a line a generator."""
+    names = [name for name in STRENGTHS if any(r.perturbation == name for r in results)]
     with matplotlib.rc_context(fname=_STYLE):
-        figure = Figure(figsize=(11, 3.2), dpi=150, layout="constrained")
-        panels = figure.subplots(1, len(STRENGTHS), sharey=True)
-        for axes, name in zip(panels, STRENGTHS, strict=True):
+        figure = Figure(figsize=(2.75 * max(2, len(names)), 3.2), dpi=150, layout="constrained")
+        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=True):
             _robustness_of_generators(name, results, axes)
             axes.set_title(name, size=11)
             axes.label_outer()

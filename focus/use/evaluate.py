@@ -12,6 +12,7 @@ from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_fil
 from focus.data.demo import demo_manifest
 from focus.data.known_images import KnownImages, is_run, known_to, record_of
 from focus.data.manifest import Manifest, absolute
+from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
@@ -53,7 +54,8 @@ def evaluate(config: EvaluateConfig) -> None:
     manifest, bad = run_on_main_first(
         accelerator, lambda: _images(config, model, output, progress=main)
     )
-    if config.robustness:
+    names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
+    if names:
         robustness.check_labels(manifest)
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -68,8 +70,8 @@ def evaluate(config: EvaluateConfig) -> None:
         results, written = _write(output, detector, manifest, bad, scores, about)
     lines = []
     perturbed: list[robustness.PerturbedAUC] = []
-    if config.robustness:
-        perturbed = robustness.measure(accelerator, detector, manifest, scores, **settings)
+    if names:
+        perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
         if main:
             written.append(robustness.write(perturbed, output))
             written.append(report.write_robustness(perturbed, output))

@@ -37,8 +37,8 @@ FLAGS = {
         recipe report-to resume saliency-schedule saliency-weight sampling sched seed sheet-epochs
         step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
         weight-decay""",
-    EvaluateConfig: f"""{SHARED} batch-size compare faithfulness model-dir output robustness run
-        threshold""",
+    EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output
+        robustness run threshold""",
     ExplainConfig: f"""{USE}
         as-video batch-size device frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",

@@ -1,19 +1,20 @@
 """Perturbations by hand, their determinism, and that they come before an image is resized."""
 
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader
 
 from focus.data.dataset import FaceDataset
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
-from focus.data.perturbations import STRENGTHS, UNITS, Perturbation, perturbations
+from focus.data.perturbations import ROBUSTNESS, STRENGTHS, UNITS, Perturbation, perturbations
 
 
 def textured(width: int = 40, height: int = 30) -> Image.Image:
@@ -33,11 +34,12 @@ def array(image: Image.Image) -> NDArray[np.float64]:
 
 
 def test_each_has_five_strengths_each_stronger_than_the_one_before() -> None:
-    assert list(STRENGTHS) == list(UNITS) == ["jpeg", "blur", "resize", "noise"]
+    assert list(STRENGTHS) == list(UNITS) == [*ROBUSTNESS, "equalise"]
+    assert ROBUSTNESS == ("jpeg", "blur", "resize", "noise", "shared")
     image = textured()
     before = array(image)
-    changes: dict[str, list[float]] = {name: [0.0] for name in STRENGTHS}
-    for perturbation in perturbations():
+    changes: dict[str, list[float]] = {name: [0.0] for name in ROBUSTNESS}
+    for perturbation in perturbations(ROBUSTNESS, side=16):
         changed = perturbation(image, 0)
         assert (changed.mode, changed.size) == (image.mode, image.size)
         changes[perturbation.name].append(float(np.abs(array(changed) - before).mean()))
@@ -97,6 +99,45 @@ def test_noise_depends_on_seed_and_number_alone() -> None:
     for seed, index in ((7, 4), (8, 3), (3, 7)):
         other = array(Perturbation("noise", 8, seed)(image, index)) - 128
         assert abs(np.corrcoef(weak.ravel(), other.ravel())[0, 1]) < 0.05
+
+
+def test_sharing_is_to_be_shrunk_compressed_enlarged_and_compressed() -> None:
+    def compressed(image: Image.Image, quality: int) -> Image.Image:
+        image.save(file := io.BytesIO(), "JPEG", quality=quality)
+        return Image.open(file)
+
+    image = textured()
+    once = compressed(image.resize((30, 22), Image.Resampling.BICUBIC), 60)
+    twice = compressed(once.resize((40, 30), Image.Resampling.BICUBIC), 60)
+    found = Perturbation("shared", 60)(image, 0)
+    np.testing.assert_array_equal(array(found), array(twice))
+
+
+@pytest.mark.parametrize("stored", ["as a PNG", "in a wide colour space", "compressed"])
+def test_images_are_equalised_however_they_are_stored(tmp_path: Path, stored: str) -> None:
+    """A photograph of the camera's colours becomes sRGB; all become JPEGs of one side."""
+    flat, path, options = Image.new("RGB", (40, 30), (200, 60, 30)), tmp_path / "a", {}
+    saved = flat
+    if stored == "in a wide colour space":
+        path = path.with_suffix(".png")
+        # A profile with red and green exchanged: the only ones that Pillow makes are sRGB and Lab.
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        profile = profile.replace(b"rXYZ", b"tXYZ").replace(b"gXYZ", b"rXYZ")
+        profile = profile.replace(b"tXYZ", b"gXYZ")
+        saved, options = Image.new("RGB", (40, 30), (60, 200, 30)), {"icc_profile": profile}
+    suffix = ".jpg" if stored == "compressed" else ".png"
+    saved.save(path.with_suffix(suffix), quality=98, **options)
+    (same,) = perturbations(["equalise"], side=48)
+    found = same(load_image(path.with_suffix(suffix)), 0)
+    assert found.size == (48, 48)
+    assert np.abs(array(found) - (200, 60, 30)).max() <= 4
+
+
+def test_a_profile_that_is_none_of_rgb_is_passed_over() -> None:
+    image = grey()
+    for profile in (b"none", ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()):
+        image.info["icc_profile"] = profile
+        assert np.ptp(array(Perturbation("equalise", 75, side=8)(image, 0))) == 0
 
 
 class Marker:

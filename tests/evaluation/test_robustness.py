@@ -1,6 +1,7 @@
 """Robustness on a network that sees stripes only: AUCs told in advance, and the file."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.manifest import Manifest, Sample
-from focus.data.perturbations import STRENGTHS
+from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
-from focus.evaluation.robustness import PerturbedAUC, lines, measure, read, write
+from focus.evaluation.robustness import MEAN, PerturbedAUC, lines, measure, read, write
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.model.detector import Prediction
@@ -80,9 +81,11 @@ def scores(manifest: Manifest) -> Scores:
     return score_images(Stripes(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
 
 
-def measured(manifest: Manifest, scores: Scores) -> list[PerturbedAUC]:
+def measured(
+    manifest: Manifest, scores: Scores, names: Sequence[str] = ROBUSTNESS
+) -> list[PerturbedAUC]:
     given: dict[str, Any] = {"batch_size": 4, "progress": False}
-    return measure(Accelerator(cpu=True), Stripes(), manifest, scores, **given)  # type: ignore[arg-type]
+    return measure(Accelerator(cpu=True), Stripes(), manifest, scores, names, **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +94,9 @@ def results(manifest: Manifest, scores: Scores) -> list[PerturbedAUC]:
 
 
 def test_aucs_are_those_told_in_advance(results: list[PerturbedAUC]) -> None:
-    assert len(results) == 20 * 3
-    assert [(r.perturbation, r.strength) for r in results[::3]] == [
-        (name, strength) for name, strengths in STRENGTHS.items() for strength in strengths
+    assert [r.generator for r in results[:5]] == ["kA", MEAN, "", "uB", MEAN]
+    assert [(r.perturbation, r.strength) for r in results[::5]] == [
+        (name, strength) for name in ROBUSTNESS for strength in STRENGTHS[name]
     ]
     of = {(r.perturbation, r.strength, r.generator): r for r in results}
     for name, strength, auc in [
@@ -128,14 +131,51 @@ def test_intervals_are_delongs_of_groups_and_paired(manifest: Manifest, scores: 
     assert (found.change_low, found.change_high) == pytest.approx((change.low, change.high))
 
 
+def test_a_classifier_of_the_format_is_found_out(tmp_path: Path) -> None:
+    """Stripes in colour alone are what a JPEG cannot hold, those in brightness it can."""
+    smooth, striped = picture(tmp_path / "s.png", False), picture(tmp_path / "g.png", True)
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[:, ::2, 0], pixels[:, 1::2, 2] = 97, 255  # of the same brightness, 29
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    coloured = str(tmp_path / "colour.png")
+    manifest = Manifest(
+        [Sample(smooth, 0)] * 3 + [Sample(striped, 1, "uA")] * 3 + [Sample(coloured, 1, "uB")] * 2
+    )
+    scores = score_images(Stripes(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
+    found = measured(manifest, scores, ["equalise"])
+    assert [(r.generator, r.n_real, r.n_synthetic, r.auc, r.auc_change) for r in found] == [
+        ("uA", 3, 3, 1.0, 0.0),
+        ("uB", 3, 2, 0.5, -0.5),
+        (MEAN, 3, 5, 0.75, -0.25),
+    ]
+    unit = np.arange(8)
+    groups = [slice(3, 6), slice(6, 8)]
+    kept, lost = np.repeat([0.0, 1.0], [3, 5]), np.repeat([0.0, 1.0, 0.0], 3)[:8]
+    after, before = (
+        [(score[:3], score[fake], unit[:3], unit[fake]) for fake in groups]
+        for score in (lost, kept)
+    )
+    change = mean_auc_difference(after, before)
+    assert change is not None
+    assert (found[2].change_low, found[2].change_high) == pytest.approx((change.low, change.high))
+    *_, mean = lines(found)
+    assert mean == (
+        "AUC, open, equalise (quality): clean 1.000; 0.750 at 75, change -0.250 "
+        f"(95 % interval {change.low:+.3f} to {change.high:+.3f})"
+    )
+
+
 def test_a_generator_without_reals_has_empty_cells(
     manifest: Manifest, scores: Scores, tmp_path: Path
 ) -> None:
     fakes = scores.select([3, 4])
     found = measured(Manifest(manifest[3:5]), fakes)
     write(found, tmp_path)
-    row = (tmp_path / "robustness.csv").read_text().splitlines()[1]
-    assert row == "jpeg,95,quality,closed,kA,0,2,,,,,,,,"
+    rows = (tmp_path / "robustness.csv").read_text().splitlines()[1:3]
+    assert rows == [
+        "jpeg,95,quality,closed,kA,0,2,,,,,,,,",
+        "jpeg,95,quality,closed,(mean),0,0" + 8 * ",",
+    ]
     assert lines(found) == []
 
 

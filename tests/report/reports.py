@@ -12,7 +12,7 @@ from PIL import Image
 
 from focus.config.options import POINTS
 from focus.data.manifest import Manifest, Sample
-from focus.data.perturbations import STRENGTHS, UNITS
+from focus.data.perturbations import ROBUSTNESS, STRENGTHS, UNITS
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
@@ -86,8 +86,8 @@ def perturbed(
         PerturbedAUC(
             *(name, strength, UNITS[name], test_set, generator, 9, 9), auc=auc, auc_clean=clean
         )
-        for name, strengths in STRENGTHS.items()
-        for strength, auc in zip(strengths, aucs, strict=True)
+        for name in ROBUSTNESS
+        for strength, auc in zip(STRENGTHS[name], aucs, strict=True)
     ]
 
 

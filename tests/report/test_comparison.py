@@ -132,11 +132,11 @@ def test_robustness_is_the_mean_over_the_generators_that_all_have(tmp_path: Path
         "three: robustness was not measured (evaluate.py --robustness).",
         f"four: its robustness is in {tmp_path}/four/evaluation; give that folder to see it.",
     ]
-    strengths = ("jpeg", "blur", "resize", "noise")
+    strengths = ("jpeg", "blur", "resize", "noise", "shared")
     assert [plot.name for plot in drawn] == [
         f"robustness-{test_set}-{name}" for test_set in ("closed", "open") for name in strengths
     ]
-    plot = drawn[4]
+    plot = drawn[5]
     assert plot.title == "AUC under jpeg, open set, mean of 2 generators"
     assert plot.alt.endswith(
         "mean of uB, uC: one 0.800 clean, 0.450 at 30; two 0.700 clean, 0.600 at 30."

@@ -98,7 +98,7 @@ def test_figures_are_there_as_both_kinds_of_file(written: Path) -> None:
     kinds = ("roc", "det", "scores", "entropy")
     expected = {f"{kind}-{test_set}" for kind in kinds for test_set in ("closed", "open")}
     expected |= {f"training-{name}" for name in ("loss", "validation", "focus")}
-    expected |= {f"robustness-{name}" for name in ("jpeg", "blur", "resize", "noise")}
+    expected |= {f"robustness-{name}" for name in ("jpeg", "blur", "resize", "noise", "shared")}
     assert names == expected | {"reliability"}
     with Image.open(written / "figures" / "roc-open.png") as picture:
         assert picture.width == round(4.2 * 160)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from focus.data.perturbations import STRENGTHS
+from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.report import plots
@@ -64,13 +64,13 @@ def test_robustness_draws_each_generator_from_its_clean_auc() -> None:
     )
     alone = [axes_of(plot) for plot in plots.of_robustness(results)]
     panels = plots.robustness_figure(results).axes
-    assert [axes.get_title() for axes in panels] == list(STRENGTHS)
-    for axes, strengths in zip((*alone, *panels), [*STRENGTHS.values()] * 2, strict=True):
+    assert [axes.get_title() for axes in panels] == list(ROBUSTNESS)
+    for axes, name in zip((*alone, *panels), ROBUSTNESS * 2, strict=True):
         drawn = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
         assert drawn["kA (closed)"] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.6]
         assert drawn["uC (open)"] == [0.6, 0.55, 0.5, 0.45, 0.4, 0.31]
         assert drawn["mean (open)"] == pytest.approx([0.7, 0.65, 0.6, 0.55, 0.5, 0.43])
         ticks = [tick.get_text() for tick in axes.get_xticklabels()]
-        assert ticks == ["clean", *(f"{s:g}" for s in strengths)]
+        assert ticks == ["clean", *(f"{s:g}" for s in STRENGTHS[name])]
         assert axes.get_ylim()[0] < 0.31
     assert plots.of_robustness([]) == []

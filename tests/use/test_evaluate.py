@@ -93,6 +93,7 @@ def test_evaluate_writes_what_it_prints(
         test_data={"new": str(noise(tmp_path / "fakes", 5))},
         test_real={"apart": str(noise(tmp_path / "reals", 6))},
         robustness=True,
+        equalise=True,
         faithfulness=True,
         report=True,
     )
@@ -115,6 +116,7 @@ def test_evaluate_writes_what_it_prints(
         assert f"\n{note}\n" in printed
     assert format_table({"first": results}, most=SHOWN_ROWS) in printed
     assert f"AUC, closed, blur (sigma in pixels): clean {auc:.3f}; " in printed
+    assert f"AUC, closed, equalise (quality): clean {auc:.3f}; " in printed
     assert "Faithfulness, closed: the decision's probability falls by " in printed
     files = ["results.json", "scores.csv", "overlays.png", "robustness.csv", "robustness.png"]
     for name in (*files, "faithfulness.csv", "report.html"):
@@ -280,7 +282,7 @@ def test_fakes_alone_have_no_auc(
         "There are no real images, only synthetic ones: no AUC is defined."
         in capsys.readouterr().out
     )
-    with pytest.raises(InputError, match="--robustness compares AUCs"):
+    with pytest.raises(InputError, match="--robustness and --equalise compare AUCs"):
         evaluate(model_dir=str(model), **given, output=str(tmp_path / "two"), robustness=True)
     assert not (tmp_path / "two").exists()
 

@@ -203,7 +203,10 @@ def _shortcut_lines(found: Findings) -> list[str]:
         )
         lines += [f"  {cause}" for cause in result.causes[:_CAUSES]]
         if low > WARN_FROM:
-            lines.append(f"warning: a detector can learn that instead of the face: {remedy}")
+            lines.append(
+                f"warning: a detector can learn that instead of the face: {remedy}, "
+                "and see by evaluate.py --equalise what its AUC owes to it"
+            )
     return lines
 
 
