@@ -203,8 +203,8 @@ class Detector(nn.Module):
         target: Tensor | None = None,
         saliency: Tensor | None = None,
         saliency_mask: Tensor | None = None,
-    ) -> DetectorOutput:
-        """Return logits and CAM, and the loss when there is a target.
+    ) -> DetectorOutput | Tensor:
+        """Return logits ``[B,K]`` with gradient, as any classifier; with a target, the loss too.
 
         Args:
             images: ``[B,3,S,S]``, normalised by ``mean`` and ``std``.
@@ -212,6 +212,8 @@ class Detector(nn.Module):
             saliency: human maps ``[B,H,W]`` in [0, 1] on ``grid``; saliency_mask: ``[B]`` bool.
         """
         features, token = self.encode(images)
+        if target is None:
+            return self.head.logits(features, token)
         out: DetectorOutput = self.head(features, target, saliency, saliency_mask, token)
         return out
 

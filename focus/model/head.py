@@ -111,7 +111,7 @@ class FocusHead(nn.Module):
         """
         if target is None:
             _, cams, entropy = self.activations(features, token)
-            logits = _logits(features, self.fc.weight, self.bias(token))
+            logits = self.logits(features, token)
             predicted = logits.argmax(1)
             return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
         # Not asdict, whose copies torch 2.11 does not compile.
@@ -129,6 +129,11 @@ class FocusHead(nn.Module):
             **settings,
         )
         return DetectorOutput(*out)
+
+    def logits(self, features: Tensor, token: Tensor | None = None) -> Tensor:
+        """Return logits ``[B,K]`` with gradient, without a CAM."""
+        pooled = features.mean((2, 3), dtype=accumulation_dtype(features))
+        return _linear(pooled, self.fc.weight, self.bias(token))
 
     def bias(self, token: Tensor | None) -> Tensor:
         """Return what no cell has a part in: the bias ``[K]``; with class tokens ``[B,K]``."""
@@ -148,11 +153,6 @@ class FocusHead(nn.Module):
             range(self.fc.out_features),
             temperature=self.loss.temperature,
         )
-
-
-def _logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return logits ``[B,K]`` with gradient."""
-    return _linear(features.mean((2, 3), dtype=accumulation_dtype(features)), weight, bias)
 
 
 @without_autocast

@@ -4,6 +4,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -67,10 +68,11 @@ def test_logits_are_the_mean_of_the_cam_plus_bias(detector: Detector) -> None:
         assert features.shape[2:] == detector.grid
         _, cams, entropy = class_activation(features, fc.weight, fc.bias, range(2))
         mean = cams.mean((2, 3)) + fc.bias
-        out, predicted = exact(x), mean.argmax(1)
+        out, predicted = exact.head(features), mean.argmax(1)
+        logits = exact(x)
         trained = exact(x, target := torch.tensor([1, 0]))
-    for logits in (out.logits, trained.logits):
-        torch.testing.assert_close(logits, mean, rtol=1e-12, atol=1e-12)
+    for found in (logits, out.logits, trained.logits):
+        torch.testing.assert_close(found, mean, rtol=1e-12, atol=1e-12)
     rows = torch.arange(2)
     torch.testing.assert_close(out.cam, cams[rows, predicted], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(out.entropy, entropy[rows, predicted], rtol=1e-12, atol=1e-12)
@@ -96,7 +98,7 @@ def test_logits_are_those_of_timms_own_network(detector: Detector) -> None:
     full.load_state_dict(state, strict=True)
     x = images(2, detector.image_size, seed=3)
     with torch.no_grad():
-        torch.testing.assert_close(detector(x).logits, full(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(detector(x), full(x), rtol=1e-5, atol=1e-5)
 
 
 # Untrained, the two Inceptions scatter a change over the whole map.
@@ -183,6 +185,31 @@ def test_cams_are_those_of_torch_cam_and_pytorch_grad_cam(
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["focus_small", "test_vit"])
+def test_pytorch_grad_cam_takes_a_detector_as_it_is(name: str) -> None:
+    """With the network as the layer it finds our CAM: cut at 0, stretched to [0, 1]."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    detector = lifelike(Detector(name, image_size=64))
+    x = images(3, 64)
+    with torch.no_grad():
+        cams = detector.head.activations(detector.features(x))[1].clamp(min=0).numpy()
+    predicted = detector(x).argmax(1).tolist()
+    with GradCAM(detector, [detector.backbone], detector.layout.features) as cam:
+        # None: the predicted classes; else a class an image.
+        for targets, classes in (
+            (None, predicted),
+            ([ClassifierOutputTarget(one) for one in (1, 0, 1)], [1, 0, 1]),
+        ):
+            expected = scale_cam_image(scale_cam_image(cams[range(3), classes], (64, 64)))
+            assert expected.max() > 0.99
+            np.testing.assert_allclose(cam(x, targets), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "prefix"),
     [
@@ -222,7 +249,7 @@ def test_the_class_token_is_pooled_beside_the_mean(name: str, size: int) -> None
     assert token is not None
     assert torch.equal(token, tokens[:, 0])
     assert torch.equal(features, detector.features(x))
-    torch.testing.assert_close(out.logits, logits)
+    torch.testing.assert_close(out, logits)
     prediction = detector.predict_batch(x)
     torch.testing.assert_close(prediction.score, logits.double().softmax(1)[:, 1])
     # All of it is trained: DistributedDataParallel needs that.
@@ -251,7 +278,7 @@ def test_a_layer_after_num_features_is_part_of_the_features() -> None:
     detector = Detector("mobilenetv3_small_050", image_size=64).eval()
     x = images(2, 64)
     assert detector.head.fc.in_features == detector.features(x).shape[1] == 1024
-    assert detector(x).logits.shape == (2, 2)
+    assert detector(x).shape == (2, 2)
 
 
 def test_the_small_network_begins_with_the_same_weights_from_a_seed() -> None:
@@ -273,7 +300,7 @@ def test_the_score_is_the_probability_of_synthetic(small: Detector) -> None:
     x = images(5, 32)
     prediction = small.predict_batch(x)
     with torch.no_grad():
-        logits = small(x).logits
+        logits = small(x)
         out = small.head.activations(small.features(x))
     torch.testing.assert_close(prediction.score, logits.double().softmax(1)[:, 1])
     assert ((prediction.score >= 0) & (prediction.score <= 1)).all()
