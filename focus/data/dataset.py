@@ -60,7 +60,11 @@ class Batch(NamedTuple):
     token: Tensor = torch.empty(0)
     """[B, C], the class token of cached features if it is pooled; else [B, 0]."""
 
-    def to(self, device: torch.device | str, memory_format: torch.memory_format) -> "Batch":
+    def to(
+        self,
+        device: torch.device | str,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> "Batch":
         """Move to a device, without a wait; the images in a memory format."""
         moved = Batch(*(field.to(device, non_blocking=True) for field in self))
         return moved._replace(images=moved.images.contiguous(memory_format=memory_format))

@@ -16,6 +16,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.arrays import divided
 from focus.metrics.bootstrap import Resampler, percentiles
 from focus.metrics.calibration import llr_costs, min_cllr
+from focus.metrics.detection import FPR_TARGETS, detection_figures
 from focus.metrics.intervals import (
     Compared,
     Interval,
@@ -35,8 +36,6 @@ Intervals = dict[str, Interval | None]
 Units = Mapping[str, int]
 """Independent images or groups that a figure is of: ``real`` ones, ``fake`` ones, and under its own
 name those that a hit rate has a map or mask of."""
-
-FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
 
 _OF_BOTH = (
     *("entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),
@@ -238,25 +237,12 @@ class Group:
         return found
 
     def _detection(self) -> Figures:
-        ranking = self._ranking
-        real, fake = ranking.real.total, ranking.fake.total
-        found = {
-            "auc": ranking.auc(),
-            "average_precision": ranking.average_precision(),
-            "average_precision_balanced": ranking.average_precision(balanced=True),
-            "eer": ranking.eer(),
-            **{f"tpr_at_fpr_{rate:g}": ranking.tpr_at_fpr(rate) for rate in FPR_TARGETS},
-            "accuracy": ranking.accuracy(self._threshold),
-            "balanced_accuracy": ranking.balanced_accuracy(self._threshold),
-            "brier": ranking.brier(),
-            "brier_balanced": ranking.brier(balanced=True),
-            "prevalence": divided(fake, real + fake),
-        }
-        for name, probabilities in self._probabilities().items():
-            found[name] = ranking.ece(probabilities=probabilities)
-            found[f"{name}_balanced"] = ranking.ece(balanced=True, probabilities=probabilities)
-        # Of one class alone, accuracy would be another figure by the same name.
-        return {name: np.where(ranking.defined, value, np.nan) for name, value in found.items()}
+        found = detection_figures(self._ranking, self._threshold)
+        if (tempered := self._probabilities().get("ece_tempered")) is not None:
+            for suffix in ("", "_balanced"):
+                ece = self._ranking.ece(balanced=bool(suffix), probabilities=tempered)
+                found[f"ece_tempered{suffix}"] = np.where(self._ranking.defined, ece, np.nan)
+        return found
 
     def _operating(self) -> Figures:
         found: Figures = {}

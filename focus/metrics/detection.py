@@ -1,0 +1,141 @@
+"""How well scores tell fakes from real images, for a table of scores or batch by batch."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from focus.errors import InputError
+from focus.metrics.arrays import divided
+from focus.metrics.bootstrap import units
+from focus.metrics.intervals import Compared, mean_auc_interval
+from focus.metrics.ranking import Floats, Ranking
+
+FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
+
+
+def detection_figures(ranking: Ranking, threshold: float) -> dict[str, Floats]:
+    """Return [R] of each figure of detection, by its name in ``results.json``.
+
+    NaN where one of the classes has no weight: of one class alone, accuracy would be another
+    figure by the same name. A score above the threshold says synthetic.
+    """
+    real, fake = ranking.real.total, ranking.fake.total
+    found = {
+        "auc": ranking.auc(),
+        "average_precision": ranking.average_precision(),
+        "average_precision_balanced": ranking.average_precision(balanced=True),
+        "eer": ranking.eer(),
+        **{f"tpr_at_fpr_{rate:g}": ranking.tpr_at_fpr(rate) for rate in FPR_TARGETS},
+        "accuracy": ranking.accuracy(threshold),
+        "balanced_accuracy": ranking.balanced_accuracy(threshold),
+        "brier": ranking.brier(),
+        "brier_balanced": ranking.brier(balanced=True),
+        "prevalence": divided(fake, real + fake),
+        "ece": ranking.ece(),
+        "ece_balanced": ranking.ece(balanced=True),
+    }
+    return {name: np.where(ranking.defined, value, np.nan) for name, value in found.items()}
+
+
+def detection_metrics(
+    scores: Iterable[float],
+    labels: Iterable[int],
+    generators: Iterable[str] | None = None,
+    groups: Iterable[str] | None = None,
+    threshold: float = 0.5,
+) -> dict[str, float]:
+    """Return the figures of N scored images as one flat dictionary, NaN where not defined.
+
+    They are those of :func:`detection_figures`; ``auc_low`` and ``auc_high``, DeLong's 95 %
+    interval; and with generators, for each, ``auc/NAME`` of its fakes against all real images, and
+    ``auc_mean`` of these with ``auc_mean_low`` and ``auc_mean_high``.
+
+    Args:
+        scores: [N] in [0, 1], the probability of synthetic.
+        labels: [N], 0 real, 1 synthetic.
+        generators: [N], the programs that made the fakes; not read for real images.
+        groups: [N], what is not independent (a video, a person); "" is an image by itself.
+        threshold: a score above it says synthetic.
+
+    Raises InputError for other labels or scores, or columns of different lengths.
+    """
+    metrics = DetectionMetrics(threshold)
+    metrics.update(scores, labels, generators, groups)
+    return metrics.compute()
+
+
+class DetectionMetrics:
+    """Gather scores batch by batch and compute :func:`detection_metrics` of all, as torchmetrics.
+
+    Each image counts once. It knows no other process: gather its batches first, for example with
+    Accelerate's ``gather_for_metrics``.
+    """
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self.threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._rows: list[tuple[float, int, str, str]] = []
+
+    def update(
+        self,
+        scores: Iterable[float],
+        labels: Iterable[int],
+        generators: Iterable[str] | None = None,
+        groups: Iterable[str] | None = None,
+    ) -> None:
+        """Add the images of a batch: lists, arrays, or tensors of any device.
+
+        Raises InputError, and adds none, as :func:`detection_metrics`.
+        """
+        score, label = _listed(scores), _listed(labels)
+        texts = ([""] * len(score) if given is None else given for given in (generators, groups))
+        columns = score, label, *map(_listed, texts)
+        if len({len(column) for column in columns}) > 1:
+            lengths = ", ".join(str(len(column)) for column in columns)
+            raise InputError(
+                f"scores, labels, generators and groups have {lengths} entries: give one an image."
+            )
+        if wrong := [each for each in label if each not in (0, 1)]:
+            raise InputError(f"A label is {wrong[0]!r}: give 0 for real and 1 for synthetic.")
+        if wrong := [each for each in score if not 0 <= each <= 1]:
+            raise InputError(
+                f"A score is {wrong[0]!r}: give the probability of synthetic, not a logit."
+            )
+        self._rows += zip(*columns, strict=True)
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures of all images since the last reset."""
+        scores, labels, generators, groups = (
+            zip(*self._rows, strict=True) if self._rows else [()] * 4
+        )
+        score, fake = np.array(scores, dtype=np.float64), np.array(labels, dtype=np.int64) == 1
+        unit = units(np.array(groups, dtype=np.object_))
+
+        def compared(fakes: Any) -> Compared:
+            return score[~fake], score[fakes], unit[~fake], unit[fakes]
+
+        found = detection_figures(Ranking.of(score[~fake], score[fake]), self.threshold)
+        figures = {name: float(value[0]) for name, value in found.items()}
+        figures |= _interval("auc", [compared(fake)])
+        named = np.array(generators, dtype=np.object_)
+        every = {name: compared(fake & (named == name)) for name in sorted(set(named[fake]) - {""})}
+        if every:
+            aucs = {
+                f"auc/{name}": float(Ranking.of(*of[:2]).auc()[0]) for name, of in every.items()
+            }
+            figures |= aucs | {"auc_mean": float(np.mean(list(aucs.values())))}
+            figures |= _interval("auc_mean", list(every.values()))
+        return figures
+
+
+def _interval(name: str, comparisons: list[Compared]) -> dict[str, float]:
+    low, high = mean_auc_interval(comparisons) or (np.nan, np.nan)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values.tolist() if hasattr(values, "tolist") else values)

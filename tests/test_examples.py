@@ -1,0 +1,134 @@
+"""The examples of docs/examples run as they are, on few faces, and are short."""
+
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from focus import Detector
+from focus.__main__ import main as focus
+from focus.data import demo
+from focus.data.demo.cache import demo_manifest
+
+from .model.detectors import lifelike
+
+EXAMPLES = Path(__file__).parents[1] / "docs/examples"
+FEW: Any = {
+    split: {"real": count, "known-1": count} for split, count in (("train", 24), ("validation", 8))
+}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return demo_manifest(tmp_path_factory.mktemp("cache"), progress=False, splits=FEW)
+
+
+@pytest.fixture
+def here(tmp_path: Path, few: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run in an empty folder; the demo set has few faces."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "demo_manifest", lambda: few)
+    torch.manual_seed(0)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(here: Path, few: Any) -> tuple[Detector, list[str]]:
+    """A model folder "model", what is in it, and the paths of faces."""
+    detector = lifelike(Detector(image_size=64))
+    detector.head.fc.weight.data.normal_(0, 1)
+    detector.save_pretrained(here / "model")
+    return detector, [sample.path for sample in few[:4]]
+
+
+def run(name: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    return runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_they_are_short() -> None:
+    examples = list(EXAMPLES.glob("*.py"))
+    assert len(examples) >= 5
+    for example in examples:
+        lines = example.read_text(encoding="utf-8").partition('"""\n\n')[2].splitlines()
+        assert sum(bool(line) for line in lines) <= 30, example
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("plain_torch.py", "torch"),
+        ("lightning_module.py", "lightning"),
+        ("transformers_trainer.py", "transformers"),
+    ],
+)
+def test_each_trainer_trains(
+    name: str, package: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    began = Detector("focus_small", image_size=64).head.fc.weight
+    torch.manual_seed(0)
+    run(name, monkeypatch=monkeypatch)
+    found = Detector.from_pretrained(here / "detector")
+    assert not torch.equal(found.head.fc.weight, began)
+    assert all(value.isfinite().all() for value in found.state_dict().values())
+
+
+@pytest.mark.slow
+def test_onnxruntime_scores_as_the_detector(
+    trained: tuple[Detector, list[str]],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    detector, faces = trained
+    words = ["--model-dir", "model", "--onnx", "detector.onnx", "--threads", "1"]
+    focus(["export", *words, "--check-images", str(Path(faces[0]).parent)])
+    capsys.readouterr()
+    run("onnx_runtime.py", "detector.onnx", *faces, monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    found = detector.predict(faces)
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(
+        found.score.tolist(), abs=1e-4
+    )
+    verdicts = ["synthetic" if label else "real" for label in found.predicted]
+    assert [line.split()[2].rstrip(",") for line in lines] == verdicts
+    cells = [divmod(int(cams[1].argmax()), detector.grid[1]) for cams in found.cams]
+    assert [line.rpartition("cell ")[2] for line in lines] == [f"{r}, {c}" for r, c in cells]
+
+
+@pytest.mark.slow
+def test_grad_cam_draws_where_the_detector_looks(
+    trained: tuple[Detector, list[str]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaled = pytest.importorskip("pytorch_grad_cam.utils.image").scale_cam_image
+    detector, faces = trained
+    names = run("grad_cam.py", "model", faces[0], "cam.png", monkeypatch=monkeypatch)
+    ours = detector.predict(faces[0]).cams[:, 1].clamp(min=0).numpy()
+    expected = scaled(scaled(ours, (64, 64)))[0]
+    np.testing.assert_allclose(names["heat"], expected, atol=1e-4)
+    assert Image.open("cam.png").size == (64, 64)
+
+
+@pytest.mark.slow
+def test_the_page_on_embedding_runs(here: Path) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    page = (EXAMPLES.parent / "embedding.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert names["heat"].shape == (2, 128, 128)
+    assert names["found"]["auc/SDXL"] == names["found"]["auc_mean"] == 1
+    assert names["same"] == pytest.approx(names["found"], nan_ok=True)
+    listed = {example.name for example in EXAMPLES.glob("*.py")}
+    assert set(re.findall(r"\(examples/(\w+\.py)\)", page)) == listed
