@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from focus.config.options import (
     COUNT,
@@ -43,6 +44,11 @@ class ExplainConfig(_UseConfig):
     )
     as_video: bool = in_data("take each folder as one video, its images as frames", False)
     max_pixels: int = max_pixels()
+    faces: Literal["all", "largest", "none"] | None = in_data(
+        "cut faces out as for the model's training: all or the largest of a picture, people in a "
+        "video; none takes pictures whole (default: largest if training cut all by one detector, "
+        "else none)"
+    )
     frames: int = in_data("frames of a video, evenly spaced, at most", 16, within=COUNT)
     threshold: str | None = in_threshold()
     output: str = in_output("folder for what is written; new, or empty", "explained", metavar="DIR")

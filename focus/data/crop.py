@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
@@ -25,11 +24,15 @@ from focus.data.faces import (
     DETECTORS,
     GEOMETRY,
     GIVEN,
+    NO_FACE,
     Box,
     Detector,
+    Square,
+    Way,
     detector,
     largest,
     window,
+    write_no_face,
 )
 from focus.data.images import load_image, load_map, reason
 from focus.data.manifest import Manifest, absolute
@@ -37,11 +40,11 @@ from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
-from focus.runtime.files import atomic_csv_writer, atomic_write, check_empty, sole_writer
+from focus.runtime.files import atomic_write, check_empty, sole_writer
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
-MANIFEST, NO_FACE, CROP = "manifest.csv", "no_face.csv", "crop.json"
+MANIFEST, CROP = "manifest.csv", "crop.json"
 _VERSION = 1
 
 _log = logging.getLogger(__name__)
@@ -108,21 +111,17 @@ def cut_faces(
             f"The images of {manifest.source} are cut out already, as their column {GEOMETRY!r} "
             "says: give the whole images."
         )
-    way = f"{source} margin {margin:g}"
+    way = Way(source, margin)
     folder = absolute(output)
     faces = _faces(manifest, given=source == GIVEN)
     _warn_of_turned_boxes(faces, manifest.source)
-    thread = threading.local()
-
-    def prepare() -> None:
-        thread.detect = None if source == GIVEN else detector(source)
+    detect = None if source == GIVEN else detector(source)
 
     def cut(face: _Face) -> None:
-        _cut(face, folder, source, margin, thread.detect)
+        _cut(face, folder, way, detect)
 
-    prepare()  # an unknown detector is refused here, not by a thread
-    _begin(folder, way, faces, resume=resume)
-    with ThreadPool(threads or usable_cores(), prepare) as pool:
+    _begin(folder, str(way), faces, resume=resume)
+    with ThreadPool(threads or usable_cores()) as pool:
         title = {"desc": "cutting faces", "unit": "image", "disable": not progress}
         list(progress_bar(pool.imap(cut, faces), total=len(faces), **title))
     samples = {
@@ -132,7 +131,7 @@ def cut_faces(
             human_map=face.written.get("map"),
             mask_path=face.written.get("mask"),
             box=None,
-            extra={**manifest[row].extra, GEOMETRY: way},
+            extra={**manifest[row].extra, GEOMETRY: str(way)},
         )
         for face in faces
         if face.written
@@ -151,9 +150,7 @@ def cut_faces(
     if found.bad:
         write_bad_files(found.bad, folder / BAD_FILES)
     if found.no_face:
-        with atomic_csv_writer(folder / NO_FACE) as writer:
-            writer.writerow(("path", "reason"))
-            writer.writerows(found.no_face)
+        write_no_face(found.no_face, folder)
     if not found.faces:
         raise InputError(
             f"None of the {len(manifest)} images of {manifest.source} gave a face by {source!r}: "
@@ -181,7 +178,7 @@ class _Face:
     bad: list[BadFile] = field(default_factory=list)
 
 
-def _cut(face: _Face, folder: Path, source: str, margin: float, detect: Detector | None) -> None:
+def _cut(face: _Face, folder: Path, way: Way, detect: Detector | None) -> None:
     """Cut one face and what belongs to it, unless that is done. detect: None to take its box."""
     paths: dict[Role, Path] = {
         role: folder / f"{role}s" / face.name for role in ("image", *face.maps)
@@ -197,9 +194,9 @@ def _cut(face: _Face, folder: Path, source: str, margin: float, detect: Detector
         return
     try:
         box = largest(detect(image)) if detect else face.box
-        square = box and window(box, margin, image.size)
+        square = box and window(box, way.margin, image.size)
     except Exception as error:  # a detector of one's own raises anything, or gives no boxes
-        face.why = f"{source} failed ({type(error).__name__}: {reason(face.path, error)})"
+        face.why = f"{way.source} failed ({type(error).__name__}: {reason(face.path, error)})"
         return
     if square is None:
         outside = f"the box {box} is empty or outside the image"
@@ -222,7 +219,7 @@ def _save(image: Image.Image, path: Path) -> str:
     return str(path)
 
 
-def _cut_grey(values: Map, square: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+def _cut_grey(values: Map, square: Square, size: tuple[int, int]) -> Image.Image:
     """Return the part of a map in ``square`` of an image of ``size``, in 16 bits, at its size."""
     height, width = values.shape
     across, down = width / size[0], height / size[1]

@@ -1,24 +1,33 @@
 """Where the face is, and the square that is cut out around it."""
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 
+from focus.config.data import CropConfig
 from focus.data.manifest import Manifest
 from focus.errors import InputError
+from focus.runtime.files import atomic_csv_writer
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright image."""
+Square = tuple[int, int, int, int]
+"""A box of whole pixels, all of them in the image."""
 Detector = Callable[[Image.Image], list[Box]]
-"""An RGB image to the boxes of the faces in it, none or several."""
+"""An RGB image to the boxes of the faces in it, none or several. Threads may share one."""
 
+NO_FACE = "no_face.csv"
+"""The images that no face was found in, and why."""
 GEOMETRY = "geometry"
 """The manifest's column that says how a face was cut out: ``box margin 0.3``."""
 WHOLE = "whole"
@@ -27,12 +36,131 @@ GIVEN = "box"
 """In the place of a detector's name: the manifest's own boxes."""
 
 
+class Way(NamedTuple):
+    """How faces are cut out: where they are found, and the margin of :func:`window`.
+
+    source: a name for :func:`detector`, or :data:`GIVEN`.
+    """
+
+    source: str
+    margin: float
+
+    def __str__(self) -> str:
+        return f"{self.source} margin {self.margin:g}"
+
+
+def way_of(geometry: Collection[str]) -> tuple[Way, bool]:
+    """Return how to find and cut faces for a model, and whether training found and cut all so.
+
+    geometry: of the model's config. What it does not say, or says in several ways, is taken from
+    the first that cuts, else from ``focus data crop``. Where the detector is none of the package's,
+    dlib is taken, which finds the smallest faces: a model's config must not name what is run.
+    """
+    found = [way.rpartition(" margin ") for way in geometry if way != WHOLE]
+    source, _, margin = found[0] if found else ("", "", "")
+    try:
+        way = Way(source if source in DETECTORS else "dlib", float(margin))
+    except ValueError:
+        way = Way("dlib", CropConfig.margin)
+    return way, [str(way)] == list(geometry)
+
+
+class Face(NamedTuple):
+    """A face in an image: its box, and the square around it that is cut out."""
+
+    box: Box
+    square: Square
+
+
+class Seen(NamedTuple):
+    """A face, and the number of the person whom it shows, from 1."""
+
+    person: int
+    face: Face
+
+
+class FaceFinder:
+    """Find faces in images, and the squares to cut out. Threads may share it.
+
+    every: whether :meth:`people` returns all of them. Raises InputError for a detector that cannot
+    be had.
+    """
+
+    def __init__(self, every: bool, way: Way) -> None:
+        self.every = every
+        self.way = way
+        self._detect = detector(way.source)
+
+    def __call__(self, image: Image.Image) -> list[Face]:
+        """Return the faces in an RGB image, from left to right."""
+        squares = ((box, window(box, self.way.margin, image.size)) for box in self._detect(image))
+        return sorted(Face(box, square) for box, square in squares if square)
+
+    def people(self, frames: Sequence[Sequence[Face]], least: float = 0.2) -> list[list[Seen]]:
+        """Return the faces of each frame with the numbers, from 1, of the people whom they show.
+
+        A face continues the person whose last square its own overlaps, by an intersection over
+        union of at least ``least``; of all pairings of a frame the one with the largest sum counts.
+        Any other face is of a new person. Who is not found in some frames is the same afterwards;
+        who moves by more than two thirds of the square between two frames is another.
+
+        Unless all count, only the person stays whose boxes have the largest area in all.
+        """
+        last: list[Square] = []
+        found: list[list[Seen]] = []
+        for faces in frames:
+            shared = np.array([[overlap(face.square, old) for old in last] for face in faces])
+            shared = np.where(shared < least, 0, shared).reshape(len(faces), len(last))
+            pairs = zip(*linear_sum_assignment(shared, maximize=True), strict=True)
+            known = {int(face): int(person) for face, person in pairs if shared[face, person]}
+            for at, face in enumerate(faces):
+                if at not in known:
+                    known[at] = len(last)
+                    last.append(face.square)
+                last[known[at]] = face.square
+            found.append([Seen(known[at] + 1, face) for at, face in enumerate(faces)])
+        if not self.every and any(found):
+            areas = defaultdict[int, float](float)
+            for seen in chain.from_iterable(found):
+                areas[seen.person] += area(seen.face.box)
+            only = max(areas, key=areas.__getitem__)
+            found = [[Seen(1, face) for person, face in seen if person == only] for seen in found]
+        return found
+
+
+def face_finder(which: str | None, geometry: Collection[str]) -> FaceFinder | None:
+    """Return what cuts faces out as a model's training did; None to take pictures whole.
+
+    which: "all", "largest" or "none"; None for the largest if training found and cut all faces in
+    one way that is known, else none. Raises InputError as :class:`FaceFinder`.
+    """
+    way, known = way_of(geometry)
+    which = which or ("largest" if known else "none")
+    return None if which == "none" else FaceFinder(which == "all", way)
+
+
+def overlap(box: Box, other: Box) -> float:
+    """Return the intersection over union of two boxes, in [0, 1]."""
+    wide = min(box[2], other[2]) - max(box[0], other[0])
+    high = min(box[3], other[3]) - max(box[1], other[1])
+    shared = max(wide, 0) * max(high, 0)
+    return shared / (area(box) + area(other) - shared) if shared else 0.0
+
+
+def write_no_face(rows: Iterable[tuple[str, str]], folder: Path) -> Path:
+    """Write the paths of images without a face, each with the reason; return the file's path."""
+    with atomic_csv_writer(folder / NO_FACE) as writer:
+        writer.writerow(("path", "reason"))
+        writer.writerows(rows)
+    return folder / NO_FACE
+
+
 def geometries(manifest: Manifest) -> Counter[str]:
     """Count the images of a manifest that are cut out in which way."""
     return Counter(sample.extra.get(GEOMETRY, WHOLE) for sample in manifest)
 
 
-def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+def window(box: Box, margin: float, size: tuple[int, int]) -> Square | None:
     """Return the square around a face, left, top, right, bottom in pixels; None outside the image.
 
     Its side is the box's longer one and ``margin`` times that on either side; its middle the box's.
@@ -51,20 +179,24 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
     return x, y, x + wide, y + high
 
 
+def area(box: Box) -> float:
+    """Return the area of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
 def largest(boxes: Iterable[Box]) -> Box | None:
     """Return the box with the largest area, the first of equals."""
-    return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
+    return max(boxes, key=area, default=None)
 
 
 def detector(name: str) -> Detector:
     """Return a detector by its name in :data:`DETECTORS`, or as ``module:function``.
 
-    The named ones are made again: each thread needs its own. Raises InputError for an unknown name
-    or a package that is not installed.
+    Raises InputError for an unknown name or a package that is not installed.
     """
     if name in DETECTORS:
         try:
-            return DETECTORS[name]()
+            return _for_each_thread(DETECTORS[name])
         except ImportError as error:
             raise InputError(
                 f"The face detector {name} needs a package that is not installed ({error}): "
@@ -85,6 +217,20 @@ def detector(name: str) -> Detector:
             "Python finds and a function in it."
         ) from error
     return found
+
+
+def _for_each_thread(make: Callable[[], Detector]) -> Detector:
+    """Return a detector that is made again in each thread that uses it, and in this one now."""
+    own = threading.local()
+    own.find = make()
+
+    def find(image: Image.Image) -> list[Box]:
+        if not hasattr(own, "find"):
+            own.find = make()
+        found: list[Box] = own.find(image)
+        return found
+
+    return find
 
 
 def _lbp() -> Detector:

@@ -216,10 +216,15 @@ def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
         *(sample.generator, sample.family, sample.split, sample.test_set),
         (sample.human_map or "").removeprefix(folder),
         (sample.mask_path or "").removeprefix(folder),
-        " ".join(repr(float(side)) for side in sample.box or ()),
+        box_text(sample.box or ()),
         sample.group,
         *(sample.extra.get(name, "") for name in extra),
     ]
+
+
+def box_text(box: Iterable[float]) -> str:
+    """Return a box as the column ``box`` has it."""
+    return " ".join(repr(float(side)) for side in box)
 
 
 def _box(cell: str) -> tuple[float, float, float, float]:

@@ -1,12 +1,14 @@
 """Draw where a network or a person looked over an image."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from focus.data.faces import Box
 from focus.data.images import load_image, load_map
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
@@ -33,6 +35,37 @@ def overlay(
     opacity = alpha * (0.4 + 0.6 * heat[..., None])
     mixed = pixels + opacity * (colours - pixels)
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def marked(
+    image: Image.Image,
+    faces: Iterable[tuple[Box, NDArray[np.floating[Any]], str, str]],
+    scale: float = 1,
+) -> Image.Image:
+    """Return the image with the CAM over each face, a box around it and a label.
+
+    faces: of each its square in the image, times ``scale``; its CAM [h, w]; label; and colour.
+    """
+    image, side = image.copy(), max(image.size)
+    font, line = ImageFont.load_default(max(10, side / 40)), max(1, round(side / 256))
+    labels = []
+    for square, cam, label, colour in faces:
+        left, top, right, bottom = (round(edge * scale) for edge in square)
+        box = (left, top, max(right, left + 1), max(bottom, top + 1))
+        image.paste(overlay(image.crop(box), cam), box[:2])
+        labels.append((box, label, colour))
+    draw = ImageDraw.Draw(image)
+    for box, label, colour in labels:
+        draw.rectangle(box, outline=colour, width=line)
+        # Above the box, or below it, or in it: where there is room, and all of it to be read.
+        _, _, wide, high = (round(edge) for edge in draw.textbbox((0, 0), f" {label} ", font))
+        high += 2 * line
+        left = max(0, min(box[0], image.width - wide))
+        places = (box[1] - high, box[3], box[1])
+        top = next((y for y in places if 0 <= y <= image.height - high), box[1])
+        draw.rectangle((left, top, left + wide, top + high), fill=colour)
+        draw.text((left, top + line), f" {label}", fill="white", font=font)
+    return image
 
 
 def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Image:

@@ -228,7 +228,7 @@ def _rows(
     detector: "Detector",
 ) -> Scores:
     """Return the table's rows for one batch; prediction: the fields of a Prediction."""
-    score, predicted, of_classes, entropy, norms = prediction
+    score, predicted, of_classes, entropy, norms, *_ = prediction
     cams = of_classes[:, 0]
     samples = [manifest[index] for index in batch.index.tolist()]
     grid = cams.shape[1:]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import safetensors.torch
 import timm
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from focus.config.losses import LossConfig
 from focus.config.recipes import SMALL_MODEL
 from focus.data.dataset import Normalise
+from focus.data.faces import face_finder
 from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
 from focus.model.backbones import create_backbone
@@ -58,6 +59,11 @@ class Prediction(NamedTuple):
     """``[B,2]`` in [0, 1], up to rounding, of these CAMs."""
     norms: Tensor
     """Norms ``[B,H,W]`` float32 of the tokens before the last norm; ``[B,0,0]`` without tokens."""
+    picture: Tensor = torch.empty(0, dtype=torch.int64)
+    """``[B]`` int64, of :meth:`Detector.predict`: the number of the picture, from 0."""
+    box: Tensor = torch.empty(0, 4)
+    """``[B,4]`` float64, of :meth:`Detector.predict`: left, top, right, bottom of the face that was
+    found in the picture, else of the picture; in pixels, upright."""
 
     def first_not_finite(self) -> int | None:
         """Return the place in the batch of the first image whose CAM or score is not finite."""
@@ -274,22 +280,27 @@ class Detector(nn.Module):
         pictures: Picture | Iterable[Picture],
         *,
         batch_size: int = 64,
+        faces: Literal["all", "largest", "none"] = "none",
     ) -> Prediction:
         """Return scores, classes, CAMs and entropies of pictures, prepared as in evaluation.
 
         Args:
             pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
-                uint8 (RGB), of any size; faces cut out as in training (``config.geometry``).
+                uint8 (RGB), of any size.
             batch_size: images at a time; the last bit of a score may depend on it.
+            faces: "none" takes pictures whole, as of faces that are cut out already. "all" and
+                "largest" cut faces out as in training (``config.geometry``): a row for each, from
+                left to right, or the largest; none for a picture without a face (see ``picture``).
 
         Raises:
             ImageError: a picture that cannot be used, or an output that is not finite.
-            InputError: there are no pictures.
+            InputError: there are no pictures or no faces, or no package that finds faces.
         """
-        batches = picture_batches(pictures, self.image_size, batch_size)
-        parts = [self.predict_pixels(pixels, names) for names, pixels in batches]
-        if not parts:
-            raise InputError("There are no pictures: give at least one.")
+        finder = face_finder(faces, self.config.geometry)
+        parts = [
+            self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
+            for b in picture_batches(pictures, self.image_size, batch_size, finder)
+        ]
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
     def save_pretrained(self, save_directory: str | Path) -> None:

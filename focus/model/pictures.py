@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,23 +13,41 @@ from PIL import Image
 from torch import Tensor
 
 from focus.data.dataset import squashed
+from focus.data.faces import Box, FaceFinder
 from focus.data.images import as_rgb, load_image, reason, turn_upright
-from focus.errors import ImageError
+from focus.errors import ImageError, InputError
 from focus.runtime.machine import usable_cores
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 """The path of an image, a Pillow image, or an array [H, W, 3] of RGB in 0..255."""
 
 
-def picture_batches(
-    pictures: Picture | Iterable[Picture], image_size: int, batch_size: int
-) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield the names and pixels ``[B,3,S,S]`` uint8 of pictures, squashed to the size S.
+class PictureBatch(NamedTuple):
+    """What the detector sees of some pictures: each of them, or F faces in them.
 
-    An iterator of pictures is read a batch at a time.
+    names: [F]. pixels: ``[F,3,S,S]`` uint8, squashed. picture: [F] int64, the number of the
+    picture. box: [F,4], what the detector of faces found in it, or all of it.
+    """
+
+    names: list[str]
+    pixels: Tensor
+    picture: Tensor
+    box: Tensor
+
+
+def picture_batches(
+    pictures: Picture | Iterable[Picture],
+    image_size: int,
+    batch_size: int,
+    finder: FaceFinder | None = None,
+) -> Iterator[PictureBatch]:
+    """Yield pictures, or with a ``finder`` the faces in them, squashed to ``image_size``.
+
+    An iterator of pictures is read a batch at a time. A batch without faces is left out.
 
     Raises:
         ImageError: a picture cannot be decoded, or is none.
+        InputError: there are no pictures, or no faces in them.
     """
     given: Any = pictures
     if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
@@ -43,14 +61,35 @@ def picture_batches(
         for at, picture in enumerate(given)
     )
 
-    def load(picture: str | Path | Image.Image) -> Tensor:
+    def load(picture: str | Path | Image.Image) -> list[tuple[Tensor, Box]]:
         image = picture if isinstance(picture, Image.Image) else load_image(picture)
-        return squashed(image, image_size)
+        if finder is None:
+            return [(squashed(image, image_size), (0, 0, *image.size))]
+        (seen,) = finder.people([finder(image)])
+        return [(squashed(image.crop(f.square), image_size), f.box) for _, f in seen]
 
+    count, empty = 0, True
     with ThreadPoolExecutor(usable_cores()) as pool:
         while batch := list(islice(numbered, batch_size)):
             names, images = zip(*batch, strict=True)
-            yield list(names), torch.stack(list(pool.map(load, images)))
+            loaded = list(pool.map(load, images))
+            faces = [(at, *face) for at, found in enumerate(loaded) for face in found]
+            if faces:
+                empty = False
+                places, pixels, boxes = zip(*faces, strict=True)
+                yield PictureBatch(
+                    [names[at] for at in places],
+                    torch.stack(pixels),
+                    torch.tensor(places) + count,
+                    torch.tensor(boxes, dtype=torch.float64),
+                )
+            count += len(batch)
+    if empty:
+        raise InputError(
+            f"There are no faces in the {count} pictures: give others, or faces='none'."
+            if count
+            else "There are no pictures: give at least one."
+        )
 
 
 def _rgb_copy(picture: Image.Image | NDArray[np.uint8], name: str) -> Image.Image:

@@ -1,10 +1,11 @@
 """``focus explain``: scores, decisions and CAMs of one's own pictures and videos."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,9 +19,18 @@ import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role
 from focus.data.dataset import squashed
+from focus.data.faces import (
+    GEOMETRY,
+    NO_FACE,
+    WHOLE,
+    Face,
+    FaceFinder,
+    Seen,
+    face_finder,
+)
 from focus.data.images import limit_pixels, load_image
-from focus.data.manifest import Manifest, Sample, absolute
-from focus.data.overlay import overlay
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample, absolute, box_text
+from focus.data.overlay import marked, overlay
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
@@ -28,13 +38,15 @@ from focus.data.videos import VIDEO_EXTENSIONS, evenly, frames_of, import_av
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation.inference import geometry_warning
 from focus.model.detector import Detector
+from focus.plotting import COLOURS
 from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.launch import device_named
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 from focus.use.explanations import CAMS, OVERLAYS, Item, Row, item_row, write_manifest, write_tables
 
-_PRINTED = 20  # items, each on a line
+_PRINTED = 20  # rows, each on a line
+_COLOURS = {REAL: COLOURS[0], SYNTHETIC: COLOURS[4]}
 
 T = TypeVar("T")
 
@@ -44,8 +56,8 @@ _log = logging.getLogger(__name__)
 def explain(config: ExplainConfig) -> None:
     """Score what the paths hold, write CAMs and tables, print what was found.
 
-    A file that cannot be decoded is left out and listed. An interrupted run leaves the tables of
-    what it has found, without ``manifest.json``.
+    A file that cannot be decoded, or in which no face is found, is left out and listed. An
+    interrupted run leaves the tables of what it has found, without ``manifest.json``.
 
     Raises:
         InputError: no model, no file that can be used, or an output folder that holds something
@@ -60,17 +72,20 @@ def explain(config: ExplainConfig) -> None:
     items = find_items(config.paths, as_video=config.as_video, frames=config.frames)
     detector = Detector.from_pretrained(str(config.model_dir))
     threshold = detector.set_threshold(config.threshold)
-    about = _about(config, detector)
+    finder = face_finder(config.faces, detector.config.geometry)
+    about = _about(config, detector, finder)
+    extra = {GEOMETRY: str(finder.way)} if finder else {}
     calibration = None if detector.points is None else detector.points.calibration
     for warning in (
         detector.points.warning() if detector.points else "",
-        geometry_warning(detector, Manifest(Sample(str(item.path)) for item in items)),
+        geometry_warning(detector, Manifest(Sample(str(i.path), extra=extra) for i in items)),
     ):
         if warning:
             _log.warning(warning)
     rows: list[Row] = []
-    frames: dict[str, list[Row]] = {}
+    frames: dict[tuple[str, int | None], list[Row]] = {}
     bad: list[BadFile] = []
+    no_face: list[tuple[str, str]] = []
     written: list[Path] = []
     with sole_writer(output):
         check_empty(output)
@@ -79,26 +94,36 @@ def explain(config: ExplainConfig) -> None:
             logging_redirect_tqdm(),
         ):
             try:
-                scored = _scored(config, detector.to(device), items, bad)
+                scored = _scored(config, detector.to(device), finder, items, bad, no_face)
                 for item, views in groupby(scored, key=lambda pair: pair[0]):
-                    own = [row for _, row in views]
-                    rows.append(item_row(item, own, threshold.value, calibration))
-                    if item.kind == "video":
-                        frames[str(item.path)] = own
+                    faces = defaultdict[Any, list[Row]](list)
+                    for _, row in views:
+                        faces[row["face"]].append(row)
+                    for face, own in sorted(faces.items()):
+                        rows.append(item_row(item, own, threshold.value, calibration))
+                        if item.kind == "video":
+                            frames[str(item.path), face] = own
                     bar.update()
                 bar.update(len(items) - bar.n)
             finally:
                 if rows:
-                    written = write_tables(output, rows, frames, bad)
+                    written = write_tables(output, rows, frames, bad, no_face)
         if not rows:
+            path, why = next(iter(no_face or [(file.path, file.reason) for file in bad]))
             raise InputError(
-                f"None of the {len(items)} files can be used, the first is {bad[0].path!r} "
-                f"({bad[0].reason}): give others."
+                f"None of the {len(items)} files can be used, the first is {path!r} "
+                f"({why}): give others{', or --faces none' if no_face else ''}."
             )
-        written.insert(0, write_manifest(output, about, rows, frames, len(bad)))
-    few = len(items) <= _PRINTED
-    lines = map(_line, rows) if few else [f"{len(rows)} of {len(items)} files explained"]
+        manifest = write_manifest(output, about, rows, frames, len(bad), len(no_face))
+        written.insert(0, manifest)
+    count = len({row["path"] for row in rows})
+    few = len(rows) <= _PRINTED
+    lines = map(_line, rows) if few else [f"{count} of {len(items)} files explained"]
     lines = [f"threshold: {threshold}; a score above it says synthetic", *lines]
+    if finder:
+        lines.insert(1, f"faces: {about['faces']}, cut out by {finder.way}")
+    if no_face:
+        lines.append(f"left out because no face was found: {len(no_face)} ({NO_FACE})")
     if bad:
         lines.append(f"left out because they cannot be decoded: {len(bad)} ({BAD_FILES})")
     lines += [f"written: {place}" for place in (*written, output / OVERLAYS, output / CAMS)]
@@ -138,62 +163,94 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
 
 
 class _View(NamedTuple):
-    """A picture that the detector sees: an image, or a frame of a video.
+    """A picture that the detector looks at: an image, or a frame of a video.
 
-    frame: from 0. at: where in the video, in seconds or as the file in a folder. pixels: uint8
-    [3, S, S]. face: to lay the CAM over.
+    frame: from 0. at: where in the video, in seconds or as the file in a folder. picture: to lay
+    CAMs over, ``scale`` times as large as the image. pixels: uint8 [3,S,S] of each face. seen: the
+    faces; the whole picture is of person 0.
     """
 
     item: Item
     frame: int | None
     at: str
-    pixels: Tensor
-    face: Image.Image
+    picture: Image.Image
+    scale: float
+    pixels: dict[Face, Tensor]
+    seen: list[Seen]
 
 
 def _scored(
-    config: ExplainConfig, detector: Detector, items: list[Item], bad: list[BadFile]
+    config: ExplainConfig,
+    detector: Detector,
+    finder: FaceFinder | None,
+    items: list[Item],
+    bad: list[BadFile],
+    no_face: list[tuple[str, str]],
 ) -> Iterator[tuple[Item, Row]]:
-    """Yield the row of each view with its item, as its pictures are written; add to ``bad``."""
+    """Yield the row of each face of each view with its item, as its pictures are written.
+
+    What is left out is added to ``bad`` and ``no_face``.
+    """
     folder = Path(config.output)
 
-    def load(item: Item) -> list[_View | BadFile]:
-        return _load(item, config, detector.image_size)
+    def load(item: Item) -> tuple[Item, list[_View], list[BadFile]]:
+        return item, *_load(item, config, detector.image_size, finder)
 
-    def write(view: _View, score: Any, predicted: Any, cams: Any, entropy: Any, *_: Any) -> Row:
+    def write(view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
         # By the number no two are alike; most file systems take 255 bytes.
         name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
         name += "" if view.frame is None else f"-frame{view.frame:06d}"
-        places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}.npy"}
-        overlay(view.face, cams[0]).save(folder / places["overlay"])
-        np.save(folder / places["cam"], cams)
-        return {
-            "frame": view.frame,
-            "at": view.at,
-            "score": score,
-            "predicted": int(predicted),
-            "entropy_predicted": entropy[0],
-            "entropy_synthetic": entropy[1],
-            **places,
-        }
+        marks, rows = [], []
+        for seen, (score, predicted, cams, entropy) in zip(view.seen, predictions, strict=True):
+            face = f"-face{seen.person}" if seen.person else ""
+            places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}{face}.npy"}
+            np.save(folder / places["cam"], cams)
+            decision = REAL if predicted == REAL else SYNTHETIC
+            label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
+            marks.append((seen.face.square, cams[0], label, _COLOURS[decision]))
+            rows.append(
+                {
+                    "frame": view.frame,
+                    "at": view.at,
+                    "face": seen.person or None,
+                    "box": box_text(seen.face.box) if seen.person else None,
+                    "score": score,
+                    "predicted": int(predicted),
+                    "entropy_predicted": entropy[0],
+                    "entropy_synthetic": entropy[1],
+                    **places,
+                }
+            )
+        laid = marked(view.picture, marks, view.scale) if finder else overlay(view.picture, cams[0])
+        laid.save(folder / f"{OVERLAYS}/{name}.png")
+        return rows
 
     def views(pool: ThreadPoolExecutor) -> Iterator[_View]:
         for chunk in _chunks(items, 2 * usable_cores()):
-            for view in chain.from_iterable(pool.map(load, chunk)):
-                if isinstance(view, BadFile):
-                    _log.warning("left out the %s %r: %s", view.role, view.path, view.reason)
-                    bad.append(view)
-                else:
-                    yield view
+            for item, found, broken in pool.map(load, chunk):
+                for file in broken:
+                    _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+                bad.extend(broken)
+                with_faces = [view for view in found if view.seen]
+                if found and not with_faces:
+                    no_face.append((str(item.path), "no face found"))
+                yield from with_faces
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for batch in _chunks(views(pool), config.batch_size):
             for place in (OVERLAYS, CAMS):
                 (folder / place).mkdir(parents=True, exist_ok=True)
-            names = [repr(str(view.item.path)) for view in batch]
-            prediction = detector.predict_pixels(torch.stack([v.pixels for v in batch]), names)
-            rows = pool.map(write, batch, *(field.numpy() for field in prediction))
-            yield from zip((view.item for view in batch), rows, strict=True)
+            predictions: list[tuple[Any, ...]] = []
+            for faces in _chunks(((v, s.face) for v in batch for s in v.seen), config.batch_size):
+                names = [repr(str(view.item.path)) for view, _ in faces]
+                pixels = torch.stack([view.pixels[face] for view, face in faces])
+                found = detector.predict_pixels(pixels, names)
+                fields = (found.score, found.predicted, found.cams, found.entropy)
+                predictions += zip(*(field.numpy() for field in fields), strict=True)
+            left = iter(predictions)
+            own = [list(islice(left, len(view.seen))) for view in batch]
+            for view, rows in zip(batch, pool.map(write, batch, own), strict=True):
+                yield from ((view.item, row) for row in rows)
 
 
 def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -201,7 +258,9 @@ def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
     return iter(lambda: list(islice(left, size)), [])
 
 
-def _load(item: Item, config: ExplainConfig, size: int) -> list[_View | BadFile]:
+def _load(
+    item: Item, config: ExplainConfig, size: int, finder: FaceFinder | None
+) -> tuple[list[_View], list[BadFile]]:
     """Return an item's views, and what of it cannot be decoded."""
 
     def image(path: Path, frame: int | None, at: str) -> Iterator[Any]:
@@ -215,19 +274,28 @@ def _load(item: Item, config: ExplainConfig, size: int) -> list[_View | BadFile]
     else:
         frames = frames_of(item.path, config.frames)
         parts = [("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in frames))]
-    found: list[_View | BadFile] = []
+    views: list[_View] = []
+    bad: list[BadFile] = []
     for role, path, pictures in parts:
         try:
             for frame, at, picture in pictures:
-                face = picture.copy()
-                face.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
-                found.append(_View(item, frame, at, squashed(picture, size), face))
+                whole = (0, 0, *picture.size)
+                faces = finder(picture) if finder else [Face(whole, whole)]
+                pixels = {face: squashed(picture.crop(face.square), size) for face in faces}
+                small = picture.copy()
+                small.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
+                scale = small.width / picture.width
+                seen = [Seen(0, face) for face in faces]
+                views.append(_View(item, frame, at, small, scale, pixels, seen))
         except ImageError as error:
-            found.append(BadFile.of(str(path), role, error))
-    return found
+            bad.append(BadFile.of(str(path), role, error))
+    if finder:
+        people = finder.people([list(view.pixels) for view in views])
+        views = [view._replace(seen=seen) for view, seen in zip(views, people, strict=True)]
+    return views, bad
 
 
-def _about(config: ExplainConfig, detector: Detector) -> dict[str, Any]:
+def _about(config: ExplainConfig, detector: Detector, finder: FaceFinder | None) -> dict[str, Any]:
     """Return the head of the manifest."""
     calibration = detector.points.calibration if detector.points else None
     return {
@@ -239,6 +307,8 @@ def _about(config: ExplainConfig, detector: Detector) -> dict[str, Any]:
         },
         "threshold": {"point": detector.threshold.name, "value": detector.threshold.value},
         "calibration": calibration and asdict(calibration),
+        "faces": None if finder is None else ("all" if finder.every else "largest"),
+        "geometry": WHOLE if finder is None else str(finder.way),
         "frames": config.frames,
     }
 
@@ -246,7 +316,8 @@ def _about(config: ExplainConfig, detector: Detector) -> dict[str, Any]:
 def _line(row: Row) -> str:
     frames = f" over {row['frames']} frames" if row["frames"] else ""
     # All digits: scores near 1 are what a threshold near 1 tells apart.
+    face = f" face {row['face']}" if row["face"] else ""
     return (
-        f"{shown(row['path'])}: {row['decision']}, score {row['score']}{frames}, "
+        f"{shown(row['path'])}{face}: {row['decision']}, score {row['score']}{frames}, "
         f"entropy of the CAM {row['entropy_predicted']:.2f}"
     )

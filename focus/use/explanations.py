@@ -10,15 +10,18 @@ import numpy as np
 from scipy import special
 
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
+from focus.data.faces import write_no_face
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.metrics.calibration import Calibration
 from focus.runtime.files import atomic_csv_writer, atomic_write
 
-VERSION = 1
+VERSION = 2
 MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
 OVERLAYS, CAMS = "overlays", "cams"
 
 Row = dict[str, Any]
+Frames = Mapping[tuple[str, int | None], Sequence[Row]]
+"""The rows of the frames of videos, by the path and the number of the face."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,27 @@ class Item:
 def item_row(
     item: Item, views: Sequence[Row], threshold: float, calibration: Calibration | None
 ) -> Row:
-    """Return the row of an item from the rows of its views: one of an image, one a frame.
+    """Return the row of an item, or of a face in it: of an image from one view, else one a frame.
 
     A score above the threshold says synthetic.
     """
     found = {name: value for name, value in views[0].items() if name not in ("frame", "at")}
-    score = found.pop("score")
+    score, face, box = (found.pop(name) for name in ("score", "face", "box"))
+    high = None
     if item.kind == "video":
-        score = video_score([view["score"] for view in views])
+        scores = [view["score"] for view in views]
+        score, high, box = video_score(scores), np.quantile(scores, 0.9), None
         found |= {"predicted": None, "overlay": None, "cam": None}
         for name in ("entropy_predicted", "entropy_synthetic"):
             found[name] = np.float32(np.mean([view[name] for view in views]))
     return {
         "path": str(item.path),
         "kind": item.kind,
+        "face": face,
+        "box": box,
         "frames": len(views) if item.kind == "video" else None,
         "score": score,
+        "score_q90": high,
         "decision": LABEL_NAMES[SYNTHETIC if score > threshold else REAL],
         "llr": calibration and np.float32(calibration.llr(np.array([score]))[0]),
         **found,
@@ -71,10 +79,14 @@ def video_score(scores: Sequence[np.float64]) -> np.float64:
 
 
 def write_tables(
-    folder: Path, items: Sequence[Row], frames: Mapping[str, Sequence[Row]], bad: Sequence[BadFile]
+    folder: Path,
+    items: Sequence[Row],
+    frames: Frames,
+    bad: Sequence[BadFile],
+    no_face: Sequence[tuple[str, str]],
 ) -> list[Path]:
-    """Write the tables of items, and of the frames of videos by their path; return their paths."""
-    of_videos = [{"path": path} | row for path, rows in frames.items() for row in rows]
+    """Write the tables of items, of frames and of what is left out; return their paths."""
+    of_videos = [{"path": path} | row for (path, _), rows in frames.items() for row in rows]
     written = []
     for name, rows in ((TABLE, items), (FRAMES, of_videos)):
         if rows:
@@ -86,6 +98,8 @@ def write_tables(
     if bad:
         written.append(folder / BAD_FILES)
         write_bad_files(bad, written[-1])
+    if no_face:
+        written.append(write_no_face(no_face, folder))
     return written
 
 
@@ -93,12 +107,17 @@ def write_manifest(
     folder: Path,
     about: Mapping[str, Any],
     items: Sequence[Row],
-    frames: Mapping[str, Sequence[Row]],
+    frames: Frames,
     n_bad: int,
+    n_no_face: int,
 ) -> Path:
     """Write ``manifest.json``: ``about``, then all items; return its path."""
-    rows = [row | ({"frames": frames[row["path"]]} if row["frames"] else {}) for row in items]
-    manifest = {"version": VERSION, **about, "n_items": len(rows), "n_bad": n_bad, "items": rows}
+    rows = [
+        row | ({"frames": frames[row["path"], row["face"]]} if row["frames"] else {})
+        for row in items
+    ]
+    counts = {"n_items": len(rows), "n_bad": n_bad, "n_no_face": n_no_face}
+    manifest = {"version": VERSION, **about, **counts, "items": rows}
     with atomic_write(folder / MANIFEST) as aside:
         # numpy's float32 with the digits of the table.
         text = json.dumps(manifest, indent=1, default=lambda number: float(str(number)))

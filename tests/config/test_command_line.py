@@ -40,7 +40,7 @@ FLAGS = {
     EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output
         robustness run threshold""",
     ExplainConfig: f"""{USE}
-        as-video batch-size device frames max-pixels output overlay-size paths threshold""",
+        as-video batch-size device faces frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",

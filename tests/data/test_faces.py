@@ -1,14 +1,29 @@
-"""Where a face is: the square around a box, the largest of several, the detectors."""
+"""Where a face is: the square around a box, detectors, people followed from frame to frame."""
 
 import importlib.util
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from focus.data.faces import DETECTORS, Box, detector, largest, window
+from focus.config.data import CropConfig
+from focus.data import faces
+from focus.data.faces import (
+    DETECTORS,
+    Box,
+    Face,
+    FaceFinder,
+    Way,
+    detector,
+    face_finder,
+    largest,
+    overlap,
+    way_of,
+    window,
+)
 from focus.errors import InputError
 
 # Where a person sees the face of skimage.data.astronaut().
@@ -36,12 +51,81 @@ def test_the_largest_face() -> None:
     assert largest([]) is None
 
 
-def overlap(box: Box, other: Box) -> float:
-    """Intersection over union."""
-    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    shared = float(np.prod(sides.clip(0)))
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-    return shared / (sum(areas) - shared)
+def test_the_overlap_of_boxes() -> None:
+    """Worked by hand: shared over united area."""
+    assert overlap((0, 0, 4, 4), (2, 2, 6, 4)) == 4 / 20
+    assert overlap((0, 0, 4, 4), (0, 0, 4, 4)) == 1
+    for apart in ((4, 0, 8, 4), (0, 5, 4, 9), (-9, -9, -1, -1)):
+        assert overlap((0, 0, 4, 4), apart) == 0
+
+
+def test_a_models_geometry_says_how_faces_are_cut() -> None:
+    assert way_of(["lbp margin 0.25"]) == (Way("lbp", 0.25), True)
+    assert way_of(["dlib margin 0.3", "lbp margin 0.3"]) == (Way("dlib", 0.3), False)
+    assert way_of(["lbp margin 0.1", "whole"]) == (Way("lbp", 0.1), False)
+    # What a model's config names is not imported.
+    for other in ("box", "os:system"):
+        assert way_of([f"{other} margin 0.4"]) == (Way("dlib", 0.4), False)
+    for unknown in ([], ["whole"], ["mtcnn"]):
+        assert way_of(unknown) == (Way("dlib", CropConfig.margin), False)
+
+
+def test_faces_are_looked_for_where_training_cut_them_all_in_one_way() -> None:
+    assert face_finder(None, ["box margin 0.3"]) is None
+    assert face_finder(None, ["lbp margin 0.3", "whole"]) is None
+    assert face_finder("none", ["lbp margin 0.3"]) is None
+    finder = face_finder(None, ["lbp margin 0.3"])
+    assert finder is not None
+    assert (finder.every, finder.way) == (False, ("lbp", 0.3))
+
+
+def numbers(every: bool, *frames: list[Box]) -> list[list[int]]:
+    """Return the numbers of the people in frames with boxes of these squares."""
+    found = FaceFinder(every, Way("lbp", 0)).people(
+        [[Face(box, window(box, 0, (1000, 100)) or (0, 0, 1, 1)) for box in f] for f in frames]
+    )
+    for boxes, seen in zip(frames, found, strict=True):
+        assert {face.box for _, face in seen} <= set(boxes)
+    return [[person for person, _ in seen] for seen in found]
+
+
+def at(left: float, side: float = 30) -> Box:
+    return (left, 10, left + side, 10 + side)
+
+
+def test_people_are_followed_by_overlap() -> None:
+    # Two walk towards each other, are found in another order, and one is gone for a frame.
+    frames = [[at(0), at(200)], [at(190), at(12)], [at(24)], [at(170), at(30)]]
+    assert numbers(True, *frames) == [[1, 2], [2, 1], [1], [2, 1]]
+    # 30 wide: 20 further overlaps by 10 of 50, a fifth; 21 further is another person.
+    assert numbers(True, [at(0)], [at(20)], [at(41)]) == [[1], [1], [2]]
+    # Both overlap the first; the pairing with the largest sum counts, and none is taken twice.
+    assert numbers(True, [at(0), at(20)], [at(10), at(18)]) == [[1, 2], [1, 2]]
+    assert numbers(True, [], [at(0), at(5)], []) == [[], [1, 2], []]
+
+
+def test_the_largest_person_is_the_one_with_the_largest_area_in_all() -> None:
+    """Not one who is found once, if larger, in a frame."""
+    frames = [[at(0, 40), at(200, 60)], [at(0, 40)], [at(5, 40)]]
+    assert numbers(False, *frames) == [[1], [1], [1]]
+    assert numbers(False, [at(0, 20), at(100, 30)]) == [[1]]
+    assert numbers(False, [], []) == [[], []]
+
+
+def test_each_thread_has_a_detector_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make() -> faces.Detector:
+        made.append(threading.get_ident())
+        return lambda _: [(0, 0, 1, threading.get_ident() == made[-1])]
+
+    monkeypatch.setitem(faces.DETECTORS, "lbp", make)
+    find, picture = detector("lbp"), Image.new("RGB", (4, 4))
+    assert find(picture) == find(picture) == [(0, 0, 1, True)]
+    with ThreadPoolExecutor(1) as pool:
+        found = [pool.submit(find, picture).result() for _ in range(2)]
+    assert found == [[(0, 0, 1, True)]] * 2
+    assert len(set(made)) == len(made) == 2
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from focus.data.manifest import Sample
-from focus.data.overlay import COLOUR_MAP, OUTLINE, overlay, strip
+from focus.data.overlay import COLOUR_MAP, OUTLINE, marked, overlay, strip
 
 GREY = np.full((32, 64, 3), 100, np.uint8)
 
@@ -48,3 +48,25 @@ def test_a_strip_has_face_cam_and_map_side_by_side(tmp_path: Path) -> None:
     np.testing.assert_allclose(edges, side / 8 * np.array([2, 5, 3, 6]), atol=6)
     for other in (face, human):
         assert not (np.abs(other - OUTLINE).max(axis=2) < 20).any()
+
+
+def test_faces_are_marked_where_they_are() -> None:
+    picture = Image.new("RGB", (200, 160), (9, 90, 9))
+    cams = [np.array([[0.0, k]], np.float32) for k in (1, 2)]
+    faces = [((20, 0, 100, 80), cams[0], "1: real 0.02", "#0072b2")]
+    faces += [((280, 200, 360, 280), cams[1], "2: synthetic 0.98", "#d55e00")]
+    laid = np.asarray(marked(picture, faces, 0.5))
+    assert laid.shape == (160, 200, 3)
+    for (left, top, right, bottom), box in (
+        ((10, 0, 50, 40), (0x00, 0x72, 0xB2)),
+        ((140, 100, 180, 140), (0xD5, 0x5E, 0x00)),
+    ):
+        for edge in (laid[top:bottom, left], laid[top:bottom, right], laid[bottom, left:right]):
+            assert (edge == box).all()
+        inside = np.asarray(overlay(picture.crop((left, top, right, bottom)), cams[0]))
+        assert (laid[top + 5 : bottom, left + 5 : right] == inside[5:, 5:]).all()
+    # A label stands above its box, else below it; the second is as wide as its text.
+    assert (laid[42:51, 10:40] != (9, 90, 9)).any(2).all()
+    assert (laid[90:98, 141:170] != (9, 90, 9)).any(2).all()
+    assert (laid[60:80] == (9, 90, 9)).all()
+    assert (laid[:, :9] == (9, 90, 9)).all()

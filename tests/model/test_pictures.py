@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from focus.data.faces import DETECTORS
+from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import predictions, score_images
 from focus.model.detector import Detector
+
+from ..data.drawn_faces import ANN, BOB, CAT, draw, find
 
 
 @pytest.fixture
@@ -102,3 +107,30 @@ def test_the_picture_whose_output_is_not_finite_is_named(detector: Detector) -> 
     pictures = np.zeros((4, 32, 32, 3), np.uint8)
     with pytest.raises(ImageError, match="output for picture 2 is not finite"):
         broken.predict(pictures)
+
+
+def test_faces_are_cut_out_as_for_training(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DETECTORS, "lbp", lambda: find)
+    cutting = deepcopy(detector)
+    cutting.config = replace(detector.config, geometry=("lbp margin 0.5",))
+    two = draw(tmp_path / "2.png", [(ANN, (100, 40, 120, 60)), (BOB, (10, 30, 60, 80))])
+    none, one = draw(tmp_path / "0.png", []), draw(tmp_path / "1.png", [(CAT, (50, 10, 90, 50))])
+    found = cutting.predict([two, none, one], batch_size=2, faces="all")
+    # Squares of twice the side, moved inside the picture.
+    squares = [(two, (0, 5, 100, 105)), (two, (90, 30, 130, 70)), (one, (30, 0, 110, 80))]
+    cut = [load_image(path).crop(square) for path, square in squares]
+    torch.testing.assert_close(found.score, detector.predict(cut).score, rtol=1e-6, atol=0)
+    assert len(set(found.score.tolist())) == 3
+    assert found.picture.tolist() == [0, 0, 2]
+    boxes = [[10, 30, 60, 80], [100, 40, 120, 60], [50, 10, 90, 50]]
+    assert found.box.tolist() == boxes
+    largest = cutting.predict([two, none, one], faces="largest")
+    assert (largest.picture.tolist(), largest.box.tolist()) == ([0, 2], boxes[::2])
+    whole = cutting.predict([two, none])
+    assert (whole.picture.tolist(), whole.box.tolist()) == ([0, 1], [[0, 0, 300, 120]] * 2)
+    with pytest.raises(InputError, match=r"no faces in the 2 pictures: give others, or faces="):
+        cutting.predict([none, none], faces="all")
+    with pytest.raises(InputError, match="no pictures"):
+        cutting.predict([], faces="all")
