@@ -1,5 +1,6 @@
 """The examples of docs/examples run as they are, on few faces, and are short."""
 
+import json
 import re
 import runpy
 import sys
@@ -14,33 +15,37 @@ from PIL import Image
 
 from focus import Detector
 from focus.__main__ import main as focus
-from focus.data import demo
+from focus.data import demo, training_set
 from focus.data.demo.cache import demo_manifest
+from focus.data.manifest import Manifest
 
 from .model.detectors import lifelike
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 FEW: Any = {
-    split: {"real": count, "known-1": count} for split, count in (("train", 24), ("validation", 8))
+    "train": {"real": 24, "known-1": 24},
+    "validation": {"real": 8, "known-1": 8},
+    "open": {"real": 8, "near-1": 8},
 }
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def few(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return demo_manifest(tmp_path_factory.mktemp("cache"), progress=False, splits=FEW)
 
 
 @pytest.fixture
-def here(tmp_path: Path, few: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, few: Manifest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Run in an empty folder; the demo set has few faces."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "demo_manifest", lambda: few)
+    for module in (demo, training_set):
+        monkeypatch.setattr(module, "demo_manifest", lambda **_: few)
     torch.manual_seed(0)
     return tmp_path
 
 
 @pytest.fixture
-def trained(here: Path, few: Any) -> tuple[Detector, list[str]]:
+def trained(here: Path, few: Manifest) -> tuple[Detector, list[str]]:
     """A model folder "model", what is in it, and the paths of faces."""
     detector = lifelike(Detector(image_size=64))
     detector.head.fc.weight.data.normal_(0, 1)
@@ -132,3 +137,18 @@ def test_the_page_on_embedding_runs(here: Path) -> None:
     assert names["same"] == pytest.approx(names["found"], nan_ok=True)
     listed = {example.name for example in EXAMPLES.glob("*.py")}
     assert set(re.findall(r"\(examples/(\w+\.py)\)", page)) == listed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plain_cpu")
+def test_the_notebook_runs(here: Path, few: Manifest) -> None:
+    notebook = json.loads((EXAMPLES / "quick-start.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []  # else the file grows with each run
+            exec("".join(cell["source"]), names)
+    assert (here / "runs/notebook/report.html").exists()
+    labels = {sample.path: sample.label for sample in few}
+    assert [labels[face] for face in names["faces"]] == [0, 0, 0, 1, 1, 1]
+    assert len(names["axes"]) == len(names["faces"]) == len(names["found"].score) == 6
