@@ -86,7 +86,7 @@ def contact_sheet(
         text(indent, _MARGIN, words, va="bottom", **_BOLD)
     bare = images_only(manifest)
     for batch, prediction in predictions(detector, bare, batch_size=32, indices=chosen):
-        score, predicted, cams, entropy, _ = (field.cpu().numpy() for field in prediction)
+        score, predicted, cams, entropy = (field.cpu().numpy() for field in prediction[:4])
         for at, index in enumerate(batch.index.tolist()):
             sample, (left, bottom) = manifest[index], places[index]
             picture = strip(sample, cams[at, 0], _PIXELS)
