@@ -65,8 +65,10 @@ class Batch(NamedTuple):
         device: torch.device | str,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> "Batch":
-        """Move to a device, without a wait; the images in a memory format."""
-        moved = Batch(*(field.to(device, non_blocking=True) for field in self))
+        """Move to a device, to a GPU without a wait; the images in a memory format."""
+        # On Apple's the memory may be another's before such a copy has begun (pytorch #83015).
+        without_wait = torch.device(device).type == "cuda"
+        moved = Batch(*(field.to(device, non_blocking=without_wait) for field in self))
         return moved._replace(images=moved.images.contiguous(memory_format=memory_format))
 
 
@@ -217,15 +219,18 @@ def worker_options(workers: int) -> dict[str, Any]:
     """Return the options of a DataLoader that say how its workers start.
 
     On Linux they are forked, which shares the manifest, also where Python 3.14 would import torch
-    anew. A fork may follow CUDA's start, since a worker has tensors of the CPU only.
+    anew. A fork may follow CUDA's start, since a worker has tensors of the CPU only. Elsewhere they
+    are spawned.
     """
     forked = workers > 0 and sys.platform == "linux"
-    return {"worker_init_fn": _freeze, "multiprocessing_context": "fork" if forked else None}
+    return {"worker_init_fn": _begin, "multiprocessing_context": "fork" if forked else None}
 
 
-def _freeze(_: int) -> None:
+def _begin(_: int) -> None:
     """Leave the memory that a worker shares with its parent to the parent's garbage collector."""
     gc.freeze()
+    if sys.platform == "win32":  # without masks, see _signals_held
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -237,17 +242,29 @@ def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     iterator: Iterator[Any] | None = None
     try:
         with name_lost_workers():
-            # Workers inherit the mask. A terminal, torchrun or a cluster signals a whole group of
-            # processes: the parent then needs its workers to finish the step and save.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-            try:
+            with _signals_held():
                 iterator = iter(loader)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             yield from iterator
     finally:
         if not loader.persistent_workers:
             end_workers(iterator)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Start workers that no SIGINT or SIGTERM ends: they inherit the mask.
+
+    A terminal, torchrun or a cluster signals a whole group of processes: the parent then needs its
+    workers to finish the step and save.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def end_workers(iterator: Iterator[Any] | None) -> None:

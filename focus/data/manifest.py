@@ -92,7 +92,8 @@ class Manifest(tuple[Sample, ...]):
     def to_csv(self, path: str | Path) -> None:
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
 
-        Paths below the file's folder are written relative to it, so the two can be moved together.
+        Paths below the file's folder are written relative to it, with ``/``, so the two can be
+        moved together, also to another system.
         """
         folder = f"{absolute(path).parent}{os.sep}"
         extra = sorted({name for sample in self for name in sample.extra})
@@ -211,11 +212,11 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
     return [
-        sample.path.removeprefix(folder),
+        _below(sample.path, folder),
         "" if sample.label is None else LABEL_NAMES[sample.label],
         *(sample.generator, sample.family, sample.split, sample.test_set),
-        (sample.human_map or "").removeprefix(folder),
-        (sample.mask_path or "").removeprefix(folder),
+        _below(sample.human_map or "", folder),
+        _below(sample.mask_path or "", folder),
         box_text(sample.box or ()),
         sample.group,
         *(sample.extra.get(name, "") for name in extra),
@@ -225,6 +226,11 @@ def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
 def box_text(box: Iterable[float]) -> str:
     """Return a box as the column ``box`` has it."""
     return " ".join(repr(float(side)) for side in box)
+
+
+def _below(path: str, folder: str) -> str:
+    below = path.removeprefix(folder)
+    return below.replace(os.sep, "/") if below != path else path
 
 
 def _box(cell: str) -> tuple[float, float, float, float]:

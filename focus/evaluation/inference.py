@@ -97,7 +97,7 @@ def predictions(
         loaded = load_batches(loader)
     for batch in loaded:
         with torch.inference_mode(), autocast() if autocast else nullcontext():
-            inputs = batch.images.to(like, non_blocking=True)
+            inputs = batch.images.to(like, non_blocking=like.is_cuda)
             if features is None:
                 prediction = detector.predict_batch(inputs)
             else:

@@ -2,12 +2,12 @@
 
 import csv
 import errno
-import fcntl
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -15,6 +15,11 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from focus.errors import InputError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
@@ -128,8 +133,14 @@ def from_json(kind: Any, value: Any, name: str = "it", within: Any = None) -> An
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Windows opens no folder, and flushes no file that is open for reading alone.
+    """
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -144,7 +155,10 @@ def locked(path: Path) -> Iterator[bool]:
     """
     with path.open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform == "win32":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = True
         except OSError as error:  # a file system without locks keeps nobody away
             mine = error.errno not in (errno.EAGAIN, errno.EACCES)
@@ -171,7 +185,8 @@ def sole_writer(
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with suppress(PermissionError):  # of Windows, where a file that is open stays
+                lock.unlink(missing_ok=True)
 
 
 def check_empty(folder: Path) -> None:

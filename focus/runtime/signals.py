@@ -16,7 +16,9 @@ from typing import Any, Self
 
 from focus.runtime.machine import is_main_process
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # of which Windows has the first two
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_SIGHUP = getattr(signal, "SIGHUP", None)
 # The launcher, if torchrun or accelerate has set its variable. Asked when the program starts:
 # later, the launcher may be gone unnoticed.
 _launched = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys()
@@ -60,7 +62,7 @@ class StopSignals:
         if os.getpid() != self._process:
             return  # a worker that loads images: its parent decides
         # A closed terminal sends two SIGHUP, and torchrun passes on a SIGTERM that all received.
-        repeated = signum == signal.SIGHUP or (
+        repeated = signum == _SIGHUP or (
             signum == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ
         )
         if self._received and repeated:
@@ -69,9 +71,9 @@ class StopSignals:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(self._process, signum)
         self._received = signum
-        if signum == signal.SIGHUP:
+        if signum == _SIGHUP:
             _leave_terminal()
-        again = "" if signum == signal.SIGHUP else "; again to stop now"
+        again = "" if signum == _SIGHUP else "; again to stop now"
         _say(f"{signal.Signals(signum).name}: finishing the step, then saving{again}.")
 
 

@@ -95,6 +95,7 @@ def _computed(
     places: list[int],
 ) -> Iterator[tuple[Batch, Encoded]]:
     """Yield batches with their features; places: of the views of all images, in their order."""
+    cuda = accelerator.device.type == "cuda"
     loader = DataLoader(
         faces,
         batch_size=config.eval_batch_size,
@@ -102,12 +103,12 @@ def _computed(
         num_workers=config.workers,
         **worker_options(config.workers),
         generator=torch.Generator(),
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=cuda,
     )
     detector.eval()
     for batch in load_batches(loader):
         with torch.inference_mode(), accelerator.autocast():
             found = detector.encode_with_norms(
-                batch.images.to(accelerator.device, non_blocking=True)
+                batch.images.to(accelerator.device, non_blocking=cuda)
             )
         yield batch, found

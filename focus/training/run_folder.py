@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,10 +158,15 @@ def lock_folder(folder: Path) -> Iterator[Callable[[], None]]:
                 f"Another process trains in the run folder {folder}: wait for its end, or give "
                 "another --name."
             )
-        opened = os.open(folder, os.O_RDONLY)  # else a folder made anew may get its inode
+        # Held open, else a folder made anew may get its inode. Windows opens no folder, and lets
+        # nobody remove one with a lock that is held.
+        opened = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
 
         def check() -> None:
-            if not (folder.exists() and os.path.samestat(folder.stat(), os.fstat(opened))):
+            if not (
+                folder.exists()
+                and (opened is None or os.path.samestat(folder.stat(), os.fstat(opened)))
+            ):
                 raise FolderError(
                     f"The run folder {folder} was removed, moved or replaced during the run: "
                     "move it back and --resume, or start again with another --name."
@@ -172,7 +178,8 @@ def lock_folder(folder: Path) -> Iterator[Callable[[], None]]:
             check()
             raise
         finally:
-            os.close(opened)
+            if opened is not None:
+                os.close(opened)
 
 
 def other_setting(

@@ -1,0 +1,86 @@
+"""What Windows, macOS and Apple's GPUs lack, by stand-ins: none of them has run this."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from focus.data import manifest
+from focus.data.dataset import FaceDataset, worker_options
+from focus.data.perturbations import perturbations
+from focus.model.detector import Detector
+
+from .launching import python, write_faces
+from .training.trainers import few_faces
+
+WINDOWS = """
+import os, signal, sys
+# Libraries that ask for the platform, which stay as they are on Linux.
+import accelerate, joblib, matplotlib.pyplot, threadpoolctl, timm, torch.utils.tensorboard, types
+threadpoolctl.sys = types.SimpleNamespace(**vars(sys))
+
+import fcntl
+class Locks:  # msvcrt
+    LK_NBLCK = 2
+    def locking(self, descriptor, mode, size):
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+sys.modules["msvcrt"], sys.modules["fcntl"] = Locks(), None
+for name in ("SIGHUP", "SIGUSR1", "pthread_sigmask"):
+    delattr(signal, name)
+del os.sched_getaffinity
+begin, sync = os.open, os.fsync
+def opened(path, flags, *rest, **named):
+    if os.path.isdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    return begin(path, flags, *rest, **named)
+def synced(descriptor):
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(9, "Bad file descriptor")
+    sync(descriptor)
+os.open, os.fsync, sys.platform = opened, synced, "win32"
+
+from focus.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_as_on_windows(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces", 24)
+    words = ["train", "--data", "faces", "--recipe", "demo", "--epochs", "1", "--name", "run"]
+    out = python("-c", WINDOWS, *words, "--workers", "0", "--threads", "1", cwd=tmp_path)
+    assert "all results" in out
+
+
+def test_a_manifest_of_windows_is_read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sep", "\\")
+    assert manifest._below(r"C:\data\real\1.png", "C:\\data\\") == "real/1.png"
+    assert manifest._below(r"D:\other\1.png", "C:\\data\\") == r"D:\other\1.png"
+    monkeypatch.undo()
+    assert manifest._below(r"/data/a\b.png", "/data/") == r"a\b.png"
+
+
+@pytest.mark.slow
+def test_spawned_workers_load_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS and Windows; also of the epoch that was set after they began."""
+    images = few_faces(tmp_path)[:6]
+    detector = Detector(image_size=32)
+    faces = FaceDataset(
+        manifest.Manifest(images),
+        **{name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")},
+        augment=("crop", "jpeg"),
+        perturb=next(iter(perturbations(["jpeg"], side=32))),
+    )
+    monkeypatch.setattr("focus.data.dataset.sys.platform", "darwin")
+    loader = DataLoader(faces, 3, num_workers=1, persistent_workers=True, **worker_options(1))
+    monkeypatch.undo()
+    assert loader.multiprocessing_context is None
+    loader.multiprocessing_context = "spawn"
+    for epoch in (0, 1):
+        faces.set_epoch(epoch)
+        for found, expected in zip(loader, DataLoader(faces, 3), strict=True):
+            assert all(map(torch.equal, found, expected))
