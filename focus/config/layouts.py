@@ -19,6 +19,7 @@ Layout = Literal[
     "0_real-1_fake",
     "nature-ai",
     "real-fake",
+    "deepfakebench",
     "images",
     "parquet",
     "hub",

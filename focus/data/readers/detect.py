@@ -119,7 +119,7 @@ def takes(layout: Layout, path: str) -> bool:
         return path.startswith(HUB_PREFIX) and layout == "hub"
     if layout in ("manifest", "cyborg", "csv"):
         return not Path(path).is_dir()
-    return layout not in folders.TREES or not Path(path).is_file()
+    return layout not in (*folders.TREES, folders.DEEPFAKEBENCH) or not Path(path).is_file()
 
 
 def _named(sample: Sample, generator: str) -> Sample:

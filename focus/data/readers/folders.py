@@ -18,6 +18,7 @@ from typing import NamedTuple
 from focus.config.layouts import Layout
 from focus.data.generators import family_of
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
+from focus.data.readers import deepfakebench
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
 from focus.data.readers.human_maps import MAP_FOLDERS
 from focus.data.readers.tables import split_of
@@ -26,6 +27,7 @@ from focus.errors import InputError
 _log = logging.getLogger(__name__)
 
 NUMBERED: Layout = "0_real-1_fake"
+DEEPFAKEBENCH: Layout = "deepfakebench"
 TREES: dict[Layout, Mapping[str, int]] = {
     NUMBERED: {"0_real": REAL, "1_fake": SYNTHETIC},
     "nature-ai": {"nature": REAL, "ai": SYNTHETIC},
@@ -43,26 +45,33 @@ def read(
 ) -> tuple[Layout, Manifest]:
     """Read a folder and return its layout, detected if it is None; ``images`` has no labels.
 
-    layout: one of ``TREES``, or ``images``. given: the generator that classes belong to, "" if
-    folders are generators. maps: folder of human maps, which holds no images. Raises InputError for
-    a folder without images, or without those of the layout.
+    layout: one of ``TREES``, ``deepfakebench`` or ``images``. given: the generator that classes
+    belong to, "" if folders are generators. maps: folder of human maps, which holds no images.
+    Raises InputError for a folder without images, or without those of the layout.
     """
     paths = [str(path) for path in images_without_maps(root, maps)]
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     folders = {at: Path(at).relative_to(root).parts for at in {_folder(path) for path in paths}}
+    if layout == DEEPFAKEBENCH or (layout is None and deepfakebench.fits(root, folders)):
+        known = deepfakebench.read_folders(root, folders)
+        return DEEPFAKEBENCH, _known(paths, known, root, "of a set that is known")
     if layout is None:
         layout = next((name for name in TREES if _fits(name, folders.values())), None)
     if layout is None or layout == "images":
         return "images", Manifest(map(Sample, paths), str(root))
     known = _read_folders(layout, folders, root, given)
+    return layout, _known(paths, known, root, " or ".join(TREES[layout]))
+
+
+def _known(paths: list[str], known: Mapping[str, Sample], root: Path, names: str) -> Manifest:
+    """Return the images in folders that are known; raise InputError if there are none."""
     samples = [replace(known[at], path=path) for path in paths if (at := _folder(path)) in known]
-    names = " or ".join(TREES[layout])
     if not samples:
         raise InputError(f"No image of {root} is in a folder {names}: give another --layout.")
     if left := len(paths) - len(samples):
         _log.warning("%s: left out %d images that are in no folder %s", root, left, names)
-    return layout, Manifest(samples, str(root))
+    return Manifest(samples, str(root))
 
 
 def images_without_maps(
