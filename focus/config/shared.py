@@ -45,6 +45,11 @@ class DataConfig:
         "human_maps or heatmaps in a folder of images, or beside a table)",
         metavar="DIR",
     )
+    max_images: int | None = in_data(
+        "of each class, generator and split, the first ones; no more are fetched of a data set of "
+        "the Hub (default: all)",
+        within=COUNT,
+    )
     max_pixels: int = max_pixels()
     threads: int | None = in_machine(
         "CPU threads of a process (default: its share of the cores)", within=COUNT

@@ -116,19 +116,17 @@ def test_sharing_is_to_be_shrunk_compressed_enlarged_and_compressed() -> None:
 @pytest.mark.parametrize("stored", ["as a PNG", "in a wide colour space", "compressed"])
 def test_images_are_equalised_however_they_are_stored(tmp_path: Path, stored: str) -> None:
     """A photograph of the camera's colours becomes sRGB; all become JPEGs of one side."""
-    flat, path, options = Image.new("RGB", (40, 30), (200, 60, 30)), tmp_path / "a", {}
-    saved = flat
+    saved, profile = Image.new("RGB", (40, 30), (200, 60, 30)), None
     if stored == "in a wide colour space":
-        path = path.with_suffix(".png")
         # A profile with red and green exchanged: the only ones that Pillow makes are sRGB and Lab.
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         profile = profile.replace(b"rXYZ", b"tXYZ").replace(b"gXYZ", b"rXYZ")
         profile = profile.replace(b"tXYZ", b"gXYZ")
-        saved, options = Image.new("RGB", (40, 30), (60, 200, 30)), {"icc_profile": profile}
-    suffix = ".jpg" if stored == "compressed" else ".png"
-    saved.save(path.with_suffix(suffix), quality=98, **options)
+        saved = Image.new("RGB", (40, 30), (60, 200, 30))
+    path = tmp_path / ("a.jpg" if stored == "compressed" else "a.png")
+    saved.save(path, quality=98, icc_profile=profile)
     (same,) = perturbations(["equalise"], side=48)
-    found = same(load_image(path.with_suffix(suffix)), 0)
+    found = same(load_image(path), 0)
     assert found.size == (48, 48)
     assert np.abs(array(found) - (200, 60, 30)).max() <= 4
 

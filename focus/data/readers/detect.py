@@ -20,6 +20,7 @@ from focus.data.manifest import (
 )
 from focus.data.readers import cyborg, folders, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
+from focus.data.readers.hub import Portion
 from focus.data.readers.human_maps import MapOwners, find_maps, with_maps
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
 from focus.data.readers.rows import from_rows
@@ -87,8 +88,9 @@ def read_path(
     maps = absolute(config.human_maps) if config.human_maps else None
     layout = config.layout or _layout_of(path, columns)
     found: tables.Columns | None = None
+    most = config.max_images
     if layout in ("parquet", "hub"):
-        found, manifest = parquet.read(place, columns, inside, hub=layout == "hub")
+        found, manifest = parquet.read(place, columns, inside, hub=layout == "hub", most=most)
     elif layout == "csv":
         found, manifest = tables.read(place, columns, inside)
         maps = maps or (None if "human_map" in found.at else find_maps(place.parent, root))
@@ -109,6 +111,8 @@ def read_path(
         warn_of_label_conflicts(manifest, str(root))
     if maps:
         manifest = with_maps(manifest, root, maps, owners)
+    if most is not None and layout not in ("parquet", "hub"):
+        manifest = manifest.where(Portion(most).takes)
     manifest = Manifest((_named(s, config.generator or unnamed) for s in manifest), manifest.source)
     return Reading(str(place), layout, found, manifest)
 

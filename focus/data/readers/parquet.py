@@ -11,12 +11,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from focus.data.manifest import Manifest, Sample, Split, parsed
 from focus.data.readers.files import images_below
+from focus.data.readers.hub import Portion, licence_of, parquet_files
 from focus.data.readers.rows import from_rows
 from focus.data.readers.tables import PATHS, Columns, reals_by_generator, split_of
 from focus.errors import InputError
@@ -24,6 +26,9 @@ from focus.runtime.files import atomic_write
 from focus.runtime.machine import cache_dir
 
 PARQUET = (".parquet",)
+Row = tuple[Split, Any, dict[str, Any]]
+"""The split of a row's part, the features of its columns, and its cells."""
+Wants = Callable[[Row], bool]
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
 _UNPACKED = 2**26  # bytes; a column may unpack to more from at least a hundredth of it
 _BEGINNINGS = {
@@ -44,28 +49,49 @@ def is_parquet(folder: Path) -> bool:
 
 
 def read(
-    path: Path, given: Mapping[str, str], inside: Callable[[str], str], *, hub: bool
+    path: Path,
+    given: Mapping[str, str],
+    inside: Callable[[str], str],
+    *,
+    hub: bool,
+    most: int | None = None,
 ) -> tuple[Columns, Manifest]:
     """Read a data set; the split is a column's, else the part's or the file's.
 
     path: of files or, if ``hub``, the name of the data set to download. given: names of its columns
-    by the manifest's. inside: makes the path of a cell absolute. Raises InputError with the row's
-    number, counted from 1 over all splits.
+    by the manifest's. inside: makes the path of a cell absolute. most: images of each class,
+    generator and split; others are not kept, and of the Hub are not all fetched. Raises InputError
+    with the row's number, counted from 1 over all splits, in what is kept.
     """
     found: list[tuple[Any, Columns]] = []
+    licence = licence_of(path) if hub else ""
 
-    def sample(row: tuple[Split, Any, dict[str, Any]]) -> Sample:
+    def sample(row: Row, stored: bool = True) -> Sample:
         split, features, values = row
         if not found or features is not found[-1][0]:
             found.append((features, Columns.find(list(features), given)))
         columns = found[-1][1]
         cells = [_cell(value, features[name]) for name, value in values.items()]
         for at in (columns.at[role] for role in PATHS if role in columns.at):
-            cells[at] = _file(values[columns.header[at]], inside)
+            cells[at] = _file(values[columns.header[at]], inside) if stored else "not stored"
         told = columns.sample(cells, str)
+        if licence:
+            told = replace(told, extra={"license": licence, **told.extra})
         return told if told.split else replace(told, split=split)
 
-    samples = parsed(enumerate(_rows(path, hub), start=1), f"{path}, row", sample)
+    def passes(row: Row, takes: Callable[[Sample], bool]) -> bool:
+        try:
+            return takes(sample(row, stored=False))
+        except ValueError:
+            return True  # it is reported below
+
+    if most is None:
+        rows = _rows(path, hub)
+    else:
+        portion = Portion(most)
+        all_rows = _rows(path, hub, partial(passes, takes=portion.wants))
+        rows = (row for row in all_rows if passes(row, portion.takes))
+    samples = parsed(enumerate(rows, start=1), f"{path}, row", sample)
     manifest = from_rows(reals_by_generator(samples), path, embedded=True)
     return found[0][1], manifest
 
@@ -82,8 +108,12 @@ def store_image(content: bytes) -> str:
     return str(path)
 
 
-def _rows(path: Path, hub: bool) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
-    """Yield each row with its split and the features of its part, nothing in it decoded."""
+def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[Row]:
+    """Yield each row with its split and the features of its part, nothing in it decoded.
+
+    wants: by its other cells alone, whether a row is needed; of a group of rows in a parquet file
+    that has none, the images are not read.
+    """
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
@@ -91,8 +121,9 @@ def _rows(path: Path, hub: bool) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
             f"{path} needs the package datasets: install it by pip install 'focus-faces[hub]'."
         ) from error
     try:
-        for split, features, tables in _parts(datasets, path, hub):
+        for split, features, tables in _parts(datasets, path, hub, wants):
             for table in tables:
+                features = features or datasets.Features.from_arrow_schema(table.schema)
                 for row in table.to_pylist():
                     yield split, features, row
     except Exception as error:  # it raises what its many backends raise
@@ -103,33 +134,58 @@ def _rows(path: Path, hub: bool) -> Iterator[tuple[Split, Any, dict[str, Any]]]:
         ) from error
 
 
-def _parts(datasets: Any, path: Path, hub: bool) -> Iterator[tuple[Split, Any, Iterator[Any]]]:
+def _parts(
+    datasets: Any, path: Path, hub: bool, wants: Wants | None
+) -> Iterator[tuple[Split, Any, Iterator[Any]]]:
     """Yield the split of each data set at a path, its features, and its rows one by one.
 
     A row is a table of Arrow's: else the library decodes an image in a list or a struct, and
     fetches it. One at a time, since each may be as large as a few bytes can unpack to.
     """
-    if hub or any((path / name).is_file() for name in _SAVED):
+    remote = parquet_files(datasets, path) if hub and wants else {}
+    if not remote and (hub or any((path / name).is_file() for name in _SAVED)):
         if hub:
-            loaded = datasets.load_dataset("/".join(path.parts[:2]), *path.parts[2:])
+            name, streamed = "/".join(path.parts[:2]), wants is not None
+            loaded = datasets.load_dataset(name, *path.parts[2:], streaming=streamed)
         else:
             loaded = datasets.load_from_disk(str(path))
         parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
         for name, part in parts.items():
             yield split_of(name) or "", part.features, part.with_format("arrow").iter(1)
         return
-    parquet = importlib.import_module("pyarrow.parquet")
+    parquet, fsspec = map(importlib.import_module, ("pyarrow.parquet", "fsspec"))
+    for split, names in (remote or _files(path)).items():
+        for name in names:
+            # Not by datasets, which holds a whole group of rows, often the whole file.
+            with (
+                fsspec.open(name, "rb") if remote else Path(name).open("rb") as opened,
+                parquet.ParquetFile(opened, buffer_size=2**20) as file,
+            ):
+                _check_sizes(file.metadata)
+                features = datasets.Features.from_arrow_schema(file.schema_arrow)
+                for group in range(file.num_row_groups):
+                    if wants is None or _has_wanted(file, group, split, features, wants):
+                        yield split, features, file.iter_batches(1, [group])
+
+
+def _files(path: Path) -> Mapping[Split, list[str]]:
     files = defaultdict[Split, list[str]](list)
     folder = path if path.is_dir() else path.parent
     for file in images_below(path, extensions=PARQUET) if path.is_dir() else [path]:
         files[_split_in(file, folder)].append(str(file))
-    for split, names in files.items():
-        for name in names:
-            # Not by datasets, which holds a whole group of rows, often the whole file.
-            with parquet.ParquetFile(name, buffer_size=2**20) as file:
-                _check_sizes(file.metadata)
-                features = datasets.Features.from_arrow_schema(file.schema_arrow)
-                yield split, features, file.iter_batches(batch_size=1)
+    return files
+
+
+def _has_wanted(file: Any, group: int, split: Split, features: Any, wants: Wants) -> bool:
+    """Return whether a group of rows has a wanted one, by the columns that hold no image."""
+    types = importlib.import_module("pyarrow.types")
+    small = [
+        column.name
+        for column in file.schema_arrow
+        if not (types.is_nested(column.type) or types.is_binary(column.type))
+    ]
+    rows = file.read_row_group(group, columns=small).to_pylist()
+    return any(wants((split, features, dict.fromkeys(features) | row)) for row in rows)
 
 
 def _check_sizes(metadata: Any) -> None:

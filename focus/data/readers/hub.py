@@ -1,0 +1,63 @@
+"""Data sets of the Hugging Face Hub: what they take and may be used for, and a part of them."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from focus.data.manifest import Sample, Split
+from focus.data.readers.tables import split_of
+from focus.runtime.machine import is_main_process
+
+
+class Portion:
+    """Take the first ``most`` images of each class, generator and split."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken = Counter[tuple[object, ...]]()
+
+    def wants(self, sample: Sample) -> bool:
+        """Return whether an image would be among them."""
+        return self._taken[_kind(sample)] < self.most
+
+    def takes(self, sample: Sample) -> bool:
+        """Return whether an image is among them, and count it."""
+        wanted = self.wants(sample)
+        self._taken[_kind(sample)] += wanted
+        return wanted
+
+
+def _kind(sample: Sample) -> tuple[object, ...]:
+    return sample.split, sample.label, sample.generator
+
+
+def licence_of(path: Path) -> str:
+    """Print what a data set of the Hub takes before it is fetched; return its card's licence.
+
+    "" if the card names none, or cannot be reached: the data may be in the cache.
+    """
+    name = "/".join(path.parts[:2])
+    try:
+        about = HfApi().dataset_info(name, files_metadata=True)
+    except Exception as error:  # the Hub's own errors, and those of the connection
+        licence, size = "", f"size and licence are not known ({type(error).__name__})"
+    else:
+        named = about.card_data.get("license") if about.card_data else None
+        licence = ", ".join([named] if isinstance(named, str) else named or [])
+        total = sum(file.size or 0 for file in about.siblings or ())
+        size = f"{total / 1e6:,.0f} MB in all, licence: {licence or 'none is named'}"
+    if is_main_process():
+        print(f"hf://{path}: {size}", flush=True)
+    return licence
+
+
+def parquet_files(datasets: Any, path: Path) -> dict[Split, list[str]]:
+    """Return the addresses of a data set's files by split, none if they are not all parquet."""
+    builder = datasets.load_dataset_builder("/".join(path.parts[:2]), *path.parts[2:])
+    files = defaultdict[Split, list[str]](list)
+    for part, own in builder.config.data_files.items():
+        files[split_of(str(part)) or ""] += map(str, own)
+    whole = all(name.endswith(".parquet") for own in files.values() for name in own)
+    return files if whole else {}
