@@ -1,10 +1,14 @@
 """The examples of docs/examples run as they are, on few faces, and are short."""
 
 import json
+import os
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
 from focus import Detector
 from focus.__main__ import main as focus
@@ -19,8 +24,10 @@ from focus.data import demo, training_set
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import Manifest
 
+from .launching import Begin, free_port
 from .model.detectors import lifelike
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 FEW: Any = {
     "train": {"real": 24, "known-1": 24},
@@ -152,3 +159,45 @@ def test_the_notebook_runs(here: Path, few: Manifest) -> None:
     labels = {sample.path: sample.label for sample in few}
     assert [labels[face] for face in names["faces"]] == [0, 0, 0, 1, 1, 1]
     assert len(names["axes"]) == len(names["faces"]) == len(names["found"].score) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+def test_the_demo_judges_a_picture_in_a_browser(
+    trained: tuple[Detector, list[str]], here: Path, begin: Begin
+) -> None:
+    pytest.importorskip(
+        "gradio", reason="gradio is not installed (pip install 'focus-faces[demo]')"
+    )
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    detector, _ = trained
+    detector.config = replace(detector.config, geometry=("lbp margin 0.3",))
+    detector.save_pretrained("model")
+    Image.fromarray(data.astronaut()).save("astronaut.png")
+    Image.new("RGB", (200, 200), (90, 90, 90)).save("grey.png")
+    port = free_port()
+    own = os.environ | {"GRADIO_SERVER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    words = [sys.executable, EXAMPLES / "gradio_demo.py", "model"]
+    program = begin(words, stdout=subprocess.PIPE, cwd=here, env=own)
+    assert program.stdout is not None
+    assert any("Running on" in line for line in program.stdout)
+    with sync_api.sync_playwright() as driver:
+        page = driver.chromium.launch(executable_path=CHROMIUM).new_page()
+        # What is asked of other places, such as fonts, would be waited for.
+        page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
+        page.goto(f"http://127.0.0.1:{port}")
+        page.set_input_files("input[type=file]", "astronaut.png")
+        page.get_by_role("button", name="Submit").click()
+        verdict = page.get_by_label("probability of synthetic")
+        sync_api.expect(verdict).not_to_have_value("", timeout=60_000)
+        (score,) = detector.predict("astronaut.png", faces="all").score.tolist()
+        assert verdict.input_value().split()[1] == f"{score:.3f}"
+        address = page.locator("img[src*=gradio_api]").last.get_attribute("src")
+        (here / "shown").write_bytes(page.request.get(address).body())
+        change = np.abs(np.int16(Image.open("shown").convert("RGB")) - data.astronaut()).mean(2)
+        assert change[60:180, 170:280].mean() > 20  # the face
+        assert change[260:].mean() < 5
+        page.get_by_label("Remove Image").click()
+        page.set_input_files("input[type=file]", "grey.png")
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("There are no faces").wait_for(timeout=60_000)
