@@ -2,9 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from focus.data import manifest
@@ -13,7 +19,7 @@ from focus.data.perturbations import perturbations
 from focus.model.detector import Detector
 
 from .launching import python, write_faces
-from .training.trainers import few_faces
+from .training.trainers import few_faces, trainer
 
 WINDOWS = """
 import os, signal, sys
@@ -84,3 +90,50 @@ def test_spawned_workers_load_the_same_batches(
         faces.set_epoch(epoch)
         for found, expected in zip(loader, DataLoader(faces, 3), strict=True):
             assert all(map(torch.equal, found, expected))
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Make torch's meta device one as Apple's: it has no float64, and all its values are 0."""
+
+    operations = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = tree_leaves((args, kwargs))
+        (first, *_) = [*(each for each in given if isinstance(each, Tensor)), None]
+        name = operation.overloadpacket.__name__
+        if first is not None and first.is_meta and name in ("item", "_local_scalar_dense"):
+            return first.dtype == torch.bool  # all is finite
+        if first is not None and first.is_meta and torch.device("cpu") in given:
+            (dtype, *_) = [*(each for each in given if isinstance(each, torch.dtype)), first.dtype]
+            return torch.full(first.shape, dtype == torch.bool, dtype=dtype)
+        made = operation(*args, **kwargs or {})
+        on_device = [
+            each for each in tree_leaves(made) if isinstance(each, Tensor) and each.is_meta
+        ]
+        self.operations += bool(on_device)
+        if torch.float64 in [each.dtype for each in on_device]:
+            raise TypeError(f"{operation} makes a float64, which the device does not have")
+        return made
+
+
+@pytest.mark.slow
+def test_no_float64_reaches_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    settings = {"opt": "adamw", "clip_grad": 1.0, "class_weight": "balanced", "epochs": 1}
+    settings |= {"batch_size": 35}
+    try:
+        with WithoutFloat64() as device:
+            run = trainer(few_faces(tmp_path), tmp_path / "runs", Accelerator(), **settings)
+            assert run.accelerator.device.type == "meta"
+            run.fit()
+            found = run.detector.predict([sample.path for sample in run.train[:2]])
+        with pytest.raises(TypeError, match="float64"), WithoutFloat64():
+            torch.zeros(2, device="meta").double()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert device.operations > 500
+    assert found.score.tolist() == [0.5, 0.5]
