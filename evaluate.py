@@ -7,6 +7,9 @@ Without a launcher it uses the CPU, or the first GPU if there is one:
 Several runs side by side, from what they left, in a page:
     python evaluate.py --compare runs/demo-blend-seed0 runs/demo-ce-seed0
 
+The scores of any other detector, from a table:
+    python evaluate.py --scores theirs.csv --training-generators ProGAN
+
 On one GPU, in bfloat16:
     accelerate launch --num-processes 1 evaluate.py --run runs/NAME --mixed-precision bf16
 

@@ -19,7 +19,7 @@ COMMANDS: Commands = {
     "evaluate": Command(
         "focus.config.evaluate:EvaluateConfig",
         "focus.use.evaluate:evaluate",
-        "Score images with a trained detector, or compare runs.",
+        "Score images with a trained detector, evaluate any detector's scores, or compare runs.",
     ),
     "explain": Command(
         "focus.config.use:ExplainConfig",

@@ -160,7 +160,7 @@ CASES = {
     "a threshold that is not there": (
         "rm runs/run/model/thresholds.json",
         f"explain {FACE} --model-dir runs/run/model --threshold eer",
-        "has no thresholds.json; give a score, or drop the flag.",
+        "no such threshold (there is none at all); give a score, or drop the flag.",
         [f"explain {FACE} --model-dir runs/run/model{flag}" for flag in (" --threshold .5", "")],
     ),
     "a folder with files in it": (

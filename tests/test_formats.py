@@ -20,7 +20,7 @@ from focus.config.use import ExplainConfig
 from focus.data.check.command import check
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
-from focus.evaluation import faithfulness, robustness
+from focus.evaluation import faithfulness, other_detectors, robustness
 from focus.evaluation.provenance import provenance
 from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
@@ -124,10 +124,10 @@ def test_keys_of_the_check(tmp_path: Path) -> None:
         assert set(first) == named, name
 
 
-def test_keys_of_results() -> None:
-    columns: dict[str, Any] = {f.name: [0] * 3 for f in fields(Scores)}
-    columns |= {"label": [0, 1, 1], "generator": ["", "kA", "uB"]}
-    columns["test_set"] = ["", "closed_balanced", ""]
+def test_keys_of_results(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {f.name: [0] * 4 for f in fields(Scores)}
+    columns |= {"label": [0, 0, 1, 1], "generator": ["", "", "kA", "uB"]}
+    columns |= {"test_set": ["", "", "closed_balanced", ""], "group": ["v", "v", "", ""]}
     points = OperatingPoints(dict.fromkeys(POINTS, 0.5), Calibration(1, 0, 1), 9, 9)
     results = summarise(Scores(**columns), ["kA"], None, points, resamples=9)
     text = section("results.json")
@@ -143,6 +143,9 @@ def test_keys_of_results() -> None:
     origin = provenance("net", Manifest(), TrainConfig())
     added = {"given", "default"}  # names of a decision
     added |= {"model", "epoch", "validation_METRIC", "notes", "provenance", "name", *origin}
+    (tmp_path / "theirs.csv").write_text("path,label,score\na,1,0.5\n")
+    _, theirs = other_detectors.evaluate(other_detectors.read(tmp_path / "theirs.csv", {}))
+    added |= {*theirs["provenance"], *theirs["provenance"]["scores"]}
     assert added <= outline
     documented = (outline - added) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented

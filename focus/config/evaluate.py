@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
-from focus.config.options import COUNT, flag, in_machine, in_model, in_output, in_threshold
+from focus.config.layouts import COLUMNS, SCORE
+from focus.config.options import (
+    COUNT,
+    flag,
+    in_data,
+    in_machine,
+    in_model,
+    in_output,
+    in_threshold,
+)
 from focus.config.shared import SharedConfig
 from focus.errors import InputError
 
@@ -12,10 +21,21 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SharedConfig):
-    """Settings of evaluate.py: exactly one of ``run``, ``model_dir`` and ``compare``."""
+    """Settings of evaluate.py: exactly one of ``run``, ``model_dir``, ``scores``, ``compare``."""
 
     run: str | None = in_model("a run folder of train.py, whose best model is taken", metavar="DIR")
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")
+    scores: str | None = in_data(
+        "a CSV or parquet of any detector's scores, which are evaluated in the place of a model's: "
+        "columns path or id, label, score, and any of the manifest's",
+        metavar="FILE",
+    )
+    training_generators: tuple[str, ...] = in_data(
+        "generators that the detector of --scores was trained on (default: those of the rows "
+        "marked train)",
+        (),
+        metavar="NAME",
+    )
     threshold: str | None = in_threshold()
     output: str | None = in_output(
         "folder for all files (default: evaluation in the folder of --run, else "
@@ -23,8 +43,8 @@ class EvaluateConfig(SharedConfig):
         metavar="DIR",
     )
     compare: tuple[str, ...] = in_output(
-        "only write a report of two or more run folders, or folders of evaluate.py, side by "
-        "side; differences are those to the first",
+        "only write a report of two or more run folders, folders of evaluate.py or tables of "
+        "scores, side by side; differences are those to the first",
         (),
         metavar="RUN",
     )
@@ -42,12 +62,22 @@ class EvaluateConfig(SharedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compare:
-            given = [flag(name) for name in ("run", "model_dir", "data") if getattr(self, name)]
-            if given:
-                raise InputError(f"--compare scores nothing: give it without {given[0]}.")
-            if len(self.compare) < 2:
-                raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
-        elif (self.run is None) == (self.model_dir is None):
-            got = "neither" if self.run is None else "both"
-            raise InputError(f"Give one of --run and --model-dir, got {got}.")
+        if len(self.compare) == 1:
+            raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
+        sources = [flag(n) for n in ("run", "model_dir", "scores", "compare") if getattr(self, n)]
+        if len(sources) != 1:
+            got = " and ".join(sources) or "none of them"
+            raise InputError(f"Give one of --run, --model-dir, --scores and --compare, got {got}.")
+        of_models = ("data", "test_data", "test_real", "robustness", "equalise", "faithfulness")
+        given = [flag(name) for name in of_models if getattr(self, name)]
+        if given and (self.scores or self.compare):
+            raise InputError(f"{sources[0]} scores no image: give it without {given[0]}.")
+        if self.training_generators and not (self.scores or self.compare):
+            raise InputError(
+                f"--training-generators is for --scores: the model of {sources[0]} knows its own."
+            )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What ``columns`` may name."""
+        return (*COLUMNS, SCORE) if self.scores or self.compare else COLUMNS

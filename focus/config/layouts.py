@@ -3,6 +3,7 @@
 They stand apart from the readers, so that a command line can be read without them.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from focus.errors import InputError
@@ -11,6 +12,8 @@ COLUMNS = (
     *("path", "label", "generator", "family", "split", "test_set"),
     *("human_map", "mask_path", "box", "group"),
 )
+SCORE = "score"
+"""The column of a detector's output in a table of scores."""
 
 Layout = Literal[
     "manifest",
@@ -27,7 +30,7 @@ Layout = Literal[
 HUB_PREFIX = "hf://"
 
 
-def parse_columns(text: str) -> dict[str, str]:
+def parse_columns(text: str, roles: Sequence[str] = COLUMNS) -> dict[str, str]:
     """Parse ``"path=filename,label=typ"`` to a mapping from the manifest's columns to a table's.
 
     An empty name, as in ``generator=``, means that the table has none. Raises InputError.
@@ -35,10 +38,10 @@ def parse_columns(text: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for part in text.split(","):
         role, equals, name = (word.strip() for word in part.partition("="))
-        if not equals or role not in COLUMNS:
+        if not equals or role not in roles:
             raise InputError(
                 f"--columns got {part!r}: give path=NAME,label=NAME and so on, of "
-                f"{', '.join(COLUMNS)}."
+                f"{', '.join(roles)}."
             )
         columns[role] = name
     return columns

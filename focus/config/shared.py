@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focus.config.layouts import Layout, parse_columns
+from focus.config.layouts import COLUMNS, Layout, parse_columns
 from focus.config.options import (
     COUNT,
     NON_NEGATIVE,
@@ -59,7 +59,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_options(self)
         if self.columns is not None:
-            parse_columns(self.columns)
+            parse_columns(self.columns, self.roles)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What ``columns`` may name."""
+        return COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ class Table:
     def weigh(self, weights: Floats) -> None:
         """Give the images these weights [R, N]."""
         for part in self._parts.values():
-            part.weigh(weights[:, part.rows])
+            part.weigh(weights.take(part.rows, axis=1))
 
 
 class Part:
@@ -93,6 +93,7 @@ class Part:
     def __init__(self, table: Table, rows: Integers, label: int) -> None:
         scores, points = table.scores, table.points
         self.rows, self.side = rows, Side(scores.score[rows])
+        self._has_cams = scores.has_cams
         self.values = table.values[:, rows]
         self.costs = llr_costs(scores.llr[rows], label)
         self.tempered = None
@@ -114,13 +115,15 @@ class Part:
     def weigh(self, weights: Floats) -> None:
         """Sum up again with ``weights`` [R, N]."""
         self.side.weigh(weights)
+        self.cost = divided(weights @ self.costs, self.side.total)
+        if not self._has_cams:
+            return
         self.sums = dict(zip(_COLUMNS, self._filled @ weights.T, strict=True))
         self.counts = dict(zip(_COLUMNS, self._known @ weights.T, strict=True))
         # [R, cells]: the weight of the images whose CAM peaks there.
         self.peaks = np.zeros((len(weights), 0))
         if len(self.rows):
             self.peaks = np.add.reduceat(weights[:, self._by_cell], self._starts, axis=1)
-        self.cost = divided(weights @ self.costs, self.side.total)
 
 
 class Group:
@@ -131,11 +134,13 @@ class Group:
         self._threshold = table.threshold
         self._outliers_known = bool((table.scores.peak_outlier >= 0).any())
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
+        self._calibrated = not any(np.isnan(p.costs).any() for p in (self.real, self.fake))
         self._ranking = Ranking(self.real.side, self.fake.side)
 
     def figures(self) -> Figures:
         """Return all of them, for the weights that the table has now."""
-        return self._detection() | self._operating() | self._focus()
+        found = self._detection() | self._operating()
+        return found | self._focus() if self._scores.has_cams else found
 
     def undefined(self) -> dict[str, str]:
         """Return what a figure lacks that the images of the group cannot support, by its name."""
@@ -246,7 +251,7 @@ class Group:
 
     def _operating(self) -> Figures:
         found: Figures = {}
-        if not np.isnan([*self.real.costs, *self.fake.costs]).any():
+        if self._calibrated:
             found["cllr"] = (self.real.cost + self.fake.cost) / 2
         for point, threshold in self._points:
             found[f"operating_points/{point}/bpcer"] = self.real.side.share_above(threshold)

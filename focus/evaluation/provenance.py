@@ -29,6 +29,13 @@ def provenance(network: str, manifest: Manifest, config: TrainConfig | None) -> 
         "loss": None if config is None else {"name": config.loss, **asdict(loss_config(config))},
         "seed": None if config is None else config.seed,
         "data_sha256": data_digest(manifest),
+        **this_program(),
+    }
+
+
+def this_program() -> dict[str, Any]:
+    """Return the versions, the commit and the command that made results."""
+    return {
         "versions": {
             "focus": focus.__version__,
             "python": platform.python_version(),

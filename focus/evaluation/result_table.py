@@ -97,7 +97,7 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
 
     A test set of which none of them has fakes is in no row, unless none has any.
     """
-    present = [s for s in TEST_SETS if any(_at(r, (s, "generators")) for r in everything)]
+    present = [s for s in TEST_SETS if any(at(r, (s, "generators")) for r in everything)]
     present = present or ["closed", "open"]
     rows = []
     for test_set in present:
@@ -106,6 +106,8 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         counts = {r[test_set]["n_generators"] for r in everything if test_set in r}
         mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
         rows.append(Row(f"{_AUC[test_set]}, {mean}", (test_set, "mean", "auc")))
+        if any(at(r, ("groups", test_set, "generators")) for r in everything):
+            rows.append(Row(f"{_AUC[test_set]} by group", ("groups", test_set, "mean", "auc")))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
@@ -116,12 +118,13 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         point = (test_set, "operating_points", DECISION)
         for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
             # A set without fakes has points, too, of which nothing is defined.
-            if any(_at(r, (test_set, "generators")) and _at(r, point) for r in everything):
+            if any(at(r, (test_set, "generators")) and at(r, point) for r in everything):
                 title = f"{label}, {test_set.replace('_', '-')}, at *"
                 rows.append(Row(title, (*point, rate)))
     # Pooled, where the AUCs above are means over generators.
     pooled = [(test_set, "pooled") for test_set in present if test_set != "closed_balanced"]
-    chances = [_at(r, (*place, "pointing_chance")) for r in everything for place in pooled]
+    pooled = [p for p in pooled if any("entropy" in (at(r, p) or ()) for r in everything)]
+    chances = [at(r, (*place, "pointing_chance")) for r in everything for place in pooled]
     of_cams = {
         "CAM entropy, all images": "entropy",
         "peaks in artefact, synthetic": "pointing_hit",
@@ -156,10 +159,10 @@ def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
         row
         for row in rows
         if not row.generator
-        and (row.keys[1:] == ("mean", "auc") or (row.keys[0] == "open" and row.keys[-1] in _SHORT))
+        and (row.keys[-2:] == ("mean", "auc") or (row.keys[0] == "open" and row.keys[-1] in _SHORT))
     ]
     generators = [row for row in rows if row.generator]
-    generators.sort(key=lambda row: _at(first, row.keys) or 0.0)
+    generators.sort(key=lambda row: at(first, row.keys) or 0.0)
     kept += generators[: max(0, most - len(kept))]
     return [row for row in rows if row in kept]
 
@@ -228,7 +231,7 @@ def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
     for test_set, title in SET_TITLES.items():
         words = f"real faces of the {title}"
         add(alarms, words, "are called synthetic", (test_set, *rates, "bpcer"))
-        for name in _at(results, (test_set, "generators")) or ():
+        for name in at(results, (test_set, "generators")) or ():
             words = f"synthetic faces of {name}"
             add(missed, words, "are missed", (test_set, "generators", name, *rates, "apcer"))
     return alarms + sorted(missed, key=lambda found: -found.rate)[:most]
@@ -307,12 +310,13 @@ def figure(
     """
     *path, last = keys
     # Beside the value, or beside the operating point that it is of, or beside all of these.
-    places = (_at(results, [*path[:n], "intervals", *path[n:], last]) for n in range(len(path) + 1))
+    places = (at(results, [*path[:n], "intervals", *path[n:], last]) for n in range(len(path) + 1))
     interval = next(filter(None, places), None)
-    return _at(results, keys), None if interval is None else (interval[0], interval[1])
+    return at(results, keys), None if interval is None else (interval[0], interval[1])
 
 
-def _at(results: Any, keys: Sequence[str]) -> Any:
+def at(results: Any, keys: Sequence[str]) -> Any:
+    """Return what is at ``keys`` of results.json, from the outermost; None for what is not."""
     for key in keys:
         results = results.get(key) if isinstance(results, dict) else None
     return results

@@ -5,7 +5,8 @@ that :func:`write_results` leaves.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ from focus.metrics.intervals import (
 )
 from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.files import atomic_write
+from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
 VERSION = 3
 RESAMPLES = 2000
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long
 Results = dict[str, Any]
+Map = Callable[[Callable[[Group], Figures], list[Group]], Iterable[Figures]]
 
 
 def summarise(
@@ -56,9 +59,12 @@ def summarise(
     """Return ``results.json`` as a dictionary, as docs/formats.md describes it.
 
     ``closed`` and ``open`` are always there, ``closed_balanced`` only where a fake belongs to it.
-    What the data cannot give is None. training_families: of the training generators; the family of
-    one that is missing is that of :mod:`focus.data.families`. points: fixed on validation.
-    threshold: what decides, by default what the points say.
+    What the data cannot give is None. ``groups`` are the same figures of the mean score of each
+    group, only where one holds several images of a class and generator.
+
+    training_families: of the training generators; the family of one that is missing is that of
+    :mod:`focus.data.families`. points: fixed on validation. threshold: what decides, by default
+    what the points say.
     resamples: for the intervals, 0 for none; always the same ones.
     """
     training_generators = sorted(training_generators)
@@ -90,13 +96,14 @@ def summarise(
     # Narrow matrix products, for which a second thread of BLAS only waits, at the price of a first.
     with (
         threadpool_limits(1, "blas"),
+        ThreadPool(usable_cores()) as pool,
         progress_bar(total=resamples, desc="resampling", delay=3, disable=not progress) as bar,
     ):
         for done in range(0, resamples, at_once):
             count = min(at_once, resamples - done)
             table.weigh(resampler.draw(random, count))
             for test_set in test_sets.values():
-                test_set.draw()
+                test_set.draw(pool.map)
             bar.update(count)
     for name, test_set in test_sets.items():
         results[name] = test_set.results(resampler)
@@ -106,6 +113,12 @@ def summarise(
             pairs = zip(scores.generator[fake], scores.family[fake], strict=True)
             family = families(pairs).get(generator, "")
             entry |= {"family": family or None, "relation": relation(generator, family, known)}
+    groups = scores.by_group()
+    if len(groups) < len(scores):
+        found = summarise(
+            groups, training_generators, known, points, threshold=threshold, resamples=resamples
+        )
+        results["groups"] = {name: found[name] for name in ("n_real", "n_synthetic", *test_sets)}
     return results
 
 
@@ -130,9 +143,9 @@ class TestSet:
         largest = {name: max(each.get(name, 0.0) for each in noise[:-1]) for name in names}
         self._noise = [*noise, largest, {}]
 
-    def draw(self) -> None:
-        """Take up the figures for the weights that the table has now."""
-        for figures, draws in zip(self._figures(), self._draws, strict=True):
+    def draw(self, each: Map) -> None:
+        """Take up the figures for the weights that the table has now; each: ``map``."""
+        for figures, draws in zip(self._figures(each), self._draws, strict=True):
             for name, values in draws.items():
                 values.append(figures[name])
 
@@ -180,10 +193,12 @@ class TestSet:
             "generators": dict(zip(names, generators, strict=True)),
         }
 
-    def _figures(self) -> list[Figures]:
+    def _figures(self, each: Map = map) -> list[Figures]:
         """Return those of each generator, of all images, their means, and the error rates."""
-        generators = [group.figures() for group in self._groups]
-        pooled = generators[0] if len(self._groups) == 1 else self._pooled.figures()
+        # The largest first, so that the threads end at about the same time.
+        several = len(self._groups) != 1
+        found = list(each(Group.figures, [self._pooled] * several + self._groups))
+        pooled, generators = found[0], found[several:]
         known = {
             name: [generators[place][name] for place in places]
             for name, places in self._defining.items()

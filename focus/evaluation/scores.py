@@ -78,6 +78,19 @@ class Scores:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def has_cams(self) -> bool:
+        """True unless the scores are somebody else's, or means of several images."""
+        return not (self.peak_row < 0).any()
+
+    @staticmethod
+    def without_cams(**columns: ArrayLike) -> "Scores":
+        """Return rows without CAMs: every column [N] that is not given is "", NaN or -1."""
+        rows = len(np.asarray(columns["score"]))
+        blank = {np.object_: "", np.int64: -1, np.float32: math.nan, np.float64: math.nan}
+        made = {f.name: np.full(rows, blank[_DTYPES[f.type]]) for f in fields(Scores)}
+        return Scores(**(made | {"index": np.arange(rows)} | columns))
+
     def select(self, rows: ArrayLike) -> "Scores":
         """Return the rows named by a boolean mask [N] or by row numbers, in that order."""
         chosen = np.asarray(rows)
@@ -89,6 +102,24 @@ class Scores:
         """Return the rows by path, test set, generator and label; equal ones keep their order."""
         names = zip(self.path, self.test_set, self.generator, self.label, strict=True)
         return self.select([row for _, row in sorted((name, n) for n, name in enumerate(names))])
+
+    def by_group(self) -> "Scores":
+        """Return a row for each group's images of one class, generator and test set, without CAMs.
+
+        Its score is their mean; its path, which names the row, that of the first. An image without
+        a group is a row by itself.
+        """
+        about = zip(self.group, self.label, self.generator, self.test_set, strict=True)
+        places: dict[object, int] = {}
+        place = [
+            places.setdefault(key if key[0] else n, len(places)) for n, key in enumerate(about)
+        ]
+        _, first, sizes = np.unique(place, return_index=True, return_counts=True)
+        names = ("path", "label", "generator", "family", "split", "test_set", "group")
+        return Scores.without_cams(
+            **{name: getattr(self, name)[first] for name in names},
+            score=np.bincount(place, self.score) / sizes,
+        )
 
     @functools.cached_property
     def images(self) -> Integers:
@@ -137,6 +168,7 @@ class Scores:
     def to_csv(self, path: str | Path) -> None:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
         left_out = {"index"} | {name for name in _LATER if not (getattr(self, name) >= 0).any()}
+        left_out |= set() if self.has_cams else _OF_CAMS
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
         with atomic_csv_writer(path, end="\n") as writer:
             writer.writerow(columns)
@@ -153,8 +185,9 @@ class Scores:
             reader = csv.DictReader(dropwhile(lambda line: line.startswith("# focus-"), file))
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
+        may_lack = _LATER if "peak_row" in header else _OF_CAMS
         for field in fields(Scores)[1:]:
-            if field.name not in [*header, *_LATER]:
+            if field.name not in [*header, *may_lack]:
                 raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
             cells = [row.get(field.name, "") for row in rows]
             columns[field.name] = _from_text(field.name, cells, _DTYPES[field.type], path)
@@ -162,9 +195,19 @@ class Scores:
 
 
 # Columns in which an empty cell is -1; in one of float32 it is NaN.
-_UNKNOWN = ("label", "pointing_hit", "pointing_hit_synthetic", "map_hit", "peak_outlier")
+_UNKNOWN = (
+    *("label", "peak_row", "peak_col", "pointing_hit", "pointing_hit_synthetic", "map_hit"),
+    "peak_outlier",
+)
 # Columns that are left out where no row has a value, as in files of older programs.
 _LATER = ("peak_outlier",)
+# Columns that are left out together.
+_OF_CAMS = {
+    *("entropy_predicted", "entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),
+    *("peak_row", "peak_col", "peak_outlier"),
+    *("pointing_hit", "pointing_hit_synthetic", "pointing_chance", "mask_mass"),
+    *("map_mse", "map_cosine", "map_hit", "map_mass", "map_chance"),
+}
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:

@@ -1,7 +1,12 @@
-"""Choose the best epoch by a validation metric."""
+"""Choose the best epoch and the thresholds on validation images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from focus.data.manifest import REAL, SYNTHETIC
+from focus.evaluation.scores import Scores
+from focus.metrics.bootstrap import units
+from focus.model.operating_points import OperatingPoints, choose
 
 LOWER_IS_BETTER = ("log_loss",)
 
@@ -19,3 +24,10 @@ def best_epoch(rows: Sequence[Mapping[str, Any]], metric: str | None) -> int | N
         if value is not None and is_better(str(metric), value, best):
             best, epoch = value, int(row["epoch"])
     return epoch
+
+
+def operating_points(scores: Scores) -> OperatingPoints:
+    """Choose the thresholds from the scores of the validation images."""
+    real, fake = (scores.label == label for label in (REAL, SYNTHETIC))
+    unit = units(scores.group, scores.images)
+    return choose(scores.score[real], scores.score[fake], unit[real], unit[fake])

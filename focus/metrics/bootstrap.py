@@ -33,7 +33,7 @@ class Resampler:
 
     def units(self, rows: NDArray[np.int64]) -> int:
         """Return how many independent units the images in ``rows`` are."""
-        return len(np.unique(self.unit[rows]))
+        return int(np.count_nonzero(np.bincount(self.unit[rows])))
 
     def draw(self, random: np.random.Generator, resamples: int) -> Floats:
         """Return [R, N], how often each image is in each resample."""

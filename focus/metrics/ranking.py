@@ -41,9 +41,27 @@ class Side:
 
     def weigh(self, weights: Array) -> None:
         """Set the weights [R, N], in the order in which the scores were given."""
-        self.weights: Floats = np.asarray(weights, dtype=np.float64)[:, self.order]
+        self.weights: Floats = np.asarray(weights, dtype=np.float64).take(self.order, axis=1)
         self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
+        self._kept: dict[tuple[str, int], Floats] = {}
+
+    def moment(self, values: Floats) -> Floats:
+        """Return [R, N+1], the sums of weight times ``values`` [N] over the k lowest scores.
+
+        Kept until other weights come: rankings against several fakes share the real images.
+        """
+        key = "moment", id(values)
+        if key not in self._kept:
+            self._kept[key] = _cumulated(self.weights * values)
+        return self._kept[key]
+
+    def squared_distance(self, label: int) -> Floats:
+        """Return [R], the sum of weight times (score - label)²; kept as :meth:`moment`."""
+        key = "squared distance", label
+        if key not in self._kept:
+            self._kept[key] = self.weights @ (self.scores - label) ** 2
+        return self._kept[key]
 
     def share_above(self, threshold: float) -> Floats:
         """Return [R], the share of the weight with a score above ``threshold``."""
@@ -83,7 +101,8 @@ class Ranking:
 
     def auc(self) -> Floats:
         """Area under the ROC curve: the chance that a fake scores above a real image, ties half."""
-        pairs = self.real.below[:, self._real_below] + self.real.below[:, self._real_up_to]
+        below = self.real.below  # np.take, as it is thrice as fast as an index
+        pairs = below.take(self._real_below, axis=1) + below.take(self._real_up_to, axis=1)
         found = np.einsum("rn,rn->r", pairs, self.fake.weights)
         return divided(found, 2 * self.real.total * self.fake.total)
 
@@ -92,8 +111,8 @@ class Ranking:
 
         balanced: as if there were as many real images as fakes.
         """
-        hits = self.fake.total[:, None] - self.fake.below[:, self._tied_from]
-        alarms = self.real.total[:, None] - self.real.below[:, self._real_below]
+        hits = self.fake.total[:, None] - self.fake.below.take(self._tied_from, axis=1)
+        alarms = self.real.total[:, None] - self.real.below.take(self._real_below, axis=1)
         if balanced:
             alarms = divided(self.fake.total, self.real.total)[:, None] * alarms
         called = hits + alarms
@@ -136,8 +155,7 @@ class Ranking:
 
         balanced: as if there were as many real images as fakes.
         """
-        real = self.real.weights @ self.real.scores**2
-        fake = self.fake.weights @ (1 - self.fake.scores) ** 2
+        real, fake = self.real.squared_distance(0), self.fake.squared_distance(1)
         if balanced:
             return (divided(real, self.real.total) + divided(fake, self.fake.total)) / 2
         return divided(real + fake, self.real.total + self.fake.total)
@@ -164,8 +182,7 @@ class Ranking:
         in the place of the scores; they rise with them.
         """
         given = probabilities or (self.real.scores, self.fake.scores)
-        real_moment = _cumulated(self.real.weights * given[0])
-        fake_moment = _cumulated(self.fake.weights * given[1])
+        real_moment, fake_moment = self.real.moment(given[0]), self.fake.moment(given[1])
         ones = np.ones(len(self.real.total))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:

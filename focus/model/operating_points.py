@@ -95,7 +95,7 @@ class Threshold(NamedTuple):
     @property
     def origin(self) -> str:
         """Say where it comes from."""
-        whence = {"given": "given", "default": "the model has none of its own"}
+        whence = {"given": "given", "default": "none was fixed on validation images"}
         return whence.get(self.name, f"{self.name}, fixed on validation images")
 
     def __str__(self) -> str:
@@ -118,8 +118,11 @@ def choose_threshold(points: OperatingPoints | None, given: str | float | None =
         return Threshold(name, value)
     if given is None:
         return Threshold("default", 0.5)
-    lacks = f"no threshold {name} (it {points.undefined()[name]})" if points else f"no {THRESHOLDS}"
-    raise InputError(f"--threshold {name}: the model has {lacks}; give a score, or drop the flag.")
+    lacks = f"it {points.undefined()[name]}" if points else "there is none at all"
+    raise InputError(
+        f"--threshold {name}: validation fixed no such threshold ({lacks}); give a score, or drop "
+        "the flag."
+    )
 
 
 def needed(target: float) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,16 @@ class Run:
     perturbed: list[robustness.PerturbedAUC]
 
 
-def compare(folders: Sequence[str], output: Path) -> None:
+def compare(
+    folders: Sequence[str],
+    output: Path,
+    of_table: Callable[[Path], tuple[Scores, Results]] | None = None,
+) -> None:
     """Write the report of several runs into ``output`` and print their table.
 
-    folders: run folders, or folders that ``evaluate.py`` wrote, two at least. Raises InputError for
-    a folder without results, or that cannot be read, before anything is written.
+    folders: run folders, or folders that ``evaluate.py`` wrote, two at least; also files, of which
+    ``of_table`` gives scores and results. Raises InputError for a folder without results, or that
+    cannot be read, before anything is written.
     """
     check_writable(output)
     places = [Path(folder).resolve() for folder in folders]
@@ -53,7 +58,12 @@ def compare(folders: Sequence[str], output: Path) -> None:
             f"--output {output} is one of the runs, whose report it would replace: give another "
             "folder."
         )
-    runs = [_read(name, Path(f)) for name, f in zip(_names(folders), folders, strict=True)]
+    runs = []
+    for name, folder in zip(_names(folders), map(Path, folders), strict=True):
+        if of_table is not None and folder.is_file():
+            runs.append(Run(name, folder, *of_table(folder), perturbed=[]))
+        else:
+            runs.append(_read(name, folder))
     results = {run.name: run.results for run in runs}
     curves = _roc_and_det(runs)
     robust, missing = _robustness(runs)
@@ -163,6 +173,8 @@ def _faces(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
     ordered = [run.scores.in_order() for run in runs]
     if any([*own.path] != [*ordered[0].path] for own in ordered) or not len(ordered[0]):
         return [], ["No faces are shown: the runs scored other images."]
+    if not all(run.scores.has_cams for run in runs):
+        return [], ["No faces are shown: a table of scores has no CAMs."]
     rows = _disputed(ordered)
     faces = Manifest(Sample(path) for path in ordered[0].path[rows])
     cams = []

@@ -93,12 +93,17 @@ def choose(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple
 
 
 def pictures(
-    detector: "Detector", manifest: Manifest, rows: Sequence[int]
+    detector: "Detector | None", manifest: Manifest, rows: Sequence[int]
 ) -> Iterator[tuple[int, str]]:
     """Yield each row and its picture as a data URI; a batch is in memory at a time.
 
-    Raises ImageError, naming the file, where one cannot be decoded any more.
+    Without a detector the face alone. Raises ImageError, naming the file, where one cannot be
+    decoded any more.
     """
+    if detector is None:
+        for row in rows:
+            yield row, as_data_uri(strip(manifest[row], np.zeros((0, 1, 1)), SIDE))
+        return
     bare = images_only(manifest)
     for batch, prediction in predictions(detector, bare, batch_size=32, indices=rows):
         cams = prediction.cams[:, 0].float().cpu().numpy()
@@ -139,7 +144,11 @@ def table(scores: Scores, results: Results | None, shown: Rows) -> dict[str, Any
         "generator": generator.tolist(),
         "set": test_set.tolist(),
         "outcome": outcomes(own).tolist(),
-        **{name: _rounded(getattr(own, column)) for name, column in _NUMBERS.items()},
+        **{
+            name: _rounded(getattr(own, column))
+            for name, column in _NUMBERS.items()
+            if own.has_cams or name == "score"
+        },
         "shown": np.searchsorted(listed, shown).tolist(),
     }
 

@@ -4,6 +4,7 @@ const CARDS = 48, ROWS = 100;
 const PARTS = ["image", "CAM of the decision", "human map"];
 const find = (selector) => document.querySelector(selector);
 const data = JSON.parse(find("#data").textContent);
+const hasCams = "entropy" in data;
 const labelName = (label) => ({ 0: "real", 1: "synthetic" })[label] ?? "unlabelled";
 
 const items = data.path.map((path, row) => ({
@@ -13,9 +14,11 @@ const items = data.path.map((path, row) => ({
   generator: data.generators[data.generator[row]],
   set: data.sets[data.set[row]],
   score: data.score[row],
-  entropy: data.entropy[row],
-  "entropy z": data.entropy_z[row],
-  "CAM range": data.cam_range[row],
+  ...(hasCams && {
+    entropy: data.entropy[row],
+    "entropy z": data.entropy_z[row],
+    "CAM range": data.cam_range[row],
+  }),
   outcome: data.outcomes[data.outcome[row]],
   // How far the score is on the wrong side of the threshold, so that all errors come first.
   error: data.label[row] < 0 ? null
@@ -26,8 +29,8 @@ data.shown.forEach((row, at) => {
   items[row].picture = data.pictures[at];
   items[row].parts = data.parts[at];
 });
-const COLUMNS = ["path", "label", "generator", "set", "outcome", "score", "entropy", "entropy z",
-  "CAM range"];
+const COLUMNS = ["path", "label", "generator", "set", "outcome", "score"]
+  .concat(hasCams ? ["entropy", "entropy z", "CAM range"] : []);
 
 const controls = find("#controls");
 let chosen = [], pictured = [], current = 0;
@@ -43,8 +46,8 @@ const digits = (value) => typeof value === "number" ? value.toFixed(4) : value;
 
 function alternative(item) {
   const parts = PARTS.slice(0, item.parts).join(", ");
-  return `${item.generator}, ${item.outcome}: ${parts}; score ${item.score.toFixed(3)}, ` +
-    `CAM entropy ${item.entropy.toFixed(3)}`;
+  return `${item.generator}, ${item.outcome}: ${parts}; score ${item.score.toFixed(3)}` +
+    (hasCams ? `, CAM entropy ${item.entropy.toFixed(3)}` : "");
 }
 
 function card(item, place) {
@@ -53,7 +56,8 @@ function card(item, place) {
   image.width = 112 * item.parts;
   image.height = 112;
   image.src = item.picture;
-  const numbers = `score ${item.score.toFixed(2)} · h ${item.entropy.toFixed(2)}`;
+  const numbers = `score ${item.score.toFixed(2)}` +
+    (hasCams ? ` · h ${item.entropy.toFixed(2)}` : "");
   const kind = element("span", item.generator === item.outcome ? "" : `${item.generator} · `);
   kind.append(element("b", item.outcome, { className: isWrong(item) ? "wrong" : "" }));
   button.append(image, kind, element("span", numbers));
@@ -117,7 +121,7 @@ function enlarge(place) {
   dialog.querySelector(".parts").replaceChildren(...PARTS.slice(0, item.parts).map((name, at) => {
     const figure = document.createElement("figure");
     const image = element("img", "", { src: item.picture, alt: `${name} of ${item.path}` });
-    image.style.objectPosition = `${100 * at / (item.parts - 1)}% 0`;
+    image.style.objectPosition = `${100 * at / Math.max(1, item.parts - 1)}% 0`;
     figure.append(image, element("figcaption", name));
     return figure;
   }));

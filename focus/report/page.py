@@ -24,6 +24,7 @@ from focus.evaluation.result_table import ErrorRate, errors_in_words, remarks
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
+from focus.model.operating_points import Threshold
 from focus.plotting import COLOURS
 from focus.report import gallery, opening, plots, tables
 from focus.report.glossary import GLOSSARY
@@ -87,8 +88,8 @@ def write_robustness(results: Sequence[robustness.PerturbedAUC], folder: Path) -
 def write(
     folder: Path,
     title: str,
-    detector: "Detector",
-    manifest: Manifest,
+    detector: "Detector | None",
+    manifest: Manifest | None,
     scores: Scores,
     results: Results | None,
     *,
@@ -99,8 +100,9 @@ def write(
 ) -> Path:
     """Write the report of an evaluation into ``folder``; return the path of the page.
 
-    detector: on its device; it looks again at the images that are shown. scores: [N] of the images
-    of ``manifest``. results: None if no image has a label. perturbed: what robustness measured.
+    detector: on its device; it looks again at the images that are shown; None: the scores are
+    somebody else's, and no CAM is shown. scores: [N] of the images of ``manifest``; None: no image
+    is shown. results: None if no image has a label. perturbed: what robustness measured.
     summary: the ``summary.csv`` of the training; eval_metric: its column that chose the model.
     Raises ImageError where an image cannot be decoded any more.
     """
@@ -112,9 +114,12 @@ def write(
         *plots.of_robustness(perturbed),
         *plots.of_training(epochs, epoch),
     ]
-    threshold = detector.threshold
+    decision = (results or {}).get("decision", {})
+    threshold = Threshold(*decision.values()) if detector is None else detector.threshold
     facts = opening.facts(results, scores, threshold)
-    images = _images(detector, manifest, scores, results, progress) if len(scores) else None
+    images = None
+    if manifest is not None and len(scores):
+        images = _images(detector, manifest, scores, results, threshold.value, progress)
     return render(
         folder,
         title=title,
@@ -133,10 +138,11 @@ def write(
 
 
 def _images(
-    detector: "Detector",
+    detector: "Detector | None",
     manifest: Manifest,
     scores: Scores,
     results: Results | None,
+    threshold: float,
     progress: bool,
 ) -> dict[str, Any]:
     """Return what the template needs of the images, with their pictures."""
@@ -147,9 +153,11 @@ def _images(
     )
     pictures = dict(bar)
     data = gallery.table(scores, results, shown) | {
-        "threshold": detector.threshold.value,
+        "threshold": threshold,
         "pictures": [pictures[row] for row in shown.tolist()],
-        "parts": [2 + (manifest[row].human_map is not None) for row in shown.tolist()],
+        "parts": [
+            1 + scores.has_cams + (manifest[row].human_map is not None) for row in shown.tolist()
+        ],
     }
     places = {row: at for at, row in enumerate(shown.tolist())}
     return {
@@ -160,10 +168,12 @@ def _images(
                 "parts": data["parts"][places[row]],
                 "kind": gallery.kind(scores.label[row], scores.generator[row]),
                 "outcome": gallery.outcome_of(scores.label[row], scores.predicted[row]),
-                "numbers": f"score {scores.score[row]:.2f} · h {scores.entropy_predicted[row]:.2f}",
+                "numbers": f"score {scores.score[row]:.2f}"
+                + f" · h {scores.entropy_predicted[row]:.2f}" * scores.has_cams,
             }
             for row in opening.examples(scores, shown)
         ],
+        "cams": scores.has_cams,
         "masks": any(sample.mask_path for sample in manifest),
         "maps": any(sample.human_map for sample in manifest),
         "total": len(scores),

@@ -283,6 +283,8 @@ _HISTOGRAMS = {
 
 def _histograms_of(scores: Scores) -> list[str]:
     """Return the kinds: those of the CAM's shape and size only where h is in one bin for most."""
+    if not scores.has_cams:
+        return ["scores"]
     counts, _ = np.histogram(scores.entropy_predicted, bins=_BINS, range=(0, 1))
     saturated = 2 * counts.max() > len(scores)
     return [kind for kind in _HISTOGRAMS if saturated or kind in ("scores", "entropy")]

@@ -12,6 +12,7 @@ from focus.evaluation.result_table import (
     CHANCE,
     SET_TITLES,
     UNRELATED,
+    at,
     figure,
     footnotes,
     table_rows,
@@ -114,14 +115,23 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
 def of_test_sets(results: Results) -> list[Table]:
     """Return the tables by generator, then those at the thresholds that validation fixed."""
     present = [name for name in SET_TITLES if results.get(name, {}).get("generators")]
-    tables = [_by_generator(results, test_set) for test_set in present]
-    points = [_operating_points(results, test_set) for test_set in present]
+    places: list[tuple[str, ...]] = [(name,) for name in present]
+    places += [("groups", name) for name in present if "groups" in results]
+    tables = [_by_generator(results, place) for place in places]
+    points = [_operating_points(results, place) for place in places]
     return tables + [table for table in points if table.rows]
 
 
-def _by_generator(results: Results, test_set: str) -> Table:
-    """Return the table of a test set: its generators, their mean and all images together."""
-    found = results[test_set]
+def _title(place: tuple[str, ...]) -> str:
+    return SET_TITLES[place[-1]].capitalize() + " by group" * (place[0] == "groups")
+
+
+def _by_generator(results: Results, place: tuple[str, ...]) -> Table:
+    """Return the table of a test set: its generators, their mean and all images together.
+
+    place: where in results.json it is, of images or of groups.
+    """
+    found, unit = at(results, place), "groups" if place[0] == "groups" else "images"
     generators = found["generators"]
     shared = ("operating_points", DECISION)
     rates = {  # where the error rates of each kind of row are
@@ -131,38 +141,42 @@ def _by_generator(results: Results, test_set: str) -> Table:
     defined = [n for n in FIGURES if any(e.get(n) is not None for e in generators.values())]
     columns = [n for n in FIGURES if n in defined or n in (_APCER, _BPCER)]
     places: list[tuple[tuple[str, ...], str, Results]] = [
-        ((test_set, "generators", name), name, entry) for name, entry in generators.items()
+        ((*place, "generators", name), name, entry) for name, entry in generators.items()
     ]
-    places.append(((test_set, "mean"), "mean of generators", {}))
-    places.append(((test_set, "pooled"), "all images", found["pooled"]))
+    places.append(((*place, "mean"), "mean of generators", {}))
+    places.append(((*place, "pooled"), f"all {unit}", found["pooled"]))
     rows, lacks = [], dict[str, str]()
     for keys, name, entry in places:
         own = {rate: (*keys, *shared, rate) for rate in (_APCER, _BPCER)}
-        if keys[1] in rates:
-            own = {rate: (test_set, *where) for rate, where in rates[keys[1]].items()}
+        if keys[-1] in rates and len(keys) == len(place) + 1:
+            own = {rate: (*place, *where) for rate, where in rates[keys[-1]].items()}
         relation = entry["relation"] or UNRELATED if "relation" in entry else ""
         cells = [cell(results, own.get(column, (*keys, column))) for column in columns]
-        counts = [Cell(str(entry.get(f"n_{kind}", ""))) for kind in ("real", "synthetic")]
-        rows.append((name, [Cell(relation), *cells, *counts]))
+        numbers = [Cell(str(entry.get(f"n_{kind}", ""))) for kind in ("real", "synthetic")]
+        rows.append((name, [Cell(relation), *cells, *numbers]))
         lacks |= entry.get("undefined", {})
-    heads = ["relation", *(FIGURES[name] for name in columns), "real images", "synthetic images"]
+    counts = [f"{kind} {unit}" for kind in ("real", "synthetic")]
+    heads = ["relation", *(FIGURES[name] for name in columns), *counts]
     main = 1 + sum(name in _MAIN for name in columns)
-    title = SET_TITLES[test_set].capitalize()
-    return Table(title, heads, rows, _needs(lacks, FIGURES), main)
+    return Table(_title(place), heads, rows, _needs(lacks, FIGURES), main)
 
 
-def _operating_points(results: Results, test_set: str) -> Table:
+def _operating_points(results: Results, place: tuple[str, ...]) -> Table:
     """Return the error rates of a test set at the thresholds that validation fixed."""
-    found = results[test_set]["operating_points"]
+    found = at(results, place)["operating_points"]
     thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
     rows = []
     for point in (point for point in _POINTS if point in found):
         plain = threshold_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
-        rates = [cell(results, (test_set, "operating_points", point, rate)) for rate in _RATES]
+        rates = [cell(results, (*place, "operating_points", point, rate)) for rate in _RATES]
         rows.append((_POINTS[point], [*map(Cell, plain), *rates]))
     heads = ["threshold", "most missed", *_RATES.values()]
-    title = f"{SET_TITLES[test_set].capitalize()}, at thresholds"
-    return Table(title, heads, rows, _needs(results["undefined_thresholds"], _POINTS))
+    return Table(
+        f"{_title(place)}, at thresholds",
+        heads,
+        rows,
+        _needs(results["undefined_thresholds"], _POINTS),
+    )
 
 
 def _needs(lacks: Mapping[str, str], words: Mapping[str, str]) -> list[str]:

@@ -18,11 +18,9 @@ from tqdm.auto import tqdm
 from focus.config.train import ResolvedTrainConfig
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.evaluation.scores import Scores
-from focus.metrics.bootstrap import units
 from focus.metrics.cams import commonest_peak_share
 from focus.metrics.ranking import auc
 from focus.model.detector import Detector
-from focus.model.operating_points import OperatingPoints, choose
 from focus.report.contact_sheet import contact_sheet
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar, redrawn
@@ -86,13 +84,6 @@ def validation_figures(scores: Scores) -> dict[str, float]:
         "eval_cam_range": float(scores.cam_range.mean()),
         "eval_peak_share": share or 0.0,
     }
-
-
-def operating_points(scores: Scores) -> OperatingPoints:
-    """Choose the thresholds from the scores of the validation images."""
-    real, fake = (scores.label == label for label in (REAL, SYNTHETIC))
-    unit = units(scores.group, scores.images)
-    return choose(scores.score[real], scores.score[fake], unit[real], unit[fake])
 
 
 def collapse_warning(figures: Mapping[str, float]) -> str:

@@ -7,16 +7,17 @@ from typing import Any
 from focus import report
 from focus.config.command_line import load_config
 from focus.config.evaluate import EvaluateConfig
+from focus.config.layouts import parse_columns
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.known_images import KnownImages, is_run, known_to, record_of
-from focus.data.manifest import Manifest, absolute
+from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
-from focus.evaluation import faithfulness, robustness
+from focus.evaluation import faithfulness, other_detectors, robustness
 from focus.evaluation.inference import score_images
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import SHOWN_ROWS, format_table, remarks
@@ -25,6 +26,7 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.storage import storage_notes
 from focus.model.config import CONFIG_FILE
 from focus.model.detector import Detector
+from focus.model.operating_points import Threshold
 from focus.report.contact_sheet import contact_sheet
 from focus.runtime.files import check_writable
 from focus.runtime.launch import closing_process_group, run_on_all, run_on_main_first, start
@@ -37,13 +39,14 @@ def evaluate(config: EvaluateConfig) -> None:
     """Score images, write scores, results, a sheet of overlays and a report, print a table.
 
     Each process of a launch scores its share of the images, the main one does the rest. With
-    ``--compare`` only a report of several runs is written.
+    ``--scores`` the scores of a table are evaluated, with ``--compare`` only a report of several
+    runs or tables is written.
 
     Raises InputError for a missing model or unusable data, before anything is scored or written.
     """
-    if config.compare:
+    if config.compare or config.scores:
         if is_main_process():
-            report.compare(config.compare, Path(config.output or "comparison"))
+            _of_tables(config)
         return
     accelerator = start(config.mixed_precision, config.threads, device=config.device)
     main = accelerator.is_main_process
@@ -101,6 +104,36 @@ def evaluate(config: EvaluateConfig) -> None:
         page = partial(report.write, *images, perturbed=perturbed, summary=model.parent / SUMMARY)
         metric = None if trained is None else trained.eval_metric
         print(report.attempt(partial(page, eval_metric=metric)))
+
+
+def _of_tables(config: EvaluateConfig) -> None:
+    """Write the results and the report of somebody else's scores, or a comparison."""
+    columns = parse_columns(config.columns, config.roles) if config.columns else {}
+
+    def evaluated(path: Path) -> tuple[Scores, Results]:
+        table = other_detectors.read(path, columns, config.data_root)
+        print(table, flush=True)
+        known = config.training_generators
+        return other_detectors.evaluate(table, known, config.threshold, progress=True)
+
+    if config.compare:
+        report.compare(config.compare, Path(config.output or "comparison"), evaluated)
+        return
+    output, path = _output(config), Path(str(config.scores))
+    scores, results = evaluated(path)
+    report.remove(output)
+    (output / BAD_FILES).unlink(missing_ok=True)
+    written = write_results(output, scores, results)
+    print(format_table({path.name: results}, most=SHOWN_ROWS), end="\n\n")
+    decides = Threshold(*results["decision"].values())
+    for line in [f"threshold: {decides}", *remarks(scores, results)]:
+        print(line)
+    for file in written:
+        print(f"written: {file}")
+    if config.report:
+        faces = Manifest(map(Sample, scores.path)) if config.data_root else None
+        page = partial(report.write, output, path.name, None, faces, scores, results)
+        print(report.attempt(page))
 
 
 def _model_folder(config: EvaluateConfig) -> Path:

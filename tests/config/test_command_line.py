@@ -37,7 +37,7 @@ FLAGS = {
         step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
         weight-decay""",
     EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output
-        robustness run threshold""",
+        robustness run scores threshold training-generators""",
     ExplainConfig: f"""{USE}
         as-video batch-size device faces frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",

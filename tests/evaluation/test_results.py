@@ -4,10 +4,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from focus.config.options import POINTS
+from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.results import write_results
 from focus.evaluation.scores import Scores
+from focus.metrics.intervals import mean_auc_interval, rate_interval
+from focus.model.operating_points import OperatingPoints
 
 from .few_scores import summarise, table
 
@@ -157,3 +162,42 @@ def test_each_generator_is_marked_by_how_far_it_is_from_training() -> None:
         },
     }
     assert results["closed"]["generators"]["StyleGAN2"]["auc"] == 1
+
+
+def test_groups_are_judged_by_their_mean_scores() -> None:
+    """Two frames a video by hand; a real video that two generators list counts once."""
+    rows = [(0, "A", "", 0.125), (0, "A", "", 0.625), (0, "B", "", 0.125), (0, "B", "", 0.625)]
+    rows += [(0, "A", "", 0.75), (0, "A", "", 0.5), (0, "B", "", 0.75), (0, "B", "", 0.5)]
+    rows += [(1, "A", "", 0.25), (1, "A", "", 1.0), (1, "B", "", 0.5), (1, "B", "", 0.375)]
+    groups = ["real"] * 4 + ["other"] * 4 + ["fake"] * 4
+    scores = table(rows, path=[*"121234345678"], group=groups)
+    points = OperatingPoints(dict.fromkeys(POINTS, 0.4), None, 9, 9)
+    results = summarise(scores, [], None, points)
+    found = results["groups"]
+    assert set(found) == {"n_real", "n_synthetic", "closed", "open"}
+    a, b = (found["open"]["generators"][name] for name in "AB")
+    # Means: 0.375 and 0.625 of the real ones, 0.625 of A's fake, 0.4375 of B's.
+    assert (a["auc"], b["auc"]) == (0.75, 0.5)
+    assert (a["n_real"], a["n_synthetic"]) == (2, 1)
+    assert a["operating_points"]["eer"] == {"bpcer": 0.5, "apcer": 0.0}
+    assert found["open"]["operating_points"]["eer"]["apcer_mean"] == 0.0
+    pooled = found["open"]["pooled"]
+    assert (pooled["n_real"], pooled["n_synthetic"], pooled["auc"]) == (2, 2, 0.625)
+    assert not {"entropy", "cllr"} & pooled.keys()
+    assert results["open"]["pooled"]["n_real"] == 4
+    assert "groups" not in summarise(table(rows), [])
+
+
+def test_intervals_of_groups_are_over_groups() -> None:
+    random = np.random.default_rng(0)
+    means = random.normal(0.5, 0.1, 40) + np.repeat([0, 0.1], 20)
+    score = (means[:, None] + random.normal(0, 0.02, (40, 5))).clip(0, 1)
+    rows = [(n // 20, "A" * (n // 20), "", float(s)) for n in range(40) for s in score[n]]
+    scores = table(rows, group=[f"v{n}" for n in range(40) for _ in range(5)])
+    found = summarise_with_intervals(scores, [], resamples=40)["groups"]["open"]
+    ends = found["generators"]["A"]["intervals"]
+    own, unit = score.mean(axis=1), np.arange(40)
+    expected = mean_auc_interval([(own[:20], own[20:], unit[:20], unit[20:])])
+    assert ends["auc"] == pytest.approx(expected)
+    bpcer = ends["operating_points"]["decision"]["bpcer"]
+    assert bpcer == rate_interval(int((own[:20] > 0.5).sum()), 20)

@@ -126,3 +126,29 @@ def test_merge_orders_the_parts_of_several_processes() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Scores.merge(wrong, count)
+
+
+def test_scores_without_cams_come_back_without_their_columns(tmp_path: Path) -> None:
+    scores = Scores.without_cams(path=["a", "b"], label=[0, 1], score=[0.25, 1 / 3])
+    scores.to_csv(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert not set(next(csv.reader(file))) & {"peak_row", "entropy_sum", "map_hit"}
+    found = Scores.from_csv(tmp_path / "scores.csv")
+    assert (found.has_cams, table(2).has_cams) == (False, True)
+    assert found.score.tolist() == [0.25, 1 / 3]
+    assert (found.peak_row.tolist(), found.map_hit.tolist()) == ([-1, -1], [-1, -1])
+    assert math.isnan(found.entropy_sum[0])
+
+
+def test_a_group_has_a_row_for_each_class_and_generator() -> None:
+    groups = ["v", "v", "", "v", "v", "w", ""]
+    generators = ["", "", "", "A", "B", "A", ""]
+    scores = [0.125, 0.375, 0.5, 1.0, 0.75, 0.25, 0.5]
+    columns = {"label": [0, 0, 0, 1, 1, 1, 0], "group": groups, "generator": generators}
+    found = table(7, score=scores, **columns).by_group()
+    assert found.score.tolist() == [0.25, 0.5, 1.0, 0.75, 0.25, 0.5]
+    assert found.group.tolist() == ["v", "", "v", "v", "w", ""]
+    assert found.generator.tolist() == ["", "", "A", "B", "A", ""]
+    assert found.path.tolist() == [f"/faces/{n}.png" for n in (0, 2, 3, 4, 5, 6)]
+    assert not found.has_cams
+    assert len(Scores.without_cams(score=[]).by_group()) == 0

@@ -81,7 +81,7 @@ def test_one_threshold_is_chosen() -> None:
         (replace(points, decides="bpcer1"), None, ("default", 0.5)),
     ):
         assert choose_threshold(own, given) == expected
-    with pytest.raises(InputError, match="the model has no threshold bpcer1"):
+    with pytest.raises(InputError, match="--threshold bpcer1: validation fixed no such threshold"):
         choose_threshold(points, "bpcer1")
 
 

@@ -1,6 +1,9 @@
 """The tables of a report: thresholds as they are used."""
 
+import json
+
 from focus.config.options import POINTS
+from focus.evaluation.result_table import figure
 from focus.evaluation.results import summarise
 from focus.model.operating_points import OperatingPoints
 from focus.report import tables
@@ -16,3 +19,24 @@ def test_thresholds_can_be_used_as_they_are_shown() -> None:
     _, table = tables.of_test_sets(summarise(scores, [], None, points, resamples=0))
     assert table.title == "Open set, at thresholds"
     assert [cells[0].text for _, cells in table.rows] == ["1 - 3.9e-06", "1 - 3.9e-06", "0.03125"]
+
+
+def test_groups_have_tables_of_their_own() -> None:
+    rows = [(0, "", "", 0.25), (0, "", "", 0.5), (1, "mean", "", 0.5), (1, "mean", "", 1.0)]
+    scores = scores_of(rows, group=["a", "a", "b", "b"])
+    results = summarise(scores, [], resamples=0)
+    found = {table.title: table for table in tables.of_test_sets(results)}
+    assert [*found] == [
+        *("Open set", "Open set by group", "Open set, at thresholds"),
+        "Open set by group, at thresholds",
+    ]
+    table = found["Open set by group"]
+    assert table.columns[-2:] == ["real groups", "synthetic groups"]
+    assert [name for name, _ in table.rows] == ["mean", "mean of generators", "all groups"]
+    for name, cells in table.rows:
+        assert cells[1].text == "1.000", name
+        for cell in cells:
+            if cell.where:
+                value, _ = figure(results, json.loads(cell.where))
+                assert cell.text == ("-" if value is None else f"{value:.3f}"), cell.where
+    assert [cell.text for cell in table.rows[0][1][-2:]] == ["1", "1"]

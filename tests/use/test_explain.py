@@ -207,13 +207,13 @@ def test_without_thresholds_one_half_decides_and_it_is_said(
     rows = run(model, tmp_path / "out", pictures / "a")
     assert all((float(r["score"]) > 0.5) == (r["decision"] == "synthetic") for r in rows)
     assert {row["llr"] for row in rows} == {""}
-    assert "threshold: 0.5 (the model has none of its own)" in capsys.readouterr().out
+    assert "threshold: 0.5 (none was fixed on validation images)" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert written["threshold"] == {"point": "default", "value": 0.5}
-    with pytest.raises(InputError, match=r"--threshold eer: the model has no thresholds\.json"):
+    with pytest.raises(InputError, match=r"--threshold eer: validation fixed no such threshold"):
         run(model, tmp_path / "out2", pictures / "a", threshold="eer")
     model = saved(detector, tmp_path / "m2", 0.5, bpcer1=None)
-    with pytest.raises(InputError, match=r"no threshold bpcer1 \(it needs >= 500 real"):
+    with pytest.raises(InputError, match=r"no such threshold \(it needs >= 500 real"):
         run(model, tmp_path / "out2", pictures / "a", threshold="bpcer1")
     assert not (tmp_path / "out2").exists()
 

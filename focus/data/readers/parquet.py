@@ -96,6 +96,14 @@ def read(
     return found[0][1], manifest
 
 
+def text_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the names of a parquet file's columns, then its rows from 1, as a CSV has them."""
+    for number, (_, features, values) in enumerate(_rows(path, hub=False), start=1):
+        if number == 1:
+            yield 0, list(values)
+        yield number, [_cell(value, features[name]) for name, value in values.items()]
+
+
 def store_image(content: bytes) -> str:
     """Write an encoded image to the cache under its SHA-256, unless it is there whole; its path."""
     digest = hashlib.sha256(content).hexdigest()

@@ -31,15 +31,20 @@ def from_rows(
     kept = _unique(rows, unit, label_only=embedded)
     if not kept:
         raise InputError(f"{source} has no rows: give a table with at least one image.")
+    refuse_missing(kept, unit)
+    return Manifest((sample for _, sample in kept), str(source))
+
+
+def refuse_missing(rows: Sequence[tuple[object, Sample]], unit: str) -> None:
+    """Raise InputError if an image does not exist; unit stands before the number of its row."""
     with ThreadPool(_THREADS) as pool:
-        found = pool.map(os.path.lexists, [sample.path for _, sample in kept], chunksize=256)
-    if missing := [row for row, there in zip(kept, found, strict=True) if not there]:
+        found = pool.map(os.path.lexists, [sample.path for _, sample in rows], chunksize=256)
+    if missing := [row for row, there in zip(rows, found, strict=True) if not there]:
         number, sample = missing[0]
         raise InputError(
-            f"{unit}{number}: {len(missing)} of {len(kept)} images do not exist, the first is "
+            f"{unit}{number}: {len(missing)} of {len(rows)} images do not exist, the first is "
             f"{sample.path!r}: fix or remove the rows, or give another --data-root."
         )
-    return Manifest((sample for _, sample in kept), str(source))
 
 
 def join(parts: Sequence[Manifest]) -> Manifest:

@@ -1,0 +1,180 @@
+"""Compute results from the scores that any detector left in a table."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from focus.config.layouts import SCORE
+from focus.data.generators import families
+from focus.data.manifest import (
+    SYNTHETIC,
+    Sample,
+    absolute,
+    csv_rows,
+    parsed,
+    place_inside,
+)
+from focus.data.readers.parquet import PARQUET, text_rows
+from focus.data.readers.rows import refuse_missing
+from focus.data.readers.tables import NAMES, Columns, reals_by_generator
+from focus.errors import InputError, shown
+from focus.evaluation.provenance import this_program
+from focus.evaluation.results import Results, summarise
+from focus.evaluation.scores import Scores
+from focus.evaluation.selection import operating_points
+from focus.evaluation.storage import storage_notes
+from focus.model.operating_points import choose_threshold
+
+_SCORES = (
+    *("score", "probability", "prob", "y_score", "prediction", "pred", "y_pred"),
+    *("p_synthetic", "p_fake", "fake_prob", "fake_score"),
+)
+"""Usual names of the column of scores; the first that is there counts."""
+_NOT_TESTED = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A table of scores.
+
+    scores: a row a line, of which ``split`` says what it is for. columns: the table's name of each
+    column that was found. root: folder of the images; None if they are not looked for.
+    """
+
+    path: Path
+    scores: Scores
+    columns: dict[str, str]
+    root: str | None
+
+    def __str__(self) -> str:
+        splits = Counter(split or "test" for split in self.scores.split)
+        found = ", ".join(f"{own}={name}" for own, name in self.columns.items())
+        counts = ", ".join(f"{number} {split}" for split, number in splits.items())
+        return f"{shown(str(self.path))}: scores ({shown(found)}), {counts}"
+
+
+def read(path: str | Path, columns: dict[str, str], data_root: str | None = None) -> ScoreTable:
+    """Read a CSV or parquet file of scores in [0, 1], the probability of synthetic.
+
+    columns: names of its columns by the manifest's and ``score``, where they are not usual ones.
+    data_root: where the images are, whose files must then be there.
+
+    Raises InputError for a missing column, a row that cannot be read, and an image with two scores.
+    """
+    path = Path(path)
+    is_parquet = path.suffix.lower() in PARQUET
+    unit = f"{path}, {'row' if is_parquet else 'line'}"
+    rows = text_rows(path) if is_parquet else csv_rows(path)
+    line, header = next(rows, (1, []))
+    try:
+        found, at = _columns(header, columns)
+    except ValueError as error:
+        raise InputError(f"{unit} {line}: {error}.") from error
+    root = None if data_root is None else str(absolute(data_root))
+    place = str if root is None else partial(place_inside, root=root, outside=True)
+
+    values: list[float] = []
+
+    def sample(cells: Sequence[str]) -> Sample:
+        made = found.sample(cells, place)
+        values.append(_probability(cells[at]))
+        return made
+
+    numbered = list(reals_by_generator(parsed(rows, unit, sample)))
+    samples = [sample for _, sample in numbered]
+    if not any(sample.label is not None for sample in samples):
+        raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
+    first: dict[tuple[str, int | None], float] = {}
+    for (number, sample), value in zip(numbered, values, strict=True):
+        if first.setdefault((sample.path, sample.label), value) != value:
+            raise InputError(
+                f"{unit} {number}: {sample.path!r} is there before, with another score; give each "
+                "image a path or id of its own, and what images share, as a video, in a column "
+                "group."
+            )
+    if root is not None:
+        refuse_missing(numbered, f"{unit} ")
+    texts = ("path", "generator", "family", "split", "test_set", "group")
+    scores = Scores.without_cams(
+        **{name: [getattr(sample, name) for sample in samples] for name in texts},
+        label=[-1 if sample.label is None else sample.label for sample in samples],
+        score=values,
+    )
+    names = {own: header[place] for own, place in {**found.at, SCORE: at}.items()}
+    return ScoreTable(path, scores, names, root)
+
+
+def _columns(header: Sequence[str], given: dict[str, str]) -> tuple[Columns, int]:
+    """Return the columns, and the number of that of the scores; raises ValueError."""
+    plain = [name.strip().casefold() for name in header]
+    wanted = (given[SCORE].casefold(),) if SCORE in given else _SCORES
+    score = next((plain.index(name) for name in wanted if name in plain), None)
+    if score is None:
+        raise ValueError(
+            f"no column holds the score among {', '.join(header)}; give --columns {SCORE}=NAME"
+        )
+    roles = {role: name for role, name in given.items() if role != SCORE}
+    if "path" not in roles and "id" in plain and not {*plain} & {*NAMES["path"]}:
+        roles["path"] = "id"
+    return Columns.find(header, roles), score
+
+
+def _probability(cell: str) -> float:
+    value = float(cell or "nan")
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"the score {cell!r} is no probability of synthetic, from 0 to 1 (of a logit s that is "
+            "1 / (1 + exp(-s)))"
+        )
+    return value
+
+
+def evaluate(
+    table: ScoreTable,
+    training_generators: Sequence[str] = (),
+    threshold: str | None = None,
+    *,
+    progress: bool = False,
+) -> tuple[Scores, Results]:
+    """Return the scores to test on, with their decisions, and their results.
+
+    Thresholds and calibration are those of the rows for validation. training_generators: what the
+    detector was trained on; default: the fakes of the rows for training.
+
+    Raises InputError if no row is to be tested on, or there is no ``threshold`` of that name.
+    """
+    every = table.scores
+    tested = every.select(~np.isin(every.split, _NOT_TESTED))
+    if not (tested.label >= 0).any():
+        raise InputError(
+            f"{table.path} has no row with a label to test on, all are for training or validation: "
+            "mark them test in the column split."
+        )
+    validation = every.select((every.split == "validation") & (every.label >= 0))
+    points = operating_points(validation) if len(validation) else None
+    decides = choose_threshold(points, threshold)
+    fakes = every.select(every.label == SYNTHETIC)
+    known = training_generators or set(fakes.generator[fakes.split == "train"]) - {""}
+    of_generators = families(zip(fakes.generator, fakes.family, strict=True))
+    decided: dict[str, Any] = {"predicted": tested.score > decides.value}
+    if points and points.calibration:
+        decided["llr"] = points.calibration.llr(tested.score)
+    scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
+    results = summarise(scores, known, of_generators, points, threshold=decides, progress=progress)
+    results["notes"] = [] if table.root is None else storage_notes(scores, known)
+    if decides.name == "default":
+        results["notes"].append(
+            "No threshold was fixed, as that takes real and synthetic rows that are marked "
+            "validation: a score of 0.5 decides, of which the error rates are."
+        )
+    with table.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = {"file": table.path.name, "sha256": digest, "columns": table.columns}
+    results["provenance"] = {"scores": origin, **this_program()}
+    return scores, results
