@@ -78,15 +78,14 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
         raise InputError(f"{unit} {line}: {error}.") from error
     root = None if data_root is None else str(absolute(data_root))
     place = str if root is None else partial(place_inside, root=root, outside=True)
-
     values: list[float] = []
 
-    def sample(cells: Sequence[str]) -> Sample:
+    def parse(cells: Sequence[str]) -> Sample:
         made = found.sample(cells, place)
         values.append(_probability(cells[at]))
         return made
 
-    numbered = list(reals_by_generator(parsed(rows, unit, sample)))
+    numbered = list(reals_by_generator(parsed(rows, unit, parse)))
     samples = [sample for _, sample in numbered]
     if not any(sample.label is not None for sample in samples):
         raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
@@ -106,7 +105,7 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
         label=[-1 if sample.label is None else sample.label for sample in samples],
         score=values,
     )
-    names = {own: header[place] for own, place in {**found.at, SCORE: at}.items()}
+    names = {own: header[n] for own, n in {**found.at, SCORE: at}.items()}
     return ScoreTable(path, scores, names, root)
 
 

@@ -84,11 +84,13 @@ class Scores:
         return not (self.peak_row < 0).any()
 
     @staticmethod
-    def without_cams(**columns: ArrayLike) -> "Scores":
+    def without_cams(**columns: Any) -> "Scores":
         """Return rows without CAMs: every column [N] that is not given is "", NaN or -1."""
-        rows = len(np.asarray(columns["score"]))
+        rows = len(columns["score"])
         blank = {np.object_: "", np.int64: -1, np.float32: math.nan, np.float64: math.nan}
-        made = {f.name: np.full(rows, blank[_DTYPES[f.type]]) for f in fields(Scores)}
+        made: dict[str, Any] = {
+            f.name: np.full(rows, blank[_DTYPES[f.type]]) for f in fields(Scores)
+        }
         return Scores(**(made | {"index": np.arange(rows)} | columns))
 
     def select(self, rows: ArrayLike) -> "Scores":

@@ -32,7 +32,7 @@ from focus.data.manifest import Manifest
 from focus.errors import InputError, NotFiniteError, UnreadableError, WorkerError, sentence
 from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.scores import Scores
-from focus.evaluation.selection import is_better
+from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
 from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads
@@ -46,7 +46,6 @@ from focus.training.monitoring import (
     RunLog,
     Step,
     add_step,
-    operating_points,
     training_figures,
     validation_figures,
     write_summary,

@@ -122,7 +122,8 @@ def _of_tables(config: EvaluateConfig) -> None:
     output, path = _output(config), Path(str(config.scores))
     scores, results = evaluated(path)
     report.remove(output)
-    (output / BAD_FILES).unlink(missing_ok=True)
+    for name in (BAD_FILES, "overlays.png"):
+        (output / name).unlink(missing_ok=True)
     written = write_results(output, scores, results)
     print(format_table({path.name: results}, most=SHOWN_ROWS), end="\n\n")
     decides = Threshold(*results["decision"].values())
