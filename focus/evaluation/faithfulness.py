@@ -42,7 +42,8 @@ from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from focus.model.detector import Detector, Prediction
+    from focus.model.detector import Detector
+    from focus.model.prediction import Prediction
 
 FILE = "faithfulness.csv"
 PLACES = 8

@@ -33,7 +33,8 @@ from focus.metrics.cams import hit_cells, sum_entropy, z_entropy
 from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from focus.model.detector import Detector, Prediction
+    from focus.model.detector import Detector
+    from focus.model.prediction import Prediction
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 

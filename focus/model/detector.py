@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import safetensors.torch
 import timm
@@ -36,39 +36,11 @@ from focus.model.operating_points import (
     choose_threshold,
 )
 from focus.model.pictures import Picture, picture_batches
+from focus.model.prediction import Prediction
 from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
 
 _LARGEST = 4096  # pixels a side; a batch of larger images fills the memory
-
-
-class Prediction(NamedTuple):
-    """Predictions for B images, made without their labels.
-
-    Of several classes of fakes the score is the sum; class 1 is the first of them.
-    """
-
-    score: Tensor
-    """``[B]`` float64, probability of synthetic; on the CPU, as not every device has the type."""
-    predicted: Tensor
-    """``[B]`` int64: 0 unless the score is above the detector's threshold, else the class of fakes
-    with the highest logit."""
-    cams: Tensor
-    """Raw CAMs ``[B,2,H,W]`` float32 of the predicted class and of class 1."""
-    entropy: Tensor
-    """``[B,2]`` in [0, 1], up to rounding, of these CAMs."""
-    norms: Tensor
-    """Norms ``[B,H,W]`` float32 of the tokens before the last norm; ``[B,0,0]`` without tokens."""
-    picture: Tensor = torch.empty(0, dtype=torch.int64)
-    """``[B]`` int64, of :meth:`Detector.predict`: the number of the picture, from 0."""
-    box: Tensor = torch.empty(0, 4)
-    """``[B,4]`` float64, of :meth:`Detector.predict`: left, top, right, bottom of the face that was
-    found in the picture, else of the picture; in pixels, upright."""
-
-    def first_not_finite(self) -> int | None:
-        """Return the place in the batch of the first image whose CAM or score is not finite."""
-        finite = self.cams.flatten(1).isfinite().all(1).cpu() & self.score.isfinite()
-        return None if finite.all() else int(finite.int().argmin())
 
 
 class Detector(nn.Module):

@@ -20,7 +20,7 @@ from focus.evaluation import faithfulness
 from focus.evaluation.faithfulness import Falls, box_sides, means, regions
 from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
-from focus.model.detector import Prediction
+from focus.model.prediction import Prediction
 
 from .few_scores import table as scores_of
 

@@ -18,7 +18,8 @@ from focus.errors import ImageError
 from focus.evaluation import inference
 from focus.evaluation.inference import images_only, outlier_norm, predictions, score_images
 from focus.evaluation.scores import Scores
-from focus.model.detector import Detector, Prediction
+from focus.model.detector import Detector
+from focus.model.prediction import Prediction
 
 GRID = (2, 4)
 SIZE = 8

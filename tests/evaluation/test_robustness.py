@@ -21,7 +21,7 @@ from focus.evaluation.inference import score_images
 from focus.evaluation.robustness import MEAN, PerturbedAUC, lines, measure, read, write
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
-from focus.model.detector import Prediction
+from focus.model.prediction import Prediction
 
 SIZE = 32
 

@@ -53,7 +53,8 @@ def read_folders(root: Path, folders: Iterable[str]) -> dict[str, Sample]:
         extra = {name: text for name, text in match.groupdict().items() if text}
         generator = extra.pop("generator", "" if label == REAL else "Celeb-DF")
         name = os.path.basename(folder)  # noqa: PTH119 - a million Path objects take seconds
-        group, split = "", ""
+        group = ""
+        split: Split = ""
         for pattern, of in _VIDEOS:
             if video := pattern.fullmatch(name):
                 group = f"{of} {video[1]}"
