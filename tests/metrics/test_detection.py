@@ -84,6 +84,7 @@ def test_frames_of_one_video_say_less_than_as_many_images(scored: dict[str, Any]
     [
         ([0.1, 2.5], [0, 1], None, "A score is 2.5: give the probability"),
         ([0.1, np.nan], [0, 1], None, "A score is nan"),
+        ([-0.1, 0.5], [0, 1], None, "A score is -0.1"),
         ([0.1, 0.5], [-1, 1], None, "A label is -1: give 0"),
         ([0.1, 0.5], [0, 1, 1], None, "have 2, 3, 2, 2 entries"),
         ([0.1, 0.5], [0, 1], ["A"], "have 2, 2, 1, 2 entries"),
