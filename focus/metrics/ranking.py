@@ -44,24 +44,21 @@ class Side:
         self.weights: Floats = np.asarray(weights, dtype=np.float64).take(self.order, axis=1)
         self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
-        self._kept: dict[tuple[str, int], Floats] = {}
+        self._moments: dict[int, tuple[Floats, Floats]] = {}
 
     def moment(self, values: Floats) -> Floats:
         """Return [R, N+1], the sums of weight times ``values`` [N] over the k lowest scores.
 
         Kept until other weights come: rankings against several fakes share the real images.
         """
-        key = "moment", id(values)
-        if key not in self._kept:
-            self._kept[key] = _cumulated(self.weights * values)
-        return self._kept[key]
+        key = id(values)
+        if key not in self._moments:  # with the values, so that no others get their id
+            self._moments[key] = values, _cumulated(self.weights * values)
+        return self._moments[key][1]
 
     def squared_distance(self, label: int) -> Floats:
-        """Return [R], the sum of weight times (score - label)²; kept as :meth:`moment`."""
-        key = "squared distance", label
-        if key not in self._kept:
-            self._kept[key] = self.weights @ (self.scores - label) ** 2
-        return self._kept[key]
+        """Return [R], the sum of weight times (score - label)²."""
+        return np.asarray(self.weights @ (self.scores - label) ** 2)
 
     def share_above(self, threshold: float) -> Floats:
         """Return [R], the share of the weight with a score above ``threshold``."""
