@@ -176,8 +176,9 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-c", "--config", metavar="FILE", action="append", help=about)
         groups = {title: self.add_argument_group(title) for title in GROUPS}
         for field in fields(config_class):
-            name = field.name if field.name in self.positional else flag(field.name)
-            settings = _settings(field, self.types[field.name])
+            name, settings = field.name, _settings(field, self.types[field.name])
+            if name not in self.positional:
+                settings["dest"], name = name, flag(name)
             groups[field.metadata["group"]].add_argument(name, **settings)
 
     def error(self, message: str) -> NoReturn:

@@ -1,6 +1,7 @@
-"""The configurations of ``focus data check``, ``crop``, ``manipulate`` and ``demo``."""
+"""The configurations of ``focus data check``, ``crop``, ``manipulate``, ``maps`` and ``demo``."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from focus.config.options import (
     NON_NEGATIVE,
@@ -87,6 +88,36 @@ class ManipulateConfig(DataConfig):
             object.__setattr__(self, "data", self.data[:-1])
         if not self.data or self.output is None:
             raise InputError("Give the PATH of real faces, and behind it the folder to write.")
+
+
+Granularity = Literal["blur", "box"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapsConfig(DataConfig):
+    """Settings of ``focus data maps``."""
+
+    data: tuple[str, ...] = in_data(
+        "aligned faces, in any layout that train.py takes", (), metavar="PATH", positional=True
+    )
+    output: str | None = in_output(
+        "the folder to write, new or empty (default: human_maps beside the images, where train.py "
+        "finds it)",
+        metavar="DIR",
+    )
+    from_: Literal["human", "pca", "lda"] = in_output(
+        "what says where to look: the data's human maps, or the faces by PCA or LDA", "human"
+    )
+    granularity: Granularity | None = in_output(
+        "make the maps coarser: blurred, or a box (default: as they are)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data:
+            raise InputError("There are no faces to make maps of: give the PATH of some.")
+        if self.from_ == "human" and self.granularity is None:
+            raise InputError("Human maps would stay as they are: give --granularity, or --from.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ SEED = Range(lambda x: 0 <= x < 2**32, "at least 0 and at most 4294967295")
 
 
 def flag(name: str) -> str:
-    """Return the flag of a field: ``--image-size`` for ``image_size``."""
-    return "--" + name.replace("_", "-")
+    """Return the flag of a field: ``--image-size`` for ``image_size``, ``--from`` for ``from_``."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def option(

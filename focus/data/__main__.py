@@ -1,4 +1,4 @@
-"""Work on data: ``focus data``, or ``python -m focus.data``: check, crop, demo, manipulate."""
+"""Work on data: ``focus data``, or ``python -m focus.data``: check, crop, manipulate, maps."""
 
 import sys
 
@@ -29,6 +29,12 @@ COMMANDS = {
         "focus.data.manipulate:manipulate",
         "Make synthetic faces of a folder of real ones by six methods, with masks, splits by "
         "identity and a manifest that train.py takes as --data.",
+    ),
+    "maps": Command(
+        "focus.config.data:MapsConfig",
+        "focus.data.saliency:make_maps",
+        "Write maps of where to look for faces that nobody has annotated, by PCA or LDA, or "
+        "coarser ones of those that people made.",
     ),
     "demo": Command(
         "focus.config.data:DemoConfig",

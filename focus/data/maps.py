@@ -11,15 +11,21 @@ In a COCO file the shapes of one image are filled, and overlap without adding up
 have a field ``annotator``, that is done for each annotator and the results are averaged.
 """
 
+import json
 import os
+from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from focus.data.coco import read_coco
 from focus.data.images import check_pixels, load_map, undecodable
+from focus.data.manifest import Sample
 
+MAP_SOURCE, SOURCE_FILE = "map_source", "focus-maps.json"
+"""The column, and the file in a folder of maps, that say how ``focus data maps`` made them."""
 Map = npt.NDArray[np.float32]
 """Grey values [H, W] in [0, 1]."""
 
@@ -47,6 +53,19 @@ def files_of(reference: str) -> list[str]:
     if brace and names.endswith("}") and not os.path.exists(reference):  # noqa: PTH110
         return [folder + name for name in names[:-1].split(",")]
     return [reference]
+
+
+def source_of(folder: Path) -> str:
+    """Return how ``focus data maps`` made the maps in a folder, "" if it did not."""
+    file = folder / SOURCE_FILE
+    return str(json.loads(file.read_text())["source"]) if file.is_file() else ""
+
+
+def remarks_of_source(manifest: Iterable[Sample]) -> list[str]:
+    """Return a warning if human maps are a machine's."""
+    sources = {s.extra[MAP_SOURCE] for s in manifest if s.human_map and MAP_SOURCE in s.extra}
+    made = sorted(source for source in sources if not source.startswith("human"))
+    return [f"Human maps are machine-made ({'; '.join(made)}): nobody looked."] if made else []
 
 
 def is_blank(values: Map) -> bool:

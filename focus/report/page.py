@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from focus import __version__
+from focus.data.known_images import record_of
 from focus.data.manifest import Manifest
+from focus.data.maps import remarks_of_source
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.result_table import ErrorRate, errors_in_words, remarks
 from focus.evaluation.results import Results
@@ -107,6 +109,7 @@ def write(
     Raises ImageError where an image cannot be decoded any more.
     """
     epochs = _read_summary(summary)
+    trained = record_of(summary.parent) if summary else Manifest([])
     # Where training was resumed without its best model, the kept one is the best since then.
     epoch = (results or {}).get("model", {}).get("epoch") or best_epoch(epochs, eval_metric)
     drawn = [
@@ -126,7 +129,7 @@ def write(
         facts=facts,
         results={} if results is None else {title: results},
         errors=[] if results is None else errors_in_words(results),
-        remarks=remarks(scores, results),
+        remarks=[*remarks(scores, results), *remarks_of_source(manifest + trained)],
         tables=[] if results is None else tables.of_test_sets(results),
         sections={
             heading: [plot for plot in drawn if plot.name.partition("-")[0] in kinds]

@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from focus.__main__ import main as focus
 from focus.config.command_line import load_config, parse
-from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateConfig
+from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateConfig, MapsConfig
 from focus.config.evaluate import EvaluateConfig
 from focus.config.experiment import ExperimentConfig
 from focus.config.train import TrainConfig, resolve, write_config
@@ -44,6 +44,7 @@ FLAGS = {
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",
     ManipulateConfig: f"{DATA} image-size output seed",
+    MapsConfig: f"{DATA} from granularity output",
     ExperimentConfig: """
         data data-root debug epochs headroom human-maps jobs losses model output quick recipe report
         search seeds test-data test-real threads weights workers""",
@@ -59,7 +60,7 @@ def train(*words: str) -> TrainConfig:
 def test_the_flags_are_these_and_in_the_help(
     config_class: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [f.name.replace("_", "-") for f in fields(config_class)]
+    names = [flag(f.name)[2:] for f in fields(config_class)]
     assert sorted(names) == sorted(FLAGS[config_class].split())
     with pytest.raises(SystemExit) as stop:
         parse(config_class, ["--help"])
@@ -257,7 +258,7 @@ def test_the_examples_are_what_their_programs_read() -> None:
 def test_sub_commands(capsys: pytest.CaptureFixture[str]) -> None:
     for words, code, shown in (
         ([], 2, "explain "),
-        (["--help"], 0, "check, crop, manipulate, demo"),
+        (["--help"], 0, "check, crop, manipulate, maps, demo"),
         (["data", "--help"], 0, "focus data COMMAND"),
         (["data", "crop", "--help"], 0, "--margin FLOAT"),
         (["exprot"], 2, "There is no command 'exprot' (did you mean export?)"),

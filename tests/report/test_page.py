@@ -140,6 +140,22 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     assert {found.data["outcomes"][at] for at in found.data["outcome"]} == {"unlabelled"}
 
 
+def test_maps_that_a_machine_made_for_the_training_are_said_to_be(
+    tmp_path: Path, detector: Detector, evaluation: Made
+) -> None:
+    manifest, scores, _ = evaluation
+    extra = {"map_source": "pca"}
+    trained = Manifest([Sample("/a.png", 0, split="train", human_map="/m.png", extra=extra)])
+    trained.to_csv(tmp_path / "manifest.csv")
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "summary.csv").write_text("epoch,train_loss,eval_loss,lr\n1,0.7,0.9,1\n")
+    given: dict[str, Any] = {"summary": tmp_path / "summary.csv", "progress": False}
+    some = Manifest(manifest[:2]), scores.select(range(2)), None
+    report.write(tmp_path / "out", "a", detector, *some, **given)
+    text = Page(tmp_path / "out" / report.REPORT).text
+    assert "Human maps are machine-made (pca): nobody looked." in text
+
+
 def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation: Made) -> None:
     """Mathematics to matplotlib, bytes that are not UTF-8, markup."""
     manifest, scores, _ = evaluation

@@ -10,7 +10,7 @@ from pathlib import Path
 from focus.data.coco import read_coco
 from focus.data.images import reason
 from focus.data.manifest import Manifest, absolute
-from focus.data.maps import files_of, is_drawing
+from focus.data.maps import MAP_SOURCE, files_of, is_drawing, source_of
 from focus.data.readers.files import images_below
 from focus.errors import InputError
 
@@ -71,7 +71,10 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     found = [(sample, map_of(sample.path)) for sample in manifest]
     for sample, reference in found:
         owned |= dict.fromkeys(_members(reference), sample.path) if reference else {}
-    return Manifest((replace(s, human_map=m) if m else s for s, m in found), manifest.source)
+    source = source_of(folder)
+    made = {MAP_SOURCE: source} if source else {}
+    mapped = (replace(s, human_map=m, extra={**s.extra, **made}) if m else s for s, m in found)
+    return Manifest(mapped, manifest.source)
 
 
 def report_unmatched(owners: MapOwners, required: str | None) -> None:

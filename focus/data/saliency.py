@@ -1,0 +1,199 @@
+"""Make human maps without annotators, or coarser ones of theirs: ``focus data maps PATH ...``.
+
+Where an aligned face is unlike real ones, after the idea of arXiv 2606.13528; the definitions are
+this project's own. Of grey faces x [64 * 64] in 0..1:
+
+- pca: ``|x - p(x)|``, p(x) the sum of principal components of real training faces;
+- lda: ``|w (x - m)|``, each pixel's part in Fisher's discriminant w of real and synthetic training
+  faces with the mean m, which is found among their principal components.
+
+Both are blurred. Coarser maps are those of Crum et al., *Grains of Saliency*, arXiv 2405.00650.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from focus.config.data import Granularity, MapsConfig
+from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
+from focus.data.images import load_image
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
+from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
+from focus.data.readers import read_given, refuse_inside
+from focus.data.splits import common_folder
+from focus.data.videos import evenly
+from focus.errors import ImageError, InputError
+from focus.runtime.files import atomic_write, check_empty, sole_writer
+from focus.runtime.parallel import parallel_map
+
+MANIFEST = "manifest.csv"
+SIDE = 64
+COMPONENTS = {"pca": 200, "lda": 100}
+"""At most; of few faces a third as many as there are."""
+_FEWEST, _FITTED = 10, 2000  # training faces of a class; of all that are fitted on
+_BLUR = 1 / 32  # of the side
+_COARSE = 1 / 16
+
+Floats = NDArray[np.float32]
+
+
+def make_maps(config: MapsConfig) -> None:
+    """Read the images, write a map of each and the manifest, and say what is next.
+
+    Raises InputError for data without the maps or the faces that it takes.
+    """
+    given, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
+    place = absolute(config.data[0])
+    root = (
+        place
+        if len(config.data) == 1 and place.is_dir()
+        else Path(common_folder(s.path for s in given))
+    )
+    output = absolute(config.output) if config.output else root / "human_maps"
+    if output != place / "human_maps":
+        refuse_inside(output, config.data)
+    check_empty(output)
+    source = ", ".join(filter(None, (config.from_, config.granularity)))
+    if config.from_ == "human":
+        found = _human(given, config.threads)
+    else:
+        found = _machine(given, config.from_, config.threads)
+    with sole_writer(output):
+        bad = [file for file in found.values() if isinstance(file, BadFile)]
+        names, paths = _names(root, found), dict[str, str]()
+        for path, values in found.items():
+            if not isinstance(values, BadFile):
+                paths[path] = str(output / names[path])
+                _save(coarse(values, config.granularity), Path(paths[path]))
+        (output / SOURCE_FILE).write_text(json.dumps({"version": 1, "source": source}) + "\n")
+        if bad:
+            write_bad_files(bad, output / BAD_FILES)
+            print(f"left out {len(bad)}: {output / BAD_FILES}")
+        samples = (
+            replace(s, human_map=paths[s.path], extra={**s.extra, MAP_SOURCE: source})
+            if s.path in paths
+            else replace(s, human_map=None)
+            for s in given
+        )
+        Manifest(samples, given.source).to_csv(output / MANIFEST)
+    print(f"{len(paths)} maps ({source}): {output}\n\nTrain with them:\n")
+    print(f"  accelerate launch train.py --loss focus --data {output / MANIFEST}")
+
+
+def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+    """Return what makes maps [N, 64, 64] of faces [N, 64 * 64], fitted on labelled ones.
+
+    way: "pca" or "lda". Raises InputError with fewer than ten faces of a class that it takes.
+    """
+    # scikit-learn takes a second to import.
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    for label in (REAL, SYNTHETIC) if way == "lda" else (REAL,):
+        if (n := int((labels == label).sum())) < _FEWEST:
+            raise InputError(
+                f"--from {way} has {n} {LABEL_NAMES[label]} faces to train on: give {_FEWEST} at "
+                "least, better 1000."
+            )
+    fitted = faces if way == "lda" else faces[labels == REAL]
+    count = min(COMPONENTS[way], len(fitted) // 3)
+    components = PCA(count, svd_solver="randomized", random_state=0).fit(fitted)
+    weights = None
+    if way == "lda":
+        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        discriminant.fit(components.transform(fitted), labels)
+        weights = discriminant.coef_[0] @ components.components_
+
+    def maps(faces: Floats) -> Floats:
+        if weights is None:
+            values = faces - components.inverse_transform(components.transform(faces))
+        else:
+            values = weights * (faces - components.mean_)
+        values = np.abs(values).reshape(-1, SIDE, SIDE)
+        return np.asarray(gaussian_filter(values, (0, *2 * (_BLUR * SIDE,))), dtype=np.float32)
+
+    return maps
+
+
+def coarse(values: Map, granularity: Granularity | None) -> Map:
+    """Return a map [H, W] as it is, blurred, or as the box of what is above half its maximum."""
+    if granularity == "blur":
+        return np.asarray(gaussian_filter(values, _COARSE * max(values.shape)))
+    if granularity == "box":
+        box = np.zeros_like(values)
+        ends = (np.flatnonzero((values >= values.max() / 2).any(axis)) for axis in (1, 0))
+        box[tuple(slice(end[0], end[-1] + 1) for end in ends)] = values.max()
+        return box
+    return values
+
+
+def _human(given: Manifest, processes: int | None) -> dict[str, Map | BadFile]:
+    """Return the human map of each image that has one, by the image's path."""
+    maps = {s.path: s.human_map for s in given if s.human_map is not None}
+    if not maps:
+        raise InputError(
+            f"{given.source} has no human maps: give some by --human-maps, or --from pca."
+        )
+    loaded = parallel_map(_map, list(maps.values()), "reading maps", processes=processes)
+    return dict(zip(maps, loaded, strict=True))
+
+
+def _machine(given: Manifest, way: str, processes: int | None) -> dict[str, Map | BadFile]:
+    """Return a map of each image, by its path."""
+    labels = {s.path: s.label for s in given}
+    splits = {s.path: s.split for s in given}
+    loaded = list(parallel_map(_face, list(labels), "reading faces", processes=processes))
+    faces = dict(zip(labels, loaded, strict=True))
+    found: dict[str, Map | BadFile] = {p: f for p, f in faces.items() if isinstance(f, BadFile)}
+    whole = {path: face for path, face in faces.items() if path not in found}
+    train = [
+        path for path in sorted(whole) if splits[path] in ("train", "") and labels[path] is not None
+    ]
+    chosen = [train[row] for row in evenly(len(train), _FITTED)]
+    stacked = np.array([whole[path] for path in chosen]).reshape(len(chosen), SIDE * SIDE)
+    maps = saliency(way, stacked, np.array([labels[path] for path in chosen]))
+    for path, face in whole.items():
+        values = maps(face[None])[0]
+        found[path] = values / max(values.max(), np.finfo(np.float32).tiny)
+    return {path: found[path] for path in labels}
+
+
+def _face(path: str) -> Any:
+    """Return the grey face [64 * 64] in 0..1, or the file that is bad."""
+    try:
+        image = load_image(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    except ImageError as error:
+        return BadFile.of(path, "image", error)
+    return np.asarray(image, dtype=np.float32).ravel() / np.float32(255)
+
+
+def _map(reference: str) -> Any:
+    try:
+        return human_map(reference)
+    except ImageError as error:
+        return BadFile.of(reference, "map", error)
+
+
+def _names(root: Path, paths: Any) -> dict[str, str]:
+    """Return the name of each image's map, that of the image with another extension."""
+    below = {path: Path(path).relative_to(root) for path in paths}
+    shared = Counter(name.with_suffix("") for name in below.values())
+    return {
+        path: str(name.with_suffix(".png") if shared[name.with_suffix("")] == 1 else f"{name}.png")
+        for path, name in below.items()
+    }
+
+
+def _save(values: Map, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, flushed=False) as aside:
+        pixels = (values * 255).round().clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(aside, format="PNG")

@@ -1,0 +1,172 @@
+"""Maps without annotators, on faces whose artefact is known, and coarser human maps."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from focus.config.command_line import parse
+from focus.config.data import MapsConfig
+from focus.data.demo.render import REAL_FACES, Picture, render_face
+from focus.data.images import load_map
+from focus.data.manifest import Manifest, Sample
+from focus.data.maps import remarks_of_source
+from focus.data.saliency import SIDE, coarse, make_maps, saliency
+from focus.errors import InputError
+
+from .reading import read_data
+
+PATCH = slice(40, 46), slice(10, 16)
+
+
+def faces(count: int, patched: bool, seed: int = 0) -> NDArray[np.float32]:
+    """Sums of four smooth pictures, with grain; the fakes have a chequered patch."""
+    down, across = np.mgrid[:SIDE, :SIDE] / SIDE
+    basis = np.stack([np.sin(3 * down), np.cos(4 * across), down * across, down**2])
+    rng = np.random.default_rng(seed + patched)
+    found = 0.2 + 0.15 * np.tensordot(rng.random((count, 4)), basis, 1)
+    found += 0.01 * rng.standard_normal(found.shape)
+    if patched:
+        found[:, *PATCH] += 0.1 * (-1) ** np.indices((6, 6)).sum(0)
+    return found.clip(0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("way", ["pca", "lda"])
+def test_a_map_is_brightest_on_the_artefact(way: str) -> None:
+    train = np.concatenate([faces(60, False), faces(60, True)]).reshape(120, -1)
+    maps = saliency(way, train, np.repeat([0, 1], 60))
+    found = maps(faces(20, True, 9).reshape(20, -1))
+    assert found.shape == (20, SIDE, SIDE)
+    rows, columns = np.divmod(found.reshape(20, -1).argmax(1), SIDE)
+    on_it = (abs(rows - 42.5) < 4) & (abs(columns - 12.5) < 4)
+    assert on_it.mean() >= 0.9
+    if way == "pca":  # by LDA a pixel tells as much for one class as for the other
+        plain = maps(faces(20, False, 9).reshape(20, -1))
+        assert 2 * plain[:, *PATCH].mean() < found[:, *PATCH].mean()
+
+
+def test_coarser_maps_by_hand() -> None:
+    values = np.zeros((32, 32), np.float32)
+    values[4, 6], values[9, 8], values[20, 20] = 0.8, 0.5, 0.3
+    box = coarse(values, "box")
+    assert np.argwhere(box)[[0, -1]].tolist() == [[4, 6], [9, 8]]
+    assert set(box.ravel().tolist()) == {0, np.float32(0.8)}
+    blurred = coarse(values, "blur")
+    assert blurred.sum() == pytest.approx(1.6, rel=1e-3)
+    assert blurred[4, 8] == pytest.approx(blurred[4, 6] * np.exp(-0.5), rel=0.1)  # sigma is 2
+    assert coarse(values, None) is values
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty faces of both classes, and a broken file."""
+    for name, patched in (("0_real", False), ("1_fake", True)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for number, face in enumerate(faces(40, patched)):
+            path = tmp_path / "faces" / name / f"{number}.png"
+            Image.fromarray((255 * face).astype(np.uint8)).resize((48, 48)).save(path)
+    (tmp_path / "faces" / "0_real" / "bad.png").write_bytes(b"no image")
+    return tmp_path / "faces"
+
+
+def make(*words: object) -> None:
+    make_maps(parse(MapsConfig, [str(word) for word in words]))
+
+
+def test_maps_are_found_beside_the_images_and_are_a_machines(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(folder, "--from", "pca", "--threads", 1)
+    maps = folder / "human_maps"
+    assert load_map(maps / "1_fake" / "7.png").max() == 1
+    said = capsys.readouterr().out
+    assert f"80 maps (pca): {maps}\n" in said
+    (bad,) = csv.DictReader((maps / "bad_files.csv").open())
+    assert Path(bad["path"]).name == "bad.png"
+    for found in (read_data(folder), read_data(maps / "manifest.csv")):
+        mapped = [sample for sample in found if sample.human_map]
+        assert {s.human_map for s in mapped} == {
+            str(maps / Path(s.path).relative_to(folder)) for s in mapped
+        }
+        assert (len(found), len(mapped)) == (81, 80)
+        assert {s.extra["map_source"] for s in mapped} == {"pca"}
+        assert remarks_of_source(found) == ["Human maps are machine-made (pca): nobody looked."]
+    # Coarser ones of them are still a machine's... and of people's maps are people's.
+    people = Manifest([Sample("a.png", human_map="b.png", extra={"map_source": "human, box"})])
+    assert remarks_of_source(people) == []
+
+
+def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
+    (folder / "human_maps" / "1_fake").mkdir(parents=True)
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(folder / "human_maps/1_fake/3.png")
+    make(folder, "--granularity", "box", "--output", tmp_path / "boxes", "--threads", 1)
+    (written,) = (tmp_path / "boxes").rglob("*.png")
+    assert written.relative_to(tmp_path / "boxes") == Path("1_fake/3.png")
+    assert load_map(written).min() == 1, "the box of a diagonal is the whole"
+    found = read_data(tmp_path / "boxes" / "manifest.csv", allow_outside_root=True)
+    assert [(s.human_map, s.extra["map_source"]) for s in found if s.human_map] == [
+        (str(written), "human, box")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "There are no faces to make maps of: give the PATH"),
+        (["FACES"], "Human maps would stay as they are: give --granularity, or --from"),
+        (["FACES", "--granularity", "blur"], "has no human maps: give some by --human-maps"),
+        (["FACES/1_fake", "--from", "pca"], "--from pca has 0 real faces to train on: give 10"),
+        (["FACES", "--from", "lda", "--output", "FACES/maps"], "lies in .*faces, where its pict"),
+        (["FACES", "--from", "lda", "--output", "FACES/../full"], "holds files already"),
+    ],
+)
+def test_what_cannot_be_made_writes_nothing(folder: Path, words: list[str], message: str) -> None:
+    (folder.parent / "full").mkdir()
+    (folder.parent / "full" / "thesis.tex").touch()
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        make(*(word.replace("FACES", str(folder)) for word in words))
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_which_maps_find_the_artefacts_of_the_demo_set() -> None:
+    """Those by PCA do better than the mean human map, those by LDA worse, as the docs have it."""
+    numbers = range(1, 5)
+    fakes = [render_face("train", f"known-{k}", n) for k in numbers for n in range(100)]
+    reals = [render_face("train", REAL_FACES, n) for n in range(400)]
+
+    def grey(pictures: list[Picture]) -> NDArray[np.float32]:
+        images = [Image.fromarray(picture.image).convert("L") for picture in pictures]
+        return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in images])
+
+    train, labels = grey([*reals, *fakes]), np.repeat([0, 1], 400)
+    ways = {way: saliency(way, train, labels) for way in ("pca", "lda")}
+    mean = np.mean([picture.human_map for picture in fakes if picture.human_map is not None], 0)
+
+    shares: list[list[float]] = []
+
+    def hits(kind: str) -> list[float]:
+        shown = [render_face("open", f"{kind}-{k}", n) for k in numbers for n in range(25)]
+        masks = np.stack([picture.mask for picture in shown if picture.mask is not None])
+        maps = [np.broadcast_to(mean, masks.shape), *(of(grey(shown)) for of in ways.values())]
+        peaks = [own.reshape(len(own), -1).argmax(1) for own in maps]
+        flat = masks.reshape(len(masks), -1)
+        shares.append([(own * masks).sum() / own.sum() for own in maps])
+        return [float(flat[np.arange(len(flat)), peak].mean()) for peak in peaks]
+
+    document = (Path(__file__).parents[2] / "docs" / "making-data.md").read_text()
+    rows = [
+        line for line in document.splitlines() if re.match(r"\| (mean human map|`--from)", line)
+    ]
+    table = [row.split("|")[2:-1] for row in rows]
+    told = np.array([[float(cell.strip(" *")) for cell in row] for row in table])
+    found = np.array([hits(kind) for kind in ("known", "recombined", "near", "far")]).T
+    np.testing.assert_allclose(found, told, atol=0.02)
+    assert (found[1] > found[0]).all()
+    assert found[2].mean() < found[0].mean()
+    assert all(pca < of_mean for of_mean, pca, _ in shares), "but not as a whole"
