@@ -13,6 +13,7 @@ from focus.config.command_line import load_config, parse
 from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateConfig, MapsConfig
 from focus.config.evaluate import EvaluateConfig
 from focus.config.experiment import ExperimentConfig
+from focus.config.options import flag
 from focus.config.train import TrainConfig, resolve, write_config
 from focus.config.use import ExplainConfig, ExportConfig
 from focus.errors import InputError

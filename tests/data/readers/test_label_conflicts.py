@@ -49,7 +49,7 @@ def test_numbers_that_the_words_beside_them_contradict(
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ("Celeb-real/1 Celeb-synthesis/2", "by the name 'Celeb-real' beside them"),
+        ("FFHQ-real/1 FFHQ-synthesis/2", "by the name 'FFHQ-real' beside them"),
         ("stylegan2_original/1 Real-ESRGAN/2 fake_of_real/3 realistic/4", ""),
     ],
 )
