@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from focus import report
+from focus.data.manifest import Manifest, Sample
+from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 
 from .reports import Page as Parsed
@@ -262,3 +264,22 @@ def test_it_prints_on_few_pages(browser: Any, page_file: Path) -> None:
     printed = page.pdf(format="A4")
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 6
     page.context.close()
+
+
+def test_faces_of_scores_without_cams(browser: Any, tmp_path: Path) -> None:
+    """What is somebody else's: a picture is the face alone, and no number of a CAM is missing."""
+    _, scores, results = made(tmp_path / "images", 6)
+    faces = Manifest(map(Sample, scores.path))
+    names = ("path", "label", "generator", "test_set", "score", "predicted")
+    bare = Scores.without_cams(**{name: getattr(scores, name) for name in names})
+    file = report.write(tmp_path, "theirs", None, faces, bare, results, progress=False)
+    opened = Opened(browser, file)
+    opened.choose(sort="score:-1")
+    assert len(opened.rows()) == len(scores)
+    card = opened.page.locator("#cards li").first
+    assert re.search(r"score \d\.\d\d$", card.inner_text())
+    card.locator("button").click()
+    assert opened.page.locator("#large figure").count() == 1
+    assert "entropy" not in opened.page.locator("#large dl").inner_text()
+    assert opened.complaints == []
+    opened.page.context.close()
