@@ -101,8 +101,8 @@ class MapsConfig(DataConfig):
         "aligned faces, in any layout that train.py takes", (), metavar="PATH", positional=True
     )
     output: str | None = in_output(
-        "the folder to write, new or empty (default: human_maps beside the images, where train.py "
-        "finds it)",
+        "the folder to write, new or empty (default: human_maps in the folder of images, where "
+        "train.py finds it)",
         metavar="DIR",
     )
     from_: Literal["human", "pca", "lda"] = in_output(
@@ -118,6 +118,8 @@ class MapsConfig(DataConfig):
             raise InputError("There are no faces to make maps of: give the PATH of some.")
         if self.from_ == "human" and self.granularity is None:
             raise InputError("Human maps would stay as they are: give --granularity, or --from.")
+        if self.from_ == "human" and self.output is None:
+            raise InputError("The human maps lie beside the images: give another --output.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,8 @@ class SharedConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_images and not (self.data or self.test_data or self.test_real):
+            raise InputError("--max-images takes a part of --data or --test-data: give one.")
         for name in ("test_data", "test_real"):
             for key, path in getattr(self, name).items():
                 if "/" in key:

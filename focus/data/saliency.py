@@ -52,16 +52,18 @@ def make_maps(config: MapsConfig) -> None:
     """
     given, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
     place = absolute(config.data[0])
-    root = (
-        place
-        if len(config.data) == 1 and place.is_dir()
-        else Path(common_folder(s.path for s in given))
-    )
-    output = absolute(config.output) if config.output else root / "human_maps"
+    root = place
+    if len(config.data) > 1 or not all(Path(s.path).is_relative_to(place) for s in given):
+        if config.output is None:
+            raise InputError("These are not the images of one folder: give --output DIR.")
+        root = Path(common_folder(s.path for s in given))
+    output = absolute(config.output or place / "human_maps")
     if output != place / "human_maps":
         refuse_inside(output, config.data)
     check_empty(output)
-    source = ", ".join(filter(None, (config.from_, config.granularity)))
+    made = next((s.extra[MAP_SOURCE] for s in given if s.extra.get(MAP_SOURCE)), "human")
+    made = made if config.from_ == "human" else config.from_
+    source = ", ".join(filter(None, (made, config.granularity)))
     if config.from_ == "human":
         found = _human(given, config.threads)
     else:

@@ -22,7 +22,7 @@ from focus.data.manifest import (
 )
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing
-from focus.data.readers.tables import NAMES, Columns, reals_by_generator
+from focus.data.readers.tables import NAMES, Columns, plain_name, reals_by_generator
 from focus.errors import InputError, shown
 from focus.evaluation.provenance import this_program
 from focus.evaluation.results import Results, summarise
@@ -32,11 +32,12 @@ from focus.evaluation.storage import storage_notes
 from focus.model.operating_points import choose_threshold
 
 _SCORES = (
-    *("score", "probability", "prob", "y_score", "prediction", "pred", "y_pred"),
-    *("p_synthetic", "p_fake", "fake_prob", "fake_score"),
+    *("score", "p_synthetic", "p_fake", "fake_prob", "fake_score"),
+    *("probability", "prob", "y_score", "prediction", "pred", "y_pred"),
 )
 """Usual names of the column of scores; the first that is there counts."""
 _NOT_TESTED = ("train", "validation")
+_ROUNDING = 1e-6  # a softmax in float32 may be a little above 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
         raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
     first: dict[tuple[str, int | None], float] = {}
     for (number, sample), value in zip(numbered, values, strict=True):
-        if first.setdefault((sample.path, sample.label), value) != value:
+        before = first.setdefault((sample.path, sample.label), value)
+        if abs(before - value) > _ROUNDING:
             raise InputError(
                 f"{unit} {number}: {sample.path!r} is there before, with another score; give each "
                 "image a path or id of its own, and what images share, as a video, in a column "
@@ -111,8 +113,8 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
 
 def _columns(header: Sequence[str], given: dict[str, str]) -> tuple[Columns, int]:
     """Return the columns, and the number of that of the scores; raises ValueError."""
-    plain = [name.strip().casefold() for name in header]
-    wanted = (given[SCORE].casefold(),) if SCORE in given else _SCORES
+    plain = [plain_name(name) for name in header]
+    wanted = (plain_name(given[SCORE]),) if SCORE in given else _SCORES
     score = next((plain.index(name) for name in wanted if name in plain), None)
     if score is None:
         raise ValueError(
@@ -126,12 +128,12 @@ def _columns(header: Sequence[str], given: dict[str, str]) -> tuple[Columns, int
 
 def _probability(cell: str) -> float:
     value = float(cell or "nan")
-    if not 0 <= value <= 1:
+    if not -_ROUNDING <= value <= 1 + _ROUNDING:
         raise ValueError(
             f"the score {cell!r} is no probability of synthetic, from 0 to 1 (of a logit s that is "
             "1 / (1 + exp(-s)))"
         )
-    return value
+    return min(max(value, 0.0), 1.0)
 
 
 def evaluate(

@@ -98,7 +98,7 @@ def measure(
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))
     images = images_only(Manifest((manifest[row] for row in rows.tolist()), manifest.source))
-    unit = units(clean.group)
+    unit = units(clean.group, clean.images)
     results: list[PerturbedAUC] = []
     for perturbation in perturbations(names, side=detector.image_size):
         perturbed = clean.score.copy()
@@ -117,7 +117,8 @@ def measure(
             own = [c for c in comparisons if c.test_set == test_set]
             known = [c for c in own if len(c.real)]
             for name, of in [*((c.generator, [c]) for c in own), (MEAN, known)]:
-                counts = (len(union(side)) for side in ((c.real for c in of), (c.fake for c in of)))
+                sides = ((c.real for c in of), (c.fake for c in of))
+                counts = (len(union(side, clean.images)) for side in sides)
                 aucs = _aucs(of, perturbed, clean.score, unit)
                 results.append(PerturbedAUC(*about, test_set, name, *counts, **aucs))
     return results

@@ -21,6 +21,6 @@ def storage_notes(scores: Scores, training_generators: Iterable[str]) -> list[st
         ):
             notes.append(
                 f"In the {SET_TITLES[test_set]}, formats and sizes of the files alone tell real "
-                f"from synthetic ({found}): its AUC may be that of the files, see --equalise."
+                f"from synthetic ({found}): its AUC may be that of the files."
             )
     return notes

@@ -56,10 +56,6 @@ class Side:
             self._moments[key] = values, _cumulated(self.weights * values)
         return self._moments[key][1]
 
-    def squared_distance(self, label: int) -> Floats:
-        """Return [R], the sum of weight times (score - label)²."""
-        return np.asarray(self.weights @ (self.scores - label) ** 2)
-
     def share_above(self, threshold: float) -> Floats:
         """Return [R], the share of the weight with a score above ``threshold``."""
         cut = np.searchsorted(self.scores, threshold, side="right")
@@ -152,7 +148,8 @@ class Ranking:
 
         balanced: as if there were as many real images as fakes.
         """
-        real, fake = self.real.squared_distance(0), self.fake.squared_distance(1)
+        real = self.real.weights @ self.real.scores**2
+        fake = self.fake.weights @ (1 - self.fake.scores) ** 2
         if balanced:
             return (divided(real, self.real.total) + divided(fake, self.fake.total)) / 2
         return divided(real + fake, self.real.total + self.fake.total)

@@ -129,7 +129,10 @@ def write(
         facts=facts,
         results={} if results is None else {title: results},
         errors=[] if results is None else errors_in_words(results),
-        remarks=[*remarks(scores, results), *remarks_of_source(manifest + trained)],
+        remarks=[
+            *remarks(scores, results),
+            *remarks_of_source((manifest or Manifest([])) + trained),
+        ],
         tables=[] if results is None else tables.of_test_sets(results),
         sections={
             heading: [plot for plot in drawn if plot.name.partition("-")[0] in kinds]

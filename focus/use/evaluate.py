@@ -120,6 +120,8 @@ def _of_tables(config: EvaluateConfig) -> None:
         report.compare(config.compare, Path(config.output or "comparison"), evaluated)
         return
     output, path = _output(config), Path(str(config.scores))
+    if path.resolve() == (output / "scores.csv").resolve():
+        raise InputError(f"--scores {path} is a file that is written: give another --output.")
     scores, results = evaluated(path)
     report.remove(output)
     for name in (BAD_FILES, "overlays.png"):

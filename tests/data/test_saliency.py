@@ -111,6 +111,10 @@ def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
     assert [(s.human_map, s.extra["map_source"]) for s in found if s.human_map] == [
         (str(written), "human, box")
     ]
+    (folder / "human_maps" / "focus-maps.json").write_text('{"version": 1, "source": "pca"}')
+    make(folder, "--granularity", "blur", "--output", tmp_path / "blurred", "--threads", 1)
+    found = read_data(tmp_path / "blurred" / "manifest.csv", allow_outside_root=True)
+    assert {s.extra["map_source"] for s in found if s.human_map} == {"pca, blur"}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,11 @@ def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
     [
         ([], "There are no faces to make maps of: give the PATH"),
         (["FACES"], "Human maps would stay as they are: give --granularity, or --from"),
-        (["FACES", "--granularity", "blur"], "has no human maps: give some by --human-maps"),
+        (["FACES", "--granularity", "blur"], "lie beside the images: give another --output"),
+        (
+            ["FACES", "--granularity", "blur", "--output", "FACES/../maps"],
+            "has no human maps: give",
+        ),
         (["FACES/1_fake", "--from", "pca"], "--from pca has 0 real faces to train on: give 10"),
         (["FACES", "--from", "lda", "--output", "FACES/maps"], "lies in .*faces, where its pict"),
         (["FACES", "--from", "lda", "--output", "FACES/../full"], "holds files already"),

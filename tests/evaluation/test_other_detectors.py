@@ -160,6 +160,22 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     assert scores.group.tolist() == ["7", "8"]
 
 
+def test_scores_count_before_decisions_and_a_rounding_is_no_fault(tmp_path: Path) -> None:
+    header = ("id", "File Name", "label", "prediction", "p fake")
+    rows = [(1, "a.png", 0, 0, 0.25), (2, "b.png", 1, 1, 1.0000001)]
+    found = read(write(tmp_path / "t.csv", rows, header), {})
+    assert found.scores.score.tolist() == [0.25, 1.0]
+    assert found.scores.path.tolist() == ["a.png", "b.png"]
+
+
+def test_the_table_is_not_written_over(table: Path, tmp_path: Path) -> None:
+    (mine := tmp_path / "scores.csv").write_bytes(table.read_bytes())
+    with pytest.raises(InputError, match="is a file that is written: give another --output"):
+        run("--scores", mine, "--output", tmp_path)
+    assert mine.read_bytes() == table.read_bytes()
+    assert [*tmp_path.iterdir()] == [mine]
+
+
 def test_training_generators_are_by_default_those_of_rows_for_training(tmp_path: Path) -> None:
     rows = [("a", 0, 0.1, "", "test"), ("b", 1, 0.9, "A", "test"), ("c", 1, 0.8, "A", "train")]
     _, results = evaluate(read(write(tmp_path / "t.csv", rows), {}))

@@ -15,6 +15,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Sample, Split
 from focus.data.readers.tables import split_of
 from focus.errors import InputError
 
+_DF40 = "/df40(?:_train)?/(?:(?P<split>train|val|test)/)?"
 _LEVEL = "(?:/(?P<compression>raw|c[0-9]+))?"
 # Places of a folder and their label, the first that is found; the names in them are kept.
 _PLACES = (
@@ -23,8 +24,8 @@ _PLACES = (
     # In DF40's folders cdf, the fakes made of Celeb-DF's images lie in folders of these names.
     ("(?<!/cdf)(?<!/cdf/frames)/(?P<source>celeb-real|youtube-real)", REAL),
     ("(?<!/cdf)(?<!/cdf/frames)/celeb-synthesis", SYNTHETIC),
-    ("/df40(?:_train)?/(?P<generator>[^/]+)/(?:[^/]+/)*real", REAL),
-    ("/df40(?:_train)?/(?P<generator>[^/]+)", SYNTHETIC),
+    (f"{_DF40}(?:(?P<generator>[^/]+)/(?:[^/]+/)*)?(?:0_)?real", REAL),
+    (f"{_DF40}(?:(?:1_)?fake/)?(?P<generator>[^/]+)", SYNTHETIC),
 )
 _PATTERNS = [(re.compile(f"{place}(?=/)", re.IGNORECASE), label) for place, label in _PLACES]
 # Names of videos: the one that is seen, and in swaps the one whose face was put in.
@@ -54,7 +55,7 @@ def read_folders(root: Path, folders: Iterable[str]) -> dict[str, Sample]:
         generator = extra.pop("generator", "" if label == REAL else "Celeb-DF")
         name = os.path.basename(folder)  # noqa: PTH119 - a million Path objects take seconds
         group = ""
-        split: Split = ""
+        split: Split = split_of(extra.pop("split", "")) or ""
         for pattern, of in _VIDEOS:
             if video := pattern.fullmatch(name):
                 group = f"{of} {video[1]}"
@@ -74,8 +75,8 @@ def _match(root: Path, folder: str) -> tuple[re.Match[str], int] | None:
     # A part of a set may be given, as the folder of one level.
     for pattern, label in _PATTERNS:
         # A project may be called DF40: of that name are only the given folder and those below.
-        start = len(str(root.parent)) if "df40" in pattern.pattern else 0
-        if match := pattern.search(f"{folder}/", start):
+        start = len(str(root)) - len(root.name) - 1 if "df40" in pattern.pattern else 0
+        if match := pattern.search(f"{folder.replace(os.sep, '/')}/", start):
             return match, label
     return None
 

@@ -108,12 +108,14 @@ class Columns:
         GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
         Raises ValueError for a column that is not there, and if none is the path.
         """
-        names = [_plain(name) for name in header]
+        names = [plain_name(name) for name in header]
         listed = ", ".join(name.strip() for name in header) or "none"
         at: dict[str, int] = {}
         for role, usual in NAMES.items():
             wanted = (given[role],) if role in given else usual
-            found = next((_plain(name) for name in wanted if name and _plain(name) in names), None)
+            found = next(
+                (plain_name(name) for name in wanted if name and plain_name(name) in names), None
+            )
             if found is not None:
                 at[role] = names.index(found)
             elif given.get(role):
@@ -143,7 +145,7 @@ class Columns:
             f"{role}={name}"
             for role, names in _PERHAPS.items()
             for name in self.rest
-            if role not in self.at and _plain(name) in names
+            if role not in self.at and plain_name(name) in names
         ]
         hint = f"; --columns {','.join(perhaps)} if it means that" if perhaps else ""
         return ", ".join(found.values()) + hint
@@ -196,6 +198,6 @@ def _labels(column: str) -> Mapping[str, int]:
     return LABELS
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a column's name as it is compared, ``file_name`` for ``File Name``."""
     return re.sub(r"[ -]", "_", name.strip().casefold())

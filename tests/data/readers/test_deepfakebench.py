@@ -158,6 +158,17 @@ def test_df40(tmp_path: Path) -> None:
     assert sorted(s.generator for s in tests if s.label == 0) == ["DiT | simswap", "MidJourney"]
 
 
+def test_real_images_put_into_df40(tmp_path: Path) -> None:
+    names = ("real/1", "0_real/1", "train/real/1", "train/simswap/1", "test/1_fake/simswap/1")
+    assert [row[:3] for row in sorted(read(tmp_path / "DF40", *names))] == [
+        ("0_real/1", 0, ""),
+        ("real/1", 0, ""),
+        ("test/1_fake/simswap/1", 1, "simswap"),
+        ("train/real/1", 0, ""),
+        ("train/simswap/1", 1, "simswap"),
+    ]
+
+
 def test_a_project_called_df40_is_no_such_set(tmp_path: Path) -> None:
     found = read_data(
         write({f"DF40/mine/{label}/1.png": "face 1" for label in ("real", "fake")}, tmp_path)
