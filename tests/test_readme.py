@@ -230,7 +230,11 @@ def write_files(folder: Path) -> None:
         boxes.append(f"pictures/{number}.png,real,10 10 50 54")
     for number, name in enumerate(("a.jpg", "b.png", "picture.jpg", "holiday/1.png")):
         draw("near-1", 300 + number, name)
-    for name, lines in (("original", rows), ("table", table), ("pictures", boxes)):
+    scores = ["path,label,score,generator"]
+    scores += [f"{n}.png,{n % 2},{n / 23},{'ProGAN' * (n % 2)}" for n in range(24)]
+    others = {"theirs": scores, "A": scores, "B": scores}
+    tables = {"original": rows, "table": table, "pictures": boxes} | others
+    for name, lines in tables.items():
         (folder / f"{name}.csv").write_text("\n".join(lines))
 
 
