@@ -92,8 +92,10 @@ def analyse(table: Table) -> list[Comparison]:
         found.append(_compared(*frozen.PRIMARY, between, "open", "secondary", *apart))
     order = {"primary": 0, "secondary": 1, "": 2}
     found.sort(key=lambda c: order[c.role])
-    adjusted = holm([c.p if c.role == "secondary" else math.nan for c in found])
-    return [replace(c, p_holm=float(p)) for c, p in zip(found, adjusted, strict=True)]
+    # The interaction is one of the planned family, also before the second world is run.
+    unrun = [1.0] if worlds == [frozen.WORLDS[0]] else []
+    adjusted = holm([*(c.p if c.role == "secondary" else math.nan for c in found), *unrun])
+    return [replace(c, p_holm=float(adjusted[n])) for n, c in enumerate(found)]
 
 
 def _apart(table: Table, arm: str, other: str, world: str, figure: str) -> Floats:

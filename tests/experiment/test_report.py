@@ -88,6 +88,15 @@ def test_the_report_says_it_whichever_way_it_came_out(
     assert all(c.p_holm >= c.p for c in tested[1:])
 
 
+def test_holm_counts_the_interaction_before_it_is_run(tmp_path: Path) -> None:
+    outcomes = [each for each in invented(tmp_path, {}) if each.run.world == "90"]
+    first, second = sorted(
+        (c for c in analyse(table_of(outcomes)) if c.role == "secondary"), key=lambda c: c.p
+    )
+    assert first.p_holm == pytest.approx(min(3 * first.p, 1))
+    assert second.p_holm == pytest.approx(min(max(2 * second.p, 3 * first.p), 1))
+
+
 def test_few_draws_give_no_verdict(tmp_path: Path) -> None:
     text, *_ = reported(tmp_path, invented(tmp_path, GAINS, draws=2))
     assert "**No verdict.** `blend` - `ce`: +" in text
