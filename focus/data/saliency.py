@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from focus.config.data import Granularity, MapsConfig
-from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
+from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.images import load_image
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
@@ -53,7 +54,7 @@ def make_maps(config: MapsConfig) -> None:
     given, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
     place = absolute(config.data[0])
     root = place
-    if len(config.data) > 1 or not all(Path(s.path).is_relative_to(place) for s in given):
+    if len(config.data) > 1 or any(place not in Path(s.path).parents for s in given):
         if config.output is None:
             raise InputError("These are not the images of one folder: give --output DIR.")
         root = Path(common_folder(s.path for s in given))
@@ -64,17 +65,15 @@ def make_maps(config: MapsConfig) -> None:
     made = next((s.extra[MAP_SOURCE] for s in given if s.extra.get(MAP_SOURCE)), "human")
     made = made if config.from_ == "human" else config.from_
     source = ", ".join(filter(None, (made, config.granularity)))
-    if config.from_ == "human":
-        found = _human(given, config.threads)
-    else:
-        found = _machine(given, config.from_, config.threads)
+    look, files, role = (_human if config.from_ == "human" else _machine)(given, config)
     with sole_writer(output):
-        bad = [file for file in found.values() if isinstance(file, BadFile)]
-        names, paths = _names(root, found), dict[str, str]()
-        for path, values in found.items():
-            if not isinstance(values, BadFile):
-                paths[path] = str(output / names[path])
-                _save(coarse(values, config.granularity), Path(paths[path]))
+        paths = {path: str(output / name) for path, name in _names(root, files).items()}
+        write = partial(_write, look=look, role=role, granularity=config.granularity)
+        work = list(zip(files.values(), paths.values(), strict=True))
+        found = list(parallel_map(write, work, "writing maps", processes=config.threads))
+        bad = [file for file in found if file]
+        each = zip(paths.items(), found, strict=True)
+        paths = {path: at for (path, at), file in each if not file}
         (output / SOURCE_FILE).write_text(json.dumps({"version": 1, "source": source}) + "\n")
         if bad:
             write_bad_files(bad, output / BAD_FILES)
@@ -108,17 +107,16 @@ def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Fl
     fitted = faces if way == "lda" else faces[labels == REAL]
     count = min(COMPONENTS[way], len(fitted) // 3)
     components = PCA(count, svd_solver="randomized", random_state=0).fit(fitted)
+    mean, basis = components.mean_, components.components_
     weights = None
     if way == "lda":
         discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         discriminant.fit(components.transform(fitted), labels)
-        weights = discriminant.coef_[0] @ components.components_
+        weights = discriminant.coef_[0] @ basis
 
     def maps(faces: Floats) -> Floats:
-        if weights is None:
-            values = faces - components.inverse_transform(components.transform(faces))
-        else:
-            values = weights * (faces - components.mean_)
+        values = faces - mean
+        values = values - values @ basis.T @ basis if weights is None else values * weights
         values = np.abs(values).reshape(-1, SIDE, SIDE)
         return np.asarray(gaussian_filter(values, (0, *2 * (_BLUR * SIDE,))), dtype=np.float32)
 
@@ -137,51 +135,61 @@ def coarse(values: Map, granularity: Granularity | None) -> Map:
     return values
 
 
-def _human(given: Manifest, processes: int | None) -> dict[str, Map | BadFile]:
-    """Return the human map of each image that has one, by the image's path."""
-    maps = {s.path: s.human_map for s in given if s.human_map is not None}
-    if not maps:
+_Made = tuple[Callable[[str], Map], dict[str, str], Role]
+"""What makes a map of a file, the file of each image, and what it is."""
+
+
+def _human(given: Manifest, _: MapsConfig) -> _Made:
+    files = {s.path: s.human_map for s in given if s.human_map is not None}
+    if not files:
         raise InputError(
             f"{given.source} has no human maps: give some by --human-maps, or --from pca."
         )
-    loaded = parallel_map(_map, list(maps.values()), "reading maps", processes=processes)
-    return dict(zip(maps, loaded, strict=True))
+    return human_map, files, "map"
 
 
-def _machine(given: Manifest, way: str, processes: int | None) -> dict[str, Map | BadFile]:
-    """Return a map of each image, by its path."""
-    labels = {s.path: s.label for s in given}
-    splits = {s.path: s.split for s in given}
-    loaded = list(parallel_map(_face, list(labels), "reading faces", processes=processes))
-    faces = dict(zip(labels, loaded, strict=True))
-    found: dict[str, Map | BadFile] = {p: f for p, f in faces.items() if isinstance(f, BadFile)}
-    whole = {path: face for path, face in faces.items() if path not in found}
-    train = [
-        path for path in sorted(whole) if splits[path] in ("train", "") and labels[path] is not None
-    ]
-    chosen = [train[row] for row in evenly(len(train), _FITTED)]
-    stacked = np.array([whole[path] for path in chosen]).reshape(len(chosen), SIDE * SIDE)
-    maps = saliency(way, stacked, np.array([labels[path] for path in chosen]))
-    for path, face in whole.items():
-        values = maps(face[None])[0]
-        found[path] = values / max(values.max(), np.finfo(np.float32).tiny)
-    return {path: found[path] for path in labels}
+def _machine(given: Manifest, config: MapsConfig) -> _Made:
+    labels = {s.path: s.label for s in given if s.split in ("train", "") and s.label is not None}
+    paths = sorted(labels)
+    chosen = [paths[row] for row in evenly(len(paths), _FITTED)]
+    loaded = parallel_map(_usable, chosen, "reading faces", processes=config.threads)
+    whole = {path: face for path, face in zip(chosen, loaded, strict=True) if face is not None}
+    stacked = np.array(list(whole.values())).reshape(len(whole), SIDE * SIDE)
+    maps = saliency(config.from_, stacked, np.array([labels[path] for path in whole]))
+    return partial(_scaled, maps), {s.path: s.path for s in given}, "image"
 
 
-def _face(path: str) -> Any:
-    """Return the grey face [64 * 64] in 0..1, or the file that is bad."""
+def _scaled(maps: Callable[[Floats], Floats], path: str) -> Map:
+    values = maps(_face(path)[None])[0]
+    return values / max(values.max(), np.finfo(np.float32).tiny)
+
+
+def _usable(path: str) -> Floats | None:
     try:
-        image = load_image(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except ImageError as error:
-        return BadFile.of(path, "image", error)
+        return _face(path)
+    except ImageError:  # it is listed with the maps
+        return None
+
+
+def _face(path: str) -> Floats:
+    """Return the grey face [64 * 64] in 0..1."""
+    image = load_image(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32).ravel() / np.float32(255)
 
 
-def _map(reference: str) -> Any:
+def _write(
+    work: tuple[str, str],
+    look: Callable[[str], Map],
+    role: Role,
+    granularity: Granularity | None,
+) -> BadFile | None:
+    """Write the map of a file to a path, or return the file that is bad."""
+    file, path = work
     try:
-        return human_map(reference)
+        _save(coarse(look(file), granularity), Path(path))
     except ImageError as error:
-        return BadFile.of(reference, "map", error)
+        return BadFile.of(file, role, error)
+    return None
 
 
 def _names(root: Path, paths: Any) -> dict[str, str]:
