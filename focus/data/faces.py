@@ -96,11 +96,11 @@ class FaceFinder:
         squares = ((box, window(box, self.way.margin, image.size)) for box in self._detect(image))
         return sorted(Face(box, square) for box, square in squares if square)
 
-    def people(self, frames: Sequence[Sequence[Face]], least: float = 0.2) -> list[list[Seen]]:
+    def people(self, frames: Sequence[Sequence[Face]]) -> list[list[Seen]]:
         """Return the faces of each frame with the numbers, from 1, of the people whom they show.
 
         A face continues the person whose last square its own overlaps, by an intersection over
-        union of at least ``least``; of all pairings of a frame the one with the largest sum counts.
+        union of at least a fifth; of all pairings of a frame the one with the largest sum counts.
         Any other face is of a new person. Who is not found in some frames is the same afterwards;
         who moves by more than two thirds of the square between two frames is another.
 
@@ -110,7 +110,7 @@ class FaceFinder:
         found: list[list[Seen]] = []
         for faces in frames:
             shared = np.array([[overlap(face.square, old) for old in last] for face in faces])
-            shared = np.where(shared < least, 0, shared).reshape(len(faces), len(last))
+            shared = np.where(shared < 0.2, 0, shared).reshape(len(faces), len(last))
             pairs = zip(*linear_sum_assignment(shared, maximize=True), strict=True)
             known = {int(face): int(person) for face, person in pairs if shared[face, person]}
             for at, face in enumerate(faces):
