@@ -66,11 +66,6 @@ def read_folders(root: Path, folders: Iterable[str]) -> dict[str, Sample]:
     return known
 
 
-def fits(root: Path, folders: Iterable[str]) -> bool:
-    """Return whether one of the folders has its place in one of the sets."""
-    return any(_match(root, folder) for folder in folders)
-
-
 def _match(root: Path, folder: str) -> tuple[re.Match[str], int] | None:
     # A part of a set may be given, as the folder of one level.
     for pattern, label in _PATTERNS:

@@ -20,10 +20,9 @@ from focus.data.manifest import (
 )
 from focus.data.readers import cyborg, folders, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
-from focus.data.readers.hub import Portion
 from focus.data.readers.human_maps import MapOwners, find_maps, with_maps
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
-from focus.data.readers.rows import from_rows
+from focus.data.readers.rows import Portion, from_rows
 from focus.errors import InputError, shown
 
 DEFAULT_GENERATOR = "synthetic"
@@ -111,7 +110,7 @@ def read_path(
         warn_of_label_conflicts(manifest, str(root))
     if maps:
         manifest = with_maps(manifest, root, maps, owners)
-    if most is not None and layout not in ("parquet", "hub"):
+    if most is not None:
         manifest = manifest.where(Portion(most).takes)
     manifest = Manifest((_named(s, config.generator or unnamed) for s in manifest), manifest.source)
     return Reading(str(place), layout, found, manifest)

@@ -53,8 +53,8 @@ def read(
     if not paths:
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     folders = {at: Path(at).relative_to(root).parts for at in {_folder(path) for path in paths}}
-    if layout == DEEPFAKEBENCH or (layout is None and deepfakebench.fits(root, folders)):
-        known = deepfakebench.read_folders(root, folders)
+    known = deepfakebench.read_folders(root, folders) if layout in (None, DEEPFAKEBENCH) else {}
+    if known or layout == DEEPFAKEBENCH:
         return DEEPFAKEBENCH, _known(paths, known, root, "of a set that is known")
     if layout is None:
         layout = next((name for name in TREES if _fits(name, folders.values())), None)

@@ -1,36 +1,12 @@
-"""Data sets of the Hugging Face Hub: what they take and may be used for, and a part of them."""
+"""Data sets of the Hugging Face Hub: what they take and may be used for, and their files."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-
-from focus.data.manifest import Sample, Split
+from focus.data.manifest import Split
 from focus.data.readers.tables import split_of
 from focus.runtime.machine import is_main_process
-
-
-class Portion:
-    """Take the first ``most`` images of each class, generator and split."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._taken = Counter[tuple[object, ...]]()
-
-    def wants(self, sample: Sample) -> bool:
-        """Return whether an image would be among them."""
-        return self._taken[_kind(sample)] < self.most
-
-    def takes(self, sample: Sample) -> bool:
-        """Return whether an image is among them, and count it."""
-        wanted = self.wants(sample)
-        self._taken[_kind(sample)] += wanted
-        return wanted
-
-
-def _kind(sample: Sample) -> tuple[object, ...]:
-    return sample.split, sample.label, sample.generator
 
 
 def licence_of(path: Path) -> str:
@@ -38,6 +14,8 @@ def licence_of(path: Path) -> str:
 
     "" if the card names none, or cannot be reached: the data may be in the cache.
     """
+    from huggingface_hub import HfApi  # takes as long to import as all readers
+
     name = "/".join(path.parts[:2])
     try:
         about = HfApi().dataset_info(name, files_metadata=True)

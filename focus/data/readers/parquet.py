@@ -18,8 +18,8 @@ from typing import Any
 
 from focus.data.manifest import Manifest, Sample, Split, parsed
 from focus.data.readers.files import images_below
-from focus.data.readers.hub import Portion, licence_of, parquet_files
-from focus.data.readers.rows import from_rows
+from focus.data.readers.hub import licence_of, parquet_files
+from focus.data.readers.rows import Portion, from_rows
 from focus.data.readers.tables import PATHS, Columns, reals_by_generator, split_of
 from focus.errors import InputError
 from focus.runtime.files import atomic_write
@@ -190,7 +190,8 @@ def _has_wanted(file: Any, group: int, split: Split, features: Any, wants: Wants
     small = [
         column.name
         for column in file.schema_arrow
-        if not (types.is_nested(column.type) or types.is_binary(column.type))
+        # Of any kind of binary: large, of a fixed size, a view.
+        if not (types.is_nested(column.type) or "binary" in str(column.type))
     ]
     rows = file.read_row_group(group, columns=small).to_pylist()
     return any(wants((split, features, dict.fromkeys(features) | row)) for row in rows)

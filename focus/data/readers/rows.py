@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -15,6 +16,28 @@ _log = logging.getLogger(__name__)
 _UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
 _THREADS = 16  # a network's file system takes its time for each file
+
+
+class Portion:
+    """Take the first ``most`` images of each class, generator and split."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken = Counter[tuple[object, ...]]()
+
+    def wants(self, sample: Sample) -> bool:
+        """Return whether an image would be among them."""
+        return self._taken[_kind(sample)] < self.most
+
+    def takes(self, sample: Sample) -> bool:
+        """Return whether an image is among them, and count it."""
+        wanted = self.wants(sample)
+        self._taken[_kind(sample)] += wanted
+        return wanted
+
+
+def _kind(sample: Sample) -> tuple[object, ...]:
+    return sample.split, sample.label, sample.generator
 
 
 def from_rows(

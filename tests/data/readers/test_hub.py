@@ -49,12 +49,13 @@ def test_the_first_images_of_each_kind_are_fetched(
     reached(monkeypatch)
     fetched: list[int] = []
 
-    class File(parquet.ParquetFile):  # type: ignore[misc]
-        def iter_batches(self, size: int, groups: list[int]) -> Any:
-            fetched.extend(groups)
-            return super().iter_batches(size, groups)
+    batches = parquet.ParquetFile.iter_batches
 
-    monkeypatch.setattr(parquet, "ParquetFile", File)
+    def iter_batches(file: Any, size: int, groups: list[int]) -> Any:
+        fetched.extend(groups)
+        return batches(file, size, groups)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", iter_batches)
     found = read_data("hf://user/name", max_images=4)
     expected = [
         (face(start + first + i), label, generator, split)
@@ -113,6 +114,25 @@ def test_without_a_connection_the_cache_is_read(
     assert len(read_data("hf://user/name", max_images=1)) == 6
     said = "hf://user/name: size and licence are not known (ConnectionError)"
     assert capsys.readouterr().out.startswith(said)
+
+
+def test_a_part_is_the_same_of_a_csv_and_of_parquet(tmp_path: Path) -> None:
+    """Real images of two generators, which stand beside fakes that no such name has."""
+    from pyarrow import parquet
+
+    names = [f"{n}.png" for n in range(9)]
+    labels, generators = [0] * 6 + [1] * 3, [*"AB" * 3, *"CCC"]
+    write({name: f"face {n}" for n, name in enumerate(names)}, tmp_path)
+    table = arrow_table(
+        {"image": [face(n) for n in range(9)], "label": labels, "generator": generators}
+    )
+    parquet.write_table(table, tmp_path / "t.parquet")
+    rows = zip(names, map(str, labels), generators, strict=True)
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,generator", *map(",".join, rows)]))
+    parts = [read_data(tmp_path / f"t.{kind}", max_images=2) for kind in ("csv", "parquet")]
+    assert [[(s.label, s.generator) for s in part] for part in parts] == [
+        [(0, ""), (0, ""), (1, "C"), (1, "C")]
+    ] * 2
 
 
 def test_a_part_of_a_folder(tmp_path: Path) -> None:
