@@ -243,7 +243,8 @@ class Group:
 
     def _detection(self) -> Figures:
         found = detection_figures(self._ranking, self._threshold)
-        if (tempered := self._probabilities().get("ece_tempered")) is not None:
+        if self.real.tempered is not None and self.fake.tempered is not None:
+            tempered = self.real.tempered, self.fake.tempered
             for suffix in ("", "_balanced"):
                 ece = self._ranking.ece(balanced=bool(suffix), probabilities=tempered)
                 found[f"ece_tempered{suffix}"] = np.where(self._ranking.defined, ece, np.nan)

@@ -171,8 +171,8 @@ def evaluate(
     results["notes"] = [] if table.root is None else storage_notes(scores, known)
     if decides.name == "default":
         results["notes"].append(
-            "No threshold was fixed, as that takes real and synthetic rows that are marked "
-            "validation: a score of 0.5 decides, of which the error rates are."
+            "No threshold was fixed, as that takes rows marked validation whose classes the scores "
+            "tell apart: a score of 0.5 decides, of which the error rates are."
         )
     with table.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -78,7 +78,7 @@ class Scores:
     def __len__(self) -> int:
         return len(self.index)
 
-    @property
+    @functools.cached_property
     def has_cams(self) -> bool:
         """True unless the scores are somebody else's, or means of several images."""
         return not (self.peak_row < 0).any()

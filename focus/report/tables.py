@@ -148,8 +148,8 @@ def _by_generator(results: Results, place: tuple[str, ...]) -> Table:
     rows, lacks = [], dict[str, str]()
     for keys, name, entry in places:
         own = {rate: (*keys, *shared, rate) for rate in (_APCER, _BPCER)}
-        if keys[-1] in rates and len(keys) == len(place) + 1:
-            own = {rate: (*place, *where) for rate, where in rates[keys[-1]].items()}
+        if (kind := keys[len(place)]) in rates:
+            own = {rate: (*place, *where) for rate, where in rates[kind].items()}
         relation = entry["relation"] or UNRELATED if "relation" in entry else ""
         cells = [cell(results, own.get(column, (*keys, column))) for column in columns]
         numbers = [Cell(str(entry.get(f"n_{kind}", ""))) for kind in ("real", "synthetic")]

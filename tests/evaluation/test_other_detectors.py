@@ -304,13 +304,3 @@ def test_a_hundred_thousand_rows_take_no_minute(
     assert time.process_time() - begin < 60
     auc = results_of(tmp_path / "out")["open"]["pooled"]["auc"]
     assert auc == pytest.approx(roc_auc_score(label, score), abs=1e-12)
-
-
-def test_no_second_way_to_compute(table: Path) -> None:
-    """The results of a table are those of its scores, as those of a model are of its."""
-    scores, results = evaluate(read(table, {}), ["StyleGAN2"], "0.5")
-    again = summarise(scores, ["StyleGAN2"], {}, None)
-    assert (
-        results["open"]["generators"]["Midjourney"]["intervals"]["auc"]
-        == (again["open"]["generators"]["Midjourney"]["intervals"]["auc"])
-    )
