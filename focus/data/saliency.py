@@ -161,7 +161,7 @@ def _machine(given: Manifest, config: MapsConfig) -> _Made:
 
 def _scaled(maps: Callable[[Floats], Floats], path: str) -> Map:
     values = maps(_face(path)[None])[0]
-    return values / max(values.max(), np.finfo(np.float32).tiny)
+    return np.asarray(values / max(values.max(), np.finfo(np.float32).tiny))
 
 
 def _usable(path: str) -> Floats | None:
