@@ -49,6 +49,9 @@ class Stripes(nn.Module):
         return Prediction(score, (score > 0.5).long(), cams, entropy, norms)
 
 
+STRIPES: Any = Stripes()
+
+
 def picture(path: Path, stripes: bool) -> str:
     pixels = np.full((SIZE, SIZE, 3), 128, np.uint8)
     if stripes:
@@ -78,14 +81,14 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="module")
 def scores(manifest: Manifest) -> Scores:
-    return score_images(Stripes(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
+    return score_images(STRIPES, manifest, batch_size=4, progress=False)
 
 
 def measured(
     manifest: Manifest, scores: Scores, names: Sequence[str] = ROBUSTNESS
 ) -> list[PerturbedAUC]:
     given: dict[str, Any] = {"batch_size": 4, "progress": False}
-    return measure(Accelerator(cpu=True), Stripes(), manifest, scores, names, **given)  # type: ignore[arg-type]
+    return measure(Accelerator(cpu=True), STRIPES, manifest, scores, names, **given)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +144,7 @@ def test_a_classifier_of_the_format_is_found_out(tmp_path: Path) -> None:
     manifest = Manifest(
         [Sample(smooth, 0)] * 3 + [Sample(striped, 1, "uA")] * 3 + [Sample(coloured, 1, "uB")] * 2
     )
-    scores = score_images(Stripes(), manifest, batch_size=4, progress=False)  # type: ignore[arg-type]
+    scores = score_images(STRIPES, manifest, batch_size=4, progress=False)
     found = measured(manifest, scores, ["equalise"])
     assert [(r.generator, r.n_real, r.n_synthetic, r.auc, r.auc_change) for r in found] == [
         ("uA", 3, 3, 1.0, 0.0),
