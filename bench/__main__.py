@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.harness import make_folder, run_program
+from bench.harness import run_program
 
 PROGRAMS = ("head", "step")
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def main() -> int:
     given = parser.parse_args()
     options = ["--short"] if given.short else []
     if given.output:
-        make_folder(given.output)
+        given.output.mkdir(parents=True, exist_ok=True)
         options += ["--output", str(given.output.absolute())]
     failed = []
     for name in PROGRAMS if given.program == "all" else [given.program]:

@@ -31,7 +31,7 @@ from triton.compiler import ASTSource
 from triton.runtime.driver import driver
 
 from bench import head
-from bench.harness import make_folder, run_program, settings, write
+from bench.harness import run_program, settings, write
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam, triton_focus_head
@@ -257,7 +257,7 @@ def main() -> None:
     if knobs.runtime.interpret:
         raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
     if given.output:
-        make_folder(given.output)
+        given.output.mkdir(parents=True, exist_ok=True)
     table = []
     for row in rows(given.targets, given.grid, classes=given.classes):
         table.append(row.flat())

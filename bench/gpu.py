@@ -47,7 +47,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench import head
-from bench.harness import Step, make_folder, run_program
+from bench.harness import Step, run_program
 from focus.evaluation.provenance import commit
 from focus.kernels import backend_for
 
@@ -322,7 +322,7 @@ def main() -> int:
     settings = machine(given.device)
     card = re.sub(r"[^a-z0-9]+", "-", settings.get("card", "cpu").lower()).strip("-")
     path = (given.output or ROOT / "bench" / "results" / f"gpu-{card}.json").absolute()
-    make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     report: Row = {"settings": settings | {"device": given.device}, "parts": {}}
 
     def save() -> None:

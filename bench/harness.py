@@ -1,4 +1,4 @@
-"""Time steps in turn on one pinned CPU thread, and write rows to a CSV and a JSON.
+"""Time steps in turn on one pinned CPU thread, and write rows to a CSV, settings to a JSON.
 
 Steps of a case run interleaved in one process, in an order that changes by round; a ratio is the
 median of the rounds' paired ratios of CPU time, with a 95 % bootstrap interval.
@@ -42,20 +42,6 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder of ``--output`` before minutes of work.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--output {folder} cannot be made ({error.strerror}): name another folder."
-        ) from error
-
-
 def make_parser(about: str | None, rounds: int, short_rounds: int) -> argparse.ArgumentParser:
     """Return a parser with the flags that the timed benchmarks share.
 
@@ -80,14 +66,11 @@ def begin(module: str, given: argparse.Namespace) -> dict[str, str | int]:
     Args:
         module: the program, as in ``python -m bench.head``.
         given: the arguments that a parser of :func:`make_parser` read; ``rounds`` is filled in.
-
-    Raises:
-        InputError: as :func:`make_folder`.
     """
     keep_memory(module)
     torch.set_num_threads(1)
     if given.output:
-        make_folder(given.output)
+        given.output.mkdir(parents=True, exist_ok=True)
     given.rounds = given.rounds or given.usual_rounds[given.short]
     found = settings(f"python -m {module}" + " --short" * given.short) | {"rounds": given.rounds}
     print(", ".join(f"{name} {value}" for name, value in found.items()))
@@ -168,12 +151,12 @@ def settings(command: str) -> dict[str, str | int]:
 def write(
     folder: Path, name: str, rows: Sequence[Mapping[str, Any]], measured_with: Mapping[str, Any]
 ) -> None:
-    """Write ``NAME.csv``, and ``NAME.json``, which has the settings as well."""
+    """Write the rows as ``NAME.csv``, and the settings as ``NAME.json``."""
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    text = json.dumps({"settings": dict(measured_with), "rows": list(rows)}, indent=1)
+    text = json.dumps({"settings": dict(measured_with)}, indent=1)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

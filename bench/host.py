@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.driver import driver
 
-from bench.harness import make_folder, run_program, settings, write
+from bench.harness import run_program, settings, write
 from bench.head import (
     Inputs,
     Loss,
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
     given = parser.parse_args()
     if given.output:
-        make_folder(given.output)
+        given.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     driver.set_active(StubDriver())
     backend.INTERPRETED = True  # lets tensors of the CPU reach the launchers

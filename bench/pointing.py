@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import make_folder, run_program, settings, write
+from bench.harness import run_program, settings, write
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.manifest import SYNTHETIC, Manifest
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=GRID, help="cells a side of the CAM")
     given = parser.parse_args()
     if given.output:
-        make_folder(given.output)
+        given.output.mkdir(parents=True, exist_ok=True)
     rows = measure(demo_manifest(), given.grid)
     print("\n".join(map(str, rows)))
     if given.output:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bench import head
-from bench.harness import make_folder, run_program, settings, write
+from bench.harness import run_program, settings, write
 from bench.head import Inputs
 from bench.interpreter_counter import Kind, Role, Traffic, measure
 from focus.kernels import backend, cam_entropy, class_activation, focus_head
@@ -227,7 +227,7 @@ def main() -> None:
     os.environ["TRITON_INTERPRET"], backend.INTERPRETED = "1", True
     torch.set_num_threads(1)
     if given.output:
-        make_folder(given.output)
+        given.output.mkdir(parents=True, exist_ok=True)
     table = []
     for row in rows(given.batch):
         table.append(row.flat())

@@ -68,7 +68,6 @@ def test_the_program_writes_all_ratios_and_says_what_could_not_run(tmp_path: Pat
             assert 0 < float(row["low"]) <= float(row["median"]) <= float(row["high"])
     kept = json.loads((tmp_path / "head.json").read_text())
     assert kept["settings"]["torch"] == torch.__version__
-    assert [row["ratio"] for row in kept["rows"]] == [row["ratio"] for row in table]
 
 
 @pytest.mark.slow

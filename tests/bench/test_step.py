@@ -47,23 +47,6 @@ def test_the_predecessor_divides_by_the_range_of_a_flat_cam() -> None:
         step.steps_of(detector, 2, step.losses_of(SMALL))["predecessor"]()
 
 
-def test_a_step_trains_as_the_recipe_does() -> None:
-    """Two steps of SGD with momentum and weight decay, against its formula."""
-    detector = step.make_detector(SMALL, 64)
-    weight = detector.head.fc.weight
-    steps = step.steps_of(detector, 2, step.losses_of(SMALL))
-    batch = step.make_batch(detector, 2)
-    velocity, expected = torch.zeros_like(weight), weight.detach().clone()
-    for _ in range(2):
-        (gradient,) = torch.autograd.grad(step.ours(detector, batch), [weight])
-        velocity = 0.9 * velocity + gradient + 1e-6 * expected
-        expected = expected - 0.005 * velocity
-        steps["ours"]()
-        torch.testing.assert_close(weight.detach(), expected)
-    steps["head"]()
-    torch.testing.assert_close(weight.detach(), expected)
-
-
 @pytest.mark.slow
 def test_the_program_writes_a_row_for_each_ratio(tmp_path: Path) -> None:
     words = ["--models", SMALL, "--image-size", "64", "--rounds", "2", "--output", tmp_path]
