@@ -11,7 +11,7 @@ from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
 from focus.metrics.ranking import SUPPORT
 from focus.model.operating_points import TARGETS, needed
-from focus.report.glossary import as_markdown
+from focus.report.glossary import GLOSSARY
 from focus.training.run_folder import _FREE
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -109,4 +109,4 @@ def test_the_page_on_the_architecture_names_each_module_and_only_what_is_there()
 
 
 def test_the_glossary_is_that_of_the_reports() -> None:
-    assert text("glossary.md") == as_markdown()
+    assert dict(rows(text("glossary.md"), "word")) == GLOSSARY

@@ -23,17 +23,3 @@ GLOSSARY = {
     "stored with the model, decides everywhere.",
     "TPR at 1 % FPR": "The share of synthetic faces found where 1 % of real ones raise an alarm.",
 }
-
-
-def as_markdown() -> str:
-    """Return ``docs/glossary.md``."""
-    lines = [f"| {term} | {meaning} |" for term, meaning in GLOSSARY.items()]
-    head = [
-        "# Glossary",
-        "",
-        "The words of reports and tables.",
-        "",
-        "| word | meaning |",
-        "|---|---|",
-    ]
-    return "\n".join([*head, *lines, ""])
