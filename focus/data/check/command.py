@@ -8,10 +8,9 @@ from typing import Any
 from focus.config.data import CheckConfig
 from focus.data.check import contact_sheet, findings, report
 from focus.data.check.findings import Findings
-from focus.data.check.verdict import FIT, severe, verdict
+from focus.data.check.verdict import severe, verdict
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable, sole_writer
-from focus.runtime.terminal import coloured
 
 
 def check(config: CheckConfig) -> None:
@@ -42,8 +41,7 @@ def _print(config: CheckConfig) -> tuple[Findings, dict[str, Any], str]:
     with redirect_stdout(layouts):
         found = findings.gather(config)
     content, first = report.content_of(found), verdict(found)
-    line = coloured(first, "green" if first == FIT else "red")
     shown = report.text(found, content)
     body = layouts.getvalue() + shown
-    print(*([line, body, line] if body else [line]), sep="\n\n")
+    print(*([first, body, first] if body else [first]), sep="\n\n")
     return found, content, f"{first}\n\n{shown}"

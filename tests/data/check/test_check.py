@@ -24,9 +24,6 @@ from focus.data.demo import render_face
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
-from focus.runtime.files import sole_writer
-
-from ...launching import in_another_process
 
 
 @pytest.fixture(autouse=True)
@@ -144,16 +141,6 @@ def test_data_that_cannot_be_read_stop_training(faces: Path, tmp_path: Path) -> 
     assert (found["exit"], found["n_images"]) == (1, 0)
     assert "line 34" in found["obstacle"]
     assert not (tmp_path / "out" / "contact_sheet.png").exists()
-
-
-def test_of_two_checks_one_writes_the_report(faces: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with (
-        in_another_process(lambda: sole_writer(out)),
-        pytest.raises(InputError, match=r"Another process writes to .*out"),
-    ):
-        check(faces, output=out)
-    assert not (out / "check.json").exists()
 
 
 def test_what_stops_training_is_said_in_its_words(faces: Path, tmp_path: Path) -> None:
