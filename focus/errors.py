@@ -27,10 +27,6 @@ class WorkerError(ImageError):
     """A process that loads images was lost, or has no memory left to hand them over in."""
 
 
-class FolderError(ImageError):
-    """The run folder is no longer there, for the main process, which writes to it."""
-
-
 class NotFiniteError(ImageError):
     """A model's output for an image is not finite; ``path`` is the image."""
 

@@ -192,7 +192,6 @@ class RunLog:
         path = self.config.run_folder / "sheets" / f"epoch-{state.epoch:04d}.png"
         path.parent.mkdir(exist_ok=True)
         contact_sheet(detector, validation, path)
-        self._make_folders()
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 with Image.open(path) as sheet:
@@ -200,14 +199,7 @@ class RunLog:
                 tracker.log_images({"validation": pixels}, state.step, dataformats="NHWC")
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        self._make_folders()
         self.accelerator.log(values, step=step)
-
-    def _make_folders(self) -> None:
-        """Make removed ones again: TensorBoard's thread opens its file for each value."""
-        for tracker in self.accelerator.trackers:
-            if folder := getattr(tracker, "logging_dir", None):
-                Path(folder).mkdir(exist_ok=True)
 
     def _speed(self, since: tuple[float, float]) -> float:
         began, before = since

@@ -40,7 +40,7 @@ from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
 from focus.report.page import REPORT
-from focus.runtime.files import from_json
+from focus.runtime.files import from_json, sole_writer
 from focus.runtime.launch import (
     closing_process_group,
     describe,
@@ -50,7 +50,7 @@ from focus.runtime.launch import (
     start,
 )
 from focus.training.dry_run import dry_run
-from focus.training.run_folder import SUMMARY, SavedRun, check_folder, lock_folder
+from focus.training.run_folder import CHECKPOINTS, SUMMARY, SavedRun, check_folder
 from focus.training.trainer import Trainer
 from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze
 
@@ -64,7 +64,7 @@ def train(config: TrainConfig) -> None:
     """
     runs = _runs(config)
     run = runs[0]
-    accelerator = start(run.mixed_precision, run.threads, run.grad_accum_steps, run.device)
+    accelerator = start(run.mixed_precision, run.threads, run.device)
     main = accelerator.is_main_process
     processes = accelerator.num_processes
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
@@ -150,10 +150,8 @@ def _run(
     trainer = Trainer(config, detector, manifest, accelerator, saved)
     with ExitStack() as lock:
         # Only now there is a folder: what is wrong before leaves nothing.
-        trainer.check_held = run_on_main_first(
-            accelerator,
-            lambda: lock.enter_context(lock_folder(folder)) if main else trainer.check_held,
-        )
+        held = sole_writer(folder, folder / CHECKPOINTS / ".lock", flag="--name")
+        run_on_main_first(accelerator, lambda: lock.enter_context(held) if main else None)
         accelerator.print(describe(accelerator))
         size = sum(p.numel() for p in detector.parameters()) / 1e6
         accelerator.print(
@@ -193,7 +191,6 @@ def evaluate(trainer: Trainer) -> Results:
     scores = trainer.score(best, trainer.test, description="test images")
     results: Results = {}
     if accelerator.is_main_process:
-        trainer.check_held()
         best.config.write(folder / "model" / CONFIG_FILE)
         known = best.config.training_generators, best.config.training_families
         results = summarise(scores, *known, best.points, progress=True)

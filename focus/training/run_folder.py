@@ -1,13 +1,11 @@
-"""Run folders: which may be written, what a resumed run goes on with, and their lock.
+"""Run folders: which may be written, and what a resumed run goes on with.
 
 ``docs/formats.md`` describes the files of a run folder.
 """
 
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,15 @@ from focus.config.options import flag
 from focus.config.train import ResolvedTrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
-from focus.errors import FolderError, InputError
+from focus.errors import InputError
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.hub import WEIGHTS_FILE
 from focus.model.operating_points import OperatingPoints
-from focus.runtime.files import atomic_write, check_writable, from_json, locked
+from focus.runtime.files import atomic_write, check_writable, from_json
 from focus.training.checkpoint import last_checkpoint
 
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.csv"
-LOCK = ".lock"
 _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
 # What a resumed run may have otherwise than before: it does not change what is computed, but for
@@ -138,48 +135,6 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
     if needs_model:
         DetectorConfig.read(weights.with_name(CONFIG_FILE)).with_weights(weights)
     return SavedRun(path, values, state, Manifest.from_csv(folder / MANIFEST))
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[Callable[[], None]]:
-    """Make the run folder if need be, and keep other processes from training in it.
-
-    Yields:
-        A function that raises FolderError once the folder was removed, moved or replaced.
-
-    Raises:
-        InputError: another process trains there.
-        FolderError: what the block wrote has failed since the folder is gone.
-    """
-    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    with locked(folder / CHECKPOINTS / LOCK) as mine:
-        if not mine:
-            raise InputError(
-                f"Another process trains in the run folder {folder}: wait for its end, or give "
-                "another --name."
-            )
-        # Held open, else a folder made anew may get its inode. Windows opens no folder, and lets
-        # nobody remove one with a lock that is held.
-        opened = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
-
-        def check() -> None:
-            if not (
-                folder.exists()
-                and (opened is None or os.path.samestat(folder.stat(), os.fstat(opened)))
-            ):
-                raise FolderError(
-                    f"The run folder {folder} was removed, moved or replaced during the run: "
-                    "move it back and --resume, or start again with another --name."
-                )
-
-        try:
-            yield check
-        except OSError:
-            check()
-            raise
-        finally:
-            if opened is not None:
-                os.close(opened)
 
 
 def other_setting(

@@ -7,7 +7,7 @@ seeded for each step. So a run that is resumed at any step goes on with the same
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -99,8 +99,6 @@ class Trainer:
         self.plan = self.images.plan
         self.log = RunLog(config, accelerator)
         self.signals = StopSignals()
-        self.check_held: Callable[[], None] = lambda: None
-        """What lock_folder yields, in the process that holds the run folder."""
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
         self.score = partial(
             score_images,
@@ -371,7 +369,6 @@ class Trainer:
         state, folder = self.state, self.folder / CHECKPOINTS
         at = state.step, state.epoch
         if self.accelerator.is_main_process and at != self._written:
-            self.check_held()
             scaler = self.accelerator.scaler
             extra = {
                 "scaler": None if scaler is None else scaler.state_dict(),

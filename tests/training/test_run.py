@@ -29,10 +29,11 @@ from focus.evaluation.inference import outlier_norm
 from focus.evaluation.scores import Scores
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
+from focus.runtime.files import sole_writer
 from focus.training.run import data_lines, train
 from focus.use.evaluate import evaluate
 
-from ..launching import CHECKOUT, python
+from ..launching import CHECKOUT, in_another_process, python
 from .trainers import trained
 
 SMALL = [
@@ -97,6 +98,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(80, 100):
             members[number].save(root / name / f"{number}.png")
     return root
+
+
+def test_of_two_processes_one_trains_in_a_folder(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = TrainConfig(
+        recipe="demo",
+        data=(str(data / "tree"),),
+        output=str(tmp_path),
+        name="run",
+        resume=True,
+        threads=1,
+        workers=0,
+    )
+    with (
+        in_another_process(lambda: sole_writer(folder, folder / "checkpoints" / ".lock")),
+        pytest.raises(InputError, match=f"process writes to {folder}: .*, or give another --name"),
+    ):
+        train(config)
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,22 @@
-"""Run folders: locked by one process, what a resumed run needs, what makes another run."""
+"""Run folders: what a resumed run needs, what makes another run."""
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate import Accelerator
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest
-from focus.errors import FolderError, InputError
+from focus.errors import InputError
 from focus.training.run_folder import (
     CHECKPOINTS,
     check_folder,
-    lock_folder,
     other_setting,
 )
-from focus.training.trainer import Trainer
 
-from ..launching import in_another_process
 from .trainers import few_faces, trainer
 
 
@@ -33,69 +28,6 @@ def config(tmp_path: Path) -> ResolvedTrainConfig:
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return few_faces(tmp_path_factory.mktemp("faces"))
-
-
-def test_of_two_processes_one_trains_in_a_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with (
-        in_another_process(lambda: lock_folder(folder)),
-        pytest.raises(InputError, match=f"process trains in the run folder {folder}:"),
-        lock_folder(folder),
-    ):
-        pass
-    with lock_folder(folder):
-        assert (folder / CHECKPOINTS).is_dir()
-
-
-LOGGED: dict[str, Any] = {"report_to": ("tensorboard",), "log_steps": 1}
-
-
-def logging(output: Path) -> Accelerator:
-    return Accelerator(cpu=True, log_with="tensorboard", project_dir=output / "run")
-
-
-def lost_at_step_3(run: Trainer, lose: Callable[[], object]) -> None:
-    """Train, holding the folder, while somebody else loses it or a part of it."""
-
-    def step(*_: Any) -> None:
-        if run.state.step == 3 and run.detector.training:
-            lose()
-
-    run.detector.register_forward_hook(step)
-    with lock_folder(run.folder) as run.check_held:
-        run.fit()
-
-
-def replace_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-    (folder / CHECKPOINTS).mkdir(parents=True)  # as another run of the same name does
-
-
-@pytest.mark.parametrize(
-    "lose", [shutil.rmtree, replace_folder, lambda path: path.rename(path.with_name("moved"))]
-)
-def test_a_run_whose_folder_is_gone_ends_and_writes_no_more(
-    lose: Callable[[Path], object], faces: Manifest, tmp_path: Path
-) -> None:
-    run = trainer(faces, tmp_path, logging(tmp_path), checkpoint_steps=4, **LOGGED)
-    with pytest.raises(FolderError, match=f"run folder {run.folder} was removed, moved or repl"):
-        lost_at_step_3(run, lambda: lose(run.folder))
-    assert run.state.step == 4, "the next write"
-    assert [path.name for path in run.folder.glob("*/*") if path.parent.name != "tensorboard"] == []
-
-
-def test_a_run_goes_on_without_what_it_can_write_again(faces: Manifest, tmp_path: Path) -> None:
-    run = trainer(faces, tmp_path, logging(tmp_path), epochs=1, loss="ce", **LOGGED)
-
-    def lose() -> None:
-        for name in ("tensorboard", CHECKPOINTS):
-            shutil.rmtree(run.folder / name)
-
-    lost_at_step_3(run, lose)
-    assert any((run.folder / "tensorboard").iterdir())
-    saved = check_folder(replace(run.config, resume=True))
-    assert saved is not None
-    assert saved.state.epoch == 1
 
 
 def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
