@@ -27,31 +27,24 @@ _LONGEST_WAIT = timedelta(hours=3)
 def start(
     precision: MixedPrecision,
     threads: int | None,
-    accumulation: int | None = None,
     device: str | None = None,
     **options: object,
 ) -> Accelerator:
     """Return the accelerator of this process, with its share of the CPU's threads.
 
     threads: None for this process's share of the cores; ``accelerate launch`` would give it one.
-    accumulation: batches in a step, if there are steps. device: None for Accelerate's choice.
-    options: for the Accelerator.
+    device: None for Accelerate's choice. options: for the Accelerator.
 
     Raises:
-        InputError: the launcher was told another precision, or accumulation, than the program; the
-            device is not there, or lacks the precision; FOCUS_BACKEND cannot run on it.
+        InputError: the launcher was told another precision than the program; the device is not
+            there, or lacks the precision; FOCUS_BACKEND cannot run on it.
     """
-    # Taken away, as Accelerate would divide each gradient by the number a second time.
-    steps = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    for flag, given, own in (
-        ("--mixed-precision", os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), precision),
-        ("--grad-accum-steps", steps, accumulation),
-    ):
-        if own is not None and given not in ("no", "1", str(own)):
-            raise InputError(
-                f"The launcher was told {given} for {flag}, the program {own}: give the program "
-                f"{flag} {given}, or the launcher {own}."
-            )
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if told not in ("no", precision):
+        raise InputError(
+            f"The launcher was told {told} for --mixed-precision, the program {precision}: give "
+            f"the program --mixed-precision {told}, or the launcher {precision}."
+        )
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone and not torch.accelerator.device_count():
         options["cpu"] = True  # else each process of torchrun would believe that it is alone
