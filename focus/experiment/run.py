@@ -13,6 +13,7 @@ from focus.config.train import TrainConfig, resolve, write_config
 from focus.errors import InputError
 from focus.experiment.grid import Run
 from focus.runtime.progress import format_duration
+from focus.runtime.signals import SIGNALS
 from focus.training.run_folder import other_setting
 
 _PATIENCE = 60.0  # seconds to save in, before a run that is told to stop is killed
@@ -41,7 +42,8 @@ def execute(
     """Make all runs that are not finished, ``jobs`` at a time, and print a line for each that ends.
 
     prepare: writes the images of a run, before it starts. A run that was cut short goes on from its
-    last checkpoint. On Ctrl-C, SIGTERM, SIGHUP or an error all runs save and stop, as does this.
+    last checkpoint. On Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or an error all runs save
+    and stop, as does this.
     Returns a sentence for each run that failed, by its name.
 
     Raises:
@@ -51,8 +53,9 @@ def execute(
     left = [run for run in runs if not is_finished(run)]
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before; {jobs} at a time")
     logs.mkdir(parents=True, exist_ok=True)
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.default_int_handler)
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup has SIGHUP
+            signal.signal(each, signal.default_int_handler)
     waiting, failures = list(left), dict[str, str]()
     running: dict[subprocess.Popen[bytes], tuple[Run, Path]] = {}
     began = time.monotonic()
