@@ -77,7 +77,7 @@ def manipulate(config: ManipulateConfig) -> None:
             )
         reals = assign_splits(Manifest(reals[row] for row in rows), seed=config.seed)
         pictures = _pictures(reals, np.stack([small[row] for row in rows]), config.seed)
-        basis = _basis(reals.split("train"), config)
+        basis = _basis(reals.split("train") or reals, config)  # a test set may be made alone
         make = partial(_made, folder=folder, side=config.image_size, basis=basis)
         made = parallel_map(make, pictures, "making pictures", processes=config.threads)
         manifest = Manifest(made, str(folder / MANIFEST))
@@ -140,12 +140,12 @@ def _pictures(reals: Manifest, small: Any, seed: int) -> list[_Picture]:
     return pictures
 
 
-def _basis(train: Sequence[Sample], config: ManipulateConfig) -> Basis:
-    """Return the principal components of some of the training faces."""
+def _basis(reals: Sequence[Sample], config: ManipulateConfig) -> Basis:
+    """Return the principal components of some of the faces."""
     from sklearn.decomposition import PCA
 
-    chosen = np.random.default_rng(config.seed).permutation(len(train))[:_FITTED]
-    faces = np.stack([_loaded(train[row].path, BASIS_SIDE).ravel() for row in chosen])
+    chosen = np.random.default_rng(config.seed).permutation(len(reals))[:_FITTED]
+    faces = np.stack([_loaded(reals[row].path, BASIS_SIDE).ravel() for row in chosen])
     fitted = PCA(min(_COMPONENTS, len(faces) // 2), random_state=config.seed).fit(faces)
     return Basis(fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32))
 

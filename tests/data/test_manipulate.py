@@ -13,7 +13,7 @@ from focus.config.data import ManipulateConfig
 from focus.data.check.shortcuts import audit
 from focus.data.check.survey import look
 from focus.data.images import load_map
-from focus.data.manifest import REAL, Manifest
+from focus.data.manifest import REAL, Manifest, Sample
 from focus.data.manipulate import TRAINED, _pictures, manipulate
 from focus.data.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized
 from focus.data.splits import check_trainable
@@ -107,6 +107,12 @@ def test_a_person_is_in_one_split_and_never_his_own_donor(faces: Path, tmp_path:
         group, split = owner[picture.donor]
         assert group != picture.sample.group
         assert split == picture.sample.split
+
+
+def test_a_test_set_is_made_alone(faces: Path, tmp_path: Path) -> None:
+    tests = Manifest(Sample(str(path), REAL, split="test") for path in faces.iterdir())
+    tests.to_csv(tmp_path / "reals.csv")
+    assert {s.split for s in made(tmp_path / "reals.csv", tmp_path / "out")} == {"test"}
 
 
 def test_the_seed_decides_all(faces: Path, out: Manifest, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Columns:
 
     def __str__(self) -> str:
         found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}
-        if self.words and self.words <= {"0", "1"}:
+        if {"0", "1"} & self.words and self.words <= {"0", "1", ""}:
             found["label"] += f" (1 is {LABEL_NAMES[self.labels['1']]})"
         perhaps = [
             f"{role}={name}"
