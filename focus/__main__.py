@@ -8,7 +8,40 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 from collections.abc import Sequence
 
 from focus.config.command_line import Command, Commands, run_command
-from focus.data.__main__ import COMMANDS as DATA_COMMANDS
+
+DATA_COMMANDS = {
+    "check": Command(
+        "focus.config.data:CheckConfig",
+        "focus.data.check.command:check",
+        "Look at data before training: counts, sizes, unreadable files, leaks, shortcuts.\n\n"
+        "Nothing is written without --output, which gets check.json, check.txt, leaks.csv and "
+        "contact_sheet.png. The exit code is 0 if the data are fit for training, 1 if not, 2 if "
+        "the command cannot be understood.",
+    ),
+    "crop": Command(
+        "focus.config.data:CropConfig",
+        "focus.data.crop:crop",
+        "Cut the faces out of images and of their human maps alike, into a new folder with a "
+        "manifest that train.py takes as --data.",
+    ),
+    "manipulate": Command(
+        "focus.config.data:ManipulateConfig",
+        "focus.data.manipulate:manipulate",
+        "Make synthetic faces of a folder of real ones by six methods, with masks, splits by "
+        "identity and a manifest that train.py takes as --data.",
+    ),
+    "maps": Command(
+        "focus.config.data:MapsConfig",
+        "focus.data.saliency:make_maps",
+        "Write maps of where to look for faces that nobody has annotated, by PCA or LDA, or "
+        "coarser ones of those that people made.",
+    ),
+    "demo": Command(
+        "focus.config.data:DemoConfig",
+        "focus.data.demo.files:write_demo",
+        "Write the demo set as files: a template for your own data, in CYBORG's layout.",
+    ),
+}
 
 COMMANDS: Commands = {
     "train": Command(

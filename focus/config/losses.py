@@ -6,9 +6,8 @@ the demo set.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from focus.config.options import BELOW_1, NON_NEGATIVE, POSITIVE, SHARE
 from focus.errors import InputError, did_you_mean
 
 # As in focus.kernels.types, which imports torch: --help does without.
@@ -26,9 +25,6 @@ class LossConfig:
     focus term takes the entropy. cam_class: whose CAM focus and saliency term look at.
     entropy_target: ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's
     human map. temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1).
-
-    Raises ValueError for a number outside its range, or a level or class of the CAM that there is
-    not, and TypeError for a weight that is no number.
     """
 
     classification_weight: float = 1.0
@@ -40,27 +36,6 @@ class LossConfig:
     temperature: float = 1.0
     label_smoothing: float = 0.0
 
-    def __post_init__(self) -> None:
-        for name, within in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not within.holds(value):
-                raise ValueError(f"{name} must be {within.words}, got {value}")
-        for name, choices in (
-            ("focus_level", get_args(FocusLevel)),
-            ("cam_class", get_args(CamClass)),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-_RANGES = {
-    "classification_weight": NON_NEGATIVE,
-    "focus_weight": NON_NEGATIVE,
-    "saliency_weight": NON_NEGATIVE,
-    "entropy_target": SHARE,
-    "temperature": POSITIVE,
-    "label_smoothing": BELOW_1,
-}
 
 LOSSES: dict[str, LossConfig] = {
     "ce": LossConfig(focus_level="none"),

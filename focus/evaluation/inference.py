@@ -171,7 +171,7 @@ def score_images(
             if each is not None:
                 each()
     part = Scores.concatenate(parts)
-    return part if processes == 1 else Scores.merge(gather_object([part]), len(manifest))
+    return part if processes == 1 else Scores.merge(gather_object([part]))
 
 
 def outlier_norm(

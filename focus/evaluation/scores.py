@@ -153,19 +153,10 @@ class Scores:
         return Scores(**{n: np.concatenate([[], *own]) for n, own in columns.items()})
 
     @staticmethod
-    def merge(parts: Sequence["Scores"], count: int) -> "Scores":
-        """Join what several processes scored into one table of ``count`` rows, ordered by index.
-
-        Raises ValueError if a row is missing or there twice, which would bias every metric.
-        """
+    def merge(parts: Sequence["Scores"]) -> "Scores":
+        """Join what several processes scored, ordered by index."""
         joined = Scores.concatenate(parts)
-        ordered = joined.select(np.argsort(joined.index, kind="stable"))
-        times = np.bincount(ordered.index, minlength=count)
-        wrong = np.flatnonzero(times != (np.arange(len(times)) < count))
-        if len(wrong):
-            row = int(wrong[0])
-            raise ValueError(f"row {row} of {count} is scored {times[row]} times")
-        return ordered
+        return joined.select(np.argsort(joined.index))
 
     def to_csv(self, path: str | Path) -> None:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""

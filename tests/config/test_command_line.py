@@ -302,7 +302,6 @@ def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("nonsense: 1")
     for words in (
         ("-m", "focus", "data", "demo"),
-        ("-m", "focus.data", "demo"),
         ("-m", "focus.experiment"),
         (CHECKOUT / "train.py",),
         (CHECKOUT / "evaluate.py",),

@@ -118,14 +118,7 @@ def test_the_column_of_outliers_is_there_if_one_is_known(tmp_path: Path) -> None
 def test_merge_orders_the_parts_of_several_processes() -> None:
     whole = table(7)
     parts = [whole.select(range(rank, 7, 3)) for rank in (2, 0, 1)]
-    assert_same(Scores.merge(parts, 7), whole)
-    for wrong, count, message in (
-        (parts[1:], 7, "row 2 of 7 is scored 0 times"),
-        ([*parts, parts[0]], 7, "row 2 of 7 is scored 2 times"),
-        (parts, 6, "row 6 of 6 is scored 1 times"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Scores.merge(wrong, count)
+    assert_same(Scores.merge(parts), whole)
 
 
 def test_scores_without_cams_come_back_without_their_columns(tmp_path: Path) -> None:

@@ -1,16 +1,13 @@
 """Training of the head alone on cached features: as without the cache, and without the network."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig, resolve
 from focus.data.augment import Augmentation
 from focus.data.dataset import Normalise, squashed
@@ -21,10 +18,8 @@ from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.training.dry_run import dry_run
 from focus.training.monitoring import add_step
-from focus.training.run import train
 from focus.training.trainer import Trainer
 
-from ..launching import write_faces
 from .trainers import few_faces, trainer
 
 MODELS = {"test_vit": 160, "test_vit3": 160, "test_convnext": 64, "test_efficientnet": 64}
@@ -188,28 +183,3 @@ def test_a_dry_run_says_size_and_time_and_computes_no_features(
     said = capsys.readouterr().out
     assert f"on 222 images or views, whose features take {222 * record / 2**30:.3g} GiB" in said
     assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.slow
-def test_all_losses_are_compared_on_one_frozen_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The example of docs/training.md, in small."""
-    monkeypatch.chdir(tmp_path)
-    faces = write_faces(tmp_path / "faces", 24)
-    small: dict[str, Any] = {"recipe": "demo", "image_size": 32, "epochs": 2, "report": False}
-    small |= {"data": (str(faces),), "threads": 1, "workers": 0, "sheet_epochs": 0}
-    train(TrainConfig(name="first", **small))
-    weights = "runs/first/model/model.safetensors"
-    first, heads = load_file(weights), set()
-    for loss in LOSSES:
-        capsys.readouterr()
-        train(TrainConfig(name=loss, loss=loss, tune="head", initial_checkpoint=weights, **small))
-        computed = "features of " in capsys.readouterr().out
-        assert computed == (not heads)  # by the first of them, for all
-        state = load_file(f"runs/{loss}/model/model.safetensors")
-        changed = {key for key, value in state.items() if not value.equal(first[key])}
-        assert changed == {"head.fc.weight", "head.fc.bias"}
-        heads.add(state["head.fc.weight"].sum().item())
-        assert json.loads(Path("runs", loss, "results.json").read_text())["closed"]
-    assert len(heads) > 2  # without maps some losses are cross-entropy
