@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import colormaps
 from PIL import Image
 
@@ -18,10 +17,8 @@ from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.bad_files import check_images, without_digests, write_bad_files
 from focus.data.manifest import Manifest, Sample
 from focus.data.training_set import training_manifest
-from focus.errors import ImageError, InputError, sentence
-from focus.model.detector import Detector
+from focus.errors import InputError
 from focus.training.run import train
-from focus.use import evaluate as evaluation
 from focus.use.evaluate import evaluate
 
 
@@ -237,29 +234,3 @@ def test_a_class_without_a_sound_image_stops(folder: Path, flags: list[str]) -> 
     config = resolve(parse(TrainConfig, [*flags, "--recipe=demo", "--max-bad=1"]))
     with pytest.raises(InputError, match="0 synthetic"):
         training_manifest(config, progress=False)
-
-
-@pytest.mark.slow
-def test_a_file_lost_while_it_is_scored_is_named_and_left_out_the_next_time(
-    folder: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    Detector(training_generators=("kA",)).save_pretrained(folder / "model")
-    lost = folder / "data/test/kA/0_real/0.png"
-    words = [*flags, "--workers=1", f"--model-dir={folder}/model", "--max-bad=0.1"]
-    config = parse(EvaluateConfig, [*words, f"--output={folder}/out", "--report=false"])
-
-    def losing(*given: Any, **options: Any) -> Any:
-        found = check_images(*given, **options)
-        lost.write_bytes(b"")
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "check_images", losing)
-        with pytest.raises(ImageError) as ended:
-            evaluate(config)
-    assert sentence(ended.value) == (
-        f"Cannot decode '{lost}' (cannot identify image file): fix or remove the file."
-    )
-    evaluate(config)
-    assert str(lost) in {path for path, _, _ in rows(folder / "out/bad_files.csv")}

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from focus.data.dataset import Batch, FaceDataset, artefact_coverage, load_batches, worker_options
 from focus.data.images import load_image
@@ -72,22 +71,6 @@ def test_no_map_a_flat_map_and_no_label(tmp_path: Path) -> None:
         assert item.target.item() == -1
         assert not item.saliency_mask
         assert item.saliency.tolist() == [[0, 0], [0, 0]]
-
-
-def test_images_are_squashed_as_torchvision_does_and_maps_by_area(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 30, 3), dtype=np.uint8)
-    path = save(tmp_path / "i.png", pixels)
-    heat = save(tmp_path / "m.png", pixels[..., 0])
-    item = dataset([Sample(path, 0, human_map=heat)], image_size=16, grid=(4, 5))[0]
-    squashed = v2.functional.pil_to_tensor(v2.Resize((16, 16))(Image.open(path))) / 255
-    expected = v2.functional.normalize(squashed, MEAN, STD)
-    torch.testing.assert_close(item.images, expected, atol=1e-5, rtol=0)
-    # By area to 16 x 16, then as torch has it by area: a grid that does not divide it overlaps.
-    fine = torch.tensor(pixels[..., 0]).double().repeat_interleave(8, 0).repeat_interleave(8, 1)
-    squashed = fine.reshape(16, 25, 16, 15).mean((1, 3))
-    cells = torch.nn.functional.interpolate(squashed[None, None], (4, 5), mode="area")[0, 0]
-    cells = (cells - cells.min()) / (cells.max() - cells.min())
-    torch.testing.assert_close(item.saliency.double(), cells, atol=1e-5, rtol=0)
 
 
 def fingerprint(batch: Batch) -> dict[int, tuple[float, float]]:

@@ -51,14 +51,6 @@ def test_the_largest_face() -> None:
     assert largest([]) is None
 
 
-def test_the_overlap_of_boxes() -> None:
-    """Worked by hand: shared over united area."""
-    assert overlap((0, 0, 4, 4), (2, 2, 6, 4)) == 4 / 20
-    assert overlap((0, 0, 4, 4), (0, 0, 4, 4)) == 1
-    for apart in ((4, 0, 8, 4), (0, 5, 4, 9), (-9, -9, -1, -1)):
-        assert overlap((0, 0, 4, 4), apart) == 0
-
-
 def test_a_models_geometry_says_how_faces_are_cut() -> None:
     assert way_of(["lbp margin 0.25"]) == (Way("lbp", 0.25), True)
     assert way_of(["dlib margin 0.3", "lbp margin 0.3"]) == (Way("dlib", 0.3), False)

@@ -68,19 +68,6 @@ def test_blur_is_a_gaussian() -> None:
         assert deviation.max() < 6
 
 
-def test_resizing_by_hand() -> None:
-    """Stripes of one pixel are gone at half the size, those of eight are not."""
-    fine = np.tile(np.array([[0, 255]], np.uint8).repeat(3).reshape(1, 2, 3), (32, 16, 1))
-    coarse = np.repeat(fine[:, :4], 8, axis=1)
-    halved = Perturbation("resize", 0.5)
-    small, large = (array(halved(Image.fromarray(pixels), 0)) for pixels in (fine, coarse))
-    inside = small[:, 4:-4]
-    assert np.ptp(inside) <= 2
-    assert inside.mean() == pytest.approx(127.5, abs=1)
-    assert np.ptp(large) == 255
-    assert Perturbation("resize", 0.1)(textured(33, 7), 0).size == (33, 7)
-
-
 def test_noise_is_gaussian_rounded_and_cut() -> None:
     drawn = np.stack([array(Perturbation("noise", 8)(grey(), i)) - 128 for i in range(20)])
     assert drawn.mean() == pytest.approx(0, abs=0.1)

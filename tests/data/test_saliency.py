@@ -117,17 +117,6 @@ def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
     assert {s.extra["map_source"] for s in found if s.human_map} == {"pca, blur"}
 
 
-def test_the_map_of_one_image(folder: Path, tmp_path: Path) -> None:
-    image = next(folder.rglob("*.png"))
-    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(folder / image.name)
-    maps = tmp_path / "maps"
-    maps.mkdir()
-    (folder / image.name).rename(maps / image.name)
-    out = tmp_path / "out"
-    make(image, "--human-maps", maps, "--granularity", "box", "--output", out, "--threads", 1)
-    assert [path.name for path in out.glob("*.png")] == [image.name]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

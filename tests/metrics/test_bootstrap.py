@@ -6,12 +6,6 @@ import pytest
 from focus.metrics.bootstrap import Resampler, percentiles
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    """Its own for each test: no order of tests changes what is drawn."""
-    return np.random.default_rng(0)
-
-
 def test_strata_keep_their_size_and_groups_stay_together(random: np.random.Generator) -> None:
     strata = [0, 0, 0, 1, 1, 1, 1, 2, 2]
     groups = ["", "", "", "a", "a", "b", "b", "c", "c"]
@@ -47,21 +41,6 @@ def test_names_that_group_nothing_are_no_groups() -> None:
     # Two rows of one image, as where two generators list it.
     twice = np.array(["a", "a", "b", ""], dtype=object)
     assert not Resampler(np.zeros(4), twice, np.array([0, 0, 2, 3])).grouped
-
-
-def test_resampling_covers_the_mean_of_grouped_images(random: np.random.Generator) -> None:
-    """Ten images of a person are not ten images."""
-    covered = {True: 0, False: 0}
-    for _ in range(120):
-        person = np.repeat(np.arange(30), 10)
-        values = random.normal(size=30)[person] + 0.3 * random.normal(size=300)
-        for grouped in covered:
-            names = np.array([f"p{p}" if grouped else "" for p in person], dtype=object)
-            times = Resampler(np.zeros(300), names).draw(random, 200)
-            low, high = percentiles(times @ values / 300) or (1, 0)
-            covered[grouped] += low <= 0 <= high
-    assert covered[True] > 0.88 * 120
-    assert covered[False] < 0.6 * 120
 
 
 def test_percentiles() -> None:

@@ -11,12 +11,6 @@ from focus.metrics.calibration import Calibration, fit_calibration, llr_costs, m
 from focus.metrics.ranking import Ranking
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    """Its own for each test: no order of tests changes what is drawn."""
-    return np.random.default_rng(0)
-
-
 def fitted(real: np.ndarray, fake: np.ndarray, *own_units: np.ndarray) -> Calibration:
     line = fit_calibration(real, fake, *own_units)
     assert line is not None
@@ -91,15 +85,3 @@ def test_the_least_cost_of_a_ranking_by_hand() -> None:
     # Scores that differ by a rounding are apart; interpolated between, they would give no number.
     just = np.nextafter(1, 0)
     assert min_cllr([0.1, just], [just, 1.0]) == pytest.approx(0.5)
-
-
-def test_no_ratios_that_rise_with_the_score_cost_less(random: np.random.Generator) -> None:
-    real, fake = random.normal(0, 1, 300), random.normal(1, 1, 200)
-    scores = special.expit(real), special.expit(fake)
-    least = min_cllr(*scores)
-    assert least is not None
-    line = fitted(*scores)
-    for slope in (0.5, 1, 2):
-        ratios = (slope * line.llr(each) for each in scores)
-        costs = [llr_costs(llr, label).mean() for label, llr in enumerate(ratios)]
-        assert least < sum(costs) / 2

@@ -14,12 +14,6 @@ from focus.metrics.intervals import (
 )
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    """Its own for each test: no order of tests changes what is drawn."""
-    return np.random.default_rng(0)
-
-
 def drawn(
     random: np.random.Generator, real: int, fakes: list[int], aucs: list[float], models: int = 1
 ) -> list[list[Compared]]:

@@ -21,12 +21,6 @@ from focus.metrics.ranking import Ranking, auc
 Array = NDArray[Any]
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    """Its own for each test: no order of tests changes what is drawn."""
-    return np.random.default_rng(0)
-
-
 def drawn(random: np.random.Generator, ties: bool) -> tuple[Array, Array]:
     """Scores of 1 to 40 real images and fakes."""
     real, fake = (random.random(random.integers(1, 40)) for _ in range(2))

@@ -119,12 +119,8 @@ def test_every_parameter_gets_a_gradient(detector: Detector) -> None:
     ("name", "layer", "classifier"),
     [("resnet50", "layer4", "fc"), ("densenet121", "features.norm5", "classifier")],
 )
-def test_cams_are_those_of_torch_cam_and_pytorch_grad_cam(
-    name: str, layer: str, classifier: str
-) -> None:
-    """They hook timm's own network with its pooling and classifier."""
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+def test_cams_are_those_of_torch_cam(name: str, layer: str, classifier: str) -> None:
+    """It hooks timm's own network with its pooling and classifier."""
     from torchcam.methods import CAM
 
     torch.manual_seed(0)
@@ -144,21 +140,6 @@ def test_cams_are_those_of_torch_cam_and_pytorch_grad_cam(
             with torch.no_grad():
                 scores = network(x)
             (found,) = extract(index, scores, normalized=False)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * scale)
-        # After mean pooling, a logit's gradient is the classifier's row, divided by the cells.
-        target = network.get_submodule(layer)
-        with GradCAM(model=network, target_layers=[target]) as extract:
-            targets = [ClassifierOutputTarget(index)] * 3
-            extract(input_tensor=x, targets=targets)
-            (activations,), (gradients,) = (
-                [tensor.numpy() for tensor in tensors]
-                for tensors in (
-                    extract.activations_and_grads.activations,
-                    extract.activations_and_grads.gradients,
-                )
-            )
-            found = extract.get_cam_image(x, target, targets, activations, gradients)
-        found = torch.from_numpy(found) * expected[0].numel()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * scale)
 
 

@@ -7,8 +7,6 @@ import torch
 
 from focus.config.command_line import run
 from focus.config.train import TrainConfig
-from focus.data.dataset import FaceDataset
-from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
 from focus.runtime.signals import Stopped
 
@@ -87,24 +85,3 @@ def test_torchrun_starts_evaluate_as_its_help_says(tmp_path: Path) -> None:
     done = run_python(*torchrun, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "Argument --report/--no-report: " in done.stderr
-
-
-@pytest.mark.slow
-def test_an_error_in_a_worker_of_a_loader_is_its_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """torch puts the worker's traceback into the message."""
-    (tmp_path / "bad.png").write_text("no image")
-    faces = FaceDataset(
-        Manifest([Sample(str(tmp_path / "bad.png"))]),
-        image_size=32,
-        grid=(2, 2),
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-    )
-    with pytest.raises(ImageError) as caught:
-        list(torch.utils.data.DataLoader(faces, num_workers=1))
-    _, lines = ended(caught.value, capsys)
-    assert len(lines) == 1
-    assert f"Cannot decode '{tmp_path}/bad.png'" in lines[0]
-    assert "Traceback" not in lines[0]

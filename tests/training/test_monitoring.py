@@ -4,12 +4,11 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
 
 from focus.config.train import TrainConfig, resolve
 from focus.evaluation.scores import Scores
@@ -24,12 +23,12 @@ from focus.training.monitoring import (
     validation_figures,
 )
 
+from ..evaluation.few_scores import table
+
 
 def scores(**given: object) -> Scores:
     """Four images, two of each class, one fake ranked below a real one."""
     columns: dict[str, object] = {
-        "label": [0, 0, 1, 1],
-        "score": [0.125, 0.5, 0.25, 0.75],
         "predicted": [0, 0, 0, 1],
         "peak_row": [1, 1, 0, 1],
         "peak_col": [2, 2, 1, 2],
@@ -37,17 +36,9 @@ def scores(**given: object) -> Scores:
         "entropy_sum": [0.5] * 4,
         "entropy_z": [0.25] * 4,
         "cam_range": [1.0, 2.0, 3.0, 4.0],
-        **given,
     }
-    numbers = ("index", "entropy_synthetic", "pointing_hit", "pointing_hit_synthetic")
-    maps = ("map_mse", "map_cosine", "map_hit", "map_mass", "mask_mass", "llr")
-    chances = ("pointing_chance", "map_chance", "peak_outlier")
-    texts = ("path", "generator", "family", "split", "test_set", "group")
-    return Scores(
-        **{name: np.zeros(4) for name in (*numbers, *maps, *chances)}
-        | {name: np.array([""] * 4, dtype=object) for name in texts}
-        | {name: np.array(column) for name, column in columns.items()}
-    )
+    pairs = zip([0, 0, 1, 1], [0.125, 0.5, 0.25, 0.75], strict=True)
+    return table([(label, "", "", score) for label, score in pairs], **columns | given)
 
 
 def test_figures_by_hand() -> None:
@@ -109,31 +100,11 @@ def test_sums_of_an_epoch_by_hand() -> None:
     assert math.isnan(training_figures(add_step(None, skipped))["train_loss"])
 
 
-class Entries(GeneralTracker):
-    """A tracker of Accelerate's that keeps what it is given."""
-
-    name = "entries"
-    requires_logging_directory = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: dict[int | None, dict[str, Any]] = {}
-
-    @property
-    def tracker(self) -> dict[int | None, dict[str, Any]]:
-        return self.steps
-
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        pass
-
-    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        self.steps[step] = values
-
-
 def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> None:
-    entries = Entries()
-    accelerator = Accelerator(cpu=True, log_with=entries)
-    accelerator.init_trackers("run")
+    entries: dict[int, dict[str, float]] = {}
+    accelerator: Any = SimpleNamespace(
+        is_main_process=True, log=lambda values, step: entries.update({step: values})
+    )
     log = RunLog(resolve(TrainConfig(output=str(tmp_path), log_steps=3)), accelerator)
     done = Step([16.0, 8.0, 4.0, 2.0, 1.0, 3.0], 8.0, 0.25, updated=True, finite=True)
     means = {"loss": 2.0, "classification": 1.0, "focus": 0.5, "saliency": 0.25}
@@ -145,10 +116,10 @@ def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> No
         time.sleep(0.05)
         log.step(done, step, 1e-3)
         if images:
-            found = entries.steps[step]
+            found = entries[step]
             speed = found.pop("step/images_per_second")
             assert images / (time.perf_counter() - before) <= speed <= images / 0.1
             assert found == {f"step/{name}": value for name, value in means.items()}
             before = time.perf_counter() - 0.01
-    assert sorted(entries.steps) == [6, 9]
+    assert sorted(entries) == [6, 9]
     assert 40 / (time.perf_counter() - before + 1) <= log.speed() <= 40 / 0.25

@@ -9,7 +9,7 @@ import torch
 from focus.config.recipes import Tune
 from focus.config.train import TrainConfig, resolve
 from focus.model.detector import Detector
-from focus.training.optimizer import Buffers, make_optimizer, make_scheduler
+from focus.training.optimizer import make_optimizer, make_scheduler
 from focus.training.tuning import freeze
 
 
@@ -120,18 +120,3 @@ def test_each_layer_has_its_rate_and_norms_no_decay(tune: Tune) -> None:
             assert rate == pytest.approx(0.1 * (decay or 1) ** (7 - layer)), name
             spared = parameter.ndim < 2 or name in ("pos_embed", "cls_token", "reg_token")
             assert weight_decay == (0 if spared else 0.2), name
-
-
-def test_spoilt_statistics_come_back() -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    network(torch.rand(5, 3))
-    kept = Buffers(network)
-    network(torch.rand(5, 3))
-    kept.keep()
-    expected = [network[1].running_mean.clone(), network[1].running_var.clone()]
-    network(torch.full((5, 3), torch.nan))
-    assert network[1].running_mean.isnan().all()
-    kept.restore()
-    assert network[1].running_mean.equal(expected[0])
-    assert network[1].running_var.equal(expected[1])
-    Buffers(torch.nn.Linear(2, 2)).restore()

@@ -61,13 +61,6 @@ def test_the_frozen_stay_in_evaluation_mode() -> None:
     assert not detector.backbone.conv1[0].training
 
 
-def test_no_gradient_reaches_the_frozen() -> None:
-    detector = Detector("test_vit", image_size=160)
-    freeze(detector, "head")
-    features = detector.features(torch.zeros(1, 3, 160, 160))
-    assert not features.requires_grad
-
-
 def test_adapters_are_merged_into_the_kept_model(tmp_path: Path) -> None:
     given = {"model": "test_vit", "tune": "lora", "epochs": 1, "lr": 0.1, "model_ema_decay": 0.5}
     run = trainer(few_faces(tmp_path), tmp_path, **given)

@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig, write_config
 from focus.config.use import ExplainConfig
-from focus.data.bad_files import check_images
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.evaluation import storage
@@ -204,14 +203,6 @@ def test_what_a_model_was_trained_or_chosen_on_is_left_out(
     assert names_of(tmp_path / "out") == ["3.png", "4.png", "5.png", "6.png", "0.png"]
     line = "3 of 8 images are left out: they are for training, or what the model was chosen on."
     assert line in capsys.readouterr().out
-
-
-def test_nor_is_a_copy_scored_that_lies_in_another_place(own_run: Path, tmp_path: Path) -> None:
-    record = Manifest.from_csv(own_run / "manifest.csv")
-    check_images(record, progress=False)[0].to_csv(own_run / "manifest.csv")
-    shutil.copytree(tmp_path / "images", tmp_path / "new")
-    evaluate(run=str(own_run), data=(str(tmp_path / "new"),))
-    assert names_of(own_run / "evaluation") == ["3.png", "4.png", "5.png", "6.png"]
 
 
 def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
