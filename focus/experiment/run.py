@@ -42,8 +42,7 @@ def execute(
     """Make all runs that are not finished, ``jobs`` at a time, and print a line for each that ends.
 
     prepare: writes the images of a run, before it starts. A run that was cut short goes on from its
-    last checkpoint. On Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or an error all runs save
-    and stop, as does this.
+    last checkpoint. On a signal of ``SIGNALS`` or an error all runs save and stop, as does this.
     Returns a sentence for each run that failed, by its name.
 
     Raises:
