@@ -25,7 +25,7 @@ class LossConfig:
     focus term takes the entropy. cam_class: whose CAM focus and saliency term look at.
     entropy_target: ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's
     human map. temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1). The
-    configuration of a program and ``focus_head`` check ranges, this class does not.
+    configuration of a program checks these ranges, this class does not.
     """
 
     classification_weight: float = 1.0
