@@ -134,7 +134,7 @@ class RunLog:
         if step % self.config.log_steps:
             return
         means = (total / done.images for total in done.sums)
-        self._log(
+        self.accelerator.log(
             {
                 **{f"step/{name}": mean for name, mean in zip(TERMS, means, strict=True)},
                 "step/grad_norm": done.gradient_norm,
@@ -168,7 +168,7 @@ class RunLog:
             if warning := collapse_warning(row):
                 tqdm.write(warning)
         logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
-        self._log({**logged, "epoch": row["epoch"]}, step)
+        self.accelerator.log({**logged, "epoch": row["epoch"]}, step)
 
     def end(self, state: TrainState) -> None:
         """Name the best epoch; say why there are fewer epochs or updates than were asked for."""
@@ -197,9 +197,6 @@ class RunLog:
                 with Image.open(path) as sheet:
                     pixels = np.asarray(sheet.convert("RGB"))[None]
                 tracker.log_images({"validation": pixels}, state.step, dataformats="NHWC")
-
-    def _log(self, values: dict[str, Any], step: int) -> None:
-        self.accelerator.log(values, step=step)
 
     def _speed(self, since: tuple[float, float]) -> float:
         began, before = since
