@@ -63,8 +63,7 @@ def artefact_cells(manifest: Manifest, grid: int) -> Hits:
 def human_maps(manifest: Manifest, grid: int) -> NDArray[np.float64]:
     """Return the human maps ``[N, H, W]`` in [0, 1], of the images that have one."""
     given = Manifest(sample for sample in manifest if sample.human_map is not None)
-    half = (0.5, 0.5, 0.5)  # for images that are not looked at
-    faces = FaceDataset(given, image_size=8 * grid, grid=(grid, grid), mean=half, std=half)
+    faces = FaceDataset(given, image_size=8 * grid, grid=(grid, grid))
     return np.stack([faces[row].saliency.numpy() for row in range(len(faces))]).astype(np.float64)
 
 

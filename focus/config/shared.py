@@ -80,6 +80,12 @@ class SharedConfig(DataConfig):
         0.01,
         within=SHARE,
     )
+    image_cache: str = in_data(
+        "keep decoded images, for later epochs and runs: auto (in $FOCUS_CACHE, unless they take "
+        "more than a tenth of the free disk), no, or a folder",
+        "auto",
+        metavar="auto|no|DIR",
+    )
     report: bool = in_output("write report.html: all results, figures and pictures", True)
     device: str | None = in_device()
     mixed_precision: MixedPrecision = in_machine("arithmetic of the network", "no")

@@ -4,17 +4,28 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+from PIL import Image
 
 from focus.data.coco import read_coco
+from focus.data.image_cache import KINDS, ImageCache
 from focus.data.images import load_image, load_map, pixel_limit, reason
-from focus.data.known_images import CONTENT, content_hash
+from focus.data.known_images import content_hash
 from focus.data.manifest import Manifest, Sample
-from focus.data.maps import files_of, human_map, is_blank, is_drawing, is_faint, looks_inverted
+from focus.data.maps import (
+    Map,
+    files_of,
+    human_map,
+    is_blank,
+    is_drawing,
+    is_faint,
+    looks_inverted,
+)
 from focus.errors import ImageError, InputError
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.machine import cache_dir, usable_cores
@@ -24,11 +35,11 @@ Role = Literal["image", "map", "mask", "video"]
 _File = tuple[str, Role]
 
 BAD_FILES = "bad_files.csv"
-DIGESTS: dict[Role, str] = {"image": CONTENT, "map": "map_hash", "mask": "mask_hash"}
+DIGESTS: dict[Role, str] = {**KINDS, "mask": "mask_hash"}
 """Columns of a run's manifest: a digest of what each file held."""
 
 _log = logging.getLogger(__name__)
-_CACHE = "decoded-5.txt"
+_CACHE = "decoded-6.txt"
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
 
@@ -61,6 +72,7 @@ _WARNINGS = {
 def check_images(
     manifest: Manifest,
     *,
+    images: ImageCache | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = 0.01,
@@ -72,15 +84,15 @@ def check_images(
     Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
     one warning of each kind. The samples get the columns ``DIGESTS``.
 
-    cache: folder that remembers the files found good, by path, size and time. max_bad: share of
-    the images, of the maps and of the masks that may be bad. share_of: take that share of these
-    files, of which ``manifest`` has a part.
+    images: gets what was decoded. cache: folder that remembers the files found good, as long as
+    they are unchanged. max_bad: share of the images, of the maps and of the masks that may be bad.
+    share_of: take that share of these files, of which ``manifest`` has a part.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
     """
     store = Path(cache if cache is not None else cache_dir()) / _CACHE
-    found = _looks(_files(manifest), store, progress)
+    found = _looks(_files(manifest), store, images, progress)
     verdicts = {file: verdict for file, (verdict, _) in found.items()}
     bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
     _refuse_too_many(bad, list(verdicts), _files(share_of or manifest), max_bad, manifest.source)
@@ -118,14 +130,22 @@ def without_digests(sample: Sample) -> Sample:
 
 def decode(path: str, role: Role) -> tuple[Verdict, tuple[int, int]]:
     """Decode a file; return what is wrong with it, and its width and height (0 if it is bad)."""
+    verdict, values = _decoded(path, role)
+    if values is None:
+        return verdict, (0, 0)
+    return verdict, values.size if isinstance(values, Image.Image) else values.shape[::-1]
+
+
+def _decoded(path: str, role: Role) -> tuple[Verdict, Image.Image | Map | None]:
+    """Decode a file; return what is wrong with it, and what it holds (None if it is bad)."""
     coloured: list[str] = []
-    verdict: Verdict = "good"
     try:
         if role == "image":
-            return verdict, load_image(path).size
+            return "good", load_image(path)
         values = load_map(path) if role == "mask" else human_map(path, coloured=coloured)
     except ImageError as error:
-        return BadFile.of(path, role, error), (0, 0)
+        return BadFile.of(path, role, error), None
+    verdict: Verdict = "good"
     if role == "mask":
         verdict = "faint" if is_faint(values) else "good"
     elif is_blank(values):
@@ -134,7 +154,7 @@ def decode(path: str, role: Role) -> tuple[Verdict, tuple[int, int]]:
         verdict = "coloured"
     elif looks_inverted(values):
         verdict = "inverted"
-    return verdict, values.shape[::-1]
+    return verdict, values
 
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
@@ -156,31 +176,50 @@ def _files(manifest: Manifest) -> list[_File]:
     return list(files)
 
 
-def _looks(files: list[_File], store: Path, progress: bool) -> dict[_File, tuple[Verdict, str]]:
-    """Return the verdict on each file, and its digest."""
+def _looks(
+    files: list[_File], store: Path, images: ImageCache | None, progress: bool
+) -> dict[_File, tuple[Verdict, str]]:
+    """Return the verdict on each file, and its digest; what is decoded goes into ``images``."""
     try:
         lines = store.read_text().split()
     except (OSError, ValueError):
         lines = []
     # Of another length is what a killed program or two at once have torn.
     checked = {line[32:]: line[:32] for line in lines if len(line) == 64}
-    looks: dict[_File, tuple[Verdict, str]] = {}
     good: list[str] = []
 
-    def look(file: _File) -> tuple[str, tuple[Verdict, str]]:
+    def look(file: _File) -> tuple[str, str, Verdict, Any]:
         key = _key(*file)
-        if key in checked:
-            return key, ("good", checked[key])
-        return key, (decode(*file)[0], _digest(*file))  # bad ones are looked at again
+        verdict, values = _decoded(*file)
+        keeps = images is not None and values is not None and file[1] in KINDS
+        row = images.row(values) if keeps else None
+        digest = _digest(*file)
+        # What was replaced meanwhile may be another file than the one that was decoded.
+        return key if key == _key(*file) else "", digest, verdict, row
 
     with ThreadPool(usable_cores()) as pool:
-        found = pool.imap(look, files, chunksize=8)
+        keys = zip(files, pool.starmap(_key, files, chunksize=256), strict=True)
+        looks: dict[_File, tuple[Verdict, str]] = {
+            file: ("good", checked[key]) for file, key in keys if key in checked
+        }
+        todo = [file for file in files if file not in looks]  # bad ones are looked at again
+        if images is not None:
+            lacking = _lacking(images, looks)
+            wanted = Counter(role for _, role in [*todo, *lacking] if role in KINDS)
+            todo += lacking * images.make_room(wanted, progress=progress)
         bar = progress_bar(
-            found, total=len(files), desc="checking files", unit="file", disable=not progress
+            pool.imap(look, todo, chunksize=8),
+            initial=len(files) - len(todo),
+            total=len(files),
+            desc="checking files",
+            unit="file",
+            disable=not progress,
         )
         try:
-            for file, (key, (verdict, digest)) in zip(files, bar, strict=True):
-                looks[file] = verdict, digest
+            for (path, role), (key, digest, verdict, row) in zip(todo, bar, strict=True):
+                looks[path, role] = verdict, digest
+                if key and images and row is not None:
+                    images.add(role, digest, row)
                 if key and verdict == "good" and key not in checked:
                     good.append(digest + key)
                 if len(good) == _STORED_EVERY:
@@ -188,7 +227,19 @@ def _looks(files: list[_File], store: Path, progress: bool) -> dict[_File, tuple
                     good = []
         finally:  # Ctrl-C keeps what was found
             _remember(store, good)
+            if images is not None:
+                images.flush()
     return looks
+
+
+def _lacking(images: ImageCache, looks: Mapping[_File, tuple[Verdict, str]]) -> list[_File]:
+    """Return the files known to be good that ``images`` has not kept, at its size."""
+    lacking: list[_File] = []
+    for kind in KINDS:
+        own = [file for file in looks if file[1] == kind]
+        kept = images.has(kind, [looks[file][1] for file in own])
+        lacking += [file for file, there in zip(own, kept, strict=True) if not there]
+    return lacking
 
 
 def _digest(path: str, role: Role) -> str:
@@ -229,13 +280,18 @@ def _remember(store: Path, lines: Sequence[str]) -> None:
 
 
 def _key(path: str, role: Role) -> str:
-    """Return a digest of path, role, size, time and limit; "" for a file that does not exist."""
+    """Return a digest of path, role, limit and what tells that a file is unchanged; "" for none.
+
+    Size and time of the content can be the same for another one (tar, rsync -t); the time of the
+    last change of the file and its place on the disk cannot.
+    """
     whole = os.path.abspath(path)  # noqa: PTH100 - a million Path objects take seconds
     key = b"%s %d\0%s" % (role.encode(), pixel_limit(), os.fsencode(whole))
     try:
         for part in files_of(path) if role == "map" else [path]:
             found = os.stat(part)  # noqa: PTH116
-            key += b"\0%d %d" % (found.st_size, found.st_mtime_ns)
+            about = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+            key += b"\0%d %d %d %d %d" % about
     except (OSError, ValueError):
         return ""
     return hashlib.blake2b(key, digest_size=16).hexdigest()

@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from focus.data.augment import Augmentation
-from focus.data.images import load_image, load_map
+from focus.data.image_cache import KINDS, ImageCache
+from focus.data.images import load_image, load_map, squash
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.errors import WorkerError
@@ -28,9 +31,6 @@ from focus.kernels.types import FLAT_STEPS
 from focus.runtime.progress import progress_bar
 
 UNLABELLED = -1
-KEPT_BYTES = 64 * 2**20
-"""Limit of one process."""
-
 # What torch says of a worker that is gone, or of memory that it cannot share.
 _LOST = re.compile(
     "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
@@ -42,13 +42,13 @@ Perturb = Callable[[Image.Image, int], Image.Image]
 
 
 class Batch(NamedTuple):
-    """A batch, as the model and the loss take it.
+    """A batch, as :class:`FaceDataset` and the cache of features make it.
 
     An item of :class:`FaceDataset` has the same fields without the leading dimension.
     """
 
     images: Tensor
-    """[B, 3, S, S] float32, RGB, normalised by mean and standard deviation."""
+    """[B, 3, S, S] uint8, RGB; of cached features [B, C, H, W]."""
     target: Tensor
     """[B] int64: 0 real, 1 synthetic, -1 unlabelled."""
     saliency: Tensor
@@ -57,23 +57,22 @@ class Batch(NamedTuple):
     """[B] bool: whether there is a human map."""
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
     """[B] int64: the sample's row in the manifest."""
-    token: Tensor = torch.empty(0)
+    token: Tensor
     """[B, C], the class token of cached features if it is pooled; else [B, 0]."""
 
-    def to(
-        self,
-        device: torch.device | str,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> "Batch":
-        """Move to a device, to a GPU without a wait; the images in a memory format."""
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move to a device, to a GPU without a wait."""
         # On Apple's the memory may be another's before such a copy has begun (pytorch #83015).
         without_wait = torch.device(device).type == "cuda"
-        moved = Batch(*(field.to(device, non_blocking=without_wait) for field in self))
-        return moved._replace(images=moved.images.contiguous(memory_format=memory_format))
+        return Batch(*(field.to(device, non_blocking=without_wait) for field in self))
+
+
+Row = int | tuple[int, int]
+"""A row of the manifest; with how often the epoch had it before, for another augmentation."""
 
 
 class FaceDataset(Dataset[Batch]):
-    """The images of a manifest, decoded on demand; InputError names a file that cannot be.
+    """The images of a manifest, from the cache or decoded; InputError names one that cannot be.
 
     Images are squashed to ``image_size`` x ``image_size`` (bilinear, antialiased), not cropped, as
     CYBORG does. A human map is squashed by area, augmented with its image, averaged over the cells
@@ -81,8 +80,8 @@ class FaceDataset(Dataset[Batch]):
     none.
 
     augment: names of :mod:`focus.data.augment`; seed, epoch and row alone decide what is drawn.
-    perturb: changes the decoded image, at the size that the file has, not its map. keep: each is
-    decoded once, if all with their maps take at most ``KEPT_BYTES``, as the demo set's do.
+    perturb: changes the decoded image, at the size that the file has, not its map. images: has what
+    :func:`focus.data.bad_files.check_images` decoded, by the digests that it gave the manifest.
     """
 
     def __init__(
@@ -91,28 +90,23 @@ class FaceDataset(Dataset[Batch]):
         *,
         image_size: int,
         grid: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
         augment: tuple[str, ...] = (),
         seed: int = 0,
         perturb: Perturb | None = None,
-        keep: bool = False,
+        images: ImageCache | None = None,
     ) -> None:
         # Arrays: each look at an object changes its count of references, and so, page by page, a
         # worker would get a copy of the whole manifest, which it shares at first.
         self._paths = _encoded(sample.path for sample in manifest)
         self._human_maps = _encoded(sample.human_map or "" for sample in manifest)
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
-        self._labels = np.fromiter(labels, np.int8, len(manifest))
+        self._labels = np.fromiter(labels, np.int64, len(manifest))
         self.image_size = image_size
         self.grid = grid
         self.augment = Augmentation(augment, image_size) if augment else None
         self.seed = seed
         self._perturb = perturb
-        size = image_size**2 * (3 + 4 * any(sample.human_map for sample in manifest))
-        self._keep = keep and len(manifest) * size <= KEPT_BYTES
-        self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self._normalise = Normalise(mean, std)
+        self._stored = images and {kind: images.rows_of(manifest, kind) for kind in KINDS}
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64, device="cpu")
         self._epoch.share_memory_()
@@ -134,42 +128,51 @@ class FaceDataset(Dataset[Batch]):
                 found.append(float(map_entropy(saliency.double().flatten())))
         return float(np.mean(found)) if found else None
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Batch:
-        """Return the image of a row; of (row, times that the epoch had it), augmented again."""
-        row, again = index if isinstance(index, tuple) else (index, 0)
-        pixels, heat = self._load(row)
-        if self.augment is not None:
-            pixels, heat = self.augment(pixels, heat, self.draw(row, again))
-        saliency = self._saliency(heat)
-        return Batch(
-            images=self._normalise(pixels),
-            target=torch.tensor(int(self._labels[row])),
-            saliency=torch.zeros(self.grid) if saliency is None else saliency,
-            saliency_mask=torch.tensor(saliency is not None),
-            index=torch.tensor(row),
-        )
+    def __getitem__(self, index: Row | list[Row]) -> Batch:
+        """Return the item of a row, or the batch of a list of them."""
+        if not isinstance(index, list):
+            return Batch(*(field[0] for field in self[[index]]))
+        keys = [key if isinstance(key, tuple) else (key, 0) for key in index]
+        size, rows = self.image_size, [row for row, _ in keys]
+        # The colours of a pixel lie together, as they do on the disk and as a decoder has them.
+        memory = torch.empty((len(keys), size, size, 3), dtype=torch.uint8, device="cpu")
+        saliency = torch.zeros((len(keys), *self.grid), device="cpu")
+        has_map = torch.zeros(len(keys), dtype=torch.bool, device="cpu")
+        pixels = memory.permute(0, 3, 1, 2)
+        for at, (row, again) in enumerate(keys):
+            self._load(row, memory[at].numpy())
+            heat = self._heat(row)
+            if self.augment is not None:
+                pixels[at], heat = self.augment(pixels[at], heat, self.draw(row, again))
+            on_grid = self._saliency(heat)
+            if on_grid is not None:
+                saliency[at], has_map[at] = on_grid, True
+        target = torch.from_numpy(self._labels[rows])
+        token = torch.empty((len(keys), 0), device="cpu")
+        return Batch(pixels, target, saliency, has_map, torch.tensor(rows), token)
 
     def draw(self, row: int, again: int) -> tuple[int, int, int]:
         """Return the key that decides how an image is augmented."""
         return self.seed, int(self._epoch), row + again * len(self)
 
-    def _load(self, row: int) -> tuple[Tensor, Tensor | None]:
-        """Return the image [3, S, S] uint8 and its map [1, S, S]; not to be changed in place."""
-        if row in self._kept:
-            return self._kept[row]
+    def _load(self, row: int, out: npt.NDArray[np.uint8]) -> None:
+        """Write the squashed image [S, S, 3] to ``out``."""
+        if self._perturb is None and self._stored and self._stored["image"].read(row, out):
+            return
         image = load_image(_decoded(self._paths[row]))
         if self._perturb is not None:
             image = self._perturb(image, row)
-        found = squashed(image, self.image_size), self._heat(row)
-        if self._keep:
-            self._kept[row] = found
-        return found
+        out[:] = squash(image, self.image_size)
 
     def _heat(self, row: int) -> Tensor | None:
         """Return the human map at the images' size, [1, S, S]."""
         path = _decoded(self._human_maps[row])
-        size = (self.image_size, self.image_size)
-        return torch.tensor(resized(human_map(path), size))[None] if path else None
+        if not path:
+            return None
+        heat = np.empty((self.image_size, self.image_size), np.float32)
+        if not (self._stored and self._stored["map"].read(row, heat)):
+            heat = resized(human_map(path), heat.shape)
+        return torch.from_numpy(heat)[None]
 
     def _saliency(self, heat: Tensor | None) -> Tensor | None:
         """Return a map on the grid in [0, 1]; None for a flat one, which differs by rounding."""
@@ -191,39 +194,65 @@ def _decoded(text: bytes) -> str:
 
 
 def squashed(image: Image.Image, side: int) -> Tensor:
-    """Squash an RGB image to uint8 [3, S, S], S = ``side`` (bilinear, antialiased)."""
-    size = (side, side)
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    return torch.tensor(np.asarray(image), device="cpu").permute(2, 0, 1)
+    """Squash an RGB image to uint8 [3, S, S], S = ``side``."""
+    return torch.tensor(squash(image, side), device="cpu").permute(2, 0, 1)
 
 
+@dataclass(frozen=True)
 class Normalise:
-    """Normalise pixels [..., 3, S, S] in 0..255 to float32; those that are float32 in place."""
+    """Normalise pixels [..., 3, S, S] in 0..255 to float32, on the device where they are."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        # x * scale + offset = (x / 255 - mean) / std
-        mean_column, std_column = (
-            torch.tensor(values, dtype=torch.float32, device="cpu").view(3, 1, 1)
-            for values in (mean, std)
-        )
-        self._scale = 1 / (255 * std_column)
-        self._offset = -mean_column / std_column
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        images = pixels.to(torch.float32).contiguous()
-        return images.mul_(self._scale).add_(self._offset)
+    def __call__(
+        self, pixels: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
+        """Return new images in this order of memory, which other than [B, 3, S, S] do not have."""
+        scale, offset = _scale_and_offset(self.mean, self.std, pixels.device)
+        images = pixels.to(torch.float32, memory_format=memory_format, copy=True)
+        return images.mul_(scale).add_(offset)
 
 
-def worker_options(workers: int) -> dict[str, Any]:
-    """Return the options of a DataLoader that say how its workers start.
+@lru_cache(maxsize=8)
+def _scale_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return s and o of x * s + o = (x / 255 - mean) / std, on a device."""
+    columns = (
+        torch.tensor(v, dtype=torch.float32, device="cpu").view(3, 1, 1) for v in (mean, std)
+    )
+    mean_column, std_column = columns
+    return (1 / (255 * std_column)).to(device), (-mean_column / std_column).to(device)
 
-    On Linux they are forked, which shares the manifest, also where Python 3.14 would import torch
-    anew. A fork may follow CUDA's start, since a worker has tensors of the CPU only. Elsewhere they
-    are spawned.
+
+def loader(
+    faces: FaceDataset,
+    batches: Sequence[list[Row]],
+    workers: int,
+    *,
+    pinned: bool,
+    persistent: bool = False,
+) -> DataLoader[Batch]:
+    """Return the loader of these batches; take its iterator by :func:`load_batches`.
+
+    pinned: in memory from which a GPU copies while the host goes on.
     """
     forked = workers > 0 and sys.platform == "linux"
-    return {"worker_init_fn": _begin, "multiprocessing_context": "fork" if forked else None}
+    return DataLoader(
+        faces,
+        batch_size=None,  # a batch is made whole
+        sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_begin,
+        # Forked, which shares the manifest, also where Python 3.14 would import torch anew. A fork
+        # may follow CUDA's start, since a worker has tensors of the CPU only.
+        multiprocessing_context="fork" if forked else None,
+        persistent_workers=persistent and workers > 0,
+        pin_memory=pinned,
+        # A loader draws a seed when it starts, which must not come from the model's generator.
+        generator=torch.Generator(),
+    )
 
 
 def _begin(_: int) -> None:

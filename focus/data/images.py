@@ -49,6 +49,14 @@ def load_image(path: str | Path) -> Image.Image:
         raise undecodable(path, error) from error
 
 
+def squash(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
+    """Squash an RGB image to ``side`` x ``side`` pixels, bilinear, antialiased: [S, S, 3]."""
+    size = (side, side)
+    return np.asarray(
+        image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+    )
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """Convert a loaded image to 8-bit RGB, as :func:`load_image` does; raises ValueError."""
     if image.mode == "RGB":

@@ -8,6 +8,7 @@ from pathlib import Path
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import DIGESTS, BadFile, check_images, without_digests
 from focus.data.demo import demo_manifest
+from focus.data.image_cache import ImageCache
 from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given
@@ -59,19 +60,21 @@ def listed_images(
 def readable_images(
     listed: Manifest,
     config: ResolvedTrainConfig,
+    images: ImageCache | None = None,
     *,
     recorded: Manifest | None = None,
     progress: bool = True,
 ) -> tuple[Manifest, list[BadFile]]:
     """Return those of the images that can be decoded, with digests, and the files that cannot.
 
-    recorded: the manifest of a run that is resumed, whose splits are taken.
+    images: gets what is decoded. recorded: the manifest of a run that is resumed, whose splits are
+    taken.
 
     Raises:
         InputError: too many bad files, a split that cannot be trained, or other images than those
             recorded.
     """
-    manifest, bad = check_images(listed, progress=progress, max_bad=config.max_bad)
+    manifest, bad = check_images(listed, images=images, progress=progress, max_bad=config.max_bad)
     if recorded is not None:
         manifest = with_recorded_splits(manifest, recorded, config.run_folder)
     check_trainable(manifest)

@@ -118,7 +118,7 @@ def measure(
             rows = batch.index.tolist()
             cams = prediction.cams[:, 0].cpu().numpy()
             boxes = regions(cams, detector.image_size, places, rows)
-            images = batch.images.to(accelerator.device)
+            images = detector.normalise(batch.images.to(accelerator.device))
             with torch.inference_mode():
                 falls = _falls(detector, images, prediction, boxes, accelerator.autocast)
             for row, own in zip(rows, falls, strict=True):

@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Subset
 
 from focus.data.dataset import (
     Batch,
@@ -20,10 +19,11 @@ from focus.data.dataset import (
     Perturb,
     artefact_coverage,
     load_batches,
-    worker_options,
+    loader,
 )
 from focus.data.faces import geometries
 from focus.data.feature_cache import CachedFaces, FeatureCache
+from focus.data.image_cache import ImageCache
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.data.videos import evenly
 from focus.errors import NotFiniteError
@@ -56,6 +56,7 @@ def predictions(
     indices: Sequence[int] | None = None,
     perturb: Perturb | None = None,
     features: FeatureCache | None = None,
+    images: ImageCache | None = None,
 ) -> Generator[tuple[Batch, "Prediction"], None, None]:
     """Yield batches of images and the detector's predictions for them.
 
@@ -67,43 +68,34 @@ def predictions(
         indices: rows of the manifest to take (default all).
         perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
         features: has those of all images, of this detector's backbone, which then does not run.
+        images: has them decoded, as of :class:`~focus.data.dataset.FaceDataset`.
 
     Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
-    rows = range(len(manifest)) if indices is None else indices
+    rows = list(range(len(manifest)) if indices is None else indices)
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     loaded: Iterator[Batch]
     if features is not None:
         faces = CachedFaces(features, manifest)
-        starts = range(0, len(rows), batch_size)
-        loaded = (faces.batch(rows[start : start + batch_size]) for start in starts)
+        loaded = map(faces.batch, batches)
     else:
-        images = FaceDataset(
+        pictures = FaceDataset(
             manifest,
             image_size=detector.image_size,
             grid=detector.grid,
-            mean=detector.mean,
-            std=detector.std,
             perturb=perturb,
+            images=images,
         )
-        loader = DataLoader(
-            Subset(images, rows),
-            batch_size=batch_size,
-            num_workers=workers,
-            **worker_options(workers),
-            # Its seed is not drawn from the generator that training uses.
-            generator=torch.Generator(),
-            pin_memory=like.is_cuda,
-        )
-        loaded = load_batches(loader)
+        loaded = load_batches(loader(pictures, batches, workers, pinned=like.is_cuda))
     for batch in loaded:
         with torch.inference_mode(), autocast() if autocast else nullcontext():
-            inputs = batch.images.to(like, non_blocking=like.is_cuda)
+            inputs = batch.images.to(like.device, non_blocking=like.is_cuda)
             if features is None:
-                prediction = detector.predict_batch(inputs)
+                prediction = detector.predict_batch(detector.normalise(inputs).to(like))
             else:
                 norms = faces.norms(batch.index.tolist()).to(inputs.device)
-                prediction = detector.predict_encoded(inputs, batch.token.to(like), norms)
+                prediction = detector.predict_encoded(inputs.to(like), batch.token.to(like), norms)
         if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
@@ -125,6 +117,7 @@ def score_images(
     accelerator: Accelerator | None = None,
     perturb: Perturb | None = None,
     features: FeatureCache | None = None,
+    images: ImageCache | None = None,
     progress: bool = True,
     description: str = "scoring",
     each: Callable[[], None] | None = None,
@@ -134,7 +127,7 @@ def score_images(
     Args:
         accelerator: shares the images among the processes of a launch: each scores its part and
             gets the whole table. The detector is on its device and not wrapped.
-        perturb, features: as in :func:`predictions`.
+        perturb, features, images: as in :func:`predictions`.
         description: of the progress bar, which the main process shows.
         each: called after each batch; what it raises ends the scoring.
 
@@ -156,6 +149,7 @@ def score_images(
         indices=indices,
         perturb=perturb,
         features=features,
+        images=images,
     )
     parts = []
     hidden = not progress or rank > 0
@@ -182,11 +176,12 @@ def outlier_norm(
     workers: int = 0,
     accelerator: Accelerator | None = None,
     cached: CachedFaces | None = None,
+    images: ImageCache | None = None,
 ) -> float | None:
     """Return the norm that 99.5 % of the tokens of images do not exceed, in every process.
 
     Of more than ``NORM_IMAGES``, so many at even steps. None for a network without tokens.
-    cached: has the images of the manifest.
+    cached: has the features of the images of the manifest, images has them decoded.
     """
     if not detector.has_norms or not len(manifest):
         return None
@@ -203,6 +198,7 @@ def outlier_norm(
         workers=workers,
         autocast=accelerator and accelerator.autocast,
         indices=rows[rank::processes],
+        images=images,
     )
     norms = [prediction.norms.flatten().cpu().numpy() for _, prediction in batches]
     norms = norms if processes == 1 else gather_object(norms)

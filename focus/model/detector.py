@@ -149,6 +149,12 @@ class Detector(nn.Module):
         """Standard deviation of the normalisation, RGB in [0, 1]."""
         return self.config.std
 
+    def normalise(
+        self, pixels: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
+        """Return images ``[B,3,S,S]`` in 0..255 as the network takes them, on their device."""
+        return Normalise(self.mean, self.std)(pixels, memory_format)
+
     def features(self, images: Tensor) -> Tensor:
         """Return features ``[B,C,H,W]`` of images ``[B,3,S,S]``, as the classifier sees them."""
         return self.encode(images)[0]
@@ -240,7 +246,7 @@ class Detector(nn.Module):
         Raises ImageError with an image's name if the output for it is not finite.
         """
         like = self.head.fc.weight  # the device, and the type of detector.half()
-        found = self.predict_batch(Normalise(self.mean, self.std)(pixels).to(like))
+        found = self.predict_batch(self.normalise(pixels.to(like.device)).to(like))
         if (at := found.first_not_finite()) is not None:
             raise ImageError(
                 f"The model's output for {names[at]} is not finite: try another model."

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
@@ -163,6 +164,23 @@ def locked(path: Path) -> Iterator[bool]:
         except OSError as error:  # a file system without locks keeps nobody away
             mine = error.errno not in (errno.EAGAIN, errno.EACCES)
         yield mine
+
+
+@contextmanager
+def waiting_for(lock: Path, said: str = "", pause: float = 0.05) -> Iterator[None]:
+    """Hold a lock within the block, once no other process holds it.
+
+    said: a line that is printed if there is something to wait for. pause: seconds between looks.
+    """
+    while True:
+        with locked(lock) as mine:
+            if mine:
+                yield
+                return
+        if said:
+            print(said, flush=True)
+            said = ""
+        time.sleep(pause)
 
 
 @contextmanager

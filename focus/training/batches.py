@@ -25,14 +25,15 @@ class MicroBatch(NamedTuple):
 
     rows: of the training manifest, at least one. again: how often the epoch had each of them
     before, which a sampling with replacement may. counted: how many of them count; 0 where this
-    process takes one for company, since fewer are left than there are processes. weight: of its
-    mean loss in the step, times the number of processes, whose gradients are averaged. last:
-    whether the optimiser steps after it.
+    process takes one for company, since fewer are left than there are processes. images: of the
+    batch, in all processes. weight: of its mean loss in the step, times the number of processes,
+    whose gradients are averaged. last: whether the optimiser steps after it.
     """
 
     rows: list[int]
     again: list[int]
     counted: int
+    images: int
     weight: float
     last: bool
 
@@ -104,7 +105,9 @@ class BatchPlan:
             mine = np.array_split(batch, self.processes)[self.rank]
             rows, again = (mine if len(mine) else batch[:1]).T.tolist()
             weight = len(mine) * self.processes / images
-            made.append(MicroBatch(rows, again, len(mine), weight, last=number == len(batches)))
+            made.append(
+                MicroBatch(rows, again, len(mine), len(batch), weight, number == len(batches))
+            )
         return made
 
 

@@ -25,7 +25,7 @@ from focus.errors import InputError
 from focus.runtime.files import atomic_write, flush
 from focus.runtime.machine import is_main_process
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE = "state.json"
 # The whole name: a copy that somebody put beside is neither taken nor deleted.

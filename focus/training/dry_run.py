@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from focus.config.recipes import RECIPES
 from focus.config.train import ResolvedTrainConfig
-from focus.data.feature_cache import gib
+from focus.data.image_cache import ImageCache, gb
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.errors import shown
 from focus.evaluation.inference import images_only
@@ -26,14 +26,18 @@ _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 
 
 def dry_run(
-    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
+    config: ResolvedTrainConfig,
+    detector: Detector,
+    manifest: Manifest,
+    accelerator: Accelerator,
+    decoded: ImageCache | None = None,
 ) -> None:
     """Print the configuration, the images, the model, and the time that a few real steps took."""
     say = accelerator.print
     say(f"\n{yaml.safe_dump(asdict(config), sort_keys=False)}")
     for line in image_counts(manifest):
         say(line)
-    trainer = Trainer(config, detector, manifest, accelerator)
+    trainer = Trainer(config, detector, manifest, accelerator, decoded=decoded)
     parameters = sum(p.numel() for p in detector.parameters())
     say(
         f"model: {config.model}, {parameters / 1e6:.2f} million parameters "
@@ -49,7 +53,7 @@ def dry_run(
     if config.caches_features:
         images = len(manifest) + len(trainer.train) * ((config.views or 1) - 1)
         seconds = images * _seconds_per_image(trainer)
-        size = gib(images * feature_cache(config, detector).record.itemsize)
+        size = gb(images * feature_cache(config, detector).record.itemsize)
         say(
             f"{steps}, of {plan.images_per_step} images each\ntime: {format_duration(seconds)} to "
             f"run the network once on {images} images or views, whose features take {size}, the "

@@ -9,12 +9,12 @@ import numpy as np
 import timm
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
-from focus.data.dataset import Batch, FaceDataset, load_batches, worker_options
+from focus.data.dataset import Batch, FaceDataset, Row, load_batches, loader
 from focus.data.feature_cache import Encoded, FeatureCache, digest_of, digests
+from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 
@@ -32,11 +32,15 @@ def feature_cache(config: ResolvedTrainConfig, detector: Detector) -> FeatureCac
 
 
 def filled_cache(
-    config: ResolvedTrainConfig, detector: Detector, manifest: Manifest, accelerator: Accelerator
+    config: ResolvedTrainConfig,
+    detector: Detector,
+    manifest: Manifest,
+    accelerator: Accelerator,
+    decoded: ImageCache | None = None,
 ) -> FeatureCache:
     """Return the cache of the network's features, with those of all images.
 
-    The training images are there in their views, the others as they are.
+    The training images are there in their views, the others as they are. decoded: has the images.
 
     Raises:
         InputError: the disk is full, or an image cannot be read; what was written stays.
@@ -50,9 +54,8 @@ def filled_cache(
             images,
             image_size=detector.image_size,
             grid=detector.grid,
-            mean=detector.mean,
-            std=detector.std,
             augment=changes,
+            images=decoded,
         )
         batches = partial(_computed, detector, faces, count, config, accelerator)
         wanted = digests(images, changes, count).ravel()
@@ -95,20 +98,11 @@ def _computed(
     places: list[int],
 ) -> Iterator[tuple[Batch, Encoded]]:
     """Yield batches with their features; places: of the views of all images, in their order."""
-    cuda = accelerator.device.type == "cuda"
-    loader = DataLoader(
-        faces,
-        batch_size=config.eval_batch_size,
-        sampler=[divmod(place, views) for place in places],
-        num_workers=config.workers,
-        **worker_options(config.workers),
-        generator=torch.Generator(),
-        pin_memory=cuda,
-    )
+    keys: list[Row] = [divmod(place, views) for place in places]
+    size, device = config.eval_batch_size, accelerator.device
+    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     detector.eval()
-    for batch in load_batches(loader):
+    for batch in load_batches(loader(faces, batches, config.workers, pinned=device.type == "cuda")):
         with torch.inference_mode(), accelerator.autocast():
-            found = detector.encode_with_norms(
-                batch.images.to(accelerator.device, non_blocking=cuda)
-            )
+            found = detector.encode_with_norms(detector.normalise(batch.to(device).images))
         yield batch, found

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
-from focus.data.dataset import Batch, FaceDataset, end_workers, load_batches, worker_options
+from focus.data.dataset import Batch, FaceDataset, Row, end_workers, load_batches, loader
 from focus.data.feature_cache import CachedFaces
+from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch
@@ -24,7 +24,9 @@ class TrainingImages:
         manifest: Manifest,
         detector: Detector,
         accelerator: Accelerator,
+        decoded: ImageCache | None = None,
     ) -> None:
+        self.device = accelerator.device
         self.plan = BatchPlan(
             labels=[int(sample.label or 0) for sample in manifest],
             batch_size=config.batch_size,
@@ -38,36 +40,28 @@ class TrainingImages:
             manifest,
             image_size=detector.image_size,
             grid=detector.grid,
-            mean=detector.mean,
-            std=detector.std,
             augment=parse_augment(config.augment),
             seed=config.seed,
-            keep=True,
+            images=decoded,
         )
         self.cached: CachedFaces | None = None
         """Features in place of images; set once they are there."""
         self._views = config.views or 1
-        self._next: list[list[tuple[int, int]]] = []  # row, and times before, of each image
-        self._loader = DataLoader(
-            self.dataset,
-            batch_sampler=self._next,
-            num_workers=config.workers,
-            **worker_options(config.workers),
-            persistent_workers=config.workers > 0,
-            pin_memory=accelerator.device.type == "cuda",
-            # A loader draws a seed when it starts, which must not come from the model's.
-            generator=torch.Generator(),
+        self._next: list[list[Row]] = []
+        pinned = accelerator.device.type == "cuda"
+        self._loader = loader(
+            self.dataset, self._next, config.workers, pinned=pinned, persistent=True
         )
 
     def load(self, epoch: int, steps: list[list[MicroBatch]]) -> Iterator[Batch]:
-        """Yield the batches of these steps of an epoch's plan, on the CPU."""
+        """Yield the batches of these steps of an epoch's plan, on the device."""
         if self.cached is not None:
-            return self._cached(self.cached, epoch, steps)
+            return on_device(self._cached(self.cached, epoch, steps), self.device)
         self.dataset.set_epoch(epoch)
         self._next[:] = [
             list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
         ]
-        return load_batches(self._loader) if steps else iter(())
+        return on_device(load_batches(self._loader), self.device) if steps else iter(())
 
     def _cached(
         self, cached: CachedFaces, epoch: int, steps: list[list[MicroBatch]]
@@ -80,3 +74,24 @@ class TrainingImages:
         """End the workers, which wait from one epoch to the next."""
         end_workers(self._loader._iterator)
         self._loader._iterator = None
+
+
+def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on a device; a GPU copies the next one while it works on one."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    beside = torch.cuda.Stream(device)
+    ready: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(beside):
+            copied = batch.to(device)
+        if ready is not None:
+            yield ready
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(beside)
+        for field in copied:
+            field.record_stream(now)  # its memory is the other stream's
+        ready = copied
+    if ready is not None:
+        yield ready

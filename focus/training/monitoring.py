@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -24,46 +24,21 @@ from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar, redrawn
+from focus.training.batches import MicroBatch
 from focus.training.run_folder import TrainState
-
-TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
-"""Means over images in ``summary.csv``, in the order in which a step sums them."""
+from focus.training.step import TERMS
 
 COLLAPSED = 0.9
 """Share of validation images whose CAM peaks in one cell, from which on there is a warning."""
 
 
-class Step(NamedTuple):
-    """The figures of a step of the optimiser, over the images of all processes.
-
-    sums: of ``TERMS``. images: how many. gradient_norm: before clipping. updated: the weights
-    moved. finite: else the loss or its gradient was not finite, which is the batch's fault or the
-    network's, not that of the scale of fp16.
-    """
-
-    sums: list[float]
-    images: float
-    gradient_norm: float
-    updated: bool
-    finite: bool
-
-
-def add_step(sums: Sequence[float] | None, step: Step) -> list[float]:
-    """Add a step to the sums of its epoch: of ``TERMS``, images, norms, steps done and skipped."""
-    own = [0.0] * (len(TERMS) + 3) + [1.0]
-    if step.updated:
-        own = [*step.sums, step.images, step.gradient_norm, 1.0, 0.0]
-    return own if sums is None else [a + b for a, b in zip(sums, own, strict=True)]
-
-
-def training_figures(sums: Sequence[float]) -> dict[str, float]:
-    """Return the ``train_*`` figures of an epoch's sums; NaN where no step was done."""
-    *terms, images, norm, done, skipped = sums
-    images, done = images or math.nan, done or math.nan
+def training_figures(sums: Mapping[str, float]) -> dict[str, float]:
+    """Return the ``train_*`` figures of the sums of ``SUMS``; NaN where no step was done."""
+    images, done = sums["images"] or math.nan, sums["updated"] or math.nan
     return {
-        **{f"train_{n}": total / images for n, total in zip(TERMS, terms, strict=True)},
-        "train_grad_norm": norm / done,
-        "train_skipped_steps": int(skipped),
+        **{f"train_{name}": sums[name] / images for name in TERMS},
+        "train_grad_norm": sums["grad_norm"] / done,
+        "train_skipped_steps": int(sums["skipped"]),
     }
 
 
@@ -128,16 +103,19 @@ class RunLog:
         self._began = self._logged = time.perf_counter(), 0.0
         self._images = 0.0
 
-    def step(self, done: Step, step: int, lr: float) -> None:
-        """Count a step, and log it if it is its turn, with the images a second since the last."""
-        self._images += done.images
-        if step % self.config.log_steps:
-            return
-        means = (total / done.images for total in done.sums)
+    def count(self, batches: Sequence[MicroBatch]) -> None:
+        """Count the images of a step."""
+        self._images += sum(batch.images for batch in batches)
+
+    def step(self, done: Mapping[str, float], step: int, lr: float) -> None:
+        """Log a step by its sums of ``SUMS``, with the images a second since the last one logged.
+
+        A step that was skipped has NaN for its figures.
+        """
+        figures = training_figures(done)
         self.accelerator.log(
             {
-                **{f"step/{name}": mean for name, mean in zip(TERMS, means, strict=True)},
-                "step/grad_norm": done.gradient_norm,
+                **{f"step/{name}": figures[f"train_{name}"] for name in (*TERMS, "grad_norm")},
                 "step/lr": lr,
                 "step/images_per_second": self._speed(self._logged),
             },

@@ -19,6 +19,7 @@ from focus.config.train import (
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.check.headers import stored_apart
 from focus.data.generators import families_tested, training_families, warnings, with_families
+from focus.data.image_cache import ImageCache
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.training_set import listed_images, readable_images
@@ -75,17 +76,19 @@ def train(config: TrainConfig) -> None:
         accelerator, lambda: listed_images(run, progress=main, output=output, resumed=not output)
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
+    decoded = ImageCache.of(detectors[0].image_size, run.image_cache)
     manifest, bad = run_on_main_first(
-        accelerator, lambda: readable_images(listed, run, recorded=recorded, progress=main)
+        accelerator,
+        lambda: readable_images(listed, run, decoded, recorded=recorded, progress=main),
     )
     for line in data_lines(manifest, runs, detectors[0].config):
         accelerator.print(line)
     if run.dry_run:
         for each, detector in zip(runs, detectors, strict=True):
-            dry_run(each, detector, manifest, accelerator)
+            dry_run(each, detector, manifest, accelerator, decoded)
         return
     results = {
-        each.name: _run(each, detector, manifest, bad, checkpoint)
+        each.name: _run(each, detector, manifest, bad, checkpoint, decoded)
         for each, detector, checkpoint in zip(runs, detectors, saved, strict=True)
     }
     if main:
@@ -135,6 +138,7 @@ def _run(
     manifest: Manifest,
     bad: list[BadFile],
     saved: SavedRun | None,
+    decoded: ImageCache | None,
 ) -> Results:
     folder = config.run_folder
     trackers = [name for name in config.report_to if name != "none"]
@@ -147,7 +151,7 @@ def _run(
         project_dir=folder,
     )
     main = accelerator.is_main_process
-    trainer = Trainer(config, detector, manifest, accelerator, saved)
+    trainer = Trainer(config, detector, manifest, accelerator, saved, decoded)
     with ExitStack() as lock:
         # Only now there is a folder: what is wrong before leaves nothing.
         held = sole_writer(folder, folder / CHECKPOINTS / ".lock", flag="--name")
@@ -184,6 +188,7 @@ def evaluate(trainer: Trainer) -> Results:
         workers=config.workers,
         accelerator=accelerator,
         cached=trainer.images.cached,
+        images=trainer.decoded,
     )
     best.config = replace(best.config, outlier_norm=norm)
     if best.points is not None and (warning := best.points.warning()):

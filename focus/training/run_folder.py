@@ -32,7 +32,7 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 # the last bits by threads, of which as many are taken as before unless the user says otherwise.
 _FREE = (
     *("resume", "debug", "threads", "workers", "compare_ce", "dry_run", "device"),
-    *("max_bad", "max_pixels"),  # the images, which they choose, are compared
+    *("max_bad", "max_pixels", "image_cache"),  # the images, which they choose, are compared
     *("output", "name"),  # a folder that was moved or renamed is the same run
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
     "eval_batch_size",  # changes the last digits of a score: too many at a time have to be mended
@@ -45,23 +45,23 @@ class TrainState:
     """All of a run that is not tensors: one object, saved and restored whole.
 
     epoch: epochs done, validation included. step: steps of the optimiser done or skipped.
-    updates: those done. nonfinite: steps skipped for a loss that is not finite; in_a_row: those
-    since the last update. best: of the chosen metric on validation; best_epoch: counted from 1;
-    points: its operating points. entropy_target: of the training set's maps. sums: of the epoch
-    under way. rows: of summary.csv. processes: of the launch; threads: of the CPU in each. seen:
-    what the detector's config says of its training, of the initial weights too.
+    nonfinite: those of the epochs before that were skipped for a loss that is not finite;
+    in_a_row: those since the last update. best: of the chosen metric on validation; best_epoch:
+    counted from 1; points: its operating points. entropy_target: of the training set's maps. sums:
+    of the current epoch's steps, by the names of ``SUMS``. rows: of summary.csv. processes: of the
+    launch; threads: of the CPU in each. seen: what the detector's config says of its training, of
+    the initial weights too.
     """
 
     epoch: int = 0
     step: int = 0
-    updates: int = 0
     nonfinite: int = 0
     in_a_row: int = 0
     best: float | None = None
     best_epoch: int = 0
     points: OperatingPoints | None = None
     entropy_target: float | None = None
-    sums: list[float] | None = None
+    sums: dict[str, float] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     processes: int = 1
     threads: int | None = None

@@ -5,8 +5,6 @@ A step depends on the seed, its number and the process alone: the images of its 
 seeded for each step. So a run that is resumed at any step goes on with the same bits.
 """
 
-import math
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -19,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from focus.config.recipes import parse_augment
 from focus.config.schedules import factor_at, parse_points
@@ -28,6 +26,7 @@ from focus.data.dataset import Batch, name_lost_workers
 from focus.data.faces import geometries
 from focus.data.feature_cache import CachedFaces
 from focus.data.generators import training_families
+from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest
 from focus.errors import InputError, NotFiniteError, UnreadableError, WorkerError, sentence
 from focus.evaluation.inference import images_only, score_images
@@ -35,28 +34,19 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
-from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads
+from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads, seed_device
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
 from focus.training.checkpoint import Parts, load_checkpoint, remove_later, save_checkpoint
 from focus.training.features import filled_cache
 from focus.training.loading import TrainingImages
 from focus.training.monitoring import (
-    TERMS,
     RunLog,
-    Step,
-    add_step,
     training_figures,
     validation_figures,
     write_summary,
 )
-from focus.training.optimizer import (
-    Buffers,
-    add_gradients,
-    clip_gradients,
-    make_optimizer,
-    make_scheduler,
-)
+from focus.training.optimizer import make_optimizer, make_scheduler
 from focus.training.run_folder import (
     CHECKPOINTS,
     SUMMARY,
@@ -65,13 +55,18 @@ from focus.training.run_folder import (
     check_shared,
     write_record,
 )
+from focus.training.step import Statistics, Tally, add_gradients, gradient_norm, update
 from focus.training.tuning import merged
+
+_AGREED_EVERY = 20
+"""Steps on a GPU between two at which processes tell each other of signals, which takes a wait."""
 
 
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    saved: the checkpoint to go on from, None for a new run.
+    saved: the checkpoint to go on from, None for a new run. decoded: has the images of the
+    manifest.
     """
 
     def __init__(
@@ -81,8 +76,10 @@ class Trainer:
         manifest: Manifest,
         accelerator: Accelerator,
         saved: SavedRun | None = None,
+        decoded: ImageCache | None = None,
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
+        self.decoded = decoded
         self.manifest, self.folder, self.saved = manifest, config.run_folder, saved
         self.state = saved.state if saved else TrainState(processes=accelerator.num_processes)
         if warning := same_threads(accelerator.device, self.state.threads, config.threads):
@@ -95,7 +92,7 @@ class Trainer:
             self.train.generators(), training_families(self.train), geometries(self.train)
         )
         self.state.seen = detector.config.seen()
-        self.images = TrainingImages(config, self.train, detector, accelerator)
+        self.images = TrainingImages(config, self.train, detector, accelerator, decoded)
         self.plan = self.images.plan
         self.log = RunLog(config, accelerator)
         self.signals = StopSignals()
@@ -105,6 +102,7 @@ class Trainer:
             accelerator=accelerator,
             batch_size=config.eval_batch_size,
             workers=config.workers,
+            images=decoded,
         )
         self._prepare()
         if saved is None and self.cached:  # of a resumed run, once its weights are loaded
@@ -131,8 +129,6 @@ class Trainer:
             detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
         self.cached = config.caches_features and not config.dry_run
         trained: nn.Module = detector.head if self.cached else detector
-        if self.cached:
-            self.memory_format = torch.channels_last  # as the features lie
         decay = config.model_ema_decay
         self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
         if config.compile:
@@ -141,11 +137,12 @@ class Trainer:
         # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
         self.scheduler = make_scheduler(config, optimizer, self.plan.steps)
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
-        self.buffers = Buffers(trained)  # of several processes on CPUs, those before are no longer
+        # Of several processes on CPUs, the buffers before are no longer the network's.
+        self.statistics, self.tally = Statistics(trained), Tally(device)
 
     def _cache_features(self) -> None:
         """Run the frozen network on each image, unless that was done; then take the features."""
-        work = self.config, self.detector, self.manifest, self.accelerator
+        work = self.config, self.detector, self.manifest, self.accelerator, self.decoded
         cache = run_on_main_first(self.accelerator, lambda: filled_cache(*work))
         views = parse_augment(self.config.augment), self.config.views or 1
         self.images.cached = CachedFaces(cache, self.train, *views)
@@ -191,7 +188,8 @@ class Trainer:
                     speed = self.train_epoch(bar)
                     self.note_epoch(self.validation_scores(), speed)
                 except (UnreadableError, WorkerError) as error:
-                    self.buffers.restore()  # without the step's first batches
+                    self.statistics.restore()  # without the step's first batches
+                    self.read_tally()
                     path = self.save()
                     finish_trackers(self.accelerator)
                     text = sentence(error).removesuffix(".")
@@ -225,7 +223,8 @@ class Trainer:
         elif config.resume:
             folder = self.folder / CHECKPOINTS
             accelerator.print(f"no checkpoint in {folder}: starting from scratch")
-        self.buffers.keep()
+        self.statistics.keep()
+        self.tally.set(state.sums, state.in_a_row)
         if main:
             (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             write_record(config, self.manifest, resumed=self.saved is not None)
@@ -245,78 +244,77 @@ class Trainer:
         self.log.start()
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
         loaded = self.images.load(state.epoch, steps)
+        on_cpu = self.accelerator.device.type == "cpu"
         for batches in steps:
             rate = self.optimizer.param_groups[-1]["lr"]
-            step, signum = self.train_step(batches, loaded)
-            state.sums = add_step(state.sums, step)
-            if step.updated:
-                state.in_a_row = 0
-            if not step.finite:
-                state.nonfinite += 1
-                state.in_a_row += 1
-                if state.in_a_row >= config.max_nonfinite:
-                    raise InputError(
-                        f"The loss of {config.name} was not finite in {state.in_a_row} steps in a "
-                        f"row, up to step {state.step}: {self._steadier()}."
-                    )
+            self.train_step(batches, loaded)
             bar.update()
-            self.log.step(step, state.step, rate)
-            # Not while steps are skipped: what has diverged would push out what had not.
+            self.log.count(batches)
+            logs = state.step % config.log_steps == 0
             due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
+            agrees = state.processes > 1 and (on_cpu or logs or state.step % _AGREED_EVERY == 0)
+            signum = self.signals.pending() if state.processes == 1 else 0
+            if logs or due or agrees or signum:
+                self.read_tally()
+            if logs:
+                self.log.step(self.tally.last(), state.step, rate)
+            # Not while steps are skipped: what has diverged would push out what had not.
             if due and not state.in_a_row:
                 self.save()
-            if signum:
+            if agrees:
+                self._leave_if_signalled()
+            elif signum:
                 self._save_and_leave(signum)
+        self.read_tally()
         return self.log.speed()
 
-    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> tuple[Step, int]:
+    def train_step(self, batches: list[MicroBatch], loaded: Iterator[Batch]) -> None:
         """Do a step: forward and backward of its batches, and the optimiser's if all is finite.
 
-        It waits for the device once, where its figures are read.
-
-        Returns:
-            Its figures, and the number of the signal that one of the processes had, else 0.
+        It reads nothing from the device, nor waits for it.
         """
         config, state, accelerator = self.config, self.state, self.accelerator
         seeds = np.random.SeedSequence((config.seed, state.step, accelerator.process_index))
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        seed_device(accelerator.device, int(seeds.generate_state(1, np.uint64)[0]))
         if self.detector.head.loss_weights is not None:
             epoch = state.step / self.plan.steps
             self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))
-        sums = add_gradients(accelerator, self.model, batches, loaded, self.memory_format)
+        sums = add_gradients(accelerator, self.model, batches, loaded, self.prepared)
         accelerator.unscale_gradients(self.optimizer)
-        norm = clip_gradients(self.detector, config.clip_grad)
-        mine = torch.zeros(len(TERMS) + 1, device=norm.device, dtype=norm.dtype)
-        mine = torch.stack([mine, *sums]).sum(0)
-        own_signal = self.signals.pending()
-        shared = torch.stack([norm / state.processes, torch.full_like(norm, own_signal)])
-        whole = accelerator.reduce(torch.cat([mine, shared]), "sum")
-        *found, count, gradient_norm, signalled = whole.tolist()
-
-        scaler = accelerator.scaler
-        finite, updated = math.isfinite(found[0]), False
-        if not math.isfinite(gradient_norm):
-            # Scaled gradients overflow now and then: the scaler skips the step and scales less.
-            # Those that overflow at a scale of 1 do so without it.
-            finite &= scaler is not None and scaler.get_scale() > 1
-        if finite:
-            self.optimizer.step()
-            updated = not accelerator.optimizer_step_was_skipped
-            if updated:
-                state.updates += 1
-                if state.updates < config.epochs * self.plan.steps:
-                    self.scheduler.step()  # not past its end, where one-cycle would rise again
-                if self.ema is not None:
-                    self.ema.update(self.detector, step=state.updates)
-            self.buffers.keep()
-        else:
-            if scaler is not None:
-                scaler.update()
-            self.buffers.restore()
+        norm, scaler = gradient_norm(self.detector), accelerator.scaler
+        scale = None if scaler is None else scaler._get_scale_async()
+        images = sum(batch.images for batch in batches)
+        finite, skip = self.tally.add(sums, norm, images, scale)
+        update(self.optimizer.optimizer, norm, skip, config.clip_grad)
+        if scaler is not None:
+            scaler.update()
+        self.statistics.settle(finite)
         self.optimizer.zero_grad()
         state.step += 1
-        signum = own_signal or (signal.SIGTERM if signalled else 0)
-        return Step(found, count, gradient_norm, updated, finite), signum
+        if state.step < config.epochs * self.plan.steps:
+            self.scheduler.step()  # not past its end, where one-cycle would rise again
+        if self.ema is not None:
+            self.ema.update(self.detector, step=state.step)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Return the model's input: images [B,3,S,S] uint8, normalised, or features as they are."""
+        if self.cached:
+            return images
+        return self.detector.normalise(images, self.memory_format)
+
+    def read_tally(self) -> None:
+        """Read the figures of the steps so far from the device, into the state.
+
+        Raises:
+            InputError: too many steps in a row were not finite.
+        """
+        config, state = self.config, self.state
+        state.sums, state.in_a_row = self.tally.read()
+        if state.in_a_row >= config.max_nonfinite:
+            raise InputError(
+                f"The loss of {config.name} was not finite in {state.in_a_row} steps in a row, up "
+                f"to step {state.step}: {self._steadier()}."
+            )
 
     def validation_scores(self) -> Scores:
         """Score the validation images, after a checkpoint that a failure here leaves."""
@@ -354,7 +352,9 @@ class Trainer:
             "lr": self.optimizer.param_groups[-1]["lr"],
         }
         state.rows.append(row)
+        state.nonfinite += int(state.sums["nonfinite"])
         state.sums = None
+        self.tally.set(in_a_row=state.in_a_row)
         if self.accelerator.is_main_process:
             self.save()  # first, as summary.csv and model/ can be written again from it
             write_summary(self.folder / SUMMARY, state.rows)

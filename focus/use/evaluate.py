@@ -11,6 +11,7 @@ from focus.config.layouts import parse_columns
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
+from focus.data.image_cache import ImageCache
 from focus.data.known_images import KnownImages, is_run, known_to, record_of
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.perturbations import ROBUSTNESS
@@ -54,8 +55,9 @@ def evaluate(config: EvaluateConfig) -> None:
     detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model))
     threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
     detector.to(accelerator.device)
+    decoded = ImageCache.of(detector.image_size, config.image_cache)
     manifest, bad = run_on_main_first(
-        accelerator, lambda: _images(config, model, output, progress=main)
+        accelerator, lambda: _images(config, model, output, decoded, progress=main)
     )
     names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
     if names:
@@ -64,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "batch_size": config.batch_size,
         "workers": default_workers() if config.workers is None else config.workers,
     }
-    scores = score_images(detector, manifest, accelerator=accelerator, **settings)
+    scores = score_images(detector, manifest, accelerator=accelerator, images=decoded, **settings)
     results: Results | None = None
     trained = _training(model.parent)
     if main:
@@ -167,7 +169,12 @@ def _output(config: EvaluateConfig) -> Path:
 
 
 def _images(
-    config: EvaluateConfig, model: Path, output: Path, *, progress: bool
+    config: EvaluateConfig,
+    model: Path,
+    output: Path,
+    decoded: ImageCache | None,
+    *,
+    progress: bool,
 ) -> tuple[Manifest, list[BadFile]]:
     """Return what to score and the files that cannot be decoded.
 
@@ -186,7 +193,9 @@ def _images(
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     unseen = _unseen(model, given, record, progress=progress)
     # The share is of all that was given, as training has it: what passes there passes here.
-    return check_images(unseen, progress=progress, max_bad=config.max_bad, share_of=given)
+    return check_images(
+        unseen, images=decoded, progress=progress, max_bad=config.max_bad, share_of=given
+    )
 
 
 def _unseen(model: Path, given: Manifest, record: Manifest, *, progress: bool) -> Manifest:

@@ -22,7 +22,7 @@ from ..launching import CHECKOUT, run
 
 DATA = """allow-outside-root columns data data-root debug generator human-maps layout max-images
     max-pixels threads"""
-SHARED = f"{DATA} device max-bad mixed-precision report test-data test-real workers"
+SHARED = f"{DATA} device image-cache max-bad mixed-precision report test-data test-real workers"
 USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
 FLAGS = {

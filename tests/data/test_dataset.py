@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from focus.data.dataset import Batch, FaceDataset, artefact_coverage, load_batches, worker_options
-from focus.data.images import load_image
+from focus.data.dataset import (
+    Batch,
+    FaceDataset,
+    Normalise,
+    artefact_coverage,
+    load_batches,
+    loader,
+)
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError, WorkerError
 
@@ -28,7 +33,7 @@ def save(path: Path, pixels: Any) -> str:
 
 
 def dataset(samples: list[Sample], **settings: Any) -> FaceDataset:
-    defaults: dict[str, Any] = {"image_size": 4, "grid": (2, 2), "mean": MEAN, "std": STD}
+    defaults: dict[str, Any] = {"image_size": 4, "grid": (2, 2)}
     return FaceDataset(Manifest(samples), **{**defaults, **settings})
 
 
@@ -51,10 +56,11 @@ def test_an_item_by_hand(tmp_path: Path) -> None:
     sample = Sample(save(tmp_path / "i.png", pixels), 1, human_map=save(tmp_path / "m.png", heat))
     item = dataset([Sample("/unread"), sample])[1]
     assert item.images.shape == (3, 4, 4)
-    assert item.images.dtype == torch.float32
+    assert item.images.dtype == torch.uint8
+    images = Normalise(MEAN, STD)(item.images[None])[0]
     expected = [(1 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.4 - 0.406) / 0.225]
-    torch.testing.assert_close(item.images[:, 0, 1], torch.tensor(expected))
-    torch.testing.assert_close(item.images[:, 1, 0], -torch.tensor(MEAN) / torch.tensor(STD))
+    torch.testing.assert_close(images[:, 0, 1], torch.tensor(expected))
+    torch.testing.assert_close(images[:, 1, 0], -torch.tensor(MEAN) / torch.tensor(STD))
     # Cell means 0, 10, 20, (40 + 40 + 40 + 0) / 4 = 30, stretched to 0 ... 1.
     torch.testing.assert_close(item.saliency, torch.tensor([[0, 1 / 3], [2 / 3, 1]]))
     assert (item.target.item(), item.saliency_mask.item(), item.index.item()) == (1, True, 1)
@@ -79,9 +85,10 @@ def fingerprint(batch: Batch) -> dict[int, tuple[float, float]]:
     return dict(zip(batch.index.tolist(), zip(image_sums, map_sums, strict=True), strict=True))
 
 
-def run(data: FaceDataset, rows: list[int], **loader: Any) -> dict[int, tuple[float, float]]:
-    batches = DataLoader(data, batch_size=4, sampler=rows, **loader)
-    return {k: v for batch in batches for k, v in fingerprint(batch).items()}
+def run(data: FaceDataset, rows: list[int], workers: int = 0) -> dict[int, tuple[float, float]]:
+    batches = [rows[start : start + 4] for start in range(0, len(rows), 4)]
+    loaded = load_batches(loader(data, batches, workers, pinned=False))
+    return {k: v for batch in loaded for k, v in fingerprint(batch).items()}
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(faces: list[Sample]) -> None:
@@ -89,7 +96,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(faces: list[Sample]) -
     rows = list(range(12))
     first = run(data, rows)
     assert run(data, rows[::-1]) == first
-    assert run(data, rows, num_workers=2) == first
+    assert run(data, rows, 2) == first
     assert run(dataset(faces, seed=1, **AUGMENTED), rows) != first
     data.set_epoch(1)
     second = run(data, rows)
@@ -102,40 +109,22 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(faces: list[Sample]) -
 
 def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
     data, alone = dataset(faces, **AUGMENTED), dataset(faces, **AUGMENTED)
-    loader = DataLoader(data, batch_size=6, num_workers=1, persistent_workers=True)
+    batches = loader(data, [[*range(6)], [*range(6, 12)]], 1, pinned=False, persistent=True)
     for epoch in (0, 3):
         data.set_epoch(epoch)
         alone.set_epoch(epoch)
-        seen = {k: v for batch in loader for k, v in fingerprint(batch).items()}
+        seen = {k: v for batch in load_batches(batches) for k, v in fingerprint(batch).items()}
         assert seen == run(alone, list(range(12)))
-
-
-def test_what_fits_is_decoded_once(faces: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    """12 images of 16 x 16 pixels with 3 bytes each, and 4 more for the map."""
-    loaded: list[str] = []
-
-    def load(path: str) -> Image.Image:
-        loaded.append(path)
-        return load_image(path)
-
-    monkeypatch.setattr("focus.data.dataset.load_image", load)
-    for spare, times in ((0, 1), (-1, 2)):
-        monkeypatch.setattr("focus.data.dataset.KEPT_BYTES", 12 * 16 * 16 * 7 + spare)
-        data = dataset(faces, image_size=16, keep=True)
-        loaded.clear()
-        first, second = (torch.stack([data[i].images for i in range(12)]) for _ in range(2))
-        assert first.equal(second)
-        assert sorted(loaded) == sorted([face.path for face in faces] * times)
 
 
 def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:
     Path(faces[5].path).write_bytes(b"overwritten")
-    loader = DataLoader(dataset(faces), batch_size=4, num_workers=2, **worker_options(2))
+    batches = loader(dataset(faces), [[4, 5], [6, 7]], 2, pinned=False)
     with pytest.raises(InputError, match=rf"Cannot decode '{faces[5].path}'"):
-        list(loader)
+        list(load_batches(batches))
 
 
-class Signalled(Dataset[int]):
+class Signalled(FaceDataset):
     """Its items send a signal to the process that loads them."""
 
     def __init__(self, number: int) -> None:
@@ -144,14 +133,14 @@ class Signalled(Dataset[int]):
     def __len__(self) -> int:
         return 3
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: Any) -> Any:
         if self.number != signal.SIGKILL or index == 2:
             os.kill(os.getpid(), self.number)
         return index
 
 
-def loaded(dataset: Dataset[Any]) -> Iterator[Any]:
-    return load_batches(DataLoader(dataset, batch_size=None, num_workers=1, **worker_options(1)))
+def loaded(dataset: FaceDataset) -> Iterator[Any]:
+    return load_batches(loader(dataset, [0, 1, 2], 1, pinned=False))  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

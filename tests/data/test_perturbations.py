@@ -138,9 +138,7 @@ class Marker:
 def test_a_dataset_perturbs_before_it_resizes(tmp_path: Path) -> None:
     grey(0, (8, 12)).save(tmp_path / "black.png")
     samples = Manifest([Sample(str(tmp_path / "black.png"))] * 4)
-    faces = FaceDataset(
-        samples, image_size=4, grid=(2, 2), mean=(0,) * 3, std=(1,) * 3, perturb=Marker()
-    )
+    faces = FaceDataset(samples, image_size=4, grid=(2, 2), perturb=Marker())
     (batch,) = DataLoader(faces, batch_size=4)
     for row, image in enumerate(batch.images.numpy()):
         # The pixel is spread over its neighbours by the resize: it was there before.

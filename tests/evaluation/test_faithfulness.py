@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from focus.data.dataset import Normalise
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation import faithfulness
 from focus.evaluation.faithfulness import Falls, box_sides, means, regions
@@ -36,7 +37,7 @@ class OneCell(nn.Module):
     """
 
     image_size, grid = SIZE, GRID
-    mean, std = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
+    normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None
 

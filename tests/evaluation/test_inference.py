@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from focus.data.dataset import Normalise
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import inference
@@ -34,8 +35,7 @@ class RedDetector(nn.Module):
 
     image_size = SIZE
     grid = GRID
-    mean = (0.5, 0.5, 0.5)
-    std = (1.0, 1.0, 1.0)
+    normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     points = None
     config = SimpleNamespace(geometry=(), outlier_norm=None)
 
@@ -200,10 +200,11 @@ def test_outliers_are_told_by_the_tokens_of_training_images(
         )
     faces = Manifest([Sample(str(tmp_path / f"{n}.png"), n % 2) for n in range(6)], "faces")
     ((batch, found),) = predictions(detector, faces, batch_size=6)
-    norms = tokens_before_the_last_norm(detector, batch.images).norm(dim=2)
+    images = detector.normalise(batch.images)
+    norms = tokens_before_the_last_norm(detector, images).norm(dim=2)
     torch.testing.assert_close(found.norms.flatten(1), norms)
     with torch.no_grad():  # the way to the norms changes no bit of the rest
-        _, cams, _ = detector.head.activations(detector.features(batch.images))
+        _, cams, _ = detector.head.activations(detector.features(images))
     assert torch.equal(found.cams[:, 1], cams[:, 1])
     limit = outlier_norm(detector, faces, batch_size=4)
     assert limit == pytest.approx(float(np.quantile(norms.numpy(), 0.995)), rel=1e-5)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from focus.data.dataset import Normalise
 from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.errors import InputError
@@ -33,7 +34,7 @@ class Stripes(nn.Module):
     """
 
     image_size, grid = SIZE, (2, 2)
-    mean, std = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
+    normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None
 

@@ -57,17 +57,17 @@ def test_an_epoch_by_hand() -> None:
     order = plan.order(0).tolist()
     assert plan.epoch(0) == [
         [
-            MicroBatch(order[:2], [0] * 2, 2, 0.5, False),
-            MicroBatch(order[2:4], [0] * 2, 2, 0.5, True),
+            MicroBatch(order[:2], [0] * 2, 2, 2, 0.5, False),
+            MicroBatch(order[2:4], [0] * 2, 2, 2, 0.5, True),
         ],
-        [MicroBatch(order[4:], [0] * 3, 3, 1.0, True)],
+        [MicroBatch(order[4:], [0] * 3, 3, 3, 1.0, True)],
     ]
     assert plan.images_per_step == 4
     assert BatchPlan([0] * 9, batch_size=5, accumulation=3, processes=2).images_per_step == 30
     # One image for two processes: the second runs it for company.
     second = BatchPlan([0] * 3, batch_size=1, processes=2, rank=1)
     last = second.epoch(0)[-1]
-    assert last == [MicroBatch([int(second.order(0)[2])], [0], 0, 0.0, True)]
+    assert last == [MicroBatch([int(second.order(0)[2])], [0], 0, 1, 0.0, True)]
 
 
 def test_an_image_that_is_drawn_again_is_told_from_its_first() -> None:

@@ -16,6 +16,7 @@ from focus.training.run_folder import (
     check_folder,
     other_setting,
 )
+from focus.training.step import SUMS
 
 from .trainers import few_faces, trainer
 
@@ -48,7 +49,7 @@ def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
     with pytest.raises(InputError, match=r"was started with --lr 1\.0, not 0\.5: resume it with"):
         check_folder(replace(config, lr=0.5))
     later = trainer(faces, tmp_path, epochs=1, loss="ce", resume=True)
-    later.state.sums = [1.0]
+    later.state.sums = dict.fromkeys(SUMS, 1.0)
     later._written = None
     later.save()
     for lost, message in (

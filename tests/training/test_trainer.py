@@ -19,8 +19,8 @@ from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.runtime.progress import progress_bar
-from focus.training.monitoring import TERMS, Step
 from focus.training.run import make_detector
+from focus.training.step import TERMS
 from focus.training.trainer import Trainer
 
 from .trainers import few_faces, trainer
@@ -48,9 +48,16 @@ def steps_of(run: Trainer, epoch: int = 0) -> Iterator[tuple[list[Any], Iterator
     return ((step, loaded) for step in steps)
 
 
-def do(run: Trainer, step: tuple[list[Any], Iterator[Batch]]) -> Step:
+def do(run: Trainer, step: tuple[list[Any], Iterator[Batch]]) -> dict[str, float]:
     """Do a step and return its figures."""
-    return run.train_step(*step)[0]
+    run.train_step(*step)
+    return run.tally.last()
+
+
+def done(run: Trainer) -> tuple[int, int, int]:
+    """Return the numbers of steps, of those done, and of those not finite, in a first epoch."""
+    sums, _ = run.tally.read()
+    return run.state.step, int(sums["updated"]), int(sums["nonfinite"])
 
 
 def parameters(run: Trainer) -> Tensor:
@@ -73,9 +80,9 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         for batches, loaded in steps_of(run):
             before = parameters(run)
             step = do(run, (batches, loaded))
-            figures = torch.tensor([*step.sums, step.images, step.gradient_norm])
+            figures = torch.tensor([step[name] for name in (*TERMS, "images", "grad_norm")])
             own.append((before - parameters(run), figures))
-            assert step.updated
+            assert step["updated"]
         moved.append([gradient for gradient, _ in own])
         norms.append([figures for _, figures in own])
     assert [int(figures[-2]) for figures in norms[0]] == [32, 32, 6]
@@ -95,7 +102,7 @@ def test_a_step_is_that_of_plain_torch(faces: Manifest, tmp_path: Path) -> None:
     batches, loaded = next(steps_of(run))
     items = [run.images.dataset[row] for row in batches[0].rows]
     images, target = (torch.stack([getattr(i, n) for i in items]) for n in ("images", "target"))
-    out = plain.train()(images.contiguous(memory_format=torch.channels_last), target)
+    out = plain.train()(plain.normalise(images, torch.channels_last), target)
     out.loss.backward()
     do(run, (batches, loaded))
     for ours, theirs in zip(run.detector.parameters(), plain.parameters(), strict=True):
@@ -119,7 +126,7 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     for epoch in (0, 1):
         for batches, loaded in steps_of(run, epoch):
             step = do(run, (batches, loaded))
-            means = dict(zip(TERMS, np.array(step.sums) / step.images, strict=True))
+            means = {name: step[name] / step["images"] for name in TERMS}
             weights = run.detector.head.loss_weights
             assert weights is not None
             a, b, c = weights.tolist()
@@ -160,7 +167,7 @@ def test_the_scale_of_fp16_goes_on_from_what_was_saved(
     first.open_folder()
     for batches, loaded in islice(steps_of(first), 2):
         do(first, (batches, loaded))
-    assert first.state.updates == 2
+    assert done(first) == (2, 2, 0)
     first.save()
     other = Accelerator(cpu=True)
     other.native_amp = True
@@ -176,35 +183,35 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     run = trainer(faces, tmp_path, model="test_resnet", lr=0.01, model_ema_decay=0.9)
     batches = steps_of(run)
     do(run, next(batches))
-    assert (run.state.step, run.state.updates) == (1, 1)
     before = {k: v.clone() for k, v in run.detector.state_dict().items()}
     averaged = {k: v.clone() for k, v in run.kept.state_dict().items()}
-    planned, loaded = next(batches)
-    batch = next(loaded)
-    batch.images[3, 1, 2, 2] = torch.nan
-    skipped = do(run, (planned, iter([batch])))
-    assert not skipped.updated
-    assert not skipped.finite
-    assert (run.state.step, run.state.updates) == (2, 1)
+
+    def spoil(_: Detector, given: tuple[Tensor, ...]) -> None:
+        given[0][3, 1, 2, 2] = torch.nan
+
+    spoilt = run.detector.register_forward_pre_hook(spoil)
+    skipped = do(run, next(batches))
+    spoilt.remove()
+    assert [skipped[name] for name in ("updated", "skipped", "nonfinite")] == [0, 1, 1]
     for name, value in run.detector.state_dict().items():
         if value.is_floating_point():
             assert value.equal(before[name]), name
             assert run.kept.state_dict()[name].equal(averaged[name]), name
     assert all(p.grad is None for p in run.detector.parameters())
-    assert do(run, next(batches)).updated
-    assert (run.state.step, run.state.updates) == (3, 2)
+    assert do(run, next(batches))["updated"]
+    assert done(run) == (3, 2, 1)
 
 
 def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
     faces: Manifest, tmp_path: Path, scaled: Accelerator
 ) -> None:
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    run = trainer(faces, tmp_path, scaled, max_nonfinite=3)
+    run = trainer(faces, tmp_path, scaled, max_nonfinite=3, log_steps=1)
     before = parameters(run)
     next(run.detector.parameters()).register_hook(lambda g: torch.full_like(g, torch.nan))
     with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 5"):
         run.fit()
-    assert (run.state.step, run.state.updates, run.state.nonfinite) == (5, 0, 3)
+    assert done(run) == (5, 0, 3)
     assert parameters(run).equal(before)
 
 

@@ -1,0 +1,180 @@
+"""A step as far as it stays on the device: gradients, figures, and what takes no effect.
+
+Nothing here reads a value from the device, so that the host runs ahead of it: whether a step is
+finite is a flag there, by which the optimiser passes over it, its figures are left out and the
+network's running statistics are put back.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from focus.data.dataset import Batch
+from focus.training.batches import MicroBatch
+
+TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
+"""Means over images in ``summary.csv``."""
+
+SUMS = (*TERMS, "grad_norm", "images", "updated", "skipped", "nonfinite")
+"""What is added up over steps. nonfinite: of those skipped, the ones that are the fault of the
+batch or of the network, not of the scale of fp16."""
+
+
+def add_gradients(
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: Sequence[MicroBatch],
+    loaded: Iterator[Batch],
+    prepared: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Add the gradients of a step's batches; return the sums of ``TERMS`` over all processes.
+
+    loaded: yields the batches on the device. prepared: makes their images the model's input.
+    """
+    sums: list[Tensor] = []
+    for planned in batches:
+        batch = next(loaded)
+        # The processes exchange gradients in the last backward only.
+        with nullcontext() if planned.last else accelerator.no_sync(model):
+            token = (batch.token,) if batch.token.shape[1] else ()
+            given = batch.target, batch.saliency, batch.saliency_mask, *token
+            out = model(prepared(batch.images), *given)
+            weighted = out.loss if planned.weight == 1 else out.loss * planned.weight
+            accelerator.backward(weighted)
+        if planned.counted:
+            with torch.no_grad():
+                loss = out.loss.expand(planned.counted)
+                terms = out.classification, out.focus, out.saliency, out.entropy
+                sums.append(torch.stack([loss, *terms, batch.saliency_mask]).sum(1))
+    mine = sum(sums[1:], start=sums[0]) if sums else torch.zeros(len(TERMS), device=out.loss.device)
+    if accelerator.num_processes == 1:
+        return mine
+    whole: Tensor = accelerator.reduce(mine, "sum")
+    return whole
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Return the norm of all gradients."""
+    return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+class Tally:
+    """The sums of ``SUMS`` and the number of steps in a row that were not finite, on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Over an epoch of many steps; Apple's GPUs have no more than 32 bits.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._totals = torch.zeros(len(SUMS), device=device, dtype=dtype)
+        self._last = torch.zeros(len(SUMS), device=device)
+        self._in_a_row = torch.zeros((), device=device)
+        skipped = [float(name in ("skipped", "nonfinite")) for name in SUMS]
+        self._skipped = torch.tensor(skipped, device=device)
+        self._done: dict[int, Tensor] = {}
+
+    def add(
+        self, sums: Tensor, norm: Tensor, images: int, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Add a step; return whether it is finite, a bool, and 1.0 if it is not, else 0.0.
+
+        sums: of ``TERMS``, over so many ``images``. norm: of the gradient. scale: of fp16's loss:
+        scaled gradients overflow now and then, and those that do so at a scale of 1 do without it.
+        """
+        difference = norm + sums[0]
+        difference = difference - difference  # 0, or not a number
+        finite, skip = difference == 0, torch.nan_to_num(difference, nan=1.0).float()
+        nonfinite, skipped = skip, self._skipped
+        if scale is not None:
+            nonfinite = torch.where(sums[0].isfinite() & (scale > 1), 0.0, skip)
+            skipped = torch.cat([skipped[:-1], nonfinite[None]])
+        if images not in self._done:  # two sizes: of most steps, and of an epoch's last
+            done = [float(images), 1.0, 0.0, 0.0]
+            self._done[images] = torch.tensor(done, device=sums.device)
+        given = torch.cat([sums, norm[None], self._done[images]])
+        self._last = torch.where(finite, given, skipped)
+        self._totals.add_(self._last)
+        torch.addcmul(nonfinite, self._in_a_row, skip, out=self._in_a_row)
+        return finite, skip
+
+    def last(self) -> dict[str, float]:
+        """Read the figures of the last step."""
+        return dict(zip(SUMS, self._last.tolist(), strict=True))
+
+    def read(self) -> tuple[dict[str, float], int]:
+        """Read the sums, and the number of steps in a row that were not finite."""
+        *sums, in_a_row = torch.cat([self._totals, self._in_a_row[None]]).tolist()
+        return dict(zip(SUMS, sums, strict=True)), int(in_a_row)
+
+    def set(self, sums: dict[str, float] | None = None, in_a_row: int = 0) -> None:
+        """Go on from what :meth:`read` returned, or from nothing."""
+        values = [0.0] * len(SUMS) if sums is None else [sums[name] for name in SUMS]
+        self._totals.copy_(torch.tensor(values, dtype=self._totals.dtype))
+        self._in_a_row.fill_(in_a_row)
+
+
+class Statistics:
+    """The running statistics of a network, which a forward that is not finite has spoilt."""
+
+    def __init__(self, model: nn.Module) -> None:
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in model.buffers():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        self._groups = [_Group(buffers) for buffers in by_type.values()]
+
+    def keep(self) -> None:
+        """Take them as they are for those of the last step."""
+        for group in self._groups:
+            group.keep()
+
+    def settle(self, finite: Tensor) -> None:
+        """Keep them if the step was finite, else put back those of the step before."""
+        for group in self._groups:
+            group.settle(finite)
+
+    def restore(self) -> None:
+        """Put back those of the last step, without the forwards since."""
+        for group in self._groups:
+            group.restore()
+
+
+class _Group:
+    """Buffers of one type, copied at once to and from one piece of memory."""
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        self._own = buffers
+        sizes = [buffer.numel() for buffer in buffers]
+        self._now, self._last = (buffers[0].new_empty(sum(sizes)) for _ in range(2))
+        self._parts_now, self._parts_last = (
+            [part.view(own.shape) for part, own in zip(flat.split(sizes), buffers, strict=True)]
+            for flat in (self._now, self._last)
+        )
+        self.keep()
+
+    def keep(self) -> None:
+        torch._foreach_copy_(self._parts_last, self._own)
+
+    def settle(self, finite: Tensor) -> None:
+        if not self._now.is_floating_point():  # counts of batches, which need not be put back
+            self.keep()
+            return
+        torch._foreach_copy_(self._parts_now, self._own)
+        torch.where(finite, self._now, self._last, out=self._last)
+        self.restore()
+
+    def restore(self) -> None:
+        torch._foreach_copy_(self._own, self._parts_last)
+
+
+def update(
+    optimizer: torch.optim.Optimizer, norm: Tensor, skip: Tensor, limit: float | None
+) -> None:
+    """Step a fused optimiser, gradients clipped to the norm ``limit``, unless ``skip`` is 1."""
+    # Attributes by which a fused optimiser takes what a GradScaler knows: it divides gradients by
+    # the one and does nothing where the other is 1, on the device.
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    if limit is not None:
+        optimizer.grad_scale = (norm / limit).clamp(min=1).float()  # type: ignore[attr-defined]
+    optimizer.step()

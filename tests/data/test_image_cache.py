@@ -1,0 +1,170 @@
+"""The cache of decoded images: the same bits as without it, never those of another file."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.data import dataset
+from focus.data.bad_files import check_images
+from focus.data.dataset import Batch, FaceDataset
+from focus.data.image_cache import ImageCache
+from focus.data.images import load_image
+from focus.data.manifest import Manifest, Sample
+
+from ..launching import CHECKOUT, python, write_faces
+from ..training.trainers import trained
+
+GRID = 4, 4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the images that a dataset decodes."""
+    names: list[str] = []
+
+    def load(path: str) -> Image.Image:
+        names.append(Path(path).name)
+        return load_image(path)
+
+    monkeypatch.setattr(dataset, "load_image", load)
+    return names
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Manifest:
+    """Six images of different sizes, every second one with a map; the last two are copies."""
+    draw, samples = np.random.default_rng(0), []
+    for n in range(5):
+        path, heat = tmp_path / f"{n}.png", tmp_path / f"m{n}.png"
+        Image.fromarray(draw.integers(0, 256, (20 + n, 30, 3), np.uint8)).save(path)
+        Image.fromarray(draw.integers(0, 256, (11, 7), np.uint8)).save(heat)
+        samples.append(Sample(str(path), n % 2, human_map=str(heat) if n % 2 else None))
+    shutil.copy(tmp_path / "4.png", tmp_path / "5.png")
+    return Manifest([*samples, Sample(str(tmp_path / "5.png"), 0)])
+
+
+def batch(faces: Manifest, images: ImageCache | None, **settings: Any) -> Batch:
+    manifest, _ = check_images(faces, images=images, progress=False)
+    data = FaceDataset(manifest, image_size=16, grid=GRID, images=images, **settings)
+    return data[list(range(len(manifest)))]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("augment", [(), ("crop", "shift", "flip", "blur", "jpeg")])
+def test_batches_have_the_same_bits_and_no_file_is_decoded(
+    faces: Manifest, decoded: list[str], augment: tuple[str, ...]
+) -> None:
+    plain = batch(faces, None, augment=augment)
+    assert len(decoded) == 6
+    decoded.clear()
+    for _ in range(2):
+        assert same(batch(faces, ImageCache(16), augment=augment), plain)
+        assert not decoded
+    # Others of another size are not taken for them.
+    assert not ImageCache(24).has("image", [faces[0].extra.get("content_hash", "00")]).any()
+
+
+def test_what_changes_a_picture_goes_around_it(faces: Manifest, decoded: list[str]) -> None:
+    images = ImageCache(16)
+
+    def invert(image: Image.Image, _: int) -> Image.Image:
+        return Image.fromarray(255 - np.asarray(image))
+
+    assert not same(batch(faces, images, perturb=invert), batch(faces, images))
+    assert len(decoded) == 6
+
+
+def test_a_file_overwritten_with_its_size_and_time_is_another_one(faces: Manifest) -> None:
+    """As tar, rsync -t and cp -p leave them."""
+    before = batch(faces, ImageCache(16))
+    path = Path(faces[0].path)
+    then, content = path.stat(), path.read_bytes()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes().ljust(len(content), b"\0"))
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (len(content), then.st_mtime_ns)
+    after = batch(faces, ImageCache(16))
+    assert not after.images[0].any()
+    assert after.images[1:].equal(before.images[1:])
+
+
+def test_a_damaged_row_is_decoded_and_kept_again(
+    faces: Manifest, cache: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = batch(faces, ImageCache(16))
+    (rows,) = cache.glob("images/*/pictures/rows.bin")
+    content = bytearray(rows.read_bytes())
+    content[16 * 16 * 3 + 5] ^= 1
+    rows.write_bytes(content)
+    assert same(batch(faces, ImageCache(16)), plain)
+    assert decoded == ["1.png"]
+    assert "row 1 of" in caplog.text
+    for _ in range(2):
+        assert same(batch(faces, ImageCache(16)), plain)
+    assert decoded == ["1.png"]
+
+
+@pytest.mark.parametrize("place", ["a file", "read-only"])
+def test_a_folder_that_takes_nothing_is_a_line(
+    faces: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    plain, where = batch(faces, None), "/proc"
+    if place == "a file":
+        where = str(tmp_path / "file")
+        Path(where).write_text("no folder")
+    assert same(batch(faces, ImageCache(16, where)), plain)
+    assert f"decoded images are not kept in {where}" in caplog.text
+
+
+def test_auto_leaves_nine_tenths_of_the_disk(
+    faces: Manifest,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    size = 6 * 16 * 16 * 3 + 2 * 16 * 16 * 4
+    for spare, kept in ((-1, False), (0, True)):
+        free = SimpleNamespace(free=10 * size + spare)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: free)
+        check_images(faces, images=ImageCache(16))
+        assert ("are not kept" in capsys.readouterr().out) != kept
+        assert bool(list(cache.rglob("rows.bin"))) == kept
+
+
+@pytest.mark.slow
+def test_every_figure_of_a_run_is_the_same_without_it(tmp_path: Path) -> None:
+    """Training with workers, and an evaluation that has to perturb its images."""
+    faces = write_faces(tmp_path / "faces", 60)
+    tests = ["--test-data", f"g={faces}", "--max-bad", "0.5"]
+    found = []
+    for where in ("auto", "auto", "no", str(tmp_path / "elsewhere")):
+        runs = tmp_path / f"runs{len(found)}"
+        trained(
+            *("--data", faces, "--recipe", "quick", "--epochs", "2", "--image-cache", where),
+            *("--workers", "2", "--threads", "1", "--output", runs, "--name", "run"),
+            cwd=tmp_path,
+        )
+        evaluation = ["--run", runs / "run", "--data", faces, "--image-cache", where]
+        python(CHECKOUT / "evaluate.py", *evaluation, "--equalise", cwd=tmp_path)
+        files = ["summary.csv", "model/model.safetensors", "evaluation/scores.csv"]
+        files += ["evaluation/robustness.csv"]
+        found.append([(runs / "run" / name).read_bytes() for name in files])
+    assert (tmp_path / "cache" / "images").is_dir()
+    assert (tmp_path / "elsewhere").is_dir()
+    assert found[0] == found[1] == found[2] == found[3]
