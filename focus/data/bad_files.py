@@ -35,7 +35,11 @@ Role = Literal["image", "map", "mask", "video"]
 _File = tuple[str, Role]
 
 BAD_FILES = "bad_files.csv"
-DIGESTS: dict[Role, str] = {**KINDS, "mask": "mask_hash"}
+DIGESTS: dict[Role, str] = {
+    "image": KINDS["image"],
+    "map": KINDS["map"],
+    "mask": "mask_hash",
+}
 """Columns of a run's manifest: a digest of what each file held."""
 
 _log = logging.getLogger(__name__)
@@ -191,8 +195,7 @@ def _looks(
     def look(file: _File) -> tuple[str, str, Verdict, Any]:
         key = _key(*file)
         verdict, values = _decoded(*file)
-        keeps = images is not None and values is not None and file[1] in KINDS
-        row = images.row(values) if keeps else None
+        row = images.row(file[1], values) if images else None
         digest = _digest(*file)
         # What was replaced meanwhile may be another file than the one that was decoded.
         return key if key == _key(*file) else "", digest, verdict, row

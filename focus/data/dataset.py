@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     """[B] bool: whether there is a human map."""
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
     """[B] int64: the sample's row in the manifest."""
-    token: Tensor
+    token: Tensor = torch.empty((0, 0))
     """[B, C], the class token of cached features if it is pooled; else [B, 0]."""
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL
@@ -25,9 +25,8 @@ _RESAMPLING = 1  # to be raised where focus.data.images squashes otherwise
 _SHARE = 0.1  # of the free disk
 
 _log = logging.getLogger(__name__)
-Kept = Literal["image", "map"]
-KINDS: dict[Kept, str] = {"image": CONTENT, "map": "map_hash"}
-"""What is kept, and the column of its digest."""
+KINDS: dict[str, str] = {"image": CONTENT, "map": "map_hash"}
+"""What is kept, and the column of a manifest that has the digest of its file."""
 
 
 class ImageCache:
@@ -47,11 +46,11 @@ class ImageCache:
         folder = cache_dir() / IMAGES if self._limited else Path(where)
         self.folder = folder / f"{image_size}-{_RESAMPLING}-pillow-{PIL.__version__}"
         side = image_size, image_size
-        self._stores: dict[Kept, RowStore] = {
+        self._stores: dict[str, RowStore] = {
             "image": RowStore(self.folder / "pictures", np.uint8, (*side, 3)),
             "map": RowStore(self.folder / "maps", np.float32, side),
         }
-        self._added: dict[Kept, list[tuple[str, NDArray[Any]]]] = {"image": [], "map": []}
+        self._added: dict[str, list[tuple[str, NDArray[Any]]]] = {"image": [], "map": []}
         self._writes = False
 
     @classmethod
@@ -59,11 +58,11 @@ class ImageCache:
         """Return the cache that ``--image-cache`` names; None for "no"."""
         return None if image_cache == "no" else cls(image_size, image_cache)
 
-    def has(self, kind: Kept, digests: Sequence[str]) -> NDArray[np.bool_]:
+    def has(self, kind: str, digests: Sequence[str]) -> NDArray[np.bool_]:
         """Return which of these digests have a row."""
         return self._stores[kind].find(_names(digests)) >= 0
 
-    def make_room(self, missing: Mapping[Kept, int], *, progress: bool = True) -> bool:
+    def make_room(self, missing: Mapping[str, int], *, progress: bool = True) -> bool:
         """Return whether so many rows will be kept; a line says where and how many GB, or why not.
 
         Of rows that are not kept each is decoded whenever it is wanted.
@@ -89,13 +88,15 @@ class ImageCache:
             )
         return self._writes
 
-    def row(self, values: Image.Image | Map) -> NDArray[Any]:
-        """Return an image or a human map, as it was decoded, at the cache's size."""
+    def row(self, kind: str, values: Image.Image | Map | None) -> NDArray[Any] | None:
+        """Return what was decoded at the cache's size; None for what is not kept."""
         if isinstance(values, Image.Image):
             return squash(values, self.image_size)
+        if values is None or kind not in KINDS:
+            return None
         return resized(values, (self.image_size, self.image_size))
 
-    def add(self, kind: Kept, digest: str, row: NDArray[Any]) -> None:
+    def add(self, kind: str, digest: str, row: NDArray[Any]) -> None:
         """Keep a row, on the disk with the next :meth:`flush`, which follows now and then."""
         if self._writes:
             self._added[kind].append((digest, row))
@@ -117,7 +118,7 @@ class ImageCache:
         self._writes = False
         _log.warning("decoded images are not kept in %s: %s", self.folder, error.strerror)
 
-    def rows_of(self, manifest: Manifest, kind: Kept) -> "StoredRows":
+    def rows_of(self, manifest: Manifest, kind: str) -> "StoredRows":
         """Return the rows of the images of a manifest, or of their human maps."""
         column = KINDS[kind]
         digests = [sample.extra.get(column, "") for sample in manifest]

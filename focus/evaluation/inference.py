@@ -87,7 +87,9 @@ def predictions(
             perturb=perturb,
             images=images,
         )
-        loaded = load_batches(loader(pictures, batches, workers, pinned=like.is_cuda))
+        loaded = load_batches(
+            loader(pictures, [[*batch] for batch in batches], workers, pinned=like.is_cuda)
+        )
     for batch in loaded:
         with torch.inference_mode(), autocast() if autocast else nullcontext():
             inputs = batch.images.to(like.device, non_blocking=like.is_cuda)

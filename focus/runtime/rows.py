@@ -66,7 +66,7 @@ class RowStore:
             whole = file.readinto(content) == self.row.itemsize  # type: ignore[attr-defined]
         except OSError:
             whole = False
-        if whole and (self._verified[row] or zlib.crc32(content) == self._entries["crc"][row]):
+        if whole and (self._verified[row] or zlib.crc32(content.data) == self._entries["crc"][row]):
             self._verified[row] = True
             return True
         _log.warning("row %d of %s is damaged and is made anew", row, self._rows)
