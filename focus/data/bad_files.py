@@ -208,7 +208,7 @@ def _looks(
         todo = [file for file in files if file not in looks]  # bad ones are looked at again
         if images is not None:
             lacking = _lacking(images, looks)
-            wanted = Counter(role for _, role in [*todo, *lacking] if role in KINDS)
+            wanted: Counter[str] = Counter(role for _, role in [*todo, *lacking] if role in KINDS)
             todo += lacking * images.make_room(wanted, progress=progress)
         bar = progress_bar(
             pool.imap(look, todo, chunksize=8),
