@@ -6,16 +6,20 @@ each with probability 1/2, a blur of up to 3 pixels, then a JPEG of quality 30 t
 size of the network, where they change the image at its own.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms import v2
-from torchvision.tv_tensors import Image
+from torchvision.tv_tensors import Image, wrap
 
 _SHIFT_PER_64_PIXELS = 2
 _CROP_SCALE = (0.5, 1.0)  # share of the image's area
 _BLUR_SIGMA, _BLUR_WIDTH = (0.1, 3.0), 19  # three sigmas on either side
 _QUALITY = (30, 100)
+_BITS = 15  # of the weights of a blur: with twice as many, and 8 of a pixel, a sum fits in 31
 
 
 class Augmentation:
@@ -29,11 +33,11 @@ class Augmentation:
         reach = round(_SHIFT_PER_64_PIXELS * size / 64)
         moves = {
             "crop": v2.RandomResizedCrop(size, scale=_CROP_SCALE, antialias=True),
-            "shift": v2.RandomCrop(size, padding=reach, padding_mode="edge"),
+            "shift": _Shift(size, padding=reach, padding_mode="edge"),
             "flip": v2.RandomHorizontalFlip(),
         }
         paints = {
-            "blur": v2.RandomApply([v2.GaussianBlur(_BLUR_WIDTH, _BLUR_SIGMA)], p=0.5),
+            "blur": v2.RandomApply([_Blur(_BLUR_WIDTH, _BLUR_SIGMA)], p=0.5),
             "jpeg": v2.RandomApply([v2.JPEG(_QUALITY)], p=0.5),
         }
         self._moves = [moves[name] for name in names if name in moves]
@@ -60,3 +64,42 @@ class Augmentation:
                 image = paint(image)
         # Plain tensors: a subclass would send every later call through Python.
         return image.as_subclass(Tensor), None if heat is None else heat.as_subclass(Tensor)
+
+
+class _Shift(v2.RandomCrop):  # type: ignore[misc]
+    """torchvision's, which pads uint8 as float32."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        top, left, height, width = (params[name] for name in ("top", "left", "height", "width"))
+        padded = pad(inpt.as_subclass(Tensor), params["padding"], mode="replicate")
+        return wrap(padded[..., top : top + height, left : left + width], like=inpt)
+
+
+class _Blur(v2.GaussianBlur):  # type: ignore[misc]
+    """torchvision's, which sums over the whole square of the kernel."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return blurred(inpt.as_subclass(Tensor), params["sigma"][0], self.kernel_size[0] // 2)
+
+
+def blurred(image: Tensor, sigma: float, reach: int) -> Tensor:
+    """Blur [3,S,S] uint8 by a Gaussian that is cut off ``reach`` pixels away, the border reflected.
+
+    sigma: in pixels. Rows, then columns; in integers, whose sum has no rounding to depend on the
+    number of threads.
+    """
+    place = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (place / sigma) ** 2)
+    taps = np.rint(2**_BITS * weights / weights.sum()).astype(int)
+    taps[reach] += 2**_BITS - taps.sum()
+    first, *others = taps[taps > 0].tolist()  # in the middle, so an odd number
+    values = pad(image, [len(others) // 2] * 4, mode="reflect").to(torch.int32)
+    # The first direction leaves 8 bits behind the point, the second none.
+    for dim, bits in (1, _BITS - 8), (2, _BITS + 8):
+        size = image.shape[dim]
+        half = torch.tensor(2 ** (bits - 1), dtype=torch.int32, device="cpu")
+        total = torch.add(half, values.narrow(dim, 0, size), alpha=first)
+        for start, tap in enumerate(others, start=1):
+            total.add_(values.narrow(dim, start, size), alpha=tap)
+        values = total.bitwise_right_shift_(bits)
+    return values.to(torch.uint8)

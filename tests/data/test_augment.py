@@ -1,11 +1,14 @@
 """Augmentation: maps move with their images, blur and JPEG leave them."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torchvision.transforms import v2
 
 from focus.config.recipes import parse_augment
-from focus.data.augment import Augmentation
+from focus.data.augment import Augmentation, blurred
 from focus.errors import InputError
 
 SIZE = 64
@@ -24,9 +27,9 @@ def centre(grey: Tensor) -> Tensor:
     return torch.stack([(share.sum(1) * place).sum(), (share.sum(0) * place).sum()])
 
 
-@pytest.mark.parametrize("name", ["crop", "shift", "flip"])
+@pytest.mark.parametrize("name", ["crop", "shift", "flip", "crop,shift,flip"])
 def test_a_map_moves_with_its_image(name: str) -> None:
-    change = Augmentation((name,), SIZE)
+    change = Augmentation(tuple(name.split(",")), SIZE)
     heat = blob(26, 36)
     image = (heat * 255).round().to(torch.uint8).expand(3, -1, -1)
     places = []
@@ -68,6 +71,48 @@ def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
         assert turned[0].equal(down[:, None].float().expand(SIZE, SIZE))
         found.update(by)
     assert found == {-2, -1, 0, 1, 2}
+
+
+def noise(size: int) -> Tensor:
+    return torch.randint(256, (3, size, size), generator=torch.Generator().manual_seed(0)).byte()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.7, 3.0])
+@pytest.mark.parametrize("size", [10, 33])
+def test_a_blur_is_a_gaussian_rounded_once(size: int, sigma: float) -> None:
+    """White, whose sums are the largest, a chessboard, whose neighbours differ most, and noise."""
+    row, column = np.indices((size, size))
+    chessboard = torch.tensor((row + column) % 2 * 255).byte().expand(3, -1, -1)
+    for image in (torch.full_like(chessboard, 255), chessboard, noise(size)):
+        exact = gaussian_filter(image.double().numpy(), sigma, radius=9, mode="mirror", axes=(1, 2))
+        off = np.abs(blurred(image, sigma, 9).numpy() - exact).max()
+        assert off <= 0.52
+
+
+def test_a_blur_is_drawn_as_torchvisions_and_rarely_rounded_differently() -> None:
+    ours, image = Augmentation(("blur",), SIZE), noise(SIZE)
+    theirs = Augmentation(("blur",), SIZE)
+    theirs._paints = [v2.RandomApply([v2.GaussianBlur(19, (0.1, 3.0))])]
+    off = []
+    for epoch in range(40):
+        (a, _), (b, _) = (change(image, None, (0, epoch, 0)) for change in (ours, theirs))
+        off.append((a.int() - b.int()).abs())
+    assert torch.stack(off).max() <= 1
+    assert torch.stack(off).double().mean() < 0.003
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+    change = Augmentation(("crop", "shift", "flip", "blur", "jpeg"), 224)
+    image, heat = noise(224), torch.rand(1, 224, 224)
+    alone = [change(image, heat, (0, epoch, 0)) for epoch in range(4)]
+    torch.set_num_threads(threads)
+    for epoch, (expected, map_) in enumerate(alone):
+        found, moved = change(image, heat, (0, epoch, 0))
+        assert moved is not None
+        assert map_ is not None
+        assert found.equal(expected)
+        assert moved.equal(map_)
 
 
 def test_names() -> None:
