@@ -12,18 +12,19 @@ class InputError(ValueError):
     """
 
 
-class ImageError(InputError):
-    """An image that cannot be used, found in the midst of a run.
+class OneProcessError(InputError):
+    """What one process of several meets in the midst of a run, so whichever it is says it."""
 
-    Of several processes only one has it, so whichever that is prints the line.
-    """
+
+class ImageError(OneProcessError):
+    """An image that cannot be used."""
 
 
 class UnreadableError(ImageError):
     """A file that cannot be decoded."""
 
 
-class WorkerError(ImageError):
+class LostWorkerError(OneProcessError):
     """A process that loads images was lost, or has no memory left to hand them over in."""
 
 

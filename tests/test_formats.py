@@ -142,7 +142,17 @@ def test_keys_of_results(tmp_path: Path) -> None:
     # A program adds the model and the provenance.
     origin = provenance("net", Manifest(), TrainConfig())
     added = {"given", "default"}  # names of a decision
-    added |= {"model", "epoch", "validation_METRIC", "notes", "provenance", "name", *origin}
+    added |= {
+        "model",
+        "epoch",
+        "validation_METRIC",
+        "findings",
+        "severity",
+        "text",
+        "provenance",
+        "name",
+        *origin,
+    }
     (tmp_path / "theirs.csv").write_text("path,label,score\na,1,0.5\n")
     _, theirs = other_detectors.evaluate(other_detectors.read(tmp_path / "theirs.csv", {}))
     added |= {*theirs["provenance"], *theirs["provenance"]["scores"]}

@@ -53,6 +53,8 @@ SET_BY_LOSS: dict[str, Any] = {
 }
 """The settings that go with the loss that is named beside them, at their defaults: all but
 temperature and label smoothing, which no named loss sets, and by which losses are compared."""
+DEFAULT_LOSS, WITHOUT_MAPS = "blend", "ce"
+"""The loss if none is named: with human maps, and where no training image has one."""
 ClassWeight = Literal["none", "balanced"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
@@ -83,8 +85,10 @@ class TrainConfig(SharedConfig):
         "with --tune head, run the network once on each image and keep the features on disk, in "
         "this type; no: run it in each epoch (default: bfloat16)"
     )
-    loss: str = in_loss(
-        f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to", "blend"
+    loss: str | None = in_loss(
+        f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to (default: "
+        f"{DEFAULT_LOSS}, without human maps {WITHOUT_MAPS})",
+        metavar="NAME",
     )
     cam_class: CamClass | None = in_loss("class whose activation map the loss looks at")
     classification_weight: float | None = in_loss("weight of cross-entropy", within=NON_NEGATIVE)
@@ -190,8 +194,11 @@ class TrainConfig(SharedConfig):
             raise InputError(f"--recipe got {self.recipe!r}: it is one of {', '.join(RECIPES)}.")
         if self.name and "/" in self.name:
             raise InputError(f"--name got {self.name!r}: give one folder, and --output its place.")
-        if self.compare_ce and self.loss == "ce":
-            raise InputError("--compare-ce with --loss ce would train the same twice: drop one.")
+        if self.compare_ce and self.loss == WITHOUT_MAPS:
+            raise InputError(
+                "--compare-ce beside the loss ce, the default without human maps, would train the "
+                "same twice: drop it, or give another --loss."
+            )
         if self.sampling == self.class_weight == "balanced":
             raise InputError("--sampling balanced and --class-weight balanced: give one of them.")
         check_pool(self.pool)
@@ -213,6 +220,7 @@ class ResolvedTrainConfig(TrainConfig):
     """
 
     recipe: str
+    loss: str
     model: str
     pretrained: bool
     tune: Tune
@@ -260,7 +268,8 @@ def loss_config(config: TrainConfig) -> LossConfig:
     given = {
         f.name: value for f in fields(LossConfig) if (value := getattr(config, f.name)) is not None
     }
-    loss = replace(loss_of(config.loss), **given)
+    name = config.loss or DEFAULT_LOSS
+    loss = replace(loss_of(name), **given)
     if loss.focus_level == "none" and loss.focus_weight > 0:
         if config.focus_level is None:
             loss = replace(loss, focus_level="minimize")
@@ -273,11 +282,11 @@ def loss_config(config: TrainConfig) -> LossConfig:
     aims = loss.focus_level in ("match", "hinge")
     if config.focus_level not in (None, loss.focus_level):
         raise InputError(
-            f"--focus-level: the loss {config.loss!r} has no focus term: give --focus-weight, too."
+            f"--focus-level: the loss {name!r} has no focus term: give --focus-weight, too."
         )
     if (config.target_from_maps or config.entropy_target is not None) and not aims:
         raise InputError(
-            f"The loss {config.loss!r} aims at no entropy: give --focus-level match or hinge, too."
+            f"The loss {name!r} aims at no entropy: give --focus-level match or hinge, too."
         )
     if config.target_from_maps and config.entropy_target is not None:
         raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
@@ -286,8 +295,14 @@ def loss_config(config: TrainConfig) -> LossConfig:
     return loss
 
 
-def resolve(config: TrainConfig) -> ResolvedTrainConfig:
-    """Fill in what the recipe and the loss decide; resolving twice changes nothing."""
+def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
+    """Fill in what the recipe and the loss decide; resolving twice changes nothing.
+
+    maps: Whether images have human maps, by which the loss is chosen if nothing of it is given.
+    """
+    if config.loss is None:
+        asked = any(getattr(config, name) != unset for name, unset in SET_BY_LOSS.items())
+        config = replace(config, loss=DEFAULT_LOSS if maps or asked else WITHOUT_MAPS)
     recipe_name = config.recipe or ("paper" if config.data else "demo")
     recipe = dict(RECIPES[recipe_name])
     model = config.model or recipe["model"]

@@ -25,7 +25,7 @@ from focus.data.image_cache import KINDS, ImageCache
 from focus.data.images import load_image, load_map, squash
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
-from focus.errors import WorkerError
+from focus.errors import LostWorkerError
 from focus.kernels.reference import map_entropy
 from focus.kernels.types import FLAT_STEPS
 from focus.runtime.progress import progress_bar
@@ -266,7 +266,7 @@ def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     """Yield the batches of a loader; its workers end with it, unless they are persistent.
 
     Raises:
-        WorkerError: a worker was lost.
+        LostWorkerError: a worker was lost.
     """
     iterator: Iterator[Any] | None = None
     try:
@@ -312,7 +312,7 @@ def name_lost_workers() -> Iterator[None]:
     torch may raise them wherever the program is: its handler of SIGCHLD does.
 
     Raises:
-        WorkerError: in their place.
+        LostWorkerError: in their place.
     """
     try:
         yield
@@ -320,7 +320,7 @@ def name_lost_workers() -> Iterator[None]:
         if not _LOST.search(str(error)):
             raise
         reason = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
-        raise WorkerError(
+        raise LostWorkerError(
             f"The processes that load images have failed ({reason}): give --workers 0, or a "
             "container more shared memory (docker run --shm-size=8g)."
         ) from error

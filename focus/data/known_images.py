@@ -18,23 +18,19 @@ _NONE = Manifest(())
 
 
 class KnownImages:
-    """The images that a model was trained or chosen on, by file, content and group.
+    """The images that a model was trained or chosen on, by file, content and group."""
 
-    unknown: images of the same record that it does not know, such as those that its run was tested
-    on, whatever their content.
-    """
-
-    def __init__(self, known: Manifest, unknown: Manifest = _NONE) -> None:
+    def __init__(self, known: Manifest) -> None:
         self._files = {file_key(sample.path) for sample in known}
         self._contents = {sample.extra.get(CONTENT, "") for sample in known} - {""}
         self._groups = {sample.group for sample in known} - {""}
-        self._unknown = {file_key(sample.path) for sample in unknown}
 
     def match(self, sample: Sample) -> Literal["", "file", "group"]:
-        """Return what an image shares with a known one, "" for nothing."""
-        key = file_key(sample.path)
-        read = self._contents and key not in self._unknown
-        if key in self._files or (read and content_hash(sample.path) in self._contents):
+        """Return what an image shares with a known one, "" for nothing.
+
+        sample: with the digest of its file, if its content is to be compared.
+        """
+        if sample.extra.get(CONTENT) in self._contents or file_key(sample.path) in self._files:
             return "file"
         return "group" if sample.group in self._groups else ""
 
@@ -55,7 +51,7 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """Refuse images to validate or test on that the initial weights know.
 
     Args:
-        manifest: the images of a new run.
+        manifest: the images of a new run, with the digests of their files.
         before: what the weights were trained on (``train``) and chosen on (``validation``).
         weights: their file, for the message.
 

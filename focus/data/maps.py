@@ -23,6 +23,7 @@ import numpy.typing as npt
 from focus.data.coco import read_coco
 from focus.data.images import check_pixels, load_map, undecodable
 from focus.data.manifest import Sample
+from focus.findings import Finding
 
 MAP_SOURCE, SOURCE_FILE = "map_source", "focus-maps.json"
 """The column, and the file in a folder of maps, that say how ``focus data maps`` made them."""
@@ -61,11 +62,12 @@ def source_of(folder: Path) -> str:
     return str(json.loads(file.read_text())["source"]) if file.is_file() else ""
 
 
-def remarks_of_source(manifest: Iterable[Sample]) -> list[str]:
+def source_findings(manifest: Iterable[Sample]) -> list[Finding]:
     """Return a warning if human maps are a machine's."""
     sources = {s.extra[MAP_SOURCE] for s in manifest if s.human_map and MAP_SOURCE in s.extra}
     made = sorted(source for source in sources if not source.startswith("human"))
-    return [f"Human maps are machine-made ({'; '.join(made)}): nobody looked."] if made else []
+    text = f"Human maps are machine-made ({'; '.join(made)}): nobody looked."
+    return [Finding("warning", text)] if made else []
 
 
 def is_blank(values: Map) -> bool:

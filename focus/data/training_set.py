@@ -7,6 +7,7 @@ from pathlib import Path
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import DIGESTS, BadFile, check_images, without_digests
+from focus.data.copies import check_left, copies, without
 from focus.data.demo import demo_manifest
 from focus.data.image_cache import ImageCache
 from focus.data.known_images import check_unseen, known_before
@@ -24,11 +25,13 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
     """
     listed = listed_images(config, progress=progress)
     manifest, _ = readable_images(listed, config, progress=progress)
+    manifest = without(manifest, copies(manifest))
     return Manifest(map(without_digests, manifest), manifest.source)
 
 
 def listed_images(
     config: ResolvedTrainConfig,
+    given: tuple[Manifest, Manifest] | None = None,
     *,
     resumed: bool = False,
     progress: bool = True,
@@ -37,14 +40,14 @@ def listed_images(
     """List all images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
     Args:
+        given: What :func:`read_given` returned, if the paths have been read.
         resumed: no splits are drawn, since those of the run's manifest are taken.
         output: the folder of a new run, which may not lie in a folder of images.
 
     Raises:
-        InputError: no usable images, a split without one of the classes, images to validate or
-            test on that the initial weights know.
+        InputError: no usable images, or a split without one of the classes.
     """
-    own, tests = read_given(config, output=output)
+    own, tests = given or read_given(config, output=output)
     if resumed:
         return (own or demo_manifest(progress=progress)) + tests
     if own:
@@ -53,7 +56,6 @@ def listed_images(
         own = assign_splits(own, seed=config.seed)
     manifest = (own or demo_manifest(progress=progress)) + tests
     check_trainable(manifest)
-    check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     return manifest
 
 
@@ -71,13 +73,17 @@ def readable_images(
     taken.
 
     Raises:
-        InputError: too many bad files, a split that cannot be trained, or other images than those
-            recorded.
+        InputError: too many bad files, a split that cannot be trained or of which copies are all
+            there is, images to validate or test on that the initial weights know, or other images
+            than those recorded.
     """
     manifest, bad = check_images(listed, images=images, progress=progress, max_bad=config.max_bad)
     if recorded is not None:
         manifest = with_recorded_splits(manifest, recorded, config.run_folder)
+    else:
+        check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     check_trainable(manifest)
+    check_left(manifest)
     return manifest, bad
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from focus.config.layouts import SCORE
-from focus.data.generators import families
 from focus.data.manifest import (
     SYNTHETIC,
     Sample,
@@ -20,15 +19,17 @@ from focus.data.manifest import (
     parsed,
     place_inside,
 )
+from focus.data.near_far import families
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing
 from focus.data.readers.tables import NAMES, Columns, plain_name, reals_by_generator
 from focus.errors import InputError, shown
+from focus.evaluation.findings import add_findings
 from focus.evaluation.provenance import this_program
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
-from focus.evaluation.storage import storage_notes
+from focus.findings import Finding
 from focus.model.operating_points import choose_threshold
 
 _SCORES = (
@@ -168,14 +169,14 @@ def evaluate(
         decided["llr"] = points.calibration.llr(tested.score)
     scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
     results = summarise(scores, known, of_generators, points, threshold=decides, progress=progress)
-    results["notes"] = [] if table.root is None else storage_notes(scores, known)
-    if decides.name == "default":
-        results["notes"].append(
-            "No threshold was fixed, as that takes rows marked validation whose classes the scores "
-            "tell apart: a score of 0.5 decides, of which the error rates are."
-        )
     with table.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"file": table.path.name, "sha256": digest, "columns": table.columns}
     results["provenance"] = {"scores": origin, **this_program()}
+    text = (
+        "No threshold was fixed, as that takes rows marked validation whose classes the scores "
+        "tell apart: a score of 0.5 decides, of which the error rates are."
+    )
+    undecided = [Finding("note", text)] if decides.name == "default" else []
+    add_findings(results, scores, points, undecided, files=table.root is not None)
     return scores, results

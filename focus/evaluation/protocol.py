@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.generators import home_of, served_by
 from focus.data.manifest import REAL, SYNTHETIC
+from focus.data.near_far import home_of, served_by
 from focus.evaluation.scores import Scores
 
 UNNAMED = "(unnamed)"

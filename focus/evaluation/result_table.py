@@ -1,14 +1,12 @@
-"""Put results into words: the table of a program, the remarks beside it, differences of models."""
+"""Put results into words: the table of a program, error rates, differences of models."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from focus.data.generators import warnings
 from focus.data.manifest import TEST_SETS
-from focus.errors import shown
 from focus.evaluation.estimates import DECISION
-from focus.evaluation.protocol import UNNAMED, match
+from focus.evaluation.protocol import match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
@@ -20,9 +18,6 @@ UNRELATED = "?"
 """Marks a generator of which it is not known how far it is from training."""
 CHANCE = "chance level of that peak"
 """Name of what a peak in a uniformly random cell hits, below how often CAMs peak in the artefact"""
-
-OUTLIERS_SEEN = 0.05
-"""Share of CAMs that peak on outlying tokens from which on there is a warning: ten times chance."""
 
 SHOWN_ROWS = 12
 """On a console, where the rest is in the report."""
@@ -39,45 +34,6 @@ _NOTES = {
     f"({UNRELATED}": f"{UNRELATED} near or far cannot be told: no family is known of it, or of one "
     "in training",
 }
-
-
-def remarks(scores: Scores, results: Results | None) -> list[str]:
-    """Return what a reader of the table must know beside it: one line each."""
-    lines = [warning] if (warning := outlier_warning(scores)) else []
-    if results is None:
-        return [*lines, "No image has a label: scores only, no results."]
-    if unlabelled := int((scores.label < 0).sum()):
-        lines.append(f"Images without label: {unlabelled}; they are scored and in no result.")
-    for kind, other in (("synthetic", "real"), ("real", "synthetic")):
-        if results[f"n_{kind}"] == 0:
-            lines.append(f"There are no {kind} images, only {other} ones: no AUC is defined.")
-            return lines
-    families: dict[tuple[str, str], str] = {}
-    for test_set in TEST_SETS:
-        for name, entry in results.get(test_set, {}).get("generators", {}).items():
-            families[test_set, "" if name == UNNAMED else name] = entry["family"] or ""
-            if entry["auc"] is None:
-                whose = f"{shown(name)} has no real images to be told from"
-                lines.append(f"{whose}: its AUC is not defined.")
-    training = {name: family or "" for name, family in results["training_families"].items()}
-    lines += [*warnings(families, training), *results.get("notes", ())]
-    if unused := results["n_real_unused"]:
-        lines.append(
-            f"Real images that no synthetic image is told from: {unused}; they are in no result."
-        )
-    return lines
-
-
-def outlier_warning(scores: Scores) -> str:
-    """Return a warning if many CAMs peak on tokens whose norm is an outlier, else ""."""
-    known = scores.peak_outlier[scores.peak_outlier >= 0]
-    if not len(known) or known.mean() < OUTLIERS_SEEN:
-        return ""
-    return (
-        f"The CAM of {known.mean():.0%} of the images peaks on a token of outlying norm, where "
-        "chance gives 0.5 %: such tokens say little of their place, so do not trust the CAMs, and "
-        "take a network with registers."
-    )
 
 
 @dataclass(frozen=True)
@@ -299,6 +255,11 @@ def _cell(results: Results, keys: Sequence[str], with_interval: bool) -> str:
     if interval is None or not with_interval:
         return f"{value:.3f}"
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
+
+
+def auc_text(results: Results, keys: Sequence[str]) -> str:
+    """Return an AUC and its interval as in the table."""
+    return _cell(results, keys, True)
 
 
 def figure(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from focus.data.generators import families, relation, with_families
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
+from focus.data.near_far import families, relation, with_families
 from focus.evaluation.estimates import (
     Figures,
     Floats,
@@ -39,7 +39,7 @@ from focus.runtime.files import atomic_write
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
-VERSION = 3
+VERSION = 4
 RESAMPLES = 2000
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long
 Results = dict[str, Any]
@@ -63,8 +63,8 @@ def summarise(
     group, only where one holds several images of a class and generator.
 
     training_families: of the training generators; the family of one that is missing is that of
-    :mod:`focus.data.families`. points: fixed on validation. threshold: what decides, by default
-    what the points say.
+    :mod:`focus.data.known_generators`. points: fixed on validation. threshold: what decides, by
+    default what the points say.
     resamples: for the intervals, 0 for none; always the same ones.
     """
     training_generators = sorted(training_generators)

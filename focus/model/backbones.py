@@ -45,7 +45,12 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         if pretrained:
             hub = getattr(config, "hf_hub_id", None)
             file = f" (model.safetensors of huggingface.co/{hub})" if hub else ""
-            advice = f"give --initial-checkpoint FILE{file}, or start by --pretrained false"
+            advice = f"give --initial-checkpoint FILE{file}, or"
+            if isinstance(error, ConnectionError):
+                raise InputError(
+                    f"{error} of {model!r}: {advice} --recipe quick, which needs none."
+                ) from error
+            advice += " start by --pretrained false"
         raise InputError(
             f"timm gives no map of features of the {'pretrained ' * pretrained}network {model!r} "
             f"({first_line(error)}): {advice}."
@@ -68,7 +73,7 @@ def from_cache_if_unreachable() -> Iterator[None]:
     try:
         yield
     except LocalEntryNotFoundError as error:
-        raise ConnectionError("the Hub cannot be reached, and its cache lacks the file") from error
+        raise ConnectionError("The Hub was not reached, and the cache lacks the weights") from error
     finally:
         constants.HF_HUB_OFFLINE = offline
 

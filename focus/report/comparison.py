@@ -14,11 +14,13 @@ from focus.data.overlay import strip
 from focus.data.perturbations import STRENGTHS
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation import robustness
+from focus.evaluation.findings import recorded
 from focus.evaluation.inference import predictions
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
 from focus.evaluation.results import VERSION, Results
 from focus.evaluation.scores import Scores
+from focus.findings import Finding, worst_first
 from focus.model.detector import Detector
 from focus.plotting import shortened
 from focus.report import gallery, page, plots
@@ -74,9 +76,15 @@ def compare(
             f"The p-values are not adjusted for {len(others)} runs compared with one."
         )
     faces, why = _faces(runs)
-    remarks = [*differences, *missing, *why]
+    findings = [
+        Finding(each.severity, f"{run.name}: {each.text}")
+        for run in runs
+        for each in recorded(run.results)
+        if each.severity != "note"
+    ]
+    findings += [Finding("note", text) for text in (*missing, *why)]
     print(format_table(results), end="\n\n")
-    for line in remarks:
+    for line in differences:
         print(line)
     sections = {
         f"{kind} by generator": [plot for plot in curves if plot.title.startswith(kind)]
@@ -87,11 +95,14 @@ def compare(
         title=f"Comparison of {len(runs)} runs",
         facts={run.name: _about(run) for run in runs},
         results=results,
-        remarks=remarks,
+        differences=differences,
+        findings=worst_first(findings),
         faces=faces,
         sections=sections | {"Robustness": robust},
     )
     print(f"written: {path}")
+    for finding in worst_first(findings):
+        print(finding)
 
 
 def _names(folders: Sequence[str]) -> list[str]:
@@ -117,7 +128,7 @@ def _read(name: str, folder: Path) -> Run:
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if results["version"] != VERSION:
+        if results["version"] not in (3, VERSION):  # which had no findings
             raise ValueError(f"version {results['version']}, this program reads {VERSION}")
         scores = Scores.from_csv(folder / "scores.csv")
     except (OSError, ValueError, TypeError, KeyError) as error:

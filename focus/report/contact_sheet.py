@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from focus.data.generators import home_of
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+from focus.data.near_far import home_of
 from focus.data.overlay import strip
 from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from focus import __version__
-from focus.data.known_images import record_of
 from focus.data.manifest import Manifest
-from focus.data.maps import remarks_of_source
 from focus.evaluation import faithfulness, robustness
-from focus.evaluation.result_table import ErrorRate, errors_in_words, remarks
+from focus.evaluation.findings import recorded
+from focus.evaluation.result_table import ErrorRate, errors_in_words
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
+from focus.findings import Finding
 from focus.model.operating_points import Threshold
 from focus.plotting import COLOURS
 from focus.report import gallery, opening, plots, tables
@@ -98,6 +98,7 @@ def write(
     perturbed: Sequence[robustness.PerturbedAUC] = (),
     summary: Path | None = None,
     eval_metric: str | None = None,
+    findings: Sequence[Finding] = (),
     progress: bool = True,
 ) -> Path:
     """Write the report of an evaluation into ``folder``; return the path of the page.
@@ -106,10 +107,10 @@ def write(
     somebody else's, and no CAM is shown. scores: [N] of the images of ``manifest``; None: no image
     is shown. results: None if no image has a label. perturbed: what robustness measured.
     summary: the ``summary.csv`` of the training; eval_metric: its column that chose the model.
+    findings: where there are no results that hold them.
     Raises ImageError where an image cannot be decoded any more.
     """
     epochs = _read_summary(summary)
-    trained = record_of(summary.parent) if summary else Manifest([])
     # Where training was resumed without its best model, the kept one is the best since then.
     epoch = (results or {}).get("model", {}).get("epoch") or best_epoch(epochs, eval_metric)
     drawn = [
@@ -129,10 +130,7 @@ def write(
         facts=facts,
         results={} if results is None else {title: results},
         errors=[] if results is None else errors_in_words(results),
-        remarks=[
-            *remarks(scores, results),
-            *remarks_of_source((manifest or Manifest([])) + trained),
-        ],
+        findings=findings if results is None else recorded(results),
         tables=[] if results is None else tables.of_test_sets(results),
         sections={
             heading: [plot for plot in drawn if plot.name.partition("-")[0] in kinds]
@@ -195,8 +193,9 @@ def render(
     facts: Mapping[str, str],
     results: Mapping[str, Results],
     errors: Sequence[ErrorRate] = (),
-    remarks: Sequence[str],
+    findings: Sequence[Finding],
     tables: Sequence[tables.Table] = (),
+    differences: Sequence[str] = (),
     sections: Mapping[str, Sequence[plots.Plot]],
     images: Mapping[str, Any] | None = None,
     faces: Sequence[tuple[str, str]] = (),
@@ -230,7 +229,8 @@ def render(
         colours=COLOURS,
         errors=errors,
         looks=opening.looks(results) if len(results) == 1 else "",
-        remarks=remarks,
+        findings=findings,
+        differences=differences,
         tables=[*([headline(results)] if results else []), *tables],
         sections={heading: own for heading, own in sections.items() if own},
         svgs=svgs,

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from focus.errors import ImageError, InputError
+from focus.errors import InputError, OneProcessError
 from focus.kernels import backend_for
 from focus.runtime.machine import MixedPrecision, local_processes, usable_cores
 from focus.runtime.signals import Stopped
@@ -186,12 +186,12 @@ def finish_trackers(accelerator: Accelerator) -> None:
 def closing_process_group() -> Iterator[None]:
     """Decorate a program: destroy the process group when all processes leave the program.
 
-    Left to the end of Python, its threads may outlive the interpreter, which then aborts. An
-    ImageError, of one process alone, leaves the group: the others are still at work in it.
+    Left to the end of Python, its threads may outlive the interpreter, which then aborts. A
+    OneProcessError leaves the group: the others are still at work in it.
     """
     try:
         yield
-    except ImageError:
+    except OneProcessError:
         raise
     except (InputError, Stopped) as error:
         _destroy_process_group(error)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from focus.errors import ImageError, InputError, sentence
+from focus.errors import InputError, OneProcessError, sentence
 from focus.runtime.machine import is_main_process
 from focus.runtime.signals import Stopped
 
@@ -45,7 +45,7 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        _end(2, sentence(error), prog, debug, isinstance(error, ImageError))
+        _end(2, sentence(error), prog, debug, isinstance(error, OneProcessError))
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise

@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate.tracking import get_available_trackers
@@ -11,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 from focus import report
 from focus.config.train import (
     SET_BY_LOSS,
+    WITHOUT_MAPS,
     ResolvedTrainConfig,
     TrainConfig,
     loss_config,
@@ -18,12 +20,21 @@ from focus.config.train import (
 )
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.check.headers import stored_apart
-from focus.data.generators import families_tested, training_families, warnings, with_families
+from focus.data.copies import copies, left_out_findings, without, write_left_out
 from focus.data.image_cache import ImageCache
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.data.maps import source_findings
+from focus.data.near_far import (
+    families_tested,
+    relation_findings,
+    training_families,
+    with_families,
+)
+from focus.data.readers import read_given
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
+from focus.evaluation.findings import add_findings, recorded
 from focus.evaluation.inference import outlier_norm
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import (
@@ -31,11 +42,10 @@ from focus.evaluation.result_table import (
     difference_lines,
     errors_in_words,
     format_table,
-    outlier_warning,
 )
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
-from focus.evaluation.storage import storage_notes
+from focus.findings import Finding, worst_first
 from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
@@ -63,17 +73,22 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: something that was given cannot be used.
     """
-    runs = _runs(config)
-    run = runs[0]
-    accelerator = start(run.mixed_precision, run.threads, run.device)
+    accelerator = start(config.mixed_precision, config.threads, config.device)
     main = accelerator.is_main_process
     processes = accelerator.num_processes
+    given = None
+    if config.data and config.loss is None:  # which the images' maps decide
+        place = Path(config.output, config.name or "-")
+        given = run_on_main_first(accelerator, lambda: read_given(config, output=place))
+    runs = _runs(config, maps=given is None or any(sample.human_map for sample in given[0]))
+    run = runs[0]
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
     # First what takes seconds, then weights, which may have to be fetched, then every image.
     recorded = next((checkpoint.manifest for checkpoint in saved if checkpoint), None)
     output = None if recorded else run.run_folder
     listed = run_on_main_first(
-        accelerator, lambda: listed_images(run, progress=main, output=output, resumed=not output)
+        accelerator,
+        lambda: listed_images(run, given, progress=main, output=output, resumed=not output),
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
     decoded = ImageCache.of(detectors[0].image_size, run.image_cache)
@@ -81,11 +96,20 @@ def train(config: TrainConfig) -> None:
         accelerator,
         lambda: readable_images(listed, run, decoded, recorded=recorded, progress=main),
     )
-    for line in data_lines(manifest, runs, detectors[0].config):
-        accelerator.print(line)
+    used = without(manifest, copies(manifest))
+    accelerator.print(images_line(used))
+    if given and run.loss == WITHOUT_MAPS:
+        accelerator.print(
+            f"loss: {run.loss}, as no image has a human map (--human-maps); --loss names another"
+        )
+    found = [*tested_findings(used, detectors[0].config)]
+    found += [each for run in runs for each in data_findings(manifest, run)]
     if run.dry_run:
         for each, detector in zip(runs, detectors, strict=True):
-            dry_run(each, detector, manifest, accelerator, decoded)
+            dry_run(each, detector, used, accelerator, decoded)
+    for finding in worst_first(found):
+        accelerator.print(finding)
+    if run.dry_run:
         return
     results = {
         each.name: _run(each, detector, manifest, bad, checkpoint, decoded)
@@ -117,9 +141,17 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
     return detector
 
 
-def _runs(config: TrainConfig) -> list[ResolvedTrainConfig]:
-    """Resolve the run, and with ``--compare-ce`` that with plain cross-entropy."""
-    run = resolve(config)
+def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
+    """Resolve the run, and with ``--compare-ce`` that with plain cross-entropy.
+
+    maps: Whether images have human maps.
+    """
+    run = resolve(config, maps=maps)
+    if run.tune != "full" and not run.pretrained and run.initial_checkpoint is None:
+        raise InputError(
+            f"--tune {run.tune} would freeze a network of random weights, as none are loaded: give "
+            "--initial-checkpoint FILE or --pretrained true, or --tune full."
+        )
     # Accelerate passes over a tracker whose package is missing.
     trackers = ["none", "all", *map(str, get_available_trackers())]
     if missing := ", ".join(name for name in run.report_to if name not in trackers):
@@ -166,6 +198,8 @@ def _run(
             accelerator.print(tuned)
         if bad and main:
             write_bad_files(bad, folder / BAD_FILES)
+        if trainer.left_out and main:
+            write_left_out(trainer.left_out, folder)
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
@@ -191,8 +225,6 @@ def evaluate(trainer: Trainer) -> Results:
         images=trainer.decoded,
     )
     best.config = replace(best.config, outlier_norm=norm)
-    if best.points is not None and (warning := best.points.warning()):
-        accelerator.print(f"warning: {warning}")
     scores = trainer.score(best, trainer.test, description="test images")
     results: Results = {}
     if accelerator.is_main_process:
@@ -203,12 +235,11 @@ def evaluate(trainer: Trainer) -> Results:
             "epoch": trainer.state.best_epoch,
             f"validation_{config.eval_metric}": trainer.state.best,
         }
-        results["notes"] = storage_notes(scores, known[0])
         results["provenance"] = provenance(config.model, trainer.manifest, config)
+        add_findings(results, scores, best.points, data_findings(trainer.manifest, config))
         write_results(folder, scores, results)
-        for warning in filter(None, [outlier_warning(scores), *results["notes"]]):
-            print(f"warning: {warning}")
         lines = [format_table({config.name: results}), "", *map(str, errors_in_words(results))]
+        lines += ["", *map(str, recorded(results))]
         write_card(folder / "model", trainer.card(best, "\n".join(lines)))
         contact_sheet(best, trainer.test or trainer.validation, folder / "overlays.png")
         report.remove(folder)  # of other scores
@@ -242,42 +273,52 @@ def _print_results(
         if (folder / REPORT).is_file():
             print(f"all results:  {folder / REPORT}")
         print(f"your faces:   focus explain PATH --model-dir {folder / 'model'}")
-        print(f"other tests:  python evaluate.py --run {folder} --test-data NAME=PATH")
+        print(f"other tests:  focus evaluate --run {folder} --test-data NAME=PATH")
+    # Last, where they are seen.
+    for name, found in results.items():
+        for finding in recorded(found):
+            print(f"{finding.severity}: {f'{name}: ' * (len(runs) > 1)}{finding.text}")
 
 
-def data_lines(
-    manifest: Manifest, runs: list[ResolvedTrainConfig], before: DetectorConfig | None = None
-) -> list[str]:
-    """Describe the images in a line; warn of test generators near training, and of missing maps.
-
-    before: that of the initial weights.
-    """
+def images_line(manifest: Manifest) -> str:
+    """Count the images of each split in a line."""
     counts = []
     for split in ("train", "validation", "test"):
         labels = Counter(s.label for s in manifest if s.split == split)
         counts.append(f"{split} {labels[REAL]} + {labels[SYNTHETIC]}")
-    train = manifest.split("train")
-    n_maps = sum(sample.human_map is not None for sample in train)
-    lines = [f"images (real + synthetic): {', '.join(counts)}; {n_maps} human maps to train with"]
-    known = training_families(train)
+    n_maps = sum(sample.human_map is not None for sample in manifest.split("train"))
+    return f"images (real + synthetic): {', '.join(counts)}; {n_maps} human maps to train with"
+
+
+def tested_findings(manifest: Manifest, before: DetectorConfig | None) -> list[Finding]:
+    """Return what is to be known of test generators near training. before: of initial weights."""
+    known = training_families(manifest.split("train"))
     if before is not None:
         after = before.after(known, known, ())
         known = with_families(after.training_generators, after.training_families)
     fakes = manifest.where(lambda sample: sample.split == "test" and sample.label == SYNTHETIC)
     tested = families_tested(((s.test_set, s.generator, s.family) for s in fakes), known)
-    lines += [f"warning: {line}" for line in warnings(tested, known)]
-    if found := stored_apart([s for s in manifest if s.split in ("train", "validation")]):
-        lines.append(
-            "warning: formats and sizes of the files alone tell real from synthetic "
-            f"({found}), and the network may learn that: see `focus data check`"
+    return relation_findings(tested, known)
+
+
+def data_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]:
+    """Return what is to be known of the images of a run, copies among them included."""
+    left_out = copies(manifest)
+    found = left_out_findings(manifest, left_out)
+    chosen_on = [s for s in without(manifest, left_out) if s.split in ("train", "validation")]
+    then = "the network may learn that, see `focus data check`"
+    if stored := stored_apart(chosen_on, "images to train with", then):
+        found.append(stored)
+    found += source_findings(manifest)
+    if any(sample.human_map for sample in manifest.split("train")):
+        return found
+    terms = ["saliency"] if run.saliency_weight else []
+    if run.focus_level in ("match", "hinge") and run.entropy_target is None:
+        terms.append("focus")
+    if terms:
+        text = (
+            f"No training image has a human map (--human-maps), so the {' and '.join(terms)} term "
+            f"of {run.name} is 0."
         )
-    for run in runs if not n_maps else ():
-        terms = ["saliency"] if run.saliency_weight else []
-        if run.focus_level in ("match", "hinge") and run.entropy_target is None:
-            terms.append("focus")
-        if terms:
-            lines.append(
-                f"warning: no training image has a human map (--human-maps), so the "
-                f"{' and '.join(terms)} term of {run.name} is 0"
-            )
-    return lines
+        found.append(Finding("warning", text))
+    return found

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from focus.config.recipes import parse_augment
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
+from focus.data.copies import copies, without
 from focus.data.dataset import Batch, name_lost_workers
 from focus.data.faces import geometries
 from focus.data.feature_cache import CachedFaces
-from focus.data.generators import training_families
 from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest
-from focus.errors import InputError, NotFiniteError, UnreadableError, WorkerError, sentence
+from focus.data.near_far import training_families
+from focus.errors import InputError, LostWorkerError, NotFiniteError, UnreadableError, sentence
 from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
@@ -85,8 +86,9 @@ class Trainer:
         if warning := same_threads(accelerator.device, self.state.threads, config.threads):
             accelerator.print(f"warning: {warning}")
         self.state.threads = torch.get_num_threads()
+        self.left_out = copies(manifest)
         self.train, self.validation, self.test = (
-            manifest.split(name) for name in ("train", "validation", "test")
+            without(manifest, self.left_out).split(name) for name in ("train", "validation", "test")
         )
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), geometries(self.train)
@@ -187,7 +189,7 @@ class Trainer:
                 try:
                     speed = self.train_epoch(bar)
                     self.note_epoch(self.validation_scores(), speed)
-                except (UnreadableError, WorkerError) as error:
+                except (UnreadableError, LostWorkerError) as error:
                     self.statistics.restore()  # without the step's first batches
                     self.read_tally()
                     path = self.save()

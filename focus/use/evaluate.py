@@ -14,17 +14,19 @@ from focus.data.demo import demo_manifest
 from focus.data.image_cache import ImageCache
 from focus.data.known_images import KnownImages, is_run, known_to, record_of
 from focus.data.manifest import Manifest, Sample, absolute
+from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, other_detectors, robustness
+from focus.evaluation.findings import add_findings, recorded
 from focus.evaluation.inference import score_images
 from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import SHOWN_ROWS, format_table, remarks
+from focus.evaluation.result_table import SHOWN_ROWS, format_table
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
-from focus.evaluation.storage import storage_notes
+from focus.findings import Finding
 from focus.model.config import CONFIG_FILE
 from focus.model.detector import Detector
 from focus.model.operating_points import Threshold
@@ -56,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> None:
     threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
     detector.to(accelerator.device)
     decoded = ImageCache.of(detector.image_size, config.image_cache)
-    manifest, bad = run_on_main_first(
+    manifest, bad, found = run_on_main_first(
         accelerator, lambda: _images(config, model, output, decoded, progress=main)
     )
     names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
@@ -68,11 +70,12 @@ def evaluate(config: EvaluateConfig) -> None:
     }
     scores = score_images(detector, manifest, accelerator=accelerator, images=decoded, **settings)
     results: Results | None = None
+    findings: list[Finding] = []
     trained = _training(model.parent)
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
         about = provenance(detector.config.model, manifest, trained)
-        results, written = _write(output, detector, manifest, bad, scores, about)
+        results, findings, written = _write(output, detector, manifest, bad, scores, about, found)
     lines = []
     perturbed: list[robustness.PerturbedAUC] = []
     if names:
@@ -96,16 +99,15 @@ def evaluate(config: EvaluateConfig) -> None:
     name = model.parent.name if model.name == "model" else model.name
     if results is not None:
         print(format_table({name: results}, most=SHOWN_ROWS), end="\n\n")
-    lines += [f"threshold: {threshold}", *remarks(scores, results)]
-    if detector.points is not None and (warning := detector.points.warning()):
-        lines.append(f"warning: {warning}")
-    for line in [*lines, *(f"written: {path}" for path in written)]:
+    for line in [*lines, f"threshold: {threshold}", *(f"written: {path}" for path in written)]:
         print(line)
     if config.report:
         images = output, name, detector, manifest, scores, results
         page = partial(report.write, *images, perturbed=perturbed, summary=model.parent / SUMMARY)
         metric = None if trained is None else trained.eval_metric
-        print(report.attempt(partial(page, eval_metric=metric)))
+        print(report.attempt(partial(page, eval_metric=metric, findings=findings)))
+    for finding in findings:
+        print(finding)
 
 
 def _of_tables(config: EvaluateConfig) -> None:
@@ -130,15 +132,15 @@ def _of_tables(config: EvaluateConfig) -> None:
         (output / name).unlink(missing_ok=True)
     written = write_results(output, scores, results)
     print(format_table({path.name: results}, most=SHOWN_ROWS), end="\n\n")
-    decides = Threshold(*results["decision"].values())
-    for line in [f"threshold: {decides}", *remarks(scores, results)]:
-        print(line)
+    print(f"threshold: {Threshold(*results['decision'].values())}")
     for file in written:
         print(f"written: {file}")
     if config.report:
         faces = Manifest(map(Sample, scores.path)) if config.data_root else None
         page = partial(report.write, output, path.name, None, faces, scores, results)
         print(report.attempt(page))
+    for finding in recorded(results):
+        print(finding)
 
 
 def _model_folder(config: EvaluateConfig) -> Path:
@@ -175,8 +177,8 @@ def _images(
     decoded: ImageCache | None,
     *,
     progress: bool,
-) -> tuple[Manifest, list[BadFile]]:
-    """Return what to score and the files that cannot be decoded.
+) -> tuple[Manifest, list[BadFile], list[Finding]]:
+    """Return what to score, the files that cannot be decoded, and what is left out.
 
     Without ``--data`` and the like, the images that the run was tested on.
     """
@@ -191,22 +193,25 @@ def _images(
             given = demo.split("test") + Manifest(record[len(demo) :])
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
-    unseen = _unseen(model, given, record, progress=progress)
-    # The share is of all that was given, as training has it: what passes there passes here.
-    return check_images(
-        unseen, images=decoded, progress=progress, max_bad=config.max_bad, share_of=given
-    )
+    # Of all, as in training: what passes there passes here.
+    readable, bad = check_images(given, images=decoded, progress=progress, max_bad=config.max_bad)
+    unseen, found = _unseen(model, readable)
+    return unseen, bad, found
 
 
-def _unseen(model: Path, given: Manifest, record: Manifest, *, progress: bool) -> Manifest:
-    """Return the images that the model was neither trained nor chosen on, nor others of a group."""
-    if progress and not is_run(model.parent):
-        print(
-            "warning: the model lies in no run folder (with config.yaml and manifest.csv), so that "
-            "images it was trained on cannot be left out: give --run, or be sure that these are "
-            "new."
+def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
+    """Return the images that the model was neither trained nor chosen on, nor others of a group.
+
+    And what is to be known of those that are left out.
+    """
+    found = []
+    if not is_run(model.parent):
+        text = (
+            "The model lies in no run folder (with config.yaml and manifest.csv), so that images "
+            "it was trained on cannot be left out: give --run, or be sure that these are new."
         )
-    known = KnownImages(known_to(model), record.split("test"))
+        found.append(Finding("warning", text))
+    known = KnownImages(known_to(model))
     shared = {id(sample): known.match(sample) for sample in given}
     others = given.where(lambda s: s.split != "train" and shared[id(s)] != "file")
     unseen = others.where(lambda s: not shared[id(s)])
@@ -215,14 +220,15 @@ def _unseen(model: Path, given: Manifest, record: Manifest, *, progress: bool) -
             f"All {len(given)} images of {given.source} are for training, or what the model was "
             f"chosen on: give others{RENAME_GROUPS * bool(others)}."
         )
-    if progress and len(unseen) < len(given):
+    if len(unseen) < len(given):
         by_group = len(others) - len(unseen)
-        print(
-            f"{len(given) - len(unseen)} of {len(given)} images are left out: they are for "
-            "training, or what the model was chosen on"
-            + (f", {by_group} of them by their group{RENAME_GROUPS}" if by_group else ".")
+        text = (
+            f"{len(given) - len(unseen)} of {len(given)} images are left out: they, or copies of "
+            "them, are for training, or what the model was chosen on"
+            + (f", {by_group} of them by their group{RENAME_GROUPS}" if by_group else "")
         )
-    return unseen
+        found.append(Finding("warning", f"{text}."))
+    return unseen, found
 
 
 def _write(
@@ -232,11 +238,12 @@ def _write(
     bad: list[BadFile],
     scores: Scores,
     about: dict[str, Any],
-) -> tuple[Results | None, list[Path]]:
+    found: list[Finding],
+) -> tuple[Results | None, list[Finding], list[Path]]:
     """Write scores, results and overlays; remove what an earlier evaluation left.
 
-    about: where the results come from.
-    Returns the results, None if no image has a label, and the files written.
+    about: where the results come from. found: what is known of the images.
+    Returns the results, None if no image has a label, all findings, and the files written.
     """
     results: Results | None = None
     if (scores.label >= 0).any():
@@ -244,8 +251,9 @@ def _write(
         results = summarise(
             scores, *trained, detector.points, threshold=detector.threshold, progress=True
         )
-        results["notes"] = storage_notes(scores, trained[0])
         results["provenance"] = about
+    found = [*found, *source_findings(manifest)]
+    findings = add_findings(results, scores, detector.points, found)
     written = [*write_results(output, scores, results), output / "overlays.png"]
     contact_sheet(detector, manifest, written[-1])
     (output / BAD_FILES).unlink(missing_ok=True)
@@ -253,7 +261,7 @@ def _write(
         written.append(output / BAD_FILES)
         write_bad_files(bad, written[-1])
     report.remove(output)
-    return results, written
+    return results, findings, written
 
 
 def _training(run: Path) -> TrainConfig | None:

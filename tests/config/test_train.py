@@ -62,6 +62,19 @@ def test_flags_on_top_of_a_recipe(given: dict[str, Any], expected: dict[str, Any
     assert resolve(config) == config
 
 
+def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_for() -> None:
+    for given, with_maps, without in (
+        ({}, "blend", "ce"),
+        ({"loss": "focus"}, "focus", "focus"),
+        ({"focus_weight": 0.1}, "blend", "blend"),
+    ):
+        config = TrainConfig(**given)
+        assert (resolve(config).loss, resolve(config, maps=False).loss) == (with_maps, without)
+    plain = resolve(TrainConfig(), maps=False)
+    assert (plain.name, plain.focus_weight, plain.saliency_weight) == ("demo-ce-seed0", 0, 0)
+    assert resolve(plain) == plain
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -110,7 +123,7 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
         ({"name": "a/b"}, "--name got 'a/b'"),
         ({"data": ("a",), "columns": "paht=x"}, "--columns got 'paht=x': give path=NAME"),
         ({"test_data": {"a/b": "x"}}, "--test-data got a/b=x: give a name without slash"),
-        ({"loss": "ce", "compare_ce": True}, "--compare-ce with --loss ce"),
+        ({"loss": "ce", "compare_ce": True}, "--compare-ce beside the loss ce"),
         ({"sampling": "balanced", "class_weight": "balanced"}, "--sampling balanced and --class-w"),
         ({"loss": "ce", "focus_level": "hinge"}, "--focus-level: .*'ce' has no focus term"),
         ({"loss": "ce", "entropy_target": 0.5}, "The loss 'ce' aims at no entropy"),

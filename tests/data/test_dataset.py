@@ -21,7 +21,7 @@ from focus.data.dataset import (
     loader,
 )
 from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError, WorkerError
+from focus.errors import InputError, LostWorkerError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUGMENTED: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}
@@ -152,7 +152,7 @@ def test_a_worker_leaves_signals_to_its_parent(number: signal.Signals) -> None:
 
 def test_a_worker_that_is_killed_is_one_sentence() -> None:
     """As by a container that has too little memory."""
-    with pytest.raises(WorkerError, match=r"have failed \(.+\): give --workers 0, or"):
+    with pytest.raises(LostWorkerError, match=r"have failed \(.+\): give --workers 0, or"):
         list(loaded(Signalled(signal.SIGKILL)))
 
 

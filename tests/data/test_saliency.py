@@ -14,7 +14,7 @@ from focus.config.data import MapsConfig
 from focus.data.demo.render import REAL_FACES, Picture, render_face
 from focus.data.images import load_map
 from focus.data.manifest import Manifest, Sample
-from focus.data.maps import remarks_of_source
+from focus.data.maps import source_findings
 from focus.data.saliency import SIDE, coarse, make_maps, saliency
 from focus.errors import InputError
 
@@ -94,10 +94,11 @@ def test_maps_are_found_beside_the_images_and_are_a_machines(
         }
         assert (len(found), len(mapped)) == (81, 80)
         assert {s.extra["map_source"] for s in mapped} == {"pca"}
-        assert remarks_of_source(found) == ["Human maps are machine-made (pca): nobody looked."]
+        (finding,) = source_findings(found)
+        assert finding.text == "Human maps are machine-made (pca): nobody looked."
     # Coarser ones of them are still a machine's... and of people's maps are people's.
     people = Manifest([Sample("a.png", human_map="b.png", extra={"map_source": "human, box"})])
-    assert remarks_of_source(people) == []
+    assert source_findings(people) == []
 
 
 def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_a_resumed_run_refuses_a_file_that_was_overwritten(name: str, tmp_path: 
             Image.fromarray(pixels).save(tmp_path / name)
 
     images = [f"{stem}.png" for stem in "abcdef"]
-    for each in (*images, "map_1.png", "map_2.png", "mask.png", "shapes.json"):
-        fill(each, 0)
+    for number, each in enumerate((*images, "map_1.png", "map_2.png", "mask.png", "shapes.json")):
+        fill(each, min(number, 6))  # no image is a copy
     splits: list[Split] = ["train", "train", "validation", "validation", "test", "test"]
     maps = {0: f"{tmp_path}/{{map_1.png,map_2.png}}", 1: f"{tmp_path}/shapes.json#7"}
     masks = {4: f"{tmp_path}/mask.png"}
@@ -95,7 +95,7 @@ def test_a_resumed_run_refuses_a_file_that_was_overwritten(name: str, tmp_path: 
         readable_images(listed, config, recorded=recorded, progress=False)
 
     resume()
-    fill(name, 1)
+    fill(name, 7)
     file = {"map_2.png": maps[0], "shapes.json": maps[1]}.get(name, f"{tmp_path}/{name}")
     message = f"(6 then, 6 now; the content of {file!r} has changed): bring them back,"
     with pytest.raises(InputError, match=re.escape(message)):

@@ -192,13 +192,13 @@ def test_without_rows_for_validation_no_threshold_is_fixed_and_that_is_said(
     results = results_of(tmp_path / "out")
     assert results["thresholds"] is None
     assert results["decision"] == {"point": "default", "threshold": 0.5}
-    assert any("No threshold was fixed" in note for note in results["notes"])
+    assert any("No threshold was fixed" in found["text"] for found in results["findings"])
     assert "No threshold was fixed" in capsys.readouterr().out
     with pytest.raises(InputError, match="--threshold bpcer5: validation fixed no such threshold"):
         run("--scores", path, "--output", tmp_path / "out", "--threshold", "bpcer5")
     _, given = evaluate(read(path, {}), threshold="0.25")
     assert given["decision"] == {"point": "given", "threshold": 0.25}
-    assert not given["notes"]
+    assert not any("No threshold" in found["text"] for found in given["findings"])
 
 
 def test_two_tables_are_compared_by_path(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from focus.config.options import POINTS
-from focus.evaluation.result_table import OUTLIERS_SEEN, difference_lines, format_table, remarks
+from focus.evaluation.result_table import difference_lines, format_table
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
 from focus.model.operating_points import OperatingPoints
@@ -53,18 +53,6 @@ def test_table() -> None:
     assert "not defined" not in format_table({"blend": blend})
     # A set that none of them has is in no row.
     assert "closed" not in format_table({"ce": ce})
-
-
-def test_a_cam_on_outlying_tokens_is_warned_of() -> None:
-    rows = [(0, "", "", 0.1), *[(1, "A", "", 0.9)] * 40]
-    for outliers, seen in ((1, False), (2, True)):
-        known = [1] * outliers + [0] * (40 - outliers)
-        scores = table(rows, peak_outlier=[*known, -1])
-        lines = remarks(scores, summarise(scores, ["A"]))
-        assert [line for line in lines if "of outlying norm" in line] == lines[:seen]
-        assert len(remarks(scores, None)) == 1 + seen
-    assert lines[0].startswith("The CAM of 5% of the images peaks on a token")
-    assert OUTLIERS_SEEN == 0.05
 
 
 def test_a_set_is_summed_up_by_the_mean_over_its_generators() -> None:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from PIL import Image
 
 from focus import report
 from focus.data.manifest import Manifest, Sample
+from focus.evaluation.findings import add_findings
 from focus.evaluation.result_table import figure
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
+from focus.findings import Finding
 from focus.model.detector import Detector
 
 from .reports import Page, made, perturbed
@@ -140,20 +142,27 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     assert {found.data["outcomes"][at] for at in found.data["outcome"]} == {"unlabelled"}
 
 
-def test_maps_that_a_machine_made_for_the_training_are_said_to_be(
+def test_findings_stand_before_the_figures_in_colour_and_notes_are_folded(
     tmp_path: Path, detector: Detector, evaluation: Made
 ) -> None:
-    manifest, scores, _ = evaluation
-    extra = {"map_source": "pca"}
-    trained = Manifest([Sample("/a.png", 0, split="train", human_map="/m.png", extra=extra)])
-    trained.to_csv(tmp_path / "manifest.csv")
-    (tmp_path / "config.yaml").touch()
-    (tmp_path / "summary.csv").write_text("epoch,train_loss,eval_loss,lr\n1,0.7,0.9,1\n")
-    given: dict[str, Any] = {"summary": tmp_path / "summary.csv", "progress": False}
-    some = Manifest(manifest[:2]), scores.select(range(2)), None
-    report.write(tmp_path / "out", "a", detector, *some, **given)
-    text = Page(tmp_path / "out" / report.REPORT).text
-    assert "Human maps are machine-made (pca): nobody looked." in text
+    manifest, scores, results = evaluation
+    said = [Finding("error", "<b>E"), Finding("warning", "W"), Finding("note", "N")]
+    told = {**results, "findings": [asdict(each) for each in said]}
+    report.write(tmp_path, "a", detector, manifest, scores, told, progress=False)
+    page = (tmp_path / report.REPORT).read_text()
+    places = [
+        page.index(text)
+        for text in (
+            "</h1>",
+            '<p class="error"><b>error</b> &lt;b&gt;E</p>',
+            '<p class="warning"><b>warning</b> W</p>',
+            "<summary>1 note</summary>",
+            '<p class="note">N</p>',
+            'class="forest"',
+            "<svg",
+        )
+    ]
+    assert places == sorted(places)
 
 
 def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation: Made) -> None:
@@ -202,5 +211,6 @@ def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> N
 def test_a_test_set_without_images(tmp_path: Path, detector: Detector) -> None:
     scores = Scores(**{name: [] for name in Scores.__dataclass_fields__})
     results = summarise(scores, ["kA"], resamples=0)
+    add_findings(results, scores)
     report.write(tmp_path, "a", detector, Manifest([]), scores, results, progress=False)
     assert "There are no synthetic images" in Page(tmp_path / report.REPORT).text

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from focus.evaluation.scores import Scores
+from focus.model.detector import Detector
 
 from ..launching import CHECKOUT, Begin, free_port, told, write_faces
 from .trainers import launch, trained
@@ -215,8 +217,11 @@ def run_on_all(processes: int, *words: object, cwd: Path) -> str:
 )
 def test_two_processes_train_as_one(model: str, tune: str, faces: Path, tmp_path: Path) -> None:
     """10 steps, the last of each epoch short and uneven, without statistics of the batch."""
+    weights = tmp_path / "weights.safetensors"
+    save_file(Detector(model).state_dict(), weights)
     words = [
         *SMALL,
+        *("--initial-checkpoint", weights),
         *("--model", model, "--tune", tune, "--data", faces, "--epochs", "2"),
         *("--cached-features", "no", "--opt", "sgd"),
         *("--lr", "0.05", "--log-steps", "1", "--augment", "shift,flip"),

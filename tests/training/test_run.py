@@ -27,10 +27,11 @@ from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.evaluation.inference import outlier_norm
 from focus.evaluation.scores import Scores
+from focus.findings import Finding
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
 from focus.runtime.files import sole_writer
-from focus.training.run import data_lines, train
+from focus.training.run import data_findings, train
 from focus.use.evaluate import evaluate
 
 from ..launching import CHECKOUT, in_another_process, python
@@ -139,10 +140,11 @@ def test_a_run_folder_holds_what_the_documentation_says(cyborg_run: tuple[Path, 
     files = {path.name for path in folder.iterdir()}
     assert files == {name.rstrip("/") for name in documented("Run folder")}
     assert "head: eager" in out
-    report, explained, tested = out.splitlines()[-3:]
+    findings = json.loads((folder / "results.json").read_text())["findings"]
+    report, explained, tested = out.splitlines()[-3 - len(findings) : -len(findings)]
     assert report.endswith(" runs/mine/report.html")
     assert explained.endswith("focus explain PATH --model-dir runs/mine/model")
-    assert tested.endswith("python evaluate.py --run runs/mine --test-data NAME=PATH")
+    assert tested.endswith("focus evaluate --run runs/mine --test-data NAME=PATH")
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["loss"], config["epochs"], config["model"]) == ("blend", 1, "focus_small")
@@ -184,6 +186,10 @@ def test_a_transformer_is_trained_with_its_class_token_and_its_outliers_are_coun
 ) -> None:
     words = ["--recipe", "demo", "--epochs", 1, "--model", "test_vit", "--image-size", 48]
     words += ["--pool", "both", "--data", data / "tree", "--name", "run", "--output", tmp_path]
+    weights = tmp_path / "weights.safetensors"
+    detector = Detector("test_vit", image_size=48, pool="both")
+    safetensors.torch.save_file(detector.state_dict(), weights)
+    words += ["--initial-checkpoint", weights]
     inside(*words, "--report-to", "none", *tuned)
     run = tmp_path / "run"
     config = DetectorConfig.read(run / "model" / "config.json")
@@ -224,18 +230,68 @@ def test_missing_human_maps_are_named() -> None:
     # The last aims at a number.
     losses: list[dict[str, Any]] = [{"focus_level": "match"}, {"loss": "ce"}, {"loss": "hinge"}]
     runs = [resolve(TrainConfig(name=n, **loss)) for n, loss in zip("abc", losses, strict=True)]
-    _, warning = data_lines(Manifest(samples), runs)
-    assert "saliency and focus term of a is 0" in warning
+    (warning,) = (each for run in runs for each in data_findings(Manifest(samples), run))
+    assert "saliency and focus term of a is 0" in warning.text
     with_map = Manifest([*samples, Sample("/m", 0, split="train", human_map="/m")])
-    assert len(data_lines(with_map, runs)) == 1
+    assert not any(data_findings(with_map, run) for run in runs)
+
+
+def test_copies_of_training_images_are_no_test(data: Path, tmp_path: Path) -> None:
+    """Five of them lie among the real images to test on: neither training nor evaluation scores
+    them, a resumed run leaves out the same, and all that show results say so."""
+    real = tmp_path / "real"
+    shutil.copytree(data / "camera", real)
+    tree = data / "tree"
+    words = [*SMALL, "--data", tree, "--test-data", f"new={data / 'newgan'}", "--name", "r"]
+    words += ["--test-real", f"LFW={real}", "--epochs", "2"]
+    first = forked_well(*words, "--name", "first", "--epochs", "1", cwd=tmp_path)
+    assert "left out" not in first
+    assert "loss: ce, as no image has a human map (--human-maps); --loss names another" in first
+    assert load_config(TrainConfig, tmp_path / "runs" / "first" / "config.yaml").loss == "ce"
+    run = tmp_path / "runs" / "first"
+    trained = [s for s in Manifest.from_csv(run / "manifest.csv") if s.split == "train"]
+    for number, sample in enumerate([s for s in trained if s.label == 0][:5]):
+        shutil.copyfile(sample.path, real / f"a-{number}.jpg")
+    said = "5 of 25 real test images of LFW are left out, being copies of training images"
+    out = forked_well(*words, cwd=tmp_path)
+    assert f"\nwarning: {said}" in out
+    assert f"warning: {said}" in out.partition("other tests:")[2]
+    run = tmp_path / "runs" / "r"
+    kept = names(run)
+    assert not {f"a-{number}.jpg" for number in range(5)} & {*kept}
+    rows = list(csv.DictReader((run / "left_out.csv").open()))
+    assert {Path(row["path"]).name for row in rows} == {f"a-{number}.jpg" for number in range(5)}
+    assert said in (run / "model" / "README.md").read_text()
+    found = json.loads((run / "results.json").read_text())["findings"]
+    assert any(said in each["text"] for each in found)
+    forked_well(*words, "--resume", cwd=tmp_path)
+    assert names(run) == kept
+    evaluate(EvaluateConfig(run=str(run), threads=1, workers=0, report=False))
+    assert sorted(names(run / "evaluation")) == sorted(kept)
+    # A test set that is nothing else.
+    shutil.rmtree(real)
+    real.mkdir()
+    for number, sample in enumerate([s for s in trained if s.label == 0][:5]):
+        shutil.copyfile(sample.path, real / f"a-{number}.jpg")
+    done = forked(*words, "--name", "none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "All real test images of LFW are copies of training images" in done.stderr
+    assert not (tmp_path / "runs" / "none").exists()
+
+
+def names(folder: Path) -> list[str]:
+    return [Path(path).name for path in Scores.from_csv(folder / "scores.csv").path]
 
 
 def test_files_that_give_the_label_away_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [Sample("/r", 0, split="train"), Sample("/v", 0, split="validation")]
     tested = Sample("/t", 0, split="test")
-    monkeypatch.setattr("focus.training.run.stored_apart", lambda s: f"AUC of {len(s)}")
-    _, warning = data_lines(Manifest([*samples, tested]), [])
-    assert "tell real from synthetic (AUC of 2)" in warning
+    apart = Finding("error", "apart")
+    monkeypatch.setattr(
+        "focus.training.run.stored_apart", lambda given, *_: apart if given == samples else None
+    )
+    run = resolve(TrainConfig(loss="ce"))
+    assert data_findings(Manifest([*samples, tested]), run) == [apart]
 
 
 def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> None:
@@ -272,6 +328,11 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_pa
 
 
 BAD_INPUT = {
+    "a frozen network of random weights": (
+        ["--data", "DATA/tree", "--model", "test_vit", "--tune", "head", "--pretrained", "false"],
+        "--tune head would freeze a network of random weights, as none are loaded: give",
+    ),
+    "twice the same": (["--data", "DATA/tree", "--compare-ce"], "the default without human maps"),
     # The weights that the recipe has come from the Hub, which is not asked yet.
     "missing folder": (
         ["--recipe", "paper", "--model", "resnet18", "--data", "no"],
@@ -370,7 +431,7 @@ def test_generators_that_the_weights_knew_stay_closed(
     capsys.readouterr()
     new = faces(tmp_path / "new", "gen-a")
     third = fit("third", faces(tmp_path / "c", "genC"), after="second", test_data={"gen-a": new})
-    renamed = "warning: Tested as known, since training knew it by another name: gen-a (as genA)."
+    renamed = "note: Tested as known, since training knew it by another name: gen-a (as genA)."
     assert renamed in capsys.readouterr().out
     assert known(third) == ("genA", "genB", "genC")
     config = DetectorConfig.read(third / "model" / "config.json")
@@ -415,5 +476,5 @@ def test_evaluation_leaves_out_what_the_weights_before_knew(
     capsys.readouterr()
     out = tmp_path / "out"
     evaluate(EvaluateConfig(run=str(moved), data=(one,), output=str(out), workers=0, report=False))
-    assert f"{n_known} of 16 images are left out: they are for" in capsys.readouterr().out
+    assert f"{n_known} of 16 images are left out: they, or" in capsys.readouterr().out
     assert len(Scores.from_csv(out / "scores.csv")) == 16 - n_known

@@ -18,9 +18,10 @@ from focus.config.train import TrainConfig, write_config
 from focus.config.use import ExplainConfig
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
-from focus.evaluation import storage
+from focus.evaluation import findings
 from focus.evaluation.result_table import SHOWN_ROWS, format_table
 from focus.evaluation.scores import Scores
+from focus.findings import Finding
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints
 from focus.use import evaluate as evaluation
@@ -81,7 +82,9 @@ def test_evaluate_writes_what_it_prints(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(storage, "stored_apart", lambda samples: "AUC 1.0" * bool(samples))
+    monkeypatch.setattr(
+        findings, "stored_apart", lambda samples, *said: Finding("error", " ".join(said))
+    )
     noise(tmp_path / "data" / "known" / "0_real", 3)
     noise(tmp_path / "data" / "known" / "1_fake", 4)
     out = tmp_path / "out"
@@ -110,9 +113,15 @@ def test_evaluate_writes_what_it_prints(
     auc = roc_auc_score(scores.label[known], scores.score[known])
     assert closed["auc"] == pytest.approx(auc)
     printed = capsys.readouterr().out
-    for note, what in zip(results["notes"], ("closed set", "open set"), strict=True):
-        assert f"In the {what}, formats and sizes" in note
-        assert f"\n{note}\n" in printed
+    errors = [each["text"] for each in results["findings"] if each["severity"] == "error"]
+    said = "its AUC may be that of the files"
+    assert [text for text in errors if said in text] == [
+        f"{name} {said}" for name in ("closed set", "closed-balanced set", "open set")
+    ]
+    # Last, after all that is written.
+    assert printed.splitlines()[-len(results["findings"]) :] == [
+        f"{each['severity']}: {each['text']}" for each in results["findings"]
+    ]
     assert format_table({"first": results}, most=SHOWN_ROWS) in printed
     assert f"AUC, closed, blur (sigma in pixels): clean {auc:.3f}; " in printed
     assert f"AUC, closed, equalise (quality): clean {auc:.3f}; " in printed
@@ -121,8 +130,7 @@ def test_evaluate_writes_what_it_prints(
     for name in (*files, "faithfulness.csv", "report.html"):
         assert f"written: {out / name}" in printed
         assert (out / name).is_file()
-    # The report is the last, and of these scores: without one there is none.
-    assert printed.splitlines()[-1] == f"written: {out / 'report.html'}"
+    # The report is of these scores: without one there is none.
     assert f"{results['open']['mean']['auc']:.3f}" in (out / "report.html").read_text()
     evaluate(**given)
     assert sorted(path.name for path in out.iterdir()) == sorted(files[:3])
@@ -201,7 +209,7 @@ def test_what_a_model_was_trained_or_chosen_on_is_left_out(
     where = own_run if by == "run" else own_run / "model"
     evaluate(**{by: str(where)}, data=(str(tmp_path / "images"),), output=str(tmp_path / "out"))
     assert names_of(tmp_path / "out") == ["3.png", "4.png", "5.png", "6.png", "0.png"]
-    line = "3 of 8 images are left out: they are for training, or what the model was chosen on."
+    line = "warning: 3 of 8 images are left out: they, or copies of them, are for training, or what"
     assert line in capsys.readouterr().out
 
 
@@ -223,9 +231,14 @@ def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
     out = tmp_path / "out"
     evaluate(run=str(own_run), data=(str(tmp_path / "new.csv"),), output=str(out))
     assert names_of(out) == ["2.png", "3.png"]
-    said = "3 of 5 images are left out: they are for training, or what the model was chosen on, "
+    said = (
+        "3 of 5 images are left out: they, or copies of them, are for training, or what the model "
+    )
     printed = capsys.readouterr().out
-    assert f"{said}2 of them by their group; if unrelated groups share a name" in printed
+    assert (
+        f"{said}was chosen on, 2 of them by their group; if unrelated groups share a name"
+        in printed
+    )
 
 
 def test_groups_of_unrelated_data_can_be_left_unread(own_run: Path, tmp_path: Path) -> None:

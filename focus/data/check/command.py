@@ -8,7 +8,7 @@ from typing import Any
 from focus.config.data import CheckConfig
 from focus.data.check import contact_sheet, findings, report
 from focus.data.check.findings import Findings
-from focus.data.check.verdict import severe, verdict
+from focus.data.check.verdict import is_fit, verdict
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable, sole_writer
 
@@ -31,7 +31,7 @@ def check(config: CheckConfig) -> None:
             contact_sheet.draw(found, output / "contact_sheet.png")
             report.write(found, content, shown, output)
         print(f"report: {output}")
-    if (found.without_leaks or found.training).obstacle or (config.strict and severe(found)):
+    if (found.without_leaks or found.training).obstacle or (config.strict and not is_fit(found)):
         raise SystemExit(1)
 
 

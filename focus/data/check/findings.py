@@ -15,7 +15,7 @@ import numpy as np
 from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig, resolve
 from focus.data.bad_files import BadFile, Verdict, decode
-from focus.data.check.leaks import Leak, find_leaks
+from focus.data.check.leaks import Leak, find_leaks, find_pairs
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import Audit, audit
 from focus.data.check.survey import Look, look
@@ -52,7 +52,8 @@ class Findings:
     manifest: all images, those to test on included; none if they cannot be read. looks: row by row.
     maps, masks: by ``human_map`` and ``mask_path``. n_unmatched: images in the folders of maps that
     are nobody's map. bad: files that cannot be decoded. metadata, pixels: the audits of the images
-    to train with, None if there are too few. without_leaks: of the manifest that was written.
+    to train with, None if there are too few. pairs: fakes beside their source. without_leaks:
+    of the manifest that was written.
     """
 
     manifest: Manifest
@@ -63,9 +64,14 @@ class Findings:
     n_unmatched: int = 0
     bad: Sequence[BadFile] = ()
     leaks: Sequence[Leak] = ()
+    pairs: Sequence[Leak] = ()
     metadata: Audit | None = None
     pixels: Audit | None = None
     without_leaks: Training | None = None
+
+    def maps_judged(self, verdict: Verdict) -> list[str]:
+        """Return the human maps of which this was said."""
+        return [path for path, (said, _) in self.maps.items() if said == verdict]
 
 
 def gather(config: CheckConfig) -> Findings:
@@ -103,6 +109,7 @@ def gather(config: CheckConfig) -> Findings:
         sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
         bad,
         leaks,
+        find_pairs(manifest, looks),
         audit([looks[row].metadata for row in audited], labels, groups, seed=config.seed),
         audit(list(pixels), labels, groups, seed=config.seed),
         _without_leaks(config, manifest, leaks, bad) if config.drop_leaks else None,

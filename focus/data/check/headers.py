@@ -9,18 +9,24 @@ from typing import Any
 
 from PIL import Image
 
-from focus.data.check.shortcuts import WARN_FROM, audit
+from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, audit
 from focus.data.check.survey import storage
 from focus.data.manifest import REAL, SYNTHETIC, Sample
+from focus.findings import Finding
 
 _LOOKED_AT = 500  # images of each class
 _CAUSES = 2
 
 
-def stored_apart(samples: Sequence[Sample]) -> str:
-    """Return how well file formats, sizes and colour modes tell the class, "" if they do not.
+def stored_apart(samples: Sequence[Sample], where: str, then: str) -> Finding | None:
+    """Return a finding if file formats, sizes and colour modes tell the class.
 
     It names an AUC and the properties. What cannot be opened is passed over.
+
+    Args:
+        samples: Images of both classes.
+        where: What they are called.
+        then: What follows from it, as the end of a sentence.
     """
     draw = random.Random(0)
     headers, labels, groups = list[dict[str, Any]](), list[int](), list[str]()
@@ -33,8 +39,12 @@ def stored_apart(samples: Sequence[Sample]) -> str:
                 groups.append(sample.group)
     found = audit(headers, labels, groups)
     if found is None or found.interval[0] <= WARN_FROM:
-        return ""
-    return f"AUC {found.auc:.3f}, by {', '.join(map(str, found.causes[:_CAUSES]))}"
+        return None
+    return Finding(
+        "error" if found.interval[0] >= SEVERE_FROM else "warning",
+        f"In the {where}, formats and sizes of the files alone tell real from synthetic (AUC "
+        f"{found.auc:.3f}, by {', '.join(map(str, found.causes[:_CAUSES]))}): {then}.",
+    )
 
 
 def _header(path: str) -> dict[str, Any]:

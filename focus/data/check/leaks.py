@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from focus.data.check.survey import THUMB, Look
-from focus.data.manifest import Manifest, Split
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Split
 from focus.runtime.files import atomic_csv_writer
 from focus.runtime.progress import progress_bar
 
+PAIR: Literal["a fake and its source"] = "a fake and its source"
+"""Kind of the same picture in both classes: a fake and the real face that it was made from."""
 MIN_SIMILARITY = 0.9775
 """From here on two thumbnails count as the same picture."""
 
@@ -54,7 +56,7 @@ class Leak:
 
     row: int
     other: int
-    kind: Literal["same file", "same picture"]
+    kind: Literal["same file", "same picture", "a fake and its source"]
     similarity: float = 1.0
 
 
@@ -83,7 +85,9 @@ def find_leaks(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:
             best = found.get((row, later))
             if best is None or best.similarity < similarity:
                 for copy in copies[looks[row].digest, split]:
-                    found[copy, later] = Leak(copy, other, "same picture", similarity)
+                    labels = {manifest[copy].label, manifest[other].label}
+                    kind = PAIR if labels == {REAL, SYNTHETIC} else "same picture"
+                    found[copy, later] = Leak(copy, other, kind, similarity)
     return [found[key] for key in sorted(found, key=lambda key: (key[0], _ORDER.index(key[1])))]
 
 
@@ -95,6 +99,28 @@ def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> 
             one, other = manifest[leak.row], manifest[leak.other]
             similarity = f"{leak.similarity:.4f}"
             writer.writerow([one.path, one.split, other.path, other.split, leak.kind, similarity])
+
+
+def find_pairs(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:
+    """Return the fakes whose source, the real face that they were made from, is in their split.
+
+    But for those that share its group, as they should.
+    """
+    readable = [row for row, look in enumerate(looks) if not look.error]
+    found = []
+    for split in ("", *_ORDER):
+        fakes, reals = (
+            [r for r in readable if manifest[r].split == split and manifest[r].label == label]
+            for label in (SYNTHETIC, REAL)
+        )
+        both = _features(looks, fakes), _features(looks, reals)
+        found += [
+            Leak(row, other, PAIR, similarity)
+            for row, other, similarity in _same_pictures(*both)
+            if looks[row].digest != looks[other].digest
+            and not (manifest[row].group and manifest[row].group == manifest[other].group)
+        ]
+    return found
 
 
 _Features = tuple[NDArray[np.int64], NDArray[np.float32]]

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from focus.data.check.findings import Findings, Maps, Training, kinds
-from focus.data.check.leaks import write_leaks
-from focus.data.check.shortcuts import MIN_IMAGES, WARN_FROM
-from focus.data.check.verdict import FIT, contradictory, severe, verdict
+from focus.data.check.findings import Findings, Training, kinds
+from focus.data.check.leaks import PAIR, write_leaks
+from focus.data.check.shortcuts import MIN_IMAGES
+from focus.data.check.verdict import contradictory, is_fit, judged
 from focus.data.manifest import REAL
 from focus.plotting import shortened
 
@@ -23,7 +23,7 @@ def write(found: Findings, content: Mapping[str, Any], shown: str, folder: Path)
     as_json = json.dumps(content, indent=1, allow_nan=False)
     (folder / "check.json").write_text(as_json + "\n", encoding="utf-8")
     (folder / "check.txt").write_text(f"{shown}\n", encoding="utf-8")
-    write_leaks(found.manifest, found.leaks, folder / "leaks.csv")
+    write_leaks(found.manifest, [*found.leaks, *found.pairs], folder / "leaks.csv")
 
 
 def content_of(found: Findings) -> dict[str, Any]:
@@ -33,10 +33,10 @@ def content_of(found: Findings) -> dict[str, Any]:
     leak_kinds = Counter(leak.kind for leak in found.leaks)
     without = found.without_leaks
     return {
-        "version": 1,
+        "version": 2,
         "source": manifest.source,
-        "fit": verdict(found) == FIT,
-        "severe": severe(found),
+        "fit": is_fit(found),
+        "findings": [asdict(each) for each in judged(found)],
         **_trainable(found.training),
         "n_images": len(manifest),
         "kinds": [
@@ -54,13 +54,17 @@ def content_of(found: Findings) -> dict[str, Any]:
         "train_share_real": train[REAL] / train.total() if train else None,
         **_appearances(found, range(len(found.looks))),
         "maps": _maps(found),
-        "masks": {"masks": len(found.masks), "faint": len(_with_verdict(found.masks, "faint"))},
+        "masks": {
+            "masks": len(found.masks),
+            "faint": sum(seen == "faint" for seen, _ in found.masks.values()),
+        },
         "contradictory": contradictory(found),
         "bad_files": [asdict(file) for file in found.bad],
         "leaks": {
             "images": len({leak.row for leak in found.leaks}),
             "same_file": leak_kinds["same file"],
             "same_picture": leak_kinds["same picture"],
+            "fake_and_source": leak_kinds[PAIR],
             "between": _counts(
                 f"{manifest[leak.row].split}-{manifest[leak.other].split}" for leak in found.leaks
             ),
@@ -100,15 +104,11 @@ def _maps(found: Findings) -> dict[str, int]:
         "maps": len(found.maps),
         "images_without": sum(sample.human_map is None for sample in found.manifest),
         "unreadable": len(found.maps) - len(sizes),
-        "blank": len(_with_verdict(found.maps, "blank")),
-        "inverted": len(_with_verdict(found.maps, "inverted")),
+        "blank": len(found.maps_judged("blank")),
+        "inverted": len(found.maps_judged("inverted")),
         "of_another_size": sum(size_of[path] != size for path, size in sizes.items()),
         "unmatched": found.n_unmatched,
     }
-
-
-def _with_verdict(maps: Maps, wanted: str) -> list[str]:
-    return [path for path, (verdict, _) in maps.items() if verdict == wanted]
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
@@ -154,16 +154,6 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
     if found.maps or found.n_unmatched:
         odd = [f"{n} {name.replace('_', ' ')}" for name, n in content["maps"].items() if n]
         lines.append(f"human maps: {', '.join(odd)}")
-    if coloured := _with_verdict(found.maps, "coloured"):
-        lines.append(
-            f"human maps: {len(coloured)} are in colour, of which only the luminance is used, the "
-            f"first is {coloured[0]!r}: export them in grey"
-        )
-    if faint := _with_verdict(found.masks, "faint"):
-        lines.append(
-            f"artefact masks: {len(faint)} are nowhere half white and count as empty, "
-            f"the first is {faint[0]!r}"
-        )
     if pairs := content["contradictory"]:
         lines.append(f"the same file as real and as synthetic: {len(pairs)}")
         lines += _first([", ".join(map(repr, paths)) for paths in pairs])
@@ -181,17 +171,17 @@ def _leak_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
         lines.append(f"{leak.kind}: {one.split} {one.path!r}, {other.split} {other.path!r}")
     return [
         f"leaks: {counts['images']} images are in a later split too ({between}; "
-        f"{counts['same_file']} same file, {counts['same_picture']} same picture)"
-        + ("" if found.without_leaks else ": --drop-leaks leaves them out"),
+        f"{counts['same_file']} same file, {counts['same_picture']} same picture, "
+        f"{counts['fake_and_source']} {PAIR})",
         *_first(lines),
     ]
 
 
 def _shortcut_lines(found: Findings) -> list[str]:
     lines = []
-    for what, result, remedy in (
-        ("the files' metadata alone", found.metadata, "store both classes in the same way"),
-        ("low-level statistics alone", found.pixels, "give both classes the same processing"),
+    for what, result in (
+        ("the files' metadata alone", found.metadata),
+        ("low-level statistics alone", found.pixels),
     ):
         if result is None:
             lines.append(f"shortcuts: {what} not audited, fewer than {MIN_IMAGES} images a class")
@@ -202,11 +192,6 @@ def _shortcut_lines(found: Findings) -> list[str]:
             f"({100 * result.level:.0f} % interval {low:.3f} to {high:.3f})"
         )
         lines += [f"  {cause}" for cause in result.causes[:_CAUSES]]
-        if low > WARN_FROM:
-            lines.append(
-                f"warning: a detector can learn that instead of the face: {remedy}, "
-                "and see by evaluate.py --equalise what its AUC owes to it"
-            )
     return lines
 
 

@@ -32,6 +32,8 @@ MIN_IMAGES = 20
 """Images of each class; fewer say nothing."""
 WARN_FROM = 0.55
 """AUC, the lower end of its interval, above which there is a warning."""
+SEVERE_FROM = 0.75
+"""AUC of the files' metadata, the lower end of its interval, from which on it is an error."""
 FOLDS = 5
 
 _MAX_CAUSES = 5

@@ -1,37 +1,39 @@
-"""One verdict on all findings: what has to be mended before training."""
+"""Judge all that the check found: what has to be mended before training, what to know."""
 
+from collections.abc import Iterator
+
+from focus.data.bad_files import Verdict
 from focus.data.check.findings import Findings
+from focus.data.check.leaks import PAIR
+from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, Audit
+from focus.findings import Finding, worst_first
 
-FIT = "fit for training: no severe finding"
-SEVERE_FROM = 0.75
-"""AUC, the lower end of its interval, from which on the files' metadata are a severe finding."""
+FIT = "fit for training"
+_ODD_MAPS: dict[Verdict, str] = {
+    "blank": "have one single value and count as none",
+    "coloured": "are in colour, of which only the luminance is used: export them in grey",
+    "inverted": "are bright over most of the image and may be inverted (bright is where people "
+    "looked)",
+}
 
 
-def severe(found: Findings) -> list[str]:
-    """Return the severe findings, those that training would not notice, a few words each.
+def judged(found: Findings) -> list[Finding]:
+    """Return what the check found, worst first.
 
     Leaks are none if a manifest without them was written.
     """
-    findings = []
-    if pairs := contradictory(found):
-        findings.append(f"files given both as real and as synthetic: {len(pairs)}")
-    if found.leaks and not found.without_leaks:
-        images = len({leak.row for leak in found.leaks})
-        findings.append(f"images that are in two splits: {images}")
-    audit = found.metadata
-    if audit and audit.interval[0] >= SEVERE_FROM:
-        cause = f" ({audit.causes[0].name})" if audit.causes else ""
-        findings.append(f"the way the files are stored tells the class, AUC {audit.auc:.3f}{cause}")
-    return findings
+    return worst_first(_judged(found))
+
+
+def is_fit(found: Findings) -> bool:
+    """Return whether nothing has to be mended before training."""
+    return not any(each.severity == "error" for each in judged(found))
 
 
 def verdict(found: Findings) -> str:
-    """Return the verdict in one line."""
-    if obstacle := (found.without_leaks or found.training).obstacle:
-        return f"training would not start: {obstacle}"
-    if findings := severe(found):
-        return f"mend this before training: {'; '.join(findings)}"
-    return FIT
+    """Return the verdict in one line, and each finding in one below."""
+    head = FIT if is_fit(found) else "mend this before training"
+    return "\n".join([f"{head}{':' * bool(judged(found))}", *map(str, judged(found))])
 
 
 def contradictory(found: Findings) -> list[list[str]]:
@@ -41,3 +43,68 @@ def contradictory(found: Findings) -> list[list[str]]:
         if not look.error and sample.label is not None:
             alike.setdefault(look.digest, {})[sample.path] = sample.label
     return [list(labels) for labels in alike.values() if len({*labels.values()}) > 1]
+
+
+def _judged(found: Findings) -> Iterator[Finding]:
+    if obstacle := (found.without_leaks or found.training).obstacle:
+        yield Finding("error", f"Training would not start: {obstacle}")
+    if pairs := contradictory(found):
+        yield Finding(
+            "error",
+            f"{len(pairs)} files are given both as real and as synthetic, the first as "
+            f"{' and '.join(map(repr, pairs[0]))}: keep one of each.",
+        )
+    leaks = [] if found.without_leaks else found.leaks
+    copied = {leak.row for leak in leaks if leak.kind != PAIR}
+    if copied:
+        text = f"{len(copied)} images are in a later split too: --drop-leaks leaves them out."
+        yield Finding("error", text)
+    if torn := {leak.row for leak in leaks if leak.kind == PAIR} - copied:
+        yield Finding(
+            "error",
+            f"{len(torn)} images are a fake and its source in different splits: give both the same "
+            "group (--columns group=NAME), which keeps them in one, or --drop-leaks.",
+        )
+    if found.pairs:
+        yield Finding(
+            "note",
+            f"{len(found.pairs)} fakes are in the split of their source, the real face that they "
+            "were made from: give both the same group (--columns group=NAME), so that they stay "
+            "together where splits are drawn.",
+        )
+    stored, processed = "Metadata of the files alone tell", "Low-level statistics alone tell"
+    yield from _shortcut(found.metadata, stored, "store both classes in the same way", SEVERE_FROM)
+    yield from _shortcut(found.pixels, processed, "give both classes the same processing", 2)
+    if found.bad:
+        first = found.bad[0]
+        yield Finding(
+            "warning",
+            f"{len(found.bad)} files cannot be decoded and are left out, the first is the "
+            f"{first.role} {first.path!r} ({first.reason}).",
+        )
+    for odd, what in _ODD_MAPS.items():
+        if paths := found.maps_judged(odd):
+            text = (
+                f"{len(paths)} of {len(found.maps)} human maps {what}, the first is {paths[0]!r}."
+            )
+            yield Finding("warning", text)
+    if faint := [path for path, (seen, _) in found.masks.items() if seen == "faint"]:
+        yield Finding(
+            "warning",
+            f"{len(faint)} artefact masks are nowhere half white and count as empty, the first is "
+            f"{faint[0]!r}.",
+        )
+    if found.n_unmatched:
+        yield Finding("warning", f"{found.n_unmatched} human maps belong to no image.")
+
+
+def _shortcut(audit: Audit | None, what: str, remedy: str, error_from: float) -> Iterator[Finding]:
+    """Judge an AUC of the class. error_from: of statistics none, which may be the generator's."""
+    if audit is None or audit.interval[0] <= WARN_FROM:
+        return
+    cause = f", by {audit.causes[0]}" if audit.causes else ""
+    yield Finding(
+        "error" if audit.interval[0] >= error_from else "warning",
+        f"{what} the class with AUC {audit.auc:.3f}{cause}, and a detector can learn that instead "
+        f"of the face: {remedy}, and see by evaluate.py --equalise what its AUC owes to it.",
+    )

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from focus.config.layouts import Layout
-from focus.data.generators import family_of
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
+from focus.data.near_far import family_of
 from focus.data.readers import deepfakebench
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
 from focus.data.readers.human_maps import MAP_FOLDERS

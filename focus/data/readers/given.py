@@ -7,9 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from focus.config.shared import DataConfig, SharedConfig
-from focus.data.generators import SEVERAL, family_of, served_by
 from focus.data.images import limit_pixels
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
+from focus.data.near_far import SEVERAL, family_of, served_by
 from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, read_path, takes
 from focus.data.readers.human_maps import MapOwners, report_unmatched
 from focus.data.readers.label_conflicts import warn_of_label_conflicts

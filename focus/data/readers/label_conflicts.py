@@ -10,8 +10,8 @@ import re
 from collections import Counter, defaultdict
 from functools import lru_cache
 
-from focus.data.generators import family_of
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+from focus.data.near_far import family_of
 
 _log = logging.getLogger(__name__)
 

@@ -112,10 +112,14 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     low, high = found["shortcuts"]["metadata"]["interval"]
     assert 0 <= low < found["shortcuts"]["metadata"]["auc"] < high <= 1
 
-    first, _, layout, *printed = capsys.readouterr().out.splitlines()
-    assert first == printed[-2] == found["text"].splitlines()[0] == FIT
+    # That drawn faces differ in sharpness is said, and no reason not to train.
+    first, known, _, layout, *printed = capsys.readouterr().out.splitlines()
+    assert first == printed[-3] == found["text"].splitlines()[0] == f"{FIT}:"
+    assert known == printed[-2]
+    assert known.startswith("warning: Low-level statistics alone tell the class with AUC 0.")
+    assert len(found["findings"]) == 1
     assert "layout manifest" in layout
-    assert (found["fit"], found["severe"]) == (True, [])
+    assert found["fit"]
     assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\r\n") == 1
     look_at_the_sheet(tmp_path)
 
@@ -150,7 +154,9 @@ def test_what_stops_training_is_said_in_its_words(faces: Path, tmp_path: Path) -
     found = check(faces, "--drop-leaks", output=tmp_path / "out")
     assert (found["exit"], found["trainable"], found["n_images"]) == (1, False, 16)
     assert found["obstacle"] == str(error.value)
-    assert f"training would not start: {error.value}\n" in found["text"]
+    assert (
+        f"error: Training would not start: {found['without_leaks']['obstacle']}\n" in found["text"]
+    )
     assert found["text"].endswith(f"it would not start: {found['without_leaks']['obstacle']}\n")
 
 
@@ -213,8 +219,23 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
     assert found["sizes"] == {"64x64": 32, "48x64": 1}
     assert found["contradictory"] == [[real, fake]]
     assert (found["trainable"], found["exit"]) == (True, 1)
-    assert found["severe"] == ["files given both as real and as synthetic: 1"]
     assert found["masks"] == {"masks": 1, "faint": 1}
+    # Each of it is in the verdict.
+    said = [(each["severity"], each["text"].partition(",")[0]) for each in found["findings"]]
+    assert said == [
+        ("error", "1 files are given both as real and as synthetic"),
+        ("warning", "1 of 17 human maps have one single value and count as none"),
+        (
+            "warning",
+            "1 of 17 human maps are bright over most of the image and may be inverted "
+            "(bright is where people looked)",
+        ),
+        ("warning", "1 artefact masks are nowhere half white and count as empty"),
+        ("warning", "1 human maps belong to no image."),
+    ]
+    lines = found["text"].splitlines()
+    assert lines[0] == "mend this before training:"
+    assert lines[1:6] == [f"{each['severity']}: {each['text']}" for each in found["findings"]]
 
 
 def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
@@ -240,6 +261,7 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
         "images": 3,
         "same_file": 1,
         "same_picture": 2,
+        "fake_and_source": 0,
         "between": {"train-test": 3},
     }
     written = str(tmp_path / "out" / "without_leaks.csv")
@@ -255,6 +277,38 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     assert sum(sample.generator == "far-1" for sample in taken) == 2
     gone = {"train-real-0.png", "train-known-1-3.png", odd}
     assert not gone & {Path(sample.path).name for sample in taken}
+
+
+def test_a_fake_and_its_source_are_a_leak_only_across_splits(faces: Path, tmp_path: Path) -> None:
+    """A swap: the picture of a real face with a mouth of somebody else, stored anew."""
+    place = faces.parent
+    with Image.open(place / "train-real-0.png") as image:
+        swapped = np.asarray(image).copy()
+    swapped[44:50, 28:38] += 9
+
+    def swap_into(name: str) -> dict[str, Any]:
+        Image.fromarray(swapped).save(place / f"{name}.png")
+        return check(faces, output=tmp_path / "out")
+
+    kept = (place / "test-known-1-0.png").read_bytes()
+    found = swap_into("test-known-1-0")
+    assert (found["exit"], found["leaks"]["fake_and_source"]) == (1, 1)
+    assert found["findings"][0]["text"].startswith(
+        "1 images are a fake and its source in different"
+    )
+    with (tmp_path / "out/leaks.csv").open(newline="") as file:
+        assert [row["kind"] for row in csv.DictReader(file)] == ["a fake and its source"]
+    (place / "test-known-1-0.png").write_bytes(kept)
+
+    found = swap_into("train-known-1-0")
+    assert (found["exit"], found["leaks"]["images"]) == (0, 0)
+    (note,) = found["findings"]
+    assert note["severity"] == "note"
+    assert note["text"].startswith("1 fakes are in the split of their source, the real face that")
+    assert "(--columns group=NAME)" in note["text"]
+    pair = "train-real-0.png", "train-known-1-0.png"
+    rewrite(faces, lambda s: replace(s, group="anna" * (Path(s.path).name in pair)))
+    assert check(faces, output=tmp_path / "out")["findings"] == []
 
 
 def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
@@ -276,10 +330,12 @@ def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
         config = parse(CheckConfig, [str(faces), *words])
         with pytest.raises(SystemExit) if code else nullcontext():
             run_check(config)
-        first, *_, last = capsys.readouterr().out.splitlines()
-        assert first == last
-        assert first.startswith("mend this before training: images that are in two splits: 1; ")
-        assert "tells the class, AUC 1.000 (file format)" in first
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[:3] == printed[-3:]
+        assert printed[0] == "mend this before training:"
+        assert printed[1].startswith("error: 1 images are in a later split too: --drop-leaks")
+        assert printed[2].startswith("error: Metadata of the files alone tell the class with AUC 1")
+        assert "by file format (real: JPEG" in printed[2]
     assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == files
     with pytest.raises(InputError, match="give --output DIR, too"):
         parse(CheckConfig, [str(faces), "--drop-leaks"])

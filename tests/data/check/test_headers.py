@@ -23,10 +23,15 @@ def stored(folder: Path, side: int, extension: str) -> list[Sample]:
 
 
 def test_what_tells_the_classes_apart_is_named(tmp_path: Path) -> None:
-    found = stored_apart(stored(tmp_path / "a", 64, ".png"))
-    assert found.startswith("AUC 1.000, by colour mode (real: L 100 %, synthetic: RGB 100 %)")
-    found = stored_apart([*stored(tmp_path / "b", 25, ".jpg"), Sample("gone.png", 0)])
-    assert "file format (real: PNG 100 %, synthetic: JPEG 100 %)" in found
+    found = stored_apart(stored(tmp_path / "a", 64, ".png"), "open set", "so be it")
+    assert found is not None
+    assert found.severity == "error"
+    apart = "tell real from synthetic (AUC 1.000, by colour mode (real: L 100 %, synthetic: RGB "
+    assert found.text.startswith(f"In the open set, formats and sizes of the files alone {apart}")
+    assert found.text.endswith(": so be it.")
+    found = stored_apart([*stored(tmp_path / "b", 25, ".jpg"), Sample("gone.png", 0)], "", "")
+    assert found is not None
+    assert "file format (real: PNG 100 %, synthetic: JPEG 100 %)" in found.text
 
 
 def test_files_alike_and_too_few_say_nothing(tmp_path: Path) -> None:
@@ -34,4 +39,5 @@ def test_files_alike_and_too_few_say_nothing(tmp_path: Path) -> None:
         Sample(sample.path, number % 2)
         for number, sample in enumerate(stored(tmp_path / "a", 64, ".jpg"))
     ]
-    assert stored_apart(alike) == stored_apart(alike[:8]) == stored_apart([]) == ""
+    for samples in (alike, alike[:8], []):
+        assert stored_apart(samples, "", "") is None

@@ -1,18 +1,18 @@
 """Names of generators, their families, and how far a test generator is from training."""
 
 from focus.data.demo.grammar import NAMES as DEMO
-from focus.data.families import FAMILIES
-from focus.data.generators import (
+from focus.data.known_generators import FAMILIES
+from focus.data.manifest import Sample
+from focus.data.near_far import (
     canonical,
     families,
     families_tested,
     family_of,
     relation,
+    relation_findings,
     training_families,
-    warnings,
     with_families,
 )
-from focus.data.manifest import Sample
 
 # As the folders, columns and papers of public data sets write them.
 IN_USE = {
@@ -94,7 +94,7 @@ def test_fakes_find_their_test_set() -> None:
     }
 
 
-def test_warnings_name_what_training_knew() -> None:
+def test_findings_name_what_training_knew() -> None:
     tests = {
         ("closed", "StyleGAN2"): "stylegan",
         ("closed", "mine"): "",
@@ -106,17 +106,18 @@ def test_warnings_name_what_training_knew() -> None:
         ("open", "fake"): "",
     }
     known = {"SG2": "stylegan", "mine": "ours"}
-    assert warnings(tests, known) == [
-        "Tested as unknown, though training knew it: mine; sg2 (as SG2).",
-        "Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
-        "Tested as unknown, though training knew its family: StyleGAN3 (stylegan).",
-        "Not known to be near or far: new; no family is known of new: name generators and families "
-        "in the data.",
+    assert [*map(str, relation_findings(tests, known))] == [
+        "warning: Tested as unknown, though training knew it: mine; sg2 (as SG2).",
+        "note: Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
+        "note: Tested as unknown, though training knew its family: StyleGAN3 (stylegan).",
+        "note: Not known to be near or far: new; no family is known of new: name generators and "
+        "families in the data.",
     ]
     # A family of training that is not known may be that of each.
-    last = warnings(tests, known | {"mine": ""})[-1]
-    assert last.startswith("Not known to be near or far: ProGAN; new; no family is known of mine")
+    last = relation_findings(tests, known | {"mine": ""})[-1]
+    assert last.text.startswith(
+        "Not known to be near or far: ProGAN; new; no family is known of mine"
+    )
     # A name cannot forge a line, or speak to the terminal.
-    assert warnings({("open", "a\nb"): ""}, {"a\nb": ""}) == [
-        r"Tested as unknown, though training knew it: 'a\nb'."
-    ]
+    (found,) = relation_findings({("open", "a\nb"): ""}, {"a\nb": ""})
+    assert found.text == r"Tested as unknown, though training knew it: 'a\nb'."

@@ -1,7 +1,7 @@
 """The names that data sets give to generators, and the families these belong to.
 
 family: {generator: its other names}. A name is looked up without case, spaces and punctuation (see
-:mod:`focus.data.generators`), so aliases are written in small letters and digits, and one that
+:mod:`focus.data.near_far`), so aliases are written in small letters and digits, and one that
 differs in nothing else is not listed.
 
 A family is a line of development, whose generators share an architecture or code and so, likely,
@@ -79,7 +79,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     **{
         name: {name: ""}
         for name in (
-            *("cyclegan", "gigagan", "simswap", "glide", "kandinsky"),
+            *("cyclegan", "dcgan", "gigagan", "simswap", "glide", "kandinsky"),
             *("hunyuandit", "ideogram", "recraft"),
             *(
                 f"{grade}-{n}"

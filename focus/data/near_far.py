@@ -1,6 +1,7 @@
 """Tell test generators that training knew from near and from far ones.
 
-``focus.data.families`` is the table of names. A family that the data give wins over the table's.
+``focus.data.known_generators`` is the table of names. A family that the data give wins over the
+table's.
 """
 
 import re
@@ -9,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Literal
 
-from focus.data.families import FAMILIES
+from focus.data.known_generators import FAMILIES
 from focus.data.manifest import SYNTHETIC, Sample
 from focus.errors import shown
+from focus.findings import Finding
 
 Relation = Literal["closed", "near", "far"]
 
@@ -132,8 +134,10 @@ def families_tested(
     }
 
 
-def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> list[str]:
-    """Return a line for each reason why figures of "unknown" generators may mislead.
+def relation_findings(
+    tests: Mapping[tuple[str, str], str], known: Mapping[str, str]
+) -> list[Finding]:
+    """Return a finding for each reason why figures of "unknown" generators may mislead.
 
     tests: (test set, generator) -> family. known: generator -> family of training.
     """
@@ -159,13 +163,18 @@ def warnings(tests: Mapping[tuple[str, str], str], known: Mapping[str, str]) -> 
             case "open", None if known and _plain(generator) not in _NO_NAMES:
                 untold.append(name)
                 unknown |= set() if family else {generator}
-    lines = [f"{reason}: {'; '.join(names)}." for reason, names in reasons.items() if names]
+    found = [
+        Finding("warning" if names is again else "note", f"{reason}: {'; '.join(names)}.")
+        for reason, names in reasons.items()
+        if names
+    ]
     if untold:
-        lines.append(
+        text = (
             f"Not known to be near or far: {'; '.join(untold)}; no family is known of "
             f"{', '.join(map(shown, sorted(unknown)))}: name generators and families in the data."
         )
-    return lines
+        found.append(Finding("note", text))
+    return found
 
 
 def _names_in_training(generator: str, known: Iterable[str]) -> list[str]:
