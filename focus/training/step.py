@@ -83,17 +83,16 @@ class Tally:
         sums: of ``TERMS``, over so many ``images``. norm: of the gradient. scale: of fp16's loss:
         scaled gradients overflow now and then, and those that do so at a scale of 1 do without it.
         """
-        difference = norm + sums[0]
-        difference = difference - difference  # 0, or not a number
+        if images not in self._done:  # two sizes: of most steps, and of an epoch's last
+            done = [float(images), 1.0, 0.0, 0.0]
+            self._done[images] = torch.tensor(done, device=sums.device)
+        given = torch.cat([sums, norm[None], self._done[images]])
+        difference = (given - given).sum()  # 0, or not a number
         finite, skip = difference == 0, torch.nan_to_num(difference, nan=1.0).float()
         nonfinite, skipped = skip, self._skipped
         if scale is not None:
             nonfinite = torch.where(sums[0].isfinite() & (scale > 1), 0.0, skip)
             skipped = torch.cat([skipped[:-1], nonfinite[None]])
-        if images not in self._done:  # two sizes: of most steps, and of an epoch's last
-            done = [float(images), 1.0, 0.0, 0.0]
-            self._done[images] = torch.tensor(done, device=sums.device)
-        given = torch.cat([sums, norm[None], self._done[images]])
         self._last = torch.where(finite, given, skipped)
         self._totals.add_(self._last)
         torch.addcmul(nonfinite, self._in_a_row, skip, out=self._in_a_row)
@@ -174,7 +173,6 @@ def update(
     """Step a fused optimiser, gradients clipped to the norm ``limit``, unless ``skip`` is 1."""
     # Attributes by which a fused optimiser takes what a GradScaler knows: it divides gradients by
     # the one and does nothing where the other is 1, on the device.
-    optimizer.found_inf = skip  # type: ignore[attr-defined]
-    if limit is not None:
-        optimizer.grad_scale = (norm / limit).clamp(min=1).float()  # type: ignore[attr-defined]
+    clipped = None if limit is None else (norm / limit).clamp(min=1).float()
+    optimizer.grad_scale, optimizer.found_inf = clipped, skip  # type: ignore[attr-defined]
     optimizer.step()
