@@ -127,7 +127,7 @@ def text(found: Findings, content: Mapping[str, Any]) -> str:
         verdict = (
             f"not start: {without.obstacle}"
             if without.obstacle
-            else f"start: give train.py --data {without.path} instead of the data and test flags"
+            else f"start: give focus train --data {without.path} instead of the data and test flags"
         )
         lines.append(f"without leaks, {without.n_images} images, it would {verdict}")
     # Names may hold bytes that no console shows.
