@@ -50,8 +50,8 @@ def compare(
     """Write the report of several runs into ``output`` and print their table.
 
     folders: run folders, or folders that ``focus evaluate`` wrote, two at least; also files, of
-    which ``of_table`` gives scores and results. Raises InputError for a folder without results, or that
-    cannot be read, before anything is written.
+    which ``of_table`` gives scores and results. Raises InputError for a folder without results, or
+    that cannot be read, before anything is written.
     """
     check_writable(output)
     places = [Path(folder).resolve() for folder in folders]
