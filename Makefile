@@ -4,7 +4,7 @@ WHEEL_TREE := build/typecheck
 OLDEST := .venv/triton-3.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format typecheck test test-all test-gpu test-versions bench demo
+.PHONY: help install lint format typecheck test test-all test-gpu test-versions docs bench demo
 
 help:  ## show what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,8 +58,11 @@ $(OLDEST)/ready: $(OLDEST)/packages
 test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6, the oldest supported
 	$(OLDEST)/bin/python -m pytest tests/kernels
 
+docs:  ## build the site of docs/ and the docstrings into site/ (needs the extra docs); links are checked
+	$(PYTHON) -m zensical build --strict
+
 bench:  ## CPU time of the head against its rivals: a short set, within 5 minutes
 	$(PYTHON) -m bench head --short
 
 demo:  ## train on the embedded demo faces
-	accelerate launch train.py
+	focus train

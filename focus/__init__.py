@@ -23,7 +23,19 @@ _HOME = {
     "InputError": "focus.errors",
     "LossConfig": "focus.config.losses",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "LOSSES",
+    "Detector",
+    "DetectorOutput",
+    "FocusHead",
+    "InputError",
+    "LossConfig",
+    "__version__",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

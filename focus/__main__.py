@@ -22,13 +22,13 @@ DATA_COMMANDS = {
         "focus.config.data:CropConfig",
         "focus.data.crop:crop",
         "Cut the faces out of images and of their human maps alike, into a new folder with a "
-        "manifest that train.py takes as --data.",
+        "manifest that focus train takes as --data.",
     ),
     "manipulate": Command(
         "focus.config.data:ManipulateConfig",
         "focus.data.manipulate:manipulate",
         "Make synthetic faces of a folder of real ones by six methods, with masks, splits by "
-        "identity and a manifest that train.py takes as --data.",
+        "identity and a manifest that focus train takes as --data.",
     ),
     "maps": Command(
         "focus.config.data:MapsConfig",

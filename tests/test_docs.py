@@ -108,5 +108,10 @@ def test_the_page_on_the_architecture_names_each_module_and_only_what_is_there()
             assert re.search(rf"\b{name.split('.')[-1]}\b", sources), name
 
 
+def test_the_site_has_each_page_once() -> None:
+    (menu,) = re.findall(r"^nav:\n(.*)", text("../mkdocs.yml"), re.MULTILINE | re.DOTALL)
+    assert sorted(re.findall(r"[\w-]+\.md", menu)) == sorted(p.name for p in DOCS.glob("*.md"))
+
+
 def test_the_glossary_is_that_of_the_reports() -> None:
     assert dict(rows(text("glossary.md"), "word")) == GLOSSARY

@@ -3,9 +3,11 @@
 ``kernels`` is also the name of a package of Hugging Face's, which has to stay importable.
 """
 
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from graphlib import TopologicalSorter
@@ -16,19 +18,56 @@ import pytest
 from .launching import CHECKOUT, python, run
 
 pytestmark = pytest.mark.slow
+AS_LINKED = shutil.ignore_patterns("__pycache__", "kernels")
+"""Not what work leaves in focus/: focus/kernels is a link of setup.py's."""
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel in a copy of the tree, which holds nothing of an earlier build."""
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is installed, which holds nothing of an earlier build."""
     tree = tmp_path_factory.mktemp("tree")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, tree)
     for name in ("focus", "kernels"):
-        shutil.copytree(CHECKOUT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / name, tree / name, ignore=AS_LINKED)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path) -> Path:
     python("-m", "build", "--wheel", "--no-isolation", cwd=tree)
     (built,) = (tree / "dist").glob("*.whl")
+    python("-m", "twine", "check", "--strict", built, cwd=tree)
     return built
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_types_and_names_are_found_however_it_is_installed(
+    editable: bool, tree: Path, wheel: Path, tmp_path: Path
+) -> None:
+    """By mypy on the README's example, and by what completes names."""
+    python("-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"))  # without its own links
+    own = tmp_path / "venv" / "bin" / "python"
+    words = ["--no-build-isolation", "-e", tree] if editable else [wheel]
+    python("-m", "pip", "--python", own, "install", "-q", "--no-deps", *words, cwd=tmp_path)
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    example = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)[0]
+    wrong = "import focus.kernels\nDetector(imagesize=3)\nfocus.kernels.focus_head()\n"
+    (tmp_path / "example.py").write_text(f"{example}\nreveal_type(detector.config)\n{wrong}")
+    done = run("-m", "mypy", "--strict", "--python-executable", own, "example.py", cwd=tmp_path)
+    assert 'Revealed type is "focus.model.config.DetectorConfig"' in done.stdout
+    first, second = re.findall(r": error: (.*)", done.stdout)
+    assert first.startswith('Unexpected keyword argument "imagesize" for "Detector"')
+    assert second.startswith('Missing positional arguments "features", "weight"')
+    code = "import focus; print(focus.__file__, *dir(focus))"
+    done = subprocess.run(
+        [own, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    place, *names = done.stdout.split()
+    assert place.startswith(str(tree if editable else tmp_path))
+    assert {"Detector", "LossConfig", "LOSSES", "FocusHead", "__version__"} <= {*names}
 
 
 def test_the_wheel_holds_focus_and_nothing_else(wheel: Path) -> None:
@@ -65,9 +104,10 @@ def test_the_sdist_holds_what_git_tracks_and_nothing_else(tmp_path: Path) -> Non
             (tree / name).touch()
     python("-m", "build", "--sdist", "--no-isolation", cwd=tree)
     (built,) = (tree / "dist").glob("*.tar.gz")
+    python("-m", "twine", "check", "--strict", built, cwd=tree)
     with tarfile.open(built) as archive:
         names = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
-    made = {name for name in names if name.startswith("focus_faces.egg-info/")}
+    made = {name for name in names if name.startswith("src/focus_faces.egg-info/")}
     expected = {name for name in tracked if not name.startswith((".ci/", ".gitignore"))}
     assert names - made - {"PKG-INFO", "setup.cfg"} == expected
 
@@ -86,7 +126,7 @@ def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
 def test_an_import_that_points_up_is_found_and_there_is_no_circle(tmp_path: Path) -> None:
     grimp = pytest.importorskip("grimp", reason="import-linter is not installed")
     shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
-    shutil.copytree(CHECKOUT / "focus", tmp_path / "focus")
+    shutil.copytree(CHECKOUT / "focus", tmp_path / "focus", ignore=AS_LINKED)
     shutil.copytree(CHECKOUT / "kernels", tmp_path / "focus" / "kernels")
     program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     lint = ("-c", program, "pyproject.toml", "--no-cache")

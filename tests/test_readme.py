@@ -265,6 +265,8 @@ def test_commands_run_on_a_few_images(name: str, place: Path) -> None:
     before = sorted(place.rglob("*"))
     for words in found.values():
         data = OWN if name == "train" and "--data" not in words else []
+        if "--tune" in words and "--initial-checkpoint" not in words:
+            data = [*data, "--initial-checkpoint", "runs/NAME/model/model.safetensors"]
         focus([*words, *data, *FEWER[name]])
         AcceleratorState._reset_state(reset_partial_state=True)  # another may be in bf16
         for option in {"--output", "--onnx"}.intersection(words):

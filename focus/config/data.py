@@ -21,13 +21,13 @@ from focus.errors import InputError
 class CheckConfig(TrainConfig):
     """Settings of ``focus data check``: the flags that training will get, and its own."""
 
-    data: tuple[str, ...] = in_data("as --data of train.py", (), metavar="PATH", positional=True)
+    data: tuple[str, ...] = in_data("as --data of focus train", (), metavar="PATH", positional=True)
     output: str | None = in_output(  # type: ignore[assignment]
         "folder of the report, made if need be (default: nothing is written)", metavar="DIR"
     )
     strict: bool = in_output("severe findings end with exit code 1", True)
     drop_leaks: bool = in_output(
-        "also write without_leaks.csv, the images for --data of train.py without those in two "
+        "also write without_leaks.csv, the images for --data of focus train without those in two "
         "splits or broken; the exit code is then about training on it",
         False,
     )
@@ -45,7 +45,7 @@ class CropConfig(DataConfig):
     """Settings of ``focus data crop``."""
 
     data: tuple[str, ...] = in_data(
-        "images, in any layout that train.py takes", (), metavar="PATH", positional=True
+        "images, in any layout that focus train takes", (), metavar="PATH", positional=True
     )
     output: str | None = in_output("the folder to write, new or empty", metavar="DIR")
     margin: float = in_output(
@@ -70,7 +70,7 @@ class ManipulateConfig(DataConfig):
     """Settings of ``focus data manipulate``."""
 
     data: tuple[str, ...] = in_data(
-        "aligned crops of real faces, in any layout that train.py takes",
+        "aligned crops of real faces, in any layout that focus train takes",
         (),
         metavar="PATH",
         positional=True,
@@ -98,11 +98,11 @@ class MapsConfig(DataConfig):
     """Settings of ``focus data maps``."""
 
     data: tuple[str, ...] = in_data(
-        "aligned faces, in any layout that train.py takes", (), metavar="PATH", positional=True
+        "aligned faces, in any layout that focus train takes", (), metavar="PATH", positional=True
     )
     output: str | None = in_output(
         "the folder to write, new or empty (default: human_maps in the folder of images, where "
-        "train.py finds it)",
+        "focus train finds it)",
         metavar="DIR",
     )
     from_: Literal["human", "pca", "lda"] = in_output(

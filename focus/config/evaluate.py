@@ -1,4 +1,4 @@
-"""The configuration of ``evaluate.py``."""
+"""The configuration of ``focus evaluate``."""
 
 from dataclasses import dataclass
 
@@ -21,9 +21,9 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SharedConfig):
-    """Settings of evaluate.py: exactly one of ``run``, ``model_dir``, ``scores``, ``compare``."""
+    """Settings of focus evaluate: one of ``run``, ``model_dir``, ``scores``, ``compare``."""
 
-    run: str | None = in_model("a run folder of train.py, whose best model is taken", metavar="DIR")
+    run: str | None = in_model("a run folder, whose best model is taken", metavar="DIR")
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")
     scores: str | None = in_data(
         "a CSV or parquet of any detector's scores, which are evaluated in the place of a model's: "
@@ -43,7 +43,7 @@ class EvaluateConfig(SharedConfig):
         metavar="DIR",
     )
     compare: tuple[str, ...] = in_output(
-        "only write a report of two or more run folders, folders of evaluate.py or tables of "
+        "only write a report of two or more run folders, folders of focus evaluate or tables of "
         "scores, side by side; differences are those to the first",
         (),
         metavar="RUN",

@@ -17,14 +17,14 @@ from focus.config.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """Settings of ``focus experiment``; those that train.py has too are the same for each run."""
+    """Settings of ``focus experiment``; those of ``focus train`` are the same for each run."""
 
     headroom: bool = in_training("the gate: what can be reached at all, on spare draws", False)
     search: bool = in_training("choose weights and epochs; no unknown generator is seen", False)
     quick: bool = in_training("two draws of one world: shows that it works", False)
     report: bool = in_training("train nothing: tables of the draws that are done", False)
     losses: str | None = in_loss(
-        "separated by commas: of docs/experiment.md or of train.py (default: all of the former)",
+        "separated by commas: of docs/experiment.md or of focus train (default: all of the former)",
         metavar="NAMES",
     )
     weights: str | None = in_loss("weights.yaml of a search (default: frozen)", metavar="FILE")
@@ -34,13 +34,13 @@ class ExperimentConfig:
         within=COUNT,
     )
     epochs: int | None = in_training("of each run (default: as chosen)", within=COUNT)
-    recipe: str | None = in_training("as train.py's (default: demo without --data, else paper)")
-    model: str | None = in_model("as train.py's")
-    data: tuple[str, ...] = in_data("as train.py's; may be repeated", (), metavar="PATH")
-    data_root: str | None = in_data("as train.py's", metavar="DIR")
-    human_maps: str | None = in_data("as train.py's", metavar="DIR")
-    test_data: dict[str, str] = in_data("as train.py's", dict)
-    test_real: dict[str, str] = in_data("as train.py's", dict)
+    recipe: str | None = in_training("as of focus train (default: demo without --data, else paper)")
+    model: str | None = in_model("as of focus train")
+    data: tuple[str, ...] = in_data("as of focus train; may be repeated", (), metavar="PATH")
+    data_root: str | None = in_data("as of focus train", metavar="DIR")
+    human_maps: str | None = in_data("as of focus train", metavar="DIR")
+    test_data: dict[str, str] = in_data("as of focus train", dict)
+    test_real: dict[str, str] = in_data("as of focus train", dict)
     output: str = in_output("folder of the runs and the tables", "experiment", metavar="DIR")
     jobs: int | None = in_machine("runs at a time (default: one a core)", within=COUNT)
     threads: int = in_machine("of a run", 1, within=COUNT)

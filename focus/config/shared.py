@@ -69,7 +69,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig(DataConfig):
-    """Settings of both train.py and evaluate.py: data, arithmetic, processes."""
+    """Settings of both focus train and focus evaluate: data, arithmetic, processes."""
 
     test_data: dict[str, str] = in_data("images of a generator to test on; may be repeated", dict)
     test_real: dict[str, str] = in_data(

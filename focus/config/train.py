@@ -1,4 +1,4 @@
-"""The configuration of ``train.py``: typed, frozen, written as YAML beside the results.
+"""The configuration of ``focus train``: typed, frozen, written as YAML beside the results.
 
 A field that a recipe or a loss decides is None until :func:`resolve` fills it in. A flag is the
 field's name with dashes; :mod:`focus.config.command_line` makes the command line from these
@@ -61,7 +61,7 @@ EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(SharedConfig):
-    """Settings of train.py. None leaves the choice to the recipe, or to the loss."""
+    """Settings of focus train. None leaves the choice to the recipe, or to the loss."""
 
     recipe: str | None = in_training(
         "paper (CYBORG's training), quick (a small network from scratch, in minutes on a CPU; for "

@@ -62,7 +62,7 @@ class BadFile:
 
 
 Verdict = BadFile | Literal["good", "blank", "coloured", "inverted", "faint"]
-_WARNINGS = {
+ODD: dict[Verdict, str] = {
     "blank": "human maps have one single value and count as none",
     "coloured": "human maps are in colour, of which only the luminance is used, so that what looks "
     "hottest may count less than what is around it (export them in grey)",
@@ -80,7 +80,6 @@ def check_images(
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = 0.01,
-    share_of: Manifest | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
     """Decode every file once, in parallel; return the usable samples, in order, and the bad files.
 
@@ -90,7 +89,6 @@ def check_images(
 
     images: gets what was decoded. cache: folder that remembers the files found good, as long as
     they are unchanged. max_bad: share of the images, of the maps and of the masks that may be bad.
-    share_of: take that share of these files, of which ``manifest`` has a part.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
@@ -99,10 +97,10 @@ def check_images(
     found = _looks(_files(manifest), store, images, progress)
     verdicts = {file: verdict for file, (verdict, _) in found.items()}
     bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
-    _refuse_too_many(bad, list(verdicts), _files(share_of or manifest), max_bad, manifest.source)
+    _refuse_too_many(bad, list(verdicts), _files(manifest), max_bad, manifest.source)
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-    for verdict, text in _WARNINGS.items():
+    for verdict, text in ODD.items():
         if odd := [path for (path, _), said in verdicts.items() if said == verdict]:
             _log.warning("%d %s, the first is %r", len(odd), text, min(odd))
 

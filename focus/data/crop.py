@@ -1,6 +1,6 @@
 """Cut the faces out of images and of their maps alike: ``focus data crop PATH ...``.
 
-The folder that is written holds ``manifest.csv``, which ``train.py --data`` takes, ``images``,
+The folder that is written holds ``manifest.csv``, which ``focus train --data`` takes, ``images``,
 ``maps`` and ``masks`` as PNG, ``no_face.csv`` and ``bad_files.csv``; and ``crop.json``, by which a
 crop that goes on is known to be the same.
 """

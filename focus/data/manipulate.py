@@ -3,7 +3,7 @@
 Each real face of training and validation gives one synthetic one, by the methods in turn; each of
 the test set gives one by every method, those that training never saw among them. All pictures,
 real and synthetic, go through the same resizing, colours, noise and JPEG, so that files tell
-nothing. ``OUT/manifest.csv`` is for ``train.py --data``; masks say where a picture was changed.
+nothing. ``OUT/manifest.csv`` is for ``focus train --data``; masks say where a picture was changed.
 """
 
 from collections import Counter
@@ -87,7 +87,7 @@ def manipulate(config: ManipulateConfig) -> None:
         own = ", ".join(f"{n} {name}" for (place, name), n in counts.items() if place == split)
         print(f"{split}: {own}")
     print(f"written: {folder / MANIFEST}\n\nA first trial, in minutes on a CPU:\n")
-    print(f"  accelerate launch train.py --recipe quick --data {folder / MANIFEST}")
+    print(f"  focus train --recipe quick --data {folder / MANIFEST}")
 
 
 def _grouped(reals: Manifest) -> Manifest:

@@ -86,7 +86,7 @@ def make_maps(config: MapsConfig) -> None:
         )
         Manifest(samples, given.source).to_csv(output / MANIFEST)
     print(f"{len(paths)} maps ({source}): {output}\n\nTrain with them:\n")
-    print(f"  accelerate launch train.py --loss focus --data {output / MANIFEST}")
+    print(f"  focus train --loss focus --data {output / MANIFEST}")
 
 
 def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:

@@ -56,7 +56,7 @@ def data_digest(manifest: Manifest) -> str:
 
 def commit() -> str | None:
     """Return the commit of a checkout, with ``-dirty`` if files differ; None without git."""
-    folder = Path(focus.__file__).parents[1]
+    folder = Path(focus.__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]

@@ -40,7 +40,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what train.py is told, and the images that it is told of.
+    """One training: what focus train is told, and the images that it is told of.
 
     unit: the number of the draw, or the seed on one's own data; draw and seed are the same number.
     left: the generator that is left out, counted, of a run of the search.
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Return the run folder of train.py."""
+        """Return the run folder of focus train."""
         return Path(self.config.output) / self.name
 
     @property
@@ -70,7 +70,7 @@ class Run:
 
 
 def arm_of(name: str) -> Arm:
-    """Return an arm of the experiment, or any other loss of train.py."""
+    """Return an arm of the experiment, or any other loss of focus train."""
     return ARMS.get(name) or DOSES.get(name) or HEADROOM.get(name) or Arm(name)
 
 

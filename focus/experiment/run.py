@@ -1,4 +1,4 @@
-"""Run ``train.py`` several times at once, each in a process of its own, until all are done."""
+"""Run ``focus train`` several times at once, each in a process of its own, until all are done."""
 
 import signal
 import subprocess

@@ -30,7 +30,7 @@ from focus.runtime.files import check_writable
 
 @dataclass(frozen=True)
 class Run:
-    """Scores and results in a run folder, or in a folder of ``evaluate.py``.
+    """Scores and results in a run folder, or in a folder of ``focus evaluate``.
 
     perturbed: of ``robustness.csv``, empty without one.
     """
@@ -49,9 +49,9 @@ def compare(
 ) -> None:
     """Write the report of several runs into ``output`` and print their table.
 
-    folders: run folders, or folders that ``evaluate.py`` wrote, two at least; also files, of which
-    ``of_table`` gives scores and results. Raises InputError for a folder without results, or that
-    cannot be read, before anything is written.
+    folders: run folders, or folders that ``focus evaluate`` wrote, two at least; also files, of
+    which ``of_table`` gives scores and results. Raises InputError for a folder without results, or
+    that cannot be read, before anything is written.
     """
     check_writable(output)
     places = [Path(folder).resolve() for folder in folders]
@@ -124,7 +124,7 @@ def _read(name: str, folder: Path) -> Run:
                 f"--resume, or evaluate the best model so far and give {folder / 'evaluation'}."
             )
         raise InputError(
-            f"--compare {folder} has no results.json: give run folders, or folders of evaluate.py."
+            f"--compare {folder} has no results.json: give folders of focus train or evaluate."
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -235,7 +235,7 @@ def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:
                 f"{run.name}: its robustness is in {within}; give that folder to see it."
             )
         elif not run.perturbed and any(other.perturbed for other in runs):
-            remarks.append(f"{run.name}: robustness was not measured (evaluate.py --robustness).")
+            remarks.append(f"{run.name}: not measured by focus evaluate --robustness.")
     for test_set, title in SET_TITLES.items():
         aucs: dict[str, dict[str, list[float]]] = {}
         for name in STRENGTHS:

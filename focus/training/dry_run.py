@@ -1,4 +1,4 @@
-"""``train.py --dry-run``: say what would be trained, how large it is, how long it takes."""
+"""``focus train --dry-run``: say what would be trained, how large it is, how long it takes."""
 
 import time
 from collections import Counter

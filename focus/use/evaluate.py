@@ -153,8 +153,8 @@ def _model_folder(config: EvaluateConfig) -> Path:
         raise InputError(f"--run {run} is a model's folder, not a run's: give it by --model-dir.")
     if not (run / "model").is_dir():
         raise InputError(
-            f"--run {run} has no folder 'model': give a run folder of train.py, which has one from "
-            "its first epoch on."
+            f"--run {run} has no folder 'model': give a run folder, which has one from its first "
+            "epoch on."
         )
     return absolute(run / "model")
 

@@ -129,7 +129,7 @@ def test_robustness_is_the_mean_over_the_generators_that_all_have(tmp_path: Path
         [run(name, tmp_path / name, own) for name, own in given.items()]
     )
     assert remarks == [
-        "three: robustness was not measured (evaluate.py --robustness).",
+        "three: not measured by focus evaluate --robustness.",
         f"four: its robustness is in {tmp_path}/four/evaluation; give that folder to see it.",
     ]
     strengths = ("jpeg", "blur", "resize", "noise", "shared")
@@ -162,7 +162,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     for name in ("config.yaml", "manifest.csv"):
         (tmp_path / "UNENDED" / name).touch()
     for name, message in (
-        ("nowhere", "nowhere has no results.json: give run folders"),
+        ("nowhere", "nowhere has no results.json: give folders of"),
         ("UNENDED", "UNENDED is a run that has not ended: .* --resume, or"),
         ("OLD", "OLD cannot be read .*version 1, this program reads 4"),
         ("BROKEN", "BROKEN cannot be read .JSONDecodeError.*evaluate the run again"),

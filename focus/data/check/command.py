@@ -14,7 +14,7 @@ from focus.runtime.files import check_writable, sole_writer
 
 
 def check(config: CheckConfig) -> None:
-    """Check the data that train.py would get with these flags; with an output, write the report.
+    """Check the data that focus train would get with these flags; with an output, write the report.
 
     Raises:
         InputError: the folder cannot be written.

@@ -69,9 +69,10 @@ class Findings:
     pixels: Audit | None = None
     without_leaks: Training | None = None
 
-    def maps_judged(self, verdict: Verdict) -> list[str]:
-        """Return the human maps of which this was said."""
-        return [path for path, (said, _) in self.maps.items() if said == verdict]
+    def odd(self, verdict: Verdict) -> list[str]:
+        """Return the human maps and artefact masks of which this was said."""
+        both = (*self.maps.items(), *self.masks.items())
+        return [path for path, (said, _) in both if said == verdict]
 
 
 def gather(config: CheckConfig) -> Findings:

@@ -54,10 +54,7 @@ def content_of(found: Findings) -> dict[str, Any]:
         "train_share_real": train[REAL] / train.total() if train else None,
         **_appearances(found, range(len(found.looks))),
         "maps": _maps(found),
-        "masks": {
-            "masks": len(found.masks),
-            "faint": sum(seen == "faint" for seen, _ in found.masks.values()),
-        },
+        "masks": {"masks": len(found.masks), "faint": len(found.odd("faint"))},
         "contradictory": contradictory(found),
         "bad_files": [asdict(file) for file in found.bad],
         "leaks": {
@@ -104,8 +101,8 @@ def _maps(found: Findings) -> dict[str, int]:
         "maps": len(found.maps),
         "images_without": sum(sample.human_map is None for sample in found.manifest),
         "unreadable": len(found.maps) - len(sizes),
-        "blank": len(found.maps_judged("blank")),
-        "inverted": len(found.maps_judged("inverted")),
+        "blank": len(found.odd("blank")),
+        "inverted": len(found.odd("inverted")),
         "of_another_size": sum(size_of[path] != size for path, size in sizes.items()),
         "unmatched": found.n_unmatched,
     }
@@ -127,7 +124,7 @@ def text(found: Findings, content: Mapping[str, Any]) -> str:
         verdict = (
             f"not start: {without.obstacle}"
             if without.obstacle
-            else f"start: give train.py --data {without.path} instead of the data and test flags"
+            else f"start: give focus train --data {without.path} instead of the data and test flags"
         )
         lines.append(f"without leaks, {without.n_images} images, it would {verdict}")
     # Names may hold bytes that no console shows.

@@ -2,19 +2,13 @@
 
 from collections.abc import Iterator
 
-from focus.data.bad_files import Verdict
+from focus.data.bad_files import ODD
 from focus.data.check.findings import Findings
 from focus.data.check.leaks import PAIR
 from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, Audit
 from focus.findings import Finding, worst_first
 
 FIT = "fit for training"
-_ODD_MAPS: dict[Verdict, str] = {
-    "blank": "have one single value and count as none",
-    "coloured": "are in colour, of which only the luminance is used: export them in grey",
-    "inverted": "are bright over most of the image and may be inverted (bright is where people "
-    "looked)",
-}
 
 
 def judged(found: Findings) -> list[Finding]:
@@ -82,18 +76,9 @@ def _judged(found: Findings) -> Iterator[Finding]:
             f"{len(found.bad)} files cannot be decoded and are left out, the first is the "
             f"{first.role} {first.path!r} ({first.reason}).",
         )
-    for odd, what in _ODD_MAPS.items():
-        if paths := found.maps_judged(odd):
-            text = (
-                f"{len(paths)} of {len(found.maps)} human maps {what}, the first is {paths[0]!r}."
-            )
-            yield Finding("warning", text)
-    if faint := [path for path, (seen, _) in found.masks.items() if seen == "faint"]:
-        yield Finding(
-            "warning",
-            f"{len(faint)} artefact masks are nowhere half white and count as empty, the first is "
-            f"{faint[0]!r}.",
-        )
+    for odd, what in ODD.items():
+        if paths := found.odd(odd):
+            yield Finding("warning", f"{len(paths)} {what}, the first is {paths[0]!r}.")
     if found.n_unmatched:
         yield Finding("warning", f"{found.n_unmatched} human maps belong to no image.")
 
@@ -106,5 +91,5 @@ def _shortcut(audit: Audit | None, what: str, remedy: str, error_from: float) ->
     yield Finding(
         "error" if audit.interval[0] >= error_from else "warning",
         f"{what} the class with AUC {audit.auc:.3f}{cause}, and a detector can learn that instead "
-        f"of the face: {remedy}, and see by evaluate.py --equalise what its AUC owes to it.",
+        f"of the face: {remedy}, and see by focus evaluate --equalise what its AUC owes to it.",
     )

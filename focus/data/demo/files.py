@@ -28,7 +28,7 @@ def write_demo(config: DemoConfig) -> None:
     write_files(demo_manifest(), folder)
     tests = " ".join(f"--test-data {name}={folder / name}.csv" for name in TEST_SETS)
     print(f"written: {folder}\n\nTrained on it, the results are those of the embedded set:\n")
-    print(f"  accelerate launch train.py --recipe demo --data {folder / TRAIN} {tests}")
+    print(f"  focus train --recipe demo --data {folder / TRAIN} {tests}")
 
 
 def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:

@@ -224,13 +224,17 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
     said = [(each["severity"], each["text"].partition(",")[0]) for each in found["findings"]]
     assert said == [
         ("error", "1 files are given both as real and as synthetic"),
-        ("warning", "1 of 17 human maps have one single value and count as none"),
+        ("warning", "1 human maps have one single value and count as none"),
         (
             "warning",
-            "1 of 17 human maps are bright over most of the image and may be inverted "
+            "1 human maps are bright over most of the image and may be inverted "
             "(bright is where people looked)",
         ),
-        ("warning", "1 artefact masks are nowhere half white and count as empty"),
+        (
+            "warning",
+            "1 artefact masks are nowhere half white and so count as empty "
+            "(stored as 0 and 1 instead of 0 and 255?)",
+        ),
         ("warning", "1 human maps belong to no image."),
     ]
     lines = found["text"].splitlines()

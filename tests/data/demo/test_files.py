@@ -104,7 +104,7 @@ def test_the_command_says_how_the_files_are_used(
 ) -> None:
     monkeypatch.setattr("focus.data.demo.files.demo_manifest", lambda: built_in)
     write_demo(parse(DemoConfig, [str(tmp_path / "new")]))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "train.py" in line]
-    printed = parse(TrainConfig, line.split("train.py ")[1].split())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "focus train" in line]
+    printed = parse(TrainConfig, line.split("focus train ")[1].split())
     assert resolve(printed) == config(tmp_path / "new")
     assert isinstance(read_data(printed.data[0])[0], Sample)

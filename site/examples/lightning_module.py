@@ -1,0 +1,40 @@
+"""Train a detector with Lightning (pip install lightning)."""
+
+import torch
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from focus import Detector
+from focus.data.dataset import FaceDataset
+from focus.data.demo import demo_manifest
+from focus.metrics import DetectionMetrics
+
+detector = Detector("focus_small", image_size=64, loss="blend")
+geometry = {name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")}
+train, validation = (
+    DataLoader(FaceDataset(demo_manifest().split(split), **geometry), 32, shuffle=split == "train")
+    for split in ("train", "validation")
+)
+
+
+class LitDetector(LightningModule):
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector, self.metrics = detector, DetectionMetrics()
+
+    def training_step(self, batch, _):
+        return self.detector(batch.images, batch.target, batch.saliency, batch.saliency_mask).loss
+
+    def validation_step(self, batch, _):
+        self.metrics.update(self.detector.predict_batch(batch.images).score, batch.target)
+
+    def on_validation_epoch_end(self):
+        self.log_dict(self.metrics.compute())
+        self.metrics.reset()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+Trainer(max_epochs=2, logger=False).fit(LitDetector(detector), train, validation)
+detector.save_pretrained("detector")
