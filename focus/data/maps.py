@@ -11,9 +11,9 @@ In a COCO file the shapes of one image are filled, and overlap without adding up
 have a field ``annotator``, that is done for each annotator and the results are averaged.
 """
 
-import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from focus.data.coco import read_coco
 from focus.data.images import check_pixels, load_map, undecodable
 from focus.data.manifest import Sample
+from focus.runtime.json_files import read_json, write_json
 
 MAP_SOURCE, SOURCE_FILE = "map_source", "focus-maps.json"
 """The column, and the file in a folder of maps, that say how ``focus data maps`` made them."""
@@ -55,10 +56,21 @@ def files_of(reference: str) -> list[str]:
     return [reference]
 
 
+@dataclass(frozen=True)
+class MapSource:
+    """How ``focus data maps`` made the maps in a folder."""
+
+    source: str
+
+    def write(self, folder: Path) -> None:
+        """Write ``focus-maps.json`` into the folder."""
+        write_json(folder / SOURCE_FILE, self, 1)
+
+
 def source_of(folder: Path) -> str:
     """Return how ``focus data maps`` made the maps in a folder, "" if it did not."""
     file = folder / SOURCE_FILE
-    return str(json.loads(file.read_text())["source"]) if file.is_file() else ""
+    return read_json(file, MapSource, "make the maps again", 1).source if file.is_file() else ""
 
 
 def remarks_of_source(manifest: Iterable[Sample]) -> list[str]:

@@ -10,7 +10,6 @@ this project's own. Of grey faces x [64 * 64] in 0..1:
 Both are blurred. Coarser maps are those of Crum et al., *Grains of Saliency*, arXiv 2405.00650.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,7 @@ from focus.config.data import Granularity, MapsConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.images import load_image
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
-from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
+from focus.data.maps import MAP_SOURCE, Map, MapSource, human_map
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.data.videos import evenly
@@ -74,7 +73,7 @@ def make_maps(config: MapsConfig) -> None:
         bad = [file for file in found if file]
         each = zip(paths.items(), found, strict=True)
         paths = {path: at for (path, at), file in each if not file}
-        (output / SOURCE_FILE).write_text(json.dumps({"version": 1, "source": source}) + "\n")
+        MapSource(source).write(output)
         if bad:
             write_bad_files(bad, output / BAD_FILES)
             print(f"left out {len(bad)}: {output / BAD_FILES}")

@@ -4,7 +4,6 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` 
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,7 @@ from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
 from focus.model.backbones import create_backbone
 from focus.model.card import model_card, read_card, write_card
-from focus.model.config import CONFIG_FILE, DetectorConfig
+from focus.model.config import CONFIG_FILE, LARGEST, DetectorConfig, OfTimm
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
 from focus.model.layout import evaluation_mode, layout_of
@@ -39,8 +38,7 @@ from focus.model.pictures import Picture, picture_batches
 from focus.model.prediction import Prediction
 from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
-
-_LARGEST = 4096  # pixels a side; a batch of larger images fills the memory
+from focus.runtime.json_files import read_json
 
 
 class Detector(nn.Module):
@@ -82,8 +80,8 @@ class Detector(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
-        if image_size is not None and image_size > _LARGEST:
-            raise InputError(f"image_size is {image_size}: give at most {_LARGEST}.")
+        if image_size is not None and image_size > LARGEST:
+            raise InputError(f"image_size is {image_size}: give at most {LARGEST}.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1] if image_size is None else image_size)
@@ -379,8 +377,6 @@ class Detector(nn.Module):
                 then.training_generators, then.training_families, then.geometry
             )
         else:
-            given = json.loads(beside.read_text(encoding="utf-8")).get("pretrained_cfg", {})
-            values: dict[str, Any] = {
-                name: tuple(given[name]) for name in ("mean", "std") if name in given
-            }
-            self.config = replace(self.config, **values)
+            advice = "put back the file that belongs to the weights, or remove it"
+            given = read_json(beside, OfTimm, advice).pretrained_cfg
+            self.config = replace(self.config, **given)

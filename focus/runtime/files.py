@@ -1,19 +1,15 @@
-"""Write files that are there whole or not at all, also dataclasses as JSON, and lock them."""
+"""Write files that are there whole or not at all, and lock them."""
 
 import csv
 import errno
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from reprlib import repr as shortened
-from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING
 
 from focus.errors import InputError
 
@@ -24,12 +20,6 @@ else:
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
-
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T")
-
-_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 _LOCK = ".lock"
 
@@ -69,68 +59,6 @@ def atomic_csv_writer(path: str | Path, end: str = "\r\n") -> Iterator["CsvWrite
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield csv.writer(file, lineterminator=end)
-
-
-def write_json(path: Path, content: "DataclassInstance", version: int, **derived: Any) -> None:
-    """Write a dataclass with its version, and what is derived from it for other readers."""
-    values = {"version": version, **asdict(content), **derived}
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, kind: type[T], version: int, advice: str, *derived: str) -> T:
-    """Return the dataclass that :func:`write_json` wrote, without what was derived from it.
-
-    Raises:
-        InputError: with ``advice``, the file cannot be read as one.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if (found := values.pop("version")) != version:
-            advice = "read it with the version of focus that wrote it"
-            raise ValueError(f"version {found}, this program reads {version}")
-        values = {name: value for name, value in values.items() if name not in derived}
-        content: T = from_json(kind, values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        text = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {text}): {advice}."
-        ) from error
-    return content
-
-
-def from_json(kind: Any, value: Any, name: str = "it", within: Any = None) -> Any:
-    """Return ``value``, as :mod:`json` reads it, as an object of the type ``kind``.
-
-    A dataclass takes an object, its fields by their types and by the ranges in their metadata
-    (``within``, a :class:`focus.config.options.Range`); a tuple takes a list.
-
-    Raises ValueError for what does not fit, or TypeError for a missing field.
-    """
-    origin, parts = get_origin(kind) or kind, get_args(kind)
-    if kind is Any or (value is None and NoneType in parts):
-        return value
-    if NoneType in parts:
-        return from_json(parts[0], value, name, within)
-    if is_dataclass(origin) and isinstance(value, dict):
-        hints = get_type_hints(origin)
-        if unknown := sorted(value.keys() - hints.keys()):
-            raise ValueError(f"unknown field {unknown[0]!r}")
-        ranges = {field.name: field.metadata.get("within") for field in fields(origin)}
-        return kind(**{key: from_json(hints[key], v, key, ranges[key]) for key, v in value.items()})
-    if isinstance(value, dict) and parts:
-        return {key: from_json(parts[1], v, f"{name} {key}", within) for key, v in value.items()}
-    if (
-        isinstance(value, list | tuple)
-        and parts
-        and (parts[-1] is ... or len(parts) in (1, len(value)))
-    ):
-        return origin(from_json(parts[0], each, name, within) for each in value)
-    fits = isinstance(value, int | float if kind is float else origin)
-    if not fits or isinstance(value, bool) or (within and not within.holds(value)):
-        words = _WORDS.get(kind, str(kind)) + (f" {within.words}" if within else "")
-        raise ValueError(f"{name} must be {words}, got {shortened(value)}")
-    return value
 
 
 def flush(path: Path) -> None:

@@ -54,9 +54,9 @@ def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:
 
 def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"image_id": 2}, " has no '2', or an image with this id"),
+        ({"image_id": 2}, ": there is no image 2"),
         ({"segmentation": {"counts": "04"}}, ": a run-length encoded segmentat"),
-        ({"segmentation": [[1, 2, 3, 4]]}, ": a segmentation that is no list of"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, ": a segmentation that is no list of"),
     )
     for annotation, reason in wrong:
         file = coco(tmp_path / "a.json", [IMAGE], [BOX | annotation])
