@@ -155,7 +155,7 @@ def _aucs(
 def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:
     """Write ``robustness.csv`` into ``folder``; return its path."""
     path = folder / FILE
-    with atomic_csv_writer(path, end="\n") as writer:
+    with atomic_csv_writer(path) as writer:
         writer.writerow(_COLUMNS)
         for result in results:
             cells = (getattr(result, name) for name in _COLUMNS)

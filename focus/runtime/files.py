@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from focus.errors import InputError
 
@@ -49,16 +49,30 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_csv_writer(path: str | Path, end: str = "\r\n") -> Iterator["CsvWriter"]:
+def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
     """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
 
-    It is UTF-8; bytes of file names that are not stay as they are.
+    It is UTF-8; bytes of file names that are not stay as they are. Lines end with a line feed, and
+    any name comes back.
     """
     with (
         atomic_write(Path(path)) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        yield csv.writer(file, lineterminator=end)
+        yield csv.writer(_Lines(file))
+
+
+class _Lines:
+    """Ends rows with a line feed.
+
+    Told so itself, the writer of Python 3.11 quotes no carriage return, at which readers divide.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, row: str) -> None:
+        self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def flush(path: Path) -> None:

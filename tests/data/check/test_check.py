@@ -116,7 +116,7 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert first == printed[-2] == found["text"].splitlines()[0] == FIT
     assert "layout manifest" in layout
     assert (found["fit"], found["severe"]) == (True, [])
-    assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\r\n") == 1
+    assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\n") == 1
     look_at_the_sheet(tmp_path)
 
 
