@@ -84,7 +84,8 @@ def _start(run: Run, log: Path) -> "subprocess.Popen[bytes]":
     """Start a run, whose configuration is beside its log."""
     config = log.with_suffix(".yaml")
     write_config(run.config, config)
-    command = [sys.executable, "-m", "focus", "train", "--config", str(config)]
+    # -P: not a focus.py of the current folder.
+    command = [sys.executable, "-P", "-m", "focus", "train", "--config", str(config)]
     with log.open("ab") as file:
         file.write(f"{' '.join(command)}\n".encode())
         file.flush()

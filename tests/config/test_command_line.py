@@ -308,3 +308,6 @@ def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
     ):
         done = run(*words, "--config", "c.yaml", cwd=tmp_path)
         assert "has an unknown key 'nonsense'" in done.stderr, done.stderr
+    (tmp_path / "focus.py").write_text("raise SystemExit('run')")
+    done = run("-P", "-m", "focus", "data", "demo", "--config", "c.yaml", cwd=tmp_path)
+    assert "has an unknown key 'nonsense'" in done.stderr, done.stderr

@@ -155,8 +155,11 @@ def test_a_stopped_or_killed_experiment_saves_and_goes_on(
 ) -> None:
     given = words(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "15")
     folder, log = tmp_path / "runs" / "ce-00", tmp_path / "logs" / "ce-00.log"
-    command = [sys.executable, "-m", "focus.experiment", *given]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-P", "-m", "focus.experiment", *given]
+    (tmp_path / "focus.py").write_text("raise SystemExit('not this one')")
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path
+    )
     deadline = time.monotonic() + 200
     try:
         while not list(folder.glob("checkpoints/step-*")):
