@@ -183,7 +183,7 @@ def test_any_part_of_a_document_may_be_replaced_or_gone(
         ("model/thresholds.json", "n_real", "1", r"`int`, got `str` - at `\$.n_real`"),
         ("run/checkpoints", "checksums", {}, r"object` of length >= 2 - at `\$.checksums`"),
         ("run/checkpoints", "train_state", {"epoch": "1"}, "a state of another program"),
-        ("coco.json", "annotations", [{"image_id": 7}], r"annotations\[0\]: there is no image 7"),
+        ("coco.json", "annotations", [{"image_id": 7}], "is of the image '7', which"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -14,7 +14,7 @@ from msgspec import Meta, convert
 
 from focus.runtime.json_files import Finite
 
-Polygon = list[float]
+Polygon = list[Finite]
 """x, y, x, y, ... of the corners in pixels."""
 
 
@@ -58,8 +58,22 @@ class _Image:
 class _Annotation:
     image_id: int | str
     annotator: int | str = ""
-    segmentation: list[Annotated[list[Finite], Meta(min_length=6)]] | dict[str, Any] | None = None
+    segmentation: list[Annotated[Polygon, Meta(min_length=6)]] | dict[str, Any] | None = None
     bbox: tuple[Finite, Finite, Finite, Finite] | None = None
+
+    def polygons(self) -> list[Polygon]:
+        """Return the segmentation's outlines, without one the box's."""
+        shapes = self.segmentation
+        if isinstance(shapes, dict):
+            raise ValueError("a run-length encoded segmentation, not polygons or a box")
+        if any(len(polygon) % 2 for polygon in shapes or ()):
+            raise ValueError("a segmentation that is no list of polygons [x, y, x, y, x, y, ...]")
+        if shapes or self.bbox is None:
+            return shapes or []
+        left, top, width, height = self.bbox
+        return [[left, top, left + width, top, left + width, top + height, left, top + height]]
+
+    __post_init__ = polygons  # an error has the annotation's place
 
 
 @dataclass(frozen=True)
@@ -72,35 +86,18 @@ class _Content:
 def _read(path: str, changed: int, n_bytes: int) -> dict[str, Drawing]:
     try:
         content = convert(json.loads(Path(path).read_bytes()), _Content)
+        drawings = {
+            str(image.id): Drawing(image.file_name, (int(image.width), int(image.height)), {})
+            for image in content.images
+        }
+        for annotation in content.annotations:
+            polygons = drawings[str(annotation.image_id)].polygons
+            polygons.setdefault(str(annotation.annotator), []).extend(annotation.polygons())
+    except KeyError as error:
+        raise ValueError(f"an annotation is of the image {error}, which is not there") from error
     except RecursionError as error:
         raise ValueError(str(error)) from error
-    drawings = {
-        str(image.id): Drawing(image.file_name, (int(image.width), int(image.height)), {})
-        for image in content.images
-    }
-    for i, annotation in enumerate(content.annotations):
-        if (drawing := drawings.get(str(annotation.image_id))) is None:
-            raise ValueError(f"annotations[{i}]: there is no image {annotation.image_id!r}")
-        try:
-            drawing.polygons.setdefault(str(annotation.annotator), []).extend(_polygons(annotation))
-        except ValueError as error:
-            raise ValueError(f"annotations[{i}]: {error}") from error
     return drawings
-
-
-def _polygons(annotation: _Annotation) -> list[Polygon]:
-    """Return the segmentation's outlines, without one the box's."""
-    if isinstance(annotation.segmentation, dict):
-        raise ValueError("a run-length encoded segmentation, where polygons or a box are needed")
-    polygons = annotation.segmentation or []
-    if any(len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a segmentation that is no list of polygons [x, y, x, y, x, y, ...]")
-    if polygons:
-        return polygons
-    if annotation.bbox is None:
-        raise ValueError("neither a segmentation nor a bbox")
-    left, top, width, height = annotation.bbox
-    return [[left, top, left + width, top, left + width, top + height, left, top + height]]
 
 
 def _filled(polygon: Sequence[float], size: tuple[int, int]) -> npt.NDArray[np.bool_]:

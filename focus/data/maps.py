@@ -23,7 +23,7 @@ import numpy.typing as npt
 from focus.data.coco import read_coco
 from focus.data.images import check_pixels, load_map, undecodable
 from focus.data.manifest import Sample
-from focus.runtime.json_files import read_json, write_json
+from focus.runtime.json_files import read_json
 
 MAP_SOURCE, SOURCE_FILE = "map_source", "focus-maps.json"
 """The column, and the file in a folder of maps, that say how ``focus data maps`` made them."""
@@ -61,10 +61,6 @@ class MapSource:
     """How ``focus data maps`` made the maps in a folder."""
 
     source: str
-
-    def write(self, folder: Path) -> None:
-        """Write ``focus-maps.json`` into the folder."""
-        write_json(folder / SOURCE_FILE, self, 1)
 
 
 def source_of(folder: Path) -> str:

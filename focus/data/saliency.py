@@ -26,12 +26,13 @@ from focus.config.data import Granularity, MapsConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.images import load_image
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
-from focus.data.maps import MAP_SOURCE, Map, MapSource, human_map
+from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, MapSource, human_map
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.data.videos import evenly
 from focus.errors import ImageError, InputError
 from focus.runtime.files import atomic_write, check_empty, sole_writer
+from focus.runtime.json_files import write_json
 from focus.runtime.parallel import parallel_map
 
 MANIFEST = "manifest.csv"
@@ -73,7 +74,7 @@ def make_maps(config: MapsConfig) -> None:
         bad = [file for file in found if file]
         each = zip(paths.items(), found, strict=True)
         paths = {path: at for (path, at), file in each if not file}
-        MapSource(source).write(output)
+        write_json(output / SOURCE_FILE, MapSource(source), 1)
         if bad:
             write_bad_files(bad, output / BAD_FILES)
             print(f"left out {len(bad)}: {output / BAD_FILES}")

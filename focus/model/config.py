@@ -28,11 +28,10 @@ class Normalisation(TypedDict, total=False):
     std: tuple[_Std, _Std, _Std]
 
 
-@dataclass(frozen=True)
-class OfTimm:
+class OfTimm(TypedDict, total=False):
     """What is taken from a ``config.json`` of timm."""
 
-    pretrained_cfg: Normalisation = field(default_factory=Normalisation)
+    pretrained_cfg: Normalisation
 
 
 class Seen(Normalisation):

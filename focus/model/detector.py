@@ -378,5 +378,5 @@ class Detector(nn.Module):
             )
         else:
             advice = "put back the file that belongs to the weights, or remove it"
-            given = read_json(beside, OfTimm, advice).pretrained_cfg
+            given = read_json(beside, OfTimm, advice).get("pretrained_cfg", {})
             self.config = replace(self.config, **given)

@@ -13,7 +13,6 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from focus.errors import InputError
 from focus.runtime.files import atomic_write, flush
-from focus.runtime.json_files import Natural, Versioned
+from focus.runtime.json_files import Versioned
 from focus.runtime.machine import is_main_process
 
 CHECKPOINT_VERSION = 5
@@ -38,13 +37,9 @@ _NAME = re.compile(r"step-(\d{8,})")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """What ``state.json`` says of the tensors; the rest is the run's."""
+class _Stored(Versioned):
+    """What ``state.json`` says of the files beside it."""
 
-    step: Natural
-    param_groups: list[dict[str, Any]]
-    scheduler: dict[str, Any]
     checksums: Annotated[dict[_Tensors, str], msgspec.Meta(min_length=2)]
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from PIL import Image
 
@@ -37,13 +36,6 @@ _RELATED = "related"
 # "oracle" holds training images of unknown generators.
 _SPLITS: dict[str, Split] = {"train": "train", "validation": "validation", "oracle": "train"}
 _PACKAGE = Path(__file__).parent
-
-
-class _Index(msgspec.Struct):
-    """A checksum of all files, and the names of each image's artefacts."""
-
-    sha256: str
-    artefacts: list[list[str]]
 
 
 def demo_manifest(
@@ -139,11 +131,12 @@ def _manifest(folder: Path, world: World, splits: Splits, artefacts: list[list[s
 def _verified(folder: Path, splits: Splits) -> list[list[str]] | None:
     """Return the names of each image's artefacts, or None if the set is absent or damaged."""
     try:
-        index = msgspec.json.decode((folder / _INDEX).read_bytes(), type=_Index)
-        whole = index.sha256 == _checksum(folder, splits, index.artefacts)
-    except (OSError, ValueError):
+        index = json.loads((folder / _INDEX).read_bytes())
+        artefacts: list[list[str]] = index["artefacts"]
+        whole = index["sha256"] == _checksum(folder, splits, artefacts)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return index.artefacts if whole else None
+    return artefacts if whole else None
 
 
 def _checksum(folder: Path, splits: Splits, artefacts: list[list[str]]) -> str:
@@ -169,8 +162,8 @@ def _render(folder: Path, world: World, splits: Splits, progress: bool) -> list[
             place.mkdir(parents=True, exist_ok=True)
         render = partial(_render_into, fresh, world)
         artefacts = list(parallel_map(render, every, "rendering demo faces", progress=progress))
-        index = _Index(_checksum(fresh, splits, artefacts), artefacts)
-        (fresh / _INDEX).write_bytes(msgspec.json.encode(index))
+        index = {"sha256": _checksum(fresh, splits, artefacts), "artefacts": artefacts}
+        (fresh / _INDEX).write_text(json.dumps(index))
         # Another process may have put its equal set there.
         if _verified(folder, splits) is None:
             shutil.rmtree(folder, ignore_errors=True)
