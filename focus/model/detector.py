@@ -137,6 +137,10 @@ class Detector(nn.Module):
         """Pixels a side of the input."""
         return self.config.image_size
 
+    def at_once(self, asked: int) -> int:
+        """Return how many images to take at a time: at most what fills as much as 64 of 512 px."""
+        return max(1, min(asked, 2**24 // self.image_size**2))
+
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean of the normalisation, RGB in [0, 1]."""
@@ -263,7 +267,8 @@ class Detector(nn.Module):
         Args:
             pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
                 uint8 (RGB), of any size.
-            batch_size: images at a time; the last bit of a score may depend on it.
+            batch_size: images at a time, fewer of large ones (:meth:`at_once`); the last bit of a
+                score may depend on it.
             faces: "none" takes pictures whole, as of faces that are cut out already. "all" and
                 "largest" cut faces out as in training (``config.geometry``): a row for each, from
                 left to right, or the largest; none for a picture without a face (see ``picture``).
@@ -275,7 +280,7 @@ class Detector(nn.Module):
         finder = face_finder(faces, self.config.geometry)
         parts = [
             self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
-            for b in picture_batches(pictures, self.image_size, batch_size, finder)
+            for b in picture_batches(pictures, self.image_size, self.at_once(batch_size), finder)
         ]
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
