@@ -78,9 +78,7 @@ def test_a_few_bytes_do_not_fill_the_memory(tmp_path: Path, cache: Path) -> None
         assert path.stat().st_size < 6900
         if rows == 7:
             assert len(read_data(path)) == 1
-    with pytest.raises(
-        InputError, match=r"\(its rows hold more than 67108864 bytes in .* of 9\d\d"
-    ):
+    with pytest.raises(InputError, match=r"its rows hold more than 67108864 bytes in a group of 4"):
         read_data(path)
     assert pyarrow.default_memory_pool().max_memory() < 10 * 2**23, "not of all rows at once"
     table = pyarrow.table({"image": [zeros] * 9, "label": [1] * 9})
