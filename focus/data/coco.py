@@ -73,7 +73,8 @@ class _Annotation:
         left, top, width, height = self.bbox
         return [[left, top, left + width, top, left + width, top + height, left, top + height]]
 
-    __post_init__ = polygons  # an error has the annotation's place
+    def __post_init__(self) -> None:
+        self.polygons()  # so that an error has the annotation's place
 
 
 @dataclass(frozen=True)

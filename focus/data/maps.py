@@ -58,9 +58,10 @@ def files_of(reference: str) -> list[str]:
 
 @dataclass(frozen=True)
 class MapSource:
-    """How ``focus data maps`` made the maps in a folder."""
+    """How ``focus data maps`` made the maps in a folder, and a digest of what it made them of."""
 
     source: str
+    data: str = ""
 
 
 def source_of(folder: Path) -> str:

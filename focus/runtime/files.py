@@ -2,14 +2,16 @@
 
 import csv
 import errno
+import hashlib
+import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from focus.errors import InputError
 
@@ -155,6 +157,36 @@ def check_empty(folder: Path) -> None:
         raise InputError(
             f"The folder {folder} holds files already: give another one, or remove it."
         )
+
+
+def digest(things: Iterable[object]) -> str:
+    """Return a digest of what the things look like in Python."""
+    content = hashlib.blake2b(digest_size=16)
+    for thing in things:
+        content.update(repr(thing).encode(errors="replace"))
+    return content.hexdigest()
+
+
+def begin(folder: Path, name: str, content: Mapping[str, Any], *, resume: bool) -> None:
+    """Make a folder with the JSON file ``name``, which says what is made there and of what.
+
+    resume: if it is there already, check that it says the same.
+
+    Raises InputError if it does not, or if other files are there.
+    """
+    text, record = (json.dumps(content) + "\n").encode(), folder / name
+    if resume and record.exists():
+        if record.read_bytes() != text:
+            raise InputError(
+                f"What is in {folder} was begun by another command or of other images: give the "
+                "same, or another --output."
+            )
+        for part in folder.glob("**/*.part"):  # of a process that was killed
+            part.unlink()
+        return
+    check_empty(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_bytes(text)
 
 
 def check_writable(folder: Path, flag: str = "--output") -> None:

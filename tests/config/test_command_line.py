@@ -44,8 +44,8 @@ FLAGS = {
     ExportConfig: f"{USE} check-images onnx",
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",
-    ManipulateConfig: f"{DATA} image-size output seed",
-    MapsConfig: f"{DATA} from granularity output",
+    ManipulateConfig: f"{DATA} image-size output resume seed",
+    MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: """
         data data-root debug epochs headroom human-maps jobs losses model output quick recipe report
         search seeds test-data test-real threads weights workers""",
