@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from focus.errors import ImageError, InputError, sentence
@@ -47,6 +48,10 @@ def program(prog: str, *, debug: bool, sizes: Sequence[str] = ()) -> Iterator[No
     except InputError as error:
         _end(2, sentence(error), prog, debug, isinstance(error, ImageError))
     except OSError as error:
+        gone = Path(os.fsdecode(error.filename or ".")).parent
+        if isinstance(error, FileNotFoundError) and not gone.exists():  # removed, or moved away
+            advice = "put it back and give the command again, or for a run with --resume"
+            _end(2, f"The folder {gone} is no longer there: {advice}.", prog, debug, True)
         if error.errno not in _NOT_WRITABLE:
             raise
         where = f" ({error.filename})" if error.filename else ""
