@@ -1,4 +1,4 @@
-"""All programs as one: ``focus COMMAND``, or ``python -m focus COMMAND``."""
+"""All programs as one: ``focus COMMAND``, or ``python -P -m focus COMMAND``."""
 
 import sys
 

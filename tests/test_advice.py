@@ -101,6 +101,27 @@ CASES = {
             f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new --dry-run",
         ],
     ),
+    "a row of a run that goes on, whose file is not there": (
+        f"train --data table.csv --name table; mv {FACE} face",
+        "train --data table.csv --name table --resume",
+        "3.png': bring back what the run runs/table began with, or give another --name.",
+        [
+            f"mv face {FACE}; train --data table.csv --name table --resume",
+            f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new",
+        ],
+    ),
+    "too many unreadable files of a run that goes on": (
+        f"cp {FACE} face; echo > {FACE}",
+        RESUME,
+        "allows: bring back what the run runs/run began with, or give another --name.",
+        [f"mv face {FACE}; {RESUME}"],
+    ),
+    "a file of a run that goes on is gone": (
+        f"mv {FACE} face",
+        RESUME,
+        "/3.png' is missing): bring them back, or give another",
+        [f"mv face {FACE}; {RESUME}", "train --data faces --name new"],
+    ),
     "a label column by another name": (
         "sed -i s/label/what/ table.csv",
         "train --data table.csv --name new --dry-run",
@@ -155,6 +176,7 @@ CASES = {
         [
             "rm runs/run/model/thresholds.json; evaluate --run runs/run",
             "train --data faces --name new; evaluate --run runs/new",
+            f"{RESUME}; evaluate --run runs/run --threshold eer",
         ],
     ),
     "a threshold that is not there": (

@@ -93,7 +93,9 @@ def run(
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
-    with program(prog, debug="--debug" in argv):
+    names = {field.name for field in fields(config_class)}
+    sizes = [flag(n) for n in ("batch_size", "eval_batch_size", "image_size") if n in names]
+    with program(prog, debug="--debug" in argv, sizes=sizes):
         config = parse(config_class, argv, prog=prog, description=description)
         _check_paths(config)
         main(config)

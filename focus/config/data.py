@@ -41,7 +41,14 @@ class CheckConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropConfig(DataConfig):
+class _MadeConfig(DataConfig):
+    """Settings of what makes images of images."""
+
+    resume: bool = in_output("go on with what was stopped, by the same command", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig(_MadeConfig):
     """Settings of ``focus data crop``."""
 
     data: tuple[str, ...] = in_data(
@@ -57,7 +64,6 @@ class CropConfig(DataConfig):
         "where the faces are: box (the manifest's boxes), lbp, dlib, or module:function of "
         "your own (default: box if there is one, else lbp)"
     )
-    resume: bool = in_output("go on with what was stopped, by the same command", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +72,7 @@ class CropConfig(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManipulateConfig(DataConfig):
+class ManipulateConfig(_MadeConfig):
     """Settings of ``focus data manipulate``."""
 
     data: tuple[str, ...] = in_data(
@@ -94,7 +100,7 @@ Granularity = Literal["blur", "box"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapsConfig(DataConfig):
+class MapsConfig(_MadeConfig):
     """Settings of ``focus data maps``."""
 
     data: tuple[str, ...] = in_data(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from focus.errors import InputError
 
@@ -22,7 +22,7 @@ class Range(NamedTuple):
     words: str
 
 
-FINITE = Range(lambda x: -math.inf < x < math.inf, "that is finite")
+TEMPERATURES = 1e-4, 1e4  # of a softmax: less, or more, than float32 tells apart
 POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
 NON_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0")
 COUNT = Range(lambda x: x >= 1, "at least 1")
@@ -30,6 +30,9 @@ SHARE = Range(lambda x: 0 <= x <= 1, "at least 0 and at most 1")
 BELOW_1 = Range(lambda x: 0 <= x < 1, "at least 0 and below 1")
 BETWEEN_0_AND_1 = Range(lambda x: 0 < x < 1, "above 0 and below 1")
 PIXELS = Range(lambda x: x >= 32, "at least 32")
+TEMPERATURE = Range(
+    lambda x: TEMPERATURES[0] <= x <= TEMPERATURES[1], "at least 0.0001 and at most 10000"
+)
 SEED = Range(lambda x: 0 <= x < 2**32, "at least 0 and at most 4294967295")
 
 
@@ -77,7 +80,8 @@ def max_pixels() -> Any:
     return in_data(about, MAX_PIXELS, within=COUNT)
 
 
-POINTS = ("eer", "bpcer1", "bpcer5", "balanced")
+Point = Literal["eer", "bpcer1", "bpcer5", "balanced"]
+POINTS: tuple[Point, ...] = get_args(Point)
 """Thresholds that validation fixes: both errors as frequent; at most 1 %, 5 % of real images called
 synthetic; the best balanced accuracy."""
 

@@ -21,6 +21,7 @@ from focus.config.options import (
     POSITIVE,
     SEED,
     SHARE,
+    TEMPERATURE,
     flag,
     in_loss,
     in_machine,
@@ -103,7 +104,9 @@ class TrainConfig(SharedConfig):
     entropy_target: float | None = in_loss(
         "of match and hinge, in [0, 1] (default: loss, else the human map's)", within=SHARE
     )
-    temperature: float | None = in_loss("of the softmax over the activation map", within=POSITIVE)
+    temperature: float | None = in_loss(
+        "of the softmax over the activation map", within=TEMPERATURE
+    )
     label_smoothing: float | None = in_loss("of the cross-entropy, in [0, 1)", within=BELOW_1)
     class_weight: ClassWeight = in_loss(
         "balanced: weight the classes by their inverse frequency", "none"

@@ -2,15 +2,19 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, convert
 
-Polygon = list[float]
+from focus.runtime.json_files import Finite
+
+Polygon = list[Finite]
 """x, y, x, y, ... of the corners in pixels."""
 
 
@@ -42,40 +46,59 @@ def read_coco(path: str) -> dict[str, Drawing]:
     return _read(path, status.st_mtime_ns, status.st_size)
 
 
+@dataclass(frozen=True)
+class _Image:
+    id: int | str
+    file_name: Annotated[str, Meta(pattern=r"[^/.]")]
+    width: Annotated[float, Meta(ge=1, le=2**31)]
+    height: Annotated[float, Meta(ge=1, le=2**31)]
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    image_id: int | str
+    annotator: int | str = ""
+    segmentation: list[Annotated[Polygon, Meta(min_length=6)]] | dict[str, Any] | None = None
+    bbox: tuple[Finite, Finite, Finite, Finite] | None = None
+
+    def polygons(self) -> list[Polygon]:
+        """Return the segmentation's outlines, without one the box's."""
+        shapes = self.segmentation
+        if isinstance(shapes, dict):
+            raise ValueError("a run-length encoded segmentation, not polygons or a box")
+        if any(len(polygon) % 2 for polygon in shapes or ()):
+            raise ValueError("a segmentation that is no list of polygons [x, y, x, y, x, y, ...]")
+        if shapes or self.bbox is None:
+            return shapes or []
+        left, top, width, height = self.bbox
+        return [[left, top, left + width, top, left + width, top + height, left, top + height]]
+
+    def __post_init__(self) -> None:
+        self.polygons()  # so that an error has the annotation's place
+
+
+@dataclass(frozen=True)
+class _Content:
+    images: list[_Image]
+    annotations: list[_Annotation]
+
+
 @lru_cache(maxsize=4)
 def _read(path: str, changed: int, n_bytes: int) -> dict[str, Drawing]:
-    content = json.loads(Path(path).read_bytes())
-    drawings: dict[str, Drawing] = {}
-    place = "the file"
     try:
-        for i, image in enumerate(content["images"]):
-            place = f"images[{i}]"
-            size = int(image["width"]), int(image["height"])
-            drawings[str(image["id"])] = Drawing(str(image["file_name"]), size, {})
-        for i, annotation in enumerate(content["annotations"]):
-            place = f"annotations[{i}]"
-            polygons = drawings[str(annotation["image_id"])].polygons
-            annotator = str(annotation.get("annotator", ""))
-            polygons.setdefault(annotator, []).extend(_polygons(annotation))
+        content = convert(json.loads(Path(path).read_bytes()), _Content)
+        drawings = {
+            str(image.id): Drawing(image.file_name, (int(image.width), int(image.height)), {})
+            for image in content.images
+        }
+        for annotation in content.annotations:
+            polygons = drawings[str(annotation.image_id)].polygons
+            polygons.setdefault(str(annotation.annotator), []).extend(annotation.polygons())
     except KeyError as error:
-        raise ValueError(f"{place} has no {error.args[0]!r}, or an image with this id") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"an annotation is of the image {error}, which is not there") from error
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
     return drawings
-
-
-def _polygons(annotation: Mapping[str, Any]) -> list[Polygon]:
-    """Return the segmentation's outlines, without one the box's."""
-    shapes = annotation.get("segmentation")
-    if isinstance(shapes, dict):
-        raise ValueError("a run-length encoded segmentation, where polygons or a box are needed")
-    if not shapes:
-        left, top, width, height = map(float, annotation["bbox"])
-        return [[left, top, left + width, top, left + width, top + height, left, top + height]]
-    polygons = [list(map(float, outline)) for outline in shapes]
-    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a segmentation that is no list of polygons [x, y, x, y, x, y, ...]")
-    return polygons
 
 
 def _filled(polygon: Sequence[float], size: tuple[int, int]) -> npt.NDArray[np.bool_]:

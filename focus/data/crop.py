@@ -5,12 +5,11 @@ The folder that is written holds ``manifest.csv``, which ``focus train --data`` 
 crop that goes on is known to be the same.
 """
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -34,13 +33,13 @@ from focus.data.faces import (
     window,
     write_no_face,
 )
-from focus.data.images import load_image, load_map, reason
+from focus.data.images import is_written, load_image, load_map, reason, save_image
 from focus.data.manifest import Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
-from focus.runtime.files import atomic_write, check_empty, sole_writer
+from focus.runtime.files import begin, digest, sole_writer
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
@@ -120,7 +119,9 @@ def cut_faces(
     def cut(face: _Face) -> None:
         _cut(face, folder, way, detect)
 
-    _begin(folder, str(way), faces, resume=resume)
+    data = digest((face.path, face.box, face.name, face.maps) for face in faces)
+    about = {"version": _VERSION, "geometry": str(way), "data": data}
+    begin(folder, CROP, about, resume=resume)
     with ThreadPool(threads or usable_cores()) as pool:
         title = {"desc": "cutting faces", "unit": "image", "disable": not progress}
         list(progress_bar(pool.imap(cut, faces), total=len(faces), **title))
@@ -180,11 +181,11 @@ class _Face:
 
 def _cut(face: _Face, folder: Path, way: Way, detect: Detector | None) -> None:
     """Cut one face and what belongs to it, unless that is done. detect: None to take its box."""
+    save = partial(save_image, format="PNG", compress_level=1)  # quick, still lossless
     paths: dict[Role, Path] = {
         role: folder / f"{role}s" / face.name for role in ("image", *face.maps)
     }
-    # A power cut can leave files that are empty.
-    if all(path.is_file() and path.stat().st_size for path in paths.values()):
+    if is_written(*paths.values()):
         face.written = {role: str(path) for role, path in paths.items()}
         return
     try:
@@ -208,15 +209,10 @@ def _cut(face: _Face, folder: Path, way: Way, detect: Detector | None) -> None:
         except ImageError as error:
             face.bad.append(BadFile.of(reference, role, error))
         else:
-            face.written[role] = _save(_cut_grey(values, square, image.size), paths[role])
-    face.written["image"] = _save(image.crop(square), paths["image"])
-
-
-def _save(image: Image.Image, path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, flushed=False) as aside:
-        image.save(aside, format="PNG", compress_level=1)  # quick, still lossless
-    return str(path)
+            save(_cut_grey(values, square, image.size), paths[role])
+            face.written[role] = str(paths[role])
+    save(image.crop(square), paths["image"])
+    face.written["image"] = str(paths["image"])
 
 
 def _cut_grey(values: Map, square: Square, size: tuple[int, int]) -> Image.Image:
@@ -263,24 +259,3 @@ def _warn_of_turned_boxes(faces: Sequence[_Face], source: str) -> None:
             "width and top to height",
             *(len(turned), len(boxes), source, " ".join(f"{side:g}" for side in turned[0])),
         )
-
-
-def _begin(folder: Path, way: str, faces: Sequence[_Face], *, resume: bool) -> None:
-    """Make the folder and ``crop.json``, or with ``resume`` check that it is of the same crop."""
-    digest = hashlib.blake2b(digest_size=16)
-    for face in faces:
-        digest.update(repr((face.path, face.box, face.name, face.maps)).encode(errors="replace"))
-    crop = {"version": _VERSION, "geometry": way, "data": digest.hexdigest()}
-    text, path = json.dumps(crop) + "\n", folder / CROP
-    if resume and path.exists():
-        if path.read_text(encoding="utf-8") != text:
-            raise InputError(
-                f"The crop in {folder} was begun with other images, --faces or --margin than "
-                "these: give the same, or another --output."
-            )
-        for part in folder.glob("*/**/*.part"):  # of a process that was killed
-            part.unlink()
-    else:
-        check_empty(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")

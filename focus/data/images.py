@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from focus.config.options import MAX_PIXELS
 from focus.errors import UnreadableError
+from focus.runtime.files import atomic_write
 
 # Errors that a network's file system reports now and then of a sound file.
 _TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
@@ -92,6 +94,18 @@ def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDAr
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
     except Exception as error:
         raise undecodable(path, error) from error
+
+
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write an image whole or not at all, and its folder; options: of Pillow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, flushed=False) as aside:
+        image.save(aside, **options)
+
+
+def is_written(*paths: Path) -> bool:
+    """Return whether files are there; a power cut can leave some that are empty."""
+    return all(path.is_file() and path.stat().st_size for path in paths)
 
 
 def turn_upright(image: Image.Image) -> bool:

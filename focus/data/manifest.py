@@ -198,8 +198,11 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
                 raise InputError(f"{path} is UTF-16 text: save it as UTF-8.")
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             reader = csv.reader(text, strict=True)
+            begun = False
             for row in reader:
-                if any(cell.strip() for cell in row) and not row[0].startswith("# focus-"):
+                blank = not any(row) or (len(row) == 1 and not row[0].strip())
+                if not blank and (begun or not row[0].startswith("# focus-")):
+                    begun = True
                     yield line, row
                 line = reader.line_num + 1
     except csv.Error as error:

@@ -18,16 +18,16 @@ from PIL import Image
 
 from focus.config.data import ManipulateConfig
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
-from focus.data.images import load_image
+from focus.data.images import is_written, load_image, save_image
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import assign_splits, common_folder
 from focus.errors import ImageError, InputError
-from focus.runtime.files import check_empty, sole_writer
+from focus.runtime.files import begin, check_empty, digest, sole_writer
 from focus.runtime.parallel import parallel_map
 
-MANIFEST = "manifest.csv"
+MANIFEST, RECORD = "manifest.csv", "manipulate.json"
 TRAINED = ("part-swap", "warp", "morph")
 """Methods of training and validation; the others are the open set."""
 _FEWEST = 10  # real faces, for two in validation and two in the test set
@@ -59,7 +59,8 @@ def manipulate(config: ManipulateConfig) -> None:
     """
     folder = absolute(str(config.output))
     refuse_inside(folder, config.data)
-    check_empty(folder)
+    if not config.resume:
+        check_empty(folder)
     given, _ = read_given(config, allow_unlabelled=True)
     reals = _grouped(given.where(lambda sample: sample.label != SYNTHETIC))
     with sole_writer(folder):
@@ -67,10 +68,13 @@ def manipulate(config: ManipulateConfig) -> None:
             parallel_map(_small, [s.path for s in reals], "reading", processes=config.threads)
         )
         bad = [found for found in small if isinstance(found, BadFile)]
+        rows = [row for row, found in enumerate(small) if not isinstance(found, BadFile)]
+        if len(rows) >= _FEWEST:
+            about = {"version": 1, "data": digest((config.seed, config.image_size, *reals))}
+            begin(folder, RECORD, about, resume=config.resume)
         if bad:
             write_bad_files(bad, folder / BAD_FILES)
             print(f"left out {len(bad)}: {folder / BAD_FILES}")
-        rows = [row for row, found in enumerate(small) if not isinstance(found, BadFile)]
         if len(rows) < _FEWEST:
             raise InputError(
                 f"{given.source} has {len(rows)} real faces: give {_FEWEST} at least, better 1000."
@@ -158,18 +162,16 @@ def _loaded(path: str, side: int) -> Array:
 def _made(picture: _Picture, folder: Path, side: int, basis: Basis) -> Sample:
     """Make a picture and its mask, write them, and return its sample."""
     rng, sample = np.random.default_rng(picture.key), picture.sample
-    face = _loaded(sample.path, side)
     path, mask = (folder / kind / picture.name for kind in ("images", "masks"))
     path, mask = path.with_suffix(".jpg"), mask.with_suffix(".png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    family = ""
-    if picture.method:
-        family, method = METHODS[picture.method]
-        face, weight = method(Given(face, _loaded(picture.donor, side), basis), rng)
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((255 * weight).round().astype(np.uint8)).save(mask)
-    image, quality = _taken(face, rng)
-    image.save(path, quality=quality)
+    family, method = METHODS[picture.method] if picture.method else ("", None)
+    if not is_written(path, *[mask] * bool(method)):
+        face = _loaded(sample.path, side)
+        if method:
+            face, weight = method(Given(face, _loaded(picture.donor, side), basis), rng)
+            save_image(Image.fromarray((255 * weight).round().astype(np.uint8)), mask, format="PNG")
+        image, quality = _taken(face, rng)
+        save_image(image, path, format="JPEG", quality=quality)
     return Sample(
         str(path),
         SYNTHETIC if picture.method else REAL,

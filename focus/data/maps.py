@@ -11,9 +11,9 @@ In a COCO file the shapes of one image are filled, and overlap without adding up
 have a field ``annotator``, that is done for each annotator and the results are averaged.
 """
 
-import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from focus.data.coco import read_coco
 from focus.data.images import check_pixels, load_map, undecodable
 from focus.data.manifest import Sample
 from focus.findings import Finding
+from focus.runtime.json_files import read_json
 
 MAP_SOURCE, SOURCE_FILE = "map_source", "focus-maps.json"
 """The column, and the file in a folder of maps, that say how ``focus data maps`` made them."""
@@ -56,10 +57,18 @@ def files_of(reference: str) -> list[str]:
     return [reference]
 
 
+@dataclass(frozen=True)
+class MapSource:
+    """How ``focus data maps`` made the maps in a folder, and a digest of what it made them of."""
+
+    source: str
+    data: str = ""
+
+
 def source_of(folder: Path) -> str:
     """Return how ``focus data maps`` made the maps in a folder, "" if it did not."""
     file = folder / SOURCE_FILE
-    return str(json.loads(file.read_text())["source"]) if file.is_file() else ""
+    return read_json(file, MapSource, "make the maps again", 1).source if file.is_file() else ""
 
 
 def source_findings(manifest: Iterable[Sample]) -> list[Finding]:

@@ -10,7 +10,6 @@ this project's own. Of grey faces x [64 * 64] in 0..1:
 Both are blurred. Coarser maps are those of Crum et al., *Grains of Saliency*, arXiv 2405.00650.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,14 +24,14 @@ from scipy.ndimage import gaussian_filter
 
 from focus.config.data import Granularity, MapsConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
-from focus.data.images import load_image
+from focus.data.images import is_written, load_image, save_image
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.data.videos import evenly
 from focus.errors import ImageError, InputError
-from focus.runtime.files import atomic_write, check_empty, sole_writer
+from focus.runtime.files import begin, check_empty, digest, sole_writer
 from focus.runtime.parallel import parallel_map
 
 MANIFEST = "manifest.csv"
@@ -61,12 +60,15 @@ def make_maps(config: MapsConfig) -> None:
     output = absolute(config.output or place / "human_maps")
     if output != place / "human_maps":
         refuse_inside(output, config.data)
-    check_empty(output)
+    if not config.resume:
+        check_empty(output)
     made = next((s.extra[MAP_SOURCE] for s in given if s.extra.get(MAP_SOURCE)), "human")
     made = made if config.from_ == "human" else config.from_
     source = ", ".join(filter(None, (made, config.granularity)))
     look, files, role = (_human if config.from_ == "human" else _machine)(given, config)
     with sole_writer(output):
+        about = {"version": 1, "source": source, "data": digest(files.items())}
+        begin(output, SOURCE_FILE, about, resume=config.resume)
         paths = {path: str(output / name) for path, name in _names(root, files).items()}
         write = partial(_write, look=look, role=role, granularity=config.granularity)
         work = list(zip(files.values(), paths.values(), strict=True))
@@ -74,7 +76,6 @@ def make_maps(config: MapsConfig) -> None:
         bad = [file for file in found if file]
         each = zip(paths.items(), found, strict=True)
         paths = {path: at for (path, at), file in each if not file}
-        (output / SOURCE_FILE).write_text(json.dumps({"version": 1, "source": source}) + "\n")
         if bad:
             write_bad_files(bad, output / BAD_FILES)
             print(f"left out {len(bad)}: {output / BAD_FILES}")
@@ -186,7 +187,9 @@ def _write(
     """Write the map of a file to a path, or return the file that is bad."""
     file, path = work
     try:
-        _save(coarse(look(file), granularity), Path(path))
+        if not is_written(Path(path)):
+            pixels = (coarse(look(file), granularity) * 255).round().clip(0, 255)
+            save_image(Image.fromarray(pixels.astype(np.uint8)), Path(path), format="PNG")
     except ImageError as error:
         return BadFile.of(file, role, error)
     return None
@@ -200,10 +203,3 @@ def _names(root: Path, paths: Any) -> dict[str, str]:
         path: str(name.with_suffix(".png") if shared[name.with_suffix("")] == 1 else f"{name}.png")
         for path, name in below.items()
     }
-
-
-def _save(values: Map, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, flushed=False) as aside:
-        pixels = (values * 255).round().clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(aside, format="PNG")

@@ -1,8 +1,10 @@
 """The images of a training run: read, split, checked."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
@@ -47,7 +49,8 @@ def listed_images(
     Raises:
         InputError: no usable images, or a split without one of the classes.
     """
-    own, tests = given or read_given(config, output=output)
+    with _as_they_were(config.run_folder if resumed else None):
+        own, tests = given or read_given(config, output=output)
     if resumed:
         return (own or demo_manifest(progress=progress)) + tests
     if own:
@@ -77,7 +80,10 @@ def readable_images(
             there is, images to validate or test on that the initial weights know, or other images
             than those recorded.
     """
-    manifest, bad = check_images(listed, images=images, progress=progress, max_bad=config.max_bad)
+    with _as_they_were(config.run_folder if recorded else None):
+        manifest, bad = check_images(
+            listed, images=images, progress=progress, max_bad=config.max_bad
+        )
     if recorded is not None:
         manifest = with_recorded_splits(manifest, recorded, config.run_folder)
     else:
@@ -95,21 +101,38 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
     Raises:
         InputError: one is missing, is new or has changed; the message names it.
     """
+    now, then = _comparable(manifest), _comparable(recorded)
+    paths, before = (Counter(sample.path for sample in each) for each in (now, then))
+    whole = {own.path: s.path for own, s in zip([*now, *then], [*manifest, *recorded], strict=True)}
+    differences = [f"{whole[path]!r} is missing" for path in before - paths]
+    differences += [f"{whole[path]!r} is new" for path in paths - before]
     taken: list[Sample] = []
-    for sample, now, then in zip_longest(manifest, _comparable(manifest), _comparable(recorded)):
-        difference = _difference(now, then) or _changed_file(sample, recorded[len(taken)])
-        if difference:
-            raise InputError(
-                f"The images are not those of the run {run} ({len(recorded)} then, "
-                f"{len(manifest)} now; {difference}): bring them back, or give another --name."
-            )
-        taken.append(replace(sample, split=recorded[len(taken)].split))
+    for sample, was, own, old in zip(manifest, recorded, now, then, strict=False):
+        differences += filter(None, (_difference(own, old), _changed_file(sample, was)))
+        taken.append(replace(sample, split=was.split))
+    if differences:
+        raise InputError(
+            f"The images are not those of the run {run} ({len(recorded)} then, "
+            f"{len(manifest)} now; {differences[0]}): bring them back, or give another --name."
+        )
     return Manifest(taken, manifest.source)
 
 
-def _difference(now: Sample | None, then: Sample | None) -> str:
-    if now is None or then is None:
-        return f"{then.path!r} is missing" if then else f"{now and now.path!r} is new"
+@contextmanager
+def _as_they_were(run: Path | None) -> Iterator[None]:
+    """Advise on what is wrong with the images of a run that is resumed, which takes no others."""
+    try:
+        yield
+    except InputError as error:
+        if run is None:
+            raise
+        what = re.sub("[:;] [^:;]*$", "", str(error))  # without the advice
+        raise InputError(
+            f"{what}: bring back what the run {run} began with, or give another --name."
+        ) from error
+
+
+def _difference(now: Sample, then: Sample) -> str:
     if now == then:
         return ""
     name = next(n for n in Sample.__slots__ if getattr(now, n) != getattr(then, n))

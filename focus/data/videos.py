@@ -50,15 +50,24 @@ def import_av() -> Any:
 def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     """Yield at most ``wanted`` frames of a video file, evenly spaced over its whole length.
 
-    Of a damaged file come the frames that can be decoded, and a warning says how many. Raises
-    ImageError if none can be, and InputError if PyAV is not installed.
+    Of a damaged file come the frames that can be decoded, and a warning says how many, or what the
+    file announces and lacks. Raises ImageError if none can be, and InputError if PyAV is not
+    installed.
     """
     av = import_av()
     found, only = 0, {"format_whitelist": _FORMATS}
     try:
         with av.open(str(path), container_options=only) as container:
             # An empty packet ends the file.
-            count = sum(packet.size > 0 for packet in container.demux(video=0))
+            packets = (packet for packet in container.demux(video=0) if packet.size)
+            ends = [float((p.pts or 0) + (p.duration or 0)) * float(p.time_base) for p in packets]
+            count, announced = len(ends), container.streams.video[0].frames
+            seconds = (container.duration or 0) / av.time_base
+            # Sound may last longer.
+            short = seconds - max(ends, default=seconds) > max(1, seconds / 10)
+        if count < announced or short:
+            lacking = f"{announced} frames" if count < announced else f"{seconds:.1f} seconds"
+            _log.warning("read %d frames of %r, which announces %s", count, str(path), lacking)
         numbers = set(evenly(count, wanted))
         with av.open(str(path), container_options=only) as container:
             for number, frame in enumerate(_decoded(av, container)):

@@ -283,7 +283,7 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     path = folder / FILE
     columns = falls.columns()
     figures = zip(*(columns[n] for n in ("fall_peak", "fall_elsewhere", _SHARE)), strict=True)
-    with atomic_csv_writer(path, end="\n") as writer:
+    with atomic_csv_writer(path) as writer:
         about = ("path", "label", "generator", "test_set", "predicted")
         writer.writerow((*about, "fall_peak", "fall_elsewhere", "peak_larger"))
         for row, own in enumerate(figures):

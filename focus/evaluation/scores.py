@@ -163,7 +163,7 @@ class Scores:
         left_out = {"index"} | {name for name in _LATER if not (getattr(self, name) >= 0).any()}
         left_out |= set() if self.has_cams else _OF_CAMS
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        with atomic_csv_writer(path, end="\n") as writer:
+        with atomic_csv_writer(path) as writer:
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 

@@ -1,6 +1,5 @@
 """Collect the figures of finished runs."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,12 @@ import numpy as np
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.evaluation.result_table import figure
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.experiment.frozen import LOCKED
 from focus.experiment.grid import Run
 from focus.metrics.ranking import auc
+from focus.runtime.json_files import read_json
 
 GRADES = ("recombined", "near", "far", "global")
 """Of the benchmark's unknown generators: how far their artefacts are from those of training."""
@@ -46,9 +47,15 @@ class Outcome:
     figures: Mapping[str, float]
 
 
+def read_results(run: Run) -> Results:
+    """Return what ``results.json`` of a finished run holds."""
+    advice = f"remove the folder {run.folder}, and the experiment makes the run again"
+    return read_json(run.folder / "results.json", Results, advice)
+
+
 def outcome(run: Run) -> Outcome:
     """Read a run folder."""
-    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run)
     found = {n: figure(results, at.split())[0] for n, at in FIGURES.items() if at}
     tests = Manifest.from_csv(run.folder / MANIFEST).split("test")
     grades = {s.generator: s.extra.get("grade") for s in tests if s.label == SYNTHETIC}

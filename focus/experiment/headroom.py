@@ -54,7 +54,7 @@ def headroom(setup: Setup, images: Images, *, jobs: int, train: bool = True) -> 
         unfaked = drawn.where(lambda s: s.split != "train" or s.label == REAL)
         found.append(("FFT, known", unit, fft_row(drawn)))
         found.append(("FFT, unknown", unit, fft_row(unfaked + _unknown(unit))))
-    with atomic_csv_writer(setup.output / HEADROOM_FILE, end="\n") as rows:
+    with atomic_csv_writer(setup.output / HEADROOM_FILE) as rows:
         rows.writerow(("row", "draw", *FIGURES))
         for name, unit, figures in found:
             rows.writerow((name, unit, *(f"{figures.get(each, np.nan):.4f}" for each in FIGURES)))

@@ -49,7 +49,7 @@ def write_tables(
         tests = c.p, c.p_holm, c.p_same, detectable(c.found)
         compared.append((*about, *map(_plain, (*ends, *tests))))
     for file, rows in ((RUNS, runs), (TABLE, means), (COMPARISONS, compared)):
-        with atomic_csv_writer(folder / file, end="\n") as writer:
+        with atomic_csv_writer(folder / file) as writer:
             writer.writerows(rows)
 
 

@@ -1,5 +1,6 @@
 """Run ``focus train`` several times at once, each in a process of its own, until all are done."""
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from focus.runtime.progress import format_duration
 from focus.runtime.signals import SIGNALS
 from focus.training.run_folder import other_setting
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _PATIENCE = 60.0  # seconds to save in, before a run that is told to stop is killed
 
 
@@ -82,13 +84,22 @@ def _start(run: Run, log: Path) -> "subprocess.Popen[bytes]":
     """Start a run, whose configuration is beside its log."""
     config = log.with_suffix(".yaml")
     write_config(run.config, config)
-    command = [sys.executable, "-m", "focus", "train", "--config", str(config)]
+    # -P: not a focus.py of the current folder.
+    command = [sys.executable, "-P", "-m", "focus", "train", "--config", str(config)]
     with log.open("ab") as file:
         file.write(f"{' '.join(command)}\n".encode())
         file.flush()
         # A session of its own: the terminal's Ctrl-C would come on top of the SIGTERM of _stop,
         # and a run that gets two signals does not save.
-        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        tied = _end_with_parent if sys.platform == "linux" else None
+        return subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, preexec_fn=tied
+        )
+
+
+def _end_with_parent() -> None:
+    """Have Linux send this process a SIGTERM once its parent is gone, which may be killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(processes: Iterable["subprocess.Popen[bytes]"]) -> None:

@@ -1,6 +1,5 @@
 """Choose weights and epochs by the AUC on a known generator that training left out."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from focus.experiment.collect import read_results
 from focus.experiment.frozen import Settings
 from focus.experiment.grid import Run
 from focus.runtime.files import atomic_csv_writer, atomic_write
@@ -29,7 +29,7 @@ class Candidate:
 
 def left_out_auc(run: Run) -> float:
     """Return the AUC on the one generator that was left out."""
-    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run)
     return float(results["open"]["mean"]["auc"])
 
 

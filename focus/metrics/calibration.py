@@ -5,14 +5,14 @@ no more than that it is sure, and a line through such logits would follow the su
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from focus.config.options import FINITE, POSITIVE
 from focus.metrics.arrays import Array, finite
+from focus.runtime.json_files import Finite, Positive
 
 LARGEST_LOGIT = 16.0
 
@@ -29,10 +29,10 @@ class Calibration:
     images can support, above 0; None does not clip.
     """
 
-    slope: float = field(metadata={"within": FINITE})
-    intercept: float = field(metadata={"within": FINITE})
-    temperature: float = field(metadata={"within": POSITIVE})
-    largest_llr: float | None = field(default=None, metadata={"within": POSITIVE})
+    slope: Finite
+    intercept: Finite
+    temperature: Positive
+    largest_llr: Positive | None = None
 
     def llr(self, scores: Array) -> Floats:
         """Return the natural logarithm of the likelihood ratio, synthetic over real, [N].

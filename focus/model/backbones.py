@@ -41,7 +41,7 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         network.reset_classifier(0, "")
         return network
     except Exception as error:  # timm's networks raise what they like
-        advice = "choose another --model or --image-size"
+        advice = "choose another model or image size"
         if pretrained:
             hub = getattr(config, "hf_hub_id", None)
             file = f" (model.safetensors of huggingface.co/{hub})" if hub else ""

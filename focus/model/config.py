@@ -4,14 +4,42 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Self, TypedDict, cast
 
-from focus.config.options import COUNT, FINITE, NON_NEGATIVE, POSITIVE
+from msgspec import Meta
+
+from focus.config.options import TEMPERATURES
 from focus.errors import InputError
-from focus.runtime.files import read_json, write_json
+from focus.runtime.json_files import read_json, write_json
 
 CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
+LARGEST = 4096
+"""Pixels a side; a batch of larger images fills the memory."""
+
+_Mean = Annotated[float, Meta(ge=-1e3, le=1e3)]
+_Std = Annotated[float, Meta(ge=1e-3, le=1e3)]
+
+
+class Normalisation(TypedDict, total=False):
+    """Mean and standard deviation, as the ``pretrained_cfg`` of timm's files has them."""
+
+    mean: tuple[_Mean, _Mean, _Mean]
+    std: tuple[_Std, _Std, _Std]
+
+
+class OfTimm(TypedDict, total=False):
+    """What is taken from a ``config.json`` of timm."""
+
+    pretrained_cfg: Normalisation
+
+
+class Seen(Normalisation):
+    """What training saw and how; a run keeps it, to resume without other files."""
+
+    training_generators: tuple[str, ...]
+    training_families: dict[str, str]
+    geometry: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,22 +58,21 @@ class DetectorConfig:
     """
 
     model: str
-    image_size: int = field(metadata={"within": COUNT})
-    num_classes: int = 2
-    mean: tuple[float, float, float] = field(default=(0.5, 0.5, 0.5), metadata={"within": FINITE})
-    std: tuple[float, float, float] = field(default=(0.5, 0.5, 0.5), metadata={"within": POSITIVE})
-    temperature: float = field(default=1.0, metadata={"within": POSITIVE})
+    image_size: Annotated[int, Meta(ge=1, le=LARGEST)]
+    num_classes: Annotated[int, Meta(ge=2, le=2**31)] = 2
+    mean: tuple[_Mean, _Mean, _Mean] = (0.5, 0.5, 0.5)
+    std: tuple[_Std, _Std, _Std] = (0.5, 0.5, 0.5)
+    temperature: Annotated[float, Meta(ge=TEMPERATURES[0], le=TEMPERATURES[1])] = 1.0
     training_generators: tuple[str, ...] = ()
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
     pool: str = "mean"
-    outlier_norm: float | None = field(default=None, metadata={"within": NON_NEGATIVE})
+    outlier_norm: Annotated[float, Meta(ge=0)] | None = None
     weights_sha256: str = field(default="", compare=False)
 
-    def seen(self) -> dict[str, Any]:
-        """Return what training saw and how; a run keeps it, to resume without other files."""
-        names = ("mean", "std", "training_generators", "training_families", "geometry")
-        return {name: getattr(self, name) for name in names}
+    def seen(self) -> Seen:
+        """Return what a run keeps."""
+        return cast("Seen", {name: getattr(self, name) for name in Seen.__annotations__})
 
     def after(
         self, generators: Iterable[str], families: Mapping[str, str], geometry: Iterable[str]
@@ -85,7 +112,7 @@ class DetectorConfig:
             InputError: the file is missing, is not of this format, or of another version.
         """
         advice = "give the folder that training wrote, runs/NAME/model"
-        return read_json(path, cls, CONFIG_VERSION, advice)
+        return read_json(path, cls, advice, CONFIG_VERSION)
 
     def write(self, path: Path) -> None:
         """Write a ``config.json``."""

@@ -4,7 +4,6 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` 
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,7 @@ from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
 from focus.model.backbones import create_backbone
 from focus.model.card import model_card, read_card, write_card
-from focus.model.config import CONFIG_FILE, DetectorConfig
+from focus.model.config import CONFIG_FILE, LARGEST, DetectorConfig, OfTimm
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
 from focus.model.layout import evaluation_mode, layout_of
@@ -39,8 +38,7 @@ from focus.model.pictures import Picture, picture_batches
 from focus.model.prediction import Prediction
 from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
-
-_LARGEST = 4096  # pixels a side; a batch of larger images fills the memory
+from focus.runtime.json_files import read_json
 
 
 class Detector(nn.Module):
@@ -82,8 +80,8 @@ class Detector(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
-        if image_size is not None and image_size > _LARGEST:
-            raise InputError(f"image_size is {image_size}: give at most {_LARGEST}.")
+        if image_size is not None and image_size > LARGEST:
+            raise InputError(f"image_size is {image_size}: give at most {LARGEST}.")
         self.backbone = create_backbone(model, image_size, pretrained)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1] if image_size is None else image_size)
@@ -138,6 +136,10 @@ class Detector(nn.Module):
     def image_size(self) -> int:
         """Pixels a side of the input."""
         return self.config.image_size
+
+    def at_once(self, asked: int) -> int:
+        """Return how many images to take at a time: at most what fills as much as 64 of 512 px."""
+        return max(1, min(asked, 2**24 // self.image_size**2))
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -265,7 +267,8 @@ class Detector(nn.Module):
         Args:
             pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
                 uint8 (RGB), of any size.
-            batch_size: images at a time; the last bit of a score may depend on it.
+            batch_size: images at a time, fewer of large ones (:meth:`at_once`); the last bit of a
+                score may depend on it.
             faces: "none" takes pictures whole, as of faces that are cut out already. "all" and
                 "largest" cut faces out as in training (``config.geometry``): a row for each, from
                 left to right, or the largest; none for a picture without a face (see ``picture``).
@@ -277,7 +280,7 @@ class Detector(nn.Module):
         finder = face_finder(faces, self.config.geometry)
         parts = [
             self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
-            for b in picture_batches(pictures, self.image_size, batch_size, finder)
+            for b in picture_batches(pictures, self.image_size, self.at_once(batch_size), finder)
         ]
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
@@ -379,8 +382,6 @@ class Detector(nn.Module):
                 then.training_generators, then.training_families, then.geometry
             )
         else:
-            given = json.loads(beside.read_text(encoding="utf-8")).get("pretrained_cfg", {})
-            values: dict[str, Any] = {
-                name: tuple(given[name]) for name in ("mean", "std") if name in given
-            }
-            self.config = replace(self.config, **values)
+            advice = "put back the file that belongs to the weights, or remove it"
+            given = read_json(beside, OfTimm, advice).get("pretrained_cfg", {})
+            self.config = replace(self.config, **given)

@@ -47,7 +47,7 @@ def layout_of(backbone: nn.Module, size: int, model: str) -> Layout:
         except Exception as error:  # networks assert, divide and reshape
             raise InputError(
                 f"The network {model!r} does not take {size} x {size} images "
-                f"({first_line(error)}): choose another --image-size."
+                f"({first_line(error)}): choose another image size."
             ) from error
     shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
     kind, height, width, channels, prefix = "", 0, 0, 0, 0
@@ -63,8 +63,8 @@ def layout_of(backbone: nn.Module, size: int, model: str) -> Layout:
     if height * width < 2:
         raise InputError(
             f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
-            f"(its output is {shape or type(out).__name__}): choose another --model or a larger "
-            "--image-size."
+            f"(its output is {shape or type(out).__name__}): choose another model or a larger "
+            "image size."
         )
     # The first of several prefix tokens may also be a register.
     named = any(name.endswith("cls_token") for name, _ in backbone.named_parameters())

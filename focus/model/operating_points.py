@@ -7,23 +7,25 @@ that are called real. Nothing here is a test by that standard.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, cast
 
-from focus.config.options import NON_NEGATIVE, POINTS, Range
+from msgspec import Meta
+
+from focus.config.options import POINTS, Point
 from focus.errors import InputError
 from focus.metrics.arrays import Array
 from focus.metrics.calibration import Calibration, fit_calibration
 from focus.metrics.ranking import SUPPORT, Ranking
-from focus.runtime.files import read_json, write_json
+from focus.runtime.json_files import Natural, read_json, write_json
 
 THRESHOLDS = "thresholds.json"
 VERSION = 2
 
-TARGETS = {"bpcer1": 0.01, "bpcer5": 0.05}
+TARGETS: dict[Point, float] = {"bpcer1": 0.01, "bpcer5": 0.05}
 # Below 0 it lets every image pass for synthetic.
-_THRESHOLD = Range(lambda x: -1 <= x <= 1, "at least -1 and at most 1")
+_Threshold = Annotated[float, Meta(ge=-1, le=1)]
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,13 @@ class OperatingPoints:
     decides: the point whose threshold decides, unless another is asked for.
     """
 
-    thresholds: Mapping[str, float | None] = field(metadata={"within": _THRESHOLD})
+    thresholds: Annotated[Mapping[Point, _Threshold | None], Meta(min_length=len(POINTS))]
     calibration: Calibration | None
-    n_real: int = field(metadata={"within": NON_NEGATIVE})
-    n_synthetic: int = field(metadata={"within": NON_NEGATIVE})
-    decides: str = "eer"
+    n_real: Natural
+    n_synthetic: Natural
+    decides: Point = "eer"
 
-    def __post_init__(self) -> None:
-        if self.thresholds.keys() != set(POINTS):
-            raise ValueError(f"thresholds must be {', '.join(POINTS)}, got {[*self.thresholds]}")
-        if self.decides not in POINTS:
-            raise ValueError(f"decides must be one of {', '.join(POINTS)}, got {self.decides}")
-
-    def undefined(self) -> dict[str, str]:
+    def undefined(self) -> dict[Point, str]:
         """Return what each point without a threshold needs."""
         missing = [point for point, value in self.thresholds.items() if value is None]
         needs = "real and synthetic validation images"
@@ -80,7 +76,7 @@ class OperatingPoints:
         """
         if not (path := folder / THRESHOLDS).exists():
             return None
-        return read_json(path, cls, VERSION, "remove it, or train the model again", "undefined")
+        return read_json(path, cls, "remove it, or train the model again", VERSION, "undefined")
 
 
 class Threshold(NamedTuple):
@@ -112,7 +108,7 @@ def choose_threshold(points: OperatingPoints | None, given: str | float | None =
     """
     if given is not None and given not in POINTS:
         return Threshold("given", float(given))
-    name = str(given or (points.decides if points else ""))
+    name = cast("Point", given or (points.decides if points else ""))
     value = points.thresholds[name] if points else None
     if value is not None:
         return Threshold(name, value)
@@ -143,7 +139,7 @@ def choose(
     calibration, as of :func:`focus.metrics.calibration.fit_calibration`.
     """
     ranking = Ranking.of(real_scores, fake_scores)
-    found: dict[str, float | None] = dict.fromkeys(POINTS)
+    found: dict[Point, float | None] = dict.fromkeys(POINTS)
     if len(real_scores) and len(fake_scores):
         found["eer"] = float(ranking.threshold_at_eer()[0])
         balanced = float(ranking.threshold_of_best_balance()[0])

@@ -88,7 +88,7 @@ class Table:
     def as_data_uri(self) -> str:
         """Return it as CSV in a data URI; an interval is a column of its own, ``[low, high]``."""
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)
         writer.writerow(["", *(name for c in self.columns for name in (c, f"{c}, interval"))])
         for name, cells in self.rows:
             writer.writerow([name, *(text for c in cells for text in (c.text, c.interval))])

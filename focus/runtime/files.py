@@ -1,19 +1,17 @@
-"""Write files that are there whole or not at all, also dataclasses as JSON, and lock them."""
+"""Write files that are there whole or not at all, and lock them."""
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from reprlib import repr as shortened
-from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TextIO
 
 from focus.errors import InputError
 
@@ -24,12 +22,6 @@ else:
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
-
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T")
-
-_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 _LOCK = ".lock"
 
@@ -59,78 +51,30 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_csv_writer(path: str | Path, end: str = "\r\n") -> Iterator["CsvWriter"]:
+def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
     """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
 
-    It is UTF-8; bytes of file names that are not stay as they are.
+    It is UTF-8; bytes of file names that are not stay as they are. Lines end with a line feed, and
+    any name comes back.
     """
     with (
         atomic_write(Path(path)) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        yield csv.writer(file, lineterminator=end)
+        yield csv.writer(_Lines(file))
 
 
-def write_json(path: Path, content: "DataclassInstance", version: int, **derived: Any) -> None:
-    """Write a dataclass with its version, and what is derived from it for other readers."""
-    values = {"version": version, **asdict(content), **derived}
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+class _Lines:
+    """Ends rows with a line feed.
 
-
-def read_json(path: Path, kind: type[T], version: int, advice: str, *derived: str) -> T:
-    """Return the dataclass that :func:`write_json` wrote, without what was derived from it.
-
-    Raises:
-        InputError: with ``advice``, the file cannot be read as one.
+    Told so itself, the writer of Python 3.11 quotes no carriage return, at which readers divide.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if (found := values.pop("version")) != version:
-            advice = "read it with the version of focus that wrote it"
-            raise ValueError(f"version {found}, this program reads {version}")
-        values = {name: value for name, value in values.items() if name not in derived}
-        content: T = from_json(kind, values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        text = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {text}): {advice}."
-        ) from error
-    return content
 
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
 
-def from_json(kind: Any, value: Any, name: str = "it", within: Any = None) -> Any:
-    """Return ``value``, as :mod:`json` reads it, as an object of the type ``kind``.
-
-    A dataclass takes an object, its fields by their types and by the ranges in their metadata
-    (``within``, a :class:`focus.config.options.Range`); a tuple takes a list.
-
-    Raises ValueError for what does not fit, or TypeError for a missing field.
-    """
-    origin, parts = get_origin(kind) or kind, get_args(kind)
-    if kind is Any or (value is None and NoneType in parts):
-        return value
-    if NoneType in parts:
-        return from_json(parts[0], value, name, within)
-    if is_dataclass(origin) and isinstance(value, dict):
-        hints = get_type_hints(origin)
-        if unknown := sorted(value.keys() - hints.keys()):
-            raise ValueError(f"unknown field {unknown[0]!r}")
-        ranges = {field.name: field.metadata.get("within") for field in fields(origin)}
-        return kind(**{key: from_json(hints[key], v, key, ranges[key]) for key, v in value.items()})
-    if isinstance(value, dict) and parts:
-        return {key: from_json(parts[1], v, f"{name} {key}", within) for key, v in value.items()}
-    if (
-        isinstance(value, list | tuple)
-        and parts
-        and (parts[-1] is ... or len(parts) in (1, len(value)))
-    ):
-        return origin(from_json(parts[0], each, name, within) for each in value)
-    fits = isinstance(value, int | float if kind is float else origin)
-    if not fits or isinstance(value, bool) or (within and not within.holds(value)):
-        words = _WORDS.get(kind, str(kind)) + (f" {within.words}" if within else "")
-        raise ValueError(f"{name} must be {words}, got {shortened(value)}")
-    return value
+    def write(self, row: str) -> None:
+        self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def flush(path: Path) -> None:
@@ -213,6 +157,36 @@ def check_empty(folder: Path) -> None:
         raise InputError(
             f"The folder {folder} holds files already: give another one, or remove it."
         )
+
+
+def digest(things: Iterable[object]) -> str:
+    """Return a digest of what the things look like in Python."""
+    content = hashlib.blake2b(digest_size=16)
+    for thing in things:
+        content.update(repr(thing).encode(errors="replace"))
+    return content.hexdigest()
+
+
+def begin(folder: Path, name: str, content: Mapping[str, Any], *, resume: bool) -> None:
+    """Make a folder with the JSON file ``name``, which says what is made there and of what.
+
+    resume: if it is there already, check that it says the same.
+
+    Raises InputError if it does not, or if other files are there.
+    """
+    text, record = (json.dumps(content) + "\n").encode(), folder / name
+    if resume and record.exists():
+        if record.read_bytes() != text:
+            raise InputError(
+                f"What is in {folder} was begun by another command or of other images: give the "
+                "same, or another --output."
+            )
+        for part in folder.glob("**/*.part"):  # of a process that was killed
+            part.unlink()
+        return
+    check_empty(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_bytes(text)
 
 
 def check_writable(folder: Path, flag: str = "--output") -> None:

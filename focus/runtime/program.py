@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from focus.errors import InputError, OneProcessError, sentence
@@ -27,12 +28,12 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_\w*ALLOC\w*_FAILED|DefaultCP
 
 
 @contextmanager
-def program(prog: str, *, debug: bool) -> Iterator[None]:
+def program(prog: str, *, debug: bool, sizes: Sequence[str] = ()) -> Iterator[None]:
     """End the process with code 2 and one line, with ``prog`` first, on what the user can fix.
 
     That is an InputError, a place that cannot be written, or too little memory. Of several
     processes only the first writes the line, unless one alone may meet the error. debug: show the
-    traceback before it.
+    traceback before it. sizes: the program's flags that say how much memory it takes.
     """
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
@@ -47,6 +48,10 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     except InputError as error:
         _end(2, sentence(error), prog, debug, isinstance(error, OneProcessError))
     except OSError as error:
+        gone = Path(os.fsdecode(error.filename or ".")).parent
+        if isinstance(error, FileNotFoundError) and not gone.exists():  # removed, or moved away
+            advice = "put it back and give the command again, or for a run with --resume"
+            _end(2, f"The folder {gone} is no longer there: {advice}.", prog, debug, True)
         if error.errno not in _NOT_WRITABLE:
             raise
         where = f" ({error.filename})" if error.filename else ""
@@ -54,7 +59,7 @@ def program(prog: str, *, debug: bool) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        advice = "give a smaller --batch-size, --eval-batch-size or --image-size"
+        advice = f"give a smaller {' or '.join(sizes)}" if sizes else "end other programs"
         _end(2, f"The memory is full: {advice}.", prog, debug, True)
     except Stopped as stopped:
         _end(128 + stopped.signum, str(stopped), prog, debug, False)

@@ -15,23 +15,32 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+import msgspec
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from focus.errors import InputError
 from focus.runtime.files import atomic_write, flush
+from focus.runtime.json_files import Versioned
 from focus.runtime.machine import is_main_process
 
 CHECKPOINT_VERSION = 5
-MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+_Tensors = Literal["model.safetensors", "optimizer.safetensors", "ema.safetensors"]
+MODEL, OPTIMIZER, EMA = get_args(_Tensors)
 STATE = "state.json"
 # The whole name: a copy that somebody put beside is neither taken nor deleted.
 _NAME = re.compile(r"step-(\d{8,})")
 
 _log = logging.getLogger(__name__)
+
+
+class _Stored(Versioned):
+    """What ``state.json`` says of the files beside it."""
+
+    checksums: Annotated[dict[_Tensors, str], msgspec.Meta(min_length=2)]
 
 
 class Parts(NamedTuple):
@@ -99,7 +108,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in reversed(checkpoints(folder)):
         try:
             values = _verified(path)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = shorten(str(error), 200)
             damaged.append(f"The checkpoint {path} is damaged ({type(error).__name__}: {reason})")
             continue
@@ -122,20 +131,26 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def load_checkpoint(path: Path, values: Mapping[str, Any], parts: Parts) -> None:
     """Restore what :func:`last_checkpoint` found."""
     model, optimizer, scheduler, ema = parts
-    model.load_state_dict(safetensors.torch.load_file(path / MODEL))
-    if ema is not None:
-        ema.load_state_dict(safetensors.torch.load_file(path / EMA))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in safetensors.torch.load_file(path / OPTIMIZER).items():
-        index, _, name = key.partition(".")
-        parameter = parameters[int(index)]
-        if value.shape == parameter.shape:
-            # In the parameter's memory order: in another, each step would be slower.
-            value = torch.empty_like(parameter).copy_(value)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": values["param_groups"]})
-    scheduler.load_state_dict(values["scheduler"])
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path / MODEL))
+        if ema is not None:
+            ema.load_state_dict(safetensors.torch.load_file(path / EMA))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in safetensors.torch.load_file(path / OPTIMIZER).items():
+            index, _, name = key.partition(".")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:
+                # In the parameter's memory order: in another, each step would be slower.
+                value = torch.empty_like(parameter).copy_(value)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": values["param_groups"]})
+        scheduler.load_state_dict(values["scheduler"])
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not fit the network or its optimiser ({shorten(str(error), 200)}): "
+            "resume it with the versions of focus, torch and timm that wrote it."
+        ) from error
 
 
 def remove_later(path: Path) -> None:
@@ -194,11 +209,11 @@ def _checksum(values: Mapping[str, Any]) -> str:
 def _verified(path: Path) -> dict[str, Any]:
     """Return the JSON values, once all files are what was written, or are of another version."""
     values: dict[str, Any] = json.loads((path / STATE).read_bytes())
-    if values["version"] != CHECKPOINT_VERSION:
+    if msgspec.convert(values, Versioned).version != CHECKPOINT_VERSION:
         return values
-    if values.pop("checksum") != _checksum(values):
+    if values.pop("checksum", None) != _checksum(values):
         raise ValueError(f"{STATE} is not what was written")
-    for name, digest in values["checksums"].items():
+    for name, digest in msgspec.convert(values, _Stored).checksums.items():
         with (path / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise ValueError(f"{name} is not what was written")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
 from focus.report.page import REPORT
-from focus.runtime.files import from_json, sole_writer
+from focus.runtime.files import sole_writer
 from focus.runtime.launch import (
     closing_process_group,
     describe,
@@ -136,8 +136,8 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
     if config.grad_checkpointing:
         checkpoint_gradients(detector)
     freeze(detector, config.tune)
-    if saved is not None:
-        detector.config = from_json(DetectorConfig, asdict(detector.config) | saved.state.seen)
+    if saved is not None and saved.state.seen is not None:
+        detector.config = replace(detector.config, **saved.state.seen)
     return detector
 
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -18,10 +19,11 @@ from focus.config.train import ResolvedTrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
 from focus.errors import InputError
-from focus.model.config import CONFIG_FILE, DetectorConfig
+from focus.model.config import CONFIG_FILE, DetectorConfig, Seen
 from focus.model.hub import WEIGHTS_FILE
 from focus.model.operating_points import OperatingPoints
-from focus.runtime.files import atomic_write, check_writable, from_json
+from focus.runtime.files import atomic_write, check_writable
+from focus.runtime.json_files import Natural
 from focus.training.checkpoint import last_checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -39,6 +41,8 @@ _FREE = (
 )
 _PLACES = ("data", "data_root", "human_maps", "test_data", "test_real", "initial_checkpoint")
 
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+
 
 @dataclass
 class TrainState:
@@ -53,24 +57,33 @@ class TrainState:
     the initial weights too.
     """
 
-    epoch: int = 0
-    step: int = 0
-    nonfinite: int = 0
-    in_a_row: int = 0
+    epoch: Natural = 0
+    step: Natural = 0
+    nonfinite: Natural = 0
+    in_a_row: Natural = 0
     best: float | None = None
-    best_epoch: int = 0
+    best_epoch: Natural = 0
     points: OperatingPoints | None = None
     entropy_target: float | None = None
     sums: dict[str, float] | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    processes: int = 1
-    threads: int | None = None
-    seen: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+    processes: _Count = 1
+    threads: _Count | None = None
+    seen: Seen | None = None
 
     @property
     def just_found_best(self) -> bool:
         """Return whether the last validation found the best model, with no step since."""
         return self.best_epoch == self.epoch > 0 and self.sums is None
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a run puts into ``state.json``, of the types that it needs to go on."""
+
+    train_state: TrainState
+    config: ResolvedTrainConfig
+    scaler: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -107,19 +120,20 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
     if found is None:
         return None
     path, values = found
-    if other := other_setting(values["config"], config):  # the result would be neither run's
+    try:
+        saved = msgspec.convert(values, _Saved)
+    except ValueError as error:
+        raise InputError(
+            f"{path} has a state of another program ({error}): resume it with the version that "
+            "wrote it, or give another --name."
+        ) from error
+    if other := other_setting(asdict(saved.config), config):  # the result would be neither run's
         name, before, now = (" ".join(each) if isinstance(each, tuple) else each for each in other)
         raise InputError(
             f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it with "
             "the flags it was started with, or give another --name."
         )
-    try:
-        state: TrainState = from_json(TrainState, values["train_state"])
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} has a state of another program ({error}): resume it with the version that "
-            "wrote it, or give another --name."
-        ) from error
+    state = saved.train_state
     if state.processes != processes:
         raise InputError(
             f"The run {folder} was trained by {state.processes} processes, not {processes}: launch "
@@ -146,7 +160,6 @@ def other_setting(
     """
     for name, now in asdict(config).items():
         before = then.get(name)
-        before = tuple(before) if isinstance(now, tuple) and before is not None else before
         same = before == now or (name in _PLACES and _places(before) == _places(now))
         if name not in _FREE and not same:
             return name, before, now

@@ -234,6 +234,8 @@ class Trainer:
                 write_summary(self.folder / SUMMARY, state.rows)
             if state.just_found_best:
                 self.save_best()
+            elif state.points is not None:  # which may have been damaged or removed
+                state.points.write(self.folder / "model")
         check_shared(accelerator, self.folder, state.step)
         # TensorBoard's tracker takes the project's name for its folder.
         only = config.report_to == ("tensorboard",)
@@ -398,7 +400,8 @@ class Trainer:
     def _steadier(self) -> str:
         """Advise on a run that diverges, which cannot go on with other flags."""
         half = "" if self.config.mixed_precision == "no" else ", or --mixed-precision no"
-        return f"lower --lr or give --clip-grad{half}, under another --name"
+        clip = "" if self.config.clip_grad else "give "
+        return f"lower --lr or {clip}--clip-grad{half}, under another --name"
 
     def _goes_on(self) -> bool:
         """Tell whether an epoch follows: the last is not done, nor the best one too long ago."""

@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> None:
     if names:
         robustness.check_labels(manifest)
     settings: dict[str, Any] = {
-        "batch_size": config.batch_size,
+        "batch_size": detector.at_once(config.batch_size),
         "workers": default_workers() if config.workers is None else config.workers,
     }
     scores = score_images(detector, manifest, accelerator=accelerator, images=decoded, **settings)

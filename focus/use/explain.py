@@ -237,11 +237,12 @@ def _scored(
                 yield from with_faces
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for batch in _chunks(views(pool), config.batch_size):
+        at_once = detector.at_once(config.batch_size)
+        for batch in _chunks(views(pool), at_once):
             for place in (OVERLAYS, CAMS):
                 (folder / place).mkdir(parents=True, exist_ok=True)
             predictions: list[tuple[Any, ...]] = []
-            for faces in _chunks(((v, s.face) for v in batch for s in v.seen), config.batch_size):
+            for faces in _chunks(((v, s.face) for v in batch for s in v.seen), at_once):
                 names = [repr(str(view.item.path)) for view, _ in faces]
                 pixels = torch.stack([view.pixels[face] for view, face in faces])
                 found = detector.predict_pixels(pixels, names)

@@ -91,7 +91,7 @@ def write_tables(
     for name, rows in ((TABLE, items), (FRAMES, of_videos)):
         if rows:
             written.append(path := folder / name)
-            with atomic_csv_writer(path, end="\n") as writer:
+            with atomic_csv_writer(path) as writer:
                 writer.writerow(rows[0])
                 # str: numpy's float32 has the fewest digits that read back to the same number.
                 writer.writerows(["" if v is None else str(v) for v in r.values()] for r in rows)

@@ -44,8 +44,8 @@ FLAGS = {
     ExportConfig: f"{USE} check-images onnx",
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",
-    ManipulateConfig: f"{DATA} image-size output seed",
-    MapsConfig: f"{DATA} from granularity output",
+    ManipulateConfig: f"{DATA} image-size output resume seed",
+    MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: """
         data data-root debug epochs headroom human-maps jobs losses model output quick recipe report
         search seeds test-data test-real threads weights workers""",
@@ -308,3 +308,6 @@ def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
     ):
         done = run(*words, "--config", "c.yaml", cwd=tmp_path)
         assert "has an unknown key 'nonsense'" in done.stderr, done.stderr
+    (tmp_path / "focus.py").write_text("raise SystemExit('run')")
+    done = run("-P", "-m", "focus", "data", "demo", "--config", "c.yaml", cwd=tmp_path)
+    assert "has an unknown key 'nonsense'" in done.stderr, done.stderr

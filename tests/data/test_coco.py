@@ -54,15 +54,18 @@ def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:
 
 def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"image_id": 2}, " has no '2', or an image with this id"),
-        ({"segmentation": {"counts": "04"}}, ": a run-length encoded segmentat"),
-        ({"segmentation": [[1, 2, 3, 4]]}, ": a segmentation that is no list of"),
+        ({"image_id": 2}, "an annotation is of the image '2', which is not there"),
+        (
+            {"segmentation": {"counts": "04"}},
+            "a run-length encoded segmentation, not polygons or a box - at `$.annotations[0]`",
+        ),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a segmentation that is no list of"),
     )
     for annotation, reason in wrong:
         file = coco(tmp_path / "a.json", [IMAGE], [BOX | annotation])
         with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json") as caught:
             map_references(file, {})
-        assert f"a.json (annotations[0]{reason}" in str(caught.value)
+        assert f"a.json ({reason}" in str(caught.value)
 
 
 def test_a_file_that_is_not_cocos(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_what_is_refused(boxed: Manifest, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^The folder .*out holds files already"):
         cut_boxes(boxed, out, 0.3)
     for manifest, margin in ((boxed, 0.3), (two, 0.5)):
-        with pytest.raises(InputError, match=r"^The crop in .*out was begun with other images"):
+        with pytest.raises(InputError, match=r"^What is in .*out was begun by another command"):
             cut_faces(manifest, out, source="box", margin=margin, resume=True, progress=False)
     cut = cut_boxes(boxed, tmp_path / "new")
     with pytest.raises(InputError, match=r"are cut out already, as their column 'geometry' says"):

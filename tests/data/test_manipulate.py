@@ -125,6 +125,27 @@ def test_the_seed_decides_all(faces: Path, out: Manifest, tmp_path: Path) -> Non
     assert pixels[0] == pixels[1] != pixels[2]
 
 
+def test_what_is_finished_stays_and_the_rest_is_made(faces: Path, out: Manifest) -> None:
+    whole, folder = Path(out.source).parent, faces.parent / "again"
+    shutil.copytree(whole, folder)
+    kept = (folder / "images/real/000001.jpg").stat().st_mtime_ns
+    (folder / "manifest.csv").unlink()
+    (folder / "images/real/000003.jpg").write_bytes(b"")  # by a power cut
+    next((folder / "masks/morph").iterdir()).unlink()
+    (folder / "images/real/000004.jpg.7.part").write_bytes(b"half a picture")
+    with pytest.raises(InputError, match="holds files already"):
+        made(faces, folder)
+    with pytest.raises(InputError, match="begun by another command or of other images"):
+        made(faces, folder, "--resume", "--seed", "3")
+    made(faces, folder, "--resume")
+    assert (folder / "images/real/000001.jpg").stat().st_mtime_ns == kept
+    found, expected = (
+        {path.relative_to(each): path.read_bytes() for path in each.rglob("*") if path.is_file()}
+        for each in (folder, whole)
+    )
+    assert found == expected
+
+
 def test_what_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="behind it the folder to write"):
         parse(ManipulateConfig, ["reals"])

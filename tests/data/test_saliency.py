@@ -101,6 +101,23 @@ def test_maps_are_found_beside_the_images_and_are_a_machines(
     assert source_findings(people) == []
 
 
+def test_what_is_finished_stays_and_the_rest_is_made(folder: Path) -> None:
+    words = folder, "--from", "pca", "--threads", 1, "--resume"
+    make(*words)
+    maps = folder / "human_maps"
+    files = [path for path in maps.rglob("*") if path.is_file()]
+    whole, kept = {path: path.read_bytes() for path in files}, maps / "0_real" / "1.png"
+    written = kept.stat().st_mtime_ns
+    (maps / "manifest.csv").unlink()
+    (maps / "1_fake" / "7.png").unlink()
+    (maps / "1_fake" / "8.png").write_bytes(b"")  # by a power cut
+    with pytest.raises(InputError, match="begun by another command or of other images"):
+        make(*words, "--granularity", "box")
+    make(*words)
+    assert kept.stat().st_mtime_ns == written
+    assert {p: p.read_bytes() for p in maps.rglob("*") if p.is_file()} == whole
+
+
 def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
     (folder / "human_maps" / "1_fake").mkdir(parents=True)
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(folder / "human_maps/1_fake/3.png")

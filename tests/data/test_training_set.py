@@ -43,8 +43,8 @@ def test_a_resumed_run_takes_its_splits_wherever_its_images_lie() -> None:
 @pytest.mark.parametrize(
     ("row", "now", "difference"),
     [
-        (7, None, "'/images/7.png' is missing"),
-        (8, sample(8), "'/images/8.png' is new"),
+        (7, None, "/images/7.png' is missing"),
+        (8, sample(8), "/images/8.png' is new"),
         (2, replace(sample(2), label=1), "the label of '/images/2.png' was 0 and is 1"),
     ],
 )

@@ -124,6 +124,25 @@ def test_how_many_frames_of_a_damaged_video_were_read_is_said(
     assert caplog.messages == [f"read {len(found)} of 8 frames of the damaged video {str(path)!r}"]
 
 
+@pytest.mark.parametrize(("name", "says"), [("a.avi", "60 frames"), ("a.webm", "2.4 seconds")])
+def test_frames_that_the_file_announces_and_lacks_are_said(
+    name: str, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a verdict on the first half stands for the whole film."""
+    path = write_video(tmp_path / name, "mpeg4" if name == "a.avi" else "libvpx")
+    list(frames_of(path, 8))
+    assert caplog.messages == []
+    content = path.read_bytes()
+    middle = len(content) // 2
+    for damaged in (
+        content[: len(content) * 6 // 10],
+        content[:middle] + bytes(400) + content[middle + 400 :],
+    ):
+        path.write_bytes(damaged)
+        list(frames_of(path, 8))
+        assert f"which announces {says}" in caplog.messages[-1]
+
+
 def test_a_video_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", "libx264")
     monkeypatch.setattr(images, "_most_pixels", 64 * 48 - 1)

@@ -149,24 +149,30 @@ def test_the_search_trains_without_the_generator_that_it_tests_on(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_threads")
-def test_a_stopped_experiment_saves_and_goes_on(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_or_killed_experiment_saves_and_goes_on(
+    signum: signal.Signals, tree: Path, tmp_path: Path
+) -> None:
     given = words(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "15")
     folder, log = tmp_path / "runs" / "ce-00", tmp_path / "logs" / "ce-00.log"
-    command = [sys.executable, "-m", "focus.experiment", *given]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-P", "-m", "focus.experiment", *given]
+    (tmp_path / "focus.py").write_text("raise SystemExit('not this one')")
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path
+    )
     deadline = time.monotonic() + 200
     try:
         while not list(folder.glob("checkpoints/step-*")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(100) == 130
+        process.send_signal(signum)
+        assert process.wait(100) == (130 if signum == signal.SIGTERM else -signum)
     finally:
         process.kill()
-    assert "--resume goes on" in log.read_text()
     assert not (folder / "results.json").exists()
     assert main(given) == 0
+    assert "--resume goes on" in log.read_text()
     assert "resuming" in log.read_text()
     with (folder / "summary.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 15

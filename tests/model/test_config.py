@@ -37,41 +37,9 @@ def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 2}, "version 2, this program reads 1.: read it with the version of focus"),
-        ({"version": None}, "cannot be read .KeyError: 'version'.: give the folder that"),
-        ({"model": None}, "cannot be read .*'model'"),
-        ({"model": "resnet1"}, "no network 'resnet1' in timm .did you mean"),
-        ({"unknown": 1}, "cannot be read .ValueError: unknown field 'unknown'.: give the folder"),
-        ({"temperature": "hot"}, "temperature must be a number above 0, got 'hot'"),
-        ({"temperature": float("nan")}, "temperature must be a number above 0, got nan"),
-        ({"image_size": "32"}, "image_size must be a whole number at least 1, got '32'"),
-        ({"num_classes": True}, "num_classes must be a whole number, got True"),
-        ({"mean": [0.5]}, r"mean must be tuple\[float, float, float\] that is finite, got \[0.5\]"),
-        ({"std": [1, 1, 0]}, "std must be a number above 0, got 0"),
-        ({"training_generators": "kA"}, r"training_generators must be tuple\[str, ...\], got 'kA'"),
-        ({"training_families": {"a": 1}}, "training_families a must be a text, got 1"),
-        ({"num_classes": 3}, r"head.fc.weight should be \[3, 96\], got \[2, 96\]"),
-        ({"model": "test_resnet", "image_size": 64}, "not hold the weights of test_resnet: .*miss"),
-    ],
-)
-def test_a_config_that_cannot_be_used(
-    change: dict[str, Any], words: str, saved: Path, tmp_path: Path
-) -> None:
-    values = json.loads((saved / "config.json").read_text()) | change
-    values = {key: value for key, value in values.items() if value is not None}
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
-    with pytest.raises(InputError, match=words) as caught:
-        Detector.from_pretrained(tmp_path)
-    assert_one_sentence(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
         ({"model": "vit_gigantic_patch14_224"}, "not hold the weights of vit_gigantic_patch14_224"),
+        ({"model": "test_resnet", "image_size": 64}, "not hold the weights of test_resnet: .*miss"),
         ({"num_classes": 10**9}, r"head.fc.weight should be \[1000000000, 96\]"),
-        ({"image_size": 2 * 10**4}, "image_size is 20000: give at most 4096"),
     ],
 )
 def test_a_network_of_any_size_is_refused_without_its_memory(
@@ -79,9 +47,14 @@ def test_a_network_of_any_size_is_refused_without_its_memory(
 ) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = resource.getrlimit(resource.RLIMIT_AS)
+    values = json.loads((saved / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, limits[1]))
     try:
-        test_a_config_that_cannot_be_used(change, words, saved, tmp_path)
+        with pytest.raises(InputError, match=words) as caught:
+            Detector.from_pretrained(tmp_path)
+        assert_one_sentence(caught.value)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
@@ -109,14 +82,7 @@ def test_weights_are_those_that_were_saved_unless_the_user_says_otherwise(tmp_pa
     Detector(image_size=32, initial_checkpoint=weights)
 
 
-def test_a_damaged_or_missing_config(tmp_path: Path) -> None:
-    for text in ("", "{", "[]", "9" * 9999, "[" * 99999):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(
-            InputError, match=r"config\.json cannot be read .*runs/NAME/model"
-        ) as caught:
-            DetectorConfig.read(tmp_path / "config.json")
-        assert_one_sentence(caught.value)
+def test_a_missing_config(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No such file.*runs/NAME/model") as caught:
         DetectorConfig.read(tmp_path / "lost" / "config.json")
     assert_one_sentence(caught.value)

@@ -299,7 +299,7 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
     [
         ("resnet18", {"image_size": 32}, r"'resnet18' has no spatial map .* 32 x 32 .*512, 1, 1"),
         ("efficientvim_m1", {}, "no spatial map .*list"),
-        ("coat_tiny", {}, "no map of features .*choose another --model"),
+        ("coat_tiny", {}, "no map of features .*choose another model"),
         ("test_vit", {"image_size": 33}, "'test_vit'"),
         ("resnet5", {}, r"no network 'resnet5' in timm.*did you mean.*resnet50"),
         ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),

@@ -38,6 +38,7 @@ def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
     written = json.loads((tmp_path / THRESHOLDS).read_text())
     assert written["undefined"] == {"bpcer1": "needs >= 500 real validation images"}
     assert OperatingPoints.read(tmp_path) == points
+    assert OperatingPoints.read(tmp_path / "other") is None
     empty = choose(np.zeros(0), np.ones(3))
     assert set(empty.thresholds.values()) == {None}
     assert empty.calibration is None
@@ -83,24 +84,3 @@ def test_one_threshold_is_chosen() -> None:
         assert choose_threshold(own, given) == expected
     with pytest.raises(InputError, match="--threshold bpcer1: validation fixed no such threshold"):
         choose_threshold(points, "bpcer1")
-
-
-def test_a_missing_file_and_what_cannot_be_read(tmp_path: Path) -> None:
-    assert OperatingPoints.read(tmp_path) is None
-    choose(np.array([0.1]), np.array([0.9])).write(tmp_path)
-    path = tmp_path / THRESHOLDS
-    values = json.loads(path.read_text())
-    for text, words in (
-        ("{", "cannot be read"),
-        (json.dumps(values | {"version": 1}), "version 1, this program reads 2"),
-        (json.dumps(values | {"decides": "best"}), "decides must be one of eer, .*, got best"),
-        (json.dumps(values | {"thresholds": {}}), "thresholds must be eer, bpcer1, bpcer5, balan"),
-        (json.dumps(values).replace("0.5", "NaN"), "thresholds eer must be a number .*, got nan"),
-        (json.dumps(values).replace("0.5", "50"), "at least -1 and at most 1, got 50"),
-        (json.dumps(values).replace("0.5", '"0.5"'), "thresholds eer must be .*, got '0.5'"),
-        (json.dumps(values | {"n_real": "1"}), "n_real must be a whole number at least 0, got '1'"),
-        (json.dumps(values | {"calibration": {"slope": 1}}), "missing 2 required .*'intercept'"),
-    ):
-        path.write_text(text)
-        with pytest.raises(InputError, match=words):
-            OperatingPoints.read(tmp_path)

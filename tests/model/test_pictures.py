@@ -134,3 +134,12 @@ def test_faces_are_cut_out_as_for_training(
         cutting.predict([none, none], faces="all")
     with pytest.raises(InputError, match="no pictures"):
         cutting.predict([], faces="all")
+
+
+def test_large_images_are_taken_few_at_a_time(tmp_path: Path) -> None:
+    """Fifty of 4096 pixels a side would fill the memory of most machines."""
+    detector, batches = Detector(image_size=1024).eval(), list[int]()
+    detector.backbone.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    detector.predict([np.zeros((8, 8, 3), np.uint8)] * 18)
+    assert batches == [16, 2]
+    assert [Detector(image_size=512).at_once(64), detector.at_once(3)] == [64, 3]

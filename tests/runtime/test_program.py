@@ -8,6 +8,7 @@ import torch
 from focus.config.command_line import run
 from focus.config.train import TrainConfig
 from focus.errors import ImageError, InputError
+from focus.runtime.program import program
 from focus.runtime.signals import Stopped
 
 from ..launching import CHECKOUT, python
@@ -37,7 +38,10 @@ def test_a_name_that_is_not_utf_8_can_be_printed() -> None:
 
 
 def test_each_kind_of_end(capsys: pytest.CaptureFixture[str]) -> None:
-    memory = "smaller --batch-size, --eval-batch-size or --image-size."
+    with pytest.raises(SystemExit), program("p", debug=False):
+        raise MemoryError
+    assert capsys.readouterr().err == "p: error: The memory is full: end other programs.\n"
+    memory = "smaller --batch-size or --eval-batch-size or --image-size."
     gpu = "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 14 GiB"
     for error, code, said in (
         (InputError("Give\n  more."), 2, "p: error: Give more."),

@@ -313,3 +313,19 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert "Process 1 does not see the run folder runs/run" in errors[0]
     assert "give an --output that all machines share." in errors[0]
     assert not checkpoints(tmp_path / "0" / "runs")
+
+
+@pytest.mark.parametrize("moved", ["run", "run/tensorboard"])
+def test_a_folder_that_is_moved_away_is_named(moved: str, faces: Path, tmp_path: Path) -> None:
+    """And put back, it is gone on with."""
+    words = [*SMALL, "--data", faces, "--output", tmp_path, "--log-steps", "1"]
+    log = tmp_path / "log"
+    process = launch([*words, "--epochs", "40"], log)
+    until(lambda: checkpoints(tmp_path), process)
+    (tmp_path / moved).rename(tmp_path / "away")
+    process.join(60)
+    last = log.read_text().splitlines()[-1]
+    assert f"{moved.split('/')[-1]} is no longer there: put it back" in last
+    (tmp_path / "away").rename(tmp_path / moved)
+    assert process.exitcode == 2
+    assert trained(*words, "--epochs", "40", "--resume", cwd=tmp_path).returncode == 0

@@ -64,7 +64,7 @@ def _copied(sample: Sample, folder: Path) -> Sample:
 
 def _write_cyborg(samples: Iterable[Sample], path: Path) -> None:
     """Write ``split,label,/path,generator`` without header; reals have no generator."""
-    with atomic_csv_writer(path, end="\n") as rows:
+    with atomic_csv_writer(path) as rows:
         for sample in samples:
             split = "train" if sample.split == "train" else "test"
             place = f"/{Path(sample.path).relative_to(path.parent).as_posix()}"

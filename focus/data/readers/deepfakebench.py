@@ -4,7 +4,6 @@
 ``DF40/simswap/ff/frames/033_097/0.png``: with or without ``frames``, and other folders above.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from focus.data.manifest import REAL, SYNTHETIC, Sample, Split
 from focus.data.readers.tables import split_of
-from focus.errors import InputError
+from focus.runtime.json_files import read_json
 
 _DF40 = "/df40(?:_train)?/(?:(?P<split>train|val|test)/)?"
 _LEVEL = "(?:/(?P<compression>raw|c[0-9]+))?"
@@ -83,12 +82,6 @@ def _official_splits(folder: str) -> dict[str, Split]:
         path = Path(folder, f"{name}.json")
         if not path.is_file():
             continue
-        try:
-            pairs = json.loads(path.read_text(encoding="utf-8"))
-            splits |= {number: split_of(name) or "" for pair in pairs for number in pair}
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} is no list of pairs of videos ({error}): put the official file there, or "
-                "remove it."
-            ) from error
+        pairs = read_json(path, list[list[str]], "put the official file there, or remove it")
+        splits |= {number: split_of(name) or "" for pair in pairs for number in pair}
     return splits

@@ -30,7 +30,7 @@ Row = tuple[Split, Any, dict[str, Any]]
 """The split of a row's part, the features of its columns, and its cells."""
 Wants = Callable[[Row], bool]
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
-_UNPACKED = 2**26  # bytes; a column may unpack to more from at least a hundredth of it
+_UNPACKED = 2**26  # bytes; a column or its rows may hold more in at least a hundredth of it
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -173,7 +173,7 @@ def _parts(
                 features = datasets.Features.from_arrow_schema(file.schema_arrow)
                 for group in range(file.num_row_groups):
                     if wants is None or _has_wanted(file, group, split, features, wants):
-                        yield split, features, file.iter_batches(1, [group])
+                        yield split, features, _bounded(file, group)
 
 
 def _files(path: Path) -> Mapping[Split, list[str]]:
@@ -207,6 +207,18 @@ def _check_sizes(metadata: Any) -> None:
                 f"{chunk.path_in_schema} unpacks from {packed} to {unpacked} bytes in the group "
                 f"of rows {group}"
             )
+
+
+def _bounded(file: Any, group: int) -> Iterator[Any]:
+    """Yield the rows of a group; raise InputError once one value of a few bytes was many rows."""
+    about = file.metadata.row_group(group)
+    packed = sum(about.column(at).total_compressed_size for at in range(about.num_columns))
+    most = left = max(_UNPACKED, 100 * packed)
+    for row in file.iter_batches(1, [group]):
+        left -= row.nbytes
+        if left < 0:
+            raise InputError(f"its rows hold more than {most} bytes in a group of {packed}")
+        yield row
 
 
 def _split_in(path: Path, root: Path) -> Split:

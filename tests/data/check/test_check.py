@@ -120,7 +120,7 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(found["findings"]) == 1
     assert "layout manifest" in layout
     assert found["fit"]
-    assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\r\n") == 1
+    assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\n") == 1
     look_at_the_sheet(tmp_path)
 
 

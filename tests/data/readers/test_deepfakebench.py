@@ -115,7 +115,7 @@ def test_official_splits_of_faceforensics(tmp_path: Path) -> None:
         "777": "",
     }
     (tmp_path / "val.json").write_text("033 097")
-    with pytest.raises(InputError, match=r"val\.json is no list of pairs of videos"):
+    with pytest.raises(InputError, match=r"val\.json cannot be read .*: put the official file"):
         read_data(tmp_path)
 
 

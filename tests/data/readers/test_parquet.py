@@ -71,11 +71,15 @@ def test_a_few_bytes_do_not_fill_the_memory(tmp_path: Path, cache: Path) -> None
     from pyarrow import parquet
 
     zeros, path = bytes(2**23), tmp_path / "x.parquet"
-    once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 30), pyarrow.array([zeros]))
-    table = pyarrow.table({"image": once, "label": [1] * 30})
-    parquet.write_table(table, path, compression="zstd", store_schema=False)
-    assert path.stat().st_size < 6900
-    assert len(read_data(path)) == 1
+    for rows in (7, 9):  # of one value in a dictionary
+        once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows), [zeros])
+        table = pyarrow.table({"image": once, "label": [1] * rows})
+        parquet.write_table(table, path, compression="zstd", store_schema=False)
+        assert path.stat().st_size < 6900
+        if rows == 7:
+            assert len(read_data(path)) == 1
+    with pytest.raises(InputError, match=r"its rows hold more than 67108864 bytes in a group of 4"):
+        read_data(path)
     assert pyarrow.default_memory_pool().max_memory() < 10 * 2**23, "not of all rows at once"
     table = pyarrow.table({"image": [zeros] * 9, "label": [1] * 9})
     parquet.write_table(table, path, compression="zstd", use_dictionary=False)
