@@ -67,6 +67,11 @@ COMMANDS: Commands = {
         "    focus export --model-dir runs/NAME/model --onnx detector.onnx",
     ),
     "data": DATA_COMMANDS,
+    "cache": Command(
+        "focus.config.data:CacheConfig",
+        "focus.data.caches:cache",
+        "Show what is kept on the disk between runs, and clear it.",
+    ),
     "experiment": Command(
         "focus.config.experiment:ExperimentConfig",
         "focus.experiment.__main__:experiment",

@@ -11,7 +11,7 @@ from focus.data.demo import demo_manifest
 from focus.metrics import detection_metrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")}
+geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
 
 
 class Model(nn.Module):
@@ -20,6 +20,7 @@ class Model(nn.Module):
         self.detector = detector
 
     def forward(self, images, target, saliency, saliency_mask, **_):
+        images = self.detector.normalise(images)
         out = self.detector(images, target, saliency, saliency_mask)
         return {"loss": out.loss, "logits": out.logits}
 

@@ -1,4 +1,4 @@
-"""The configurations of ``focus data check``, ``crop``, ``manipulate``, ``maps`` and ``demo``."""
+"""The configurations of ``focus data`` and its sub-commands, and of ``focus cache``."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -141,3 +141,33 @@ class DemoConfig:
         check_options(self)
         if self.folder is None:
             raise InputError("Give the folder to write the demo set to.")
+
+
+CACHES = {
+    "images": ("images", "decoded images and human maps, at the size of a network"),
+    "features": ("features", "features of frozen networks"),
+    "embedded": ("embedded", "images out of parquet files"),
+    "demo": ("demo-*", "the demo set"),
+    "checked": ("decoded-*.txt", "which files have been decoded without an error"),
+}
+"""What ``focus cache`` knows: names in the cache folder, and what they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Settings of ``focus cache``."""
+
+    clear: tuple[str, ...] = in_data(
+        f"remove these: {', '.join(CACHES)} or all, while no run uses them; the next run makes "
+        "what it needs again",
+        (),
+        metavar="NAME",
+    )
+    debug: bool = in_machine("show a traceback with an error", False)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if unknown := sorted({*self.clear} - {*CACHES, "all"}):
+            raise InputError(
+                f"--clear got {unknown[0]!r}: it takes {', '.join(CACHES)} or all of them, all."
+            )

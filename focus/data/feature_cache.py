@@ -188,7 +188,11 @@ class CachedFaces:
     ) -> None:
         self._cache = cache
         self._rows = cache.store.find(digests(manifest, augment, views))
-        assert (self._rows >= 0).all(), "the cache is filled first"
+        if (self._rows < 0).any():
+            raise InputError(
+                f"Features are missing in {cache.store.folder}, which something else has changed: "
+                "go on with --resume, which computes them again."
+            )
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = torch.tensor([*labels])
 
