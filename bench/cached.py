@@ -41,7 +41,7 @@ IMAGES, SIZE = 8, 224  # of a step of the whole network
 def a_batch(index: Tensor, size: tuple[int, ...], grid: tuple[int, ...]) -> Batch:
     """Return random numbers, of which half have a map."""
     images, maps = torch.randn(len(index), *size), torch.rand(len(index), *grid)
-    return Batch(images, index % 2, maps, index // 2 % 2 == 0, index)
+    return Batch(images, index % 2, maps, index // 2 % 2 == 0, index, torch.empty(len(index), 0))
 
 
 def cached(shape: tuple[int, int, int], batches: int) -> Epoch:

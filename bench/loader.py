@@ -76,10 +76,11 @@ def write_pictures(paths: Iterable[Path], side: int) -> None:
     draw, tile = np.random.default_rng(0), side // 2
     for path in paths:
         whole = Image.new("RGB", (side, side))
-        for corner in itertools.product((0, tile), repeat=2):
+        for corner in ((0, 0), (0, tile), (tile, 0), (tile, tile)):
             photograph = photographs[draw.integers(len(photographs))]
-            part = ImageOps.fit(photograph, (tile, tile), LANCZOS, centering=draw.random(2))
-            whole.paste(part.rotate(90 * draw.integers(4)), corner)
+            centre = draw.random(), draw.random()
+            part = ImageOps.fit(photograph, (tile, tile), LANCZOS, centering=centre)
+            whole.paste(part.rotate(90 * int(draw.integers(4))), corner)
         path.parent.mkdir(parents=True, exist_ok=True)
         whole.save(path, quality=95)
 
@@ -108,8 +109,9 @@ class Decoded(Dataset[tuple[Tensor, int]]):
 
 def others(manifest: Manifest, augmented: bool) -> dict[str, Iterable[Any]]:
     """Return the loaders of others by name; each see :func:`loaders`."""
-    plain = {"is_training": False, "crop_pct": 1.0, "crop_mode": "squash"}
-    three = {"is_training": True, "scale": (0.5, 1.0), "color_jitter": 0, "gaussian_blur_prob": 0.5}
+    plain: dict[str, Any] = {"is_training": False, "crop_pct": 1.0, "crop_mode": "squash"}
+    three: dict[str, Any] = {"is_training": True, "scale": (0.5, 1.0), "color_jitter": 0.0}
+    three["gaussian_blur_prob"] = 0.5
     change = create_transform(SIZE, use_prefetcher=True, **three if augmented else plain)
     images = ImageDataset(manifest.source, transform=change)
     return {
@@ -139,7 +141,8 @@ def ours(
     names = parse_augment(FIVE if augmented else "none")
     with mock.patch.object(augment, "_Blur", blur):
         data = FaceDataset(manifest, image_size=SIZE, grid=(7, 7), augment=names, images=images)
-    return loader(data, np.arange(len(data)).reshape(-1, BATCH).tolist(), 0, pinned=False)
+    batches: Any = np.arange(len(data)).reshape(-1, BATCH).tolist()
+    return loader(data, batches, workers=0, pinned=False)
 
 
 def loaders(manifest: Manifest, augmented: bool, folder: Path) -> dict[str, Loader]:
