@@ -90,9 +90,10 @@ def run(model: str, size: int, batch_size: int, images: int, **settings: Any) ->
     """Train on so many photographs of 256 x 256 pixels, in silence."""
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as name, quiet[0], quiet[1]:
-        for split, count in (("train", images), ("val", 4)):
-            folders = [Path(name, "data/generator", split, kind) for kind in ("real", "fake")]
-            write_pictures((folders[n % 2] / f"{n}.jpg" for n in range(count)), 256)
+        root = Path(name, "data", "generator")
+        splits = ["train"] * images + ["val"] * 4
+        kinds = ("real", "fake") * len(splits)
+        write_pictures((root / s / kinds[n] / f"{n}.jpg" for n, s in enumerate(splits)), 256)
         given: dict[str, Any] = {"recipe": "paper", "model": model, "image_size": size}
         given |= {"pretrained": False, "epochs": 1, "batch_size": batch_size, "workers": 0}
         given |= {"threads": 1, "clip_grad": 1.0, "data": (str(Path(name, "data")),)}
