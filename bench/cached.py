@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bench.harness import Interval, begin, make_parser, ratio, run_program, time_rounds, write
+from bench.harness import Interval, begin, make_parser, note, ratio, run_program, time_rounds, write
 from focus.data.dataset import Batch
 from focus.data.feature_cache import CachedFaces, Encoded, FeatureCache, digests
 from focus.data.manifest import Manifest, Sample
@@ -41,7 +41,7 @@ IMAGES, SIZE = 8, 224  # of a step of the whole network
 def a_batch(index: Tensor, size: tuple[int, ...], grid: tuple[int, ...]) -> Batch:
     """Return random numbers, of which half have a map."""
     images, maps = torch.randn(len(index), *size), torch.rand(len(index), *grid)
-    return Batch(images, index % 2, maps, index // 2 % 2 == 0, index)
+    return Batch(images, index % 2, maps, index // 2 % 2 == 0, index, torch.empty(len(index), 0))
 
 
 def cached(shape: tuple[int, int, int], batches: int) -> Epoch:
@@ -107,11 +107,9 @@ def main() -> None:
     measured_with = begin("bench.cached", given)
     with tempfile.TemporaryDirectory() as os.environ["FOCUS_CACHE"]:
         for shape in SHAPES:
-            for figure, (value, low, high) in measure(shape, given.rounds):
-                name = "x".join(map(str, (BATCH, *shape)))
-                print(f"{name:14} {figure:16} {value:.4g} [{low:.4g}, {high:.4g}]", flush=True)
-                row = {"shape": name, "figure": figure, "median": value}
-                rows.append(row | {"low": low, "high": high})
+            name = "x".join(map(str, (BATCH, *shape)))
+            for figure, found in measure(shape, given.rounds):
+                rows.append(note(found, figure, shape=name))
     if given.output:
         write(given.output, "cached", rows, measured_with)
 

@@ -133,6 +133,13 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Interval:
     return median(numerator / denominator)
 
 
+def note(found: Interval, figure: str, **case: str) -> dict[str, Any]:
+    """Print a figure of a case; return its row."""
+    text = "{:.4g} [{:.4g}, {:.4g}]".format(*found)
+    print(f"{' '.join(case.values()):20} {figure:28} {text}", flush=True)
+    return {**case, "figure": figure, **dict(zip(("median", "low", "high"), found, strict=True))}
+
+
 def settings(command: str) -> dict[str, str | int]:
     """Return the versions and the machine that figures are measured with."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0

@@ -89,6 +89,7 @@ def make_batch(detector: Detector, images: int) -> Batch:
         saliency=torch.rand(images, *detector.grid, generator=draw).to(dtype),
         saliency_mask=torch.ones(images, dtype=torch.bool),
         index=number,
+        token=torch.empty(images, 0),
     )
 
 

@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partialmethod
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,33 @@ def test_a_compiled_network_trains_alike_and_keeps_its_names(
     assert moved[0].keys() == moved[1].keys()
     for name, value in moved[0].items():
         torch.testing.assert_close(moved[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_network_and_head_are_one_graph_compiled_for_two_sizes_of_batch(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A break in the graph costs each step, a compilation a minute or more.
+
+    The third batch of 32, 32 and 6 images is compiled for any size.
+    """
+    torch._dynamo.reset()
+    compiled: list[int] = []
+
+    def as_it_is(graph: torch.fx.GraphModule, _: Any) -> Any:
+        compiled.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compile = partialmethod(torch.nn.Module.compile, backend=as_it_is)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    given = {"compile": True, "batch_size": 32, "focus_schedule": "0:0,1:1"}
+    run = trainer(faces, tmp_path, model="focus_small", lr=0.01, **given)
+    run.open_folder()
+    for epoch in range(2):
+        run.state.epoch = epoch
+        run.train_epoch(progress_bar(disable=True))
+    assert run.state.step == 6
+    assert len(compiled) == 2
 
 
 def resident() -> int:
