@@ -212,9 +212,9 @@ def _cams_backward(
                     of_class = tl.load(index_ptr + i, i < batch, -1)
                     place = partial_ptr + i[:, None] * channels + c[None, :]
                     there = (i < batch)[:, None] & (c < channels)[None, :]
-                    u = tl.load(place, there, 0, cache_modifier=".cg")
+                    rows = tl.load(place, there, 0, cache_modifier=".cg")
                     for j in range(BLOCK_K):
-                        of_k = tl.sum(tl.where((of_class == k0 + j)[:, None], u, 0), 0)
+                        of_k = tl.sum(tl.where((of_class == k0 + j)[:, None], rows, 0), 0)
                         sums += tl.where((k == k0 + j)[:, None], of_k[None, :], 0)
                 tl.store(
                     dw_ptr + k[:, None] * channels + c[None, :],

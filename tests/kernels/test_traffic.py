@@ -6,6 +6,8 @@ import mmap
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ import triton.language as tl
 
 from bench import traffic
 from bench.interpreter_counter import BadAccess, measure
-from focus.kernels import class_activation, focus_head, triton_cam
+from focus.kernels import class_activation, focus_head, triton_cam, triton_focus_head
 
 from . import cases
 from .cases import REFERENCE, Case, Form, head_options, make_inputs, run_cam_entropy, run_focus_head
@@ -115,6 +117,45 @@ def test_more_classes_read_the_features_no_more_often() -> None:
 def test_a_training_step_of_a_usual_size_meets_its_limits() -> None:
     for name, layout in (("focus_head step", "nchw"), *((n, STEP.layout) for n in traffic.USAGES)):
         assert traffic.count(name, STEP._replace(layout=layout)).faults == ()
+
+
+def test_an_operator_of_a_graph_makes_its_counters_of_arrivals_anew() -> None:
+    """A pool of CUDA graphs keeps no tensor, and a graph overwrites what lies in its pool."""
+    shapes = traffic.make_inputs(SMALL, "meta")
+    one = torch.empty((), device="meta")
+    settings = (*(None,) * 4, one, one, one, one, one, "minimize", "true", "mean", True)
+    ops, arguments = torch.ops.focus, (*shapes.leaves, shapes.target)
+    cam, entropy = shapes.saliency, torch.empty(SMALL.batch, device="meta")
+    backward = (*arguments[:2], shapes.target, cam, one, cam, entropy, True, True)
+    for _ in range(2):
+        for call in (
+            lambda: ops.focus_head_forward(*arguments, *settings)[0],
+            lambda: ops.cam_entropy_forward(*arguments[:2], shapes.target, one)[0],
+            lambda: ops.cam_entropy_backward(*backward)[0],
+        ):
+            zeros, kernel = measure(call, shapes.features).launches
+            assert (zeros.is_kernel, kernel.is_kernel) == (False, True)
+            assert "zero" in zeros.name
+
+
+def test_a_launch_that_is_interrupted_leaves_the_next_one_right() -> None:
+    case = HEAD | {"batch": 3, "channels": 8, "classes": 2}
+    expected, calls = results(case), []
+
+    def interrupt(builder: Any, *program: int) -> None:
+        calls.append(program)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return moved(builder, *program)
+
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    moved = InterpreterBuilder.set_grid_idx
+    with mock.patch.object(InterpreterBuilder, "set_grid_idx", interrupt):
+        with pytest.raises(KeyboardInterrupt):
+            results(case)
+    for name, tensor in results(case).items():
+        assert torch.equal(bits(tensor), bits(expected[name])), name
 
 
 def test_launches() -> None:
@@ -222,6 +263,33 @@ def test_any_order_of_programs_gives_the_same_bits(batch: int, channels: int, cl
         actual = results(case)
     for name, tensor in actual.items():
         assert torch.equal(bits(tensor), bits(expected[name])), name
+
+
+MORE_SPLITS = [pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("splits", [3, 8, *MORE_SPLITS])
+def test_any_number_of_splits_is_right_in_any_order(
+    splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU takes up to eight; some have a block of channels more than others, or none at all."""
+    monkeypatch.setattr(triton_cam, "TILE", 16 * 64)
+    triton_cam.constants.cache_clear()
+    for module in (triton_cam, triton_focus_head):
+        monkeypatch.setattr(module, "splits_of", lambda features, blocks: splits)
+    case = HEAD | {"batch": 3, "channels": 16 * 7 - 5, "grid": (7, 7), "classes": 2}
+    for kind in (
+        {"dtype": torch.bfloat16, "layout": "channels_last"},
+        {"dtype": torch.float32, "layout": "nchw"},
+    ):
+        found = []
+        for seed in (1, 2):
+            with shuffled_programs(seed):
+                cases.assert_focus_head(IN_INTERPRETER, case | kind)
+                cases.assert_class_activation(IN_INTERPRETER, case | kind)
+                found.append(results(case | kind))
+        for name, tensor in found[0].items():
+            assert torch.equal(bits(tensor), bits(found[1][name])), name
 
 
 INT32_LIMIT = 2**31
