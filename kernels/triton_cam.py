@@ -38,6 +38,8 @@ TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""
 RESIDENT = 2
 """Programs that run on a multiprocessor at the same time, by their registers."""
+MIN_PRODUCT, STAGES = 16, tl.constexpr(3)
+"""Channels of a tile, from which on tensor cores take it, and tiles that are loaded ahead."""
 BLOCK_B = 32
 """Samples that are added up at once for the gradient of the classifier."""
 NOT_SPECIALIZED = ("batch", "splits")
@@ -99,10 +101,19 @@ def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
 
 
 @triton.jit
+def _part(x, n):
+    """The n-th of three numbers of 8 bits each, which fit into bfloat16 and add up to x."""
+    high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    rest = x - high
+    middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return tl.where(n == 0, high, tl.where(n == 1, middle, tl.where(n == 2, rest - middle, 0)))
+
+
+@triton.jit
 def class_maps(
     x_ptr, w_ptr, pooled_ptr, partial_ptr, ticket_ptr, b, split, splits, channels,
-    P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, PRODUCTS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Maps [BLOCK_K, BLOCK_P] of sample b by ROWS rows of w, if this program is the last to arrive.
 
@@ -112,15 +123,38 @@ def class_maps(
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), splits) * BLOCK_C
     maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
-    for c0 in range(split * per_split, tl.minimum((split + 1) * per_split, channels), BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
-        x = tl.load(pointers, mask, 0).to(tl.float32)
-        for i in tl.static_range(ROWS):
-            w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
-            maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
-        if pooled_ptr is not None:
-            tl.store(pooled_ptr + c, tl.sum(x, 1) / P, c < channels)
+    first, end = split * per_split, tl.minimum((split + 1) * per_split, channels)
+    if PRODUCTS is not None:
+        PARTS: tl.constexpr = max(4 * BLOCK_K, 16)
+        part = tl.arange(0, PARTS // BLOCK_K)
+        negative = tl.zeros((PARTS, BLOCK_P), tl.float32)
+        column = tl.arange(0, 16)
+        ones = (column[None, :] + 0 * p[:, None] == 0).to(PRODUCTS)
+        for c0 in tl.range(first, end, BLOCK_C, num_stages=STAGES):
+            c = c0 + tl.arange(0, BLOCK_C)
+            pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
+            x = tl.load(pointers, mask, 0).to(PRODUCTS)
+            w_mask = (r < ROWS)[:, None] & (c < channels)[None, :]
+            w = tl.load(w_ptr + r[:, None] * channels + c[None, :], w_mask, 0).to(tl.float32)
+            w = _part(w[None, :, :], part[:, None, None]).to(PRODUCTS)
+            w = tl.reshape(w, (PARTS, BLOCK_C))
+            # Added, it would be summed on in the tensor cores, which cut off instead of rounding.
+            negative -= tl.dot(w, x, input_precision="ieee")
+            if pooled_ptr is not None:
+                f = tl.dot(x, ones, input_precision="ieee")
+                f = tl.sum(tl.where((column == 0)[None, :], f, 0), 1)
+                tl.store(pooled_ptr + c, f / P, c < channels)
+        maps = -tl.sum(tl.reshape(negative, (PARTS // BLOCK_K, BLOCK_K, BLOCK_P)), 0)
+    else:
+        for c0 in range(first, end, BLOCK_C):
+            c = c0 + tl.arange(0, BLOCK_C)
+            pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
+            x = tl.load(pointers, mask, 0).to(tl.float32)
+            for i in tl.static_range(ROWS):
+                w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
+                maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
+            if pooled_ptr is not None:
+                tl.store(pooled_ptr + c, tl.sum(x, 1) / P, c < channels)
     last = True
     if partial_ptr is not None:
         place = partial_ptr + (b * splits * ROWS + r)[:, None] * P + p[None, :]
@@ -139,7 +173,7 @@ def _cams(
     cam_ptr, entropy_ptr, logits_ptr, x_ptr, w_ptr, bias_ptr, index_ptr, partial_ptr, ticket_ptr,
     temperature, stride_xb, stride_bias, stride_ib, stride_ik, splits, channels, classes, wanted,
     INVERSE_LOG: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRODUCTS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (b, split): CAMs [B,wanted,P] of classes index [B,wanted], and their entropies.
 
@@ -154,7 +188,7 @@ def _cams(
         row = tl.where((row >= 0) & (row < classes), row, 0)
     maps, last = class_maps(
         x_ptr + b * stride_xb, w_ptr + row * channels, None, partial_ptr, ticket_ptr, b, split,
-        splits, channels, P, LAST, ROWS, BLOCK_C, BLOCK_P, BLOCK_K,
+        splits, channels, P, LAST, ROWS, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
     )  # fmt: skip
     if last:
         if logits_ptr is not None:
@@ -244,6 +278,16 @@ def dense_samples(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=layout)
 
 
+def products(features: Tensor, kernel: Any) -> Any:
+    """Return the type whose products tensor cores sum: bfloat16, and None of other features.
+
+    The interpreter multiplies bit patterns of bfloat16: there it is float32.
+    """
+    if features.dtype != torch.bfloat16:
+        return None
+    return tl.bfloat16 if isinstance(kernel, triton.JITFunction) else tl.float32
+
+
 @functools.cache
 def constants(
     channels: int, cells: int, rows: int, last: bool, **more: Any
@@ -255,6 +299,8 @@ def constants(
     block_p = max(next_power_of_2(cells), 16)
     elements = TILE if last or rows <= 4 else TILE // 2  # many maps of rows read by the element
     block_c = max(min(elements // block_p, next_power_of_2(channels)), 4)
+    if block_c < MIN_PRODUCT and "PRODUCTS" in more:
+        more["PRODUCTS"] = None
     found = Constants(
         P=cells,
         LAST=last,
@@ -345,7 +391,8 @@ def _launch(
         return cams, entropies, all_logits
     features, rows, cells = dense_samples(features), classes if logits else 1, height * width
     settings, blocks = constants(
-        channels, cells, rows, channels_last(features), ROWS=rows, INVERSE_LOG=inverse_log(cells)
+        channels, cells, rows, channels_last(features), ROWS=rows, INVERSE_LOG=inverse_log(cells),
+        PRODUCTS=products(features, _cams),
     )
     shares = splits_of(features, blocks)
     arguments = (

@@ -36,6 +36,8 @@ from focus.kernels.launch import launch
 from focus.kernels.triton_cam import (
     BLOCK_B,
     NOT_SPECIALIZED,
+    STAGES,
+    _part,
     arrives_last,
     bias_stride,
     class_maps,
@@ -44,6 +46,7 @@ from focus.kernels.triton_cam import (
     dense_samples,
     entropy_and_slope,
     number,
+    products,
     splits_of,
     tickets,
     tile_pointers,
@@ -170,7 +173,8 @@ def _head(
     weight_saliency, temperature, smoothing, partial_ptr, ticket_ptr, stride_saved, stride_xb,
     stride_bias, stride_h, splits, batch, channels, K: tl.constexpr, INVERSE_LOG: tl.constexpr,
     LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr, REDUCTION: tl.constexpr, SOFT: tl.constexpr,
-    NEED_WEIGHT: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr, P: tl.constexpr,
+    NEED_WEIGHT: tl.constexpr, PRODUCTS: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr,
+    P: tl.constexpr,
     LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (b, split): all of a sample, but for the channels of other splits."""
@@ -182,7 +186,7 @@ def _head(
     # F for the first time: class maps, and the pooled features.
     maps, last = class_maps(
         x_ptr, w_ptr, f_ptr if NEED_WEIGHT else None, partial_ptr, ticket_ptr + 1, b, split,
-        splits, channels, P, LAST, K, BLOCK_C, BLOCK_P, BLOCK_K,
+        splits, channels, P, LAST, K, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
     )  # fmt: skip
     if last:
         # Logits, the shares of the classes in the target, and the CAM.
@@ -251,12 +255,22 @@ def _head(
 
         # F for the second time, from the cache: u.
         if NEED_WEIGHT:
-            for c0 in range(0, channels, BLOCK_C):
-                c = c0 + tl.arange(0, BLOCK_C)
-                pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
-                x = tl.load(pointers, mask, 0).to(tl.float32)
-                u = tl.sum(x * g[None, :], 1)
-                tl.store(u_ptr + c, u, c < channels)
+            if PRODUCTS is not None:
+                column = tl.arange(0, 16)
+                gs = _part(g[:, None], column[None, :]).to(PRODUCTS)
+                for c0 in tl.range(0, channels, BLOCK_C, num_stages=STAGES):
+                    c = c0 + tl.arange(0, BLOCK_C)
+                    pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
+                    x = tl.load(pointers, mask, 0).to(PRODUCTS)
+                    u = tl.dot(x, gs, input_precision="ieee")
+                    u = tl.sum(tl.where((column < 3)[None, :], u, 0), 1)
+                    tl.store(u_ptr + c, u, c < channels)
+            else:
+                for c0 in range(0, channels, BLOCK_C):
+                    c = c0 + tl.arange(0, BLOCK_C)
+                    pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
+                    x = tl.load(pointers, mask, 0).to(tl.float32)
+                    tl.store(u_ptr + c, tl.sum(x * g[None, :], 1), c < channels)
 
         # The last sample adds up the losses, in their order.
         if REDUCTION != "none":  # noqa: SIM102  # a constant decides what is compiled
@@ -379,7 +393,8 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
     settings, blocks = constants(
         channels, cells, classes, channels_last(features), K=classes,
         INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level, CAM_CLASS=given.cam_class,
-        REDUCTION=reduction, SOFT=target.dim() == 2, NEED_WEIGHT=need_weight, FLAT=FLAT,
+        REDUCTION=reduction, SOFT=target.dim() == 2, NEED_WEIGHT=need_weight,
+        PRODUCTS=products(features, _head), FLAT=FLAT,
         FLOOR=FLOOR,
     )  # fmt: skip
     shares = splits_of(features, blocks)
