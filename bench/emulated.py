@@ -3,17 +3,19 @@
     python -m bench.emulated --tinygrad CHECKOUT [--target gfx942|gfx1100] [--orders NAME ...]
                              [--cases NAME ...] [--mutant NAME] [--seed N]
 
-CHECKOUT is one of tinygrad's repository, at the commit that :mod:`bench.emulator` names; it takes
-clang. The operations are called as ever, and compiled by Triton. A case takes 5 to 60 seconds. It is
-right if its results are the reference's, no access is outside of a tensor, no counter of arrivals
-is left, no store is on its way when the program counts itself in, and every order of waves and
-workgroups gives the same bits. With ``--mutant`` the kernels are broken, which must be found.
+CHECKOUT is of tinygrad's repository, at the commit that bench/emulator.py names; it takes clang. A
+case takes 5 to 60 seconds. It is right if its results are the reference's, F is read as often as it
+may be, no access is outside of a tensor, no load may see old bytes, no store is on its way when a
+program counts itself in, no counter is left, and every order of waves and workgroups gives the same
+bits. With --mutant the kernels are broken, which must be found.
 """
 
 import argparse
 import hashlib
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -22,42 +24,48 @@ from triton.runtime.jit import JITFunction
 
 from bench import emulator
 from bench.harness import run_program
-from focus.kernels import backend, cam_entropy, class_activation, focus_head, use_backend
-from focus.kernels import triton_cam, triton_focus_head
+from focus.kernels import (
+    backend,
+    cam_entropy,
+    class_activation,
+    focus_head,
+    triton_cam,
+    triton_focus_head,
+    use_backend,
+)
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+MODULES = triton_cam, triton_focus_head
 
 
 class Case(NamedTuple):
-    """An operation, the features' type, layout, batch, channels and grid, classes and splits."""
+    """An operation on features ``[B,C,H,W]``, in channels_last if ``last``, in so many splits."""
 
     operation: str
     dtype: torch.dtype
     last: bool
     shape: tuple[int, int, int, int]
-    classes: int = 2
-    splits: int = 1
-    options: tuple[tuple[str, Any], ...] = ()
+    classes: int
+    splits: int
+    options: dict[str, str]
 
 
 CASES = {
-    "head fp32": Case("head", FP32, False, (2, 200, 7, 7), 2),
-    "head fp32 last contrast": Case(
-        "head", FP32, True, (2, 256, 8, 8), 3, 1, (("cam_class", "contrast"),)
-    ),
-    "head bf16": Case("head", BF16, False, (2, 200, 7, 7), 2, 1, (("focus_level", "hinge"),)),
-    "head bf16 last": Case("head", BF16, True, (2, 256, 7, 7), 2, 1, (("reduction", "none"),)),
-    "head bf16 8x8": Case("head", BF16, False, (2, 256, 8, 8), 3, 1, (("cam_class", "predicted"),)),
-    "head fp16 last": Case("head", FP16, True, (2, 256, 7, 7), 3),
-    "head odd": Case("head", FP32, False, (3, 37, 5, 13), 3),
-    "head 16 classes": Case("head", FP32, True, (2, 256, 7, 7), 16, 2),
-    "head bf16 16 classes": Case("head", BF16, True, (2, 256, 7, 7), 16, 2),
-    "head fp32 splits": Case("head", FP32, False, (3, 1000, 7, 7), 2, 8),
-    "head bf16 last splits": Case("head", BF16, True, (3, 1024, 7, 7), 2, 8),
-    "cam fp32": Case("cam", FP32, False, (3, 300, 7, 7), 2),
-    "cam bf16 last splits": Case("cam", BF16, True, (4, 1024, 7, 7), 3, 8),
-    "cam fp16 8x8": Case("cam", FP16, False, (3, 300, 8, 8), 3),
-    "maps splits": Case("maps", FP32, False, (2, 600, 7, 7), 3, 4),
+    "head fp32": Case("head", FP32, False, (2, 200, 7, 7), 2, 1, {}),
+    "head fp32 last": Case("head", FP32, True, (2, 256, 8, 8), 3, 1, {"cam_class": "contrast"}),
+    "head fp32 splits": Case("head", FP32, False, (3, 1000, 7, 7), 2, 8, {}),
+    "head fp32 16": Case("head", FP32, True, (2, 256, 7, 7), 16, 2, {}),
+    "head fp32 odd": Case("head", FP32, False, (3, 37, 5, 13), 3, 1, {}),
+    "head fp16 last": Case("head", FP16, True, (2, 256, 7, 7), 3, 1, {}),
+    "head bf16": Case("head", BF16, False, (2, 200, 7, 7), 2, 1, {"focus_level": "hinge"}),
+    "head bf16 last": Case("head", BF16, True, (2, 256, 7, 7), 2, 1, {"reduction": "none"}),
+    "head bf16 8x8": Case("head", BF16, False, (2, 256, 8, 8), 3, 1, {"cam_class": "predicted"}),
+    "head bf16 splits": Case("head", BF16, True, (3, 1024, 7, 7), 2, 8, {}),
+    "head bf16 16": Case("head", BF16, True, (2, 256, 7, 7), 16, 2, {}),
+    "cam fp32": Case("cam", FP32, False, (3, 300, 7, 7), 2, 1, {}),
+    "cam fp16 8x8": Case("cam", FP16, False, (3, 300, 8, 8), 3, 1, {}),
+    "cam bf16 splits": Case("cam", BF16, True, (4, 1024, 7, 7), 3, 8, {}),
+    "maps splits": Case("maps", FP32, False, (2, 600, 7, 7), 3, 4, {}),
 }
 MUTANTS = {
     "no wait": ("arrives_last", "if _barrier_leaves_stores():", "if False:"),
@@ -70,37 +78,35 @@ MUTANTS = {
 """By name: a device function, a part of its source, and what breaks it."""
 
 
-def run(case: Case, wide: bool) -> dict[str, Tensor]:
+def run(case: Case, *, wide: bool) -> dict[str, Tensor]:
     """Return results and gradients; wide: of the float64 reference."""
-    draw = torch.Generator().manual_seed(0)
-    batch, channels, *grid = case.shape
-    features = torch.randn(case.shape, generator=draw).to(case.dtype)
+    draw, (batch, channels, *grid) = torch.Generator().manual_seed(0), case.shape
+
+    def drawn(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
+        tensor = torch.randn(shape, generator=draw).to(dtype)
+        return tensor.double() if wide else tensor
+
     layout = torch.channels_last if case.last else torch.contiguous_format
-    weight = torch.randn(case.classes, channels, generator=draw) / channels**0.5
-    bias, index = torch.randn(case.classes, generator=draw), torch.arange(batch) % case.classes
-    maps, there = torch.rand(batch, *grid, generator=draw), torch.arange(batch) % 3 != 1
-    aim, logits = torch.rand(batch, generator=draw), torch.randn(batch, case.classes, generator=draw)
-    tensors = (features.contiguous(memory_format=layout), weight, bias, maps, aim, logits)
-    if wide:
-        tensors = tuple(tensor.double() for tensor in tensors)
-    features, weight, bias, maps, aim, logits = tensors
+    features = drawn(*case.shape, dtype=case.dtype).contiguous(memory_format=layout)
+    weight, bias = drawn(case.classes, channels) / channels**0.5, drawn(case.classes)
+    maps, aim, upstream = drawn(batch, *grid).sigmoid(), drawn(batch).sigmoid(), drawn(batch)
     leaves = [tensor.requires_grad_() for tensor in (features, weight, bias)]
+    index = torch.arange(batch) % case.classes
     if case.operation == "maps":
-        names = ("logits", "cams", "entropies")
-        return dict(zip(names, class_activation(*leaves, range(case.classes)), strict=True))
+        names = ("logits", "cam", "entropy")
+        out = class_activation(features, weight, bias, range(case.classes))
+        return dict(zip(names, out, strict=True))
     if case.operation == "cam":
         cam, entropy = cam_entropy(features, weight, index, temperature=0.7)
-        total = (cam * maps).sum() + (entropy * aim).sum()
-        found = {"cam": cam, "entropy": entropy}
-        leaves.pop()
+        found, total = {"cam": cam, "entropy": entropy}, (entropy * upstream).sum()
+        total, leaves = total + (cam * maps).sum(), leaves[:2]
     else:
-        options = {"focus_level": "match", "focus_weight": 0.9, "saliency_weight": 1.3}
-        out = focus_head(
-            *leaves, index, saliency=maps, saliency_mask=there, entropy_target=aim,
-            temperature=0.8, label_smoothing=0.1, **options | dict(case.options),
+        options: dict[str, Any] = {"focus_level": "match", "entropy_target": aim} | case.options
+        head = focus_head(
+            features, weight, bias, index, saliency=maps, saliency_mask=index < 1, focus_weight=0.9,
+            saliency_weight=1.3, temperature=0.8, label_smoothing=0.1, **options,
         )  # fmt: skip
-        total = (out.loss * (aim if out.loss.dim() else 0.7)).sum() + (out.logits * logits).sum()
-        found = out._asdict()
+        found, total = head._asdict(), (head.loss * upstream).mean() + head.logits.square().sum()
     gradients = torch.autograd.grad(total, leaves)
     return found | dict(zip(("dF", "dW", "db"), gradients, strict=False))
 
@@ -111,55 +117,39 @@ def errors(case: Case, found: dict[str, Tensor]) -> list[str]:
     with use_backend("reference"):
         exact = run(case, wide=True)
     for name, tensor in found.items():
-        got, expected = tensor.detach().double(), exact[name].detach()
-        limit = 1e-5 * expected.abs().max()
-        if tensor.dtype != FP32:
-            limit = limit + torch.finfo(tensor.dtype).eps * expected.abs()
-        if not bool(((got - expected).abs() <= limit).all()):  # nor where one is NaN
-            wrong.append(f"{name} off by {float((got - expected).abs().max()):.1e}")
+        error, top = (tensor.double() - exact[name]).abs(), exact[name].abs().max()
+        rounding = torch.finfo(tensor.dtype).eps * exact[name].abs() if tensor.dtype != FP32 else 0
+        if not bool((error <= 1e-5 * top + rounding).all()):  # nor where one is NaN
+            wrong.append(f"{name} off by {float(error.max()):.1e}")
     return wrong
 
 
-def digest(found: dict[str, Tensor]) -> str:
-    """Return a hash of all bits."""
-    data = [t.detach().contiguous().reshape(-1).view(torch.uint8).numpy() for t in found.values()]
-    return hashlib.sha256(b"".join(part.tobytes() for part in data)).hexdigest()[:12]
-
-
 def judge(case: Case, target: str, order: str, seed: int) -> tuple[list[str], str]:
-    """Run a case; return what is wrong with it, and the digest of its results."""
-    machine = emulator.Emulator(order, seed)
+    """Run a case; return what is wrong with it, and a digest of its results' bits."""
+    machine, counters, zeros = emulator.Emulator(order, seed), list[Tensor](), torch.zeros
     emulator.install(target, machine)
-    counters: list[Tensor] = []
-    real_zeros, real_splits = torch.zeros, triton_cam.splits_of
 
-    def zeros(*size: Any, **options: Any) -> Tensor:
-        counters.append(real_zeros(*size, **options))
+    def kept(*size: Any, **options: Any) -> Tensor:
+        counters.append(zeros(*size, **options))
         return counters[-1]
 
-    torch.zeros = zeros
-    for module in (triton_cam, triton_focus_head):
-        module.splits_of = lambda _, blocks: min(case.splits, blocks)
+    splits = mock.patch.multiple(MODULES[0], splits_of=lambda _, blocks: min(case.splits, blocks))
+    of_head = mock.patch.multiple(MODULES[1], splits_of=lambda _, blocks: min(case.splits, blocks))
     try:
-        found = run(case, wide=False)
+        with splits, of_head, mock.patch.object(torch, "zeros", kept):
+            found = run(case, wide=False)
     except emulator.Fault as fault:
         return [str(fault)], ""
-    finally:
-        torch.zeros = real_zeros
-        triton_cam.splits_of = triton_focus_head.splits_of = real_splits
     wrong = errors(case, found)
-    wrong += [f"{launch.name}: {text}" for launch in machine.launches for text in launch.faults]
     wrong += ["a counter of arrivals is left"] * any(bool(t.any()) for t in counters)
-    size = found["cam" if "cam" in found else "cams"].shape[-1] ** 0  # F's bytes follow
-    features = case.dtype.itemsize * size
-    for length in case.shape:
-        features *= length
-    once = 2 if case.operation == "head" else 1
-    read = {launch.name: launch.bytes["load", "x_ptr"] / features for launch in machine.launches}
-    if any(times not in (0, once) for times in read.values()):
-        wrong.append(f"F was read {read} times")
-    print(f"  {case.operation} {order}: {sum(x.instructions for x in machine.launches)} instructions")
-    return wrong, digest(found)
+    size = torch.Size(case.shape).numel() * case.dtype.itemsize
+    for launch in machine.launches:
+        wrong += [f"{launch.name}: {fault}" for fault in launch.faults]
+        times = launch.bytes["load", "x_ptr"] / size
+        if times != {"_head": 2, "_head_backward": 0}.get(launch.name, 1):
+            wrong.append(f"{launch.name} reads F {times} times")
+    bits = [t.detach().contiguous().flatten().view(torch.uint8).numpy() for t in found.values()]
+    return wrong, hashlib.sha256(b"".join(part.tobytes() for part in bits)).hexdigest()
 
 
 def break_kernels(mutant: str) -> None:
@@ -168,13 +158,13 @@ def break_kernels(mutant: str) -> None:
     function = getattr(triton_cam, name)
     assert function.src.count(part) == 1, function.src
     function._unsafe_update_src(function.src.replace(part, broken))
-    for value in (*vars(triton_cam).values(), *vars(triton_focus_head).values()):
-        if isinstance(value, JITFunction):
+    for module, value in product(MODULES, [v for m in MODULES for v in vars(m).values()]):
+        if isinstance(value, JITFunction) and value in vars(module).values():
             value.hash = None
 
 
 def main() -> int:
-    """Run the cases in all orders; return 1 if one is wrong, or if a mutant was not found."""
+    """Run the cases in all orders; return 1 if one is wrong, or if a mutant is not found."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -192,12 +182,10 @@ def main() -> int:
         break_kernels(given.mutant)
     faulty = 0
     for name in given.cases:
-        wrong, digests = list[str](), set[str]()
-        for order in given.orders:
-            found, bits = judge(CASES[name], given.target, order, given.seed)
-            wrong += found
-            digests.add(bits)
-        wrong += ["another order gives other bits"] * (len(digests) > 1)
+        judged = [judge(CASES[name], given.target, order, given.seed) for order in given.orders]
+        wrong = [fault for faults, _ in judged for fault in faults]
+        if len({bits for _, bits in judged}) > 1:
+            wrong.append("another order gives other bits")
         print(f"{name}: {'; '.join(wrong) or 'right'}", flush=True)
         faulty += bool(wrong)
     print(f"{len(given.cases)} cases, {faulty} wrong")

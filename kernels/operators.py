@@ -74,7 +74,11 @@ class FocusHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, rest: tuple[Any, ...],
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rest: tuple[Any, ...],
         need_weight: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         given = HeadArguments(features, weight, bias, *rest)

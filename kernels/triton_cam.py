@@ -391,7 +391,12 @@ def _launch(
         return cams, entropies, all_logits
     features, rows, cells = dense_samples(features), classes if logits else 1, height * width
     settings, blocks = constants(
-        channels, cells, rows, channels_last(features), ROWS=rows, INVERSE_LOG=inverse_log(cells),
+        channels,
+        cells,
+        rows,
+        channels_last(features),
+        ROWS=rows,
+        INVERSE_LOG=inverse_log(cells),
         PRODUCTS=products(features, _cams),
     )
     shares = splits_of(features, blocks)
@@ -433,7 +438,11 @@ def cam_entropy_backward(
         return grad_features, grad_weight.zero_()
     features, cells = dense_samples(features), height * width
     settings, blocks = constants(
-        channels, cells, min(classes, MAX_CLASSES), last, BLOCK_B=BLOCK_B,
+        channels,
+        cells,
+        min(classes, MAX_CLASSES),
+        last,
+        BLOCK_B=BLOCK_B,
         INVERSE_LOG=inverse_log(cells),
     )
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)

@@ -356,7 +356,10 @@ def _head_backward(
             tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
     elif dx_ptr is not None:
         blocks = tl.cdiv(channels, BLOCK_C)
-        block, b = (pid - weight_programs) % blocks, ((pid - weight_programs) // blocks).to(tl.int64)
+        block, b = (
+            (pid - weight_programs) % blocks,
+            ((pid - weight_programs) // blocks).to(tl.int64),
+        )
         g_ptr, d_ptr, y_ptr, _, _ = _saved(saved_ptr, b, stride_saved, channels, P, K)
         _grad_features(
             dx_ptr, w_ptr, g_ptr, d_ptr, y_ptr, up_ptr, up_logits_ptr, stride_up, stride_eb,
