@@ -156,7 +156,7 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
         launches.append(Launch(name, source, options))
         return True  # "do not compile": then nothing is launched either
 
-    card = mock.patch.object(triton_cam, "_limits", lambda _: LIMITS)
+    card = mock.patch.object(triton_cam, "_limits", return_value=LIMITS)
     with knobs.runtime.scope(), card, mock.patch.object(driver, "_active", _NoDevice(target)):
         knobs.runtime.jit_cache_hook = keep
         call()
@@ -202,7 +202,7 @@ def steps(
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:
         classes = len(weight)
-        saved = empty(BATCH, triton_focus_head._columns(math.prod(grid), classes) + 2 * CHANNELS)
+        saved = empty(BATCH, triton_focus_head.columns(math.prod(grid), classes) + 2 * CHANNELS)
         like = list(features.shape), dtype, layout == torch.channels_last
         return triton_focus_head.focus_head_backward(
             saved, weight, scale, empty(BATCH, classes), contrast, False, *like, True, True, True

@@ -6,13 +6,14 @@ waves and workgroups in any order, barriers, and when a store is seen: once it h
 It checks accesses against the tensors that a kernel was given; registers and local memory begin as
 NaN.
 
-Of tinygrad's emulator it replaces what is wrong or absent at ``COMMIT``, from AMD's documents: lanes
-that read each other's registers (DPP, v_permlane), the rows of a product of 32x32, the result of
-CDNA's atomics, local memory touched by lanes that are off, and the cache's instructions, which do
-nothing here. It says nothing of time, of caches, or of loads that are not waited for.
+Of tinygrad's emulator it replaces what is wrong or absent at ``COMMIT``, from AMD's documents:
+lanes that read each other's registers (DPP, v_permlane), the rows of a product of 32x32, the result
+of CDNA's atomics, local memory touched by lanes that are off, and the cache's instructions, which
+do nothing here. It says nothing of time, of caches, or of loads that are not waited for.
 """
 
 import ctypes
+import importlib
 import mmap
 import os
 import random
@@ -70,9 +71,8 @@ def load(checkout: Path) -> None:
         )
     os.environ.setdefault("CC", compiler)
     sys.path.insert(0, str(checkout))
-    import test.mockgpu.amd.emu as found
-
-    emu, attribute = found, found._iattr
+    emu = importlib.import_module("test.mockgpu.amd.emu")
+    attribute = emu._iattr
 
     def copied(ctx: Any, inst: Any, lane: Any, fallback: Any) -> Any:
         read, index = emu.UOp.param(6, emu.dtypes.uint32, (128,)), lane.cast(emu.dtypes.int)
@@ -410,7 +410,7 @@ class EmulatedDriver(StubDriver):
 
     def __init__(self, target: str, emulator: Emulator) -> None:
         self.target, self.emulator = target, emulator
-        self.launcher_cls = self.launcher  # type: ignore[method-assign, assignment]
+        self.launcher_cls = self.launcher  # type: ignore[method-assign]
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("hip", self.target, ISAS[self.target][1])

@@ -36,11 +36,11 @@ def number(name: str, value: Number) -> Number:
 
     Triton takes no number of numpy, and compiles a kernel for an int that it has for the float.
     """
-    if type(value) is float or isinstance(value, Tensor):
+    if isinstance(value, Tensor):
         return value
-    if not isinstance(value, Real):
+    if not isinstance(value, Real):  # type: ignore[unreachable]
         raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
-    return float(value)
+    return float(value)  # type: ignore[unreachable]
 
 
 def temperature_of(value: Number) -> Number:
@@ -116,13 +116,12 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
     if torch.compiler.is_compiling():
         check(*arguments)
         return
-    key: list[Hashable] = [check]
+    key: list[Any] = [check]
     for x in arguments:
-        kind = type(x)
         if isinstance(x, Tensor):
             key += (x.shape, x.dtype, x.device)
         else:
-            key.append(x if kind is str else kind)
+            key.append(x if isinstance(x, str) else type(x))
     if (passed := tuple(key)) not in _passed:
         check(*arguments)
         if len(_passed) >= 1024:

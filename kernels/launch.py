@@ -34,7 +34,7 @@ def launch(
 ) -> None:
     """Launch programs of a kernel on the current stream of a device.
 
-    arguments: those before the constants, in the order of the kernel's: tensors, None, ints, floats.
+    arguments: those before the constants, in the kernel's order: tensors, None, ints, floats.
     """
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
@@ -42,10 +42,9 @@ def launch(
         return
     parts: list[Hashable] = [kernel, constants, device]
     for x in arguments:
-        kind = type(x)
-        if kind is float:
-            parts.append(kind)
-        elif kind is int or x is None:
+        if type(x) is float:
+            parts.append("float")
+        elif type(x) is int or x is None:
             parts.append(x)
         else:
             parts += (x.dtype, x.data_ptr() % 16)

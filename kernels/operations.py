@@ -5,6 +5,7 @@ the reference, whose reading of the features has an eager form (:mod:`focus.kern
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -179,7 +180,8 @@ def focus_head(
     backend = _backend(features, len(weight))
     if backend == "triton":
         need_weight = weight.requires_grad and torch.is_grad_enabled()
-        loss, logits, cam, terms = operators.FocusHead.apply(*given[:3], given[3:], need_weight)  # type: ignore[no-untyped-call]
+        apply: Any = operators.FocusHead.apply
+        loss, logits, cam, terms = apply(features, weight, bias, given, need_weight)
         entropy, classification, focus, saliency, _ = terms.unbind()
         return FocusHeadOutput(loss, logits, cam, entropy, classification, focus, saliency)
     if target.dim() == 1:
@@ -200,4 +202,4 @@ def _backend(features: Tensor, classes: int) -> str:
 
 def _reader(backend: str) -> reference.PoolAndProject:
     """Return what reads the features for the reference's calls."""
-    return (eager if backend == "eager" else reference).pool_and_project
+    return eager.pool_and_project if backend == "eager" else reference.pool_and_project

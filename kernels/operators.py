@@ -69,7 +69,7 @@ class CamEntropy(torch.autograd.Function):
 class FocusHead(torch.autograd.Function):
     """Loss, logits, CAMs ``[B,H,W]`` and terms ``[5,B]``.
 
-    rest: HeadArguments after the three that have a gradient.
+    The three that have a gradient stand beside the HeadArguments.
     """
 
     @staticmethod
@@ -78,10 +78,10 @@ class FocusHead(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        rest: tuple[Any, ...],
+        given: HeadArguments,
         need_weight: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given = HeadArguments(features, weight, bias, *rest)
+        given = given._replace(features=features, weight=weight, bias=bias)
         loss, logits, cam, terms, saved = _call("focus_head_forward", *given, need_weight)
         ctx.save_for_backward(saved, weight, bias)
         ctx.like = features.shape, features.dtype, channels_last(features)

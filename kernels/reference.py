@@ -168,9 +168,10 @@ def focus_head(
     given: HeadArguments, pool_and_project: PoolAndProject = pool_and_project
 ) -> FocusHeadOutput:
     """Return the whole head; see :func:`focus.kernels.focus_head`."""
-    constants = (x.detach() if isinstance(x, Tensor) else x for x in given[3:])
-    given = HeadArguments(*given[:3], *constants)  # type: ignore[arg-type]
     features, bias = given.features, given.bias
+    others = {k: v for k, v in given._asdict().items() if k not in ("features", "weight", "bias")}
+    constants: Any = {k: v.detach() for k, v in others.items() if isinstance(v, Tensor)}
+    given = given._replace(**constants)
     dtype = accumulation_dtype(features)
     weight = given.weight.to(dtype)
     if given.cam_class == "predicted":

@@ -38,8 +38,8 @@ TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""
 RESIDENT = 2
 """Programs that run on a multiprocessor at the same time, by their registers."""
-MIN_PRODUCT, STAGES = 16, tl.constexpr(3)
-"""Channels of a tile, from which on tensor cores take it, and tiles that are loaded ahead."""
+MIN_PRODUCT = 16
+"""Channels that tensor cores sum at least."""
 BLOCK_B = 32
 """Samples that are added up at once for the gradient of the classifier."""
 NOT_SPECIALIZED = ("batch", "splits")
@@ -101,8 +101,8 @@ def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
 
 
 @triton.jit
-def _part(x, n):
-    """The n-th of three numbers of 8 bits each, which fit into bfloat16 and add up to x."""
+def third(x, n):
+    """The n-th of three numbers of 8 bits each, as bfloat16 has, that add up to x; others are 0."""
     high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
     rest = x - high
     middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
@@ -122,39 +122,35 @@ def class_maps(
     """
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), splits) * BLOCK_C
-    maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
     first, end = split * per_split, tl.minimum((split + 1) * per_split, channels)
-    if PRODUCTS is not None:
-        PARTS: tl.constexpr = max(4 * BLOCK_K, 16)
-        part = tl.arange(0, PARTS // BLOCK_K)
-        negative = tl.zeros((PARTS, BLOCK_P), tl.float32)
-        column = tl.arange(0, 16)
-        ones = (column[None, :] + 0 * p[:, None] == 0).to(PRODUCTS)
-        for c0 in tl.range(first, end, BLOCK_C, num_stages=STAGES):
-            c = c0 + tl.arange(0, BLOCK_C)
-            pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
-            x = tl.load(pointers, mask, 0).to(PRODUCTS)
-            w_mask = (r < ROWS)[:, None] & (c < channels)[None, :]
-            w = tl.load(w_ptr + r[:, None] * channels + c[None, :], w_mask, 0).to(tl.float32)
-            w = _part(w[None, :, :], part[:, None, None]).to(PRODUCTS)
-            w = tl.reshape(w, (PARTS, BLOCK_C))
-            # Added, it would be summed on in the tensor cores, which cut off instead of rounding.
-            negative -= tl.dot(w, x, input_precision="ieee")
-            if pooled_ptr is not None:
-                f = tl.dot(x, ones, input_precision="ieee")
-                f = tl.sum(tl.where((column == 0)[None, :], f, 0), 1)
-                tl.store(pooled_ptr + c, f / P, c < channels)
-        maps = -tl.sum(tl.reshape(negative, (PARTS // BLOCK_K, BLOCK_K, BLOCK_P)), 0)
-    else:
-        for c0 in range(first, end, BLOCK_C):
-            c = c0 + tl.arange(0, BLOCK_C)
-            pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
-            x = tl.load(pointers, mask, 0).to(tl.float32)
+    STAGES: tl.constexpr = 1 if PRODUCTS is None else 3  # loads F asynchronously, ahead
+    PARTS: tl.constexpr = 1 if PRODUCTS is None else max(16 // BLOCK_K, 4)
+    part, column = tl.arange(0, PARTS), tl.arange(0, 16)
+    maps = tl.zeros((PARTS * BLOCK_K, BLOCK_P), tl.float32)
+    for c0 in tl.range(first, end, BLOCK_C, num_stages=STAGES):
+        c = c0 + tl.arange(0, BLOCK_C)
+        pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
+        x = tl.load(pointers, mask, 0)
+        if PRODUCTS is None:
+            x = x.to(tl.float32)
             for i in tl.static_range(ROWS):
                 w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
                 maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
-            if pooled_ptr is not None:
-                tl.store(pooled_ptr + c, tl.sum(x, 1) / P, c < channels)
+            f = tl.sum(x, 1)
+        else:
+            w_mask = (r < ROWS)[:, None] & (c < channels)[None, :]
+            w = tl.load(w_ptr + r[:, None] * channels + c[None, :], w_mask, 0).to(tl.float32)
+            w = third(w[None, :, :], part[:, None, None]).to(PRODUCTS)
+            w = tl.reshape(w, (PARTS * BLOCK_K, BLOCK_C))
+            # Added, it would be summed on in the tensor cores, which cut off instead of rounding.
+            maps -= tl.dot(w, x.to(PRODUCTS), input_precision="ieee")
+            ones = tl.where((column == 0)[None, :] & (p >= 0)[:, None], 1.0, 0.0).to(PRODUCTS)
+            f = tl.dot(x.to(PRODUCTS), ones, input_precision="ieee")
+            f = tl.sum(tl.where((column == 0)[None, :], f, 0), 1)
+        if pooled_ptr is not None:
+            tl.store(pooled_ptr + c, f / P, c < channels)
+    if PRODUCTS is not None:
+        maps = -tl.sum(tl.reshape(maps, (PARTS, BLOCK_K, BLOCK_P)), 0)
     last = True
     if partial_ptr is not None:
         place = partial_ptr + (b * splits * ROWS + r)[:, None] * P + p[None, :]

@@ -4,7 +4,6 @@
 What Triton's own launch would have done is what the first launch of each key does.
 """
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
@@ -52,7 +51,7 @@ class Recording(StubDriver):
 
 
 @pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     if knobs.runtime.interpret:
         pytest.skip("TRITON_INTERPRET is set, so nothing is compiled")
     monkeypatch.setattr(driver, "_active", Recording())
@@ -60,7 +59,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(backend, "_remembered", backend._resolve)
     monkeypatch.setattr(launch, "_compiled", {})
     Recording.launches.clear()
-    yield
 
 
 def step(case: Case = SMALL, **more: Any) -> list[Launched]:

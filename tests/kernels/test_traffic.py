@@ -20,7 +20,7 @@ import triton.language as tl
 
 from bench import traffic
 from bench.interpreter_counter import BadAccess, measure
-from focus.kernels import class_activation, focus_head, triton_cam, triton_focus_head
+from focus.kernels import class_activation, focus_head, triton_cam
 
 from . import cases
 from .cases import REFERENCE, Case, Form, head_options, make_inputs, run_cam_entropy, run_focus_head
@@ -151,9 +151,9 @@ def test_a_launch_that_is_interrupted_leaves_the_next_one_right() -> None:
     from triton.runtime.interpreter import InterpreterBuilder
 
     moved = InterpreterBuilder.set_grid_idx
-    with mock.patch.object(InterpreterBuilder, "set_grid_idx", interrupt):
-        with pytest.raises(KeyboardInterrupt):
-            results(case)
+    interrupted = mock.patch.object(InterpreterBuilder, "set_grid_idx", interrupt)
+    with interrupted, pytest.raises(KeyboardInterrupt):
+        results(case)
     for name, tensor in results(case).items():
         assert torch.equal(bits(tensor), bits(expected[name])), name
 
@@ -275,8 +275,7 @@ def test_any_number_of_splits_is_right_in_any_order(
     """A GPU takes up to eight; some have a block of channels more than others, or none at all."""
     monkeypatch.setattr(triton_cam, "TILE", 16 * 64)
     triton_cam.constants.cache_clear()
-    for module in (triton_cam, triton_focus_head):
-        monkeypatch.setattr(module, "splits_of", lambda features, blocks: splits)
+    monkeypatch.setattr(triton_cam, "splits_of", lambda features, blocks: splits)
     case = HEAD | {"batch": 3, "channels": 16 * 7 - 5, "grid": (7, 7), "classes": 2}
     for kind in (
         {"dtype": torch.bfloat16, "layout": "channels_last"},
